@@ -1,0 +1,1 @@
+"""A business's Messenger and Instagram inbox as tables that can be queried."""

@@ -1,0 +1,273 @@
+"""`convo.toml` as frozen values; a wrong file is one clear error that names the key.
+
+It knows no secret: only the names of the environment variables that hold them (`secrets` reads those).
+"""
+
+import ipaddress
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from convo_pipeline.errors import SettingsError
+
+EMULATOR = "emulator"
+"""A `base_url` of this word means the built-in emulator: everything can be tried without a token."""
+CONFIG_VARIABLE = "CONVO_CONFIG"
+CONFIG_FILE = "convo.toml"
+FIRST_START_DATE = date(2010, 1, 1)
+DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_BUSINESS_HOURS = re.compile(
+    r"(?P<first>[A-Z][a-z]{2})(-(?P<last>[A-Z][a-z]{2}))? (?P<open>\d\d:\d\d)-(?P<close>\d\d:\d\d)"
+)
+
+
+def _check_base_url(url: str) -> str:
+    if url == EMULATOR:
+        return url
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError('must be an https address such as "https://graph.facebook.com"')
+    if parts.username or parts.query or parts.fragment:
+        raise ValueError("must hold no user name, query or fragment")
+    if parts.scheme == "http" and not _is_loopback(parts.hostname):
+        raise ValueError("plain http is allowed for a loopback address only; use https")
+    return url.rstrip("/")
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _check_cron(cron: str) -> str:
+    if len(cron.split()) != 5:
+        raise ValueError('must be five cron fields in UTC, such as "15 0 * * *"')
+    return cron
+
+
+BaseUrl = Annotated[str, AfterValidator(_check_base_url)]
+Version = Annotated[str, Field(pattern=r"^v\d{1,3}\.\d$")]
+VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+AccountName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class GraphSettings(_Section):
+    """`[graph]`: how to reach the Graph API."""
+
+    base_url: BaseUrl = "https://graph.facebook.com"
+    version: Version = "v26.0"
+    calls_per_second: float = Field(default=1.8, gt=0, le=10_000)
+    calls_per_run: int = Field(default=20_000, ge=1)
+    timeout_seconds: float = Field(default=60, gt=0, le=600)
+    token_in: Literal["header", "query"] = "header"
+
+
+class StoreSettings(_Section):
+    """`[store]`: where the tables are kept."""
+
+    root: str = "data"
+    state_dir: str = ""
+    endpoint_url: str = ""
+
+    @model_validator(mode="after")
+    def _check_remote(self) -> Self:
+        if self.is_remote and not self.state_dir:
+            raise ValueError("state_dir is required when root is remote: name a local folder")
+        if "://" in self.root and not self.is_remote:
+            raise ValueError("root must be a local folder or s3://bucket/prefix")
+        return self
+
+    @property
+    def is_remote(self) -> bool:
+        return self.root.startswith("s3://")
+
+    @property
+    def state_path(self) -> Path:
+        """Folder of state.db, locks and spool."""
+        return Path(self.state_dir) if self.state_dir else Path(self.root) / ".state"
+
+
+class ScheduleSettings(_Section):
+    """`[schedule]`: when Dagster runs what, UTC."""
+
+    nightly: Annotated[str, AfterValidator(_check_cron)] = "15 0 * * *"
+    capture_minutes: int = Field(default=15, ge=0, le=720)
+    recheck_days: int = Field(default=2, ge=0, le=30)
+
+
+class MetricsSettings(_Section):
+    """`[metrics]`: definitions that a business may choose."""
+
+    session_gap_hours: float = Field(default=24, gt=0)
+
+
+class AccountSettings(_Section):
+    """`[[accounts]]`: one Page's Messenger inbox or one Instagram account's."""
+
+    name: AccountName
+    page_id: str = Field(pattern=r"^(me|\d{1,32})$")
+    platform: Literal["instagram", "messenger"]
+    token_env: VariableName
+    app_secret_env: VariableName | None = None
+    start_date: date
+    folders: tuple[str, ...] = ("",)
+    timezone: str = "UTC"
+    business_hours: str | None = None
+    base_url: BaseUrl | None = None
+    version: Version | None = None
+
+    @field_validator("start_date", mode="before")
+    @classmethod
+    def _check_start_date(cls, value: object) -> object:
+        if isinstance(value, str):
+            try:
+                value = date.fromisoformat(value)
+            except ValueError:
+                raise ValueError('must be a date such as "2026-01-01"') from None
+        if isinstance(value, datetime) or not isinstance(value, date):
+            raise ValueError('must be a date such as "2026-01-01"')
+        if value < FIRST_START_DATE:
+            raise ValueError(f"must not be before {FIRST_START_DATE}")
+        if value > datetime.now(UTC).date():
+            raise ValueError("must not be in the future")
+        return value
+
+    @field_validator("folders")
+    @classmethod
+    def _check_folders(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value or len(set(value)) != len(value):
+            raise ValueError('must name each folder once; [""] is the default listing')
+        return value
+
+    @field_validator("timezone")
+    @classmethod
+    def _check_timezone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (KeyError, ValueError, OSError):
+            raise ValueError('must be a time zone name such as "Europe/Berlin"') from None
+        return value
+
+    @field_validator("business_hours")
+    @classmethod
+    def _check_business_hours(cls, value: str | None) -> str | None:
+        match = _BUSINESS_HOURS.fullmatch(value) if value is not None else None
+        if value is not None and not (match and _is_span(match)):
+            raise ValueError('must be written like "Mon-Fri 09:00-18:00"')
+        return value
+
+
+def _is_span(match: re.Match[str]) -> bool:
+    days_known = match["first"] in DAYS and (match["last"] is None or match["last"] in DAYS)
+    return days_known and "00:00" <= match["open"] < match["close"] <= "24:00"
+
+
+class Settings(_Section):
+    """The whole file."""
+
+    graph: GraphSettings = GraphSettings()
+    store: StoreSettings = StoreSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    accounts: tuple[AccountSettings, ...] = ()
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        names = [account.name for account in self.accounts]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f'accounts: the name "{name}" is used twice')
+        return self
+
+    def account(self, name: str) -> AccountSettings:
+        """Return the account of that name; a SettingsError lists the known ones."""
+        for account in self.accounts:
+            if account.name == name:
+                return account
+        known = ", ".join(account.name for account in self.accounts) or "none"
+        raise SettingsError(f'unknown account "{name}"; the configuration has: {known}')
+
+    def base_url(self, account: AccountSettings) -> str:
+        return account.base_url or self.graph.base_url
+
+    def version(self, account: AccountSettings) -> str:
+        return account.version or self.graph.version
+
+
+def find_settings_file(path: str | os.PathLike[str] | None = None, environ: Mapping[str, str] = os.environ) -> Path:
+    """Return the file that counts: `path`, else $CONVO_CONFIG, else ./convo.toml."""
+    return Path(path or environ.get(CONFIG_VARIABLE) or CONFIG_FILE)
+
+
+def read_settings(path: str | os.PathLike[str] | None = None, environ: Mapping[str, str] = os.environ) -> Settings:
+    """Read and validate the configuration; raise one SettingsError that names the key."""
+    file = find_settings_file(path, environ)
+    try:
+        content = file.read_bytes()
+    except FileNotFoundError:
+        raise SettingsError(
+            f"no configuration: {file} does not exist; write one, or name it by --config or {CONFIG_VARIABLE}"
+        ) from None
+    except OSError as error:
+        raise SettingsError(f"cannot read {file}: {error.strerror}") from None
+    return parse_settings(content, str(file))
+
+
+def parse_settings(content: bytes, source: str = CONFIG_FILE) -> Settings:
+    """Validate the text of a configuration.
+
+    >>> parse_settings(b'[graph]\\nbase_url = "http://example.org"')
+    Traceback (most recent call last):
+    convo_pipeline.errors.SettingsError: convo.toml: graph.base_url: plain http is allowed for a loopback address only; use https
+    """
+    try:
+        document = tomllib.loads(content.decode("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{source} is not valid TOML: {error}") from None
+    try:
+        return Settings.model_validate(document)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise SettingsError(f"{source}: {_describe(dict(first), document)}") from None
+
+
+def _describe(error: dict[str, object], document: dict[str, object]) -> str:
+    location = error["loc"]
+    assert isinstance(location, tuple)
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        message = "unknown key"
+    key = _key_name(location, document)
+    return f"{key}: {message}" if key else message
+
+
+def _key_name(location: tuple[object, ...], document: dict[str, object]) -> str:
+    """Name the key as a person wrote it: `accounts[2] "bakery".page_id`."""
+    parts: list[str] = []
+    for index, part in enumerate(location):
+        if isinstance(part, int) and index == 1 and location[0] == "accounts":
+            entries = document["accounts"]
+            entry = entries[part] if isinstance(entries, list) else None
+            name = entry.get("name") if isinstance(entry, dict) else None
+            parts[-1] += f"[{part + 1}]" + (f' "{name}"' if isinstance(name, str) else "")
+        elif isinstance(part, int):
+            parts[-1] += f"[{part + 1}]"
+        else:
+            parts.append(str(part))
+    return ".".join(parts)
