@@ -1,7 +1,5 @@
 """What every test shares: the `--long` option, and an environment without the developer's own settings."""
 
-from collections.abc import Iterator
-
 import pytest
 
 FOREIGN_VARIABLES = ("CONVO_CONFIG", "DAGSTER_HOME", "CONVO_EMULATOR_TOKEN")
@@ -18,8 +16,7 @@ def long_run(request: pytest.FixtureRequest) -> bool:
 
 
 @pytest.fixture(autouse=True)
-def own_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test depends on what the developer's shell exports."""
     for variable in FOREIGN_VARIABLES:
         monkeypatch.delenv(variable, raising=False)
-    yield
