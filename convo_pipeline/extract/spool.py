@@ -1,0 +1,106 @@
+"""What the API said, on disk before anything is done with it: one fsynced file per call.
+
+A spool is the journal of one account's run. Its records are everything the store step needs, so a killed
+run loses at most the call in flight: the next run stores what the spool holds before it calls anybody.
+It knows files and JSON; it does not know what a record means (`rows` does). `paging` and with it every token
+is cut out before a record is written. Files are 0600, folders 0700, and no name ends in `.parquet`.
+"""
+
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from convo_pipeline.errors import StoreError
+from convo_pipeline.json_text import dump_json, load_json
+
+MAX_AGE = timedelta(days=7)
+Record = dict[str, object]
+
+
+def without_paging(value: object) -> object:
+    """Return the value with every `paging` object cut out; the input stays as it is.
+
+    >>> without_paging({"data": [{"id": "1"}], "paging": {"next": "…"}})
+    {'data': [{'id': '1'}]}
+    """
+    if isinstance(value, dict):
+        return {
+            key: without_paging(item) if item.__class__ in (dict, list) else item
+            for key, item in value.items()
+            if key != "paging"
+        }
+    if isinstance(value, list):
+        return [without_paging(item) if item.__class__ in (dict, list) else item for item in value]
+    return value
+
+
+@dataclass
+class Spool:
+    """The open spool of one account's run; `append` may be called from several threads."""
+
+    folder: Path
+    _count: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @classmethod
+    def create(cls, state_path: Path, account: str, run_id: str) -> "Spool":
+        folder = state_path / "spool" / account / run_id
+        try:
+            folder.mkdir(mode=0o700, parents=True)
+        except OSError as error:
+            raise StoreError(f"cannot write the spool {folder}: {error.strerror}") from None
+        return cls(folder)
+
+    def append(self, record: Record) -> None:
+        """Write one record durably; it is there after a crash, or it is not there at all."""
+        with self._lock:
+            self._count += 1
+            name = f"{self._count:08d}"
+        staged = self.folder / f"{name}.tmp"
+        try:
+            with open(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                file.write(dump_json(record))
+                file.flush()
+                os.fsync(file.fileno())
+            staged.rename(self.folder / f"{name}.json")
+            _sync_folder(self.folder)
+        except OSError as error:
+            staged.unlink(missing_ok=True)
+            raise StoreError(f"cannot write the spool {self.folder}: {error.strerror}") from None
+
+    def __iter__(self) -> Iterator[Record]:
+        for file in sorted(self.folder.glob("*.json")):
+            record = load_json(file.read_bytes())
+            assert isinstance(record, dict)
+            yield record
+
+    def delete(self) -> None:
+        """Remove the spool; what it held is stored."""
+        shutil.rmtree(self.folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def left_spools(state_path: Path, account: str) -> list[Spool]:
+    """Return the spools that earlier runs of the account left behind, oldest first."""
+    folder = state_path / "spool" / account
+    return [Spool(run) for run in sorted(folder.glob("*")) if run.is_dir()] if folder.is_dir() else []
+
+
+def delete_old_spools(state_path: Path, now: datetime) -> int:
+    """Remove spools older than seven days (their contents could not be stored); return how many."""
+    limit = (now - MAX_AGE).timestamp()
+    old = [run for run in (state_path / "spool").glob("*/*") if run.is_dir() and run.stat().st_mtime < limit]
+    for run in old:
+        shutil.rmtree(run)
+    return len(old)
