@@ -1,1 +1,17 @@
 """A business's Messenger and Instagram inbox as tables that can be queried."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from convo_pipeline.lake.sql import connect
+
+__all__ = ["connect"]
+
+
+def __getattr__(name: str) -> object:
+    """Import `connect` when it is asked for: importing the package does nothing."""
+    if name == "connect":
+        from convo_pipeline.lake.sql import connect
+
+        return connect
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -22,7 +22,7 @@ COUNT = pa.int64()
 RATIO = pa.float64()
 FLAG = pa.bool_()
 
-Layer = Literal["raw", "normalised", "marts"]
+Layer = Literal["raw", "normalised", "marts", "ledger"]
 
 CONTENT_TYPES = (
     "text", "image", "video", "audio", "file", "sticker", "share", "story_reply", "story_mention",

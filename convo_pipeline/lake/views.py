@@ -1,0 +1,62 @@
+"""The views over the tables, as SQL text: what an analyst would otherwise join by hand every time.
+
+It knows tables and columns; it runs nothing.
+"""
+
+from convo_pipeline.schema import CONVERSATIONS, PARTICIPANTS, Table
+
+_SUMS = ("message_count", "inbound_count", "outbound_count", "detailed_count")
+
+
+def _newest(table: Table, skipped: tuple[str, ...] = ()) -> list[str]:
+    """One column each: the value of the newest day on which it was not null."""
+    names = [name for name in table.column_names if name not in (*table.key, *skipped)]
+    return [f"arg_max({name}, date) AS {name}" for name in names]
+
+
+def conversations_latest() -> str:
+    """One row per conversation: every field as last known, counts over all days."""
+    columns = [
+        *_newest(CONVERSATIONS, ("first_message_at", "last_message_at", *_SUMS)),
+        "min(first_message_at) AS first_message_at",
+        "max(last_message_at) AS last_message_at",
+        *(f"sum({name})::BIGINT AS {name}" for name in _SUMS),
+    ]
+    return _latest("conversations", CONVERSATIONS, columns)
+
+
+def participants_latest() -> str:
+    """One row per conversation and participant: every field as last known."""
+    return _latest("participants", PARTICIPANTS, _newest(PARTICIPANTS))
+
+
+def _latest(name: str, table: Table, columns: list[str]) -> str:
+    key = ", ".join(["account", *table.key])
+    known = ", ".join([*columns, "min(date) AS first_date", "max(date) AS last_date"])
+    return f"SELECT {key}, {known} FROM {name} GROUP BY {key}"  # noqa: S608 - names of the schema
+
+
+INBOX = """
+SELECT
+    m.account, m.date, m.created_at, m.direction,
+    c.customer_id,
+    coalesce(p.name, c.customer_name) AS customer_name,
+    coalesce(p.username, c.customer_username) AS customer_username,
+    p.email AS customer_email,
+    m.text, m.content_type,
+    m.* EXCLUDE (account, date, created_at, direction, text, content_type),
+    c.page_id, c.folder
+FROM messages AS m
+LEFT JOIN conversations_latest AS c ON c.account = m.account AND c.conversation_id = m.conversation_id
+LEFT JOIN participants_latest AS p
+    ON p.account = m.account AND p.conversation_id = m.conversation_id AND p.participant_id = c.customer_id
+"""
+
+
+def views() -> dict[str, str]:
+    """Return every view's SQL, each after those it reads."""
+    return {
+        "conversations_latest": conversations_latest(),
+        "participants_latest": participants_latest(),
+        "inbox": INBOX,
+    }
