@@ -294,8 +294,30 @@ COVERAGE = Table(
         Column("incomplete_conversation_count", COUNT, "Conversations with an id that is not detailed.", required=True),
     ),
 )
+RUNS = Table(
+    "runs",
+    "ledger",
+    "The ledger: one row per run and account, filed under the UTC date of its start.",
+    ("run_id", "account"),
+    (
+        Column("run_id", TEXT, "The run's id.", required=True),
+        Column("account", TEXT, "The account's name.", required=True),
+        Column("kind", TEXT, "What asked for it: extract, nightly, capture, find and the like.", required=True),
+        Column("since", pa.date32(), "First date promised."),
+        Column("until", pa.date32(), "Date after the last one promised."),
+        Column("started_at", TIME, "When the first answer came (server clock).", required=True),
+        Column("ended_at", TIME, "When the account's part ended; null while it runs or if it was killed."),
+        Column("outcome", TEXT, "complete, incomplete, failed or running.", required=True),
+        Column("reasons", TEXTS, "Why it is not complete."),
+        Column("error", TEXT, "What stopped it."),
+        Column("calls", TEXT, "JSON: calls by kind."),
+        Column("counts", TEXT, "JSON: rows, ids and retries counted."),
+        Column("report", TEXT, "JSON: the rest of the account's report."),
+    ),
+)
 
 RAW = (RAW_CONVERSATIONS, RAW_MESSAGE_IDS, RAW_MESSAGE_DETAILS, RAW_REJECTS)
 NORMALISED = (CONVERSATIONS, PARTICIPANTS, MESSAGES, ATTACHMENTS, SHARES, REACTIONS)
 MARTS = (COVERAGE,)
+LEDGER = (RUNS,)
 TABLES = {table.name: table for table in (*RAW, *NORMALISED, *MARTS)}

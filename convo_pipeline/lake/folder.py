@@ -1,0 +1,230 @@
+"""A local folder that never shows half a file: durable replace, private modes, no symbolic links.
+
+Paths here are parts relative to the root. It knows bytes and names, neither tables nor Parquet.
+"""
+
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from convo_pipeline.errors import StoreError
+
+STAGING = ".staging"
+NEEDED_BYTES = 64 * 1024 * 1024
+PRIVATE_FOLDER, PRIVATE_FILE = 0o700, 0o600
+
+
+class Folder:
+    """The files below one root; everything it writes is readable by its owner alone."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(os.path.realpath(root))
+
+    def read(self, parts: Sequence[str]) -> bytes | None:
+        """Return a file's bytes, None where there is none."""
+        path = self._path(parts)
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise refusal(path, "read", error) from None
+        try:
+            with open(descriptor, "rb", buffering=0) as file:
+                return file.readall()
+        except OSError as error:
+            raise refusal(path, "read", error) from None
+
+    def stage(self, parts: Sequence[str], content: bytes) -> tuple[Path, bytes]:
+        """Write and sync bytes beside the lake; return where they are and what the disk gives back.
+
+        The name follows from `parts`, so whoever holds the partition's lock overwrites a dead writer's remains.
+        """
+        name = hashlib.sha256("/".join(parts).encode()).hexdigest()[:32] + ".tmp"
+        staged = self._path((STAGING, name))
+        try:
+            self._make_folders((STAGING,))
+            write_synced(staged, content)
+            return staged, staged.read_bytes()
+        except OSError as error:
+            self.discard(staged)
+            raise refusal(staged, "write", error) from None
+
+    def publish(self, staged: Path, parts: Sequence[str]) -> None:
+        """Put a staged file in its place in one step, and make that last."""
+        path = self._path(parts)
+        try:
+            is_new = not self.exists(parts)
+            self._make_folders(parts[:-1])
+            os.replace(staged, path)
+            self._sync_folders(path.parent, is_new)
+        except OSError as error:
+            self.discard(staged)
+            raise refusal(path, "replace", error) from None
+
+    def discard(self, staged: Path) -> None:
+        """Remove a staged file, if it is there."""
+        try:
+            staged.unlink(missing_ok=True)
+        except OSError:
+            return
+
+    def remove(self, parts: Sequence[str]) -> None:
+        """Remove a file and the folders it leaves empty."""
+        path = self._path(parts)
+        try:
+            path.unlink(missing_ok=True)
+            sync_folder(path.parent)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise refusal(path, "remove", error) from None
+        self._remove_empty_folders(path.parent)
+
+    def rename(self, parts: Sequence[str], new_name: str) -> Path:
+        """Give a file another name in its own folder."""
+        path = self._path(parts)
+        target = path.with_name(new_name)
+        try:
+            os.replace(path, target)
+            sync_folder(path.parent)
+        except OSError as error:
+            raise refusal(path, "rename", error) from None
+        return target
+
+    def exists(self, parts: Sequence[str]) -> bool:
+        return stat.S_ISREG(_mode(self._path(parts)))
+
+    def names(self, parts: Sequence[str] = ()) -> list[str]:
+        """Return the sorted names in a folder; none if it is not there."""
+        path = self._path(parts)
+        try:
+            return sorted(os.listdir(path))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise refusal(path, "list", error) from None
+
+    def files(self, parts: Sequence[str] = ()) -> Iterator[tuple[str, ...]]:
+        """Yield everything below a folder that is no folder, links included, as parts."""
+        for name in self.names(parts):
+            inner = (*parts, name)
+            if stat.S_ISDIR(_mode(self.root.joinpath(*inner))):
+                yield from self.files(inner)
+            else:
+                yield inner
+
+    def check_writable(self, needed_bytes: int = NEEDED_BYTES) -> None:
+        """Raise a StoreError unless the folder can be written and has room; it says how much is missing."""
+        probe = self.root / STAGING / f"probe-{os.getpid()}.tmp"
+        try:
+            make_private_folders(self.root)
+            self._make_folders((STAGING,))
+            write_synced(probe, b"probe")
+            space = os.statvfs(self.root)
+        except OSError as error:
+            raise refusal(self.root, "write", error) from None
+        finally:
+            self.discard(probe)
+        check_room(self.root, space.f_bavail * space.f_frsize, needed_bytes)
+
+    def _path(self, parts: Sequence[str]) -> Path:
+        """Return the path; refuse what leaves the root or passes through a symbolic link."""
+        path = self.root
+        for part in parts:
+            if part in ("", ".", "..") or "/" in part or "\0" in part:
+                raise StoreError(f"{part!r} is no name of a file or folder in {self.root}")
+            path = path / part
+            if stat.S_ISLNK(_mode(path)):
+                raise StoreError(f"{path} is a symbolic link; the lake follows none: replace it by the real folder")
+        return path
+
+    def _make_folders(self, parts: Sequence[str]) -> None:
+        make_private_folders(self.root)
+        path = self.root
+        for part in parts:
+            path = path / part
+            try:
+                os.mkdir(path, PRIVATE_FOLDER)
+            except FileExistsError:
+                continue
+
+    def _sync_folders(self, path: Path, is_new: bool) -> None:
+        """Sync the folder; for a new file all above too, as a killed writer may have left them unsynced."""
+        sync_folder(path)
+        while is_new and path != self.root:
+            path = path.parent
+            sync_folder(path)
+
+    def _remove_empty_folders(self, path: Path) -> None:
+        while path != self.root:
+            try:
+                path.rmdir()
+            except OSError:
+                return
+            path = path.parent
+
+
+def check_room(path: Path, free_bytes: int, needed_bytes: int) -> None:
+    """Raise a StoreError that says how much is missing.
+
+    >>> check_room(Path("/data"), 1024 * 1024, 64 * 1024 * 1024)
+    Traceback (most recent call last):
+    convo_pipeline.errors.StoreError: the disk of /data is full: 1.0 MiB free, 64.0 MiB needed, 63.0 MiB missing
+    """
+    if free_bytes >= needed_bytes:
+        return
+    free, needed, missing = (f"{n / 2**20:.1f} MiB" for n in (free_bytes, needed_bytes, needed_bytes - free_bytes))
+    raise StoreError(f"the disk of {path} is full: {free} free, {needed} needed, {missing} missing")
+
+
+def make_private_folders(path: Path) -> None:
+    """Create a folder and its missing parents, for the owner alone, so that they outlive a power loss."""
+    missing = []
+    while not path.exists():
+        missing.append(path)
+        path = path.parent
+    for folder in reversed(missing):
+        try:
+            os.mkdir(folder, PRIVATE_FOLDER)
+        except FileExistsError:
+            continue
+        sync_folder(folder.parent)
+
+
+def write_synced(path: Path, content: bytes) -> None:
+    """Write a private file from scratch and sync it."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    with open(os.open(path, flags, PRIVATE_FILE), "wb", buffering=0) as file:
+        view = memoryview(content)
+        while view:
+            view = view[file.write(view) :]
+        os.fsync(file.fileno())
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder last."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def refusal(path: Path, action: str, error: OSError) -> StoreError:
+    """Return the StoreError for an OSError; it names the path and the reason."""
+    if error.errno == errno.ELOOP:
+        return StoreError(f"{path} is a symbolic link; the lake follows none: replace it by the real file")
+    return StoreError(f"cannot {action} {path}: {error.strerror or type(error).__name__}")
+
+
+def _mode(path: Path) -> int:
+    try:
+        return os.lstat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
+    except OSError as error:
+        raise refusal(path, "look at", error) from None

@@ -1,0 +1,148 @@
+"""Tables to Parquet bytes and back: exact schema, deterministic, checked. It knows no path.
+
+The same rows give the same bytes: zstd, page checksums, no time of writing. The file's metadata carries the schema
+version and, for derived tables, `source`: the digest of the raw files it was made from.
+"""
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from convo_pipeline.errors import CorruptError, SchemaError
+from convo_pipeline.schema import SCHEMA_VERSION, VERSION_KEY, Column, Table
+
+SOURCE_KEY = b"convo_pipeline.source"
+ROWS_PER_GROUP = 131_072
+
+
+@dataclass(frozen=True)
+class FileContent:
+    """What a file holds: its rows in today's schema, the version it was written in, its source."""
+
+    rows: pa.Table
+    version: int
+    source: str
+
+
+def encode(table: Table, rows: pa.Table, source: str = "") -> bytes:
+    """Return the bytes of a data file."""
+    metadata = {VERSION_KEY: str(SCHEMA_VERSION).encode()} | ({SOURCE_KEY: source.encode()} if source else {})
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        rows.replace_schema_metadata(metadata),
+        sink,
+        compression="zstd",
+        write_page_checksum=True,
+        row_group_size=ROWS_PER_GROUP,
+        use_dictionary=[
+            column.name for column in table.columns if column.name not in ("payload", "message_id", "text")
+        ],
+    )
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
+
+
+def decode(table: Table, content: bytes, name: str) -> FileContent:
+    """Read a data file's bytes; a CorruptError names the file, a SchemaError what does not fit."""
+    try:
+        file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
+        rows = file.read()
+        metadata = file.schema_arrow.metadata or {}
+        version, source = int(metadata.get(VERSION_KEY, b"1")), metadata.get(SOURCE_KEY, b"").decode()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise CorruptError(f"{name} is damaged: {type(error).__name__}") from None
+    return FileContent(_upgrade(table, rows), version, source)
+
+
+def check_written(table: Table, rows: pa.Table, content: bytes, name: str) -> None:
+    """Raise CorruptError unless the bytes hold exactly the keys of `rows`."""
+    try:
+        file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
+        keys = file.read(columns=list(table.key)) if table.key else None
+        row_count = file.metadata.num_rows
+    except (pa.ArrowException, OSError) as error:
+        raise CorruptError(f"{name} could not be read back: {type(error).__name__}") from None
+    if row_count != rows.num_rows or (keys is not None and not keys.equals(rows.select(list(table.key)))):
+        raise CorruptError(f"{name} read back differs from what was written")
+
+
+def conform(table: Table, rows: pa.Table) -> pa.Table:
+    """Return `rows` in the table's exact schema; lossless casts only, a SchemaError names table, column and type."""
+    if rows.schema.equals(table.schema) and not any(
+        _lacks_value(column, rows[column.name]) for column in table.columns
+    ):
+        return rows.replace_schema_metadata(table.schema.metadata)
+    unknown = [name for name in rows.schema.names if name not in table.column_names]
+    if unknown:
+        raise SchemaError(f"{table.name}.{unknown[0]}: there is no such column")
+    columns = [_conform_column(table, column, rows) for column in table.columns]
+    return pa.Table.from_arrays(columns, schema=table.schema)
+
+
+def sort(table: Table, rows: pa.Table) -> pa.Table:
+    """Return `rows` sorted by key; a SchemaError says that a key occurs twice."""
+    if not table.key or rows.num_rows < 2:
+        return rows
+    rows = rows.sort_by([(name, "ascending") for name in table.key])
+    if has_repeated_key(table, rows):
+        raise SchemaError(f"{table.name}: the key ({', '.join(table.key)}) occurs twice")
+    return rows
+
+
+def has_repeated_key(table: Table, rows: pa.Table) -> bool:
+    """Say whether neighbours of a sorted table share their key."""
+    repeated = None
+    for name in table.key:
+        column = rows[name].combine_chunks()
+        same = pc.equal(column.slice(1), column.slice(0, len(column) - 1))
+        repeated = same if repeated is None else pc.and_(repeated, same)
+    return repeated is not None and bool(pc.any(repeated).as_py())
+
+
+def _conform_column(table: Table, column: Column, rows: pa.Table) -> pa.ChunkedArray:
+    if column.name not in rows.schema.names:
+        raise SchemaError(f"{table.name}.{column.name}: the column is missing")
+    values = rows[column.name]
+    try:
+        values = values if values.type == column.type else _cast(values, column.type)
+    except (pa.ArrowException, TypeError):
+        raise SchemaError(f"{table.name}.{column.name}: {rows[column.name].type} is no {column.type}") from None
+    if _lacks_value(column, values):
+        raise SchemaError(f"{table.name}.{column.name}: null, but a {column.type} is required")
+    return values
+
+
+def _cast(values: pa.ChunkedArray, target: pa.DataType) -> pa.ChunkedArray:
+    """Cast without loss; text is never read as a number or time, nor the other way round."""
+    if _kind(values.type) not in ("null", _kind(target)):
+        raise TypeError
+    return values.cast(target)
+
+
+def _kind(kind: pa.DataType) -> str:
+    if pa.types.is_dictionary(kind):
+        return _kind(kind.value_type)
+    if pa.types.is_timestamp(kind):
+        return "time" if kind.tz is not None else "local time"
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return f"list of {_kind(kind.value_type)}"
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return "text"
+    return "whole number" if pa.types.is_integer(kind) else str(kind)
+
+
+def _lacks_value(column: Column, values: pa.ChunkedArray) -> bool:
+    return column.required and values.null_count > 0
+
+
+def _upgrade(table: Table, rows: pa.Table) -> pa.Table:
+    """Return a stored file's rows in today's schema: columns it lacks are null, columns we do not know are left out."""
+    if rows.schema.equals(table.schema):
+        return rows.replace_schema_metadata(table.schema.metadata)
+    columns = [
+        rows[column.name] if column.name in rows.schema.names else pa.nulls(rows.num_rows, column.type)
+        for column in table.columns
+    ]
+    return conform(table, pa.table(columns, names=list(table.column_names)))
