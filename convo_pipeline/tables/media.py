@@ -1,0 +1,179 @@
+"""Read what hangs on a message: attachments, shares, reactions. Rows are tuples in the order of the names above them.
+
+It knows Meta's shapes (all the kinds in public answers) and nothing of frames or files. Each reader takes its
+keys from the message's `Fields`; what it has no column for goes to the row's `extra`.
+"""
+
+import re
+from datetime import UTC, datetime
+
+from convo_pipeline.tables.payloads import Fields, as_flag, dump
+
+ATTACHMENT_NAMES = (
+    "position", "attachment_id", "sticker_id", "kind", "mime_type", "name", "size_bytes", "url", "url_expires_at",
+    "preview_url", "width", "height", "duration_seconds", "is_sticker", "title", "extra",
+)  # fmt: skip
+SHARE_NAMES = ("position", "share_id", "share_type", "link", "name", "description", "extra")
+REACTION_NAMES = ("reactor_id", "reaction", "reactor_username")
+KINDS = ("image", "video", "audio", "file", "sticker", "template")
+"""Values of a 2026 attachment's `type` that are also our kinds."""
+
+_KIND_OF_KEY = {"generic_template": "template", "appointment_booking": "appointment", "video_data": "video"}
+_FAMILIES = ("image", "video", "audio")
+_FILE_KEYS = ("file_url", "url", "mime_type")
+_PLACEHOLDER_KEYS = {"id", "name"}
+
+Row = tuple[object, ...]
+_EXPIRY = re.compile(r"[?&]oe=([0-9A-Fa-f]{8})(?:[&#]|$)")
+_HIDDEN_ID = "0"
+"""A product's id where Meta does not show it."""
+
+
+def url_expires_at(url: str | None) -> datetime | None:
+    """Read when a signed link dies: `oe`, unix seconds in hexadecimal; None where it does not say.
+
+    >>> url_expires_at("https://cdn.fbsbx.com/a.png?oh=1&oe=65D3A1F0")
+    datetime.datetime(2024, 2, 19, 18, 46, 8, tzinfo=datetime.timezone.utc)
+    """
+    match = _EXPIRY.search(url) if url else None
+    return datetime.fromtimestamp(int(match[1], 16), UTC) if match else None
+
+
+def read_attachments(message: Fields) -> list[Row]:
+    """Take `attachments`; one row each, in Meta's order."""
+    rows: list[Row] = []
+    for item in take_objects(message, "attachments"):
+        fields = Fields(item)
+        rows.append((len(rows), *_read_attachment(fields, _find_kind(fields.rest))))
+        message.is_readable &= fields.is_readable
+    return rows
+
+
+def _read_attachment(fields: Fields, kind: str) -> Row:
+    image, video, template = (fields.open(key) for key in ("image_data", "video_data", "generic_template"))
+    media = video if "url" in video.rest else image
+    attachment_id, sticker_id = fields.text("id"), fields.text("sticker_id")
+    url = media.text("url") or template.first_text("media_url", "medial_url") or fields.first_text("file_url", "url")
+    preview_url = media.text("preview_url")
+    width, height = _read_size(video, image)
+    duration_seconds, title = video.number("length"), template.text("title")
+    if fields.rest.get("type") == kind:
+        fields.drop(("type",))
+    image.flag("render_as_sticker")
+    row = attachment_id, sticker_id, kind, fields.text("mime_type"), fields.text("name"), fields.count("size")
+    for key, inner in (("image_data", image), ("video_data", video), ("generic_template", template)):
+        fields.close(key, inner)
+    sizes = width, height, duration_seconds
+    return *row, url, url_expires_at(url), preview_url, *sizes, kind == "sticker", title, fields.dump_rest()
+
+
+def _read_size(video: Fields, image: Fields) -> tuple[int | None, int | None]:
+    """Take width and height of both; a video's picture repeats them."""
+    sizes = [(media.count("width"), media.count("height")) for media in (video, image)]
+    return sizes[0] if sizes[0] != (None, None) else sizes[1]
+
+
+def _find_kind(item: dict[str, object]) -> str:
+    """Name an attachment by the first rule that fits; only an id and a name are Europe's placeholder."""
+    image, given = item.get("image_data"), item.get("type")
+    family = str(item.get("mime_type", "")).partition("/")[0]
+    if "sticker_id" in item or (isinstance(image, dict) and as_flag(image.get("render_as_sticker"))):
+        return "sticker"
+    if isinstance(given, str) and given in KINDS:
+        return given
+    for key, kind in _KIND_OF_KEY.items():
+        if key in item:
+            return kind
+    if family in _FAMILIES:
+        return family
+    if image is not None:
+        return "image"
+    if item.keys() <= _PLACEHOLDER_KEYS:
+        return "unavailable"
+    return "file" if not item.keys().isdisjoint(_FILE_KEYS) else "other"
+
+
+def read_shares(message: Fields) -> list[Row]:
+    """Take `shares`; one row each, for a product template one row for each of its elements."""
+    rows: list[Row] = []
+    for item in take_objects(message, "shares"):
+        fields = Fields(item)
+        products = [_read_product(product, fields) for product in _take_products(fields)]
+        for row in products or [_read_share(fields)]:
+            rows.append((len(rows), *row))
+        message.is_readable &= fields.is_readable
+    return rows
+
+
+def _read_share(fields: Fields) -> Row:
+    share_id, share_type = fields.text("id"), fields.text("type")
+    link, name = fields.first_text("link", "url"), fields.first_text("name", "title")
+    return share_id, share_type, link, name, fields.text("description"), fields.dump_rest()
+
+
+def _read_product(product: dict[str, object], share: Fields) -> Row:
+    fields = Fields(product)
+    if fields.rest.get("id") in (_HIDDEN_ID, 0):
+        del fields.rest["id"]
+    share_id, link = fields.text("id"), fields.first_text("url", "image_url")
+    name, description = fields.first_text("name", "title"), fields.text("description")
+    share.is_readable &= fields.is_readable
+    extra = {**share.rest, **fields.rest}
+    return share_id, "product", link, name, description, dump(extra) if extra else None
+
+
+def _take_products(share: Fields) -> list[dict[str, object]]:
+    """Take `template.payload.product.elements`; anything else in `template` stays."""
+    template = share.open("template")
+    payload = template.open("payload")
+    product = payload.open("product")
+    products = take_objects(product, "elements")
+    payload.close("product", product)
+    template.close("payload", payload)
+    share.close("template", template)
+    return products
+
+
+def read_reactions(message: Fields) -> list[Row]:
+    """Take `reactions`; one row for each reaction and user, sorted; without users the reactor is ""."""
+    rows: dict[tuple[str, str], str | None] = {}
+    left: list[object] = []
+    for item in take_objects(message, "reactions"):
+        fields = Fields(item)
+        reaction = fields.first_text("reaction", "emoji")
+        if reaction is None:
+            message.is_readable = False
+            left.append(item)
+            continue
+        for reactor_id, username in _read_users(fields) or [("", None)]:
+            if rows.get((reactor_id, reaction)) is None:
+                rows[reactor_id, reaction] = username
+        message.is_readable &= fields.is_readable
+        if fields.rest:
+            left.append(fields.rest)
+    message.keep("reactions", left)
+    return [(*key, rows[key]) for key in sorted(rows)]
+
+
+def _read_users(reaction: Fields) -> list[tuple[str, str | None]]:
+    users: list[tuple[str, str | None]] = []
+    left: list[object] = []
+    for item in reaction.items("users"):
+        user = Fields(item if isinstance(item, dict) else {"id": item})
+        users.append((user.text("id") or "", user.first_text("username", "name")))
+        user.drop(("email",))
+        reaction.is_readable &= user.is_readable
+        if user.rest:
+            left.append(user.rest)
+    reaction.keep("users", left)
+    return users
+
+
+def take_objects(message: Fields, key: str) -> list[dict[str, object]]:
+    """Take a list's objects; what is none of them cannot be read and stays."""
+    items = message.items(key)
+    left = [item for item in items if not isinstance(item, dict) and item is not None]
+    if left:
+        message.is_readable = False
+        message.keep(key, left)
+    return [item for item in items if isinstance(item, dict)]

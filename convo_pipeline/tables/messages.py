@@ -1,0 +1,223 @@
+"""Read message payloads into columns: one row each, and what hangs on them.
+
+Most messages are plain: a sender, recipients, a text, perhaps tags. They take a short way (`read_plain`); everything
+else is read key by key (`read_message`). Both ways give the same row for a plain message; a test holds them to it.
+Not kept here, because other tables have them: the names of recipients and the e-mail addresses (`participants`).
+
+`content_type` is the first that fits: unavailable (no content held) · unsupported (Meta says so) · story_mention ·
+story_reply · sticker · the kind of the first attachment that is available · share · text · unavailable (only a
+privacy placeholder) · other (only fields we do not know) · empty.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import orjson
+import pyarrow as pa
+
+from convo_pipeline import schema
+from convo_pipeline.tables import media
+from convo_pipeline.tables.media import Row
+from convo_pipeline.tables.payloads import Fields, parse_payload
+
+CHUNK_ROWS = 8192
+PLAIN_NAMES = ("sender_id", "sender_name", "sender_username", "recipient_ids", "text", "tags", "content_type")
+RARE_NAMES = (
+    "attachment_count", "share_count", "reaction_count", "sticker_url", "story_kind", "story_id", "story_url",
+    "reply_to_message_id", "is_unsupported", "problem", "extra",
+)  # fmt: skip
+CHILD_NAMES = {
+    "attachments": media.ATTACHMENT_NAMES,
+    "shares": media.SHARE_NAMES,
+    "reactions": media.REACTION_NAMES,
+}
+
+_NO_CONTENT: Row = (None, None, None, None, None, None, "unavailable")
+_UNREADABLE: Row = (None, None, None, None, None, None, "other")
+_UNREADABLE_RARE: Row = (0, 0, 0, None, None, None, None, None, False, "payload_unreadable", None)
+_PLAIN_KEYS = {"created_time", "from", "id", "message", "tags", "to"}
+_PERSON_KEYS = {"email", "id", "name", "username"}
+_STORY_KINDS = {"mention": "mention", "reply_to": "reply_to"}
+_CONTENT_OF_KIND = {"appointment": "template"}
+_NOTHING: dict[str, list[Row]] = {name: [] for name in CHILD_NAMES}
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What payloads say, row for row: columns of `messages`, and children with the `row` they belong to."""
+
+    columns: dict[str, pa.ChunkedArray]
+    children: dict[str, pa.Table]
+
+
+def read_contents(payloads: pa.ChunkedArray) -> Contents:
+    """Read a column of payloads (JSON or null), some thousand rows at a time."""
+    chunks = [_Chunk(start, payloads.slice(start, CHUNK_ROWS)) for start in range(0, len(payloads), CHUNK_ROWS)]
+    columns = {
+        name: pa.chunked_array([chunk.columns[name] for chunk in chunks], schema.MESSAGES.schema.field(name).type)
+        for name in (*PLAIN_NAMES, *RARE_NAMES)
+    }
+    children = {
+        name: pa.concat_tables([chunk.children[name] for chunk in chunks] or [_child_table(name, [], [])])
+        for name in CHILD_NAMES
+    }
+    return Contents(columns, children)
+
+
+class _Chunk:
+    """The rows of some payloads, as Arrow columns."""
+
+    def __init__(self, start: int, payloads: pa.ChunkedArray) -> None:
+        plain: list[Row] = []
+        rare: list[Row] = []
+        rare_places: list[int | None] = [None] * len(payloads)
+        children: dict[str, tuple[list[int], list[Row]]] = {name: ([], []) for name in CHILD_NAMES}
+        for place, payload in enumerate(payloads.to_pylist()):
+            row = _NO_CONTENT if payload is None else read_plain(payload)
+            if row is None:
+                row, rare_row, hanging = read_message(payload)
+                rare_places[place] = len(rare)
+                rare.append(rare_row)
+                for name, items in hanging.items():
+                    children[name][0].extend([start + place] * len(items))
+                    children[name][1].extend(items)
+            plain.append(row)
+        self.columns = _to_columns(PLAIN_NAMES, plain)
+        rare_columns = _to_columns(RARE_NAMES, rare)
+        taken = pa.array(rare_places, pa.int32())
+        self.columns |= {name: column.take(taken) for name, column in rare_columns.items()}
+        self.children = {name: _child_table(name, *rows) for name, rows in children.items()}
+
+
+def _to_columns(names: Iterable[str], rows: list[Row], table: schema.Table = schema.MESSAGES) -> dict[str, pa.Array]:
+    names = tuple(names)
+    columns = zip(*rows, strict=True) if rows else [()] * len(names)
+    return {name: pa.array(column, table.schema.field(name).type) for name, column in zip(names, columns, strict=True)}
+
+
+def _child_table(name: str, places: list[int], rows: list[Row]) -> pa.Table:
+    columns = _to_columns(CHILD_NAMES[name], rows, schema.TABLES[name])
+    return pa.table({"row": pa.array(places, pa.int64()), **columns})
+
+
+def read_plain(payload: str) -> Row | None:
+    """Return a plain message's `PLAIN_NAMES`; None for everything that needs a closer look."""
+    try:
+        message = orjson.loads(payload)
+        if not message.keys() <= _PLAIN_KEYS:
+            return None
+        sender, to, text, tags = message["from"], message["to"], message.get("message"), message.get("tags")
+        recipients = to["data"]
+        sender_id, name, username = sender["id"], sender.get("name"), sender.get("username")
+        is_plain = (
+            type(sender_id) is str
+            and (text is None or type(text) is str)
+            and (name is None or type(name) is str)
+            and (username is None or type(username) is str)
+            and sender.keys() <= _PERSON_KEYS
+            and len(to) == 1
+        )
+        recipient_ids = [recipient["id"] for recipient in recipients if recipient.keys() <= _PERSON_KEYS]
+        names = None if tags is None else [tag["name"] for tag in tags["data"] if len(tag) == 1 == len(tags)]
+        is_whole = len(recipient_ids) == len(recipients) and (names is None or len(names) == len(tags["data"]))
+    except (AttributeError, KeyError, TypeError, orjson.JSONDecodeError):
+        return None
+    if not (is_plain and is_whole) or not all(type(value) is str for value in (*recipient_ids, *(names or ()))):
+        return None
+    return sender_id, name, username, recipient_ids, text, names, "text" if text else "empty"
+
+
+def read_message(payload: str) -> tuple[Row, Row, Mapping[str, list[Row]]]:
+    """Return `PLAIN_NAMES`, `RARE_NAMES` and the children of any message; never raises."""
+    try:
+        value, is_replaced = parse_payload(payload)
+        if isinstance(value, dict):
+            return _read_object(value, is_replaced)
+    except (ValueError, RecursionError):
+        pass
+    return _UNREADABLE, _UNREADABLE_RARE, _NOTHING
+
+
+def _read_object(value: dict[str, object], is_replaced: bool) -> tuple[Row, Row, dict[str, list[Row]]]:
+    message = Fields(value)
+    message.drop(("id", "created_time"))
+    sender = _read_sender(message)
+    recipient_ids, tags = message.values("to", "id", ("name", "username", "email")), message.values("tags", "name")
+    text, sticker_url = message.text("message"), message.text("sticker")
+    story, reply_to = _read_story(message), _read_reply(message)
+    is_unsupported = message.flag("is_unsupported") or False
+    children = {
+        "attachments": media.read_attachments(message),
+        "shares": media.read_shares(message),
+        "reactions": media.read_reactions(message),
+    }
+    found = _Found(is_unsupported, story[0], sticker_url, children, text, message.rest)
+    problem = None if message.is_readable else "field_unreadable"
+    if problem is None and is_replaced:
+        problem = "surrogate_replaced"
+    counts = (len(rows) for rows in children.values())
+    rare = (*counts, sticker_url, *story, reply_to, is_unsupported, problem, message.dump_rest())
+    return (*sender, recipient_ids, text, tags, found.content_type()), rare, children
+
+
+def _read_sender(message: Fields) -> Row:
+    """Take `from`: id, name and user name; a bare id is read as one."""
+    if isinstance(message.rest.get("from"), str | int):
+        return message.text("from"), None, None
+    sender = message.open("from")
+    row = sender.text("id"), sender.text("name"), sender.text("username")
+    sender.drop(("email",))
+    message.close("from", sender)
+    return row
+
+
+def _read_story(message: Fields) -> Row:
+    """Take `story`: kind, id and link of the story it mentions or answers."""
+    story = message.open("story")
+    row: Row = (None, None, None)
+    for key, kind in _STORY_KINDS.items():
+        if row[0] is None and isinstance(story.rest.get(key), dict):
+            inner = story.open(key)
+            row = kind, inner.text("id"), inner.first_text("link", "url")
+            story.close(key, inner)
+    message.close("story", story)
+    return row
+
+
+def _read_reply(message: Fields) -> str | None:
+    """Take `reply_to`: the id of the message it quotes."""
+    reply = message.open("reply_to")
+    message_id = reply.first_text("mid", "id")
+    message.close("reply_to", reply)
+    return message_id
+
+
+@dataclass(frozen=True)
+class _Found:
+    is_unsupported: bool
+    story_kind: object
+    sticker_url: str | None
+    children: dict[str, list[Row]]
+    text: str | None
+    rest: dict[str, object]
+
+    def content_type(self) -> str:
+        """Return the first content type that fits (the order is the module's)."""
+        return next(self._fitting())
+
+    def _fitting(self) -> Iterator[str]:
+        if self.is_unsupported:
+            yield "unsupported"
+        if self.story_kind is not None:
+            yield "story_mention" if self.story_kind == "mention" else "story_reply"
+        if self.sticker_url:
+            yield "sticker"
+        kinds = [str(row[media.ATTACHMENT_NAMES.index("kind")]) for row in self.children["attachments"]]
+        yield from (_CONTENT_OF_KIND.get(kind, kind) for kind in kinds if kind != "unavailable")
+        if self.children["shares"]:
+            yield "share"
+        if self.text:
+            yield "text"
+        if kinds:
+            yield "unavailable"
+        yield "other" if self.rest.keys() - {"reply_to", "from", "to"} else "empty"

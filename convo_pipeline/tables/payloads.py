@@ -1,0 +1,204 @@
+"""Read JSON payloads: parse them, take their keys one by one, coerce what can be coerced without loss.
+
+It knows JSON and nothing of messages. A value of a wrong type is coerced only where nothing is lost
+(5 -> "5", "true" -> True, "12" -> 12); else it stays where it was, among the keys that have no column.
+"""
+
+import math
+import re
+from collections.abc import Iterable
+from typing import TypeVar
+
+from convo_pipeline.json_text import dump_json, load_json
+
+_Value = TypeVar("_Value")
+
+_SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_WHOLE_NUMBER = re.compile(r"-?\d{1,19}", re.ASCII)
+_WRAPPER_KEYS = {"data", "paging"}
+_FLAGS = {True: True, False: False, "true": True, "false": False}
+_COUNT_LIMIT = 2**63
+
+
+def parse_payload(payload: str) -> tuple[object, bool]:
+    """Return the JSON value and whether lone surrogates in it were replaced by U+FFFD; ValueError if it is no JSON.
+
+    >>> parse_payload('{"message": "a\\\\ud800"}')
+    ({'message': 'a�'}, True)
+    """
+    value = load_json(payload)
+    if _SURROGATE_ESCAPE.search(payload) is None:
+        return value, False
+    try:
+        return _replace_surrogates(value)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def dump(value: object) -> str:
+    """Return canonical JSON; ValueError if it is nested too deeply."""
+    try:
+        return dump_json(value).decode()
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _replace_surrogates(value: object) -> tuple[object, bool]:
+    if isinstance(value, str):
+        text, count = _SURROGATE.subn("\ufffd", value)
+        return text, count > 0
+    if isinstance(value, list):
+        items = [_replace_surrogates(item) for item in value]
+        return [item for item, _ in items], any(is_replaced for _, is_replaced in items)
+    if isinstance(value, dict):
+        pairs = [(_replace_surrogates(key), _replace_surrogates(item)) for key, item in value.items()]
+        clean = {key: item for (key, _), (item, _) in pairs}
+        return clean, any(in_key or in_item for (_, in_key), (_, in_item) in pairs)
+    return value, False
+
+
+def as_text(value: object) -> str | None:
+    """Return text as it is and whole numbers as their digits; None for anything else.
+
+    >>> as_text(17), as_text("0123"), as_text(True), as_text(1.5)
+    ('17', '0123', None, None)
+    """
+    if isinstance(value, str):
+        return value
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def as_count(value: object) -> int | None:
+    """Return a whole number of 64 bits, also where it is written as text or as 5.0; None for anything else."""
+    if isinstance(value, str) and _WHOLE_NUMBER.fullmatch(value):
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
+        return None
+    return int(value) if -_COUNT_LIMIT <= value < _COUNT_LIMIT else None
+
+
+def as_number(value: object) -> float | None:
+    """Return a finite number, also where it is written as text; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def as_flag(value: object) -> bool | None:
+    """Return true or false, also where written as text or as 1 and 0; None for anything else."""
+    if isinstance(value, str):
+        value = value.lower()
+    return _FLAGS.get(value) if isinstance(value, str | int) else None
+
+
+class Fields:
+    """A payload's keys, taken one by one; `rest` is what has no column or could not be read. Null is absent."""
+
+    __slots__ = ("is_readable", "rest")
+
+    def __init__(self, payload: dict[str, object]) -> None:
+        self.rest = {key: value for key, value in payload.items() if value is not None}
+        self.is_readable = True
+
+    def text(self, key: str) -> str | None:
+        return self._take(key, as_text(self.rest.get(key)))
+
+    def count(self, key: str) -> int | None:
+        return self._take(key, as_count(self.rest.get(key)))
+
+    def number(self, key: str) -> float | None:
+        return self._take(key, as_number(self.rest.get(key)))
+
+    def flag(self, key: str) -> bool | None:
+        return self._take(key, as_flag(self.rest.get(key)))
+
+    def first_text(self, *keys: str) -> str | None:
+        """Take the first of several spellings that is there; the others stay, unless they say the same."""
+        taken: str | None = None
+        for key in keys:
+            value = self.rest.get(key)
+            if value is not None and (taken is None or value == taken):
+                taken = self.text(key)
+        return taken
+
+    def drop(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            self.rest.pop(key, None)
+
+    def open(self, key: str) -> "Fields":
+        """Take an object's keys; give back what is left of it by `close`."""
+        value = self.rest.pop(key, None)
+        if value is None or isinstance(value, dict):
+            return Fields(value or {})
+        self.refuse(key, value)
+        return Fields({})
+
+    def close(self, key: str, inner: "Fields") -> None:
+        self.is_readable &= inner.is_readable
+        if inner.rest and key not in self.rest:
+            self.rest[key] = inner.rest
+
+    def items(self, key: str) -> list[object]:
+        """Take a list, however it is wrapped: `[...]`, `{"data": [...]}` or the single object itself."""
+        value = self.rest.pop(key, None)
+        if isinstance(value, dict) and not value.keys().isdisjoint(_WRAPPER_KEYS):
+            unknown = {name: item for name, item in value.items() if name not in _WRAPPER_KEYS and item is not None}
+            if unknown:
+                self.rest[key] = unknown
+            value = value.get("data")
+        if value is None or value == {}:
+            return []
+        if isinstance(value, list):
+            return value
+        if isinstance(value, dict):
+            return [value]
+        self.refuse(key, value)
+        return []
+
+    def values(self, key: str, name: str, known: Iterable[str] = ()) -> list[str] | None:
+        """Take one key of each of a list's items, or the bare items; None if there is no list.
+
+        >>> Fields({"to": {"data": [{"id": "1", "email": "a@b.c"}, 2]}}).values("to", "id", ["email"])
+        ['1', '2']
+        """
+        if key not in self.rest:
+            return None
+        values: list[str] = []
+        left: list[object] = []
+        for item in self.items(key):
+            inner = Fields(item if isinstance(item, dict) else {name: item})
+            value = inner.text(name)
+            if value is not None:
+                values.append(value)
+            inner.drop(known)
+            self.is_readable &= inner.is_readable
+            if inner.rest:
+                left.append(inner.rest)
+        self.keep(key, left)
+        return values
+
+    def keep(self, key: str, left: list[object]) -> None:
+        """Put back what is left of a list's items."""
+        if left:
+            held = self.rest.get(key)
+            self.rest[key] = left if held is None else {"data": left, "rest": held}
+
+    def refuse(self, key: str, value: object) -> None:
+        """Keep a value that cannot be read."""
+        self.rest[key] = value
+        self.is_readable = False
+
+    def dump_rest(self) -> str | None:
+        return dump(self.rest) if self.rest else None
+
+    def _take(self, key: str, value: _Value | None) -> _Value | None:
+        if value is not None:
+            del self.rest[key]
+        elif key in self.rest:
+            self.is_readable = False
+        return value
