@@ -1,0 +1,371 @@
+"""The lake in a local folder: raw tables are merged, derived ones replaced; there is no third way to write.
+
+`<root>/<table>/account=<name>/date=YYYY-MM-DD/data.parquet` is the old file or the new one, never a mix, whatever
+happens to the process or the disk. A commit: lock, read, check against `state.db`, merge or take, sort, stage, sync,
+read back, note the intent, replace, sync the folder, record. It knows no API.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, date
+from functools import cached_property
+from pathlib import Path
+
+import pyarrow as pa
+from filelock import FileLock, Timeout
+
+from convo_pipeline.clock import SYSTEM_CLOCK, Clock
+from convo_pipeline.errors import BusyError, CorruptError, SchemaError, StoreError
+from convo_pipeline.lake import ledger, parquet
+from convo_pipeline.lake.folder import NEEDED_BYTES, PRIVATE_FILE, Folder, make_private_folders, refusal
+from convo_pipeline.lake.state import STATE_FILE, Partition, Run, State
+from convo_pipeline.schema import RAW, RUNS, SCHEMA_VERSION, TABLES, Table
+from convo_pipeline.settings import StoreSettings
+from convo_pipeline.tables.merge import merge
+
+DATA_FILE = "data.parquet"
+LOCK_COUNT = 256
+"""Partitions share this many lock files; a commit holds one at a time, so there is no deadlock."""
+POLL_SECONDS = 0.003
+_ACCOUNT = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+_DATE_FOLDER = re.compile(r"date=(\d{4}-\d{2}-\d{2})")
+
+
+@dataclass(frozen=True)
+class Commit:
+    """What a partition is after a commit; `is_changed` says whether its file was touched."""
+
+    table: str
+    account: str
+    date: date
+    row_count: int
+    byte_count: int
+    sha256: str
+    is_changed: bool
+
+
+@dataclass(frozen=True)
+class Held:
+    """A partition's file as it was read, and what it hashed to."""
+
+    content: parquet.FileContent
+    record: Partition
+
+
+class Store:
+    """The tables below one root and the state beside them."""
+
+    def __init__(self, settings: StoreSettings, clock: Clock = SYSTEM_CLOCK) -> None:
+        if settings.is_remote:
+            raise StoreError(f"{settings.root}: a remote root needs the S3 store")
+        self._folder = Folder(Path(settings.root))
+        self.root = self._folder.root
+        self.state_path = settings.state_path.absolute()
+        self._clock = clock
+
+    @cached_property
+    def state(self) -> State:
+        """What is known besides the rows."""
+        return State(self.state_path / STATE_FILE)
+
+    def close(self) -> None:
+        """Close the state's database."""
+        self.state.close()
+
+    def preflight(self, needed_bytes: int = NEEDED_BYTES) -> None:
+        """Raise a StoreError, before any work is done, if root or state cannot be written or lack room."""
+        self._folder.check_writable(needed_bytes)
+        Folder(self.state_path).check_writable(0)
+        self.state.partition("", "", date.min)
+
+    def read(self, table: str, account: str, day: date) -> pa.Table:
+        """Return a partition's rows, sorted by key; an empty table of the schema if there is no file."""
+        declared = _declared(table)
+        held = self._read_settled(declared, account, day)
+        return held.content.rows if held else declared.schema.empty_table()
+
+    def merge(self, table: str, account: str, day: date, incoming: pa.Table) -> Commit:
+        """Merge rows into a raw partition; a rerun that learns nothing leaves the file untouched."""
+        declared = _declared(table)
+        if declared.layer != "raw":
+            raise StoreError(f"{table} is derived: replace it, do not merge into it")
+        rows = parquet.conform(declared, incoming)
+
+        def grow(held: Held | None) -> pa.Table:
+            before = held.content.rows if held else declared.schema.empty_table()
+            after = merge(declared, before, rows)
+            if after.num_rows < before.num_rows:
+                raise StoreError(f"{table} of {account} on {day} would lose rows by a merge")
+            return after
+
+        return self._commit(declared, account, day, grow, "")
+
+    def replace(self, table: str, account: str, day: date, content: pa.Table, source: str) -> Commit:
+        """Replace a derived partition by its new content; empty content removes the file."""
+        declared = _declared(table)
+        if declared.layer in ("raw", "ledger"):
+            raise StoreError(f"{table} is {declared.layer}: it is only ever merged")
+        rows = parquet.sort(declared, parquet.conform(declared, content))
+        return self._commit(declared, account, day, lambda held: rows, source)
+
+    def days(self, table: str, account: str) -> list[date]:
+        """Return the dates that have a file, sorted."""
+        folder = _folder_parts(_declared(table), account)
+        days = (_read_date(name) for name in self._folder.names(folder))
+        return [day for day in days if day and self._folder.exists((*folder, f"date={day}", DATA_FILE))]
+
+    def accounts(self, table: str) -> list[str]:
+        """Return the accounts that have a folder in a table, sorted; removed ones too."""
+        names = (name.removeprefix("account=") for name in self._folder.names((table,)) if name.startswith("account="))
+        return sorted(name for name in names if _ACCOUNT.fullmatch(name))
+
+    def raw_digest(self, account: str, day: date) -> str:
+        """Return the digest of the day's raw files: derived partitions made from it are up to date."""
+        digest = hashlib.sha256()
+        for table in RAW:
+            record = self._record(table, account, day)
+            digest.update(f"{table.name}:{record.sha256 if record else ''}\n".encode())
+        return digest.hexdigest()
+
+    def source(self, table: str, account: str, day: date) -> str | None:
+        """Return the digest a derived partition was made from, None if there is no file."""
+        record = self._record(_declared(table), account, day)
+        return record.source if record else None
+
+    def path(self, table: str, account: str, day: date) -> Path:
+        """Return where a partition's file is or would be."""
+        return self.root.joinpath(*_parts(_declared(table), account, day))
+
+    @contextmanager
+    def lock_account(self, account: str, wait_seconds: float = 0) -> Iterator[None]:
+        """Hold the account's extract lock; a BusyError says that another process has it."""
+        with self._lock(f"account-{_checked(account)}", wait_seconds):
+            yield
+
+    def foreign_files(self) -> list[Path]:
+        """Return what lies in the tables' folders and is not ours: never read, never deleted."""
+        tables = [name for name in (*TABLES, RUNS.name) if name in self._folder.names()]
+        found = (parts for table in tables for parts in self._folder.files((table,)))
+        return [self.root.joinpath(*parts) for parts in found if not _is_ours(parts)]
+
+    def data_files(self) -> Iterator[tuple[Table, str, date]]:
+        """Yield (table, account, date) of every file of the lake; the ledger's account is empty."""
+        for table in (*TABLES.values(), RUNS):
+            for account in [""] if table is RUNS else self.accounts(table.name):
+                folder = _folder_parts(table, account)
+                days = (_read_date(name) for name in self._folder.names(folder))
+                yield from ((table, account, day) for day in days if day and self._exists(table, account, day))
+
+    def export_runs(self, run_id: str) -> list[Commit]:
+        """Write a run's lines into the ledger's Parquet files, beside those already there."""
+        runs = self.state.runs(run_id=run_id)
+        days = sorted({run.started_at.astimezone(UTC).date() for run in runs})
+        return [self._export_day(day, [r for r in runs if r.started_at.astimezone(UTC).date() == day]) for day in days]
+
+    def rebuild_state(self) -> None:
+        """Derive partitions, identities, placements and runs again from the files, after a lost or restored state."""
+        ledger.rebuild(self)
+
+    def read_file(self, table: Table, account: str, day: date) -> Held | None:
+        """Read a partition as it is on disk, whatever the state says of it; a CorruptError names the file."""
+        parts = _parts(table, account, day)
+        content = self._folder.read(parts)
+        if content is None:
+            return None
+        decoded = parquet.decode(table, content, str(self.root.joinpath(*parts)))
+        return Held(decoded, _describe(table, account, day, content, decoded.rows.num_rows, decoded.source))
+
+    def _export_day(self, day: date, runs: Sequence[Run]) -> Commit:
+        def add(held: Held | None) -> pa.Table:
+            return ledger.add_runs(held.content.rows if held else RUNS.schema.empty_table(), runs)
+
+        return self._commit(RUNS, "", day, add, "")
+
+    def _commit(
+        self, table: Table, account: str, day: date, make: Callable[[Held | None], pa.Table], source: str
+    ) -> Commit:
+        parts = _parts(table, account, day)
+        with self._lock_partition(parts):
+            held = self._read_checked(table, account, day)
+            if held and held.content.version > SCHEMA_VERSION:
+                raise SchemaError(_newer(self.root.joinpath(*parts), held.content.version))
+            rows = make(held)
+            if held and rows is held.content.rows and held.content.version == SCHEMA_VERSION:
+                return _committed(held.record, is_changed=False)
+            if rows.num_rows == 0:
+                return self._remove(table, account, day, held)
+            content = parquet.encode(table, rows, source)
+            record = _describe(table, account, day, content, rows.num_rows, source)
+            if held and held.record.sha256 == record.sha256:
+                return _committed(held.record, is_changed=False)
+            self._publish(table, parts, content, rows, held, record)
+            return _committed(record, is_changed=True)
+
+    def _publish(
+        self, table: Table, parts: tuple[str, ...], content: bytes, rows: pa.Table, held: Held | None, record: Partition
+    ) -> None:
+        staged, read_back = self._folder.stage(parts, content)
+        try:
+            if read_back != content:
+                raise CorruptError(f"{staged} read back differs from what was written")
+            parquet.check_written(table, rows, read_back, str(staged))
+            if held:
+                self.state.intend(held.record, record.sha256)
+        except BaseException:
+            self._folder.discard(staged)
+            raise
+        self._folder.publish(staged, parts)
+        self.state.record(record)
+
+    def _remove(self, table: Table, account: str, day: date, held: Held | None) -> Commit:
+        empty = Partition(table.name, account, day, "", 0, 0)
+        if held is None:
+            return _committed(empty, is_changed=False)
+        self.state.intend(held.record, "")
+        self._folder.remove(_parts(table, account, day))
+        self.state.remove_partition(table.name, account, day)
+        return _committed(empty, is_changed=True)
+
+    def _read_settled(self, table: Table, account: str, day: date) -> Held | None:
+        """Read without a lock; look again under the lock if the file is not what the state says."""
+        try:
+            held, record = self.read_file(table, account, day), self.state.partition(table.name, account, day)
+            if (held.record if held else None) == record:
+                return held
+        except CorruptError:
+            pass
+        with self._lock_partition(_parts(table, account, day)):
+            return self._read_checked(table, account, day)
+
+    def _record(self, table: Table, account: str, day: date) -> Partition | None:
+        """Return what a partition is; a commit that was cut off is settled first."""
+        record = self.state.partition(table.name, account, day)
+        if record is None and not self._exists(table, account, day):
+            return None
+        if record is not None and record.next_sha256 is None:
+            return record
+        with self._lock_partition(_parts(table, account, day)):
+            held = self._read_checked(table, account, day)
+        return held.record if held else None
+
+    def _read_checked(self, table: Table, account: str, day: date) -> Held | None:
+        """Read a partition under its lock and make the state agree; a damaged file is set aside and named."""
+        record = self.state.partition(table.name, account, day)
+        try:
+            held = self.read_file(table, account, day)
+        except CorruptError:
+            raise self._quarantine(table, account, day) from None
+        if held is None:
+            self._settle_missing(table, account, day, record)
+            return None
+        if record is not None and held.record.sha256 not in (record.sha256, record.next_sha256):
+            raise self._quarantine(table, account, day)
+        if record != held.record:
+            self.state.record(held.record)
+        return held
+
+    def _settle_missing(self, table: Table, account: str, day: date, record: Partition | None) -> None:
+        if record is None:
+            return
+        is_lost = record.next_sha256 != "" and table.layer == "raw"
+        self.state.remove_partition(table.name, account, day, is_lost)
+        if is_lost:
+            path = self.path(table.name, account, day)
+            raise StoreError(f"{path} is missing although it held {record.row_count} rows: restore it, or run again")
+
+    def _quarantine(self, table: Table, account: str, day: date) -> CorruptError:
+        """Set a damaged file aside, note it, and return the error that names it."""
+        parts = _parts(table, account, day)
+        content = self._folder.read(parts) or b""
+        name = f"{DATA_FILE}.corrupt-{hashlib.sha256(content).hexdigest()[:8]}"
+        self.state.add_quarantine(table.name, account, day, "/".join((*parts[:-1], name)))
+        kept = self._folder.rename(parts, name)
+        remedy = "it is asked again by the next run" if table.layer == "raw" else "it is made again from the raw tables"
+        return CorruptError(f"{self.root.joinpath(*parts)} is damaged and was set aside as {kept.name}; {remedy}")
+
+    def _exists(self, table: Table, account: str, day: date) -> bool:
+        return self._folder.exists(_parts(table, account, day))
+
+    @contextmanager
+    def _lock_partition(self, parts: Sequence[str]) -> Iterator[None]:
+        stripe = hashlib.sha256("/".join(parts).encode()).digest()[0] % LOCK_COUNT
+        with self._lock(f"partition-{stripe:02x}", -1):
+            yield
+
+    @contextmanager
+    def _lock(self, name: str, wait_seconds: float) -> Iterator[None]:
+        path = self.state_path / "locks" / f"{name}.lock"
+        lock = FileLock(path, mode=PRIVATE_FILE)
+        try:
+            make_private_folders(path.parent)
+            lock.acquire(timeout=wait_seconds, poll_interval=POLL_SECONDS)
+        except Timeout:
+            raise BusyError(f"{name.replace('-', ' ', 1)} is busy: another process holds {path}") from None
+        except OSError as error:
+            raise refusal(path, "lock", error) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def _declared(table: str) -> Table:
+    if table not in TABLES:
+        raise StoreError(f"unknown table {table!r}; the tables are: {', '.join(TABLES)}")
+    return TABLES[table]
+
+
+def _checked(account: str) -> str:
+    if not _ACCOUNT.fullmatch(account):
+        raise StoreError(f"{account!r} is no account name: lower-case letters, digits, _ and -, a letter first")
+    return account
+
+
+def _folder_parts(table: Table, account: str) -> tuple[str, ...]:
+    return (table.name,) if table.layer == "ledger" else (table.name, f"account={_checked(account)}")
+
+
+def _parts(table: Table, account: str, day: date) -> tuple[str, ...]:
+    if type(day) is not date:
+        raise StoreError(f"{day!r} is no date")
+    return (*_folder_parts(table, account), f"date={day}", DATA_FILE)
+
+
+def _read_date(name: str) -> date | None:
+    match = _DATE_FOLDER.fullmatch(name)
+    try:
+        return date.fromisoformat(match[1]) if match else None
+    except ValueError:
+        return None
+
+
+def _is_ours(parts: tuple[str, ...]) -> bool:
+    """Say whether this is the path of a data file, or of one that was set aside."""
+    table = RUNS if parts[0] == RUNS.name else TABLES[parts[0]]
+    *folders, name = parts[1:]
+    if table is not RUNS:
+        account = folders.pop(0) if folders else ""
+        if not account.startswith("account=") or not _ACCOUNT.fullmatch(account.removeprefix("account=")):
+            return False
+    is_name_ours = name == DATA_FILE or re.fullmatch(rf"{DATA_FILE}\.corrupt-[0-9a-f]{{8}}", name) is not None
+    return len(folders) == 1 and _read_date(folders[0]) is not None and is_name_ours
+
+
+def _describe(table: Table, account: str, day: date, content: bytes, row_count: int, source: str) -> Partition:
+    return Partition(table.name, account, day, hashlib.sha256(content).hexdigest(), row_count, len(content), source)
+
+
+def _committed(record: Partition, is_changed: bool) -> Commit:
+    return Commit(
+        record.table, record.account, record.date, record.row_count, record.byte_count, record.sha256, is_changed
+    )
+
+
+def _newer(path: Path, version: int) -> str:
+    return (
+        f"{path} was written by a newer convo-pipeline (schema version {version}, this one writes {SCHEMA_VERSION}):"
+        " update before writing"
+    )

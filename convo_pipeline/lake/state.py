@@ -1,0 +1,442 @@
+"""`state.db`: what is known about the lake and its accounts besides the rows. A cache of truth in SQLite (WAL).
+
+Everything here can be rebuilt from the lake, at the price of listing more once. Times are whole microseconds
+since 1970 inside; it knows no Parquet and no API. One `State` may be used by many threads, one file by many processes.
+"""
+
+# ruff: noqa: S608 - table and column names are literals here, values are bound
+import os
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+from convo_pipeline.errors import StoreError
+from convo_pipeline.json_text import dump_json, load_json
+from convo_pipeline.lake.folder import PRIVATE_FILE, make_private_folders, refusal
+
+STATE_FILE = "state.db"
+STATE_VERSION = 1
+WAIT_SECONDS = 60.0
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS lake_version (version INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS partitions (
+    table_name TEXT, account TEXT, date TEXT, sha256 TEXT NOT NULL, row_count INTEGER NOT NULL,
+    byte_count INTEGER NOT NULL, source TEXT NOT NULL, next_sha256 TEXT,
+    PRIMARY KEY (account, date, table_name)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS identities (
+    account TEXT PRIMARY KEY, page_id TEXT NOT NULL, platform TEXT NOT NULL, own_id TEXT, own_username TEXT,
+    own_id_source TEXT) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS conversations (
+    account TEXT, conversation_id TEXT, updated_us INTEGER, newest_message_id TEXT, complete_since_us INTEGER,
+    due_reason TEXT, PRIMARY KEY (account, conversation_id)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS memories (account TEXT PRIMARY KEY, memory TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS placements (
+    account TEXT, conversation_id TEXT, message_id TEXT, date TEXT NOT NULL,
+    PRIMARY KEY (account, conversation_id, message_id)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS runs (
+    run_id TEXT, account TEXT, kind TEXT NOT NULL, since TEXT, until TEXT, started_us INTEGER NOT NULL,
+    ended_us INTEGER, outcome TEXT NOT NULL, reasons TEXT NOT NULL, error TEXT, calls TEXT NOT NULL,
+    counts TEXT NOT NULL, report TEXT NOT NULL, PRIMARY KEY (run_id, account)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS runs_by_account ON runs (account, started_us);
+CREATE TABLE IF NOT EXISTS quarantines (
+    path TEXT PRIMARY KEY, table_name TEXT NOT NULL, account TEXT NOT NULL, date TEXT NOT NULL) WITHOUT ROWID;
+"""
+ACCOUNT_TABLES = ("partitions", "identities", "conversations", "memories", "placements", "runs", "quarantines")
+"""Everything that knows an account: `rename` and `forget` walk these."""
+
+
+@dataclass(frozen=True)
+class Partition:
+    """What a partition's file must be; `next_sha256` is set while a commit is under way ("" = to be removed)."""
+
+    table: str
+    account: str
+    date: date
+    sha256: str
+    row_count: int
+    byte_count: int
+    source: str = ""
+    next_sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class AccountIdentity:
+    """Whose inbox an account name stands for."""
+
+    account: str
+    page_id: str
+    platform: str
+    own_id: str | None = None
+    own_username: str | None = None
+    own_id_source: str | None = None
+    """`asked` (the API said so), `inferred` (from the messages) or None (not known)."""
+
+
+@dataclass(frozen=True)
+class ConversationState:
+    """How far a conversation is held: ids and details without a hole from the newest down to `complete_since_us`."""
+
+    conversation_id: str
+    updated_us: int | None = None
+    newest_message_id: str | None = None
+    complete_since_us: int | None = None
+    due_reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """One account's part of one run."""
+
+    run_id: str
+    account: str
+    kind: str
+    started_at: datetime
+    """T0: the server's time of the first answer."""
+    since: date | None = None
+    until: date | None = None
+    ended_at: datetime | None = None
+    outcome: str = "running"
+    reasons: tuple[str, ...] = ()
+    error: str | None = None
+    calls: Mapping[str, int] | None = None
+    counts: Mapping[str, int] | None = None
+    report: Mapping[str, object] | None = None
+
+
+class State:
+    """The database; opened at first use."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._lock = threading.RLock()
+        self._connection: sqlite3.Connection | None = None
+        self._owner_pid = 0
+        self._foreign: list[sqlite3.Connection] = []
+
+    def close(self) -> None:
+        """Close the database; the next use opens it again."""
+        with self._lock:
+            if self._connection is not None and self._owner_pid == os.getpid():
+                self._connection.close()
+            self._connection = None
+
+    # partitions
+
+    def partition(self, table: str, account: str, day: date) -> Partition | None:
+        """Return what is recorded of a partition."""
+        rows = self._select(
+            _PARTITIONS + " WHERE account = ? AND date = ? AND table_name = ?", account, str(day), table
+        )
+        return next(map(_read_partition, rows), None)
+
+    def partitions(self, account: str | None = None, day: date | None = None) -> list[Partition]:
+        """Return what is recorded, sorted by account, date and table."""
+        wanted = {"account": account, "date": None if day is None else str(day)}
+        where, values = _where(wanted)
+        return [_read_partition(row) for row in self._select(f"{_PARTITIONS}{where} ORDER BY 2, 3, 1", *values)]
+
+    def intend(self, held: Partition, next_sha256: str) -> None:
+        """Note durably what a partition is about to become, so that a killed commit is no damage."""
+        with self._transaction() as connection:
+            connection.execute(_SAVE_PARTITION, (*_partition_key(held), *astuple(held)[3:7], next_sha256))
+
+    def record(self, partition: Partition) -> None:
+        """Note what a partition is. Losing this in a power loss is harmless: the intent is still there."""
+        with self._transaction(is_durable=False) as connection:
+            connection.execute(_SAVE_PARTITION, (*_partition_key(partition), *astuple(partition)[3:]))
+
+    def remove_partition(self, table: str, account: str, day: date, is_lost: bool = False) -> None:
+        """Forget a partition whose file is gone; where it was lost, everything the account holds is asked again."""
+        with self._transaction(is_durable=is_lost) as connection:
+            connection.execute(_REMOVE_PARTITION, (account, str(day), table))
+            if is_lost:
+                connection.execute(_REOPEN, (account,))
+
+    def replace_partitions(self, partitions: Iterable[Partition]) -> None:
+        """Replace everything recorded of partitions."""
+        rows = [(*_partition_key(partition), *astuple(partition)[3:]) for partition in partitions]
+        with self._transaction() as connection:
+            connection.execute("DELETE FROM partitions")
+            connection.executemany(_SAVE_PARTITION, rows)
+
+    def add_quarantine(self, table: str, account: str, day: date, path: str) -> None:
+        """Note a damaged file that was set aside; everything the account holds is asked again."""
+        with self._transaction() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO quarantines VALUES (?, ?, ?, ?)", (path, table, account, str(day))
+            )
+            connection.execute(_REMOVE_PARTITION, (account, str(day), table))
+            if table.startswith("raw_"):
+                connection.execute(_REOPEN, (account,))
+
+    def quarantines(self, account: str | None = None) -> list[tuple[str, str, date, str]]:
+        """Return (table, account, date, path) of every damaged file that was set aside."""
+        where, values = _where({"account": account})
+        rows = self._select(f"SELECT table_name, account, date, path FROM quarantines{where} ORDER BY path", *values)
+        return [(str(row[0]), str(row[1]), date.fromisoformat(str(row[2])), str(row[3])) for row in rows]
+
+    def remove_quarantine(self, path: str) -> None:
+        """Forget a damaged file, once its day is whole again."""
+        with self._transaction() as connection:
+            connection.execute("DELETE FROM quarantines WHERE path = ?", (path,))
+
+    # identities
+
+    def identity(self, account: str) -> AccountIdentity | None:
+        """Return whose inbox the account is, None if it was never seen."""
+        return next(iter(self.identities(account)), None)
+
+    def identities(self, account: str | None = None) -> list[AccountIdentity]:
+        """Return every account that was ever seen, sorted by name; removed ones too."""
+        where, values = _where({"account": account})
+        rows = self._select(f"{_IDENTITIES}{where} ORDER BY account", *values)
+        return [AccountIdentity(*row) for row in rows]  # type: ignore[arg-type]
+
+    def set_identity(self, identity: AccountIdentity) -> AccountIdentity:
+        """Check and keep whose inbox an account is; return what is known now. A StoreError names both on a mismatch."""
+        with self._transaction() as connection:
+            held = [AccountIdentity(*row) for row in connection.execute(_IDENTITIES).fetchall()]
+            known = check_identity(identity, held)
+            connection.execute("INSERT OR REPLACE INTO identities VALUES (?, ?, ?, ?, ?, ?)", astuple(known))
+        return known
+
+    # conversations, memory, placements
+
+    def conversations(self, account: str) -> dict[str, ConversationState]:
+        """Return what is known of every conversation of the account, by id."""
+        rows = self._select(
+            "SELECT conversation_id, updated_us, newest_message_id, complete_since_us, due_reason"
+            " FROM conversations WHERE account = ?",
+            account,
+        )
+        return {str(row[0]): ConversationState(*row) for row in rows}  # type: ignore[arg-type]
+
+    def save_conversations(self, account: str, conversations: Iterable[ConversationState]) -> None:
+        """Insert or replace what is known of these conversations, all or none."""
+        rows = [(account, *astuple(conversation)) for conversation in conversations]
+        with self._transaction() as connection:
+            connection.executemany("INSERT OR REPLACE INTO conversations VALUES (?, ?, ?, ?, ?, ?)", rows)
+
+    def memory(self, account: str) -> dict[str, object]:
+        """Return what the account's ladder remembered."""
+        rows = self._select("SELECT memory FROM memories WHERE account = ?", account)
+        return _read_object(rows[0][0]) if rows else {}
+
+    def save_memory(self, account: str, memory: Mapping[str, object]) -> None:
+        """Replace what the account's ladder remembers."""
+        with self._transaction() as connection:
+            connection.execute("INSERT OR REPLACE INTO memories VALUES (?, ?)", (account, _json(memory)))
+
+    def placements(self, account: str) -> dict[tuple[str, str], date]:
+        """Return the date of every row whose date is a guess, by (conversation_id, message_id): a row never moves."""
+        rows = self._select("SELECT conversation_id, message_id, date FROM placements WHERE account = ?", account)
+        return {(str(row[0]), str(row[1])): date.fromisoformat(str(row[2])) for row in rows}
+
+    def save_placements(self, account: str, placements: Mapping[tuple[str, str], date]) -> None:
+        """Add placements; one that is known stays as it is."""
+        rows = [(account, *key, str(day)) for key, day in placements.items()]
+        with self._transaction() as connection:
+            connection.executemany("INSERT OR IGNORE INTO placements VALUES (?, ?, ?, ?)", rows)
+
+    # runs
+
+    def save_run(self, run: Run) -> None:
+        """Insert or replace one account's part of a run."""
+        with self._transaction() as connection:
+            connection.execute(f"INSERT OR REPLACE INTO runs VALUES ({', '.join('?' * 13)})", _run_values(run))
+
+    def runs(self, account: str | None = None, run_id: str | None = None, limit: int | None = None) -> list[Run]:
+        """Return runs, newest first."""
+        where, values = _where({"account": account, "run_id": run_id})
+        rows = self._select(f"SELECT * FROM runs{where} ORDER BY started_us DESC, run_id LIMIT ?", *values, limit or -1)
+        return [_read_run(row) for row in rows]
+
+    def last_complete(self, account: str, kind: str | None = None) -> Run | None:
+        """Return the account's newest complete run, of one kind or of any."""
+        where, values = _where({"account": account, "kind": kind, "outcome": "complete"})
+        rows = self._select(f"SELECT * FROM runs{where} ORDER BY started_us DESC LIMIT 1", *values)
+        return _read_run(rows[0]) if rows else None
+
+    def prune_runs(self, before: datetime) -> int:
+        """Remove runs that started earlier and say how many; the exported ledger keeps them."""
+        with self._transaction() as connection:
+            return connection.execute("DELETE FROM runs WHERE started_us < ?", (_us(before),)).rowcount
+
+    def rename_account(self, old: str, new: str) -> None:
+        """Give everything of an account another name, all or nothing."""
+        with self._transaction() as connection:
+            for table in ACCOUNT_TABLES:
+                connection.execute(f"UPDATE {table} SET account = ? WHERE account = ?", (new, old))
+
+    # the database itself
+
+    def _select(self, sql: str, *values: object) -> list[tuple[object, ...]]:
+        with self._lock, _explained(self.path):
+            rows: list[tuple[object, ...]] = self._open().execute(sql, values).fetchall()
+        return rows
+
+    @contextmanager
+    def _transaction(self, is_durable: bool = True) -> Iterator[sqlite3.Connection]:
+        """One write transaction; durable ones are on disk when it ends."""
+        with self._lock, _explained(self.path):
+            connection = self._open()
+            connection.execute(f"PRAGMA synchronous = {'FULL' if is_durable else 'NORMAL'}")
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+            except BaseException:
+                connection.execute("ROLLBACK")
+                raise
+            connection.execute("COMMIT")
+
+    def _open(self) -> sqlite3.Connection:
+        if self._connection is not None and self._owner_pid == os.getpid():
+            return self._connection
+        if self._connection is not None:
+            self._foreign.append(self._connection)  # a fork's parent owns it: never close it here
+        self._connection, self._owner_pid = _connect(self.path), os.getpid()
+        return self._connection
+
+
+def check_identity(identity: AccountIdentity, held: Iterable[AccountIdentity]) -> AccountIdentity:
+    """Return what is known of an account after this; raise a StoreError naming both if it is another one."""
+    for other in held:
+        if other.account == identity.account:
+            return _agree(other, identity)
+        if _is_same_inbox(other, identity):
+            raise StoreError(
+                f'{_describe(identity)} is already stored as "{other.account}"; if it was renamed, run:'
+                f" convo-pipeline rename {other.account} {identity.account}"
+            )
+    return identity
+
+
+def _agree(held: AccountIdentity, asked: AccountIdentity) -> AccountIdentity:
+    is_both_asked = held.own_id_source == asked.own_id_source == "asked"
+    is_other = is_both_asked and held.own_id is not None and asked.own_id is not None and held.own_id != asked.own_id
+    if (held.page_id, held.platform) != (asked.page_id, asked.platform) or is_other:
+        raise StoreError(
+            f'the account name "{held.account}" already stands for {_describe(held)}, not for {_describe(asked)};'
+            " give the new one another name"
+        )
+    if asked.own_id is None or (held.own_id_source == "asked" and asked.own_id_source != "asked"):
+        return held
+    return asked
+
+
+def _is_same_inbox(left: AccountIdentity, right: AccountIdentity) -> bool:
+    if (left.page_id, left.platform) != (right.page_id, right.platform):
+        return False
+    return left.page_id != "me" or (left.own_id is not None and left.own_id == right.own_id)
+
+
+def _describe(identity: AccountIdentity) -> str:
+    own = f" (own id {identity.own_id})" if identity.own_id is not None else ""
+    return f"{identity.platform} page {identity.page_id}{own}"
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    try:
+        make_private_folders(path.parent)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE_FILE))
+    except OSError as error:
+        raise refusal(path, "open", error) from None
+    connection = sqlite3.connect(path, timeout=WAIT_SECONDS, isolation_level=None, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        _create(connection, path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _create(connection: sqlite3.Connection, path: Path) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    for statement in _SCHEMA.split(";"):
+        connection.execute(statement)
+    row = connection.execute("SELECT max(version) FROM lake_version").fetchone()
+    if row[0] is None:
+        connection.execute("INSERT INTO lake_version VALUES (?)", (STATE_VERSION,))
+    connection.execute("COMMIT")
+    if row[0] is not None and row[0] > STATE_VERSION:
+        raise StoreError(f"{path} was written by a newer convo-pipeline (state version {row[0]}): update this one")
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise StoreError(f"{path}: {error}") from None
+
+
+def _where(wanted: Mapping[str, object]) -> tuple[str, list[object]]:
+    asked = {name: value for name, value in wanted.items() if value is not None}
+    clause = " AND ".join(f"{name} = ?" for name in asked)
+    return (f" WHERE {clause}" if clause else ""), list(asked.values())
+
+
+_PARTITIONS = "SELECT table_name, account, date, sha256, row_count, byte_count, source, next_sha256 FROM partitions"
+_SAVE_PARTITION = "INSERT OR REPLACE INTO partitions VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_REMOVE_PARTITION = "DELETE FROM partitions WHERE account = ? AND date = ? AND table_name = ?"
+_REOPEN = "UPDATE conversations SET complete_since_us = NULL WHERE account = ?"
+_IDENTITIES = "SELECT account, page_id, platform, own_id, own_username, own_id_source FROM identities"
+
+
+def _partition_key(partition: Partition) -> tuple[str, str, str]:
+    return partition.table, partition.account, str(partition.date)
+
+
+def _read_partition(row: tuple[object, ...]) -> Partition:
+    return Partition(str(row[0]), str(row[1]), date.fromisoformat(str(row[2])), *row[3:])  # type: ignore[arg-type]
+
+
+def _run_values(run: Run) -> tuple[object, ...]:
+    dates = (None if day is None else str(day) for day in (run.since, run.until))
+    times = (_us(run.started_at), None if run.ended_at is None else _us(run.ended_at))
+    parts = (_json(part or {}) for part in (run.calls, run.counts, run.report))
+    return (run.run_id, run.account, run.kind, *dates, *times, run.outcome, _json(list(run.reasons)), run.error, *parts)
+
+
+def _read_run(row: tuple[object, ...]) -> Run:
+    run_id, account, kind, since, until, started_us, ended_us, outcome, reasons, error, calls, counts, report = row
+    return Run(
+        str(run_id),
+        str(account),
+        str(kind),
+        started_at=_time(started_us),
+        since=None if since is None else date.fromisoformat(str(since)),
+        until=None if until is None else date.fromisoformat(str(until)),
+        ended_at=None if ended_us is None else _time(ended_us),
+        outcome=str(outcome),
+        reasons=tuple(load_json(str(reasons))),  # type: ignore[arg-type]
+        error=None if error is None else str(error),
+        calls=_read_object(calls),  # type: ignore[arg-type]
+        counts=_read_object(counts),  # type: ignore[arg-type]
+        report=_read_object(report),
+    )
+
+
+def _json(value: object) -> str:
+    return dump_json(value).decode()
+
+
+def _read_object(text: object) -> dict[str, object]:
+    value = load_json(str(text))
+    return value if isinstance(value, dict) else {}
+
+
+def _us(time: datetime) -> int:
+    return (time - EPOCH) // timedelta(microseconds=1)
+
+
+def _time(us: object) -> datetime:
+    return EPOCH + timedelta(microseconds=int(str(us)))
