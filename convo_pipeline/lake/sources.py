@@ -11,8 +11,9 @@ from typing import Protocol
 import pyarrow as pa
 
 from convo_pipeline.errors import StoreError
-from convo_pipeline.schema import Table
+from convo_pipeline.schema import LEDGER, TABLES, Table
 
+VIEWED_TABLES = (*TABLES.values(), *LEDGER)
 ACCOUNT_FOLDER = "account=[a-z]*"
 DATE_FOLDER = "date=[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]"
 DATA_FILE = "data.parquet"

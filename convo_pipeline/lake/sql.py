@@ -7,9 +7,11 @@ It writes nothing, and what it may read is the lake's folder alone.
 
 import os
 import re
+import shutil
 import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
@@ -17,23 +19,17 @@ from typing import Any, Self
 import duckdb
 import pyarrow.parquet as pq
 
-from convo_pipeline import schema
 from convo_pipeline.errors import CorruptError
-from convo_pipeline.lake.sources import LocalSource, Source, quote, select_nothing
+from convo_pipeline.lake.sources import DATA_FILE, VIEWED_TABLES, LocalSource, Source, quote, select_nothing
 from convo_pipeline.lake.views import views
 from convo_pipeline.settings import Settings
 
 TRIES = 5
 PAUSE_SECONDS = 0.02
-READ_ERRORS = (
-    duckdb.IOException,
-    duckdb.InvalidInputException,
-    duckdb.SerializationException,
-    duckdb.OutOfRangeException,
-    duckdb.ConversionException,
-)
-"""What DuckDB raises when a file was replaced, removed or damaged between two of its reads."""
-_PATH_IN_ERROR = re.compile(r"(/[^\"']*?/data\.parquet)")
+READ_ERRORS = (duckdb.Error, duckdb.IOException, duckdb.InvalidInputException, duckdb.SerializationException)
+"""The very classes DuckDB raises when a file was replaced, removed or damaged between two of its reads."""
+QueryError = duckdb.Error
+"""What a wrong statement raises; for those who must not know DuckDB."""
 
 
 def connect(
@@ -50,10 +46,12 @@ def connect(
     Times are shown in UTC. Raise StoreError where there is no lake, CorruptError naming a file that is damaged.
     """
     source = LocalSource(root)
-    spill = tempfile.TemporaryDirectory(prefix="convo-sql-")
     con = duckdb.connect(config=dict(config or {}))
-    _restrict(con, source, spill.name)
-    return Connection(con, _Lake(con.cursor(), source, settings or Settings(), spill))
+    spill = tempfile.mkdtemp(prefix="convo-sql-")
+    _restrict(con, source, spill)
+    lake = _Lake(con.cursor(), source, settings or Settings())
+    weakref.finalize(lake, shutil.rmtree, spill, ignore_errors=True)
+    return Connection(con, lake)
 
 
 def _restrict(con: duckdb.DuckDBPyConnection, source: Source, spill: str) -> None:
@@ -71,16 +69,9 @@ def _restrict(con: duckdb.DuckDBPyConnection, source: Source, spill: str) -> Non
 class _Lake:
     """The views of one lake, kept in step with which tables have files."""
 
-    def __init__(
-        self,
-        con: duckdb.DuckDBPyConnection,
-        source: Source,
-        settings: Settings,
-        spill: "tempfile.TemporaryDirectory[str]",
-    ) -> None:
+    def __init__(self, con: duckdb.DuckDBPyConnection, source: Source, settings: Settings) -> None:
         self.source = source
         self._con = con
-        self._spill = spill
         self._lock = threading.Lock()
         self._has_files: dict[str, bool] = {}
         self.refresh(known=False)
@@ -90,7 +81,7 @@ class _Lake:
     def refresh(self, known: bool = True) -> None:
         """Point each table's view at its files, or at nothing; `known` tables with files are taken to keep them."""
         with self._lock:
-            for table in schema.TABLES.values():
+            for table in VIEWED_TABLES:
                 was = self._has_files.get(table.name)
                 if known and was:
                     continue
@@ -106,7 +97,9 @@ class _Lake:
         for attempt in range(1, TRIES + 1):
             try:
                 return action()
-            except READ_ERRORS as error:
+            except duckdb.Error as error:
+                if type(error) not in READ_ERRORS:
+                    raise
                 if attempt == TRIES:
                     raise self._explain(error) from error
                 time.sleep(PAUSE_SECONDS * attempt)
@@ -115,9 +108,7 @@ class _Lake:
 
     def _explain(self, error: duckdb.Error) -> Exception:
         """Name the damaged file; an error that no file explains is the caller's own."""
-        named = _PATH_IN_ERROR.search(str(error))
-        suspects = [named[1]] if named else []
-        for path in suspects or self._all_files():
+        for path in self._suspects(str(error)):
             if not _is_readable(path):
                 return CorruptError(
                     f"{path} is damaged and cannot be read; the other partitions can: leave it out with a filter "
@@ -125,8 +116,13 @@ class _Lake:
                 )
         return error
 
-    def _all_files(self) -> list[str]:
-        return [path for table in schema.TABLES.values() for path in self.source.files(table)]
+    def _suspects(self, message: str) -> list[str]:
+        """The files that a message may be about: the one it names, else all."""
+        start, end = message.find(self.source.folders[0]), message.find(DATA_FILE)
+        if 0 <= start < end:
+            return [message[start : end + len(DATA_FILE)]]
+        is_about_files = "No files found" not in message and re.search("file|parquet|protocol|type", message, re.I)
+        return [path for table in VIEWED_TABLES for path in self.source.files(table)] if is_about_files else []
 
 
 def _is_readable(path: str) -> bool:
@@ -169,7 +165,7 @@ class Connection:
     query = sql
 
     def close(self) -> None:
-        """Close the connection; what it spilled to disk goes with the last one."""
+        """Close the connection; what was spilled to disk goes with the last one to the same views."""
         self._con.close()
 
     def __enter__(self) -> Self:
@@ -206,7 +202,9 @@ class Connection:
                 return method(*args, **kwargs)
             try:
                 return method(*args, **kwargs)
-            except READ_ERRORS:
+            except duckdb.Error as error:
+                if type(error) not in READ_ERRORS:
+                    raise
                 return self._lake.run(lambda: (again(), method(*args, **kwargs))[1])
 
         return fetch
