@@ -1,0 +1,375 @@
+"""Graph calls answered from a world: routing, tokens, versions, limits. It knows no sockets.
+
+Limits: only what an inbox reader needs is here. Nothing can be sent or changed over HTTP; no webhooks; `tags` and `source`
+parameters are ignored as `since` and `until` are; media links lead nowhere; rates are counted per server, not per app.
+"""
+
+import hashlib
+import hmac
+import json
+import re
+import time
+from collections.abc import Sequence
+from email.utils import format_datetime
+from typing import Any
+
+from convo_pipeline.emulator import refusals, render
+from convo_pipeline.emulator.calls import Answer, Call, read_query
+from convo_pipeline.emulator.fields import Field, FieldSyntaxError, parse_fields
+from convo_pipeline.emulator.limiter import ServerLimiter
+from convo_pipeline.emulator.refusals import Refusal
+from convo_pipeline.emulator.switches import Switches
+from convo_pipeline.emulator.world import Account, Conversation, Message, Payload, World
+
+_VERSION = re.compile(r"v\d{1,3}\.\d")
+MOST_IN_BATCH = 50
+PROOF_SECONDS = 300
+FOLDERS = ("", "inbox", "other", "page_done", "spam")
+
+
+class GraphApi:
+    """Answer calls; the owner holds the world's lock."""
+
+    def __init__(self, world: World, switches: Switches) -> None:
+        self.world = world
+        self.switches = switches
+        self.limiter = ServerLimiter(switches)
+        self.call_counts: dict[str, int] = {}
+
+    def answer(self, call: Call) -> Answer:
+        """Return the answer to one call; errors are answers too."""
+        now_us = self.world.refresh()
+        headers = {"Content-Type": "application/json; charset=UTF-8", "Cache-Control": "private, no-cache, no-store"}
+        version = ""
+        try:
+            segments, version = self._read_version(call.segments)
+            body: Any = self._route(call, segments, version, now_us)
+            status = 200
+        except Refusal as refusal:
+            body, status = self._refuse(call, refusal)
+            headers |= {**refusal.headers, **_challenge(refusal)}
+        headers["Facebook-API-Version"] = version or self.switches.newest_version
+        headers["x-fb-trace-id"] = hashlib.blake2b(f"{call.number}:{call.path}".encode(), digest_size=8).hexdigest()
+        return Answer(status, body, headers | self._usage(call))
+
+    def _refuse(self, call: Call, refusal: Refusal) -> tuple[Payload, int]:
+        if call.segments[-1:] == ["me"] or "me" in call.segments[:2]:
+            refusal.type = refusals.INSTAGRAM
+        body = refusal.envelope(f"{call.number}{call.path}", localised=self.switches.localised)
+        usual = refusal.status or refusals.STATUSES.get(refusal.code, 400)
+        status = dict(self.switches.error_statuses).get(refusal.code, usual)
+        return body, 200 if self.switches.errors_as_200 else status
+
+    def _read_version(self, segments: list[str]) -> tuple[list[str], str]:
+        """Split off the version; a dead one is served by the oldest that lives."""
+        if not segments or not _VERSION.fullmatch(segments[0]):
+            return segments, self.switches.newest_version
+        asked, oldest, newest = (
+            float(version[1:]) for version in (segments[0], self.switches.oldest_version, self.switches.newest_version)
+        )
+        if asked > newest:
+            raise refusals.unknown_path(f"/{segments[0]}")
+        return segments[1:], segments[0] if asked >= oldest else self.switches.oldest_version
+
+    # Routing
+
+    def _route(self, call: Call, segments: list[str], version: str, now_us: int) -> Any:
+        if call.method == "POST" and "batch" in call.params and segments in ([], ["me"]):
+            call.kind = "batch"
+            return self._batch(call)
+        if call.method not in ("GET", "HEAD"):
+            raise Refusal(3, "(#3) Application does not have the capability to make this API call.", status=400)
+        accounts = self._authorise(call, segments)
+        view = self._view(call, version, now_us)
+        if segments == ["debug_token"]:
+            call.kind = "token"
+            return self._debug_token(call)
+        if not segments and "ids" in call.params:
+            call.kind = "ids"
+            return self._many(call, accounts, view)
+        if not segments:
+            raise refusals.unknown_path("/")
+        return self._object(call, accounts, segments, view)
+
+    def _object(self, call: Call, accounts: Sequence[Account], segments: list[str], view: render.View) -> Any:
+        node, edge = segments[0], segments[1] if len(segments) > 1 else ""
+        if len(segments) > 2:
+            raise refusals.unknown_path("/" + "/".join(segments[2:]))
+        if edge in ("conversations", "threads"):
+            return self._conversations(call, accounts, node, view)
+        if edge == "permissions":
+            call.kind = "token"
+            scopes = dict.fromkeys(scope for account in accounts for scope in account.scopes)
+            return {"data": [{"permission": scope, "status": "granted"} for scope in scopes]}
+        if owner := self._owner(accounts, node, call):
+            return self._page_node(call, owner, node, edge, view)
+        found = self._find(accounts, node, view)
+        self._count(call, found.account if isinstance(found, Conversation) else found.conversation.account)
+        if isinstance(found, Conversation):
+            return self._conversation(call, found, edge, view)
+        return self._message(call, found, edge, view)
+
+    def _view(self, call: Call, version: str, now_us: int) -> render.View:
+        mode = self.switches.next_token
+        has_token = mode == "always" or (mode == "as_sent" and call.token_in == "query")  # noqa: S105 - no secret
+        return render.View(now_us, self.switches, call.base_url, version, call.token if has_token else None)
+
+    # Who may ask
+
+    def _authorise(self, call: Call, segments: list[str]) -> list[Account]:
+        """Return the accounts the token opens; check the app secret's proof."""
+        token = call.token
+        if not token:
+            raise refusals.no_token()
+        accounts = [account for account in self.world.accounts.values() if token in account.tokens]
+        if not accounts and not (segments == ["debug_token"] and "|" in token):
+            raise refusals.bad_token()
+        secrets = {account.app_secret for account in accounts if account.app_secret}
+        if secrets:
+            _check_proof(call.params, token, secrets)
+        return accounts
+
+    def _count(self, call: Call, account: Account, cost: int = 1) -> None:
+        """Count a call of the Conversations API against its account's limit."""
+        call.account, call.page_id, call.platform = account.name, account.page_id, account.platform
+        self.call_counts[account.name] = self.call_counts.get(account.name, 0) + cost
+        for _ in range(cost):
+            if not self.limiter.admits((account.page_id, account.platform)):
+                raise refusals.rate_limited()
+
+    def _usage(self, call: Call) -> dict[str, str]:
+        count = self.call_counts.get(call.account or "", 0)
+        if call.account is None or not 0 <= self.switches.usage_headers_after < count:
+            return {}
+        percent = min(100, round(count * 100 / self.switches.calls_per_hour))
+        figures = {"call_count": percent, "total_cputime": percent, "total_time": percent}
+        use_case = {"type": call.platform, **figures, "estimated_time_to_regain_access": 0}
+        return {
+            "X-App-Usage": json.dumps(figures),
+            "X-Business-Use-Case-Usage": json.dumps({call.page_id: [use_case]}),
+        }
+
+    # Pages and tokens
+
+    def _owner(self, accounts: Sequence[Account], node: str, call: Call) -> Account | None:
+        """Return the account a page id, an Instagram id or `me` names."""
+        platform = call.params.get("platform", "").lower()
+        for account in sorted(accounts, key=lambda each: (each.platform != platform, each.platform)):
+            if node in (account.page_id, account.own_id, "me"):
+                return account
+        return None
+
+    def _page_node(self, call: Call, owner: Account, node: str, edge: str, view: render.View) -> Payload:
+        if edge:
+            raise refusals.unknown_path(f"/{edge}")
+        call.kind, call.account = "identity", owner.name
+        fields = _fields(call) or (Field("id"), Field("name"))
+        is_user = node in ("me", owner.own_id) and owner.platform == "instagram"
+        known = render.IG_USER_FIELDS if is_user else render.PAGE_FIELDS
+        render.check_fields(fields, known, "IGUser" if is_user else "Page", self.switches)
+        facts = self._page_facts(owner, is_user)
+        shown = {field.name: _pick(facts[field.name], field) for field in fields if field.name in facts}
+        return shown | {"id": facts["id"]}
+
+    def _page_facts(self, owner: Account, is_user: bool) -> Payload:
+        if is_user:
+            if self.switches.own_id == "refused":
+                raise Refusal(10, "(#10) Application does not have permission for this action")
+            return {"id": owner.own_id, "user_id": owner.own_id, "username": owner.username, "name": owner.title, "account_type": "BUSINESS"}  # fmt: skip
+        facts: Payload = {"id": owner.page_id, "name": owner.title, "username": owner.username, "category": "Local business"}  # fmt: skip
+        linked = self._linked(owner.page_id)
+        if linked and self.switches.own_id == "given":
+            facts["instagram_business_account"] = {"id": linked.own_id, "username": linked.username}
+        return facts
+
+    def _linked(self, page_id: str) -> Account | None:
+        """Return the Instagram account of a Page."""
+        same = (account for account in self.world.accounts.values() if account.page_id == page_id)
+        return next((account for account in same if account.platform == "instagram"), None)
+
+    def _debug_token(self, call: Call) -> Payload:
+        asked = call.params.get("input_token", call.token)
+        accounts = [account for account in self.world.accounts.values() if asked in account.tokens]
+        if not accounts:
+            error = {"code": 190, "message": "Invalid OAuth access token.", "subcode": 463}
+            return {"data": {"is_valid": False, "scopes": [], "error": error}}
+        scopes = list(dict.fromkeys(scope for account in accounts for scope in account.scopes))
+        pages = list(dict.fromkeys(account.page_id for account in accounts))
+        issued = int(self.world.clock.now_us() / 1e6) - 86_400
+        return {
+            "data": {
+                "app_id": "999000000000010",
+                "type": "PAGE",
+                "application": "Invented App",
+                "data_access_expires_at": issued + 90 * 86_400,
+                "expires_at": 0,
+                "is_valid": True,
+                "issued_at": issued,
+                "profile_id": pages[0],
+                "scopes": scopes,
+                "granular_scopes": [{"scope": scope, "target_ids": pages} for scope in scopes],
+                "user_id": "999000000000020",
+            }
+        }
+
+    # Conversations and messages
+
+    def _conversations(self, call: Call, accounts: Sequence[Account], node: str, view: render.View) -> Payload:
+        call.kind = "find" if "user_id" in call.params else "listing"
+        platform = call.params.get("platform", "").lower()
+        if platform not in ("", "instagram", "messenger"):
+            raise refusals.bad_parameter("Param platform must be one of {INSTAGRAM, MESSENGER}")
+        mine = [account for account in accounts if node in (account.page_id, account.own_id, "me")]
+        if not mine:
+            raise refusals.missing(node)
+        platform = platform or ("instagram" if node == "me" else "messenger")
+        account = next((account for account in mine if account.platform == platform), None)
+        if account is None:
+            return _not_linked(platform)
+        self._count(call, account)
+        paging = render.read_paging(call.params, self.switches.default_limit, self.switches.conversations_limit)
+        fields = _fields(call)
+        rows = account.listing(self._folder(call, account), view.now_us)
+        if user_id := call.params.get("user_id"):
+            rows = [row for row in account.listing("*", view.now_us) if _is_with(row[1], user_id)]
+        names = ("platform", "fields", "folder", "user_id")
+        kept: dict[str, object] = {name: call.params[name] for name in names if name in call.params}
+        return render.conversations_page(view, account, fields, paging, kept, rows)
+
+    def _folder(self, call: Call, account: Account) -> str:
+        """Return the folder to list; Instagram has none, and an unknown one is empty."""
+        if account.platform == "instagram":
+            return "*"
+        asked = call.params.get("folder", "")
+        if not asked:
+            return "*" if self.switches.no_folder == "all" else ""
+        return "" if asked == "inbox" else asked
+
+    def _find(self, accounts: Sequence[Account], shown_id: str, view: render.View) -> Conversation | Message:
+        world_id = render.read_id(shown_id, self.switches)
+        for account in accounts if world_id else ():
+            assert world_id is not None
+            conversation = account.conversations.get(world_id)
+            if conversation and conversation.is_visible(view.now_us):
+                return conversation
+            if message := account.find_message(world_id, view.now_us):
+                return message
+        if world_id and any(account.knows(world_id) for account in accounts):
+            raise refusals.gone(self.switches.refused_as, shown_id)
+        raise refusals.missing(shown_id)
+
+    def _conversation(self, call: Call, found: Conversation, edge: str, view: render.View) -> Payload:
+        call.kind = "edge" if edge else "conversation"
+        fields = _fields(call)
+        if not edge:
+            return render.conversation_node(view, found, fields)
+        if edge != "messages":
+            raise refusals.unknown_path(f"/{edge}")
+        paging = render.read_paging(call.params, self.switches.default_limit, self.switches.messages_limit)
+        return render.messages_page(view, found, fields, paging, call.params.get("fields", ""))
+
+    def _message(self, call: Call, found: Message, edge: str, view: render.View) -> Payload:
+        call.kind = "message_edge" if edge else "message"
+        if not edge:
+            return render.message_node(view, found, _fields(call))
+        if edge not in ("attachments", "shares"):
+            raise refusals.unknown_path(f"/{edge}")
+        return render.message_edge(view, found, edge, _fields(call), call.params.get("after"))
+
+    # Many at once
+
+    def _many(self, call: Call, accounts: Sequence[Account], view: render.View) -> Payload:
+        """Answer `?ids=`; each id is a call, and one bad id spoils all."""
+        asked = [part for part in call.params["ids"].split(",") if part]
+        if len(asked) > MOST_IN_BATCH:
+            raise Refusal(100, f"(#100) Too many IDs. Maximum: {MOST_IN_BATCH}. Provided: {len(asked)}")
+        found: Payload = {}
+        for shown_id in asked:
+            found[shown_id] = self._object(call, accounts, [shown_id], view)
+        call.kind = "ids"
+        return found
+
+    def _batch(self, call: Call) -> list[Any]:
+        """Answer a batch in order; each item is a call of its own."""
+        if "access_token" not in call.params and call.token is None:
+            raise refusals.no_token()
+        try:
+            items = json.loads(call.params["batch"])
+        except ValueError:
+            raise refusals.bad_parameter("batch parameter must be a JSON array") from None
+        if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+            raise refusals.bad_parameter("batch parameter must be a JSON array")
+        if len(items) > MOST_IN_BATCH:
+            text = f"Too many requests in batch message. Maximum batch size is {MOST_IN_BATCH}"
+            raise Refusal(1, text, type=refusals.GRAPH_BATCH, status=400)
+        has_headers = call.params.get("include_headers", "true") != "false"
+        return [self._batch_item(call, item, has_headers) for item in items]
+
+    def _batch_item(self, call: Call, item: Payload, has_headers: bool) -> Payload:
+        path, _, query = str(item.get("relative_url", "")).lstrip("/").partition("?")
+        shared = {key: call.params[key] for key in ("access_token", "appsecret_proof") if key in call.params}
+        inner = Call(str(item.get("method", "GET")).upper(), path, shared | read_query(query), call.headers, call.base_url, call.number)  # fmt: skip
+        answer = self.answer(inner)
+        call.account = inner.account or call.account
+        shown: Payload = {"code": answer.status}
+        if has_headers:
+            headers = answer.headers | {"Content-Type": "text/javascript; charset=UTF-8"}
+            shown["headers"] = [{"name": name, "value": value} for name, value in headers.items()]
+        return shown | {"body": write_json(answer.body, self.switches).decode()}
+
+
+def write_json(body: Any, switches: Switches) -> bytes:
+    """Return the body as bytes, non-ASCII and slashes escaped as Meta does unless switched off."""
+    text = json.dumps(body, separators=(",", ":"))
+    if switches.json_escapes == "meta":
+        return text.replace("/", "\\/").encode()
+    try:
+        return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return text.encode()
+
+
+def http_date(world: World) -> str:
+    return format_datetime(world.clock.now(), usegmt=True)
+
+
+def _fields(call: Call) -> tuple[Field, ...] | None:
+    text = call.params.get("fields", "")
+    try:
+        return parse_fields(text) if text else None
+    except FieldSyntaxError as error:
+        raise Refusal(2500, str(error)) from None
+
+
+def _pick(value: Any, field: Field) -> Any:
+    if not field.children or not isinstance(value, dict):
+        return value
+    return {child.name: value[child.name] for child in field.children if child.name in value} | {"id": value["id"]}
+
+
+def _not_linked(platform: str) -> Payload:
+    if platform == "instagram":
+        raise Refusal(100, "(#100) The Page is not linked to an Instagram account", 2534013)
+    return {"data": []}
+
+
+def _is_with(conversation: Conversation, user_id: str) -> bool:
+    return any(person.get("id") == user_id for person in conversation.people)
+
+
+def _check_proof(params: dict[str, str], token: str, secrets: set[str]) -> None:
+    """Check `appsecret_proof`, in its plain form or the timed one (valid for five minutes)."""
+    proof, stamp = params.get("appsecret_proof", ""), params.get("appsecret_time", "")
+    signed = f"{token}|{stamp}" if stamp else token
+    is_fresh = not stamp or (stamp.isdigit() and abs(time.time() - int(stamp)) <= PROOF_SECONDS)
+    good = {hmac.new(secret.encode(), signed.encode(), hashlib.sha256).hexdigest() for secret in secrets}
+    if not is_fresh or proof not in good:
+        raise refusals.bad_proof(is_missing=not proof)
+
+
+def _challenge(refusal: Refusal) -> dict[str, str]:
+    if refusal.type not in (refusals.OAUTH, refusals.GRAPH_METHOD, refusals.INSTAGRAM):
+        return {}
+    word = "invalid_token" if refusal.code in (102, 104, 190) else "invalid_request"
+    text = refusal.message.encode("ascii", "replace").decode().replace('"', "'")
+    return {"WWW-Authenticate": f'OAuth "Facebook Platform" "{word}" "{text}"'}

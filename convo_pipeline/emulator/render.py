@@ -1,0 +1,488 @@
+"""Turn what exists into the objects an answer holds: nodes, nested edges, the 20 rule, paging.
+
+It decides what a caller may see of a message; it knows nothing of tokens, limits or HTTP.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from convo_pipeline.emulator import ids
+from convo_pipeline.emulator.clock import MICROSECONDS, from_us
+from convo_pipeline.emulator.fields import Field
+from convo_pipeline.emulator.media import sign
+from convo_pipeline.emulator.refusals import Refusal, bad_parameter, gone, nonexisting_field
+from convo_pipeline.emulator.switches import Switches
+from convo_pipeline.emulator.world import Account, Conversation, Message, Payload
+
+MESSAGE_FIELDS = frozenset(
+    (
+        "id",
+        "created_time",
+        "from",
+        "to",
+        "message",
+        "attachments",
+        "shares",
+        "sticker",
+        "story",
+        "reactions",
+        "is_unsupported",
+        "reply_to",
+        "tags",
+    )
+)
+CONVERSATION_FIELDS = frozenset(("id", "updated_time", "participants", "messages", "is_owner"))
+UNDOCUMENTED_FIELDS = frozenset(
+    (
+        "message_count",
+        "unread_count",
+        "senders",
+        "snippet",
+        "can_reply",
+        "is_subscribed",
+        "link",
+        "scoped_thread_key",
+        "former_participants",
+        "name",
+        "wallpaper",
+        "folder",
+    )
+)
+ATTACHMENT_FIELDS = frozenset(
+    (
+        "id",
+        "mime_type",
+        "name",
+        "size",
+        "image_data",
+        "video_data",
+        "file_url",
+        "generic_template",
+        "appointment_booking",
+        "sticker_id",
+        "type",
+        "url",
+    )
+)
+SHARE_FIELDS = frozenset(("id", "link", "name", "description", "picture", "type", "url", "title", "template"))
+PAGE_FIELDS = frozenset(
+    ("id", "name", "username", "category", "instagram_business_account", "connected_instagram_account", "about", "link")
+)
+IG_USER_FIELDS = frozenset(("id", "user_id", "username", "name", "account_type", "profile_picture_url"))
+DEFAULT_MESSAGE = (Field("id"), Field("created_time"))
+DEFAULT_CONVERSATION = (Field("id"), Field("updated_time"))
+WRAPPED = ("to", "attachments", "shares", "reactions", "tags")
+MEDIA = ("attachments", "shares", "sticker", "story")
+
+
+@dataclass(frozen=True)
+class View:
+    """What one call sees: the moment, the switches, and how `next` links are written."""
+
+    now_us: int
+    switches: Switches
+    base_url: str
+    version: str
+    token: str | None
+    """The token that `next` links carry, None for none."""
+
+
+@dataclass(frozen=True)
+class Paging:
+    """`limit`, `after` and `before` of an edge, already checked."""
+
+    limit: int
+    after: str | None = None
+    before: str | None = None
+
+
+def read_paging(arguments: Mapping[str, str], default: int, most: int) -> Paging:
+    """Check the paging arguments of an edge; a larger limit is silently cut to `most`."""
+    text = arguments.get("limit", "")
+    if text and not text.isdigit():
+        raise bad_parameter("param limit must be a non-negative integer")
+    limit = min(int(text), most) if text else default
+    return Paging(max(limit, 1), arguments.get("after") or None, arguments.get("before") or None)
+
+
+def show_data(rows: Sequence[Any], switches: Switches) -> Any:
+    """Return rows as `data` holds them."""
+    if switches.data_shape == "object_if_single" and len(rows) == 1 and isinstance(rows[0], dict):
+        return rows[0]
+    return list(rows)
+
+
+def show_time(moment_us: int, switches: Switches) -> str | int:
+    seconds = moment_us // MICROSECONDS
+    if switches.time_format == "iso":
+        return from_us(seconds * MICROSECONDS).strftime("%Y-%m-%dT%H:%M:%S") + switches.time_offset
+    if switches.time_format == "ms":
+        return moment_us // 1000
+    return seconds if switches.time_format == "unix" else str(seconds)
+
+
+def show_id(meta_id: str, switches: Switches) -> str:
+    return ids.hostile(meta_id) if switches.id_alphabet == "hostile" else meta_id
+
+
+def read_id(shown: str, switches: Switches) -> str | None:
+    """Return the world's id behind a shown one; None where it cannot be one of ours."""
+    if switches.id_alphabet != "hostile":
+        return shown
+    return shown.removesuffix(ids.HOSTILE_TAIL) if shown.endswith(ids.HOSTILE_TAIL) else None
+
+
+Key = tuple[int, str]
+
+
+def cut_page(keys: Sequence[Key], paging: Paging, kind: str) -> tuple[slice, dict[str, object]]:
+    """Find the part of an ordered list (newest first) a call asked for, and its cursors.
+
+    A `keyset` cursor names a place in the order, an `item` cursor a row wherever it is now, an `offset` cursor a count.
+    """
+    start = 0
+    if paging.after is not None:
+        start = _place(keys, paging.after, kind) + (kind != "offset")
+        if kind == "keyset":
+            start = _place_after(keys, paging.after)
+    elif paging.before is not None:
+        start = max(_place(keys, paging.before, kind) - paging.limit, 0)
+    stop = min(start + paging.limit, len(keys))
+    if start >= stop:
+        return slice(start, start), {"has_next": False, "has_previous": start > 0}
+    return slice(start, stop), {
+        "before": _cursor(keys, start, kind),
+        "after": _cursor(keys, stop if kind == "offset" else stop - 1, kind),
+        "has_next": stop < len(keys),
+        "has_previous": start > 0,
+    }
+
+
+def _cursor(keys: Sequence[Key], index: int, kind: str) -> str:
+    if kind == "offset":
+        return ids.write_cursor(["o", index])
+    moment, row_id = keys[index]
+    return ids.write_cursor(["k", moment, row_id] if kind == "keyset" else ["i", row_id])
+
+
+def _place(keys: Sequence[Key], cursor: str, kind: str) -> int:
+    state = ids.read_cursor(cursor)
+    if not state or state[0] != kind[0]:
+        raise bad_parameter("Invalid cursors values")
+    if kind == "offset":
+        return int(str(state[1]))
+    for index, (_, row_id) in enumerate(keys):
+        if row_id == state[-1]:
+            return index
+    if kind == "item":
+        raise bad_parameter("Invalid cursors values")
+    return 0
+
+
+def _place_after(keys: Sequence[Key], cursor: str) -> int:
+    """Return the index of the first row that sorts behind the cursor's."""
+    state = ids.read_cursor(cursor)
+    if not state or state[0] != "k":
+        raise bad_parameter("Invalid cursors values")
+    place = (int(str(state[1])), str(state[2]))
+    low, high = 0, len(keys)
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (middle + 1, high) if keys[middle] >= place else (low, middle)
+    return low
+
+
+def show_paging(view: View, cut: Mapping[str, object], path: str, arguments: Mapping[str, object]) -> Payload | None:
+    """Return `paging` of an edge: cursors, and links that carry the token as Meta's do."""
+    if "after" not in cut:
+        return None
+    paging: Payload = {"cursors": {"before": cut["before"], "after": cut["after"]}}
+    if cut["has_next"]:
+        paging["next"] = link(view, path, {**arguments, "after": cut["after"]})
+    if cut["has_previous"]:
+        paging["previous"] = link(view, path, {**arguments, "before": cut["before"]})
+    return paging
+
+
+def link(view: View, path: str, arguments: Mapping[str, object]) -> str:
+    query = {"access_token": view.token} if view.token else {}
+    return f"{view.base_url}/{view.version}/{path}?{urlencode({**query, **arguments})}"
+
+
+# Messages
+
+
+def messages_page(
+    view: View, conversation: Conversation, fields: Sequence[Field] | None, paging: Paging, expression: str
+) -> Payload:
+    """Return the messages edge of a conversation: `data` and `paging`."""
+    if conversation.fault_code is not None:
+        raise Refusal(conversation.fault_code, "An unknown error occurred")
+    switches = view.switches
+    check_fields(fields, MESSAGE_FIELDS, "Message", switches)
+    rows = conversation.rows(view.now_us, keep_unsent=switches.unsent_rows == "kept")
+    keys = _MessageKeys(rows)
+    part, cut = cut_page(keys, paging, switches.cursor_kind)
+    data = [
+        show_message_row(view, message, fields or DEFAULT_MESSAGE, rank)
+        for rank, message in enumerate(rows[part], part.start + 1)
+    ]
+    page: Payload = {"data": show_data(data, switches)}
+    arguments: dict[str, object] = {"pretty": 0, **({"fields": expression} if expression else {}), "limit": 25}
+    path = f"{quote(show_id(conversation.conversation_id, switches), safe='')}/messages"
+    if shown := show_paging(view, cut, path, arguments):
+        page["paging"] = shown
+    return page
+
+
+class _MessageKeys(Sequence[Key]):
+    """The (time, id) keys of messages, made only where they are looked at."""
+
+    def __init__(self, rows: Sequence[Message]) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        message = self._rows[index]
+        return (message.created_us, message.message_id)
+
+
+def show_message_row(view: View, message: Message, fields: Sequence[Field], rank: int) -> Payload:
+    """Return a message as a row of an edge: bare, an error or whole, as the 20 rule and the switches say."""
+    switches = view.switches
+    platform = message.conversation.account.platform
+    is_unsent = message.is_unsent(view.now_us)
+    mode = switches.old_rows(platform) if rank > switches.readable_count else "full"
+    if is_unsent and mode == "full":
+        mode = "omit_fields"
+    if mode == "full":
+        return show_message(view, message, fields)
+    bare = show_message(view, message, [field for field in fields if field.name in ("id", "created_time")])
+    if mode == "error_row" and any(field.name not in ("id", "created_time") for field in fields):
+        refusal = gone(switches.refused_as, bare["id"])
+        bare |= refusal.envelope(message.message_id, localised=switches.localised)
+    return bare
+
+
+def message_node(view: View, message: Message, fields: Sequence[Field] | None) -> Payload:
+    """Return a message read by its id; refused where it is unsent or too old."""
+    refuse_unreadable(view, message)
+    check_fields(fields, MESSAGE_FIELDS, "Message", view.switches)
+    return show_message(view, message, fields or DEFAULT_MESSAGE)
+
+
+def refuse_unreadable(view: View, message: Message) -> None:
+    conversation, switches = message.conversation, view.switches
+    if conversation.fault_code is not None:
+        raise Refusal(conversation.fault_code, "An unknown error occurred")
+    rows = conversation.rows(view.now_us, keep_unsent=switches.unsent_rows == "kept")
+    is_old = message not in rows[: switches.readable_count]
+    if message.is_unsent(view.now_us) or (is_old and switches.old_nodes(conversation.account.platform) == "refused"):
+        raise gone(switches.refused_as, show_id(message.message_id, switches))
+
+
+def show_message(view: View, message: Message, fields: Sequence[Field]) -> Payload:
+    """Return the fields asked for; those without data are left out."""
+    payload = message.payload
+    shown: Payload = {}
+    for field in fields:
+        if field.name == "id":
+            shown["id"] = payload.get("id", show_id(message.message_id, view.switches))
+        elif field.name == "created_time":
+            shown["created_time"] = payload.get("created_time", show_time(message.created_us, view.switches))
+        elif (value := _message_value(view, message, field, payload)) is not _ABSENT:
+            shown[field.name] = value
+    shown.setdefault("id", payload.get("id", show_id(message.message_id, view.switches)))
+    return shown | message.extra
+
+
+_ABSENT = object()
+
+
+def _message_value(view: View, message: Message, field: Field, payload: Payload) -> Any:
+    name, switches = field.name, view.switches
+    if name in ("sticker", "attachments") and switches.sticker_shape != "url" and payload.get("sticker"):
+        payload = _restick(payload, switches)
+    if name not in payload:
+        return _ABSENT
+    value = payload[name]
+    if name == "reply_to" and isinstance(value, dict) and "mid" in value:
+        return value | {"mid": show_id(value["mid"], switches)}
+    if name == "is_unsupported" and switches.is_unsupported_type == "string":
+        return "true" if value is True else value
+    if name == "to" and switches.to_includes_sender and isinstance(value, list):
+        value = [payload["from"], *value]
+    if name == "tags" and isinstance(value, list):
+        value = [{"name": tag} for tag in value]
+    if name in MEDIA:
+        value = _signed(value, view)
+    if name in WRAPPED and isinstance(value, list):
+        return _wrap(view, message, field, value)
+    return _narrow(value, field.children)
+
+
+def _restick(payload: Payload, switches: Switches) -> Payload:
+    """Return the payload with its sticker as the 2026 attachment."""
+    url = payload["sticker"]
+    sticker = {"type": "sticker", "sticker_id": url.rsplit("/", 1)[-1].split(".")[0], "url": url}
+    changed = payload | {"attachments": [sticker]}
+    if switches.sticker_shape == "attachment":
+        del changed["sticker"]
+    return changed
+
+
+def _signed(value: Any, view: View) -> Any:
+    if isinstance(value, str):
+        return sign(value, view.now_us, view.switches.media_hours) if value.startswith("https://") else value
+    if isinstance(value, dict):
+        return {key: _signed(inner, view) for key, inner in value.items()}
+    return [_signed(inner, view) for inner in value] if isinstance(value, list) else value
+
+
+def _wrap(view: View, message: Message, field: Field, value: list[Any]) -> Any:
+    """Return a list of things as the answer holds it: `{data: […]}`, with a phantom `next` on shares."""
+    switches = view.switches
+    if field.name == "reactions" and switches.reactions_shape != "data":
+        return value[0] if switches.reactions_shape == "object" and value else value
+    children = field.children
+    if field.name == "shares":
+        check_fields(children, SHARE_FIELDS, "Share", switches)
+        children = children or (Field("id"), Field("link"))
+    elif field.name == "attachments":
+        check_fields(children, ATTACHMENT_FIELDS, "MessageAttachment", switches)
+    wrapped: Payload = {"data": show_data([_narrow(inner, children) for inner in value], switches)}
+    if field.name == "shares" and switches.inner_next == "phantom":
+        path = f"{quote(show_id(message.message_id, switches), safe='')}/shares"
+        offset = ids.meta_text(b"0")
+        wrapped["paging"] = {"cursors": {"before": offset, "after": offset}}
+        wrapped["paging"]["next"] = link(view, path, {"limit": 25, "after": offset})
+    return wrapped
+
+
+def _narrow(value: Any, children: Sequence[Field] | None) -> Any:
+    """Keep the sub-fields that were named."""
+    if not children or not isinstance(value, dict):
+        return value
+    return {child.name: _narrow(value[child.name], child.children) for child in children if child.name in value}
+
+
+def message_edge(view: View, message: Message, name: str, fields: Sequence[Field] | None, after: str | None) -> Payload:
+    """Return `/{message}/attachments` or `/shares`; behind the first page there is nothing."""
+    refuse_unreadable(view, message)
+    if after is not None:
+        return {"data": []}
+    value = _message_value(view, message, Field(name, children=tuple(fields) if fields else None), message.payload)
+    return {"data": []} if value is _ABSENT else {"data": value["data"]} if isinstance(value, dict) else {"data": value}
+
+
+# Conversations
+
+
+def conversations_page(
+    view: View,
+    account: Account,
+    fields: Sequence[Field] | None,
+    paging: Paging,
+    arguments: Mapping[str, object],
+    rows: Sequence[tuple[int, Conversation]],
+) -> Payload:
+    """Return the conversations edge, newest activity first."""
+    check_conversation_fields(view, account, fields)
+    keys = [(moment, conversation.conversation_id) for moment, conversation in rows]
+    part, cut = cut_page(keys, paging, view.switches.cursor_kind)
+    data = [show_conversation(view, conversation, fields or DEFAULT_CONVERSATION) for _, conversation in rows[part]]
+    page: Payload = {"data": show_data(data, view.switches)}
+    if shown := show_paging(view, cut, f"{account.page_id}/conversations", {**arguments, "limit": paging.limit}):
+        page["paging"] = shown
+    return page
+
+
+def conversation_node(view: View, conversation: Conversation, fields: Sequence[Field] | None) -> Payload:
+    check_conversation_fields(view, conversation.account, fields)
+    return show_conversation(view, conversation, fields or DEFAULT_CONVERSATION)
+
+
+def check_conversation_fields(view: View, account: Account, fields: Sequence[Field] | None) -> None:
+    known = CONVERSATION_FIELDS
+    if account.platform == "messenger" and view.switches.undocumented_fields:
+        known = known | UNDOCUMENTED_FIELDS
+    check_fields(fields, known, "UnifiedThread", view.switches)
+    for field in fields or ():
+        if field.name == "messages":
+            check_fields(field.children, MESSAGE_FIELDS, "Message", view.switches)
+
+
+def check_fields(fields: Sequence[Field] | None, known: frozenset[str], node_type: str, switches: Switches) -> None:
+    """Refuse the whole call for one field that does not exist."""
+    for field in fields or ():
+        if field.name not in known or field.name in switches.refused_fields:
+            raise nonexisting_field(field.name, node_type)
+
+
+def show_conversation(view: View, conversation: Conversation, fields: Sequence[Field]) -> Payload:
+    shown: Payload = {}
+    for field in fields:
+        maker = _CONVERSATION.get(field.name)
+        value = maker(view, conversation, field) if maker else _ABSENT
+        if value is not _ABSENT:
+            shown[field.name] = value
+    shown.setdefault("id", show_id(conversation.conversation_id, view.switches))
+    return shown | conversation.extra
+
+
+def _nested_messages(view: View, conversation: Conversation, field: Field) -> Any:
+    switches = view.switches
+    paging = read_paging(field.arguments, switches.default_limit, switches.messages_limit)
+    page = messages_page(view, conversation, field.children, paging, _write(field.children))
+    return page if page["data"] else _ABSENT
+
+
+def _write(fields: Sequence[Field] | None) -> str:
+    """Return a field expression as text again."""
+    return ",".join(
+        field.name + (f"{{{_write(field.children)}}}" if field.children is not None else "") for field in fields or ()
+    )
+
+
+def _people(view: View, conversation: Conversation, field: Field) -> Payload:
+    people = [*conversation.people, conversation.account.person()]
+    if view.switches.participants_order == "account_first":
+        people.reverse()
+    return {"data": show_data([_narrow(person, field.children) for person in people], view.switches)}
+
+
+def _snippet(view: View, conversation: Conversation, field: Field) -> Any:
+    rows = conversation.rows(view.now_us, keep_unsent=False)
+    return rows[0].payload.get("message") or "You received a message." if rows else _ABSENT
+
+
+def _link(view: View, conversation: Conversation, field: Field) -> str:
+    account = conversation.account
+    return f"/{account.title.replace(' ', '-')}-{account.page_id}/inbox/{conversation.thread}/"
+
+
+Maker = Callable[[View, Conversation, Field], Any]
+_CONVERSATION: Mapping[str, Maker] = {
+    "id": lambda view, conversation, field: show_id(conversation.conversation_id, view.switches),
+    "updated_time": lambda view, conversation, field: (
+        show_time(conversation.updated_us(view.now_us) or 0, view.switches)
+        if view.switches.has_updated_time
+        else _ABSENT
+    ),
+    "participants": _people,
+    "messages": _nested_messages,
+    "senders": _people,
+    "is_owner": lambda view, conversation, field: True if view.switches.conversation_routing else _ABSENT,
+    "message_count": lambda view, conversation, field: len(conversation.rows(view.now_us, keep_unsent=False)),
+    "unread_count": lambda view, conversation, field: 0,
+    "snippet": _snippet,
+    "can_reply": lambda view, conversation, field: True,
+    "is_subscribed": lambda view, conversation, field: True,
+    "link": _link,
+    "scoped_thread_key": lambda view, conversation, field: show_id(conversation.conversation_id, view.switches),
+    "former_participants": lambda view, conversation, field: {"data": []},
+}
