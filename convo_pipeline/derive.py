@@ -1,0 +1,79 @@
+"""Make the derived tables of a partition from its raw ones, where they are not what the raw ones say now.
+
+Glue between the lake and the pure tables. What a derived file was made from is its `source`: a digest of the day's raw
+files, of `DERIVATION_VERSION` and of the schema's version. `coverage` has a row for every day with raw rows and is
+written last, so a day whose coverage has the right source is whole.
+"""
+
+import hashlib
+from datetime import date
+
+from convo_pipeline import schema
+from convo_pipeline.lake.files import Commit, Store
+from convo_pipeline.tables.coverage import count_coverage
+from convo_pipeline.tables.normalize import RawDay, normalize
+
+DERIVATION_VERSION = 1
+"""Raise it whenever the same raw rows give other derived rows: every stored day is then derived again."""
+
+DERIVED = tuple(table.name for table in (*schema.NORMALISED, *schema.MARTS))
+_LAST = schema.COVERAGE.name
+
+
+def stale_days(store: Store, account: str) -> list[date]:
+    """Return the dates whose derived tables are not what their raw ones say now, sorted."""
+    tables = [table.name for table in schema.RAW] + list(DERIVED)
+    days = {day for table in tables for day in store.days(table, account)}
+    return [day for day in sorted(days) if not _is_current(store, account, day)]
+
+
+def derive_day(store: Store, account: str, day: date, *, is_forced: bool = False) -> list[Commit]:
+    """Replace the derived tables of a partition; none is touched where all are current already."""
+    if not is_forced and _is_current(store, account, day):
+        return [_held(store, table, account, day) for table in DERIVED]
+    source = source_of(store.raw_digest(account, day))
+    raw = read_raw_day(store, account, day)
+    tables = normalize(raw) | {_LAST: count_coverage(raw)}
+    commits = [store.replace(table, account, day, tables[table], source) for table in DERIVED]
+    for table, path in _quarantines(store, account, day):
+        if table in DERIVED:
+            store.state.remove_quarantine(path)
+    return commits
+
+
+def source_of(raw_digest: str, derivation_version: int = DERIVATION_VERSION) -> str:
+    """Return the source of derived tables: which raw bytes, by which derivation, into which schema."""
+    versions = f"{raw_digest}:{derivation_version}:{schema.SCHEMA_VERSION}"
+    return hashlib.sha256(versions.encode()).hexdigest()
+
+
+def read_raw_day(store: Store, account: str, day: date) -> RawDay:
+    """Read a partition's raw tables, and whose account it is."""
+    conversations, *others = (store.read(table.name, account, day) for table in schema.RAW)
+    identity = store.state.identity(account)
+    platform, page_id = (identity.platform, identity.page_id) if identity else (None, None)
+    if len(conversations):
+        platform, page_id = (conversations[name][0].as_py() for name in ("platform", "page_id"))
+    return RawDay(platform, page_id, conversations, *others)
+
+
+def _is_current(store: Store, account: str, day: date) -> bool:
+    sources = {table: store.source(table, account, day) for table in DERIVED}
+    if any(table in DERIVED for table, _ in _quarantines(store, account, day)):
+        return False
+    if not any(store.source(table.name, account, day) is not None for table in schema.RAW):
+        return not any(sources.values())
+    wanted = source_of(store.raw_digest(account, day))
+    return sources[_LAST] == wanted and set(sources.values()) <= {wanted, None}
+
+
+def _quarantines(store: Store, account: str, day: date) -> list[tuple[str, str]]:
+    return [(table, path) for table, _, held_day, path in store.state.quarantines(account) if held_day == day]
+
+
+def _held(store: Store, table: str, account: str, day: date) -> Commit:
+    """Return what a partition is, as a commit that changed nothing."""
+    held = store.state.partition(table, account, day)
+    if held is None:
+        return Commit(table, account, day, 0, 0, "", is_changed=False)
+    return Commit(table, account, day, held.row_count, held.byte_count, held.sha256, is_changed=False)
