@@ -22,6 +22,7 @@ No text of an error holds a token, a URL's query, an answer's body or a message'
 """
 
 from dataclasses import dataclass
+from datetime import datetime
 
 
 class ConvoError(Exception):
@@ -100,14 +101,17 @@ class RetryableError(GraphError):
 
 
 class ThrottledError(RetryableError):
-    """The rate limit answered: no call for `wait_seconds` (None: Meta named no time)."""
+    """The rate limit answered: no call for `wait_seconds` (None: Meta named no time), i.e. until `resume_at`."""
 
-    def __init__(self, fault: GraphFault, wait_seconds: float | None = None) -> None:
+    def __init__(
+        self, fault: GraphFault, wait_seconds: float | None = None, resume_at: datetime | None = None
+    ) -> None:
         super().__init__(fault)
         self.wait_seconds = wait_seconds
+        self.resume_at = resume_at
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (type(self), (self.fault, self.wait_seconds))
+        return (type(self), (self.fault, self.wait_seconds, self.resume_at))
 
 
 class UnreachableError(RetryableError):

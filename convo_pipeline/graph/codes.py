@@ -1,0 +1,159 @@
+"""One table: code and subcode of the Graph API -> the error that says what to do next.
+
+Only numbers decide: texts are localised and the HTTP status is not documented per code
+(Meta's error handling guide and Messenger error codes). The one text that is read is that of a plain code 100,
+to learn which field was refused. Nothing read from an answer reaches an error's text.
+"""
+
+import re
+from collections.abc import Iterable
+
+from convo_pipeline.errors import (
+    AccessDeniedError,
+    GraphError,
+    GraphFault,
+    MissingError,
+    RetryableError,
+    ThrottledError,
+    TokenError,
+    TooMuchDataError,
+    UnknownFieldError,
+)
+
+CODES: dict[tuple[int, int | None], type[GraphError]] = {
+    # (code, subcode); subcode None stands for every subcode that has no line of its own
+    (-2, None): RetryableError,  # time-out inside Meta
+    (-1, None): RetryableError,  # server error inside Meta
+    (1, None): RetryableError,  # unknown; TooMuchDataError for a heavy request, see `classify`
+    (1, 99): RetryableError,
+    (2, None): RetryableError,  # service down for a moment
+    (3, None): AccessDeniedError,  # the app lacks the capability
+    (4, None): ThrottledError,  # app limit
+    (10, None): AccessDeniedError,
+    (10, 2018336): AccessDeniedError,  # conversation hit by EU rules
+    (10, 2534077): AccessDeniedError,  # link of Instagram and Page, or two-factor
+    (17, None): ThrottledError,  # user limit
+    (17, 2446079): ThrottledError,
+    (32, None): ThrottledError,  # Page limit
+    (100, None): GraphError,  # bad parameter; UnknownFieldError if it names a field
+    (100, 33): MissingError,  # object missing, or not visible to this token
+    (100, 2534013): AccessDeniedError,  # the Page is not linked to an Instagram account
+    (100, 2534014): MissingError,  # no such Instagram user
+    (100, 2534037): MissingError,  # not the owner of this conversation
+    (102, None): TokenError,
+    (190, None): TokenError,
+    (190, 458): TokenError,  # app removed
+    (190, 459): TokenError,  # checkpoint
+    (190, 460): TokenError,  # password changed
+    (190, 463): TokenError,  # expired
+    (190, 464): TokenError,  # unconfirmed
+    (190, 467): TokenError,  # invalid
+    (200, 2534041): AccessDeniedError,  # the owner switched message access off
+    (230, None): AccessDeniedError,  # needs pages_messaging
+    (341, None): ThrottledError,  # app limit
+    (368, None): AccessDeniedError,  # blocked for policy
+    (551, None): MissingError,  # person unavailable
+    (613, None): ThrottledError,
+    (613, 1996): ThrottledError,  # odd volume
+    (613, 2534040): ThrottledError,  # more than 2 calls a second
+    (803, None): MissingError,  # no such id
+    (2500, None): GraphError,  # path or query syntax
+    (36103, None): AccessDeniedError,  # account not eligible
+    (80001, None): ThrottledError,  # Page
+    (80002, None): ThrottledError,  # Instagram
+    (80006, None): ThrottledError,  # Messenger
+    (9000001, None): MissingError,  # deleted, or older than the newest 20: the same answer for both
+}
+PERMISSION_CODES = range(200, 300)
+TOO_MUCH_CODE = 1
+"""Meta answers "reduce the amount of data" and "unknown error" alike with code 1. Where a request is heavy,
+asking for less is the better retry: it cures both. Elsewhere nothing can be made smaller: retry."""
+
+_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_NONEXISTING = re.compile(r"nonexisting field \(([^()]{1,100})\)", re.IGNORECASE)
+_PARENTHESES = re.compile(r"\(([A-Za-z_][A-Za-z0-9_]*)\)")
+
+
+def classify(
+    code: int | None, subcode: int | None, status: int, *, is_heavy: bool, is_transient: bool
+) -> type[GraphError]:
+    """Return the class of an error answer.
+
+    >>> classify(100, 33, 400, is_heavy=False, is_transient=False).__name__
+    'MissingError'
+    >>> classify(1, None, 500, is_heavy=True, is_transient=False).__name__
+    'TooMuchDataError'
+    """
+    if code is None:
+        return _classify_status(status)
+    if code == TOO_MUCH_CODE and is_heavy:
+        return TooMuchDataError
+    known = CODES.get((code, subcode)) or CODES.get((code, None))
+    if known is None and code in PERMISSION_CODES:
+        return AccessDeniedError
+    if known is None and (is_transient or status >= 500 or status == 429):
+        return ThrottledError if status == 429 else RetryableError
+    return known or GraphError
+
+
+def _classify_status(status: int) -> type[GraphError]:
+    """Without a code the status is all there is; a proxy's page is passing until it has failed often."""
+    return ThrottledError if status == 429 else RetryableError
+
+
+def refused_field(message: str, asked: Iterable[str]) -> str | None:
+    """Return the field a code 100 complains of, "" if it names none we can read, None if it is about something else.
+
+    >>> refused_field("(#100) Tried accessing nonexisting field (sticker) on node type (Message)", ["id", "sticker"])
+    'sticker'
+    >>> refused_field("(#100) Campo inexistente (sticker)", ["sticker"])
+    'sticker'
+    >>> refused_field("(#100) Invalid cursor", ["id"]) is None
+    True
+    """
+    names = set(asked)
+    match = _NONEXISTING.search(message)
+    if match:
+        named = _WORD.findall(match[1])
+        return next((word for word in reversed(named) if word in names), named[-1] if named else "")
+    return next((word for word in _PARENTHESES.findall(message) if word in names), None)
+
+
+def build_error(
+    error: dict[str, object],
+    status: int,
+    path: str,
+    *,
+    is_heavy: bool = False,
+    asked: Iterable[str] = (),
+    wait_seconds: float | None = None,
+) -> GraphError:
+    """Turn the `error` object of an answer into the exception that says what to do next."""
+    code, subcode = _integer(error.get("code")), _integer(error.get("error_subcode"))
+    kind = classify(code, subcode, status, is_heavy=is_heavy, is_transient=_is_true(error.get("is_transient")))
+    fault = GraphFault(code, subcode, status, _trace_id(error.get("fbtrace_id")), path)
+    if kind is RetryableError and wait_seconds is not None:
+        kind = ThrottledError  # who names a time is obeyed
+    if kind is ThrottledError:
+        return ThrottledError(fault, wait_seconds)
+    if code == 100 and kind is GraphError:
+        field = refused_field(str(error.get("message", "")), asked)
+        return UnknownFieldError(fault, field) if field is not None else GraphError(fault)
+    return kind(fault)
+
+
+def _integer(value: object) -> int | None:
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, str) and re.fullmatch(r"-?\d{1,10}", value):
+        return int(value)
+    return value if isinstance(value, int) else None
+
+
+def _is_true(value: object) -> bool:
+    return value is True or value == "true"
+
+
+def _trace_id(value: object) -> str | None:
+    """Keep a trace id only if it looks like one: it goes into logs."""
+    return value if isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_-]{1,64}", value) else None

@@ -1,0 +1,87 @@
+"""Which fields are asked for, as data, and the expansion strings made of them. Pure.
+
+Base fields are always asked; every optional one can be dropped alone when an account refuses it
+(one unknown field fails the whole call, code 100). A field of a share is dropped as `shares.<name>`.
+"""
+
+import re
+from collections.abc import Collection
+
+BASE_MESSAGE_FIELDS = ("id", "created_time", "from", "to", "message")
+OPTIONAL_MESSAGE_FIELDS = {
+    "instagram": ("attachments", "shares", "story", "reactions", "reply_to", "is_unsupported"),
+    "messenger": ("attachments", "shares", "sticker", "reactions", "reply_to", "tags", "is_unsupported"),
+}
+SHARE_FIELDS = ("id", "link", "name", "description", "type", "url", "title", "template")
+"""`shares` gives nothing unless its fields are named (Meta's Message reference)."""
+BASE_CONVERSATION_FIELDS = ("id", "updated_time")
+OPTIONAL_CONVERSATION_FIELDS = ("participants",)
+
+_NAME = re.compile(r"[a-z_][a-z0-9_]*")
+_SHARE_PREFIX = "shares."
+
+
+def message_field_names(platform: str, dropped: Collection[str] = ()) -> tuple[str, ...]:
+    """Return the top-level fields asked of a message.
+
+    >>> message_field_names("instagram", {"story", "shares.type"})
+    ('id', 'created_time', 'from', 'to', 'message', 'attachments', 'shares', 'reactions', 'reply_to', 'is_unsupported')
+    """
+    optional = (name for name in OPTIONAL_MESSAGE_FIELDS[platform] if name not in dropped)
+    return (*BASE_MESSAGE_FIELDS, *(name for name in optional if name != "shares" or _share_fields(dropped)))
+
+
+def message_fields(platform: str, dropped: Collection[str] = ()) -> str:
+    """Return the `fields` of a message, shares with their own fields."""
+    shares = "shares{" + ",".join(_share_fields(dropped)) + "}"
+    return ",".join(shares if name == "shares" else name for name in message_field_names(platform, dropped))
+
+
+def _share_fields(dropped: Collection[str]) -> tuple[str, ...]:
+    return tuple(name for name in SHARE_FIELDS if _SHARE_PREFIX + name not in dropped)
+
+
+def conversation_field_names(dropped: Collection[str] = ()) -> tuple[str, ...]:
+    """Return the top-level fields asked of a conversation, nested messages aside."""
+    return BASE_CONVERSATION_FIELDS + tuple(name for name in OPTIONAL_CONVERSATION_FIELDS if name not in dropped)
+
+
+def conversation_fields(platform: str, messages_limit: int, dropped: Collection[str] = ()) -> str:
+    """Return the `fields` of a conversation with its newest messages nested; without them if the limit is 0.
+
+    >>> conversation_fields("messenger", 0)
+    'id,updated_time,participants'
+    """
+    names = conversation_field_names(dropped)
+    if not messages_limit:
+        return ",".join(names)
+    return ",".join((*names, f"messages.limit({messages_limit}){{{message_fields(platform, dropped)}}}"))
+
+
+def droppable(name: str, platform: str, dropped: Collection[str] = ()) -> tuple[str, ...]:
+    """Return what to drop when `name` is refused; empty if it is a base field or not asked.
+
+    An unreadable name ("") costs every optional field that is left: better a message without extras than none.
+
+    >>> droppable("sticker", "messenger"), droppable("link", "messenger"), droppable("message", "messenger")
+    (('sticker',), ('shares.link',), ())
+    """
+    shares = tuple(_SHARE_PREFIX + field for field in _share_fields(dropped))
+    asked = (*message_field_names(platform, dropped), *conversation_field_names(dropped))
+    optional = tuple(field for field in asked if field not in BASE_MESSAGE_FIELDS + BASE_CONVERSATION_FIELDS)
+    if name == "":
+        return optional
+    if name in optional:
+        return (name,)
+    if name in BASE_MESSAGE_FIELDS + BASE_CONVERSATION_FIELDS or "shares" not in optional:
+        return ()
+    return (_SHARE_PREFIX + name,) if _SHARE_PREFIX + name in shares else ()
+
+
+def names_in(fields: str) -> frozenset[str]:
+    """Return every field name that occurs in an expansion string.
+
+    >>> sorted(names_in("id,messages.limit(20){id,from}"))
+    ['from', 'id', 'messages']
+    """
+    return frozenset(_NAME.findall(fields)) - {"limit"}

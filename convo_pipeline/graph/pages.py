@@ -1,0 +1,180 @@
+"""Answers as values: strict JSON, times, and one page of rows with the cursor that follows it. Pure.
+
+`paging.next` carries the token and may point anywhere: of it only the cursor is taken, never the address.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import NoReturn
+from urllib.parse import parse_qs, urlsplit
+
+import orjson
+
+from convo_pipeline.errors import PayloadError
+
+_LONG_DIGITS = b"0" * 19
+_DIGITS_TO_ZERO = bytes.maketrans(b"123456789", b"0" * 9)
+_LONG_NUMBER = re.compile(rb"[:\[,]\s*-?\d{19,}\s*[,\]}]")
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+_ISO_TIME = re.compile(
+    r"(\d{4})-(\d\d)-(\d\d)[T ](\d\d):(\d\d):(\d\d)(?:[.,](\d{1,9}))?\s*(?:(Z)|([+-])(\d\d):?(\d\d))?", re.IGNORECASE
+)
+_UNIX_TIME = re.compile(r"-?\d{1,16}(?:\.\d{1,9})?")
+MILLISECONDS_FROM = 100_000_000_000
+"""Larger unix numbers are milliseconds: as seconds they would lie beyond the year 5138."""
+LAST_SECOND = 253_402_300_799
+
+
+@dataclass(frozen=True)
+class Page:
+    """One response's rows, in the API's order.
+
+    `after` is the cursor of the next page; None on the last one. On a nested page it may be "": there is more,
+    but no cursor was given, so the edge is walked from its head.
+    """
+
+    rows: tuple[object, ...]
+    after: str | None
+    server_time: datetime
+
+
+def read_json(content: bytes) -> object:
+    """Parse JSON strictly from bytes; raise PayloadError if it is broken.
+
+    Lone surrogates stay in the strings as they came (`\\ud800`), integers keep every digit, NaN and invalid UTF-8 are
+    refused; a byte order mark is skipped.
+
+    >>> read_json(b'{"id": 12345678901234567890123}')
+    {'id': 12345678901234567890123}
+    """
+    content = content.removeprefix(_BYTE_ORDER_MARK)
+    if _has_long_number(content):
+        return _read_carefully(content)
+    try:
+        return orjson.loads(content)
+    except orjson.JSONDecodeError:
+        return _read_carefully(content)
+
+
+def _has_long_number(content: bytes) -> bool:
+    """Whether an integer might pass 64 bits, which orjson would round to a float."""
+    return _LONG_DIGITS in content.translate(_DIGITS_TO_ZERO) and _LONG_NUMBER.search(content) is not None
+
+
+def _read_carefully(content: bytes) -> object:
+    failure = "not JSON"
+    try:
+        value: object = json.loads(content.decode("utf-8"), parse_constant=_refuse_constant)
+        return value
+    except UnicodeDecodeError:
+        failure = "not UTF-8"
+    except RecursionError:
+        failure = "nested too deeply"
+    except ValueError:
+        pass
+    raise PayloadError(f"the answer is {failure}")
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(name)
+
+
+def parse_time(value: object) -> datetime | None:
+    """Read any time the API writes as an aware UTC time; None if it is none.
+
+    >>> parse_time("2019-04-24T10:38:15+0000").isoformat()
+    '2019-04-24T10:38:15+00:00'
+    >>> parse_time(1556102295) == parse_time("1556102295000") == parse_time("2019-04-24T12:38:15.000+02:00")
+    True
+    """
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int | float):
+        return _unix_time(value)
+    if not isinstance(value, str):
+        return None
+    text = value.strip()
+    match = _ISO_TIME.fullmatch(text)
+    if match:
+        return _iso_time(match)
+    return _unix_time(float(text) if "." in text else int(text)) if _UNIX_TIME.fullmatch(text) else None
+
+
+def _iso_time(match: re.Match[str]) -> datetime | None:
+    year, month, day, hour, minute, second = (int(part) for part in match.groups()[:6])
+    microsecond = int((match[7] or "0").ljust(6, "0")[:6])
+    try:
+        local = datetime(year, month, day, hour, minute, second, microsecond, tzinfo=UTC)
+        offset = (int(match[10]) * 3600 + int(match[11]) * 60) * (1 if match[9] == "-" else -1) if match[9] else 0
+        return datetime.fromtimestamp(local.timestamp() + offset, UTC) if offset else local
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def _unix_time(number: int | float) -> datetime | None:
+    seconds = number / 1000 if abs(number) >= MILLISECONDS_FROM else number
+    if not -LAST_SECOND <= seconds <= LAST_SECOND:
+        return None
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def read_page(body: object, server_time: datetime) -> Page:
+    """Read a list answer; raise PayloadError if it is none or goes on without a cursor.
+
+    A bare list is accepted, and an object where `data` should be a list, as Meta's own sample prints it.
+    """
+    if isinstance(body, list):
+        return Page(tuple(body), None, server_time)
+    if not isinstance(body, dict) or not isinstance(body.get("data"), list | dict):
+        raise PayloadError("the answer has no data list")
+    after = _cursor(body.get("paging"))
+    if after == "":
+        raise PayloadError("the answer says that more follows but names no cursor")
+    return Page(_rows(body["data"]), after, server_time)
+
+
+def nested_page(value: object, server_time: datetime) -> Page:
+    """Read a list nested in a row: `{"data": [...]}`, a bare list, one object, or nothing at all."""
+    if value is None:
+        return Page((), None, server_time)
+    if isinstance(value, list):
+        return Page(tuple(value), None, server_time)
+    if not isinstance(value, dict):
+        raise PayloadError("a nested list has an unknown shape")
+    if "data" not in value:
+        is_empty = not value or set(value) == {"paging"}
+        return Page(() if is_empty else (value,), _cursor(value.get("paging")), server_time)
+    return Page(_rows(value["data"]), _cursor(value.get("paging")), server_time)
+
+
+def _rows(data: object) -> tuple[object, ...]:
+    if isinstance(data, list):
+        return tuple(data)
+    return () if data is None or data == {} else (data,)
+
+
+def _cursor(paging: object) -> str | None:
+    """Return the next page's cursor; None if this is the last page, "" if more follows but no cursor is named."""
+    if not isinstance(paging, dict) or not paging.get("next"):
+        return None
+    cursors = paging.get("cursors")
+    after = cursors.get("after") if isinstance(cursors, dict) else None
+    if isinstance(after, str | int) and not isinstance(after, bool) and after != "":
+        return str(after)
+    return _cursor_in_address(paging["next"])
+
+
+def _cursor_in_address(address: object) -> str:
+    if not isinstance(address, str):
+        return ""
+    try:
+        values = parse_qs(urlsplit(address).query).get("after", [""])
+    except ValueError:
+        return ""
+    return values[-1]

@@ -1,0 +1,261 @@
+"""Never more than the allowed calls a second per Page or Instagram account, over all threads and processes.
+
+Meta allows 2 calls a second per Page and per Instagram account (Messenger rate limits, March 2026). The limiter is a
+row of a SQLite file: GCRA with a gap of 1 / calls_per_second, the send stamp taken inside the write transaction.
+
+pyrate-limiter 4.5 with its file-locked SQLite bucket was tried with 4 processes: spaced by 556 ms it reached 1.64
+calls a second (it polls), as 2 calls per window it sends pairs 0.3 ms apart with no slack at the server. Its lock is,
+by its own words, for one thread per process; it stamps wall-clock milliseconds, so a clock step lets calls through;
+and it has no block that Meta's throttle answers could set for every process. What is needed fits below.
+
+Slots use the monotonic clock (on one machine the same for all processes; a value from before a reboot is clamped),
+blocks use the wall clock (Meta's penalty outlives a reboot).
+"""
+
+import os
+import sqlite3
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple, Protocol, TypeVar
+
+from convo_pipeline.clock import SYSTEM_CLOCK, Clock
+from convo_pipeline.errors import BudgetError, GraphFault, StoreError, ThrottledError
+
+LONGEST_SLEEP_SECONDS = 120.0
+LONGEST_BLOCK_SECONDS = 24 * 3600.0
+FURTHEST_SLOT_SECONDS = 60.0
+"""A slot further ahead than this and ten gaps is from before a reboot."""
+PAIR_SHARE = 1.9
+"""A call and the second one after it are at least this many gaps apart, whatever the scheduler does:
+at 1.8 a second 1.056 s, so that a third call never falls into one closed second."""
+CATCH_UP_SECONDS = 0.2
+SLOW_DOWN = ((95.0, 8.0), (90.0, 4.0), (80.0, 2.0))
+"""From this percentage of a usage header on, the gap is so many times as long ..."""
+SLOW_DOWN_SECONDS = 120.0
+"""... for so long after the last such header."""
+PLATFORMS = ("instagram", "messenger")
+
+_CREATE = """
+CREATE TABLE IF NOT EXISTS rate_limits (
+    host TEXT NOT NULL, page_id TEXT NOT NULL, platform TEXT NOT NULL,
+    next_slot REAL NOT NULL DEFAULT 0, last_sent REAL NOT NULL DEFAULT -1e9, sent_before REAL NOT NULL DEFAULT -1e9,
+    blocked_until REAL NOT NULL DEFAULT 0, slow_until REAL NOT NULL DEFAULT 0, slow_factor REAL NOT NULL DEFAULT 1,
+    PRIMARY KEY (host, page_id, platform)
+) WITHOUT ROWID
+"""
+_INSERT = "INSERT OR IGNORE INTO rate_limits (host, page_id, platform) VALUES (?, ?, ?)"
+_WHERE = "WHERE host = ? AND page_id = ? AND platform = ?"
+_SELECT = f"SELECT next_slot, last_sent, sent_before, blocked_until, slow_until, slow_factor FROM rate_limits {_WHERE}"  # noqa: S608
+_STAMP = f"UPDATE rate_limits SET next_slot = ?, last_sent = ?, sent_before = ? {_WHERE}"  # noqa: S608
+_BLOCK = "UPDATE rate_limits SET blocked_until = max(blocked_until, ?) WHERE host = ? AND page_id = ?"
+_SLOW = f"UPDATE rate_limits SET slow_until = ?, slow_factor = ? {_WHERE}"  # noqa: S608
+
+T = TypeVar("T")
+
+
+class Key(NamedTuple):
+    """What Meta counts separately."""
+
+    host: str
+    page_id: str
+    platform: str
+
+
+class Limiter(Protocol):
+    """Who is asked before every call."""
+
+    def acquire(self) -> float:
+        """Wait for the right to send one call; return the seconds waited for a block.
+
+        Raises ThrottledError instead of sleeping more than 120 s.
+        """
+
+    def block(self, seconds: float) -> None:
+        """Let no process call this Page, on either platform, for so long."""
+
+    def slow_down(self, percent: float) -> None:
+        """Heed a usage header."""
+
+
+class NoLimit:
+    """Lets every call pass at once: for servers that have no limit, and accelerated tests."""
+
+    def acquire(self) -> float:
+        return 0.0
+
+    def block(self, seconds: float) -> None:
+        pass
+
+    def slow_down(self, percent: float) -> None:
+        pass
+
+
+NO_LIMIT = NoLimit()
+
+
+@dataclass(frozen=True)
+class Slots:
+    """The row of one key. Slots and stamps are monotonic seconds, the rest is unix time."""
+
+    next_slot: float = 0.0
+    last_sent: float = -1e9
+    sent_before: float = -1e9
+    blocked_until: float = 0.0
+    slow_until: float = 0.0
+    slow_factor: float = 1.0
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Not yet: so many seconds, because of a block or of the pace."""
+
+    seconds: float
+    is_block: bool
+
+
+def next_step(slots: Slots, monotonic: float, unix: float, gap_seconds: float) -> Wait | Slots:
+    """Return the row after a call sent now, or how long to wait before asking again. Pure.
+
+    >>> next_step(Slots(next_slot=10.5, last_sent=10.0), 10.1, 0, 0.5)
+    Wait(seconds=0.4..., is_block=False)
+    """
+    blocked_seconds = slots.blocked_until - unix
+    if 0 < blocked_seconds <= LONGEST_BLOCK_SECONDS:
+        return Wait(blocked_seconds, is_block=True)
+    if max(slots.last_sent, slots.next_slot - FURTHEST_SLOT_SECONDS - 10 * gap_seconds) > monotonic:
+        slots = Slots(blocked_until=slots.blocked_until, slow_until=slots.slow_until, slow_factor=slots.slow_factor)
+    is_slow = 0 < slots.slow_until - unix <= SLOW_DOWN_SECONDS
+    gap = gap_seconds * (slots.slow_factor if is_slow else 1.0)
+    seconds = max(slots.next_slot, slots.sent_before + PAIR_SHARE * gap_seconds) - monotonic
+    if seconds > 0:
+        return Wait(seconds, is_block=False)
+    scheduled = max(slots.next_slot, monotonic - min(CATCH_UP_SECONDS, gap_seconds / 2))
+    return Slots(scheduled + gap, monotonic, slots.last_sent, slots.blocked_until, slots.slow_until, slots.slow_factor)
+
+
+def slow_factor(percent: float) -> float:
+    """Return by how much calls are spaced out at this usage.
+
+    >>> [slow_factor(percent) for percent in (50, 80, 93, 100)]
+    [1.0, 2.0, 4.0, 8.0]
+    """
+    return next((factor for least, factor in SLOW_DOWN if percent >= least), 1.0)
+
+
+class SqliteLimiter:
+    """The limiter that all processes share through one file; safe for threads and across forks."""
+
+    def __init__(
+        self, path: str | os.PathLike[str], key: Key, calls_per_second: float = 1.8, clock: Clock = SYSTEM_CLOCK
+    ) -> None:
+        self._path = Path(path)
+        self._key = Key(*key)
+        self._gap_seconds = 1.0 / calls_per_second
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+        self._process_id = 0
+        self._factor = 1.0
+        self._factor_until = 0.0
+
+    def acquire(self) -> float:
+        """Wait for the right to send one call; return the seconds waited for a block."""
+        blocked_seconds = 0.0
+        while (wait := self._transact(self._take)) is not None:
+            if wait.is_block and blocked_seconds + wait.seconds > LONGEST_SLEEP_SECONDS:
+                raise self._throttled(wait.seconds)
+            blocked_seconds += wait.seconds if wait.is_block else 0.0
+            self._clock.sleep(wait.seconds)
+        return blocked_seconds
+
+    def block(self, seconds: float) -> None:
+        """Let no process call this Page, on either platform, for so long; never shortens a block."""
+        until = self._clock.now().timestamp() + min(max(seconds, 0.0), LONGEST_BLOCK_SECONDS)
+        siblings = {Key(self._key.host, self._key.page_id, platform) for platform in (*PLATFORMS, self._key.platform)}
+
+        def write(connection: sqlite3.Connection) -> None:
+            connection.executemany(_INSERT, sorted(siblings))
+            connection.execute(_BLOCK, (until, self._key.host, self._key.page_id))
+
+        self._transact(write)
+
+    def slow_down(self, percent: float) -> None:
+        """Space calls out when a usage header comes near the wall; a lower one lifts it again."""
+        factor, now = slow_factor(percent), self._clock.now().timestamp()
+        if factor == self._factor and (factor == 1.0 or now < self._factor_until - SLOW_DOWN_SECONDS / 2):
+            return
+        self._factor, self._factor_until = factor, now + SLOW_DOWN_SECONDS
+        until = self._factor_until
+        self._transact(lambda connection: connection.execute(_SLOW, (until, factor, *self._key)) and None)
+
+    def close(self) -> None:
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+            self._connection = None
+
+    def _take(self, connection: sqlite3.Connection) -> Wait | None:
+        row = connection.execute(_SELECT, self._key).fetchone()
+        if row is None:
+            connection.execute(_INSERT, self._key)
+        slots = Slots(*row) if row else Slots()
+        step = next_step(slots, self._clock.monotonic_seconds(), self._clock.now().timestamp(), self._gap_seconds)
+        if isinstance(step, Wait):
+            return step
+        connection.execute(_STAMP, (step.next_slot, step.last_sent, step.sent_before, *self._key))
+        return None
+
+    def _throttled(self, seconds: float) -> ThrottledError:
+        resume_at = datetime.fromtimestamp(self._clock.now().timestamp() + seconds, UTC)
+        return ThrottledError(GraphFault(reason="the account is blocked after a throttle answer"), seconds, resume_at)
+
+    def _transact(self, step: Callable[[sqlite3.Connection], T]) -> T:
+        with self._lock:
+            try:
+                connection = self._connect()
+                connection.execute("BEGIN IMMEDIATE")
+                try:
+                    result = step(connection)
+                    connection.execute("COMMIT")
+                except BaseException:
+                    with suppress(sqlite3.Error):
+                        connection.execute("ROLLBACK")
+                    raise
+                return result
+            except sqlite3.Error as error:
+                raise StoreError(f"the rate limiter's file {self._path} cannot be used: {error}") from None
+
+    def _connect(self) -> sqlite3.Connection:
+        """Open once per process: a connection does not survive a fork."""
+        if self._connection is None or self._process_id != os.getpid():
+            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            connection = sqlite3.connect(self._path, timeout=30, isolation_level=None, check_same_thread=False)
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = NORMAL")
+            connection.execute(_CREATE)
+            self._connection, self._process_id = connection, os.getpid()
+        return self._connection
+
+
+class CallBudget:
+    """How many calls an account may still make in this run: no loop eats a day's quota."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._used = 0
+        self._lock = threading.Lock()
+
+    @property
+    def left(self) -> int:
+        return self._limit - self._used
+
+    def spend(self) -> None:
+        """Count one call; raise BudgetError if none is left."""
+        with self._lock:
+            if self._used >= self._limit:
+                raise BudgetError(f"the account used up its {self._limit} calls for this run (graph.calls_per_run)")
+            self._used += 1
