@@ -1,0 +1,227 @@
+"""The command line. Results go to stdout, progress and errors to stderr, what happened to the exit code.
+
+It knows how to ask and how to show; what is done is done by the orchestration, the lake and the emulator.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import click
+from rich.console import Console
+
+from convo_pipeline.clock import SYSTEM_CLOCK, Clock
+from convo_pipeline.errors import ConvoError, SettingsError
+from convo_pipeline.lake.sql import Connection, QueryError, connect
+from convo_pipeline.results import WRITERS, show
+from convo_pipeline.secrets import redact
+from convo_pipeline.settings import CONFIG_VARIABLE, Settings, find_settings_file, read_settings
+
+EXIT_CODES = """\b
+Exit codes:
+  0  done; every account is complete
+  1  an account failed or is incomplete, or the store or the query failed
+  2  wrong usage or settings
+  3  not found"""
+EXIT_FAILED, EXIT_USAGE, EXIT_NOT_FOUND = 1, 2, 3
+
+
+class Commands(click.Group):
+    """A group that turns this package's errors into one line and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SettingsError as error:
+            _complain(error, ctx)
+            ctx.exit(EXIT_USAGE)
+        except (ConvoError, QueryError) as error:
+            _complain(error, ctx)
+            ctx.exit(EXIT_FAILED)
+
+
+def _complain(error: Exception, ctx: click.Context) -> None:
+    click.echo(f"{ctx.info_name}: {redact(str(error))}", err=True)
+
+
+class Day(click.ParamType):
+    """A UTC date such as 2026-11-21."""
+
+    name = "date"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> date:
+        if isinstance(value, date):
+            return value
+        try:
+            return date.fromisoformat(value)
+        except ValueError:
+            self.fail(f"{value} is not a date such as 2026-11-21", param, ctx)
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What the commands share: which configuration, what time it is, where to print."""
+
+    config: str | None = None
+    clock: Clock = SYSTEM_CLOCK
+
+    @property
+    def settings(self) -> Settings:
+        settings = read_settings(self.config)
+        if not settings.accounts:
+            raise SettingsError(f"{find_settings_file(self.config)}: no [[accounts]] yet")
+        return settings
+
+    def lake_root(self, root: str | None) -> tuple[str, Settings | None]:
+        """Choose the lake to read: --root, else the configuration's, else ./data where there is no configuration."""
+        if root is not None:
+            file = Path(root) / "convo.toml"
+            return root, read_settings(file) if file.is_file() else None
+        if self.config is None and not find_settings_file().exists():
+            return "data", None
+        settings = read_settings(self.config)
+        return settings.store.root, settings
+
+
+@click.group(cls=Commands, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--config", metavar="FILE", help=f"Configuration; default: ${CONFIG_VARIABLE}, else ./convo.toml.")
+@click.version_option(package_name="convo-pipeline")
+@click.pass_context
+def main(ctx: click.Context, config: str | None) -> None:
+    """A business's Messenger and Instagram inbox as tables that can be queried."""
+    if not isinstance(ctx.obj, Surroundings):
+        ctx.obj = Surroundings(config)
+
+
+@main.command()
+@click.option("--root", default="data/demo", show_default=True, help="Folder of the demo's tables and runs.")
+@click.option("--ui", is_flag=True, help="Then keep the emulator and Dagster's UI until Ctrl-C.")
+@click.option("--port", default=3000, show_default=True, help="Port of the UI; another free one if it is taken.")
+def demo(root: str, ui: bool, port: int) -> None:
+    """Fetch a week of two invented inboxes and answer questions about it."""
+    from convo_pipeline.demo import run_demo
+
+    if not run_demo(Path(root), Console(), ui_port=port if ui else None):
+        sys.exit(EXIT_FAILED)
+
+
+@main.command()
+@click.option("--account", "accounts", multiple=True, metavar="NAME", help="Only this account; may be repeated.")
+@click.option("--since", type=Day(), help="First day, UTC. Default: where a night would start.")
+@click.option("--until", type=Day(), help="Day after the last, UTC. Default: today; with --since, tomorrow.")
+@click.option("--all", "everything", is_flag=True, help="From each account's start_date to now.")
+@click.pass_obj
+def extract(
+    surroundings: Surroundings, accounts: Sequence[str], since: date | None, until: date | None, everything: bool
+) -> None:
+    """Fetch accounts × days into the raw tables, then make all others from them."""
+    from convo_pipeline.extraction import choose_window, run_extraction
+
+    if everything and (since or until):
+        raise SettingsError("--all takes neither --since nor --until")
+    settings = surroundings.settings
+    names = _chosen(settings, accounts)
+    window = choose_window(settings, names, surroundings.clock.now().date(), since, until, everything)
+    if not run_extraction(settings, names, window, surroundings.clock, os.environ):
+        sys.exit(EXIT_FAILED)
+
+
+@main.command()
+@click.option("--account", "accounts", multiple=True, metavar="NAME", help="Only this account; may be repeated.")
+@click.option("--since", type=Day(), help="First day, UTC. Default: the account's start_date.")
+@click.option("--until", type=Day(), help="Day after the last, UTC. Default: tomorrow.")
+@click.pass_obj
+def normalize(surroundings: Surroundings, accounts: Sequence[str], since: date | None, until: date | None) -> None:
+    """Make every table agree with the raw ones again; asks nobody."""
+    from convo_pipeline.extraction import choose_window, run_normalisation
+
+    settings = surroundings.settings
+    names = _chosen(settings, accounts)
+    everything = since is None and until is None
+    window = choose_window(settings, names, surroundings.clock.now().date(), since, until, everything)
+    if not run_normalisation(settings, names, window, surroundings.clock, os.environ):
+        sys.exit(EXIT_FAILED)
+
+
+def _chosen(settings: Settings, accounts: Sequence[str]) -> list[str]:
+    """Return the named accounts in the order of the configuration, or all."""
+    wanted = {settings.account(name).name for name in accounts}
+    return [account.name for account in settings.accounts if not wanted or account.name in wanted]
+
+
+@main.command()
+@click.argument("sql", required=False)
+@click.option("--root", help="The lake's folder. Default: the configuration's, else ./data.")
+@click.option("--format", "form", type=click.Choice(["table", *WRITERS]), default="table", show_default=True)
+@click.option("--output", type=click.Path(dir_okay=False, writable=True), help="File to write; default: stdout.")
+@click.pass_obj
+def query(surroundings: Surroundings, sql: str | None, root: str | None, form: str, output: str | None) -> None:
+    """Ask the tables in SQL (DuckDB); without SQL, open a shell.
+
+    CSV is written so that no cell starts a formula in a spreadsheet: such texts get a leading apostrophe.
+    """
+    place, settings = surroundings.lake_root(root)
+    with connect(place, settings=settings) as con:
+        if sql is None:
+            _open_shell(con, form)
+        else:
+            _answer(con, sql, form, output)
+
+
+def _answer(con: Connection, sql: str, form: str, output: str | None = None) -> None:
+    relation = con.sql(sql)
+    if relation is None:
+        return
+    result = relation.to_arrow_table()
+    if form == "table" and output is None:
+        show(result, Console())
+        return
+    writer = WRITERS["csv" if form == "table" else form]
+    if output is not None:
+        with Path(output).open("wb") as file:
+            writer(result, file)
+        return
+    if form == "parquet" and sys.stdout.isatty():
+        raise SettingsError("parquet is not for a terminal: add --output FILE or redirect stdout")
+    out: BinaryIO = click.get_binary_stream("stdout")
+    writer(result, out)
+    out.flush()
+
+
+def _open_shell(con: Connection, form: str) -> None:
+    from convo_pipeline.shell import run_shell
+
+    if not sys.stdin.isatty():
+        raise SettingsError('no SQL was given and there is no terminal: convo-pipeline query "select ..."')
+    columns: dict[str, list[str]] = {}
+    rows = con.execute("select table_name, column_name from information_schema.columns").fetchall()
+    for table, column in rows:
+        columns.setdefault(table, []).append(column)
+    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    run_shell(Console(), lambda sql: _try(con, sql, form), columns, state / "convo-pipeline" / "history")
+
+
+def _try(con: Connection, sql: str, form: str) -> None:
+    try:
+        _answer(con, sql, form)
+    except (ConvoError, QueryError) as error:
+        click.echo(redact(str(error)), err=True)
+
+
+@main.command()
+@click.option("--port", default=0, show_default=True, help="Port on 127.0.0.1; 0: a free one.")
+@click.option("--seed", default=1, show_default=True, help="The same seed gives the same world.")
+def emulator(port: int, seed: int) -> None:
+    """Serve an invented Graph API on this machine; prints a configuration for it."""
+    from convo_pipeline.sandbox import serve_forever
+
+    serve_forever(port, seed)
+
+
+def default_days(today: date, days: int) -> tuple[date, date]:
+    """Return the last `days` days, today included, half-open."""
+    return today - timedelta(days=days - 1), today + timedelta(days=1)

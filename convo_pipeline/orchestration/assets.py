@@ -1,0 +1,226 @@
+"""The tables as assets: `extract` asks the API for the raw ones, `normalise` makes all others from them.
+
+Two steps and no more: an account flows through the raw chain without waiting for the others, and what is
+derived from a partition is derived in one go. This module knows keys, reports and commits; it knows neither
+the API nor pandas. (No `from __future__ import annotations` here: Dagster reads the annotations.)
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+import dagster as dg
+
+from convo_pipeline import schema
+from convo_pipeline.derive import derive_day, stale_days
+from convo_pipeline.errors import ConvoError, StoreError
+from convo_pipeline.extract.run import AccountReport, extract
+from convo_pipeline.lake.files import Commit, Store
+from convo_pipeline.orchestration.deployment import Deployment
+from convo_pipeline.orchestration.metadata import partition_metadata, table_metadata
+from convo_pipeline.orchestration.outcome import Outcome, tell
+from convo_pipeline.orchestration.partitions import Window, accounts_by_window, by_account, key_of, since_start
+from convo_pipeline.sandbox import reachable
+
+RAW = tuple(table.name for table in schema.RAW)
+DERIVED = tuple(table.name for table in (*schema.NORMALISED, *schema.MARTS))
+CHAIN: Mapping[str, Sequence[str]] = {
+    "raw_message_ids": ["raw_conversations"],
+    "raw_message_details": ["raw_message_ids"],
+    "coverage": ["messages", "raw_rejects"],
+}
+MOST_PREVIEWS = 31
+"""Partitions of one run that get a preview: a month of one account; beyond that it is only weight."""
+
+Days = Mapping[str, list[date]]
+Log = Callable[[str], None]
+SINGLE_RUN = dg.BackfillPolicy.single_run()
+
+
+def table_spec(table: schema.Table, problem: str | None = None) -> dg.AssetSpec:
+    """Describe one table to Dagster: its meaning, columns, place in the graph."""
+    deps = CHAIN.get(table.name, [] if table.layer == "raw" else RAW)
+    warning = f"**Not usable now: {problem}**\n\n" if problem else ""
+    return dg.AssetSpec(
+        table.name,
+        deps=deps,
+        description=warning + table.description,
+        group_name=table.layer,
+        kinds={"parquet", "facebook" if table.layer == "raw" else "pandas"},
+        metadata=table_metadata(table),
+        skippable=True,
+    )
+
+
+def build_extract(deployment: Deployment, partitions: dg.PartitionsDefinition[Any]) -> dg.AssetsDefinition:
+    """Build the step that calls the API."""
+
+    @dg.multi_asset(
+        name="extract",
+        specs=[table_spec(table, deployment.problem) for table in schema.RAW],
+        partitions_def=partitions,
+        backfill_policy=SINGLE_RUN,
+        can_subset=True,
+    )
+    def extract_tables(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[None]]:
+        """List the accounts' conversations down to the range's start and merge everything that came."""
+        yield from tell(context, run_extract(deployment, context.partition_keys, context.log.info))
+
+    return extract_tables
+
+
+def build_normalise(deployment: Deployment, partitions: dg.PartitionsDefinition[Any]) -> dg.AssetsDefinition:
+    """Build the step that derives every other table; it calls nobody."""
+
+    @dg.multi_asset(
+        name="normalise",
+        specs=[table_spec(table, deployment.problem) for table in (*schema.NORMALISED, *schema.MARTS)],
+        partitions_def=partitions,
+        backfill_policy=SINGLE_RUN,
+        can_subset=True,
+    )
+    def normalise_tables(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[None]]:
+        """Make the derived tables agree with the raw ones: the run's partitions and all that are stale."""
+        yield from tell(context, run_normalise(deployment, context.partition_keys))
+
+    return normalise_tables
+
+
+def build_problem(problem: str) -> dg.AssetsDefinition:
+    """Build the one asset of a deployment without accounts: it says what is wrong."""
+
+    @dg.asset(name="configuration", description=f"**{problem}**", group_name="configuration", kinds={"toml"})
+    def configuration() -> None:
+        """Fail with what is wrong; correct the file, then reload the code location."""
+        raise dg.Failure(f"{problem}; then reload the code location", allow_retries=False)
+
+    return configuration
+
+
+def run_extract(deployment: Deployment, keys: Iterable[str], log: Log) -> Outcome:
+    """Extract the keys' windows, all accounts of one window side by side."""
+    asked = by_account(keys)
+    days = since_start(deployment.settings.accounts, asked)
+    for account in sorted(asked.keys() - days.keys()):
+        log(f"{account}: skipped, all its days are before its start_date")
+    if not days:
+        raise dg.Failure("nothing was asked: every day is before its account's start_date", allow_retries=False)
+    with open_store(deployment) as store:
+        reports = extract_windows(deployment, store, accounts_by_window(days))
+        for report in reports:
+            log(f"{report.account}: {report.outcome}, {sum(report.calls.values())} calls")
+        return judge_extract(store, asked, days, reports)
+
+
+def extract_windows(
+    deployment: Deployment, store: Store, windows: Mapping[Window, Sequence[str]]
+) -> list[AccountReport]:
+    reports: list[AccountReport] = []
+    with reachable(deployment.settings, deployment.environ) as (settings, environ):
+        for window, accounts in windows.items():
+            reports += extract(
+                settings,
+                store,
+                accounts,
+                window.since,
+                window.until,
+                on_progress=deployment.on_progress,
+                environ=environ,
+                clock=deployment.clock,
+            )
+    if deployment.on_reports:
+        deployment.on_reports(reports)
+    return reports
+
+
+@contextmanager
+def open_store(deployment: Deployment) -> Iterator[Store]:
+    """Open the store; Failure where it cannot be used."""
+    try:
+        with closing(Store(deployment.settings.store, deployment.clock)) as store:
+            yield store
+    except StoreError as error:
+        raise dg.Failure(str(error), allow_retries=False) from None
+
+
+def judge_extract(store: Store, asked: Days, days: Days, reports: Sequence[AccountReport]) -> Outcome:
+    """Turn reports into the truth per partition."""
+    outcome = Outcome(failures=_failures(reports), summary={"calls": sum(sum(r.calls.values()) for r in reports)})
+    promised = {(name, day) for name, some in days.items() for day in some}
+    reader = _Reader(store, with_preview=len(promised) <= MOST_PREVIEWS)
+    for name in sorted(asked.keys() - outcome.failures.keys()):
+        for day in asked[name]:
+            note = None if (name, day) in promised else "before the account's start_date: not asked"
+            reader.read_into(outcome, RAW, name, day, note)
+    commits = [commit for report in reports for commit in report.commits]
+    outcome.extra.update(changed(commit for commit in commits if (commit.account, commit.date) not in promised))
+    return outcome
+
+
+def _failures(reports: Iterable[AccountReport]) -> dict[str, str]:
+    return {report.account: remedy(report) for report in reports if report.outcome != "complete"}
+
+
+def remedy(report: AccountReport) -> str:
+    """Say in one line what went wrong with an account and what a person should do."""
+    why = report.error or "; ".join(report.reasons) or report.outcome
+    if report.outcome == "incomplete":
+        return f"{report.account}: incomplete: {why}. What came is kept; materialise it again to go on from there."
+    return f"{report.account}: {why}. When that is put right, materialise its failed and missing partitions."
+
+
+def changed(commits: Iterable[Commit]) -> dict[tuple[str, str], dict[str, Any]]:
+    """Pick the partitions whose file changed."""
+    return {
+        (commit.table, key_of(commit.account, commit.date)): {"dagster/row_count": commit.row_count}
+        for commit in commits
+        if commit.is_changed
+    }
+
+
+def run_normalise(deployment: Deployment, keys: Iterable[str]) -> Outcome:
+    """Derive the keys' partitions, then every other stale day of the same accounts."""
+    asked, outcome = by_account(keys), Outcome()
+    with open_store(deployment) as store:
+        reader = _Reader(store, with_preview=sum(map(len, asked.values())) <= MOST_PREVIEWS)
+        for account, days in asked.items():
+            for day in days:
+                if derive(store, account, day, outcome) is not None:
+                    reader.read_into(outcome, DERIVED, account, day)
+            for day in stale_days(store, account):
+                if day not in days:
+                    outcome.extra.update(changed(derive(store, account, day, outcome) or ()))
+    return outcome
+
+
+def derive(store: Store, account: str, day: date, outcome: Outcome) -> list[Commit] | None:
+    """Derive one partition; a damaged one fails its account and no other day."""
+    try:
+        return derive_day(store, account, day)
+    except ConvoError as error:
+        outcome.failures[account] = f"{account}: {error}"
+        return None
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Reads stored partitions for their numbers."""
+
+    store: Store
+    with_preview: bool
+
+    def read_into(
+        self, outcome: Outcome, tables: Sequence[str], account: str, day: date, note: str | None = None
+    ) -> None:
+        try:
+            for table in tables:
+                outcome.stored[table, key_of(account, day)] = self._metadata(table, account, day, note)
+        except StoreError as error:
+            outcome.failures[account] = f"{account}: {error}"
+
+    def _metadata(self, table: str, account: str, day: date, note: str | None) -> dict[str, Any]:
+        content = self.store.read(table, account, day)
+        metadata = partition_metadata(schema.TABLES[table], content, with_preview=self.with_preview)
+        return {**metadata, "note": note} if note else metadata

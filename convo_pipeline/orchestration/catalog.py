@@ -1,0 +1,29 @@
+"""Everything Dagster is told about: assets, checks, jobs, schedules, sensors of one deployment."""
+
+import dagster as dg
+
+from convo_pipeline.orchestration.assets import build_extract, build_normalise, build_problem
+from convo_pipeline.orchestration.checks import build_coverage_check
+from convo_pipeline.orchestration.deployment import Deployment
+from convo_pipeline.orchestration.jobs import build_capture_job, extract_job, normalise_job
+from convo_pipeline.orchestration.partitions import partitions_of
+from convo_pipeline.orchestration.schedules import build_capture_schedule, build_followers, build_nightly
+
+
+def build_definitions(deployment: Deployment) -> dg.Definitions:
+    """Build the code location; without accounts it loads all the same and says why."""
+    partitions = partitions_of(deployment.settings)
+    capture_job = build_capture_job(deployment)
+    minutes = deployment.settings.schedule.capture_minutes
+    return dg.Definitions(
+        assets=[
+            build_extract(deployment, partitions),
+            build_normalise(deployment, partitions),
+            *([build_problem(deployment.problem)] if deployment.problem else []),
+        ],
+        asset_checks=[build_coverage_check(deployment, partitions)],
+        jobs=[extract_job, normalise_job, capture_job],
+        schedules=[build_nightly(deployment), *([build_capture_schedule(capture_job, minutes)] if minutes else [])],
+        sensors=build_followers(),
+        executor=dg.in_process_executor,
+    )

@@ -1,0 +1,34 @@
+"""Where runs are recorded: the instance in DAGSTER_HOME, one in a folder of ours, or one that vanishes."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import dagster as dg
+
+from convo_pipeline.errors import SettingsError
+
+HOME_VARIABLE = "DAGSTER_HOME"
+QUIET_CONFIG = "telemetry:\n  enabled: false\n\nnux:\n  enabled: false\n"
+
+
+def open_instance(environ: Mapping[str, str]) -> dg.DagsterInstance:
+    """Open the instance in DAGSTER_HOME, or an ephemeral one if it is not set; SettingsError if it cannot be used."""
+    home = environ.get(HOME_VARIABLE, "").strip()
+    if not home:
+        return dg.DagsterInstance.ephemeral()
+    path = Path(home).expanduser()
+    if not path.is_absolute():
+        raise SettingsError(f"{HOME_VARIABLE} must be an absolute path, not {home}")
+    if not path.is_dir():
+        raise SettingsError(f"{HOME_VARIABLE}: the folder {home} does not exist; make it: mkdir -p {home}")
+    return dg.DagsterInstance.from_config(str(path))
+
+
+def make_home(path: Path) -> Path:
+    """Make a folder that can be a DAGSTER_HOME, with telemetry and nagging off; an existing file stays."""
+    path.mkdir(parents=True, exist_ok=True)
+    if not (path / "dagster.yaml").exists():
+        shipped = Path("dagster.yaml")
+        text = shipped.read_text() if shipped.is_file() else QUIET_CONFIG
+        (path / "dagster.yaml").write_text(text)
+    return path.resolve()

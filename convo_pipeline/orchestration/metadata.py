@@ -1,0 +1,93 @@
+"""What the UI shows beside an asset: column schemas, row counts, previews.
+
+Previews hold shortened ids, times, direction, types and counts; never text, names, e-mail addresses or URLs.
+A column is shown only if it is known to be harmless, so that a new column stays hidden until someone decides.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+import pyarrow as pa
+
+from convo_pipeline.schema import COUNT, FLAG, RATIO, TIME, Table
+
+PREVIEW_ROWS = 5
+SHORT_ID_LENGTH = 6
+HARMLESS_WORDS = frozenset(
+    {"platform", "direction", "content_type", "detail_status", "created_at_source", "kind", "problem", "folder"}
+    | {"story_kind", "share_type", "mime_type"}
+)
+_TYPE_NAMES: dict[pa.DataType, str] = {TIME: "timestamp (UTC)", COUNT: "int", RATIO: "float", FLAG: "bool"}
+
+Metadata = Mapping[str, Any]
+
+
+def column_schema(table: Table) -> dg.TableSchema:
+    """Describe a table's columns, the two of its partition first."""
+    place = [
+        dg.TableColumn("account", "string", "The account's name: part of the path.", _constraints(True)),
+        dg.TableColumn("date", "date", "UTC day of `created_at`: part of the path.", _constraints(True)),
+    ]
+    columns = [
+        dg.TableColumn(
+            column.name,
+            _TYPE_NAMES.get(column.type, str(column.type)),
+            column.description,
+            _constraints(column.required),
+        )
+        for column in table.columns
+    ]
+    return dg.TableSchema(columns=[*place, *columns])
+
+
+def _constraints(required: bool) -> dg.TableColumnConstraints:
+    return dg.TableColumnConstraints(nullable=not required)
+
+
+def table_metadata(table: Table) -> dict[str, Any]:
+    """Metadata of the asset itself: its columns and where its rows live."""
+    return {
+        "dagster/column_schema": column_schema(table),
+        "dagster/table_name": table.name,
+        "key": ", ".join(("account", "date", *table.key)),
+    }
+
+
+def partition_metadata(table: Table, content: pa.Table, *, with_preview: bool) -> dict[str, Any]:
+    """Metadata of one partition: its row count and, if wanted, its first rows."""
+    metadata: dict[str, Any] = {"dagster/row_count": content.num_rows}
+    if with_preview and content.num_rows:
+        metadata["preview"] = preview(table, content)
+    return metadata
+
+
+def preview(table: Table, content: pa.Table) -> dg.TableMetadataValue:
+    """Show the first rows without anything a customer wrote or is called by."""
+    names = [column.name for column in table.columns if _is_harmless(column.name, column.type)]
+    head = content.slice(0, PREVIEW_ROWS).select(names).to_pylist()
+    records = [dg.TableRecord({name: _cell(name, row[name]) for name in names}) for row in head]
+    schema = dg.TableSchema(columns=[dg.TableColumn(name) for name in names])
+    return dg.MetadataValue.table(records, schema=schema)
+
+
+def _is_harmless(name: str, kind: pa.DataType) -> bool:
+    is_id = name.endswith("_id") and kind == pa.string()
+    return is_id or name in HARMLESS_WORDS or kind in (TIME, COUNT, RATIO, FLAG)
+
+
+def _cell(name: str, value: object) -> str | int | float | bool | None:
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if name.endswith("_id"):
+        return shorten_id(str(value))
+    return str(value)
+
+
+def shorten_id(value: str) -> str:
+    """Keep the end of an id: enough to tell rows apart, not enough to look anybody up.
+
+    >>> shorten_id("17841400000000123")
+    '…000123'
+    """
+    return value if len(value) <= SHORT_ID_LENGTH else "…" + value[-SHORT_ID_LENGTH:]

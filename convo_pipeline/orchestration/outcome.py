@@ -1,0 +1,55 @@
+"""Tell Dagster the truth per partition: what is stored is green, what failed is red, and nothing else.
+
+A step speaks for all keys of its run at once. So when an account failed, every stored partition is logged
+by itself and the step fails; when all is well, the step returns and only the numbers differ by partition.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import dagster as dg
+
+Cell = tuple[str, str]
+"""A table and a partition key."""
+
+
+@dataclass
+class Outcome:
+    """What a step did. `stored`: promised and whole. `extra`: changed beyond the promise. `failures`: per account."""
+
+    stored: dict[Cell, Mapping[str, Any]] = field(default_factory=dict)
+    extra: dict[Cell, Mapping[str, Any]] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    summary: Mapping[str, Any] = field(default_factory=dict)
+
+
+def tell(context: dg.AssetExecutionContext, outcome: Outcome) -> Iterator[dg.MaterializeResult[None]]:
+    """Report an outcome for the selected tables, in the order of the graph; raise Failure if an account failed."""
+    selected = [key.to_user_string() for key in context.op_execution_context.selected_asset_keys]
+    _log(context, outcome.extra)
+    if outcome.failures:
+        _log(context, outcome.stored)
+        raise failure(outcome)
+    _log(context, {cell: metadata for cell, metadata in outcome.stored.items() if cell[0] not in selected})
+    for (table, key), metadata in outcome.stored.items():
+        if table in selected:
+            context.add_asset_metadata(dict(metadata), asset_key=table, partition_key=key)
+    for table in dict.fromkeys(table for table, _ in outcome.stored):
+        if table in selected:
+            yield dg.MaterializeResult(asset_key=table, metadata=dict(outcome.summary))
+
+
+def _log(context: dg.AssetExecutionContext, cells: Mapping[Cell, Mapping[str, Any]]) -> None:
+    for (table, key), metadata in cells.items():
+        context.log_event(dg.AssetMaterialization(table, partition=key, metadata=dict(metadata)))
+
+
+def failure(outcome: Outcome) -> dg.Failure:
+    """Name the failed accounts and, for each, what to do; no retry: it would ask for all accounts again."""
+    names = sorted(outcome.failures)
+    rest = "everything else is stored" if outcome.stored else "nothing was stored"
+    rows = [dg.TableRecord({"account": name, "what to do": outcome.failures[name]}) for name in names]
+    description = "\n".join([f"failed: {', '.join(names)}; {rest}", *(outcome.failures[name] for name in names)])
+    metadata = {**outcome.summary, "accounts": names, "remedies": dg.MetadataValue.table(rows)}
+    return dg.Failure(description, metadata=metadata, allow_retries=False)

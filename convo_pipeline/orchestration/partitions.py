@@ -1,0 +1,115 @@
+"""Partition keys, ranges and windows: Dagster's spelling of "these accounts, these days".
+
+Pure: it reads no file and asks no API. Keys are `account|YYYY-MM-DD`; days are UTC; windows are half-open.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+
+import dagster as dg
+
+from convo_pipeline.settings import AccountSettings, Settings
+
+RANGE_START = "dagster/asset_partition_range_start"
+RANGE_END = "dagster/asset_partition_range_end"
+PARTITION = "dagster/partition"
+ONE_DAY = timedelta(days=1)
+MANY_PARTITIONS = 100_000
+"""Dagster advises at most this many partitions an asset."""
+
+
+@dataclass(frozen=True, order=True)
+class Window:
+    """Days [since, until) that are asked for together."""
+
+    since: date
+    until: date
+
+    @property
+    def days(self) -> list[date]:
+        return [self.since + ONE_DAY * index for index in range((self.until - self.since).days)]
+
+    @property
+    def last(self) -> date:
+        return self.until - ONE_DAY
+
+
+def partitions_of(settings: Settings) -> dg.MultiPartitionsDefinition:
+    """Every account × every UTC day from the earliest start date to today, today included."""
+    names = [account.name for account in settings.accounts]
+    first = min((account.start_date for account in settings.accounts), default=datetime.now(UTC).date())
+    dates = dg.DailyPartitionsDefinition(start_date=first.isoformat(), end_offset=1)
+    return dg.MultiPartitionsDefinition({"account": dg.StaticPartitionsDefinition(names), "date": dates})
+
+
+def key_of(account: str, day: date) -> str:
+    """Spell a partition key.
+
+    >>> key_of("bakery", date(2026, 11, 21))
+    'bakery|2026-11-21'
+    """
+    return f"{account}|{day.isoformat()}"
+
+
+def split_key(key: str) -> tuple[str, date]:
+    """Take a partition key apart."""
+    account, day = str(key).split("|")
+    return account, date.fromisoformat(day)
+
+
+def by_account(keys: Iterable[str]) -> dict[str, list[date]]:
+    """Group partition keys: each account's days, ascending."""
+    days: dict[str, list[date]] = defaultdict(list)
+    for account, day in map(split_key, keys):
+        days[account].append(day)
+    return {account: sorted(set(account_days)) for account, account_days in days.items()}
+
+
+def windows_of(days: Sequence[date]) -> list[Window]:
+    """Join consecutive days.
+
+    >>> [(w.since.day, w.until.day) for w in windows_of([date(2026, 1, 1), date(2026, 1, 2), date(2026, 1, 5)])]
+    [(1, 3), (5, 6)]
+    """
+    windows: list[Window] = []
+    for day in sorted(days):
+        if windows and windows[-1].until == day:
+            windows[-1] = Window(windows[-1].since, day + ONE_DAY)
+        else:
+            windows.append(Window(day, day + ONE_DAY))
+    return windows
+
+
+def accounts_by_window(days: dict[str, list[date]]) -> dict[Window, list[str]]:
+    """Turn each account's days into windows and name the accounts that share one, so that they run side by side."""
+    shared: dict[Window, list[str]] = defaultdict(list)
+    for account, account_days in days.items():
+        for window in windows_of(account_days):
+            shared[window].append(account)
+    return dict(sorted(shared.items()))
+
+
+def since_start(accounts: Sequence[AccountSettings], days: dict[str, list[date]]) -> dict[str, list[date]]:
+    """Keep the days from each account's start date on; an account without any is left out."""
+    starts = {account.name: account.start_date for account in accounts}
+    kept = {name: [day for day in some if day >= starts[name]] for name, some in days.items()}
+    return {name: some for name, some in kept.items() if some}
+
+
+def range_tags(accounts: Sequence[str], window: Window) -> dict[str, str]:
+    """Tags of one run over neighbouring `accounts` (in the order of the configuration) × the window's days."""
+    return {RANGE_START: key_of(accounts[0], window.since), RANGE_END: key_of(accounts[-1], window.last)}
+
+
+def neighbours(settings: Settings, accounts: Iterable[str]) -> list[list[str]]:
+    """Split accounts into stretches that stand side by side in the configuration: a range tag spans one."""
+    wanted = set(accounts)
+    stretches: list[list[str]] = [[]]
+    for account in settings.accounts:
+        if account.name in wanted:
+            stretches[-1].append(account.name)
+        elif stretches[-1]:
+            stretches.append([])
+    return [stretch for stretch in stretches if stretch]

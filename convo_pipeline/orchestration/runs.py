@@ -1,0 +1,58 @@
+"""Run the jobs in this process, as the command line does: extract, then normalise, recorded in an instance."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import dagster as dg
+
+from convo_pipeline.extract.run import AccountReport
+from convo_pipeline.orchestration.catalog import build_definitions
+from convo_pipeline.orchestration.deployment import Deployment
+from convo_pipeline.orchestration.jobs import EXTRACT_JOB, NORMALISE_JOB
+from convo_pipeline.orchestration.partitions import Window, neighbours, range_tags
+
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What the jobs did: the accounts' reports, and what to do for those that failed."""
+
+    reports: tuple[AccountReport, ...]
+    failures: tuple[str, ...]
+
+    @property
+    def is_complete(self) -> bool:
+        return not self.failures
+
+
+def run_jobs(
+    deployment: Deployment,
+    accounts: Sequence[str],
+    window: Window,
+    instance: dg.DagsterInstance,
+    jobs: Sequence[str] = (EXTRACT_JOB, NORMALISE_JOB),
+) -> RunResult:
+    """Run the jobs one after the other over accounts × window; a failed extract is normalised all the same."""
+    reports: list[AccountReport] = []
+    definitions = build_definitions(replace(deployment, on_reports=reports.extend))
+    failures: list[str] = []
+    for job in jobs:
+        for stretch in neighbours(deployment.settings, accounts):
+            result = definitions.resolve_job_def(job).execute_in_process(
+                instance=instance, raise_on_error=False, tags=range_tags(stretch, window), run_config=QUIET
+            )
+            failures += _failures(result)
+    return RunResult(tuple(reports), tuple(dict.fromkeys(failures)))
+
+
+def _failures(result: dg.ExecuteInProcessResult) -> list[str]:
+    """Read what the failed steps said, one line an account."""
+    lines: list[str] = []
+    for event in result.all_events:
+        if event.is_step_failure:
+            told = event.step_failure_data.user_failure_data
+            error = event.step_failure_data.error
+            text = told.description if told else (error.message if error else "a step failed")
+            lines += (text or "a step failed").strip().splitlines()
+    return lines

@@ -1,0 +1,142 @@
+"""When what runs: the nightly extract, the capture between nights, and what follows an extract.
+
+Schedules are off until somebody turns them on in the UI: a clone that is only being tried must not call an API
+in the night. The followers are on: they call nobody.
+"""
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import UTC, date, timedelta
+
+import dagster as dg
+
+from convo_pipeline.lake.state import STATE_FILE, State
+from convo_pipeline.orchestration.assets import DERIVED, RAW
+from convo_pipeline.orchestration.deployment import Deployment
+from convo_pipeline.orchestration.jobs import EXTRACT_JOB, NORMALISE_JOB, extract_job, normalise_job
+from convo_pipeline.orchestration.partitions import (
+    PARTITION,
+    RANGE_END,
+    RANGE_START,
+    Window,
+    neighbours,
+    range_tags,
+)
+from convo_pipeline.settings import AccountSettings, Settings
+
+MOST_DAYS_BACK = 30
+FOLLOW_SECONDS = 30
+
+
+def nightly_window(settings: Settings, today: date, state: State | None = None) -> Window | None:
+    """Name the days a night asks for, up to yesterday; None if there are none.
+
+    They start at the oldest day that some account's ledger does not show as swept after its end, at most
+    30 days back, and always hold the last `recheck_days`.
+    """
+    recheck = today - timedelta(days=max(1, settings.schedule.recheck_days))
+    starts = [max(account.start_date, _first_needed(account, recheck, today, state)) for account in settings.accounts]
+    since = min(starts, default=today)
+    return Window(since, today) if since < today else None
+
+
+def _first_needed(account: AccountSettings, recheck: date, today: date, state: State | None) -> date:
+    oldest = max(account.start_date, today - timedelta(days=MOST_DAYS_BACK))
+    runs = state.runs(account.name) if state else []
+    swept = {
+        (run.since, min(run.until, run.started_at.date()))
+        for run in runs
+        if run.outcome == "complete" and run.since and run.until
+    }
+    days = Window(oldest, recheck).days
+    return next((day for day in days if not any(since <= day < until for since, until in swept)), recheck)
+
+
+def build_nightly(deployment: Deployment) -> dg.ScheduleDefinition:
+    """Build the schedule of one run for all accounts."""
+    settings = deployment.settings
+
+    @dg.schedule(
+        name="nightly",
+        job=extract_job,
+        cron_schedule=settings.schedule.nightly,
+        execution_timezone="UTC",
+        description="Extract of all accounts up to yesterday (UTC). Turn it on here.",
+    )
+    def nightly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        today = context.scheduled_execution_time.astimezone(UTC).date()
+        with open_ledger(settings) as state:
+            window = nightly_window(settings, today, state)
+        if window is None:
+            return dg.SkipReason(deployment.problem or "no account has a whole day yet")
+        (accounts,) = neighbours(settings, (account.name for account in settings.accounts))
+        return dg.RunRequest(tags=range_tags(accounts, window))
+
+    return nightly
+
+
+@contextmanager
+def open_ledger(settings: Settings) -> Iterator[State | None]:
+    """Open the ledger, if there is one yet: looking at it makes nothing."""
+    path = settings.store.state_path / STATE_FILE
+    if not path.is_file():
+        yield None
+        return
+    with closing(State(path)) as state:
+        yield state
+
+
+def build_capture_schedule(capture_job: dg.JobDefinition, minutes: int) -> dg.ScheduleDefinition:
+    """Build the schedule of the looks between nights."""
+    return dg.ScheduleDefinition(
+        name="capture",
+        job=capture_job,
+        cron_schedule=capture_cron(minutes),
+        execution_timezone="UTC",
+        description="Looks for new messages before they leave the newest 20. Turn it on here.",
+    )
+
+
+def capture_cron(minutes: int) -> str:
+    """Spell "every so many minutes"; from an hour on in whole hours.
+
+    >>> capture_cron(15), capture_cron(90)
+    ('*/15 * * * *', '0 */1 * * *')
+    """
+    return f"*/{minutes} * * * *" if minutes < 60 else f"0 */{minutes // 60} * * *"
+
+
+def build_followers() -> list[dg.SensorDefinition]:
+    """Build the sensors that normalise after every extract, whole or partly failed, started from wherever."""
+    return [_follower("normalise_after_success", dg.DagsterRunStatus.SUCCESS),
+            _follower("normalise_after_failure", dg.DagsterRunStatus.FAILURE)]  # fmt: skip
+
+
+def _follower(name: str, status: dg.DagsterRunStatus) -> dg.SensorDefinition:
+    @dg.run_status_sensor(
+        name=name,
+        run_status=status,
+        request_job=normalise_job,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        minimum_interval_seconds=FOLLOW_SECONDS,
+        description=f"Normalises what an extract stored, after its {status.value.lower()}.",
+    )
+    def follow(context: dg.RunStatusSensorContext) -> dg.RunRequest | dg.SkipReason:
+        return follow_up(context.dagster_run)
+
+    return follow
+
+
+def follow_up(run: dg.DagsterRun) -> dg.RunRequest | dg.SkipReason:
+    """Ask for the normalise run of an extract run's partitions; skip runs that extracted nothing or normalised already."""
+    assets = {key.to_user_string() for key in run.asset_selection or ()}
+    extracts = run.job_name == EXTRACT_JOB or (run.job_name != NORMALISE_JOB and not assets.isdisjoint(RAW))
+    if not extracts:
+        return dg.SkipReason(f"{run.job_name} extracted nothing")
+    if run.is_success and assets.issuperset(DERIVED):
+        return dg.SkipReason("the run normalised what it extracted")
+    key = run.tags.get(PARTITION)
+    start, end = run.tags.get(RANGE_START, key), run.tags.get(RANGE_END, key)
+    if start is None or end is None:
+        return dg.SkipReason("the run had no partition")
+    return dg.RunRequest(run_key=run.run_id, tags={RANGE_START: start, RANGE_END: end})

@@ -1,0 +1,120 @@
+"""Show a query's result: a table for people, CSV, JSON or Parquet for programs.
+
+What customers wrote is data from strangers: control characters do not reach the terminal, and no cell of a CSV
+file starts a formula in a spreadsheet.
+"""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Iterator
+from datetime import date, datetime
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+MOST_ROWS_SHOWN = 200
+MOST_CHARACTERS_SHOWN = 200
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "|", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def show(result: pa.Table, console: Console) -> None:
+    """Print the first rows as a table that fits the terminal."""
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold")
+    for field in result.schema:
+        table.add_column(Text(field.name), justify="right" if _is_number(field.type) else "left", overflow="fold")
+    for row in _rows(result.slice(0, MOST_ROWS_SHOWN)):
+        table.add_row(*(Text(readable(cell)) for cell in row))
+    console.print(table)
+    if result.num_rows > MOST_ROWS_SHOWN:
+        console.print(f"{MOST_ROWS_SHOWN:,} of {result.num_rows:,} rows; --format csv gives all of them", style="dim")
+
+
+def readable(value: object) -> str:
+    """Write one cell for a terminal.
+
+    >>> readable("a\\x1b[31mb\\nc"), readable(None), readable(0.5)
+    ('a[31mb c', '', '0.5')
+    """
+    if value is None:
+        return ""
+    if isinstance(value, datetime):
+        return value.strftime("%Y-%m-%d %H:%M:%S")
+    text = value if isinstance(value, str) else _json(value) if isinstance(value, list | dict) else str(value)
+    text = _CONTROLS.sub(lambda match: " " if match[0] in "\n\t\r" else "", text)
+    return text if len(text) <= MOST_CHARACTERS_SHOWN else text[: MOST_CHARACTERS_SHOWN - 1] + "…"
+
+
+def write_csv(result: pa.Table, out: BinaryIO) -> None:
+    """Write UTF-8 CSV, times in ISO 8601; a text that a spreadsheet would run gets a leading apostrophe."""
+    text = io.TextIOWrapper(out, encoding="utf-8", errors="replace", newline="", write_through=True)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([guard(name) for name in result.column_names])
+    for row in _rows(result):
+        writer.writerow([_csv_cell(cell) for cell in row])
+    text.detach()
+
+
+def guard(text: str) -> str:
+    """Disarm a formula.
+
+    >>> guard("=1+1"), guard("hello"), guard("-5")
+    ("'=1+1", 'hello', "'-5")
+    """
+    return "'" + text if text.lstrip(" ").startswith(FORMULA_STARTS) else text
+
+
+def _csv_cell(value: object) -> object:
+    if isinstance(value, str):
+        return guard(value)
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    return guard(_json(value)) if isinstance(value, list | dict) else value
+
+
+def write_json(result: pa.Table, out: BinaryIO) -> None:
+    """Write one JSON array of objects."""
+    out.write(b"[")
+    for index, row in enumerate(_rows(result)):
+        record = dict(zip(result.column_names, row, strict=True))
+        out.write((",\n " if index else "\n ").encode() + _json(record).encode("utf-8", "replace"))
+    out.write(b"\n]\n" if result.num_rows else b"]\n")
+
+
+def write_parquet(result: pa.Table, out: BinaryIO) -> None:
+    """Write one Parquet file."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(result, sink, compression="zstd")
+    out.write(sink.getvalue())
+
+
+WRITERS: dict[str, Callable[[pa.Table, BinaryIO], None]] = {
+    "csv": write_csv,
+    "json": write_json,
+    "parquet": write_parquet,
+}
+
+
+def _rows(result: pa.Table) -> Iterator[tuple[Any, ...]]:
+    for batch in result.to_batches(max_chunksize=10_000):
+        columns = [column.to_pylist() for column in batch.columns]
+        yield from zip(*columns, strict=True) if columns else iter(())
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, default=_plain)
+
+
+def _plain(value: object) -> object:
+    return value.isoformat() if isinstance(value, datetime | date) else str(value)
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))

@@ -1,0 +1,57 @@
+"""`base_url = "emulator"` made real: the built-in emulator answers for as long as it is needed.
+
+The only place that connects the emulator with the rest. A token that is not set gets the emulator's own, for
+accounts that the emulator answers and no others.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from convo_pipeline.emulator.serve import EMULATOR_TOKEN, EmulatorServer
+from convo_pipeline.errors import SettingsError
+from convo_pipeline.settings import EMULATOR, AccountSettings, Settings
+
+URL_VARIABLE = "CONVO_EMULATOR_URL"
+"""Where an emulator already runs: `demo --ui` keeps one for all runs that are started from the UI."""
+DEFAULT_SEED = 7
+
+
+@contextmanager
+def reachable(settings: Settings, environ: Mapping[str, str]) -> Iterator[tuple[Settings, Mapping[str, str]]]:
+    """Give settings whose accounts all have a real address, and the environment with the tokens to go there."""
+    emulated = [account for account in settings.accounts if settings.base_url(account) == EMULATOR]
+    if not emulated:
+        yield settings, environ
+    elif URL_VARIABLE in environ:
+        yield pointed(settings, environ[URL_VARIABLE]), with_tokens(emulated, environ)
+    else:
+        with serving() as server:
+            yield pointed(settings, server.base_url), with_tokens(emulated, environ)
+
+
+@contextmanager
+def serving(port: int = 0, seed: int = DEFAULT_SEED) -> Iterator[EmulatorServer]:
+    """Serve the emulator in this process; a SettingsError if the port is taken."""
+    server = EmulatorServer(port=port, seed=seed)
+    try:
+        server.start()
+    except OSError as error:
+        raise SettingsError(f"--port {port}: {error.strerror}") from None
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def pointed(settings: Settings, url: str) -> Settings:
+    """Replace the word `emulator` by an address."""
+    accounts = tuple(
+        account.model_copy(update={"base_url": url}) if settings.base_url(account) == EMULATOR else account
+        for account in settings.accounts
+    )
+    return settings.model_copy(update={"accounts": accounts})
+
+
+def with_tokens(accounts: list[AccountSettings], environ: Mapping[str, str]) -> Mapping[str, str]:
+    """Add the emulator's token where a variable is not set."""
+    return {account.token_env: EMULATOR_TOKEN for account in accounts} | dict(environ)
