@@ -94,7 +94,10 @@ def _combine(
     open_pairs = ~is_settled(table, held.take(pa.array(held_places)), known)
     if not is_new.any() and not open_pairs.any():
         return held
-    decided = _decide(table, held.take(pa.array(held_places[open_pairs])), known.filter(pa.array(open_pairs)), decide)
+    disputed = held.take(pa.array(held_places[open_pairs]))
+    decided = _decide(table, disputed, known.filter(pa.array(open_pairs)), decide)
+    if not is_new.any() and decided.equals(disputed):
+        return held
     is_kept = np.ones(held.num_rows, dtype=bool)
     is_kept[held_places[open_pairs]] = False
     return _sort(table, pa.concat_tables([held.filter(pa.array(is_kept)), decided, incoming.filter(pa.array(is_new))]))
