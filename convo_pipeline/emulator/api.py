@@ -16,9 +16,12 @@ from typing import Any
 from convo_pipeline.emulator import refusals, render
 from convo_pipeline.emulator.calls import Answer, Call, read_query
 from convo_pipeline.emulator.fields import Field, FieldSyntaxError, parse_fields
+from convo_pipeline.emulator.known_fields import IG_USER_FIELDS, PAGE_FIELDS, check_fields
 from convo_pipeline.emulator.limiter import ServerLimiter
+from convo_pipeline.emulator.paging import read_paging
 from convo_pipeline.emulator.refusals import Refusal
 from convo_pipeline.emulator.switches import Switches
+from convo_pipeline.emulator.view import View, read_id
 from convo_pipeline.emulator.world import Account, Conversation, Message, Payload, World
 
 _VERSION = re.compile(r"v\d{1,3}\.\d")
@@ -91,7 +94,7 @@ class GraphApi:
             raise refusals.unknown_path("/")
         return self._object(call, accounts, segments, view)
 
-    def _object(self, call: Call, accounts: Sequence[Account], segments: list[str], view: render.View) -> Any:
+    def _object(self, call: Call, accounts: Sequence[Account], segments: list[str], view: View) -> Any:
         node, edge = segments[0], segments[1] if len(segments) > 1 else ""
         if len(segments) > 2:
             raise refusals.unknown_path("/" + "/".join(segments[2:]))
@@ -109,10 +112,10 @@ class GraphApi:
             return self._conversation(call, found, edge, view)
         return self._message(call, found, edge, view)
 
-    def _view(self, call: Call, version: str, now_us: int) -> render.View:
+    def _view(self, call: Call, version: str, now_us: int) -> View:
         mode = self.switches.next_token
         has_token = mode == "always" or (mode == "as_sent" and call.token_in == "query")  # noqa: S105 - no secret
-        return render.View(now_us, self.switches, call.base_url, version, call.token if has_token else None)
+        return View(now_us, self.switches, call.base_url, version, call.token if has_token else None)
 
     # Who may ask
 
@@ -133,7 +136,7 @@ class GraphApi:
         """Count a call of the Conversations API against its account's limit."""
         call.account, call.page_id, call.platform = account.name, account.page_id, account.platform
         self.call_counts[account.name] = self.call_counts.get(account.name, 0) + cost
-        for _ in range(cost):
+        for _ in range(0 if call.is_free else cost):
             if not self.limiter.admits((account.page_id, account.platform)):
                 raise refusals.rate_limited()
 
@@ -159,14 +162,14 @@ class GraphApi:
                 return account
         return None
 
-    def _page_node(self, call: Call, owner: Account, node: str, edge: str, view: render.View) -> Payload:
+    def _page_node(self, call: Call, owner: Account, node: str, edge: str, view: View) -> Payload:
         if edge:
             raise refusals.unknown_path(f"/{edge}")
         call.kind, call.account = "identity", owner.name
         fields = _fields(call) or (Field("id"), Field("name"))
         is_user = node in ("me", owner.own_id) and owner.platform == "instagram"
-        known = render.IG_USER_FIELDS if is_user else render.PAGE_FIELDS
-        render.check_fields(fields, known, "IGUser" if is_user else "Page", self.switches)
+        known = IG_USER_FIELDS if is_user else PAGE_FIELDS
+        check_fields(fields, known, "IGUser" if is_user else "Page", self.switches)
         facts = self._page_facts(owner, is_user)
         shown = {field.name: _pick(facts[field.name], field) for field in fields if field.name in facts}
         return shown | {"id": facts["id"]}
@@ -214,7 +217,7 @@ class GraphApi:
 
     # Conversations and messages
 
-    def _conversations(self, call: Call, accounts: Sequence[Account], node: str, view: render.View) -> Payload:
+    def _conversations(self, call: Call, accounts: Sequence[Account], node: str, view: View) -> Payload:
         call.kind = "find" if "user_id" in call.params else "listing"
         platform = call.params.get("platform", "").lower()
         if platform not in ("", "instagram", "messenger"):
@@ -227,7 +230,7 @@ class GraphApi:
         if account is None:
             return _not_linked(platform)
         self._count(call, account)
-        paging = render.read_paging(call.params, self.switches.default_limit, self.switches.conversations_limit)
+        paging = read_paging(call.params, self.switches.default_limit, self.switches.conversations_limit)
         fields = _fields(call)
         rows = account.listing(self._folder(call, account), view.now_us)
         if user_id := call.params.get("user_id"):
@@ -245,8 +248,8 @@ class GraphApi:
             return "*" if self.switches.no_folder == "all" else ""
         return "" if asked == "inbox" else asked
 
-    def _find(self, accounts: Sequence[Account], shown_id: str, view: render.View) -> Conversation | Message:
-        world_id = render.read_id(shown_id, self.switches)
+    def _find(self, accounts: Sequence[Account], shown_id: str, view: View) -> Conversation | Message:
+        world_id = read_id(shown_id, self.switches)
         for account in accounts if world_id else ():
             assert world_id is not None
             conversation = account.conversations.get(world_id)
@@ -258,17 +261,17 @@ class GraphApi:
             raise refusals.gone(self.switches.refused_as, shown_id)
         raise refusals.missing(shown_id)
 
-    def _conversation(self, call: Call, found: Conversation, edge: str, view: render.View) -> Payload:
+    def _conversation(self, call: Call, found: Conversation, edge: str, view: View) -> Payload:
         call.kind = "edge" if edge else "conversation"
         fields = _fields(call)
         if not edge:
             return render.conversation_node(view, found, fields)
         if edge != "messages":
             raise refusals.unknown_path(f"/{edge}")
-        paging = render.read_paging(call.params, self.switches.default_limit, self.switches.messages_limit)
+        paging = read_paging(call.params, self.switches.default_limit, self.switches.messages_limit)
         return render.messages_page(view, found, fields, paging, call.params.get("fields", ""))
 
-    def _message(self, call: Call, found: Message, edge: str, view: render.View) -> Payload:
+    def _message(self, call: Call, found: Message, edge: str, view: View) -> Payload:
         call.kind = "message_edge" if edge else "message"
         if not edge:
             return render.message_node(view, found, _fields(call))
@@ -278,7 +281,7 @@ class GraphApi:
 
     # Many at once
 
-    def _many(self, call: Call, accounts: Sequence[Account], view: render.View) -> Payload:
+    def _many(self, call: Call, accounts: Sequence[Account], view: View) -> Payload:
         """Answer `?ids=`; each id is a call, and one bad id spoils all."""
         asked = [part for part in call.params["ids"].split(",") if part]
         if len(asked) > MOST_IN_BATCH:
@@ -309,6 +312,7 @@ class GraphApi:
         path, _, query = str(item.get("relative_url", "")).lstrip("/").partition("?")
         shared = {key: call.params[key] for key in ("access_token", "appsecret_proof") if key in call.params}
         inner = Call(str(item.get("method", "GET")).upper(), path, shared | read_query(query), call.headers, call.base_url, call.number)  # fmt: skip
+        inner.is_free = not self.switches.batch_counts_items
         answer = self.answer(inner)
         call.account = inner.account or call.account
         shown: Payload = {"code": answer.status}

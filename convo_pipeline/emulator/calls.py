@@ -22,6 +22,8 @@ class Call:
     number: int = 0
     """1 = the first call this server saw."""
     kind: str = "other"
+    is_free: bool = False
+    """Whether the limiter looks away (an item of a batch that counts as one call)."""
     account: str | None = None
     page_id: str | None = None
     platform: str | None = None

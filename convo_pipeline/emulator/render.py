@@ -1,214 +1,26 @@
-"""Turn what exists into the objects an answer holds: nodes, nested edges, the 20 rule, paging.
+"""Turn what exists into the objects an answer holds: nodes, nested edges, the 20 rule.
 
 It decides what a caller may see of a message; it knows nothing of tokens, limits or HTTP.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 from convo_pipeline.emulator import ids
-from convo_pipeline.emulator.clock import MICROSECONDS, from_us
 from convo_pipeline.emulator.fields import Field
+from convo_pipeline.emulator.known_fields import check_conversation_fields, check_message_fields
 from convo_pipeline.emulator.media import sign
-from convo_pipeline.emulator.refusals import Refusal, bad_parameter, gone, nonexisting_field
+from convo_pipeline.emulator.paging import Key, Paging, cut_page, read_paging
+from convo_pipeline.emulator.refusals import Refusal, gone
 from convo_pipeline.emulator.switches import Switches
+from convo_pipeline.emulator.view import View, link, show_data, show_id, show_paging, show_time
 from convo_pipeline.emulator.world import Account, Conversation, Message, Payload
 
-MESSAGE_FIELDS = frozenset(
-    (
-        "id",
-        "created_time",
-        "from",
-        "to",
-        "message",
-        "attachments",
-        "shares",
-        "sticker",
-        "story",
-        "reactions",
-        "is_unsupported",
-        "reply_to",
-        "tags",
-    )
-)
-CONVERSATION_FIELDS = frozenset(("id", "updated_time", "participants", "messages", "is_owner"))
-UNDOCUMENTED_FIELDS = frozenset(
-    (
-        "message_count",
-        "unread_count",
-        "senders",
-        "snippet",
-        "can_reply",
-        "is_subscribed",
-        "link",
-        "scoped_thread_key",
-        "former_participants",
-        "name",
-        "wallpaper",
-        "folder",
-    )
-)
-ATTACHMENT_FIELDS = frozenset(
-    (
-        "id",
-        "mime_type",
-        "name",
-        "size",
-        "image_data",
-        "video_data",
-        "file_url",
-        "generic_template",
-        "appointment_booking",
-        "sticker_id",
-        "type",
-        "url",
-    )
-)
-SHARE_FIELDS = frozenset(("id", "link", "name", "description", "picture", "type", "url", "title", "template"))
-PAGE_FIELDS = frozenset(
-    ("id", "name", "username", "category", "instagram_business_account", "connected_instagram_account", "about", "link")
-)
-IG_USER_FIELDS = frozenset(("id", "user_id", "username", "name", "account_type", "profile_picture_url"))
 DEFAULT_MESSAGE = (Field("id"), Field("created_time"))
 DEFAULT_CONVERSATION = (Field("id"), Field("updated_time"))
 WRAPPED = ("to", "attachments", "shares", "reactions", "tags")
 MEDIA = ("attachments", "shares", "sticker", "story")
-
-
-@dataclass(frozen=True)
-class View:
-    """What one call sees: the moment, the switches, and how `next` links are written."""
-
-    now_us: int
-    switches: Switches
-    base_url: str
-    version: str
-    token: str | None
-    """The token that `next` links carry, None for none."""
-
-
-@dataclass(frozen=True)
-class Paging:
-    """`limit`, `after` and `before` of an edge, already checked."""
-
-    limit: int
-    after: str | None = None
-    before: str | None = None
-
-
-def read_paging(arguments: Mapping[str, str], default: int, most: int) -> Paging:
-    """Check the paging arguments of an edge; a larger limit is silently cut to `most`."""
-    text = arguments.get("limit", "")
-    if text and not text.isdigit():
-        raise bad_parameter("param limit must be a non-negative integer")
-    limit = min(int(text), most) if text else default
-    return Paging(max(limit, 1), arguments.get("after") or None, arguments.get("before") or None)
-
-
-def show_data(rows: Sequence[Any], switches: Switches) -> Any:
-    """Return rows as `data` holds them."""
-    if switches.data_shape == "object_if_single" and len(rows) == 1 and isinstance(rows[0], dict):
-        return rows[0]
-    return list(rows)
-
-
-def show_time(moment_us: int, switches: Switches) -> str | int:
-    seconds = moment_us // MICROSECONDS
-    if switches.time_format == "iso":
-        return from_us(seconds * MICROSECONDS).strftime("%Y-%m-%dT%H:%M:%S") + switches.time_offset
-    if switches.time_format == "ms":
-        return moment_us // 1000
-    return seconds if switches.time_format == "unix" else str(seconds)
-
-
-def show_id(meta_id: str, switches: Switches) -> str:
-    return ids.hostile(meta_id) if switches.id_alphabet == "hostile" else meta_id
-
-
-def read_id(shown: str, switches: Switches) -> str | None:
-    """Return the world's id behind a shown one; None where it cannot be one of ours."""
-    if switches.id_alphabet != "hostile":
-        return shown
-    return shown.removesuffix(ids.HOSTILE_TAIL) if shown.endswith(ids.HOSTILE_TAIL) else None
-
-
-Key = tuple[int, str]
-
-
-def cut_page(keys: Sequence[Key], paging: Paging, kind: str) -> tuple[slice, dict[str, object]]:
-    """Find the part of an ordered list (newest first) a call asked for, and its cursors.
-
-    A `keyset` cursor names a place in the order, an `item` cursor a row wherever it is now, an `offset` cursor a count.
-    """
-    start = 0
-    if paging.after is not None:
-        start = _place(keys, paging.after, kind) + (kind != "offset")
-        if kind == "keyset":
-            start = _place_after(keys, paging.after)
-    elif paging.before is not None:
-        start = max(_place(keys, paging.before, kind) - paging.limit, 0)
-    stop = min(start + paging.limit, len(keys))
-    if start >= stop:
-        return slice(start, start), {"has_next": False, "has_previous": start > 0}
-    return slice(start, stop), {
-        "before": _cursor(keys, start, kind),
-        "after": _cursor(keys, stop if kind == "offset" else stop - 1, kind),
-        "has_next": stop < len(keys),
-        "has_previous": start > 0,
-    }
-
-
-def _cursor(keys: Sequence[Key], index: int, kind: str) -> str:
-    if kind == "offset":
-        return ids.write_cursor(["o", index])
-    moment, row_id = keys[index]
-    return ids.write_cursor(["k", moment, row_id] if kind == "keyset" else ["i", row_id])
-
-
-def _place(keys: Sequence[Key], cursor: str, kind: str) -> int:
-    state = ids.read_cursor(cursor)
-    if not state or state[0] != kind[0]:
-        raise bad_parameter("Invalid cursors values")
-    if kind == "offset":
-        return int(str(state[1]))
-    for index, (_, row_id) in enumerate(keys):
-        if row_id == state[-1]:
-            return index
-    if kind == "item":
-        raise bad_parameter("Invalid cursors values")
-    return 0
-
-
-def _place_after(keys: Sequence[Key], cursor: str) -> int:
-    """Return the index of the first row that sorts behind the cursor's."""
-    state = ids.read_cursor(cursor)
-    if not state or state[0] != "k":
-        raise bad_parameter("Invalid cursors values")
-    place = (int(str(state[1])), str(state[2]))
-    low, high = 0, len(keys)
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (middle + 1, high) if keys[middle] >= place else (low, middle)
-    return low
-
-
-def show_paging(view: View, cut: Mapping[str, object], path: str, arguments: Mapping[str, object]) -> Payload | None:
-    """Return `paging` of an edge: cursors, and links that carry the token as Meta's do."""
-    if "after" not in cut:
-        return None
-    paging: Payload = {"cursors": {"before": cut["before"], "after": cut["after"]}}
-    if cut["has_next"]:
-        paging["next"] = link(view, path, {**arguments, "after": cut["after"]})
-    if cut["has_previous"]:
-        paging["previous"] = link(view, path, {**arguments, "before": cut["before"]})
-    return paging
-
-
-def link(view: View, path: str, arguments: Mapping[str, object]) -> str:
-    query = {"access_token": view.token} if view.token else {}
-    return f"{view.base_url}/{view.version}/{path}?{urlencode({**query, **arguments})}"
 
 
 # Messages
@@ -221,7 +33,7 @@ def messages_page(
     if conversation.fault_code is not None:
         raise Refusal(conversation.fault_code, "An unknown error occurred")
     switches = view.switches
-    check_fields(fields, MESSAGE_FIELDS, "Message", switches)
+    check_message_fields(fields, switches)
     rows = conversation.rows(view.now_us, keep_unsent=switches.unsent_rows == "kept")
     keys = _MessageKeys(rows)
     part, cut = cut_page(keys, paging, switches.cursor_kind)
@@ -238,7 +50,7 @@ def messages_page(
 
 
 class _MessageKeys(Sequence[Key]):
-    """The (time, id) keys of messages, made only where they are looked at."""
+    """The (time, order) keys of messages, made only where they are looked at."""
 
     def __init__(self, rows: Sequence[Message]) -> None:
         self._rows = rows
@@ -248,7 +60,7 @@ class _MessageKeys(Sequence[Key]):
 
     def __getitem__(self, index: Any) -> Any:
         message = self._rows[index]
-        return (message.created_us, message.message_id)
+        return (message.created_us, f"{message.sequence:09d}")
 
 
 def show_message_row(view: View, message: Message, fields: Sequence[Field], rank: int) -> Payload:
@@ -271,7 +83,7 @@ def show_message_row(view: View, message: Message, fields: Sequence[Field], rank
 def message_node(view: View, message: Message, fields: Sequence[Field] | None) -> Payload:
     """Return a message read by its id; refused where it is unsent or too old."""
     refuse_unreadable(view, message)
-    check_fields(fields, MESSAGE_FIELDS, "Message", view.switches)
+    check_message_fields(fields, view.switches)
     return show_message(view, message, fields or DEFAULT_MESSAGE)
 
 
@@ -350,10 +162,7 @@ def _wrap(view: View, message: Message, field: Field, value: list[Any]) -> Any:
         return value[0] if switches.reactions_shape == "object" and value else value
     children = field.children
     if field.name == "shares":
-        check_fields(children, SHARE_FIELDS, "Share", switches)
         children = children or (Field("id"), Field("link"))
-    elif field.name == "attachments":
-        check_fields(children, ATTACHMENT_FIELDS, "MessageAttachment", switches)
     wrapped: Payload = {"data": show_data([_narrow(inner, children) for inner in value], switches)}
     if field.name == "shares" and switches.inner_next == "phantom":
         path = f"{quote(show_id(message.message_id, switches), safe='')}/shares"
@@ -391,7 +200,7 @@ def conversations_page(
     rows: Sequence[tuple[int, Conversation]],
 ) -> Payload:
     """Return the conversations edge, newest activity first."""
-    check_conversation_fields(view, account, fields)
+    check_conversation_fields(fields, account.platform, view.switches)
     keys = [(moment, conversation.conversation_id) for moment, conversation in rows]
     part, cut = cut_page(keys, paging, view.switches.cursor_kind)
     data = [show_conversation(view, conversation, fields or DEFAULT_CONVERSATION) for _, conversation in rows[part]]
@@ -402,25 +211,8 @@ def conversations_page(
 
 
 def conversation_node(view: View, conversation: Conversation, fields: Sequence[Field] | None) -> Payload:
-    check_conversation_fields(view, conversation.account, fields)
+    check_conversation_fields(fields, conversation.account.platform, view.switches)
     return show_conversation(view, conversation, fields or DEFAULT_CONVERSATION)
-
-
-def check_conversation_fields(view: View, account: Account, fields: Sequence[Field] | None) -> None:
-    known = CONVERSATION_FIELDS
-    if account.platform == "messenger" and view.switches.undocumented_fields:
-        known = known | UNDOCUMENTED_FIELDS
-    check_fields(fields, known, "UnifiedThread", view.switches)
-    for field in fields or ():
-        if field.name == "messages":
-            check_fields(field.children, MESSAGE_FIELDS, "Message", view.switches)
-
-
-def check_fields(fields: Sequence[Field] | None, known: frozenset[str], node_type: str, switches: Switches) -> None:
-    """Refuse the whole call for one field that does not exist."""
-    for field in fields or ():
-        if field.name not in known or field.name in switches.refused_fields:
-            raise nonexisting_field(field.name, node_type)
 
 
 def show_conversation(view: View, conversation: Conversation, fields: Sequence[Field]) -> Payload:

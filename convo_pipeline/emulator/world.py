@@ -52,6 +52,8 @@ class Message:
     extra: Payload = field(default_factory=dict)
     """Keys that answers carry without being asked for them."""
     unsent_us: int | None = None
+    sequence: int = 0
+    """The order among messages of one microsecond."""
 
     @property
     def payload(self) -> Payload:
@@ -114,7 +116,6 @@ class Conversation:
         """An error code that every answer holding this conversation's content ends in (a poisoned conversation)."""
         self.touched_us: list[int] = []
         self._times: list[int] = []
-        self._unsent = 0
         self._people = list(people)
         self._make_people = make_people
 
@@ -165,6 +166,7 @@ class Conversation:
         """Put a message in its place by time and make it findable."""
         position = bisect_right(self._times, message.created_us)
         self._times.insert(position, message.created_us)
+        message.sequence = len(self.messages)
         self.messages.insert(position, message)
         self.account.remember(message)
 
