@@ -18,6 +18,7 @@ from convo_pipeline.derive import derive_day, stale_days
 from convo_pipeline.errors import ConvoError, StoreError
 from convo_pipeline.extract.run import AccountReport, extract
 from convo_pipeline.lake.files import Commit, Store
+from convo_pipeline.orchestration.checks import NOTHING_OPEN, judge_coverage
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.metadata import partition_metadata, table_metadata
 from convo_pipeline.orchestration.outcome import Outcome, tell
@@ -35,6 +36,7 @@ MOST_PREVIEWS = 31
 """Partitions of one run that get a preview: a month of one account; beyond that it is only weight."""
 
 Days = Mapping[str, list[date]]
+Told = dg.MaterializeResult[None] | dg.AssetCheckResult
 Log = Callable[[str], None]
 SINGLE_RUN = dg.BackfillPolicy.single_run()
 
@@ -77,13 +79,17 @@ def build_normalise(deployment: Deployment, partitions: dg.PartitionsDefinition[
     @dg.multi_asset(
         name="normalise",
         specs=[table_spec(table, deployment.problem) for table in (*schema.NORMALISED, *schema.MARTS)],
+        check_specs=[NOTHING_OPEN],
         partitions_def=partitions,
         backfill_policy=SINGLE_RUN,
         can_subset=True,
     )
-    def normalise_tables(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[None]]:
+    def normalise_tables(context: dg.AssetExecutionContext) -> Iterator[Told]:
         """Make the derived tables agree with the raw ones: the run's partitions and all that are stale."""
         yield from tell(context, run_normalise(deployment, context.partition_keys))
+        if context.op_execution_context.selected_asset_check_keys:
+            with open_store(deployment) as store:
+                yield judge_coverage(store, context.partition_keys)
 
     return normalise_tables
 

@@ -3,7 +3,6 @@
 import dagster as dg
 
 from convo_pipeline.orchestration.assets import build_extract, build_normalise, build_problem
-from convo_pipeline.orchestration.checks import build_coverage_check
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.jobs import build_capture_job, extract_job, normalise_job
 from convo_pipeline.orchestration.partitions import partitions_of
@@ -21,7 +20,6 @@ def build_definitions(deployment: Deployment) -> dg.Definitions:
             build_normalise(deployment, partitions),
             *([build_problem(deployment.problem)] if deployment.problem else []),
         ],
-        asset_checks=[build_coverage_check(deployment, partitions)],
         jobs=[extract_job, normalise_job, capture_job],
         schedules=[build_nightly(deployment), *([build_capture_schedule(capture_job, minutes)] if minutes else [])],
         sensors=build_followers(),
