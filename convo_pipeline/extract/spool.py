@@ -16,6 +16,7 @@ from pathlib import Path
 
 from convo_pipeline.errors import StoreError
 from convo_pipeline.json_text import dump_json, load_json
+from convo_pipeline.lake.folder import make_private_folders
 
 MAX_AGE = timedelta(days=7)
 Record = dict[str, object]
@@ -50,7 +51,7 @@ class Spool:
     def create(cls, state_path: Path, account: str, run_id: str) -> "Spool":
         folder = state_path / "spool" / account / run_id
         try:
-            folder.mkdir(mode=0o700, parents=True)
+            make_private_folders(folder)
         except OSError as error:
             raise StoreError(f"cannot write the spool {folder}: {error.strerror}") from None
         return cls(folder)

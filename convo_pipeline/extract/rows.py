@@ -1,0 +1,229 @@
+"""From spooled records to rows: what one answer says about conversations and messages. Pure.
+
+All times here are whole microseconds since 1970, UTC. A message row of the API is one of three things:
+*detailed* (it has content), *bare* (only `id` and `created_time`: the rule of the newest 20 took the rest),
+or *refused* (it holds an `error`). Ranks count from 1, the newest; the newest 20 can be read
+(Meta's Conversations guide; for Messenger the guide is ambiguous, so there it is observed, not assumed).
+"""
+
+import base64
+import binascii
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
+from typing import NamedTuple
+
+from convo_pipeline.graph.pages import parse_time
+from convo_pipeline.json_text import dump_json
+
+READABLE_RANKS = 20
+SECOND = 1_000_000
+DAY = 86_400 * SECOND
+EARLIEST_US = 1_072_915_200 * SECOND
+"""2004-01-01: no conversation on these platforms is older."""
+LATEST_MARGIN_US = DAY
+BARE_KEYS = frozenset({"id", "created_time"})
+VOLATILE_CONVERSATION_KEYS = frozenset(
+    {"id", "messages", "updated_time", "snippet", "unread_count", "message_count", "senders", "can_reply"}
+)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_TIME_IN_MESSAGE_ID = re.compile(rb"ig_dm_item:\d+:IGMessageID:\d+:\d+:(\d+)")
+
+
+class Sighting(NamedTuple):
+    """One message as one answer showed it: the columns of `raw_message_ids` and `raw_message_details` and its place."""
+
+    conversation_id: str
+    message_id: str
+    created_us: int
+    created_at_source: str
+    rank: int
+    at_us: int
+    detail_status: str
+    error_code: int | None
+    error_subcode: int | None
+    fields: str | None
+    payload: str | None
+
+
+class ConversationSighting(NamedTuple):
+    """One conversation as one answer showed it."""
+
+    conversation_id: str
+    folder: str | None
+    updated_us: int | None
+    at_us: int
+    fields: str | None
+    payload: str | None
+
+
+class Reject(NamedTuple):
+    """An entry that has no id or no shape we can read."""
+
+    digest: str
+    reason: str
+    payload: str
+    at_us: int
+
+
+def microseconds(value: object) -> int | None:
+    """Return a Graph time as microseconds since 1970, or None if it is none.
+
+    >>> microseconds("2026-02-19T08:57:24+0000")
+    1771491444000000
+    """
+    if isinstance(value, str) and len(value) == 24 and value[19:] == "+0000":
+        with suppress(ValueError):
+            return _day_us(value[:10]) + _clock_us(value[10:19])
+    moment = parse_time(value)
+    return None if moment is None else to_us(moment)
+
+
+def to_us(moment: datetime) -> int:
+    """Return an aware time as microseconds since 1970."""
+    return (moment - EPOCH) // timedelta(microseconds=1)
+
+
+def from_us(time_us: int) -> datetime:
+    """Return microseconds since 1970 as an aware UTC time."""
+    return EPOCH + timedelta(microseconds=time_us)
+
+
+@lru_cache(maxsize=4096)
+def _day_us(text: str) -> int:
+    return (date.fromisoformat(text).toordinal() - EPOCH.toordinal()) * DAY
+
+
+@lru_cache(maxsize=131_072)
+def _clock_us(text: str) -> int:
+    hours, minutes, seconds = int(text[1:3]), int(text[4:6]), int(text[7:9])
+    if text[0] != "T" or text[3] != ":" or text[6] != ":" or not (hours < 24 and minutes < 60 and seconds < 61):
+        raise ValueError(text)
+    return (hours * 3600 + minutes * 60 + seconds) * SECOND
+
+
+def is_plausible(time_us: int | None, at_us: int) -> bool:
+    """Say whether a message can have been sent then: not before 2004, not a day ahead of the server."""
+    return time_us is not None and EARLIEST_US <= time_us <= at_us + LATEST_MARGIN_US
+
+
+def message_id_us(message_id: str) -> int | None:
+    """Return the send time inside an Instagram message id, or None.
+
+    The id is Meta's spelling of base64 (`ZD` for `=`, `ZA` for a plain `Z`) around
+    `ig_dm_item:1:IGMessageID:<account>:<thread>:<item>`, and item is microseconds << 64
+    (decoded from real ids; undocumented, so it only fills in where no time is given).
+    """
+    plain = message_id.replace("ZD", "=").replace("ZB", "+").replace("ZC", "/").replace("ZA", "Z").rstrip("=")
+    try:
+        decoded = base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    match = _TIME_IN_MESSAGE_ID.fullmatch(decoded)
+    return int(match[1]) >> 64 if match else None
+
+
+def placed_time(row: dict[str, object], message_id: str, updated_us: int | None, at_us: int) -> tuple[int, str]:
+    """Return when the message was sent and where that is from; see `schema.CREATED_AT_SOURCES`."""
+    created_us = microseconds(row.get("created_time"))
+    if created_us is not None and is_plausible(created_us, at_us):
+        return created_us, "message"
+    id_us = message_id_us(message_id)
+    if id_us is not None and is_plausible(id_us, at_us):
+        return id_us // SECOND * SECOND, "message_id"
+    if updated_us is not None and is_plausible(updated_us, at_us):
+        return updated_us, "conversation"
+    return at_us // DAY * DAY, "listing"
+
+
+def day_of(time_us: int) -> date:
+    """Return the UTC date of a time."""
+    return date.fromordinal(EPOCH.toordinal() + time_us // DAY)
+
+
+def start_us(day: date) -> int:
+    """Return the first microsecond of a UTC date."""
+    return (day.toordinal() - EPOCH.toordinal()) * DAY
+
+
+def readable_id(row: object) -> str | None:
+    """Return the id of an entry, or None if it has none we can use."""
+    if not isinstance(row, dict):
+        return None
+    value = row.get("id")
+    if isinstance(value, str) and value:
+        return value
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def is_bare(row: dict[str, object]) -> bool:
+    """Say whether an edge row holds nothing but its id and time."""
+    return len(row) <= 2 and row.keys() <= BARE_KEYS
+
+
+@lru_cache(maxsize=1024)
+def fields_json(fields: tuple[str, ...], at_us: int) -> str:
+    """Return the `fields` column: each key asked for, and when."""
+    return dump_json(dict.fromkeys(fields, at_us)).decode()
+
+
+def read_messages(
+    rows: Sequence[object],
+    *,
+    conversation_id: str,
+    updated_us: int | None,
+    first_rank: int,
+    fields: tuple[str, ...],
+    at_us: int,
+) -> Iterator[Sighting | Reject]:
+    """Read the message rows of one answer, newest first, the first at `first_rank`."""
+    asked = fields_json(fields, at_us)
+    for rank, row in enumerate(rows, first_rank):
+        message_id = readable_id(row)
+        if message_id is None or not isinstance(row, dict):
+            yield reject(row, f"a message of conversation {conversation_id} without an id", at_us)
+            continue
+        created_us, source = placed_time(row, message_id, updated_us, at_us)
+        place = (conversation_id, message_id, created_us, source, rank, at_us)
+        if is_bare(row):
+            status = "pending" if rank <= READABLE_RANKS else "beyond_20"
+            yield Sighting(*place, status, None, None, None, None)
+        elif "error" in row and row.keys() <= BARE_KEYS | {"error"}:
+            yield Sighting(
+                *place, "failed" if rank <= READABLE_RANKS else "beyond_20", *error_codes(row["error"]), None, None
+            )
+        else:
+            yield Sighting(*place, "detailed", None, None, asked, dump_json(row).decode())
+
+
+def error_codes(error: object) -> tuple[int | None, int | None]:
+    """Return code and subcode of an error object, None where it has none."""
+    if not isinstance(error, dict):
+        return None, None
+    code, subcode = error.get("code"), error.get("error_subcode")
+    return code if isinstance(code, int) else None, subcode if isinstance(subcode, int) else None
+
+
+def read_conversation(
+    row: dict[str, object], conversation_id: str, folder: str, fields: tuple[str, ...], at_us: int
+) -> ConversationSighting:
+    """Read a listed conversation; what changes with every message is left out, so its daily rows agree."""
+    stable = {key: value for key, value in row.items() if key not in VOLATILE_CONVERSATION_KEYS}
+    stable_fields = tuple(name for name in fields if name not in VOLATILE_CONVERSATION_KEYS)
+    return ConversationSighting(
+        conversation_id,
+        folder or None,
+        microseconds(row.get("updated_time")),
+        at_us,
+        fields_json(stable_fields, at_us),
+        dump_json(stable).decode(),
+    )
+
+
+def reject(entry: object, reason: str, at_us: int) -> Reject:
+    """Keep an entry that cannot be read."""
+    payload = dump_json(entry)
+    return Reject(hashlib.sha256(payload).hexdigest(), reason, payload.decode(), at_us)

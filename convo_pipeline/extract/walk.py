@@ -1,0 +1,94 @@
+"""How far a conversation must be walked, decided from what was shown and what is held. Pure.
+
+Times are microseconds since 1970, UTC.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from convo_pipeline.extract.rows import READABLE_RANKS, is_bare, microseconds, readable_id
+
+UNBOUNDED_US = 0
+"""`complete_since_us` of a conversation that was walked to its first message."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """What the store holds of a conversation without a gap: from its newest message down to a time."""
+
+    newest_message_id: str | None
+    complete_since_us: int
+
+
+@dataclass(frozen=True)
+class Walk:
+    """A walk from the newest message down; each page extends it."""
+
+    since_us: int
+    held: Held | None
+    count: int = 0
+    newest_message_id: str | None = None
+    low_us: int | None = None
+    met_held: bool = False
+
+    def extend(self, entries: Sequence[object]) -> "Walk":
+        """Return the walk with one more page, newest first."""
+        ids = [readable_id(entry) for entry in entries]
+        times = [
+            time for entry in entries if isinstance(entry, dict) and (time := microseconds(entry.get("created_time")))
+        ]
+        lows = [*times, *([self.low_us] if self.low_us is not None else [])]
+        return replace(
+            self,
+            count=self.count + len(entries),
+            newest_message_id=self.newest_message_id or next((found for found in ids if found), None),
+            low_us=min(lows) if lows else None,
+            met_held=self.met_held or (self.held is not None and self.held.newest_message_id in ids),
+        )
+
+    @property
+    def is_contiguous_with_held(self) -> bool:
+        """What is held below reaches the window's start: nothing is missing between."""
+        return self.met_held and self.held is not None and self.held.complete_since_us <= self.since_us
+
+    @property
+    def is_deep_enough(self) -> bool:
+        """The last page ended before the window, or on what is held."""
+        return self.is_contiguous_with_held or (self.low_us is not None and self.low_us < self.since_us)
+
+    def complete_since_us(self, at_end: bool) -> int | None:
+        """Return down to where the conversation is held without a gap once this walk is stored.
+
+        >>> Walk(since_us=5, held=None, low_us=3).complete_since_us(at_end=False)
+        3
+        """
+        if at_end:
+            return UNBOUNDED_US
+        lows = [low for low in (self.low_us,) if low is not None]
+        if self.met_held and self.held is not None:
+            lows.append(self.held.complete_since_us)
+        return min(lows) if lows else None
+
+
+def bare_readable(entries: Sequence[object], first_rank: int) -> list[tuple[int, str, dict[str, object]]]:
+    """Return rank, id and row of the bare rows inside the newest 20: each is asked singly."""
+    inside = entries[: max(0, READABLE_RANKS - first_rank + 1)]
+    return _bare(inside, first_rank)
+
+
+def bare_beyond(entries: Sequence[object], first_rank: int) -> list[tuple[int, str, dict[str, object]]]:
+    """Return rank, id and row of the bare rows beyond the newest 20: the rule takes their details."""
+    skipped = max(0, READABLE_RANKS - first_rank + 1)
+    return _bare(entries[skipped:], first_rank + skipped)
+
+
+def _bare(entries: Sequence[object], first_rank: int) -> list[tuple[int, str, dict[str, object]]]:
+    return [
+        (rank, message_id, entry)
+        for rank, entry in enumerate(entries, first_rank)
+        if isinstance(entry, dict) and (message_id := readable_id(entry)) and (is_bare(entry) or _is_refused(entry))
+    ]
+
+
+def _is_refused(entry: dict[str, object]) -> bool:
+    return "error" in entry and len(entry) <= 3

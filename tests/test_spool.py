@@ -1,0 +1,80 @@
+"""`extract.spool` and `extract.buckets`: the journal of a run and its rows by date."""
+
+import stat
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from convo_pipeline.errors import StoreError
+from convo_pipeline.extract import buckets
+from convo_pipeline.extract.buckets import Buckets
+from convo_pipeline.extract.rows import Sighting, start_us
+from convo_pipeline.extract.spool import Spool, delete_old_spools, left_spools, without_paging
+
+
+def sighting(number: int, day: date) -> Sighting:
+    return Sighting("c", f"m{number}", start_us(day), "message", 1, 0, "detailed", None, None, "{}", "{}")
+
+
+def test_records_come_back_in_order_and_as_they_were(tmp_path: Path) -> None:
+    spool = Spool.create(tmp_path, "bakery", "run")
+    records = [{"kind": "edge", "text": "\ud83d lone", "number": 2**100}, {"kind": "edge", "text": "مرحبا 👩‍🍳"}]
+    for record in records:
+        spool.append(record)
+    assert list(left_spools(tmp_path, "bakery")[0]) == records
+
+
+def test_a_spool_is_readable_by_its_owner_only(tmp_path: Path) -> None:
+    spool = Spool.create(tmp_path / "state", "bakery", "run")
+    spool.append({"kind": "edge"})
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "state" / "spool").rglob("*")}
+    assert modes == {"bakery": 0o700, "run": 0o700, "00000001.json": 0o600}
+
+
+def test_paging_and_the_token_in_it_never_reach_the_spool() -> None:
+    page = {
+        "data": [{"id": "1", "shares": {"data": [], "paging": {"next": "https://x/?access_token=T"}}}],
+        "paging": {},
+    }
+    assert without_paging(page) == {"data": [{"id": "1", "shares": {"data": []}}]}
+
+
+def test_a_half_written_record_is_no_record(tmp_path: Path) -> None:
+    spool = Spool.create(tmp_path, "bakery", "run")
+    spool.append({"kind": "edge"})
+    (spool.folder / "00000002.tmp").write_bytes(b'{"kind": "ed')
+    assert list(spool) == [{"kind": "edge"}]
+
+
+def test_an_unwritable_spool_is_named(tmp_path: Path) -> None:
+    (tmp_path / "spool").write_text("in the way")
+    with pytest.raises(StoreError, match="cannot write the spool"):
+        Spool.create(tmp_path, "bakery", "run")
+
+
+def test_spools_are_deleted_after_seven_days(tmp_path: Path) -> None:
+    Spool.create(tmp_path, "bakery", "run").append({"kind": "edge"})
+    now = datetime.now(UTC)
+    assert delete_old_spools(tmp_path, now + timedelta(days=6)) == 0
+    assert delete_old_spools(tmp_path, now + timedelta(days=8)) == 1
+    assert left_spools(tmp_path, "bakery") == []
+
+
+def test_buckets_return_each_date_once_whatever_was_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(buckets, "FLUSH_ROWS", 3)
+    days = [date(2026, 1, 1), date(2026, 1, 2)]
+    kept = Buckets(tmp_path / "buckets")
+    for number in range(8):
+        kept.add(sighting(number, days[number % 2]))
+    assert kept.days() == days
+    assert [kept.read(day)["message_id"].to_pylist() for day in days] == [
+        ["m0", "m2", "m4", "m6"],
+        ["m1", "m3", "m5", "m7"],
+    ]
+
+
+def test_buckets_of_an_earlier_try_are_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(buckets, "FLUSH_ROWS", 1)
+    Buckets(tmp_path / "buckets").add(sighting(1, date(2026, 1, 1)))
+    assert Buckets(tmp_path / "buckets").days() == []
