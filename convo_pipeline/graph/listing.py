@@ -1,0 +1,448 @@
+"""Lists an inbox that moves while it is read: owns the passes over it and where they stop.
+
+The API orders conversations by activity and pages live. A conversation that gets a message while we read jumps to the
+head, behind our cursor, so after the last page the head is listed again until a pass brings nothing new. There is no
+time-based paging: the stop is our own. What is asked for on each page is the ladder's decision; here its failures are
+acted on: a smaller page from the same cursor, and a conversation that fails even alone is listed without its messages,
+so that its neighbours are whole.
+It knows no table and stores nothing; a row is passed on once, and again only if it came back changed.
+"""
+
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Literal
+
+from convo_pipeline.clock import SYSTEM_CLOCK, Clock
+from convo_pipeline.errors import (
+    AccessDeniedError,
+    GraphError,
+    MissingError,
+    RetryableError,
+    ThrottledError,
+    TooMuchDataError,
+    UnknownFieldError,
+    UnreachableError,
+)
+from convo_pipeline.graph.client import GraphClient
+from convo_pipeline.graph.fields import (
+    conversation_field_names,
+    conversation_fields,
+    message_field_names,
+)
+from convo_pipeline.graph.ladder import (
+    TOP,
+    Rung,
+    be_patient,
+    is_nesting_hopeless,
+    step_down,
+    step_up,
+    with_probes,
+)
+from convo_pipeline.graph.pages import Page, parse_time
+
+MARGIN = timedelta(minutes=10)
+HEAD_PASSES = 3
+EMPTY_PAGES = 20
+LOOP_RESTARTS = 1
+
+Cut = Literal["cursor_loop", "dead_cursor", "empty_pages", "page_refused"]
+"""Why a listing ended before its stop."""
+
+Row = Mapping[str, object]
+IsKnown = Callable[[Row], bool]
+
+
+@dataclass(frozen=True)
+class ListedPage:
+    """New and changed rows of one call, and what that call asked for.
+
+    `messages_limit` is 0 where the messages were not asked for: each conversation then needs a call of its own.
+    Rows are as the API sent them; some may be no conversation at all.
+    """
+
+    rows: tuple[object, ...]
+    conversation_fields: tuple[str, ...]
+    message_fields: tuple[str, ...]
+    messages_limit: int
+    folder: str
+    server_time: datetime
+    rung: Rung
+
+
+@dataclass(frozen=True)
+class ListingSummary:
+    """What a listing did; true at any time, final when its pages are used up.
+
+    `started_at` is the server's time of the first answer (T0): the next listing's `since`, if `cuts` is empty.
+    `moving` holds the conversations that still changed in the last pass allowed: due next run.
+    `poisoned` holds those whose nested messages were refused even alone, with the refusal.
+    """
+
+    started_at: datetime | None
+    listed_count: int
+    page_count: int
+    passes: int
+    restarts: int
+    inversions: int
+    ladder_steps: int
+    rung: Rung
+    moving: frozenset[str]
+    poisoned: Mapping[str, GraphError]
+    cuts: tuple[Cut, ...]
+
+
+@dataclass(frozen=True)
+class _Search:
+    """A page was refused: somewhere in the next `suspect_count` rows may be the reason."""
+
+    resume: Rung
+    suspect_count: int
+    is_found: bool = False
+
+
+@dataclass
+class _Walk:
+    """One pass from the head down: what it has met."""
+
+    bound: datetime
+    is_head: bool
+    started_at: datetime | None = None
+    page_count: int = 0
+    fresh: frozenset[str] = frozenset()
+    newest_before: datetime | None = None
+    cut: Cut | None = None
+
+
+class _CursorLostError(Exception):
+    """The cursor leads nowhere: start again from the head."""
+
+    def __init__(self, cut: Cut) -> None:
+        super().__init__(cut)
+        self.cut = cut
+
+
+class Listing:
+    """One listing of an account's folders, head to `since`; iterate `pages()` once, then read `summary`.
+
+    `is_known` may say that a row adds nothing to what is stored: a page of old and known rows then ends the pass.
+    Fields dropped a week ago are asked for again; refused again, they are dropped with today's date.
+    Errors that stop the account (token, permission, throttle, budget, dead host) are raised from the iteration; what
+    was yielded before is good.
+    """
+
+    def __init__(
+        self,
+        client: GraphClient,
+        rung: Rung = TOP,
+        *,
+        since: datetime,
+        folders: Sequence[str] = ("",),
+        is_known: IsKnown | None = None,
+        max_restarts: int = 3,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self._client = client
+        self._platform = client.endpoint.platform
+        self._today = clock.now().date()
+        self._rung = with_probes(rung, self._today)
+        self._since = since
+        self._folders = tuple(folders)
+        self._is_known = is_known
+        self._max_restarts = max_restarts
+        self._seen: dict[str, tuple[object, str | None]] = {}
+        self._search: _Search | None = None
+        self._climbed_from: Rung | None = None
+        self._started_at: datetime | None = None
+        self._page_count = self._passes = self._restarts = self._loops = self._inversions = self._steps = 0
+        self._nested_row_count = self._refused_count = self._isolated_count = 0
+        self._moving: set[str] = set()
+        self._poisoned: dict[str, GraphError] = {}
+        self._cuts: list[Cut] = []
+
+    @property
+    def summary(self) -> ListingSummary:
+        return ListingSummary(
+            self._started_at,
+            len(self._seen),
+            self._page_count,
+            self._passes,
+            self._restarts,
+            self._inversions,
+            self._steps,
+            self._rung,
+            frozenset(self._moving),
+            dict(self._poisoned),
+            tuple(self._cuts),
+        )
+
+    def pages(self) -> Iterator[ListedPage]:
+        """Yield every page that brought something; all folders, all passes."""
+        for folder in self._folders:
+            yield from self._list_folder(folder)
+
+    def _list_folder(self, folder: str) -> Iterator[ListedPage]:
+        walk = yield from self._pass(folder, self._since - MARGIN, is_head=False)
+        if walk.page_count <= 1 and walk.cut is None:
+            return
+        for _ in range(HEAD_PASSES):
+            if walk.started_at is None:
+                return
+            walk = yield from self._pass(folder, walk.started_at - MARGIN, is_head=True)
+            if not walk.fresh:
+                return
+        self._moving |= walk.fresh
+
+    def _pass(self, folder: str, bound: datetime, *, is_head: bool) -> Generator[ListedPage, None, _Walk]:
+        """Walk from the head to the bound; start again when the cursor is lost, a bounded number of times."""
+        self._passes += 1
+        fresh: frozenset[str] = frozenset()
+        while True:
+            walk = _Walk(bound, is_head)
+            yield from self._walk(folder, walk)
+            fresh |= walk.fresh
+            if walk.cut is None or not self._may_restart(walk.cut):
+                break
+        walk.fresh = fresh
+        if walk.cut is not None and walk.cut not in self._cuts:
+            self._cuts.append(walk.cut)
+        return walk
+
+    def _may_restart(self, cut: Cut) -> bool:
+        self._loops += cut == "cursor_loop"
+        if cut == "empty_pages" or self._loops > LOOP_RESTARTS or self._restarts >= self._max_restarts:
+            return False
+        self._restarts += 1
+        return True
+
+    def _walk(self, folder: str, walk: _Walk) -> Iterator[ListedPage]:
+        after: str | None = None
+        cursors: set[str] = set()
+        empty_count = 0
+        while walk.cut is None:
+            try:
+                listed, after = self._fetch_page(folder, after)
+            except _CursorLostError as lost:
+                walk.cut = lost.cut
+                return
+            is_end = self._is_end(listed.rows, walk)
+            fresh = self._take_fresh(listed, walk)
+            if fresh.rows:
+                yield fresh
+            empty_count = 0 if listed.rows else empty_count + 1
+            if after is None or is_end:
+                return
+            if empty_count >= EMPTY_PAGES:
+                walk.cut = "empty_pages"
+            elif after in cursors:
+                walk.cut = "cursor_loop"
+            cursors.add(after)
+
+    def _is_end(self, rows: Sequence[object], walk: _Walk) -> bool:
+        """Whether nothing below this page can matter: a whole page is older than the bound, or old and known."""
+        old_count = 0
+        for row in rows:
+            time = _updated_at(row)
+            if time is not None and time < walk.bound:
+                old_count += 1
+            elif not self._adds_nothing(row, walk):
+                return False
+        return old_count > 0
+
+    def _adds_nothing(self, row: object, walk: _Walk) -> bool:
+        conversation_id = _id(row)
+        if conversation_id is None or not isinstance(row, dict):
+            return False
+        if walk.is_head:
+            return not self._is_fresh(row, conversation_id)
+        return self._is_known is not None and self._is_known(row)
+
+    def _take_fresh(self, listed: ListedPage, walk: _Walk) -> ListedPage:
+        """Keep the rows that are new or changed since they were seen in this listing."""
+        walk.started_at = walk.started_at or listed.server_time
+        walk.page_count += 1
+        kept: list[object] = []
+        ids: list[str] = []
+        for row in listed.rows:
+            self._count_inversion(row, walk)
+            conversation_id = _id(row)
+            if conversation_id is None or not isinstance(row, dict):
+                kept.append(row)
+            elif self._is_fresh(row, conversation_id):
+                self._seen[conversation_id] = (row.get("updated_time"), _newest_message_id(row))
+                kept.append(row)
+                ids.append(conversation_id)
+        walk.fresh |= frozenset(ids)
+        if listed.messages_limit:
+            self._nested_row_count += len(listed.rows)
+            for conversation_id in ids:
+                self._poisoned.pop(conversation_id, None)
+        return replace(listed, rows=tuple(kept))
+
+    def _is_fresh(self, row: Row, conversation_id: str) -> bool:
+        """Same time and same newest message is nothing new; an older time is a late copy of what we have."""
+        seen = self._seen.get(conversation_id)
+        if seen is None:
+            return True
+        updated_time, newest = row.get("updated_time"), _newest_message_id(row)
+        if updated_time == seen[0]:
+            return newest is not None and seen[1] is not None and newest != seen[1]
+        before, now = parse_time(seen[0]), parse_time(updated_time)
+        return before is None or now is None or now > before
+
+    def _count_inversion(self, row: object, walk: _Walk) -> None:
+        time = _updated_at(row)
+        if time is None:
+            return
+        self._inversions += walk.newest_before is not None and time > walk.newest_before
+        walk.newest_before = time
+
+    def _fetch_page(self, folder: str, after: str | None) -> tuple[ListedPage, str | None]:
+        """Fetch the next page, asking for less until it is given."""
+        while True:
+            rung = self._rung
+            try:
+                page = self._fetch(rung, folder, after)
+            except (UnknownFieldError, TooMuchDataError, RetryableError) as error:
+                if not self._descend(error):
+                    return self._isolate(error, folder, after)
+                continue
+            except GraphError as error:
+                raise _meaning(error, after) from None
+            self._ascend(rung)
+            return self._listed(page, rung, folder), page.after
+
+    def _fetch(self, rung: Rung, folder: str, after: str | None) -> Page:
+        fields = conversation_fields(self._platform, rung.nested_messages, rung.dropped_names)
+        return self._noted(self._client.fetch_conversations(fields, rung.conversations_per_page, after, folder))
+
+    def _noted(self, page: Page) -> Page:
+        self._page_count += 1
+        self._started_at = self._started_at or page.server_time
+        return page
+
+    def _listed(self, page: Page, rung: Rung, folder: str) -> ListedPage:
+        names = conversation_field_names(rung.dropped_names)
+        messages = message_field_names(self._platform, rung.dropped_names) if rung.nested_messages else ()
+        return ListedPage(page.rows, names, messages, rung.nested_messages, folder, page.server_time, rung)
+
+    def _descend(self, error: GraphError) -> bool:
+        """Take the next rung down; False if the refused row is alone already. Raises what no smaller page cures."""
+        rung = self._rung
+        lower = step_down(rung, error, self._platform, self._today)
+        if lower is None and not isinstance(error, TooMuchDataError | RetryableError):
+            raise error
+        if isinstance(error, ThrottledError) or (self._page_count == 0 and _is_silent(error)):
+            raise error
+        self._steps += 1
+        if lower is not None and lower.dropped != rung.dropped:
+            self._rung = lower
+            return True
+        self._refused_count += 1
+        if self._climbed_from is not None:
+            self._rung, self._climbed_from = be_patient(self._climbed_from), None
+        elif rung.mode == "nested" and self._is_hopeless:
+            self._go_light()
+        elif lower is None or lower.mode != rung.mode:
+            return False
+        else:
+            search = self._search or _Search(rung, rung.conversations_per_page)
+            self._search = replace(search, suspect_count=min(search.suspect_count, rung.conversations_per_page))
+            self._rung = lower
+        return True
+
+    @property
+    def _is_hopeless(self) -> bool:
+        return is_nesting_hopeless(self._isolated_count, self._refused_count, self._nested_row_count)
+
+    def _go_light(self) -> None:
+        self._search = None
+        self._rung = replace(TOP, mode="light", dropped=self._rung.dropped, climb_after=self._rung.climb_after)
+
+    def _isolate(self, error: GraphError, folder: str, after: str | None) -> tuple[ListedPage, str | None]:
+        """List the one row that is refused without its messages, in the last resort with its id and time only."""
+        light = replace(self._rung, mode="light", conversations_per_page=1)
+        bare = replace(light, dropped=tuple((name, self._today) for name in conversation_field_names()[2:]))
+        for rung in (light, bare) if self._rung.mode == "nested" else (bare,):
+            try:
+                page = self._fetch(rung, folder, after)
+            except ThrottledError:
+                raise
+            except (TooMuchDataError, RetryableError) as refusal:
+                if _is_silent(refusal):
+                    raise
+                continue
+            except GraphError as refusal:
+                raise _meaning(refusal, after) from None
+            self._poisoned |= {found: error for row in page.rows if (found := _id(row)) is not None}
+            self._resume()
+            return self._listed(page, rung, folder), page.after
+        if after is None:
+            raise error
+        raise _CursorLostError("page_refused")
+
+    def _resume(self) -> None:
+        """Go on above the isolated row as before, but carefully as long as no nested page was ever given."""
+        self._isolated_count += 1
+        resume = self._search.resume if self._search else self._rung
+        if self._rung.mode == "nested" and self._is_hopeless:
+            self._go_light()
+        elif self._rung.mode == "nested" and self._nested_row_count == 0:
+            self._search = _Search(resume, 1, is_found=True)
+            self._rung = replace(self._rung, conversations_per_page=1, messages_per_conversation=20)
+        else:
+            self._search, self._rung = None, replace(resume, dropped=self._rung.dropped)
+
+    def _ascend(self, rung: Rung) -> None:
+        """A page was given: narrow the search, or climb."""
+        self._climbed_from = None
+        search = self._search
+        if search is None:
+            self._rung = step_up(rung)
+            has_climbed = (self._rung.mode, _size(self._rung)) != (rung.mode, _size(rung))
+            self._climbed_from = rung if has_climbed else None
+            return
+        left = search.suspect_count - rung.conversations_per_page
+        if left > 0:
+            self._search = replace(search, suspect_count=left)
+            return
+        self._search = None
+        self._rung = replace(search.resume, dropped=rung.dropped) if search.is_found else be_patient(rung)
+
+
+def _meaning(error: GraphError, after: str | None) -> Exception:
+    """A bad parameter or missing object behind a cursor is the cursor; at the head it is the inbox itself."""
+    if after is not None and (
+        isinstance(error, MissingError) or (type(error) is GraphError and error.fault.code == 100)
+    ):
+        return _CursorLostError("dead_cursor")
+    if isinstance(error, MissingError):
+        return AccessDeniedError(replace(error.fault, reason="the inbox is not visible to this token"))
+    return error
+
+
+def _is_silent(error: GraphError) -> bool:
+    """Whether not even a broken answer came."""
+    return isinstance(error, UnreachableError) and error.fault.status is None
+
+
+def _size(rung: Rung) -> tuple[int, int]:
+    return rung.conversations_per_page, rung.messages_per_conversation
+
+
+def _id(row: object) -> str | None:
+    """Return the row's id as text; None if it has none that can be one."""
+    value = row.get("id") if isinstance(row, dict) else None
+    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
+        return None
+    return str(value)
+
+
+def _updated_at(row: object) -> datetime | None:
+    return parse_time(row.get("updated_time")) if isinstance(row, dict) else None
+
+
+def _newest_message_id(row: Row) -> str | None:
+    messages = row.get("messages")
+    rows = messages.get("data") if isinstance(messages, dict) else messages
+    return _id(rows[0]) if isinstance(rows, list) and rows else None
