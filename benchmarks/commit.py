@@ -1,0 +1,146 @@
+"""What durability costs: a commit against a plain `pq.write_table` of the same rows, in one run, interleaved.
+
+Prints medians and ratios. Run: python benchmarks/commit.py [FOLDER]
+"""
+
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import date, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from convo_pipeline.json_text import dump_json
+from convo_pipeline.lake.files import Store
+from convo_pipeline.schema import RAW_MESSAGE_DETAILS, TIME
+from convo_pipeline.settings import StoreSettings
+from convo_pipeline.tables.merge import merge
+
+TABLE = RAW_MESSAGE_DETAILS.name
+DAY = date(2026, 1, 5)
+START_US = 1_767_600_000_000_000
+ROUNDS = 5
+WORDS = [
+    "hello",
+    "are",
+    "you",
+    "open",
+    "on",
+    "sunday",
+    "we",
+    "would",
+    "like",
+    "two",
+    "loaves",
+    "of",
+    "rye",
+    "bread",
+    "and",
+    "a",
+    "cake",
+    "for",
+    "eight",
+    "people",
+    "please",
+]
+
+
+def details(row_count: int, first: int = 0, looked_us: int = START_US, signature: str = "1") -> pa.Table:
+    """Return believable rows: a text of some words, every tenth with a picture whose URL is signed."""
+    fields = dump_json(dict.fromkeys(("message", "from", "to", "attachments", "created_time"), looked_us)).decode()
+    numbers = range(first, first + row_count)
+    count = len(numbers)
+    columns = {
+        "conversation_id": [f"t_{10_000_000_000 + n // 20}" for n in numbers],
+        "message_id": [f"aWdfZAG1faXRlbToxOklHTWVzc2FnZAUlEOjE3ODQ{n * 7919:014d}ZD" for n in numbers],
+        "created_at": pa.array([START_US + n * 1_000_000 for n in numbers]).cast(TIME),
+        "detail_status": ["detailed"] * count,
+        "rank_when_asked": [n % 20 + 1 for n in numbers],
+        "error_code": pa.nulls(count, pa.int64()),
+        "error_subcode": pa.nulls(count, pa.int64()),
+        "fields": [fields] * count,
+        "payload": [_payload(n, signature) for n in numbers],
+        "first_seen_at": pa.array([looked_us] * count).cast(TIME),
+        "changed_at": pa.array([looked_us] * count).cast(TIME),
+        "gone_at": pa.nulls(count, TIME),
+    }
+    return pa.table(columns).cast(RAW_MESSAGE_DETAILS.schema)
+
+
+def _payload(n: int, signature: str) -> str:
+    text = " ".join(WORDS[(n * step) % len(WORDS)] for step in range(1, 4 + n % 12))
+    payload: dict[str, object] = {
+        "message": text,
+        "from": {"id": str(900_000 + n // 20), "username": f"guest.{n // 20}"},
+    }
+    if n % 10 == 0:
+        payload["attachments"] = {
+            "data": [{"image_data": {"url": f"https://cdn.example/{n}.jpg?signature={signature}"}}]
+        }
+    return dump_json(payload).decode()
+
+
+def seconds(action: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    action()
+    return time.perf_counter() - started
+
+
+def compare(store: Store, folder: Path, row_count: int) -> None:
+    """Print the medians of plain write, first commit, idle rerun, re-signed rerun and a few rows added."""
+    rows = details(row_count)
+    again = details(row_count, looked_us=START_US + 900_000_000, signature="2")
+    added = details(10, first=row_count)
+    timings: dict[str, list[float]] = {}
+    for turn in range(ROUNDS):
+        account = f"a{row_count}-{turn}"
+        steps: dict[str, Callable[[], object]] = {
+            "plain write_table": lambda: pq.write_table(rows, folder / "plain.parquet", compression="zstd"),
+            "first commit": lambda: store.merge(TABLE, account, DAY, rows),  # noqa: B023 - called in this turn
+            "rerun, same rows": lambda: store.merge(TABLE, account, DAY, rows),  # noqa: B023
+            "rerun, signed again": lambda: store.merge(TABLE, account, DAY, again),  # noqa: B023
+            "ten rows added": lambda: store.merge(TABLE, account, DAY, added),  # noqa: B023
+        }
+        for name, step in steps.items():
+            timings.setdefault(name, []).append(seconds(step))
+    plain = statistics.median(timings["plain write_table"])
+    for name, values in timings.items():
+        median = statistics.median(values)
+        print(f"{row_count:>8} rows  {name:<20} {median * 1000:>9.1f} ms  {median / plain:>6.2f} x")
+
+
+def small_commits(store: Store, count: int = 200) -> None:
+    """Print merges a second: into one small partition, and into as many new days."""
+    one = seconds(lambda: [store.merge(TABLE, "small", DAY, details(1, first=n)) for n in range(count)])
+    row = details(1)
+    new = seconds(lambda: [store.merge(TABLE, "many", DAY + timedelta(days=n), row) for n in range(count)])
+    idle = seconds(lambda: [store.merge(TABLE, "many", DAY + timedelta(days=n), row) for n in range(count)])
+    print(
+        f"merges a second: {count / one:.0f} into one partition, {count / new:.0f} into new days, {count / idle:.0f} idle"
+    )
+
+
+def main() -> None:
+    folder = Path(tempfile.mkdtemp(dir=sys.argv[1] if len(sys.argv) > 1 else None))
+    store = Store(StoreSettings(root=str(folder / "lake")))
+    try:
+        for row_count in (1, 1_000, 100_000):
+            compare(store, folder, row_count)
+        small_commits(store)
+        rows, again = details(1_000_000), details(1_000_000, looked_us=START_US + 900_000_000, signature="2")
+        empty = RAW_MESSAGE_DETAILS.schema.empty_table()
+        print(f"merge of 1,000,000 new rows: {seconds(lambda: merge(RAW_MESSAGE_DETAILS, empty, rows)):.1f} s")
+        held = merge(RAW_MESSAGE_DETAILS, empty, rows)
+        print(f"merge of 1,000,000 rows signed again: {seconds(lambda: merge(RAW_MESSAGE_DETAILS, held, again)):.1f} s")
+    finally:
+        store.close()
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()
