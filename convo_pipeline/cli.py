@@ -7,9 +7,9 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import click
 from rich.console import Console
@@ -48,7 +48,7 @@ def _complain(error: Exception, ctx: click.Context) -> None:
     click.echo(f"{ctx.info_name}: {redact(str(error))}", err=True)
 
 
-class Day(click.ParamType):
+class Day(click.ParamType["date"]):
     """A UTC date such as 2026-11-21."""
 
     name = "date"
@@ -154,6 +154,25 @@ def _chosen(settings: Settings, accounts: Sequence[str]) -> list[str]:
 
 
 @main.command()
+@click.argument("account")
+@click.argument("user_id")
+@click.pass_obj
+def find(surroundings: Surroundings, account: str, user_id: str) -> None:
+    """Fetch the conversation with one person into the tables and print it, newest last."""
+    from convo_pipeline.find import find_conversation, print_conversation
+
+    settings = surroundings.settings
+    report, conversation_ids = find_conversation(settings, account, user_id, surroundings.clock, os.environ)
+    if conversation_ids:
+        print_conversation(Console(), settings, account, conversation_ids)
+    if report.outcome != "complete":
+        raise ConvoError(f"{account}: {report.outcome}: {report.error or ', '.join(report.reasons)}")
+    if not conversation_ids:
+        click.echo(f"{account}: no conversation with {user_id}", err=True)
+        sys.exit(EXIT_NOT_FOUND)
+
+
+@main.command()
 @click.argument("sql", required=False)
 @click.option("--root", help="The lake's folder. Default: the configuration's, else ./data.")
 @click.option("--format", "form", type=click.Choice(["table", *WRITERS]), default="table", show_default=True)
@@ -173,7 +192,7 @@ def query(surroundings: Surroundings, sql: str | None, root: str | None, form: s
 
 
 def _answer(con: Connection, sql: str, form: str, output: str | None = None) -> None:
-    relation = con.sql(sql)
+    relation: Any = con.sql(sql)
     if relation is None:
         return
     result = relation.to_arrow_table()
@@ -187,9 +206,8 @@ def _answer(con: Connection, sql: str, form: str, output: str | None = None) -> 
         return
     if form == "parquet" and sys.stdout.isatty():
         raise SettingsError("parquet is not for a terminal: add --output FILE or redirect stdout")
-    out: BinaryIO = click.get_binary_stream("stdout")
-    writer(result, out)
-    out.flush()
+    writer(result, sys.stdout.buffer)
+    sys.stdout.buffer.flush()
 
 
 def _open_shell(con: Connection, form: str) -> None:
@@ -214,14 +232,9 @@ def _try(con: Connection, sql: str, form: str) -> None:
 
 @main.command()
 @click.option("--port", default=0, show_default=True, help="Port on 127.0.0.1; 0: a free one.")
-@click.option("--seed", default=1, show_default=True, help="The same seed gives the same world.")
+@click.option("--seed", default=7, show_default=True, help="The same seed gives the same world.")
 def emulator(port: int, seed: int) -> None:
-    """Serve an invented Graph API on this machine; prints a configuration for it."""
-    from convo_pipeline.sandbox import serve_forever
+    """Serve an invented Graph API on this machine until Ctrl-C; prints a configuration for it."""
+    from convo_pipeline.sandbox import serve_emulator
 
-    serve_forever(port, seed)
-
-
-def default_days(today: date, days: int) -> tuple[date, date]:
-    """Return the last `days` days, today included, half-open."""
-    return today - timedelta(days=days - 1), today + timedelta(days=1)
+    serve_emulator(port, seed, lambda text: click.echo(text))

@@ -102,7 +102,7 @@ def _fetch(deployment: Deployment, today: date, console: Console) -> RunResult:
 
 
 TOTALS = """
-select account, count(*) as messages, count(distinct conversation_id) as conversations,
+select account, count(*), count(distinct conversation_id) as conversations,
        count(*) filter (direction = 'inbound') as inbound, count(*) filter (direction = 'outbound') as outbound
 from messages group by account order by account
 """
@@ -122,8 +122,8 @@ select median(epoch(next_at) - epoch(created_at)) / 60
 from turns where direction = 'inbound' and next_direction = 'outbound'
 """
 BUSIEST_HOUR = """
-select extract(hour from created_at) as hour, count(*) as messages
-from messages where direction = 'inbound' group by hour order by messages desc, hour limit 1
+select extract(hour from created_at) as hour, count(*) as message_count
+from messages where direction = 'inbound' group by hour order by message_count desc, hour limit 1
 """
 
 

@@ -4,10 +4,11 @@ The only place that connects the emulator with the rest. A token that is not set
 accounts that the emulator answers and no others.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 
-from convo_pipeline.emulator.serve import EMULATOR_TOKEN, EmulatorServer
+from convo_pipeline.emulator.serve import EMULATOR_TOKEN, EmulatorServer, serve_forever
 from convo_pipeline.errors import SettingsError
 from convo_pipeline.settings import EMULATOR, AccountSettings, Settings
 
@@ -55,3 +56,38 @@ def pointed(settings: Settings, url: str) -> Settings:
 def with_tokens(accounts: list[AccountSettings], environ: Mapping[str, str]) -> Mapping[str, str]:
     """Add the emulator's token where a variable is not set."""
     return {account.token_env: EMULATOR_TOKEN for account in accounts} | dict(environ)
+
+
+CONFIG = """\
+# {url} is answering until Ctrl-C. In another terminal:
+#   export EMULATOR_TOKEN={token}
+#   convo-pipeline --config FILE extract      with this in FILE:
+[graph]
+base_url = "{url}"
+"""
+ACCOUNT = """
+[[accounts]]
+name = "{name}"
+page_id = "{page_id}"
+platform = "{platform}"
+token_env = "EMULATOR_TOKEN"
+start_date = "{start}"
+"""
+DEFAULT_ACCOUNTS = (("bakery-instagram", "1234567890", "instagram"), ("bikes-messenger", "9876543210", "messenger"))
+
+
+def serve_emulator(port: int, seed: int, say: Callable[[str], None]) -> None:
+    """Serve the emulator until Ctrl-C; say how to reach it."""
+    start = datetime.now(UTC).date() - timedelta(days=29)
+
+    def announce(server: EmulatorServer) -> None:
+        accounts = [
+            ACCOUNT.format(name=name, page_id=page_id, platform=platform, start=start)
+            for name, page_id, platform in DEFAULT_ACCOUNTS
+        ]
+        say(CONFIG.format(url=server.base_url, token=EMULATOR_TOKEN) + "".join(accounts))
+
+    try:
+        serve_forever(port=port, seed=seed, on_start=announce)
+    except OSError as error:
+        raise SettingsError(f"--port {port}: {error.strerror}") from None

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import dagster as dg
 
@@ -52,7 +53,13 @@ def _failures(result: dg.ExecuteInProcessResult) -> list[str]:
     for event in result.all_events:
         if event.is_step_failure:
             told = event.step_failure_data.user_failure_data
-            error = event.step_failure_data.error
-            text = told.description if told else (error.message if error else "a step failed")
+            text = told.description if told else _root_cause(event.step_failure_data.error)
             lines += (text or "a step failed").strip().splitlines()
     return lines
+
+
+def _root_cause(error: Any) -> str:
+    """Name what a step did not expect to happen: a fault of the program or the machine."""
+    while error is not None and error.cause is not None:
+        error = error.cause
+    return "a step failed" if error is None else f"unexpected: {error.message.strip()}"
