@@ -1,0 +1,385 @@
+"""One account's part of a run: lock, what a killed run left, calls into the spool, spool into tables, ledger line.
+
+How far the listing must go is decided here, from what earlier runs proved: after a complete run everything
+active before its first answer is held, so the next listing ends there (less a margin).
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from typing import Literal, get_args
+
+from convo_pipeline.clock import Clock
+from convo_pipeline.errors import BusyError, ConvoError, SettingsError, StoreError
+from convo_pipeline.extract import rows
+from convo_pipeline.extract.conversation import ConversationReader, RuleCheck
+from convo_pipeline.extract.inbox import Fetched, InboxReader, Known, reason_of
+from convo_pipeline.extract.load import Loaded, load_spool
+from convo_pipeline.extract.spool import Spool, left_spools
+from convo_pipeline.extract.walk import Held
+from convo_pipeline.graph.client import Endpoint, GraphClient, Identity
+from convo_pipeline.graph.ladder import from_json as ladder_from_json
+from convo_pipeline.graph.ladder import to_json as ladder_to_json
+from convo_pipeline.graph.listing import Cut, Listing, ListingSummary
+from convo_pipeline.graph.rate_limit import CallBudget, SqliteLimiter
+from convo_pipeline.lake.files import Commit, Store
+from convo_pipeline.lake.state import AccountIdentity, Run
+from convo_pipeline.secrets import Credentials, read_credentials, redact
+from convo_pipeline.settings import AccountSettings, Settings
+
+MARGIN = timedelta(minutes=10)
+"""What is listed again behind a saved position: clocks differ, and the listing's order is not promised."""
+ONE_DAY = timedelta(days=1)
+
+Outcome = Literal["complete", "incomplete", "failed", "busy"]
+Mode = Literal["window", "nightly", "full", "capture", "find"]
+REASONS = frozenset(
+    {"token", "permission", "throttled", "budget", "unreachable", "missing", "answer", "store", "settings", "busy"}
+    | {"conversation_failed", "message_failed", "quarantined", *get_args(Cut)}
+)
+"""Why an outcome is not `complete`: a closed set."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One step forward of an account: `step` is conversations, messages or partitions."""
+
+    account: str
+    step: str
+    count: int
+
+
+@dataclass(frozen=True)
+class AccountReport:
+    """What a run did for one account."""
+
+    account: str
+    outcome: Outcome
+    reasons: tuple[str, ...] = ()
+    error: str | None = None
+    commits: tuple[Commit, ...] = ()
+    calls: Mapping[str, int] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
+    started_at: datetime | None = None
+    """T0: the server's time of the run's first answer, UTC."""
+    report: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Everything active since the date `since` was held when the server's clock showed `t0_us`."""
+
+    since: date
+    t0_us: int
+
+    @classmethod
+    def read(cls, memory: Mapping[str, object]) -> "Coverage | None":
+        held = memory.get("coverage")
+        return cls(date.fromisoformat(held["since"]), int(held["t0_us"])) if isinstance(held, dict) else None
+
+    def to_json(self) -> dict[str, object]:
+        return {"since": self.since.isoformat(), "t0_us": self.t0_us}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How far a run goes: the listing down to `listed_since`, each conversation down to `since`."""
+
+    since: date
+    listed_since: datetime
+    is_incremental: bool
+
+
+def plan_run(mode: Mode, since: date, now: datetime, covered: Coverage | None, recheck_days: int) -> Plan:
+    """Decide how far to list.
+
+    >>> from datetime import UTC
+    >>> now = datetime(2026, 3, 9, tzinfo=UTC)
+    >>> held = Coverage(date(2026, 1, 1), rows.to_us(datetime(2026, 3, 8, 12, tzinfo=UTC)))
+    >>> plan_run("window", date(2026, 3, 8), now, held, 2).listed_since.isoformat()
+    '2026-03-08T11:50:00+00:00'
+    >>> plan_run("window", date(2025, 12, 1), now, held, 2).listed_since.isoformat()
+    '2025-12-01T00:00:00+00:00'
+    """
+    if mode == "capture":
+        since = covered.since if covered else (now - ONE_DAY).date()
+    start = rows.from_us(rows.start_us(since))
+    if covered is None or covered.since > since:
+        return Plan(since, start, is_incremental=False)
+    listed_since = rows.from_us(covered.t0_us) - MARGIN
+    if mode == "full":
+        return Plan(since, min(start, listed_since), is_incremental=False)
+    if mode == "nightly":
+        listed_since = min(listed_since, now - recheck_days * ONE_DAY)
+    return Plan(since, listed_since, is_incremental=True)
+
+
+@dataclass
+class AccountRun:
+    """One account in one run."""
+
+    settings: Settings
+    store: Store
+    account: AccountSettings
+    since: date
+    until: date
+    mode: Mode
+    run_id: str
+    on_progress: Callable[[Progress], None]
+    environ: Mapping[str, str]
+    clock: Clock
+    found: list[str] = field(default_factory=list)
+    """Ids of the conversations that `find` met."""
+
+    def report(self, user_id: str | None = None) -> AccountReport:
+        """Do the account's work; never raises a ConvoError."""
+        try:
+            with self.store.lock_account(self.account.name):
+                report = self._work(user_id)
+                self._save_ledger(report)
+        except BusyError as error:
+            report = AccountReport(self.account.name, "busy", ("busy",), str(error))
+        return report
+
+    def _work(self, user_id: str | None) -> AccountReport:
+        try:
+            credentials = read_credentials(self.account, self.environ)
+            self._claim_name()
+            left = [self._load(spool) for spool in left_spools(self.store.state_path, self.account.name)]
+            return self._call(credentials, left, user_id)
+        except SettingsError as error:
+            return AccountReport(self.account.name, "failed", ("settings",), str(error))
+        except StoreError as error:
+            return AccountReport(self.account.name, "failed", ("store",), str(error))
+
+    def _claim_name(self, identity: Identity | None = None) -> None:
+        """Refuse, before anything is asked or stored, a name that stands for another inbox."""
+        own = identity if identity and identity.own_id else Identity()
+        self.store.state.set_identity(
+            AccountIdentity(
+                self.account.name,
+                self.account.page_id,
+                self.account.platform,
+                own.own_id,
+                own.own_username,
+                "asked" if own.own_id else None,
+            )
+        )
+
+    def _call(self, credentials: Credentials, left: list[Loaded], user_id: str | None) -> AccountReport:
+        endpoint = self._endpoint()
+        limiter = SqliteLimiter(
+            self.store.state.path, endpoint.limit_key, self.settings.graph.calls_per_second, clock=self.clock
+        )
+        budget = CallBudget(self.settings.graph.calls_per_run)
+        with GraphClient(endpoint, credentials, limiter, budget=budget, clock=self.clock) as client:
+            calls = AccountCalls(self, client, Spool.create(self.store.state_path, self.account.name, self.run_id))
+            calls.fetch(user_id)
+            loaded = self._load(calls.spool)
+            calls.remember()
+            return calls.report([*left, loaded], credentials)
+
+    def _load(self, spool: Spool) -> Loaded:
+        loaded = load_spool(self.store, self.account, spool)
+        spool.delete()
+        self.on_progress(Progress(self.account.name, "partitions", len(loaded.commits)))
+        return loaded
+
+    def _endpoint(self) -> Endpoint:
+        return Endpoint(
+            base_url=self.settings.base_url(self.account),
+            version=self.settings.version(self.account),
+            page_id=self.account.page_id,
+            platform=self.account.platform,
+            token_in=self.settings.graph.token_in,
+            timeout_seconds=self.settings.graph.timeout_seconds,
+        )
+
+    def _save_ledger(self, report: AccountReport) -> None:
+        self.store.state.save_run(
+            Run(
+                run_id=self.run_id,
+                account=self.account.name,
+                kind=self.mode,
+                started_at=report.started_at or self.clock.now(),
+                since=self.since,
+                until=self.until,
+                ended_at=self.clock.now(),
+                outcome=report.outcome,
+                reasons=report.reasons,
+                error=report.error,
+                calls=report.calls,
+                counts=report.counts,
+                report=report.report,
+            )
+        )
+
+
+class AccountCalls:
+    """The calls of one account's run, and what is to be remembered of them."""
+
+    def __init__(self, run: AccountRun, client: GraphClient, spool: Spool) -> None:
+        self.spool = spool
+        self._run = run
+        self._client = client
+        self._state = run.store.state
+        self._name = run.account.name
+        self._memory = self._state.memory(self._name)
+        self._covered = Coverage.read(self._memory)
+        since = max(run.since, run.account.start_date)
+        self._plan = plan_run(run.mode, since, run.clock.now(), self._covered, run.settings.schedule.recheck_days)
+        ladder = self._memory.get("ladder")
+        self._rung = ladder_from_json(ladder if isinstance(ladder, str) else None)
+        self._fetched = Fetched()
+        self._listing: Listing | None = None
+        self._started_seconds = time.monotonic()
+
+    def fetch(self, user_id: str | None) -> None:
+        """Make the calls; what ends them early is kept in the report."""
+        try:
+            self._ask_identity()
+        except ConvoError as error:
+            self._fetched = Fetched({reason_of(error)}, error)
+            return
+        reader = self._reader()
+        if user_id is not None:
+            self._fetched = self._find(reader, user_id)
+            return
+        self._listing = Listing(
+            self._client,
+            self._rung,
+            since=self._plan.listed_since,
+            folders=self._run.account.folders,
+            clock=self._run.clock,
+        )
+        self._fetched = reader.fetch(self._listing)
+
+    def _ask_identity(self) -> None:
+        """Learn who we are: nightly, or where it is not known yet."""
+        held = self._state.identity(self._name)
+        if self._run.mode in ("nightly", "full") or held is None or held.own_id_source != "asked":
+            identity = self._client.fetch_identity()
+            self._run._claim_name(identity)
+        held = self._state.identity(self._name)
+        self.spool.append(
+            {
+                "kind": "account",
+                "own_id": held.own_id if held else None,
+                "own_username": held.own_username if held else None,
+                "own_id_source": held.own_id_source if held else None,
+            }
+        )
+
+    def _reader(self) -> InboxReader:
+        conversations = self._state.conversations(self._name)
+        held = {
+            key: Held(state.newest_message_id, state.complete_since_us)
+            for key, state in conversations.items()
+            if state.complete_since_us is not None
+        }
+        known = Known(
+            held,
+            {key: state.updated_us for key, state in conversations.items()},
+            frozenset(key for key, state in conversations.items() if state.due_reason),
+        )
+        conversation_reader = ConversationReader(
+            self._client,
+            self.spool,
+            self._run.account.platform,
+            RuleCheck(),
+            is_held=self._is_held,
+            on_messages=lambda count: self._tell("messages", count),
+        )
+        return InboxReader(
+            self._client,
+            conversation_reader,
+            self.spool,
+            known,
+            since_us=rows.start_us(self._plan.since),
+            rung=self._rung,
+            on_conversations=lambda count: self._tell("conversations", count),
+        )
+
+    def _tell(self, step: str, count: int) -> None:
+        self._run.on_progress(Progress(self._name, step, count))
+
+    def _is_held(self, conversation_id: str, message_id: str, created_us: int) -> bool:
+        """Whether the message's content, or that it is gone, is in the tables already."""
+        details = self._run.store.read("raw_message_details", self._name, rows.day_of(created_us))
+        columns = ("conversation_id", "message_id", "detail_status")
+        held = zip(*(details[column].to_pylist() for column in columns), strict=True)
+        return any((conversation_id, message_id, status) in held for status in ("detailed", "gone"))
+
+    def _find(self, reader: InboxReader, user_id: str) -> Fetched:
+        try:
+            page = self._client.fetch_conversations("id", 1, user_id=user_id)
+        except ConvoError as error:
+            return Fetched({reason_of(error)}, error)
+        self._run.found += [found for row in page.rows if (found := rows.readable_id(row))]
+        for conversation_id in self._run.found:
+            reader.revisit(conversation_id)
+        return reader.fetched
+
+    def remember(self) -> None:
+        """Keep, after everything is stored, what the next run may rely on."""
+        memory = dict(self._memory)
+        if self._listing is not None:
+            summary = self._listing.summary
+            memory["ladder"] = ladder_to_json(summary.rung)
+            if self._fetched.error is None and summary.started_at is not None and not summary.cuts:
+                since = min(self._plan.since, self._covered.since) if self._covered else self._plan.since
+                memory["coverage"] = Coverage(since, rows.to_us(summary.started_at)).to_json()
+        self._state.save_memory(self._name, memory)
+
+    def report(self, loads: list[Loaded], credentials: Credentials) -> AccountReport:
+        """Return what the run came to."""
+        summary = self._listing.summary if self._listing else None
+        reasons = {*self._fetched.reasons, *(summary.cuts if summary else ())}
+        if any(loaded.quarantined for loaded in loads):
+            reasons.add("quarantined")
+        counts = Counter(self._fetched.counts)
+        for loaded in loads:
+            counts.update(loaded.counts)
+        error = self._fetched.error
+        return AccountReport(
+            account=self._name,
+            outcome="complete" if not reasons else "incomplete" if counts["conversations_listed"] else "failed",
+            reasons=tuple(sorted(reasons)),
+            error=redact(str(error), (credentials.token, credentials.app_secret or "")) if error else None,
+            commits=tuple(commit for loaded in loads for commit in loaded.commits),
+            calls=dict(sorted(self._client.calls.items())),
+            counts=dict(sorted(counts.items())),
+            started_at=summary.started_at if summary else None,
+            report=self._details(loads),
+        )
+
+    def _details(self, loads: list[Loaded]) -> dict[str, object]:
+        return {
+            "listed_since": self._plan.listed_since.isoformat(),
+            "is_incremental": self._plan.is_incremental,
+            "refused": self._client.refused,
+            "retried": self._client.retried,
+            "throttled_seconds": round(self._client.throttled_seconds, 3),
+            "version": self._client.version,
+            "listing": _listing_details(self._listing.summary) if self._listing else None,
+            "quarantined": [text for loaded in loads for text in loaded.quarantined],
+            "seconds": round(time.monotonic() - self._started_seconds, 3),
+        }
+
+
+def _listing_details(summary: ListingSummary) -> dict[str, object]:
+    """Return the listing's figures for the ledger."""
+    return {
+        "listed": summary.listed_count,
+        "pages": summary.page_count,
+        "passes": summary.passes,
+        "restarts": summary.restarts,
+        "inversions": summary.inversions,
+        "ladder_steps": summary.ladder_steps,
+        "mode": summary.rung.mode,
+        "dropped_fields": sorted(summary.rung.dropped_names),
+        "moving": len(summary.moving),
+        "refused_nested": len(summary.poisoned),
+    }

@@ -1,0 +1,235 @@
+"""One conversation's own calls: older pages of its messages, and single messages that came bare.
+
+It asks and spools; when to stop is decided in `walk`, what a row means in `rows`.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from convo_pipeline.errors import (
+    ConvoError,
+    GraphError,
+    MissingError,
+    PayloadError,
+    TooMuchDataError,
+    UnknownFieldError,
+    UnreachableError,
+)
+from convo_pipeline.extract import rows
+from convo_pipeline.extract.spool import Record, Spool, without_paging
+from convo_pipeline.extract.walk import Walk, bare_beyond, bare_readable
+from convo_pipeline.graph.client import GraphClient
+from convo_pipeline.graph.fields import message_field_names, message_fields
+from convo_pipeline.graph.ladder import Rung
+from convo_pipeline.graph.pages import Page
+
+WALK_LIMITS = (100, 20, 10)
+"""Messages a page of a deep walk, from most to least; the next is tried when a page is too much."""
+BARE_LIMIT = 100
+MOST_EMPTY_PAGES = 3
+BARE_FIELDS = ("id", "created_time")
+MESSAGE_FAILED = "message_failed"
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A conversation as an answer showed it: its newest messages nested, and the time of that answer."""
+
+    conversation_id: str
+    updated_us: int | None
+    nested: Page
+    walk: Walk
+    rung: Rung
+    is_current: bool = False
+    """Listed without messages, and its time of activity is the one that is held."""
+
+    @property
+    def dropped(self) -> frozenset[str]:
+        return self.rung.dropped_names
+
+    @property
+    def at_us(self) -> int:
+        return rows.to_us(self.nested.server_time)
+
+    @property
+    def needs_no_call(self) -> bool:
+        """Nothing older is wanted, and nothing came bare."""
+        if self.is_current:
+            return True
+        is_walked = self.nested.after is None or self.walk.is_deep_enough
+        return is_walked and not bare_readable(self.nested.rows, 1) and not bare_beyond(self.nested.rows, 1)
+
+
+@dataclass
+class RuleCheck:
+    """One message a run and account confirms that beyond the newest 20 nothing can be read."""
+
+    is_claimed: bool = False
+    holds: bool = True
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def claim(self) -> bool:
+        with self._lock:
+            is_mine = not self.is_claimed
+            self.is_claimed = True
+        return is_mine
+
+
+@dataclass
+class WalkLimits:
+    """Which page size the account gives: found once, then used for all its conversations in the run."""
+
+    first: int = 0
+
+    def usable(self) -> Sequence[int]:
+        return range(self.first, len(WALK_LIMITS))
+
+
+@dataclass(frozen=True)
+class ConversationReader:
+    """Reads conversations of one account in one run; may be used by several threads."""
+
+    client: GraphClient
+    spool: Spool
+    platform: str
+    rule: RuleCheck
+    is_held: Callable[[str, str, int], bool]
+    """Whether (conversation_id, message_id, created_us) needs no asking: its content, or that it is gone, is held."""
+    on_messages: Callable[[int], None]
+    limits: WalkLimits = field(default_factory=WalkLimits)
+
+    def read(self, listed: Listed) -> Record:
+        """Read what is due of a conversation; return its state. Raises what ends it early."""
+        walk, after = listed.walk, listed.nested.after
+        is_whole = self._ask_bare(listed, listed.nested.rows, 1)
+        cursors: set[str] = set()
+        empty_pages = 0
+        while after is not None and not walk.is_deep_enough:
+            if after in cursors or empty_pages > MOST_EMPTY_PAGES:
+                raise PayloadError("the message listing repeats itself")
+            cursors.add(after)
+            page = self._fetch_older(listed, after, walk.count + 1)
+            is_whole &= self._ask_bare(listed, page.rows, walk.count + 1)
+            empty_pages = 0 if page.rows else empty_pages + 1
+            walk, after = walk.extend(page.rows), page.after
+        return state_record(listed, walk, at_end=after is None, due_reason=None if is_whole else MESSAGE_FAILED)
+
+    def _fetch_older(self, listed: Listed, after: str, first_rank: int) -> Page:
+        """Read and spool one page of messages."""
+        fields, page = self._fetch_page(listed, after)
+        self.spool.append(
+            {
+                "kind": "edge",
+                "at_us": rows.to_us(page.server_time),
+                "conversation_id": listed.conversation_id,
+                "updated_us": listed.updated_us,
+                "first_rank": first_rank,
+                "fields": fields,
+                "rows": without_paging(list(page.rows)),
+            }
+        )
+        self.on_messages(len(page.rows))
+        return page
+
+    def _fetch_page(self, listed: Listed, after: str) -> tuple[tuple[str, ...], Page]:
+        """Ask for a large page with all fields, then for smaller ones, at last for ids and times alone."""
+        fields = message_fields(self.platform, listed.dropped)
+        with suppress(MissingError, UnknownFieldError):
+            for size in self.limits.usable():
+                with suppress(TooMuchDataError):
+                    page = self.client.fetch_messages(listed.conversation_id, fields, WALK_LIMITS[size], after or None)
+                    self.limits.first = size
+                    return message_field_names(self.platform, listed.dropped), page
+        return BARE_FIELDS, self.client.fetch_messages(
+            listed.conversation_id, ",".join(BARE_FIELDS), BARE_LIMIT, after or None
+        )
+
+    def _ask_bare(self, listed: Listed, entries: Sequence[object], first_rank: int) -> bool:
+        """Ask singly for bare messages inside the newest 20, and once a run beyond; False if one failed."""
+        due, beyond = bare_readable(entries, first_rank), bare_beyond(entries, first_rank)
+        if beyond and self.rule.claim():
+            self.rule.holds = self._ask(listed, *beyond.pop(0)) != "detailed"
+        if not self.rule.holds:
+            due += beyond
+        return "failed" not in [self._ask(listed, *bare) for bare in due]
+
+    def _ask(self, listed: Listed, rank: int, message_id: str, row: dict[str, object]) -> str:
+        """Read and spool one message; return its `detail_status`."""
+        created_us, source = rows.placed_time(row, message_id, listed.updated_us, listed.at_us)
+        if rank <= rows.READABLE_RANKS and self.is_held(listed.conversation_id, message_id, created_us):
+            return "held"
+        record = {
+            "kind": "message",
+            "conversation_id": listed.conversation_id,
+            "message_id": message_id,
+            "created_us": created_us,
+            "created_at_source": source,
+            "rank": rank,
+            "fields": message_field_names(self.platform, listed.dropped),
+        }
+        verdict = self._fetch_message(listed, message_id, rank)
+        self.spool.append(record | verdict)
+        return str(verdict["verdict"])
+
+    def _fetch_message(self, listed: Listed, message_id: str, rank: int) -> Record:
+        throttled_seconds = self.client.throttled_seconds
+        try:
+            answer = self.client.fetch_message(message_id, message_fields(self.platform, listed.dropped))
+        except (MissingError, PayloadError, UnknownFieldError, TooMuchDataError, UnreachableError) as error:
+            is_calm = self.client.throttled_seconds == throttled_seconds
+            return {"at_us": listed.at_us, "payload": None, **judge(error, rank, is_calm)}
+        if not isinstance(answer.body, dict) or rows.is_bare(answer.body):
+            return {"at_us": rows.to_us(answer.server_time), "payload": None, **_verdict(_refusal(rank))}
+        payload = without_paging(answer.body)
+        return {"at_us": rows.to_us(answer.server_time), "payload": payload, **_verdict("detailed")}
+
+
+def judge(error: ConvoError, rank: int, is_calm: bool) -> Record:
+    """Say what a refusal means for the message.
+
+    Deleted and too old are one error, so the place decides; a refusal that came while the account was
+    throttled can mean "slow down" and says nothing about the message.
+    """
+    is_refusal = isinstance(error, MissingError) and is_calm
+    fault = error.fault if isinstance(error, GraphError) else None
+    return _verdict(
+        _refusal(rank) if is_refusal else "failed", fault.code if fault else None, fault.subcode if fault else None
+    )
+
+
+def _verdict(status: str, code: int | None = None, subcode: int | None = None) -> Record:
+    return {"verdict": status, "code": code, "subcode": subcode}
+
+
+def _refusal(rank: int) -> str:
+    return "gone" if rank <= rows.READABLE_RANKS else "beyond_20"
+
+
+def state_record(listed: Listed, walk: Walk, *, at_end: bool, due_reason: str | None = None) -> Record:
+    """Return how far a conversation is held now; `walked_down_to_us` is -1 for the very first message."""
+    return {
+        "kind": "state",
+        "at_us": listed.at_us,
+        "conversation_id": listed.conversation_id,
+        "updated_us": listed.updated_us,
+        "newest_message_id": walk.newest_message_id,
+        "complete_since_us": walk.complete_since_us(at_end),
+        "walked_down_to_us": -1 if at_end else walk.low_us,
+        "due_reason": due_reason,
+    }
+
+
+def failed_state_record(conversation_id: str, at_us: int, due_reason: str) -> Record:
+    """Return that a conversation could not be read to its end; what is known of it stays."""
+    return {
+        "kind": "state",
+        "at_us": at_us,
+        "conversation_id": conversation_id,
+        "updated_us": None,
+        "newest_message_id": None,
+        "complete_since_us": None,
+        "walked_down_to_us": None,
+        "due_reason": due_reason,
+    }

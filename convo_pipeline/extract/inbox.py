@@ -1,0 +1,242 @@
+"""One inbox: its listing, then what each conversation still lacks; all of it spooled.
+
+It decides nothing about HTTP (`graph`) and writes no table (`load`). Up to four conversations are read at a
+time; the order of their answers does not matter. One conversation's failure never costs its neighbours.
+"""
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from convo_pipeline.errors import (
+    AccessDeniedError,
+    BudgetError,
+    ConvoError,
+    MissingError,
+    PayloadError,
+    StoreError,
+    ThrottledError,
+    TokenError,
+    UnreachableError,
+)
+from convo_pipeline.extract import rows
+from convo_pipeline.extract.conversation import ConversationReader, Listed, failed_state_record, state_record
+from convo_pipeline.extract.spool import Record, Spool, without_paging
+from convo_pipeline.extract.walk import Held, Walk
+from convo_pipeline.graph.client import GraphClient
+from convo_pipeline.graph.fields import conversation_field_names, conversation_fields, message_field_names
+from convo_pipeline.graph.ladder import TOP, Rung
+from convo_pipeline.graph.listing import ListedPage, Listing
+from convo_pipeline.graph.pages import Page, nested_page
+
+WALKS_IN_FLIGHT = 4
+UNREACHABLE_IN_A_ROW = 3
+UNREAD = ""
+"""The cursor of a conversation whose messages did not come with it: its edge is walked from the head."""
+CONVERSATION_FAILED = "conversation_failed"
+REASONS: Mapping[type[ConvoError], str] = {
+    TokenError: "token",
+    AccessDeniedError: "permission",
+    ThrottledError: "throttled",
+    BudgetError: "budget",
+    UnreachableError: "unreachable",
+    MissingError: "missing",
+    StoreError: "store",
+}
+"""The ledger's word for what an error means; everything else is `answer`: one we do not understand."""
+STOPPING = (TokenError, AccessDeniedError, ThrottledError, BudgetError, StoreError)
+"""Errors that end the account's run; every other one costs its conversation only."""
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the ledger's word for an error."""
+    return next((word for kind, word in REASONS.items() if isinstance(error, kind)), "answer")
+
+
+@dataclass(frozen=True)
+class Known:
+    """What earlier runs left in the state of one account."""
+
+    held: Mapping[str, Held] = field(default_factory=dict)
+    updated_us: Mapping[str, int | None] = field(default_factory=dict)
+    due: frozenset[str] = frozenset()
+
+
+@dataclass
+class Fetched:
+    """What the account's calls came to; their content is in the spool."""
+
+    reasons: set[str] = field(default_factory=set)
+    error: ConvoError | None = None
+    counts: Counter[str] = field(default_factory=Counter)
+
+
+class InboxReader:
+    """The calls of one account in one run."""
+
+    def __init__(
+        self,
+        client: GraphClient,
+        reader: ConversationReader,
+        spool: Spool,
+        known: Known,
+        *,
+        since_us: int,
+        rung: Rung = TOP,
+        on_conversations: Callable[[int], None] = lambda count: None,
+    ) -> None:
+        self.fetched = Fetched()
+        self._client = client
+        self._reader = reader
+        self._spool = spool
+        self._known = known
+        self._since_us = since_us
+        self._rung = rung
+        self._on_conversations = on_conversations
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._unreachable_in_a_row = 0
+
+    def fetch(self, listing: Listing) -> Fetched:
+        """Read everything the listing brings, then what is due from before; never raises a ConvoError."""
+        with ThreadPoolExecutor(WALKS_IN_FLIGHT, thread_name_prefix="walk") as pool:
+            reads: list[Future[None]] = []
+            seen: set[str] = set()
+            try:
+                for page in listing.pages():
+                    reads += [pool.submit(self._read, listed) for listed in self._take_page(page, seen)]
+                    if self._stop.is_set():
+                        break
+            except ConvoError as error:
+                self._end(error)
+            reads += [pool.submit(self.revisit, conversation_id) for conversation_id in sorted(self._known.due - seen)]
+            for read in reads:
+                read.result()
+        return self.fetched
+
+    def revisit(self, conversation_id: str) -> None:
+        """Ask one conversation by its id, with its newest messages nested, and read what it lacks."""
+        self._guard(conversation_id, 0, lambda: self._revisit(conversation_id))
+
+    def _take_page(self, page: ListedPage, seen: set[str]) -> list[Listed]:
+        """Spool a page with the states of the conversations that need no more; return the others."""
+        self._rung = page.rung
+        listed = [self._listed(row, page) for row in page.rows if isinstance(row, dict) and rows.readable_id(row)]
+        seen.update(conversation.conversation_id for conversation in listed)
+        done = [conversation for conversation in listed if conversation.needs_no_call]
+        states = [
+            state_record(each, each.walk, at_end=each.nested.after is None) for each in done if not each.is_current
+        ]
+        self._spool_listing(page, states)
+        self._count(page, listed, done)
+        return [conversation for conversation in listed if not conversation.needs_no_call]
+
+    def _listed(self, row: dict[str, object], page: ListedPage) -> Listed:
+        conversation_id = rows.readable_id(row)
+        assert conversation_id is not None
+        updated_us = rows.microseconds(row.get("updated_time"))
+        walk = Walk(self._since_us, self._known.held.get(conversation_id))
+        if page.messages_limit == 0:
+            is_current = self._is_current(conversation_id, updated_us)
+            return Listed(conversation_id, updated_us, Page((), UNREAD, page.server_time), walk, page.rung, is_current)
+        nested = _nested_or_unread(row, page.server_time)
+        return Listed(conversation_id, updated_us, nested, walk.extend(nested.rows), page.rung)
+
+    def _is_current(self, conversation_id: str, updated_us: int | None) -> bool:
+        """Whether what is held is as new as what was listed, as far as a listing without messages can tell."""
+        is_same_time = updated_us is not None and self._known.updated_us.get(conversation_id) == updated_us
+        return is_same_time and conversation_id in self._known.held and conversation_id not in self._known.due
+
+    def _count(self, page: ListedPage, listed: Sequence[Listed], done: Sequence[Listed]) -> None:
+        self._on_conversations(len(page.rows))
+        with self._lock:
+            self.fetched.counts["conversations_listed"] += len(page.rows)
+            self.fetched.counts["conversations_unchanged"] += sum(map(self._is_unchanged, listed))
+            self.fetched.counts["conversations_fetched"] += len(done)
+
+    def _is_unchanged(self, listed: Listed) -> bool:
+        """Same time of activity and same newest message as held: a message of the same second is not overlooked."""
+        held = self._known.held.get(listed.conversation_id)
+        is_same_time = self._known.updated_us.get(listed.conversation_id) == listed.updated_us
+        return held is not None and is_same_time and held.newest_message_id == listed.walk.newest_message_id
+
+    def _spool_listing(self, page: ListedPage, states: Sequence[Record]) -> None:
+        self._spool.append(
+            {
+                "kind": "listing",
+                "at_us": rows.to_us(page.server_time),
+                "folder": page.folder,
+                "fields": page.message_fields,
+                "conversation_fields": page.conversation_fields,
+                "conversations": without_paging(list(page.rows)),
+                "states": states,
+            }
+        )
+
+    def _read(self, listed: Listed) -> None:
+        self._guard(listed.conversation_id, listed.at_us, lambda: self._read_to_end(listed))
+
+    def _read_to_end(self, listed: Listed) -> None:
+        state = self._reader.read(listed)
+        self._spool.append(state)
+        with self._lock:
+            self._unreachable_in_a_row = 0
+            self.fetched.counts["conversations_fetched"] += 1
+            if state["due_reason"]:
+                self.fetched.reasons.add(str(state["due_reason"]))
+
+    def _revisit(self, conversation_id: str) -> None:
+        dropped, platform = self._rung.dropped_names, self._reader.platform
+        asked = conversation_fields(platform, rows.READABLE_RANKS, dropped)
+        answer = self._client.fetch_conversation(conversation_id, asked)
+        if not isinstance(answer.body, dict):
+            raise PayloadError("a conversation's answer is no object")
+        page = ListedPage(
+            ({"id": conversation_id, **answer.body},),
+            conversation_field_names(dropped),
+            message_field_names(platform, dropped),
+            rows.READABLE_RANKS,
+            "",
+            answer.server_time,
+            self._rung,
+        )
+        for listed in self._take_page(page, set()):
+            self._read_to_end(listed)
+
+    def _guard(self, conversation_id: str, at_us: int, step: Callable[[], None]) -> None:
+        """Do one conversation's step; what fails there is due next run, or ends the account."""
+        if self._stop.is_set():
+            return
+        try:
+            step()
+        except STOPPING as error:
+            self._end(error)
+        except ConvoError as error:
+            self._spool.append(failed_state_record(conversation_id, at_us, reason_of(error)))
+            self._note_failure(error)
+
+    def _note_failure(self, error: ConvoError) -> None:
+        with self._lock:
+            self.fetched.reasons.add(CONVERSATION_FAILED)
+            self.fetched.counts["conversations_failed"] += 1
+            self._unreachable_in_a_row += isinstance(error, UnreachableError)
+            is_host_dead = self._unreachable_in_a_row >= UNREACHABLE_IN_A_ROW
+        if is_host_dead:
+            self._end(error)
+
+    def _end(self, error: ConvoError) -> None:
+        with self._lock:
+            self.fetched.reasons.add(reason_of(error))
+            self.fetched.error = self.fetched.error or error
+        self._stop.set()
+
+
+def _nested_or_unread(row: dict[str, object], server_time: datetime) -> Page:
+    """Return the nested messages; where their shape is unknown, a page that says: walk the edge from its head."""
+    try:
+        return nested_page(row.get("messages"), server_time)
+    except PayloadError:
+        return Page((), UNREAD, server_time)

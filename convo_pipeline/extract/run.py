@@ -1,0 +1,83 @@
+"""Accounts × a window of dates: every account by itself, several at a time, one report each.
+
+One account's failure is its report's, never its neighbours'.
+"""
+
+import os
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date
+
+from convo_pipeline.clock import SYSTEM_CLOCK, Clock
+from convo_pipeline.errors import SettingsError
+from convo_pipeline.extract.account import AccountReport, AccountRun, Mode, Progress
+from convo_pipeline.extract.spool import delete_old_spools
+from convo_pipeline.lake.files import Store
+from convo_pipeline.settings import Settings
+
+ACCOUNTS_IN_FLIGHT = 16
+
+__all__ = ["AccountReport", "Mode", "Progress", "extract", "find"]
+
+
+def extract(
+    settings: Settings,
+    store: Store,
+    accounts: Sequence[str],
+    since: date,
+    until: date,
+    *,
+    mode: Mode = "window",
+    on_progress: Callable[[Progress], None] | None = None,
+    environ: Mapping[str, str] = os.environ,
+    clock: Clock = SYSTEM_CLOCK,
+) -> list[AccountReport]:
+    """Bring accounts × [since, until) into the raw tables; return one report per account, in the order asked.
+
+    Raises SettingsError for an unknown account or a window that is none, StoreError where the store cannot be
+    written at all; everything that concerns one account is in its report.
+    """
+    if since >= until:
+        raise SettingsError(f"since ({since}) must be before until ({until})")
+    chosen = [settings.account(name) for name in accounts]
+    store.preflight()
+    delete_old_spools(store.state_path, clock.now())
+    run_id = new_run_id(clock)
+    runs = [
+        AccountRun(settings, store, account, since, until, mode, run_id, on_progress or _ignore, environ, clock)
+        for account in chosen
+    ]
+    with ThreadPoolExecutor(min(ACCOUNTS_IN_FLIGHT, max(1, len(runs))), thread_name_prefix="account") as pool:
+        reports = list(pool.map(AccountRun.report, runs))
+    store.export_runs(run_id)
+    return reports
+
+
+def find(
+    settings: Settings,
+    store: Store,
+    account: str,
+    user_id: str,
+    *,
+    environ: Mapping[str, str] = os.environ,
+    clock: Clock = SYSTEM_CLOCK,
+) -> tuple[AccountReport, list[str]]:
+    """Refresh the conversation with one person; return the report and the ids found (none: an empty list)."""
+    chosen = settings.account(account)
+    store.preflight()
+    today = clock.now().date()
+    run = AccountRun(
+        settings, store, chosen, chosen.start_date, today, "find", new_run_id(clock), _ignore, environ, clock
+    )
+    report = run.report(user_id)
+    return report, run.found
+
+
+def new_run_id(clock: Clock) -> str:
+    """Return a new id; ids sort by time."""
+    return f"{clock.now():%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
+
+
+def _ignore(progress: Progress) -> None:
+    """Show no progress."""
