@@ -20,6 +20,7 @@ import duckdb
 import pyarrow.parquet as pq
 
 from convo_pipeline.errors import CorruptError
+from convo_pipeline.lake.answers import answer_statements
 from convo_pipeline.lake.sources import DATA_FILE, VIEWED_TABLES, LocalSource, Source, quote, select_nothing
 from convo_pipeline.lake.views import views
 from convo_pipeline.settings import Settings
@@ -77,6 +78,8 @@ class _Lake:
         self.refresh(known=False)
         for name, sql in views().items():
             con.execute(f"CREATE VIEW {name} AS {sql}")
+        for statement in answer_statements(settings):
+            con.execute(statement)
 
     def refresh(self, known: bool = True) -> None:
         """Point each table's view at its files, or at nothing; `known` tables with files are taken to keep them."""

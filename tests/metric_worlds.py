@@ -1,0 +1,332 @@
+"""Invented inboxes for the metrics' tests, and what the metrics must be, worked out one message at a time.
+
+The second formulation shares no code with the package: loops over plain rows instead of window functions.
+"""
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from convo_pipeline.schema import MESSAGES
+
+LONG_TEXT = "Thank you for your message, we will be back tomorrow."
+TEXTS = ("", "ok", "short answer", LONG_TEXT, LONG_TEXT + "!", None)
+STEPS_SECONDS = (0, 1, 3, 5, 6, 40, 600, 3599, 3600, 8000, 40_000, 86_399, 86_400, 90_000, 250_000)
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message of a world."""
+
+    account: str
+    conversation_id: str
+    message_id: str
+    created_at: datetime
+    direction: str | None
+    text: str | None = None
+    tie_rank: int = 0
+    content_type: str = "text"
+    reaction_count: int | None = 0
+
+    @property
+    def order(self) -> tuple[datetime, int, str]:
+        return (self.created_at, self.tie_rank, self.message_id)
+
+
+def row(message: Message) -> dict[str, object]:
+    """The message as a row of `messages`."""
+    return {
+        "conversation_id": message.conversation_id,
+        "message_id": message.message_id,
+        "created_at": message.created_at,
+        "tie_rank": message.tie_rank,
+        "direction": message.direction,
+        "text": message.text,
+        "content_type": message.content_type,
+        "reaction_count": message.reaction_count,
+        "detail_status": "detailed" if message.direction else "beyond_20",
+        "first_seen_at": message.created_at,
+        "changed_at": message.created_at,
+    }
+
+
+def as_table(messages: Iterable[Message]) -> pa.Table:
+    """The messages as one table, as the mart is given them."""
+    return pa.Table.from_pylist([row(message) for message in messages], schema=MESSAGES.schema)
+
+
+def write_world(root: Path, messages: Iterable[Message]) -> Path:
+    """Write `messages` as the lake keeps it; return the root."""
+    partitions: dict[tuple[str, date], list[Message]] = defaultdict(list)
+    for message in messages:
+        partitions[message.account, message.created_at.date()].append(message)
+    for (account, day), found in partitions.items():
+        folder = root / "messages" / f"account={account}" / f"date={day}"
+        folder.mkdir(parents=True, exist_ok=True)
+        pq.write_table(as_table(found), folder / "data.parquet")
+    root.mkdir(parents=True, exist_ok=True)
+    return root
+
+
+def random_world(seed: int, conversations: int, since: datetime, span: timedelta, accounts: int = 2) -> list[Message]:
+    """Bursts, long silences, messages of one second, canned texts and unknown senders."""
+    world = random.Random(seed)
+    messages: list[Message] = []
+    for number in range(conversations):
+        moment = since + timedelta(seconds=world.randrange(int(span.total_seconds())))
+        share_unknown = world.choice((0, 0, 0.1, 0.5))
+        for index in range(world.randint(1, 14)):
+            moment += timedelta(seconds=world.choice(STEPS_SECONDS))
+            if moment >= since + span:
+                break
+            direction = None if world.random() < share_unknown else world.choice(("inbound", "inbound", "outbound"))
+            messages.append(
+                Message(
+                    f"account-{number % accounts}",
+                    f"t_{number // accounts}",
+                    f"m_{number}_{world.randrange(10**6)}_{index}",
+                    moment,
+                    direction,
+                    world.choice(TEXTS) if direction else None,
+                    tie_rank=index,
+                    content_type=world.choice(("text", "image", "story_reply", "share", "unsupported")),
+                    reaction_count=world.choice((0, 0, 1)) if direction else None,
+                )
+            )
+    world.shuffle(messages)
+    return messages
+
+
+def threads(messages: Iterable[Message]) -> dict[tuple[str, str], list[Message]]:
+    """Each conversation's messages, oldest first."""
+    found: dict[tuple[str, str], list[Message]] = defaultdict(list)
+    for message in sorted(messages, key=lambda message: message.order):
+        found[message.account, message.conversation_id].append(message)
+    return found
+
+
+def repeated_texts(messages: Iterable[Message]) -> set[tuple[str, date, str]]:
+    """Texts of 20 characters or more that went to 5 conversations or more on one day."""
+    seen: dict[tuple[str, date, str], set[str]] = defaultdict(set)
+    for message in messages:
+        if message.direction == "outbound" and message.text is not None and len(message.text) >= 20:
+            seen[message.account, message.created_at.date(), message.text].add(message.conversation_id)
+    return {key for key, found in seen.items() if len(found) >= 5}
+
+
+@dataclass
+class Step:
+    """A message in its place."""
+
+    message: Message
+    session: int
+    turn: int | None = None
+    reason: str | None = None
+    follows_unknown: bool = False
+
+    @property
+    def kind(self) -> str:
+        if self.message.direction is None:
+            return "unknown"
+        if self.message.direction == "inbound":
+            return "inbound"
+        return "automated" if self.reason else "human"
+
+
+def steps(thread: list[Message], repeated: set[tuple[str, date, str]], gap: timedelta) -> list[Step]:
+    """Number the sessions and turns of a conversation and judge our messages."""
+    found: list[Step] = []
+    session = turn = 0
+    turn_started_at = None
+    for index, message in enumerate(thread):
+        before = thread[index - 1] if index else None
+        is_new = before is None or message.created_at - before.created_at >= gap
+        session += is_new
+        step = Step(message, session, follows_unknown=not is_new and before is not None and before.direction is None)
+        if message.direction == "inbound":
+            if is_new or before is None or before.direction != "inbound":
+                turn += 1
+                turn_started_at = message.created_at
+            step.turn = turn
+        if message.direction == "outbound":
+            follows_customer = not is_new and before is not None and before.direction == "inbound"
+            if follows_customer and message.created_at - turn_started_at <= timedelta(seconds=5):
+                step.reason = "fast_reply"
+            elif (message.account, message.created_at.date(), message.text) in repeated:
+                step.reason = "repeated_text"
+        found.append(step)
+    return found
+
+
+def next_answer(after: list[Step], kinds: tuple[str, ...]) -> tuple[str, Step | None]:
+    """What comes first: an answer (`known`), a message of unknown direction (`unknown`), or neither (`none`)."""
+    for step in after:
+        if step.kind in kinds:
+            return "known", step
+        if step.kind == "unknown":
+            return "unknown", None
+    return "none", None
+
+
+def seconds_between(since: datetime, until: datetime | None) -> float | None:
+    return None if until is None else (until - since).total_seconds()
+
+
+@dataclass(frozen=True)
+class Hours:
+    """Business hours of an account: whole hours of a wall clock on some weekdays."""
+
+    zone: str = "UTC"
+    opens: int = 9
+    closes: int = 18
+    weekdays: tuple[int, ...] = (0, 1, 2, 3, 4)
+
+
+def business_seconds(since: datetime, until: datetime | None, hours: Hours) -> float | None:
+    """Sum the open seconds of each local day, on the wall clock."""
+    if until is None:
+        return None
+    start, end = (moment.astimezone(ZoneInfo(hours.zone)).replace(tzinfo=None) for moment in (since, until))
+    total, day = 0.0, start.date()
+    while day <= end.date():
+        midnight = datetime.combine(day, datetime.min.time())
+        opening, closing = midnight + timedelta(hours=hours.opens), midnight + timedelta(hours=hours.closes)
+        if day.weekday() in hours.weekdays:
+            total += max(0.0, (min(end, closing) - max(start, opening)).total_seconds())
+        day += timedelta(days=1)
+    return total
+
+
+@dataclass
+class World:
+    """A world in order, with what is asked of it most."""
+
+    messages: list[Message]
+    gap: timedelta = timedelta(hours=24)
+    threads: dict[tuple[str, str], list[Step]] = field(init=False)
+    known_from: dict[str, datetime] = field(init=False)
+
+    def __post_init__(self) -> None:
+        repeated = repeated_texts(self.messages)
+        self.threads = {key: steps(thread, repeated, self.gap) for key, thread in threads(self.messages).items()}
+        first_days: dict[str, date] = {}
+        for message in self.messages:
+            day = message.created_at.date()
+            first_days[message.account] = min(day, first_days.get(message.account, day))
+        self.known_from = {
+            account: datetime.combine(day, datetime.min.time(), UTC) + self.gap for account, day in first_days.items()
+        }
+
+
+def response_turns(world: World, hours: dict[str, Hours]) -> list[dict[str, object]]:
+    """Every inbound run and what answered it."""
+    found = []
+    for (account, conversation_id), thread in world.threads.items():
+        for turn in range(1, max((step.turn or 0 for step in thread), default=0) + 1):
+            run = [index for index, step in enumerate(thread) if step.turn == turn]
+            first, after = thread[run[0]], thread[run[-1] + 1 :]
+            began = first.message.created_at
+            _, any_answer = next_answer(after, ("human", "automated"))
+            human_status, human = next_answer([step for step in after if step.kind != "automated"], ("human",))
+            answered_at = any_answer.message.created_at if any_answer else None
+            human_at = human.message.created_at if human else None
+            clock = hours.get(account)
+            found.append(
+                {
+                    "account": account,
+                    "date": began.date(),
+                    "conversation_id": conversation_id,
+                    "turn_number": turn,
+                    "session_number": first.session,
+                    "started_at": began,
+                    "ended_at": thread[run[-1]].message.created_at,
+                    "inbound_count": len(run),
+                    "is_answered": {"known": True, "none": False, "unknown": None}[human_status],
+                    "response_at": answered_at,
+                    "response_message_id": any_answer.message.message_id if any_answer else None,
+                    "response_seconds": seconds_between(began, answered_at),
+                    "response_business_seconds": business_seconds(began, answered_at, clock) if clock else None,
+                    "is_likely_automated": any_answer.kind == "automated" if any_answer else None,
+                    "automated_reason": any_answer.reason if any_answer else None,
+                    "human_response_at": human_at,
+                    "human_response_seconds": seconds_between(began, human_at),
+                    "human_response_business_seconds": business_seconds(began, human_at, clock) if clock else None,
+                    "is_lower_bound": first.follows_unknown or began < world.known_from[account],
+                }
+            )
+    return found
+
+
+def sessions(world: World, hours: dict[str, Hours]) -> list[dict[str, object]]:
+    """Every stretch of a conversation without a long silence."""
+    found = []
+    for (account, conversation_id), thread in world.threads.items():
+        for number in range(1, thread[-1].session + 1):
+            inside = [index for index, step in enumerate(thread) if step.session == number]
+            found.append(one_session(world, account, conversation_id, thread, inside, hours.get(account)))
+    return found
+
+
+def one_session(
+    world: World, account: str, conversation_id: str, thread: list[Step], inside: list[int], clock: Hours | None
+) -> dict[str, object]:
+    own = [thread[index] for index in inside]
+    kinds = Counter(step.kind for step in own)
+    inbound = [index for index in inside if thread[index].kind == "inbound"]
+    spoken = [step for step in own if step.kind != "automated"]
+    first_inbound_at = response_at = unanswered_since = is_unanswered = one_touch = resolution = None
+    if inbound:
+        first_inbound_at = thread[inbound[0]].message.created_at
+        human_after = [step for step in thread[inbound[0] + 1 :] if step.kind != "automated"]
+        _, answer = next_answer(human_after, ("human",))
+        unsure = any(thread[index].kind == "unknown" for index in inside if index < inbound[0])
+        response_at = answer.message.created_at if answer and not unsure else None
+        last = [step for step in thread[inbound[-1] + 1 :] if step.kind != "automated"]
+        is_unanswered = {"known": False, "none": True, "unknown": None}[next_answer(last, ("human",))[0]]
+        if is_unanswered:
+            for index in reversed(range(inbound[-1] + 1)):
+                if index not in inside or thread[index].kind in ("human", "unknown"):
+                    break
+                if thread[index].kind == "inbound":
+                    unanswered_since = thread[index].message.created_at
+        if not kinds["unknown"]:
+            replies = [index for index in inside if index > inbound[0] and thread[index].kind == "human"]
+            is_closed = spoken[-1].kind == "human"
+            one_touch = is_closed and len(replies) == 1
+            resolution = (
+                seconds_between(first_inbound_at, thread[replies[-1]].message.created_at) if is_closed else None
+            )
+    began = own[0].message.created_at
+    return {
+        "account": account,
+        "date": began.date(),
+        "conversation_id": conversation_id,
+        "session_number": own[0].session,
+        "started_at": began,
+        "ended_at": own[-1].message.created_at,
+        "opener": own[0].message.direction,
+        "message_count": len(own),
+        "inbound_count": len(inbound),
+        "outbound_count": kinds["human"] + kinds["automated"],
+        "automated_count": kinds["automated"],
+        "unknown_count": kinds["unknown"],
+        "turn_count": len({step.turn for step in own if step.turn}),
+        "first_inbound_at": first_inbound_at,
+        "first_response_at": response_at,
+        "first_response_seconds": seconds_between(first_inbound_at, response_at) if first_inbound_at else None,
+        "first_response_business_seconds": business_seconds(first_inbound_at, response_at, clock)
+        if first_inbound_at and clock
+        else None,
+        "is_one_touch": one_touch,
+        "resolution_gap_seconds": resolution,
+        "is_unanswered": is_unanswered,
+        "unanswered_since": unanswered_since,
+        "is_lower_bound": kinds["unknown"] > 0 or began < world.known_from[account],
+    }
