@@ -204,7 +204,7 @@ class GraphClient:
         path = _path(self.endpoint.page_id, "conversations")
         if user_id:
             return self._fetch(_Request("find", path, parameters), _read_found)
-        return self._fetch(_Request("listing", path, parameters, _is_nested(fields) and limit > 1), _read_list)
+        return self._fetch(_Request("listing", path, parameters, _is_nested(fields)), _read_list)
 
     def fetch_messages(self, conversation_id: str, fields: str, limit: int, after: str | None = None) -> Page:
         """Return one page of a conversation's messages, newest first (the edge form)."""

@@ -74,7 +74,7 @@ class ListedPage:
 class ListingSummary:
     """What a listing did; true at any time, final when its pages are used up.
 
-    `started_at` is the server's time of the first answer (T0): the next listing's `since`, if `cuts` is empty.
+    `rung` is the last one that was given a page. `started_at` is the server's time of the first answer (T0): the next listing's `since`, if `cuts` is empty.
     `moving` holds the conversations that still changed in the last pass allowed: due next run.
     `poisoned` holds those whose nested messages were refused even alone, with the refusal.
     """
@@ -170,7 +170,7 @@ class Listing:
             self._restarts,
             self._inversions,
             self._steps,
-            self._rung,
+            self._climbed_from or self._rung,
             frozenset(self._moving),
             dict(self._poisoned),
             tuple(self._cuts),
@@ -188,10 +188,20 @@ class Listing:
         for _ in range(HEAD_PASSES):
             if walk.started_at is None:
                 return
-            walk = yield from self._pass(folder, walk.started_at - MARGIN, is_head=True)
+            walk = yield from self._head_pass(folder, walk.started_at - MARGIN)
             if not walk.fresh:
                 return
         self._moving |= walk.fresh
+
+    def _head_pass(self, folder: str, bound: datetime) -> Generator[ListedPage, None, _Walk]:
+        """List the head again; without messages where nesting has met poison, which would be searched for again."""
+        if not self._poisoned:
+            return (yield from self._pass(folder, bound, is_head=True))
+        rung = self._climbed_from or self._rung
+        self._go_light()
+        walk = yield from self._pass(folder, bound, is_head=True)
+        self._rung, self._climbed_from = replace(rung, dropped=self._rung.dropped), None
+        return walk
 
     def _pass(self, folder: str, bound: datetime, *, is_head: bool) -> Generator[ListedPage, None, _Walk]:
         """Walk from the head to the bound; start again when the cursor is lost, a bounded number of times."""
@@ -356,7 +366,7 @@ class Listing:
         return is_nesting_hopeless(self._isolated_count, self._refused_count, self._nested_row_count)
 
     def _go_light(self) -> None:
-        self._search = None
+        self._search = self._climbed_from = None
         self._rung = replace(TOP, mode="light", dropped=self._rung.dropped, climb_after=self._rung.climb_after)
 
     def _isolate(self, error: GraphError, folder: str, after: str | None) -> tuple[ListedPage, str | None]:
@@ -439,10 +449,18 @@ def _id(row: object) -> str | None:
 
 
 def _updated_at(row: object) -> datetime | None:
-    return parse_time(row.get("updated_time")) if isinstance(row, dict) else None
+    """Return when the conversation last changed; where the API does not say, when its newest message was sent."""
+    if not isinstance(row, dict):
+        return None
+    newest = _newest_message(row)
+    return parse_time(row.get("updated_time")) or parse_time(newest.get("created_time") if newest else None)
+
+
+def _newest_message(row: Row) -> Row | None:
+    messages = row.get("messages")
+    rows = messages.get("data") if isinstance(messages, dict) else messages
+    return rows[0] if isinstance(rows, list) and rows and isinstance(rows[0], dict) else None
 
 
 def _newest_message_id(row: Row) -> str | None:
-    messages = row.get("messages")
-    rows = messages.get("data") if isinstance(messages, dict) else messages
-    return _id(rows[0]) if isinstance(rows, list) and rows else None
+    return _id(_newest_message(row))

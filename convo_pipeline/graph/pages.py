@@ -20,9 +20,10 @@ _LONG_NUMBER = re.compile(rb"[:\[,]\s*-?\d{19,}\s*[,\]}]")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 _ISO_TIME = re.compile(
-    r"(\d{4})-(\d\d)-(\d\d)[T ](\d\d):(\d\d):(\d\d)(?:[.,](\d{1,9}))?\s*(?:(Z)|([+-])(\d\d):?(\d\d))?", re.IGNORECASE
+    r"(\d{4})-(\d\d)-(\d\d)[T ](\d\d):(\d\d):(\d\d)(?:[.,](\d{1,9}))?\s*(?:(Z)|([+-])(\d\d):?(\d\d))?",
+    re.IGNORECASE | re.ASCII,
 )
-_UNIX_TIME = re.compile(r"-?\d{1,16}(?:\.\d{1,9})?")
+_UNIX_TIME = re.compile(r"-?\d{1,16}(?:\.\d{1,9})?", re.ASCII)
 MILLISECONDS_FROM = 100_000_000_000
 """Larger unix numbers are milliseconds: as seconds they would lie beyond the year 5138."""
 LAST_SECOND = 253_402_300_799

@@ -33,6 +33,7 @@ PAIR_SHARE = 1.9
 """A call and the second one after it are at least this many gaps apart, whatever the scheduler does:
 at 1.8 a second 1.056 s, so that a third call never falls into one closed second."""
 CATCH_UP_SECONDS = 0.2
+"""A caller that woke up late by no more than this does not put off the slots behind its own."""
 SLOW_DOWN = ((95.0, 8.0), (90.0, 4.0), (80.0, 2.0))
 """From this percentage of a usage header on, the gap is so many times as long ..."""
 SLOW_DOWN_SECONDS = 120.0
@@ -120,8 +121,8 @@ class Wait:
 def next_step(slots: Slots, monotonic: float, unix: float, gap_seconds: float) -> Wait | Slots:
     """Return the row after a call sent now, or how long to wait before asking again. Pure.
 
-    >>> next_step(Slots(next_slot=10.5, last_sent=10.0), 10.1, 0, 0.5)
-    Wait(seconds=0.4..., is_block=False)
+    >>> next_step(Slots(next_slot=10.5, last_sent=10.0), 10.25, 0, 0.5)
+    Wait(seconds=0.25, is_block=False)
     """
     blocked_seconds = slots.blocked_until - unix
     if 0 < blocked_seconds <= LONGEST_BLOCK_SECONDS:
@@ -133,7 +134,8 @@ def next_step(slots: Slots, monotonic: float, unix: float, gap_seconds: float) -
     seconds = max(slots.next_slot, slots.sent_before + PAIR_SHARE * gap_seconds) - monotonic
     if seconds > 0:
         return Wait(seconds, is_block=False)
-    scheduled = max(slots.next_slot, monotonic - min(CATCH_UP_SECONDS, gap_seconds / 2))
+    is_just_late = monotonic - slots.next_slot <= min(CATCH_UP_SECONDS, gap_seconds / 2)
+    scheduled = slots.next_slot if is_just_late else monotonic
     return Slots(scheduled + gap, monotonic, slots.last_sent, slots.blocked_until, slots.slow_until, slots.slow_factor)
 
 
