@@ -178,6 +178,16 @@ class Store:
         decoded = parquet.decode(table, content, str(self.root.joinpath(*parts)))
         return Held(decoded, _describe(table, account, day, content, decoded.rows.num_rows, decoded.source))
 
+    def inspect(self, table: Table, account: str, day: date) -> tuple[bytes | None, Partition | None]:
+        """Return a partition's bytes and its record as they are, with no commit under way; changes nothing."""
+        parts = _parts(table, account, day)
+        with self._lock_partition(parts):
+            return self._folder.read(parts), self.state.partition(table.name, account, day)
+
+    def size(self, table: Table, account: str, day: date) -> int | None:
+        """Return the bytes of a partition's file without reading it, None if there is none."""
+        return self._folder.size(_parts(table, account, day))
+
     def _export_day(self, day: date, runs: Sequence[Run]) -> Commit:
         def add(held: Held | None) -> pa.Table:
             return ledger.add_runs(held.content.rows if held else RUNS.schema.empty_table(), runs)

@@ -98,6 +98,11 @@ class Folder:
     def exists(self, parts: Sequence[str]) -> bool:
         return stat.S_ISREG(_mode(self._path(parts)))
 
+    def size(self, parts: Sequence[str]) -> int | None:
+        """Return a file's bytes, None where there is none."""
+        path = self._path(parts)
+        return path.stat().st_size if self.exists(parts) else None
+
     def names(self, parts: Sequence[str] = ()) -> list[str]:
         """Return the sorted names in a folder; none if it is not there."""
         path = self._path(parts)

@@ -67,8 +67,10 @@ def _newest_identity(account: str, rows: pa.Table, known: AccountIdentity | None
 
 
 def _uncertain_places(rows: pa.Table, day: date) -> dict[tuple[str, str], date]:
+    """Return the rows whose date is a guess, or was one when they were filed."""
     is_certain = pc.is_in(rows["created_at_source"], value_set=pa.array(CERTAIN_SOURCES))
-    uncertain = rows.filter(pc.invert(is_certain)).select(["conversation_id", "message_id"])
+    is_own_day = pc.equal(pc.cast(rows["created_at"], pa.date32()), day)
+    uncertain = rows.filter(pc.invert(pc.and_(is_certain, is_own_day))).select(["conversation_id", "message_id"])
     return {(row["conversation_id"], row["message_id"]): day for row in uncertain.to_pylist()}
 
 

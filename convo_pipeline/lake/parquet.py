@@ -24,6 +24,8 @@ class FileContent:
     rows: pa.Table
     version: int
     source: str
+    is_exact: bool
+    """Whether the file itself has today's columns and types."""
 
 
 def encode(table: Table, rows: pa.Table, source: str = "") -> bytes:
@@ -53,7 +55,7 @@ def decode(table: Table, content: bytes, name: str) -> FileContent:
         version, source = int(metadata.get(VERSION_KEY, b"1")), metadata.get(SOURCE_KEY, b"").decode()
     except (pa.ArrowException, OSError, ValueError) as error:
         raise CorruptError(f"{name} is damaged: {type(error).__name__}") from None
-    return FileContent(_upgrade(table, rows), version, source)
+    return FileContent(_upgrade(table, rows), version, source, rows.schema.equals(table.schema))
 
 
 def check_written(table: Table, rows: pa.Table, content: bytes, name: str) -> None:
@@ -89,6 +91,12 @@ def sort(table: Table, rows: pa.Table) -> pa.Table:
     if has_repeated_key(table, rows):
         raise SchemaError(f"{table.name}: the key ({', '.join(table.key)}) occurs twice")
     return rows
+
+
+def is_sorted(table: Table, rows: pa.Table) -> bool:
+    """Say whether the rows are in the order of their key."""
+    keys = rows.select(list(table.key))
+    return not table.key or keys.equals(keys.sort_by([(name, "ascending") for name in table.key]))
 
 
 def has_repeated_key(table: Table, rows: pa.Table) -> bool:

@@ -1,0 +1,241 @@
+"""`verify` over a real lake: what it finds, and that a sound lake gives no finding."""
+
+import random
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from convo_pipeline.derive import derive_day, stale_days
+from convo_pipeline.json_text import dump_json
+from convo_pipeline.lake.files import Store
+from convo_pipeline.lake.parquet import encode
+from convo_pipeline.lake.state import Partition, Run
+from convo_pipeline.lake.verify import KINDS, NOTICES, Verification, verify
+from convo_pipeline.schema import SCHEMA_VERSION, TABLES, VERSION_KEY
+from convo_pipeline.settings import StoreSettings
+
+ACCOUNT, DAY = "bakery", date(2026, 1, 5)
+NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
+MESSAGE = {"message": "hello", "from": {"id": "7", "username": "guest"}, "attachments": {"data": [{"id": "1"}]}}
+SHARED = {
+    "platform": "instagram",
+    "page_id": "1001",
+    "own_id": "17841",
+    "created_at": NOON,
+    "created_at_source": "message",
+    "tie_rank": 0,
+    "detail_status": "detailed",
+    "fields": dump_json(dict.fromkeys(MESSAGE, 5)).decode(),
+    "payload": dump_json(MESSAGE).decode(),
+    "first_seen_at": NOON,
+    "changed_at": NOON,
+}
+
+
+def rows(table: str, *ids: str, **changes: object) -> pa.Table:
+    names = TABLES[table].column_names
+    values = [SHARED | {"conversation_id": "c", "message_id": message_id} | changes for message_id in ids]
+    return pa.Table.from_pylist(
+        [{name: row.get(name) for name in names} for row in values], schema=TABLES[table].schema
+    )
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    """A lake of one account and two days, raw and derived."""
+    store = Store(StoreSettings(root=str(tmp_path / "lake")))
+    for day, prefix in ((DAY, "a"), (date(2026, 1, 6), "b")):
+        noon = datetime.combine(day, NOON.time(), UTC)
+        store.merge("raw_conversations", ACCOUNT, day, rows("raw_conversations", "", payload="{}"))
+        for table in ("raw_message_ids", "raw_message_details"):
+            store.merge(table, ACCOUNT, day, rows(table, f"{prefix}1", f"{prefix}2", created_at=noon))
+        derive_day(store, ACCOUNT, day)
+    counts = {"ids_listed": 4, "detailed": 4}
+    store.state.save_run(Run("r1", ACCOUNT, "extract", NOON, outcome="complete", counts=counts))
+    store.export_runs("r1")
+    yield store
+    store.close()
+
+
+def look(store: Store, is_quick: bool = False) -> Verification:
+    return verify(store, is_quick=is_quick, stale_days=stale_days)
+
+
+def kinds(store: Store, is_quick: bool = False) -> list[str]:
+    return sorted({finding.kind for finding in look(store, is_quick).findings})
+
+
+def write_over(store: Store, table: str, content: pa.Table, source: str = "") -> None:
+    """Put a file and its record in place, past all checks: what a bug of ours could have written."""
+    record = store.state.partition(table, ACCOUNT, DAY)
+    path = store.path(table, ACCOUNT, DAY)
+    path.write_bytes(encode(TABLES[table], content, source or (record.source if record else "")))
+    store.rebuild_state()
+
+
+def test_a_sound_lake_gives_no_finding_and_counts_what_was_read(store: Store) -> None:
+    found = look(store)
+    files = list(store.root.rglob("*.parquet"))
+    assert (found.findings, found.is_sound) == ((), True)
+    assert (found.file_count, found.byte_count) == (len(files), sum(path.stat().st_size for path in files))
+    assert found.row_count == sum(pq.read_metadata(path).num_rows for path in files)
+
+
+def test_a_quick_look_compares_names_and_sizes(store: Store) -> None:
+    found = look(store, is_quick=True)
+    assert (found.findings, found.row_count) == ((), 0)
+    store.path("messages", ACCOUNT, DAY).unlink()
+    with store.path("attachments", ACCOUNT, DAY).open("ab") as file:
+        file.write(b"!")
+    assert kinds(store, is_quick=True) == ["damaged", "missing"]
+
+
+def test_verify_changes_nothing(store: Store) -> None:
+    path = store.path("messages", ACCOUNT, DAY)
+    path.write_bytes(path.read_bytes()[:-1])
+    before = {path: path.read_bytes() for path in store.root.rglob("*.parquet")}
+    look(store)
+    assert {path: path.read_bytes() for path in store.root.rglob("*.parquet")} == before
+
+
+@pytest.mark.hunt
+def test_a_flipped_bit_is_found_wherever_it_is(store: Store, long_run: bool) -> None:
+    draw = random.Random(20260105)
+    paths = sorted(store.root.rglob("*.parquet"))
+    for _ in range(10_000 if long_run else 60):
+        path = draw.choice(paths)
+        content = path.read_bytes()
+        place = draw.randrange(len(content) * 8)
+        flipped = bytearray(content)
+        flipped[place // 8] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        found = [finding for finding in verify(store).findings if finding.kind == "damaged"]
+        assert [finding.where for finding in found] == [str(path.parent.relative_to(store.root))], place
+        path.write_bytes(content)
+
+
+def damage(store: Store) -> None:
+    store.path("messages", ACCOUNT, DAY).write_bytes(b"")
+
+
+def lose_file(store: Store) -> None:
+    store.path("messages", ACCOUNT, DAY).unlink()
+
+
+def lose_record(store: Store) -> None:
+    store.state.remove_partition("messages", ACCOUNT, DAY)
+
+
+def change_schema(store: Store) -> None:
+    path = store.path("raw_rejects", ACCOUNT, DAY)
+    path.parent.mkdir(parents=True)
+    pq.write_table(pa.table({"digest": [1]}, metadata={VERSION_KEY: str(SCHEMA_VERSION).encode()}), path)
+
+
+def write_newer(store: Store) -> None:
+    content = pq.ParquetFile(store.path("messages", ACCOUNT, DAY)).read()
+    metadata = {**(content.schema.metadata or {}), VERSION_KEY: str(SCHEMA_VERSION + 1).encode()}
+    pq.write_table(content.replace_schema_metadata(metadata), store.path("messages", ACCOUNT, DAY))
+    store.rebuild_state()
+
+
+def repeat_key(store: Store) -> None:
+    write_over(store, "raw_message_ids", rows("raw_message_ids", "a1", "a1", "a2"))
+
+
+def disorder(store: Store) -> None:
+    write_over(store, "raw_message_ids", rows("raw_message_ids", "a2", "a1"))
+
+
+def file_elsewhere(store: Store) -> None:
+    other = datetime(2026, 1, 9, tzinfo=UTC)
+    store.merge("raw_message_ids", ACCOUNT, DAY, rows("raw_message_ids", "a3", created_at=other))
+    derive_day(store, ACCOUNT, DAY)
+
+
+def file_twice(store: Store) -> None:
+    store.merge("raw_message_ids", ACCOUNT, DAY, rows("raw_message_ids", "b1"))
+    derive_day(store, ACCOUNT, DAY)
+
+
+def lose_a_message(store: Store) -> None:
+    write_over(store, "messages", store.read("messages", ACCOUNT, DAY).slice(1))
+
+
+def miscount(store: Store) -> None:
+    coverage = store.read("coverage", ACCOUNT, DAY).to_pylist()
+    wrong = pa.Table.from_pylist([coverage[0] | {"detailed": 1}], schema=TABLES["coverage"].schema)
+    write_over(store, "coverage", wrong)
+
+
+def learn_more(store: Store) -> None:
+    store.merge("raw_message_ids", ACCOUNT, DAY, rows("raw_message_ids", "a3"))
+
+
+def lose_ids_in_a_run(store: Store) -> None:
+    store.state.save_run(Run("r2", ACCOUNT, "extract", NOON, counts={"ids_listed": 4, "detailed": 3}))
+    store.export_runs("r2")
+
+
+def set_aside(store: Store) -> None:
+    store.path("raw_conversations", ACCOUNT, DAY).with_name("data.parquet.corrupt-12345678").write_bytes(b"x")
+    path = f"raw_conversations/account={ACCOUNT}/date={DAY}/data.parquet.corrupt-12345678"
+    record = store.state.partition("raw_conversations", ACCOUNT, DAY)
+    store.state.add_quarantine("raw_conversations", ACCOUNT, DAY, path)
+    assert isinstance(record, Partition)
+    store.state.record(record)
+
+
+def leave_a_note(store: Store) -> None:
+    (store.root / "messages" / "notes.txt").write_text("mine")
+
+
+@pytest.mark.parametrize(
+    ("harm", "expected"),
+    [
+        (damage, ["damaged"]),
+        (lose_file, ["missing"]),
+        (lose_record, ["unrecorded"]),
+        (change_schema, ["schema", "unrecorded"]),
+        (write_newer, ["newer"]),
+        (repeat_key, ["date", "key", "stale"]),
+        (disorder, ["key", "stale"]),
+        (file_elsewhere, ["date"]),
+        (file_twice, ["date"]),
+        (lose_a_message, ["balance"]),
+        (miscount, ["balance"]),
+        (learn_more, ["stale"]),
+        (lose_ids_in_a_run, ["ledger"]),
+        (set_aside, ["quarantine"]),
+        (leave_a_note, ["foreign"]),
+    ],
+)
+def test_what_is_off_is_named_by_its_kind(store: Store, harm: Callable[[Store], None], expected: list[str]) -> None:
+    harm(store)
+    found = look(store)
+    assert sorted({finding.kind for finding in found.findings}) == expected
+    assert found.is_sound == (set(expected) <= NOTICES)
+    assert all(finding.kind in KINDS for finding in found.findings)
+
+
+def test_a_placement_by_guess_is_no_wrong_date(store: Store) -> None:
+    guessed = rows("raw_message_ids", "a9", created_at_source="listing")
+    store.merge("raw_message_ids", ACCOUNT, DAY, guessed)
+    store.state.save_placements(ACCOUNT, {("c", "a9"): DAY})
+    better = rows("raw_message_ids", "a9", created_at=datetime(2026, 1, 2, tzinfo=UTC))
+    store.merge("raw_message_ids", ACCOUNT, DAY, better)
+    derive_day(store, ACCOUNT, DAY)
+    assert look(store).findings == ()
+    store.rebuild_state()
+    assert look(store).findings == ()
+
+
+def test_the_verdict_is_plain_values(store: Store) -> None:
+    leave_a_note(store)
+    verdict = look(store).as_dict()
+    assert verdict["findings"] == [{"kind": "foreign", "where": "messages/notes.txt", "text": "not a file of the lake"}]
+    assert dump_json(verdict)
