@@ -124,6 +124,8 @@ def _read_product(product: dict[str, object], share: Fields) -> Row:
 
 def _take_products(share: Fields) -> list[dict[str, object]]:
     """Take `template.payload.product.elements`; anything else in `template` stays."""
+    if "template" not in share.rest:
+        return []
     template = share.open("template")
     payload = template.open("payload")
     product = payload.open("product")

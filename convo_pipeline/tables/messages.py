@@ -11,16 +11,16 @@ privacy placeholder) · other (only fields we do not know) · empty.
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-import orjson
 import pyarrow as pa
 
 from convo_pipeline import schema
 from convo_pipeline.tables import media
 from convo_pipeline.tables.media import Row
-from convo_pipeline.tables.payloads import Fields, parse_payload
+from convo_pipeline.tables.payloads import Fields, parse_payload, parse_plain
 
-CHUNK_ROWS = 8192
+CHUNK_ROWS = 2048
 PLAIN_NAMES = ("sender_id", "sender_name", "sender_username", "recipient_ids", "text", "tags", "content_type")
 RARE_NAMES = (
     "attachment_count", "share_count", "reaction_count", "sticker_url", "story_kind", "story_id", "story_url",
@@ -37,6 +37,9 @@ _UNREADABLE: Row = (None, None, None, None, None, None, "other")
 _UNREADABLE_RARE: Row = (0, 0, 0, None, None, None, None, None, False, "payload_unreadable", None)
 _PLAIN_KEYS = {"created_time", "from", "id", "message", "tags", "to"}
 _PERSON_KEYS = {"email", "id", "name", "username"}
+TEXT_PLACE = PLAIN_NAMES.index("text")
+KIND_PLACE = media.ATTACHMENT_NAMES.index("kind")
+_TEXT_OR_NONE = (str, type(None))
 _STORY_KINDS = {"mention": "mention", "reply_to": "reply_to"}
 _CONTENT_OF_KIND = {"appointment": "template"}
 _NOTHING: dict[str, list[Row]] = {name: [] for name in CHILD_NAMES}
@@ -73,9 +76,10 @@ class _Chunk:
         rare_places: list[int | None] = [None] * len(payloads)
         children: dict[str, tuple[list[int], list[Row]]] = {name: ([], []) for name in CHILD_NAMES}
         for place, payload in enumerate(payloads.to_pylist()):
-            row = _NO_CONTENT if payload is None else read_plain(payload)
+            message = None if payload is None else parse_plain(payload)
+            row = _NO_CONTENT if payload is None else read_plain(message)
             if row is None:
-                row, rare_row, hanging = read_message(payload)
+                row, rare_row, hanging = read_message(payload, message)
                 rare_places[place] = len(rare)
                 rare.append(rare_row)
                 for name, items in hanging.items():
@@ -100,37 +104,55 @@ def _child_table(name: str, places: list[int], rows: list[Row]) -> pa.Table:
     return pa.table({"row": pa.array(places, pa.int64()), **columns})
 
 
-def read_plain(payload: str) -> Row | None:
-    """Return a plain message's `PLAIN_NAMES`; None for everything that needs a closer look."""
+def read_plain(message: Any) -> Row | None:
+    """Return a plain message's `PLAIN_NAMES`; None for everything that needs a closer look.
+
+    A dict with as many keys as were found in it by name has no others.
+    """
     try:
-        message = orjson.loads(payload)
         if not message.keys() <= _PLAIN_KEYS:
             return None
         sender, to, text, tags = message["from"], message["to"], message.get("message"), message.get("tags")
-        recipients = to["data"]
         sender_id, name, username = sender["id"], sender.get("name"), sender.get("username")
-        is_plain = (
-            type(sender_id) is str
-            and (text is None or type(text) is str)
-            and (name is None or type(name) is str)
-            and (username is None or type(username) is str)
-            and sender.keys() <= _PERSON_KEYS
+        recipients, tag_list = to["data"], () if tags is None else tags["data"]
+        recipient_ids = [person["id"] for person in recipients if person.keys() <= _PERSON_KEYS]
+        tag_names = [tag["name"] for tag in tag_list if len(tag) == 1]
+        is_whole = (
+            len(sender) == 1 + ("email" in sender) + ("name" in sender) + ("username" in sender)
             and len(to) == 1
+            and (tags is None or len(tags) == 1)
+            and len(recipient_ids) == len(recipients)
+            and len(tag_names) == len(tag_list)
         )
-        recipient_ids = [recipient["id"] for recipient in recipients if recipient.keys() <= _PERSON_KEYS]
-        names = None if tags is None else [tag["name"] for tag in tags["data"] if len(tag) == 1 == len(tags)]
-        is_whole = len(recipient_ids) == len(recipients) and (names is None or len(names) == len(tags["data"]))
-    except (AttributeError, KeyError, TypeError, orjson.JSONDecodeError):
+    except (AttributeError, KeyError, TypeError):
         return None
-    if not (is_plain and is_whole) or not all(type(value) is str for value in (*recipient_ids, *(names or ()))):
+    if not (is_whole and sender_id.__class__ is str and text.__class__ in _TEXT_OR_NONE):
         return None
-    return sender_id, name, username, recipient_ids, text, names, "text" if text else "empty"
+    if name.__class__ not in _TEXT_OR_NONE or username.__class__ not in _TEXT_OR_NONE:
+        return None
+    for value in recipient_ids:
+        if value.__class__ is not str:
+            return None
+    if tags is None:
+        return sender_id, name, username, recipient_ids, text, None, "text" if text else "empty"
+    if any(value.__class__ is not str for value in tag_names):
+        return None
+    return sender_id, name, username, recipient_ids, text, tag_names, "text" if text else "empty"
 
 
-def read_message(payload: str) -> tuple[Row, Row, Mapping[str, list[Row]]]:
+def read_closely(message: Fields) -> Row:
+    """Take a message's `PLAIN_NAMES` key by key, whatever they hold."""
+    message.drop(("id", "created_time"))
+    sender = _read_sender(message)
+    recipient_ids, tags = message.values("to", "id", ("name", "username", "email")), message.values("tags", "name")
+    text = message.text("message")
+    return *sender, recipient_ids, text, tags, "text" if text else "empty"
+
+
+def read_message(payload: str, parsed: object = None) -> tuple[Row, Row, Mapping[str, list[Row]]]:
     """Return `PLAIN_NAMES`, `RARE_NAMES` and the children of any message; never raises."""
     try:
-        value, is_replaced = parse_payload(payload)
+        value, is_replaced = parse_payload(payload, parsed)
         if isinstance(value, dict):
             return _read_object(value, is_replaced)
     except (ValueError, RecursionError):
@@ -140,24 +162,25 @@ def read_message(payload: str) -> tuple[Row, Row, Mapping[str, list[Row]]]:
 
 def _read_object(value: dict[str, object], is_replaced: bool) -> tuple[Row, Row, dict[str, list[Row]]]:
     message = Fields(value)
-    message.drop(("id", "created_time"))
-    sender = _read_sender(message)
-    recipient_ids, tags = message.values("to", "id", ("name", "username", "email")), message.values("tags", "name")
-    text, sticker_url = message.text("message"), message.text("sticker")
-    story, reply_to = _read_story(message), _read_reply(message)
+    row = read_plain({key: item for key, item in value.items() if key in _PLAIN_KEYS})
+    if row is None:
+        row = read_closely(message)
+    else:
+        message.drop(_PLAIN_KEYS)
+    sticker_url, story, reply_to = message.text("sticker"), _read_story(message), _read_reply(message)
     is_unsupported = message.flag("is_unsupported") or False
     children = {
         "attachments": media.read_attachments(message),
         "shares": media.read_shares(message),
         "reactions": media.read_reactions(message),
     }
-    found = _Found(is_unsupported, story[0], sticker_url, children, text, message.rest)
+    found = _Found(is_unsupported, story[0], sticker_url, children, row[TEXT_PLACE], message.rest)
     problem = None if message.is_readable else "field_unreadable"
     if problem is None and is_replaced:
         problem = "surrogate_replaced"
     counts = (len(rows) for rows in children.values())
     rare = (*counts, sticker_url, *story, reply_to, is_unsupported, problem, message.dump_rest())
-    return (*sender, recipient_ids, text, tags, found.content_type()), rare, children
+    return (*row[:-1], found.content_type()), rare, children
 
 
 def _read_sender(message: Fields) -> Row:
@@ -173,6 +196,8 @@ def _read_sender(message: Fields) -> Row:
 
 def _read_story(message: Fields) -> Row:
     """Take `story`: kind, id and link of the story it mentions or answers."""
+    if "story" not in message.rest:
+        return None, None, None
     story = message.open("story")
     row: Row = (None, None, None)
     for key, kind in _STORY_KINDS.items():
@@ -186,6 +211,8 @@ def _read_story(message: Fields) -> Row:
 
 def _read_reply(message: Fields) -> str | None:
     """Take `reply_to`: the id of the message it quotes."""
+    if "reply_to" not in message.rest:
+        return None
     reply = message.open("reply_to")
     message_id = reply.first_text("mid", "id")
     message.close("reply_to", reply)
@@ -198,7 +225,7 @@ class _Found:
     story_kind: object
     sticker_url: str | None
     children: dict[str, list[Row]]
-    text: str | None
+    text: object
     rest: dict[str, object]
 
     def content_type(self) -> str:
@@ -212,7 +239,7 @@ class _Found:
             yield "story_mention" if self.story_kind == "mention" else "story_reply"
         if self.sticker_url:
             yield "sticker"
-        kinds = [str(row[media.ATTACHMENT_NAMES.index("kind")]) for row in self.children["attachments"]]
+        kinds = [str(row[KIND_PLACE]) for row in self.children["attachments"]]
         yield from (_CONTENT_OF_KIND.get(kind, kind) for kind in kinds if kind != "unavailable")
         if self.children["shares"]:
             yield "share"

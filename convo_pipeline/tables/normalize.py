@@ -105,8 +105,9 @@ def _messages_table(held: pa.Table, contents: Contents, platform: str | None, ow
     columns: dict[str, object] = dict(contents.columns)
     has_payload = pc.is_valid(held["payload"])
     sender_ids = contents.columns["sender_id"]
-    for asked, name in _ASKED_COLUMNS.items():
-        columns[name] = _fill_asked(contents.columns[name], has_payload, _was_asked(held["fields"], asked))
+    for key, was_asked in _find_asked(held["fields"]).items():
+        name = _ASKED_COLUMNS[key]
+        columns[name] = _fill_asked(contents.columns[name], has_payload, was_asked)
     columns |= {
         "conversation_id": held["conversation_id"],
         "message_id": held["message_id"],
@@ -140,13 +141,11 @@ def _directions(sender_ids: pa.ChunkedArray, own_ids: frozenset[str]) -> object:
     return pc.if_else(pc.is_valid(sender_ids), direction, pa.scalar(None, schema.TEXT))
 
 
-def _was_asked(fields: pa.ChunkedArray, key: str) -> object:
-    """Tell whether the answer was asked for a key; true where it is not written down."""
+def _find_asked(fields: pa.ChunkedArray) -> dict[str, object]:
+    """Tell of some payload keys whether the answer was asked for them; true where it is not written down."""
     encoded = fields.combine_chunks().dictionary_encode()
-    if isinstance(encoded, pa.ChunkedArray):
-        encoded = encoded.combine_chunks()
-    names_key = pc.match_substring(encoded.dictionary, f'"{key}":')
-    return pc.fill_null(names_key.take(encoded.indices), True)
+    named = {key: pc.match_substring(encoded.dictionary, f'"{key}":') for key in _ASKED_COLUMNS}
+    return {key: pc.fill_null(names.take(encoded.indices), True) for key, names in named.items()}
 
 
 def _fill_asked(column: pa.ChunkedArray, has_payload: object, was_asked: object) -> object:

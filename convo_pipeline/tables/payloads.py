@@ -9,10 +9,13 @@ import re
 from collections.abc import Iterable
 from typing import TypeVar
 
+import orjson
+
 from convo_pipeline.json_text import dump_json, load_json
 
 _Value = TypeVar("_Value")
 
+_LONG_NUMBER = re.compile(r"[:\[,]-?\d{19}")
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _WHOLE_NUMBER = re.compile(r"-?\d{1,19}", re.ASCII)
@@ -21,12 +24,24 @@ _FLAGS = {True: True, False: False, "true": True, "false": False}
 _COUNT_LIMIT = 2**63
 
 
-def parse_payload(payload: str) -> tuple[object, bool]:
+def parse_plain(payload: str) -> object:
+    """Return the JSON value, None where the exact parser is needed."""
+    try:
+        return orjson.loads(payload)
+    except orjson.JSONDecodeError:
+        return None
+
+
+def parse_payload(payload: str, parsed: object = None) -> tuple[object, bool]:
     """Return the JSON value and whether lone surrogates in it were replaced by U+FFFD; ValueError if it is no JSON.
+
+    `parsed` is what `parse_plain` made of it; it is taken where nothing can have been lost.
 
     >>> parse_payload('{"message": "a\\\\ud800"}')
     ({'message': 'a�'}, True)
     """
+    if parsed is not None and not _LONG_NUMBER.search(payload):
+        return parsed, False
     value = load_json(payload)
     if _SURROGATE_ESCAPE.search(payload) is None:
         return value, False
@@ -106,7 +121,11 @@ class Fields:
         self.is_readable = True
 
     def text(self, key: str) -> str | None:
-        return self._take(key, as_text(self.rest.get(key)))
+        value = self.rest.get(key)
+        if value.__class__ is str:
+            del self.rest[key]
+            return value
+        return None if value is None else self._take(key, as_text(value))
 
     def count(self, key: str) -> int | None:
         return self._take(key, as_count(self.rest.get(key)))
@@ -132,11 +151,13 @@ class Fields:
 
     def open(self, key: str) -> "Fields":
         """Take an object's keys; give back what is left of it by `close`."""
-        value = self.rest.pop(key, None)
-        if value is None or isinstance(value, dict):
-            return Fields(value or {})
+        if key not in self.rest:
+            return NOTHING
+        value = self.rest.pop(key)
+        if isinstance(value, dict):
+            return Fields(value)
         self.refuse(key, value)
-        return Fields({})
+        return NOTHING
 
     def close(self, key: str, inner: "Fields") -> None:
         self.is_readable &= inner.is_readable
@@ -145,7 +166,9 @@ class Fields:
 
     def items(self, key: str) -> list[object]:
         """Take a list, however it is wrapped: `[...]`, `{"data": [...]}` or the single object itself."""
-        value = self.rest.pop(key, None)
+        if key not in self.rest:
+            return []
+        value = self.rest.pop(key)
         if isinstance(value, dict) and not value.keys().isdisjoint(_WRAPPER_KEYS):
             unknown = {name: item for name, item in value.items() if name not in _WRAPPER_KEYS and item is not None}
             if unknown:
@@ -202,3 +225,7 @@ class Fields:
         elif key in self.rest:
             self.is_readable = False
         return value
+
+
+NOTHING = Fields({})
+"""What is opened where nothing is; it has no key to take."""
