@@ -10,7 +10,6 @@ import json
 import re
 import time
 from collections.abc import Sequence
-from email.utils import format_datetime
 from typing import Any
 
 from convo_pipeline.emulator import refusals, render
@@ -49,10 +48,16 @@ class GraphApi:
             body: Any = self._route(call, segments, version, now_us)
             status = 200
         except Refusal as refusal:
-            body, status = self._refuse(call, refusal)
-            headers |= {**refusal.headers, **_challenge(refusal)}
+            return self.refused(call, refusal, version)
         headers["Facebook-API-Version"] = version or self.switches.newest_version
         headers["x-fb-trace-id"] = hashlib.blake2b(f"{call.number}:{call.path}".encode(), digest_size=8).hexdigest()
+        return Answer(status, body, headers | self._usage(call))
+
+    def refused(self, call: Call, refusal: Refusal, version: str = "") -> Answer:
+        """Return the answer that a refusal is."""
+        body, status = self._refuse(call, refusal)
+        headers = {"Content-Type": "application/json; charset=UTF-8", **refusal.headers, **_challenge(refusal)}
+        headers["Facebook-API-Version"] = version or self.switches.newest_version
         return Answer(status, body, headers | self._usage(call))
 
     def _refuse(self, call: Call, refusal: Refusal) -> tuple[Payload, int]:
@@ -331,10 +336,6 @@ def write_json(body: Any, switches: Switches) -> bytes:
         return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
     except UnicodeEncodeError:
         return text.encode()
-
-
-def http_date(world: World) -> str:
-    return format_datetime(world.clock.now(), usegmt=True)
 
 
 def _fields(call: Call) -> tuple[Field, ...] | None:

@@ -19,7 +19,7 @@ class Field:
     """One field asked for; `children` is None when no sub-fields were named."""
 
     name: str
-    arguments: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    arguments: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), hash=False)
     children: "tuple[Field, ...] | None" = None
 
 

@@ -57,6 +57,8 @@ def _cursor(keys: Sequence[Key], index: int, kind: str) -> str:
 
 
 def _start_after(keys: Sequence[Key], cursor: str, kind: str) -> int:
+    if (ids.read_cursor(cursor) or [None])[0] == "s":
+        return 0
     place = _place(keys, cursor, kind)
     if kind == "offset":
         return place

@@ -7,26 +7,48 @@ import asyncio
 import socket
 import threading
 import time
-from collections.abc import Callable
-from typing import Any, Self
+import traceback
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from email.utils import format_datetime
+from typing import Any, Protocol, Self
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
-from convo_pipeline.emulator.api import GraphApi, http_date, write_json
+from convo_pipeline.emulator import api_faults, network_faults
+from convo_pipeline.emulator.api import GraphApi, write_json
 from convo_pipeline.emulator.calls import Answer, Call, CallLog, Seen, public_params, read_query
 from convo_pipeline.emulator.clock import VirtualClock
 from convo_pipeline.emulator.content import default_world
+from convo_pipeline.emulator.faults import (
+    FAULTS,
+    Drawn,
+    Fault,
+    Trouble,
+    Wire,
+    kind_of,
+    prepare,
+    refusal_of,
+    spoil_body,
+    spoil_content,
+)
+from convo_pipeline.emulator.http_server import HOST, HttpServer, Written, bind, make_server, open_silent_port
 from convo_pipeline.emulator.switches import Switches
 from convo_pipeline.emulator.world import EMULATOR_TOKEN, World
 
-__all__ = ["EMULATOR_TOKEN", "EmulatorServer", "serve_forever"]
-HOST = "127.0.0.1"
+__all__ = ["EMULATOR_TOKEN", "FAULTS", "EmulatorServer", "serve_forever"]
+CATALOGUE = (network_faults, api_faults)
+"""The modules whose faults are entered in `FAULTS`."""
 METHODS = ["GET", "POST", "PUT", "DELETE", "PATCH"]
+
+
+class Api(Protocol):
+    """What answers calls."""
+
+    def answer(self, call: Call) -> Answer: ...
 
 
 class EmulatorServer:
@@ -47,16 +69,27 @@ class EmulatorServer:
         seed: int = 7,
         port: int = 0,
         latency_seconds: float = 0.0,
+        api: Api | None = None,
+        faults: Sequence[Fault | str] = (),
+        tls: tuple[str, str] | None = None,
     ) -> None:
-        self.world = world or default_world(clock, seed)
+        self.world = world or (World(clock) if api else default_world(clock, seed))
         self.clock = self.world.clock
         self.switches = switches or Switches()
         self.log = CallLog()
+        self.failures: list[Exception] = []
+        """The emulator's own defects; leaving the `with` block raises the first."""
         self.latency_seconds = latency_seconds
-        self.api = GraphApi(self.world, self.switches)
+        self.api: Api = api or GraphApi(self.world, self.switches)
+        self.trouble = Trouble(faults, self.world, self.switches, seed)
+        self.foreign_calls: list[str] = []
+        """Paths of calls that came to the other host: a good client makes none."""
+        self._tls = tls
         self._asked_port = port
+        self._foreign: socket.socket | None = None
+        self._silent: tuple[socket.socket, ...] = ()
         self._socket: socket.socket | None = None
-        self._server: _Server | None = None
+        self._server: HttpServer | None = None
         self._thread: threading.Thread | None = None
         self._number = 0
 
@@ -68,13 +101,19 @@ class EmulatorServer:
 
     @property
     def base_url(self) -> str:
-        return f"http://{HOST}:{self.port}"
+        return f"{'https' if self._tls else 'http'}://{HOST}:{self.port}"
 
     def start(self) -> Self:
         """Bind, then serve in a thread; returns once calls are answered."""
-        self._socket = _bind(self._asked_port)
-        self._server = _make_server(self._app())
-        self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name="emulator", daemon=True)
+        if any(fault.kind.name == "connect_timeout" for fault in self.trouble.faults):
+            self._silent = open_silent_port(self._asked_port)
+            self._socket = self._silent[0]
+            return self
+        self._socket, self._foreign = bind(self._asked_port), bind(0)
+        self.trouble.foreign_url = f"http://{HOST}:{self._foreign.getsockname()[1]}"
+        self._server = make_server(self._app(), self._tls)
+        sockets = ([self._socket, self._foreign],)
+        self._thread = threading.Thread(target=self._server.run, args=sockets, name="emulator", daemon=True)
         self._thread.start()
         self._server.is_ready.wait(10)
         return self
@@ -84,30 +123,69 @@ class EmulatorServer:
         if self._server and self._thread:
             self._server.finish()
             self._thread.join(10)
-        if self._socket:
-            self._socket.close()
-        self._server = self._thread = self._socket = None
+        for each in (self._socket, self._foreign, *self._silent):
+            if each:
+                each.close()
+        self._server = self._thread = self._socket = self._foreign = None
+        self._silent = ()
 
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, kind: object, *rest: object) -> None:
         self.stop()
+        if self.failures and kind is None:
+            raise self.failures[0]
 
     def _app(self) -> Starlette:
         return Starlette(routes=[Route("/{path:path}", self._handle, methods=METHODS)])
 
     async def _handle(self, request: Request) -> Response:
+        try:
+            return await self._answer(request)
+        except Exception as error:
+            self.failures.append(error)
+            return Response(f"emulator defect: {traceback.format_exc()}", 500)
+
+    async def _answer(self, request: Request) -> Response:
         at = time.monotonic()
+        if self._foreign and request.scope["server"][1] == self._foreign.getsockname()[1]:
+            self.foreign_calls.append(request.url.path)
+            return Response(b"you should not be here", 200)
         call = await self._read(request)
         if self.latency_seconds:
             await asyncio.sleep(self.latency_seconds)
         with self.world.lock:
-            answer = self.api.answer(call)
-            content = write_json(answer.body, self.switches)
-            headers = answer.headers | {"Date": http_date(self.world)}
+            drawn = self.trouble.draw(call) if self.trouble.faults else []
+            answer, content = self._make(call, drawn)
+            answer.headers["Date"] = self._date(answer)
         self._note(call, answer, at)
-        return Response(content, answer.status, headers)
+        for kind, occasion in drawn:
+            if kind.wire:
+                wire = Wire(request.scope["emulator.transport"], request.receive)
+                await kind.wire(occasion, wire, answer, content)
+                return Written()
+        return Response(content, answer.status, answer.headers)
+
+    def _make(self, call: Call, drawn: Drawn) -> tuple[Answer, bytes]:
+        """Return the answer and its bytes, with what the faults make of both."""
+        prepare(drawn)
+        refusal = refusal_of(drawn)
+        if refusal is None:
+            answer = self.api.answer(call)
+        else:
+            call.kind = kind_of(call)
+            answer = (
+                refusal if isinstance(refusal, Answer) else GraphApi(self.world, self.switches).refused(call, refusal)
+            )
+        if answer.content is None:
+            answer.body = spoil_body(drawn, answer.body) if answer.status == 200 else answer.body
+            answer.content = write_json(answer.body, self.switches)
+        return answer, spoil_content(drawn, answer.content, answer.headers)
+
+    def _date(self, answer: Answer) -> str:
+        skew = float(answer.headers.pop("x-emulator-skew-seconds", 0))
+        return format_datetime(self.world.clock.now() + timedelta(seconds=skew), usegmt=True)
 
     async def _read(self, request: Request) -> Call:
         self._number += 1
@@ -156,62 +234,3 @@ def serve_forever(
                 time.sleep(3600)
         except KeyboardInterrupt:
             return
-
-
-class _Server(uvicorn.Server):
-    """A server that a thread can start and stop without polling."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.is_ready = threading.Event()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._end: asyncio.Event | None = None
-
-    async def main_loop(self) -> None:
-        self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
-        self.is_ready.set()
-        await self._end.wait()
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        for server in self.servers:
-            server.close()
-        for task in list(self.server_state.tasks):
-            task.cancel()
-        for connection in list(self.server_state.connections):
-            transport = getattr(connection, "transport", None)
-            if transport is not None:
-                transport.abort()
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-
-    def finish(self) -> None:
-        if self._loop and self._end:
-            self._loop.call_soon_threadsafe(self._end.set)
-
-
-def _bind(port: int) -> socket.socket:
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind((HOST, port))
-    listener.listen(512)
-    return listener
-
-
-def _make_server(app: Starlette) -> _Server:
-    async def outer(scope: Scope, receive: Receive, send: Send) -> None:
-        await app(scope, receive, send)
-
-    config = uvicorn.Config(
-        outer,
-        loop="asyncio",
-        ws="none",
-        lifespan="off",
-        interface="asgi3",
-        log_config=None,
-        log_level="critical",
-        access_log=False,
-        server_header=False,
-        date_header=False,
-        timeout_keep_alive=75,
-    )
-    return _Server(config)

@@ -1,0 +1,110 @@
+"""The sockets below the emulator: a uvicorn that a thread starts and stops at once, and a port that never answers."""
+
+import asyncio
+import socket
+import threading
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+HOST = "127.0.0.1"
+
+
+class HttpServer(uvicorn.Server):
+    """A server that a thread can start and stop without polling."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.is_ready = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._end: asyncio.Event | None = None
+
+    async def main_loop(self) -> None:
+        self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
+        self.is_ready.set()
+        await self._end.wait()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        for task in list(self.server_state.tasks):
+            task.cancel()
+        for connection in list(self.server_state.connections):
+            transport = getattr(connection, "transport", None)
+            if transport is not None:
+                transport.abort()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    def finish(self) -> None:
+        if self._loop and self._end:
+            self._loop.call_soon_threadsafe(self._end.set)
+
+
+class RawProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
+    """HTTP that lets the app reach the connection below, for answers no library would write."""
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        app: ASGIApp = self.app
+
+        async def with_transport(scope: Scope, receive: Receive, send: Send) -> None:
+            await app({**scope, "emulator.transport": transport}, receive, send)
+
+        self.app = with_transport
+
+
+class Written(Response):
+    """An answer that has been written to the connection already."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["emulator.transport"].close()
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+
+def bind(port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((HOST, port))
+    listener.listen(512)
+    return listener
+
+
+def open_silent_port(port: int = 0) -> tuple[socket.socket, ...]:
+    """Return a listener that accepts nobody, first, and the sockets that fill its queue: a connect there times out."""
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.bind((HOST, port))
+    listener.listen(0)
+    fillers = []
+    for _ in range(4):
+        filler = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        filler.setblocking(False)
+        filler.connect_ex(listener.getsockname())
+        fillers.append(filler)
+    return (listener, *fillers)
+
+
+def make_server(app: Starlette, tls: tuple[str, str] | None = None) -> HttpServer:
+    """Return a quiet server; `tls` = (certificate file, key file)."""
+    config = uvicorn.Config(
+        app,
+        http=RawProtocol,
+        loop="asyncio",
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        log_config=None,
+        log_level="critical",
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        timeout_keep_alive=75,
+        ssl_certfile=tls[0] if tls else None,
+        ssl_keyfile=tls[1] if tls else None,
+    )
+    return HttpServer(config)
