@@ -85,7 +85,7 @@ class Store:
         """Return a partition's rows, sorted by key; an empty table of the schema if there is no file."""
         declared = _declared(table)
         held = self._read_settled(declared, account, day)
-        return held.content.rows if held else declared.schema.empty_table()
+        return held.content.fitting_rows() if held else declared.schema.empty_table()
 
     def merge(self, table: str, account: str, day: date, incoming: pa.Table) -> Commit:
         """Merge rows into a raw partition; a rerun that learns nothing leaves the file untouched."""
@@ -95,7 +95,7 @@ class Store:
         rows = parquet.conform(declared, incoming)
 
         def grow(held: Held | None) -> pa.Table:
-            before = held.content.rows if held else declared.schema.empty_table()
+            before = held.content.fitting_rows() if held else declared.schema.empty_table()
             after = merge(declared, before, rows)
             if after.num_rows < before.num_rows:
                 raise StoreError(f"{table} of {account} on {day} would lose rows by a merge")
@@ -176,7 +176,7 @@ class Store:
         if content is None:
             return None
         decoded = parquet.decode(table, content, str(self.root.joinpath(*parts)))
-        return Held(decoded, _describe(table, account, day, content, decoded.rows.num_rows, decoded.source))
+        return Held(decoded, _describe(table, account, day, content, decoded.row_count, decoded.source))
 
     def inspect(self, table: Table, account: str, day: date) -> tuple[bytes | None, Partition | None]:
         """Return a partition's bytes and its record as they are, with no commit under way; changes nothing."""
@@ -190,7 +190,7 @@ class Store:
 
     def _export_day(self, day: date, runs: Sequence[Run]) -> Commit:
         def add(held: Held | None) -> pa.Table:
-            return ledger.add_runs(held.content.rows if held else RUNS.schema.empty_table(), runs)
+            return ledger.add_runs(held.content.fitting_rows() if held else RUNS.schema.empty_table(), runs)
 
         return self._commit(RUNS, "", day, add, "")
 

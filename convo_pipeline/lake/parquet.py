@@ -14,6 +14,15 @@ from convo_pipeline.errors import CorruptError, SchemaError
 from convo_pipeline.schema import SCHEMA_VERSION, VERSION_KEY, Column, Table
 
 SOURCE_KEY = b"convo_pipeline.source"
+NEUTRAL: dict[str, object] = {
+    "text": "",
+    "whole number": 0,
+    "time": 0,
+    "bool": False,
+    "double": 0.0,
+    "list of text": [],
+}
+"""What a required column holds for rows written before it existed."""
 ROWS_PER_GROUP = 131_072
 
 
@@ -22,10 +31,19 @@ class FileContent:
     """What a file holds: its rows in today's schema, the version it was written in, its source."""
 
     rows: pa.Table
+    row_count: int
     version: int
     source: str
-    is_exact: bool
+    is_exact: bool = True
     """Whether the file itself has today's columns and types."""
+    misfit: SchemaError | None = None
+    """Why its rows cannot be read in today's schema; then `rows` is empty."""
+
+    def fitting_rows(self) -> pa.Table:
+        """Return the rows, or raise the SchemaError that says why they cannot be read."""
+        if self.misfit:
+            raise self.misfit
+        return self.rows
 
 
 def encode(table: Table, rows: pa.Table, source: str = "") -> bytes:
@@ -47,15 +65,19 @@ def encode(table: Table, rows: pa.Table, source: str = "") -> bytes:
 
 
 def decode(table: Table, content: bytes, name: str) -> FileContent:
-    """Read a data file's bytes; a CorruptError names the file, a SchemaError what does not fit."""
+    """Read a data file's bytes; a CorruptError names the file."""
     try:
         file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
-        rows = file.read()
+        stored = file.read()
         metadata = file.schema_arrow.metadata or {}
         version, source = int(metadata.get(VERSION_KEY, b"1")), metadata.get(SOURCE_KEY, b"").decode()
     except (pa.ArrowException, OSError, ValueError) as error:
         raise CorruptError(f"{name} is damaged: {type(error).__name__}") from None
-    return FileContent(_upgrade(table, rows), version, source, rows.schema.equals(table.schema))
+    is_exact = stored.schema.equals(table.schema)
+    try:
+        return FileContent(_upgrade(table, stored), stored.num_rows, version, source, is_exact)
+    except SchemaError as misfit:
+        return FileContent(table.schema.empty_table(), stored.num_rows, version, source, is_exact, misfit)
 
 
 def check_written(table: Table, rows: pa.Table, content: bytes, name: str) -> None:
@@ -146,11 +168,20 @@ def _lacks_value(column: Column, values: pa.ChunkedArray) -> bool:
 
 
 def _upgrade(table: Table, rows: pa.Table) -> pa.Table:
-    """Return a stored file's rows in today's schema: columns it lacks are null, columns we do not know are left out."""
+    """Return a stored file's rows in today's schema.
+
+    A column the file lacks is null, or neutral where a value is required; a column we do not know is left out.
+    """
     if rows.schema.equals(table.schema):
         return rows.replace_schema_metadata(table.schema.metadata)
     columns = [
-        rows[column.name] if column.name in rows.schema.names else pa.nulls(rows.num_rows, column.type)
+        rows[column.name] if column.name in rows.schema.names else _fill(column, rows.num_rows)
         for column in table.columns
     ]
     return conform(table, pa.table(columns, names=list(table.column_names)))
+
+
+def _fill(column: Column, count: int) -> pa.Array:
+    if not column.required:
+        return pa.nulls(count, column.type)
+    return pa.array([NEUTRAL[_kind(column.type)]] * count, column.type)

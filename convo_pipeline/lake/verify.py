@@ -12,7 +12,7 @@ from itertools import groupby
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from convo_pipeline.errors import CorruptError, SchemaError, StoreError
+from convo_pipeline.errors import CorruptError, StoreError
 from convo_pipeline.lake import parquet
 from convo_pipeline.lake.balances import check_balances
 from convo_pipeline.lake.files import Store
@@ -204,17 +204,19 @@ def _check_content(
 ) -> pa.Table | None:
     try:
         decoded = parquet.decode(table, content, where)
-    except (CorruptError, SchemaError) as error:
-        tally.add("damaged" if isinstance(error, CorruptError) else "schema", where, str(error))
+    except CorruptError as error:
+        tally.add("damaged", where, str(error))
+        return None
+    if decoded.version != SCHEMA_VERSION:
+        tally.add("older" if decoded.version < SCHEMA_VERSION else "newer", where, f"version {decoded.version}")
+    elif decoded.misfit or not decoded.is_exact:
+        tally.add("schema", where, str(decoded.misfit or "columns or types differ"))
+    if decoded.misfit:
         return None
     rows = decoded.rows
     tally.row_count += rows.num_rows
     if record is not None and record.next_sha256 is None and record.row_count != rows.num_rows:
         tally.add("damaged", where, f"{rows.num_rows} rows instead of {record.row_count}")
-    if decoded.version != SCHEMA_VERSION:
-        tally.add("older" if decoded.version < SCHEMA_VERSION else "newer", where, f"version {decoded.version}")
-    elif not decoded.is_exact:
-        tally.add("schema", where, "columns or types differ")
     if not parquet.is_sorted(table, rows):
         tally.add("key", where, "the rows are not in the order of their key")
     elif parquet.has_repeated_key(table, rows):
