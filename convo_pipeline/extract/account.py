@@ -309,7 +309,7 @@ class AccountCalls:
         """Whether the message's content, or that it is gone, is in the tables already."""
         details = self._run.store.read("raw_message_details", self._name, rows.day_of(created_us))
         columns = ("conversation_id", "message_id", "detail_status")
-        held = zip(*(details[column].to_pylist() for column in columns), strict=True)
+        held = set(zip(*(details[column].to_pylist() for column in columns), strict=True))
         return any((conversation_id, message_id, status) in held for status in ("detailed", "gone"))
 
     def _find(self, reader: InboxReader, user_id: str) -> Fetched:

@@ -66,15 +66,15 @@ class Listed:
 class RuleCheck:
     """One message a run and account confirms that beyond the newest 20 nothing can be read."""
 
-    is_claimed: bool = False
-    holds: bool = True
+    _holds: bool | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def claim(self) -> bool:
+    def holds(self, is_readable: Callable[[], bool]) -> bool:
+        """Return the answer; the first to ask finds it out, whoever asks meanwhile waits for it."""
         with self._lock:
-            is_mine = not self.is_claimed
-            self.is_claimed = True
-        return is_mine
+            if self._holds is None:
+                self._holds = not is_readable()
+            return self._holds
 
 
 @dataclass
@@ -149,9 +149,7 @@ class ConversationReader:
     def _ask_bare(self, listed: Listed, entries: Sequence[object], first_rank: int) -> bool:
         """Ask singly for bare messages inside the newest 20, and once a run beyond; False if one failed."""
         due, beyond = bare_readable(entries, first_rank), bare_beyond(entries, first_rank)
-        if beyond and self.rule.claim():
-            self.rule.holds = self._ask(listed, *beyond.pop(0)) != "detailed"
-        if not self.rule.holds:
+        if beyond and not self.rule.holds(lambda: self._ask(listed, *beyond[0]) == "detailed"):
             due += beyond
         return "failed" not in [self._ask(listed, *bare) for bare in due]
 
@@ -189,14 +187,14 @@ class ConversationReader:
 def judge(error: ConvoError, rank: int, is_calm: bool) -> Record:
     """Say what a refusal means for the message.
 
-    Deleted and too old are one error, so the place decides; a refusal that came while the account was
-    throttled can mean "slow down" and says nothing about the message.
+    Deleted and too old are one error, so the place decides: beyond the newest 20 a refusal adds nothing to what
+    the bare row said. One that came while the account was throttled can mean "slow down" and says nothing either.
     """
+    if rank > rows.READABLE_RANKS:
+        return _verdict("beyond_20")
     is_refusal = isinstance(error, MissingError) and is_calm
     fault = error.fault if isinstance(error, GraphError) else None
-    return _verdict(
-        _refusal(rank) if is_refusal else "failed", fault.code if fault else None, fault.subcode if fault else None
-    )
+    return _verdict("gone" if is_refusal else "failed", fault.code if fault else None, fault.subcode if fault else None)
 
 
 def _verdict(status: str, code: int | None = None, subcode: int | None = None) -> Record:
