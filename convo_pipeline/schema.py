@@ -294,6 +294,46 @@ COVERAGE = Table(
         Column("incomplete_conversation_count", COUNT, "Conversations with an id that is not detailed.", required=True),
     ),
 )
+ACCOUNT_DAYS = Table(
+    "account_days",
+    "marts",
+    "How much was written and how fast it was answered, per account and UTC day; defined in docs/metrics.md.",
+    (),
+    (
+        Column("inbound_count", COUNT, "Messages from customers.", required=True),
+        Column("outbound_count", COUNT, "Messages from us.", required=True),
+        Column("automated_count", COUNT, "Messages from us that were likely not typed by a person.", required=True),
+        Column("unknown_count", COUNT, "Messages whose direction is not known: details missing.", required=True),
+        Column("active_conversation_count", COUNT, "Conversations with a message.", required=True),
+        Column("active_customer_count", COUNT, "Conversations in which the customer wrote.", required=True),
+        Column("new_customer_count", COUNT, "Of these, those silent on both sides for 28 days before.", required=True),
+        Column("returning_customer_count", COUNT, "Of these, the others.", required=True),
+        Column(
+            "history_days", COUNT, "Days held before this one, at most 28: fewer make more look new.", required=True
+        ),
+        Column("session_count", COUNT, "Sessions in which the customer first wrote on this day.", required=True),
+        Column("judged_session_count", COUNT, "Of these, those whose answer or lack of it is known.", required=True),
+        Column("answered_session_count", COUNT, "Of these, those a person answered within 7 days.", required=True),
+        Column("median_first_response_seconds", RATIO, "Median wait for a person's first answer; null without one."),
+        Column("p90_first_response_seconds", RATIO, "Nine of ten waited at most so long; null without an answer."),
+        Column("share_answered_1h", RATIO, "Answered within an hour / judged sessions, 0 to 1; null without any."),
+        Column("share_answered_24h", RATIO, "Answered within a day / judged sessions, 0 to 1; null without any."),
+        Column("backlog_count", COUNT, "Conversations that wait for us at the day's end, for 28 days at most.", True),
+        Column("text_count", COUNT, "Messages of text.", required=True),
+        Column("media_count", COUNT, "Pictures, videos, audio, files and stickers.", required=True),
+        Column("share_count", COUNT, "Shared posts, reels and products.", required=True),
+        Column("story_count", COUNT, "Story replies and mentions.", required=True),
+        Column("other_count", COUNT, "Everything else, and what could not be read.", required=True),
+        Column("reaction_count", COUNT, "Reactions that stand on the day's messages.", required=True),
+        Column("responsiveness_rate", RATIO, "Meta's response rate over 7 days, 0 to 1; null without new messages."),
+        Column("responsiveness_seconds", RATIO, "Meta's response time over 7 days; null without an answer."),
+        Column("is_very_responsive", FLAG, "At least 90 % answered and within 15 minutes; null without new messages."),
+        Column("responsiveness_version", TEXT, "Which reading of Meta's rule was used.", required=True),
+        Column(
+            "is_lower_bound", FLAG, "Unread messages: counts by direction and backlog may be larger.", required=True
+        ),
+    ),
+)
 RUNS = Table(
     "runs",
     "ledger",

@@ -1,0 +1,127 @@
+-- `account_days` written a second time, as plain SQL over the views of connect(): the tests compare the two row by row,
+-- the benchmark compares their CPU.
+WITH steps AS (
+    SELECT f.*, m.content_type, m.reaction_count,
+        lag(f.created_at) OVER thread AS previous_at,
+        row_number() OVER (PARTITION BY f.account, f.conversation_id, f.date ORDER BY f.position) = 1 AS is_day_begin,
+        f.direction = 'inbound' AND count(*) FILTER (f.direction = 'inbound') OVER in_session = 1 AS is_first_of_session,
+        f.direction = 'inbound' AND count(*) FILTER (f.direction = 'inbound') OVER in_day = 1 AS is_first_of_day,
+        count(*) FILTER (f.direction IS NULL) OVER in_session > 0 AS is_session_unsure,
+        count(*) FILTER (f.direction IS NULL) OVER in_day > 0 AS is_day_unsure,
+        min(f.created_at) FILTER (f.direction IS NULL) OVER later AS next_unknown_at
+    FROM internal.followed AS f
+    JOIN messages AS m ON m.account = f.account AND m.date = f.date
+        AND m.conversation_id = f.conversation_id AND m.message_id = f.message_id
+    WINDOW
+        thread AS (PARTITION BY f.account, f.conversation_id ORDER BY f.position),
+        later AS (
+            PARTITION BY f.account, f.conversation_id ORDER BY f.position
+            ROWS BETWEEN 1 FOLLOWING AND UNBOUNDED FOLLOWING
+        ),
+        in_session AS (PARTITION BY f.account, f.conversation_id, f.session_number ORDER BY f.position),
+        in_day AS (PARTITION BY f.account, f.conversation_id, f.date ORDER BY f.position)
+),
+volume AS (
+    SELECT account, date,
+        count(*) FILTER (direction = 'inbound') AS inbound_count,
+        count(*) FILTER (direction = 'outbound') AS outbound_count,
+        count(*) FILTER (is_likely_automated) AS automated_count,
+        count(*) FILTER (direction IS NULL) AS unknown_count,
+        count(DISTINCT conversation_id) AS active_conversation_count,
+        count(DISTINCT conversation_id) FILTER (direction = 'inbound') AS active_customer_count,
+        count(*) FILTER (content_type = 'text') AS text_count,
+        count(*) FILTER (content_type IN ('image', 'video', 'audio', 'file', 'sticker')) AS media_count,
+        count(*) FILTER (content_type = 'share') AS share_count,
+        count(*) FILTER (content_type IN ('story_reply', 'story_mention')) AS story_count,
+        coalesce(sum(reaction_count), 0)::BIGINT AS reaction_count
+    FROM steps GROUP BY account, date
+),
+wrote AS (
+    SELECT account, date, conversation_id,
+        bool_or(direction = 'inbound') AS is_customer,
+        arg_min(coalesce(previous_at, TIMESTAMPTZ '1900-01-01 00:00:00+00'), position)
+            < date::TIMESTAMPTZ - INTERVAL 28 DAY AS is_new
+    FROM steps GROUP BY account, date, conversation_id
+),
+customers AS (
+    SELECT account, date, count(*) FILTER (is_customer AND is_new) AS new_customer_count FROM wrote GROUP BY account, date
+),
+asked AS (
+    SELECT 'session' AS kind, is_session_unsure AS is_unsure, date::TIMESTAMPTZ + INTERVAL 8 DAY AS until, *
+    FROM steps WHERE is_first_of_session
+    UNION ALL
+    SELECT 'day' AS kind, is_day_unsure AS is_unsure, date::TIMESTAMPTZ + INTERVAL 1 DAY AS until, *
+    FROM steps WHERE is_first_of_day
+),
+answered AS (
+    SELECT
+        *,
+        coalesce(next_human_at < until AND (next_unknown IS NULL OR next_human < next_unknown), false) AS is_answered
+    FROM asked
+),
+judged AS (
+    SELECT account, date, kind,
+        NOT is_unsure AND (is_answered OR coalesce(next_unknown_at >= until, true)) AS is_judged,
+        CASE WHEN is_answered AND NOT is_unsure THEN epoch(next_human_at) - epoch(created_at) END AS seconds
+    FROM answered
+),
+responses AS (
+    SELECT account, date,
+        count(*) AS session_count,
+        count(*) FILTER (is_judged) AS judged_session_count,
+        count(seconds) AS answered_session_count,
+        quantile_cont(seconds, 0.5) AS median_first_response_seconds,
+        quantile_cont(seconds, 0.9) AS p90_first_response_seconds,
+        count(*) FILTER (seconds <= 3600) / nullif(count(*) FILTER (is_judged), 0) AS share_answered_1h,
+        count(*) FILTER (seconds <= 86400) / nullif(count(*) FILTER (is_judged), 0) AS share_answered_24h
+    FROM judged WHERE kind = 'session' GROUP BY account, date
+),
+responsiveness AS (
+    SELECT v.account, v.date,
+        count(d.seconds) / nullif(count(*) FILTER (d.is_judged), 0) AS responsiveness_rate,
+        quantile_cont(d.seconds, 0.5) AS responsiveness_seconds
+    FROM volume AS v
+    LEFT JOIN judged AS d ON d.kind = 'day' AND d.account = v.account AND d.date BETWEEN v.date - 6 AND v.date
+    GROUP BY v.account, v.date
+),
+spoken AS (
+    SELECT account, date, direction,
+        lead(date) OVER (PARTITION BY account, conversation_id ORDER BY position) AS next_date
+    FROM steps WHERE is_likely_automated IS DISTINCT FROM true
+),
+waiting AS (
+    SELECT v.account, v.date,
+        count(*) FILTER (s.direction = 'inbound') AS backlog_count,
+        count(*) FILTER (s.date IS NOT NULL AND s.direction IS NULL) AS unsure_backlog_count
+    FROM volume AS v
+    LEFT JOIN spoken AS s ON s.account = v.account AND s.date BETWEEN v.date - 28 AND v.date
+        AND coalesce(s.next_date > v.date, true)
+    GROUP BY v.account, v.date
+),
+began AS (SELECT account, min(date) AS first_date FROM volume GROUP BY account)
+SELECT
+    v.account, v.date,
+    inbound_count, outbound_count, automated_count, unknown_count,
+    active_conversation_count, active_customer_count, new_customer_count,
+    active_customer_count - new_customer_count AS returning_customer_count,
+    least(28, v.date - first_date) AS history_days,
+    coalesce(session_count, 0) AS session_count,
+    coalesce(judged_session_count, 0) AS judged_session_count,
+    coalesce(answered_session_count, 0) AS answered_session_count,
+    median_first_response_seconds, p90_first_response_seconds, share_answered_1h, share_answered_24h,
+    backlog_count,
+    text_count, media_count, share_count, story_count,
+    inbound_count + outbound_count + unknown_count - text_count - media_count - share_count - story_count AS other_count,
+    reaction_count,
+    responsiveness_rate, responsiveness_seconds,
+    CASE WHEN responsiveness_rate IS NOT NULL
+        THEN responsiveness_rate >= 0.9 AND coalesce(responsiveness_seconds, 0) <= 900 END AS is_very_responsive,
+    'meta-badge-2016.1' AS responsiveness_version,
+    unknown_count + unsure_backlog_count > 0 AS is_lower_bound
+FROM volume AS v
+JOIN customers USING (account, date)
+JOIN waiting USING (account, date)
+JOIN responsiveness USING (account, date)
+JOIN began USING (account)
+LEFT JOIN responses USING (account, date)
+ORDER BY v.account, v.date

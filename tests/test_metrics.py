@@ -1,0 +1,176 @@
+"""`account_days`: a worked example, the laws it keeps, and the same figures by SQL over random worlds."""
+
+import math
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from metric_worlds import LONG_TEXT, Message, as_table, random_world, write_world
+
+import convo_pipeline
+from convo_pipeline.schema import ACCOUNT_DAYS
+from convo_pipeline.tables.metrics import account_days, changed_days, needed_days
+
+SQL = (Path(__file__).parent.parent / "benchmarks" / "account_days.sql").read_text()
+DAY = date(2026, 3, 10)
+
+
+def at(clock: str, day: int = 10) -> datetime:
+    return datetime.fromisoformat(f"2026-03-{day:02}T{clock}:00+00:00")
+
+
+def say(conversation: str, moment: datetime, direction: str | None, **values: Any) -> Message:
+    message_id = f"{conversation}-{moment.isoformat()}-{direction}"
+    return Message("bakery", conversation, message_id, moment, direction, values.pop("text", "hello"), **values)
+
+
+def one_day(messages: list[Message], day: date = DAY, **options: Any) -> dict[str, Any]:
+    (row,) = account_days(as_table(messages), [day], **options)[day].to_pylist()
+    return dict(row)
+
+
+EXAMPLE = [
+    say("anna", at("09:00", 1), "inbound"),
+    say("anna", at("09:10", 1), "outbound"),
+    say("anna", at("10:00"), "inbound", reaction_count=1),
+    say("anna", at("10:10"), "outbound"),
+    say("ben", at("11:00"), "inbound", content_type="image"),
+    say("ben", at("11:00") + timedelta(seconds=2), "outbound", text=LONG_TEXT),
+    say("ben", at("13:00"), "outbound"),
+    say("cleo", at("23:00"), "inbound", content_type="story_reply"),
+    say("cleo", at("07:00", 12), "outbound"),
+    say("dora", at("15:00"), "inbound"),
+    say("dora", at("15:30"), None, content_type="unavailable", reaction_count=None),
+]
+
+
+def test_the_worked_example_of_a_day() -> None:
+    """docs/metrics.md, account_days."""
+    assert one_day(EXAMPLE) == {
+        "inbound_count": 4,
+        "outbound_count": 3,
+        "automated_count": 1,
+        "unknown_count": 1,
+        "active_conversation_count": 4,
+        "active_customer_count": 4,
+        "new_customer_count": 3,
+        "returning_customer_count": 1,
+        "history_days": 9,
+        "session_count": 4,
+        "judged_session_count": 3,
+        "answered_session_count": 3,
+        "median_first_response_seconds": 7200.0,
+        "p90_first_response_seconds": 7200 + 0.8 * (32 * 3600 - 7200),
+        "share_answered_1h": 1 / 3,
+        "share_answered_24h": 2 / 3,
+        "backlog_count": 1,
+        "text_count": 5,
+        "media_count": 1,
+        "share_count": 0,
+        "story_count": 1,
+        "other_count": 1,
+        "reaction_count": 1,
+        "responsiveness_rate": 2 / 3,
+        "responsiveness_seconds": 3900.0,
+        "is_very_responsive": False,
+        "responsiveness_version": "meta-badge-2016.1",
+        "is_lower_bound": True,
+    }
+
+
+def test_a_late_answer_changes_the_day_it_answers() -> None:
+    before = one_day([message for message in EXAMPLE if message.created_at < at("00:00", 12)])
+    assert before["answered_session_count"] == 2
+    assert one_day(EXAMPLE)["answered_session_count"] == 3
+    first, last = changed_days(date(2026, 3, 12))
+    assert first <= DAY < last
+
+
+def test_an_answer_after_the_seventh_day_is_no_answer() -> None:
+    asked = say("anna", at("10:00"), "inbound")
+    for clock, day, count in (("23:59", 17, 1), ("00:00", 18, 0)):
+        assert one_day([asked, say("anna", at(clock, day), "outbound")])["answered_session_count"] == count
+
+
+def test_a_conversation_waits_in_the_backlog_for_28_days() -> None:
+    waiting = say("anna", datetime(2026, 2, 10, 12, tzinfo=UTC), "inbound")
+    other = [say("ben", at("10:00"), "outbound"), say("ben", at("10:00", 11), "outbound")]
+    assert one_day([waiting, *other])["backlog_count"] == 1
+    assert one_day([waiting, *other], date(2026, 3, 11))["backlog_count"] == 0
+
+
+def test_an_automated_reply_does_not_empty_the_backlog() -> None:
+    asked = say("anna", at("10:00"), "inbound")
+    assert one_day([asked, say("anna", at("10:00") + timedelta(seconds=3), "outbound")])["backlog_count"] == 1
+    assert one_day([asked, say("anna", at("10:00") + timedelta(seconds=9), "outbound")])["backlog_count"] == 0
+
+
+def test_nine_of_ten_answered_within_a_quarter_of_an_hour_is_very_responsive() -> None:
+    asked = [say(f"t_{index}", at("10:00"), "inbound") for index in range(10)]
+    answers = [say(f"t_{index}", at("10:15"), "outbound", text=f"{index}") for index in range(9)]
+    row = one_day(asked + answers)
+    assert (row["responsiveness_rate"], row["responsiveness_seconds"], row["is_very_responsive"]) == (0.9, 900, True)
+    slower = [replace(message, created_at=at("10:16")) for message in answers]
+    assert one_day(asked + slower)["is_very_responsive"] is False
+    assert one_day(asked + answers[1:])["is_very_responsive"] is False
+
+
+def test_a_day_without_a_message_has_no_row() -> None:
+    assert account_days(as_table(EXAMPLE), [date(2026, 3, 11), date(2027, 1, 1)]) == {}
+    assert account_days(as_table([]), [DAY]) == {}
+
+
+def test_the_row_has_the_schema_of_the_table() -> None:
+    assert account_days(as_table(EXAMPLE), [DAY])[DAY].schema.equals(ACCOUNT_DAYS.schema, check_metadata=True)
+
+
+def test_messages_of_one_second_are_ordered_by_rank_then_id() -> None:
+    first = Message("bakery", "anna", "m_b", at("10:00"), "outbound", tie_rank=0)
+    second = Message("bakery", "anna", "m_a", at("10:00"), "inbound", tie_rank=1)
+    assert one_day([second, first])["automated_count"] == 0
+    assert one_day([replace(first, tie_rank=1), second])["automated_count"] == 1
+
+
+@pytest.mark.hunt
+def test_a_day_is_the_same_made_alone_or_with_all_others(long_run: bool) -> None:
+    for seed in range(30 if long_run else 3):
+        span = timedelta(days=70)
+        since = datetime(2026, 1, 1, tzinfo=UTC)
+        world = random_world(seed, 80, since, span, accounts=1)
+        days = [since.date() + timedelta(days=index) for index in range(span.days)]
+        together = account_days(as_table(world), days, first_day=days[0])
+        for day in days:
+            first, last = needed_days(day)
+            near = [message for message in world if first <= message.created_at.date() < last]
+            alone = account_days(as_table(near), [day], first_day=days[0])
+            assert alone.get(day) == together.get(day), (seed, day)
+
+
+@pytest.mark.hunt
+def test_the_figures_agree_with_sql(tmp_path: Path, long_run: bool) -> None:
+    for seed in range(200 if long_run else 4):
+        span = timedelta(days=(26, 9)[seed % 2])
+        messages = random_world(seed, 120, datetime(2026, 1, 1, tzinfo=UTC), span)
+        with convo_pipeline.connect(write_world(tmp_path / str(seed), messages)) as con:
+            wanted = {(row["account"], row["date"]): row for row in con.sql(SQL).to_arrow_table().to_pylist()}
+        days = sorted({day for _, day in wanted})
+        found = {
+            (account, day): table.to_pylist()[0]
+            for account in sorted({message.account for message in messages})
+            for day, table in account_days(
+                as_table(message for message in messages if message.account == account), days
+            ).items()
+        }
+        assert found.keys() == wanted.keys()
+        for key, row in found.items():
+            assert_same(row, wanted[key], (seed, key))
+
+
+def assert_same(found: dict[str, Any], wanted: dict[str, Any], where: object) -> None:
+    """Whole values; ratios to the last digits."""
+    for name, value in found.items():
+        other = wanted[name]
+        is_same = math.isclose(value, other) if isinstance(value, float) and other is not None else value == other
+        assert is_same, (where, name, value, other)
