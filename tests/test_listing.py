@@ -29,6 +29,7 @@ class Inbox:
     poison: set[str] = field(default_factory=set)
     nested_limit: int = 10_000
     unknown_fields: set[str] = field(default_factory=set)
+    unknown_text: str = "(#100) Tried accessing nonexisting field ({}) on node type (Message)"
     hook: Callable[["Inbox", int], Reply | None] = lambda inbox, number: None
     number: int = 0
     messages: dict[str, int] = field(default_factory=dict)
@@ -40,7 +41,7 @@ class Inbox:
             return override
         fields, limit = call.parameters["fields"], int(call.parameters["limit"])
         for name in self.unknown_fields & set(re.findall(r"\w+", fields)):
-            return refusal(100, message=f"(#100) Tried accessing nonexisting field ({name}) on node type (Message)")
+            return refusal(100, message=self.unknown_text.format(name))
         order = sorted(self.times, key=lambda key: self.times[key], reverse=True)
         after = call.parameters.get("after")
         start = order.index(after) + 1 if after in order else (0 if after is None else -1)
@@ -286,6 +287,23 @@ def test_a_refused_field_is_dropped_alone_and_remembered_with_its_date() -> None
     assert "story" not in result.pages[0].message_fields
 
 
+@pytest.mark.parametrize("unknown", [{"story"}, {"participants"}, {"url", "title", "reactions"}, {"template"}])
+def test_a_refused_field_that_no_text_names_is_found_by_asking(unknown: set[str]) -> None:
+    inbox = inbox_of(60, unknown_fields=unknown, unknown_text="Ocorreu um erro inesperado.")
+    result = list_all(inbox)
+    names = {name.removeprefix("shares.") for name in result.summary.rung.dropped_names}
+    assert names == unknown
+    assert len(result.nested) == 60
+    assert len(result.calls) <= 30
+    assert len(list_all(inbox, result.summary.rung).calls) == 3
+
+
+def test_a_code_100_that_is_about_no_field_stops_after_two_calls() -> None:
+    result = list_all([refusal(100, message="Ocorreu um erro inesperado.")])
+    assert type(result.error) is errors.GraphError
+    assert len(result.calls) == 2
+
+
 def test_a_field_dropped_a_week_ago_is_asked_for_again() -> None:
     remembered = Rung(dropped=(("story", date(2026, 2, 12)), ("reactions", date(2026, 2, 13))))
     healed = list_all(inbox_of(5), remembered)
@@ -298,7 +316,7 @@ def test_a_field_dropped_a_week_ago_is_asked_for_again() -> None:
 def test_a_refused_base_field_stops_the_account() -> None:
     result = list_all(inbox_of(5, unknown_fields={"updated_time"}))
     assert isinstance(result.error, errors.UnknownFieldError)
-    assert len(result.calls) == 1
+    assert len(result.calls) == 2
 
 
 def test_what_was_listed_before_a_dead_token_is_kept() -> None:

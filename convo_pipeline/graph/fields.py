@@ -58,24 +58,29 @@ def conversation_fields(platform: str, messages_limit: int, dropped: Collection[
     return ",".join((*names, f"messages.limit({messages_limit}){{{message_fields(platform, dropped)}}}"))
 
 
-def droppable(name: str, platform: str, dropped: Collection[str] = ()) -> tuple[str, ...]:
-    """Return what to drop when `name` is refused; empty if it is a base field or not asked.
-
-    An unreadable name ("") costs every optional field that is left: better a message without extras than none.
+def droppable(name: str, platform: str, dropped: Collection[str] = ()) -> str | None:
+    """Return what to drop when `name` is refused; None if it is a base field or not asked.
 
     >>> droppable("sticker", "messenger"), droppable("link", "messenger"), droppable("message", "messenger")
-    (('sticker',), ('shares.link',), ())
+    ('sticker', 'shares.link', None)
     """
-    shares = tuple(_SHARE_PREFIX + field for field in _share_fields(dropped))
-    asked = (*message_field_names(platform, dropped), *conversation_field_names(dropped))
-    optional = tuple(field for field in asked if field not in BASE_MESSAGE_FIELDS + BASE_CONVERSATION_FIELDS)
-    if name == "":
-        return optional
+    optional = optional_names(platform, dropped)
     if name in optional:
-        return (name,)
+        return name
     if name in BASE_MESSAGE_FIELDS + BASE_CONVERSATION_FIELDS or "shares" not in optional:
-        return ()
-    return (_SHARE_PREFIX + name,) if _SHARE_PREFIX + name in shares else ()
+        return None
+    return _SHARE_PREFIX + name if name in _share_fields(dropped) else None
+
+
+def optional_names(platform: str, dropped: Collection[str] = ()) -> tuple[str, ...]:
+    """Return the optional fields that are still asked, those of conversations last."""
+    asked = (*message_field_names(platform, dropped), *conversation_field_names(dropped))
+    return tuple(name for name in asked if name not in BASE_MESSAGE_FIELDS + BASE_CONVERSATION_FIELDS)
+
+
+def optional_share_names(dropped: Collection[str] = ()) -> tuple[str, ...]:
+    """Return what a share's fields are dropped as."""
+    return tuple(_SHARE_PREFIX + name for name in _share_fields(dropped))
 
 
 def names_in(fields: str) -> frozenset[str]:

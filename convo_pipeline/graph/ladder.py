@@ -6,6 +6,7 @@ for the account and tried again after a week. Going up: one rung after so many g
 each climb that failed.
 """
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from typing import Literal
@@ -77,8 +78,27 @@ def step_down(rung: Rung, failure: GraphError, platform: str, today: date) -> Ru
 def _without(rung: Rung, name: str, platform: str, today: date) -> Rung | None:
     if name == "messages" and rung.mode == "nested":
         return replace(rung, mode="light", streak=0)
-    names = droppable(name, platform, rung.dropped_names)
-    return replace(rung, dropped=rung.dropped + tuple((name, today) for name in names)) if names else None
+    found = droppable(name, platform, rung.dropped_names)
+    return without(rung, [found], today) if found else None
+
+
+def without(rung: Rung, names: Iterable[str], today: date) -> Rung:
+    """Return the rung that no longer asks for these fields, and remembers since when."""
+    return replace(rung, dropped=rung.dropped + tuple((name, today) for name in names))
+
+
+def find_refused(names: Sequence[str], is_accepted: Callable[[Sequence[str]], bool]) -> tuple[str, ...]:
+    """Return which of these fields, together refused, are refused by themselves; asks for halves of them.
+
+    For an account whose refusals do not name the field (texts are localised).
+
+    >>> find_refused("abcdefgh", lambda names: "c" not in names and "h" not in names)
+    ('c', 'h')
+    """
+    if len(names) == 1:
+        return tuple(names)
+    halves = names[: len(names) // 2], names[len(names) // 2 :]
+    return tuple(name for half in halves if not is_accepted(half) for name in find_refused(half, is_accepted))
 
 
 def _smaller(rung: Rung, steps: int) -> Rung | None:

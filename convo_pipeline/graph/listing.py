@@ -8,7 +8,7 @@ so that its neighbours are whole.
 It knows no table and stores nothing; a row is passed on once, and again only if it came back changed.
 """
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Literal
@@ -25,20 +25,16 @@ from convo_pipeline.errors import (
     UnreachableError,
 )
 from convo_pipeline.graph.client import GraphClient
+from convo_pipeline.graph.descent import Descent
 from convo_pipeline.graph.fields import (
+    OPTIONAL_CONVERSATION_FIELDS,
     conversation_field_names,
     conversation_fields,
     message_field_names,
+    optional_names,
+    optional_share_names,
 )
-from convo_pipeline.graph.ladder import (
-    TOP,
-    Rung,
-    be_patient,
-    is_nesting_hopeless,
-    step_down,
-    step_up,
-    with_probes,
-)
+from convo_pipeline.graph.ladder import TOP, Rung, find_refused, without
 from convo_pipeline.graph.pages import Page, parse_time
 
 MARGIN = timedelta(minutes=10)
@@ -92,15 +88,6 @@ class ListingSummary:
     cuts: tuple[Cut, ...]
 
 
-@dataclass(frozen=True)
-class _Search:
-    """A page was refused: somewhere in the next `suspect_count` rows may be the reason."""
-
-    resume: Rung
-    suspect_count: int
-    is_found: bool = False
-
-
 @dataclass
 class _Walk:
     """One pass from the head down: what it has met."""
@@ -144,18 +131,15 @@ class Listing:
     ) -> None:
         self._client = client
         self._platform = client.endpoint.platform
-        self._today = clock.now().date()
-        self._rung = with_probes(rung, self._today)
+        self._descent = Descent(rung, self._platform, clock.now().date())
         self._since = since
         self._folders = tuple(folders)
         self._is_known = is_known
         self._max_restarts = max_restarts
         self._seen: dict[str, tuple[object, str | None]] = {}
-        self._search: _Search | None = None
-        self._climbed_from: Rung | None = None
+        self._has_eliminated = False
         self._started_at: datetime | None = None
-        self._page_count = self._passes = self._restarts = self._loops = self._inversions = self._steps = 0
-        self._nested_row_count = self._refused_count = self._isolated_count = 0
+        self._page_count = self._passes = self._restarts = self._loops = self._inversions = 0
         self._moving: set[str] = set()
         self._poisoned: dict[str, GraphError] = {}
         self._cuts: list[Cut] = []
@@ -169,8 +153,8 @@ class Listing:
             self._passes,
             self._restarts,
             self._inversions,
-            self._steps,
-            self._climbed_from or self._rung,
+            self._descent.steps,
+            self._descent.settled,
             frozenset(self._moving),
             dict(self._poisoned),
             tuple(self._cuts),
@@ -197,10 +181,9 @@ class Listing:
         """List the head again; without messages where nesting has met poison, which would be searched for again."""
         if not self._poisoned:
             return (yield from self._pass(folder, bound, is_head=True))
-        rung = self._climbed_from or self._rung
-        self._go_light()
+        rung = self._descent.go_light()
         walk = yield from self._pass(folder, bound, is_head=True)
-        self._rung, self._climbed_from = replace(rung, dropped=self._rung.dropped), None
+        self._descent.come_back(rung)
         return walk
 
     def _pass(self, folder: str, bound: datetime, *, is_head: bool) -> Generator[ListedPage, None, _Walk]:
@@ -284,7 +267,6 @@ class Listing:
                 ids.append(conversation_id)
         walk.fresh |= frozenset(ids)
         if listed.messages_limit:
-            self._nested_row_count += len(listed.rows)
             for conversation_id in ids:
                 self._poisoned.pop(conversation_id, None)
         return replace(listed, rows=tuple(kept))
@@ -310,23 +292,26 @@ class Listing:
     def _fetch_page(self, folder: str, after: str | None) -> tuple[ListedPage, str | None]:
         """Fetch the next page, asking for less until it is given."""
         while True:
-            rung = self._rung
+            rung = self._descent.rung
             try:
                 page = self._fetch(rung, folder, after)
-            except (UnknownFieldError, TooMuchDataError, RetryableError) as error:
-                if not self._descend(error):
+            except ThrottledError:
+                raise
+            except (TooMuchDataError, RetryableError) as error:
+                if self._page_count == 0 and _is_silent(error):
+                    raise  # a dead host, not a heavy page
+                if not self._descent.refuse(error):
                     return self._isolate(error, folder, after)
-                continue
             except GraphError as error:
-                raise _meaning(error, after) from None
-            self._ascend(rung)
-            return self._listed(page, rung, folder), page.after
+                if not self._drops_field(error, folder, after):
+                    raise _meaning(error, after) from None
+            else:
+                self._descent.accept(rung, len(page.rows))
+                return self._listed(page, rung, folder), page.after
 
     def _fetch(self, rung: Rung, folder: str, after: str | None) -> Page:
         fields = conversation_fields(self._platform, rung.nested_messages, rung.dropped_names)
-        return self._noted(self._client.fetch_conversations(fields, rung.conversations_per_page, after, folder))
-
-    def _noted(self, page: Page) -> Page:
+        page = self._client.fetch_conversations(fields, rung.conversations_per_page, after, folder)
         self._page_count += 1
         self._started_at = self._started_at or page.server_time
         return page
@@ -336,44 +321,12 @@ class Listing:
         messages = message_field_names(self._platform, rung.dropped_names) if rung.nested_messages else ()
         return ListedPage(page.rows, names, messages, rung.nested_messages, folder, page.server_time, rung)
 
-    def _descend(self, error: GraphError) -> bool:
-        """Take the next rung down; False if the refused row is alone already. Raises what no smaller page cures."""
-        rung = self._rung
-        lower = step_down(rung, error, self._platform, self._today)
-        if lower is None and not isinstance(error, TooMuchDataError | RetryableError):
-            raise error
-        if isinstance(error, ThrottledError) or (self._page_count == 0 and _is_silent(error)):
-            raise error
-        self._steps += 1
-        if lower is not None and lower.dropped != rung.dropped:
-            self._rung = lower
-            return True
-        self._refused_count += 1
-        if self._climbed_from is not None:
-            self._rung, self._climbed_from = be_patient(self._climbed_from), None
-        elif rung.mode == "nested" and self._is_hopeless:
-            self._go_light()
-        elif lower is None or lower.mode != rung.mode:
-            return False
-        else:
-            search = self._search or _Search(rung, rung.conversations_per_page)
-            self._search = replace(search, suspect_count=min(search.suspect_count, rung.conversations_per_page))
-            self._rung = lower
-        return True
-
-    @property
-    def _is_hopeless(self) -> bool:
-        return is_nesting_hopeless(self._isolated_count, self._refused_count, self._nested_row_count)
-
-    def _go_light(self) -> None:
-        self._search = self._climbed_from = None
-        self._rung = replace(TOP, mode="light", dropped=self._rung.dropped, climb_after=self._rung.climb_after)
-
     def _isolate(self, error: GraphError, folder: str, after: str | None) -> tuple[ListedPage, str | None]:
         """List the one row that is refused without its messages, in the last resort with its id and time only."""
-        light = replace(self._rung, mode="light", conversations_per_page=1)
-        bare = replace(light, dropped=tuple((name, self._today) for name in conversation_field_names()[2:]))
-        for rung in (light, bare) if self._rung.mode == "nested" else (bare,):
+        alone = self._descent.rung
+        light = replace(alone, mode="light", conversations_per_page=1)
+        bare = without(light, OPTIONAL_CONVERSATION_FIELDS, self._descent.today)
+        for rung in (light, bare) if alone.mode == "nested" else (bare,):
             try:
                 page = self._fetch(rung, folder, after)
             except ThrottledError:
@@ -381,63 +334,77 @@ class Listing:
             except (TooMuchDataError, RetryableError) as refusal:
                 if _is_silent(refusal):
                     raise
-                continue
             except GraphError as refusal:
                 raise _meaning(refusal, after) from None
-            self._poisoned |= {found: error for row in page.rows if (found := _id(row)) is not None}
-            self._resume()
-            return self._listed(page, rung, folder), page.after
+            else:
+                self._poisoned |= {found: error for row in page.rows if (found := _id(row)) is not None}
+                self._descent.isolated()
+                return self._listed(page, rung, folder), page.after
         if after is None:
             raise error
         raise _CursorLostError("page_refused")
 
-    def _resume(self) -> None:
-        """Go on above the isolated row as before, but carefully as long as no nested page was ever given."""
-        self._isolated_count += 1
-        resume = self._search.resume if self._search else self._rung
-        if self._rung.mode == "nested" and self._is_hopeless:
-            self._go_light()
-        elif self._rung.mode == "nested" and self._nested_row_count == 0:
-            self._search = _Search(resume, 1, is_found=True)
-            self._rung = replace(self._rung, conversations_per_page=1, messages_per_conversation=20)
-        else:
-            self._search, self._rung = None, replace(resume, dropped=self._rung.dropped)
+    def _drops_field(self, error: GraphError, folder: str, after: str | None) -> bool:
+        """Go on without the field that a code 100 names, or may mean; False if it is not about fields."""
+        if isinstance(error, UnknownFieldError) and self._descent.drop_field(error):
+            return True
+        is_about_fields = isinstance(error, UnknownFieldError) or (_is_plain_100(error) and after is None)
+        if not is_about_fields or self._has_eliminated:
+            return False
+        self._has_eliminated = True
+        refused = self._find_refused(folder)
+        if refused:
+            self._descent.drop(refused)
+        return bool(refused)
 
-    def _ascend(self, rung: Rung) -> None:
-        """A page was given: narrow the search, or climb."""
-        self._climbed_from = None
-        search = self._search
-        if search is None:
-            self._rung = step_up(rung)
-            has_climbed = (self._rung.mode, _size(self._rung)) != (rung.mode, _size(rung))
-            self._climbed_from = rung if has_climbed else None
-            return
-        left = search.suspect_count - rung.conversations_per_page
-        if left > 0:
-            self._search = replace(search, suspect_count=left)
-            return
-        self._search = None
-        self._rung = replace(search.resume, dropped=rung.dropped) if search.is_found else be_patient(rung)
+    def _find_refused(self, folder: str) -> tuple[str, ...]:
+        """Find by asking which fields are refused, where no text names them; empty if it is none of them."""
+        dropped = self._descent.rung.dropped_names
+        names = optional_names(self._platform, dropped)
+
+        def is_accepted(kept: Sequence[str], others: Sequence[str] = names) -> bool:
+            return self._accepts(dropped | (set(others) - set(kept)), folder)
+
+        if not is_accepted(()):
+            return ()
+        refused = find_refused(names, is_accepted)
+        if "shares" not in refused:
+            return refused
+        shares = optional_share_names(dropped)
+        others = (*shares, *(name for name in names if name != "shares"))
+        bad = find_refused(shares, lambda kept: is_accepted(kept, others))
+        return tuple(name for name in refused if name != "shares") + bad
+
+    def _accepts(self, dropped: Collection[str], folder: str) -> bool:
+        """Whether one row can be asked for without these fields; only a code 100 says no."""
+        fields = conversation_fields(self._platform, self._descent.rung.nested_messages, dropped)
+        try:
+            self._client.fetch_conversations(fields, 1, None, folder)
+        except TooMuchDataError:
+            return True
+        except GraphError as error:
+            if not isinstance(error, UnknownFieldError) and not _is_plain_100(error):
+                raise
+            return False
+        return True
 
 
 def _meaning(error: GraphError, after: str | None) -> Exception:
     """A bad parameter or missing object behind a cursor is the cursor; at the head it is the inbox itself."""
-    if after is not None and (
-        isinstance(error, MissingError) or (type(error) is GraphError and error.fault.code == 100)
-    ):
+    if after is not None and (isinstance(error, MissingError) or _is_plain_100(error)):
         return _CursorLostError("dead_cursor")
     if isinstance(error, MissingError):
         return AccessDeniedError(replace(error.fault, reason="the inbox is not visible to this token"))
     return error
 
 
+def _is_plain_100(error: GraphError) -> bool:
+    return type(error) is GraphError and error.fault.code == 100
+
+
 def _is_silent(error: GraphError) -> bool:
     """Whether not even a broken answer came."""
     return isinstance(error, UnreachableError) and error.fault.status is None
-
-
-def _size(rung: Rung) -> tuple[int, int]:
-    return rung.conversations_per_page, rung.messages_per_conversation
 
 
 def _id(row: object) -> str | None:
