@@ -115,10 +115,11 @@ def test_conversations_are_kept_by_account(state: State) -> None:
 
 def test_a_damaged_raw_file_reopens_every_conversation_of_its_account(state: State) -> None:
     state.save_conversations("bakery", [ConversationState("c1", 5, "m1", 3)])
+    state.save_memory("bakery", {"coverage": {"since": "2026-01-01"}, "ladder": "x"})
     state.record(partition("raw_message_ids"))
     state.add_quarantine("raw_message_ids", "bakery", DAY, "a/b.corrupt-1")
     assert state.conversations("bakery") == {"c1": ConversationState("c1", 5, "m1", None)}
-    assert state.partitions() == []
+    assert (state.partitions(), state.memory("bakery")) == ([], {"ladder": "x"})
     assert state.quarantines("bakery") == [("raw_message_ids", "bakery", DAY, "a/b.corrupt-1")]
     state.remove_quarantine("a/b.corrupt-1")
     assert state.quarantines() == []

@@ -179,6 +179,8 @@ class AccountRun:
             calls.fetch(user_id)
             loaded = self._load(calls.spool)
             calls.remember()
+            if any(load.quarantined for load in (*left, loaded)):
+                self.store.state.reopen(self.account.name)
             return calls.report([*left, loaded], credentials)
 
     def _load(self, spool: Spool) -> Loaded:

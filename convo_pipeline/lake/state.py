@@ -155,8 +155,8 @@ class State:
         """Forget a partition whose file is gone; where it was lost, everything the account holds is asked again."""
         with self._transaction(is_durable=is_lost) as connection:
             connection.execute(_REMOVE_PARTITION, (account, str(day), table))
-            if is_lost:
-                connection.execute(_REOPEN, (account,))
+            for statement in _REOPEN if is_lost else ():
+                connection.execute(statement, (account,))
 
     def replace_partitions(self, partitions: Iterable[Partition]) -> None:
         """Replace everything recorded of partitions."""
@@ -172,8 +172,14 @@ class State:
                 "INSERT OR REPLACE INTO quarantines VALUES (?, ?, ?, ?)", (path, table, account, str(day))
             )
             connection.execute(_REMOVE_PARTITION, (account, str(day), table))
-            if table.startswith("raw_"):
-                connection.execute(_REOPEN, (account,))
+            for statement in _REOPEN if table.startswith("raw_") else ():
+                connection.execute(statement, (account,))
+
+    def reopen(self, account: str) -> None:
+        """Believe no longer that anything of the account is held to its end: the next run lists and walks it all."""
+        with self._transaction() as connection:
+            for statement in _REOPEN:
+                connection.execute(statement, (account,))
 
     def quarantines(self, account: str | None = None) -> list[tuple[str, str, date, str]]:
         """Return (table, account, date, path) of every damaged file that was set aside."""
@@ -387,7 +393,11 @@ def _where(wanted: Mapping[str, object]) -> tuple[str, list[object]]:
 _PARTITIONS = "SELECT table_name, account, date, sha256, row_count, byte_count, source, next_sha256 FROM partitions"
 _SAVE_PARTITION = "INSERT OR REPLACE INTO partitions VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _REMOVE_PARTITION = "DELETE FROM partitions WHERE account = ? AND date = ? AND table_name = ?"
-_REOPEN = "UPDATE conversations SET complete_since_us = NULL WHERE account = ?"
+_REOPEN = (
+    "UPDATE conversations SET complete_since_us = NULL WHERE account = ?",
+    "UPDATE memories SET memory = json_remove(memory, '$.coverage') WHERE account = ?",
+)
+"""What the account is believed to hold, down to which time, is no longer true."""
 _IDENTITIES = "SELECT account, page_id, platform, own_id, own_username, own_id_source FROM identities"
 
 
