@@ -16,7 +16,7 @@ from convo_pipeline.tables.normalize import RawDay, normalize
 DERIVATION_VERSION = 1
 """Raise it whenever the same raw rows give other derived rows: every stored day is then derived again."""
 
-DERIVED = tuple(table.name for table in (*schema.NORMALISED, *schema.MARTS))
+DERIVED = tuple(table.name for table in (*schema.NORMALISED, schema.COVERAGE))
 _LAST = schema.COVERAGE.name
 
 

@@ -53,9 +53,9 @@ class Contents:
     children: dict[str, pa.Table]
 
 
-def read_contents(payloads: pa.ChunkedArray) -> Contents:
-    """Read a column of payloads (JSON or null), some thousand rows at a time."""
-    chunks = [_Chunk(start, payloads.slice(start, CHUNK_ROWS)) for start in range(0, len(payloads), CHUNK_ROWS)]
+def read_contents(payloads: pa.ChunkedArray, chunk_rows: int = CHUNK_ROWS) -> Contents:
+    """Read a column of payloads (JSON or null), some rows at a time: Python values of all would fill the memory."""
+    chunks = [_Chunk(start, payloads.slice(start, chunk_rows)) for start in range(0, len(payloads), chunk_rows)]
     columns = {
         name: pa.chunked_array([chunk.columns[name] for chunk in chunks], schema.MESSAGES.schema.field(name).type)
         for name in (*PLAIN_NAMES, *RARE_NAMES)
