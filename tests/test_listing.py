@@ -4,6 +4,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
+from email.utils import format_datetime
+from random import Random
 from typing import Any
 
 import pytest
@@ -32,10 +34,12 @@ class Inbox:
     unknown_text: str = "(#100) Tried accessing nonexisting field ({}) on node type (Message)"
     hook: Callable[["Inbox", int], Reply | None] = lambda inbox, number: None
     number: int = 0
+    is_at_head: bool = False
     messages: dict[str, int] = field(default_factory=dict)
 
     def __call__(self, call: Call) -> Reply:
         self.number += 1
+        self.is_at_head = "after" not in call.parameters
         override = self.hook(self, self.number)
         if override is not None:
             return override
@@ -51,7 +55,8 @@ class Inbox:
         is_nested = "messages" in fields
         if is_nested and (set(chosen) & self.poison or limit > self.nested_limit):
             return refusal(1, status=500)
-        return page([self.row(key, is_nested) for key in chosen], chosen[-1] if order[start + limit :] else None)
+        answer = page([self.row(key, is_nested) for key in chosen], chosen[-1] if order[start + limit :] else None)
+        return replace(answer, headers={"Date": format_datetime(NOW + timedelta(seconds=self.number), usegmt=True)})
 
     def row(self, key: str, is_nested: bool) -> dict[str, Any]:
         row: dict[str, Any] = {"id": key, "updated_time": self.times[key].strftime("%Y-%m-%dT%H:%M:%S+0000")}
@@ -108,7 +113,7 @@ def test_a_small_inbox_costs_one_call_with_everything_nested() -> None:
         "fields": "id,updated_time,participants,messages.limit(20){id,created_time,from,to,message,attachments,"
         "shares{id,link,name,description,type,url,title,template},story,reactions,reply_to,is_unsupported}",
     }  # fmt: skip
-    assert (len(result.nested), result.summary.passes, result.summary.started_at) == (30, 1, NOW)
+    assert (len(result.nested), result.summary.passes, result.summary.started_at) == (30, 1, NOW + timedelta(seconds=1))
     assert result.pages[0].messages_limit == 20
 
 
@@ -357,3 +362,51 @@ def test_every_folder_is_listed() -> None:
     result = list_all(inbox_of(10), folders=("", "other"))
     assert [call.parameters.get("folder") for call in result.calls] == [None, "other"]
     assert {page.folder for page in result.pages} == {""}  # the same conversations, so nothing new in the second
+
+
+def simulate(seed: int) -> tuple[Inbox, Result, dict[str, int]]:
+    """A random inbox that moves, refuses and loses cursors; returns it, the listing and the truth at the last pass."""
+    random = Random(seed)
+    count = random.choice([5, 60, 180, 300])
+    poison = {f"t_{random.randrange(count)}" for _ in range(random.choice([0, 0, 1, 3]))}
+    moves, cursor_faults = random.choice([0, 0.3, 0.9]), random.choice([0, 0, 0.03])
+    limit = random.choice([10_000, 10_000, 20, 5, 0])
+    before_head: dict[str, int] = {}
+
+    def hook(inbox: Inbox, number: int) -> Reply | None:
+        now = NOW + timedelta(seconds=number)
+        if inbox.is_at_head:
+            before_head.clear()
+            before_head.update({key: inbox.messages.get(key, 0) for key in inbox.times})
+        if number < 150 and random.random() < moves:
+            inbox.bump(f"t_{random.randrange(count)}", now)
+        return refusal(100) if not inbox.is_at_head and random.random() < cursor_faults else None
+
+    inbox = inbox_of(count, minutes=random.choice([1, 30]), poison=poison, nested_limit=limit, hook=hook)
+    return inbox, list_all(inbox), before_head
+
+
+@pytest.mark.hunt
+def test_no_conversation_and_no_message_is_missed_whatever_moves(long_run: bool) -> None:
+    failing = []
+    for seed in range(2000 if long_run else 60):
+        inbox, result, truth = simulate(seed)
+        newest = {row["id"]: row for page in result.pages for row in page.rows if isinstance(row, dict)}
+        missed = set(inbox.times) - set(newest)
+        stale = {
+            key
+            for key, count in truth.items()
+            if key in newest and key not in result.summary.moving and not is_current(newest[key], key, count, inbox)
+        }
+        if (missed or stale) and not result.summary.cuts:
+            failing.append((seed, missed, stale))
+    assert failing == []
+
+
+def is_current(row: dict[str, Any], key: str, count: int, inbox: Inbox) -> bool:
+    """A light row only says when; a nested one says which message is the newest."""
+    if "messages" in row:
+        return int(row["messages"]["data"][0]["id"].rpartition("_")[2]) >= count
+    return (
+        count == 0 or inbox.messages.get(key, 0) > count or row["updated_time"] == inbox.row(key, False)["updated_time"]
+    )
