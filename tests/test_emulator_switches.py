@@ -1,7 +1,9 @@
 """Each switch changes what it says, and the covering set leaves no pair of values out."""
 
+import dataclasses
 import itertools
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -176,3 +178,11 @@ def test_the_covering_set_is_small_and_leaves_no_pair_out() -> None:
 def test_the_full_product_of_a_few_switches_is_enumerated() -> None:
     chosen = list(every_combination(["own_id", "time_format"]))
     assert len(set(chosen)) == 8
+
+
+def test_every_switch_is_in_the_documentation_with_its_default_and_values() -> None:
+    lines = (Path(__file__).parent.parent / "docs" / "emulator.md").read_text().splitlines()
+    for each in dataclasses.fields(Switches):
+        default = "none" if isinstance(each.default, frozenset) else each.default
+        values = ", ".join(f"`{value}`" for value in SHAPES.get(each.name, ()))
+        assert f"| `{each.name}` | `{default}` | {values} |" in lines

@@ -7,7 +7,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 from convo_pipeline.emulator import ids
 from convo_pipeline.emulator.clock import MICROSECONDS, from_us
-from convo_pipeline.emulator.faults import Occasion, conversation_rows, message_rows, register, rows_of, walk
+from convo_pipeline.emulator.fault import Occasion, conversation_rows, message_rows, register, rows_of, walk
 from convo_pipeline.emulator.fields import FieldSyntaxError, parse_fields
 from convo_pipeline.emulator.refusals import (
     Refusal,
@@ -18,6 +18,7 @@ from convo_pipeline.emulator.refusals import (
     nonexisting_field,
     reduce_data,
 )
+from convo_pipeline.emulator.view import read_id
 from convo_pipeline.emulator.world import Account, Conversation, Payload
 
 LISTS = ("listing", "edge")
@@ -122,6 +123,11 @@ def altered_next(occasion: Occasion, body: Any) -> Any:
 # A world that moves (B6, B8–B14, B28, B29)
 
 
+def _parts(occasion: Occasion) -> list[str]:
+    """Return the parts of a call's path, ids as the world has them."""
+    return [read_id(part, occasion.switches) or part for part in occasion.call.segments]
+
+
 def _account(occasion: Occasion) -> Account | None:
     """Return the account a call is about."""
     call = occasion.call
@@ -129,7 +135,7 @@ def _account(occasion: Occasion) -> Account | None:
     for account in occasion.world.accounts.values():
         if {account.page_id, account.own_id} & set(call.segments) and account.platform == platform:
             return account
-        if any(part in account.conversations or account.knows(part) for part in call.segments):
+        if any(part in account.conversations or account.knows(part) for part in _parts(occasion)):
             return account
     return None
 
@@ -142,7 +148,7 @@ def _listed(occasion: Occasion) -> list[Conversation]:
 
 def _asked_conversation(occasion: Occasion) -> Conversation | None:
     account = _account(occasion)
-    found = (account.conversations.get(part) for part in occasion.call.segments) if account else iter(())
+    found = (account.conversations.get(part) for part in _parts(occasion)) if account else iter(())
     return next((conversation for conversation in found if conversation), None)
 
 
@@ -182,7 +188,7 @@ def flood(occasion: Occasion) -> None:
 @register("B12", "a message among the newest 20 is unsent after it was listed", "prepare", default="1", kinds=("edge", "node"))  # fmt: skip
 def unsend(occasion: Occasion) -> None:
     account, now_us = _account(occasion), occasion.world.clock.now_us()
-    found = (account.find_message(part, now_us) for part in occasion.call.segments) if account else iter(())
+    found = (account.find_message(part, now_us) for part in _parts(occasion)) if account else iter(())
     message = next((each for each in found if each), None)
     conversation = message.conversation if message else _asked_conversation(occasion)
     rows = conversation.rows(now_us, keep_unsent=False) if conversation else []
@@ -246,12 +252,12 @@ def _count_rows(occasion: Occasion) -> int:
     return limit * (nested[0] if nested else 1)
 
 
-@register("B30", "code 1, reduce the amount of data, above so many rows", "refuse", takes="rows", default="200", kinds=ALL)  # fmt: skip
+@register("B0", "code 1, reduce the amount of data, above so many rows", "refuse", takes="rows", default="200", kinds=ALL)  # fmt: skip
 def reduce_above(occasion: Occasion) -> Refusal | None:
     return reduce_data() if _count_rows(occasion) > occasion.number else None
 
 
-@register("B30", "one conversation (the so-manieth) fails every page that holds its content, code 1", "prepare", takes="position", default="1", kinds=ALL)  # fmt: skip
+@register("B0", "one conversation (the Nth listed) fails every page that holds its content, code 1", "prepare", takes="position", default="1", kinds=ALL)  # fmt: skip
 def poisoned(occasion: Occasion) -> None:
     listed = _listed(occasion)
     if listed and not occasion.memory:
@@ -259,7 +265,7 @@ def poisoned(occasion: Occasion) -> None:
         listed[min(int(occasion.number), len(listed)) - 1].poison()
 
 
-@register("B30", "a field is refused as nonexisting", "refuse", takes="field", default="reactions", kinds=ALL)
+@register("B0", "a field is refused as nonexisting", "refuse", takes="field", default="reactions", kinds=ALL)
 def nonexisting(occasion: Occasion) -> Refusal | None:
     try:
         asked = parse_fields(occasion.call.params.get("fields", "id"))
@@ -461,6 +467,6 @@ def version_upgraded(occasion: Occasion, content: bytes, headers: dict[str, str]
     return content
 
 
-@register("B30", "items of a batch that timed out are null", "body", takes="nothing", kinds=("other",))
+@register("B0", "items of a batch that timed out are null", "body", takes="nothing", kinds=("other",))
 def batch_null(occasion: Occasion, body: Any) -> Any:
     return [None if position % 2 else item for position, item in enumerate(body)] if isinstance(body, list) else body

@@ -1,155 +1,32 @@
-"""Faults as small objects: what can go wrong on the way (A) and in the API's answers (B).
+"""Faults by name: what can go wrong on the way (A) and in the API's answers (B).
 
 `FAULTS` names them all with their number in the fault catalogue; `parse_fault` reads them from text such as
 `slow_loris:0.1` (a probability) or `token_dies:5` (an argument). Drawing is seeded: the same calls meet the same faults.
 """
 
-import asyncio
 import random
-import socket
-import struct
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
-from types import MappingProxyType
+from dataclasses import replace
+from types import MappingProxyType, ModuleType
 from typing import Any
 
+from convo_pipeline.emulator import api_faults, network_faults
 from convo_pipeline.emulator.calls import Answer, Call
+from convo_pipeline.emulator.fault import REGISTRY, Fault, FaultKind, Occasion, kind_of
 from convo_pipeline.emulator.refusals import Refusal
 from convo_pipeline.emulator.switches import Switches
 from convo_pipeline.emulator.world import World
 
-WRITE_BUFFER_BYTES = 1 << 20
+PARTS: tuple[ModuleType, ...] = (network_faults, api_faults)
+"""The modules whose faults are entered below."""
+FAULTS: Mapping[str, FaultKind] = MappingProxyType(REGISTRY)
+"""Every fault by name."""
+TEXT_ARGUMENTS = ("field", "version")
 
 
 class FaultError(ValueError):
     """A fault's text cannot be read; the message says what would be right."""
-
-
-class Wire:
-    """The raw connection, for what HTTP libraries do not let one do."""
-
-    def __init__(self, transport: asyncio.Transport, receive: Callable[[], Awaitable[Any]]) -> None:
-        self._transport = transport
-        self._receive = receive
-
-    @property
-    def is_open(self) -> bool:
-        return not self._transport.is_closing()
-
-    async def send(self, content: bytes) -> None:
-        """Write, but never far ahead of the reader."""
-        self._transport.write(content)
-        while self.is_open and self._transport.get_write_buffer_size() > WRITE_BUFFER_BYTES:
-            await asyncio.sleep(0.005)
-
-    async def wait(self, seconds: float) -> None:
-        """Sleep, or less when the client has gone."""
-        try:
-            await asyncio.wait_for(self.wait_closed(), seconds)
-        except TimeoutError:
-            return
-
-    async def wait_closed(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-
-    def close(self) -> None:
-        self._transport.close()
-
-    def reset(self) -> None:
-        """Close with an RST, unsent bytes thrown away."""
-        found = self._transport.get_extra_info("socket")
-        if found is not None:
-            found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self._transport.abort()
-
-
-@dataclass
-class Occasion:
-    """One call that a fault fires on, with everything it may look at or change."""
-
-    call: Call
-    kind: str
-    """listing, find, edge, node or other, told from the path alone."""
-    world: World
-    switches: Switches
-    rng: random.Random
-    argument: str
-    memory: dict[str, Any]
-    """The fault's own, from call to call."""
-    foreign_url: str
-    """Another host, where nobody should ever be sent."""
-
-    @property
-    def number(self) -> float:
-        return float(self.argument)
-
-
-Prepare = Callable[[Occasion], object]
-Refuse = Callable[[Occasion], Refusal | Answer | None]
-Body = Callable[[Occasion, Any], Any]
-Bytes = Callable[[Occasion, bytes, dict[str, str]], bytes]
-WireWrite = Callable[[Occasion, Wire, Answer, bytes], Coroutine[Any, Any, None]]
-
-
-@dataclass(frozen=True)
-class FaultKind:
-    """A fault of the catalogue; one hook acts, at times with a `prepare` of its own."""
-
-    name: str
-    number: str
-    summary: str
-    takes: str = "times"
-    """What the argument means; `times` = fire on so many calls only."""
-    default: str = ""
-    kinds: tuple[str, ...] = ()
-    """The kinds of call it fires on; none = all."""
-    prepare: Prepare | None = None
-    refuse: Refuse | None = None
-    body: Body | None = None
-    content: Bytes | None = None
-    wire: WireWrite | None = None
-
-
-@dataclass
-class Fault:
-    """A kind of fault and when it fires."""
-
-    kind: FaultKind
-    argument: str = ""
-    probability: float = 1.0
-    times: int | None = None
-    after_calls: int = 0
-    fired: int = 0
-    memory: dict[str, Any] = field(default_factory=dict)
-
-    def draws(self, call_number: int, kind: str, rng: random.Random) -> bool:
-        """Decide whether this call meets the fault."""
-        if self.kind.kinds and kind not in self.kind.kinds:
-            return False
-        if call_number <= self.after_calls or (self.times is not None and self.fired >= self.times):
-            return False
-        if rng.random() >= self.probability:
-            return False
-        self.fired += 1
-        return True
-
-
-_REGISTRY: dict[str, FaultKind] = {}
-FAULTS: Mapping[str, FaultKind] = MappingProxyType(_REGISTRY)
-"""Every fault by name."""
-
-
-def register(number: str, summary: str, stage: str, **details: Any) -> Callable[[Any], Any]:
-    """Enter a function into the catalogue under its own name."""
-
-    def enter(function: Any) -> Any:
-        name = function.__name__
-        _REGISTRY[name] = FaultKind(name, number, summary, **{stage: function}, **details)
-        return function
-
-    return enter
 
 
 def make_fault(
@@ -164,8 +41,10 @@ def make_fault(
     if kind is None:
         raise FaultError(f'no fault is called "{name}"; there are: {", ".join(sorted(FAULTS))}')
     chosen = kind.default if argument is None else f"{argument:g}" if isinstance(argument, float) else str(argument)
+    if chosen and kind.takes not in TEXT_ARGUMENTS and not _is_number(chosen):
+        raise FaultError(f'{name} takes {kind.takes}, a number, not "{chosen}"')
     if kind.takes == "times" and times is None and chosen:
-        times = int(chosen)
+        times = int(float(chosen))
     return Fault(kind, chosen, probability, times, after_calls)
 
 
@@ -191,11 +70,16 @@ def parse_fault(text: str) -> Fault:
     return make_fault(name, rest[0] if rest else None, probability)
 
 
-def _is_probability(text: str) -> bool:
+def _is_number(text: str) -> bool:
     try:
-        return 0 <= float(text) <= 1
+        float(text)
     except ValueError:
         return False
+    return True
+
+
+def _is_probability(text: str) -> bool:
+    return _is_number(text) and 0 <= float(text) <= 1
 
 
 class Trouble:
@@ -261,53 +145,3 @@ def spoil_content(drawn: Drawn, content: bytes, headers: dict[str, str]) -> byte
         if kind.content:
             content = kind.content(occasion, content, headers)
     return content
-
-
-def kind_of(call: Call) -> str:
-    """Tell the kind of a call from its path."""
-    segments = call.segments
-    if segments and segments[0][:1] == "v" and segments[0][1:].replace(".", "").isdigit():
-        segments = segments[1:]
-    if len(segments) == 2 and segments[1] in ("conversations", "threads"):
-        return "find" if "user_id" in call.params else "listing"
-    if len(segments) == 2 and segments[1] == "messages":
-        return "edge"
-    if len(segments) == 1 and segments[0] not in ("me", "debug_token") and not segments[0].isdigit():
-        return "node"
-    return "other"
-
-
-def rows_of(container: Any) -> list[dict[str, Any]]:
-    """Return the rows of a page or of a nested list, whatever its shape."""
-    if isinstance(container, dict) and "data" in container:
-        container = container["data"]
-    if isinstance(container, dict):
-        container = [container]
-    return [row for row in container if isinstance(row, dict)] if isinstance(container, list) else []
-
-
-def conversation_rows(occasion: Occasion, body: Any) -> list[dict[str, Any]]:
-    """Return the conversations of an answer."""
-    if occasion.kind in ("listing", "find"):
-        return rows_of(body)
-    if occasion.kind == "node" and isinstance(body, dict) and ("messages" in body or "participants" in body):
-        return [body]
-    return []
-
-
-def message_rows(occasion: Occasion, body: Any) -> list[dict[str, Any]]:
-    """Return the messages of an answer, nested or not."""
-    if occasion.kind == "edge":
-        return rows_of(body)
-    conversations = conversation_rows(occasion, body)
-    if occasion.kind == "node" and not conversations and isinstance(body, dict):
-        return [body]
-    return [row for conversation in conversations for row in rows_of(conversation.get("messages"))]
-
-
-def walk(value: Any) -> Iterator[dict[str, Any]]:
-    """Yield every object inside a value."""
-    if isinstance(value, dict):
-        yield value
-    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        yield from walk(inner)

@@ -50,7 +50,7 @@ class RawProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        app: ASGIApp = self.app
+        app: ASGIApp = self.app  # type: ignore[has-type]
 
         async def with_transport(scope: Scope, receive: Receive, send: Send) -> None:
             await app({**scope, "emulator.transport": transport}, receive, send)

@@ -7,7 +7,7 @@ from datetime import timedelta
 from email.utils import format_datetime
 
 from convo_pipeline.emulator.calls import Answer
-from convo_pipeline.emulator.faults import Occasion, Wire, register
+from convo_pipeline.emulator.fault import Occasion, Wire, register
 from convo_pipeline.emulator.refusals import Refusal, rate_limited
 
 MEGABYTE = 1 << 20
@@ -170,7 +170,7 @@ def deep_nesting(occasion: Occasion, content: bytes, headers: dict[str, str]) ->
 @register("A15", "a burst of 500, 502, 503 and 504", "refuse", default="3")
 def server_error(occasion: Occasion) -> Answer:
     occasion.memory["count"] = count = occasion.memory.get("count", 0) + 1
-    return Answer((503, 500, 502, 504)[count % 4 - 1], None, {"Content-Type": "text/html"}, HTML)
+    return Answer((503, 500, 502, 504)[(count - 1) % 4], None, {"Content-Type": "text/html"}, HTML)
 
 
 @register("A15", "503 with Retry-After in seconds", "refuse", default="1")

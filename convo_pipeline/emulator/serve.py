@@ -18,30 +18,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from convo_pipeline.emulator import api_faults, network_faults
 from convo_pipeline.emulator.api import GraphApi, write_json
 from convo_pipeline.emulator.calls import Answer, Call, CallLog, Seen, public_params, read_query
 from convo_pipeline.emulator.clock import VirtualClock
 from convo_pipeline.emulator.content import default_world
-from convo_pipeline.emulator.faults import (
-    FAULTS,
-    Drawn,
-    Fault,
-    Trouble,
-    Wire,
-    kind_of,
-    prepare,
-    refusal_of,
-    spoil_body,
-    spoil_content,
-)
+from convo_pipeline.emulator.fault import Fault, Wire, kind_of
+from convo_pipeline.emulator.faults import FAULTS, Drawn, Trouble, prepare, refusal_of, spoil_body, spoil_content
 from convo_pipeline.emulator.http_server import HOST, HttpServer, Written, bind, make_server, open_silent_port
 from convo_pipeline.emulator.switches import Switches
 from convo_pipeline.emulator.world import EMULATOR_TOKEN, World
 
 __all__ = ["EMULATOR_TOKEN", "FAULTS", "EmulatorServer", "serve_forever"]
-CATALOGUE = (network_faults, api_faults)
-"""The modules whose faults are entered in `FAULTS`."""
 METHODS = ["GET", "POST", "PUT", "DELETE", "PATCH"]
 
 
