@@ -238,3 +238,7 @@ def emulator(port: int, seed: int) -> None:
     from convo_pipeline.sandbox import serve_emulator
 
     serve_emulator(port, seed, lambda text: click.echo(text))
+
+
+if __name__ == "__main__":
+    main()

@@ -75,7 +75,7 @@ def run_demo(root: Path, console: Console, ui_port: int | None = None, environ: 
         with connect(settings.store.root, settings=settings) as con:
             _print_summary(console, con, result, seconds)
         for line in result.failures:
-            console.print(line, style="red", markup=False)
+            console.print(line, style="red", markup=False, highlight=False, soft_wrap=True)
         _print_next(console, root, is_ui=ui_port is not None)
         if ui_port is not None:
             serve_ui(console, environ, free_port(ui_port))

@@ -39,12 +39,12 @@ def choose_window(
 
 
 def _check_dates(since: date, until: date, first: date, today: date) -> None:
-    if since >= until:
-        raise SettingsError(f"--since {since} must be before --until {until} (the day after the last)")
     if since > today:
         raise SettingsError(f"--since {since} is in the future; today is {today} (UTC)")
     if until > today + ONE_DAY:
         raise SettingsError(f"--until {until} is in the future; at most {today + ONE_DAY}, which includes today (UTC)")
+    if since >= until:
+        raise SettingsError(f"--since {since} must be before --until {until} (the day after the last)")
     if until <= first:
         raise SettingsError(f"--until {until} is before the first start_date, {first}")
 
@@ -85,6 +85,7 @@ def _announce(console: Console, settings: Settings, accounts: Sequence[str], win
         style="dim",
         highlight=False,
         markup=False,
+        soft_wrap=True,
     )
 
 
@@ -108,5 +109,5 @@ def summary_table(result: RunResult) -> Table:
 
 def _complain(console: Console, result: RunResult) -> bool:
     for line in result.failures:
-        console.print(line, style="red", markup=False, highlight=False)
+        console.print(line, style="red", markup=False, highlight=False, soft_wrap=True)
     return result.is_complete

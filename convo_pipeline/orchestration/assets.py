@@ -187,13 +187,13 @@ def changed(commits: Iterable[Commit]) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 def run_normalise(deployment: Deployment, keys: Iterable[str]) -> Outcome:
-    """Derive the keys' partitions, then every other stale day of the same accounts."""
+    """Derive the keys' partitions, whatever is there, then every other stale day of the same accounts."""
     asked, outcome = by_account(keys), Outcome()
     with open_store(deployment) as store:
         reader = _Reader(store, with_preview=sum(map(len, asked.values())) <= MOST_PREVIEWS)
         for account, days in asked.items():
             for day in days:
-                if derive(store, account, day, outcome) is not None:
+                if derive(store, account, day, outcome, is_forced=True) is not None:
                     reader.read_into(outcome, DERIVED, account, day)
             for day in stale_days(store, account):
                 if day not in days:
@@ -201,10 +201,10 @@ def run_normalise(deployment: Deployment, keys: Iterable[str]) -> Outcome:
     return outcome
 
 
-def derive(store: Store, account: str, day: date, outcome: Outcome) -> list[Commit] | None:
-    """Derive one partition; a damaged one fails its account and no other day."""
+def derive(store: Store, account: str, day: date, outcome: Outcome, *, is_forced: bool = False) -> list[Commit] | None:
+    """Derive one partition, a `forced` one also if it is current; a damaged one fails its account and no other day."""
     try:
-        return derive_day(store, account, day)
+        return derive_day(store, account, day, is_forced=is_forced)
     except ConvoError as error:
         outcome.failures[account] = f"{account}: {error}"
         return None

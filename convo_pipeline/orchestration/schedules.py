@@ -25,7 +25,7 @@ from convo_pipeline.orchestration.partitions import (
 from convo_pipeline.settings import AccountSettings, Settings
 
 MOST_DAYS_BACK = 30
-FOLLOW_SECONDS = 30
+FOLLOW_SECONDS = 15
 
 
 def nightly_window(settings: Settings, today: date, state: State | None = None) -> Window | None:

@@ -1,0 +1,266 @@
+"""The command line as a person meets it: what it prints, where, and the exit code."""
+
+import csv
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import click
+import dagster as dg
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner, Result
+from prompt_toolkit.input import create_pipe_input
+from prompt_toolkit.output import DummyOutput
+from rich.console import Console
+
+from convo_pipeline.cli import main
+from convo_pipeline.emulator.serve import EMULATOR_TOKEN, EmulatorServer
+from convo_pipeline.shell import run_shell
+from tests.inbox_worlds import TOKENS, Days, message_counts, small_world, three_days, write_config
+
+BAKERY, BIKES = "bakery-instagram", "bikes-messenger"
+
+
+@pytest.fixture(scope="module")
+def days() -> Days:
+    return three_days()
+
+
+@pytest.fixture(scope="module")
+def server(days: Days) -> Iterator[EmulatorServer]:
+    with EmulatorServer(small_world(days)) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory, server: EmulatorServer, days: Days) -> Path:
+    """A configuration whose lake holds the three days; read only."""
+    folder = tmp_path_factory.mktemp("lake")
+    file = write_config(folder, server, days.start)
+    result = invoke("--config", str(file), "extract", "--since", str(days[0]))
+    assert result.exit_code == 0, result.stderr
+    return file
+
+
+@pytest.fixture
+def config(tmp_path: Path, server: EmulatorServer, days: Days) -> Path:
+    return write_config(tmp_path, server, days.start)
+
+
+def invoke(*arguments: str, **environ: str) -> Result:
+    result = CliRunner().invoke(main, arguments, env={**TOKENS, **environ}, catch_exceptions=False)
+    assert "Traceback" not in result.output
+    return result
+
+
+def error_of(*arguments: str, **environ: str) -> tuple[int, str]:
+    """The exit code and the one line that says why."""
+    result = invoke(*arguments, **environ)
+    return result.exit_code, result.stderr.strip().splitlines()[-1]
+
+
+def test_every_command_has_help_and_the_exit_codes_are_documented() -> None:
+    assert "2  wrong usage or settings" in invoke("--help").stdout
+    for name, command in main.commands.items():
+        result = invoke(name, "--help")
+        assert result.exit_code == 0
+        assert isinstance(command, click.Command)
+        assert command.help
+
+
+def test_extract_stores_both_accounts_and_says_what_it_got(lake: Path, days: Days) -> None:
+    result = invoke("--config", str(lake), "extract", "--since", str(days[0]))
+    assert result.exit_code == 0
+    assert BAKERY in result.stdout
+    assert "complete" in result.stdout
+    rows = invoke("--config", str(lake), "query", "--format", "json", KEYS)
+    assert {row["key"]: row["n"] for row in json.loads(rows.stdout)} == message_counts(days)
+
+
+KEYS = "select account || '|' || date as key, count(*) as n from messages group by all"
+
+
+def test_extract_without_dates_does_what_a_night_would(config: Path, days: Days) -> None:
+    result = invoke("--config", str(config), "extract")
+    assert result.exit_code == 0
+    assert f"{days.start} to {days[2]}" in " ".join(result.stderr.split())
+
+
+def test_all_goes_back_to_the_start_date_and_on_to_today(config: Path, days: Days) -> None:
+    result = invoke("--config", str(config), "extract", "--all", "--account", BIKES)
+    assert result.exit_code == 0
+    assert f"{BIKES}: {days.start} to {days.today}" in " ".join(result.stderr.split())
+
+
+def test_a_refused_account_fails_and_the_other_one_is_stored(config: Path, days: Days) -> None:
+    since = ["--since", str(days[0])]
+    result = invoke("--config", str(config), "extract", *since, BIKES_MESSENGER_TOKEN="EAAwrongwrongwrongwrong")
+    assert result.exit_code == 1
+    assert BIKES in result.stderr
+    assert "EAAwrong" not in result.output
+    rows = invoke("--config", str(config), "query", "--format", "json", KEYS)
+    stored = {row["key"]: row["n"] for row in json.loads(rows.stdout)}
+    assert stored == {key: n for key, n in message_counts(days).items() if BAKERY in key}
+
+
+def test_a_missing_token_names_its_variable(config: Path, days: Days) -> None:
+    code, line = error_of("--config", str(config), "extract", "--since", str(days[2]), BIKES_MESSENGER_TOKEN="")
+    assert code == 1
+    assert "BIKES_MESSENGER_TOKEN is not set" in line
+
+
+TODAY = three_days().today
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--account", "nobody"], 'unknown account "nobody"; the configuration has: bakery-instagram, bikes-messenger'),
+        (["--since", "2026-13-01"], "2026-13-01 is not a date such as 2026-11-21"),
+        (["--since", str(TODAY), "--until", str(TODAY)], "must be before --until"),
+        (["--since", str(TODAY + timedelta(days=3))], "is in the future"),
+        (["--since", str(TODAY), "--until", str(TODAY + timedelta(days=9))], "is in the future"),
+        (["--until", "2020-01-01", "--since", "2019-01-01"], "is before the first start_date"),
+        (["--all", "--since", str(TODAY)], "--all takes neither --since nor --until"),
+    ],
+)
+def test_wrong_wishes_are_one_clear_error(config: Path, arguments: list[str], expected: str) -> None:
+    code, line = error_of("--config", str(config), "extract", *arguments)
+    assert code == 2
+    assert expected in line
+
+
+def test_no_configuration_is_one_clear_error(tmp_path: Path) -> None:
+    code, line = error_of("--config", str(tmp_path / "none.toml"), "extract")
+    assert code == 2
+    assert f"no configuration: {tmp_path / 'none.toml'} does not exist" in line
+
+
+def test_the_configuration_is_found_by_its_variable(config: Path) -> None:
+    code, line = error_of("extract", "--account", "nobody", CONVO_CONFIG=str(config))
+    assert (code, 'unknown account "nobody"' in line) == (2, True)
+
+
+def test_a_root_that_cannot_be_written_is_one_clear_error(tmp_path: Path, server: EmulatorServer, days: Days) -> None:
+    (tmp_path / "file").write_text("in the way")
+    file = write_config(tmp_path, server, days.start, root=tmp_path / "file" / "lake")
+    code, line = error_of("--config", str(file), "extract", "--since", str(days[2]))
+    assert code == 1
+    assert str(tmp_path / "file") in line
+
+
+def test_runs_are_recorded_in_dagster_home(config: Path, tmp_path: Path, days: Days) -> None:
+    home = tmp_path / "home"
+    code, line = error_of("--config", str(config), "extract", DAGSTER_HOME=str(home))
+    assert (code, line) == (2, f"main: DAGSTER_HOME: the folder {home} does not exist; make it: mkdir -p {home}")
+    code, line = error_of("--config", str(config), "extract", DAGSTER_HOME="here")
+    assert (code, line) == (2, "main: DAGSTER_HOME must be an absolute path, not here")
+    home.mkdir()
+    assert invoke("--config", str(config), "extract", "--since", str(days[2]), DAGSTER_HOME=str(home)).exit_code == 0
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        runs = {run.job_name: run.status.value for run in instance.get_runs()}
+    assert runs == {"extract_job": "SUCCESS", "normalise_job": "SUCCESS"}
+
+
+def test_normalize_agrees_again_without_asking_anybody(lake: Path, server: EmulatorServer, days: Days) -> None:
+    root = lake.parent / "lake"
+    removed = root / "messages" / f"account={BAKERY}" / f"date={days[0]}" / "data.parquet"
+    removed.unlink()
+    calls = len(server.log)
+    assert invoke("--config", str(lake), "normalize").exit_code == 0
+    assert removed.exists()
+    assert len(server.log) == calls
+
+
+def test_query_prints_a_table_and_hides_control_characters(lake: Path) -> None:
+    result = invoke("--config", str(lake), "query", "select 'a' || chr(27) || '[31mb' as danger, 7 as n")
+    assert result.exit_code == 0
+    assert "\x1b" not in result.stdout
+    assert re.search(r"a\[31mb\s+7", result.stdout)
+
+
+def test_csv_has_no_formula(lake: Path) -> None:
+    sql = "select '=cmd()' as a, '-5' as b, -5 as c, '  @x' as d, 'plain' as e, null as f, ['=1'] as g, date '2026-01-02' as h"
+    result = invoke("--config", str(lake), "query", "--format", "csv", sql)
+    assert list(csv.reader(io.StringIO(result.stdout))) == [
+        ["a", "b", "c", "d", "e", "f", "g", "h"],
+        ["'=cmd()", "'-5", "-5", "'  @x", "plain", "", '["=1"]', "2026-01-02"],
+    ]
+
+
+def test_parquet_is_written_to_a_file(lake: Path, tmp_path: Path, days: Days) -> None:
+    file = tmp_path / "out.parquet"
+    sql = "select * from messages"
+    assert invoke("--config", str(lake), "query", "--format", "parquet", "--output", str(file), sql).exit_code == 0
+    assert pq.read_table(file).num_rows == sum(message_counts(days).values())
+
+
+def test_wrong_sql_is_one_error(lake: Path) -> None:
+    code, line = error_of("--config", str(lake), "query", "select nothing from nowhere")
+    assert code == 1
+    assert line
+
+
+def test_query_without_a_lake_or_a_terminal_says_so(tmp_path: Path, lake: Path) -> None:
+    code, line = error_of("query", "--root", str(tmp_path / "none"), "select 1")
+    assert code == 1
+    assert str(tmp_path / "none") in line
+    code, line = error_of("--config", str(lake), "query")
+    assert code == 2
+    assert "no SQL was given" in line
+
+
+def test_find_prints_the_conversation_newest_last(config: Path, server: EmulatorServer) -> None:
+    account = server.world.accounts[BIKES]
+    conversation = next(iter(account.conversations.values()))
+    result = invoke("--config", str(config), "find", BIKES, str(conversation.people[0]["id"]))
+    assert result.exit_code == 0, result.stderr
+    lines = result.stdout.strip().splitlines()
+    assert [re.split(r"[→←] ", line)[1] for line in lines] == [
+        "Ada 00: message 1",
+        f"{account.title}: message 2",
+        "Ada 00: message 3",
+    ]
+
+
+def test_find_of_a_stranger_is_exit_code_3(config: Path) -> None:
+    code, line = error_of("--config", str(config), "find", BIKES, "1")
+    assert (code, line) == (3, f"{BIKES}: no conversation with 1")
+
+
+def test_the_shell_keeps_a_history_and_answers_until_it_is_left(tmp_path: Path) -> None:
+    asked: list[str] = []
+    history = tmp_path / "state" / "history"
+    with create_pipe_input() as keys:
+        keys.send_text("select 1\n;\n.tables\n.columns messages\n.quit\n")
+        run_shell(Console(file=io.StringIO()), asked.append, {"messages": ["text"]}, history, keys, DummyOutput())
+    tables = "select table_name as name from information_schema.tables order by name"
+    assert asked == ["select 1\n;", tables, 'describe "messages"']
+    assert "+select 1" in history.read_text()
+
+
+def test_emulator_prints_a_configuration_that_works(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "convo_pipeline.cli", "emulator"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    assert process.stdout is not None
+    try:
+        lines: list[str] = []
+        while sum(line.startswith("start_date") for line in lines) < 2:
+            lines.append(process.stdout.readline())
+            assert lines[-1], "the emulator ended"
+        file = tmp_path / "convo.toml"
+        file.write_text("".join(lines) + f'[store]\nroot = "{tmp_path / "data"}"\n')
+        result = invoke("--config", str(file), "find", BIKES, "1", EMULATOR_TOKEN=EMULATOR_TOKEN)
+        assert (result.exit_code, result.stderr.strip()) == (3, f"{BIKES}: no conversation with 1")
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+        process.stdout.close()
