@@ -233,11 +233,18 @@ def _try(con: Connection, sql: str, form: str) -> None:
 @main.command()
 @click.option("--port", default=0, show_default=True, help="Port on 127.0.0.1; 0: a free one.")
 @click.option("--seed", default=7, show_default=True, help="The same seed gives the same world.")
-def emulator(port: int, seed: int) -> None:
+@click.option(
+    "--fault",
+    "faults",
+    multiple=True,
+    metavar="NAME[:ARGUMENT|:PROBABILITY]",
+    help="Let something go wrong, such as slow_loris:0.1; see docs/emulator.md. Repeatable.",
+)
+def emulator(port: int, seed: int, faults: tuple[str, ...]) -> None:
     """Serve an invented Graph API on this machine until Ctrl-C; prints a configuration for it."""
     from convo_pipeline.sandbox import serve_emulator
 
-    serve_emulator(port, seed, lambda text: click.echo(text))
+    serve_emulator(port, seed, lambda text: click.echo(text), faults)
 
 
 if __name__ == "__main__":

@@ -4,11 +4,11 @@ The only place that connects the emulator with the rest. A token that is not set
 accounts that the emulator answers and no others.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
-from convo_pipeline.emulator.serve import EMULATOR_TOKEN, EmulatorServer, serve_forever
+from convo_pipeline.emulator.serve import EMULATOR_TOKEN, EmulatorServer, FaultError, serve_forever
 from convo_pipeline.errors import SettingsError
 from convo_pipeline.settings import EMULATOR, AccountSettings, Settings
 
@@ -76,8 +76,8 @@ start_date = "{start}"
 DEFAULT_ACCOUNTS = (("bakery-instagram", "1234567890", "instagram"), ("bikes-messenger", "9876543210", "messenger"))
 
 
-def serve_emulator(port: int, seed: int, say: Callable[[str], None]) -> None:
-    """Serve the emulator until Ctrl-C; say how to reach it."""
+def serve_emulator(port: int, seed: int, say: Callable[[str], None], faults: Sequence[str] = ()) -> None:
+    """Serve the emulator until Ctrl-C, with faults such as `slow_loris:0.1`; say how to reach it."""
     start = datetime.now(UTC).date() - timedelta(days=29)
 
     def announce(server: EmulatorServer) -> None:
@@ -88,6 +88,8 @@ def serve_emulator(port: int, seed: int, say: Callable[[str], None]) -> None:
         say(CONFIG.format(url=server.base_url, token=EMULATOR_TOKEN) + "".join(accounts))
 
     try:
-        serve_forever(port=port, seed=seed, on_start=announce)
+        serve_forever(port=port, seed=seed, on_start=announce, faults=faults)
+    except FaultError as error:
+        raise SettingsError(f"--fault: {error}") from None
     except OSError as error:
         raise SettingsError(f"--port {port}: {error.strerror}") from None

@@ -3,6 +3,9 @@
 import gzip
 import json
 import re
+import signal
+import subprocess
+import sys
 import time
 import zlib
 from collections.abc import Callable
@@ -559,3 +562,21 @@ def test_the_server_stops_at_once_while_it_drips() -> None:
     started = time.monotonic()
     server.stop()
     assert time.monotonic() - started < 1
+
+
+def test_the_command_serves_with_faults() -> None:
+    command = [sys.executable, "-m", "convo_pipeline.cli", "emulator", "--fault", "html_200"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().split()[1]
+        answer = requests.get(f"{url}/111", headers=HEADER, timeout=5)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=10)
+    assert answer.content.startswith(b"<!DOCTYPE html>")
+
+
+def test_the_command_names_the_faults_when_one_is_unknown() -> None:
+    command = [sys.executable, "-m", "convo_pipeline.cli", "emulator", "--fault", "nonsense"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    assert ended.returncode != 0
+    assert 'no fault is called "nonsense"; there are: access_switched_off' in ended.stderr

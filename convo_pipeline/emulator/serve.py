@@ -23,12 +23,21 @@ from convo_pipeline.emulator.calls import Answer, Call, CallLog, Seen, public_pa
 from convo_pipeline.emulator.clock import VirtualClock
 from convo_pipeline.emulator.content import default_world
 from convo_pipeline.emulator.fault import Fault, Wire, kind_of
-from convo_pipeline.emulator.faults import FAULTS, Drawn, Trouble, prepare, refusal_of, spoil_body, spoil_content
+from convo_pipeline.emulator.faults import (
+    FAULTS,
+    Drawn,
+    FaultError,
+    Trouble,
+    prepare,
+    refusal_of,
+    spoil_body,
+    spoil_content,
+)
 from convo_pipeline.emulator.http_server import HOST, HttpServer, Written, bind, make_server, open_silent_port
 from convo_pipeline.emulator.switches import Switches
 from convo_pipeline.emulator.world import EMULATOR_TOKEN, World
 
-__all__ = ["EMULATOR_TOKEN", "FAULTS", "EmulatorServer", "serve_forever"]
+__all__ = ["EMULATOR_TOKEN", "FAULTS", "EmulatorServer", "FaultError", "serve_forever"]
 METHODS = ["GET", "POST", "PUT", "DELETE", "PATCH"]
 
 
