@@ -61,8 +61,8 @@ class Store:
     def __init__(self, settings: StoreSettings, clock: Clock = SYSTEM_CLOCK) -> None:
         if settings.is_remote:
             raise StoreError(f"{settings.root}: a remote root needs the S3 store")
-        self._folder = Folder(Path(settings.root))
-        self.root = self._folder.root
+        self.folder = Folder(Path(settings.root))
+        self.root = self.folder.root
         self.state_path = settings.state_path.absolute()
         self._clock = clock
 
@@ -77,7 +77,7 @@ class Store:
 
     def preflight(self, needed_bytes: int = NEEDED_BYTES) -> None:
         """Raise a StoreError, before any work is done, if root or state cannot be written or lack room."""
-        self._folder.check_writable(needed_bytes)
+        self.folder.check_writable(needed_bytes)
         Folder(self.state_path).check_writable(0)
         self.state.partition("", "", date.min)
 
@@ -114,12 +114,12 @@ class Store:
     def days(self, table: str, account: str) -> list[date]:
         """Return the dates that have a file, sorted."""
         folder = _folder_parts(_declared(table), account)
-        days = (_read_date(name) for name in self._folder.names(folder))
-        return [day for day in days if day and self._folder.exists((*folder, f"date={day}", DATA_FILE))]
+        days = (_read_date(name) for name in self.folder.names(folder))
+        return [day for day in days if day and self.folder.exists((*folder, f"date={day}", DATA_FILE))]
 
     def accounts(self, table: str) -> list[str]:
         """Return the accounts that have a folder in a table, sorted; removed ones too."""
-        names = (name.removeprefix("account=") for name in self._folder.names((table,)) if name.startswith("account="))
+        names = (name.removeprefix("account=") for name in self.folder.names((table,)) if name.startswith("account="))
         return sorted(name for name in names if _ACCOUNT.fullmatch(name))
 
     def raw_digest(self, account: str, day: date) -> str:
@@ -142,13 +142,13 @@ class Store:
     @contextmanager
     def lock_account(self, account: str, wait_seconds: float = 0) -> Iterator[None]:
         """Hold the account's extract lock; a BusyError says that another process has it."""
-        with self._lock(f"account-{_checked(account)}", wait_seconds):
+        with self._lock(f"account-{check_account(account)}", wait_seconds):
             yield
 
     def foreign_files(self) -> list[Path]:
         """Return what lies in the tables' folders and is not ours: never read, never deleted."""
-        tables = [name for name in (*TABLES, RUNS.name) if name in self._folder.names()]
-        found = (parts for table in tables for parts in self._folder.files((table,)))
+        tables = [name for name in (*TABLES, RUNS.name) if name in self.folder.names()]
+        found = (parts for table in tables for parts in self.folder.files((table,)))
         return [self.root.joinpath(*parts) for parts in found if not _is_ours(parts)]
 
     def data_files(self) -> Iterator[tuple[Table, str, date]]:
@@ -156,7 +156,7 @@ class Store:
         for table in (*TABLES.values(), RUNS):
             for account in [""] if table is RUNS else self.accounts(table.name):
                 folder = _folder_parts(table, account)
-                days = (_read_date(name) for name in self._folder.names(folder))
+                days = (_read_date(name) for name in self.folder.names(folder))
                 yield from ((table, account, day) for day in days if day and self._exists(table, account, day))
 
     def export_runs(self, run_id: str) -> list[Commit]:
@@ -172,7 +172,7 @@ class Store:
     def read_file(self, table: Table, account: str, day: date) -> Held | None:
         """Read a partition as it is on disk, whatever the state says of it; a CorruptError names the file."""
         parts = _parts(table, account, day)
-        content = self._folder.read(parts)
+        content = self.folder.read(parts)
         if content is None:
             return None
         decoded = parquet.decode(table, content, str(self.root.joinpath(*parts)))
@@ -182,17 +182,26 @@ class Store:
         """Return a partition's bytes and its record as they are, with no commit under way; changes nothing."""
         parts = _parts(table, account, day)
         with self._lock_partition(parts):
-            return self._folder.read(parts), self.state.partition(table.name, account, day)
+            return self.folder.read(parts), self.state.partition(table.name, account, day)
 
     def size(self, table: Table, account: str, day: date) -> int | None:
         """Return the bytes of a partition's file without reading it, None if there is none."""
-        return self._folder.size(_parts(table, account, day))
+        return self.folder.size(_parts(table, account, day))
+
+    def rename_in_ledger(self, old: str, new: str) -> None:
+        """Give an account's lines in the ledger's files its new name."""
+        for table, _, day in list(self.data_files()):
+            if table is RUNS:
+                self._change_ledger(day, lambda rows: ledger.rename_account(rows, old, new))
 
     def _export_day(self, day: date, runs: Sequence[Run]) -> Commit:
-        def add(held: Held | None) -> pa.Table:
-            return ledger.add_runs(held.content.fitting_rows() if held else RUNS.schema.empty_table(), runs)
+        return self._change_ledger(day, lambda rows: ledger.add_runs(rows, runs))
 
-        return self._commit(RUNS, "", day, add, "")
+    def _change_ledger(self, day: date, change: Callable[[pa.Table], pa.Table]) -> Commit:
+        def make(held: Held | None) -> pa.Table:
+            return change(held.content.fitting_rows() if held else RUNS.schema.empty_table())
+
+        return self._commit(RUNS, "", day, make, "")
 
     def _commit(
         self, table: Table, account: str, day: date, make: Callable[[Held | None], pa.Table], source: str
@@ -217,7 +226,7 @@ class Store:
     def _publish(
         self, table: Table, parts: tuple[str, ...], content: bytes, rows: pa.Table, held: Held | None, record: Partition
     ) -> None:
-        staged, read_back = self._folder.stage(parts, content)
+        staged, read_back = self.folder.stage(parts, content)
         try:
             if read_back != content:
                 raise CorruptError(f"{staged} read back differs from what was written")
@@ -225,9 +234,9 @@ class Store:
             if held:
                 self.state.intend(held.record, record.sha256)
         except BaseException:
-            self._folder.discard(staged)
+            self.folder.discard(staged)
             raise
-        self._folder.publish(staged, parts)
+        self.folder.publish(staged, parts)
         self.state.record(record)
 
     def _remove(self, table: Table, account: str, day: date, held: Held | None) -> Commit:
@@ -235,7 +244,7 @@ class Store:
         if held is None:
             return _committed(empty, is_changed=False)
         self.state.intend(held.record, "")
-        self._folder.remove(_parts(table, account, day))
+        self.folder.remove(_parts(table, account, day))
         self.state.remove_partition(table.name, account, day)
         return _committed(empty, is_changed=True)
 
@@ -289,15 +298,15 @@ class Store:
     def _quarantine(self, table: Table, account: str, day: date) -> CorruptError:
         """Set a damaged file aside, note it, and return the error that names it."""
         parts = _parts(table, account, day)
-        content = self._folder.read(parts) or b""
+        content = self.folder.read(parts) or b""
         name = f"{DATA_FILE}.corrupt-{hashlib.sha256(content).hexdigest()[:8]}"
         self.state.add_quarantine(table.name, account, day, "/".join((*parts[:-1], name)))
-        kept = self._folder.rename(parts, name)
+        kept = self.folder.rename(parts, name)
         remedy = "it is asked again by the next run" if table.layer == "raw" else "it is made again from the raw tables"
         return CorruptError(f"{self.root.joinpath(*parts)} is damaged and was set aside as {kept.name}; {remedy}")
 
     def _exists(self, table: Table, account: str, day: date) -> bool:
-        return self._folder.exists(_parts(table, account, day))
+        return self.folder.exists(_parts(table, account, day))
 
     @contextmanager
     def _lock_partition(self, parts: Sequence[str]) -> Iterator[None]:
@@ -328,14 +337,15 @@ def _declared(table: str) -> Table:
     return TABLES[table]
 
 
-def _checked(account: str) -> str:
+def check_account(account: str) -> str:
+    """Return the name if no reader can take it for a number or a path, else raise a StoreError."""
     if not _ACCOUNT.fullmatch(account):
         raise StoreError(f"{account!r} is no account name: lower-case letters, digits, _ and -, a letter first")
     return account
 
 
 def _folder_parts(table: Table, account: str) -> tuple[str, ...]:
-    return (table.name,) if table.layer == "ledger" else (table.name, f"account={_checked(account)}")
+    return (table.name,) if table.layer == "ledger" else (table.name, f"account={check_account(account)}")
 
 
 def _parts(table: Table, account: str, day: date) -> tuple[str, ...]:

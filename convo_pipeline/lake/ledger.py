@@ -1,6 +1,7 @@
 """The run ledger as rows, and the state rebuilt from the files. It writes through the store alone."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,12 @@ def add_runs(held: pa.Table, runs: Iterable[Run]) -> pa.Table:
     rows = {(row["run_id"], row["account"]): row for row in held.to_pylist()}
     rows |= {(run.run_id, run.account): _run_row(run) for run in runs}
     return pa.Table.from_pylist([rows[key] for key in sorted(rows)], schema=RUNS.schema)
+
+
+def rename_account(rows: pa.Table, old: str, new: str) -> pa.Table:
+    """Return the ledger's rows with an account under its new name."""
+    runs = [replace(run, account=new) if run.account == old else run for run in read_runs(rows)]
+    return add_runs(RUNS.schema.empty_table(), runs)
 
 
 def read_runs(rows: pa.Table) -> list[Run]:

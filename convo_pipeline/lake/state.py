@@ -279,6 +279,7 @@ class State:
         with self._transaction() as connection:
             for table in ACCOUNT_TABLES:
                 connection.execute(f"UPDATE {table} SET account = ? WHERE account = ?", (new, old))
+            connection.execute(_RENAME_PATHS, (f"/account={old}/", f"/account={new}/", new))
 
     # the database itself
 
@@ -398,6 +399,7 @@ _REOPEN = (
     "UPDATE memories SET memory = json_remove(memory, '$.coverage') WHERE account = ?",
 )
 """What the account is believed to hold, down to which time, is no longer true."""
+_RENAME_PATHS = "UPDATE quarantines SET path = replace(path, ?, ?) WHERE account = ?"
 _IDENTITIES = "SELECT account, page_id, platform, own_id, own_username, own_id_source FROM identities"
 
 

@@ -1,0 +1,106 @@
+"""An account under another name: everything moves, nothing is rewritten, half a rename is finished by the next."""
+
+from collections.abc import Iterator
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from convo_pipeline.errors import BusyError, StoreError
+from convo_pipeline.lake.files import Store
+from convo_pipeline.lake.rename import rename_account
+from convo_pipeline.lake.state import AccountIdentity, Run
+from convo_pipeline.lake.verify import verify
+from convo_pipeline.schema import RAW_MESSAGE_IDS, REACTIONS
+from convo_pipeline.settings import StoreSettings
+
+DAY = date(2026, 1, 5)
+NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
+ID = {
+    "conversation_id": "c",
+    "message_id": "m",
+    "created_at": NOON,
+    "created_at_source": "message",
+    "tie_rank": 0,
+    "first_seen_at": NOON,
+}
+REACTION = {"conversation_id": "c", "message_id": "m", "reactor_id": "1", "reaction": "love", "created_at": NOON}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = Store(StoreSettings(root=str(tmp_path / "lake")))
+    for account in ("bakery", "florist"):
+        store.merge("raw_message_ids", account, DAY, pa.Table.from_pylist([ID], schema=RAW_MESSAGE_IDS.schema))
+        rows = pa.Table.from_pylist([REACTION], schema=REACTIONS.schema)
+        store.replace("reactions", account, DAY, rows, "digest")
+        store.state.set_identity(AccountIdentity(account, f"page of {account}", "instagram"))
+        store.state.save_run(Run("r1", account, "extract", NOON, outcome="complete"))
+    store.export_runs("r1")
+    (store.state_path / "spool" / "bakery" / "r1").mkdir(parents=True)
+    yield store
+    store.close()
+
+
+def files(store: Store) -> dict[str, bytes]:
+    paths = store.root.glob("*/account=*/*/*.parquet")
+    return {str(path.relative_to(store.root)): path.read_bytes() for path in paths}
+
+
+def test_everything_moves_and_the_bytes_stay(store: Store) -> None:
+    before = files(store)
+    assert rename_account(store, "bakery", "cafe") == ["raw_message_ids", "reactions"]
+    assert files(store) == {path.replace("=bakery/", "=cafe/"): content for path, content in before.items()}
+    assert (store.state.identity("bakery"), store.state.identities("cafe")[0].page_id) == (None, "page of bakery")
+    assert (store.state_path / "spool" / "cafe" / "r1").is_dir()
+    runs = pq.ParquetFile(store.root / "runs" / "date=2026-01-05" / "data.parquet").read()
+    assert runs["account"].to_pylist() == ["cafe", "florist"]
+    assert verify(store).findings == ()
+
+
+def test_the_new_name_is_then_the_inbox_of_old(store: Store) -> None:
+    rename_account(store, "bakery", "cafe")
+    assert store.state.set_identity(AccountIdentity("cafe", "page of bakery", "instagram")).account == "cafe"
+    with pytest.raises(StoreError, match="convo-pipeline rename cafe bakery"):
+        store.state.set_identity(AccountIdentity("bakery", "page of bakery", "instagram"))
+
+
+def test_a_name_that_holds_rows_is_refused_and_nothing_moves(store: Store) -> None:
+    before = files(store)
+    with pytest.raises(StoreError, match='"florist" already holds rows'):
+        rename_account(store, "bakery", "florist")
+    assert files(store) == before
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("unknown", "cafe", 'no account "unknown"'),
+        ("bakery", "bakery", "its name already"),
+        ("bakery", "Ca/fe", "no account name"),
+    ],
+)
+def test_names_that_cannot_be_are_refused(store: Store, old: str, new: str, message: str) -> None:
+    with pytest.raises(StoreError, match=message):
+        rename_account(store, old, new)
+
+
+def test_an_account_that_is_being_extracted_is_not_renamed(store: Store) -> None:
+    with store.lock_account("bakery"), pytest.raises(BusyError):
+        rename_account(store, "bakery", "cafe")
+
+
+def test_a_rename_cut_off_half_way_is_finished_by_the_next(store: Store) -> None:
+    store.folder.rename(("raw_message_ids", "account=bakery"), "account=cafe")
+    assert rename_account(store, "bakery", "cafe") == ["reactions"]
+    assert verify(store).findings == ()
+    assert store.days("raw_message_ids", "cafe") == [DAY]
+
+
+def test_a_rename_cut_off_before_the_state_is_finished_by_the_next(store: Store) -> None:
+    for table in ("raw_message_ids", "reactions"):
+        store.folder.rename((table, "account=bakery"), "account=cafe")
+    assert rename_account(store, "bakery", "cafe") == []
+    assert verify(store).findings == ()
