@@ -106,10 +106,12 @@ def small_world() -> World:
 
 
 @contextmanager
-def serve(root: Path, world: World, switches: Switches | None = None, **graph: object) -> Iterator[Inboxes]:
+def serve(
+    root: Path, world: World, switches: Switches | None = None, *, start: date = START, **graph: object
+) -> Iterator[Inboxes]:
     """Serve a world; its accounts become the settings'."""
     with EmulatorServer(world, switches) as server:
-        settings = settings_for(world.accounts.values(), server.base_url, root, **graph)
+        settings = settings_for(world.accounts.values(), server.base_url, root, start, **graph)
         store = Store(settings.store, stopped_clock(world.clock))
         try:
             yield Inboxes(server, settings, store, {TOKEN_VARIABLE: EMULATOR_TOKEN})
@@ -117,10 +119,12 @@ def serve(root: Path, world: World, switches: Switches | None = None, **graph: o
             store.close()
 
 
-def settings_for(accounts: Iterable[Account], base_url: str, root: Path, **graph: object) -> Settings:
+def settings_for(
+    accounts: Iterable[Account], base_url: str, root: Path, start: date = START, **graph: object
+) -> Settings:
     entries = "\n".join(
         f'[[accounts]]\nname = "{account.name}"\npage_id = "{account.page_id}"\nplatform = "{account.platform}"\n'
-        f'token_env = "{TOKEN_VARIABLE}"\nstart_date = "{START}"\n'
+        f'token_env = "{TOKEN_VARIABLE}"\nstart_date = "{start}"\n'
         for account in accounts
     )
     options = {"base_url": base_url, "calls_per_second": 1000, **graph}
