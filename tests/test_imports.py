@@ -1,0 +1,100 @@
+"""The picture in docs/design.md stays true: imports go one way, and each library has one owner."""
+
+import ast
+import sys
+import tomllib
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "convo_pipeline"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+GROUND = {"errors", "schema", "settings", "secrets", "clock", "json_text"}
+MAY_IMPORT = {
+    "graph": {"graph", *GROUND},
+    "tables": {"tables", *GROUND},
+    "lake": {"lake", "tables", *GROUND},
+    "extract": {"extract", "graph", "lake", *GROUND},
+    "derive": {"lake", "tables", *GROUND},
+    "emulator": {"emulator"},
+    **dict.fromkeys(GROUND, GROUND),
+}
+"""What each place may import of this package; whoever is not listed stands above and may import all below it."""
+OWNERS = {
+    "requests": ["graph/client.py"],
+    "urllib3": ["graph/client.py", "graph/deadline.py"],
+    "duckdb": ["lake/sql.py"],
+    "boto3": ["lake/s3.py"],
+    "sqlite3": ["graph/rate_limit.py", "lake/state.py"],
+    "dagster": ["definitions.py", "orchestration/"],
+    "matplotlib": ["orchestration/pictures.py"],
+    "faker": ["emulator/"],
+    "starlette": ["emulator/"],
+    "uvicorn": ["emulator/"],
+    "pickle": [],
+    "yaml": [],
+}
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Every absolute module name a file imports, wherever it does so."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            assert node.module is not None
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def place(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def own_places(path: Path) -> set[str]:
+    names = [name.split(".") for name in imported(path) if name.startswith("convo_pipeline.")]
+    return {parts[1] for parts in names}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_one_way(path: Path) -> None:
+    allowed = MAY_IMPORT.get(place(path))
+    if allowed is not None:
+        assert own_places(path) <= allowed
+    assert "orchestration" not in own_places(path) or place(path) not in MAY_IMPORT
+
+
+@pytest.mark.parametrize("library", OWNERS)
+def test_each_library_has_one_owner(library: str) -> None:
+    users = {
+        str(path.relative_to(PACKAGE))
+        for path in MODULES
+        if any(name == library or name.startswith(f"{library}.") for name in imported(path))
+    }
+    assert {user for user in users if not any(user.startswith(owner) for owner in OWNERS[library])} == set()
+
+
+def test_no_module_with_assets_postpones_its_annotations() -> None:
+    postponing = [path for path in MODULES if "__future__.annotations" in set(imported(path))]
+    assert postponing == []
+
+
+def test_every_package_that_is_imported_is_declared() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {_name(entry) for entry in project["dependencies"]}
+    distributions = packages_distributions()
+    top_level = {name.split(".")[0] for path in MODULES for name in imported(path)} - {"convo_pipeline"}
+    foreign = {name for name in top_level if name not in sys.stdlib_module_names}
+    needed = {name: {_name(each) for each in distributions[name]} for name in foreign}
+    assert {name: candidates for name, candidates in needed.items() if not candidates & declared} == {}
+
+
+def _name(requirement: str) -> str:
+    for mark in "<>=![;~ ":
+        requirement = requirement.split(mark)[0]
+    return requirement.lower().replace("_", "-")
