@@ -4,6 +4,7 @@ Where a conversation's payload names no participants, those its messages name st
 It refuses to know message payloads: messages come normalised.
 """
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 
 import pandas as pd
@@ -15,6 +16,19 @@ from convo_pipeline.tables.payloads import Fields, parse_payload
 
 _PERSON = ("name", "username", "email")
 _NOT_AN_ID = "me"
+_RAW_NAMES = ["conversation_id", "platform", "page_id", "folder"]
+_CUSTOMER_NAMES = {"participant_id": "customer_id", "name": "customer_name", "username": "customer_username"}
+_COUNTED = {
+    "inbound_count": ("direction", "inbound"),
+    "outbound_count": ("direction", "outbound"),
+    "detailed_count": ("detail_status", "detailed"),
+}
+_COUNT_NAMES = {
+    "created_at_min": "first_message_at",
+    "created_at_max": "last_message_at",
+    "created_at_count": "message_count",
+} | {f"{name}_sum": name for name in _COUNTED}
+_NO_MESSAGES: dict[str, object] = {"message_count": 0, **dict.fromkeys(_COUNTED, 0)}
 
 Person = tuple[str, str, str | None, str | None, str | None]
 """conversation_id, participant_id, name, username, email."""
@@ -29,20 +43,21 @@ def read_own_ids(conversations: pa.Table, platform: str | None, page_id: str | N
 
 
 def normalize_participants(conversations: pa.Table, messages: pa.Table, own_ids: frozenset[str]) -> pa.Table:
-    """Return `participants`, sorted by key."""
+    """Return `participants`, sorted by key; who is named twice is one, with the first of each field that is known."""
     people = list(_read_people(conversations))
-    named = {person[0] for person in people}
-    unnamed = set(messages["conversation_id"].unique().to_pylist()) - named
+    unnamed = set(messages["conversation_id"].unique().to_pylist()) - {person[0] for person in people}
     people += _people_of_messages(messages, unnamed) if unnamed else []
-    frame = pd.DataFrame(people, columns=["conversation_id", "participant_id", *_PERSON], dtype=object)
-    merged = frame.groupby(["conversation_id", "participant_id"], sort=True, as_index=False).first()
-    merged["is_account"] = merged["participant_id"].isin(own_ids) if own_ids else None
-    return _to_table(schema.PARTICIPANTS, merged)
+    key = list(schema.PARTICIPANTS.key)
+    frame = pd.DataFrame(people, columns=[*key, *_PERSON], dtype=object)
+    if frame.duplicated(key).any():
+        frame = frame.groupby(key, sort=False, as_index=False).first()
+    frame = frame.sort_values(key, ignore_index=True)
+    frame["is_account"] = frame["participant_id"].isin(own_ids) if own_ids else None
+    return _to_table(schema.PARTICIPANTS, frame)
 
 
 def _to_table(table: schema.Table, frame: pd.DataFrame) -> pa.Table:
-    frame = frame.astype(object).where(frame.notna(), None)
-    columns = [pa.array(frame[column.name].tolist(), column.type) for column in table.columns]
+    columns = [pa.array(frame[column.name].array, column.type, from_pandas=True) for column in table.columns]
     return pa.table(columns, schema=table.schema)
 
 
@@ -79,47 +94,44 @@ def _people_of_messages(messages: pa.Table, conversation_ids: Iterable[str]) -> 
 def normalize_conversations(
     conversations: pa.Table, messages: pa.Table, participants: pa.Table, platform: str | None, page_id: str | None
 ) -> pa.Table:
-    """Return `conversations`, sorted by key: who takes part, and the day's counts."""
-    raw = conversations.select(["conversation_id", "platform", "page_id", "folder"]).to_pandas(
-        types_mapper=pd.ArrowDtype
+    """Return `conversations`, sorted by key: who takes part, and the day's counts.
+
+    One conversation after the other, without pandas: days are many and small, and a frame costs its milliseconds
+    whatever its size.
+    """
+    raw = {row["conversation_id"]: row for row in reversed(conversations.select(_RAW_NAMES).to_pylist())}
+    counts = {row["conversation_id"]: row for row in _count_messages(messages).to_pylist()}
+    sizes, customers = _count_people(participants)
+    rows = [
+        _NO_MESSAGES
+        | {"platform": platform, "page_id": page_id}
+        | {name: value for name, value in raw.get(conversation_id, {}).items() if value is not None and value != ""}
+        | counts.get(conversation_id, {})
+        | {"conversation_id": conversation_id, "participant_count": sizes[conversation_id]}
+        | customers.get(conversation_id, {})
+        for conversation_id in sorted({*raw, *counts})
+    ]
+    return pa.Table.from_pylist(rows, schema=schema.CONVERSATIONS.schema)
+
+
+def _count_messages(messages: pa.Table) -> pa.Table:
+    table = messages.select(["conversation_id", "created_at"])
+    for name, (column, value) in _COUNTED.items():
+        table = table.append_column(name, pc.fill_null(pc.equal(messages[column], value), False))
+    sums = [(name, "sum") for name in _COUNTED]
+    counted = table.group_by("conversation_id").aggregate(
+        [("created_at", "min"), ("created_at", "max"), ("created_at", "count"), *sums]
     )
-    frame = raw.drop_duplicates("conversation_id").set_index("conversation_id")
-    counts = _count_messages(messages)
-    people = participants.to_pandas(types_mapper=pd.ArrowDtype)
-    frame = frame.reindex(sorted({*frame.index, *counts.index}))
-    frame["platform"] = frame["platform"].fillna(platform) if platform else frame["platform"]
-    frame["page_id"] = frame["page_id"].fillna(page_id) if page_id else frame["page_id"]
-    frame["folder"] = frame["folder"].where(frame["folder"] != "")
-    frame["participant_count"] = people.groupby("conversation_id").size()
-    frame = frame.join(counts).join(_find_customers(people))
-    totals = [name for name in frame.columns if name.endswith("_count")]
-    frame[totals] = frame[totals].fillna(0).astype("int64")
-    return _to_table(schema.CONVERSATIONS, frame.rename_axis("conversation_id").reset_index())
+    return counted.rename_columns([_COUNT_NAMES.get(name, name) for name in counted.column_names])
 
 
-def _count_messages(messages: pa.Table) -> pd.DataFrame:
-    names = ["conversation_id", "created_at"]
-    columns = {
-        **{name: messages[name] for name in names},
-        "inbound": pc.fill_null(pc.equal(messages["direction"], "inbound"), False),
-        "outbound": pc.fill_null(pc.equal(messages["direction"], "outbound"), False),
-        "detailed": pc.equal(messages["detail_status"], "detailed"),
-    }
-    frame = pa.table(columns).to_pandas(types_mapper=pd.ArrowDtype)
-    counts: pd.DataFrame = frame.groupby("conversation_id").agg(
-        first_message_at=("created_at", "min"),
-        last_message_at=("created_at", "max"),
-        message_count=("created_at", "size"),
-        inbound_count=("inbound", "sum"),
-        outbound_count=("outbound", "sum"),
-        detailed_count=("detailed", "sum"),
-    )
-    return counts
-
-
-def _find_customers(people: pd.DataFrame) -> pd.DataFrame:
-    """Return the one participant who is not us, of each conversation that has exactly one such."""
-    others = people[(~people["is_account"]).fillna(False).astype(bool)]
-    alone = others[~others.duplicated("conversation_id", keep=False)].set_index("conversation_id")
-    names = {"participant_id": "customer_id", "name": "customer_name", "username": "customer_username"}
-    return alone[list(names)].rename(columns=names)
+def _count_people(participants: pa.Table) -> tuple[Counter[str], dict[str, dict[str, str | None]]]:
+    """Return how many take part in each conversation, and the one who is not us where there is exactly one such."""
+    sizes: Counter[str] = Counter()
+    others: dict[str, list[dict[str, str | None]]] = defaultdict(list)
+    columns = [participants[name].to_pylist() for name in ("conversation_id", "is_account", *_CUSTOMER_NAMES)]
+    for conversation_id, is_account, *person in zip(*columns, strict=True):
+        sizes[conversation_id] += 1
+        if is_account is False:
+            others[conversation_id].append(dict(zip(_CUSTOMER_NAMES.values(), person, strict=True)))
+    return sizes, {conversation_id: people[0] for conversation_id, people in others.items() if len(people) == 1}
