@@ -294,7 +294,8 @@ class GraphClient:
         with self._lock:
             self.refused += 1
         asked = names_in(request.parameters.get("fields", ""))
-        wait_seconds = answer_headers.wait_seconds(received.headers, now)
+        server_time = answer_headers.server_time(received.headers) or now
+        wait_seconds = answer_headers.wait_seconds(received.headers, server_time)
         failure = build_error(
             error, received.status, request.path, is_heavy=request.is_heavy, asked=asked, wait_seconds=wait_seconds
         )

@@ -29,6 +29,7 @@ class _Search:
     resume: Rung
     suspect_count: int
     is_found: bool = False
+    """Whether the reason is known and left behind, so that the next page may be as large as before."""
 
 
 class Descent:
@@ -41,7 +42,7 @@ class Descent:
         self.today = today
         self._search: _Search | None = None
         self._climbed_from: Rung | None = None
-        self._refused_count = self._isolated_count = self._nested_row_count = 0
+        self._refused_count = self._unanswered_count = self._isolated_count = self._nested_row_count = 0
 
     @property
     def settled(self) -> Rung:
@@ -66,6 +67,7 @@ class Descent:
         """Take the next way down after a refused page; False if the refused row is alone already."""
         self.steps += 1
         self._refused_count += 1
+        self._unanswered_count += error.fault.code is None
         lower = step_down(self.rung, error, self.platform, self.today)
         if self._climbed_from is not None:
             self.rung, self._climbed_from = be_patient(self._climbed_from), None
@@ -75,8 +77,13 @@ class Descent:
             return False
         else:
             size = self.rung.conversations_per_page
-            search = self._search or _Search(self.rung, size)
-            self._search = replace(search, suspect_count=min(search.suspect_count, size))
+            is_first_silence = self._refused_count == self._unanswered_count == 1
+            search = self._search or _Search(self.rung, size, is_found=is_first_silence)
+            self._search = replace(
+                search,
+                suspect_count=min(search.suspect_count, size),
+                is_found=search.is_found and is_first_silence,
+            )
             self.rung = lower
         return True
 

@@ -332,8 +332,8 @@ class Listing:
             except ThrottledError:
                 raise
             except (TooMuchDataError, RetryableError) as refusal:
-                if _is_silent(refusal):
-                    raise
+                if _is_silent(refusal) or (self._page_count == 0 and refusal.fault.code is None):
+                    raise  # a server that never answered well, not one bad conversation
             except GraphError as refusal:
                 raise _meaning(refusal, after) from None
             else:

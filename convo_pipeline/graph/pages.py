@@ -5,6 +5,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NoReturn
@@ -18,6 +19,10 @@ _LONG_DIGITS = b"0" * 19
 _DIGITS_TO_ZERO = bytes.maketrans(b"123456789", b"0" * 9)
 _LONG_NUMBER = re.compile(rb"[:\[,]\s*-?\d{19,}\s*[,\]}]")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+LONGEST_EMPTY_BYTES = 1000
+"""An empty page this long is looked at again: what fills it?"""
+Pairs = list[tuple[str, object]]
 
 _ISO_TIME = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)[T ](\d\d):(\d\d):(\d\d)(?:[.,](\d{1,9}))?\s*(?:(Z)|([+-])(\d\d):?(\d\d))?",
@@ -55,9 +60,12 @@ def read_json(content: bytes) -> object:
     if _has_long_number(content):
         return _read_carefully(content)
     try:
-        return orjson.loads(content)
+        value: object = orjson.loads(content)
     except orjson.JSONDecodeError:
         return _read_carefully(content)
+    if len(content) > LONGEST_EMPTY_BYTES and isinstance(value, dict) and value.get("data") in ([], {}):
+        return _read_carefully(content, _refuse_twins)
+    return value
 
 
 def _has_long_number(content: bytes) -> bool:
@@ -65,10 +73,11 @@ def _has_long_number(content: bytes) -> bool:
     return _LONG_DIGITS in content.translate(_DIGITS_TO_ZERO) and _LONG_NUMBER.search(content) is not None
 
 
-def _read_carefully(content: bytes) -> object:
+def _read_carefully(content: bytes, read_object: Callable[[Pairs], object] | None = None) -> object:
     failure = "not JSON"
     try:
-        value: object = json.loads(content.decode("utf-8"), parse_constant=_refuse_constant)
+        text = content.decode("utf-8")
+        value: object = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=read_object)
         return value
     except UnicodeDecodeError:
         failure = "not UTF-8"
@@ -77,6 +86,14 @@ def _read_carefully(content: bytes) -> object:
     except ValueError:
         pass
     raise PayloadError(f"the answer is {failure}")
+
+
+def _refuse_twins(pairs: Pairs) -> object:
+    """Refuse a key that comes twice: the second `data` of an answer would silently empty the first."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key comes twice")
+    return found
 
 
 def _refuse_constant(name: str) -> NoReturn:

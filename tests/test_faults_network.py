@@ -1,0 +1,155 @@
+"""Faults A1 to A25, HTTP and network, at the level of one listing over real HTTP against the emulator."""
+
+import time
+from pathlib import Path
+
+import pytest
+from fault_runs import Outcome, list_inbox, make_inbox
+from test_emulator_faults import write_certificate
+
+from convo_pipeline import errors
+from convo_pipeline.clock import Clock
+from convo_pipeline.emulator.faults import make_fault
+from convo_pipeline.graph.client import Endpoint, GraphClient
+from convo_pipeline.graph.rate_limit import NO_LIMIT, CallBudget
+from convo_pipeline.secrets import Credentials
+
+CLEAN_CALLS = 4
+"""What the inbox costs without a fault: three pages and the head again."""
+
+PASSING = [
+    ("A4", "reset"), ("A5", "reset_mid_body"), ("A5", "short_body"), ("A6", "no_length"),
+    ("A6", "truncated_json"), ("A7", "endless_chunks"), ("A8", "cut_at_edge"), ("A9", "gzip_cut"), ("A9", "gzip_bad_crc"),
+    ("A9", "gzip_garbage"), ("A11", "html_200"), ("A12", "empty_body"), ("A12", "no_content"), ("A13", "bad_utf8"),
+    ("A13", "latin1"), ("A14", "nan"), ("A14", "duplicate_keys"), ("A14", "deep_nesting"), ("A15", "server_error"),
+    ("A15", "transient"), ("A15", "unknown_error"),
+]  # fmt: skip
+"""Faults that are over after two calls."""
+HARMLESS = [
+    ("A2", "latency"), ("A10", "gzip_no_trailer"), ("A13", "byte_order_mark"),
+    ("A19", "high_usage"), ("A20", "malformed_usage"),
+]  # fmt: skip
+"""Faults that an answer survives."""
+THROTTLES = ["throttle_613", "throttle_4", "throttle_17", "throttle_32", "throttle_341"]
+
+
+@pytest.mark.parametrize(("number", "name"), PASSING)
+def test_a_passing_fault_costs_calls_but_no_conversation(number: str, name: str) -> None:
+    outcome = list_inbox([make_fault(name, times=2, after_calls=1)])
+    assert outcome.is_complete
+    assert CLEAN_CALLS < outcome.client.calls["listing"] <= CLEAN_CALLS + 14
+    assert set(outcome.summary.poisoned) == set()
+
+
+@pytest.mark.parametrize(("number", "name"), PASSING)
+def test_a_fault_that_stays_fails_the_account_in_bounded_calls(number: str, name: str) -> None:
+    outcome = list_inbox([make_fault(name, times=10_000)])
+    assert isinstance(outcome.error, errors.GraphError)
+    assert outcome.rows == []
+    assert len(outcome.server.log) <= 20
+    assert max(outcome.sleeps, default=0) <= 30
+
+
+@pytest.mark.parametrize(("number", "name"), HARMLESS)
+def test_a_harmless_fault_costs_nothing(number: str, name: str) -> None:
+    outcome = list_inbox([make_fault(name, "0.05" if name == "latency" else None, times=10_000)])
+    assert outcome.is_complete
+    assert outcome.client.calls["listing"] == CLEAN_CALLS
+
+
+def test_a1_a_port_that_accepts_nobody_fails_the_account() -> None:
+    started = time.monotonic()
+    outcome = list_inbox(["connect_timeout"], timeout_seconds=0.4)
+    assert isinstance(outcome.error, errors.UnreachableError)
+    assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize(("number", "name"), [("A2", "read_timeout"), ("A3", "slow_loris")])
+def test_a_call_ends_at_its_deadline_whatever_drips(number: str, name: str) -> None:
+    started = time.monotonic()
+    fault = make_fault(name, "0.05" if name == "slow_loris" else None, times=2, after_calls=1)
+    outcome = list_inbox([fault], timeout_seconds=0.8)
+    assert outcome.is_complete
+    assert time.monotonic() - started < 6
+
+
+@pytest.mark.parametrize("name", ["retry_after_seconds", "retry_after_date"])
+def test_a15_retry_after_is_obeyed_as_number_and_as_date(name: str) -> None:
+    outcome = list_inbox([name])
+    assert outcome.is_complete
+    assert outcome.sleeps == pytest.approx([2.0], abs=1)
+
+
+def test_a16_a_429_without_headers_pauses_longer_each_time() -> None:
+    outcome = list_inbox(["too_many_requests"])
+    assert outcome.is_complete
+    assert [round(seconds) >= least for seconds, least in zip(outcome.sleeps, (4, 16), strict=True)] == [True, True]
+
+
+@pytest.mark.parametrize("name", THROTTLES)
+def test_a17_a_throttle_code_is_waited_out_in_any_body(name: str) -> None:
+    outcome = list_inbox([name])
+    assert outcome.is_complete
+    assert (len(outcome.sleeps), outcome.client.calls["listing"]) == (1, CLEAN_CALLS + 1)
+    assert outcome.client.throttled_seconds >= 4
+
+
+@pytest.mark.parametrize("name", THROTTLES)
+def test_a17_a_throttle_that_stays_ends_the_account_with_a_time(name: str) -> None:
+    outcome = list_inbox([make_fault(name, times=10_000)])
+    assert isinstance(outcome.error, errors.ThrottledError)
+    assert outcome.error.resume_at is not None
+    assert len(outcome.server.log) == 4
+    assert max(outcome.sleeps) <= 120
+
+
+@pytest.mark.parametrize("name", ["business_80001", "business_80002", "business_80006"])
+def test_a18_meta_s_own_minutes_are_waited_if_short_and_reported_if_long(name: str) -> None:
+    short = list_inbox([f"{name}:1"])
+    assert short.is_complete
+    assert short.sleeps == [60.0]
+    long = list_inbox([f"{name}:19"])
+    assert isinstance(long.error, errors.ThrottledError)
+    assert (long.error.wait_seconds, long.sleeps, len(long.server.log)) == (1140.0, [], 1)
+
+
+def test_a21_a_redirect_is_refused_and_the_other_host_never_called() -> None:
+    outcome = list_inbox(["redirect"])
+    assert isinstance(outcome.error, errors.GraphError)
+    assert (outcome.server.foreign_calls, len(outcome.server.log)) == ([], 1)
+
+
+def test_a22_a_name_that_does_not_resolve_is_unreachable() -> None:
+    endpoint = Endpoint("https://graph.nowhere.invalid", "v26.0", "17", "messenger", timeout_seconds=2)
+    with GraphClient(
+        endpoint, Credentials("x"), NO_LIMIT, budget=CallBudget(9), clock=Clock(sleep=lambda _: None)
+    ) as client:
+        with pytest.raises(errors.UnreachableError):
+            client.fetch_messages("t_1", "id", 20)
+        assert client.calls["edge"] == 5
+
+
+def test_a23_a_certificate_nobody_knows_fails_at_once(tmp_path: Path) -> None:
+    outcome = list_inbox(tls=write_certificate(tmp_path))
+    assert type(outcome.error) is errors.GraphError
+    assert "certificate" in str(outcome.error)
+    assert outcome.client.calls["listing"] == 1
+
+
+@pytest.mark.parametrize("name", ["giant_body", "zip_bomb"])
+def test_a24_a_body_without_end_is_cut_off(name: str) -> None:
+    outcome = list_inbox([make_fault(name, "100", times=1)])
+    assert outcome.is_complete
+    assert outcome.client.calls["listing"] <= CLEAN_CALLS + 6
+
+
+def test_a25_proxy_variables_reach_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    assert list_inbox().is_complete
+
+
+def test_a_mixed_bad_day_is_survived() -> None:
+    faults = ["server_error:0.1", "reset:0.05", "truncated_json:0.05", "throttle_613:0.05", "html_200:0.05"]
+    outcomes: list[Outcome] = [list_inbox(faults, account=make_inbox(300)) for _ in range(3)]
+    assert [outcome.is_complete for outcome in outcomes] == [True] * 3
