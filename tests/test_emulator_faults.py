@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 import requests
 
-from convo_pipeline.emulator.api_faults import HOSTILE
 from convo_pipeline.emulator.clock import VirtualClock
 from convo_pipeline.emulator.faults import FAULTS, FaultError, make_fault, parse_fault
 from convo_pipeline.emulator.serve import EMULATOR_TOKEN, EmulatorServer
 from convo_pipeline.emulator.switches import Switches
+from convo_pipeline.emulator.value_faults import HOSTILE
 from convo_pipeline.emulator.world import World
 
 START = datetime(2026, 2, 19, 12, tzinfo=UTC)
@@ -142,6 +142,14 @@ def test_several_faults_act_together() -> None:
     assert answer.content.startswith(b"\xef\xbb\xbf{")
     assert b"\\ud83d" in answer.content
     assert answer.headers["Date"] == "Thu, 19 Feb 2026 12:01:00 GMT"
+
+
+def test_a_server_heals_when_its_faults_are_taken_away() -> None:
+    with serve("html_200") as server:
+        server.set_faults("empty_body")
+        assert ask(server).content == b""
+        server.set_faults()
+        assert ask(server).json()["data"]
 
 
 # A: the network

@@ -1,11 +1,14 @@
 """The seeded world: stable, believable in size, and growing with the clock."""
 
+import ast
 import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
+from convo_pipeline import emulator
 from convo_pipeline.emulator.clock import VirtualClock, to_us
 from convo_pipeline.emulator.content import default_world
 from convo_pipeline.emulator.world import World
@@ -90,6 +93,15 @@ def test_messages_of_one_microsecond_have_their_own_ids() -> None:
     for platform in ("instagram", "messenger"):
         conversation = world.add_account(platform, "1", platform).add_conversation()
         assert len({conversation.add_message("twin").message_id for _ in range(3)}) == 3
+
+
+def test_the_emulator_shares_no_code_with_what_it_is_there_to_try() -> None:
+    for file in Path(emulator.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("convo_pipeline"):
+                assert (node.module or "").startswith("convo_pipeline.emulator")
+            elif isinstance(node, ast.Import):
+                assert not [each.name for each in node.names if each.name.startswith("convo_pipeline")]
 
 
 def test_a_running_clock_follows_the_machine_and_can_be_moved() -> None:

@@ -215,7 +215,7 @@ class GraphApi:
                 "issued_at": issued,
                 "profile_id": pages[0],
                 "scopes": scopes,
-                "granular_scopes": [{"scope": scope, "target_ids": pages} for scope in scopes],
+                "granular_scopes": [{"scope": scope, "target_ids": _pages_with(scope, accounts)} for scope in scopes],
                 "user_id": "999000000000020",
             }
         }
@@ -350,6 +350,10 @@ def _pick(value: Any, field: Field) -> Any:
     if not field.children or not isinstance(value, dict):
         return value
     return {child.name: value[child.name] for child in field.children if child.name in value} | {"id": value["id"]}
+
+
+def _pages_with(scope: str, accounts: Sequence[Account]) -> list[str]:
+    return list(dict.fromkeys(account.page_id for account in accounts if scope in account.scopes))
 
 
 def _not_linked(platform: str) -> Payload:

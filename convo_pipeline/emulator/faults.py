@@ -11,14 +11,14 @@ from dataclasses import replace
 from types import MappingProxyType, ModuleType
 from typing import Any
 
-from convo_pipeline.emulator import api_faults, network_faults
+from convo_pipeline.emulator import access_faults, network_faults, paging_faults, value_faults, world_faults
 from convo_pipeline.emulator.calls import Answer, Call
 from convo_pipeline.emulator.fault import REGISTRY, Fault, FaultKind, Occasion, kind_of
 from convo_pipeline.emulator.refusals import Refusal
 from convo_pipeline.emulator.switches import Switches
 from convo_pipeline.emulator.world import World
 
-PARTS: tuple[ModuleType, ...] = (network_faults, api_faults)
+PARTS: tuple[ModuleType, ...] = (network_faults, paging_faults, world_faults, value_faults, access_faults)
 """The modules whose faults are entered below."""
 FAULTS: Mapping[str, FaultKind] = MappingProxyType(REGISTRY)
 """Every fault by name."""

@@ -77,6 +77,7 @@ class EmulatorServer:
         """The emulator's own defects; leaving the `with` block raises the first."""
         self.latency_seconds = latency_seconds
         self.api: Api = api or GraphApi(self.world, self.switches)
+        self._seed = seed
         self.trouble = Trouble(faults, self.world, self.switches, seed)
         self.foreign_calls: list[str] = []
         """Paths of calls that came to the other host: a good client makes none."""
@@ -113,6 +114,11 @@ class EmulatorServer:
         self._thread.start()
         self._server.is_ready.wait(10)
         return self
+
+    def set_faults(self, *faults: Fault | str) -> None:
+        """Let other things go wrong from the next call on; none heals the server."""
+        foreign_url = self.trouble.foreign_url
+        self.trouble = Trouble(faults, self.world, self.switches, self._seed, foreign_url)
 
     def stop(self) -> None:
         """Stop at once; calls in flight are dropped."""

@@ -1,0 +1,146 @@
+"""Faults of part B that spoil values: times, types, texts, ids. The world's own stay as they are."""
+
+import random
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote
+
+from convo_pipeline.emulator.fault import Occasion, conversation_rows, message_rows, register, rows_of, walk
+
+ALL = ("listing", "find", "edge", "node")
+HOSTILE = "/|=..%*?['\"\x00\\ é" + "x" * 280
+TIME_KEYS = ("created_time", "updated_time")
+
+
+@register("B15", "the server's clock is off by so many seconds", "content", takes="seconds", default="600")
+def clock_skew(occasion: Occasion, content: bytes, headers: dict[str, str]) -> bytes:
+    headers["x-emulator-skew-seconds"] = occasion.argument
+    return content
+
+
+def _change_times(occasion: Occasion, body: Any, change: Callable[[random.Random, Any], Any]) -> Any:
+    for row in [*conversation_rows(occasion, body), *message_rows(occasion, body)]:
+        for key in TIME_KEYS:
+            if key in row:
+                row[key] = change(occasion.rng, row[key])
+    return body
+
+
+@register("B16", "times in every form, mixed", "body", takes="nothing", kinds=ALL)
+def mixed_times(occasion: Occasion, body: Any) -> Any:
+    def change(rng: random.Random, value: Any) -> Any:
+        stem = str(value)[:19]
+        return rng.choice((value, f"{stem}+00:00", f"{stem}Z", f"{stem}.000+0000"))
+
+    return _change_times(occasion, body, change)
+
+
+@register("B17", "impossible times", "body", takes="nothing", kinds=ALL)
+def impossible_times(occasion: Occasion, body: Any) -> Any:
+    odd = ("1970-01-01T00:00:00+0000", "9999-12-31T23:59:59+0000", None, "soon", -1, 10**20, "2026-02-30T00:00:00+0000")
+
+    def change(rng: random.Random, value: Any) -> Any:
+        return rng.choice(odd) if rng.random() < 0.3 else value
+
+    return _change_times(occasion, body, change)
+
+
+@register("B18", "fields nobody asked for", "body", takes="nothing", kinds=ALL)
+def unknown_fields(occasion: Occasion, body: Any) -> Any:
+    for row in [*conversation_rows(occasion, body), *message_rows(occasion, body)]:
+        row["new_in_2027"] = {"nested": [1, "two", None]}
+    return body
+
+
+@register("B19", "values of another type than ever before", "body", takes="nothing", kinds=ALL)
+def type_changes(occasion: Occasion, body: Any) -> Any:
+    for row in message_rows(occasion, body):
+        for key in ("message", "to", "from", "attachments", "tags"):
+            if key in row and occasion.rng.random() < 0.3:
+                row[key] = occasion.rng.choice((42, True, [row[key]], {"value": "x"}, "text", None))
+    for person in walk(body):
+        if isinstance(person.get("id"), str) and person["id"].isdigit() and occasion.rng.random() < 0.5:
+            person["id"] = int(person["id"])
+    return body
+
+
+@register("B20", "from, to or message are missing", "body", takes="nothing", kinds=ALL)
+def missing_keys(occasion: Occasion, body: Any) -> Any:
+    for row in message_rows(occasion, body):
+        for key in ("from", "to", "message", "created_time"):
+            if occasion.rng.random() < 0.3:
+                row.pop(key, None)
+    return body
+
+
+@register("B20", "rows without an id", "body", takes="nothing", kinds=ALL)
+def missing_id(occasion: Occasion, body: Any) -> Any:
+    for row in message_rows(occasion, body):
+        if occasion.rng.random() < 0.1:
+            row.pop("id", None)
+    return body
+
+
+@register("B21", "a message of so many bytes", "body", takes="bytes", default="1000000", kinds=ALL)
+def huge_message(occasion: Occasion, body: Any) -> Any:
+    for row in message_rows(occasion, body)[:1]:
+        row["message"] = "ä🥐x" * int(occasion.number // 7)
+    return body
+
+
+@register("B21", "a message with so many attachments", "body", takes="attachments", default="10000", kinds=ALL)
+def many_attachments(occasion: Occasion, body: Any) -> Any:
+    for row in message_rows(occasion, body)[:1]:
+        pictures = [
+            {"id": str(n), "image_data": {"url": f"https://example.org/{n}.jpg"}} for n in range(int(occasion.number))
+        ]
+        row["attachments"] = {"data": pictures}
+    return body
+
+
+@register(
+    "B22", "NUL, control characters, right-to-left marks and joiners in texts", "body", takes="nothing", kinds=ALL
+)
+def control_characters(occasion: Occasion, body: Any) -> Any:
+    for row in message_rows(occasion, body):
+        if isinstance(row.get("message"), str):
+            row["message"] = f"\x00\x01\x1b[31m\u202e\u200f👩‍👩‍👧‍👦\ufeff\r\n{row['message']}\u2028\x7f"
+    return body
+
+
+@register("B23", "lone surrogates in texts", "body", takes="nothing", kinds=ALL)
+def lone_surrogate(occasion: Occasion, body: Any) -> Any:
+    for row in message_rows(occasion, body):
+        if isinstance(row.get("message"), str):
+            row["message"] += "\ud83d"
+    return body
+
+
+def _hostile_path(occasion: Occasion) -> None:
+    """Undo the hostile spelling in what is asked for."""
+    parts = [part.removesuffix(HOSTILE) for part in occasion.call.segments]
+    occasion.call.path = "/" + "/".join(quote(part, safe="") for part in parts)
+
+
+@register(
+    "B24",
+    "ids with slashes, quotes, wildcards, NUL, and 300 characters long",
+    "body",
+    takes="nothing",
+    kinds=ALL,
+    prepare=_hostile_path,
+)
+def hostile_ids(occasion: Occasion, body: Any) -> Any:
+    for row in [*conversation_rows(occasion, body), *message_rows(occasion, body)]:
+        if isinstance(row.get("id"), str):
+            row["id"] += HOSTILE
+    return body
+
+
+@register("B25", "people's ids with leading zeros and twenty digits", "body", takes="nothing", kinds=ALL)
+def long_numbers(occasion: Occasion, body: Any) -> Any:
+    for row in walk(body):
+        for person in [row.get("from"), *rows_of(row.get("to")), *rows_of(row.get("participants"))]:
+            if isinstance(person, dict) and isinstance(person.get("id"), str):
+                person["id"] = person["id"].zfill(20)
+    return body
