@@ -1,0 +1,118 @@
+"""The notebooks run from top to bottom over a lake, are committed without output and need no more than they say."""
+
+import ast
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import matplotlib.pyplot as plt
+import nbformat
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from metric_worlds import as_table, random_world, write_world
+from nbclient import NotebookClient
+
+from convo_pipeline.schema import CONVERSATIONS, COVERAGE, RUNS
+from convo_pipeline.tables.metrics import account_days
+
+NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+ALLOWED_IMPORTS = {"convo_pipeline", "duckdb", "pandas", "matplotlib"}
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:zmq", "ignore::ResourceWarning")
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two weeks of two accounts, with the tables that the notebooks read."""
+    root = tmp_path_factory.mktemp("lake")
+    since = datetime(2026, 3, 1, tzinfo=UTC)
+    world = random_world(1, 60, since, timedelta(days=14))
+    write_world(root, world)
+    for account in ("account-0", "account-1"):
+        own = [message for message in world if message.account == account]
+        days = sorted({message.created_at.date() for message in own})
+        for day, content in account_days(as_table(own), days).items():
+            put(root, "account_days", f"account={account}/date={day}", content)
+        for day in days:
+            put_counts(root, account, day, [message for message in own if message.created_at.date() == day])
+    run = {"run_id": "r", "account": "account-0", "kind": "nightly", "started_at": since, "outcome": "incomplete"}
+    put(root, "runs", f"date={since.date()}", pa.Table.from_pylist([run], schema=RUNS.schema))
+    return root
+
+
+def put_counts(root: Path, account: str, day: Any, messages: list[Any]) -> None:
+    unknown = sum(message.direction is None for message in messages)
+    zeros = dict.fromkeys((column.name for column in COVERAGE.columns if column.required), 0)
+    coverage = zeros | {"ids_listed": len(messages), "detailed": len(messages) - unknown, "beyond_20": unknown}
+    put(root, "coverage", f"account={account}/date={day}", pa.Table.from_pylist([coverage], schema=COVERAGE.schema))
+    rows = [
+        {
+            "conversation_id": conversation_id,
+            "participant_count": 2,
+            "customer_username": "somebody",
+            "last_message_at": messages[0].created_at,
+            "message_count": 2,
+            "inbound_count": 1,
+            "outbound_count": 0,
+            "detailed_count": 1,
+        }
+        for conversation_id in sorted({message.conversation_id for message in messages})
+    ]
+    content = pa.Table.from_pylist(rows, schema=CONVERSATIONS.schema)
+    put(root, "conversations", f"account={account}/date={day}", content)
+
+
+def put(root: Path, table: str, partition: str, content: pa.Table) -> None:
+    folder = root / table / partition
+    folder.mkdir(parents=True)
+    pq.write_table(content, folder / "data.parquet")
+
+
+def source(path: Path) -> str:
+    cells = nbformat.read(path, as_version=4).cells
+    return "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+
+
+def run(path: Path, folder: Path) -> list[Any]:
+    """Execute a notebook as Jupyter does; return every output."""
+    notebook = nbformat.read(path, as_version=4)
+    NotebookClient(notebook, timeout=60, resources={"metadata": {"path": str(folder)}}).execute()
+    return [output for cell in notebook.cells for output in cell.get("outputs", [])]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs_and_draws(path: Path, lake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONVO_ROOT", str(lake))
+    outputs = run(path, tmp_path)
+    assert [output for output in outputs if output.output_type in ("error", "stream")] == []
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs_over_an_empty_lake(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data").mkdir()
+    monkeypatch.chdir(tmp_path)
+    matplotlib.use("Agg")
+    exec(compile(source(path), path.name, "exec"), {})
+    plt.close("all")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_committed_without_output(path: Path) -> None:
+    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    assert [cell.outputs for cell in cells] == [[]] * len(cells)
+    assert {cell.execution_count for cell in cells} == {None}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_needs_only_duckdb_pandas_and_matplotlib(path: Path) -> None:
+    tree = ast.parse(source(path))
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    names |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert {name.split(".")[0] for name in names} <= ALLOWED_IMPORTS | set(sys.stdlib_module_names)
+
+
+def test_the_three_notebooks_are_there() -> None:
+    assert [path.stem for path in NOTEBOOKS] == ["first_look", "how_fast_do_we_answer", "what_did_we_miss"]
