@@ -75,6 +75,23 @@ def test_deriving_again_touches_no_file_and_still_tells_the_row_counts(store: St
     assert {path: path.stat().st_mtime_ns for path in store.root.rglob("data.parquet")} == files
 
 
+def test_the_same_raw_rows_give_the_same_bytes_whatever_the_order_they_came_in(tmp_path: Path) -> None:
+    stores = [Store(StoreSettings(root=str(tmp_path / name))) for name in ("one", "two")]
+    payloads = {"m1": '{"message":"hi"}', "m2": '{"attachments":{"data":[{"id":"1"}]},"x":1}', "m3": "{"}
+    for store, order in zip(stores, (list(payloads), list(payloads)[::-1]), strict=True):
+        for message_id in order:
+            save_details(store, message_id, payloads[message_id])
+            save_id(store, message_id)
+        save_conversation(store)
+        derive_day(store, ACCOUNT, DAY)
+    one, two = (
+        {path.relative_to(store.root): path.read_bytes() for path in store.root.rglob("data.parquet")}
+        for store in stores
+    )
+    assert one == two
+    assert len(one) == 8
+
+
 def test_coverage_says_what_the_api_gave_and_what_it_did_not(store: Store) -> None:
     save_conversation(store)
     for message_id in ("m1", "m2", "m3"):
