@@ -55,15 +55,18 @@ class Folder:
 
     def publish(self, staged: Path, parts: Sequence[str]) -> None:
         """Put a staged file in its place in one step, and make that last."""
-        path = self._path(parts)
         try:
+            path = self._path(parts)
             is_new = not self.exists(parts)
             self._make_folders(parts[:-1])
             os.replace(staged, path)
             self._sync_folders(path.parent, is_new)
         except OSError as error:
             self.discard(staged)
-            raise refusal(path, "replace", error) from None
+            raise refusal(self.root.joinpath(*parts), "replace", error) from None
+        except StoreError:
+            self.discard(staged)
+            raise
 
     def discard(self, staged: Path) -> None:
         """Remove a staged file, if it is there."""
