@@ -1,7 +1,9 @@
 """Each fault does on the wire what its line in the catalogue says, seen with plain requests."""
 
+import contextlib
 import gzip
 import json
+import random
 import re
 import signal
 import subprocess
@@ -588,3 +590,31 @@ def test_the_command_names_the_faults_when_one_is_unknown() -> None:
     ended = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     assert ended.returncode != 0
     assert 'no fault is called "nonsense"; there are: access_switched_off' in ended.stderr
+
+
+SLOW = {"connect_timeout", "read_timeout", "slow_loris", "giant_body", "zip_bomb", "deep_nesting", "latency"}
+QUERIES: tuple[dict[str, Any], ...] = (
+    {},
+    {"fields": NESTED, "limit": "x"},
+    {"fields": "id,messages{id", "after": "nonsense"},
+    {"fields": "message,from", "limit": "0"},
+)
+
+
+@pytest.mark.parametrize("id_alphabet", ["meta", "hostile"])
+def test_no_fault_makes_the_emulator_itself_fail(id_alphabet: Any, long_run: bool) -> None:
+    world = make_world(2, 3)
+    talk = next(iter(world.accounts["shop"].conversations.values()))
+    tail = "%2B%2F%3D%3A-_" if id_alphabet == "hostile" else ""
+    ids = [f"{talk.conversation_id}{tail}", f"{talk.messages[-1].message_id}{tail}"]
+    paths = ["111/conversations", *ids, f"{ids[0]}/messages", f"{ids[1]}/shares", "111", "me", "debug_token", "%00/x/y"]
+    switches = Switches(id_alphabet=id_alphabet, data_shape="object_if_single", cursor_kind="offset")
+    rng = random.Random(1)
+    with EmulatorServer(world, switches) as server:
+        for name in sorted(set(FAULTS) - SLOW):
+            server.set_faults(name)
+            for path in paths if long_run else rng.sample(paths, 3):
+                for query in QUERIES if long_run else rng.sample(QUERIES, 1):
+                    with contextlib.suppress(requests.RequestException):
+                        ask(server, path, **query)
+    assert server.failures == []
