@@ -19,7 +19,7 @@ from convo_pipeline.errors import ConvoError, SettingsError
 from convo_pipeline.lake.sql import Connection, QueryError, connect
 from convo_pipeline.results import WRITERS, show
 from convo_pipeline.secrets import redact
-from convo_pipeline.settings import CONFIG_VARIABLE, Settings, find_settings_file, read_settings
+from convo_pipeline.settings import CONFIG_VARIABLE, Settings, StoreSettings, find_settings_file, read_settings
 
 EXIT_CODES = """\b
 Exit codes:
@@ -85,6 +85,11 @@ class Surroundings:
             return "data", None
         settings = read_settings(self.config)
         return settings.store.root, settings
+
+    def lake_settings(self, root: str | None) -> StoreSettings:
+        """Return where the lake to work on is, chosen like the one to read."""
+        place, settings = self.lake_root(root)
+        return settings.store if settings and settings.store.root == place else StoreSettings(root=place)
 
 
 @click.group(cls=Commands, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
@@ -228,6 +233,34 @@ def _try(con: Connection, sql: str, form: str) -> None:
         _answer(con, sql, form)
     except (ConvoError, QueryError) as error:
         click.echo(redact(str(error)), err=True)
+
+
+@main.command()
+@click.option("--root", help="The lake's folder. Default: the configuration's, else ./data.")
+@click.option("--quick", is_flag=True, help="Compare names and sizes only.")
+@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@click.pass_obj
+def verify(surroundings: Surroundings, root: str | None, quick: bool, form: str) -> None:
+    """Re-read every file and say what is off; changes nothing. Exit 1 if anything is damaged."""
+    from convo_pipeline.upkeep import show_verification, verify_lake
+
+    found = verify_lake(surroundings.lake_settings(root), quick, Console(stderr=True))
+    show_verification(found, form, Console())
+    if not found.is_sound:
+        sys.exit(EXIT_FAILED)
+
+
+@main.command()
+@click.argument("old")
+@click.argument("new")
+@click.option("--root", help="The lake's folder. Default: the configuration's, else ./data.")
+@click.pass_obj
+def rename(surroundings: Surroundings, old: str, new: str, root: str | None) -> None:
+    """Give account OLD the name NEW in the lake; then change its name in the configuration."""
+    from convo_pipeline.upkeep import rename as rename_in_lake
+
+    tables = rename_in_lake(surroundings.lake_settings(root), old, new)
+    click.echo(f"{old} is now {new} in {len(tables)} tables; change its name in the configuration too", err=True)
 
 
 @main.command()

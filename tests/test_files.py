@@ -372,6 +372,7 @@ def start_writer(root: Path) -> subprocess.Popen[str]:
 
 
 @pytest.mark.hunt
+@pytest.mark.timeout(3600)
 def test_a_killed_writer_leaves_whole_commits_and_one_rerun_heals(tmp_path: Path, long_run: bool) -> None:
     for turn in range(100 if long_run else 4):
         root = tmp_path / str(turn)
@@ -400,6 +401,7 @@ def merge_many(root: Path, writer: int, turns: int) -> None:
 
 
 @pytest.mark.hunt
+@pytest.mark.timeout(3600)
 def test_writers_of_one_partition_make_a_union(tmp_path: Path, long_run: bool) -> None:
     writers, turns = (16, 200) if long_run else (8, 10)
     context = multiprocessing.get_context("forkserver")

@@ -103,6 +103,7 @@ def test_verify_changes_nothing(store: Store) -> None:
 
 
 @pytest.mark.hunt
+@pytest.mark.timeout(3600)
 def test_a_flipped_bit_is_found_wherever_it_is(store: Store, long_run: bool) -> None:
     draw = random.Random(20260105)
     paths = sorted(store.root.rglob("*.parquet"))
