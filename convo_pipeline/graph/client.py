@@ -44,13 +44,16 @@ from convo_pipeline.errors import (
     UnreachableError,
 )
 from convo_pipeline.graph import headers as answer_headers
+from convo_pipeline.graph.answers import Answer, Identity, read_found, read_identity, read_list, read_node
 from convo_pipeline.graph.codes import build_error
 from convo_pipeline.graph.deadline import POOL_CLASSES
 from convo_pipeline.graph.fields import names_in
-from convo_pipeline.graph.pages import Page, read_json, read_page
+from convo_pipeline.graph.pages import Page, read_json
 from convo_pipeline.graph.rate_limit import CallBudget, Key, Limiter
 from convo_pipeline.graph.retry import Pause, Stop, decide
 from convo_pipeline.secrets import Credentials, RedactingFilter
+
+__all__ = ["Answer", "Endpoint", "GraphClient", "Identity"]
 
 Kind = Literal["listing", "conversation", "edge", "message", "identity", "token", "find"]
 
@@ -81,24 +84,6 @@ class Endpoint:
     def limit_key(self) -> Key:
         """What the rate limit counts separately."""
         return Key(urlsplit(self.base_url).netloc, self.page_id, self.platform)
-
-
-@dataclass(frozen=True)
-class Identity:
-    """Who the account is inside its conversations; None where the API does not say."""
-
-    own_id: str | None = None
-    own_username: str | None = None
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One good answer; `version` is the one that really served."""
-
-    body: object
-    server_time: datetime
-    byte_count: int
-    version: str | None
 
 
 @dataclass(frozen=True)
@@ -170,7 +155,7 @@ class GraphClient:
             body = self._fetch_identity_fields(field)
         except (AccessDeniedError, MissingError, UnknownFieldError):
             return Identity()
-        return _read_identity(body if page_id == "me" else body.get("instagram_business_account"))
+        return read_identity(body if page_id == "me" else body.get("instagram_business_account"))
 
     def _block(self, error: ThrottledError, decision: Stop | Pause) -> None:
         """Silence the account for every process; say until when if this call gives up."""
@@ -203,14 +188,14 @@ class GraphClient:
         parameters |= {name: value for name, value in optional.items() if value}
         path = _path(self.endpoint.page_id, "conversations")
         if user_id:
-            return self._fetch(_Request("find", path, parameters), _read_found)
-        return self._fetch(_Request("listing", path, parameters, _is_nested(fields)), _read_list)
+            return self._fetch(_Request("find", path, parameters), read_found)
+        return self._fetch(_Request("listing", path, parameters, _is_nested(fields)), read_list)
 
     def fetch_messages(self, conversation_id: str, fields: str, limit: int, after: str | None = None) -> Page:
         """Return one page of a conversation's messages, newest first (the edge form)."""
         parameters = {"fields": fields, "limit": str(limit)} | ({"after": after} if after else {})
         path = _path(conversation_id, "messages")
-        return self._fetch(_Request("edge", path, parameters, limit > HEAVY_EDGE_ROWS), _read_list)
+        return self._fetch(_Request("edge", path, parameters, limit > HEAVY_EDGE_ROWS), read_list)
 
     def fetch_conversation(self, conversation_id: str, fields: str) -> Answer:
         """Return one conversation; nested messages are read as a field (the node form)."""
@@ -222,10 +207,10 @@ class GraphClient:
 
     def fetch_token(self) -> Answer:
         """Return what Meta knows of the token (debug_token)."""
-        return self._fetch(_Request("token", "debug_token", {"input_token": self._credentials.token}), _read_node)
+        return self._fetch(_Request("token", "debug_token", {"input_token": self._credentials.token}), read_node)
 
     def _fetch_node(self, kind: Kind, node_id: str, fields: str) -> Answer:
-        return self._fetch(_Request(kind, _path(node_id), {"fields": fields}, _is_nested(fields)), _read_node)
+        return self._fetch(_Request(kind, _path(node_id), {"fields": fields}, _is_nested(fields)), read_node)
 
     def _fetch(self, request: _Request, read: Callable[[Answer], T]) -> T:
         """Send until an answer is good or `decide` says stop."""
@@ -424,29 +409,3 @@ def _is_caused_by(error: BaseException | None, kind: type[BaseException]) -> boo
 
 def _fault(request: _Request, status: int | None, reason: str) -> GraphFault:
     return GraphFault(status=status, path=request.path, reason=reason)
-
-
-def _read_list(answer: Answer) -> Page:
-    return read_page(answer.body, answer.server_time)
-
-
-def _read_found(answer: Answer) -> Page:
-    """Read a look-up by user: a list of at most one, or the conversation itself (Meta's guide shows only an id)."""
-    if isinstance(answer.body, dict) and "data" not in answer.body and isinstance(answer.body.get("id"), str):
-        return Page((answer.body,), None, answer.server_time)
-    return _read_list(answer)
-
-
-def _read_node(answer: Answer) -> Answer:
-    if not isinstance(answer.body, dict) or not answer.body:
-        raise PayloadError("the answer is not an object")
-    return answer
-
-
-def _read_identity(value: object) -> Identity:
-    """Read `{id, username}`; `/me` of Instagram Login calls the id `user_id`."""
-    if not isinstance(value, dict):
-        return Identity()
-    own_id, username = value.get("user_id") or value.get("id"), value.get("username")
-    is_id = isinstance(own_id, str | int) and not isinstance(own_id, bool) and own_id != ""
-    return Identity(str(own_id) if is_id else None, username if isinstance(username, str) and username else None)

@@ -25,6 +25,7 @@ from convo_pipeline.errors import (
     UnreachableError,
 )
 from convo_pipeline.graph.client import GraphClient
+from convo_pipeline.graph.codes import TOO_MUCH_CODE
 from convo_pipeline.graph.descent import Descent
 from convo_pipeline.graph.fields import (
     OPTIONAL_CONVERSATION_FIELDS,
@@ -332,7 +333,7 @@ class Listing:
             except ThrottledError:
                 raise
             except (TooMuchDataError, RetryableError) as refusal:
-                if _is_silent(refusal) or (self._page_count == 0 and refusal.fault.code is None):
+                if _is_silent(refusal) or (self._page_count == 0 and refusal.fault.code != TOO_MUCH_CODE):
                     raise  # a server that never answered well, not one bad conversation
             except GraphError as refusal:
                 raise _meaning(refusal, after) from None

@@ -17,7 +17,8 @@ from convo_pipeline.errors import PayloadError
 
 _LONG_DIGITS = b"0" * 19
 _DIGITS_TO_ZERO = bytes.maketrans(b"123456789", b"0" * 9)
-_LONG_NUMBER = re.compile(rb"[:\[,]\s*-?\d{19,}\s*[,\]}]")
+_DIGITS = re.compile(rb"0*")
+_BEFORE_NUMBER = (b":", b"[", b",")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 LONGEST_EMPTY_BYTES = 1000
@@ -70,7 +71,15 @@ def read_json(content: bytes) -> object:
 
 def _has_long_number(content: bytes) -> bool:
     """Whether an integer might pass 64 bits, which orjson would round to a float."""
-    return _LONG_DIGITS in content.translate(_DIGITS_TO_ZERO) and _LONG_NUMBER.search(content) is not None
+    zeros = content.translate(_DIGITS_TO_ZERO)
+    start = zeros.find(_LONG_DIGITS)
+    while start >= 0:
+        before = content[max(start - 8, 0) : start].rstrip(b" \t\r\n-")
+        if not before or before.endswith(_BEFORE_NUMBER):
+            return True
+        match = _DIGITS.match(zeros, start)
+        start = zeros.find(_LONG_DIGITS, match.end() if match else len(zeros))
+    return False
 
 
 def _read_carefully(content: bytes, read_object: Callable[[Pairs], object] | None = None) -> object:
