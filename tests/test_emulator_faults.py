@@ -457,7 +457,7 @@ def test_the_world_moves_while_it_is_read() -> None:
     with serve("unsend") as server:
         message_id = first_messages(ask(server))[5]["id"]
         assert error_of(ask(server, message_id, fields="message"))[1] == 9000001
-        assert sum(true.is_unsent for true in server.world.truth()) == 1
+        assert sum(true.is_unsent for true in server.world.truth(keep_unsent=True)) == 1
     with serve("vanish") as server:
         conversation = ask(server).json()["data"][0]["id"]
         assert error_of(ask(server, conversation)) == (400, 100, 33)

@@ -81,11 +81,12 @@ def test_truth_ranks_messages_newest_first_and_says_what_is_readable() -> None:
     conversation.add_messages(22, START - timedelta(hours=1))
     conversation.add_message("from tomorrow", START + timedelta(days=1))
     conversation.messages[20].unsend()
-    truth = list(world.truth())
+    truth = list(world.truth(keep_unsent=True))
+    assert [true.rank for true in world.truth() if not true.is_readable] == [21]
     assert [true.rank for true in truth] == list(range(1, 23))
     assert [true.rank for true in truth if not true.is_readable] == [2, 21, 22]
     world.clock.advance(86_400)
-    assert [true.rank for true in world.truth()] == list(range(1, 24))
+    assert [true.rank for true in world.truth(keep_unsent=True)] == list(range(1, 24))
 
 
 def test_messages_of_one_microsecond_have_their_own_ids() -> None:

@@ -371,8 +371,11 @@ class World:
                 self.revision += 1
         return now_us
 
-    def truth(self, readable_count: int = 20, *, keep_unsent: bool = True) -> Iterator[TrueMessage]:
-        """Yield every message sent so far; `readable_count` is how many of a conversation can be read (0 = all)."""
+    def truth(self, readable_count: int = 20, *, keep_unsent: bool = False) -> Iterator[TrueMessage]:
+        """Yield every message that exists; `readable_count` is how many of a conversation can be read (0 = all).
+
+        `keep_unsent` counts unsent ones too, as `Switches.unsent_rows="kept"` does.
+        """
         with self.lock:
             now_us = self.refresh()
             for account in self.accounts.values():
