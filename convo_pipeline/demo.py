@@ -32,7 +32,8 @@ from convo_pipeline.sandbox import URL_VARIABLE, serving
 from convo_pipeline.settings import CONFIG_FILE, CONFIG_VARIABLE, read_settings
 
 DAYS = 7
-HISTORY_DAYS = 30
+HISTORY_DAYS = 14
+"""How far the accounts' start_date lies back: there is something left to fetch after the week."""
 CONFIG = """\
 # Written by `convo-pipeline demo`: two invented businesses, answered by the built-in emulator.
 [graph]
@@ -161,7 +162,7 @@ def _print_next(console: Console, root: Path, is_ui: bool) -> None:
     sql = '"select direction, count(*) from messages group by all"'
     steps = [
         f"convo-pipeline query --root {folder} {sql}",
-        f"convo-pipeline --config {config} extract    (again: nothing new, nothing rewritten)",
+        f"convo-pipeline --config {config} extract    (the week before, too)",
         "notebooks/  in Jupyter" if is_ui else f"convo-pipeline demo --root {folder} --ui    (Dagster in the browser)",
     ]
     console.print("\nNext:", style="bold")

@@ -1,0 +1,57 @@
+"""The real web server and daemon, asked what the page in the browser asks."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from convo_pipeline.emulator.serve import EmulatorServer
+from tests.inbox_worlds import TOKENS, Days, message_counts, small_world, three_days, write_config
+from tests.web_server import Web, dagster_dev, wait_for
+
+BAKERY, BIKES = "bakery-instagram", "bikes-messenger"
+RAW = ["raw_conversations", "raw_message_ids", "raw_message_details", "raw_rejects"]
+DERIVED = ["conversations", "participants", "messages", "attachments", "shares", "reactions", "coverage"]
+pytestmark = pytest.mark.timeout(500)
+
+
+@pytest.fixture(scope="module")
+def days() -> Days:
+    return three_days()
+
+
+@pytest.fixture(scope="module")
+def keys(days: Days) -> list[str]:
+    """The partitions of the backfill: both accounts on the first day."""
+    return [f"{account}|{days[0]}" for account in (BAKERY, BIKES)]
+
+
+@pytest.fixture(scope="module")
+def web(tmp_path_factory: pytest.TempPathFactory, days: Days, keys: list[str]) -> Iterator[Web]:
+    """The Messenger account's token is wrong; the backfill waits for the daemon while other tests run."""
+    folder = tmp_path_factory.mktemp("web")
+    tokens = {**TOKENS, "BIKES_MESSENGER_TOKEN": "EAAwrongwrongwrongwrong"}
+    with EmulatorServer(small_world(days)) as server:
+        environ = {"CONVO_CONFIG": str(write_config(folder, server, days.start)), **tokens}
+        with dagster_dev(folder / "home", environ) as web:
+            web.backfill(RAW, keys)
+            yield web
+
+
+def test_one_partition_of_every_table_is_materialised_from_the_page(web: Web, days: Days) -> None:
+    key = f"{BAKERY}|{days[2]}"
+    assert web.end_of(web.launch([*RAW, *DERIVED], key)) == "SUCCESS"
+    assert web.row_counts("messages")[key] == message_counts(days)[key]
+    assert web.row_counts("coverage")[key] == 1
+
+
+def test_a_backfill_with_a_refused_account_leaves_the_other_green_and_normalises_by_itself(
+    web: Web, days: Days, keys: list[str]
+) -> None:
+    good, bad = keys
+    wait_for(lambda: web.asset("raw_message_ids")["partitionStats"]["numFailed"] == 1, 120)
+    for table in RAW:
+        counts = web.row_counts(table)
+        assert good in counts
+        assert bad not in counts
+    wait_for(lambda: bad in web.row_counts("messages"), 90)
+    assert {key: web.row_counts("messages")[key] for key in keys} == {good: message_counts(days)[good], bad: 0}

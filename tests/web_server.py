@@ -1,0 +1,131 @@
+"""`dagster dev` as a newcomer starts it, and the questions its page asks."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import requests
+
+ROOT = Path(__file__).resolve().parent.parent
+LOCATION = "convo-pipeline"
+STATUS = """query($path: [String!]!) { assetNodeOrError(assetKey: {path: $path}) { ... on AssetNode {
+  partitionStats { numMaterialized numFailed }
+  assetMaterializations(limit: 100) { partition metadataEntries { label ... on IntMetadataEntry { intValue } } }
+  assetPartitionStatuses { ... on MultiPartitionStatuses { ranges { primaryDimStartKey primaryDimEndKey
+    secondaryDim { ... on DefaultPartitionStatuses { materializedPartitions failedPartitions } } } } } } } }"""
+LAUNCH = """mutation($params: ExecutionParams!) { launchRun(executionParams: $params) { __typename
+  ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
+RUN = """query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"""
+RUNS = """{ runsOrError { ... on Runs { results { runId jobName status tags { key value } } } } }"""
+BACKFILL = """mutation($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $params) { __typename
+  ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }"""
+
+
+@dataclass(frozen=True)
+class Web:
+    """The running web server."""
+
+    url: str
+
+    def ask(self, query: str, **variables: Any) -> Any:
+        answer = requests.post(f"{self.url}/graphql", json={"query": query, "variables": variables}, timeout=30)
+        body = answer.json()
+        assert "errors" not in body, body["errors"]
+        (result,) = body["data"].values()
+        return result
+
+    def asset(self, name: str) -> Any:
+        return self.ask(STATUS, path=[name])
+
+    def row_counts(self, name: str) -> dict[str, int]:
+        """Row count per partition, the newest materialisation wins."""
+        events = reversed(self.asset(name)["assetMaterializations"])
+        return {
+            event["partition"]: entry["intValue"]
+            for event in events
+            for entry in event["metadataEntries"]
+            if entry["label"] == "dagster/row_count"
+        }
+
+    def launch(self, assets: list[str], partition: str, location: str = LOCATION) -> str:
+        selector = {
+            "repositoryLocationName": location,
+            "repositoryName": "__repository__",
+            "jobName": "__ASSET_JOB",
+            "assetSelection": [{"path": [asset]} for asset in assets],
+        }
+        tags = [{"key": "dagster/partition", "value": partition}]
+        result = self.ask(LAUNCH, params={"selector": selector, "executionMetadata": {"tags": tags}})
+        assert result["__typename"] == "LaunchRunSuccess", result
+        return str(result["run"]["runId"])
+
+    def backfill(self, assets: list[str], partitions: list[str]) -> None:
+        params = {"assetSelection": [{"path": [asset]} for asset in assets], "partitionNames": partitions}
+        result = self.ask(BACKFILL, params=params)
+        assert result["__typename"] == "LaunchBackfillSuccess", result
+
+    def end_of(self, run_id: str, seconds: float = 90) -> str:
+        """Wait for a run's end and return its status."""
+        ended = ("SUCCESS", "FAILURE", "CANCELED")
+        return str(wait_for(lambda: status if (status := self.ask(RUN, id=run_id)["status"]) in ended else "", seconds))
+
+    def runs(self, job: str) -> list[str]:
+        """Status of every run of a job."""
+        return [run["status"] for run in self.ask(RUNS)["results"] if run["jobName"] == job]
+
+
+def wait_for(question: Callable[[], Any], seconds: float) -> Any:
+    """Ask until the answer is true."""
+    deadline = time.monotonic() + seconds
+    while True:
+        if answer := question():
+            return answer
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.5)
+
+
+@contextmanager
+def dagster_dev(home: Path, environ: Mapping[str, str]) -> Iterator[Web]:
+    """Start `dagster dev` in the repository's root, with its own home; end it as a terminal would."""
+    home.mkdir(exist_ok=True)
+    shutil.copy(ROOT / "dagster.yaml", home)
+    port = free_port()
+    command = [sys.executable, "-m", "dagster", "dev", "-h", "127.0.0.1", "-p", str(port)]
+    with (home / "dev.log").open("wb") as log:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**os.environ, "DAGSTER_HOME": str(home), **environ},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        try:
+            web = Web(f"http://127.0.0.1:{port}")
+            wait_for(lambda: is_up(web, process), 90)
+            yield web
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def is_up(web: Web, process: "subprocess.Popen[bytes]") -> bool:
+    assert process.poll() is None, "dagster dev ended"
+    try:
+        return requests.get(f"{web.url}/server_info", timeout=5).ok
+    except requests.ConnectionError:
+        return False
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
