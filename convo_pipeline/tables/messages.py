@@ -9,7 +9,7 @@ story_reply · sticker · the kind of the first attachment that is available · 
 privacy placeholder) · other (only fields we do not know) · empty.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,13 @@ KIND_PLACE = media.ATTACHMENT_NAMES.index("kind")
 _TEXT_OR_NONE = (str, type(None))
 _STORY_KINDS = {"mention": "mention", "reply_to": "reply_to"}
 _CONTENT_OF_KIND = {"appointment": "template"}
+_EMPTY_KEYS = {"from", "reply_to", "to"}
+"""Keys whose leftovers say nothing about the kind of content."""
+_READ_CHILDREN = {
+    "attachments": media.read_attachments,
+    "shares": media.read_shares,
+    "reactions": media.read_reactions,
+}
 _NOTHING: dict[str, list[Row]] = {name: [] for name in CHILD_NAMES}
 
 
@@ -161,26 +168,25 @@ def read_message(payload: str, parsed: object = None) -> tuple[Row, Row, Mapping
 
 
 def _read_object(value: dict[str, object], is_replaced: bool) -> tuple[Row, Row, dict[str, list[Row]]]:
-    message = Fields(value)
     row = read_plain({key: item for key, item in value.items() if key in _PLAIN_KEYS})
     if row is None:
+        message = Fields(value)
         row = read_closely(message)
     else:
-        message.drop(_PLAIN_KEYS)
+        message = Fields({key: item for key, item in value.items() if key not in _PLAIN_KEYS})
     sticker_url, story, reply_to = message.text("sticker"), _read_story(message), _read_reply(message)
     is_unsupported = message.flag("is_unsupported") or False
-    children = {
-        "attachments": media.read_attachments(message),
-        "shares": media.read_shares(message),
-        "reactions": media.read_reactions(message),
-    }
-    found = _Found(is_unsupported, story[0], sticker_url, children, row[TEXT_PLACE], message.rest)
+    children = {name: read(message) if name in message.rest else [] for name, read in _READ_CHILDREN.items()}
+    if is_unsupported:
+        content_type = "unsupported"
+    else:
+        content_type = _find_content_type(story[0], sticker_url, children, row[TEXT_PLACE], message.rest)
     problem = None if message.is_readable else "field_unreadable"
     if problem is None and is_replaced:
         problem = "surrogate_replaced"
     counts = (len(rows) for rows in children.values())
     rare = (*counts, sticker_url, *story, reply_to, is_unsupported, problem, message.dump_rest())
-    return (*row[:-1], found.content_type()), rare, children
+    return (*row[:-1], content_type), rare, children
 
 
 def _read_sender(message: Fields) -> Row:
@@ -219,32 +225,22 @@ def _read_reply(message: Fields) -> str | None:
     return message_id
 
 
-@dataclass(frozen=True)
-class _Found:
-    is_unsupported: bool
-    story_kind: object
-    sticker_url: str | None
-    children: dict[str, list[Row]]
-    text: object
-    rest: dict[str, object]
-
-    def content_type(self) -> str:
-        """Return the first content type that fits (the order is the module's)."""
-        return next(self._fitting())
-
-    def _fitting(self) -> Iterator[str]:
-        if self.is_unsupported:
-            yield "unsupported"
-        if self.story_kind is not None:
-            yield "story_mention" if self.story_kind == "mention" else "story_reply"
-        if self.sticker_url:
-            yield "sticker"
-        kinds = [str(row[KIND_PLACE]) for row in self.children["attachments"]]
-        yield from (_CONTENT_OF_KIND.get(kind, kind) for kind in kinds if kind != "unavailable")
-        if self.children["shares"]:
-            yield "share"
-        if self.text:
-            yield "text"
-        if kinds:
-            yield "unavailable"
-        yield "other" if self.rest.keys() - {"reply_to", "from", "to"} else "empty"
+def _find_content_type(
+    story_kind: object, sticker_url: object, children: dict[str, list[Row]], text: object, rest: dict[str, object]
+) -> str:
+    """Return the first content type that fits (the order is the module's)."""
+    kinds = [str(row[KIND_PLACE]) for row in children["attachments"]]
+    available = [kind for kind in kinds if kind != "unavailable"]
+    if story_kind is not None:
+        return "story_mention" if story_kind == "mention" else "story_reply"
+    if sticker_url:
+        return "sticker"
+    if available:
+        return _CONTENT_OF_KIND.get(available[0], available[0])
+    if children["shares"]:
+        return "share"
+    if text:
+        return "text"
+    if kinds:
+        return "unavailable"
+    return "empty" if rest.keys() <= _EMPTY_KEYS else "other"

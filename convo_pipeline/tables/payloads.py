@@ -128,13 +128,13 @@ class Fields:
         return None if value is None else self._take(key, as_text(value))
 
     def count(self, key: str) -> int | None:
-        return self._take(key, as_count(self.rest.get(key)))
+        return self._take(key, as_count(self.rest[key])) if key in self.rest else None
 
     def number(self, key: str) -> float | None:
-        return self._take(key, as_number(self.rest.get(key)))
+        return self._take(key, as_number(self.rest[key])) if key in self.rest else None
 
     def flag(self, key: str) -> bool | None:
-        return self._take(key, as_flag(self.rest.get(key)))
+        return self._take(key, as_flag(self.rest[key])) if key in self.rest else None
 
     def first_text(self, *keys: str) -> str | None:
         """Take the first of several spellings that is there; the others stay, unless they say the same."""
