@@ -238,13 +238,16 @@ def _try(con: Connection, sql: str, form: str) -> None:
 @main.command()
 @click.option("--root", help="The lake's folder. Default: the configuration's, else ./data.")
 @click.option("--quick", is_flag=True, help="Compare names and sizes only.")
+@click.option("--rebuild-state", is_flag=True, help="First take the files for the truth: after a backup was put back.")
 @click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
 @click.pass_obj
-def verify(surroundings: Surroundings, root: str | None, quick: bool, form: str) -> None:
-    """Re-read every file and say what is off; changes nothing. Exit 1 if anything is damaged."""
+def verify(surroundings: Surroundings, root: str | None, quick: bool, rebuild_state: bool, form: str) -> None:
+    """Re-read every file and say what is off; touches no file of the lake. Exit 1 if anything is damaged."""
     from convo_pipeline.upkeep import show_verification, verify_lake
 
-    found = verify_lake(surroundings.lake_settings(root), quick, Console(stderr=True))
+    found = verify_lake(
+        surroundings.lake_settings(root), Console(stderr=True), is_quick=quick, is_rebuilt=rebuild_state
+    )
     show_verification(found, form, Console())
     if not found.is_sound:
         sys.exit(EXIT_FAILED)

@@ -28,13 +28,15 @@ def open_lake(settings: StoreSettings) -> Iterator[Store]:
         yield store
 
 
-def verify_lake(settings: StoreSettings, is_quick: bool, progress: Console) -> Verification:
-    """Look at every file of a lake, with a bar on a terminal."""
+def verify_lake(settings: StoreSettings, progress: Console, *, is_quick: bool, is_rebuilt: bool) -> Verification:
+    """Look at every file of a lake, with a bar on a terminal; first take the files for the truth, if asked."""
     columns = (TextColumn("files"), BarColumn(), MofNCompleteColumn())
     with (
         open_lake(settings) as store,
         Progress(*columns, console=progress, transient=True, disable=not progress.is_terminal) as bars,
     ):
+        if is_rebuilt:
+            store.rebuild_state()
         task = bars.add_task("files", total=None)
         return verify(
             store,

@@ -19,7 +19,7 @@ import pytest
 from convo_pipeline.errors import BusyError, CorruptError, SchemaError, StoreError
 from convo_pipeline.lake.files import Commit, Store
 from convo_pipeline.lake.folder import Folder
-from convo_pipeline.lake.state import Partition, Run
+from convo_pipeline.lake.state import AccountIdentity, ConversationState, Partition, Run
 from convo_pipeline.schema import RAW_MESSAGE_IDS, REACTIONS, SCHEMA_VERSION, VERSION_KEY
 from convo_pipeline.settings import StoreSettings
 
@@ -286,6 +286,31 @@ def test_state_is_rebuilt_from_the_files(store: Store) -> None:
     assert again.state.placements(ACCOUNT) == {("c", "guess"): DAY}
     assert again.state.runs() == [run]
     again.close()
+
+
+def test_an_older_lake_put_back_is_believed_once_the_state_is_rebuilt(store: Store) -> None:
+    store.state.set_identity(AccountIdentity(ACCOUNT, "1001", "instagram"))
+    store.merge(TABLE, ACCOUNT, DAY, ids("m1"))
+    backup = file_of(store).read_bytes()
+    store.merge(TABLE, ACCOUNT, DAY, ids("m2"))
+    store.merge(TABLE, ACCOUNT, date(2026, 1, 6), ids("m3"))
+    store.state.save_conversations(ACCOUNT, [ConversationState("c", 9, "m3", 1)])
+    file_of(store).write_bytes(backup)
+    store.path(TABLE, ACCOUNT, date(2026, 1, 6)).unlink()
+    store.rebuild_state()
+    assert held_ids(store) == ["m1"]
+    assert [record.date for record in store.state.partitions()] == [DAY]
+    assert store.state.conversations(ACCOUNT)["c"].complete_since_us is None
+
+
+def test_staged_files_of_dead_writers_are_swept_after_an_hour(store: Store) -> None:
+    store.preflight()
+    abandoned, fresh = (store.root / ".staging" / name for name in ("0" * 32 + ".tmp", "1" * 32 + ".tmp"))
+    for path in (abandoned, fresh):
+        path.write_bytes(b"x")
+    os.utime(abandoned, (time.time() - 3700,) * 2)
+    store.preflight()
+    assert (abandoned.exists(), fresh.exists()) == (False, True)
 
 
 def test_runs_are_exported_beside_the_ones_already_there(store: Store) -> None:

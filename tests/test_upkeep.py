@@ -50,6 +50,13 @@ def test_verify_names_what_is_off_and_what_to_do_and_exits_with_one(root: Path) 
     assert "restore it, or let the next run set it aside" in " ".join(result.stdout.split())
 
 
+def test_verify_believes_a_backup_that_was_put_back_when_told_to(root: Path) -> None:
+    for path in (root / ".state").glob("state.db*"):
+        path.unlink()
+    assert "--rebuild-state" in invoke("verify", "--root", str(root)).stdout
+    assert invoke("verify", "--root", str(root), "--rebuild-state").exit_code == 0
+
+
 def test_verify_speaks_json(root: Path) -> None:
     (root / "messages" / "notes.txt").write_text("mine")
     verdict = json.loads(invoke("verify", "--root", str(root), "--format", "json").stdout)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, date
+from datetime import UTC, date, timedelta
 from functools import cached_property
 from pathlib import Path
 
@@ -29,6 +29,8 @@ from convo_pipeline.tables.merge import merge
 DATA_FILE = "data.parquet"
 LOCK_COUNT = 256
 """Partitions share this many lock files; a commit holds one at a time, so there is no deadlock."""
+ABANDONED_AFTER = timedelta(hours=1)
+"""A staged file this old has no writer any more."""
 POLL_SECONDS = 0.003
 _ACCOUNT = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _DATE_FOLDER = re.compile(r"date=(\d{4}-\d{2}-\d{2})")
@@ -78,6 +80,7 @@ class Store:
     def preflight(self, needed_bytes: int = NEEDED_BYTES) -> None:
         """Raise a StoreError, before any work is done, if root or state cannot be written or lack room."""
         self.folder.check_writable(needed_bytes)
+        self.folder.sweep(self._clock.now() - ABANDONED_AFTER)
         Folder(self.state_path).check_writable(0)
         self.state.partition("", "", date.min)
 
@@ -177,6 +180,18 @@ class Store:
             return None
         decoded = parquet.decode(table, content, str(self.root.joinpath(*parts)))
         return Held(decoded, _describe(table, account, day, content, decoded.row_count, decoded.source))
+
+    def adopt(self, table: str, account: str, day: date) -> Held | None:
+        """Take a partition's file as it is on disk for the truth; None if there is none or it cannot be read."""
+        declared = RUNS if table == RUNS.name else _declared(table)
+        with self._lock_partition(_parts(declared, account, day)):
+            try:
+                held = self.read_file(declared, account, day)
+            except CorruptError:
+                return None
+            if held:
+                self.state.record(held.record)
+            return held
 
     def inspect(self, table: Table, account: str, day: date) -> tuple[bytes | None, Partition | None]:
         """Return a partition's bytes and its record as they are, with no commit under way; changes nothing."""

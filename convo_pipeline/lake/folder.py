@@ -8,6 +8,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 
 from convo_pipeline.errors import StoreError
@@ -139,6 +140,14 @@ class Folder:
             self.discard(probe)
         check_room(self.root, space.f_bavail * space.f_frsize, needed_bytes)
 
+    def sweep(self, before: datetime) -> int:
+        """Remove staged files that dead writers left before a time; return how many."""
+        staged = [self._path((STAGING, name)) for name in self.names((STAGING,)) if name.endswith(".tmp")]
+        abandoned = [path for path in staged if _changed_seconds(path) < before.timestamp()]
+        for path in abandoned:
+            self.discard(path)
+        return len(abandoned)
+
     def _path(self, parts: Sequence[str]) -> Path:
         """Return the path; refuse what leaves the root or passes through a symbolic link."""
         path = self.root
@@ -227,6 +236,13 @@ def refusal(path: Path, action: str, error: OSError) -> StoreError:
     if error.errno == errno.ELOOP:
         return StoreError(f"{path} is a symbolic link; the lake follows none: replace it by the real file")
     return StoreError(f"cannot {action} {path}: {error.strerror or type(error).__name__}")
+
+
+def _changed_seconds(path: Path) -> float:
+    try:
+        return os.lstat(path).st_mtime
+    except OSError:
+        return float("inf")
 
 
 def _mode(path: Path) -> int:

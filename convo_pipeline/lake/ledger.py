@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from convo_pipeline.errors import CorruptError
 from convo_pipeline.json_text import dump_json, load_json
-from convo_pipeline.lake.state import AccountIdentity, Partition, Run
+from convo_pipeline.lake.state import AccountIdentity, Run
 from convo_pipeline.schema import RAW_CONVERSATIONS, RAW_MESSAGE_IDS, RUNS
 
 if TYPE_CHECKING:
@@ -39,27 +38,29 @@ def read_runs(rows: pa.Table) -> list[Run]:
 
 
 def rebuild(store: "Store") -> None:
-    """Derive the state from the files; a damaged file is left to `verify` and to whoever reads it."""
-    partitions: list[Partition] = []
+    """Derive the state from the files; a damaged file is left to `verify` and to whoever reads it.
+
+    What accounts are believed to hold to its end is believed no longer: the files may be older than that belief.
+    """
     identities: dict[str, AccountIdentity] = {}
+    for record in store.state.partitions():
+        if not store.adopt(record.table, record.account, record.date):
+            store.state.remove_partition(record.table, record.account, record.date)
     for table, account, day in store.data_files():
-        try:
-            held = store.read_file(table, account, day)
-        except CorruptError:
-            continue
+        held = store.adopt(table.name, account, day)
         if held is None:
             continue
-        partitions.append(held.record)
-        if table is RAW_CONVERSATIONS:
+        if table is RAW_CONVERSATIONS and held.content.rows.num_rows:
             identities[account] = _newest_identity(account, held.content.rows, identities.get(account))
         elif table is RAW_MESSAGE_IDS:
             store.state.save_placements(account, _uncertain_places(held.content.rows, day))
         elif table is RUNS:
             for run in read_runs(held.content.rows):
                 store.state.save_run(run)
-    store.state.replace_partitions(partitions)
     for identity in identities.values():
         store.state.set_identity(identity)
+    for identity in store.state.identities():
+        store.state.reopen(identity.account)
 
 
 def _newest_identity(account: str, rows: pa.Table, known: AccountIdentity | None) -> AccountIdentity:

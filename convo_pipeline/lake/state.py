@@ -158,13 +158,6 @@ class State:
             for statement in _REOPEN if is_lost else ():
                 connection.execute(statement, (account,))
 
-    def replace_partitions(self, partitions: Iterable[Partition]) -> None:
-        """Replace everything recorded of partitions."""
-        rows = [(*_partition_key(partition), *astuple(partition)[3:]) for partition in partitions]
-        with self._transaction() as connection:
-            connection.execute("DELETE FROM partitions")
-            connection.executemany(_SAVE_PARTITION, rows)
-
     def add_quarantine(self, table: str, account: str, day: date, path: str) -> None:
         """Note a damaged file that was set aside; everything the account holds is asked again."""
         with self._transaction() as connection:

@@ -21,9 +21,10 @@ from convo_pipeline.lake.state import Partition
 from convo_pipeline.schema import RAW_MESSAGE_IDS, RUNS, SCHEMA_VERSION, TABLES, Table
 
 KINDS = {
-    "damaged": "the file is not what was written: restore it, or let the next run set it aside and ask again",
+    "damaged": "the file is not what was written: restore it, or let the next run set it aside and ask again;"
+    " if you put a backup back, run `convo-pipeline verify --rebuild-state`",
     "missing": "the state knows a file that is not there: restore it, or run again",
-    "unrecorded": "the state does not know the file: rebuild the state",
+    "unrecorded": "the state does not know the file: run `convo-pipeline verify --rebuild-state`",
     "schema": "the file's columns are not the table's",
     "older": "written by an earlier version: upgraded on the next write, or by `convo-pipeline normalize`",
     "newer": "written by a newer version: update before writing",
