@@ -19,7 +19,7 @@ from typing import Any, Self
 import duckdb
 import pyarrow.parquet as pq
 
-from convo_pipeline.errors import CorruptError
+from convo_pipeline.errors import CorruptError, StoreError
 from convo_pipeline.lake.answers import answer_statements
 from convo_pipeline.lake.sources import DATA_FILE, VIEWED_TABLES, LocalSource, Source, quote, select_nothing
 from convo_pipeline.lake.views import views
@@ -46,13 +46,19 @@ def connect(
     Files outside the lake cannot be read or written by SQL; a DataFrame is joined after `con.register(name, frame)`.
     Times are shown in UTC. Raise StoreError where there is no lake, CorruptError naming a file that is damaged.
     """
-    source = LocalSource(root)
+    source = _find_source(root)
     con = duckdb.connect(config=dict(config or {}))
     spill = tempfile.mkdtemp(prefix="convo-sql-")
     _restrict(con, source, spill)
     lake = _Lake(con.cursor(), source, settings or Settings())
     weakref.finalize(lake, shutil.rmtree, spill, ignore_errors=True)
     return Connection(con, lake)
+
+
+def _find_source(root: str | os.PathLike[str]) -> Source:
+    if str(root).startswith("s3://"):
+        raise StoreError(f"{root}: a remote lake cannot be queried yet; copy it to a local folder")
+    return LocalSource(root)
 
 
 def _restrict(con: duckdb.DuckDBPyConnection, source: Source, spill: str) -> None:
