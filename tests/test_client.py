@@ -12,6 +12,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from convo_pipeline import errors
 from convo_pipeline.clock import Clock
 from convo_pipeline.graph.client import Answer, Endpoint, GraphClient, Identity
 from convo_pipeline.graph.pages import Page
-from convo_pipeline.graph.rate_limit import NO_LIMIT, CallBudget
+from convo_pipeline.graph.rate_limit import NO_LIMIT, CallBudget, Key, SqliteLimiter
 from convo_pipeline.secrets import Credentials
 
 TOKEN = "EAAcanaryTOKENcanaryTOKEN12345"
@@ -291,6 +292,44 @@ def test_a_long_block_is_not_slept_but_surfaces_with_its_end() -> None:
     assert caught.value.resume_at is not None
     assert 1139 < (caught.value.resume_at - before).total_seconds() < 1200
     assert sleeps == []
+
+
+def test_a_block_that_another_process_set_costs_no_call(tmp_path: Path) -> None:
+    key = Key("host", "17", "instagram")
+    SqliteLimiter(tmp_path / "state.db", key).block(600)
+    with serving([page([])]) as server:
+        limiter = SqliteLimiter(tmp_path / "state.db", key._replace(platform="messenger"))
+        endpoint, budget = Endpoint(server.url, "v26.0", "17", "messenger"), CallBudget(9)
+        with GraphClient(endpoint, Credentials(TOKEN), limiter, budget=budget) as client:
+            with pytest.raises(errors.ThrottledError) as caught:
+                client.fetch_messages("t_1", "id", 20)
+            assert (server.calls, client.calls, budget.left) == ([], Counter(), 9)
+    assert caught.value.resume_at is not None
+
+
+@pytest.mark.hunt
+@pytest.mark.timeout(900)
+def test_the_server_sees_no_crowd_either(tmp_path: Path, long_run: bool) -> None:
+    stamps: list[float] = []
+
+    def script(call: Call) -> Reply:
+        stamps.append(time.monotonic())
+        return page([])
+
+    def work(url: str, until: float) -> None:
+        limiter = SqliteLimiter(tmp_path / "state.db", Key("host", "17", "messenger"))
+        with GraphClient(
+            Endpoint(url, "v26.0", "17", "messenger"), Credentials(TOKEN), limiter, budget=CallBudget(10**6)
+        ) as client:
+            while time.monotonic() < until:
+                client.fetch_messages("t_1", "id", 20)
+
+    with serving(script) as server, ThreadPoolExecutor(4) as pool:
+        until = time.monotonic() + (600 if long_run else 15)
+        list(pool.map(work, [server.url] * 4, [until] * 4))
+    stamps.sort()
+    crowded = sum(third - first <= 1 for first, third in zip(stamps, stamps[2:], strict=False))
+    assert crowded <= len(stamps) // 1000
 
 
 def test_a_busy_server_that_names_a_time_is_obeyed() -> None:

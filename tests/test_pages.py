@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convo_pipeline.errors import PayloadError
@@ -44,6 +44,7 @@ def test_impossible_but_valid_times_are_times() -> None:
     assert parse_time("9999-12-31T23:59:59Z") == datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 
 
+@settings(deadline=None)
 @given(st.one_of(st.text(), st.integers(), st.floats(), st.none(), st.booleans(), st.binary()))
 def test_parsing_a_time_never_raises(value: object) -> None:
     found = parse_time(value)
@@ -56,6 +57,7 @@ JSON = st.recursive(
 )
 
 
+@settings(max_examples=60, deadline=None)
 @given(JSON, st.booleans())
 def test_json_is_read_as_the_standard_library_reads_it(value: Any, is_ascii: bool) -> None:
     content = json.dumps(value, ensure_ascii=is_ascii).encode("utf-8", "surrogatepass")

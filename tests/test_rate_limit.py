@@ -3,6 +3,7 @@
 import multiprocessing
 import sqlite3
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -91,7 +92,7 @@ def test_the_first_call_waits_for_nothing_and_the_next_ones_for_their_slot(tmp_p
     [
         (Slots(), 100.0, 5.0, Slots(100.0 + GAP, 100.0, -1e9)),
         (Slots(next_slot=100.3, last_sent=99.8), 100.0, 5.0, Wait(pytest.approx(0.3), False)),
-        (Slots(next_slot=100.0, last_sent=99.9, sent_before=99.5), 100.0, 5.0, Wait(pytest.approx(99.5 + 1.9 * GAP - 100), False)),
+        (Slots(next_slot=100.0, last_sent=99.9, sent_before=99.5), 100.0, 5.0, Wait(pytest.approx(99.5 + 1.95 * GAP - 100), False)),
         (Slots(blocked_until=65.0), 100.0, 5.0, Wait(60.0, True)),
         (Slots(next_slot=9000.0, last_sent=8999.0), 100.0, 5.0, Slots(100.0 + GAP, 100.0, -1e9)),
         (Slots(blocked_until=5.0 + 90_000), 100.0, 5.0, Slots(100.0 + GAP, 100.0, -1e9, 5.0 + 90_000)),
@@ -108,6 +109,20 @@ def test_the_next_step(slots: Slots, monotonic: float, unix: float, expected: Sl
     else:
         assert isinstance(found, Slots)
         assert vars(found) == pytest.approx(vars(expected))
+
+
+def test_a_caller_held_up_after_its_stamp_moves_the_stamp(tmp_path: Path) -> None:
+    now = Time()
+    readings = iter([0.0, 0.3, 0.31])  # at the stamp, when it returns, once more
+
+    def monotonic() -> float:
+        return now.seconds + next(readings, 0.31)
+
+    held_up = SqliteLimiter(tmp_path / "s.db", KEY, clock=replace(now.clock(), monotonic_seconds=monotonic))
+    held_up.acquire()
+    connection = sqlite3.connect(tmp_path / "s.db")
+    assert connection.execute("SELECT last_sent FROM rate_limits").fetchall() == [(1000.3,)]
+    connection.close()
 
 
 def test_a_block_stops_every_process_and_the_sibling_platform(tmp_path: Path) -> None:

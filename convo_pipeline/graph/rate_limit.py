@@ -29,9 +29,11 @@ LONGEST_SLEEP_SECONDS = 120.0
 LONGEST_BLOCK_SECONDS = 24 * 3600.0
 FURTHEST_SLOT_SECONDS = 60.0
 """A slot further ahead than this and ten gaps is from before a reboot."""
-PAIR_SHARE = 1.9
+PAIR_SHARE = 1.95
 """A call and the second one after it are at least this many gaps apart, whatever the scheduler does:
-at 1.8 a second 1.056 s, so that a third call never falls into one closed second."""
+at 1.8 a second 1.083 s, so that a third call never falls into one closed second."""
+RESTAMP_SECONDS = 0.02
+"""A caller that the machine held up for longer than this since its stamp corrects the stamp before it sends."""
 CATCH_UP_SECONDS = 0.2
 """A caller that woke up late by no more than this does not put off the slots behind its own."""
 SLOW_DOWN = ((95.0, 8.0), (90.0, 4.0), (80.0, 2.0))
@@ -52,6 +54,11 @@ _INSERT = "INSERT OR IGNORE INTO rate_limits (host, page_id, platform) VALUES (?
 _WHERE = "WHERE host = ? AND page_id = ? AND platform = ?"
 _SELECT = f"SELECT next_slot, last_sent, sent_before, blocked_until, slow_until, slow_factor FROM rate_limits {_WHERE}"  # noqa: S608
 _STAMP = f"UPDATE rate_limits SET next_slot = ?, last_sent = ?, sent_before = ? {_WHERE}"  # noqa: S608
+_RESTAMP = """
+UPDATE rate_limits SET last_sent = CASE WHEN last_sent = ?1 THEN ?2 ELSE last_sent END,
+    sent_before = CASE WHEN sent_before = ?1 THEN ?2 ELSE sent_before END
+WHERE host = ?3 AND page_id = ?4 AND platform = ?5
+"""
 _BLOCK = "UPDATE rate_limits SET blocked_until = max(blocked_until, ?) WHERE host = ? AND page_id = ?"
 _SLOW = f"UPDATE rate_limits SET slow_until = ?, slow_factor = ? {_WHERE}"  # noqa: S608
 
@@ -167,12 +174,23 @@ class SqliteLimiter:
     def acquire(self) -> float:
         """Wait for the right to send one call; return the seconds waited for a block."""
         blocked_seconds = 0.0
-        while (wait := self._transact(self._take)) is not None:
+        while isinstance(wait := self._transact(self._take), Wait):
             if wait.is_block and blocked_seconds + wait.seconds > LONGEST_SLEEP_SECONDS:
                 raise self._throttled(wait.seconds)
             blocked_seconds += wait.seconds if wait.is_block else 0.0
             self._clock.sleep(wait.seconds)
+        stamp = wait
+        while (moved := self._restamp(stamp)) != stamp:
+            stamp = moved
         return blocked_seconds
+
+    def _restamp(self, stamp: float) -> float:
+        """Move a stamp that has become old to now; return the stamp that holds."""
+        now = self._clock.monotonic_seconds()
+        if now - stamp <= RESTAMP_SECONDS:
+            return stamp
+        self._transact(lambda connection: connection.execute(_RESTAMP, (stamp, now, *self._key)) and None)
+        return now
 
     def block(self, seconds: float) -> None:
         """Let no process call this Page, on either platform, for so long; never shortens a block."""
@@ -200,7 +218,7 @@ class SqliteLimiter:
                 self._connection.close()
             self._connection = None
 
-    def _take(self, connection: sqlite3.Connection) -> Wait | None:
+    def _take(self, connection: sqlite3.Connection) -> Wait | float:
         row = connection.execute(_SELECT, self._key).fetchone()
         if row is None:
             connection.execute(_INSERT, self._key)
@@ -209,7 +227,7 @@ class SqliteLimiter:
         if isinstance(step, Wait):
             return step
         connection.execute(_STAMP, (step.next_slot, step.last_sent, step.sent_before, *self._key))
-        return None
+        return step.last_sent
 
     def _throttled(self, seconds: float) -> ThrottledError:
         resume_at = datetime.fromtimestamp(self._clock.now().timestamp() + seconds, UTC)
