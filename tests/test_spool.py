@@ -10,7 +10,7 @@ from convo_pipeline.errors import StoreError
 from convo_pipeline.extract import buckets
 from convo_pipeline.extract.buckets import Buckets
 from convo_pipeline.extract.rows import Sighting, start_us
-from convo_pipeline.extract.spool import Spool, delete_old_spools, left_spools, without_paging
+from convo_pipeline.extract.spool import Spool, delete_old_spools, left_spools
 
 
 def sighting(number: int, day: date) -> Sighting:
@@ -32,12 +32,28 @@ def test_a_spool_is_readable_by_its_owner_only(tmp_path: Path) -> None:
     assert modes == {"bakery": 0o700, "run": 0o700, "00000001.json": 0o600}
 
 
-def test_paging_and_the_token_in_it_never_reach_the_spool() -> None:
-    page = {
-        "data": [{"id": "1", "shares": {"data": [], "paging": {"next": "https://x/?access_token=T"}}}],
-        "paging": {},
-    }
-    assert without_paging(page) == {"data": [{"id": "1", "shares": {"data": []}}]}
+@pytest.mark.parametrize(
+    "paging",
+    [
+        {"cursors": {"before": "b", "after": "a"}, "next": "https://x/?access_token=T"},
+        {"next": 'https://x/?access_token=T&q="}'},
+        {"cursors": {"before": "b", "after": 'quote"d'}, "previous": "https://x/?access_token=T"},
+        {"unknown": {"deep": {"next": "access_token=T"}}},
+        [],
+    ],
+)
+def test_paging_and_the_token_in_it_never_reach_the_spool(tmp_path: Path, paging: object) -> None:
+    page = {"data": [{"id": "1", "shares": {"data": [], "paging": paging}}], "paging": paging}
+    spool = Spool.create(tmp_path, "bakery", "run")
+    spool.append({"kind": "listing", "rows": [page]})
+    assert list(spool) == [{"kind": "listing", "rows": [{"data": [{"id": "1", "shares": {"data": []}}]}]}]
+
+
+def test_a_customers_words_about_paging_stay(tmp_path: Path) -> None:
+    text = 'see ,"paging":{"cursors":{"after":"x"},"next":"y"} and \\"paging":{}'
+    spool = Spool.create(tmp_path, "bakery", "run")
+    spool.append({"kind": "edge", "message": text, "paging": {}})
+    assert list(spool) == [{"kind": "edge", "message": text}]
 
 
 def test_a_half_written_record_is_no_record(tmp_path: Path) -> None:

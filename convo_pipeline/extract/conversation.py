@@ -18,7 +18,7 @@ from convo_pipeline.errors import (
     UnreachableError,
 )
 from convo_pipeline.extract import rows
-from convo_pipeline.extract.spool import Record, Spool, without_paging
+from convo_pipeline.extract.spool import Record, Spool
 from convo_pipeline.extract.walk import Walk, bare_beyond, bare_readable
 from convo_pipeline.graph.client import GraphClient
 from convo_pipeline.graph.fields import message_field_names, message_fields
@@ -127,7 +127,7 @@ class ConversationReader:
                 "updated_us": listed.updated_us,
                 "first_rank": first_rank,
                 "fields": fields,
-                "rows": without_paging(list(page.rows)),
+                "rows": list(page.rows),
             }
         )
         self.on_messages(len(page.rows))
@@ -180,8 +180,7 @@ class ConversationReader:
             return {"at_us": listed.at_us, "payload": None, **judge(error, rank, is_calm)}
         if not isinstance(answer.body, dict) or rows.is_bare(answer.body):
             return {"at_us": rows.to_us(answer.server_time), "payload": None, **_verdict(_refusal(rank))}
-        payload = without_paging(answer.body)
-        return {"at_us": rows.to_us(answer.server_time), "payload": payload, **_verdict("detailed")}
+        return {"at_us": rows.to_us(answer.server_time), "payload": answer.body, **_verdict("detailed")}
 
 
 def judge(error: ConvoError, rank: int, is_calm: bool) -> Record:

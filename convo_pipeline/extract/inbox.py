@@ -24,7 +24,7 @@ from convo_pipeline.errors import (
 )
 from convo_pipeline.extract import rows
 from convo_pipeline.extract.conversation import ConversationReader, Listed, failed_state_record, state_record
-from convo_pipeline.extract.spool import Record, Spool, without_paging
+from convo_pipeline.extract.spool import Record, Spool
 from convo_pipeline.extract.walk import Held, Walk
 from convo_pipeline.graph.client import GraphClient
 from convo_pipeline.graph.fields import conversation_field_names, conversation_fields, message_field_names
@@ -171,7 +171,7 @@ class InboxReader:
                 "folder": page.folder,
                 "fields": page.message_fields,
                 "conversation_fields": page.conversation_fields,
-                "conversations": without_paging(list(page.rows)),
+                "conversations": list(page.rows),
                 "states": states,
             }
         )

@@ -1,0 +1,100 @@
+"""A whole inbox at once: extract + normalise + write of all tables against the simple script's one table.
+
+    python -m benchmarks.bulk [--messages 100000] [--days 90] [--rounds 5]
+
+Both read the same inbox over real HTTP from a server process without latency or limit, each in a process of its own;
+figures are medians of that process's CPU seconds, children included. The script keeps one table of seven columns
+and checks nothing; the pipeline spools, merges raw tables, derives all others and writes a ledger.
+"""
+
+import argparse
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from benchmarks.inbox_server import inbox_server
+
+PAGE_ID = "9876543210"
+STEPS = ("script", "pipeline")
+
+
+def run_script(base_url: str, root: Path, days: float) -> None:
+    from benchmarks.simple_script import Script
+
+    print(Script(base_url, PAGE_ID, "messenger", "token").run(root / "messages.parquet"))
+
+
+def run_pipeline(base_url: str, root: Path, days: float) -> None:
+    from convo_pipeline.derive import derive_day, stale_days
+    from convo_pipeline.extract.run import extract
+    from convo_pipeline.lake.files import Store
+    from convo_pipeline.settings import parse_settings
+
+    today = datetime.now(UTC).date()
+    start = today - timedelta(days=int(days) + 2)
+    settings = parse_settings(
+        f'[graph]\nbase_url = "{base_url}"\ncalls_per_second = 10000\n[store]\nroot = "{root}"\n'
+        f'[[accounts]]\nname = "bulk"\npage_id = "{PAGE_ID}"\nplatform = "messenger"\ntoken_env = "T"\n'
+        f'start_date = "{start}"\n'.encode()
+    )
+    store = Store(settings.store)
+    started = cpu_seconds()
+    [report] = extract(settings, store, ["bulk"], start, today + timedelta(days=1), environ={"T": "token"})
+    assert report.outcome == "complete", report
+    extracted = cpu_seconds()
+    for day in stale_days(store, "bulk"):
+        derive_day(store, "bulk", day)
+    print(report.counts["ids_listed"], f"extract {extracted - started:.2f} s, derive {cpu_seconds() - extracted:.2f} s CPU")
+
+
+def cpu_seconds() -> float:
+    own = resource.getrusage(resource.RUSAGE_SELF)
+    return own.ru_utime + own.ru_stime
+
+
+def measure(step: str, base_url: str, days: float) -> tuple[float, float, float, str]:
+    """Run one contender; return CPU seconds, wall seconds, peak memory in MB and what it printed."""
+    with tempfile.TemporaryDirectory() as root:
+        started = time.monotonic()
+        command = [sys.executable, "-m", "benchmarks.bulk", "--step", step, "--url", base_url, "--root", root, "--days", str(days)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        printed = process.stdout.read().strip()
+        _, status, usage = os.wait4(process.pid, 0)
+        assert status == 0, printed
+        return usage.ru_utime + usage.ru_stime, time.monotonic() - started, usage.ru_maxrss / 1024, printed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--messages", type=int, default=100_000)
+    parser.add_argument("--days", type=float, default=90)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--step", choices=STEPS)
+    parser.add_argument("--url")
+    parser.add_argument("--root", type=Path)
+    given = parser.parse_args()
+    if given.step:
+        {"script": run_script, "pipeline": run_pipeline}[given.step](given.url, given.root, given.days)
+        return
+    figures: dict[str, list[tuple[float, float, float, str]]] = {step: [] for step in STEPS}
+    with inbox_server(given.messages // 20, 20, given.days) as server:
+        for _ in range(given.rounds):
+            for step in STEPS:
+                before = server.cpu_seconds()
+                figures[step].append(measure(step, server.base_url, given.days))
+                print(f"{step:9} {figures[step][-1]}, server {server.cpu_seconds() - before:.2f} s CPU", flush=True)
+    medians = {step: [statistics.median(column) for column in list(zip(*rows, strict=True))[:3]] for step, rows in figures.items()}
+    for step, (cpu, wall, peak) in medians.items():
+        print(f"{step:9} {given.messages:,} messages: {cpu:.2f} s CPU, {wall:.2f} s wall, peak {peak:.0f} MB")
+    print(f"ratio     CPU {medians['pipeline'][0] / medians['script'][0]:.2f} x the script (goal <= 1.5, aim <= 1.0)")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Serve a bulk inbox in a process of its own, so that its CPU is not the client's.
+
+    with inbox_server(conversations=5_000, messages_each=20, days=90) as server: ...
+"""
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from convo_pipeline.emulator.bulk import BulkApi, BulkShape
+from convo_pipeline.emulator.serve import EmulatorServer
+
+
+@dataclass(frozen=True)
+class Served:
+    """Where the inbox answers, and the CPU its process has used."""
+
+    base_url: str
+    process_id: int
+
+    def cpu_seconds(self) -> float:
+        ticks = Path(f"/proc/{self.process_id}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(ticks[11]) + int(ticks[12])) / 100
+
+
+@contextmanager
+def inbox_server(conversations: int, messages_each: int, days: float, latency_seconds: float = 0.0) -> Iterator[Served]:
+    """Start the server, wait until it answers, end it."""
+    numbers = [str(number) for number in (conversations, messages_each, days, latency_seconds)]
+    process = subprocess.Popen([sys.executable, "-m", "benchmarks.inbox_server", *numbers], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdin is not None
+    try:
+        yield Served(process.stdout.readline().strip(), process.pid)
+    finally:
+        process.stdin.close()
+        process.wait(20)
+        process.stdout.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    for name in ("conversations", "messages_each", "days", "latency_seconds"):
+        parser.add_argument(name, type=float)
+    given = parser.parse_args()
+    midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    shape = BulkShape(int(given.conversations), int(given.messages_each), given.days, until=midnight - timedelta(seconds=1))
+    with EmulatorServer(api=BulkApi(shape), latency_seconds=given.latency_seconds) as server:
+        print(server.base_url, flush=True)
+        sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main()
