@@ -35,7 +35,7 @@ def url_expires_at(url: str | None) -> datetime | None:
     >>> url_expires_at("https://cdn.fbsbx.com/a.png?oh=1&oe=65D3A1F0")
     datetime.datetime(2024, 2, 19, 18, 46, 8, tzinfo=datetime.timezone.utc)
     """
-    match = _EXPIRY.search(url) if url else None
+    match = _EXPIRY.search(url) if url and "oe=" in url else None
     return datetime.fromtimestamp(int(match[1], 16), UTC) if match else None
 
 
