@@ -170,7 +170,8 @@ def _people(account: Account, key: str, language: str) -> list[Payload]:
     customer_id = str(stable_number(key, 16 if account.platform == "instagram" else 17))
     if account.platform == "instagram":
         return [{"username": f"{fake.user_name()}{customer_id[-2:]}", "id": customer_id}]
-    return [account.describe_customer(fake.name(), customer_id)]
+    names = (fake.last_name(), fake.first_name()) if language == "ja" else (fake.first_name(), fake.last_name())
+    return [account.describe_customer(" ".join(names), customer_id)]
 
 
 def _write(message: Message, key: str, language: str, position: int, line: Line) -> Payload:
@@ -197,9 +198,14 @@ def _say(rng: random.Random, conversation: Conversation, language: str, position
         return phrases.AUTOMATIC[language]
     if line.kind == "oddity":
         return rng.choice(phrases.ODDITIES)
-    scene = scenes[(conversation.thread + position // 4) % len(scenes)]
+    if line.is_ours and position % 4 == 1:
+        return _scene(scenes, conversation, position // 4)[1]
+    if line.is_ours:
+        return rng.choice(phrases.CHATTER_OF_OURS[language])
     if position % 4 == 0:
-        return scene[line.is_ours]
-    if not line.is_ours and position % 4 == 3:
-        return rng.choice(phrases.THANKS[language])
-    return scene[1] if line.is_ours and position % 4 == 1 else rng.choice(phrases.CHATTER[language])
+        return _scene(scenes, conversation, position // 4)[0]
+    return rng.choice((phrases.THANKS if position % 4 == 3 else phrases.CHATTER_OF_CUSTOMERS)[language])
+
+
+def _scene(scenes: phrases.Scenes, conversation: Conversation, number: int) -> tuple[str, str]:
+    return scenes[(conversation.thread + number) % len(scenes)]

@@ -1,6 +1,6 @@
 """What invented customers and invented businesses say to each other, as data.
 
-A scene is (question, answer). `OPENERS`, `CHATTER` and `THANKS` are of any business.
+A scene is (question, answer). `CHATTER_OF_…` and `THANKS` are of any business.
 """
 
 from collections.abc import Mapping
@@ -137,44 +137,137 @@ BIKES: Mapping[str, Scenes] = MappingProxyType(
     }
 )
 
-CHATTER: Mapping[str, tuple[str, ...]] = MappingProxyType(
+CHATTER_OF_CUSTOMERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "de": (
+            "Alles klar",
+            "Und geht das auch mit Karte?",
+            "Noch eine Frage…",
+            "Habt ihr davon vielleicht ein Foto?",
+            "Hm, dann lieber doch am Mittwoch",
+            "Ok 👍",
+            "Ich komme dann gegen fünf vorbei",
+        ),
+        "en": (
+            "Sounds good",
+            "Can I pay by card?",
+            "Just one more thing…",
+            "Did you get my last message?",
+            "Perfect 👌🏽",
+            "Could you send me a picture?",
+            "I'll be there around five",
+        ),
+        "fr": (
+            "Très bien",
+            "On peut payer par carte ?",
+            "D’accord 👍🏼",
+            "Vous auriez une photo ?",
+            "Encore une petite question",
+        ),
+        "es": (
+            "Vale",
+            "¿Se puede pagar con tarjeta?",
+            "¡Genial!",
+            "¿Me mandáis una foto?",
+            "Una cosa más…",
+        ),
+        "tr": (
+            "Tamam",
+            "Kartla ödeyebilir miyim?",
+            "Bir fotoğraf atabilir misiniz?",
+            "Bir sorum daha var",
+        ),
+        "ar": (
+            "تمام",
+            "هل يمكن الدفع بالبطاقة؟",
+            "ممتاز 👍",
+            "هل يمكن إرسال صورة؟",
+        ),
+        "ja": (
+            "わかりました",
+            "カードは使えますか？",
+            "写真はありますか？",
+            "もう一つ質問があります",
+        ),
+        "it": (
+            "Va bene",
+            "Si può pagare con la carta?",
+            "Avete una foto?",
+            "Perfetto 👍",
+        ),
+        "he": (
+            "מעולה",
+            "אפשר לשלם באשראי?",
+            "יש לכם תמונה?",
+        ),
+        "uk": (
+            "Добре",
+            "Можна карткою?",
+            "Маєте фото?",
+        ),
+    }
+)
+
+CHATTER_OF_OURS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "de": (
             "Moment, ich schaue kurz nach",
-            "Alles klar",
-            "Und geht das auch mit Karte?",
-            "Super, dann bis später!",
-            "Ok 👍",
-            "Noch eine Frage…",
             "Wir melden uns gleich.",
-            "Habt ihr davon vielleicht ein Foto?",
-            "Hm, dann lieber doch am Mittwoch",
+            "Karte geht ab 10 €.",
+            "Gerne, bis später!",
+            "Kein Problem 🙂",
+            "Ist notiert!",
         ),
         "en": (
             "One second, let me check",
-            "Sounds good",
-            "Can I pay by card?",
-            "Perfect 👌🏽",
-            "Just one more thing…",
-            "Great, see you then!",
             "No problem at all",
+            "Card is fine from 10 €.",
+            "Great, see you then!",
             "Let's say 5 pm?",
-            "Did you get my last message?",
+            "Noted!",
         ),
         "fr": (
             "Un instant, je vérifie",
-            "Très bien",
-            "On peut payer par carte ?",
+            "Bien sûr, la carte est acceptée.",
             "Parfait, à tout à l’heure !",
-            "D’accord 👍🏼",
+            "C’est noté",
         ),
-        "es": ("Un momento, lo miro", "Vale", "¿Se puede pagar con tarjeta?", "¡Genial!", "Perfecto, gracias"),
-        "tr": ("Bir saniye, bakıyorum", "Tamam", "Kartla ödeyebilir miyim?", "Süper 👍🏻", "Görüşürüz"),
-        "ar": ("لحظة من فضلك", "تمام", "هل يمكن الدفع بالبطاقة؟", "ممتاز 👍", "شكراً جزيلاً"),
-        "ja": ("少々お待ちください", "わかりました", "カードは使えますか？", "ありがとうございます😊", "了解です"),
-        "it": ("Un attimo che guardo", "Va bene", "Si può pagare con la carta?", "Perfetto 👍"),
-        "he": ("רק רגע, בודק", "מעולה", "אפשר לשלם באשראי?"),
-        "uk": ("Хвилинку, перевірю", "Добре", "Можна карткою?"),
+        "es": (
+            "Un momento, lo miro",
+            "Con tarjeta a partir de 10 €.",
+            "Perfecto, ¡hasta luego!",
+            "Apuntado 🙂",
+        ),
+        "tr": (
+            "Bir saniye, bakıyorum",
+            "Kart geçerli 👍🏻",
+            "Not aldım, görüşürüz!",
+        ),
+        "ar": (
+            "لحظة من فضلك",
+            "نعم، البطاقة مقبولة",
+            "أهلاً وسهلاً بك",
+        ),
+        "ja": (
+            "少々お待ちください",
+            "カードもご利用いただけます",
+            "お待ちしております😊",
+        ),
+        "it": (
+            "Un attimo che guardo",
+            "La carta va bene da 10 €.",
+            "A dopo!",
+        ),
+        "he": (
+            "רק רגע, בודק",
+            "כן, אפשר באשראי",
+            "נתראה!",
+        ),
+        "uk": (
+            "Хвилинку, перевірю",
+            "Так, картка підходить",
+            "Чекаємо на вас!",
+        ),
     }
 )
 
