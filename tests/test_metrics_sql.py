@@ -1,5 +1,6 @@
 """Sessions and response turns: worked examples, and a second formulation over random worlds."""
 
+import re
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -197,6 +198,10 @@ def test_business_hours_are_read_as_settings_write_them() -> None:
     assert business_hours("Sun 00:00-24:00") == (0, 86400, [6])
 
 
+def place(row: dict[str, Any]) -> tuple[Any, ...]:
+    return (*pick(row, "account", "conversation_id", "session_number"), row.get("turn_number"))
+
+
 @pytest.mark.hunt
 def test_sessions_and_turns_agree_with_a_second_formulation(tmp_path: Path, long_run: bool) -> None:
     hours = {"account-0": BERLIN, "account-2": Hours("America/New_York", 10, 20)}
@@ -208,9 +213,19 @@ def test_sessions_and_turns_agree_with_a_second_formulation(tmp_path: Path, long
         world = World(messages, timedelta(hours=gap))
         for view, expected in (("response_turns", response_turns), ("sessions", sessions)):
             found = rows(root, view, settings_with(hours, gap))
-            wanted = sorted(
-                expected(world, hours), key=lambda row: (row["account"], row["conversation_id"], row["started_at"])
-            )
+            wanted = sorted(expected(world, hours), key=place)
+            found.sort(key=place)
             for row in found:
                 row.pop("started_at_local")
             assert found == wanted, f"{view}, seed {seed}"
+
+
+def test_the_documentation_names_only_what_exists(tmp_path: Path) -> None:
+    text = (Path(__file__).parent.parent / "docs" / "metrics.md").read_text()
+    named = set(re.findall(r"`([a-z]+_[a-z0-9_]+|[a-z]+)`", text))
+    with convo_pipeline.connect(tmp_path) as con:
+        known = {
+            name for row in con.sql("SELECT table_name, column_name FROM duckdb_columns()").fetchall() for name in row
+        }
+    known |= {"inbound", "outbound", "fast_reply", "repeated_text", "session_gap_hours", "business_hours", "timezone"}
+    assert named - known == set()
