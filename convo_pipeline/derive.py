@@ -18,6 +18,8 @@ DERIVATION_VERSION = 1
 
 DERIVED = tuple(table.name for table in (*schema.NORMALISED, schema.COVERAGE))
 _LAST = schema.COVERAGE.name
+LOOKS = 3
+"""How often a day is made again because another machine changed its raw tables meanwhile; then the next run does it."""
 
 
 def stale_days(store: Store, account: str) -> list[date]:
@@ -28,9 +30,22 @@ def stale_days(store: Store, account: str) -> list[date]:
 
 
 def derive_day(store: Store, account: str, day: date, *, is_forced: bool = False) -> list[Commit]:
-    """Replace the derived tables of a partition; none is touched where all are current already."""
+    """Replace the derived tables of a partition; none is touched where all are current already.
+
+    Another machine may have merged and derived meanwhile, and this one's tables are the older ones then: made again.
+    """
     if not is_forced and _is_current(store, account, day):
         return [_held(store, table, account, day) for table in DERIVED]
+    commits = _derive(store, account, day)
+    for _ in range(LOOKS if store.place.is_shared else 0):
+        store.look_again(account, day)
+        if _is_current(store, account, day):
+            break
+        commits = _derive(store, account, day)
+    return commits
+
+
+def _derive(store: Store, account: str, day: date) -> list[Commit]:
     source = source_of(store.raw_digest(account, day))
     raw = read_raw_day(store, account, day)
     tables = normalize(raw) | {_LAST: count_coverage(raw)}

@@ -15,6 +15,7 @@ ConvoError
 ├── PayloadError           this record only: keep its payload, count it
 └── StoreError             stop; the files are as they were
     ├── BusyError          another process holds the lock: come back later
+    ├── ConflictError      another writer was first: read again, then write
     ├── CorruptError       this file only: it is quarantined
     └── SchemaError        names table, column, value's type
 
@@ -132,6 +133,10 @@ class StoreError(ConvoError):
 
 class BusyError(StoreError):
     """Another process holds the lock: come back later."""
+
+
+class ConflictError(StoreError):
+    """Another version is there than the one that was read: read again, then write."""
 
 
 class CorruptError(StoreError):

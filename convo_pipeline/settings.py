@@ -27,6 +27,8 @@ DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _BUSINESS_HOURS = re.compile(
     r"(?P<first>[A-Z][a-z]{2})(-(?P<last>[A-Z][a-z]{2}))? (?P<open>\d\d:\d\d)-(?P<close>\d\d:\d\d)"
 )
+_BUCKET_URL = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9!_.*'()=-]+)*/?")
+_ENDPOINT_URL = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+/?")
 
 
 def _check_base_url(url: str) -> str:
@@ -89,8 +91,10 @@ class StoreSettings(_Section):
     def _check_remote(self) -> Self:
         if self.is_remote and not self.state_dir:
             raise ValueError("state_dir is required when root is remote: name a local folder")
-        if "://" in self.root and not self.is_remote:
+        if "://" in self.root and not _BUCKET_URL.fullmatch(self.root):
             raise ValueError("root must be a local folder or s3://bucket/prefix")
+        if self.endpoint_url and not _ENDPOINT_URL.fullmatch(self.endpoint_url):
+            raise ValueError('endpoint_url must be an address such as "https://s3.example.org", without user or path')
         return self
 
     @property

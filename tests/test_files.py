@@ -208,7 +208,7 @@ def test_foreign_files_are_reported_and_never_read_or_deleted(store: Store) -> N
         path.write_bytes(b"x")
     store.merge(TABLE, ACCOUNT, DAY, ids("m2"))
     assert held_ids(store) == ["m1", "m2"]
-    assert store.foreign_files() == sorted(foreign)
+    assert store.foreign_files() == sorted(path.relative_to(store.root).parts for path in foreign)
 
 
 def damage(path: Path, how: str) -> bytes:

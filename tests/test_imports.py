@@ -29,6 +29,7 @@ OWNERS = {
     "urllib3": ["graph/client.py", "graph/deadline.py"],
     "duckdb": ["lake/sql.py"],
     "boto3": ["lake/s3.py"],
+    "botocore": ["lake/s3.py"],
     "sqlite3": ["graph/rate_limit.py", "lake/state.py"],
     "dagster": ["definitions.py", "orchestration/"],
     "matplotlib": ["orchestration/pictures.py"],

@@ -6,21 +6,24 @@ read back, note the intent, replace, sync the folder, record. It knows no API.
 """
 
 import hashlib
+import random
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, timedelta
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow as pa
 from filelock import FileLock, Timeout
 
 from convo_pipeline.clock import SYSTEM_CLOCK, Clock
-from convo_pipeline.errors import BusyError, CorruptError, SchemaError, StoreError
+from convo_pipeline.errors import BusyError, ConflictError, CorruptError, SchemaError, StoreError
 from convo_pipeline.lake import ledger, parquet
 from convo_pipeline.lake.folder import NEEDED_BYTES, PRIVATE_FILE, Folder, make_private_folders, refusal
+from convo_pipeline.lake.place import Mark, Place
 from convo_pipeline.lake.state import STATE_FILE, Partition, Run, State
 from convo_pipeline.schema import RAW, RUNS, SCHEMA_VERSION, TABLES, Table
 from convo_pipeline.settings import StoreSettings
@@ -32,8 +35,12 @@ LOCK_COUNT = 256
 ABANDONED_AFTER = timedelta(hours=1)
 """A staged file this old has no writer any more."""
 POLL_SECONDS = 0.003
+CONFLICT_TRIES = 20
+"""How often a commit is made anew because another machine was first; of those who collide, one always gets through."""
+MOST_CONFLICT_SECONDS = 2.0
 _ACCOUNT = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _DATE_FOLDER = re.compile(r"date=(\d{4}-\d{2}-\d{2})")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -55,18 +62,31 @@ class Held:
 
     content: parquet.FileContent
     record: Partition
+    mark: Mark
 
 
 class Store:
     """The tables below one root and the state beside them."""
 
     def __init__(self, settings: StoreSettings, clock: Clock = SYSTEM_CLOCK) -> None:
-        if settings.is_remote:
-            raise StoreError(f"{settings.root}: a remote root needs the S3 store")
-        self.folder = Folder(Path(settings.root))
-        self.root = self.folder.root
+        self.place = open_place(settings)
         self.state_path = settings.state_path.absolute()
+        self.conflict_count = 0
+        """How often another writer was first and a commit was made anew."""
         self._clock = clock
+        self._listed: dict[tuple[str, str, date], str | None] = {}
+
+    @property
+    def folder(self) -> Folder:
+        """The local folder of the tables; a StoreError says that they are in a bucket."""
+        if not isinstance(self.place, Folder):
+            raise StoreError(f"{self.place.location()}: this works in a local folder only, not yet in a bucket")
+        return self.place
+
+    @property
+    def root(self) -> Path:
+        """The local folder's path."""
+        return self.folder.root
 
     @cached_property
     def state(self) -> State:
@@ -76,12 +96,13 @@ class Store:
     def close(self) -> None:
         """Close the state's database."""
         self.state.close()
+        self.place.close()
 
     def preflight(self, needed_bytes: int = NEEDED_BYTES) -> None:
         """Raise a StoreError, before any work is done, if root or state cannot be written or lack room."""
-        self.folder.check_writable(needed_bytes)
-        self.folder.sweep(self._clock.now() - ABANDONED_AFTER)
-        Folder(self.state_path).check_writable(0)
+        self.place.check_writable(needed_bytes)
+        self.place.sweep(self._clock.now() - ABANDONED_AFTER)
+        Folder(self.state_path).check_writable(NEEDED_BYTES if self.place.is_shared else 0)
         self.state.partition("", "", date.min)
 
     def read(self, table: str, account: str, day: date) -> pa.Table:
@@ -116,13 +137,11 @@ class Store:
 
     def days(self, table: str, account: str) -> list[date]:
         """Return the dates that have a file, sorted."""
-        folder = _folder_parts(_declared(table), account)
-        days = (_read_date(name) for name in self.folder.names(folder))
-        return [day for day in days if day and self.folder.exists((*folder, f"date={day}", DATA_FILE))]
+        return self._days(_declared(table), account)
 
     def accounts(self, table: str) -> list[str]:
         """Return the accounts that have a folder in a table, sorted; removed ones too."""
-        names = (name.removeprefix("account=") for name in self.folder.names((table,)) if name.startswith("account="))
+        names = (name.removeprefix("account=") for name in self.place.names((table,)) if name.startswith("account="))
         return sorted(name for name in names if _ACCOUNT.fullmatch(name))
 
     def raw_digest(self, account: str, day: date) -> str:
@@ -148,19 +167,17 @@ class Store:
         with self._lock(f"account-{check_account(account)}", wait_seconds):
             yield
 
-    def foreign_files(self) -> list[Path]:
-        """Return what lies in the tables' folders and is not ours: never read, never deleted."""
-        tables = [name for name in (*TABLES, RUNS.name) if name in self.folder.names()]
-        found = (parts for table in tables for parts in self.folder.files((table,)))
-        return [self.root.joinpath(*parts) for parts in found if not _is_ours(parts)]
+    def foreign_files(self) -> list[tuple[str, ...]]:
+        """Return what lies in the tables' folders and is not ours, as parts: never read, never deleted."""
+        tables = [name for name in (*TABLES, RUNS.name) if name in self.place.names()]
+        found = (parts for table in tables for parts in self.place.files((table,)))
+        return [parts for parts in found if not _is_ours(parts)]
 
     def data_files(self) -> Iterator[tuple[Table, str, date]]:
         """Yield (table, account, date) of every file of the lake; the ledger's account is empty."""
         for table in (*TABLES.values(), RUNS):
             for account in [""] if table is RUNS else self.accounts(table.name):
-                folder = _folder_parts(table, account)
-                days = (_read_date(name) for name in self.folder.names(folder))
-                yield from ((table, account, day) for day in days if day and self._exists(table, account, day))
+                yield from ((table, account, day) for day in self._days(table, account))
 
     def export_runs(self, run_id: str) -> list[Commit]:
         """Write a run's lines into the ledger's Parquet files, beside those already there."""
@@ -174,12 +191,16 @@ class Store:
 
     def read_file(self, table: Table, account: str, day: date) -> Held | None:
         """Read a partition as it is on disk, whatever the state says of it; a CorruptError names the file."""
-        parts = _parts(table, account, day)
-        content = self.folder.read(parts)
-        if content is None:
-            return None
-        decoded = parquet.decode(table, content, str(self.root.joinpath(*parts)))
-        return Held(decoded, _describe(table, account, day, content, decoded.row_count, decoded.source))
+        found = self.place.read_marked(_parts(table, account, day))
+        return self._open(table, account, day, *found) if found else None
+
+    def _open(self, table: Table, account: str, day: date, content: bytes, mark: Mark) -> Held:
+        location = self.place.location(_parts(table, account, day))
+        decoded = parquet.decode(table, content, location)
+        record = _describe(table, account, day, content, decoded.row_count, decoded.source)
+        if mark.sha256 not in (None, record.sha256):
+            raise CorruptError(f"{location} is damaged: its bytes are not those that were written")
+        return Held(decoded, record, mark)
 
     def adopt(self, table: str, account: str, day: date) -> Held | None:
         """Take a partition's file as it is on disk for the truth; None if there is none or it cannot be read."""
@@ -197,11 +218,25 @@ class Store:
         """Return a partition's bytes and its record as they are, with no commit under way; changes nothing."""
         parts = _parts(table, account, day)
         with self._lock_partition(parts):
-            return self.folder.read(parts), self.state.partition(table.name, account, day)
+            content, mark = self.place.read_marked(parts) or (None, None)
+            record = self.state.partition(table.name, account, day)
+        if content is not None and mark and mark.sha256 == hashlib.sha256(content).hexdigest():
+            record = _as_written(record or Partition(table.name, account, day, "", 0, 0), mark)
+        return content, record
 
-    def size(self, table: Table, account: str, day: date) -> int | None:
-        """Return the bytes of a partition's file without reading it, None if there is none."""
-        return self.folder.size(_parts(table, account, day))
+    def measure(self, table: Table, account: str, day: date) -> tuple[int | None, Partition | None]:
+        """Return the size of a partition's file without reading it, and its record as `inspect` does."""
+        mark = self.place.mark(_parts(table, account, day))
+        record = self.state.partition(table.name, account, day)
+        if mark and mark.sha256:
+            record = _as_written(record or Partition(table.name, account, day, "", 0, 0), mark)
+        return (mark.byte_count if mark else None), record
+
+    def look_again(self, account: str, day: date) -> None:
+        """Learn what other machines made of the day's raw files since they were read."""
+        for table in RAW if self.place.is_shared else ():
+            mark = self.place.mark(_parts(table, account, day))
+            self._listed[table.name, account, day] = mark.tag if mark else None
 
     def rename_in_ledger(self, old: str, new: str) -> None:
         """Give an account's lines in the ledger's files its new name."""
@@ -222,10 +257,11 @@ class Store:
         self, table: Table, account: str, day: date, make: Callable[[Held | None], pa.Table], source: str
     ) -> Commit:
         parts = _parts(table, account, day)
-        with self._lock_partition(parts):
+
+        def commit() -> Commit:
             held = self._read_checked(table, account, day)
             if held and held.content.version > SCHEMA_VERSION:
-                raise SchemaError(_newer(self.root.joinpath(*parts), held.content.version))
+                raise SchemaError(_newer(self.place.location(parts), held.content.version))
             rows = make(held)
             if held and rows is held.content.rows and held.content.version == SCHEMA_VERSION:
                 return _committed(held.record, is_changed=False)
@@ -238,29 +274,41 @@ class Store:
             self._publish(table, parts, content, rows, held, record)
             return _committed(record, is_changed=True)
 
+        with self._lock_partition(parts):
+            return self._agree(commit)
+
+    def _agree(self, action: Callable[[], Result]) -> Result:
+        """Do it; where another machine was first, do it again on top of what that one left."""
+        for attempt in range(1, CONFLICT_TRIES + 1):
+            try:
+                return action()
+            except ConflictError:
+                self.conflict_count += 1
+                if attempt == CONFLICT_TRIES:
+                    raise
+                self._clock.sleep(random.uniform(0, min(MOST_CONFLICT_SECONDS, 0.05 * 2**attempt)))
+        raise AssertionError("unreachable")
+
     def _publish(
         self, table: Table, parts: tuple[str, ...], content: bytes, rows: pa.Table, held: Held | None, record: Partition
     ) -> None:
-        staged, read_back = self.folder.stage(parts, content)
-        try:
+        def check(read_back: bytes, name: str) -> None:
             if read_back != content:
-                raise CorruptError(f"{staged} read back differs from what was written")
-            parquet.check_written(table, rows, read_back, str(staged))
+                raise CorruptError(f"{name} read back differs from what was written")
+            parquet.check_written(table, rows, read_back, name)
             if held:
                 self.state.intend(held.record, record.sha256)
-        except BaseException:
-            self.folder.discard(staged)
-            raise
-        self.folder.publish(staged, parts)
-        self.state.record(record)
+
+        self._note(record, self.place.replace(parts, content, held.mark if held else None, check))
 
     def _remove(self, table: Table, account: str, day: date, held: Held | None) -> Commit:
         empty = Partition(table.name, account, day, "", 0, 0)
         if held is None:
             return _committed(empty, is_changed=False)
         self.state.intend(held.record, "")
-        self.folder.remove(_parts(table, account, day))
+        self.place.remove(_parts(table, account, day), held.mark)
         self.state.remove_partition(table.name, account, day)
+        self._listed.pop((table.name, account, day), None)
         return _committed(empty, is_changed=True)
 
     def _read_settled(self, table: Table, account: str, day: date) -> Held | None:
@@ -271,18 +319,20 @@ class Store:
                 return held
         except CorruptError:
             pass
+        return self._read_locked(table, account, day)
+
+    def _read_locked(self, table: Table, account: str, day: date) -> Held | None:
         with self._lock_partition(_parts(table, account, day)):
-            return self._read_checked(table, account, day)
+            return self._agree(lambda: self._read_checked(table, account, day))
 
     def _record(self, table: Table, account: str, day: date) -> Partition | None:
         """Return what a partition is; a commit that was cut off is settled first."""
         record = self.state.partition(table.name, account, day)
         if record is None and not self._exists(table, account, day):
             return None
-        if record is not None and record.next_sha256 is None:
+        if record is not None and record.next_sha256 is None and not self._is_outdated(record):
             return record
-        with self._lock_partition(_parts(table, account, day)):
-            held = self._read_checked(table, account, day)
+        held = self._read_locked(table, account, day)
         return held.record if held else None
 
     def _read_checked(self, table: Table, account: str, day: date) -> Held | None:
@@ -293,13 +343,29 @@ class Store:
         except CorruptError:
             raise self._quarantine(table, account, day) from None
         if held is None:
+            self._listed.pop((table.name, account, day), None)
             self._settle_missing(table, account, day, record)
             return None
         if record is not None and held.record.sha256 not in (record.sha256, record.next_sha256):
-            raise self._quarantine(table, account, day)
-        if record != held.record:
-            self.state.record(held.record)
+            if held.mark.sha256 is None:
+                raise self._quarantine(table, account, day)
+            if table.layer == "raw" and held.record.row_count < record.row_count:
+                self.state.reopen(account)
+        if record != held.record or self._is_outdated(record):
+            self._note(held.record, held.mark)
         return held
+
+    def _note(self, record: Partition, mark: Mark) -> None:
+        """Keep what a partition is; of a shared place also which version that was."""
+        self.state.record(record)
+        if self.place.is_shared:
+            self.state.save_tag(record, mark.tag)
+            self._listed[record.table, record.account, record.date] = mark.tag
+
+    def _is_outdated(self, record: Partition) -> bool:
+        """Say whether another machine changed the partition since it was recorded, as far as was seen."""
+        key = (record.table, record.account, record.date)
+        return key in self._listed and self._listed[key] != self.state.tag(record)
 
     def _settle_missing(self, table: Table, account: str, day: date, record: Partition | None) -> None:
         if record is None:
@@ -313,15 +379,31 @@ class Store:
     def _quarantine(self, table: Table, account: str, day: date) -> CorruptError:
         """Set a damaged file aside, note it, and return the error that names it."""
         parts = _parts(table, account, day)
-        content = self.folder.read(parts) or b""
+        content, mark = self.place.read_marked(parts) or (b"", Mark(0))
         name = f"{DATA_FILE}.corrupt-{hashlib.sha256(content).hexdigest()[:8]}"
         self.state.add_quarantine(table.name, account, day, "/".join((*parts[:-1], name)))
-        kept = self.folder.rename(parts, name)
+        self.place.set_aside(parts, name, mark)
+        self._listed.pop((table.name, account, day), None)
         remedy = "it is asked again by the next run" if table.layer == "raw" else "it is made again from the raw tables"
-        return CorruptError(f"{self.root.joinpath(*parts)} is damaged and was set aside as {kept.name}; {remedy}")
+        return CorruptError(f"{self.place.location(parts)} is damaged and was set aside as {name}; {remedy}")
+
+    def _days(self, table: Table, account: str) -> list[date]:
+        """Return the dates that have a file; of a shared place, those that are recorded and those that are listed."""
+        holders = self.place.holders(_folder_parts(table, account), DATA_FILE)
+        marks = {day: mark for name, mark in holders.items() if (day := _read_date(name))}
+        if not self.place.is_shared:
+            return sorted(marks)
+        records = [each for each in self.state.partitions(account) if each.table == table.name]
+        known = {each.date for each in records if each.next_sha256 != ""}
+        for day in known | marks.keys():
+            self._listed[table.name, account, day] = marks[day].tag if day in marks else None
+        return sorted(known | marks.keys())
 
     def _exists(self, table: Table, account: str, day: date) -> bool:
-        return self.folder.exists(_parts(table, account, day))
+        key = (table.name, account, day)
+        if key in self._listed:
+            return self._listed[key] is not None
+        return self.place.mark(_parts(table, account, day)) is not None
 
     @contextmanager
     def _lock_partition(self, parts: Sequence[str]) -> Iterator[None]:
@@ -344,6 +426,15 @@ class Store:
             yield
         finally:
             lock.release()
+
+
+def open_place(settings: StoreSettings) -> Place:
+    """Return the place of the tables; nothing is asked of it yet."""
+    if not settings.is_remote:
+        return Folder(Path(settings.root))
+    from convo_pipeline.lake.s3 import Bucket
+
+    return Bucket(settings.root, settings.endpoint_url)
 
 
 def _declared(table: str) -> Table:
@@ -399,7 +490,12 @@ def _committed(record: Partition, is_changed: bool) -> Commit:
     )
 
 
-def _newer(path: Path, version: int) -> str:
+def _as_written(record: Partition, mark: Mark) -> Partition:
+    """Another machine's commit is to us one that is under way: the file may be what it wrote."""
+    return record if record.sha256 == mark.sha256 else replace(record, next_sha256=mark.sha256)
+
+
+def _newer(path: str, version: int) -> str:
     return (
         f"{path} was written by a newer convo-pipeline (schema version {version}, this one writes {SCHEMA_VERSION}):"
         " update before writing"

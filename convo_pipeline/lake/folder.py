@@ -7,11 +7,12 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
 from convo_pipeline.errors import StoreError
+from convo_pipeline.lake.place import Mark
 
 STAGING = ".staging"
 NEEDED_BYTES = 64 * 1024 * 1024
@@ -19,7 +20,12 @@ PRIVATE_FOLDER, PRIVATE_FILE = 0o700, 0o600
 
 
 class Folder:
-    """The files below one root; everything it writes is readable by its owner alone."""
+    """The files below one root; everything it writes is readable by its owner alone.
+
+    Whoever writes a file holds its lock, so a mark needs no tag here.
+    """
+
+    is_shared = False
 
     def __init__(self, root: Path) -> None:
         self.root = Path(os.path.realpath(root))
@@ -38,6 +44,33 @@ class Folder:
                 return file.readall()
         except OSError as error:
             raise refusal(path, "read", error) from None
+
+    def location(self, parts: Sequence[str] = ()) -> str:
+        """Return a file's path."""
+        return str(self.root.joinpath(*parts))
+
+    def read_marked(self, parts: Sequence[str]) -> tuple[bytes, Mark] | None:
+        """Return a file's bytes and mark, None where there is none."""
+        content = self.read(parts)
+        return None if content is None else (content, Mark(len(content)))
+
+    def mark(self, parts: Sequence[str]) -> Mark | None:
+        """Return a file's mark without reading it, None where there is none."""
+        byte_count = self.size(parts)
+        return None if byte_count is None else Mark(byte_count)
+
+    def replace(
+        self, parts: Sequence[str], content: bytes, held: Mark | None, check: Callable[[bytes, str], None]
+    ) -> Mark:
+        """Stage bytes, let `check` see what the disk gives back, and put them in the file's place."""
+        staged, read_back = self.stage(parts, content)
+        try:
+            check(read_back, str(staged))
+        except BaseException:
+            self.discard(staged)
+            raise
+        self.publish(staged, parts)
+        return Mark(len(content))
 
     def stage(self, parts: Sequence[str], content: bytes) -> tuple[Path, bytes]:
         """Write and sync bytes beside the lake; return where they are and what the disk gives back.
@@ -76,7 +109,7 @@ class Folder:
         except OSError:
             return
 
-    def remove(self, parts: Sequence[str]) -> None:
+    def remove(self, parts: Sequence[str], held: Mark | None = None) -> None:
         """Remove a file and the folders it leaves empty."""
         path = self._path(parts)
         try:
@@ -99,6 +132,10 @@ class Folder:
             raise refusal(path, "rename", error) from None
         return target
 
+    def set_aside(self, parts: Sequence[str], new_name: str, held: Mark) -> str:
+        """Give a file another name in its own folder; return its path."""
+        return str(self.rename(parts, new_name))
+
     def exists(self, parts: Sequence[str]) -> bool:
         return stat.S_ISREG(_mode(self._path(parts)))
 
@@ -116,6 +153,11 @@ class Folder:
             return []
         except OSError as error:
             raise refusal(path, "list", error) from None
+
+    def holders(self, parts: Sequence[str], name: str) -> dict[str, Mark]:
+        """Return the folders in a folder that hold a file of this name, sorted, with its mark."""
+        marks = ((folder, self.mark((*parts, folder, name))) for folder in self.names(parts))
+        return {folder: mark for folder, mark in marks if mark}
 
     def files(self, parts: Sequence[str] = ()) -> Iterator[tuple[str, ...]]:
         """Yield everything below a folder that is no folder, links included, as parts."""
@@ -147,6 +189,9 @@ class Folder:
         for path in abandoned:
             self.discard(path)
         return len(abandoned)
+
+    def close(self) -> None:
+        """Nothing is held open."""
 
     def _path(self, parts: Sequence[str]) -> Path:
         """Return the path; refuse what leaves the root or passes through a symbolic link."""

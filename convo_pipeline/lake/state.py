@@ -44,10 +44,13 @@ CREATE TABLE IF NOT EXISTS runs (
     ended_us INTEGER, outcome TEXT NOT NULL, reasons TEXT NOT NULL, error TEXT, calls TEXT NOT NULL,
     counts TEXT NOT NULL, report TEXT NOT NULL, PRIMARY KEY (run_id, account)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS runs_by_account ON runs (account, started_us);
+CREATE TABLE IF NOT EXISTS tags (
+    table_name TEXT, account TEXT, date TEXT, sha256 TEXT NOT NULL, tag TEXT NOT NULL,
+    PRIMARY KEY (account, date, table_name)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS quarantines (
     path TEXT PRIMARY KEY, table_name TEXT NOT NULL, account TEXT NOT NULL, date TEXT NOT NULL) WITHOUT ROWID;
 """
-ACCOUNT_TABLES = ("partitions", "identities", "conversations", "memories", "placements", "runs", "quarantines")
+ACCOUNT_TABLES = ("partitions", "identities", "conversations", "memories", "placements", "runs", "tags", "quarantines")
 """Everything that knows an account: `rename` and `forget` walk these."""
 
 
@@ -157,6 +160,20 @@ class State:
             connection.execute(_REMOVE_PARTITION, (account, str(day), table))
             for statement in _REOPEN if is_lost else ():
                 connection.execute(statement, (account,))
+
+    def tag(self, partition: Partition) -> str | None:
+        """Return which version in a shared place the partition is, None if that is not known."""
+        key = (partition.account, str(partition.date), partition.table, partition.sha256)
+        rows = self._select(
+            "SELECT tag FROM tags WHERE account = ? AND date = ? AND table_name = ? AND sha256 = ?", *key
+        )
+        return str(rows[0][0]) if rows else None
+
+    def save_tag(self, partition: Partition, tag: str) -> None:
+        """Note which version in a shared place the partition is."""
+        with self._transaction(is_durable=False) as connection:
+            row = (*_partition_key(partition), partition.sha256, tag)
+            connection.execute("INSERT OR REPLACE INTO tags VALUES (?, ?, ?, ?, ?)", row)
 
     def add_quarantine(self, table: str, account: str, day: date, path: str) -> None:
         """Note a damaged file that was set aside; everything the account holds is asked again."""

@@ -119,7 +119,7 @@ def _table(name: str) -> Table:
 
 
 def _compare_size(store: Store, table: Table, account: str, day: date, tally: _Tally) -> None:
-    size, record = store.size(table, account, day), store.state.partition(table.name, account, day)
+    size, record = store.measure(table, account, day)
     where = _where(table, account, day)
     tally.file_count += size is not None
     tally.byte_count += size or 0
@@ -260,7 +260,7 @@ def _report_leftovers(store: Store, tally: _Tally) -> None:
     for table, account, day, path in store.state.quarantines():
         tally.add("quarantine", path, f"set aside from {_where(_table(table), account, day)}")
     for foreign in store.foreign_files():
-        tally.add("foreign", str(foreign.relative_to(store.root)), "not a file of the lake")
+        tally.add("foreign", "/".join(foreign), "not a file of the lake")
 
 
 def _where(table: Table, account: str, day: date) -> str:
