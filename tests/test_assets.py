@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
@@ -13,9 +14,11 @@ import pytest
 from convo_pipeline import schema
 from convo_pipeline.emulator.serve import EmulatorServer
 from convo_pipeline.lake.files import Store
+from convo_pipeline.orchestration.assets import CAME_ALONG
 from convo_pipeline.orchestration.catalog import build_definitions
 from convo_pipeline.orchestration.deployment import Deployment
-from convo_pipeline.orchestration.jobs import EXTRACT_JOB, NORMALISE_JOB
+from convo_pipeline.orchestration.instance import make_home
+from convo_pipeline.orchestration.jobs import EXTRACT_JOB, NORMALISE_JOB, prune_idle_runs
 from convo_pipeline.orchestration.partitions import Window, range_tags
 from convo_pipeline.orchestration.runs import QUIET
 from convo_pipeline.settings import Settings
@@ -225,8 +228,12 @@ def test_days_before_an_accounts_start_are_not_asked_and_say_so(
         f"{BAKERY}|{days[2]}": 6,
     }
     records = instance.fetch_materializations(dg.AssetKey("raw_message_ids"), limit=1000).records
-    notes = {record.partition_key: record.asset_materialization.metadata.get("note") for record in records if record.asset_materialization}  # fmt: skip
-    assert {key for key, note in notes.items() if note} == {f"{BAKERY}|{days[1]}"}
+    metadata = {record.partition_key: record.asset_materialization.metadata for record in records if record.asset_materialization}  # fmt: skip
+    notes = {key: str(entries["note"].value) for key, entries in metadata.items() if "note" in entries}
+    assert notes == {
+        f"{BAKERY}|{days[1]}": "before the account's start_date: not asked",
+        f"{BIKES}|{days[0]}": CAME_ALONG,
+    }
     result = run(late, instance, EXTRACT_JOB, [BAKERY], Window(days[0], days[1]))
     assert not result.success
 
@@ -278,6 +285,20 @@ def test_a_capture_shows_only_partitions_that_changed(
     assert ("messages", today) in changed
     assert ("coverage", today) in changed
     assert {key for _, key in changed} == {today}
+
+
+def test_captures_that_found_nothing_are_pruned_with_all_they_left_on_disk(
+    deployment: Deployment, tmp_path: Path, days: Days
+) -> None:
+    home = make_home(tmp_path / "home")
+    job = build_definitions(deployment).resolve_job_def("capture_job")
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        first, second = (job.execute_in_process(instance=instance, run_config=QUIET).run_id for _ in range(2))
+        assert prune_idle_runs(instance, datetime.now(UTC) - timedelta(days=1)) == 0
+        assert prune_idle_runs(instance, datetime.now(UTC) + timedelta(days=1)) == 1
+        assert [run.run_id for run in instance.get_runs()] == [first]
+        assert [path for path in home.rglob("*") if second in path.name] == []
+        assert counts(instance, "messages")[f"{BIKES}|{days[2]}"] == 9
 
 
 def materialised_since(instance: dg.DagsterInstance, record_id: int) -> set[tuple[str, str]]:

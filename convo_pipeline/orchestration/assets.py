@@ -35,6 +35,7 @@ CHAIN: Mapping[str, Sequence[str]] = {
 MOST_PREVIEWS = 31
 """Partitions of one run that get a preview: a month of one account; beyond that it is only weight."""
 
+CAME_ALONG = "came along with other days: kept and shown, not promised to be whole"
 Days = Mapping[str, list[date]]
 Told = dg.MaterializeResult[None] | dg.AssetCheckResult
 Log = Callable[[str], None]
@@ -178,9 +179,9 @@ def remedy(report: AccountReport) -> str:
 
 
 def changed(commits: Iterable[Commit]) -> dict[tuple[str, str], dict[str, Any]]:
-    """Pick the partitions whose file changed."""
+    """Pick the partitions whose file changed: what came along with the days that were asked for."""
     return {
-        (commit.table, key_of(commit.account, commit.date)): {"dagster/row_count": commit.row_count}
+        (commit.table, key_of(commit.account, commit.date)): {"dagster/row_count": commit.row_count, "note": CAME_ALONG}
         for commit in commits
         if commit.is_changed
     }

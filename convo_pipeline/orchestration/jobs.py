@@ -3,6 +3,10 @@
 Extract and normalise are apart because a failed step skips everything below it, for the good accounts too.
 """
 
+import shutil
+from datetime import datetime, timedelta
+from pathlib import Path
+
 import dagster as dg
 
 from convo_pipeline.orchestration.assets import DERIVED, RAW
@@ -13,6 +17,10 @@ from convo_pipeline.orchestration.outcome import failure
 EXTRACT_JOB = "extract_job"
 NORMALISE_JOB = "normalise_job"
 CAPTURE_JOB = "capture_job"
+IDLE_TAG = "convo/idle"
+"""On capture runs that found nothing: their history is worth a week, their disk space is not worth more."""
+IDLE_RUNS_KEPT_DAYS = 7
+MOST_PRUNED = 200
 
 extract_job = dg.define_asset_job(
     EXTRACT_JOB, selection=list(RAW), description="Ask the API: the raw tables of a range of accounts × days."
@@ -34,6 +42,9 @@ def build_capture_job(deployment: Deployment) -> dg.JobDefinition:
     def capture(context: dg.OpExecutionContext) -> None:
         """Ask every account once, merge, normalise what changed; fail at the end if an account failed."""
         outcome = run_capture(deployment, context.log.info)
+        if not outcome.extra and not outcome.failures:
+            context.instance.add_run_tags(context.run_id, {IDLE_TAG: "true"})
+        prune_idle_runs(context.instance, deployment.clock.now() - timedelta(days=IDLE_RUNS_KEPT_DAYS))
         for (table, key), metadata in outcome.extra.items():
             context.log_event(dg.AssetMaterialization(table, partition=key, metadata=dict(metadata)))
         if outcome.failures:
@@ -44,3 +55,26 @@ def build_capture_job(deployment: Deployment) -> dg.JobDefinition:
         capture()
 
     return capture_job
+
+
+def prune_idle_runs(instance: dg.DagsterInstance, before: datetime) -> int:
+    """Delete captures that found nothing before a time, with all they left on disk; say how many.
+
+    A run that logged a materialisation is never deleted: its partitions would look as if they were missing.
+    """
+    idle = dg.RunsFilter(job_name=CAPTURE_JOB, tags={IDLE_TAG: "true"}, created_before=before)
+    run_ids = [run.run_id for run in instance.get_runs(idle, limit=MOST_PRUNED)]
+    for run_id in run_ids:
+        instance.delete_run(run_id)
+        for path in _left_behind(instance, run_id):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    return len(run_ids)
+
+
+def _left_behind(instance: dg.DagsterInstance, run_id: str) -> list[Path]:
+    """Find the log folder and the event file of a deleted run, where the instance is a folder."""
+    if instance.is_ephemeral:
+        return []
+    home = Path(instance.root_directory)
+    candidates = [home / "storage" / run_id, *(home / "history" / "runs").glob(f"{run_id}.db*")]
+    return [path for path in candidates if path.exists()]
