@@ -179,7 +179,7 @@ def test_a_root_that_does_not_exist_is_named(tmp_path: Path) -> None:
     [
         "SELECT * FROM read_text('/etc/hostname')",
         "SELECT * FROM read_text('{root}/../secret.txt')",
-        "COPY (SELECT 1) TO '/tmp/convo-out.csv'",
+        "SELECT * FROM read_parquet('/tmp/*/*.parquet')",
         "ATTACH '/tmp/convo-other.db'",
         "SET enable_external_access = true",
         "SET allowed_directories = ['/']",
@@ -190,6 +190,14 @@ def test_sql_reaches_nothing_outside_the_lake(tmp_path: Path, con: Connection, q
     (tmp_path.parent / "secret.txt").write_text("secret")
     with pytest.raises(duckdb.Error):
         con.execute(query.format(root=tmp_path)).fetchall()
+
+
+@pytest.mark.parametrize("query", ["COPY (SELECT 1) TO '{root}/messages/x.csv'", "SELECT 1; EXPORT DATABASE '{root}'"])
+def test_sql_writes_no_file_between_the_tables(tmp_path: Path, con: Connection, query: str) -> None:
+    for run in (con.execute, con.sql):
+        with pytest.raises(StoreError, match="SQL writes no file"):
+            run(query.format(root=tmp_path))
+    assert list(tmp_path.rglob("*")) == []
 
 
 def test_a_hostile_id_finds_only_itself(tmp_path: Path, con: Connection) -> None:

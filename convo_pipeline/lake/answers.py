@@ -7,12 +7,11 @@ change is null or marked `is_lower_bound`, never guessed. It knows tables and co
 
 from convo_pipeline.lake.sources import quote
 from convo_pipeline.settings import DAYS, AccountSettings, Settings
-
-AUTOMATED_REPLY_SECONDS = 5
-"""A reply this soon after the customer began to write was not typed by a person."""
-REPEATED_TEXT_CONVERSATIONS = 5
-REPEATED_TEXT_CHARACTERS = 20
-"""A text this long sent to this many conversations on one day was not typed for each of them."""
+from convo_pipeline.tables.metrics import (
+    AUTOMATED_REPLY_SECONDS,
+    REPEATED_TEXT_CHARACTERS,
+    REPEATED_TEXT_CONVERSATIONS,
+)
 
 _BUSINESS_CLOCK = """
 CREATE MACRO internal.business_clock(wall, opens, closes, weekdays) AS

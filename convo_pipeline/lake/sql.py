@@ -110,12 +110,12 @@ class _Lake:
                 if type(error) not in READ_ERRORS:
                     raise
                 if attempt == TRIES:
-                    raise self._explain(error) from error
+                    raise self._explain(error) or error from None
                 time.sleep(PAUSE_SECONDS * attempt)
                 self.refresh(known=False)
         raise AssertionError("unreachable")
 
-    def _explain(self, error: duckdb.Error) -> Exception:
+    def _explain(self, error: duckdb.Error) -> Exception | None:
         """Name the damaged file; an error that no file explains is the caller's own."""
         for path in self._suspects(str(error)):
             if not _is_readable(path):
@@ -123,7 +123,7 @@ class _Lake:
                     f"{path} is damaged and cannot be read; the other partitions can: leave it out with a filter "
                     "on account and date, and run `convo-pipeline verify`"
                 )
-        return error
+        return None
 
     def _suspects(self, message: str) -> list[str]:
         """The files that a message may be about: the one it names, else all."""
@@ -154,6 +154,7 @@ class Connection:
 
     def execute(self, query: Any, parameters: object = None) -> Self:
         """Run a statement; fetch its rows from this connection."""
+        self._refuse_export(query)
         arguments = (query,) if parameters is None else (query, parameters)
         self._again = lambda: self._con.execute(*arguments)
         self._lake.run(self._again)
@@ -169,9 +170,16 @@ class Connection:
 
     def sql(self, query: Any, *, alias: str = "", params: object = None) -> Any:
         """Return a query as a relation, run when its rows are asked for; a statement without rows runs at once."""
+        self._refuse_export(query)
         return self._relation(lambda: self._con.sql(query, alias=alias, params=params))
 
     query = sql
+
+    def _refuse_export(self, query: Any) -> None:
+        """The lake's folder is the only one SQL may open, and no query's result belongs between its files."""
+        statements = self._con.extract_statements(query) if isinstance(query, str) else []
+        if any(statement.type.name in ("COPY", "EXPORT") for statement in statements):
+            raise StoreError("SQL writes no file here: fetch the rows, with .df().to_csv(path) for example")
 
     def close(self) -> None:
         """Close the connection; what was spilled to disk goes with the last one to the same views."""

@@ -25,8 +25,10 @@ COLUMNS = (
 """What of `messages` is read."""
 
 AUTOMATED_REPLY_SECONDS = 5
+"""A reply this soon after the customer began to write was not typed by a person."""
 REPEATED_TEXT_CONVERSATIONS = 5
 REPEATED_TEXT_CHARACTERS = 20
+"""A text this long sent to this many conversations on one day was not typed for each of them."""
 RESPONSIVENESS_VERSION = "meta-badge-2016.1"
 RESPONSIVENESS_DAYS = 7
 RESPONSIVE_RATE = 0.9
