@@ -26,8 +26,9 @@ Exit codes:
   0  done; every account is complete
   1  an account failed or is incomplete, or the store or the query failed
   2  wrong usage or settings
-  3  not found"""
-EXIT_FAILED, EXIT_USAGE, EXIT_NOT_FOUND = 1, 2, 3
+  3  not found
+  130  stopped by Ctrl-C"""
+EXIT_FAILED, EXIT_USAGE, EXIT_NOT_FOUND, EXIT_STOPPED = 1, 2, 3, 130
 
 
 class Commands(click.Group):
@@ -36,6 +37,9 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo(f"{ctx.info_name}: stopped; what came is kept, the same command goes on from there", err=True)
+            ctx.exit(EXIT_STOPPED)
         except SettingsError as error:
             _complain(error, ctx)
             ctx.exit(EXIT_USAGE)

@@ -25,6 +25,7 @@ from convo_pipeline.cli import main
 from convo_pipeline.emulator.serve import EMULATOR_TOKEN, EmulatorServer
 from convo_pipeline.shell import run_shell
 from tests.inbox_worlds import TOKENS, Days, message_counts, small_world, three_days, write_config
+from tests.web_server import wait_for
 
 BAKERY, BIKES = "bakery-instagram", "bikes-messenger"
 
@@ -168,6 +169,23 @@ def test_runs_are_recorded_in_dagster_home(config: Path, tmp_path: Path, days: D
     with dg.DagsterInstance.from_config(str(home)) as instance:
         runs = {run.job_name: run.status.value for run in instance.get_runs()}
     assert runs == {"extract_job": "SUCCESS", "normalise_job": "SUCCESS"}
+
+
+def test_ctrl_c_ends_in_one_line_and_the_same_command_goes_on(tmp_path: Path, days: Days) -> None:
+    with EmulatorServer(small_world(days), latency_seconds=0.5) as slow:
+        file = write_config(tmp_path, slow, days.start)
+        command = [sys.executable, "-m", "convo_pipeline.cli", "--config", str(file), "extract"]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **TOKENS})
+        wait_for(lambda: len(slow.log) > 0, 60)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+        assert process.returncode == 130
+        _, line = stderr.strip().splitlines()
+        assert line.endswith("stopped; what came is kept, the same command goes on from there")
+        slow.latency_seconds = 0
+        assert invoke("--config", str(file), "extract").exit_code == 0
+    rows = invoke("--config", str(file), "query", "--format", "json", KEYS)
+    assert {row["key"]: row["n"] for row in json.loads(rows.stdout)} == message_counts(days)
 
 
 def test_normalize_agrees_again_without_asking_anybody(lake: Path, server: EmulatorServer, days: Days) -> None:

@@ -34,7 +34,10 @@ def run_jobs(
     instance: dg.DagsterInstance,
     jobs: Sequence[str] = (EXTRACT_JOB, NORMALISE_JOB),
 ) -> RunResult:
-    """Run the jobs one after the other over accounts × window; a failed extract is normalised all the same."""
+    """Run the jobs one after the other over accounts × window; a failed extract is normalised all the same.
+
+    Raise KeyboardInterrupt where Ctrl-C ended a job: Dagster itself would go on with the next one.
+    """
     reports: list[AccountReport] = []
     definitions = build_definitions(replace(deployment, on_reports=reports.extend))
     failures: list[str] = []
@@ -43,8 +46,19 @@ def run_jobs(
             result = definitions.resolve_job_def(job).execute_in_process(
                 instance=instance, raise_on_error=False, tags=range_tags(stretch, window), run_config=QUIET
             )
+            if _is_interrupted(result):
+                raise KeyboardInterrupt
             failures += _failures(result)
     return RunResult(tuple(reports), tuple(dict.fromkeys(failures)))
+
+
+def _is_interrupted(result: dg.ExecuteInProcessResult) -> bool:
+    """Dagster records Ctrl-C as a step's failure; for us it is the end of the command."""
+    errors = [event.step_failure_data.error for event in result.all_events if event.is_step_failure]
+    names = {error.cls_name for error in errors if error} | {
+        error.cause.cls_name for error in errors if error and error.cause
+    }
+    return "DagsterExecutionInterruptedError" in names
 
 
 def _failures(result: dg.ExecuteInProcessResult) -> list[str]:
