@@ -132,9 +132,9 @@ def _print_summary(console: Console, con: Connection, result: RunResult, seconds
     """Print what was got, how whole it is, what it cost, and an answer."""
     coverage = {row[0]: row[1:] for row in con.execute(COVERAGE).fetchall()}
     calls = {report.account: sum(report.calls.values()) for report in result.reports}
-    table = Table(box=box.SIMPLE_HEAD)
-    for name in ("account", "conversations", "messages", "in / out", "with details", "out of reach", "calls"):
-        table.add_column(name, justify="left" if name == "account" else "right")
+    table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    for name in ("account", "conversations", "messages", "in / out", "detailed", "lost", "calls"):
+        table.add_column(name, justify="left" if name == "account" else "right", no_wrap=True)
     for account, messages, conversations, inbound, outbound in con.execute(TOTALS).fetchall():
         share, beyond, gone = coverage.get(account, (None, 0, 0))
         whole = "–" if share is None else f"{share:.1%}"

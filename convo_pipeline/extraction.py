@@ -91,7 +91,7 @@ def _announce(console: Console, settings: Settings, accounts: Sequence[str], win
 
 def summary_table(result: RunResult) -> Table:
     """One line an account: how it ended, what it cost, what it brought."""
-    table = Table(box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     for name in ("account", "outcome", "calls", "messages", "detailed", "partitions changed"):
         table.add_column(name, justify="left" if name in ("account", "outcome") else "right")
     for report in result.reports:
