@@ -47,7 +47,7 @@ def asset_nodes(definitions: dg.Definitions) -> dict[str, dg.AssetSpec]:
 
 def test_asset_keys_are_pinned(settings: Settings) -> None:
     nodes = asset_nodes(build_definitions(Deployment(settings)))
-    assert sorted(nodes) == sorted([*RAW, *NORMALISED, "coverage"])
+    assert sorted(nodes) == sorted([*RAW, *NORMALISED, "coverage", "account_days"])
 
 
 def test_raw_assets_are_chained_and_derived_ones_follow_them(settings: Settings) -> None:
@@ -60,6 +60,7 @@ def test_raw_assets_are_chained_and_derived_ones_follow_them(settings: Settings)
         "raw_rejects": [],
         **{name: sorted(RAW) for name in NORMALISED},
         "coverage": ["messages", "raw_rejects"],
+        "account_days": ["messages"],
     }
 
 
@@ -113,6 +114,7 @@ def test_nightly_asks_all_accounts_in_one_run_in_the_order_of_the_configuration(
     (request,) = data.run_requests
     assert request.tags[RANGE_START] == "zoo-instagram|2026-01-01"
     assert request.tags[RANGE_END] == "ark-messenger|2026-01-02"
+    assert request.tags["convo/mode"] == "nightly"
 
 
 def test_nightly_goes_back_to_the_oldest_day_that_no_complete_run_swept(settings: Settings, tmp_path: Path) -> None:
@@ -156,8 +158,8 @@ GOOD, BAD = dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE
         (make_run("extract_job", GOOD, None, SPAN), SPAN),
         (make_run("extract_job", BAD, None, SPAN), SPAN),
         (make_run("__ASSET_JOB", GOOD, RAW, ONE), {RANGE_START: "a|2026-01-01", RANGE_END: "a|2026-01-01"}),
-        (make_run("__ASSET_JOB", BAD, [*RAW, *NORMALISED, "coverage"], SPAN), SPAN),
-        (make_run("__ASSET_JOB", GOOD, [*RAW, *NORMALISED, "coverage"], SPAN), None),
+        (make_run("__ASSET_JOB", BAD, [*RAW, *NORMALISED, "coverage", "account_days"], SPAN), SPAN),
+        (make_run("__ASSET_JOB", GOOD, [*RAW, *NORMALISED, "coverage", "account_days"], SPAN), None),
         (make_run("__ASSET_JOB", GOOD, ["messages"], SPAN), None),
         (make_run("normalise_job", GOOD, None, SPAN), None),
         (make_run("capture_job", BAD, None, {}), None),

@@ -14,9 +14,10 @@ from typing import Any
 import dagster as dg
 
 from convo_pipeline import schema
+from convo_pipeline.daily import derive_account_days, stale_account_days
 from convo_pipeline.derive import derive_day, stale_days
 from convo_pipeline.errors import ConvoError, StoreError
-from convo_pipeline.extract.run import AccountReport, extract
+from convo_pipeline.extract.run import AccountReport, Mode, extract
 from convo_pipeline.lake.files import Commit, Store
 from convo_pipeline.orchestration.checks import NOTHING_OPEN, judge_coverage
 from convo_pipeline.orchestration.deployment import Deployment
@@ -26,12 +27,16 @@ from convo_pipeline.orchestration.partitions import Window, accounts_by_window, 
 from convo_pipeline.sandbox import reachable
 
 RAW = tuple(table.name for table in schema.RAW)
-DERIVED = tuple(table.name for table in (*schema.NORMALISED, *schema.MARTS))
+DERIVED_TABLES = (*schema.NORMALISED, *schema.MARTS, *schema.ACROSS_DAYS)
+DERIVED = tuple(table.name for table in DERIVED_TABLES)
 CHAIN: Mapping[str, Sequence[str]] = {
     "raw_message_ids": ["raw_conversations"],
     "raw_message_details": ["raw_message_ids"],
     "coverage": ["messages", "raw_rejects"],
+    "account_days": ["messages"],
 }
+MODE_TAG = "convo/mode"
+"""On a run: how far behind what is held already its listing goes; the nightly run says `nightly`."""
 MOST_PREVIEWS = 31
 """Partitions of one run that get a preview: a month of one account; beyond that it is only weight."""
 
@@ -69,7 +74,8 @@ def build_extract(deployment: Deployment, partitions: dg.PartitionsDefinition[An
     )
     def extract_tables(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[None]]:
         """List the accounts' conversations down to the range's start and merge everything that came."""
-        yield from tell(context, run_extract(deployment, context.partition_keys, context.log.info))
+        mode = mode_of(context.run.tags)
+        yield from tell(context, run_extract(deployment, context.partition_keys, context.log.info, mode))
 
     return extract_tables
 
@@ -79,7 +85,7 @@ def build_normalise(deployment: Deployment, partitions: dg.PartitionsDefinition[
 
     @dg.multi_asset(
         name="normalise",
-        specs=[table_spec(table, deployment.problem) for table in (*schema.NORMALISED, *schema.MARTS)],
+        specs=[table_spec(table, deployment.problem) for table in DERIVED_TABLES],
         check_specs=[NOTHING_OPEN],
         partitions_def=partitions,
         backfill_policy=SINGLE_RUN,
@@ -106,7 +112,16 @@ def build_problem(problem: str) -> dg.AssetsDefinition:
     return configuration
 
 
-def run_extract(deployment: Deployment, keys: Iterable[str], log: Log) -> Outcome:
+def mode_of(tags: Mapping[str, str]) -> Mode:
+    """Read the mode off a run's tags.
+
+    >>> mode_of({MODE_TAG: "nightly"}), mode_of({})
+    ('nightly', 'window')
+    """
+    return "nightly" if tags.get(MODE_TAG) == "nightly" else "window"
+
+
+def run_extract(deployment: Deployment, keys: Iterable[str], log: Log, mode: Mode = "window") -> Outcome:
     """Extract the keys' windows, all accounts of one window side by side."""
     asked = by_account(keys)
     days = since_start(deployment.settings.accounts, asked)
@@ -115,14 +130,14 @@ def run_extract(deployment: Deployment, keys: Iterable[str], log: Log) -> Outcom
     if not days:
         raise dg.Failure("nothing was asked: every day is before its account's start_date", allow_retries=False)
     with open_store(deployment) as store:
-        reports = extract_windows(deployment, store, accounts_by_window(days))
+        reports = extract_windows(deployment, store, accounts_by_window(days), mode)
         for report in reports:
             log(f"{report.account}: {report.outcome}, {sum(report.calls.values())} calls")
         return judge_extract(store, asked, days, reports)
 
 
 def extract_windows(
-    deployment: Deployment, store: Store, windows: Mapping[Window, Sequence[str]]
+    deployment: Deployment, store: Store, windows: Mapping[Window, Sequence[str]], mode: Mode = "window"
 ) -> list[AccountReport]:
     reports: list[AccountReport] = []
     with reachable(deployment.settings, deployment.environ) as (settings, environ):
@@ -133,6 +148,7 @@ def extract_windows(
                 accounts,
                 window.since,
                 window.until,
+                mode=mode,
                 on_progress=deployment.on_progress,
                 environ=environ,
                 clock=deployment.clock,
@@ -193,12 +209,14 @@ def run_normalise(deployment: Deployment, keys: Iterable[str]) -> Outcome:
     with open_store(deployment) as store:
         reader = _Reader(store, with_preview=sum(map(len, asked.values())) <= MOST_PREVIEWS)
         for account, days in asked.items():
-            for day in days:
-                if derive(store, account, day, outcome, is_forced=True) is not None:
-                    reader.read_into(outcome, DERIVED, account, day)
+            whole = [day for day in days if derive(store, account, day, outcome, is_forced=True) is not None]
             for day in stale_days(store, account):
                 if day not in days:
                     outcome.extra.update(changed(derive(store, account, day, outcome) or ()))
+            commits = derive_figures(deployment, store, account, outcome, whole)
+            outcome.extra.update(changed(commit for commit in commits if commit.date not in days))
+            for day in whole:
+                reader.read_into(outcome, DERIVED, account, day)
     return outcome
 
 
@@ -209,6 +227,24 @@ def derive(store: Store, account: str, day: date, outcome: Outcome, *, is_forced
     except ConvoError as error:
         outcome.failures[account] = f"{account}: {error}"
         return None
+
+
+def derive_figures(
+    deployment: Deployment, store: Store, account: str, outcome: Outcome, days: Iterable[date] = ()
+) -> list[Commit]:
+    """Make `account_days` of these days and of all that a changed message around them made stale.
+
+    Return the commits that brought other figures: most days around a new message only learn what they were made from.
+    """
+    gap, table = deployment.settings.metrics.session_gap_hours, schema.ACCOUNT_DAYS.name
+    try:
+        wanted = {*stale_account_days(store, account, session_gap_hours=gap), *days}
+        before = {day: store.read(table, account, day) for day in wanted}
+        commits = derive_account_days(store, account, wanted, session_gap_hours=gap)
+        return [commit for commit in commits if store.read(table, account, commit.date) != before[commit.date]]
+    except ConvoError as error:
+        outcome.failures[account] = f"{account}: {error}"
+        return []
 
 
 @dataclass(frozen=True)

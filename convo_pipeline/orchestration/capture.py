@@ -11,7 +11,15 @@ from convo_pipeline.derive import stale_days
 from convo_pipeline.errors import BusyError
 from convo_pipeline.extract.run import AccountReport
 from convo_pipeline.lake.files import Store
-from convo_pipeline.orchestration.assets import Log, changed, derive, extract_windows, open_store, remedy
+from convo_pipeline.orchestration.assets import (
+    Log,
+    changed,
+    derive,
+    derive_figures,
+    extract_windows,
+    open_store,
+    remedy,
+)
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.outcome import Outcome
 from convo_pipeline.orchestration.partitions import ONE_DAY, Window, accounts_by_window, since_start
@@ -27,7 +35,7 @@ def run_capture(deployment: Deployment, log: Log) -> Outcome:
         reports = extract_windows(deployment, store, accounts_by_window(days))
         outcome.failures.update({report.account: remedy(report) for report in reports if report.outcome == "failed"})
         outcome.extra.update(changed(commit for report in reports for commit in report.commits))
-        _derive_stale(store, reports, outcome)
+        _derive_stale(deployment, store, reports, outcome)
     log(f"{len(reports)} accounts asked, {len(outcome.extra)} partitions changed, {len(outcome.failures)} failed")
     return outcome
 
@@ -47,7 +55,8 @@ def is_free(store: Store, account: str) -> bool:
         return False
 
 
-def _derive_stale(store: Store, reports: Iterable[AccountReport], outcome: Outcome) -> None:
+def _derive_stale(deployment: Deployment, store: Store, reports: Iterable[AccountReport], outcome: Outcome) -> None:
     for report in reports:
         for day in stale_days(store, report.account):
             outcome.extra.update(changed(derive(store, report.account, day, outcome) or ()))
+        outcome.extra.update(changed(derive_figures(deployment, store, report.account, outcome)))
