@@ -11,7 +11,7 @@ from datetime import UTC, date, timedelta
 import dagster as dg
 
 from convo_pipeline.lake.state import STATE_FILE, State
-from convo_pipeline.orchestration.assets import DERIVED, RAW
+from convo_pipeline.orchestration.assets import DERIVED, MODE_TAG, RAW
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.jobs import EXTRACT_JOB, NORMALISE_JOB, extract_job, normalise_job
 from convo_pipeline.orchestration.partitions import (
@@ -70,7 +70,7 @@ def build_nightly(deployment: Deployment) -> dg.ScheduleDefinition:
         if window is None:
             return dg.SkipReason(deployment.problem or "no account has a whole day yet")
         (accounts,) = neighbours(settings, (account.name for account in settings.accounts))
-        return dg.RunRequest(tags=range_tags(accounts, window))
+        return dg.RunRequest(tags={**range_tags(accounts, window), MODE_TAG: "nightly"})
 
     return nightly
 
