@@ -12,6 +12,7 @@ from itertools import chain
 import pyarrow as pa
 
 from convo_pipeline.lake.files import Commit, Store
+from convo_pipeline.lake.retention import read_floors
 from convo_pipeline.schema import ACCOUNT_DAYS, MESSAGES, SCHEMA_VERSION
 from convo_pipeline.tables.metrics import COLUMNS, LOOKBACK_DAYS, account_days, needed_days
 
@@ -25,8 +26,9 @@ def stale_account_days(store: Store, account: str, *, session_gap_hours: float =
     """Return the dates whose `account_days` is not what the messages say now, sorted."""
     held = _message_sources(store, account)
     days = sorted({*held, *store.days(ACCOUNT_DAYS.name, account)})
-    wanted = {day: _source(held, day, session_gap_hours) for day in days}
-    return [day for day in days if store.source(ACCOUNT_DAYS.name, account, day) != wanted[day]]
+    first_day = _first_day(store)
+    wanted = {day: _source(held, day, session_gap_hours) for day in days if day >= first_day}
+    return [day for day in wanted if store.source(ACCOUNT_DAYS.name, account, day) != wanted[day]]
 
 
 def derive_account_days(
@@ -34,9 +36,10 @@ def derive_account_days(
 ) -> list[Commit]:
     """Replace `account_days` of these days, else of the stale ones; a day without a message keeps no file."""
     asked = stale_account_days(store, account, session_gap_hours=session_gap_hours) if days is None else days
+    first_day = _first_day(store)
     held = _message_sources(store, account)
     commits: list[Commit] = []
-    for some in _batches(sorted(set(asked))):
+    for some in _batches(sorted({day for day in asked if day >= first_day})):
         messages = _read_around(store, account, some, held)
         made = account_days(messages, some, first_day=min(held, default=None), session_gap_hours=session_gap_hours)
         for day in some:
@@ -44,6 +47,14 @@ def derive_account_days(
             source = _source(held, day, session_gap_hours) or ""
             commits.append(store.replace(ACCOUNT_DAYS.name, account, day, content, source))
     return commits
+
+
+def _first_day(store: Store) -> date:
+    """Return the first day that is made: of older ones some of the messages are gone that they were made of."""
+    floors = read_floors(store)
+    messages = floors.get(MESSAGES.name)
+    reaching = messages + timedelta(days=LOOKBACK_DAYS) if messages else date.min
+    return max(reaching, floors.get(ACCOUNT_DAYS.name, date.min))
 
 
 def _batches(days: Sequence[date]) -> list[list[date]]:

@@ -10,6 +10,7 @@ from datetime import date
 
 from convo_pipeline import schema
 from convo_pipeline.lake.files import Commit, Store
+from convo_pipeline.lake.retention import read_floors
 from convo_pipeline.tables.coverage import count_coverage
 from convo_pipeline.tables.normalize import RawDay, normalize
 
@@ -25,8 +26,9 @@ LOOKS = 3
 def stale_days(store: Store, account: str) -> list[date]:
     """Return the dates whose derived tables are not what their raw ones say now, sorted."""
     tables = [table.name for table in schema.RAW] + list(DERIVED)
+    first_day = _first_day(store)
     days = {day for table in tables for day in store.days(table, account)}
-    return [day for day in sorted(days) if not _is_current(store, account, day)]
+    return [day for day in sorted(days) if day >= first_day and not _is_current(store, account, day)]
 
 
 def derive_day(store: Store, account: str, day: date, *, is_forced: bool = False) -> list[Commit]:
@@ -34,7 +36,7 @@ def derive_day(store: Store, account: str, day: date, *, is_forced: bool = False
 
     Another machine may have merged and derived meanwhile, and this one's tables are the older ones then: made again.
     """
-    if not is_forced and _is_current(store, account, day):
+    if day < _first_day(store) or (not is_forced and _is_current(store, account, day)):
         return [_held(store, table, account, day) for table in DERIVED]
     commits = _derive(store, account, day)
     for _ in range(LOOKS if store.place.is_shared else 0):
@@ -45,11 +47,22 @@ def derive_day(store: Store, account: str, day: date, *, is_forced: bool = False
     return commits
 
 
+def _first_day(store: Store) -> date:
+    """Return the first day that is derived: of older ones the raw rows are gone, or nothing may be held any more."""
+    floors = read_floors(store)
+    return max(floors.get(table, date.min) for table in (schema.RAW[0].name, _LAST))
+
+
 def _derive(store: Store, account: str, day: date) -> list[Commit]:
-    source = source_of(store.raw_digest(account, day))
-    raw = read_raw_day(store, account, day)
-    tables = normalize(raw) | {_LAST: count_coverage(raw)}
-    commits = [store.replace(table, account, day, tables[table], source) for table in DERIVED]
+    floors = read_floors(store)
+    with store.lock_derivation(account):
+        source = source_of(store.raw_digest(account, day))
+        raw = read_raw_day(store, account, day)
+        tables = normalize(raw) | {_LAST: count_coverage(raw)}
+        for table in DERIVED:
+            if day < floors.get(table, date.min):
+                tables[table] = schema.TABLES[table].schema.empty_table()
+        commits = [store.replace(table, account, day, tables[table], source) for table in DERIVED]
     for table, path in _quarantines(store, account, day):
         if table in DERIVED:
             store.state.remove_quarantine(path)

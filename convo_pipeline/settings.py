@@ -14,9 +14,19 @@ from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from convo_pipeline.errors import SettingsError
+from convo_pipeline.schema import COVERAGE, LEDGER, NORMALISED, RAW, TABLES
 
 EMULATOR = "emulator"
 """A `base_url` of this word means the built-in emulator: everything can be tried without a token."""
@@ -111,8 +121,28 @@ class ScheduleSettings(_Section):
     """`[schedule]`: when Dagster runs what, UTC."""
 
     nightly: Annotated[str, AfterValidator(_check_cron)] = "15 0 * * *"
+    upkeep: Annotated[str, AfterValidator(_check_cron)] = "30 3 * * *"
     capture_minutes: int = Field(default=15, ge=0, le=720)
     recheck_days: int = Field(default=2, ge=0, le=30)
+
+
+def _check_retention(limits: dict[str, int]) -> dict[str, int]:
+    known = [*TABLES, *(table.name for table in LEDGER)]
+    for name, days in limits.items():
+        if name not in known:
+            raise ValueError(f"there is no table {name!r}; the tables are: {', '.join(known)}")
+        if days < 1:
+            raise ValueError(f"{name} must be kept for at least one day")
+    raw = min((limits[table.name] for table in RAW if table.name in limits), default=None)
+    kept = {table.name: limits.get(table.name, raw) for table in (*NORMALISED, COVERAGE)}
+    shortest = kept.pop(COVERAGE.name)
+    if shortest is not None and any(days is None or days > shortest for days in kept.values()):
+        raise ValueError("coverage must be kept at least as long as every table that it counts")
+    return limits
+
+
+Retention = Annotated[dict[str, StrictInt], AfterValidator(_check_retention)]
+"""`[retention]`: for how many days a table's rows are kept; a table that is not named is kept as its source is."""
 
 
 class MetricsSettings(_Section):
@@ -189,6 +219,7 @@ class Settings(_Section):
     store: StoreSettings = StoreSettings()
     schedule: ScheduleSettings = ScheduleSettings()
     metrics: MetricsSettings = MetricsSettings()
+    retention: Retention = {}
     accounts: tuple[AccountSettings, ...] = ()
 
     @model_validator(mode="after")

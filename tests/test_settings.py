@@ -40,8 +40,9 @@ def test_defaults_are_those_of_the_documentation() -> None:
             "token_in": "header",
         },
         "store": {"root": "data", "state_dir": "", "endpoint_url": ""},
-        "schedule": {"nightly": "15 0 * * *", "capture_minutes": 15, "recheck_days": 2},
+        "schedule": {"nightly": "15 0 * * *", "upkeep": "30 3 * * *", "capture_minutes": 15, "recheck_days": 2},
         "metrics": {"session_gap_hours": 24},
+        "retention": {},
     }
     (account,) = settings.accounts
     assert (account.folders, account.timezone, account.start_date) == (("",), "UTC", date(2026, 1, 1))

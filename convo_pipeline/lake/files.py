@@ -8,7 +8,7 @@ read back, note the intent, replace, sync the folder, record. It knows no API.
 import hashlib
 import random
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, date, timedelta
@@ -22,8 +22,8 @@ from filelock import FileLock, Timeout
 from convo_pipeline.clock import SYSTEM_CLOCK, Clock
 from convo_pipeline.errors import BusyError, ConflictError, CorruptError, SchemaError, StoreError
 from convo_pipeline.lake import ledger, parquet
-from convo_pipeline.lake.folder import NEEDED_BYTES, PRIVATE_FILE, Folder, make_private_folders, refusal
-from convo_pipeline.lake.place import Mark, Place
+from convo_pipeline.lake.folder import NEEDED_BYTES, PRIVATE_FILE, Folder, make_private_folders, refusal, staged_name
+from convo_pipeline.lake.place import Mark, Place, remove_file
 from convo_pipeline.lake.state import STATE_FILE, Partition, Run, State
 from convo_pipeline.schema import RAW, RUNS, SCHEMA_VERSION, TABLES, Table
 from convo_pipeline.settings import StoreSettings
@@ -135,6 +135,35 @@ class Store:
         rows = parquet.sort(declared, parquet.conform(declared, content))
         return self._commit(declared, account, day, lambda held: rows, source)
 
+    def shrink(self, table: str, account: str, day: date, keep: Callable[[pa.Table], pa.Table]) -> Commit:
+        """Leave in a partition what `keep` returns: how a person's rows go for good.
+
+        Where `keep` returns the very rows it was given, the file stays as it is, whatever version wrote it.
+        """
+        declared = _declared(table)
+        held = self._read_settled(declared, account, day)
+        if held is None:
+            return _committed(Partition(table, account, day, "", 0, 0), is_changed=False)
+        rows = held.content.fitting_rows()
+        if keep(rows) is rows:
+            return _committed(held.record, is_changed=False)
+        empty = declared.schema.empty_table()
+        return self._commit(
+            declared, account, day, lambda held: keep(held.content.fitting_rows()) if held else empty, ""
+        )
+
+    def drop(self, table: str, account: str, day: date) -> None:
+        """Remove a partition for good, whatever its file holds: how rows go that are older than they may be."""
+        declared = RUNS if table == RUNS.name else _declared(table)
+        parts = _parts(declared, account, day)
+        with self._lock_partition(parts):
+            record = self.state.partition(table, account, day)
+            if record:
+                self.state.intend(record, "")
+            self._agree(lambda: remove_file(self.place, parts))
+            self.state.remove_partition(table, account, day)
+            self._listed.pop((table, account, day), None)
+
     def days(self, table: str, account: str) -> list[date]:
         """Return the dates that have a file, sorted."""
         return self._days(_declared(table), account)
@@ -166,6 +195,22 @@ class Store:
         """Hold the account's extract lock; a BusyError says that another process has it."""
         with self._lock(f"account-{check_account(account)}", wait_seconds):
             yield
+
+    @contextmanager
+    def lock_derivation(self, account: str) -> Iterator[None]:
+        """Hold what stands between whoever copies an account's rows into other files and whoever erases them."""
+        with self._lock(f"derive-{check_account(account)}", -1):
+            yield
+
+    def discard_staged(self, partitions: Iterable[Sequence[str]]) -> None:
+        """Remove what killed writers of these partitions left staged."""
+        if not isinstance(self.place, Folder):
+            return
+        staged = set(self.folder.staged_names())
+        for parts in partitions:
+            if staged_name(parts) in staged:
+                with self._lock_partition(parts):
+                    self.folder.discard_staged(parts)
 
     def foreign_files(self) -> list[tuple[str, ...]]:
         """Return what lies in the tables' folders and is not ours, as parts: never read, never deleted."""
@@ -240,9 +285,13 @@ class Store:
 
     def rename_in_ledger(self, old: str, new: str) -> None:
         """Give an account's lines in the ledger's files its new name."""
+        self.change_runs(lambda rows: ledger.rename_account(rows, old, new))
+
+    def change_runs(self, change: Callable[[pa.Table], pa.Table]) -> None:
+        """Change the lines of the ledger's files; a file of which nothing changes is left untouched."""
         for table, _, day in list(self.data_files()):
             if table is RUNS:
-                self._change_ledger(day, lambda rows: ledger.rename_account(rows, old, new))
+                self._change_ledger(day, change)
 
     def _export_day(self, day: date, runs: Sequence[Run]) -> Commit:
         return self._change_ledger(day, lambda rows: ledger.add_runs(rows, runs))

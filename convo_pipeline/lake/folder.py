@@ -77,8 +77,7 @@ class Folder:
 
         The name follows from `parts`, so whoever holds the partition's lock overwrites a dead writer's remains.
         """
-        name = hashlib.sha256("/".join(parts).encode()).hexdigest()[:32] + ".tmp"
-        staged = self._path((STAGING, name))
+        staged = self._path((STAGING, staged_name(parts)))
         try:
             self._make_folders((STAGING,))
             write_synced(staged, content)
@@ -108,6 +107,14 @@ class Folder:
             staged.unlink(missing_ok=True)
         except OSError:
             return
+
+    def staged_names(self) -> list[str]:
+        """Return the names of all staged files."""
+        return self.names((STAGING,))
+
+    def discard_staged(self, parts: Sequence[str]) -> None:
+        """Remove what was staged for a file and never published."""
+        self.discard(self._path((STAGING, staged_name(parts))))
 
     def remove(self, parts: Sequence[str], held: Mark | None = None) -> None:
         """Remove a file and the folders it leaves empty."""
@@ -228,6 +235,11 @@ class Folder:
             except OSError:
                 return
             path = path.parent
+
+
+def staged_name(parts: Sequence[str]) -> str:
+    """Return the name under which a file is staged."""
+    return hashlib.sha256("/".join(parts).encode()).hexdigest()[:32] + ".tmp"
 
 
 def check_room(path: Path, free_bytes: int, needed_bytes: int) -> None:

@@ -1,6 +1,6 @@
 """The run ledger as rows, and the state rebuilt from the files. It writes through the store alone."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import date
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,14 @@ def rename_account(rows: pa.Table, old: str, new: str) -> pa.Table:
     """Return the ledger's rows with an account under its new name."""
     runs = [replace(run, account=new) if run.account == old else run for run in read_runs(rows)]
     return add_runs(RUNS.schema.empty_table(), runs)
+
+
+def redact_account(rows: pa.Table, account: str, redact: Callable[[str], str]) -> pa.Table:
+    """Return the ledger's rows with an account's texts redacted; the very rows given where there was nothing to do."""
+    held = rows.to_pylist()
+    left = [row | {name: row[name] and redact(row[name]) for name in ("error", "report")} for row in held]
+    left = [new if new["account"] == account else old for old, new in zip(held, left, strict=True)]
+    return rows if left == held else pa.Table.from_pylist(left, schema=RUNS.schema)
 
 
 def read_runs(rows: pa.Table) -> list[Run]:

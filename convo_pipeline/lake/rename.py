@@ -3,8 +3,10 @@
 from contextlib import ExitStack
 
 from convo_pipeline.errors import StoreError
+from convo_pipeline.lake.compact import remove_compactions
 from convo_pipeline.lake.files import Store, check_account
 from convo_pipeline.lake.folder import Folder
+from convo_pipeline.lake.suppression import rename_receipts
 from convo_pipeline.schema import TABLES
 
 SPOOL = "spool"
@@ -24,6 +26,8 @@ def rename_account(store: Store, old: str, new: str) -> list[str]:
         for table in tables:
             store.folder.rename((table, f"account={old}"), f"account={new}")
         _rename_spool(store, old, new)
+        rename_receipts(store, old, new)
+        remove_compactions(store, old)
         store.rename_in_ledger(old, new)
         store.state.rename_account(old, new)
     return tables

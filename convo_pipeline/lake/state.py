@@ -8,7 +8,7 @@ since 1970 inside; it knows no Parquet and no API. One `State` may be used by ma
 import os
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -49,7 +49,20 @@ CREATE TABLE IF NOT EXISTS tags (
     PRIMARY KEY (account, date, table_name)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS quarantines (
     path TEXT PRIMARY KEY, table_name TEXT NOT NULL, account TEXT NOT NULL, date TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS compactions (
+    table_name TEXT, account TEXT, month TEXT, source TEXT NOT NULL, day_count INTEGER NOT NULL,
+    byte_count INTEGER NOT NULL, PRIMARY KEY (table_name, account, month)) WITHOUT ROWID;
 """
+_TRIGGER = """
+CREATE TRIGGER IF NOT EXISTS compaction_ends_on_{event} AFTER {event} ON partitions BEGIN
+    DELETE FROM compactions WHERE table_name = {row}.table_name AND account = {row}.account
+        AND month = substr({row}.date, 1, 7);
+END
+"""
+_TRIGGERS = [
+    _TRIGGER.format(event=event, row=row) for event, row in [("INSERT", "NEW"), ("UPDATE", "OLD"), ("DELETE", "OLD")]
+]
+"""A compaction is current as long as its line is there: whatever touches a partition removes it, in one transaction."""
 ACCOUNT_TABLES = ("partitions", "identities", "conversations", "memories", "placements", "runs", "tags", "quarantines")
 """Everything that knows an account: `rename` and `forget` walk these."""
 
@@ -110,6 +123,18 @@ class Run:
     calls: Mapping[str, int] | None = None
     counts: Mapping[str, int] | None = None
     report: Mapping[str, object] | None = None
+
+
+@dataclass(frozen=True)
+class Compaction:
+    """A month's compacted file, while it agrees with the days it was made from."""
+
+    table: str
+    account: str
+    month: str
+    source: str
+    day_count: int
+    byte_count: int
 
 
 class State:
@@ -291,6 +316,61 @@ class State:
                 connection.execute(f"UPDATE {table} SET account = ? WHERE account = ?", (new, old))
             connection.execute(_RENAME_PATHS, (f"/account={old}/", f"/account={new}/", new))
 
+    # compactions
+
+    def compactions(self, account: str | None = None) -> list[Compaction]:
+        """Return the compactions that are current, sorted."""
+        where, values = _where({"account": account})
+        rows = self._select(f"{_COMPACTIONS}{where} ORDER BY table_name, account, month", *values)
+        return [Compaction(*row) for row in rows]  # type: ignore[arg-type]
+
+    def save_compaction(self, compaction: Compaction, sha256s: Mapping[date, str]) -> bool:
+        """Call a compaction current if the month's partitions still are these; say whether they are."""
+        key = (compaction.table, compaction.account, compaction.month)
+        with self._transaction() as connection:
+            held = connection.execute(_MONTH, key).fetchall()
+            is_current = sorted(held) == sorted((str(day), sha256, None) for day, sha256 in sha256s.items())
+            if is_current:
+                connection.execute("INSERT OR REPLACE INTO compactions VALUES (?, ?, ?, ?, ?, ?)", astuple(compaction))
+        return is_current
+
+    def remove_compactions(self, account: str, table: str | None = None, month: str | None = None) -> None:
+        """Call compactions current no longer."""
+        where, values = _where({"account": account, "table_name": table, "month": month})
+        with self._transaction() as connection:
+            connection.execute(f"DELETE FROM compactions{where}", values)
+
+    # erasure, retention
+
+    def forget(self, account: str, conversation_ids: Iterable[str], redact: Callable[[str], str]) -> None:
+        """Remove all that is known of these conversations, and what `redact` cuts out of the runs' texts."""
+        keys = [(account, conversation_id) for conversation_id in conversation_ids]
+        with self._transaction() as connection:
+            for table in ("conversations", "placements"):
+                connection.executemany(f"DELETE FROM {table} WHERE account = ? AND conversation_id = ?", keys)
+            for run_id, *texts in connection.execute(_RUN_TEXTS, (account,)).fetchall():
+                left = [text and redact(text) for text in texts]
+                if left != texts:
+                    connection.execute(_SAVE_RUN_TEXTS, (*left, run_id, account))
+            for (memory,) in connection.execute("SELECT memory FROM memories WHERE account = ?", (account,)).fetchall():
+                connection.execute("UPDATE memories SET memory = ? WHERE account = ?", (redact(memory), account))
+
+    def forget_before(self, day: date) -> None:
+        """Remove what is known of messages and conversations that were last active before a day."""
+        with self._transaction() as connection:
+            connection.execute("DELETE FROM placements WHERE date < ?", (str(day),))
+            before_us = _us(datetime(day.year, day.month, day.day, tzinfo=UTC))
+            connection.execute("DELETE FROM conversations WHERE updated_us < ?", (before_us,))
+
+    def wipe_free_pages(self) -> None:
+        """Write the database anew, so that nothing removed from it can be found in its files."""
+        with self._lock, _explained(self.path):
+            connection = self._open()
+            connection.execute("VACUUM")
+            is_busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        if is_busy:
+            raise StoreError(f"{self.path} is read by another process, so its log cannot be emptied: run this again")
+
     # the database itself
 
     def _select(self, sql: str, *values: object) -> list[tuple[object, ...]]:
@@ -377,7 +457,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 def _create(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("BEGIN IMMEDIATE")
-    for statement in _SCHEMA.split(";"):
+    for statement in [*_SCHEMA.split(";"), *_TRIGGERS]:
         connection.execute(statement)
     row = connection.execute("SELECT max(version) FROM lake_version").fetchone()
     if row[0] is None:
@@ -401,6 +481,10 @@ def _where(wanted: Mapping[str, object]) -> tuple[str, list[object]]:
     return (f" WHERE {clause}" if clause else ""), list(asked.values())
 
 
+_COMPACTIONS = "SELECT table_name, account, month, source, day_count, byte_count FROM compactions"
+_MONTH = (
+    "SELECT date, sha256, next_sha256 FROM partitions WHERE table_name = ? AND account = ? AND substr(date, 1, 7) = ?"
+)
 _PARTITIONS = "SELECT table_name, account, date, sha256, row_count, byte_count, source, next_sha256 FROM partitions"
 _SAVE_PARTITION = "INSERT OR REPLACE INTO partitions VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _REMOVE_PARTITION = "DELETE FROM partitions WHERE account = ? AND date = ? AND table_name = ?"
@@ -409,6 +493,8 @@ _REOPEN = (
     "UPDATE memories SET memory = json_remove(memory, '$.coverage') WHERE account = ?",
 )
 """What the account is believed to hold, down to which time, is no longer true."""
+_RUN_TEXTS = "SELECT run_id, error, report FROM runs WHERE account = ?"
+_SAVE_RUN_TEXTS = "UPDATE runs SET error = ?, report = ? WHERE run_id = ? AND account = ?"
 _RENAME_PATHS = "UPDATE quarantines SET path = replace(path, ?, ?) WHERE account = ?"
 _IDENTITIES = "SELECT account, page_id, platform, own_id, own_username, own_id_source FROM identities"
 
@@ -462,3 +548,49 @@ def _us(time: datetime) -> int:
 
 def _time(us: object) -> datetime:
     return EPOCH + timedelta(microseconds=int(str(us)))
+
+
+class CompactionWatch:
+    """Which compactions are current, for readers: it writes nothing, and where it cannot read it knows of none."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = Path(path)
+        self._connection: sqlite3.Connection | None = None
+        self._inode = 0
+        self._openings = 0
+
+    def version(self) -> object:
+        """Return what changes whenever the database may say something else."""
+        try:
+            inode = os.stat(self._path).st_ino
+            if self._connection is None or inode != self._inode:
+                self._open(inode)
+            assert self._connection is not None
+            return self._openings, self._connection.execute("PRAGMA data_version").fetchone()[0]
+        except (OSError, sqlite3.Error):
+            self.close()
+            return None
+
+    def current(self) -> dict[str, dict[tuple[str, str], Compaction]]:
+        """Return the current compactions: by table, then by account and month."""
+        found: dict[str, dict[tuple[str, str], Compaction]] = {}
+        try:
+            rows = self._connection.execute(_COMPACTIONS).fetchall() if self._connection else []
+        except sqlite3.Error:
+            return {}
+        for row in rows:
+            found.setdefault(row[0], {})[row[1], row[2]] = Compaction(*row)
+        return found
+
+    def close(self) -> None:
+        """Let go of the database."""
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
+
+    def _open(self, inode: int) -> None:
+        self.close()
+        place = f"{self._path.absolute().as_uri()}?mode=ro"
+        self._connection = sqlite3.connect(place, uri=True, timeout=1, check_same_thread=False, isolation_level=None)
+        self._inode = inode
+        self._openings += 1

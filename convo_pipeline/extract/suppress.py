@@ -1,0 +1,101 @@
+"""Cut out of every answer what belongs to people who were forgotten, before it is stored.
+
+A conversation that was forgotten, or that is between us and forgotten people alone, is dropped whole; from one with
+others too, what they sent is dropped, and who they are is cut out of the rest.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from convo_pipeline.errors import PayloadError
+from convo_pipeline.extract import rows
+from convo_pipeline.extract.spool import Record
+from convo_pipeline.graph.pages import nested_page
+from convo_pipeline.lake.files import Store
+from convo_pipeline.lake.suppression import Suppression, read_suppression
+from convo_pipeline.settings import AccountSettings
+from convo_pipeline.tables.erase import is_one_to_one, is_sent_by, people_in, people_of_message, without_person
+
+
+@dataclass
+class Suppressor:
+    """What one account's run must not keep, and how much of it was met."""
+
+    suppression: Suppression
+    own_ids: frozenset[str] = frozenset()
+    counts: Counter[str] = field(default_factory=Counter)
+    _conversations: set[str] = field(default_factory=set)
+
+    @classmethod
+    def read(cls, store: Store, account: AccountSettings) -> "Suppressor":
+        """Read who was forgotten."""
+        identity = store.state.identity(account.name)
+        own_ids = {account.page_id, *((identity.own_id,) if identity and identity.own_id else ())}
+        return cls(read_suppression(store, account.name), frozenset(own_ids))
+
+    def clean(self, record: Record) -> Record | None:
+        """Return a spooled record without what was forgotten; None if nothing of it is left."""
+        if self.suppression.is_empty or record["kind"] == "account":
+            return record
+        if record["kind"] == "listing":
+            kept = self.clean_conversations(record["conversations"])  # type: ignore[arg-type]
+            states = [state for state in record["states"] if not self._is_dropped(state)]  # type: ignore[attr-defined]
+            return record | {"conversations": kept, "states": states}
+        if self._is_dropped(record):
+            return None
+        if record["kind"] == "edge":
+            return record | {"rows": self._clean_messages(record["rows"])}  # type: ignore[arg-type]
+        if record["kind"] == "message" and record["payload"] is not None:
+            kept = self._clean_messages([record["payload"]])
+            return record | {"payload": kept[0]} if kept else None
+        return record
+
+    def clean_conversations(self, entries: Sequence[object]) -> list[object]:
+        """Return a listing's conversations without forgotten ones."""
+        if self.suppression.is_empty:
+            return list(entries)
+        return [self._clean_conversation(entry) for entry in entries if not self._is_forgotten(entry)]
+
+    def _is_forgotten(self, entry: object) -> bool:
+        if not isinstance(entry, dict):
+            return False
+        conversation_id = rows.readable_id(entry)
+        people = people_in(entry.get("participants")).union(*map(people_of_message, _messages(entry)))
+        is_met = any(map(self.suppression.holds, people))
+        is_theirs = is_met and is_one_to_one(people, self.own_ids, self.suppression.holds)
+        if is_theirs or (conversation_id is not None and self.suppression.holds(conversation_id)):
+            if conversation_id not in self._conversations:
+                self.counts["suppressed_conversations"] += 1
+            self._conversations.add(conversation_id or "")
+            return True
+        return False
+
+    def _clean_conversation(self, entry: object) -> object:
+        if not isinstance(entry, dict) or "messages" not in entry:
+            return without_person(entry, self.suppression.holds)
+        rest = without_person({key: item for key, item in entry.items() if key != "messages"}, self.suppression.holds)
+        assert isinstance(rest, dict)
+        messages = entry["messages"]
+        try:
+            kept: object = self._clean_messages(nested_page(messages, rows.EPOCH).rows)
+        except PayloadError:
+            return rest | {"messages": without_person(messages, self.suppression.holds)}
+        wrapped = messages | {"data": kept} if isinstance(messages, dict) and "data" in messages else kept
+        return rest | {"messages": wrapped}
+
+    def _clean_messages(self, entries: Sequence[object]) -> list[object]:
+        kept = [entry for entry in entries if not is_sent_by(entry, self.suppression.holds)]
+        self.counts["suppressed_messages"] += len(entries) - len(kept)
+        return [without_person(entry, self.suppression.holds) for entry in kept]
+
+    def _is_dropped(self, record: Record) -> bool:
+        conversation_id = str(record["conversation_id"])
+        return conversation_id in self._conversations or self.suppression.holds(conversation_id)
+
+
+def _messages(entry: dict[str, object]) -> Sequence[object]:
+    try:
+        return nested_page(entry.get("messages"), rows.EPOCH).rows
+    except PayloadError:
+        return ()

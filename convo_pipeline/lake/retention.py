@@ -1,0 +1,137 @@
+"""Rows leave when they are older than `[retention]` allows, by whole days; what left is not made or fetched again.
+
+The raw tables stand for one another: the shortest limit of any closes a day, and then all four leave it. A derived
+table without a limit of its own leaves with them; one with a longer limit stays as it was last made. How far each
+table reaches back is kept in `<root>/.retention.json`, where whoever merges or derives looks it up.
+"""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+
+from convo_pipeline.errors import StoreError
+from convo_pipeline.json_text import dump_json, load_json
+from convo_pipeline.lake.compact import remove_month
+from convo_pipeline.lake.files import Store
+from convo_pipeline.lake.place import write_file
+from convo_pipeline.schema import RAW, RUNS, TABLES
+
+FLOORS = (".retention.json",)
+RAW_NAMES = tuple(table.name for table in RAW)
+_MONTH = 7
+
+
+@dataclass(frozen=True)
+class Expired:
+    """A partition that is older than it may be."""
+
+    table: str
+    account: str
+    date: date
+    row_count: int
+    byte_count: int
+
+
+def floors_of(limits: Mapping[str, int], today: date) -> dict[str, date]:
+    """Return the first day that each table may still hold; a table that may hold all is left out.
+
+    A limit counts today, so that no row is ever older than so many days.
+
+    >>> floors_of({"raw_message_details": 90, "coverage": 400}, date(2026, 3, 31))["messages"]
+    datetime.date(2026, 1, 1)
+    """
+    raw = min((limits[name] for name in RAW_NAMES if name in limits), default=None)
+    days = {name: raw if name in RAW_NAMES else limits.get(name, raw) for name in TABLES}
+    days[RUNS.name] = limits.get(RUNS.name)
+    return {name: today - timedelta(days=count - 1) for name, count in days.items() if count is not None}
+
+
+def read_floors(store: Store) -> dict[str, date]:
+    """Return the first day that each table holds since rows last left; empty if none ever did."""
+    found = store.place.read_marked(FLOORS)
+    if found is None:
+        return {}
+    try:
+        value = load_json(found[0])
+        assert isinstance(value, dict)
+        return {name: date.fromisoformat(day) for name, day in value.items()}
+    except (ValueError, TypeError, AssertionError):
+        raise StoreError(f"{store.place.location(FLOORS)} cannot be read: run `convo-pipeline expire`") from None
+
+
+def raw_floor(store: Store) -> date:
+    """Return the first day whose raw rows are kept: days before it are closed."""
+    return read_floors(store).get(RAW_NAMES[0], date.min)
+
+
+def find_expired(store: Store, floors: Mapping[str, date]) -> list[Expired]:
+    """Return every partition before its table's floor, oldest first."""
+    found = []
+    for table, account, day in store.data_files():
+        if day < floors.get(table.name, date.min):
+            size, record = store.measure(table, account, day)
+            found.append(Expired(table.name, account, day, record.row_count if record else 0, size or 0))
+    return sorted(found, key=lambda each: (each.date, each.account, each.table))
+
+
+def expire(store: Store, limits: Mapping[str, int], today: date) -> list[Expired]:
+    """Remove what is older than its limit, in every account; return what left.
+
+    A BusyError of one account leaves its days to the next time; it is raised when the others are done.
+    """
+    floors = floors_of(limits, today)
+    if floors != read_floors_or_none(store):
+        write_file(store.place, FLOORS, dump_json({name: str(day) for name, day in sorted(floors.items())}))
+    expired = find_expired(store, floors)
+    errors: list[StoreError] = []
+    removed: list[Expired] = []
+    for account in sorted({each.account for each in expired}):
+        try:
+            removed += _expire_account(store, account, [each for each in expired if each.account == account])
+        except StoreError as error:
+            errors.append(error)
+    _forget_state(store, floors)
+    if errors:
+        raise errors[0]
+    return removed
+
+
+def read_floors_or_none(store: Store) -> dict[str, date] | None:
+    """Return the floors, None where their file is damaged: it is then written anew."""
+    with suppress(StoreError):
+        return read_floors(store)
+    return None
+
+
+def _expire_account(store: Store, account: str, expired: list[Expired]) -> list[Expired]:
+    if not account:  # the ledger
+        for each in expired:
+            store.drop(each.table, account, each.date)
+        return expired
+    with store.lock_account(account, wait_seconds=1), store.lock_derivation(account):
+        for table, month in sorted({(each.table, str(each.date)[:_MONTH]) for each in expired}):
+            remove_month(store, table, account, date.fromisoformat(f"{month}-01"))
+        for each in expired:
+            store.drop(each.table, account, each.date)
+        _drop_set_aside(store, account, {(each.table, f"date={each.date}") for each in expired})
+    return expired
+
+
+def _drop_set_aside(store: Store, account: str, places: set[tuple[str, str]]) -> None:
+    """Remove what lies damaged beside the partitions that left."""
+    for table, _, day, path in store.state.quarantines(account):
+        if (table, f"date={day}") in places:
+            parts = tuple(path.split("/"))
+            mark = store.place.mark(parts)
+            if mark:
+                store.place.remove(parts, mark)
+            store.state.remove_quarantine(path)
+
+
+def _forget_state(store: Store, floors: Mapping[str, date]) -> None:
+    if RAW_NAMES[0] in floors:
+        store.state.forget_before(floors[RAW_NAMES[0]])
+    if RUNS.name in floors:
+        day = floors[RUNS.name]
+        store.state.prune_runs(datetime(day.year, day.month, day.day, tzinfo=UTC))

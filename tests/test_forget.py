@@ -1,0 +1,360 @@
+"""A person who must be erased is gone to the last byte, does not come back, and nobody else lost anything."""
+
+import hashlib
+import itertools
+import json
+import os
+import stat
+from collections.abc import Callable, Iterator
+from datetime import date, datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from convo_pipeline.derive import stale_days
+from convo_pipeline.emulator.world import Account, Conversation
+from convo_pipeline.erasing import forget
+from convo_pipeline.errors import BusyError, StoreError
+from convo_pipeline.extract.load import load_spool
+from convo_pipeline.extract.spool import Spool, left_spools
+from convo_pipeline.lake.compact import compact
+from convo_pipeline.lake.files import Store
+from convo_pipeline.lake.forget import erase, find_traces, lock_person_out, read_pending
+from convo_pipeline.lake.rename import rename_account
+from convo_pipeline.lake.suppression import Receipt, read_receipts
+from convo_pipeline.lake.verify import verify
+from convo_pipeline.schema import TABLES
+from tests.inboxes import NOW, START, Inboxes, serve, small_world
+
+ADA, BOB, EVE = "9990000000000101", "9990000000000202", "9990000000000303"
+SECRET = "a secret of Ada's, örtlich"
+TRACES = [ADA, "Ada Lovelace", "ada_lovelace", "ada.likes", SECRET, "a picture of Ada's"]
+LATER = date(2026, 5, 2)
+
+
+def at(day: int, hour: int = 9) -> datetime:
+    return datetime(2026, 3, day, hour, tzinfo=NOW.tzinfo)
+
+
+def fill(account: Account) -> tuple[Conversation, Conversation]:
+    """Ada writes on three days, in a group too, and reacts to Bob's words there; Bob and Eve write as well."""
+    ada = account.add_conversation("Ada Lovelace", ADA)
+    for day in (2, 3, 7):
+        ada.add_message(SECRET, at(day))
+        ada.add_message(f"we answer Ada Lovelace on {day}", at(day, 10), is_ours=True)
+    ada.add_message("", at(3, 11), attachments=[{"id": "5", "name": "a picture of Ada's"}])
+    for number in range(18):
+        ada.add_message(f"{SECRET} {number}", at(1 if number < 8 else 4) + timedelta(minutes=number))
+    account.add_conversation("Bob", BOB).add_messages(6, at(2), 90_000)
+    people = [account.describe_customer(name, person) for name, person in (("Ada Lovelace", ADA), ("Eve", EVE))]
+    group = account.add_conversation(people=people)
+    group.add_message(SECRET, at(3))
+    eve = group.add_message("Eve in the group", at(3, 12), **{"from": people[1], "to": [account.person(), people[0]]})
+    eve.react("❤️", {"id": ADA, "username": "ada.likes"})
+    group.add_message("we in the group", at(8), is_ours=True)
+    return ada, group
+
+
+@pytest.fixture
+def inboxes(tmp_path: Path) -> Iterator[Inboxes]:
+    world = small_world()
+    for account in world.accounts.values():
+        fill(account)
+    with serve(tmp_path / "lake", world) as inboxes:
+        inboxes.extract_whole()
+        yield inboxes
+
+
+def erase_ada(inboxes: Inboxes, account: str = "insta") -> Receipt:
+    receipt = forget(inboxes.settings, inboxes.store, account, ADA, inboxes.clock.now())
+    assert receipt is not None
+    return receipt
+
+
+def hits(root: Path, account: str = "insta", traces: list[str] = TRACES) -> list[tuple[str, str]]:
+    """Every file of an account, or of all, that holds a trace: in its bytes or, where it is packed, unpacked."""
+    other = "/account=mess" if account == "insta" else "/account=insta"
+    paths = [path for path in root.rglob("*") if path.is_file() and other not in str(path)]
+    return [
+        (str(path.relative_to(root)), trace)
+        for path in paths
+        for content in [path.read_bytes() + unpacked(path)]
+        for trace in traces
+        if trace.encode() in content or json.dumps(trace).encode()[1:-1] in content
+    ]
+
+
+def unpacked(path: Path) -> bytes:
+    if path.suffix == ".parquet":
+        return as_text(pq.ParquetFile(path).read())
+    if path.suffix == ".arrow":
+        return as_text(pa.ipc.open_file(path).read_all())
+    return b""
+
+
+def as_text(rows: pa.Table) -> bytes:
+    return json.dumps(rows.to_pylist(), default=str, ensure_ascii=False).encode()
+
+
+def others(inboxes: Inboxes, gone: set[str]) -> dict[str, list[dict[str, object]]]:
+    """Every row that is of none of these conversations, by table; figures of whole days aside."""
+    tables = [name for name, table in TABLES.items() if "conversation_id" in table.column_names]
+    return {name: [row for row in inboxes.rows(name) if row["conversation_id"] not in gone] for name in tables}
+
+
+def conversations_of(inboxes: Inboxes, person: str, account: str = "insta") -> set[str]:
+    found = inboxes.world.accounts[account].conversations.values()
+    return {each.conversation_id for each in found if person in [some["id"] for some in each.people]}
+
+
+def test_not_a_byte_of_the_person_is_left_and_nothing_else_changed(inboxes: Inboxes) -> None:
+    theirs = conversations_of(inboxes, ADA)
+    before, files = others(inboxes, theirs), inboxes.files()
+    assert {trace for _, trace in hits(Path(inboxes.store.root))} == set(TRACES)
+    receipt = erase_ada(inboxes)
+    assert hits(Path(inboxes.store.root)) == []
+    assert others(inboxes, theirs) == before
+    without = {path for path in files if "/account=insta" not in path or "date=2026-03-05" in path}
+    assert without
+    assert {path: inboxes.files()[path] for path in without} == {path: files[path] for path in without}
+    assert receipt.row_counts["raw_message_ids"] == receipt.row_counts["messages"] == 26
+    assert verify(inboxes.store, stale_days=stale_days).findings == ()
+
+
+def test_on_messenger_the_name_and_the_relay_address_go_too(inboxes: Inboxes) -> None:
+    erase_ada(inboxes, "mess")
+    assert hits(Path(inboxes.store.root), "mess", [*TRACES, f"{ADA}@facebook.com"]) == []
+    assert verify(inboxes.store, stale_days=stale_days).findings == ()
+
+
+def test_in_a_group_the_others_words_stay_and_the_person_is_cut_out(inboxes: Inboxes) -> None:
+    (group,) = conversations_of(inboxes, EVE)
+    erase_ada(inboxes)
+    messages = [row for row in inboxes.rows("messages", "insta") if row["conversation_id"] == group]
+    assert sorted(str(row["text"]) for row in messages) == ["Eve in the group", "we in the group"]
+    assert [row for row in inboxes.rows("reactions", "insta") if row["reactor_id"] == ADA] == []
+    people = {row["participant_id"] for row in inboxes.rows("participants", "insta") if row["conversation_id"] == group}
+    own_id = inboxes.world.accounts["insta"].own_id
+    assert people == {EVE, own_id}
+    assert all(ADA not in row["recipient_ids"] for row in messages)  # type: ignore[operator]
+
+
+def test_the_next_runs_do_not_bring_the_person_back(inboxes: Inboxes) -> None:
+    ada = inboxes.world.accounts["insta"].conversations[
+        next(iter(conversations_of(inboxes, ADA) - conversations_of(inboxes, EVE)))
+    ]
+    erase_ada(inboxes)
+    rows = inboxes.rows("messages", "insta")
+    ada.add_message(f"{SECRET}, later", at(10, 11))
+    for mode in ("window", "full", "nightly"):
+        [report] = inboxes.extract(accounts=["insta"], mode=mode)
+        assert (report.outcome, report.counts["suppressed_conversations"]) == ("complete", 1)
+        assert hits(Path(inboxes.store.root)) == []
+        inboxes.derive()
+        assert hits(Path(inboxes.store.root)) == []
+    assert inboxes.rows("messages", "insta") == rows
+    assert verify(inboxes.store, stale_days=stale_days).findings == ()
+
+
+def test_a_new_conversation_of_the_person_is_not_stored_either(inboxes: Inboxes) -> None:
+    erase_ada(inboxes)
+    account = inboxes.world.accounts["insta"]
+    account.add_conversation("Ada Lovelace", ADA).add_message(SECRET, at(10, 10))
+    account.add_conversation("Carol", "9990000000000404").add_message("hello", at(10, 10))
+    inboxes.extract_whole()
+    assert hits(Path(inboxes.store.root)) == []
+    assert "hello" in [row["text"] for row in inboxes.rows("messages", "insta")]
+
+
+def test_another_account_keeps_its_own_rows(inboxes: Inboxes) -> None:
+    before = inboxes.rows("messages", "mess")
+    erase_ada(inboxes)
+    assert inboxes.rows("messages", "mess") == before
+
+
+def test_what_a_killed_run_left_in_the_spool_goes_too(inboxes: Inboxes) -> None:
+    at_us = int(NOW.timestamp() * 1_000_000)
+    ada = next(iter(conversations_of(inboxes, ADA)))
+    row = {"id": ada, "updated_time": "2026-03-09T09:00:00+0000", "messages": {"data": [
+        {"id": "m_new", "created_time": "2026-03-09T09:00:00+0000", "message": SECRET, "from": {"id": ADA}}]}}  # fmt: skip
+    spool = Spool.create(inboxes.store.state_path, "insta", "killed")
+    spool.append({"kind": "listing", "at_us": at_us, "folder": "", "fields": ["message", "from"],
+                  "conversation_fields": ["id"], "conversations": [row], "states": []})  # fmt: skip
+    assert (f".state/spool/insta/killed/{1:08d}.json", SECRET) in hits(Path(inboxes.store.root))
+    erase_ada(inboxes)
+    assert hits(Path(inboxes.store.root)) == []
+    assert left_spools(inboxes.store.state_path, "insta") == []
+
+
+def test_a_spool_from_before_is_stored_without_the_person(inboxes: Inboxes) -> None:
+    erase_ada(inboxes)
+    row = {"id": "t_9", "participants": {"data": [{"id": ADA}, {"id": inboxes.world.accounts["insta"].own_id}]}}
+    spool = Spool.create(inboxes.store.state_path, "insta", "old")
+    spool.append({"kind": "listing", "at_us": int(NOW.timestamp() * 1_000_000), "folder": "", "fields": [],
+                  "conversation_fields": ["id"], "conversations": [row], "states": []})  # fmt: skip
+    edge = {"kind": "edge", "conversation_id": "t_9", "rows": [{"id": "m", "message": SECRET}]}
+    spool.append(edge | {"at_us": 1, "updated_us": None, "first_rank": 21, "fields": []})
+    loaded = load_spool(inboxes.store, inboxes.settings.account("insta"), spool)
+    assert (loaded.commits, loaded.counts["suppressed_conversations"]) == ([], 1)
+    spool.delete()
+
+
+def test_damaged_staged_and_compacted_copies_go_too(inboxes: Inboxes) -> None:
+    store, root = inboxes.store, Path(inboxes.store.root)
+    compact(store, LATER)
+    assert list(root.glob(".compact/messages/account=insta/*.parquet"))
+    damaged = store.path("messages", "insta", date(2026, 3, 2))
+    staged = store.folder.stage(
+        ("raw_message_details", "account=insta", "date=2026-03-02", "data.parquet"), SECRET.encode()
+    )
+    other = store.folder.stage(("raw_message_details", "account=mess", "date=2026-03-02", "data.parquet"), b"another's")
+    damaged.write_bytes(SECRET.encode() + damaged.read_bytes())
+    erase_ada(inboxes)
+    assert (hits(root), staged[0].exists(), other[0].exists()) == ([], False, True)
+    assert list(root.rglob("*.corrupt-*")) == []
+    assert list(root.glob(".compact/*/account=insta/*")) == []
+    other[0].unlink()
+    assert verify(store, stale_days=stale_days).findings == ()
+    assert {row["text"] for row in inboxes.rows("messages", "insta")} >= {"Eve in the group", "message 1"}
+
+
+def test_rejected_entries_and_run_errors_that_name_the_person_go(inboxes: Inboxes) -> None:
+    store = inboxes.store
+    schema = TABLES["raw_rejects"].schema
+    entries = [{"message": SECRET, "from": {"id": ADA}}, {"message": "no id", "from": {"id": f"{ADA}7"}}]
+    texts = [json.dumps(entry, ensure_ascii=False) for entry in entries]
+    rows = [{"digest": hashlib.sha256(text.encode()).hexdigest(), "reason": "no id", "payload": text,
+             "first_seen_at": NOW} for text in texts]  # fmt: skip
+    store.merge("raw_rejects", "insta", START, pa.Table.from_pylist(rows, schema=schema))
+    run = store.state.runs("insta")[0]
+    store.state.save_run(
+        type(run)(**{**vars(run), "error": f"refused at /{ADA}", "report": {"of": f"user {ADA}", "n": 9}})
+    )
+    store.export_runs(run.run_id)
+    erase_ada(inboxes)
+    assert [row["payload"] for row in inboxes.rows("raw_rejects", "insta")] == [texts[1]]
+    held = store.state.runs("insta", run.run_id)[0]
+    assert (held.error, held.report) == ("refused at /(forgotten)", {"of": "user (forgotten)", "n": 9})
+    found = {trace for _, trace in hits(Path(store.root), traces=[*TRACES, f"user {ADA}"])}
+    assert found == {ADA}  # as the first digits of another's id alone
+    assert hits(Path(store.root / ".state")) == []
+
+
+def test_a_receipt_is_left_that_names_nobody(inboxes: Inboxes) -> None:
+    receipt = erase_ada(inboxes)
+    assert read_receipts(inboxes.store, "insta") == [receipt]
+    (path,) = Path(inboxes.store.root).glob(".forgotten/account=insta/*.json")
+    content = json.loads(path.read_bytes())
+    assert Receipt.from_json(content) == receipt
+    assert content["finished_at"] == inboxes.clock.now().isoformat()
+    assert content["person"] != hashlib.sha256(ADA.encode()).hexdigest()
+    key = inboxes.store.state_path / "forget.key"
+    assert (stat.S_IMODE(key.stat().st_mode), key.stat().st_size) == (0o600, 32)
+
+
+def test_without_its_key_nobody_is_let_back_in(inboxes: Inboxes) -> None:
+    erase_ada(inboxes)
+    (inboxes.store.state_path / "forget.key").unlink()
+    [report] = inboxes.extract(accounts=["insta"])
+    assert report.outcome == "failed"
+    assert "forget.key is missing" in str(report.error)
+
+
+def test_forgetting_again_finds_nothing_and_keeps_the_receipt(inboxes: Inboxes) -> None:
+    receipt = erase_ada(inboxes)
+    assert erase_ada(inboxes) == receipt
+
+
+def test_a_backup_that_brings_the_person_back_is_cleaned_by_forgetting_again(inboxes: Inboxes) -> None:
+    path = inboxes.store.path("raw_message_details", "insta", date(2026, 3, 2))
+    content = path.read_bytes()
+    erase_ada(inboxes)
+    path.write_bytes(content)
+    inboxes.store.rebuild_state()
+    assert hits(Path(inboxes.store.root))
+    erase_ada(inboxes)
+    assert hits(Path(inboxes.store.root)) == []
+
+
+def test_a_renamed_account_remembers_whom_it_forgot(inboxes: Inboxes) -> None:
+    receipt = erase_ada(inboxes)
+    rename_account(inboxes.store, "insta", "cafe")
+    assert [each.person for each in read_receipts(inboxes.store, "cafe")] == [receipt.person]
+
+
+@pytest.mark.parametrize(("account", "message"), [("nobody", "no account"), ("insta", "is the account itself")])
+def test_what_cannot_be_forgotten_is_refused(inboxes: Inboxes, account: str, message: str) -> None:
+    own_id = inboxes.world.accounts["insta"].own_id
+    before = inboxes.files()
+    with pytest.raises(StoreError, match=message):
+        forget(inboxes.settings, inboxes.store, account, own_id, NOW)
+    assert inboxes.files() == before
+
+
+def test_an_unknown_person_changes_nothing(inboxes: Inboxes) -> None:
+    before = inboxes.files()
+    assert forget(inboxes.settings, inboxes.store, "insta", "123456789", NOW) is None
+    assert (inboxes.files(), read_receipts(inboxes.store, "insta")) == (before, [])
+
+
+def test_saying_no_changes_nothing(inboxes: Inboxes) -> None:
+    before = inboxes.files()
+    assert forget(inboxes.settings, inboxes.store, "insta", ADA, NOW, lambda traces: False) is None
+    assert (inboxes.files(), read_receipts(inboxes.store, "insta")) == (before, [])
+
+
+def test_an_account_at_work_is_left_alone(inboxes: Inboxes) -> None:
+    with inboxes.store.lock_account("insta"), pytest.raises(BusyError):
+        forget(inboxes.settings, inboxes.store, "insta", ADA, NOW)
+
+
+CALLS = ("rename", "replace", "unlink", "fsync", "mkdir", "rmdir", "link")
+
+
+def run_killed(action: Callable[[], object], last_call: int) -> bool:
+    """Do it in a child that dies at its nth call that changes the disk; say whether it came to its end before."""
+    child = os.fork()
+    if child == 0:
+        counter = itertools.count(1)
+        for name in CALLS:
+            real = getattr(os, name)
+
+            def call(*args: object, real: Callable[..., object] = real, **kwargs: object) -> object:
+                if next(counter) == last_call:
+                    os._exit(9)
+                return real(*args, **kwargs)
+
+            setattr(os, name, call)
+        try:
+            action()
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status in (0, 9)
+    return status == 0
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_an_erasure_killed_anywhere_is_finished_by_the_next(inboxes: Inboxes, long_run: bool) -> None:
+    store = inboxes.store
+
+    def attempt() -> None:
+        fresh = Store(inboxes.settings.store)
+        with lock_person_out(fresh, "insta"):
+            erase(fresh, find_traces(fresh, "insta", ADA), NOW)
+
+    store.close()
+    last_call, kills = 1, 0
+    while not run_killed(attempt, last_call):
+        kills += 1
+        last_call += 1 if long_run else 9
+    assert kills > 5
+    assert read_pending(store) == []
+    erase_ada(inboxes)
+    assert hits(Path(store.root)) == []
+    assert verify(store, stale_days=stale_days).findings == ()
+    [report] = inboxes.extract(accounts=["insta"])
+    assert (report.outcome, hits(Path(store.root))) == ("complete", [])
