@@ -328,8 +328,7 @@ def test_the_check_names_what_is_open_and_what_to_do(
     window = Window(days[0], days[1])
     for job in (EXTRACT_JOB, NORMALISE_JOB):
         result = run(deployment, instance, job, ALL, window)
-    (evaluation,) = result.get_asset_check_evaluations()
-    assert (evaluation.passed, evaluation.description) == (True, "nothing is open")
+    assert evaluations(result)["coverage", "nothing_open"].passed
     with closing(Store(deployment.settings.store)) as store:
         details = store.read("raw_message_details", BIKES, days[0])
         rows = [row | {"message_id": "m_open", "detail_status": "pending", "payload": None, "fields": None}
@@ -338,10 +337,15 @@ def test_the_check_names_what_is_open_and_what_to_do(
         ids = store.read("raw_message_ids", BIKES, days[0])
         rows = [row | {"message_id": "m_open"} for row in ids.slice(0, 1).to_pylist()]
         store.merge("raw_message_ids", BIKES, days[0], pa.Table.from_pylist(rows, schema=ids.schema))
-    (evaluation,) = run(deployment, instance, NORMALISE_JOB, ALL, window).get_asset_check_evaluations()
+    evaluation = evaluations(run(deployment, instance, NORMALISE_JOB, ALL, window))["coverage", "nothing_open"]
     assert not evaluation.passed
     assert evaluation.severity == dg.AssetCheckSeverity.WARN
     assert evaluation.description == f"{BIKES}|{days[0]}: 1 pending: materialise the raw tables of this day again"
+
+
+def evaluations(result: dg.ExecuteInProcessResult) -> dict[tuple[str, str], dg.AssetCheckEvaluation]:
+    found = result.get_asset_check_evaluations()
+    return {(each.asset_key.to_user_string(), each.check_name): each for each in found}
 
 
 def test_no_module_with_assets_postpones_its_annotations() -> None:

@@ -19,10 +19,10 @@ from convo_pipeline.derive import derive_day, stale_days
 from convo_pipeline.errors import ConvoError, StoreError
 from convo_pipeline.extract.run import AccountReport, Mode, extract
 from convo_pipeline.lake.files import Commit, Store
-from convo_pipeline.orchestration.checks import NOTHING_OPEN, judge_coverage
+from convo_pipeline.orchestration.checks import checks_of, judge
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.metadata import partition_metadata, table_metadata
-from convo_pipeline.orchestration.outcome import Outcome, tell
+from convo_pipeline.orchestration.outcome import Outcome, Told, tell
 from convo_pipeline.orchestration.partitions import Window, accounts_by_window, by_account, key_of, since_start
 from convo_pipeline.sandbox import reachable
 
@@ -42,7 +42,6 @@ MOST_PREVIEWS = 31
 
 CAME_ALONG = "came along with other days: kept and shown, not promised to be whole"
 Days = Mapping[str, list[date]]
-Told = dg.MaterializeResult[None] | dg.AssetCheckResult
 Log = Callable[[str], None]
 SINGLE_RUN = dg.BackfillPolicy.single_run()
 
@@ -68,14 +67,17 @@ def build_extract(deployment: Deployment, partitions: dg.PartitionsDefinition[An
     @dg.multi_asset(
         name="extract",
         specs=[table_spec(table, deployment.problem) for table in schema.RAW],
+        check_specs=[check.spec for check in checks_of(RAW)],
         partitions_def=partitions,
         backfill_policy=SINGLE_RUN,
         can_subset=True,
     )
-    def extract_tables(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[None]]:
+    def extract_tables(context: dg.AssetExecutionContext) -> Iterator[Told]:
         """List the accounts' conversations down to the range's start and merge everything that came."""
-        mode = mode_of(context.run.tags)
-        yield from tell(context, run_extract(deployment, context.partition_keys, context.log.info, mode))
+        outcome, keys, mode = Outcome(), keys_of(context), mode_of(context.run.tags)
+        if context.op_execution_context.selected_asset_keys:
+            outcome = run_extract(deployment, keys, context.log.info, mode)
+        yield from tell(context, outcome, lambda: run_checks(deployment, context, keys))
 
     return extract_tables
 
@@ -86,19 +88,35 @@ def build_normalise(deployment: Deployment, partitions: dg.PartitionsDefinition[
     @dg.multi_asset(
         name="normalise",
         specs=[table_spec(table, deployment.problem) for table in DERIVED_TABLES],
-        check_specs=[NOTHING_OPEN],
+        check_specs=[check.spec for check in checks_of(DERIVED)],
         partitions_def=partitions,
         backfill_policy=SINGLE_RUN,
         can_subset=True,
     )
     def normalise_tables(context: dg.AssetExecutionContext) -> Iterator[Told]:
         """Make the derived tables agree with the raw ones: the run's partitions and all that are stale."""
-        yield from tell(context, run_normalise(deployment, context.partition_keys))
-        if context.op_execution_context.selected_asset_check_keys:
-            with open_store(deployment) as store:
-                yield judge_coverage(store, context.partition_keys)
+        outcome, keys = Outcome(), keys_of(context)
+        if context.op_execution_context.selected_asset_keys:
+            outcome = run_normalise(deployment, keys)
+        yield from tell(context, outcome, lambda: run_checks(deployment, context, keys))
 
     return normalise_tables
+
+
+def keys_of(context: dg.AssetExecutionContext) -> Sequence[str]:
+    """Return the run's partitions; a check that somebody starts by itself has none and looks at what was red."""
+    is_partitioned = context.has_partition_key or context.has_partition_key_range
+    return context.partition_keys if is_partitioned else []
+
+
+def run_checks(
+    deployment: Deployment, context: dg.AssetExecutionContext, keys: Sequence[str]
+) -> Iterator[dg.AssetCheckResult]:
+    """Evaluate the checks that belong to the run."""
+    selected = context.op_execution_context.selected_asset_check_keys
+    if selected:
+        with open_store(deployment) as store:
+            yield from judge(deployment, store, context.instance, keys, selected)
 
 
 def build_problem(problem: str) -> dg.AssetsDefinition:

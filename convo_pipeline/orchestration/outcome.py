@@ -4,12 +4,13 @@ A step speaks for all keys of its run at once. So when an account failed, every 
 by itself and the step fails; when all is well, the step returns and only the numbers differ by partition.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import dagster as dg
 
+Told = dg.MaterializeResult[None] | dg.AssetCheckResult
 Cell = tuple[str, str]
 """A table and a partition key."""
 
@@ -24,12 +25,18 @@ class Outcome:
     summary: Mapping[str, Any] = field(default_factory=dict)
 
 
-def tell(context: dg.AssetExecutionContext, outcome: Outcome) -> Iterator[dg.MaterializeResult[None]]:
-    """Report an outcome for the selected tables, in the order of the graph; raise Failure if an account failed."""
+def tell(
+    context: dg.AssetExecutionContext, outcome: Outcome, judge: Callable[[], Iterable[dg.AssetCheckResult]]
+) -> Iterator[Told]:
+    """Report an outcome for the selected tables, in the order of the graph; raise Failure if an account failed.
+
+    What is stored is judged in either case, when it is already shown.
+    """
     selected = [key.to_user_string() for key in context.op_execution_context.selected_asset_keys]
     _log(context, outcome.extra)
     if outcome.failures:
         _log(context, outcome.stored)
+        yield from judge()
         raise failure(outcome)
     _log(context, {cell: metadata for cell, metadata in outcome.stored.items() if cell[0] not in selected})
     for (table, key), metadata in outcome.stored.items():
@@ -38,6 +45,7 @@ def tell(context: dg.AssetExecutionContext, outcome: Outcome) -> Iterator[dg.Mat
     for table in dict.fromkeys(table for table, _ in outcome.stored):
         if table in selected:
             yield dg.MaterializeResult(asset_key=table, metadata=dict(outcome.summary))
+    yield from judge()
 
 
 def _log(context: dg.AssetExecutionContext, cells: Mapping[Cell, Mapping[str, Any]]) -> None:

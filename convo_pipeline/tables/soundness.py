@@ -1,0 +1,28 @@
+"""Count what must not be: repeated keys, rows of another day, rows that belong to nothing. Pure: tables in, numbers out."""
+
+from collections.abc import Sequence
+from datetime import date
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from convo_pipeline.schema import Table
+
+
+def count_repeated(table: Table, rows: pa.Table) -> int:
+    """Return how many rows of a partition are too many for its key; a table without one has one row a partition."""
+    if not table.key:
+        return max(0, int(rows.num_rows) - 1)
+    return int(rows.num_rows - rows.group_by(list(table.key)).aggregate([]).num_rows)
+
+
+def find_elsewhere(rows: pa.Table, day: date) -> pa.Table:
+    """Return the rows whose `created_at` is not on that UTC day."""
+    return rows.filter(pc.not_equal(pc.cast(rows["created_at"], pa.date32()), day))
+
+
+def count_orphans(rows: pa.Table, known: pa.Table, key: Sequence[str]) -> int:
+    """Return how many distinct keys of `rows` have no row in `known`."""
+    wanted = rows.select(list(key)).group_by(list(key)).aggregate([])
+    found = wanted.join(known.select(list(key)), keys=list(key), join_type="left anti", use_threads=False)
+    return int(found.num_rows)
