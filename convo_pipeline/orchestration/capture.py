@@ -1,14 +1,12 @@
-"""A capture: ask every account what is new, often, so that nothing leaves the newest 20 unread.
+"""A capture: ask accounts what is new, often, so that nothing leaves the newest 20 unread.
 
-It promises no range; it stores what the listing's head brings and derives what became stale by it.
-An account whose lock another run holds is left to that run.
+It promises no range; it stores what the listing brings since the last look and derives the days that changed.
+An account that another run works on is left to that run.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
-from convo_pipeline.derive import stale_days
-from convo_pipeline.errors import BusyError
 from convo_pipeline.extract.run import AccountReport
 from convo_pipeline.lake.files import Store
 from convo_pipeline.orchestration.assets import (
@@ -24,20 +22,35 @@ from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.outcome import Outcome
 from convo_pipeline.orchestration.partitions import ONE_DAY, Window, accounts_by_window, since_start
 
+ACCOUNTS_TAG = "convo/accounts"
+"""On a capture run that asks only some accounts: their names, separated by commas."""
 
-def run_capture(deployment: Deployment, log: Log) -> Outcome:
-    """Ask all accounts for the last captures' time and derive what changed."""
-    outcome, accounts = Outcome(), deployment.settings.accounts
+
+def run_capture(deployment: Deployment, log: Log, names: Sequence[str] = ()) -> Outcome:
+    """Ask these accounts, or all, for what came since their last look and derive what changed."""
+    outcome = Outcome()
+    accounts = [account for account in deployment.settings.accounts if not names or account.name in names]
     window = capture_window(deployment.clock.now(), deployment.settings.schedule.capture_minutes)
     with open_store(deployment) as store:
-        free = [account.name for account in accounts if is_free(store, account.name)]
-        days = since_start(accounts, dict.fromkeys(free, window.days))
-        reports = extract_windows(deployment, store, accounts_by_window(days))
-        outcome.failures.update({report.account: remedy(report) for report in reports if report.outcome == "failed"})
-        outcome.extra.update(changed(commit for report in reports for commit in report.commits))
-        _derive_stale(deployment, store, reports, outcome)
-    log(f"{len(reports)} accounts asked, {len(outcome.extra)} partitions changed, {len(outcome.failures)} failed")
+        days = since_start(accounts, {account.name: window.days for account in accounts})
+        reports = extract_windows(deployment, store, accounts_by_window(days), "capture")
+        for report in reports:
+            _take(deployment, store, report, outcome)
+    busy = [report.account for report in reports if report.outcome == "busy"]
+    log(
+        f"{len(reports) - len(busy)} accounts asked, {len(busy)} left to another run, "
+        f"{len(outcome.extra)} partitions changed, {len(outcome.failures)} failed"
+    )
     return outcome
+
+
+def accounts_asked(tags: Iterable[tuple[str, str]]) -> list[str]:
+    """Read the accounts off a run's tags; none means all.
+
+    >>> accounts_asked({"convo/accounts": "bakery,bikes"}.items()), accounts_asked([])
+    (['bakery', 'bikes'], [])
+    """
+    return [name for name in dict(tags).get(ACCOUNTS_TAG, "").split(",") if name]
 
 
 def capture_window(now: datetime, capture_minutes: int) -> Window:
@@ -46,17 +59,13 @@ def capture_window(now: datetime, capture_minutes: int) -> Window:
     return Window((now - margin).date(), now.date() + ONE_DAY)
 
 
-def is_free(store: Store, account: str) -> bool:
-    """Whether no other run works on the account."""
-    try:
-        with store.lock_account(account):
-            return True
-    except BusyError:
-        return False
-
-
-def _derive_stale(deployment: Deployment, store: Store, reports: Iterable[AccountReport], outcome: Outcome) -> None:
-    for report in reports:
-        for day in stale_days(store, report.account):
-            outcome.extra.update(changed(derive(store, report.account, day, outcome) or ()))
-        outcome.extra.update(changed(derive_figures(deployment, store, report.account, outcome)))
+def _take(deployment: Deployment, store: Store, report: AccountReport, outcome: Outcome) -> None:
+    """Derive the days that one account's report changed and tell what is new."""
+    if report.outcome == "failed":
+        outcome.failures[report.account] = remedy(report)
+    commits = [commit for commit in report.commits if commit.is_changed]
+    for day in sorted({commit.date for commit in commits}):
+        commits += derive(store, report.account, day, outcome) or ()
+    if commits:
+        commits += derive_figures(deployment, store, report.account, outcome)
+    outcome.extra.update(changed(commits))

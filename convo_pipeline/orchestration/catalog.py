@@ -7,6 +7,7 @@ from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.jobs import build_capture_job, extract_job, normalise_job
 from convo_pipeline.orchestration.partitions import partitions_of
 from convo_pipeline.orchestration.schedules import build_capture_schedule, build_followers, build_nightly
+from convo_pipeline.orchestration.sooner import build_capture_sooner
 
 
 def build_definitions(deployment: Deployment) -> dg.Definitions:
@@ -22,6 +23,6 @@ def build_definitions(deployment: Deployment) -> dg.Definitions:
         ],
         jobs=[extract_job, normalise_job, capture_job],
         schedules=[build_nightly(deployment), *([build_capture_schedule(capture_job, minutes)] if minutes else [])],
-        sensors=build_followers(),
+        sensors=[*build_followers(), build_capture_sooner(deployment, capture_job)],
         executor=dg.in_process_executor,
     )

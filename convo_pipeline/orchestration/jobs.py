@@ -10,7 +10,7 @@ from pathlib import Path
 import dagster as dg
 
 from convo_pipeline.orchestration.assets import DERIVED, RAW
-from convo_pipeline.orchestration.capture import run_capture
+from convo_pipeline.orchestration.capture import accounts_asked, run_capture
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.outcome import failure
 
@@ -40,8 +40,8 @@ def build_capture_job(deployment: Deployment) -> dg.JobDefinition:
 
     @dg.op(name="capture")
     def capture(context: dg.OpExecutionContext) -> None:
-        """Ask every account once, merge, normalise what changed; fail at the end if an account failed."""
-        outcome = run_capture(deployment, context.log.info)
+        """Ask every account once, or those the run names; merge, normalise what changed; fail at the end if one failed."""
+        outcome = run_capture(deployment, context.log.info, accounts_asked(context.run.tags.items()))
         if not outcome.extra and not outcome.failures:
             context.instance.add_run_tags(context.run_id, {IDLE_TAG: "true"})
         prune_idle_runs(context.instance, deployment.clock.now() - timedelta(days=IDLE_RUNS_KEPT_DAYS))
