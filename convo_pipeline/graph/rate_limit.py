@@ -16,9 +16,9 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -259,6 +259,20 @@ class SqliteLimiter:
             connection.execute(_CREATE)
             self._connection, self._process_id = connection, os.getpid()
         return self._connection
+
+
+def read_block(path: str | os.PathLike[str], key: Key, now: datetime) -> datetime | None:
+    """Return until when no call may be sent, None if calls may; reads only, and makes no file."""
+    if not Path(path).is_file():
+        return None
+    place = f"{Path(path).absolute().as_uri()}?mode=ro"
+    try:
+        with closing(sqlite3.connect(place, uri=True, timeout=5)) as connection:
+            row = connection.execute(_SELECT, key).fetchone()
+    except sqlite3.OperationalError:  # no call was ever made: there is no such table
+        return None
+    seconds = Slots(*row).blocked_until - now.timestamp() if row else 0.0
+    return now + timedelta(seconds=seconds) if 0 < seconds <= LONGEST_BLOCK_SECONDS else None
 
 
 class CallBudget:

@@ -304,6 +304,11 @@ class State:
         rows = self._select(f"SELECT * FROM runs{where} ORDER BY started_us DESC LIMIT 1", *values)
         return _read_run(rows[0]) if rows else None
 
+    def first_run_at(self, account: str) -> datetime | None:
+        """Return when the account's oldest run that is still noted began."""
+        ((first_us,),) = self._select("SELECT min(started_us) FROM runs WHERE account = ?", account)
+        return None if first_us is None else _time(first_us)
+
     def prune_runs(self, before: datetime) -> int:
         """Remove runs that started earlier and say how many; the exported ledger keeps them."""
         with self._transaction() as connection:

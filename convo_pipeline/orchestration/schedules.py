@@ -10,6 +10,7 @@ from datetime import UTC, date, timedelta
 
 import dagster as dg
 
+from convo_pipeline.cron import capture_cron
 from convo_pipeline.lake.state import STATE_FILE, State
 from convo_pipeline.orchestration.assets import DERIVED, MODE_TAG, RAW
 from convo_pipeline.orchestration.deployment import Deployment
@@ -95,15 +96,6 @@ def build_capture_schedule(capture_job: dg.JobDefinition, minutes: int) -> dg.Sc
         execution_timezone="UTC",
         description="Looks for new messages before they leave the newest 20. Turn it on here.",
     )
-
-
-def capture_cron(minutes: int) -> str:
-    """Spell "every so many minutes"; from an hour on in whole hours.
-
-    >>> capture_cron(15), capture_cron(90)
-    ('*/15 * * * *', '0 */1 * * *')
-    """
-    return f"*/{minutes} * * * *" if minutes < 60 else f"0 */{minutes // 60} * * *"
 
 
 def build_followers() -> list[dg.SensorDefinition]:
