@@ -181,6 +181,31 @@ def find(surroundings: Surroundings, account: str, user_id: str) -> None:
         sys.exit(EXIT_NOT_FOUND)
 
 
+@main.command(
+    epilog="""\b
+Exit codes:
+  0  every account is complete and nothing needs a look
+  1  something needs a look; the output says what
+  2  wrong usage or settings"""
+)
+@click.option("--account", "accounts", multiple=True, metavar="NAME", help="Only this account; may be repeated.")
+@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@click.pass_obj
+def status(surroundings: Surroundings, accounts: Sequence[str], form: str) -> None:
+    """Say how each account is, from the stored tables alone; asks nobody.
+
+    The last complete run, the share of messages whose content is held (7 days), what was lost since yesterday and what
+    is about to be, what is still to be read, and when the schedules run next.
+    """
+    from convo_pipeline.status import read_status, show_status
+
+    settings = surroundings.settings
+    found = read_status(settings, _chosen(settings, accounts), surroundings.clock.now())
+    show_status(found, form, Console())
+    if not found.is_fine:
+        sys.exit(EXIT_FAILED)
+
+
 @main.command()
 @click.argument("sql", required=False)
 @click.option("--root", help="The lake's folder. Default: the configuration's, else ./data.")

@@ -1,0 +1,273 @@
+"""How the accounts are, from the state and the lake alone: last complete run, coverage, what was lost, what comes next.
+
+It calls nobody. "Lost" is what could have been read and was not: messages sent after the account's first run that the
+API gives no content of. What was out of reach before that first run was nobody's to lose.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, date, datetime, time, timedelta
+from urllib.parse import urlsplit
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from convo_pipeline.cron import capture_cron, next_time
+from convo_pipeline.errors import StoreError
+from convo_pipeline.extract.spool import left_spools
+from convo_pipeline.graph.rate_limit import Key, read_block
+from convo_pipeline.json_text import dump_json
+from convo_pipeline.lake.files import Store
+from convo_pipeline.lake.state import STATE_FILE, Run
+from convo_pipeline.risk import find_risks
+from convo_pipeline.schema import COVERAGE, RAW_MESSAGE_DETAILS
+from convo_pipeline.settings import AccountSettings, Settings
+
+COVERAGE_DAYS = 7
+LOST_DAYS = 31
+"""A run reaches at most so far back by itself, so nothing older becomes lost."""
+LATE_AFTER = timedelta(hours=26)
+"""A night and two hours without a complete run is one night missed."""
+LOST_WORDS = {"beyond_20": "left the newest 20 unread", "gone": "deleted or hidden before they were read"}
+
+
+@dataclass(frozen=True)
+class AccountStatus:
+    """One account at a moment; counts of ids, times in UTC."""
+
+    account: str
+    platform: str
+    last_complete_at: datetime | None = None
+    last_run_at: datetime | None = None
+    last_outcome: str | None = None
+    last_reasons: tuple[str, ...] = ()
+    listed_count: int = 0
+    detailed_count: int = 0
+    open_count: int = 0
+    lost: Mapping[str, int] = field(default_factory=dict)
+    lost_conversation_count: int = 0
+    at_risk_count: int = 0
+    most_expected: int = 0
+    look_due_at: datetime | None = None
+    due_conversation_count: int = 0
+    open_spool_count: int = 0
+    quarantine_count: int = 0
+    blocked_until: datetime | None = None
+    is_late: bool = False
+    problem: str | None = None
+    """Why the lake could not be read for this account."""
+
+    @property
+    def share_detailed(self) -> float | None:
+        return self.detailed_count / self.listed_count if self.listed_count else None
+
+    @property
+    def attention(self) -> list[str]:
+        """What a person should look at, one sentence each; empty if all is well."""
+        return list(_sentences(self))
+
+
+@dataclass(frozen=True)
+class Status:
+    """All accounts, and when what runs next (if its schedule is turned on)."""
+
+    at: datetime
+    accounts: tuple[AccountStatus, ...]
+    next_capture_at: datetime | None
+    next_night_at: datetime | None
+
+    @property
+    def is_fine(self) -> bool:
+        return not any(account.attention for account in self.accounts)
+
+
+def read_status(settings: Settings, names: Sequence[str], now: datetime) -> Status:
+    """Read the status of these accounts; makes no file where nothing was extracted yet."""
+    chosen = [account for account in settings.accounts if account.name in names]
+    minutes = settings.schedule.capture_minutes
+    return Status(
+        now,
+        tuple(_read_accounts(settings, chosen, now)),
+        next_time(capture_cron(minutes), now) if minutes else None,
+        next_time(settings.schedule.nightly, now),
+    )
+
+
+def _read_accounts(settings: Settings, chosen: Sequence[AccountSettings], now: datetime) -> Iterator[AccountStatus]:
+    if not (settings.store.state_path / STATE_FILE).is_file():
+        yield from (AccountStatus(account.name, account.platform) for account in chosen)
+        return
+    with closing(Store(settings.store)) as store:
+        for account in chosen:
+            try:
+                yield read_account(settings, store, account, now)
+            except StoreError as error:
+                yield AccountStatus(account.name, account.platform, problem=str(error))
+
+
+def read_account(settings: Settings, store: Store, account: AccountSettings, now: datetime) -> AccountStatus:
+    """Read the status of one account."""
+    name, state = account.name, store.state
+    last: Run | None = next(iter(state.runs(name, limit=1)), None)
+    complete = state.last_complete(name)
+    today = now.date()
+    week = _coverage(store, name, today, COVERAGE_DAYS)
+    lost = find_lost(store, name, today)
+    risks = find_risks(settings, store, name)
+    key = Key(urlsplit(settings.base_url(account)).netloc, account.page_id, account.platform)
+    return AccountStatus(
+        account=name,
+        platform=account.platform,
+        last_complete_at=complete.started_at if complete else None,
+        last_run_at=last.started_at if last else None,
+        last_outcome=last.outcome if last else None,
+        last_reasons=last.reasons if last else (),
+        listed_count=week["ids_listed"],
+        detailed_count=week["detailed"],
+        open_count=week["pending"] + week["failed"],
+        lost=dict(Counter(reason for _, reason in lost)),
+        lost_conversation_count=len({conversation_id for conversation_id, _ in lost}),
+        at_risk_count=len(risks.risks),
+        most_expected=max((risk.expected_count for risk in risks.risks), default=0),
+        look_due_at=risks.due_at,
+        due_conversation_count=sum(bool(each.due_reason) for each in state.conversations(name).values()),
+        open_spool_count=len(left_spools(store.state_path, name)),
+        quarantine_count=len(state.quarantines(name)),
+        blocked_until=read_block(state.path, key, now),
+        is_late=complete is None or now - complete.started_at > LATE_AFTER,
+    )
+
+
+def _coverage(store: Store, account: str, today: date, day_count: int) -> Counter[str]:
+    """Add up the coverage of the last days, today included."""
+    total: Counter[str] = Counter()
+    for day in _last_days(today, day_count):
+        for row in store.read(COVERAGE.name, account, day).to_pylist():
+            total.update({name: value for name, value in row.items() if name != "share_detailed"})
+    return total
+
+
+def find_lost(store: Store, account: str, today: date) -> list[tuple[str, str]]:
+    """Return (conversation_id, reason) of every message sent under our eyes that was found out of reach since yesterday."""
+    first_run_at = store.state.first_run_at(account)
+    if first_run_at is None:
+        return []
+    yesterday = datetime.combine(today - timedelta(days=1), time(), UTC)
+    lost: list[tuple[str, str]] = []
+    for day in _last_days(today, LOST_DAYS):
+        counted = store.read(COVERAGE.name, account, day).to_pylist()
+        if day >= first_run_at.date() and any(row[reason] for row in counted for reason in LOST_WORDS):
+            lost += _lost_of(store, account, day, first_run_at, yesterday)
+    return lost
+
+
+def _lost_of(
+    store: Store, account: str, day: date, first_run_at: datetime, since: datetime
+) -> Iterator[tuple[str, str]]:
+    columns = ["conversation_id", "detail_status", "created_at", "changed_at", "gone_at"]
+    for row in store.read(RAW_MESSAGE_DETAILS.name, account, day).select(columns).to_pylist():
+        is_ours = row["detail_status"] in LOST_WORDS and row["created_at"] >= first_run_at
+        if is_ours and (row["gone_at"] or row["changed_at"]) >= since:
+            yield row["conversation_id"], row["detail_status"]
+
+
+def _last_days(today: date, count: int) -> list[date]:
+    return [today - timedelta(days=index) for index in range(count)]
+
+
+def _sentences(status: AccountStatus) -> Iterator[str]:
+    if status.problem:
+        yield status.problem
+    elif status.last_outcome is None:
+        yield "never extracted: run convo-pipeline extract"
+    elif status.last_outcome not in ("complete", "busy"):
+        yield f"last run {status.last_outcome}: {', '.join(status.last_reasons)}; convo-pipeline check says what to do"
+    if status.last_outcome is not None and status.is_late:
+        yield "no complete run for more than a day: is the nightly schedule on?"
+    if status.lost:
+        yield f"lost since yesterday: {_lost_words(status)}"
+    if status.at_risk_count:
+        yield (
+            f"about to be lost: {_counted(status.at_risk_count, 'conversation')} may collect up to "
+            f"{status.most_expected} messages before the next look; due {_clock(status.look_due_at)}"
+        )
+    if status.open_count or status.due_conversation_count:
+        yield (
+            f"still to be read: {_counted(status.open_count, 'message')}, "
+            f"{_counted(status.due_conversation_count, 'conversation')}; the next run asks again"
+        )
+    if status.blocked_until:
+        yield f"blocked by the rate limit until {_clock(status.blocked_until)}: wait, no run calls before"
+    if status.quarantine_count:
+        yield f"{_counted(status.quarantine_count, 'damaged file')} set aside: run convo-pipeline verify"
+
+
+def _lost_words(status: AccountStatus) -> str:
+    total = sum(status.lost.values())
+    reasons = ", ".join(f"{count} {LOST_WORDS[reason]}" for reason, count in sorted(status.lost.items()))
+    return f"{total:,} in {_counted(status.lost_conversation_count, 'conversation')} ({reasons})"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def _clock(moment: datetime | None) -> str:
+    return f"{moment:%Y-%m-%d %H:%M} UTC" if moment else "never"
+
+
+def show_status(status: Status, form: str, console: Console) -> None:
+    """Print the status: one row an account, then what needs a look; or JSON."""
+    if form == "json":
+        console.file.write(dump_json(as_dict(status)).decode() + "\n")
+        return
+    console.print(_table(status))
+    for account in status.accounts:
+        for sentence in account.attention:
+            console.print(f"{account.account}: {sentence}", markup=False, highlight=False)
+        if account.open_spool_count:
+            spools = _counted(account.open_spool_count, "open spool")
+            console.print(f"{account.account}: {spools}: a run is under way, or one was killed and the next stores it")
+    capture = f"capture {_clock(status.next_capture_at)}" if status.next_capture_at else "no captures"
+    console.print(f"next, if turned on in Dagster: {capture}; night {_clock(status.next_night_at)}", style="dim")
+
+
+def _table(status: Status) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    table.add_column("account", overflow="fold", max_width=30)
+    table.add_column("complete (UTC)", no_wrap=True)
+    for name in ("7 days", "lost", "at risk", "waiting"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for each in status.accounts:
+        table.add_row(
+            each.account,
+            f"{each.last_complete_at:%Y-%m-%d %H:%M}" if each.last_complete_at else "never",
+            "–" if each.share_detailed is None else f"{each.share_detailed:.1%}",
+            f"{sum(each.lost.values()):,}",
+            f"{each.at_risk_count:,}",
+            f"{each.open_count:,}",
+            style="yellow" if each.attention else "",
+        )
+    return table
+
+
+def as_dict(status: Status) -> dict[str, object]:
+    """Return the status as JSON knows it: times in ISO 8601, what needs a look as sentences."""
+    accounts = [
+        {**asdict(each), "share_detailed": each.share_detailed, "attention": each.attention} for each in status.accounts
+    ]
+    document = {**asdict(status), "accounts": accounts, "is_fine": status.is_fine}
+    plain = _plain(document)
+    assert isinstance(plain, dict)
+    return plain
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value

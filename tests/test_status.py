@@ -1,0 +1,148 @@
+"""How the accounts are, read from the lake alone: every sentence from a real inbox in that state."""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from convo_pipeline.graph.rate_limit import SqliteLimiter
+from convo_pipeline.lake.state import ConversationState
+from convo_pipeline.status import AccountStatus, Status, read_status, show_status
+from tests.inboxes import Inboxes, serve, small_world
+
+EVENING = datetime(2026, 3, 10, 12, 15, tzinfo=UTC)
+
+
+@pytest.fixture
+def inboxes(tmp_path: Path) -> Iterator[Inboxes]:
+    world = small_world()
+    for account in world.accounts.values():
+        for number in range(2):
+            account.add_conversation(f"Person {number}").add_messages(2, world.clock.now() - timedelta(hours=3))
+    with serve(tmp_path, world) as inboxes:
+        yield inboxes
+
+
+def status_of(inboxes: Inboxes) -> Status:
+    calls = len(inboxes.server.log)
+    found = read_status(inboxes.settings, inboxes.names, inboxes.clock.now())
+    assert len(inboxes.server.log) == calls
+    return found
+
+
+def shown(status: Status, form: str = "table") -> str:
+    console = Console(file=StringIO(), width=80)
+    show_status(status, form, console)
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+def attention(inboxes: Inboxes) -> dict[str, list[str]]:
+    return {each.account: each.attention for each in status_of(inboxes).accounts}
+
+
+def test_nothing_is_made_where_nothing_was_extracted(inboxes: Inboxes, tmp_path: Path) -> None:
+    assert attention(inboxes) == {name: ["never extracted: run convo-pipeline extract"] for name in inboxes.names}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_complete_accounts_need_no_look(inboxes: Inboxes) -> None:
+    inboxes.extract_whole()
+    status = status_of(inboxes)
+    assert status.is_fine
+    assert [(each.listed_count, each.share_detailed, each.last_outcome) for each in status.accounts] == [
+        (4, 1.0, "complete"),
+        (4, 1.0, "complete"),
+    ]
+    assert (status.next_capture_at, status.next_night_at) == (EVENING, datetime(2026, 3, 11, 0, 15, tzinfo=UTC))
+
+
+def test_what_was_lost_under_our_eyes_is_counted_by_reason_and_what_was_out_of_reach_before_is_not(
+    inboxes: Inboxes,
+) -> None:
+    busy, quiet = inboxes.world.accounts["insta"].conversations.values()
+    old = inboxes.world.accounts["insta"].add_conversation("Deep")
+    old.add_messages(30, inboxes.clock.now() - timedelta(hours=5), step_seconds=60)
+    inboxes.extract_whole()
+    assert status_of(inboxes).is_fine
+    inboxes.clock.advance(900)
+    busy.add_messages(25, inboxes.clock.now() - timedelta(minutes=10), step_seconds=10)
+    quiet.add_messages(27, inboxes.clock.now() - timedelta(minutes=10), step_seconds=10)
+    inboxes.extract_whole()
+    lost, risk = attention(inboxes)["insta"]
+    assert lost == "lost since yesterday: 12 in 2 conversations (12 left the newest 20 unread)"
+    assert risk.startswith(
+        "about to be lost: 2 conversations may collect up to 54 messages before the next look; due 2026"
+    )
+    inboxes.clock.advance(2 * 86_400)
+    assert [line for line in attention(inboxes)["insta"] if "lost since" in line] == []
+
+
+def test_late_blocked_due_and_failed_accounts_say_so(inboxes: Inboxes) -> None:
+    inboxes.extract_whole()
+    inboxes.clock.advance(27 * 3600)
+    inboxes.environ["INBOX_TOKEN"] = "EAAwrongwrongwrongwrong"
+    inboxes.extract(accounts=["mess"])
+    inboxes.store.state.save_conversations("mess", [ConversationState("t_1", due_reason="unreachable")])
+    client = Client(inboxes)
+    client.limiter.block(3600)
+    assert attention(inboxes) == {
+        "insta": ["no complete run for more than a day: is the nightly schedule on?"],
+        "mess": [
+            "last run failed: token; convo-pipeline check says what to do",
+            "no complete run for more than a day: is the nightly schedule on?",
+            "still to be read: 0 messages, 1 conversation; the next run asks again",
+            "blocked by the rate limit until 2026-03-11 16:00 UTC: wait, no run calls before",
+        ],
+    }
+    client.limiter.close()
+
+
+class Client:
+    """The limiter as the account's own calls use it."""
+
+    def __init__(self, inboxes: Inboxes) -> None:
+        from tests.inboxes import stopped_clock
+
+        host = inboxes.server.base_url.removeprefix("http://")
+        path = inboxes.store.state.path
+        self.limiter = SqliteLimiter(path, (host, "2222222222", "messenger"), clock=stopped_clock(inboxes.clock))  # type: ignore[arg-type]
+
+
+def test_an_unreadable_account_says_so_and_the_other_one_is_told(inboxes: Inboxes) -> None:
+    inboxes.extract_whole()
+    inboxes.store.path("coverage", "insta", inboxes.clock.now().date()).write_bytes(b"PAR1 not a table")
+    insta, mess = status_of(inboxes).accounts
+    assert "coverage" in str(insta.problem)
+    assert mess.attention == []
+
+
+def test_the_table_fits_80_columns_and_json_says_the_same() -> None:
+    worst = AccountStatus(
+        account="a" * 63,
+        platform="instagram",
+        last_complete_at=EVENING,
+        last_outcome="complete",
+        listed_count=1_000_000,
+        detailed_count=999_999,
+        open_count=10_000,
+        lost={"beyond_20": 10_000, "gone": 2},
+        lost_conversation_count=200,
+        at_risk_count=12,
+        most_expected=400,
+        look_due_at=EVENING,
+        open_spool_count=2,
+    )
+    status = Status(EVENING, (worst,), EVENING, EVENING)
+    text = shown(status)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "10,002 in 200 conversations" in " ".join(text.split())
+    document = json.loads(shown(status, "json"))
+    assert document["is_fine"] is False
+    assert document["next_night_at"] == "2026-03-10T12:15:00+00:00"
+    (account,) = document["accounts"]
+    assert (account["lost"], account["share_detailed"]) == ({"beyond_20": 10_000, "gone": 2}, 0.999999)
+    assert account["attention"] == worst.attention
