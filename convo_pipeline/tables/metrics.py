@@ -72,6 +72,27 @@ def account_days(
     return {day: figures.row(_day_number(day)) for day in sorted(set(days)) if figures.has(_day_number(day))}
 
 
+@dataclass(frozen=True)
+class FirstResponses:
+    """How the sessions of some days were answered: the waits in seconds, and how many had no answer or an unknown one."""
+
+    seconds: npt.NDArray[np.float64]
+    unanswered_count: int
+    unknown_count: int
+
+
+def first_responses(messages: pa.Table, days: Sequence[date], *, session_gap_hours: float = 24) -> FirstResponses:
+    """Return every first response behind the days' medians; `messages` as for `account_days`."""
+    if not len(messages):
+        return FirstResponses(np.empty(0), 0, 0)
+    thread = _Threads(messages, round(session_gap_hours * 3600 * _SECOND))
+    found = _Figures(thread, int(thread.day.min())).first_responses
+    is_asked = np.isin(found.day, [_day_number(day) for day in days])
+    is_judged, is_answered = found.is_judged & is_asked, found.is_answered & is_asked
+    unanswered_count = int((is_judged & ~is_answered).sum())
+    return FirstResponses(found.seconds[is_answered], unanswered_count, int((is_asked & ~is_judged).sum()))
+
+
 def _day_number(day: date) -> int:
     return (day - date(1970, 1, 1)).days
 
@@ -178,7 +199,7 @@ class _Figures:
         self._origin = int(thread.day.min())
         self._length = int(thread.day.max()) - self._origin + 1
         self._counts = self._count_messages() | self._count_customers() | self._count_waiting()
-        self._first_responses = self._find_first_responses().sorted()
+        self.first_responses = self._find_first_responses().sorted()
         self._daily_responses = self._find_daily_responses().sorted()
 
     def has(self, day: int) -> bool:
@@ -188,7 +209,7 @@ class _Figures:
     def row(self, day: int) -> pa.Table:
         """Return the day's row."""
         counts = {name: int(found[day - self._origin]) for name, found in self._counts.items()}
-        sessions = self._first_responses.between(day, day)
+        sessions = self.first_responses.between(day, day)
         week = self._daily_responses.between(day - RESPONSIVENESS_DAYS + 1, day)
         values = counts | _first_response_figures(sessions) | _responsiveness(week)
         values["returning_customer_count"] = counts["active_customer_count"] - counts["new_customer_count"]
