@@ -50,7 +50,10 @@ def run_pipeline(base_url: str, root: Path, days: float) -> None:
     extracted = cpu_seconds()
     for day in stale_days(store, "bulk"):
         derive_day(store, "bulk", day)
-    print(report.counts["ids_listed"], f"extract {extracted - started:.2f} s, derive {cpu_seconds() - extracted:.2f} s CPU")
+    print(
+        report.counts["ids_listed"],
+        f"extract {extracted - started:.2f} s, derive {cpu_seconds() - extracted:.2f} s CPU",
+    )
 
 
 def cpu_seconds() -> float:
@@ -62,7 +65,19 @@ def measure(step: str, base_url: str, days: float) -> tuple[float, float, float,
     """Run one contender; return CPU seconds, wall seconds, peak memory in MB and what it printed."""
     with tempfile.TemporaryDirectory() as root:
         started = time.monotonic()
-        command = [sys.executable, "-m", "benchmarks.bulk", "--step", step, "--url", base_url, "--root", root, "--days", str(days)]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.bulk",
+            "--step",
+            step,
+            "--url",
+            base_url,
+            "--root",
+            root,
+            "--days",
+            str(days),
+        ]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         printed = process.stdout.read().strip()
@@ -90,7 +105,10 @@ def main() -> None:
                 before = server.cpu_seconds()
                 figures[step].append(measure(step, server.base_url, given.days))
                 print(f"{step:9} {figures[step][-1]}, server {server.cpu_seconds() - before:.2f} s CPU", flush=True)
-    medians = {step: [statistics.median(column) for column in list(zip(*rows, strict=True))[:3]] for step, rows in figures.items()}
+    medians = {
+        step: [statistics.median(column) for column in list(zip(*rows, strict=True))[:3]]
+        for step, rows in figures.items()
+    }
     for step, (cpu, wall, peak) in medians.items():
         print(f"{step:9} {given.messages:,} messages: {cpu:.2f} s CPU, {wall:.2f} s wall, peak {peak:.0f} MB")
     print(f"ratio     CPU {medians['pipeline'][0] / medians['script'][0]:.2f} x the script (goal <= 1.5, aim <= 1.0)")

@@ -1,6 +1,6 @@
 """Serve a bulk inbox in a process of its own, so that its CPU is not the client's.
 
-    with inbox_server(conversations=5_000, messages_each=20, days=90) as server: ...
+with inbox_server(conversations=5_000, messages_each=20, days=90) as server: ...
 """
 
 import argparse
@@ -32,7 +32,12 @@ class Served:
 def inbox_server(conversations: int, messages_each: int, days: float, latency_seconds: float = 0.0) -> Iterator[Served]:
     """Start the server, wait until it answers, end it."""
     numbers = [str(number) for number in (conversations, messages_each, days, latency_seconds)]
-    process = subprocess.Popen([sys.executable, "-m", "benchmarks.inbox_server", *numbers], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.inbox_server", *numbers],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert process.stdout is not None
     assert process.stdin is not None
     try:
@@ -49,7 +54,9 @@ def main() -> None:
         parser.add_argument(name, type=float)
     given = parser.parse_args()
     midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    shape = BulkShape(int(given.conversations), int(given.messages_each), given.days, until=midnight - timedelta(seconds=1))
+    shape = BulkShape(
+        int(given.conversations), int(given.messages_each), given.days, until=midnight - timedelta(seconds=1)
+    )
     with EmulatorServer(api=BulkApi(shape), latency_seconds=given.latency_seconds) as server:
         print(server.base_url, flush=True)
         sys.stdin.read()

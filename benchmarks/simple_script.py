@@ -47,13 +47,21 @@ class Script:
         asked = f"id,updated_time,participants,messages.limit(20){{{FIELDS}}}"
         after = None
         while True:
-            page = self._get(f"{self.page_id}/conversations", platform=self.platform, fields=asked, limit=50, after=after)
+            page = self._get(
+                f"{self.page_id}/conversations", platform=self.platform, fields=asked, limit=50, after=after
+            )
             for conversation in page["data"]:
                 self._take_conversation(conversation)
             after = self._cursor(page)
             if after is None or self._is_old(page["data"][-1]["updated_time"]):
                 break
-        pq.write_table(pa.Table.from_arrays([pa.array(c, t.type) for c, t in zip(self.columns, SCHEMA, strict=True)], schema=SCHEMA), output, compression="zstd")
+        pq.write_table(
+            pa.Table.from_arrays(
+                [pa.array(c, t.type) for c, t in zip(self.columns, SCHEMA, strict=True)], schema=SCHEMA
+            ),
+            output,
+            compression="zstd",
+        )
         return len(self.columns[0])
 
     def _take_conversation(self, conversation: dict) -> None:
@@ -89,6 +97,8 @@ class Script:
         if self.pause is not None:
             self.pause()  # type: ignore[operator]
         self.calls += 1
-        answer = self._session.get(f"{self.base_url}/v26.0/{path}", params={k: v for k, v in params.items() if v}, timeout=60)
+        answer = self._session.get(
+            f"{self.base_url}/v26.0/{path}", params={k: v for k, v in params.items() if v}, timeout=60
+        )
         answer.raise_for_status()
         return orjson.loads(answer.content)
