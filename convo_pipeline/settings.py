@@ -87,7 +87,7 @@ class GraphSettings(_Section):
     calls_per_second: float = Field(default=1.8, gt=0, le=10_000)
     calls_per_run: int = Field(default=20_000, ge=1)
     timeout_seconds: float = Field(default=60, gt=0, le=600)
-    token_in: Literal["header", "query"] = "header"
+    token_in: Literal["header", "query"] = "header"  # noqa: S105
 
 
 class StoreSettings(_Section):
@@ -143,6 +143,12 @@ def _check_retention(limits: dict[str, int]) -> dict[str, int]:
 
 Retention = Annotated[dict[str, StrictInt], AfterValidator(_check_retention)]
 """`[retention]`: for how many days a table's rows are kept; a table that is not named is kept as its source is."""
+
+
+class AlertsSettings(_Section):
+    """`[alerts]`: whom to tell of a failed run; nobody by default."""
+
+    webhook_env: VariableName | None = None
 
 
 class MetricsSettings(_Section):
@@ -219,6 +225,7 @@ class Settings(_Section):
     store: StoreSettings = StoreSettings()
     schedule: ScheduleSettings = ScheduleSettings()
     metrics: MetricsSettings = MetricsSettings()
+    alerts: AlertsSettings = AlertsSettings()
     retention: Retention = {}
     accounts: tuple[AccountSettings, ...] = ()
 

@@ -27,6 +27,7 @@ MAY_IMPORT = {
 OWNERS = {
     "requests": ["graph/client.py"],
     "urllib3": ["graph/client.py", "graph/deadline.py"],
+    "urllib.request": ["webhook.py"],
     "duckdb": ["lake/sql.py"],
     "boto3": ["lake/s3.py"],
     "botocore": ["lake/s3.py"],

@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from convo_pipeline.orchestration.alerts import build_alert
 from convo_pipeline.orchestration.assets import build_extract, build_normalise, build_problem
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.jobs import build_capture_job, extract_job, normalise_job
@@ -23,6 +24,6 @@ def build_definitions(deployment: Deployment) -> dg.Definitions:
         ],
         jobs=[extract_job, normalise_job, capture_job],
         schedules=[build_nightly(deployment), *([build_capture_schedule(capture_job, minutes)] if minutes else [])],
-        sensors=[*build_followers(), build_capture_sooner(deployment, capture_job)],
+        sensors=[*build_followers(), build_capture_sooner(deployment, capture_job), build_alert(deployment)],
         executor=dg.in_process_executor,
     )
