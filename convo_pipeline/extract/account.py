@@ -14,10 +14,12 @@ from typing import Literal, get_args
 from convo_pipeline.clock import Clock
 from convo_pipeline.errors import BusyError, ConvoError, SettingsError, StoreError
 from convo_pipeline.extract import rows
+from convo_pipeline.extract.contents import Contents, Journal
 from convo_pipeline.extract.conversation import ConversationReader, RuleCheck
 from convo_pipeline.extract.inbox import Fetched, InboxReader, Known, reason_of
-from convo_pipeline.extract.load import Loaded, load_spool
+from convo_pipeline.extract.load import Loaded, load, load_spool
 from convo_pipeline.extract.spool import Spool, left_spools
+from convo_pipeline.extract.suppress import Suppressor
 from convo_pipeline.extract.walk import Held
 from convo_pipeline.graph.client import Endpoint, GraphClient, Identity
 from convo_pipeline.graph.ladder import from_json as ladder_from_json
@@ -175,16 +177,19 @@ class AccountRun:
         )
         budget = CallBudget(self.settings.graph.calls_per_run)
         with GraphClient(endpoint, credentials, limiter, budget=budget, clock=self.clock) as client:
-            calls = AccountCalls(self, client, Spool.create(self.store.state_path, self.account.name, self.run_id))
+            spool = Spool.create(self.store.state_path, self.account.name, self.run_id)
+            journal = Journal(spool, Contents.create(self.store, self.account, spool))
+            calls = AccountCalls(self, client, journal)
             calls.fetch(user_id)
-            loaded = self._load(calls.spool)
+            loaded = self._load(spool, journal.contents if journal.is_whole else None)
             calls.remember()
             if any(load.quarantined for load in (*left, loaded)):
                 self.store.state.reopen(self.account.name)
             return calls.report([*left, loaded], credentials)
 
-    def _load(self, spool: Spool) -> Loaded:
-        loaded = load_spool(self.store, self.account, spool)
+    def _load(self, spool: Spool, contents: Contents | None = None) -> Loaded:
+        """Store what a spool holds, read from it anew unless its contents are at hand; then the spool can go."""
+        loaded = load(self.store, self.account, contents) if contents else load_spool(self.store, self.account, spool)
         spool.delete()
         self.on_progress(Progress(self.account.name, "partitions", len(loaded.commits)))
         return loaded
@@ -222,8 +227,8 @@ class AccountRun:
 class AccountCalls:
     """The calls of one account's run, and what is to be remembered of them."""
 
-    def __init__(self, run: AccountRun, client: GraphClient, spool: Spool) -> None:
-        self.spool = spool
+    def __init__(self, run: AccountRun, client: GraphClient, journal: Journal) -> None:
+        self._journal = journal
         self._run = run
         self._client = client
         self._state = run.store.state
@@ -234,6 +239,7 @@ class AccountCalls:
         self._plan = plan_run(run.mode, since, run.clock.now(), self._covered, run.settings.schedule.recheck_days)
         ladder = self._memory.get("ladder")
         self._rung = ladder_from_json(ladder if isinstance(ladder, str) else None)
+        self._suppressor = Suppressor.read(run.store, run.account)
         self._fetched = Fetched()
         self._listing: Listing | None = None
         self._started_seconds = time.monotonic()
@@ -265,7 +271,7 @@ class AccountCalls:
             identity = self._client.fetch_identity()
             self._run._claim_name(identity)
         held = self._state.identity(self._name)
-        self.spool.append(
+        self._journal.append(
             {
                 "kind": "account",
                 "own_id": held.own_id if held else None,
@@ -285,10 +291,11 @@ class AccountCalls:
             held,
             {key: state.updated_us for key, state in conversations.items()},
             frozenset(key for key, state in conversations.items() if state.due_reason),
+            frozenset(key for key, state in conversations.items() if state.due_reason == "missing"),
         )
         conversation_reader = ConversationReader(
             self._client,
-            self.spool,
+            self._journal,
             self._run.account.platform,
             RuleCheck(),
             is_held=self._is_held,
@@ -297,11 +304,12 @@ class AccountCalls:
         return InboxReader(
             self._client,
             conversation_reader,
-            self.spool,
+            self._journal,
             known,
-            since_us=rows.start_us(self._plan.since),
+            since_us=rows.start_us(min(self._plan.since, self._covered.since if self._covered else date.max)),
             rung=self._rung,
             on_conversations=lambda count: self._tell("conversations", count),
+            clean=self._suppressor.clean_conversations,
         )
 
     def _tell(self, step: str, count: int) -> None:
@@ -342,6 +350,7 @@ class AccountCalls:
         if any(loaded.quarantined for loaded in loads):
             reasons.add("quarantined")
         counts = Counter(self._fetched.counts)
+        counts.update(self._suppressor.counts)
         for loaded in loads:
             counts.update(loaded.counts)
         error = self._fetched.error

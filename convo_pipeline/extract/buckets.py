@@ -4,15 +4,19 @@ It knows Arrow files and dates; it does not know the store. Bucket files stand i
 """
 
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
-from convo_pipeline.extract.rows import Sighting, day_of
+from convo_pipeline.errors import StoreError
+from convo_pipeline.extract.rows import DAY, Sighting, day_of
 
-FLUSH_ROWS = 20_000
+FLUSH_ROWS = 5_000
 SIGHTINGS = pa.schema(
     [
         pa.field("conversation_id", pa.string()),
@@ -32,51 +36,64 @@ SIGHTINGS = pa.schema(
 
 @dataclass
 class Buckets:
-    """Sightings by date: `add` them all, then `read` one date at a time.
+    """Sightings by date: add them all, then `read` one date at a time.
 
     Each flush is one Arrow file with one record batch a date, so the number of open files does not grow
     with the number of dates.
     """
 
     folder: Path
-    _waiting: dict[date, list[Sighting]] = field(default_factory=dict)
-    _waiting_count: int = 0
+    _waiting: list[Sighting] = field(default_factory=list)
     _places: dict[date, list[tuple[Path, int]]] = field(default_factory=dict)
     _file_count: int = 0
 
     def __post_init__(self) -> None:
-        self.folder.mkdir(mode=0o700, exist_ok=True)
-        for left in self.folder.iterdir():
-            left.unlink()
+        with _refusals(self.folder):
+            self.folder.mkdir(mode=0o700, exist_ok=True)
+            for left in self.folder.iterdir():
+                left.unlink()
 
-    def add(self, sighting: Sighting, day: date | None = None) -> None:
-        """Put a sighting under the day of its time, or under the day where its row stands already."""
-        self._waiting.setdefault(day or day_of(sighting.created_us), []).append(sighting)
-        self._waiting_count += 1
-        if self._waiting_count >= FLUSH_ROWS:
+    def add(self, sighting: Sighting) -> None:
+        """Put a sighting under the day of its time."""
+        self.extend((sighting,))
+
+    def extend(self, sightings: Sequence[Sighting]) -> None:
+        """Put each sighting under the day of its time."""
+        self._waiting += sightings
+        if len(self._waiting) >= FLUSH_ROWS:
             self._flush()
 
     def days(self) -> list[date]:
         """Return the dates that have sightings, oldest first."""
-        return sorted({*self._waiting, *self._places})
+        self._flush()
+        return sorted(self._places)
 
     def read(self, day: date) -> pa.Table:
         """Return the day's sightings in order of arrival."""
+        self._flush()
         batches = [_read_batch(path, index) for path, index in self._places.get(day, [])]
-        if day in self._waiting:
-            batches.append(_as_batch(self._waiting[day]))
         return pa.Table.from_batches(batches, schema=SIGHTINGS)
 
     def _flush(self) -> None:
+        if not self._waiting:
+            return
         self._file_count += 1
         path = self.folder / f"{self._file_count:06d}.arrow"
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with open(descriptor, "wb") as sink, pa.ipc.new_file(sink, SIGHTINGS) as writer:
-            for index, (day, sightings) in enumerate(self._waiting.items()):
-                writer.write_batch(_as_batch(sightings))
-                self._places.setdefault(day, []).append((path, index))
+        with _refusals(path):
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with open(descriptor, "wb") as sink, pa.ipc.new_file(sink, SIGHTINGS) as writer:
+                for index, (day, batch) in enumerate(_by_day(_as_batch(self._waiting))):
+                    writer.write_batch(batch)
+                    self._places.setdefault(day, []).append((path, index))
         self._waiting.clear()
-        self._waiting_count = 0
+
+
+@contextmanager
+def _refusals(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"cannot write the spool {path}: {error.strerror or type(error).__name__}") from None
 
 
 def _read_batch(path: Path, index: int) -> pa.RecordBatch:
@@ -84,7 +101,18 @@ def _read_batch(path: Path, index: int) -> pa.RecordBatch:
         return pa.ipc.open_file(source).get_batch(index)
 
 
-def _as_batch(sightings: list[Sighting]) -> pa.RecordBatch:
+def _as_batch(sightings: Sequence[Sighting]) -> pa.RecordBatch:
     columns = zip(*sightings, strict=True)
     arrays = [pa.array(column, field.type) for column, field in zip(columns, SIGHTINGS, strict=True)]
     return pa.RecordBatch.from_arrays(arrays, schema=SIGHTINGS)
+
+
+def _by_day(batch: pa.RecordBatch) -> Iterator[tuple[date, pa.RecordBatch]]:
+    """Split rows by the day of their time, each day's rows in order of arrival."""
+    times = batch.column("created_us").to_numpy()
+    days = times // DAY
+    order = np.argsort(days, kind="stable")
+    starts = np.flatnonzero(np.diff(days[order], prepend=days[order[0]] - 1))
+    batch = batch.take(pa.array(order))
+    for start, stop in zip(starts, [*starts[1:], len(days)], strict=True):
+        yield day_of(int(times[order[start]])), batch.slice(start, stop - start)

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from convo_pipeline.errors import (
     ConvoError,
@@ -18,7 +19,8 @@ from convo_pipeline.errors import (
     UnreachableError,
 )
 from convo_pipeline.extract import rows
-from convo_pipeline.extract.spool import Record, Spool
+from convo_pipeline.extract.contents import Journal
+from convo_pipeline.extract.spool import Record
 from convo_pipeline.extract.walk import Walk, bare_beyond, bare_readable
 from convo_pipeline.graph.client import GraphClient
 from convo_pipeline.graph.fields import message_field_names, message_fields
@@ -29,6 +31,7 @@ WALK_LIMITS = (100, 20, 10)
 """Messages a page of a deep walk, from most to least; the next is tried when a page is too much."""
 BARE_LIMIT = 100
 MOST_EMPTY_PAGES = 3
+SETTLED_AFTER_US = 2 * rows.SECOND
 BARE_FIELDS = ("id", "created_time")
 MESSAGE_FAILED = "message_failed"
 
@@ -54,6 +57,11 @@ class Listed:
         return rows.to_us(self.nested.server_time)
 
     @property
+    def is_settled(self) -> bool:
+        """Whether the second of its last activity was over, so that the same time means: nothing more came."""
+        return self.updated_us is not None and self.at_us - self.updated_us >= SETTLED_AFTER_US
+
+    @cached_property
     def needs_no_call(self) -> bool:
         """Nothing older is wanted, and nothing came bare."""
         if self.is_current:
@@ -92,7 +100,7 @@ class ConversationReader:
     """Reads conversations of one account in one run; may be used by several threads."""
 
     client: GraphClient
-    spool: Spool
+    journal: Journal
     platform: str
     rule: RuleCheck
     is_held: Callable[[str, str, int], bool]
@@ -119,7 +127,7 @@ class ConversationReader:
     def _fetch_older(self, listed: Listed, after: str, first_rank: int) -> Page:
         """Read and spool one page of messages."""
         fields, page = self._fetch_page(listed, after)
-        self.spool.append(
+        self.journal.append(
             {
                 "kind": "edge",
                 "at_us": rows.to_us(page.server_time),
@@ -168,7 +176,7 @@ class ConversationReader:
             "fields": message_field_names(self.platform, listed.dropped),
         }
         verdict = self._fetch_message(listed, message_id, rank)
-        self.spool.append(record | verdict)
+        self.journal.append(record | verdict)
         return str(verdict["verdict"])
 
     def _fetch_message(self, listed: Listed, message_id: str, rank: int) -> Record:
@@ -210,7 +218,7 @@ def state_record(listed: Listed, walk: Walk, *, at_end: bool, due_reason: str | 
         "kind": "state",
         "at_us": listed.at_us,
         "conversation_id": listed.conversation_id,
-        "updated_us": listed.updated_us,
+        "updated_us": listed.updated_us if listed.is_settled else None,
         "newest_message_id": walk.newest_message_id,
         "complete_since_us": walk.complete_since_us(at_end),
         "walked_down_to_us": -1 if at_end else walk.low_us,
@@ -218,7 +226,7 @@ def state_record(listed: Listed, walk: Walk, *, at_end: bool, due_reason: str | 
     }
 
 
-def failed_state_record(conversation_id: str, at_us: int, due_reason: str) -> Record:
+def failed_state_record(conversation_id: str, at_us: int, due_reason: str | None) -> Record:
     """Return that a conversation could not be read to its end; what is known of it stays."""
     return {
         "kind": "state",

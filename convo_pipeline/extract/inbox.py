@@ -8,7 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from convo_pipeline.errors import (
@@ -23,8 +23,9 @@ from convo_pipeline.errors import (
     UnreachableError,
 )
 from convo_pipeline.extract import rows
+from convo_pipeline.extract.contents import Journal
 from convo_pipeline.extract.conversation import ConversationReader, Listed, failed_state_record, state_record
-from convo_pipeline.extract.spool import Record, Spool
+from convo_pipeline.extract.spool import Record
 from convo_pipeline.extract.walk import Held, Walk
 from convo_pipeline.graph.client import GraphClient
 from convo_pipeline.graph.fields import conversation_field_names, conversation_fields, message_field_names
@@ -63,6 +64,8 @@ class Known:
     held: Mapping[str, Held] = field(default_factory=dict)
     updated_us: Mapping[str, int | None] = field(default_factory=dict)
     due: frozenset[str] = frozenset()
+    missing: frozenset[str] = frozenset()
+    """Those of the due that could not be found when they were asked last."""
 
 
 @dataclass
@@ -81,21 +84,23 @@ class InboxReader:
         self,
         client: GraphClient,
         reader: ConversationReader,
-        spool: Spool,
+        journal: Journal,
         known: Known,
         *,
         since_us: int,
         rung: Rung = TOP,
         on_conversations: Callable[[int], None] = lambda count: None,
+        clean: Callable[[Sequence[object]], Sequence[object]] = lambda listed: listed,
     ) -> None:
         self.fetched = Fetched()
         self._client = client
         self._reader = reader
-        self._spool = spool
+        self._journal = journal
         self._known = known
         self._since_us = since_us
         self._rung = rung
         self._on_conversations = on_conversations
+        self._clean = clean
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._unreachable_in_a_row = 0
@@ -107,6 +112,7 @@ class InboxReader:
             seen: set[str] = set()
             try:
                 for page in listing.pages():
+                    self._on_conversations(len(page.rows))
                     reads += [pool.submit(self._read, listed) for listed in self._take_page(page, seen)]
                     if self._stop.is_set():
                         break
@@ -119,19 +125,22 @@ class InboxReader:
 
     def revisit(self, conversation_id: str) -> None:
         """Ask one conversation by its id, with its newest messages nested, and read what it lacks."""
-        self._guard(conversation_id, 0, lambda: self._revisit(conversation_id))
+        if not self._stop.is_set():
+            self._guard(conversation_id, 0, lambda: self._revisit(conversation_id))
 
     def _take_page(self, page: ListedPage, seen: set[str]) -> list[Listed]:
         """Spool a page with the states of the conversations that need no more; return the others."""
+        page = replace(page, rows=tuple(self._clean(page.rows)))
         self._rung = page.rung
         listed = [self._listed(row, page) for row in page.rows if isinstance(row, dict) and rows.readable_id(row)]
         seen.update(conversation.conversation_id for conversation in listed)
+        self._tally("listed", len(listed))
         done = [conversation for conversation in listed if conversation.needs_no_call]
         states = [
             state_record(each, each.walk, at_end=each.nested.after is None) for each in done if not each.is_current
         ]
         self._spool_listing(page, states)
-        self._count(page, listed, done)
+        self._count(done)
         return [conversation for conversation in listed if not conversation.needs_no_call]
 
     def _listed(self, row: dict[str, object], page: ListedPage) -> Listed:
@@ -139,32 +148,39 @@ class InboxReader:
         assert conversation_id is not None
         updated_us = rows.microseconds(row.get("updated_time"))
         walk = Walk(self._since_us, self._known.held.get(conversation_id))
-        if page.messages_limit == 0:
+        nested = _nested_or_unread(row, page.server_time)
+        if page.messages_limit == 0 or not nested.rows:
             is_current = self._is_current(conversation_id, updated_us)
             return Listed(conversation_id, updated_us, Page((), UNREAD, page.server_time), walk, page.rung, is_current)
-        nested = _nested_or_unread(row, page.server_time)
         return Listed(conversation_id, updated_us, nested, walk.extend(nested.rows), page.rung)
 
     def _is_current(self, conversation_id: str, updated_us: int | None) -> bool:
-        """Whether what is held is as new as what was listed, as far as a listing without messages can tell."""
+        """Whether what is held is as new as what was listed and as deep as is asked, as far as times can tell."""
         is_same_time = updated_us is not None and self._known.updated_us.get(conversation_id) == updated_us
-        return is_same_time and conversation_id in self._known.held and conversation_id not in self._known.due
+        held = self._known.held.get(conversation_id)
+        is_deep_enough = held is not None and held.complete_since_us <= self._since_us
+        return is_same_time and is_deep_enough and conversation_id not in self._known.due
 
-    def _count(self, page: ListedPage, listed: Sequence[Listed], done: Sequence[Listed]) -> None:
-        self._on_conversations(len(page.rows))
+    def _count(self, done: Sequence[Listed]) -> None:
+        unchanged_count = sum(map(self._is_unchanged, done))
+        self._tally("unchanged", unchanged_count)
+        self._tally("fetched", len(done) - unchanged_count)
+
+    def _tally(self, fate: str, count: int = 1) -> None:
+        """Count conversations by what became of them: listed = unchanged + fetched + failed + vanished + pending."""
         with self._lock:
-            self.fetched.counts["conversations_listed"] += len(page.rows)
-            self.fetched.counts["conversations_unchanged"] += sum(map(self._is_unchanged, listed))
-            self.fetched.counts["conversations_fetched"] += len(done)
+            self.fetched.counts[f"conversations_{fate}"] += count
 
     def _is_unchanged(self, listed: Listed) -> bool:
         """Same time of activity and same newest message as held: a message of the same second is not overlooked."""
+        if listed.is_current:
+            return True
         held = self._known.held.get(listed.conversation_id)
         is_same_time = self._known.updated_us.get(listed.conversation_id) == listed.updated_us
         return held is not None and is_same_time and held.newest_message_id == listed.walk.newest_message_id
 
     def _spool_listing(self, page: ListedPage, states: Sequence[Record]) -> None:
-        self._spool.append(
+        self._journal.append(
             {
                 "kind": "listing",
                 "at_us": rows.to_us(page.server_time),
@@ -177,21 +193,32 @@ class InboxReader:
         )
 
     def _read(self, listed: Listed) -> None:
+        if self._stop.is_set():
+            self._tally("pending")
+            return
         self._guard(listed.conversation_id, listed.at_us, lambda: self._read_to_end(listed))
 
     def _read_to_end(self, listed: Listed) -> None:
         state = self._reader.read(listed)
-        self._spool.append(state)
+        self._journal.append(state)
+        self._tally("fetched")
         with self._lock:
             self._unreachable_in_a_row = 0
-            self.fetched.counts["conversations_fetched"] += 1
             if state["due_reason"]:
                 self.fetched.reasons.add(str(state["due_reason"]))
 
     def _revisit(self, conversation_id: str) -> None:
         dropped, platform = self._rung.dropped_names, self._reader.platform
         asked = conversation_fields(platform, rows.READABLE_RANKS, dropped)
-        answer = self._client.fetch_conversation(conversation_id, asked)
+        try:
+            answer = self._client.fetch_conversation(conversation_id, asked)
+        except ConvoError as error:
+            self._tally("listed")
+            if not isinstance(error, MissingError) or conversation_id not in self._known.missing:
+                raise
+            self._journal.append(failed_state_record(conversation_id, 0, due_reason=None))
+            self._tally("vanished")
+            return
         if not isinstance(answer.body, dict):
             raise PayloadError("a conversation's answer is no object")
         page = ListedPage(
@@ -208,20 +235,19 @@ class InboxReader:
 
     def _guard(self, conversation_id: str, at_us: int, step: Callable[[], None]) -> None:
         """Do one conversation's step; what fails there is due next run, or ends the account."""
-        if self._stop.is_set():
-            return
         try:
             step()
         except STOPPING as error:
+            self._tally("pending")
             self._end(error)
         except ConvoError as error:
-            self._spool.append(failed_state_record(conversation_id, at_us, reason_of(error)))
+            self._journal.append(failed_state_record(conversation_id, at_us, reason_of(error)))
             self._note_failure(error)
 
     def _note_failure(self, error: ConvoError) -> None:
+        self._tally("failed")
         with self._lock:
             self.fetched.reasons.add(CONVERSATION_FAILED)
-            self.fetched.counts["conversations_failed"] += 1
             self._unreachable_in_a_row += isinstance(error, UnreachableError)
             is_host_dead = self._unreachable_in_a_row >= UNREACHABLE_IN_A_ROW
         if is_host_dead:

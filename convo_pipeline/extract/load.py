@@ -1,13 +1,10 @@
-"""From the spool into the raw tables: one streaming pass sorts rows by date, then each date is merged once.
+"""What a run brought, into the raw tables: each date is merged once.
 
 Everything here can be done again: a spool left by a killed run is loaded by the next one, and merging the same
 rows twice changes nothing. It calls no API.
 """
 
-import gc
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import date
 
@@ -16,15 +13,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from convo_pipeline import schema
-from convo_pipeline.errors import CorruptError, PayloadError
+from convo_pipeline.errors import CorruptError
 from convo_pipeline.extract import rows
-from convo_pipeline.extract.buckets import Buckets
-from convo_pipeline.extract.own_id import OwnIdClues
+from convo_pipeline.extract.contents import Contents, Placements
 from convo_pipeline.extract.rows import ConversationSighting, Reject, Sighting
-from convo_pipeline.extract.spool import Record, Spool
-from convo_pipeline.graph.pages import nested_page
-from convo_pipeline.json_text import dump_json
+from convo_pipeline.extract.spool import Spool
+from convo_pipeline.json_text import paused_collector
 from convo_pipeline.lake.files import Commit, Store
+from convo_pipeline.lake.retention import raw_floor
 from convo_pipeline.lake.state import AccountIdentity, ConversationState
 from convo_pipeline.settings import AccountSettings
 
@@ -45,240 +41,42 @@ class Loaded:
 
 
 def load_spool(store: Store, account: AccountSettings, spool: Spool) -> Loaded:
-    """Merge everything the spool holds into the account's raw tables and its state."""
-    contents = _Contents(Buckets(spool.folder / "buckets"), store.state.placements(account.name))
+    """Merge everything a spool holds into the account's raw tables and its state."""
+    contents = Contents.create(store, account, spool)
     with paused_collector():
         for record in spool:
             contents.read(record)
-    _place_untimed(store, account, contents)
+    return load(store, account, contents)
+
+
+def load(store: Store, account: AccountSettings, contents: Contents) -> Loaded:
+    """Merge what a run brought into the account's raw tables and its state."""
+    placed = contents.place_untimed(_where_held(store, account.name, contents.untimed))
+    if placed:
+        store.state.save_placements(account.name, placed)
     identity = contents.identity(store, account)
     loaded = Loaded(own_id=identity.own_id, own_username=identity.own_username, own_id_source=identity.source)
-    writer = _Writer(store, account, contents, loaded)
-    for day in contents.days(account.start_date):
-        writer.write_day(day)
+    loaded.counts.update(contents.suppressor.counts)
+    first_day = max(account.start_date, raw_floor(store))
+    writer = _Writer(store, account, contents, loaded, first_day)
+    for day in contents.buckets.days():
+        if day >= first_day:
+            writer.write_day(day)
     writer.write_lonely_conversations()
     writer.write_rejects()
     _save_states(store, account, contents, loaded)
     return loaded
 
 
-@contextmanager
-def paused_collector() -> Iterator[None]:
-    """Let the cycle collector rest while many small values that hold no cycles come and go."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
-@dataclass(frozen=True)
-class _Identity:
-    own_id: str | None = None
-    own_username: str | None = None
-    source: str | None = None
-
-
-@dataclass
-class _Contents:
-    """The spool's records, sorted: messages by date on disk, conversations and states in memory."""
-
-    buckets: Buckets
-    placements: dict[tuple[str, str], date]
-    conversations: dict[str, ConversationSighting] = field(default_factory=dict)
-    states: dict[str, ConversationState] = field(default_factory=dict)
-    walked_down_to: dict[str, tuple[int, int]] = field(default_factory=dict)
-    untimed: list[Sighting] = field(default_factory=list)
-    rejects: dict[str, Reject] = field(default_factory=dict)
-    clues: OwnIdClues = field(default_factory=OwnIdClues)
-    known: _Identity = _Identity()
-    conversations_with_messages: set[str] = field(default_factory=set)
-
-    def read(self, record: Record) -> None:
-        """Sort one record; an unknown kind is a defect of this program."""
-        READERS[str(record["kind"])](self, record)
-
-    def read_account(self, record: Record) -> None:
-        self.known = _Identity(record["own_id"], record["own_username"], record["own_id_source"])  # type: ignore[arg-type]
-
-    def read_listing(self, record: Record) -> None:
-        at_us, fields = _at(record), _names(record, "fields")
-        for row in record["conversations"]:  # type: ignore[attr-defined]
-            conversation_id = rows.readable_id(row)
-            if conversation_id is None:
-                self._reject(rows.reject(row, "a conversation without an id", at_us))
-                continue
-            sighting = rows.read_conversation(
-                row, conversation_id, str(record["folder"]), _names(record, "conversation_fields"), at_us
-            )
-            self._keep_conversation(sighting, row)
-            self._add_messages(
-                self._nested(row, at_us), sighting.conversation_id, sighting.updated_us, 1, fields, at_us
-            )
-        for state in record["states"]:  # type: ignore[attr-defined]
-            self.read_state(state)
-
-    def read_edge(self, record: Record) -> None:
-        self._add_messages(
-            tuple(record["rows"]),  # type: ignore[arg-type]
-            str(record["conversation_id"]),
-            record["updated_us"],  # type: ignore[arg-type]
-            int(str(record["first_rank"])),
-            _names(record, "fields"),
-            _at(record),
-        )
-
-    def read_message(self, record: Record) -> None:
-        """A message asked singly: its content, or the verdict on the refusal."""
-        place = (record["conversation_id"], record["message_id"], record["created_us"], record["created_at_source"])
-        verdict, at_us = str(record["verdict"]), _at(record)
-        payload = record["payload"]
-        detailed = verdict == "detailed"
-        self._add(
-            Sighting(
-                *place,  # type: ignore[arg-type]
-                record["rank"],  # type: ignore[arg-type]
-                at_us,
-                verdict,
-                record["code"],  # type: ignore[arg-type]
-                record["subcode"],  # type: ignore[arg-type]
-                rows.fields_json(_names(record, "fields"), at_us) if detailed else None,
-                dump_json(payload).decode() if detailed else None,
-            )
-        )
-        self.clues.add_message(payload)
-
-    def read_state(self, record: Record) -> None:
-        """How far a conversation is held now."""
-        conversation_id = str(record["conversation_id"])
-        self.states[conversation_id] = ConversationState(
-            conversation_id=conversation_id,
-            updated_us=record["updated_us"],  # type: ignore[arg-type]
-            newest_message_id=record["newest_message_id"],  # type: ignore[arg-type]
-            complete_since_us=record["complete_since_us"],  # type: ignore[arg-type]
-            due_reason=record["due_reason"],  # type: ignore[arg-type]
-        )
-        if record["walked_down_to_us"] is not None:
-            self.walked_down_to[conversation_id] = (record["walked_down_to_us"], _at(record))  # type: ignore[assignment]
-
-    def identity(self, store: Store, account: AccountSettings) -> _Identity:
-        """Return who we are: as asked, else as known from before, else as inferred."""
-        if self.known.own_id:
-            return self.known
-        held = store.state.identity(account.name)
-        if held and held.own_id:
-            return _Identity(held.own_id, held.own_username, held.own_id_source)
-        own_id = self.clues.verdict()
-        return _Identity(own_id, None, "inferred" if own_id else None)
-
-    def days(self, start_date: date) -> list[date]:
-        return [day for day in self.buckets.days() if day >= start_date]
-
-    def _keep_conversation(self, sighting: ConversationSighting, row: dict[str, object]) -> None:
-        held = self.conversations.get(sighting.conversation_id)
-        if held is None or (sighting.at_us, sighting.folder or "") >= (held.at_us, held.folder or ""):
-            self.conversations[sighting.conversation_id] = sighting
-        if not self.known.own_id:
-            self.clues.add_conversation(sighting.conversation_id, row)
-
-    def _add_messages(
-        self,
-        entries: Sequence[object],
-        conversation_id: str,
-        updated_us: int | None,
-        first_rank: int,
-        fields: tuple[str, ...],
-        at_us: int,
-    ) -> None:
-        for sighting in rows.read_messages(
-            entries,
-            conversation_id=conversation_id,
-            updated_us=updated_us,
-            first_rank=first_rank,
-            fields=fields,
-            at_us=at_us,
-        ):
-            if isinstance(sighting, Reject):
-                self._reject(sighting)
-            else:
-                self._add(sighting)
-        if not self.known.own_id:
-            for entry in entries:
-                self.clues.add_message(entry)
-
-    def _add(self, sighting: Sighting) -> None:
-        self.conversations_with_messages.add(sighting.conversation_id)
-        if self.placements:
-            day = self.placements.get((sighting.conversation_id, sighting.message_id))
-            if day is not None:
-                self.buckets.add(_moved(sighting, day), day)
-                return
-        if sighting.created_at_source in ("conversation", "listing"):
-            self.untimed.append(sighting)
-        else:
-            self.buckets.add(sighting)
-
-    def _nested(self, row: dict[str, object], at_us: int) -> Sequence[object]:
-        try:
-            return nested_page(row.get("messages"), rows.EPOCH).rows
-        except PayloadError:
-            self._reject(rows.reject(row.get("messages"), "a conversation's messages are no list", at_us))
-            return ()
-
-    def _reject(self, entry: Reject) -> None:
-        self.rejects.setdefault(entry.digest, entry)
-
-
-READERS = {
-    "account": _Contents.read_account,
-    "listing": _Contents.read_listing,
-    "edge": _Contents.read_edge,
-    "message": _Contents.read_message,
-    "state": _Contents.read_state,
-}
-
-
-def _moved(sighting: Sighting, day: date) -> Sighting:
-    """Keep a message on the day where it was first placed: a row never moves.
-
-    The time it takes there loses every merge against the one that is held.
-    """
-    if rows.day_of(sighting.created_us) == day:
-        return sighting
-    last_us = rows.start_us(day) + rows.DAY - rows.SECOND
-    return sighting._replace(created_us=last_us, created_at_source="listing")
-
-
-def _at(record: Record) -> int:
-    return int(str(record["at_us"]))
-
-
-def _names(record: Record, key: str) -> tuple[str, ...]:
-    return tuple(record[key])  # type: ignore[arg-type]
-
-
-def _place_untimed(store: Store, account: AccountSettings, contents: _Contents) -> None:
-    """File messages without a time of their own: where they stand already, else by the fallback, for good."""
-    if not contents.untimed:
-        return
-    wanted = {(sighting.conversation_id, sighting.message_id) for sighting in contents.untimed}
-    held = dict(_held_days(store, account.name, wanted))
-    placed: dict[tuple[str, str], date] = {}
-    for sighting in contents.untimed:
-        key = (sighting.conversation_id, sighting.message_id)
-        day = placed.setdefault(key, held.get(key) or rows.day_of(sighting.created_us))
-        contents.buckets.add(_moved(sighting, day), day)
-    store.state.save_placements(account.name, placed)
-    contents.untimed.clear()
-
-
-def _held_days(store: Store, account: str, wanted: set[tuple[str, str]]) -> Iterator[tuple[tuple[str, str], date]]:
-    for day in store.days("raw_message_ids", account):
+def _where_held(store: Store, account: str, sightings: list[Sighting]) -> Placements:
+    """Return where the lake has messages that came without a time of their own."""
+    wanted = {(sighting.conversation_id, sighting.message_id) for sighting in sightings}
+    found: Placements = {}
+    for day in store.days("raw_message_ids", account) if wanted else ():
         held = store.read("raw_message_ids", account, day).select(KEY)
-        for key in wanted.intersection(zip(*(column.to_pylist() for column in held.columns), strict=True)):
-            yield key, day
+        keys = wanted.intersection(zip(*(column.to_pylist() for column in held.columns), strict=True))
+        found |= dict.fromkeys(keys, day)
+    return found
 
 
 @dataclass
@@ -287,8 +85,9 @@ class _Writer:
 
     store: Store
     account: AccountSettings
-    contents: _Contents
+    contents: Contents
     loaded: Loaded
+    first_day: date
 
     def write_day(self, day: date) -> None:
         sightings = self.contents.buckets.read(day)
@@ -309,7 +108,7 @@ class _Writer:
                 day = rows.day_of(time_us if plausible and time_us is not None else conversation.at_us)
                 lonely.setdefault(day, []).append(conversation)
         for day, conversations in sorted(lonely.items()):
-            if day >= self.account.start_date:
+            if day >= self.first_day:
                 self._merge("raw_conversations", day, self._conversation_rows(conversations))
 
     def write_rejects(self) -> None:
@@ -466,7 +265,7 @@ def _array(values: object, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
     return values if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(values, kind)
 
 
-def _save_states(store: Store, account: AccountSettings, contents: _Contents, loaded: Loaded) -> None:
+def _save_states(store: Store, account: AccountSettings, contents: Contents, loaded: Loaded) -> None:
     if loaded.own_id_source == "inferred":
         store.state.set_identity(
             AccountIdentity(account.name, account.page_id, account.platform, loaded.own_id, None, "inferred")

@@ -10,12 +10,12 @@ import base64
 import binascii
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from typing import NamedTuple
 
+from convo_pipeline.extract.paging import dump_without_paging
 from convo_pipeline.graph.pages import parse_time
 from convo_pipeline.json_text import dump_json
 
@@ -26,11 +26,15 @@ EARLIEST_US = 1_072_915_200 * SECOND
 """2004-01-01: no conversation on these platforms is older."""
 LATEST_MARGIN_US = DAY
 BARE_KEYS = frozenset({"id", "created_time"})
+REFUSED_KEYS = BARE_KEYS | {"error"}
 VOLATILE_CONVERSATION_KEYS = frozenset(
     {"id", "messages", "updated_time", "snippet", "unread_count", "message_count", "senders", "can_reply"}
 )
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TIME_IN_MESSAGE_ID = re.compile(rb"ig_dm_item:\d+:IGMessageID:\d+:\d+:(\d+)")
+
+Content = tuple[str, int | None, int | None, str | None, str | None]
+"""The last five columns of a sighting."""
 
 
 class Sighting(NamedTuple):
@@ -75,9 +79,11 @@ def microseconds(value: object) -> int | None:
     >>> microseconds("2026-02-19T08:57:24+0000")
     1771491444000000
     """
-    if isinstance(value, str) and len(value) == 24 and value[19:] == "+0000":
-        with suppress(ValueError):
-            return _day_us(value[:10]) + _clock_us(value[10:19])
+    if isinstance(value, str) and len(value) == 24 and value[4:20:3] == "--T::+":
+        try:
+            return int(datetime.fromisoformat(value).timestamp()) * SECOND
+        except ValueError:
+            return None
     moment = parse_time(value)
     return None if moment is None else to_us(moment)
 
@@ -90,19 +96,6 @@ def to_us(moment: datetime) -> int:
 def from_us(time_us: int) -> datetime:
     """Return microseconds since 1970 as an aware UTC time."""
     return EPOCH + timedelta(microseconds=time_us)
-
-
-@lru_cache(maxsize=4096)
-def _day_us(text: str) -> int:
-    return (date.fromisoformat(text).toordinal() - EPOCH.toordinal()) * DAY
-
-
-@lru_cache(maxsize=131_072)
-def _clock_us(text: str) -> int:
-    hours, minutes, seconds = int(text[1:3]), int(text[4:6]), int(text[7:9])
-    if text[0] != "T" or text[3] != ":" or text[6] != ":" or not (hours < 24 and minutes < 60 and seconds < 61):
-        raise ValueError(text)
-    return (hours * 3600 + minutes * 60 + seconds) * SECOND
 
 
 def is_plausible(time_us: int | None, at_us: int) -> bool:
@@ -155,8 +148,17 @@ def readable_id(row: object) -> str | None:
         return None
     value = row.get("id")
     if isinstance(value, str) and value:
-        return value
+        return value if value.isascii() or is_encodable(value) else None
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def is_encodable(text: str) -> bool:
+    """Say whether a text can be written at all: half a surrogate pair cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def is_bare(row: dict[str, object]) -> bool:
@@ -178,25 +180,29 @@ def read_messages(
     first_rank: int,
     fields: tuple[str, ...],
     at_us: int,
-) -> Iterator[Sighting | Reject]:
+) -> list[Sighting | Reject]:
     """Read the message rows of one answer, newest first, the first at `first_rank`."""
     asked = fields_json(fields, at_us)
+    found: list[Sighting | Reject] = []
+    content: Content
     for rank, row in enumerate(rows, first_rank):
         message_id = readable_id(row)
         if message_id is None or not isinstance(row, dict):
-            yield reject(row, f"a message of conversation {conversation_id} without an id", at_us)
+            found.append(reject(row, f"a message of conversation {conversation_id} without an id", at_us))
             continue
         created_us, source = placed_time(row, message_id, updated_us, at_us)
-        place = (conversation_id, message_id, created_us, source, rank, at_us)
-        if is_bare(row):
-            status = "pending" if rank <= READABLE_RANKS else "beyond_20"
-            yield Sighting(*place, status, None, None, None, None)
-        elif "error" in row and row.keys() <= BARE_KEYS | {"error"}:
-            yield Sighting(
-                *place, "failed" if rank <= READABLE_RANKS else "beyond_20", *error_codes(row["error"]), None, None
-            )
+        if len(row) <= len(REFUSED_KEYS) and row.keys() <= REFUSED_KEYS:
+            content = _poor_content(row, rank)
         else:
-            yield Sighting(*place, "detailed", None, None, asked, dump_json(row).decode())
+            content = "detailed", None, None, asked, dump_without_paging(row).decode()
+        found.append(Sighting._make((conversation_id, message_id, created_us, source, rank, at_us, *content)))
+    return found
+
+
+def _poor_content(row: dict[str, object], rank: int) -> Content:
+    """Return what a bare or refused row says of its message: status, error code and subcode, no fields, no payload."""
+    status = "failed" if "error" in row else "pending"
+    return status if rank <= READABLE_RANKS else "beyond_20", *error_codes(row.get("error")), None, None
 
 
 def error_codes(error: object) -> tuple[int | None, int | None]:
@@ -204,7 +210,12 @@ def error_codes(error: object) -> tuple[int | None, int | None]:
     if not isinstance(error, dict):
         return None, None
     code, subcode = error.get("code"), error.get("error_subcode")
-    return code if isinstance(code, int) else None, subcode if isinstance(subcode, int) else None
+    return _small(code), _small(subcode)
+
+
+def _small(number: object) -> int | None:
+    """Return a whole number that fits its column."""
+    return number if isinstance(number, int) and abs(number) < 1 << 63 else None
 
 
 def read_conversation(
@@ -219,11 +230,11 @@ def read_conversation(
         microseconds(row.get("updated_time")),
         at_us,
         fields_json(stable_fields, at_us),
-        dump_json(stable).decode(),
+        dump_without_paging(stable).decode(),
     )
 
 
 def reject(entry: object, reason: str, at_us: int) -> Reject:
     """Keep an entry that cannot be read."""
-    payload = dump_json(entry)
+    payload = dump_without_paging(entry)
     return Reject(hashlib.sha256(payload).hexdigest(), reason, payload.decode(), at_us)

@@ -7,7 +7,6 @@ is cut out before a record is written. Files are 0600, folders 0700, and no name
 """
 
 import os
-import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -15,42 +14,13 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from convo_pipeline.errors import StoreError
-from convo_pipeline.json_text import dump_json, load_json
+from convo_pipeline.errors import PayloadError, StoreError
+from convo_pipeline.extract.paging import dump_without_paging
+from convo_pipeline.json_text import load_json
 from convo_pipeline.lake.folder import make_private_folders
 
 MAX_AGE = timedelta(days=7)
-_USUAL_PAGING = re.compile(
-    rb',"paging":\{(?:"cursors":\{(?:"after":"[^"\\]*")?,?(?:"before":"[^"\\]*")?\})?'
-    rb'(?:,?"next":"[^"\\]*")?(?:,?"previous":"[^"\\]*")?\}'
-)
 Record = dict[str, object]
-
-
-def without_paging(value: object) -> object:
-    """Return the value with every `paging` object cut out; the input stays as it is.
-
-    >>> without_paging({"data": [{"id": "1"}], "paging": {"next": "…"}})
-    {'data': [{'id': '1'}]}
-    """
-    if isinstance(value, dict):
-        return {key: without_paging(item) for key, item in value.items() if key != "paging"}
-    if isinstance(value, list):
-        return [without_paging(item) for item in value]
-    return value
-
-
-def dump_record(record: Record) -> bytes:
-    """Return a record as JSON without any `paging`.
-
-    The usual ones are cut out of the text, where a quote inside a string is always escaped, so that the pattern
-    cannot meet a customer's words; whatever is left is cut out of the value.
-
-    >>> dump_record({"rows": {"data": [1], "paging": {"cursors": {"after": "a"}, "next": "https://x/?access_token=T"}}})
-    b'{"rows":{"data":[1]}}'
-    """
-    content = _USUAL_PAGING.sub(b"", dump_json(record))
-    return dump_json(without_paging(record)) if b'"paging"' in content else content
 
 
 @dataclass
@@ -76,9 +46,10 @@ class Spool:
             self._count += 1
             name = f"{self._count:08d}"
         staged = self.folder / f"{name}.tmp"
+        content = _dump(record)
         try:
             with open(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                file.write(dump_record(record))
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             staged.rename(self.folder / f"{name}.json")
@@ -96,6 +67,13 @@ class Spool:
     def delete(self) -> None:
         """Remove the spool; what it held is stored."""
         shutil.rmtree(self.folder)
+
+
+def _dump(record: Record) -> bytes:
+    try:
+        return dump_without_paging(record)
+    except RecursionError:
+        raise PayloadError("an answer is nested too deeply to be kept") from None
 
 
 def _sync_folder(folder: Path) -> None:

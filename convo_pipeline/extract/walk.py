@@ -3,10 +3,10 @@
 Times are microseconds since 1970, UTC.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-from convo_pipeline.extract.rows import READABLE_RANKS, is_bare, microseconds, readable_id
+from convo_pipeline.extract.rows import EARLIEST_US, READABLE_RANKS, is_bare, microseconds, readable_id
 
 UNBOUNDED_US = 0
 """`complete_since_us` of a conversation that was walked to its first message."""
@@ -32,18 +32,19 @@ class Walk:
     met_held: bool = False
 
     def extend(self, entries: Sequence[object]) -> "Walk":
-        """Return the walk with one more page, newest first."""
-        ids = [readable_id(entry) for entry in entries]
-        times = [
-            time for entry in entries if isinstance(entry, dict) and (time := microseconds(entry.get("created_time")))
-        ]
-        lows = [*times, *([self.low_us] if self.low_us is not None else [])]
-        return replace(
-            self,
-            count=self.count + len(entries),
-            newest_message_id=self.newest_message_id or next((found for found in ids if found), None),
-            low_us=min(lows) if lows else None,
-            met_held=self.met_held or (self.held is not None and self.held.newest_message_id in ids),
+        """Return the walk with one more page, newest first.
+
+        Only the first and the last time of a page are looked at: where the order in between is broken, that
+        claims less than was seen, never more.
+        """
+        lows = [self.low_us, _first_time(entries), _first_time(reversed(entries))]
+        return Walk(
+            self.since_us,
+            self.held,
+            self.count + len(entries),
+            self.newest_message_id or next(filter(None, map(readable_id, entries)), None),
+            min((low for low in lows if low is not None), default=None),
+            self.met_held or (self.held is not None and self.held.newest_message_id in map(readable_id, entries)),
         )
 
     @property
@@ -70,6 +71,12 @@ class Walk:
         return min(lows) if lows else None
 
 
+def _first_time(entries: Iterable[object]) -> int | None:
+    """Return the first time that can be true: one from before the platforms existed would end any walk."""
+    times = (microseconds(entry.get("created_time")) for entry in entries if isinstance(entry, dict))
+    return next((time for time in times if time is not None and time >= EARLIEST_US), None)
+
+
 def bare_readable(entries: Sequence[object], first_rank: int) -> list[tuple[int, str, dict[str, object]]]:
     """Return rank, id and row of the bare rows inside the newest 20: each is asked singly."""
     inside = entries[: max(0, READABLE_RANKS - first_rank + 1)]
@@ -86,9 +93,9 @@ def _bare(entries: Sequence[object], first_rank: int) -> list[tuple[int, str, di
     return [
         (rank, message_id, entry)
         for rank, entry in enumerate(entries, first_rank)
-        if isinstance(entry, dict) and (message_id := readable_id(entry)) and (is_bare(entry) or _is_refused(entry))
+        if isinstance(entry, dict) and len(entry) <= 3 and _is_poor(entry) and (message_id := readable_id(entry))
     ]
 
 
-def _is_refused(entry: dict[str, object]) -> bool:
-    return "error" in entry and len(entry) <= 3
+def _is_poor(entry: dict[str, object]) -> bool:
+    return is_bare(entry) or "error" in entry

@@ -14,6 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 import orjson
 
 from convo_pipeline.errors import PayloadError
+from convo_pipeline.json_text import paused_collector
 
 _LONG_DIGITS = b"0" * 19
 _DIGITS_TO_ZERO = bytes.maketrans(b"123456789", b"0" * 9)
@@ -61,7 +62,8 @@ def read_json(content: bytes) -> object:
     if _has_long_number(content):
         return _read_carefully(content)
     try:
-        value: object = orjson.loads(content)
+        with paused_collector():
+            value: object = orjson.loads(content)
     except orjson.JSONDecodeError:
         return _read_carefully(content)
     if len(content) > LONGEST_EMPTY_BYTES and isinstance(value, dict) and value.get("data") in ([], {}):

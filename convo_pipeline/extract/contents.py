@@ -1,0 +1,268 @@
+"""What a run's records say, sorted: messages by date on disk, conversations and states in memory.
+
+Records come from the calls as they are answered, or from a spool that a killed run left: the same records give the
+same contents. It calls no API and writes no table.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any
+
+from convo_pipeline.errors import PayloadError
+from convo_pipeline.extract import rows
+from convo_pipeline.extract.buckets import Buckets
+from convo_pipeline.extract.own_id import OwnIdClues
+from convo_pipeline.extract.paging import dump_without_paging
+from convo_pipeline.extract.rows import ConversationSighting, Reject, Sighting
+from convo_pipeline.extract.spool import Record, Spool
+from convo_pipeline.extract.suppress import Suppressor
+from convo_pipeline.graph.pages import nested_page
+from convo_pipeline.json_text import paused_collector
+from convo_pipeline.lake.files import Store
+from convo_pipeline.lake.state import ConversationState
+from convo_pipeline.settings import AccountSettings
+
+Placements = dict[tuple[str, str], date]
+ESTIMATES = ("conversation", "listing")
+"""Sources of a time that is not the message's own."""
+
+
+@dataclass
+class Journal:
+    """Where the calls bring what they got: durably into the spool, and from there sorted at once.
+
+    May be used by several threads. What was sorted is scratch: after a kill the spool is sorted again.
+    """
+
+    spool: Spool
+    contents: "Contents"
+    is_whole: bool = True
+    """Whether all that is in the spool was sorted too."""
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def append(self, record: Record) -> None:
+        """Write one record durably, then sort it."""
+        self.spool.append(record)
+        with self._lock:
+            try:
+                with paused_collector():
+                    self.contents.read(record)
+            except BaseException:
+                self.is_whole = False
+                raise
+
+
+@dataclass(frozen=True)
+class OwnIdentity:
+    """Who the account is inside its conversations, and how that is known."""
+
+    own_id: str | None = None
+    own_username: str | None = None
+    source: str | None = None
+
+
+@dataclass
+class Contents:
+    """Everything a run brought; `read` it record by record."""
+
+    buckets: Buckets
+    placements: Placements
+    suppressor: Suppressor
+    conversations: dict[str, ConversationSighting] = field(default_factory=dict)
+    states: dict[str, ConversationState] = field(default_factory=dict)
+    walked_down_to: dict[str, tuple[int, int]] = field(default_factory=dict)
+    untimed: list[Sighting] = field(default_factory=list)
+    rejects: dict[str, Reject] = field(default_factory=dict)
+    clues: OwnIdClues = field(default_factory=OwnIdClues)
+    known: OwnIdentity = OwnIdentity()
+    conversations_with_messages: set[str] = field(default_factory=set)
+
+    @classmethod
+    def create(cls, store: Store, account: AccountSettings, spool: Spool) -> "Contents":
+        """Return empty contents whose scratch files stand beside the spool."""
+        placements = store.state.placements(account.name)
+        return cls(Buckets(spool.folder / "buckets"), placements, Suppressor.read(store, account))
+
+    def read(self, record: Record) -> None:
+        """Sort one record, without what was forgotten; an unknown kind is a defect of this program."""
+        kept = self.suppressor.clean(record)
+        if kept is not None:
+            READERS[str(kept["kind"])](self, kept)
+
+    def read_account(self, record: dict[str, Any]) -> None:
+        self.known = OwnIdentity(record["own_id"], record["own_username"], record["own_id_source"])
+
+    def read_listing(self, record: dict[str, Any]) -> None:
+        at_us, fields = record["at_us"], tuple(record["fields"])
+        for row in record["conversations"]:
+            conversation_id = rows.readable_id(row)
+            if conversation_id is None:
+                self._reject(rows.reject(row, "a conversation without an id", at_us))
+                continue
+            sighting = rows.read_conversation(
+                row, conversation_id, record["folder"], tuple(record["conversation_fields"]), at_us
+            )
+            self._keep_conversation(sighting, row)
+            self._add_messages(self._nested(row, at_us), conversation_id, sighting.updated_us, 1, fields, at_us)
+        for state in record["states"]:
+            self.read_state(state)
+
+    def read_edge(self, record: dict[str, Any]) -> None:
+        self._add_messages(
+            record["rows"],
+            record["conversation_id"],
+            record["updated_us"],
+            record["first_rank"],
+            tuple(record["fields"]),
+            record["at_us"],
+        )
+
+    def read_message(self, record: dict[str, Any]) -> None:
+        """A message asked singly: its content, or the verdict on the refusal."""
+        at_us, payload = record["at_us"], record["payload"]
+        is_detailed = record["verdict"] == "detailed"
+        sighting = Sighting(
+            conversation_id=record["conversation_id"],
+            message_id=record["message_id"],
+            created_us=record["created_us"],
+            created_at_source=record["created_at_source"],
+            rank=record["rank"],
+            at_us=at_us,
+            detail_status=record["verdict"],
+            error_code=record["code"],
+            error_subcode=record["subcode"],
+            fields=rows.fields_json(tuple(record["fields"]), at_us) if is_detailed else None,
+            payload=dump_without_paging(payload).decode() if is_detailed else None,
+        )
+        self._add_sightings(sighting.conversation_id, [sighting])
+        self.clues.add_message(payload)
+
+    def read_state(self, record: dict[str, Any]) -> None:
+        """How far a conversation is held now."""
+        conversation_id = record["conversation_id"]
+        self.states[conversation_id] = ConversationState(
+            conversation_id=conversation_id,
+            updated_us=record["updated_us"],
+            newest_message_id=record["newest_message_id"],
+            complete_since_us=record["complete_since_us"],
+            due_reason=record["due_reason"],
+        )
+        if record["walked_down_to_us"] is not None:
+            self.walked_down_to[conversation_id] = (record["walked_down_to_us"], record["at_us"])
+
+    def identity(self, store: Store, account: AccountSettings) -> OwnIdentity:
+        """Return who we are: as asked, else as known from before, else as inferred."""
+        if self.known.own_id:
+            return self.known
+        held = store.state.identity(account.name)
+        if held and held.own_id:
+            return OwnIdentity(held.own_id, held.own_username, held.own_id_source)
+        own_id = self.clues.verdict()
+        return OwnIdentity(own_id, None, "inferred" if own_id else None)
+
+    def place_untimed(self, held: Placements) -> Placements:
+        """File messages without a time of their own: where they stand already, else by the fallback, for good.
+
+        `held` says where the lake has some of them; returned is where all of them stand now.
+        """
+        placed: Placements = {}
+        known = self._where_timed() | held
+        for sighting in self.untimed:
+            key = (sighting.conversation_id, sighting.message_id)
+            day = placed.setdefault(key, known.get(key) or rows.day_of(sighting.created_us))
+            self.buckets.add(_moved(sighting, day))
+        self.untimed.clear()
+        return placed
+
+    def _where_timed(self) -> Placements:
+        """Return where messages stand that came once without a time and, in another answer of this run, with one."""
+        wanted = {(sighting.conversation_id, sighting.message_id) for sighting in self.untimed}
+        found: Placements = {}
+        for day in self.buckets.days() if wanted else ():
+            met = self.buckets.read(day).select(["conversation_id", "message_id"])
+            keys = wanted.intersection(zip(*(column.to_pylist() for column in met.columns), strict=True))
+            found |= dict.fromkeys(keys, day)
+        return found
+
+    def _keep_conversation(self, sighting: ConversationSighting, row: dict[str, object]) -> None:
+        held = self.conversations.get(sighting.conversation_id)
+        if held is None or (sighting.at_us, sighting.folder or "") >= (held.at_us, held.folder or ""):
+            self.conversations[sighting.conversation_id] = sighting
+        if not self.known.own_id:
+            self.clues.add_conversation(sighting.conversation_id, row)
+
+    def _add_messages(
+        self,
+        entries: Sequence[object],
+        conversation_id: str,
+        updated_us: int | None,
+        first_rank: int,
+        fields: tuple[str, ...],
+        at_us: int,
+    ) -> None:
+        found = rows.read_messages(
+            entries,
+            conversation_id=conversation_id,
+            updated_us=updated_us,
+            first_rank=first_rank,
+            fields=fields,
+            at_us=at_us,
+        )
+        self._add_sightings(conversation_id, [entry for entry in found if isinstance(entry, Sighting)])
+        for entry in found:
+            if isinstance(entry, Reject):
+                self._reject(entry)
+        if not self.known.own_id:
+            for row in entries:
+                self.clues.add_message(row)
+
+    def _add_sightings(self, conversation_id: str, sightings: list[Sighting]) -> None:
+        """Put messages under their days; those without a time of their own wait for `place_untimed`."""
+        if not sightings:
+            return
+        self.conversations_with_messages.add(conversation_id)
+        if self.placements:
+            known = [sighting for sighting in sightings if _key(sighting) in self.placements]
+            self.buckets.extend([_moved(sighting, self.placements[_key(sighting)]) for sighting in known])
+            sightings = [sighting for sighting in sightings if _key(sighting) not in self.placements]
+        untimed = [sighting for sighting in sightings if sighting.created_at_source in ESTIMATES]
+        self.untimed += untimed
+        self.buckets.extend(
+            [each for each in sightings if each.created_at_source not in ESTIMATES] if untimed else sightings
+        )
+
+    def _nested(self, row: dict[str, object], at_us: int) -> Sequence[object]:
+        try:
+            return nested_page(row.get("messages"), rows.EPOCH).rows
+        except PayloadError:
+            self._reject(rows.reject(row.get("messages"), "a conversation's messages are no list", at_us))
+            return ()
+
+    def _reject(self, entry: Reject) -> None:
+        self.rejects.setdefault(entry.digest, entry)
+
+
+READERS: dict[str, Callable[[Contents, dict[str, Any]], None]] = {
+    "account": Contents.read_account,
+    "listing": Contents.read_listing,
+    "edge": Contents.read_edge,
+    "message": Contents.read_message,
+    "state": Contents.read_state,
+}
+
+
+def _key(sighting: Sighting) -> tuple[str, str]:
+    return sighting.conversation_id, sighting.message_id
+
+
+def _moved(sighting: Sighting, day: date) -> Sighting:
+    """Keep a message on the day where it was first placed: a row never moves.
+
+    The time it takes there loses every merge against the one that is held.
+    """
+    if rows.day_of(sighting.created_us) == day:
+        return sighting
+    last_us = rows.start_us(day) + rows.DAY - rows.SECOND
+    return sighting._replace(created_us=last_us, created_at_source="listing")
