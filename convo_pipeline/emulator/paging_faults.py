@@ -64,7 +64,7 @@ def short_page(occasion: Occasion) -> None:
 @register("B4", "each page begins with the last row of the one before", "body", takes="nothing", kinds=LISTS)
 def duplicates(occasion: Occasion, body: Any) -> Any:
     rows, key = rows_of(body), occasion.call.path
-    if rows:
+    if rows and "data" in body:
         body["data"] = [*occasion.memory.get(key, []), *rows, rows[0]]
         occasion.memory[key] = rows[-1:]
     return body

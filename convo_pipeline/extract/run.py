@@ -42,7 +42,6 @@ def extract(
         raise SettingsError(f"since ({since}) must be before until ({until})")
     chosen = [settings.account(name) for name in accounts]
     store.preflight()
-    delete_old_spools(store.state_path, clock.now())
     run_id = new_run_id(clock)
     runs = [
         AccountRun(settings, store, account, since, until, mode, run_id, on_progress or _ignore, environ, clock)
@@ -50,6 +49,7 @@ def extract(
     ]
     with ThreadPoolExecutor(min(ACCOUNTS_IN_FLIGHT, max(1, len(runs))), thread_name_prefix="account") as pool:
         reports = list(pool.map(AccountRun.report, runs))
+    delete_old_spools(store.state_path, clock.now())
     store.export_runs(run_id)
     return reports
 

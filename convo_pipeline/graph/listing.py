@@ -10,7 +10,7 @@ It knows no table and stores nothing; a row is passed on once, and again only if
 
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from convo_pipeline.clock import SYSTEM_CLOCK, Clock
@@ -39,6 +39,8 @@ from convo_pipeline.graph.ladder import TOP, Rung, find_refused, without
 from convo_pipeline.graph.pages import Page, parse_time
 
 MARGIN = timedelta(minutes=10)
+EARLIEST = datetime(2004, 1, 1, tzinfo=UTC)
+"""No conversation on these platforms is older; an earlier time is none, and would end a pass."""
 HEAD_PASSES = 3
 EMPTY_PAGES = 20
 LOOP_RESTARTS = 1
@@ -413,7 +415,12 @@ def _id(row: object) -> str | None:
     value = row.get("id") if isinstance(row, dict) else None
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
         return None
-    return str(value)
+    return str(value) if not isinstance(value, str) or value.isascii() or _is_encodable(value) else None
+
+
+def _is_encodable(text: str) -> bool:
+    """Whether an address can hold it: half a surrogate pair cannot be written."""
+    return text == text.encode("utf-8", "replace").decode()
 
 
 def _updated_at(row: object) -> datetime | None:
@@ -421,7 +428,8 @@ def _updated_at(row: object) -> datetime | None:
     if not isinstance(row, dict):
         return None
     newest = _newest_message(row)
-    return parse_time(row.get("updated_time")) or parse_time(newest.get("created_time") if newest else None)
+    times = (parse_time(row.get("updated_time")), parse_time(newest.get("created_time") if newest else None))
+    return next((time for time in times if time is not None and time >= EARLIEST), None)
 
 
 def _newest_message(row: Row) -> Row | None:
