@@ -8,7 +8,7 @@ the API nor pandas. (No `from __future__ import annotations` here: Dagster reads
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from typing import Any
 
 import dagster as dg
@@ -24,6 +24,7 @@ from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.metadata import partition_metadata, table_metadata
 from convo_pipeline.orchestration.outcome import Outcome, Told, tell
 from convo_pipeline.orchestration.partitions import Window, accounts_by_window, by_account, key_of, since_start
+from convo_pipeline.orchestration.pictures import picture_account
 from convo_pipeline.sandbox import reachable
 
 RAW = tuple(table.name for table in schema.RAW)
@@ -44,6 +45,9 @@ CAME_ALONG = "came along with other days: kept and shown, not promised to be who
 Days = Mapping[str, list[date]]
 Log = Callable[[str], None]
 SINGLE_RUN = dg.BackfillPolicy.single_run()
+FRESHNESS = dg.FreshnessPolicy.time_window(warn_window=timedelta(hours=26), fail_window=timedelta(hours=50))
+"""A night late, two nights missed. It judges the age of a table's newest partition of any account and nothing else:
+whether the pipeline lives. A window, not a deadline: a schedule that is off owes nothing at a certain hour."""
 
 
 def table_spec(table: schema.Table, problem: str | None = None) -> dg.AssetSpec:
@@ -57,6 +61,7 @@ def table_spec(table: schema.Table, problem: str | None = None) -> dg.AssetSpec:
         group_name=table.layer,
         kinds={"parquet", "facebook" if table.layer == "raw" else "pandas"},
         metadata=table_metadata(table),
+        freshness_policy=FRESHNESS,
         skippable=True,
     )
 
@@ -235,7 +240,24 @@ def run_normalise(deployment: Deployment, keys: Iterable[str]) -> Outcome:
             outcome.extra.update(changed(commit for commit in commits if commit.date not in days))
             for day in whole:
                 reader.read_into(outcome, DERIVED, account, day)
+            add_pictures(deployment, store, account, whole, outcome)
     return outcome
+
+
+def add_pictures(deployment: Deployment, store: Store, account: str, days: Sequence[date], outcome: Outcome) -> None:
+    """Put an account's pictures of the run beside its newest day."""
+    if not days or account in outcome.failures:
+        return
+    settings = deployment.settings
+    timezone, gap = settings.account(account).timezone, settings.metrics.session_gap_hours
+    try:
+        pages = picture_account(store, account, days, timezone=timezone, session_gap_hours=gap)
+    except StoreError as error:
+        outcome.failures[account] = f"{account}: {error}"
+        return
+    for table, page in pages.items():
+        cell = table, key_of(account, max(days))
+        outcome.stored[cell] = {"pictures": page, **outcome.stored[cell]}
 
 
 def derive(store: Store, account: str, day: date, outcome: Outcome, *, is_forced: bool = False) -> list[Commit] | None:

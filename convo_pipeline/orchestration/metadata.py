@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 
-from convo_pipeline.schema import COUNT, FLAG, RATIO, TIME, Table
+from convo_pipeline.schema import COUNT, DETAIL_STATUSES, FLAG, RATIO, TIME, Table
 
 PREVIEW_ROWS = 5
 SHORT_ID_LENGTH = 6
@@ -19,6 +19,15 @@ HARMLESS_WORDS = frozenset(
     | {"story_kind", "share_type", "mime_type"}
 )
 _TYPE_NAMES: dict[pa.DataType, str] = {TIME: "timestamp (UTC)", COUNT: "int", RATIO: "float", FLAG: "bool"}
+
+FIGURES: Mapping[str, tuple[str, ...]] = {
+    "coverage": ("ids_listed", *DETAIL_STATUSES, "share_detailed", "incomplete_conversation_count"),
+    "account_days": (
+        "inbound_count", "outbound_count", "new_customer_count", "backlog_count",
+        "median_first_response_seconds", "share_answered_24h",
+    ),
+}  # fmt: skip
+"""Columns of one-row tables that become numbers of their own: the UI draws each of them over the partitions."""
 
 Metadata = Mapping[str, Any]
 
@@ -59,7 +68,12 @@ def partition_metadata(table: Table, content: pa.Table, *, with_preview: bool) -
     metadata: dict[str, Any] = {"dagster/row_count": content.num_rows}
     if with_preview and content.num_rows:
         metadata["preview"] = preview(table, content)
-    return metadata
+    return metadata | _figures(table, content)
+
+
+def _figures(table: Table, content: pa.Table) -> dict[str, Any]:
+    values = content.slice(0, 1).to_pylist() if table.name in FIGURES else []
+    return {name: row[name] for row in values for name in FIGURES[table.name] if row[name] is not None}
 
 
 def preview(table: Table, content: pa.Table) -> dg.TableMetadataValue:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
 import numpy.typing as npt
@@ -29,10 +29,17 @@ def count_by_hour(created_at: pa.ChunkedArray, timezone: str) -> Ints:
     return np.bincount(slots, minlength=7 * 24).reshape(7, 24)
 
 
-def mean_by_hour(counts: Ints, days: Iterable[date]) -> Floats:
-    """Divide the counts by how many of `days` fall on each weekday; a weekday without a day is not a number."""
-    dates = np.bincount([day.weekday() for day in days], minlength=7)[:, np.newaxis]
-    return np.where(dates > 0, counts / np.maximum(dates, 1), np.nan)
+def count_hours(days: Iterable[date], timezone: str) -> Ints:
+    """Count how often each local weekday and hour occurs on some UTC days: an array of 7 × 24, at quarters of an hour."""
+    starts = [datetime(day.year, day.month, day.day, tzinfo=UTC) for day in days]
+    quarters = [start + timedelta(minutes=15 * index) for start in starts for index in range(96)]
+    return count_by_hour(pa.chunked_array([pa.array(quarters, pa.timestamp("us", tz="UTC"))]), timezone)
+
+
+def mean_by_hour(counts: Ints, days: Iterable[date], timezone: str) -> Floats:
+    """Divide the counts by how often the days hold each hour; one that they do not hold is not a number."""
+    hours = count_hours(days, timezone) / 4
+    return np.where(hours > 0, counts / np.maximum(hours, 0.25), np.nan)
 
 
 def class_waits(seconds: Floats, unanswered_count: int) -> dict[str, int]:
@@ -59,8 +66,10 @@ class Span:
         return f"{first}" if first == last else f"{first} to {last}"
 
 
-def span_of(days: Sequence[date]) -> Span:
+def span_of(days: Sequence[date], *, first_day: date | None = None) -> Span:
     """Return what to show of some days: all from the first to the last, at most the newest 92; of one day the 28 up to it.
+
+    Nothing is shown before `first_day`, the first that is held, except what was asked for.
 
     >>> span = span_of([date(2026, 3, 1), date(2026, 3, 4)])
     >>> span.title, len(span.shown)
@@ -69,7 +78,9 @@ def span_of(days: Sequence[date]) -> Span:
     last = max(days)
     first = max(min(days), last - timedelta(days=MOST_DAYS - 1))
     pictured = tuple(sorted({day for day in days if day >= first}))
-    start = last - timedelta(days=CONTEXT_DAYS - 1) if len(pictured) == 1 else first
+    start = first
+    if len(pictured) == 1:
+        start = min(first, max(last - timedelta(days=CONTEXT_DAYS - 1), first_day or date.min))
     shown = tuple(start + timedelta(days=index) for index in range((last - start).days + 1))
     return Span(pictured, shown)
 
