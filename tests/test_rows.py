@@ -65,7 +65,7 @@ def test_a_row_with_content_is_detailed_and_keeps_its_payload() -> None:
             error_code=None,
             error_subcode=None,
             fields=f'{{"created_time":{AT_US},"id":{AT_US},"message":{AT_US}}}',
-            payload=f'{{"created_time":"{SENT}","id":"m","message":"hé"}}',
+            payload=f'{{"created_time":"{SENT}","id":"m","message":"hé"}}'.encode(),
         )
     ]
 

@@ -14,7 +14,7 @@ from convo_pipeline.extract.spool import Spool, delete_old_spools, left_spools
 
 
 def sighting(number: int, day: date) -> Sighting:
-    return Sighting("c", f"m{number}", start_us(day), "message", 1, 0, "detailed", None, None, "{}", "{}")
+    return Sighting("c", f"m{number}", start_us(day), "message", 1, 0, "detailed", None, None, "{}", b"{}")
 
 
 def test_records_come_back_in_order_and_as_they_were(tmp_path: Path) -> None:

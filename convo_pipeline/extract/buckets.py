@@ -103,8 +103,13 @@ def _read_batch(path: Path, index: int) -> pa.RecordBatch:
 
 def _as_batch(sightings: Sequence[Sighting]) -> pa.RecordBatch:
     columns = zip(*sightings, strict=True)
-    arrays = [pa.array(column, field.type) for column, field in zip(columns, SIGHTINGS, strict=True)]
+    arrays = [_as_array(column, field) for column, field in zip(columns, SIGHTINGS, strict=True)]
     return pa.RecordBatch.from_arrays(arrays, schema=SIGHTINGS)
+
+
+def _as_array(column: Sequence[object], field: pa.Field) -> pa.Array:
+    """Payloads are our own JSON, so their UTF-8 needs no checking."""
+    return pa.array(column, pa.binary()).view(field.type) if field.name == "payload" else pa.array(column, field.type)
 
 
 def _by_day(batch: pa.RecordBatch) -> Iterator[tuple[date, pa.RecordBatch]]:

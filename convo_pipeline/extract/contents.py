@@ -134,7 +134,7 @@ class Contents:
             error_code=record["code"],
             error_subcode=record["subcode"],
             fields=rows.fields_json(tuple(record["fields"]), at_us) if is_detailed else None,
-            payload=dump_without_paging(payload).decode() if is_detailed else None,
+            payload=dump_without_paging(payload) if is_detailed else None,
         )
         self._add_sightings(sighting.conversation_id, [sighting])
         self.clues.add_message(payload)

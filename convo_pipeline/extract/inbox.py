@@ -187,7 +187,7 @@ class InboxReader:
                 "folder": page.folder,
                 "fields": page.message_fields,
                 "conversation_fields": page.conversation_fields,
-                "conversations": list(page.rows),
+                "conversations": [_without_cursor(row) for row in page.rows],
                 "states": states,
             }
         )
@@ -258,6 +258,14 @@ class InboxReader:
             self.fetched.reasons.add(reason_of(error))
             self.fetched.error = self.fetched.error or error
         self._stop.set()
+
+
+def _without_cursor(row: object) -> object:
+    """Return a listed conversation without its messages' `paging`, the one that nearly every row has."""
+    messages = row.get("messages") if isinstance(row, dict) else None
+    if not isinstance(row, dict) or not isinstance(messages, dict):
+        return row
+    return row | {"messages": {key: value for key, value in messages.items() if key != "paging"}}
 
 
 def _nested_or_unread(row: dict[str, object], server_time: datetime) -> Page:

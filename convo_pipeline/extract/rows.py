@@ -33,7 +33,7 @@ VOLATILE_CONVERSATION_KEYS = frozenset(
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TIME_IN_MESSAGE_ID = re.compile(rb"ig_dm_item:\d+:IGMessageID:\d+:\d+:(\d+)")
 
-Content = tuple[str, int | None, int | None, str | None, str | None]
+Content = tuple[str, int | None, int | None, str | None, bytes | None]
 """The last five columns of a sighting."""
 
 
@@ -50,7 +50,8 @@ class Sighting(NamedTuple):
     error_code: int | None
     error_subcode: int | None
     fields: str | None
-    payload: str | None
+    payload: bytes | None
+    """JSON, UTF-8; most of it is never looked at, so it becomes no Python text."""
 
 
 class ConversationSighting(NamedTuple):
@@ -194,7 +195,7 @@ def read_messages(
         if len(row) <= len(REFUSED_KEYS) and row.keys() <= REFUSED_KEYS:
             content = _poor_content(row, rank)
         else:
-            content = "detailed", None, None, asked, dump_without_paging(row).decode()
+            content = "detailed", None, None, asked, dump_without_paging(row)
         found.append(Sighting._make((conversation_id, message_id, created_us, source, rank, at_us, *content)))
     return found
 

@@ -82,11 +82,11 @@ class _Chunk:
         rare: list[Row] = []
         rare_places: list[int | None] = [None] * len(payloads)
         children: dict[str, tuple[list[int], list[Row]]] = {name: ([], []) for name in CHILD_NAMES}
-        for place, payload in enumerate(payloads.to_pylist()):
+        for place, payload in enumerate(payloads.cast(pa.binary()).to_pylist()):
             message = None if payload is None else parse_plain(payload)
             row = _NO_CONTENT if payload is None else read_plain(message)
             if row is None:
-                row, rare_row, hanging = read_message(payload, message)
+                row, rare_row, hanging = read_message(payload.decode(), message)
                 rare_places[place] = len(rare)
                 rare.append(rare_row)
                 for name, items in hanging.items():

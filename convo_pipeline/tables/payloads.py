@@ -24,7 +24,7 @@ _FLAGS = {True: True, False: False, "true": True, "false": False}
 _COUNT_LIMIT = 2**63
 
 
-def parse_plain(payload: str) -> object:
+def parse_plain(payload: bytes) -> object:
     """Return the JSON value, None where the exact parser is needed."""
     try:
         return orjson.loads(payload)
