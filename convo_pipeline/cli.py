@@ -184,6 +184,29 @@ def find(surroundings: Surroundings, account: str, user_id: str) -> None:
 @main.command(
     epilog="""\b
 Exit codes:
+  0  every account is fine (notes do not count)
+  1  something is wrong or soon will be; the output says what to do
+  2  wrong usage or settings"""
+)
+@click.option("--account", "accounts", multiple=True, metavar="NAME", help="Only this account; may be repeated.")
+@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@click.pass_obj
+def check(surroundings: Surroundings, accounts: Sequence[str], form: str) -> None:
+    """Try each account's token, permissions, ids and folders with a few calls; say what to do about each finding."""
+    from convo_pipeline.doctor import check_accounts, show_check
+
+    settings = surroundings.settings
+    names = _chosen(settings, accounts)
+    with Console(stderr=True).status("asking the Graph API"):
+        diagnoses, general = check_accounts(settings, names, os.environ, surroundings.clock)
+    show_check(diagnoses, general, form, Console())
+    if general or not all(each.is_fine for each in diagnoses):
+        sys.exit(EXIT_FAILED)
+
+
+@main.command(
+    epilog="""\b
+Exit codes:
   0  every account is complete and nothing needs a look
   1  something needs a look; the output says what
   2  wrong usage or settings"""

@@ -282,3 +282,20 @@ def test_emulator_prints_a_configuration_that_works(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 0
         process.stdout.close()
+
+
+def test_status_and_check_print_json_and_their_exit_codes_say_whether_to_look(
+    lake: Path, config: Path, server: EmulatorServer
+) -> None:
+    result = invoke("--config", str(lake), "status", "--format", "json")
+    assert result.exit_code == 0, result.stdout
+    assert [account["account"] for account in json.loads(result.stdout)["accounts"]] == [BAKERY, BIKES]
+    never = invoke("--config", str(config), "status", "--account", BIKES)
+    assert (never.exit_code, f"{BIKES}: never extracted: run convo-pipeline extract" in never.stdout) == (1, True)
+    fine = invoke("--config", str(lake), "check", "--format", "json")
+    assert (fine.exit_code, json.loads(fine.stdout)["general"]) == (0, [])
+    wrong = invoke("--config", str(lake), "check", BIKES_MESSENGER_TOKEN="EAAwrongwrongwrongwrong")
+    assert wrong.exit_code == 1
+    assert f"{BIKES}: the token is not valid" in wrong.stdout
+    assert "export it in BIKES_MESSENGER_TOKEN" in " ".join(wrong.stdout.split())
+    assert "EAAwrong" not in wrong.output

@@ -204,6 +204,7 @@ class GraphApi:
         scopes = list(dict.fromkeys(scope for account in accounts for scope in account.scopes))
         pages = list(dict.fromkeys(account.page_id for account in accounts))
         issued = int(self.world.clock.now_us() / 1e6) - 86_400
+        told = {key: value for account in accounts for key, value in account.token_facts.items()}
         return {
             "data": {
                 "app_id": "999000000000010",
@@ -218,6 +219,7 @@ class GraphApi:
                 "granular_scopes": [{"scope": scope, "target_ids": _pages_with(scope, accounts)} for scope in scopes],
                 "user_id": "999000000000020",
             }
+            | told
         }
 
     # Conversations and messages

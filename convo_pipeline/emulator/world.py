@@ -261,6 +261,8 @@ class Account:
         self.tokens = set(tokens)
         self.app_secret = app_secret
         self.scopes = _scopes(platform)
+        self.token_facts: Payload = {}
+        """What debug_token says of this account's token instead of the usual, such as expires_at."""
         self.conversations: dict[str, Conversation] = {}
         self.grow = grow
         self.grown_until_day = 0

@@ -157,6 +157,10 @@ class GraphClient:
             return Identity()
         return read_identity(body if page_id == "me" else body.get("instagram_business_account"))
 
+    def fetch_account(self, fields: str) -> Answer:
+        """Return fields of the account's own node: the Page, or `/me` with Instagram Login."""
+        return self._fetch_node("identity", self.endpoint.page_id, fields)
+
     def _block(self, error: ThrottledError, decision: Stop | Pause) -> None:
         """Silence the account for every process; say until when if this call gives up."""
         seconds = decision.seconds if isinstance(decision, Pause) else decision.blocked_seconds
