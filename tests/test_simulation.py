@@ -135,6 +135,20 @@ def test_a_message_of_the_same_second_is_found_also_where_nothing_can_be_nested(
         assert len(held_ids(inboxes)) == 2
 
 
+@pytest.mark.parametrize("mode", ["nightly", "full"])
+def test_b29_an_edit_is_found_by_night_also_where_nothing_can_be_nested(tmp_path: Path, mode: str) -> None:
+    world = small_world()
+    message = world.accounts["insta"].add_conversation().add_message("first", at(9))
+    with serve(tmp_path, world) as inboxes:
+        inboxes.server.set_faults(changing(_without_messages, "listing"))
+        inboxes.extract(accounts=["insta"])
+        world.clock.advance(60)
+        message.edit("second")
+        inboxes.extract(accounts=["insta"], mode=mode)
+        inboxes.derive()
+        assert [row["text"] for row in inboxes.rows("messages")] == ["second"]
+
+
 def test_b14_messages_left_out_of_a_listing_are_asked_for_on_their_edge(tmp_path: Path) -> None:
     world = small_world()
     world.accounts["insta"].add_conversation().add_messages(3, at(3))

@@ -292,6 +292,7 @@ class AccountCalls:
             {key: state.updated_us for key, state in conversations.items()},
             frozenset(key for key, state in conversations.items() if state.due_reason),
             frozenset(key for key, state in conversations.items() if state.due_reason == "missing"),
+            is_reread=self._run.mode in ("nightly", "full"),
         )
         conversation_reader = ConversationReader(
             self._client,

@@ -66,6 +66,8 @@ class Known:
     due: frozenset[str] = frozenset()
     missing: frozenset[str] = frozenset()
     """Those of the due that could not be found when they were asked last."""
+    is_reread: bool = False
+    """Whether edits and reactions are looked for, which do not move the time of the last activity."""
 
 
 @dataclass
@@ -159,7 +161,8 @@ class InboxReader:
         is_same_time = updated_us is not None and self._known.updated_us.get(conversation_id) == updated_us
         held = self._known.held.get(conversation_id)
         is_deep_enough = held is not None and held.complete_since_us <= self._since_us
-        return is_same_time and is_deep_enough and conversation_id not in self._known.due
+        is_due = self._known.is_reread or conversation_id in self._known.due
+        return is_same_time and is_deep_enough and not is_due
 
     def _count(self, done: Sequence[Listed]) -> None:
         unchanged_count = sum(map(self._is_unchanged, done))
