@@ -22,6 +22,8 @@ SAFETY = 2
 SHORTEST_GAP = timedelta(minutes=1)
 LONGEST_GAP = timedelta(days=1)
 RUNS_READ = 50
+LISTED_ALL_THE_SAME = frozenset({"conversation_failed", "message_failed", "quarantined"})
+"""Why a run can be incomplete although it listed the whole inbox."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,12 @@ def find_risks(settings: Settings, store: Store, account: str) -> AccountRisks:
 
 def looks_of(runs: Iterable[Run]) -> list[datetime]:
     """Return when the account's inbox was listed to the end, newest first."""
-    return [run.started_at for run in runs if run.outcome == "complete" and run.kind != "find"]
+    return [run.started_at for run in runs if run.kind != "find" and _is_whole(run)]
+
+
+def _is_whole(run: Run) -> bool:
+    is_nearly = run.outcome == "incomplete" and LISTED_ALL_THE_SAME.issuperset(run.reasons)
+    return run.outcome == "complete" or is_nearly
 
 
 def _read_times(store: Store, account: str, last_look: datetime) -> dict[str, list[datetime]]:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from convo_pipeline.risk import AccountRisks, Risk, assess, expect_count, find_risks, gap_between_looks
+from convo_pipeline.lake.state import Run
+from convo_pipeline.risk import AccountRisks, Risk, assess, expect_count, find_risks, gap_between_looks, looks_of
 from convo_pipeline.settings import parse_settings
 from tests.inboxes import serve, small_world
 
@@ -56,6 +57,23 @@ def test_the_gap_is_what_really_lay_between_two_looks_and_never_less_than_planne
     assert gap_between_looks(settings, [LOOK, LOOK - hour]) == hour
     assert gap_between_looks(settings, [LOOK, LOOK - 100 * hour]) == 24 * hour
     assert gap_between_looks(off, [LOOK, LOOK - hour]) == 24 * hour
+
+
+@pytest.mark.parametrize(
+    ("kind", "outcome", "reasons", "is_look"),
+    [
+        ("capture", "complete", (), True),
+        ("find", "complete", (), False),
+        ("nightly", "incomplete", ("conversation_failed",), True),
+        ("nightly", "incomplete", ("conversation_failed", "throttled"), False),
+        ("nightly", "failed", ("token",), False),
+    ],
+)
+def test_a_look_is_a_run_that_listed_the_inbox_to_its_end(
+    kind: str, outcome: str, reasons: tuple[str, ...], is_look: bool
+) -> None:
+    run = Run("1", "insta", kind, LOOK, outcome=outcome, reasons=reasons)
+    assert looks_of([run]) == [LOOK] * is_look
 
 
 def test_risks_are_found_in_the_lake_and_calm_down(tmp_path: Path) -> None:
