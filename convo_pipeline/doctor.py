@@ -41,6 +41,7 @@ MOST_CALLS = 40
 ACCOUNTS_IN_FLIGHT = 8
 EXPIRING = timedelta(days=14)
 MANY_PARTITIONS = 100_000
+"""Dagster advises at most this many partitions an asset."""
 INSTAGRAM_HOST, FACEBOOK_HOST = "graph.instagram.com", "graph.facebook.com"
 INSTAGRAM_TOKENS, FACEBOOK_TOKENS = ("IGAA", "IGQ"), ("EAA",)
 USUAL_FOLDERS = ("other", "page_done", "spam")

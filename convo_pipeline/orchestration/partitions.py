@@ -16,8 +16,6 @@ RANGE_START = "dagster/asset_partition_range_start"
 RANGE_END = "dagster/asset_partition_range_end"
 PARTITION = "dagster/partition"
 ONE_DAY = timedelta(days=1)
-MANY_PARTITIONS = 100_000
-"""Dagster advises at most this many partitions an asset."""
 
 
 @dataclass(frozen=True, order=True)
