@@ -1,0 +1,144 @@
+"""The pictures in the UI: drawn from a real lake, small, and about the days of the run."""
+
+import base64
+import io
+import re
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import date, timedelta
+
+import dagster as dg
+import numpy as np
+import pytest
+from PIL import Image
+
+from convo_pipeline.emulator.serve import EmulatorServer
+from convo_pipeline.lake.files import Store
+from convo_pipeline.orchestration.catalog import build_definitions
+from convo_pipeline.orchestration.deployment import Deployment
+from convo_pipeline.orchestration.jobs import EXTRACT_JOB, NORMALISE_JOB
+from convo_pipeline.orchestration.partitions import Window, range_tags
+from convo_pipeline.orchestration.pictures import Subject, draw_hours, picture_account
+from convo_pipeline.orchestration.runs import QUIET
+from convo_pipeline.settings import Settings
+from convo_pipeline.tables.chart_data import span_of
+from tests.inbox_worlds import TOKENS, Days, small_settings, small_world, three_days
+
+BAKERY, BIKES = "bakery-instagram", "bikes-messenger"
+MOST_BYTES = 60_000
+
+
+@pytest.fixture(scope="module")
+def days() -> Days:
+    return three_days()
+
+
+@pytest.fixture(scope="module")
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory, days: Days, instance: dg.DagsterInstance) -> Iterator[Settings]:
+    """A lake of three days, and a run that made it."""
+    with EmulatorServer(small_world(days)) as server:
+        settings = small_settings(tmp_path_factory.mktemp("lake"), server, days.start)
+        definitions = build_definitions(Deployment(settings, environ=TOKENS))
+        for job in (EXTRACT_JOB, NORMALISE_JOB):
+            result = definitions.resolve_job_def(job).execute_in_process(
+                instance=instance, run_config=QUIET, tags=range_tags([BAKERY, BIKES], Window(days[0], days.today))
+            )
+            assert result.success
+        yield settings
+
+
+def pages(instance: dg.DagsterInstance, table: str) -> dict[str, str]:
+    """The Markdown that the UI shows, by partition."""
+    records = instance.fetch_materializations(dg.AssetKey(table), limit=100).records
+    events = [record.asset_materialization for record in records if record.asset_materialization]
+    return {
+        str(event.partition): str(event.metadata["pictures"].value) for event in events if "pictures" in event.metadata
+    }
+
+
+def images(page: str) -> list[bytes]:
+    return [base64.b64decode(text) for text in re.findall(r"data:image/png;base64,([A-Za-z0-9+/=]+)\)", page)]
+
+
+def test_each_account_has_its_pictures_on_the_newest_day_of_the_run(
+    settings: Settings, instance: dg.DagsterInstance, days: Days
+) -> None:
+    for table, count in (("account_days", 3), ("coverage", 1)):
+        shown = pages(instance, table)
+        assert sorted(shown) == [f"{account}|{days[2]}" for account in (BAKERY, BIKES)]
+        for key, page in shown.items():
+            assert f"### {key.split('|')[0]} · {days[0]} to {days[2]}" in page
+            assert len(images(page)) == count
+
+
+def test_every_picture_is_a_small_png_with_something_on_it(settings: Settings, instance: dg.DagsterInstance) -> None:
+    found = [
+        image
+        for table in ("account_days", "coverage")
+        for page in pages(instance, table).values()
+        for image in images(page)
+    ]
+    assert len(found) == 8
+    for content in found:
+        image = Image.open(io.BytesIO(content))
+        assert (image.format, len(content) < MOST_BYTES) == ("PNG", True)
+        assert len(image.convert("RGB").getcolors(1 << 16)) > 4
+
+
+def test_the_table_below_the_pictures_says_what_the_mart_says(
+    settings: Settings, instance: dg.DagsterInstance, days: Days
+) -> None:
+    page = pages(instance, "coverage")[f"{BIKES}|{days[2]}"]
+    assert f"| {days[2]} | 9 | 9 | 0 | 0 | 0 | 0 | 100% |\n| {days[1]} | 6 |" in page
+
+
+def test_one_day_is_pictured_by_its_hours_and_among_the_days_before(settings: Settings, days: Days) -> None:
+    with closing(Store(settings.store)) as store:
+        page = picture_account(store, BIKES, [days[1]])["account_days"].value
+        assert f"### {BIKES} · {days[1]}\n" in str(page)
+        assert str(days[1]) in str(page)
+        assert f"| {days[0]} |" not in str(page)
+
+
+def test_a_day_on_which_nothing_is_held_has_no_picture(settings: Settings, days: Days) -> None:
+    with closing(Store(settings.store)) as store:
+        assert picture_account(store, BIKES, [days[0] - timedelta(days=300)]) == {}
+        assert picture_account(store, "nobody", [days[0]]) == {}
+
+
+def test_pictures_hold_no_text_no_name_and_no_id_of_a_person(
+    settings: Settings, instance: dg.DagsterInstance, days: Days
+) -> None:
+    words = "".join(re.sub(r"base64,[^)]+", "", page) for table in ("account_days", "coverage")
+                    for page in pages(instance, table).values())  # fmt: skip
+    with closing(Store(settings.store)) as store:
+        rows = [row for account in (BAKERY, BIKES) for row in store.read("messages", account, days[2]).to_pylist()]
+    names = ("text", "sender_name", "sender_username", "sender_id", "message_id", "conversation_id")
+    secrets = {row[name] for row in rows for name in names if row[name]}
+    assert len(secrets) > 20
+    assert {secret for secret in secrets if secret in words} == set()
+
+
+def test_figures_are_numbers_that_the_page_can_plot(
+    settings: Settings, instance: dg.DagsterInstance, days: Days
+) -> None:
+    records = instance.fetch_materializations(dg.AssetKey("coverage"), limit=100).records
+    events = {record.partition_key: record.asset_materialization for record in records}
+    event = events[f"{BIKES}|{days[2]}"]
+    assert event is not None
+    assert (event.metadata["ids_listed"].value, event.metadata["share_detailed"].value) == (9, 1.0)
+
+
+def test_weekdays_that_were_not_asked_for_look_different_from_quiet_ones() -> None:
+    monday = date(2026, 11, 23)
+    subject = Subject(BAKERY, "UTC", 24, span_of([monday, monday + timedelta(days=1)]))
+    means = np.full((7, 24), np.nan)
+    means[:2] = 0
+    quiet, unknown = draw_hours(means, subject), draw_hours(np.full((7, 24), 0.0), subject)
+    assert quiet != unknown
