@@ -14,6 +14,7 @@ from typing import Literal, get_args
 from convo_pipeline.clock import Clock
 from convo_pipeline.errors import BusyError, ConvoError, SettingsError, StoreError
 from convo_pipeline.extract import rows
+from convo_pipeline.extract.balance import balance
 from convo_pipeline.extract.contents import Contents, Journal
 from convo_pipeline.extract.conversation import ConversationReader, RuleCheck
 from convo_pipeline.extract.inbox import Fetched, InboxReader, Known, reason_of
@@ -364,7 +365,7 @@ class AccountCalls:
             calls=dict(sorted(self._client.calls.items())),
             counts=dict(sorted(counts.items())),
             started_at=summary.started_at if summary else None,
-            report=self._details(loads),
+            report=self._details(loads) | {"balance": balance(counts)},
         )
 
     def _details(self, loads: list[Loaded]) -> dict[str, object]:

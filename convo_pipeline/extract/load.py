@@ -131,13 +131,16 @@ class _Writer:
         self.loaded.commits.append(commit)
 
     def _count(self, sightings: pa.Table) -> None:
-        frame = sightings.select([*KEY, "detail_status"]).to_pandas()
-        if frame.duplicated(KEY).any():
+        """Count each message once, by the most that was learned of it."""
+        if _is_each_once(sightings, *KEY):
+            statuses = sightings["detail_status"]
+        else:
+            frame = sightings.select([*KEY, "detail_status"]).to_pandas()
             frame["known"] = frame["detail_status"].map(STATUS_RANKS)
-            frame = frame.sort_values("known").drop_duplicates(KEY, keep="last")
-        self.loaded.counts["ids_listed"] += len(frame)
-        for status, count in frame["detail_status"].value_counts().items():
-            self.loaded.counts[str(status)] += int(count)
+            statuses = pa.array(frame.sort_values("known").drop_duplicates(KEY, keep="last")["detail_status"])
+        self.loaded.counts["ids_listed"] += len(statuses)
+        for counted in pc.value_counts(statuses).to_pylist():
+            self.loaded.counts[counted["values"]] += counted["counts"]
 
     def _conversation_rows(self, conversations: list[ConversationSighting]) -> pa.Table:
         count = len(conversations)
@@ -223,11 +226,11 @@ def _tie_ranks(sightings: pa.Table) -> pa.Array:
 
     The newest answer that showed a message says its place; ids with a time inside are ordered by that.
     """
+    ranks = [0] * sightings.num_rows
+    if _is_each_once(sightings, "conversation_id", "created_us"):
+        return pa.array(ranks, pa.int64())
     frame = sightings.select(["conversation_id", "created_us"]).to_pandas()
     tied = frame.duplicated(keep=False).to_numpy()
-    ranks = [0] * len(frame)
-    if not tied.any():
-        return pa.array(ranks, pa.int64())
     groups: dict[tuple[str, int], dict[str, tuple[int, int, int]]] = {}
     candidates = sightings.filter(pa.array(tied)).to_pylist()
     for row in candidates:
@@ -244,6 +247,12 @@ def _tie_ranks(sightings: pa.Table) -> pa.Array:
     for index, row in zip(tied.nonzero()[0], candidates, strict=True):
         ranks[index] = order[(row["conversation_id"], row["created_us"]), row["message_id"]]
     return pa.array(ranks, pa.int64())
+
+
+def _is_each_once(rows: pa.Table, first: str, second: str) -> bool:
+    """Say whether surely no two rows share both values; a doubtful yes is a no."""
+    pairs = pc.binary_join_element_wise(rows[first], rows[second].cast(pa.string()), " ")
+    return bool(pc.count_distinct(pairs).as_py() == rows.num_rows)
 
 
 def _reject_rows(entries: list[Reject]) -> pa.Table:
