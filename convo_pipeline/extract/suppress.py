@@ -13,9 +13,9 @@ from convo_pipeline.extract import rows
 from convo_pipeline.extract.spool import Record
 from convo_pipeline.graph.pages import nested_page
 from convo_pipeline.lake.files import Store
+from convo_pipeline.lake.people import is_one_to_one, is_sent_by, people_in, people_of_message, without_person
 from convo_pipeline.lake.suppression import Suppression, read_suppression
 from convo_pipeline.settings import AccountSettings
-from convo_pipeline.tables.erase import is_one_to_one, is_sent_by, people_in, people_of_message, without_person
 
 
 @dataclass

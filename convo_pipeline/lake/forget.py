@@ -22,10 +22,10 @@ from convo_pipeline.lake import ledger
 from convo_pipeline.lake.compact import compaction_parts, remove_compactions
 from convo_pipeline.lake.files import DATA_FILE, Store
 from convo_pipeline.lake.folder import Folder
+from convo_pipeline.lake.people import is_one_to_one, is_sent_by, people_in, people_of_message, without_person
 from convo_pipeline.lake.place import remove_file, write_file
 from convo_pipeline.lake.suppression import Receipt, hashes_of, keyed_hash, make_key, read_receipts, save_receipt
 from convo_pipeline.schema import RAW, TABLES, Table
-from convo_pipeline.tables.erase import is_one_to_one, is_sent_by, people_in, people_of_message, without_person
 
 PENDING = "forget"
 ERASED = "(forgotten)"

@@ -5,10 +5,12 @@ It knows paths and types; it opens no file and runs no query.
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from convo_pipeline.errors import StoreError
 from convo_pipeline.schema import LEDGER, TABLES, Table
@@ -45,6 +47,18 @@ class Source(Protocol):
     def files(self, table: Table) -> list[str]:
         """Return the path of every partition, sorted."""
 
+    def is_changed(self, table: Table) -> bool:
+        """Say whether the SELECT may be another one than it was."""
+
+    def distrust(self, message: str) -> None:
+        """Read no copy any more that this error is about."""
+
+    def relations(self) -> Mapping[str, object]:
+        """Return what every connection must register before it runs a SELECT, by name."""
+
+    def is_readable(self, path: str) -> bool:
+        """Say whether a file is whole, or gone."""
+
 
 class LocalSource:
     """A lake in a local folder."""
@@ -53,11 +67,25 @@ class LocalSource:
         self.root = os.path.realpath(root)
         if not os.path.isdir(self.root):
             raise StoreError(f"no lake at {root}: the folder does not exist; name the folder that holds the tables")
-        self.folders: tuple[str, ...] = (f"{self.root}/", _literal_glob(f"{self.root}/"))
+        self.folders: tuple[str, ...] = (f"{self.root}/", literal_glob(f"{self.root}/"))
 
     def files(self, table: Table) -> list[str]:
         """Return the path of every partition, sorted."""
         return sorted(str(path) for path in Path(self.root, table.name).glob(_pattern(table)))
+
+    def relations(self) -> Mapping[str, object]:
+        """Return nothing: the files are read in place."""
+        return {}
+
+    def is_readable(self, path: str) -> bool:
+        """Say whether a file is whole, or gone."""
+        try:
+            pq.ParquetFile(path, page_checksum_verification=True).read()
+        except FileNotFoundError:
+            return True
+        except Exception:
+            return False
+        return True
 
     def has_files(self, table: Table) -> bool:
         """Say whether the table has at least one partition; stops at the first."""
@@ -69,12 +97,20 @@ class LocalSource:
         The schema is given, so no file is opened to plan a query, a column that an older file lacks is null,
         and a filter on `account` or `date` is answered from the paths alone.
         """
-        folder = f"{self.root}/{table.name}/"
-        pattern = quote(_literal_glob(folder) + _pattern(table))
-        columns = [*_path_columns(table, folder), *map(quote_name, _own_types(table))]
-        return (
-            f"SELECT {', '.join(columns)} FROM read_parquet({pattern}, schema = {_schema_map(table)}, filename = true)"  # noqa: S608 - names and literals are quoted
-        )
+        return self.select_files(table, quote(literal_glob(f"{self.root}/{table.name}/") + _pattern(table)))
+
+    def select_files(self, table: Table, files: str) -> str:
+        """Return the SELECT over daily files of a table, written as an SQL literal."""
+        columns = [*path_columns(table, f"{self.root}/{table.name}/"), *map(quote_name, own_types(table))]
+        kinds = schema_map(own_types(table))
+        return f"SELECT {', '.join(columns)} FROM read_parquet({files}, schema = {kinds}, filename = true)"  # noqa: S608 - names and literals are quoted
+
+    def is_changed(self, table: Table) -> bool:
+        """Say no: a pattern finds what is there at each query."""
+        return False
+
+    def distrust(self, message: str) -> None:
+        """There is nothing else to read than the files themselves."""
 
 
 def select_nothing(table: Table) -> str:
@@ -85,7 +121,7 @@ def select_nothing(table: Table) -> str:
 
 def column_types(table: Table) -> dict[str, str]:
     """Return the view's columns in order with their SQL types: the path's first, then the schema's."""
-    return _path_types(table) | _own_types(table)
+    return _path_types(table) | own_types(table)
 
 
 def quote(text: str) -> str:
@@ -112,29 +148,31 @@ def _path_types(table: Table) -> dict[str, str]:
     return {"date": "DATE"} if table.layer == "ledger" else {"account": "VARCHAR", "date": "DATE"}
 
 
-def _own_types(table: Table) -> dict[str, str]:
-    """The columns inside the files; the path's win over a column of the same name."""
+def own_types(table: Table) -> dict[str, str]:
+    """Return the columns inside the files; the path's win over a column of the same name."""
     return {field.name: SQL_TYPES[field.type] for field in table.schema if field.name not in _path_types(table)}
 
 
-def _path_columns(table: Table, folder: str) -> list[str]:
+def path_columns(table: Table, folder: str) -> list[str]:
+    """Return what SQL makes of the files' paths: the account, the date."""
     start = len(folder) + len("account=") + 1
     values = {"account": f"split_part(substr(filename, {start}), '/', 1)", "date": _DATE_SQL}
     return [f"{values[name]} AS {name}" for name in _path_types(table)]
 
 
-def _schema_map(table: Table) -> str:
+def schema_map(types: Mapping[str, str]) -> str:
+    """Return the `schema` of read_parquet: a column that a file lacks is null."""
     entries = [
         f"{quote(name)}: {{name: {quote(name)}, type: {quote(kind)}, default_value: NULL}}"
-        for name, kind in _own_types(table).items()
+        for name, kind in types.items()
     ]
     return "MAP{" + ", ".join(entries) + "}"
 
 
-def _literal_glob(path: str) -> str:
+def literal_glob(path: str) -> str:
     """Write a path so that a glob takes it literally.
 
-    >>> _literal_glob("/data/a*b")
+    >>> literal_glob("/data/a*b")
     '/data/a[*]b'
     """
     return re.sub(r"([*?\[])", r"[\1]", path)

@@ -13,17 +13,19 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import duckdb
-import pyarrow.parquet as pq
 
 from convo_pipeline.errors import CorruptError, StoreError
 from convo_pipeline.lake.answers import answer_statements
-from convo_pipeline.lake.sources import DATA_FILE, VIEWED_TABLES, LocalSource, Source, quote, select_nothing
+from convo_pipeline.lake.compacted_source import CompactedSource
+from convo_pipeline.lake.sources import DATA_FILE, VIEWED_TABLES, Source, quote, select_nothing
+from convo_pipeline.lake.state import STATE_FILE
 from convo_pipeline.lake.views import views
-from convo_pipeline.settings import Settings
+from convo_pipeline.settings import Settings, StoreSettings
 
 TRIES = 5
 PAUSE_SECONDS = 0.02
@@ -46,7 +48,7 @@ def connect(
     Files outside the lake cannot be read or written by SQL; a DataFrame is joined after `con.register(name, frame)`.
     Times are shown in UTC. Raise StoreError where there is no lake, CorruptError naming a file that is damaged.
     """
-    source = _find_source(root)
+    source = open_source(root, (settings or Settings()).store)
     con = duckdb.connect(config=dict(config or {}))
     spill = tempfile.mkdtemp(prefix="convo-sql-")
     _restrict(con, source, spill)
@@ -55,10 +57,20 @@ def connect(
     return Connection(con, lake)
 
 
-def _find_source(root: str | os.PathLike[str]) -> Source:
-    if str(root).startswith("s3://"):
-        raise StoreError(f"{root}: a remote lake cannot be queried yet; copy it to a local folder")
-    return LocalSource(root)
+def open_source(root: str | os.PathLike[str], settings: StoreSettings) -> Source:
+    """Return the lake at a local folder or an `s3://bucket/prefix`; a StoreError says that there is none."""
+    if not str(root).startswith("s3://"):
+        return CompactedSource(root, _state_file(root, settings))
+    from convo_pipeline.lake.bucket_source import BucketSource
+
+    return BucketSource(str(root), settings.endpoint_url)
+
+
+def _state_file(root: str | os.PathLike[str], settings: StoreSettings) -> Path:
+    """Return where the lake's state is: as configured, if these are the settings of this lake, else at its usual place."""
+    is_ours = os.path.realpath(settings.root) == os.path.realpath(root)
+    folder = settings.state_path if is_ours else Path(root) / ".state"
+    return folder / STATE_FILE
 
 
 def _restrict(con: duckdb.DuckDBPyConnection, source: Source, spill: str) -> None:
@@ -81,24 +93,32 @@ class _Lake:
         self._con = con
         self._lock = threading.Lock()
         self._has_files: dict[str, bool] = {}
+        self._selects: dict[str, str] = {}
+        self._relations = source.relations()
+        self.prepare(con)
         self.refresh(known=False)
         for name, sql in views().items():
             con.execute(f"CREATE VIEW {name} AS {sql}")
         for statement in answer_statements(settings):
             con.execute(statement)
 
+    def prepare(self, con: duckdb.DuckDBPyConnection) -> None:
+        """Give a connection what the views read from; DuckDB keeps such things per connection."""
+        for name, relation in self._relations.items():
+            con.register(name, relation)
+
     def refresh(self, known: bool = True) -> None:
         """Point each table's view at its files, or at nothing; `known` tables with files are taken to keep them."""
         with self._lock:
             for table in VIEWED_TABLES:
                 was = self._has_files.get(table.name)
-                if known and was:
+                if known and was and not self.source.is_changed(table):
                     continue
-                now = self.source.has_files(table)
-                if now != was:
-                    sql = self.source.select(table) if now else select_nothing(table)
+                self._has_files[table.name] = self.source.has_files(table)
+                sql = self.source.select(table) if self._has_files[table.name] else select_nothing(table)
+                if sql != self._selects.get(table.name):
                     self._con.execute(f"CREATE OR REPLACE VIEW {table.name} AS {sql}")
-                    self._has_files[table.name] = now
+                    self._selects[table.name] = sql
 
     def run(self, action: Callable[[], Any]) -> Any:
         """Do it; where a file changed under it, do it again."""
@@ -111,6 +131,8 @@ class _Lake:
                     raise
                 if attempt == TRIES:
                     raise self._explain(error) or error from None
+                if attempt > 1:
+                    self.source.distrust(str(error))
                 time.sleep(PAUSE_SECONDS * attempt)
                 self.refresh(known=False)
         raise AssertionError("unreachable")
@@ -118,7 +140,7 @@ class _Lake:
     def _explain(self, error: duckdb.Error) -> Exception | None:
         """Name the damaged file; an error that no file explains is the caller's own."""
         for path in self._suspects(str(error)):
-            if not _is_readable(path):
+            if not self.source.is_readable(path):
                 return CorruptError(
                     f"{path} is damaged and cannot be read; the other partitions can: leave it out with a filter "
                     "on account and date, and run `convo-pipeline verify`"
@@ -134,22 +156,13 @@ class _Lake:
         return [path for table in VIEWED_TABLES for path in self.source.files(table)] if is_about_files else []
 
 
-def _is_readable(path: str) -> bool:
-    try:
-        pq.ParquetFile(path, page_checksum_verification=True).read()
-    except FileNotFoundError:
-        return True
-    except Exception:
-        return False
-    return True
-
-
 class Connection:
     """A DuckDB connection whose reads outlive commits; everything else is DuckDB's own."""
 
     def __init__(self, con: duckdb.DuckDBPyConnection, lake: _Lake) -> None:
         self._con = con
         self._lake = lake
+        lake.prepare(con)
         self._again: Callable[[], Any] | None = None
 
     def execute(self, query: Any, parameters: object = None) -> Self:
