@@ -300,11 +300,6 @@ def test_a_relation_made_before_a_commit_reads_what_is_there_now(tmp_path: Path,
     assert relation.fetchall() == [("m1",), ("m2",), ("m3",)]
 
 
-def test_a_remote_root_is_refused_in_words() -> None:
-    with pytest.raises(StoreError, match=r"s3://bucket/lake: .*copy it"):
-        convo_pipeline.connect("s3://bucket/lake")
-
-
 def test_threads_read_through_their_own_cursors(tmp_path: Path, con: Connection) -> None:
     write(tmp_path, "messages", "bakery", DAY, [message("m1")])
     with ThreadPoolExecutor(4) as pool:

@@ -75,6 +75,7 @@ class Store:
         """How often another writer was first and a commit was made anew."""
         self._clock = clock
         self._listed: dict[tuple[str, str, date], str | None] = {}
+        self._listed_folders: set[tuple[str, str]] = set()
 
     @property
     def folder(self) -> Folder:
@@ -422,8 +423,10 @@ class Store:
         is_lost = record.next_sha256 != "" and table.layer == "raw"
         self.state.remove_partition(table.name, account, day, is_lost)
         if is_lost:
-            path = self.path(table.name, account, day)
-            raise StoreError(f"{path} is missing although it held {record.row_count} rows: restore it, or run again")
+            location = self.place.location(_parts(table, account, day))
+            raise StoreError(
+                f"{location} is missing although it held {record.row_count} rows: restore it, or run again"
+            )
 
     def _quarantine(self, table: Table, account: str, day: date) -> CorruptError:
         """Set a damaged file aside, note it, and return the error that names it."""
@@ -444,14 +447,15 @@ class Store:
             return sorted(marks)
         records = [each for each in self.state.partitions(account) if each.table == table.name]
         known = {each.date for each in records if each.next_sha256 != ""}
+        self._listed_folders.add((table.name, account))
         for day in known | marks.keys():
             self._listed[table.name, account, day] = marks[day].tag if day in marks else None
         return sorted(known | marks.keys())
 
     def _exists(self, table: Table, account: str, day: date) -> bool:
         key = (table.name, account, day)
-        if key in self._listed:
-            return self._listed[key] is not None
+        if key in self._listed or (table.name, account) in self._listed_folders:
+            return self._listed.get(key) is not None
         return self.place.mark(_parts(table, account, day)) is not None
 
     @contextmanager

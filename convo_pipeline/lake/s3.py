@@ -26,6 +26,9 @@ from botocore.exceptions import (
     PartialCredentialsError,
     ProfileNotFound,
 )
+from botocore.exceptions import (
+    ConnectionError as UnreachableStoreError,
+)
 
 from convo_pipeline.errors import ConflictError, StoreError
 from convo_pipeline.lake.place import Mark
@@ -39,6 +42,7 @@ READ_TRIES = 3
 CONNECTIONS = 32
 CHANGED = (404, 409, 412)
 """What an S3 store answers to a condition that does not hold (404: If-Match on a key that is gone)."""
+UNANSWERED = (HTTPClientError, UnreachableStoreError)
 ADVICE = {
     "NoSuchBucket": "there is no such bucket: create it, or correct store.root",
     "InvalidBucketName": "this is no bucket name: correct store.root",
@@ -197,7 +201,7 @@ class Bucket:
                 answer = self._call("get_object", Key=self._key(parts), **condition)
                 with answer["Body"] as body:
                     return body.read(), _mark(answer)
-            except (HTTPClientError, IncompleteReadError) as error:
+            except (*UNANSWERED, IncompleteReadError) as error:
                 if attempt == READ_TRIES:
                     raise self._refusal("read", parts, error) from None
             except (BotoCoreError, ClientError) as error:
@@ -312,7 +316,7 @@ def _is_doubtful(error: Exception) -> bool:
     """Say whether the write may have happened although it was refused or never answered."""
     if isinstance(error, ClientError):
         return (_status(error) in CHANGED or _status(error) >= 500) and _code(error) != "NoSuchBucket"
-    return isinstance(error, HTTPClientError)
+    return isinstance(error, UNANSWERED)
 
 
 def _advice(error: Exception) -> str:
@@ -324,6 +328,6 @@ def _advice(error: Exception) -> str:
         return "no AWS credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
     if isinstance(error, ProfileNotFound):
         return "there is no such AWS profile: correct AWS_PROFILE"
-    if isinstance(error, HTTPClientError):
+    if isinstance(error, UNANSWERED):
         return f"the store does not answer ({type(error).__name__}): check store.endpoint_url and the network"
     return type(error).__name__
