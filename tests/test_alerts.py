@@ -11,6 +11,7 @@ import dagster as dg
 import pytest
 
 from convo_pipeline.errors import ConvoError, SettingsError
+from convo_pipeline.orchestration.alerts import WHAT_NEXT
 from convo_pipeline.orchestration.catalog import build_definitions
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.runs import QUIET
@@ -102,6 +103,7 @@ def test_a_failed_run_is_told_once_with_accounts_and_remedies_and_no_secret(home
     text = str(document["text"])
     assert text.startswith("convo-pipeline: capture_job failed: insta, mess\ninsta: ")
     assert "materialise its failed and missing partitions" in text
+    assert text.endswith("\n" + WHAT_NEXT)
     assert BAD_TOKEN not in json.dumps(document)
     again = home.capture(INBOX_TOKEN=BAD_TOKEN)
     assert home.alert(again) == "the run before failed for the same accounts: told already"

@@ -14,6 +14,7 @@ from convo_pipeline.secrets import redact
 from convo_pipeline.webhook import post_json, read_webhook
 
 LOOK_SECONDS = 30
+WHAT_NEXT = "convo-pipeline check says what to do about a refusal, convo-pipeline status how each account is"
 ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
 
 
@@ -54,7 +55,7 @@ def describe(run: dg.DagsterRun, told: Told) -> dict[str, object]:
     who = ", ".join(told.accounts) or "no account by name"
     lines = [redact(line) for line in told.lines]
     return {
-        "text": "\n".join([f"convo-pipeline: {run.job_name} failed: {who}", *lines]),
+        "text": "\n".join([f"convo-pipeline: {run.job_name} failed: {who}", *lines, WHAT_NEXT]),
         "job": run.job_name,
         "run_id": run.run_id,
         "accounts": list(told.accounts),
