@@ -149,6 +149,21 @@ def test_b29_an_edit_is_found_by_night_also_where_nothing_can_be_nested(tmp_path
         assert [row["text"] for row in inboxes.rows("messages")] == ["second"]
 
 
+def test_b18_a_row_with_an_unknown_key_and_no_content_erases_nothing(tmp_path: Path) -> None:
+    world = small_world()
+    conversation = world.accounts["insta"].add_conversation()
+    conversation.add_messages(5, at(3))
+    with serve(tmp_path, world) as inboxes:
+        inboxes.extract_whole()
+        world.clock.advance(60)
+        conversation.add_messages(30, at(9))
+        inboxes.server.set_faults("unknown_fields")
+        inboxes.extract(date(2026, 3, 1), accounts=["insta"], mode="full")
+        inboxes.derive()
+        texts = [row["text"] for row in inboxes.rows("messages") if str(row["date"]) == "2026-03-03"]
+        assert sorted(map(str, texts)) == [f"message {number + 1}" for number in range(5)]
+
+
 def test_b14_messages_left_out_of_a_listing_are_asked_for_on_their_edge(tmp_path: Path) -> None:
     world = small_world()
     world.accounts["insta"].add_conversation().add_messages(3, at(3))

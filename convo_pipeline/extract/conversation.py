@@ -186,7 +186,7 @@ class ConversationReader:
         except (MissingError, PayloadError, UnknownFieldError, TooMuchDataError, UnreachableError) as error:
             is_calm = self.client.throttled_seconds == throttled_seconds
             return {"at_us": listed.at_us, "payload": None, **judge(error, rank, is_calm)}
-        if not isinstance(answer.body, dict) or rows.is_bare(answer.body):
+        if not isinstance(answer.body, dict) or rows.lacks_content(answer.body):
             return {"at_us": rows.to_us(answer.server_time), "payload": None, **_verdict(_refusal(rank))}
         return {"at_us": rows.to_us(answer.server_time), "payload": answer.body, **_verdict("detailed")}
 

@@ -13,9 +13,11 @@ import re
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
+from itertools import chain
 from typing import NamedTuple
 
 from convo_pipeline.extract.paging import dump_without_paging
+from convo_pipeline.graph.fields import BASE_MESSAGE_FIELDS, OPTIONAL_MESSAGE_FIELDS
 from convo_pipeline.graph.pages import parse_time
 from convo_pipeline.json_text import dump_json
 
@@ -26,7 +28,8 @@ EARLIEST_US = 1_072_915_200 * SECOND
 """2004-01-01: no conversation on these platforms is older."""
 LATEST_MARGIN_US = DAY
 BARE_KEYS = frozenset({"id", "created_time"})
-REFUSED_KEYS = BARE_KEYS | {"error"}
+CONTENT_KEYS = frozenset((*BASE_MESSAGE_FIELDS, *chain(*OPTIONAL_MESSAGE_FIELDS.values()))) - BARE_KEYS
+"""What is asked of a message besides its id and time: a row with none of it says nothing of its content."""
 VOLATILE_CONVERSATION_KEYS = frozenset(
     {"id", "messages", "updated_time", "snippet", "unread_count", "message_count", "senders", "can_reply"}
 )
@@ -162,9 +165,9 @@ def is_encodable(text: str) -> bool:
     return True
 
 
-def is_bare(row: dict[str, object]) -> bool:
-    """Say whether an edge row holds nothing but its id and time."""
-    return len(row) <= 2 and row.keys() <= BARE_KEYS
+def lacks_content(row: dict[str, object]) -> bool:
+    """Say whether a row holds nothing that was asked for but its id and time, whatever else it may hold."""
+    return CONTENT_KEYS.isdisjoint(row)
 
 
 @lru_cache(maxsize=1024)
@@ -192,7 +195,7 @@ def read_messages(
             found.append(reject(row, f"a message of conversation {conversation_id} without an id", at_us))
             continue
         created_us, source = placed_time(row, message_id, updated_us, at_us)
-        if len(row) <= len(REFUSED_KEYS) and row.keys() <= REFUSED_KEYS:
+        if "from" not in row and lacks_content(row):
             content = _poor_content(row, rank)
         else:
             content = "detailed", None, None, asked, dump_without_paging(row)

@@ -6,7 +6,7 @@ Times are microseconds since 1970, UTC.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from convo_pipeline.extract.rows import EARLIEST_US, READABLE_RANKS, is_bare, microseconds, readable_id
+from convo_pipeline.extract.rows import EARLIEST_US, READABLE_RANKS, lacks_content, microseconds, readable_id
 
 UNBOUNDED_US = 0
 """`complete_since_us` of a conversation that was walked to its first message."""
@@ -93,9 +93,5 @@ def _bare(entries: Sequence[object], first_rank: int) -> list[tuple[int, str, di
     return [
         (rank, message_id, entry)
         for rank, entry in enumerate(entries, first_rank)
-        if isinstance(entry, dict) and len(entry) <= 3 and _is_poor(entry) and (message_id := readable_id(entry))
+        if isinstance(entry, dict) and lacks_content(entry) and (message_id := readable_id(entry))
     ]
-
-
-def _is_poor(entry: dict[str, object]) -> bool:
-    return is_bare(entry) or "error" in entry
