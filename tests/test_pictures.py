@@ -77,6 +77,14 @@ def test_each_account_has_its_pictures_on_the_newest_day_of_the_run(
             assert len(images(page)) == count
 
 
+def test_the_newest_event_of_a_table_is_one_with_pictures(settings: Settings, instance: dg.DagsterInstance) -> None:
+    for table in ("account_days", "coverage"):
+        event = instance.get_latest_materialization_event(dg.AssetKey(table))
+        assert event is not None
+        assert event.asset_materialization is not None
+        assert "pictures" in event.asset_materialization.metadata
+
+
 def test_every_picture_is_a_small_png_with_something_on_it(settings: Settings, instance: dg.DagsterInstance) -> None:
     found = [
         image

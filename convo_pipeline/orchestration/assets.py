@@ -38,6 +38,8 @@ CHAIN: Mapping[str, Sequence[str]] = {
 }
 MODE_TAG = "convo/mode"
 """On a run: how far behind what is held already its listing goes; the nightly run says `nightly`."""
+END_OF_CHAIN = "raw_message_details"
+"""What every normalised table follows: the rest of the chain is before it, and a line to each would hide the graph."""
 MOST_PREVIEWS = 31
 """Partitions of one run that get a preview: a month of one account; beyond that it is only weight."""
 
@@ -52,7 +54,7 @@ whether the pipeline lives. A window, not a deadline: a schedule that is off owe
 
 def table_spec(table: schema.Table, problem: str | None = None) -> dg.AssetSpec:
     """Describe one table to Dagster: its meaning, columns, place in the graph."""
-    deps = CHAIN.get(table.name, [] if table.layer == "raw" else RAW)
+    deps = CHAIN.get(table.name, [] if table.layer == "raw" else [END_OF_CHAIN])
     warning = f"**Not usable now: {problem}**\n\n" if problem else ""
     return dg.AssetSpec(
         table.name,
@@ -257,7 +259,7 @@ def add_pictures(deployment: Deployment, store: Store, account: str, days: Seque
         return
     for table, page in pages.items():
         cell = table, key_of(account, max(days))
-        outcome.stored[cell] = {"pictures": page, **outcome.stored[cell]}
+        outcome.newest[cell] = {"pictures": page, **outcome.stored[cell]}
 
 
 def derive(store: Store, account: str, day: date, outcome: Outcome, *, is_forced: bool = False) -> list[Commit] | None:

@@ -17,10 +17,15 @@ Cell = tuple[str, str]
 
 @dataclass
 class Outcome:
-    """What a step did. `stored`: promised and whole. `extra`: changed beyond the promise. `failures`: per account."""
+    """What a step did. `stored`: promised and whole. `extra`: changed beyond the promise. `failures`: per account.
+
+    `newest`: those of `stored` that are told again after all others, with more to show: an asset's page shows its
+    newest event, and a step that returns has no say in the order of its partitions.
+    """
 
     stored: dict[Cell, Mapping[str, Any]] = field(default_factory=dict)
     extra: dict[Cell, Mapping[str, Any]] = field(default_factory=dict)
+    newest: dict[Cell, Mapping[str, Any]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     summary: Mapping[str, Any] = field(default_factory=dict)
 
@@ -35,7 +40,8 @@ def tell(
     selected = [key.to_user_string() for key in context.op_execution_context.selected_asset_keys]
     _log(context, outcome.extra)
     if outcome.failures:
-        _log(context, outcome.stored)
+        _log(context, {cell: told for cell, told in outcome.stored.items() if cell not in outcome.newest})
+        _log(context, outcome.newest)
         yield from judge()
         raise failure(outcome)
     _log(context, {cell: metadata for cell, metadata in outcome.stored.items() if cell[0] not in selected})
@@ -45,6 +51,7 @@ def tell(
     for table in dict.fromkeys(table for table, _ in outcome.stored):
         if table in selected:
             yield dg.MaterializeResult(asset_key=table, metadata=dict(outcome.summary))
+    _log(context, outcome.newest)
     yield from judge()
 
 
