@@ -104,9 +104,7 @@ class RetryableError(GraphError):
 class ThrottledError(RetryableError):
     """The rate limit answered: no call for `wait_seconds` (None: Meta named no time), i.e. until `resume_at`."""
 
-    def __init__(
-        self, fault: GraphFault, wait_seconds: float | None = None, resume_at: datetime | None = None
-    ) -> None:
+    def __init__(self, fault: GraphFault, wait_seconds: float | None = None, resume_at: datetime | None = None) -> None:
         super().__init__(fault)
         self.wait_seconds = wait_seconds
         self.resume_at = resume_at
