@@ -319,6 +319,48 @@ def rename(surroundings: Surroundings, old: str, new: str, root: str | None) -> 
 
 
 @main.command()
+@click.argument("account")
+@click.argument("person_id")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def forget(surroundings: Surroundings, account: str, person_id: str, yes: bool) -> None:
+    """Erase a person from everything ACCOUNT holds, for good; later runs do not store them again.
+
+    PERSON_ID is the id by which this account knows them: participants.participant_id. Conversations between
+    you and them leave whole; in groups what they sent leaves, and who they are.
+    """
+    from convo_pipeline.upkeep import forget_person
+
+    is_agreed = (lambda text: True) if yes else (lambda text: click.confirm(f"{text} Go on?", err=True))
+    told = forget_person(surroundings.settings, account, person_id, surroundings.clock, is_agreed)
+    if told is None:
+        click.echo(f"{account}: nothing was erased", err=True)
+        sys.exit(EXIT_NOT_FOUND)
+    click.echo(told)
+
+
+@main.command()
+@click.option("--dry-run", is_flag=True, help="Only list what would go.")
+@click.pass_obj
+def expire(surroundings: Surroundings, dry_run: bool) -> None:
+    """Remove what is older than [retention] in the configuration allows. The nightly upkeep does the same."""
+    from convo_pipeline.upkeep import expire_rows, show_expired
+
+    show_expired(expire_rows(surroundings.settings, surroundings.clock, dry_run), dry_run, Console())
+
+
+@main.command()
+@click.option("--root", help="The lake's folder. Default: the configuration's, else ./data.")
+@click.pass_obj
+def compact(surroundings: Surroundings, root: str | None) -> None:
+    """Keep closed months as one file each, for faster queries. The nightly upkeep does the same."""
+    from convo_pipeline.upkeep import compact_lake
+
+    count = compact_lake(surroundings.lake_settings(root), surroundings.clock, Console(stderr=True))
+    click.echo(f"{count} months compacted")
+
+
+@main.command()
 @click.option("--port", default=0, show_default=True, help="Port on 127.0.0.1; 0: a free one.")
 @click.option("--seed", default=7, show_default=True, help="The same seed gives the same world.")
 @click.option(

@@ -4,7 +4,6 @@ Glue between the lake, what a killed run left, and the derived tables.
 """
 
 from collections.abc import Callable
-from contextlib import closing
 from datetime import datetime
 
 from convo_pipeline.daily import derive_account_days
@@ -46,10 +45,9 @@ def is_known(store: Store, traces: Traces) -> bool:
     return any(receipt.person == person for receipt in receipts)
 
 
-def resume(settings: Settings, now: datetime) -> list[Receipt]:
+def resume(settings: Settings, store: Store, now: datetime) -> list[Receipt]:
     """Finish every erasure that was cut off."""
-    with closing(Store(settings.store)) as store:
-        receipts = [forget(settings, store, each.account, each.person_id, now) for each in read_pending(store)]
+    receipts = [forget(settings, store, each.account, each.person_id, now) for each in read_pending(store)]
     return [receipt for receipt in receipts if receipt]
 
 

@@ -1,20 +1,26 @@
 """Offline upkeep as a person asks for it: verify the lake, rename an account. Glue between the lake and a console."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from datetime import UTC
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
+from convo_pipeline.clock import Clock
 from convo_pipeline.derive import stale_days
-from convo_pipeline.errors import StoreError
+from convo_pipeline.erasing import forget
+from convo_pipeline.errors import SettingsError, StoreError
 from convo_pipeline.json_text import dump_json
+from convo_pipeline.lake.compact import compact
 from convo_pipeline.lake.files import Store
+from convo_pipeline.lake.forget import Traces
 from convo_pipeline.lake.rename import rename_account
+from convo_pipeline.lake.retention import Expired, expire, find_expired, floors_of
 from convo_pipeline.lake.verify import KINDS, NOTICES, Verification, verify
-from convo_pipeline.settings import StoreSettings
+from convo_pipeline.settings import Settings, StoreSettings
 
 
 @contextmanager
@@ -64,6 +70,57 @@ def rename(settings: StoreSettings, old: str, new: str) -> list[str]:
     """Move everything held under one account name to another; return the tables that moved."""
     with open_lake(settings) as store:
         return rename_account(store, old, new)
+
+
+def forget_person(
+    settings: Settings, account: str, person_id: str, clock: Clock, is_agreed: Callable[[str], bool]
+) -> str | None:
+    """Erase a person and return what was done; None if nothing was found or the answer was no."""
+    with open_lake(settings.store) as store:
+        receipt = forget(settings, store, account, person_id, clock.now(), lambda found: is_agreed(_describe(found)))
+    if receipt is None:
+        return None
+    rows = ", ".join(f"{count:,} of {table}" for table, count in sorted(receipt.row_counts.items())) or "none"
+    return f"erased from {account}; rows that left: {rows}; receipt {receipt.person[:32]}"
+
+
+def _describe(found: Traces) -> str:
+    messages = found.row_counts.get("raw_message_ids", 0)
+    shared = f" and their part in {len(found.shared)} with others" if found.shared else ""
+    return f"{len(found.own)} conversations{shared}, {messages:,} messages of {found.account} leave for good."
+
+
+def expire_rows(settings: Settings, clock: Clock, is_dry_run: bool) -> list[Expired]:
+    """Remove the partitions that are older than they may be, or only name them."""
+    if not settings.retention:
+        raise SettingsError("there is no [retention] in the configuration: every row is kept")
+    today = clock.now().astimezone(UTC).date()
+    with open_lake(settings.store) as store:
+        if is_dry_run:
+            return find_expired(store, floors_of(settings.retention, today))
+        return expire(store, settings.retention, today)
+
+
+def show_expired(expired: list[Expired], is_dry_run: bool, console: Console) -> None:
+    """Print one line for each table and account."""
+    groups: dict[tuple[str, str], list[Expired]] = {}
+    for each in expired:
+        groups.setdefault((each.table, each.account), []).append(each)
+    table = Table("table", "account", "days", "from", "to", "rows", "bytes", box=None)
+    for (name, account), some in sorted(groups.items()):
+        rows, sizes = sum(each.row_count for each in some), sum(each.byte_count for each in some)
+        dates = (str(some[0].date), str(some[-1].date))
+        table.add_row(name, account or "-", f"{len(some):,}", *dates, f"{rows:,}", f"{sizes:,}")
+    if groups:
+        console.print(table)
+    console.print(f"{len(expired):,} partitions {'would go' if is_dry_run else 'removed'}")
+
+
+def compact_lake(settings: StoreSettings, clock: Clock, console: Console) -> int:
+    """Compact every closed month; return how many were made."""
+    with open_lake(settings) as store, console.status("compacting"):
+        store.preflight()
+        return len(compact(store, clock.now().astimezone(UTC).date()))
 
 
 def _findings_table(found: Verification) -> Table:

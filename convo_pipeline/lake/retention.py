@@ -65,6 +65,12 @@ def raw_floor(store: Store) -> date:
     return read_floors(store).get(RAW_NAMES[0], date.min)
 
 
+def whole_since(store: Store) -> date:
+    """Return the first day that no table has left: earlier ones cannot add up."""
+    floors = read_floors(store)
+    return max((floors[name] for name in TABLES if name in floors), default=date.min)
+
+
 def find_expired(store: Store, floors: Mapping[str, date]) -> list[Expired]:
     """Return every partition before its table's floor, oldest first."""
     found = []
@@ -72,7 +78,11 @@ def find_expired(store: Store, floors: Mapping[str, date]) -> list[Expired]:
         if day < floors.get(table.name, date.min):
             size, record = store.measure(table, account, day)
             found.append(Expired(table.name, account, day, record.row_count if record else 0, size or 0))
-    return sorted(found, key=lambda each: (each.date, each.account, each.table))
+    return sorted(found, key=_order)
+
+
+def _order(each: Expired) -> tuple[date, str, str]:
+    return each.date, each.account, each.table
 
 
 def expire(store: Store, limits: Mapping[str, int], today: date) -> list[Expired]:
@@ -94,7 +104,7 @@ def expire(store: Store, limits: Mapping[str, int], today: date) -> list[Expired
     _forget_state(store, floors)
     if errors:
         raise errors[0]
-    return removed
+    return sorted(removed, key=_order)
 
 
 def read_floors_or_none(store: Store) -> dict[str, date] | None:

@@ -17,6 +17,7 @@ from convo_pipeline.lake import parquet
 from convo_pipeline.lake.balances import check_balances
 from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.ledger import CERTAIN_SOURCES, read_runs
+from convo_pipeline.lake.retention import whole_since
 from convo_pipeline.lake.state import Partition
 from convo_pipeline.schema import RAW_MESSAGE_IDS, RUNS, SCHEMA_VERSION, TABLES, Table
 
@@ -139,6 +140,7 @@ def _verify_account(
     stale_days: Callable[[Store, str], Iterable[date]] | None,
 ) -> None:
     placements = store.state.placements(account)
+    first_day = whole_since(store)
     filed: list[pa.Table] = []
     unbalanced: dict[date, list[str]] = {}
     found_before = len(tally.findings)
@@ -153,7 +155,7 @@ def _verify_account(
             _check_dates(ids, day, placements, f"account={account}/date={day}", tally)
             filed.append(ids.select(list(RAW_MESSAGE_IDS.key)))
         whole = {name: rows.get(name, table.schema.empty_table()) for name, table in TABLES.items()}
-        unbalanced[day] = check_balances(whole)
+        unbalanced[day] = check_balances(whole) if day >= first_day else []
     _check_filed_once(filed, account, tally)
     is_readable = all(finding.kind in READABLE for finding in tally.findings[found_before:])
     if account and stale_days and is_readable:

@@ -9,6 +9,7 @@ from convo_pipeline.orchestration.jobs import build_capture_job, extract_job, no
 from convo_pipeline.orchestration.partitions import partitions_of
 from convo_pipeline.orchestration.schedules import build_capture_schedule, build_followers, build_nightly
 from convo_pipeline.orchestration.sooner import build_capture_sooner
+from convo_pipeline.orchestration.upkeep import build_upkeep_job, build_upkeep_schedule
 
 
 def build_definitions(deployment: Deployment) -> dg.Definitions:
@@ -16,14 +17,19 @@ def build_definitions(deployment: Deployment) -> dg.Definitions:
     partitions = partitions_of(deployment.settings)
     capture_job = build_capture_job(deployment)
     minutes = deployment.settings.schedule.capture_minutes
+    upkeep_job = build_upkeep_job(deployment)
     return dg.Definitions(
         assets=[
             build_extract(deployment, partitions),
             build_normalise(deployment, partitions),
             *([build_problem(deployment.problem)] if deployment.problem else []),
         ],
-        jobs=[extract_job, normalise_job, capture_job],
-        schedules=[build_nightly(deployment), *([build_capture_schedule(capture_job, minutes)] if minutes else [])],
+        jobs=[extract_job, normalise_job, capture_job, upkeep_job],
+        schedules=[
+            build_nightly(deployment),
+            *([build_capture_schedule(capture_job, minutes)] if minutes else []),
+            build_upkeep_schedule(deployment, upkeep_job),
+        ],
         sensors=[*build_followers(), build_capture_sooner(deployment, capture_job), build_alert(deployment)],
         executor=dg.in_process_executor,
     )
