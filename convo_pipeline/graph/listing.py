@@ -9,7 +9,7 @@ It knows no table and stores nothing; a row is passed on once, and again only if
 """
 
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
@@ -99,7 +99,7 @@ class _Walk:
     is_head: bool
     started_at: datetime | None = None
     page_count: int = 0
-    fresh: frozenset[str] = frozenset()
+    fresh: set[str] = field(default_factory=set)
     newest_before: datetime | None = None
     cut: Cut | None = None
 
@@ -192,7 +192,7 @@ class Listing:
     def _pass(self, folder: str, bound: datetime, *, is_head: bool) -> Generator[ListedPage, None, _Walk]:
         """Walk from the head to the bound; start again when the cursor is lost, a bounded number of times."""
         self._passes += 1
-        fresh: frozenset[str] = frozenset()
+        fresh: set[str] = set()
         while True:
             walk = _Walk(bound, is_head)
             yield from self._walk(folder, walk)
@@ -268,7 +268,7 @@ class Listing:
                 self._seen[conversation_id] = (row.get("updated_time"), _newest_message_id(row))
                 kept.append(row)
                 ids.append(conversation_id)
-        walk.fresh |= frozenset(ids)
+        walk.fresh.update(ids)
         if listed.messages_limit:
             for conversation_id in ids:
                 self._poisoned.pop(conversation_id, None)

@@ -260,7 +260,7 @@ class State:
 
     def save_conversations(self, account: str, conversations: Iterable[ConversationState]) -> None:
         """Insert or replace what is known of these conversations, all or none."""
-        rows = [(account, *astuple(conversation)) for conversation in conversations]
+        rows = [(account, *vars(conversation).values()) for conversation in conversations]
         with self._transaction() as connection:
             connection.executemany("INSERT OR REPLACE INTO conversations VALUES (?, ?, ?, ?, ?, ?)", rows)
 
