@@ -263,7 +263,12 @@ class Referee:
             return
         for message in self.life.truth() if is_full else ():
             key = self.life.key(message)
-            if not message.is_readable or message.created_at.date() < START or key not in self.held:
+            if message.created_at.date() < START:
+                continue
+            if key not in self.held:
+                self._say(f"a sweep did not find {_short(key)}, rank {message.rank}")
+                continue
+            if not message.is_readable:
                 continue
             row = self.held[key][1]
             now = self.life.find(message).payload.get("message")

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from convo_pipeline.emulator.fault import Fault, FaultKind, Occasion, conversation_rows, message_rows
+from convo_pipeline.emulator.faults import make_fault
 from convo_pipeline.extract.spool import Spool
 from tests.inboxes import NOW, START, Inboxes, serve, small_world
 from tests.simulation import simulate
@@ -162,6 +163,26 @@ def test_b18_a_row_with_an_unknown_key_and_no_content_erases_nothing(tmp_path: P
         inboxes.derive()
         texts = [row["text"] for row in inboxes.rows("messages") if str(row["date"]) == "2026-03-03"]
         assert sorted(map(str, texts)) == [f"message {number + 1}" for number in range(5)]
+
+
+def test_a14_a_short_answer_whose_list_comes_twice_is_not_an_empty_one(tmp_path: Path) -> None:
+    world = small_world()
+    world.accounts["insta"].add_conversation().add_messages(21, at(3))
+    with serve(tmp_path, world) as inboxes:
+        inboxes.server.set_faults(make_fault("duplicate_keys", times=1, after_calls=2))
+        assert inboxes.extract(accounts=["insta"])[0].outcome == "complete"
+        assert len(held_ids(inboxes)) == 21
+
+
+def test_b14_a_sweep_finds_what_an_empty_edge_had_hidden(tmp_path: Path) -> None:
+    world = small_world()
+    world.accounts["insta"].add_conversation().add_messages(50, at(3), 60)
+    with serve(tmp_path, world) as inboxes:
+        inboxes.server.set_faults("edge_empty")
+        inboxes.extract(accounts=["insta"])
+        inboxes.server.set_faults()
+        assert inboxes.extract(accounts=["insta"], mode="full")[0].outcome == "complete"
+        assert len(held_ids(inboxes)) == 50
 
 
 def test_b14_messages_left_out_of_a_listing_are_asked_for_on_their_edge(tmp_path: Path) -> None:

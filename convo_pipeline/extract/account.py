@@ -294,6 +294,7 @@ class AccountCalls:
             frozenset(key for key, state in conversations.items() if state.due_reason),
             frozenset(key for key, state in conversations.items() if state.due_reason == "missing"),
             is_reread=self._run.mode in ("nightly", "full"),
+            is_swept=self._run.mode == "full",
         )
         conversation_reader = ConversationReader(
             self._client,

@@ -68,6 +68,8 @@ class Known:
     """Those of the due that could not be found when they were asked last."""
     is_reread: bool = False
     """Whether edits and reactions are looked for, which do not move the time of the last activity."""
+    is_swept: bool = False
+    """Whether conversations are walked as if nothing of them were held: what was missed is found."""
 
 
 @dataclass
@@ -149,7 +151,8 @@ class InboxReader:
         conversation_id = rows.readable_id(row)
         assert conversation_id is not None
         updated_us = rows.microseconds(row.get("updated_time"))
-        walk = Walk(self._since_us, self._known.held.get(conversation_id))
+        held = None if self._known.is_swept else self._known.held.get(conversation_id)
+        walk = Walk(self._since_us, held)
         nested = _nested_or_unread(row, page.server_time)
         if page.messages_limit == 0 or not nested.rows:
             is_current = self._is_current(conversation_id, updated_us)

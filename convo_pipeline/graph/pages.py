@@ -22,8 +22,6 @@ _DIGITS = re.compile(rb"0*")
 _BEFORE_NUMBER = (b":", b"[", b",")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
-LONGEST_EMPTY_BYTES = 1000
-"""An empty page this long is looked at again: what fills it?"""
 Pairs = list[tuple[str, object]]
 
 _ISO_TIME = re.compile(
@@ -66,7 +64,7 @@ def read_json(content: bytes) -> object:
             value: object = orjson.loads(content)
     except orjson.JSONDecodeError:
         return _read_carefully(content)
-    if len(content) > LONGEST_EMPTY_BYTES and isinstance(value, dict) and value.get("data") in ([], {}):
+    if isinstance(value, dict) and value.get("data") in ([], {}):
         return _read_carefully(content, _refuse_twins)
     return value
 
