@@ -112,10 +112,7 @@ def _child_table(name: str, places: list[int], rows: list[Row]) -> pa.Table:
 
 
 def read_plain(message: Any) -> Row | None:
-    """Return a plain message's `PLAIN_NAMES`; None for everything that needs a closer look.
-
-    A dict with as many keys as were found in it by name has no others.
-    """
+    """Return a plain message's `PLAIN_NAMES`; None for everything that needs a closer look."""
     try:
         if not message.keys() <= _PLAIN_KEYS:
             return None
@@ -125,7 +122,7 @@ def read_plain(message: Any) -> Row | None:
         recipient_ids = [person["id"] for person in recipients if person.keys() <= _PERSON_KEYS]
         tag_names = [tag["name"] for tag in tag_list if len(tag) == 1]
         is_whole = (
-            len(sender) == 1 + ("email" in sender) + ("name" in sender) + ("username" in sender)
+            sender.keys() <= _PERSON_KEYS
             and len(to) == 1
             and (tags is None or len(tags) == 1)
             and len(recipient_ids) == len(recipients)
@@ -137,14 +134,19 @@ def read_plain(message: Any) -> Row | None:
         return None
     if name.__class__ not in _TEXT_OR_NONE or username.__class__ not in _TEXT_OR_NONE:
         return None
-    for value in recipient_ids:
-        if value.__class__ is not str:
-            return None
-    if tags is None:
-        return sender_id, name, username, recipient_ids, text, None, "text" if text else "empty"
-    if any(value.__class__ is not str for value in tag_names):
-        return None
-    return sender_id, name, username, recipient_ids, text, tag_names, "text" if text else "empty"
+    for values in (recipient_ids, tag_names):
+        for value in values:
+            if value.__class__ is not str:
+                return None
+    return (
+        sender_id,
+        name,
+        username,
+        recipient_ids,
+        text,
+        None if tags is None else tag_names,
+        "text" if text else "empty",
+    )
 
 
 def read_closely(message: Fields) -> Row:
