@@ -1,0 +1,259 @@
+"""Faults of parts B and C that need the whole chain, by their number: from the API's answer to the derived row."""
+
+import os
+import signal
+from collections import Counter
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from convo_pipeline.clock import Clock
+from convo_pipeline.emulator.switches import Switches
+from convo_pipeline.emulator.world import World
+from convo_pipeline.extract.run import extract
+from convo_pipeline.extract.spool import left_spools
+from convo_pipeline.lake.files import Store
+from tests.inboxes import NOW, START, Inboxes, serve, small_world
+from tests.simulation import Ticking
+
+HOUR = timedelta(hours=1)
+
+
+def insta_world(*counts: int) -> World:
+    """One Instagram account with conversations of so many messages, yesterday."""
+    world = small_world()
+    for number, count in enumerate(counts):
+        world.accounts["insta"].add_conversation(f"C {number}").add_messages(count, NOW - (25 + number) * HOUR, 1.0)
+    return world
+
+
+def run(inboxes: Inboxes, *faults: str, mode: str = "window") -> str:
+    """Extract under faults and derive; return the outcome."""
+    inboxes.server.set_faults(*faults)
+    [report] = inboxes.extract(accounts=["insta"], mode=mode)
+    inboxes.derive()
+    return report.outcome
+
+
+def rows(inboxes: Inboxes) -> list[dict[str, object]]:
+    return inboxes.rows("messages", "insta")
+
+
+def statuses(inboxes: Inboxes) -> Counter[object]:
+    return Counter(row["detail_status"] for row in rows(inboxes))
+
+
+def test_b10_what_rolled_out_between_two_runs_stands_as_counted_stubs(tmp_path: Path) -> None:
+    with serve(tmp_path, insta_world(5)) as inboxes:
+        assert run(inboxes) == "complete"
+        inboxes.clock.advance(600)
+        assert run(inboxes, "flood:45") == "complete"
+        assert statuses(inboxes) == {"detailed": 25, "beyond_20": 25}
+        assert sum(int(str(row["beyond_20"])) for row in inboxes.rows("coverage", "insta")) == 25
+
+
+@pytest.mark.parametrize("refused_as", ["9000001", "100/33"])
+def test_b11_a_refusal_beyond_20_is_no_deletion(tmp_path: Path, refused_as: str) -> None:
+    world = insta_world(20)
+    with serve(tmp_path, world, Switches(refused_as=refused_as)) as inboxes:  # type: ignore[arg-type]
+        run(inboxes)
+        next(iter(world.accounts["insta"].conversations.values())).add_messages(25, NOW - HOUR)
+        inboxes.clock.advance(600)
+        assert run(inboxes, "old_page_refused", mode="full") == "complete"
+        assert statuses(inboxes) == {"detailed": 40, "beyond_20": 5}
+        assert [row for row in inboxes.rows("raw_message_details") if row["gone_at"] or row["detail_status"] == "gone"] == []  # fmt: skip
+
+
+def test_b12_an_unsent_message_is_flagged_and_kept(tmp_path: Path) -> None:
+    with serve(tmp_path, insta_world(30)) as inboxes:
+        run(inboxes)
+        inboxes.clock.advance(600)
+        run(inboxes, "unsend", mode="full")
+        inboxes.clock.advance(600)
+        run(inboxes, mode="full")
+        missing = [row["message_id"] for row in inboxes.rows("raw_message_ids", "insta") if row["missing_at"]]
+        assert len(missing) == 1
+        assert len(rows(inboxes)) == 30
+
+
+def test_b17_messages_of_impossible_times_are_present_flagged_and_never_move(tmp_path: Path) -> None:
+    with serve(tmp_path, insta_world(9, 9)) as inboxes:
+        run(inboxes, "impossible_times")
+        first = {row["message_id"]: row["date"] for row in rows(inboxes)}
+        assert len(first) == 18
+        inboxes.clock.advance(86_400)
+        run(inboxes, mode="full")
+        assert {row["message_id"]: row["date"] for row in rows(inboxes)} == first
+
+
+@pytest.mark.parametrize("fault", ["huge_message:3000000", "many_attachments:10000"])
+def test_b21_a_huge_message_is_stored_whole(tmp_path: Path, fault: str) -> None:
+    with serve(tmp_path, insta_world(2)) as inboxes:
+        assert run(inboxes, fault) == "complete"
+        largest = max(rows(inboxes), key=lambda row: len(str(row["text"])) + int(str(row["attachment_count"])))
+        if fault.startswith("huge"):
+            assert largest["text"] == "ä🥐x" * (3_000_000 // 7)
+        else:
+            assert (largest["attachment_count"], len(inboxes.rows("attachments", "insta"))) == (10_000, 10_000)
+
+
+def test_b22_control_characters_and_joiners_round_trip(tmp_path: Path) -> None:
+    with serve(tmp_path, insta_world(1)) as inboxes:
+        run(inboxes, "control_characters")
+        assert [row["text"] for row in rows(inboxes)] == [
+            "\x00\x01\x1b[31m\u202e\u200f👩‍👩‍👧‍👦\ufeff\r\nmessage 1\u2028\x7f"
+        ]
+
+
+def test_b23_half_a_character_is_replaced_and_flagged(tmp_path: Path) -> None:
+    with serve(tmp_path, insta_world(3)) as inboxes:
+        assert run(inboxes, "lone_surrogate") == "complete"
+        assert {(str(row["text"])[-1], row["problem"]) for row in rows(inboxes)} == {("\ufffd", "surrogate_replaced")}
+
+
+def test_b25_leading_zeros_and_twenty_digits_stay(tmp_path: Path) -> None:
+    with serve(tmp_path, insta_world(3)) as inboxes:
+        run(inboxes, "long_numbers")
+        people = {str(row["participant_id"]) for row in inboxes.rows("participants", "insta")}
+        senders = {str(row["sender_id"]) for row in rows(inboxes)}
+        assert {len(person) for person in people | senders} == {20}
+        assert all(person.startswith("0") for person in people)
+
+
+def test_b28_one_message_id_in_two_conversations_is_two_messages(tmp_path: Path) -> None:
+    with serve(tmp_path, insta_world(2, 2)) as inboxes:
+        assert run(inboxes, "twin_ids") == "complete"
+        counts = Counter(row["message_id"] for row in rows(inboxes))
+        assert sorted(counts.values()) == [1, 1, 1, 1, 2]
+
+
+def test_b29_the_newest_text_and_reactions_stand(tmp_path: Path) -> None:
+    world = insta_world(2)
+    with serve(tmp_path, world) as inboxes:
+        for _ in range(3):
+            run(inboxes, "edit", mode="full")
+            inboxes.clock.advance(60)
+        [message] = [row for row in rows(inboxes) if str(row["text"]).startswith("edited")]
+        assert (message["text"], message["reaction_count"]) == ("edited 1", 1)
+
+
+def test_c2_killed_at_any_call_a_run_is_taken_up_where_it_was(tmp_path: Path) -> None:
+    """A real SIGKILL in a real process, at every moment at which a call begins; the next run refetches one call."""
+    clean_calls = 0
+    for moment in range(1, 30, 4):
+        with serve(tmp_path / str(moment), insta_world(70, 45, 2)) as inboxes:
+            died = _die_at(inboxes, moment)
+            seen = len(inboxes.server.log)
+            [report] = inboxes.extract(accounts=["insta"])
+            assert report.outcome == "complete"
+            assert left_spools(inboxes.store.state_path, "insta") == []
+            inboxes.derive()
+            assert statuses(inboxes) == {"detailed": 42, "beyond_20": 75}
+            if moment == 1:
+                clean_calls = sum(report.calls.values())
+            assert len(inboxes.server.log) <= seen + clean_calls + 1
+            if not died:
+                break
+
+
+def _die_at(inboxes: Inboxes, moment: int) -> bool:
+    """Extract in a child that kills itself when its clock is looked at so often; say whether it died."""
+    looks = 0
+
+    def look() -> float:
+        nonlocal looks
+        looks += 1
+        if looks >= moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return 1_000_000.0 + looks * 0.01
+
+    clock = Clock(inboxes.clock.now, look, lambda seconds: None)
+    inboxes.store.close()
+    child = os.fork()
+    if child == 0:
+        store = Store(inboxes.settings.store, clock)
+        until = NOW.date() + timedelta(days=1)
+        extract(inboxes.settings, store, ["insta"], START, until, environ=inboxes.environ, clock=clock)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    return os.WIFSIGNALED(status)
+
+
+def test_c15_a_week_without_the_machine_is_caught_up_in_one_run(tmp_path: Path) -> None:
+    world = insta_world(3, 3)
+    with serve(tmp_path, world) as inboxes:
+        run(inboxes)
+        conversations = list(world.accounts["insta"].conversations.values())
+        conversations[0].add_messages(14, NOW + HOUR, 43_200)
+        conversations[1].add_messages(40, NOW + HOUR, 14_400)
+        inboxes.clock.advance(7.5 * 86_400)
+        assert run(inboxes, mode="nightly") == "complete"
+        assert statuses(inboxes) == {"detailed": 3 + 3 + 14 + 20, "beyond_20": 20}
+
+
+@pytest.mark.parametrize("calls", [0, 1, 2, 3])
+def test_c17_a_token_that_dies_keeps_what_came_and_asks_no_more(tmp_path: Path, calls: int) -> None:
+    with serve(tmp_path, insta_world(70, 45, 2)) as inboxes:
+        inboxes.server.set_faults(f"token_dies:{calls}")
+        [report] = inboxes.extract(accounts=["insta"])
+        assert ("token" in report.reasons, report.outcome) == (True, "incomplete" if calls > 1 else "failed")
+        refused = sum(seen.code == 190 for seen in inboxes.server.log)
+        assert 1 <= refused <= 2
+        held = len(inboxes.rows("raw_message_ids", "insta"))
+        assert (held > 0) == (calls > 1)
+        assert run(inboxes) == "complete"
+        assert statuses(inboxes) == {"detailed": 42, "beyond_20": 75}
+
+
+@pytest.mark.parametrize("fault", ["token_revoked", "permission_200"])
+def test_c18_a_revoked_token_fails_at_once_and_stores_nothing(tmp_path: Path, fault: str) -> None:
+    with serve(tmp_path, insta_world(2)) as inboxes:
+        inboxes.server.set_faults(fault)
+        [report] = inboxes.extract(accounts=["insta"])
+        assert report.outcome == "failed"
+        assert sum(report.calls.values()) <= 2
+        assert inboxes.rows("raw_message_ids") == []
+
+
+def test_c18_a_wrong_app_secret_fails_at_once(tmp_path: Path) -> None:
+    world = insta_world(2)
+    world.accounts["insta"].app_secret = "the right one"
+    with serve(tmp_path, world) as inboxes:
+        wrong = inboxes.settings.accounts[0].model_copy(update={"app_secret_env": "WRONG_SECRET"})
+        inboxes.settings = inboxes.settings.model_copy(update={"accounts": (wrong, *inboxes.settings.accounts[1:])})
+        inboxes.environ["WRONG_SECRET"] = "thewrongone"
+        [report] = inboxes.extract(accounts=["insta"])
+        assert (report.outcome, sum(report.calls.values()) <= 2) == ("failed", True)
+        assert "thewrongone" not in repr(report)
+
+
+def test_c19_one_bad_account_of_fifty_is_the_only_red_one(tmp_path: Path) -> None:
+    world = World(insta_world().clock)
+    for number in range(50):
+        account = world.add_account(f"shop{number}", str(1_000_000 + number), "messenger")
+        account.add_conversation().add_messages(1, NOW - HOUR)
+    world.accounts["shop17"].tokens = {"another"}
+    with serve(tmp_path, world) as inboxes:
+        reports = {report.account: report.outcome for report in inboxes.extract()}
+        assert [name for name, outcome in reports.items() if outcome != "complete"] == ["shop17"]
+        assert len(inboxes.rows("raw_message_ids")) == 49
+
+
+@pytest.mark.parametrize("hours", [1, 30])
+def test_c21_a_clock_set_back_between_runs_loses_nothing(tmp_path: Path, hours: int) -> None:
+    world = insta_world(2)
+    with serve(tmp_path, world) as inboxes:
+        run(inboxes)
+        for step in (600, 600):
+            inboxes.clock.advance(step)
+            next(iter(world.accounts["insta"].conversations.values())).add_message("one more")
+            back = Ticking(inboxes.clock, 0.0)
+            slow = Clock(lambda: inboxes.clock.now() - hours * HOUR, back.monotonic_seconds, back.sleep)
+            until = NOW.date() + timedelta(days=1)
+            [report] = extract(
+                inboxes.settings, inboxes.store, ["insta"], START, until, environ=inboxes.environ, clock=slow
+            )
+            assert report.outcome == "complete"
+        inboxes.derive()
+        assert statuses(inboxes) == {"detailed": 4}
