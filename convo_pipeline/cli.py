@@ -84,7 +84,8 @@ class Surroundings:
         """Choose the lake to read: --root, else the configuration's, else ./data where there is no configuration."""
         if root is not None:
             file = Path(root) / "convo.toml"
-            return root, read_settings(file) if file.is_file() else None
+            configured = read_settings(file) if file.is_file() else self._configured()
+            return root, configured if file.is_file() or (configured and configured.store.root == root) else None
         if self.config is None and not find_settings_file().exists():
             return "data", None
         settings = read_settings(self.config)
@@ -93,7 +94,17 @@ class Surroundings:
     def lake_settings(self, root: str | None) -> StoreSettings:
         """Return where the lake to work on is, chosen like the one to read."""
         place, settings = self.lake_root(root)
-        return settings.store if settings and settings.store.root == place else StoreSettings(root=place)
+        if settings and settings.store.root == place:
+            return settings.store
+        if place.startswith("s3://"):
+            raise SettingsError(
+                f"{place}: a bucket needs a local state_dir: name the configuration of this lake by --config"
+            )
+        return StoreSettings(root=place)
+
+    def _configured(self) -> Settings | None:
+        """Return the configuration, if there is one."""
+        return read_settings(self.config) if self.config or find_settings_file().exists() else None
 
 
 @click.group(cls=Commands, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})

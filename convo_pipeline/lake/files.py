@@ -309,7 +309,7 @@ class Store:
         parts = _parts(table, account, day)
 
         def commit() -> Commit:
-            held = self._read_checked(table, account, day)
+            held = None if self._is_absent(table, account, day) else self._read_checked(table, account, day)
             if held and held.content.version > SCHEMA_VERSION:
                 raise SchemaError(_newer(self.place.location(parts), held.content.version))
             rows = make(held)
@@ -349,7 +349,12 @@ class Store:
             if held:
                 self.state.intend(held.record, record.sha256)
 
-        self._note(record, self.place.replace(parts, content, held.mark if held else None, check))
+        try:
+            mark = self.place.replace(parts, content, held.mark if held else None, check)
+        except ConflictError:
+            self._listed[record.table, record.account, record.date] = ""
+            raise
+        self._note(record, mark)
 
     def _remove(self, table: Table, account: str, day: date, held: Held | None) -> Commit:
         empty = Partition(table.name, account, day, "", 0, 0)
@@ -453,10 +458,20 @@ class Store:
         return sorted(known | marks.keys())
 
     def _exists(self, table: Table, account: str, day: date) -> bool:
-        key = (table.name, account, day)
-        if key in self._listed or (table.name, account) in self._listed_folders:
-            return self._listed.get(key) is not None
+        if self.place.is_shared:
+            return not self._is_absent(table, account, day)
         return self.place.mark(_parts(table, account, day)) is not None
+
+    def _is_absent(self, table: Table, account: str, day: date) -> bool:
+        """Say whether a shared place has no such file, by state and listing: saves a request for each new file.
+
+        A listing that is out of date does no harm: a write that expects nothing is refused where there is something.
+        """
+        if not self.place.is_shared or self.state.partition(table.name, account, day) is not None:
+            return False
+        if (table.name, account) not in self._listed_folders:
+            self._days(table, account)
+        return self._listed.get((table.name, account, day)) is None
 
     @contextmanager
     def _lock_partition(self, parts: Sequence[str]) -> Iterator[None]:
