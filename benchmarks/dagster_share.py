@@ -1,0 +1,76 @@
+"""What Dagster adds: the same inbox through plain calls and through the jobs, CPU of this process.
+
+    python -m benchmarks.dagster_share [--messages 20000] [--days 30]
+
+The share is the difference, divided by the materialisations that Dagster recorded: one for each asset and partition.
+"""
+
+import argparse
+import tempfile
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+from dagster import DagsterInstance
+
+from benchmarks.bulk import PAGE_ID, cpu_seconds
+from benchmarks.inbox_server import inbox_server
+from convo_pipeline.clock import SYSTEM_CLOCK
+from convo_pipeline.derive import derive_day, stale_days
+from convo_pipeline.extract.run import extract
+from convo_pipeline.lake.files import Store
+from convo_pipeline.orchestration.deployment import Deployment
+from convo_pipeline.orchestration.partitions import Window
+from convo_pipeline.orchestration.runs import run_jobs
+from convo_pipeline.settings import Settings, parse_settings
+
+ENVIRON = {"T": "token"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--messages", type=int, default=20_000)
+    parser.add_argument("--days", type=int, default=30)
+    given = parser.parse_args()
+    today = datetime.now(UTC).date()
+    window = Window(today - timedelta(days=given.days), today + timedelta(days=1))
+    with inbox_server(given.messages // 20, 20, given.days) as server, tempfile.TemporaryDirectory() as folder:
+        plain = run_plain(settings_of(server.base_url, Path(folder) / "plain", window.since), window)
+        seconds, count = run_dagster(settings_of(server.base_url, Path(folder) / "dagster", window.since), window)
+    print(
+        f"plain {plain:.2f} s CPU, through Dagster {seconds:.2f} s CPU, {count} materialisations of asset and partition"
+    )
+    print(f"Dagster's share {(seconds - plain) / count * 1000:.1f} ms each (goal <= 40)")
+
+
+def settings_of(base_url: str, root: Path, start: date) -> Settings:
+    return parse_settings(
+        f'[graph]\nbase_url = "{base_url}"\ncalls_per_second = 10000\n[store]\nroot = "{root}"\n'
+        f'[[accounts]]\nname = "bulk"\npage_id = "{PAGE_ID}"\nplatform = "messenger"\ntoken_env = "T"\n'
+        f'start_date = "{start}"\n'.encode()
+    )
+
+
+def run_plain(settings: Settings, window: Window) -> float:
+    """Return CPU seconds of extract and derive."""
+    started = cpu_seconds()
+    store = Store(settings.store)
+    [report] = extract(settings, store, ["bulk"], window.since, window.until, environ=ENVIRON)
+    assert report.outcome == "complete", report
+    for day in stale_days(store, "bulk"):
+        derive_day(store, "bulk", day)
+    return cpu_seconds() - started
+
+
+def run_dagster(settings: Settings, window: Window) -> tuple[float, int]:
+    """Return CPU seconds of the same through the jobs, and how many partitions were materialised."""
+    with tempfile.TemporaryDirectory() as home, DagsterInstance.local_temp(home) as instance:
+        started = cpu_seconds()
+        result = run_jobs(Deployment(settings, environ=ENVIRON, clock=SYSTEM_CLOCK), ["bulk"], window, instance)
+        seconds = cpu_seconds() - started
+        assert result.is_complete, result.failures
+        keys = instance.get_asset_keys()
+        return seconds, sum(len(instance.get_materialized_partitions(key)) for key in keys)
+
+
+if __name__ == "__main__":
+    main()
