@@ -1,0 +1,210 @@
+"""Take the pictures of the documentation: the demo's Dagster, driven in a headless Chromium as a newcomer would.
+
+    python scripts/screenshots.py            # into docs/images/
+    python scripts/screenshots.py FOLDER
+
+It runs `convo-pipeline demo --ui` in a folder of its own, materialises a partition by clicking, and photographs what
+the UI then shows. Needs the development dependencies and a Chromium (or Chrome) on PATH.
+"""
+
+import io
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import requests
+from PIL import Image
+from playwright.sync_api import Page, sync_playwright
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--no-first-run",
+]
+WIDTH, HEIGHT, TALL = 1440, 900, 1330
+ACCOUNT, PICTURED = "bikes-messenger", "bakery-instagram"
+PATIENCE_MS = 90_000
+MOST_BYTES = 150_000
+MATERIALISED = """query($path: [String!]!) { assetNodeOrError(assetKey: {path: $path}) { ... on AssetNode {
+  assetMaterializations(limit: 200) { partition timestamp } } } }"""
+
+
+def main() -> None:
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).resolve().parent.parent / "docs" / "images"
+    with tempfile.TemporaryDirectory() as root, demo_ui(Path(root)) as url:
+        for path in take_screenshots(url, folder):
+            print(f"{path}  {path.stat().st_size:,} bytes")
+
+
+@contextmanager
+def demo_ui(root: Path) -> Iterator[str]:
+    """Run the demo with its page until the caller is done; give the page's address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "convo_pipeline.cli", "demo", "--root", str(root), "--ui", "--port", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        assert process.stdout is not None
+        if not any(url in line for line in process.stdout):
+            raise RuntimeError("the demo ended before its page was up")
+        wait_for(lambda: is_up(url))
+        yield url
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+
+
+def is_up(url: str) -> bool:
+    try:
+        return requests.get(f"{url}/server_info", timeout=10).ok
+    except requests.ConnectionError:
+        return False
+
+
+def wait_for(question: Callable[[], Any], seconds: float = 180) -> Any:
+    """Ask until the answer is true."""
+    deadline = time.monotonic() + seconds
+    while not (answer := question()):
+        if time.monotonic() > deadline:
+            raise TimeoutError("it did not happen in time")
+        time.sleep(0.5)
+    return answer
+
+
+def take_screenshots(url: str, folder: Path) -> list[Path]:
+    """Drive the page and write the pictures; return their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, color_scheme="light")
+        page.set_default_timeout(PATIENCE_MS)
+        try:
+            return list(_tour(page, url, folder))
+        finally:
+            browser.close()
+
+
+def _tour(page: Page, url: str, folder: Path) -> Iterator[Path]:
+    yield from _show_graph(page, url, folder)
+    today = datetime.now(UTC).date()
+    for asset in ("account_days", "coverage"):
+        yield _show_pictures(page, url, folder / f"{asset}.png", asset, f"{PICTURED}|{today}")
+    yield from _materialise(page, url, folder, (today - timedelta(days=8)).isoformat())
+    yield from _show_checks(page, url, folder)
+
+
+def _show_graph(page: Page, url: str, folder: Path) -> Iterator[Path]:
+    """Open the groups and fit the graph to the page."""
+    page.goto(f"{url}/asset-groups", wait_until="domcontentloaded")
+    page.get_by_text("normalised", exact=True).first.wait_for()
+    page.wait_for_timeout(5000)
+    page.keyboard.press("Alt+KeyE")
+    page.wait_for_timeout(3000)
+    page.get_by_role("button", name="Hide navigation").click()
+    page.set_viewport_size({"width": WIDTH, "height": TALL})
+    page.reload(wait_until="domcontentloaded")
+    page.get_by_text("account_days", exact=True).first.wait_for()
+    page.wait_for_timeout(3000)
+    page.get_by_placeholder("Jump to").locator("xpath=following::button[1]").click()
+    page.wait_for_timeout(3000)
+    page.mouse.dblclick(200, 300)
+    page.wait_for_timeout(3000)
+    page.mouse.move(200, 300)
+    page.mouse.down()
+    page.mouse.move(200, 385, steps=8)
+    page.mouse.up()
+    page.wait_for_timeout(1000)
+    yield save(page, folder / "graph.png")
+    page.set_viewport_size({"width": WIDTH, "height": HEIGHT})
+
+
+def _materialise(page: Page, url: str, folder: Path, day: str) -> Iterator[Path]:
+    """Ask for one day of one account in the dialog, and wait until every table shows it."""
+    page.goto(f"{url}/assets/raw_conversations?view=partitions", wait_until="domcontentloaded")
+    page.get_by_role("button", name="Materialize").first.click()
+    choose_account(page, ACCOUNT)
+    choose_day(page, day)
+    yield save(page, folder / "materialise.png")
+    key, before = f"{ACCOUNT}|{day}", materialised(url, "account_days")
+    page.get_by_role("button", name="Launch").last.click()
+    wait_for(lambda: materialised(url, "account_days").get(key, "") > before.get(key, ""))
+    page.goto(f"{url}/assets/messages?view=partitions&partition={quote(key)}", wait_until="domcontentloaded")
+    page.get_by_text("Failed").first.wait_for()
+    page.wait_for_timeout(4000)
+    yield save(page, folder / "partitions.png")
+
+
+def choose_account(page: Page, account: str) -> None:
+    """Tick one account in the dialog's list, then close the list."""
+    page.get_by_text("Select a partition or create one").last.click()
+    box = page.get_by_placeholder("Filter partitions")
+    box.fill(account)
+    page.wait_for_timeout(700)
+    menu = box.locator("xpath=ancestor::*[.//*[@role='menuitem']][1]").get_by_role("menuitem")
+    menu.filter(has_text=account).last.locator("label, input").first.click(force=True)
+    page.get_by_text("Launch runs to materialize").click()
+
+
+def choose_day(page: Page, day: str) -> None:
+    """Write one day into the dialog's range."""
+    field = page.get_by_placeholder("ex: ").last
+    field.click()
+    field.fill(day)
+    field.press("Enter")
+    page.wait_for_timeout(700)
+
+
+def materialised(url: str, asset: str) -> dict[str, str]:
+    """Ask which partitions of an asset were materialised, and when last."""
+    body = {"query": MATERIALISED, "variables": {"path": [asset]}}
+    answer = requests.post(f"{url}/graphql", json=body, timeout=60).json()
+    events = answer["data"]["assetNodeOrError"]["assetMaterializations"]
+    return {event["partition"]: event["timestamp"] for event in reversed(events)}
+
+
+def _show_pictures(page: Page, url: str, path: Path, asset: str, key: str) -> Path:
+    """Open the pictures on the newest day of the demo's week."""
+    page.set_viewport_size({"width": WIDTH, "height": TALL if asset == "account_days" else HEIGHT})
+    page.goto(f"{url}/assets/{asset}?view=partitions&partition={quote(key)}", wait_until="domcontentloaded")
+    page.get_by_text("Show Markdown").first.click()
+    page.locator("img[src^='data:image/png']").first.wait_for()
+    page.wait_for_timeout(2000)
+    saved = save(page, path)
+    page.set_viewport_size({"width": WIDTH, "height": HEIGHT})
+    return saved
+
+
+def _show_checks(page: Page, url: str, folder: Path) -> Iterator[Path]:
+    page.goto(f"{url}/assets/coverage?view=checks&checkDetail=enough_is_detailed", wait_until="domcontentloaded")
+    page.get_by_text("nothing_open").first.wait_for()
+    page.wait_for_timeout(4000)
+    yield save(page, folder / "checks.png")
+
+
+def save(page: Page, path: Path) -> Path:
+    """Write what the page shows as a PNG of few colours."""
+    image = Image.open(io.BytesIO(page.screenshot()))
+    for colour_count in (256, 96, 32):
+        image.convert("RGB").quantize(colour_count, dither=Image.Dither.NONE).save(path, "PNG", optimize=True)
+        if path.stat().st_size <= MOST_BYTES:
+            break
+    return path
+
+
+if __name__ == "__main__":
+    main()
