@@ -1,0 +1,149 @@
+"""What reading costs: `connect()` after compaction against one sorted Parquet file and against bare daily files.
+
+Prints medians and ratios of five interleaved turns. Run: python benchmarks/query.py [--accounts N] [--days N]
+[--rows N] [FOLDER]; --accounts 50 --days 365 is the full size.
+"""
+
+import argparse
+import shutil
+import statistics
+import tempfile
+import time
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+import convo_pipeline
+from convo_pipeline.lake import parquet
+from convo_pipeline.lake.compact import compact
+from convo_pipeline.lake.files import Store
+from convo_pipeline.schema import MESSAGES, TIME
+from convo_pipeline.settings import StoreSettings
+
+FIRST = date(2025, 1, 1)
+TURNS = 5
+WORDS = "hello are you open on sunday we would like two loaves of rye bread and a cake for eight people please".split()
+
+
+def messages(account: int, day: date, count: int) -> pa.Table:
+    """Return believable rows of one account and day, sorted by key."""
+    numbers = [(account * 400 + (day - FIRST).days) * count + n for n in range(count)]
+    at = int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()) * 1_000_000
+    rows = {
+        "conversation_id": [f"aWdfZAG06MTpJR01lc3NhZA2VUaHJlYWQ6{account * 1000 + n // 6:012d}" for n in numbers],
+        "message_id": [f"aWdfZAG1faXRlbToxOklHTWVzc2FnZAUlEOjE3ODQ{n * 7919 % 10**14:014d}ZD" for n in numbers],
+        "platform": ["instagram"] * count,
+        "created_at": pa.array([at + n % count * 1_000_000_000 for n in numbers]).cast(TIME),
+        "tie_rank": [0] * count,
+        "direction": [("inbound", "outbound")[n % 2] for n in numbers],
+        "sender_id": [str(9_990_000_000_000_000 + n // 6 * (n % 2)) for n in numbers],
+        "text": [" ".join(WORDS[n * step % len(WORDS)] for step in range(1, 4 + n % 12)) for n in numbers],
+        "content_type": ["text"] * count,
+        "detail_status": ["detailed"] * count,
+        "first_seen_at": pa.array([at] * count).cast(TIME),
+        "changed_at": pa.array([at] * count).cast(TIME),
+    }
+    columns = [pa.array(rows[c.name], c.type) if c.name in rows and isinstance(rows[c.name], list)
+               else rows.get(c.name, pa.nulls(count, c.type)) for c in MESSAGES.columns]  # fmt: skip
+    return parquet.sort(MESSAGES, pa.Table.from_arrays(columns, schema=MESSAGES.schema))
+
+
+def fill(root: Path, accounts: int, days: int, rows: int) -> Path:
+    """Write the daily files without the cost of commits, and one sorted file of the same rows; return its path."""
+    one = root.parent / "one.parquet"
+    schema = pa.schema([pa.field("account", pa.string()), pa.field("date", pa.date32()), *MESSAGES.schema])
+    with pq.ParquetWriter(one, schema, compression="zstd") as writer:
+        for number in range(accounts):
+            account, waiting = f"a{number:03d}", []
+            for index in range(days):
+                day = FIRST + timedelta(days=index)
+                table = messages(number, day, rows)
+                path = root / "messages" / f"account={account}" / f"date={day}" / "data.parquet"
+                path.parent.mkdir(parents=True)
+                path.write_bytes(parquet.encode(MESSAGES, table, "benchmark"))
+                paths = [pa.array([value] * rows, kind) for value, kind in ((account, pa.string()), (day, pa.date32()))]
+                waiting.append(pa.Table.from_arrays([*paths, *table.columns], schema=schema))
+            writer.write_table(pa.concat_tables(waiting), row_group_size=122_880)
+    return one
+
+
+def queries(accounts: int, days: int, rows: int) -> dict[str, str]:
+    day = FIRST + timedelta(days=days // 2)
+    wanted = messages(accounts // 2, day, rows)["message_id"][rows // 2].as_py()
+    return {
+        "full scan": "SELECT account, direction, count(*), sum(length(text)), max(created_at) FROM {} GROUP BY ALL",
+        "one week": f"SELECT account, count(*), sum(length(text)) FROM {{}} WHERE date BETWEEN '{day}' AND '{day + timedelta(days=6)}' GROUP BY ALL",
+        "one account-day": f"SELECT * FROM {{}} WHERE account = 'a{accounts // 2:03d}' AND date = '{day}'",
+        "one message id": f"SELECT * FROM {{}} WHERE message_id = '{wanted}'",
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--accounts", type=int, default=20)
+    parser.add_argument("--days", type=int, default=151)
+    parser.add_argument("--rows", type=int, default=60, help="rows per account and day")
+    parser.add_argument("folder", nargs="?")
+    given = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(dir=given.folder))
+    try:
+        compare(folder, given.accounts, given.days, given.rows)
+    finally:
+        shutil.rmtree(folder)
+
+
+def compare(folder: Path, accounts: int, days: int, rows: int) -> None:
+    root = folder / "lake"
+    one = fill(root, accounts, days, rows)
+    asked = queries(accounts, days, rows)
+    store = Store(StoreSettings(root=str(root)))
+    store.rebuild_state()
+    started = time.perf_counter()
+    made = compact(store, FIRST + timedelta(days=days))
+    seconds = time.perf_counter() - started
+    print(f"{accounts} accounts x {days} days x {rows} rows: {len(made)} months compacted in {seconds:.0f} s")
+    time.sleep(2.1)
+    with convo_pipeline.connect(root) as compacted, duckdb.connect() as plain, Bare(root) as daily:
+        plain.execute("SET TimeZone = 'UTC'")
+        plain.execute(f"CREATE VIEW messages AS SELECT * FROM read_parquet('{one}')")
+        readers = {"one sorted file": plain, "connect(), compacted": compacted, "connect(), daily files": daily}
+        for name, sql in asked.items():
+            report(name, sql.format("messages"), readers)
+    store.close()
+
+
+class Bare:
+    """The same lake as it is read without a state: by daily files."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.parent / "bare"
+        self.root.mkdir()
+        shutil.copytree(root / "messages", self.root / "messages", copy_function=lambda a, b: Path(b).hardlink_to(a))
+
+    def __enter__(self) -> "convo_pipeline.lake.sql.Connection":
+        return convo_pipeline.connect(self.root)
+
+    def __exit__(self, *exc: object) -> None:
+        shutil.rmtree(self.root)
+
+
+def report(name: str, sql: str, readers: dict[str, object]) -> None:
+    timings: dict[str, list[float]] = {reader: [] for reader in readers}
+    results = {}
+    for _ in range(TURNS):
+        for reader, con in readers.items():
+            started = time.perf_counter()
+            results[reader] = sorted(map(repr, con.execute(sql).fetchall()))  # type: ignore[attr-defined]
+            timings[reader].append(time.perf_counter() - started)
+    assert len({tuple(rows) for rows in results.values()}) == 1, "the readers disagree"
+    base = statistics.median(timings["one sorted file"])
+    for reader, values in timings.items():
+        median = statistics.median(values)
+        print(f"{name:<16} {reader:<24} {median * 1000:>9.1f} ms {median / base:>7.2f} x")
+
+
+if __name__ == "__main__":
+    main()
