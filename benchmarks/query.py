@@ -25,7 +25,29 @@ from convo_pipeline.settings import StoreSettings
 
 FIRST = date(2025, 1, 1)
 TURNS = 5
-WORDS = ["hello", "are", "you", "open", "on", "sunday", "we", "would", "like", "two", "loaves", "of", "rye", "bread", "and", "a", "cake", "for", "eight", "people", "please"]
+WORDS = [
+    "hello",
+    "are",
+    "you",
+    "open",
+    "on",
+    "sunday",
+    "we",
+    "would",
+    "like",
+    "two",
+    "loaves",
+    "of",
+    "rye",
+    "bread",
+    "and",
+    "a",
+    "cake",
+    "for",
+    "eight",
+    "people",
+    "please",
+]
 
 
 def messages(account: int, day: date, count: int) -> pa.Table:
