@@ -18,7 +18,7 @@ from convo_pipeline.extract.account import REASONS
 from convo_pipeline.lake.files import Store
 from tests.inboxes import NOW, TOKEN_VARIABLE, Inboxes, date, settings_for, stopped_clock
 
-FAST_EXAMPLES, HUNT_EXAMPLES = 25, 250
+FAST_EXAMPLES, HUNT_EXAMPLES = 25, 150
 LONG_EXAMPLES = 5_000
 """Of about 25 bodies each."""
 

@@ -125,8 +125,9 @@ def edit(occasion: Occasion) -> None:
     occasion.memory["count"] = count = occasion.memory.get("count", 0) + 1
     for conversation in _listed(occasion)[:3]:
         rows = conversation.rows(occasion.world.clock.now_us(), keep_unsent=False)
-        rows[0].edit(f"edited {count}")
-        rows[0].unreact() if count % 2 == 0 else rows[0].react("👍")
+        for newest in rows[:1]:
+            newest.edit(f"edited {count}")
+            newest.unreact() if count % 2 == 0 else newest.react("👍")
 
 
 @register("B0", "one conversation (the Nth listed) fails every page that holds its content, code 1", "prepare", takes="position", default="1", kinds=ALL)  # fmt: skip
