@@ -25,7 +25,7 @@ CHECKS = (
     ("format", ("ruff", "format", "--check", ".")),
     ("lint", ("ruff", "check", ".")),
     ("types", ("mypy",)),
-    ("tests", ("pytest", "-n", "2", "--dist", "loadfile", "-m", "not hunt and not browser")),
+    ("tests", ("pytest", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "-m", "not hunt and not browser")),
 )
 
 

@@ -2,6 +2,8 @@
 
 import pytest
 
+SLOW_FILES = ("test_webserver.py", "test_demo.py", "test_assets.py", "test_cli.py", "test_s3.py", "test_forget.py")
+"""They wait for servers and processes: started first, they are not what everybody waits for at the end."""
 FOREIGN_VARIABLES = ("CONVO_CONFIG", "DAGSTER_HOME", "CONVO_EMULATOR_TOKEN")
 
 
@@ -20,3 +22,8 @@ def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test depends on what the developer's shell exports."""
     for variable in FOREIGN_VARIABLES:
         monkeypatch.delenv(variable, raising=False)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the slow files, each kept together (needs xdist's --no-loadscope-reorder)."""
+    items.sort(key=lambda item: SLOW_FILES.index(item.path.name) if item.path.name in SLOW_FILES else len(SLOW_FILES))

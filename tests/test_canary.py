@@ -192,6 +192,7 @@ def check_fault(name: str, token_in: str, canaries: Canaries, folder: Path, capf
     assert_unseen(canaries, folder, logged.getvalue(), output.out, output.err, *said)
 
 
+@pytest.mark.hunt
 @pytest.mark.parametrize("name", sorted(FAULTS))
 def test_s1_s2_s13_no_fault_makes_a_secret_or_a_text_appear(
     name: str, tmp_path: Path, canaries: Canaries, capfd: pytest.CaptureFixture[str]

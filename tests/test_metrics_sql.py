@@ -227,5 +227,14 @@ def test_the_documentation_names_only_what_exists(tmp_path: Path) -> None:
         known = {
             name for row in con.sql("SELECT table_name, column_name FROM duckdb_columns()").fetchall() for name in row
         }
-    known |= {"inbound", "outbound", "fast_reply", "repeated_text", "session_gap_hours", "business_hours", "timezone"}
+    known |= {
+        "inbound",
+        "outbound",
+        "fast_reply",
+        "repeated_text",
+        "session_gap_hours",
+        "business_hours",
+        "timezone",
+        "capture_sooner",
+    }
     assert named - known == set()
