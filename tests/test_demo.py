@@ -52,6 +52,9 @@ def check_summary(printed: str) -> None:
     assert re.search(r"\d+ calls and \d+ seconds, recorded in Dagster", printed)
     assert re.search(r"Half of the answers come within \d+ minutes", printed)
     assert len(re.findall(r"^ +[123]\. ", printed, re.M)) == 3
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    shown = readme.split("<!-- output: demo -->\n```text\n")[1].split("```")[0]
+    assert masked(printed).startswith(masked(shown))
 
 
 def check_tables(root: Path, printed: str) -> None:
@@ -81,3 +84,8 @@ def is_answering(web: Web) -> bool:
         return requests.get(f"{web.url}/server_info", timeout=5).ok
     except requests.ConnectionError:
         return False
+
+
+def masked(text: str) -> str:
+    """What is the same in every run: numbers and the spaces around them differ."""
+    return re.sub(r"\s+", " ", re.sub(r"[\d.,]*\d%?|─+", "N", text)).strip()
