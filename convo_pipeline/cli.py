@@ -15,9 +15,9 @@ import click
 from rich.console import Console
 
 from convo_pipeline.clock import SYSTEM_CLOCK, Clock
+from convo_pipeline.console.results import WRITERS, show
 from convo_pipeline.errors import ConvoError, SettingsError
 from convo_pipeline.lake.sql import Connection, QueryError, connect
-from convo_pipeline.results import WRITERS, show
 from convo_pipeline.secrets import redact
 from convo_pipeline.settings import CONFIG_VARIABLE, Settings, StoreSettings, find_settings_file, read_settings
 
@@ -123,7 +123,7 @@ def main(ctx: click.Context, config: str | None) -> None:
 @click.option("--port", default=3000, show_default=True, help="Port of the UI; another free one if it is taken.")
 def demo(root: str, ui: bool, port: int) -> None:
     """Fetch a week of two invented inboxes and answer questions about it."""
-    from convo_pipeline.demo import run_demo
+    from convo_pipeline.console.demo import run_demo
 
     if not run_demo(Path(root), Console(), ui_port=port if ui else None):
         sys.exit(EXIT_FAILED)
@@ -139,7 +139,7 @@ def extract(
     surroundings: Surroundings, accounts: Sequence[str], since: date | None, until: date | None, everything: bool
 ) -> None:
     """Fetch accounts × days into the raw tables, then make all others from them."""
-    from convo_pipeline.extraction import choose_window, run_extraction
+    from convo_pipeline.console.extraction import choose_window, run_extraction
 
     if everything and (since or until):
         raise SettingsError("--all takes neither --since nor --until")
@@ -157,7 +157,7 @@ def extract(
 @click.pass_obj
 def normalize(surroundings: Surroundings, accounts: Sequence[str], since: date | None, until: date | None) -> None:
     """Make every table agree with the raw ones again; asks nobody."""
-    from convo_pipeline.extraction import choose_window, run_normalisation
+    from convo_pipeline.console.extraction import choose_window, run_normalisation
 
     settings = surroundings.settings
     names = _chosen(settings, accounts)
@@ -179,7 +179,7 @@ def _chosen(settings: Settings, accounts: Sequence[str]) -> list[str]:
 @click.pass_obj
 def find(surroundings: Surroundings, account: str, user_id: str) -> None:
     """Fetch the conversation with one person into the tables and print it, newest last."""
-    from convo_pipeline.find import find_conversation, print_conversation
+    from convo_pipeline.console.find import find_conversation, print_conversation
 
     settings = surroundings.settings
     report, conversation_ids = find_conversation(settings, account, user_id, surroundings.clock, os.environ)
@@ -204,7 +204,7 @@ Exit codes:
 @click.pass_obj
 def check(surroundings: Surroundings, accounts: Sequence[str], form: str) -> None:
     """Try each account's token, permissions, ids and folders with a few calls; say what to do about each finding."""
-    from convo_pipeline.doctor import check_accounts, show_check
+    from convo_pipeline.console.doctor import check_accounts, show_check
 
     settings = surroundings.settings
     names = _chosen(settings, accounts)
@@ -231,7 +231,7 @@ def status(surroundings: Surroundings, accounts: Sequence[str], form: str) -> No
     The last complete run, the share of messages whose content is held (7 days), what was lost since yesterday and what
     is about to be, what is still to be read, and when the schedules run next.
     """
-    from convo_pipeline.status import read_status, show_status
+    from convo_pipeline.console.status import read_status, show_status
 
     settings = surroundings.settings
     found = read_status(settings, _chosen(settings, accounts), surroundings.clock.now())
@@ -279,7 +279,7 @@ def _answer(con: Connection, sql: str, form: str, output: str | None = None) -> 
 
 
 def _open_shell(con: Connection, form: str) -> None:
-    from convo_pipeline.shell import run_shell
+    from convo_pipeline.console.shell import run_shell
 
     if not sys.stdin.isatty():
         raise SettingsError('no SQL was given and there is no terminal: convo-pipeline query "select ..."')
@@ -306,7 +306,7 @@ def _try(con: Connection, sql: str, form: str) -> None:
 @click.pass_obj
 def verify(surroundings: Surroundings, root: str | None, quick: bool, rebuild_state: bool, form: str) -> None:
     """Re-read every file and say what is off; touches no file of the lake. Exit 1 if anything is damaged."""
-    from convo_pipeline.upkeep import show_verification, verify_lake
+    from convo_pipeline.console.upkeep import show_verification, verify_lake
 
     found = verify_lake(
         surroundings.lake_settings(root), Console(stderr=True), is_quick=quick, is_rebuilt=rebuild_state
@@ -323,7 +323,7 @@ def verify(surroundings: Surroundings, root: str | None, quick: bool, rebuild_st
 @click.pass_obj
 def rename(surroundings: Surroundings, old: str, new: str, root: str | None) -> None:
     """Give account OLD the name NEW in the lake; then change its name in the configuration."""
-    from convo_pipeline.upkeep import rename as rename_in_lake
+    from convo_pipeline.console.upkeep import rename as rename_in_lake
 
     tables = rename_in_lake(surroundings.lake_settings(root), old, new)
     click.echo(f"{old} is now {new} in {len(tables)} tables; change its name in the configuration too", err=True)
@@ -340,7 +340,7 @@ def forget(surroundings: Surroundings, account: str, person_id: str, yes: bool) 
     PERSON_ID is the id by which this account knows them: participants.participant_id. Conversations between
     you and them leave whole; in groups what they sent leaves, and who they are.
     """
-    from convo_pipeline.upkeep import forget_person
+    from convo_pipeline.console.upkeep import forget_person
 
     is_agreed = (lambda text: True) if yes else (lambda text: click.confirm(f"{text} Go on?", err=True))
     told = forget_person(surroundings.settings, account, person_id, surroundings.clock, is_agreed)
@@ -355,7 +355,7 @@ def forget(surroundings: Surroundings, account: str, person_id: str, yes: bool) 
 @click.pass_obj
 def expire(surroundings: Surroundings, dry_run: bool) -> None:
     """Remove what is older than [retention] in the configuration allows. The nightly upkeep does the same."""
-    from convo_pipeline.upkeep import expire_rows, show_expired
+    from convo_pipeline.console.upkeep import expire_rows, show_expired
 
     show_expired(expire_rows(surroundings.settings, surroundings.clock, dry_run), dry_run, Console())
 
@@ -365,7 +365,7 @@ def expire(surroundings: Surroundings, dry_run: bool) -> None:
 @click.pass_obj
 def compact(surroundings: Surroundings, root: str | None) -> None:
     """Keep closed months as one file each, for faster queries. The nightly upkeep does the same."""
-    from convo_pipeline.upkeep import compact_lake
+    from convo_pipeline.console.upkeep import compact_lake
 
     count = compact_lake(surroundings.lake_settings(root), surroundings.clock, Console(stderr=True))
     click.echo(f"{count} months compacted")

@@ -15,8 +15,8 @@ from convo_pipeline.orchestration.alerts import WHAT_NEXT
 from convo_pipeline.orchestration.catalog import build_definitions
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.runs import QUIET
+from convo_pipeline.orchestration.webhook import post_json, read_webhook
 from convo_pipeline.settings import Settings
-from convo_pipeline.webhook import post_json, read_webhook
 from tests.inboxes import serve, small_world, stopped_clock
 
 BAD_TOKEN = "EAAwrongwrongwrongwrong"

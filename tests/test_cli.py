@@ -22,8 +22,8 @@ from prompt_toolkit.output import DummyOutput
 from rich.console import Console
 
 from convo_pipeline.cli import main
+from convo_pipeline.console.shell import run_shell
 from convo_pipeline.emulator.serve import EMULATOR_TOKEN, EmulatorServer
-from convo_pipeline.shell import run_shell
 from tests.inbox_worlds import TOKENS, Days, message_counts, small_world, three_days, write_config
 from tests.web_server import wait_for
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from graph_server import DATE, Call, Reply, drip, page, refusal, serving, write
 
 from convo_pipeline import errors
 from convo_pipeline.clock import Clock
@@ -24,6 +23,7 @@ from convo_pipeline.graph.client import Answer, Endpoint, GraphClient, Identity
 from convo_pipeline.graph.pages import Page
 from convo_pipeline.graph.rate_limit import NO_LIMIT, CallBudget, Key, SqliteLimiter
 from convo_pipeline.secrets import Credentials
+from tests.graph_server import DATE, Call, Reply, drip, page, refusal, serving, write
 
 TOKEN = "EAAcanaryTOKENcanaryTOKEN12345"
 SECRET = "canary-app-secret"

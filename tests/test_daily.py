@@ -6,12 +6,12 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pytest
-from metric_worlds import Message, as_table
 
 import convo_pipeline
 from convo_pipeline.daily import derive_account_days, stale_account_days
 from convo_pipeline.lake.files import Store
 from convo_pipeline.settings import StoreSettings
+from tests.metric_worlds import Message, as_table
 
 FIRST, SECOND, LATE = date(2026, 3, 1), date(2026, 3, 2), date(2026, 3, 20)
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from convo_pipeline.advice import ADVICE, CODES
-from convo_pipeline.doctor import Diagnosis, Finding, check_accounts, show_check
+from convo_pipeline.console.advice import ADVICE, CODES
+from convo_pipeline.console.doctor import Diagnosis, Finding, check_accounts, show_check
 from convo_pipeline.emulator.fault import Fault, FaultKind
 from convo_pipeline.emulator.refusals import Refusal
 from convo_pipeline.emulator.serve import EMULATOR_TOKEN
@@ -240,6 +240,6 @@ def test_the_table_shows_what_to_do_and_json_says_the_same(inboxes: Inboxes) -> 
 
 def test_every_advice_is_led_to_and_every_code_has_one() -> None:
     assert set(CODES.values()) <= set(ADVICE)
-    source = Path(__file__).parent.parent / "convo_pipeline" / "doctor.py"
+    source = Path(__file__).parent.parent / "convo_pipeline" / "console" / "doctor.py"
     led_to = set(CODES.values()) | {name for name in ADVICE if f'"{name}"' in source.read_text()}
     assert led_to == set(ADVICE)

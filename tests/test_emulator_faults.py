@@ -24,6 +24,7 @@ from convo_pipeline.emulator.serve import EMULATOR_TOKEN, EmulatorServer
 from convo_pipeline.emulator.switches import Switches
 from convo_pipeline.emulator.value_faults import HOSTILE
 from convo_pipeline.emulator.world import World
+from tests.certificates import write_certificate
 
 START = datetime(2026, 2, 19, 12, tzinfo=UTC)
 HEADER = {"Authorization": f"Bearer {EMULATOR_TOKEN}", "Connection": "close"}
@@ -337,33 +338,6 @@ def test_a_certificate_nobody_knows_is_refused(tmp_path: Path) -> None:
             ask(server)
         known = requests.get(f"{server.base_url}/111", headers=HEADER, timeout=5, verify=files[0])
     assert known.status_code == 200
-
-
-def write_certificate(folder: Path) -> tuple[str, str]:
-    import ipaddress
-
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "emulator")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    plain = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    (folder / "cert.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    (folder / "key.pem").write_bytes(key.private_bytes(*plain))
-    return str(folder / "cert.pem"), str(folder / "key.pem")
 
 
 # B: paging

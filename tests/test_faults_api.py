@@ -7,7 +7,6 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from fault_runs import NOW, list_inbox, make_inbox
 
 from convo_pipeline import errors
 from convo_pipeline.emulator.faults import make_fault
@@ -17,6 +16,7 @@ from convo_pipeline.graph.client import Endpoint, GraphClient
 from convo_pipeline.graph.pages import nested_page
 from convo_pipeline.graph.rate_limit import NO_LIMIT, CallBudget
 from convo_pipeline.secrets import Credentials
+from tests.fault_runs import NOW, list_inbox, make_inbox
 
 ITEM_CURSORS = Switches(cursor_kind="item")
 UNTOUCHED_ROWS = [

@@ -4,8 +4,6 @@ import time
 from pathlib import Path
 
 import pytest
-from fault_runs import Outcome, list_inbox, make_inbox
-from test_emulator_faults import write_certificate
 
 from convo_pipeline import errors
 from convo_pipeline.clock import Clock
@@ -13,6 +11,8 @@ from convo_pipeline.emulator.faults import make_fault
 from convo_pipeline.graph.client import Endpoint, GraphClient
 from convo_pipeline.graph.rate_limit import NO_LIMIT, CallBudget
 from convo_pipeline.secrets import Credentials
+from tests.certificates import write_certificate
+from tests.fault_runs import Outcome, list_inbox, make_inbox
 
 CLEAN_CALLS = 4
 """What the inbox costs without a fault: three pages and the head again."""

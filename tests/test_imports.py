@@ -27,7 +27,7 @@ MAY_IMPORT = {
 OWNERS = {
     "requests": ["graph/client.py"],
     "urllib3": ["graph/client.py", "graph/deadline.py"],
-    "urllib.request": ["webhook.py"],
+    "urllib.request": ["orchestration/webhook.py"],
     "duckdb": ["lake/sql.py"],
     "boto3": ["lake/s3.py"],
     "botocore": ["lake/s3.py"],
@@ -86,13 +86,20 @@ def test_no_module_with_assets_postpones_its_annotations() -> None:
     assert postponing == []
 
 
-def test_every_package_that_is_imported_is_declared() -> None:
+@pytest.mark.parametrize(
+    ("folder", "extras"), [("convo_pipeline", ()), ("benchmarks", ("dev",)), ("scripts", ("dev",)), ("tests", ("dev",))]
+)
+def test_every_package_that_is_imported_is_declared(folder: str, extras: tuple[str, ...]) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared = {_name(entry) for entry in project["dependencies"]}
+    entries = [
+        *project["dependencies"],
+        *(entry for extra in extras for entry in project["optional-dependencies"][extra]),
+    ]
+    declared = {_name(entry) for entry in entries}
     distributions = packages_distributions()
-    top_level = {name.split(".")[0] for path in MODULES for name in imported(path)} - {"convo_pipeline"}
-    foreign = {name for name in top_level if name not in sys.stdlib_module_names}
-    needed = {name: {_name(each) for each in distributions[name]} for name in foreign}
+    top_level = {name.split(".")[0] for path in (ROOT / folder).rglob("*.py") for name in imported(path)}
+    foreign = top_level - {"convo_pipeline", "tests", "benchmarks", "scripts"} - sys.stdlib_module_names
+    needed = {name: {_name(each) for each in distributions.get(name, ())} for name in foreign}
     assert {name: candidates for name, candidates in needed.items() if not candidates & declared} == {}
 
 

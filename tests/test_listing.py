@@ -9,7 +9,6 @@ from random import Random
 from typing import Any
 
 import pytest
-from graph_server import Call, Reply, page, refusal, serving
 
 from convo_pipeline import errors
 from convo_pipeline.clock import Clock
@@ -18,6 +17,7 @@ from convo_pipeline.graph.ladder import TOP, Rung
 from convo_pipeline.graph.listing import ListedPage, Listing, ListingSummary
 from convo_pipeline.graph.rate_limit import NO_LIMIT, CallBudget
 from convo_pipeline.secrets import Credentials
+from tests.graph_server import Call, Reply, page, refusal, serving
 
 NOW = datetime(2026, 2, 19, 9, tzinfo=UTC)  # what the scripted server's Date says
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)

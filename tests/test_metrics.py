@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from metric_worlds import LONG_TEXT, Message, as_table, random_world, write_world
 
 import convo_pipeline
 from convo_pipeline.schema import ACCOUNT_DAYS
 from convo_pipeline.tables.metrics import account_days, changed_days, needed_days
+from tests.metric_worlds import LONG_TEXT, Message, as_table, random_world, write_world
 
 SQL = (Path(__file__).parent.parent / "benchmarks" / "account_days.sql").read_text()
 DAY = date(2026, 3, 10)

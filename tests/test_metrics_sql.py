@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from metric_worlds import LONG_TEXT, Hours, Message, World, random_world, response_turns, sessions, write_world
 
 import convo_pipeline
 from convo_pipeline.lake.answers import business_hours
 from convo_pipeline.settings import Settings, parse_settings
+from tests.metric_worlds import LONG_TEXT, Hours, Message, World, random_world, response_turns, sessions, write_world
 
 MONDAY = datetime(2026, 3, 2, tzinfo=UTC)
 BERLIN = Hours("Europe/Berlin", 9, 18)

@@ -6,7 +6,13 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from raw_days import (
+
+from convo_pipeline import schema
+from convo_pipeline.tables.media import url_expires_at
+from convo_pipeline.tables.messages import PLAIN_NAMES, read_closely, read_contents, read_plain
+from convo_pipeline.tables.normalize import RawDay, normalize
+from convo_pipeline.tables.payloads import Fields
+from tests.raw_days import (
     AT,
     OWN_IDS,
     PAGE_ID,
@@ -18,12 +24,6 @@ from raw_days import (
     raw_day,
     read_sample,
 )  # fmt: skip
-
-from convo_pipeline import schema
-from convo_pipeline.tables.media import url_expires_at
-from convo_pipeline.tables.messages import PLAIN_NAMES, read_closely, read_contents, read_plain
-from convo_pipeline.tables.normalize import RawDay, normalize
-from convo_pipeline.tables.payloads import Fields
 
 OWN, CUSTOMER = OWN_IDS["instagram"], "42"
 LATER = datetime(2026, 2, 20, tzinfo=UTC)

@@ -10,11 +10,11 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from raw_days import conversation_row, detail_row, id_row, raw_day, read_sample
 
 from convo_pipeline import schema
 from convo_pipeline.tables.coverage import count_coverage
 from convo_pipeline.tables.normalize import RawDay, normalize
+from tests.raw_days import conversation_row, detail_row, id_row, raw_day, read_sample
 
 MESSAGES: list[dict[str, Any]] = [
     *read_sample(2)["messages"]["data"],

@@ -12,11 +12,11 @@ import nbformat
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from metric_worlds import as_table, random_world, write_world
 from nbclient import NotebookClient
 
 from convo_pipeline.schema import CONVERSATIONS, COVERAGE, RUNS
 from convo_pipeline.tables.metrics import account_days
+from tests.metric_worlds import as_table, random_world, write_world
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 ALLOWED_IMPORTS = {"convo_pipeline", "duckdb", "pandas", "matplotlib"}

@@ -4,11 +4,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from raw_days import AT, OWN_IDS, PAGE_ID, SEEN, conversation_row, detail_row, id_row, raw_day, read_sample
 
 from convo_pipeline.errors import PayloadError
 from convo_pipeline.tables.events import Event, read_events
 from convo_pipeline.tables.normalize import normalize
+from tests.raw_days import AT, OWN_IDS, PAGE_ID, SEEN, conversation_row, detail_row, id_row, raw_day, read_sample
 
 Rows = dict[str, list[dict[str, Any]]]
 IG_MESSAGE = read_sample(5)["id"]

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import dagster as dg
 
 from convo_pipeline.orchestration.deployment import Deployment
+from convo_pipeline.orchestration.webhook import post_json, read_webhook
 from convo_pipeline.secrets import redact
-from convo_pipeline.webhook import post_json, read_webhook
 
 LOOK_SECONDS = 30
 WHAT_NEXT = "convo-pipeline check says what to do about a refusal, convo-pipeline status how each account is"

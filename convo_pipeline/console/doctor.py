@@ -14,8 +14,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from convo_pipeline.advice import ADVICE, CODES, SCOPES, Level
 from convo_pipeline.clock import Clock
+from convo_pipeline.console.advice import ADVICE, CODES, SCOPES, Level
 from convo_pipeline.errors import (
     AccessDeniedError,
     ConvoError,

@@ -22,12 +22,12 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 
+from convo_pipeline.console.progress import ProgressLines
 from convo_pipeline.lake.sql import Connection, connect
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.instance import HOME_VARIABLE, make_home, open_instance
 from convo_pipeline.orchestration.partitions import ONE_DAY, Window
 from convo_pipeline.orchestration.runs import RunResult, run_jobs
-from convo_pipeline.progress import ProgressLines
 from convo_pipeline.sandbox import URL_VARIABLE, serving
 from convo_pipeline.settings import CONFIG_FILE, CONFIG_VARIABLE, read_settings
 

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from convo_pipeline.clock import Clock
+from convo_pipeline.console.progress import ProgressLines
 from convo_pipeline.errors import SettingsError
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.instance import open_instance
@@ -16,7 +17,6 @@ from convo_pipeline.orchestration.jobs import NORMALISE_JOB
 from convo_pipeline.orchestration.partitions import ONE_DAY, Window
 from convo_pipeline.orchestration.runs import RunResult, run_jobs
 from convo_pipeline.orchestration.schedules import nightly_window, open_ledger
-from convo_pipeline.progress import ProgressLines
 from convo_pipeline.settings import Settings
 
 

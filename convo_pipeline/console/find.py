@@ -8,11 +8,11 @@ from rich.console import Console
 from rich.text import Text
 
 from convo_pipeline.clock import Clock
+from convo_pipeline.console.results import readable
 from convo_pipeline.derive import derive_day, stale_days
 from convo_pipeline.extract.run import AccountReport, find
 from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.sql import connect
-from convo_pipeline.results import readable
 from convo_pipeline.sandbox import reachable
 from convo_pipeline.settings import Settings
 
