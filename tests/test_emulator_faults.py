@@ -261,6 +261,7 @@ def test_retry_after_is_a_number_or_a_date() -> None:
         ("business_80002", (400, 80002, None)),
         ("business_80006", (400, 80006, None)),
         ("reduce_above:59", (500, 1, None)),
+        ("nested_refused", (500, 1, None)),
         ("poisoned", (500, 1, None)),
         ("nonexisting:reactions", (400, 100, None)),
         ("permission_10", (403, 10, None)),

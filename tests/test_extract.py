@@ -60,6 +60,29 @@ def test_a_rerun_with_nothing_new_rewrites_no_file_although_media_urls_are_signe
         assert inboxes.files() == before
 
 
+def test_an_idle_rerun_costs_one_call_although_some_of_the_first_page_is_recent(tmp_path: Path) -> None:
+    world = small_world()
+    for number in range(120):
+        world.accounts["mess"].add_conversation().add_messages(1, NOW - timedelta(minutes=number + 1))
+    with serve(tmp_path, world) as inboxes:
+        inboxes.extract_whole()
+        world.clock.advance(60)
+        assert inboxes.extract(accounts=["mess"])[0].calls == {"listing": 1}
+        world.accounts["mess"].add_conversation().add_message("new")
+        assert inboxes.extract(accounts=["mess"])[0].counts["conversations_fetched"] == 1
+
+
+def test_the_nightly_run_without_nesting_walks_only_what_was_active_in_the_days_to_recheck(tmp_path: Path) -> None:
+    world = small_world()
+    for number in range(20):
+        world.accounts["mess"].add_conversation().add_messages(1, NOW - timedelta(hours=6 * number))
+    with serve(tmp_path, world) as inboxes:
+        inboxes.extract_whole()
+        inboxes.server.set_faults("nested_refused")
+        [report] = inboxes.extract(accounts=["mess"], mode="nightly")
+        assert report.calls["edge"] == 9
+
+
 def test_a_deep_instagram_conversation_keeps_20_details_and_every_id(tmp_path: Path) -> None:
     world = small_world()
     world.accounts["insta"].add_conversation().add_messages(75, at(3), 600)

@@ -22,19 +22,29 @@ def _limit(text: str) -> int:
 def _count_rows(occasion: Occasion) -> int:
     """Return how many rows a call asks for, nested ones included."""
     limit = _limit(occasion.call.params.get("limit", "25")) if occasion.kind != "node" else 1
+    nested = _nested_limits(occasion)
+    return limit * (nested[0] if nested else 1)
+
+
+def _nested_limits(occasion: Occasion) -> list[int]:
+    """Return how many messages a call nests; empty where it nests none."""
     try:
         asked = parse_fields(occasion.call.params.get("fields", "id"))
     except FieldSyntaxError:
-        return 0
-    nested = [
+        return []
+    return [
         _limit(field.arguments.get("limit", "25")) for field in asked if field.name == "messages" and field.children
     ]
-    return limit * (nested[0] if nested else 1)
 
 
 @register("B0", "code 1, reduce the amount of data, above so many rows", "refuse", takes="rows", default="200", kinds=ALL)  # fmt: skip
 def reduce_above(occasion: Occasion) -> Refusal | None:
     return reduce_data() if _count_rows(occasion) > occasion.number else None
+
+
+@register("B0", "code 1, reduce the amount of data, for messages nested in anything", "refuse", takes="nothing", kinds=("listing", "node"))  # fmt: skip
+def nested_refused(occasion: Occasion) -> Refusal | None:
+    return reduce_data() if _nested_limits(occasion) else None
 
 
 @register("B0", "a field is refused as nonexisting", "refuse", takes="field", default="reactions", kinds=ALL)

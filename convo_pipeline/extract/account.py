@@ -261,6 +261,7 @@ class AccountCalls:
             self._rung,
             since=self._plan.listed_since,
             folders=self._run.account.folders,
+            is_known=reader.adds_nothing,
             clock=self._run.clock,
         )
         self._fetched = reader.fetch(self._listing)
@@ -293,7 +294,7 @@ class AccountCalls:
             {key: state.updated_us for key, state in conversations.items()},
             frozenset(key for key, state in conversations.items() if state.due_reason),
             frozenset(key for key, state in conversations.items() if state.due_reason == "missing"),
-            is_reread=self._run.mode in ("nightly", "full"),
+            reread_since_us=self._reread_since_us(),
             is_swept=self._run.mode == "full",
         )
         conversation_reader = ConversationReader(
@@ -314,6 +315,12 @@ class AccountCalls:
             on_conversations=lambda count: self._tell("conversations", count),
             clean=self._suppressor.clean_conversations,
         )
+
+    def _reread_since_us(self) -> int | None:
+        """From which last activity on a conversation is read again although nothing in it moved: all of them by `full`."""
+        if self._run.mode == "full":
+            return 0
+        return rows.to_us(self._plan.listed_since) if self._run.mode == "nightly" else None
 
     def _tell(self, step: str, count: int) -> None:
         self._run.on_progress(Progress(self._name, step, count))

@@ -66,8 +66,8 @@ class Known:
     due: frozenset[str] = frozenset()
     missing: frozenset[str] = frozenset()
     """Those of the due that could not be found when they were asked last."""
-    is_reread: bool = False
-    """Whether edits and reactions are looked for, which do not move the time of the last activity."""
+    reread_since_us: int | None = None
+    """From which last activity on edits and reactions are looked for: they do not move that time."""
     is_swept: bool = False
     """Whether conversations are walked as if nothing of them were held: what was missed is found."""
 
@@ -127,6 +127,14 @@ class InboxReader:
                 read.result()
         return self.fetched
 
+    def adds_nothing(self, row: Mapping[str, object]) -> bool:
+        """Whether a listed conversation is held as it is: below such a page, and old ones, nothing can be new."""
+        conversation_id = rows.readable_id(row)
+        if conversation_id is None or not self._is_current(conversation_id, rows.microseconds(row.get("updated_time"))):
+            return False
+        entries = _nested_or_unread(row, rows.EPOCH).rows
+        return not entries or rows.readable_id(entries[0]) == self._known.held[conversation_id].newest_message_id
+
     def revisit(self, conversation_id: str) -> None:
         """Ask one conversation by its id, with its newest messages nested, and read what it lacks."""
         if not self._stop.is_set():
@@ -161,11 +169,12 @@ class InboxReader:
 
     def _is_current(self, conversation_id: str, updated_us: int | None) -> bool:
         """Whether what is held is as new as what was listed and as deep as is asked, as far as times can tell."""
-        is_same_time = updated_us is not None and self._known.updated_us.get(conversation_id) == updated_us
-        held = self._known.held.get(conversation_id)
+        if updated_us is None or self._known.updated_us.get(conversation_id) != updated_us:
+            return False
+        held, reread_since_us = self._known.held.get(conversation_id), self._known.reread_since_us
         is_deep_enough = held is not None and held.complete_since_us <= self._since_us
-        is_due = self._known.is_reread or conversation_id in self._known.due
-        return is_same_time and is_deep_enough and not is_due
+        is_due = conversation_id in self._known.due or (reread_since_us is not None and updated_us >= reread_since_us)
+        return is_deep_enough and not is_due
 
     def _count(self, done: Sequence[Listed]) -> None:
         unchanged_count = sum(map(self._is_unchanged, done))
@@ -274,7 +283,7 @@ def _without_cursor(row: object) -> object:
     return row | {"messages": {key: value for key, value in messages.items() if key != "paging"}}
 
 
-def _nested_or_unread(row: dict[str, object], server_time: datetime) -> Page:
+def _nested_or_unread(row: Mapping[str, object], server_time: datetime) -> Page:
     """Return the nested messages; where their shape is unknown, a page that says: walk the edge from its head."""
     try:
         return nested_page(row.get("messages"), server_time)
