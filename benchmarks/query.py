@@ -20,6 +20,7 @@ import convo_pipeline
 from convo_pipeline.lake import parquet
 from convo_pipeline.lake.compact import compact
 from convo_pipeline.lake.files import Store
+from convo_pipeline.lake.rebuild import rebuild_state
 from convo_pipeline.schema import MESSAGES, TIME
 from convo_pipeline.settings import StoreSettings
 
@@ -122,7 +123,7 @@ def compare(folder: Path, accounts: int, days: int, rows: int) -> None:
     one = fill(root, accounts, days, rows)
     asked = queries(accounts, days, rows)
     store = Store(StoreSettings(root=str(root)))
-    store.rebuild_state()
+    rebuild_state(store)
     started = time.perf_counter()
     made = compact(store, FIRST + timedelta(days=days))
     seconds = time.perf_counter() - started

@@ -11,7 +11,8 @@ from itertools import chain
 
 import pyarrow as pa
 
-from convo_pipeline.lake.files import Commit, Store
+from convo_pipeline.lake.files import Store
+from convo_pipeline.lake.partitions import Commit
 from convo_pipeline.lake.retention import read_floors
 from convo_pipeline.schema import ACCOUNT_DAYS, MESSAGES, SCHEMA_VERSION
 from convo_pipeline.tables.metrics import COLUMNS, LOOKBACK_DAYS, account_days, needed_days

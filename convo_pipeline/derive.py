@@ -9,7 +9,8 @@ import hashlib
 from datetime import date
 
 from convo_pipeline import schema
-from convo_pipeline.lake.files import Commit, Store
+from convo_pipeline.lake.files import Store
+from convo_pipeline.lake.partitions import Commit
 from convo_pipeline.lake.retention import read_floors
 from convo_pipeline.tables.coverage import count_coverage
 from convo_pipeline.tables.normalize import RawDay, normalize
@@ -40,7 +41,7 @@ def derive_day(store: Store, account: str, day: date, *, is_forced: bool = False
         return [_held(store, table, account, day) for table in DERIVED]
     commits = _derive(store, account, day)
     for _ in range(LOOKS if store.place.is_shared else 0):
-        store.look_again(account, day)
+        store.partitions.look_again(account, day)
         if _is_current(store, account, day):
             break
         commits = _derive(store, account, day)

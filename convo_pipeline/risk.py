@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
 from convo_pipeline.lake.files import Store
-from convo_pipeline.lake.state import Run
+from convo_pipeline.lake.records import Run
 from convo_pipeline.schema import RAW_MESSAGE_IDS
 from convo_pipeline.settings import Settings
 

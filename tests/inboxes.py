@@ -15,7 +15,8 @@ from convo_pipeline.emulator.serve import EMULATOR_TOKEN, EmulatorServer
 from convo_pipeline.emulator.switches import Switches
 from convo_pipeline.emulator.world import Account, World
 from convo_pipeline.extract.run import AccountReport, extract
-from convo_pipeline.lake.files import Commit, Store
+from convo_pipeline.lake.files import Store
+from convo_pipeline.lake.partitions import Commit
 from convo_pipeline.settings import Settings, parse_settings
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)

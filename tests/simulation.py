@@ -27,7 +27,8 @@ from convo_pipeline.emulator.world import Account, Conversation, Message, TrueMe
 from convo_pipeline.extract.account import REASONS
 from convo_pipeline.extract.run import AccountReport, extract
 from convo_pipeline.json_text import load_json
-from convo_pipeline.lake.files import Commit, Store
+from convo_pipeline.lake.files import Store
+from convo_pipeline.lake.partitions import Commit
 from convo_pipeline.lake.verify import verify
 from convo_pipeline.settings import Settings
 from tests.inboxes import NOW, START, TOKEN_VARIABLE, settings_for

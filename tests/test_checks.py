@@ -13,8 +13,8 @@ from convo_pipeline import schema
 from convo_pipeline.derive import derive_day
 from convo_pipeline.emulator.serve import EmulatorServer
 from convo_pipeline.lake.files import Store
+from convo_pipeline.lake.records import Run
 from convo_pipeline.lake.retention import FLOORS
-from convo_pipeline.lake.state import Run
 from convo_pipeline.orchestration.catalog import build_definitions
 from convo_pipeline.orchestration.checks import ACCOUNTS, CHECKS, judge
 from convo_pipeline.orchestration.deployment import Deployment

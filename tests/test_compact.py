@@ -16,10 +16,11 @@ import pytest
 import convo_pipeline
 from convo_pipeline.errors import StoreError
 from convo_pipeline.lake.compact import DAYS_KEY, compact, remove_compactions
+from convo_pipeline.lake.database import STATE_FILE
 from convo_pipeline.lake.files import Store
+from convo_pipeline.lake.rebuild import rebuild_state
 from convo_pipeline.lake.rename import rename_account
 from convo_pipeline.lake.sql import Connection
-from convo_pipeline.lake.state import STATE_FILE
 from convo_pipeline.schema import MESSAGES, RAW_MESSAGE_IDS
 from convo_pipeline.settings import StoreSettings
 
@@ -177,7 +178,7 @@ def test_a_rebuilt_state_reads_days_until_the_next_compaction(store: Store, tmp_
     store.close()
     for path in (store.root / ".state").glob(f"{STATE_FILE}*"):
         path.unlink()
-    store.rebuild_state()
+    rebuild_state(store)
     with convo_pipeline.connect(store.root) as con:
         assert months_read(con) == 0
         compact(store, TODAY)

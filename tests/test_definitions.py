@@ -8,7 +8,8 @@ import pyarrow as pa
 import pytest
 
 from convo_pipeline import schema
-from convo_pipeline.lake.state import Run, State
+from convo_pipeline.lake.records import Run
+from convo_pipeline.lake.state import State
 from convo_pipeline.orchestration.catalog import build_definitions
 from convo_pipeline.orchestration.deployment import Deployment, read_deployment
 from convo_pipeline.orchestration.metadata import preview

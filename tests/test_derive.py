@@ -10,7 +10,8 @@ import pytest
 from convo_pipeline import schema
 from convo_pipeline.derive import DERIVATION_VERSION, derive_day, source_of, stale_days
 from convo_pipeline.errors import CorruptError
-from convo_pipeline.lake.files import Commit, Store
+from convo_pipeline.lake.files import Store
+from convo_pipeline.lake.partitions import Commit
 from convo_pipeline.settings import StoreSettings
 
 DAY = date(2026, 2, 19)

@@ -17,7 +17,7 @@ from convo_pipeline.emulator.refusals import Refusal
 from convo_pipeline.emulator.serve import EMULATOR_TOKEN
 from convo_pipeline.emulator.switches import Switches
 from convo_pipeline.graph.rate_limit import Key, SqliteLimiter
-from convo_pipeline.lake.state import AccountIdentity
+from convo_pipeline.lake.identity import AccountIdentity
 from convo_pipeline.settings import AccountSettings
 from tests.inboxes import TOKEN_VARIABLE, Inboxes, serve, small_world, stopped_clock
 

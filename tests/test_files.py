@@ -17,9 +17,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from convo_pipeline.errors import BusyError, CorruptError, SchemaError, StoreError
-from convo_pipeline.lake.files import Commit, Store
+from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.folder import Folder
-from convo_pipeline.lake.state import AccountIdentity, ConversationState, Partition, Run
+from convo_pipeline.lake.identity import AccountIdentity
+from convo_pipeline.lake.ledger import export_runs
+from convo_pipeline.lake.partitions import Commit
+from convo_pipeline.lake.rebuild import rebuild_state
+from convo_pipeline.lake.records import ConversationState, Partition, Run
 from convo_pipeline.schema import RAW_MESSAGE_IDS, REACTIONS, SCHEMA_VERSION, VERSION_KEY
 from convo_pipeline.settings import StoreSettings
 
@@ -122,7 +126,7 @@ def test_replace_by_nothing_removes_the_file_and_its_folders(store: Store) -> No
 
 
 def test_there_is_no_third_way_to_write(store: Store) -> None:
-    with pytest.raises(StoreError, match="reactions is derived"):
+    with pytest.raises(StoreError, match="reactions is no raw table"):
         store.merge("reactions", ACCOUNT, DAY, reactions("1"))
     with pytest.raises(StoreError, match="raw_message_ids is raw"):
         store.replace(TABLE, ACCOUNT, DAY, ids("m"), "digest")
@@ -263,7 +267,7 @@ def test_a_file_of_a_newer_version_is_read_but_not_written(store: Store) -> None
     newer = store.read(TABLE, ACCOUNT, DAY).append_column("mood", [["good"]])
     newer = newer.replace_schema_metadata({VERSION_KEY: str(SCHEMA_VERSION + 1).encode()})
     pq.write_table(newer, file_of(store))
-    store.rebuild_state()
+    rebuild_state(store)
     assert held_ids(store) == ["m1"]
     with pytest.raises(SchemaError, match="written by a newer convo-pipeline"):
         store.merge(TABLE, ACCOUNT, DAY, ids("m2"))
@@ -275,13 +279,13 @@ def test_state_is_rebuilt_from_the_files(store: Store) -> None:
     store.replace("reactions", ACCOUNT, DAY, reactions("1"), "digest")
     run = Run("r1", ACCOUNT, "extract", NOON, DAY, date(2026, 1, 6), NOON, "complete", (), None, {"listing": 1}, {}, {})
     store.state.save_run(run)
-    store.export_runs("r1")
+    export_runs(store, "r1")
     partitions = store.state.partitions()
     store.close()
     for path in store.state_path.glob("state.db*"):
         path.unlink()
     again = open_store(store.root)
-    again.rebuild_state()
+    rebuild_state(again)
     assert again.state.partitions() == partitions
     assert again.state.placements(ACCOUNT) == {("c", "guess"): DAY}
     assert again.state.runs() == [run]
@@ -297,7 +301,7 @@ def test_an_older_lake_put_back_is_believed_once_the_state_is_rebuilt(store: Sto
     store.state.save_conversations(ACCOUNT, [ConversationState("c", 9, "m3", 1)])
     file_of(store).write_bytes(backup)
     store.path(TABLE, ACCOUNT, date(2026, 1, 6)).unlink()
-    store.rebuild_state()
+    rebuild_state(store)
     assert held_ids(store) == ["m1"]
     assert [record.date for record in store.state.partitions()] == [DAY]
     assert store.state.conversations(ACCOUNT)["c"].complete_since_us is None
@@ -316,10 +320,10 @@ def test_staged_files_of_dead_writers_are_swept_after_an_hour(store: Store) -> N
 def test_runs_are_exported_beside_the_ones_already_there(store: Store) -> None:
     for run_id in ("r2", "r1"):
         store.state.save_run(Run(run_id, ACCOUNT, "extract", NOON, outcome="failed", reasons=("throttled",)))
-        store.export_runs(run_id)
+        export_runs(store, run_id)
     store.state.prune_runs(datetime(2027, 1, 1, tzinfo=UTC))
     store.state.save_run(Run("r3", ACCOUNT, "capture", NOON, outcome="complete"))
-    (commit,) = store.export_runs("r3")
+    (commit,) = export_runs(store, "r3")
     rows = pq.ParquetFile(store.root / "runs" / "date=2026-01-05" / "data.parquet").read()
     assert commit.row_count == 3
     assert rows["run_id"].to_pylist() == ["r1", "r2", "r3"]

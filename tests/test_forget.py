@@ -22,6 +22,8 @@ from convo_pipeline.extract.spool import Spool, left_spools
 from convo_pipeline.lake.compact import compact
 from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.forget import erase, find_traces, lock_person_out, read_pending
+from convo_pipeline.lake.ledger import export_runs
+from convo_pipeline.lake.rebuild import rebuild_state
 from convo_pipeline.lake.rename import rename_account
 from convo_pipeline.lake.suppression import Receipt, read_receipts
 from convo_pipeline.lake.verify import verify
@@ -232,7 +234,7 @@ def test_rejected_entries_and_run_errors_that_name_the_person_go(inboxes: Inboxe
     store.state.save_run(
         type(run)(**{**vars(run), "error": f"refused at /{ADA}", "report": {"of": f"user {ADA}", "n": 9}})
     )
-    store.export_runs(run.run_id)
+    export_runs(store, run.run_id)
     erase_ada(inboxes)
     assert [row["payload"] for row in inboxes.rows("raw_rejects", "insta")] == [texts[1]]
     held = store.state.runs("insta", run.run_id)[0]
@@ -272,7 +274,7 @@ def test_a_backup_that_brings_the_person_back_is_cleaned_by_forgetting_again(inb
     content = path.read_bytes()
     erase_ada(inboxes)
     path.write_bytes(content)
-    inboxes.store.rebuild_state()
+    rebuild_state(inboxes.store)
     assert hits(Path(inboxes.store.root))
     erase_ada(inboxes)
     assert hits(Path(inboxes.store.root)) == []

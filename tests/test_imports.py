@@ -31,7 +31,7 @@ OWNERS = {
     "duckdb": ["lake/sql.py"],
     "boto3": ["lake/s3.py"],
     "botocore": ["lake/s3.py"],
-    "sqlite3": ["graph/rate_limit.py", "lake/state.py"],
+    "sqlite3": ["graph/rate_limit.py", "lake/database.py", "lake/compaction_watch.py"],
     "dagster": ["definitions.py", "orchestration/"],
     "matplotlib": ["orchestration/pictures.py"],
     "faker": ["emulator/"],

@@ -11,9 +11,11 @@ import os
 import random
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from functools import partial
@@ -26,8 +28,8 @@ import pytest
 
 from convo_pipeline.errors import StoreError
 from convo_pipeline.lake import folder as folder_module
+from convo_pipeline.lake.database import Database
 from convo_pipeline.lake.files import Store
-from convo_pipeline.lake.state import Partition, State
 from convo_pipeline.lake.verify import verify
 from convo_pipeline.schema import RAW_MESSAGE_IDS, REACTIONS
 from convo_pipeline.settings import StoreSettings
@@ -428,26 +430,22 @@ class WatchedOs:
         self._disk.note("replace", target)
 
 
-class WatchedState(State):
-    """The state, noting which of its transactions are durable."""
+class WatchedDatabase(Database):
+    """The state's database, noting which of its transactions are durable and what it then held."""
 
-    disk: Disk
+    def __init__(self, path: Path, disk: Disk) -> None:
+        super().__init__(path)
+        self._disk = disk
 
-    def intend(self, held: Partition, next_sha256: str) -> None:
-        super().intend(held, next_sha256)
-        self._note("durable database")
+    @contextmanager
+    def transaction(self, is_durable: bool = True) -> Iterator[sqlite3.Connection]:
+        with super().transaction(is_durable) as connection:
+            yield connection
+        self._disk.note("durable database" if is_durable else "loose database", str(len(self._disk.databases)))
+        self._disk.databases.append(self.serialize())
 
-    def record(self, partition: Partition) -> None:
-        super().record(partition)
-        self._note("loose database")
-
-    def remove_partition(self, table: str, account: str, day: date, is_lost: bool = False) -> None:
-        super().remove_partition(table, account, day, is_lost)
-        self._note("loose database")
-
-    def _note(self, deed: str) -> None:
-        self.disk.note(deed, str(len(self.disk.databases)))
-        self.disk.databases.append(self._open().serialize())
+    def serialize(self) -> bytes:
+        return self._open().serialize()
 
 
 def lost_states(deeds: list[tuple[str, Path]]) -> Iterator[tuple[int, frozenset[int]]]:
@@ -475,10 +473,8 @@ def test_a_power_loss_leaves_old_or_new_and_after_success_the_new(
 ) -> None:
     root, disk = lake(), Disk()
     store = open_store(root)
-    old_file, old_database = read_if_any(store.path(step.table, ACCOUNT, DAY)), store.state._open().serialize()
-    state = WatchedState(store.state.path)
-    state.disk = disk
-    store.__dict__["state"] = state
+    watched = store.state.database = WatchedDatabase(store.state.path, disk)
+    old_file, old_database = read_if_any(store.path(step.table, ACCOUNT, DAY)), watched.serialize()
     monkeypatch.setattr(folder_module, "os", WatchedOs(disk))
     step.commit(store)
     store.close()

@@ -10,8 +10,10 @@ import pytest
 
 from convo_pipeline.errors import BusyError, StoreError
 from convo_pipeline.lake.files import Store
+from convo_pipeline.lake.identity import AccountIdentity
+from convo_pipeline.lake.ledger import export_runs
+from convo_pipeline.lake.records import Run
 from convo_pipeline.lake.rename import rename_account
-from convo_pipeline.lake.state import AccountIdentity, Run
 from convo_pipeline.lake.verify import verify
 from convo_pipeline.schema import RAW_MESSAGE_IDS, REACTIONS
 from convo_pipeline.settings import StoreSettings
@@ -38,7 +40,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
         store.replace("reactions", account, DAY, rows, "digest")
         store.state.set_identity(AccountIdentity(account, f"page of {account}", "instagram"))
         store.state.save_run(Run("r1", account, "extract", NOON, outcome="complete"))
-    store.export_runs("r1")
+    export_runs(store, "r1")
     (store.state_path / "spool" / "bakery" / "r1").mkdir(parents=True)
     yield store
     store.close()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from convo_pipeline.lake.state import Run
+from convo_pipeline.lake.records import Run
 from convo_pipeline.risk import AccountRisks, Risk, assess, expect_count, find_risks, gap_between_looks, looks_of
 from convo_pipeline.settings import parse_settings
 from tests.inboxes import serve, small_world

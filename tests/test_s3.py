@@ -22,6 +22,7 @@ from convo_pipeline.emulator.world import World
 from convo_pipeline.errors import ConflictError, CorruptError, StoreError
 from convo_pipeline.lake.bucket_source import LISTING_SECONDS, BucketSource
 from convo_pipeline.lake.files import Store
+from convo_pipeline.lake.rebuild import rebuild_state
 from convo_pipeline.lake.s3 import Bucket
 from convo_pipeline.lake.verify import verify
 from convo_pipeline.schema import TABLES
@@ -179,7 +180,7 @@ def test_many_machines_at_one_partition_make_a_union(machine: Callable[..., Stor
         thread.join()
     everything = sorted(f"m{number}-{turn}" for number in range(3) for turn in range(4))
     assert [held(store) for store in stores] == [everything] * 3
-    assert sum(store.conflict_count for store in stores) > 0
+    assert sum(store.partitions.conflict_count for store in stores) > 0
     assert [verify(store).findings for store in stores] == [()] * 3
 
 
@@ -203,7 +204,7 @@ def test_another_machine_that_is_first_is_merged_with_and_counted(machine: Calla
     one, two = machine("one", proxy.url), machine("two")
     proxy.fault.do_before("data.parquet", lambda: two.merge(TABLE, ACCOUNT, DAY, ids("m2")) and None)
     assert one.merge(TABLE, ACCOUNT, DAY, ids("m1")).row_count == 2
-    assert (held(one), held(two), one.conflict_count) == (["m1", "m2"], ["m1", "m2"], 1)
+    assert (held(one), held(two), one.partitions.conflict_count) == (["m1", "m2"], ["m1", "m2"], 1)
 
 
 @pytest.mark.parametrize("lost", [1, 4], ids=["one answer", "every answer"])
@@ -211,7 +212,7 @@ def test_a_put_whose_answer_was_lost_counts_once(machine: Callable[..., Store], 
     store = machine(url=proxy.url)
     proxy.fault.lose_answers(lost)
     commit = store.merge(TABLE, ACCOUNT, DAY, ids("m1"))
-    assert (commit.is_changed, commit.row_count, store.conflict_count, held(store)) == (True, 1, 0, ["m1"])
+    assert (commit.is_changed, commit.row_count, store.partitions.conflict_count, held(store)) == (True, 1, 0, ["m1"])
     assert store.merge(TABLE, ACCOUNT, DAY, ids("m1")).is_changed is False
 
 
@@ -318,7 +319,7 @@ def test_state_is_rebuilt_from_the_bucket(machine: Callable[..., Store]) -> None
     one, two = machine("one"), machine("two")
     one.merge(TABLE, ACCOUNT, DAY, ids("m1"))
     derive_day(one, ACCOUNT, DAY)
-    two.rebuild_state()
+    rebuild_state(two)
     assert two.state.partitions() == one.state.partitions()
 
 

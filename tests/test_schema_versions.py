@@ -11,7 +11,8 @@ import pytest
 from convo_pipeline.derive import derive_day, stale_days
 from convo_pipeline.errors import SchemaError
 from convo_pipeline.lake.files import Store
-from convo_pipeline.lake.state import AccountIdentity
+from convo_pipeline.lake.identity import AccountIdentity
+from convo_pipeline.lake.rebuild import rebuild_state
 from convo_pipeline.lake.verify import verify
 from convo_pipeline.schema import RAW, RAW_MESSAGE_IDS, SCHEMA_VERSION, TABLES, VERSION_KEY
 from convo_pipeline.settings import StoreSettings
@@ -26,7 +27,7 @@ OLD_LAKE = Path(__file__).parent / "lakes" / "version_0"
 def store(tmp_path: Path) -> Iterator[Store]:
     shutil.copytree(OLD_LAKE, tmp_path / "lake")
     store = Store(StoreSettings(root=str(tmp_path / "lake")))
-    store.rebuild_state()
+    rebuild_state(store)
     yield store
     store.close()
 

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from convo_pipeline.errors import StoreError
-from convo_pipeline.lake.state import AccountIdentity, ConversationState, Partition, Run, State
+from convo_pipeline.lake.identity import AccountIdentity
+from convo_pipeline.lake.records import ConversationState, Partition, Run
+from convo_pipeline.lake.state import State
 
 DAY = date(2026, 1, 5)
 NOON = datetime(2026, 1, 5, 12, 0, 0, 123, tzinfo=UTC)

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from convo_pipeline.console.status import AccountStatus, Status, read_status, show_status
 from convo_pipeline.graph.rate_limit import SqliteLimiter
-from convo_pipeline.lake.state import ConversationState
+from convo_pipeline.lake.records import ConversationState
 from tests.inboxes import Inboxes, serve, small_world
 
 EVENING = datetime(2026, 3, 10, 12, 15, tzinfo=UTC)

@@ -12,8 +12,10 @@ import pytest
 from convo_pipeline.derive import derive_day, stale_days
 from convo_pipeline.json_text import dump_json
 from convo_pipeline.lake.files import Store
+from convo_pipeline.lake.ledger import export_runs
 from convo_pipeline.lake.parquet import encode
-from convo_pipeline.lake.state import Partition, Run
+from convo_pipeline.lake.rebuild import rebuild_state
+from convo_pipeline.lake.records import Partition, Run
 from convo_pipeline.lake.verify import KINDS, NOTICES, Verification, verify
 from convo_pipeline.schema import SCHEMA_VERSION, TABLES, VERSION_KEY
 from convo_pipeline.settings import StoreSettings
@@ -56,7 +58,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
         derive_day(store, ACCOUNT, day)
     counts = {"ids_listed": 4, "detailed": 4}
     store.state.save_run(Run("r1", ACCOUNT, "extract", NOON, outcome="complete", counts=counts))
-    store.export_runs("r1")
+    export_runs(store, "r1")
     yield store
     store.close()
 
@@ -74,7 +76,7 @@ def write_over(store: Store, table: str, content: pa.Table, source: str = "") ->
     record = store.state.partition(table, ACCOUNT, DAY)
     path = store.path(table, ACCOUNT, DAY)
     path.write_bytes(encode(TABLES[table], content, source or (record.source if record else "")))
-    store.rebuild_state()
+    rebuild_state(store)
 
 
 def test_a_sound_lake_gives_no_finding_and_counts_what_was_read(store: Store) -> None:
@@ -141,7 +143,7 @@ def write_newer(store: Store) -> None:
     content = pq.ParquetFile(store.path("messages", ACCOUNT, DAY)).read()
     metadata = {**(content.schema.metadata or {}), VERSION_KEY: str(SCHEMA_VERSION + 1).encode()}
     pq.write_table(content.replace_schema_metadata(metadata), store.path("messages", ACCOUNT, DAY))
-    store.rebuild_state()
+    rebuild_state(store)
 
 
 def repeat_key(store: Store) -> None:
@@ -179,7 +181,7 @@ def learn_more(store: Store) -> None:
 
 def lose_ids_in_a_run(store: Store) -> None:
     store.state.save_run(Run("r2", ACCOUNT, "extract", NOON, counts={"ids_listed": 4, "detailed": 3}))
-    store.export_runs("r2")
+    export_runs(store, "r2")
 
 
 def set_aside(store: Store) -> None:
@@ -231,7 +233,7 @@ def test_a_placement_by_guess_is_no_wrong_date(store: Store) -> None:
     store.merge("raw_message_ids", ACCOUNT, DAY, better)
     derive_day(store, ACCOUNT, DAY)
     assert look(store).findings == ()
-    store.rebuild_state()
+    rebuild_state(store)
     assert look(store).findings == ()
 
 

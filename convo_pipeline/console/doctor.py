@@ -32,7 +32,7 @@ from convo_pipeline.graph.client import Endpoint, GraphClient
 from convo_pipeline.graph.rate_limit import CallBudget, SqliteLimiter, read_block
 from convo_pipeline.json_text import dump_json
 from convo_pipeline.lake.files import Store
-from convo_pipeline.lake.state import AccountIdentity, check_identity
+from convo_pipeline.lake.identity import AccountIdentity, check_identity
 from convo_pipeline.sandbox import reachable
 from convo_pipeline.secrets import Credentials, read_credentials
 from convo_pipeline.settings import AccountSettings, Settings

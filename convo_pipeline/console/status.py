@@ -20,8 +20,9 @@ from convo_pipeline.errors import StoreError
 from convo_pipeline.extract.spool import left_spools
 from convo_pipeline.graph.rate_limit import Key, read_block
 from convo_pipeline.json_text import dump_json
+from convo_pipeline.lake.database import STATE_FILE
 from convo_pipeline.lake.files import Store
-from convo_pipeline.lake.state import STATE_FILE, Run
+from convo_pipeline.lake.records import Run
 from convo_pipeline.risk import find_risks
 from convo_pipeline.schema import COVERAGE, RAW_MESSAGE_DETAILS
 from convo_pipeline.settings import AccountSettings, Settings

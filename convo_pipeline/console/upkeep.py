@@ -17,6 +17,7 @@ from convo_pipeline.json_text import dump_json
 from convo_pipeline.lake.compact import compact
 from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.forget import Traces
+from convo_pipeline.lake.rebuild import rebuild_state
 from convo_pipeline.lake.rename import rename_account
 from convo_pipeline.lake.retention import Expired, expire, find_expired, floors_of
 from convo_pipeline.lake.verify import KINDS, NOTICES, Verification, verify
@@ -42,7 +43,7 @@ def verify_lake(settings: StoreSettings, progress: Console, *, is_quick: bool, i
         Progress(*columns, console=progress, transient=True, disable=not progress.is_terminal) as bars,
     ):
         if is_rebuilt:
-            store.rebuild_state()
+            rebuild_state(store)
         task = bars.add_task("files", total=None)
         return verify(
             store,

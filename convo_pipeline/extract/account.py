@@ -27,8 +27,10 @@ from convo_pipeline.graph.ladder import from_json as ladder_from_json
 from convo_pipeline.graph.ladder import to_json as ladder_to_json
 from convo_pipeline.graph.listing import Cut, Listing, ListingSummary
 from convo_pipeline.graph.rate_limit import CallBudget, SqliteLimiter
-from convo_pipeline.lake.files import Commit, Store
-from convo_pipeline.lake.state import AccountIdentity, Run
+from convo_pipeline.lake.files import Store
+from convo_pipeline.lake.identity import AccountIdentity
+from convo_pipeline.lake.partitions import Commit
+from convo_pipeline.lake.records import Run
 from convo_pipeline.secrets import Credentials, read_credentials, redact
 from convo_pipeline.settings import AccountSettings, Settings
 

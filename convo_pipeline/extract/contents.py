@@ -21,7 +21,7 @@ from convo_pipeline.extract.suppress import Suppressor
 from convo_pipeline.graph.pages import nested_page
 from convo_pipeline.json_text import paused_collector
 from convo_pipeline.lake.files import Store
-from convo_pipeline.lake.state import ConversationState
+from convo_pipeline.lake.records import ConversationState
 from convo_pipeline.settings import AccountSettings
 
 Placements = dict[tuple[str, str], date]

@@ -19,9 +19,11 @@ from convo_pipeline.extract.contents import Contents, Placements
 from convo_pipeline.extract.rows import ConversationSighting, Reject, Sighting
 from convo_pipeline.extract.spool import Spool
 from convo_pipeline.json_text import paused_collector
-from convo_pipeline.lake.files import Commit, Store
+from convo_pipeline.lake.files import Store
+from convo_pipeline.lake.identity import AccountIdentity
+from convo_pipeline.lake.partitions import Commit
+from convo_pipeline.lake.records import ConversationState
 from convo_pipeline.lake.retention import raw_floor
-from convo_pipeline.lake.state import AccountIdentity, ConversationState
 from convo_pipeline.settings import AccountSettings
 
 KEY = ["conversation_id", "message_id"]

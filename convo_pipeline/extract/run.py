@@ -14,6 +14,7 @@ from convo_pipeline.errors import SettingsError
 from convo_pipeline.extract.account import AccountReport, AccountRun, Mode, Progress
 from convo_pipeline.extract.spool import delete_old_spools
 from convo_pipeline.lake.files import Store
+from convo_pipeline.lake.ledger import export_runs
 from convo_pipeline.settings import Settings
 
 ACCOUNTS_IN_FLIGHT = 16
@@ -50,7 +51,7 @@ def extract(
     with ThreadPoolExecutor(min(ACCOUNTS_IN_FLIGHT, max(1, len(runs))), thread_name_prefix="account") as pool:
         reports = list(pool.map(AccountRun.report, runs))
     delete_old_spools(store.state_path, clock.now())
-    store.export_runs(run_id)
+    export_runs(store, run_id)
     return reports
 
 

@@ -6,7 +6,8 @@ from datetime import date
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from convo_pipeline.lake.files import DATA_FILE, Store
+from convo_pipeline.lake.files import Store
+from convo_pipeline.lake.layout import DATA_FILE
 from convo_pipeline.schema import Table
 
 

@@ -18,7 +18,7 @@ from convo_pipeline.json_text import dump_json
 from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.parquet import ROWS_PER_GROUP, SOURCE_KEY
 from convo_pipeline.lake.place import remove_file
-from convo_pipeline.lake.state import Compaction
+from convo_pipeline.lake.records import Compaction
 from convo_pipeline.schema import SCHEMA_VERSION, TABLES, VERSION_KEY, Table
 
 COMPACT = ".compact"
@@ -117,7 +117,7 @@ def _read_month(store: Store, table: Table, account: str, days: list[date]) -> t
     sha256s: dict[date, str] = {}
     for day in days:
         try:
-            held = store.read_file(table, account, day)
+            held = store.partitions.read_file(table, account, day)
         except CorruptError:
             return None
         if held is None or not held.content.is_exact or held.content.version != SCHEMA_VERSION:

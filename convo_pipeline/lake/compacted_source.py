@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from convo_pipeline.lake.compact import COMPACT
+from convo_pipeline.lake.compaction_watch import CompactionWatch
+from convo_pipeline.lake.records import Compaction
 from convo_pipeline.lake.sources import (
     DATA_FILE,
     LocalSource,
@@ -23,7 +25,6 @@ from convo_pipeline.lake.sources import (
     quote_name,
     schema_map,
 )
-from convo_pipeline.lake.state import Compaction, CompactionWatch
 from convo_pipeline.schema import Table
 
 SETTLED_SECONDS = 2.0

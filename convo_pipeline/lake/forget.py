@@ -20,8 +20,9 @@ from convo_pipeline.errors import CorruptError, StoreError
 from convo_pipeline.json_text import dump_json, load_json
 from convo_pipeline.lake import ledger
 from convo_pipeline.lake.compact import compaction_parts, remove_compactions
-from convo_pipeline.lake.files import DATA_FILE, Store
+from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.folder import Folder
+from convo_pipeline.lake.layout import DATA_FILE, is_set_aside
 from convo_pipeline.lake.people import is_one_to_one, is_sent_by, people_in, people_of_message, without_person
 from convo_pipeline.lake.place import remove_file, write_file
 from convo_pipeline.lake.suppression import Receipt, hashes_of, keyed_hash, make_key, read_receipts, save_receipt
@@ -31,7 +32,6 @@ PENDING = "forget"
 ERASED = "(forgotten)"
 FIRST_DAY = date(2004, 1, 1)
 """No message is older: every partition a killed writer can have staged lies after it."""
-_SET_ASIDE = re.compile(rf"{re.escape(DATA_FILE)}\.corrupt-[0-9a-f]+")
 Keep = Callable[[pa.Table], pa.Table]
 
 
@@ -312,7 +312,7 @@ def _names_any(text: str, names: Iterable[str]) -> bool:
 def _erase_set_aside(store: Store, account: str) -> None:
     for table in TABLES:
         for parts in list(store.place.files((table, f"account={account}"))):
-            if _SET_ASIDE.fullmatch(parts[-1]):
+            if is_set_aside(parts[-1]):
                 remove_file(store.place, parts)
     for table, _, _, path in store.state.quarantines(account):
         if table.startswith("raw_"):  # a derived table's note goes when the table was made again
@@ -345,8 +345,8 @@ def _erase_texts(store: Store, traces: Traces) -> None:
         return text
 
     store.state.forget(traces.account, traces.own, redact)
-    store.change_runs(lambda rows: ledger.redact_account(rows, traces.account, redact))
-    store.state.wipe_free_pages()
+    ledger.change_runs(store, lambda rows: ledger.redact_account(rows, traces.account, redact))
+    store.state.database.wipe_free_pages()
 
 
 def _map_texts(value: object, change: Callable[[str], str]) -> object:

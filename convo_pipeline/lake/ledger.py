@@ -1,22 +1,34 @@
-"""The run ledger as rows, and the state rebuilt from the files. It writes through the store alone."""
+"""The run ledger: what runs were, as rows of the `runs` table, kept in the lake's own files by day."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from datetime import date
-from typing import TYPE_CHECKING, Any
+from datetime import UTC, date
+from functools import partial
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from convo_pipeline.json_text import dump_json, load_json
-from convo_pipeline.lake.state import AccountIdentity, Run
-from convo_pipeline.schema import RAW_CONVERSATIONS, RAW_MESSAGE_IDS, RUNS
+from convo_pipeline.lake.files import Store
+from convo_pipeline.lake.partitions import Commit, Held
+from convo_pipeline.lake.records import Run
+from convo_pipeline.schema import RUNS
 
-if TYPE_CHECKING:
-    from convo_pipeline.lake.files import Store
+Change = Callable[[pa.Table], pa.Table]
 
-CERTAIN_SOURCES = ("message", "message_id")
-"""A date from these never changes; any other is a placement that the state remembers."""
+
+def export_runs(store: Store, run_id: str) -> list[Commit]:
+    """Write a run's lines into the ledger's files, beside those already there."""
+    by_day: dict[date, list[Run]] = {}
+    for run in store.state.runs(run_id=run_id):
+        by_day.setdefault(run.started_at.astimezone(UTC).date(), []).append(run)
+    return [_change_day(store, day, partial(add_runs, runs=by_day[day])) for day in sorted(by_day)]
+
+
+def change_runs(store: Store, change: Change) -> None:
+    """Change the lines of the ledger's files; a file of which nothing changes is left untouched."""
+    for day in store.days(RUNS.name, ""):
+        _change_day(store, day, change)
 
 
 def add_runs(held: pa.Table, runs: Iterable[Run]) -> pa.Table:
@@ -45,49 +57,11 @@ def read_runs(rows: pa.Table) -> list[Run]:
     return [_read_run(row) for row in rows.to_pylist()]
 
 
-def rebuild(store: "Store") -> None:
-    """Derive the state from the files; a damaged file is left to `verify` and to whoever reads it.
+def _change_day(store: Store, day: date, change: Change) -> Commit:
+    def make(held: Held | None) -> pa.Table:
+        return change(held.content.fitting_rows() if held else RUNS.schema.empty_table())
 
-    What accounts are believed to hold to its end is believed no longer: the files may be older than that belief.
-    """
-    identities: dict[str, AccountIdentity] = {}
-    for record in store.state.partitions():
-        if not store.adopt(record.table, record.account, record.date):
-            store.state.remove_partition(record.table, record.account, record.date)
-    for table, account, day in store.data_files():
-        held = store.adopt(table.name, account, day)
-        if held is None:
-            continue
-        if table is RAW_CONVERSATIONS and held.content.rows.num_rows:
-            identities[account] = _newest_identity(account, held.content.rows, identities.get(account))
-        elif table is RAW_MESSAGE_IDS:
-            store.state.save_placements(account, _uncertain_places(held.content.rows, day))
-        elif table is RUNS:
-            for run in read_runs(held.content.rows):
-                store.state.save_run(run)
-    for identity in identities.values():
-        store.state.set_identity(identity)
-    for identity in store.state.identities():
-        store.state.reopen(identity.account)
-
-
-def _newest_identity(account: str, rows: pa.Table, known: AccountIdentity | None) -> AccountIdentity:
-    """Days come in order, so a later day's own id replaces an earlier one's; null replaces nothing."""
-    newest = rows.sort_by([("first_seen_at", "ascending")]).to_pylist()
-    identity = known or AccountIdentity(account, newest[-1]["page_id"], newest[-1]["platform"])
-    for row in newest:
-        if row["own_id"] is not None:
-            own = row["own_id"], row["own_username"]
-            identity = AccountIdentity(account, row["page_id"], row["platform"], *own, own_id_source="inferred")
-    return identity
-
-
-def _uncertain_places(rows: pa.Table, day: date) -> dict[tuple[str, str], date]:
-    """Return the rows whose date is a guess, or was one when they were filed."""
-    is_certain = pc.is_in(rows["created_at_source"], value_set=pa.array(CERTAIN_SOURCES))
-    is_own_day = pc.equal(pc.cast(rows["created_at"], pa.date32()), day)
-    uncertain = rows.filter(pc.invert(pc.and_(is_certain, is_own_day))).select(["conversation_id", "message_id"])
-    return {(row["conversation_id"], row["message_id"]): day for row in uncertain.to_pylist()}
+    return store.partitions.commit(RUNS, "", day, make)
 
 
 def _run_row(run: Run) -> dict[str, object]:

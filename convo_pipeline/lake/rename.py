@@ -3,9 +3,11 @@
 from contextlib import ExitStack
 
 from convo_pipeline.errors import StoreError
+from convo_pipeline.lake import ledger
 from convo_pipeline.lake.compact import remove_compactions
-from convo_pipeline.lake.files import Store, check_account
+from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.folder import Folder
+from convo_pipeline.lake.layout import check_account
 from convo_pipeline.lake.suppression import rename_receipts
 from convo_pipeline.schema import TABLES
 
@@ -28,7 +30,7 @@ def rename_account(store: Store, old: str, new: str) -> list[str]:
         _rename_spool(store, old, new)
         rename_receipts(store, old, new)
         remove_compactions(store, old)
-        store.rename_in_ledger(old, new)
+        ledger.change_runs(store, lambda rows: ledger.rename_account(rows, old, new))
         store.state.rename_account(old, new)
     return tables
 

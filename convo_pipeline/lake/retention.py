@@ -76,7 +76,7 @@ def find_expired(store: Store, floors: Mapping[str, date]) -> list[Expired]:
     found = []
     for table, account, day in store.data_files():
         if day < floors.get(table.name, date.min):
-            size, record = store.measure(table, account, day)
+            size, record = store.partitions.measure(table, account, day)
             found.append(Expired(table.name, account, day, record.row_count if record else 0, size or 0))
     return sorted(found, key=_order)
 

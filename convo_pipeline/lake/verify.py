@@ -16,9 +16,10 @@ from convo_pipeline.errors import CorruptError, StoreError
 from convo_pipeline.lake import parquet
 from convo_pipeline.lake.balances import check_balances
 from convo_pipeline.lake.files import Store
-from convo_pipeline.lake.ledger import CERTAIN_SOURCES, read_runs
+from convo_pipeline.lake.ledger import read_runs
+from convo_pipeline.lake.rebuild import CERTAIN_SOURCES
+from convo_pipeline.lake.records import Partition
 from convo_pipeline.lake.retention import whole_since
-from convo_pipeline.lake.state import Partition
 from convo_pipeline.schema import RAW_MESSAGE_IDS, RUNS, SCHEMA_VERSION, TABLES, Table
 
 KINDS = {
@@ -120,7 +121,7 @@ def _table(name: str) -> Table:
 
 
 def _compare_size(store: Store, table: Table, account: str, day: date, tally: _Tally) -> None:
-    size, record = store.measure(table, account, day)
+    size, record = store.partitions.measure(table, account, day)
     where = _where(table, account, day)
     tally.file_count += size is not None
     tally.byte_count += size or 0
@@ -177,7 +178,7 @@ def _verify_file(store: Store, table: Table, account: str, day: date, tally: _Ta
     """Check one file; return its rows, None if they cannot be trusted."""
     where = _where(table, account, day)
     try:
-        content, record = store.inspect(table, account, day)
+        content, record = store.partitions.inspect(table, account, day)
     except StoreError as error:
         tally.add("damaged", where, str(error))
         return None

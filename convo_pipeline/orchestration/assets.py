@@ -18,7 +18,8 @@ from convo_pipeline.daily import derive_account_days, stale_account_days
 from convo_pipeline.derive import derive_day, stale_days
 from convo_pipeline.errors import ConvoError, StoreError
 from convo_pipeline.extract.run import AccountReport, Mode, extract
-from convo_pipeline.lake.files import Commit, Store
+from convo_pipeline.lake.files import Store
+from convo_pipeline.lake.partitions import Commit
 from convo_pipeline.orchestration.checks import checks_of, judge
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.metadata import partition_metadata, table_metadata

@@ -20,7 +20,7 @@ from convo_pipeline.derive import source_of
 from convo_pipeline.errors import StoreError
 from convo_pipeline.lake.columns import read_columns
 from convo_pipeline.lake.files import Store
-from convo_pipeline.lake.ledger import CERTAIN_SOURCES
+from convo_pipeline.lake.rebuild import CERTAIN_SOURCES
 from convo_pipeline.lake.retention import read_floors
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.partitions import key_of, split_key

@@ -11,7 +11,8 @@ from datetime import UTC, date, timedelta
 import dagster as dg
 
 from convo_pipeline.cron import capture_cron
-from convo_pipeline.lake.state import STATE_FILE, State
+from convo_pipeline.lake.database import STATE_FILE
+from convo_pipeline.lake.state import State
 from convo_pipeline.orchestration.assets import DERIVED, MODE_TAG, RAW
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.jobs import EXTRACT_JOB, NORMALISE_JOB, extract_job, normalise_job

@@ -9,8 +9,8 @@ from datetime import datetime
 import dagster as dg
 
 from convo_pipeline.errors import StoreError
+from convo_pipeline.lake.database import STATE_FILE
 from convo_pipeline.lake.files import Store
-from convo_pipeline.lake.state import STATE_FILE
 from convo_pipeline.orchestration.assets import open_store
 from convo_pipeline.orchestration.capture import ACCOUNTS_TAG
 from convo_pipeline.orchestration.deployment import Deployment
