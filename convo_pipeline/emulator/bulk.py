@@ -39,6 +39,11 @@ class BulkShape:
     until: datetime = datetime(2026, 2, 19, 12, tzinfo=UTC)
     gap_seconds: int = 60
     page_id: str = "9876543210"
+    deep_messages: int = 0
+    """How many messages every tenth conversation has instead; 0 = none is deeper than the others."""
+
+    def messages_of(self, conversation: int) -> int:
+        return self.deep_messages if self.deep_messages and conversation % 10 == 9 else self.messages_each
 
     @cached_property
     def until_us(self) -> int:
@@ -60,7 +65,7 @@ class BulkShape:
     def truth(self) -> Iterator[tuple[str, str, datetime]]:
         """Yield (conversation_id, message_id, created_at) of every message."""
         for conversation in range(self.conversations):
-            for position in range(self.messages_each):
+            for position in range(self.messages_of(conversation)):
                 created_at = from_us(self.created_us(conversation, position))
                 yield self.conversation_id(conversation), self.message_id(conversation, position), created_at
 
@@ -168,11 +173,12 @@ class BulkApi:
         return "{" + ",".join(parts) + "}"
 
     def _messages(self, base_url: str, number: int, fields: tuple[Field, ...] | None, start: int, limit: int) -> str:
-        stop = min(start + limit, self.shape.messages_each)
+        count = self.shape.messages_of(number)
+        stop = min(start + limit, count)
         writers = _writers(fields)
         rows = ",".join(self._message(number, position, writers) for position in range(start, stop))
         path = f"{self.shape.conversation_id(number)}/messages"
-        return f'{{"data":[{rows}],{self._paging(base_url, path, start, stop, self.shape.messages_each)}}}'
+        return f'{{"data":[{rows}],{self._paging(base_url, path, start, stop, count)}}}'
 
     def _message(self, number: int, position: int, writers: tuple[tuple[str, Write], ...]) -> str:
         return "{" + ",".join([key + write(self.shape, number, position) for key, write in writers]) + "}"

@@ -4,6 +4,7 @@ How far the listing must go is decided here, from what earlier runs proved: afte
 active before its first answer is held, so the next listing ends there (less a margin).
 """
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -135,6 +136,8 @@ class AccountRun:
     on_progress: Callable[[Progress], None]
     environ: Mapping[str, str]
     clock: Clock
+    loads: threading.Semaphore = field(default_factory=threading.Semaphore)
+    """How many accounts may fill their tables at a time: a day's rows stand in memory then."""
     found: list[str] = field(default_factory=list)
     """Ids of the conversations that `find` met."""
 
@@ -192,7 +195,10 @@ class AccountRun:
 
     def _load(self, spool: Spool, contents: Contents | None = None) -> Loaded:
         """Store what a spool holds, read from it anew unless its contents are at hand; then the spool can go."""
-        loaded = load(self.store, self.account, contents) if contents else load_spool(self.store, self.account, spool)
+        with self.loads:
+            loaded = (
+                load(self.store, self.account, contents) if contents else load_spool(self.store, self.account, spool)
+            )
         spool.delete()
         self.on_progress(Progress(self.account.name, "partitions", len(loaded.commits)))
         return loaded

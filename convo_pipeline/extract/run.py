@@ -4,6 +4,7 @@ One account's failure is its report's, never its neighbours'.
 """
 
 import os
+import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,9 @@ from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.ledger import export_runs
 from convo_pipeline.settings import Settings
 
-ACCOUNTS_IN_FLIGHT = 16
+ACCOUNTS_IN_FLIGHT = 64
+"""They wait for answers nearly all of the time."""
+LOADS_IN_FLIGHT = 4
 
 __all__ = ["AccountReport", "Mode", "Progress", "extract", "find"]
 
@@ -43,9 +46,9 @@ def extract(
         raise SettingsError(f"since ({since}) must be before until ({until})")
     chosen = [settings.account(name) for name in accounts]
     store.preflight()
-    run_id = new_run_id(clock)
+    run_id, loads = new_run_id(clock), threading.Semaphore(LOADS_IN_FLIGHT)
     runs = [
-        AccountRun(settings, store, account, since, until, mode, run_id, on_progress or _ignore, environ, clock)
+        AccountRun(settings, store, account, since, until, mode, run_id, on_progress or _ignore, environ, clock, loads)
         for account in chosen
     ]
     with ThreadPoolExecutor(min(ACCOUNTS_IN_FLIGHT, max(1, len(runs))), thread_name_prefix="account") as pool:
