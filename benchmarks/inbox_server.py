@@ -15,6 +15,9 @@ from pathlib import Path
 from convo_pipeline.emulator.bulk import BulkApi, BulkShape
 from convo_pipeline.emulator.serve import EmulatorServer
 
+CACHED_BYTES = 64 * 1024 * 1024
+"""Answers kept to be given again: what is measured is the reader."""
+
 
 @dataclass(frozen=True)
 class Served:
@@ -29,9 +32,11 @@ class Served:
 
 
 @contextmanager
-def inbox_server(conversations: int, messages_each: int, days: float, latency_seconds: float = 0.0) -> Iterator[Served]:
-    """Start the server, wait until it answers, end it."""
-    numbers = [str(number) for number in (conversations, messages_each, days, latency_seconds)]
+def inbox_server(
+    conversations: int, messages_each: int, days: float, latency_seconds: float = 0.0, deep_messages: int = 0
+) -> Iterator[Served]:
+    """Start the server, wait until it answers, end it; `deep_messages` has every tenth conversation."""
+    numbers = [str(number) for number in (conversations, messages_each, days, latency_seconds, deep_messages)]
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.inbox_server", *numbers],
         stdin=subprocess.PIPE,
@@ -50,14 +55,18 @@ def inbox_server(conversations: int, messages_each: int, days: float, latency_se
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    for name in ("conversations", "messages_each", "days", "latency_seconds"):
+    for name in ("conversations", "messages_each", "days", "latency_seconds", "deep_messages"):
         parser.add_argument(name, type=float)
     given = parser.parse_args()
     midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     shape = BulkShape(
-        int(given.conversations), int(given.messages_each), given.days, until=midnight - timedelta(seconds=1)
+        int(given.conversations),
+        int(given.messages_each),
+        given.days,
+        until=midnight - timedelta(seconds=1),
+        deep_messages=int(given.deep_messages),
     )
-    with EmulatorServer(api=BulkApi(shape), latency_seconds=given.latency_seconds) as server:
+    with EmulatorServer(api=BulkApi(shape, CACHED_BYTES), latency_seconds=given.latency_seconds) as server:
         print(server.base_url, flush=True)
         sys.stdin.read()
 
