@@ -64,9 +64,8 @@ def _derive(store: Store, account: str, day: date) -> list[Commit]:
             if day < floors.get(table, date.min):
                 tables[table] = schema.TABLES[table].schema.empty_table()
         commits = [store.replace(table, account, day, tables[table], source) for table in DERIVED]
-    for table, path in _quarantines(store, account, day):
-        if table in DERIVED:
-            store.state.remove_quarantine(path)
+    if _has_quarantine(store, account, day):
+        store.state.settle_quarantines(account, DERIVED, day)
     return commits
 
 
@@ -88,7 +87,7 @@ def read_raw_day(store: Store, account: str, day: date) -> RawDay:
 
 def _is_current(store: Store, account: str, day: date) -> bool:
     sources = {table: store.source(table, account, day) for table in DERIVED}
-    if any(table in DERIVED for table, _ in _quarantines(store, account, day)):
+    if _has_quarantine(store, account, day):
         return False
     if not any(store.source(table.name, account, day) is not None for table in schema.RAW):
         return not any(sources.values())
@@ -96,8 +95,9 @@ def _is_current(store: Store, account: str, day: date) -> bool:
     return sources[_LAST] == wanted and set(sources.values()) <= {wanted, None}
 
 
-def _quarantines(store: Store, account: str, day: date) -> list[tuple[str, str]]:
-    return [(table, path) for table, _, held_day, path in store.state.quarantines(account) if held_day == day]
+def _has_quarantine(store: Store, account: str, day: date) -> bool:
+    """Say whether a derived table of the day was damaged and not made again."""
+    return any(table in DERIVED and held == day for table, _, held, _ in store.state.quarantines(account))
 
 
 def _held(store: Store, table: str, account: str, day: date) -> Commit:

@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import json
 import os
+import shutil
 import stat
 from collections.abc import Callable, Iterator
 from datetime import date, datetime, timedelta
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from convo_pipeline.derive import stale_days
-from convo_pipeline.emulator.world import Account, Conversation
+from convo_pipeline.emulator.world import Account, Conversation, World
 from convo_pipeline.erasing import forget
 from convo_pipeline.errors import BusyError, StoreError
 from convo_pipeline.extract.load import load_spool
@@ -59,13 +60,27 @@ def fill(account: Account) -> tuple[Conversation, Conversation]:
     return ada, group
 
 
-@pytest.fixture
-def inboxes(tmp_path: Path) -> Iterator[Inboxes]:
+def make_world() -> World:
     world = small_world()
     for account in world.accounts.values():
         fill(account)
-    with serve(tmp_path / "lake", world) as inboxes:
+    return world
+
+
+@pytest.fixture(scope="module")
+def extracted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The lake of that world, read whole once."""
+    root = tmp_path_factory.mktemp("extracted") / "lake"
+    with serve(root, make_world()) as inboxes:
         inboxes.extract_whole()
+    return root
+
+
+@pytest.fixture
+def inboxes(tmp_path: Path, extracted: Path) -> Iterator[Inboxes]:
+    """A copy of that lake, and its world served."""
+    shutil.copytree(extracted, tmp_path / "lake")
+    with serve(tmp_path / "lake", make_world()) as inboxes:
         yield inboxes
 
 

@@ -1,5 +1,7 @@
 """Rows that are older than they may be leave, everything that was made of them agrees, and nothing brings them back."""
 
+import shutil
+from collections.abc import Iterator
 from datetime import date, datetime, timedelta
 from pathlib import Path
 
@@ -8,7 +10,8 @@ import pytest
 import convo_pipeline
 from convo_pipeline.daily import derive_account_days, stale_account_days
 from convo_pipeline.derive import derive_day, stale_days
-from convo_pipeline.errors import BusyError, SettingsError
+from convo_pipeline.emulator.world import World
+from convo_pipeline.errors import BusyError, CorruptError, SettingsError
 from convo_pipeline.lake.compact import compact
 from convo_pipeline.lake.retention import expire, find_expired, floors_of, read_floors
 from convo_pipeline.lake.verify import verify
@@ -24,13 +27,31 @@ RAW_LIMIT, MESSAGES_LIMIT = 40, 20
 WITH_TIMES = ("raw_message_ids", "raw_message_details", "messages", "attachments", "shares", "reactions")
 
 
-def inboxes_of(root: Path) -> "object":
+def make_world() -> World:
+    """A text every fourth day since the first of January, in two accounts."""
     world = small_world()
     for account in world.accounts.values():
         conversation = account.add_conversation()
         for index in range(18):
             conversation.add_message(f"text {index}", NOW - timedelta(days=4 * index))
-    return serve(root, world, start=FIRST)
+    return world
+
+
+@pytest.fixture(scope="module")
+def extracted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The lake of that world, read whole once."""
+    root = tmp_path_factory.mktemp("extracted") / "lake"
+    with serve(root, make_world(), start=FIRST) as inboxes:
+        inboxes.extract_whole(FIRST)
+    return root
+
+
+@pytest.fixture
+def inboxes(tmp_path: Path, extracted: Path) -> Iterator[Inboxes]:
+    """A copy of that lake, and its world served."""
+    shutil.copytree(extracted, tmp_path / "lake")
+    with serve(tmp_path / "lake", make_world(), start=FIRST) as inboxes:
+        yield inboxes
 
 
 def rows_by_table(inboxes: Inboxes) -> dict[str, list[dict[str, object]]]:
@@ -45,96 +66,87 @@ def run(inboxes: Inboxes, limits: dict[str, int], now: datetime = NOW) -> None:
     expire(inboxes.store, limits, now.date())
 
 
-def test_no_row_is_older_than_its_limit_whatever_the_hour(tmp_path: Path) -> None:
-    with inboxes_of(tmp_path) as inboxes:  # type: ignore[attr-defined]
-        inboxes.extract_whole(FIRST)
-        for days in range(0, 12, 5):
-            now = (NOW + timedelta(days=days)).replace(hour=23, minute=59)
-            run(inboxes, {"raw_message_details": RAW_LIMIT, "messages": MESSAGES_LIMIT}, now)
-            for table, limit in [*((name, RAW_LIMIT) for name in WITH_TIMES), ("messages", MESSAGES_LIMIT)]:
-                times = [row["created_at"] for row in inboxes.rows(table)]
-                assert all(now - when < timedelta(days=limit) for when in times)
-            assert inboxes.rows("messages")
-            assert len(inboxes.rows("raw_message_ids")) > len(inboxes.rows("messages"))
+def test_no_row_is_older_than_its_limit_whatever_the_hour(inboxes: Inboxes) -> None:
+    for days in range(0, 12, 5):
+        now = (NOW + timedelta(days=days)).replace(hour=23, minute=59)
+        run(inboxes, {"raw_message_details": RAW_LIMIT, "messages": MESSAGES_LIMIT}, now)
+        for table, limit in [*((name, RAW_LIMIT) for name in WITH_TIMES), ("messages", MESSAGES_LIMIT)]:
+            times = [row["created_at"] for row in inboxes.rows(table)]
+            assert all(now - when < timedelta(days=limit) for when in times)
+        assert inboxes.rows("messages")
+        assert len(inboxes.rows("raw_message_ids")) > len(inboxes.rows("messages"))
 
 
-def test_what_left_is_not_fetched_or_made_again(tmp_path: Path) -> None:
-    with inboxes_of(tmp_path) as inboxes:  # type: ignore[attr-defined]
-        inboxes.extract_whole(FIRST)
-        run(inboxes, {"raw_message_details": RAW_LIMIT, "messages": MESSAGES_LIMIT})
-        before = inboxes.files()
-        assert [stale_days(inboxes.store, name) for name in inboxes.names] == [[], []]
-        inboxes.store.state.reopen("insta")
-        inboxes.store.state.reopen("mess")
-        inboxes.extract_whole(FIRST)
-        for name in inboxes.names:
-            for index in range(70):
-                derive_day(inboxes.store, name, FIRST + timedelta(days=index), is_forced=True)
-        assert inboxes.files() == before
-        assert verify(inboxes.store, stale_days=stale_days).findings == ()
+def test_what_left_is_not_fetched_or_made_again(inboxes: Inboxes) -> None:
+    run(inboxes, {"raw_message_details": RAW_LIMIT, "messages": MESSAGES_LIMIT})
+    before = inboxes.files()
+    assert [stale_days(inboxes.store, name) for name in inboxes.names] == [[], []]
+    inboxes.store.state.reopen("insta")
+    inboxes.store.state.reopen("mess")
+    inboxes.extract_whole(FIRST)
+    for name in inboxes.names:
+        for index in range(70):
+            derive_day(inboxes.store, name, FIRST + timedelta(days=index), is_forced=True)
+    assert inboxes.files() == before
+    assert verify(inboxes.store, stale_days=stale_days).findings == ()
 
 
-def test_derived_tables_leave_with_the_raw_ones_unless_they_may_stay_longer(tmp_path: Path) -> None:
-    with inboxes_of(tmp_path) as inboxes:  # type: ignore[attr-defined]
-        inboxes.extract_whole(FIRST)
-        rows = inboxes.rows("messages")
-        run(inboxes, {"raw_message_ids": 10, "messages": 400, "coverage": 400})
-        assert inboxes.rows("messages") == rows
-        assert oldest(inboxes, "coverage") == oldest(inboxes, "messages") == date(2026, 1, 1)
-        expected = {"raw_message_details": TODAY - timedelta(days=8), "participants": TODAY - timedelta(days=8)}
-        assert {name: oldest(inboxes, name) for name in expected} == expected
-        inboxes.derive()
-        for name in inboxes.names:
-            derive_day(inboxes.store, name, FIRST, is_forced=True)
-        assert inboxes.rows("messages") == rows
-        assert verify(inboxes.store, stale_days=stale_days).findings == ()
+def test_derived_tables_leave_with_the_raw_ones_unless_they_may_stay_longer(inboxes: Inboxes) -> None:
+    rows = inboxes.rows("messages")
+    run(inboxes, {"raw_message_ids": 10, "messages": 400, "coverage": 400})
+    assert inboxes.rows("messages") == rows
+    assert oldest(inboxes, "coverage") == oldest(inboxes, "messages") == date(2026, 1, 1)
+    expected = {"raw_message_details": TODAY - timedelta(days=8), "participants": TODAY - timedelta(days=8)}
+    assert {name: oldest(inboxes, name) for name in expected} == expected
+    inboxes.derive()
+    for name in inboxes.names:
+        derive_day(inboxes.store, name, FIRST, is_forced=True)
+    assert inboxes.rows("messages") == rows
+    assert verify(inboxes.store, stale_days=stale_days).findings == ()
 
 
-def test_figures_of_days_stay_when_the_messages_around_them_left(tmp_path: Path) -> None:
-    with inboxes_of(tmp_path) as inboxes:  # type: ignore[attr-defined]
-        inboxes.extract_whole(FIRST)
-        for name in inboxes.names:
-            derive_account_days(inboxes.store, name)
-        figures = inboxes.rows("account_days")
-        run(inboxes, {"raw_message_ids": 30, "account_days": 400})
-        for name in inboxes.names:
-            assert stale_account_days(inboxes.store, name) == []
-            derive_account_days(inboxes.store, name)
-        assert inboxes.rows("account_days") == figures
+def test_figures_of_days_stay_when_the_messages_around_them_left(inboxes: Inboxes) -> None:
+    for name in inboxes.names:
+        derive_account_days(inboxes.store, name)
+    figures = inboxes.rows("account_days")
+    run(inboxes, {"raw_message_ids": 30, "account_days": 400})
+    for name in inboxes.names:
+        assert stale_account_days(inboxes.store, name) == []
+        derive_account_days(inboxes.store, name)
+    assert inboxes.rows("account_days") == figures
 
 
-def test_a_dry_run_names_what_would_go_and_removes_nothing(tmp_path: Path) -> None:
-    with inboxes_of(tmp_path) as inboxes:  # type: ignore[attr-defined]
-        inboxes.extract_whole(FIRST)
-        before = inboxes.files()
-        found = find_expired(inboxes.store, floors_of({"messages": MESSAGES_LIMIT}, TODAY))
-        assert inboxes.files() == before
-        assert {each.table for each in found} == {"messages"}
-        assert sum(each.row_count for each in found) == 2 * 13
-        assert expire(inboxes.store, {"messages": MESSAGES_LIMIT}, TODAY) == found
-        assert find_expired(inboxes.store, read_floors(inboxes.store)) == []
+def test_a_dry_run_names_what_would_go_and_removes_nothing(inboxes: Inboxes) -> None:
+    before = inboxes.files()
+    found = find_expired(inboxes.store, floors_of({"messages": MESSAGES_LIMIT}, TODAY))
+    assert inboxes.files() == before
+    assert {each.table for each in found} == {"messages"}
+    assert sum(each.row_count for each in found) == 2 * 13
+    assert expire(inboxes.store, {"messages": MESSAGES_LIMIT}, TODAY) == found
+    assert find_expired(inboxes.store, read_floors(inboxes.store)) == []
 
 
-def test_compactions_damaged_files_and_the_state_keep_nothing_of_it(tmp_path: Path) -> None:
-    with inboxes_of(tmp_path) as inboxes:  # type: ignore[attr-defined]
-        inboxes.extract_whole(FIRST)
-        store = inboxes.store
-        compact(store, TODAY)
-        path = store.path("raw_message_ids", "insta", date(2026, 1, 1))
-        path.write_bytes(b"damaged")
-        inboxes.extract(FIRST)
-        store.path("messages", "insta", date(2026, 1, 5)).write_bytes(b"damaged")
-        run(inboxes, {table.name: 30 for table in RAW})
-        left = {path.name for path in store.root.rglob("*") if "2026-01" in path.name}
-        assert left == set()
-        assert store.state.quarantines() == []
-        assert [
-            record for record in store.state.partitions() if record.date < date(2026, 2, 9) and record.account
-        ] == []
-        compact(store, TODAY)
-        with convo_pipeline.connect(store.root) as con:
-            assert con.sql("SELECT min(date) FROM messages").fetchall() == [(date(2026, 2, 10),)]
-        assert verify(store, stale_days=stale_days).findings == ()
+def test_compactions_damaged_files_and_the_state_keep_nothing_of_it(inboxes: Inboxes) -> None:
+    store = inboxes.store
+    compact(store, TODAY)
+    path = store.path("raw_message_ids", "insta", date(2026, 1, 1))
+    path.write_bytes(b"damaged")
+    inboxes.extract(FIRST)
+    store.path("messages", "insta", date(2026, 1, 5)).write_bytes(b"damaged")
+    for table, day in (("messages", date(2026, 1, 13)), ("raw_message_ids", date(2026, 1, 9))):
+        store.path(table, "insta", day).write_bytes(b"damaged")
+        with pytest.raises(CorruptError):
+            store.read(table, "insta", day)
+    derive_day(store, "insta", date(2026, 1, 13))
+    run(inboxes, {table.name: 30 for table in RAW})
+    left = {path.name for path in store.root.rglob("*") if "2026-01" in path.name}
+    assert left == set()
+    assert store.state.quarantines() == []
+    assert [record for record in store.state.partitions() if record.date < date(2026, 2, 9) and record.account] == []
+    compact(store, TODAY)
+    with convo_pipeline.connect(store.root) as con:
+        assert con.sql("SELECT min(date) FROM messages").fetchall() == [(date(2026, 2, 10),)]
+    assert verify(store, stale_days=stale_days).findings == ()
 
 
 def test_a_conversation_that_was_quiet_too_long_is_not_remembered(tmp_path: Path) -> None:
@@ -148,37 +160,31 @@ def test_a_conversation_that_was_quiet_too_long_is_not_remembered(tmp_path: Path
         assert set(inboxes.store.state.conversations("insta")) == {recent.conversation_id}
 
 
-def test_the_ledger_has_a_limit_of_its_own(tmp_path: Path) -> None:
-    with inboxes_of(tmp_path) as inboxes:  # type: ignore[attr-defined]
-        inboxes.extract_whole(FIRST)
-        run(inboxes, {"runs": 30})
-        assert list(inboxes.store.root.glob("runs/*/data.parquet"))
-        run(inboxes, {"runs": 30}, NOW + timedelta(days=30))
-        assert list(inboxes.store.root.glob("runs/*")) == []
-        assert inboxes.store.state.runs() == []
-        assert verify(inboxes.store).findings == ()
+def test_the_ledger_has_a_limit_of_its_own(inboxes: Inboxes) -> None:
+    run(inboxes, {"runs": 30})
+    assert list(inboxes.store.root.glob("runs/*/data.parquet"))
+    run(inboxes, {"runs": 30}, NOW + timedelta(days=30))
+    assert list(inboxes.store.root.glob("runs/*")) == []
+    assert inboxes.store.state.runs() == []
+    assert verify(inboxes.store).findings == ()
 
 
-def test_an_account_at_work_is_left_to_the_next_time_and_the_others_are_done(tmp_path: Path) -> None:
-    with inboxes_of(tmp_path) as inboxes:  # type: ignore[attr-defined]
-        inboxes.extract_whole(FIRST)
-        with inboxes.store.lock_account("insta"), pytest.raises(BusyError):
-            run(inboxes, {"messages": MESSAGES_LIMIT})
-        first = TODAY - timedelta(days=MESSAGES_LIMIT - 1)
-        assert inboxes.store.days("messages", "insta")[0] < first <= inboxes.store.days("messages", "mess")[0]
+def test_an_account_at_work_is_left_to_the_next_time_and_the_others_are_done(inboxes: Inboxes) -> None:
+    with inboxes.store.lock_account("insta"), pytest.raises(BusyError):
+        run(inboxes, {"messages": MESSAGES_LIMIT})
+    first = TODAY - timedelta(days=MESSAGES_LIMIT - 1)
+    assert inboxes.store.days("messages", "insta")[0] < first <= inboxes.store.days("messages", "mess")[0]
 
 
-def test_the_nightly_upkeep_removes_and_compacts(tmp_path: Path) -> None:
-    with inboxes_of(tmp_path) as inboxes:  # type: ignore[attr-defined]
-        inboxes.extract_whole(FIRST)
-        settings = inboxes.settings.model_copy(update={"retention": {"messages": 40, RUNS.name: 90}})
-        told: list[str] = []
-        deployment = Deployment(settings, clock=stopped_clock(inboxes.clock))
-        assert run_upkeep(deployment, told.append) == []
-        counts = {text.split(": ")[0]: int(text.split(": ")[1]) for text in told}
-        assert (counts["erasures finished"], counts["partitions too old, removed"]) == (0, 2 * 8)
-        assert counts["months compacted"] > 2 * len(RAW) - 2
-        assert list(inboxes.store.root.glob(".compact/messages/account=insta/month=2026-02.parquet"))
+def test_the_nightly_upkeep_removes_and_compacts(inboxes: Inboxes) -> None:
+    settings = inboxes.settings.model_copy(update={"retention": {"messages": 40, RUNS.name: 90}})
+    told: list[str] = []
+    deployment = Deployment(settings, clock=stopped_clock(inboxes.clock))
+    assert run_upkeep(deployment, told.append) == []
+    counts = {text.split(": ")[0]: int(text.split(": ")[1]) for text in told}
+    assert (counts["erasures finished"], counts["partitions too old, removed"]) == (0, 2 * 8)
+    assert counts["months compacted"] > 2 * len(RAW) - 2
+    assert list(inboxes.store.root.glob(".compact/messages/account=insta/month=2026-02.parquet"))
 
 
 @pytest.mark.parametrize(

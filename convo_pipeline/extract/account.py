@@ -32,6 +32,7 @@ from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.identity import AccountIdentity
 from convo_pipeline.lake.partitions import Commit
 from convo_pipeline.lake.records import Run
+from convo_pipeline.lake.retention import RAW_NAMES
 from convo_pipeline.secrets import Credentials, read_credentials, redact
 from convo_pipeline.settings import AccountSettings, Settings
 
@@ -189,8 +190,7 @@ class AccountRun:
             calls.fetch(user_id)
             loaded = self._load(spool, journal.contents if journal.is_whole else None)
             calls.remember()
-            if any(load.quarantined for load in (*left, loaded)):
-                self.store.state.reopen(self.account.name)
+            calls.settle_damage()
             return calls.report([*left, loaded], credentials)
 
     def _load(self, spool: Spool, contents: Contents | None = None) -> Loaded:
@@ -244,7 +244,8 @@ class AccountCalls:
         self._name = run.account.name
         self._memory = self._state.memory(self._name)
         self._covered = Coverage.read(self._memory)
-        since = max(run.since, run.account.start_date)
+        self._damaged_days = self._read_damaged_days()
+        since = max(min(run.since, *self._damaged_days, run.until), run.account.start_date)
         self._plan = plan_run(run.mode, since, run.clock.now(), self._covered, run.settings.schedule.recheck_days)
         ladder = self._memory.get("ladder")
         self._rung = ladder_from_json(ladder if isinstance(ladder, str) else None)
@@ -360,6 +361,25 @@ class AccountCalls:
                 since = min(self._plan.since, self._covered.since) if self._covered else self._plan.since
                 memory["coverage"] = Coverage(since, rows.to_us(summary.started_at)).to_json()
         self._state.save_memory(self._name, memory)
+
+    def settle_damage(self) -> None:
+        """Call days whole again that lost a raw file before this run, if it read all there is of them since.
+
+        A file that was found damaged only while the run was at work waits for the next one.
+        """
+        if self._read_damaged_days() - self._damaged_days:
+            self._state.reopen(self._name)
+            return
+        covered = Coverage.read(self._state.memory(self._name))
+        if covered is None or self._fetched.reasons:
+            return
+        for day in self._damaged_days:
+            if day >= covered.since:
+                self._state.settle_quarantines(self._name, RAW_NAMES, day)
+
+    def _read_damaged_days(self) -> frozenset[date]:
+        """Return the days of which a raw file was set aside and what it held was not asked again yet."""
+        return frozenset(day for table, _, day, _ in self._state.quarantines(self._name) if table in RAW_NAMES)
 
     def report(self, loads: list[Loaded], credentials: Credentials) -> AccountReport:
         """Return what the run came to."""

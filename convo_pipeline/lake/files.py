@@ -16,7 +16,15 @@ from convo_pipeline.errors import StoreError
 from convo_pipeline.lake import parquet
 from convo_pipeline.lake.database import STATE_FILE
 from convo_pipeline.lake.folder import NEEDED_BYTES, Folder, staged_name
-from convo_pipeline.lake.layout import file_parts, is_ours, read_account, table_of
+from convo_pipeline.lake.layout import (
+    file_parts,
+    folder_parts,
+    is_ours,
+    is_set_aside,
+    read_account,
+    read_date,
+    table_of,
+)
 from convo_pipeline.lake.locks import Locks
 from convo_pipeline.lake.partitions import Commit, Held, Partitions, committed
 from convo_pipeline.lake.place import Place
@@ -168,6 +176,15 @@ class Store:
         tables = [name for name in (*TABLES, RUNS.name) if name in self.place.names()]
         found = (parts for table in tables for parts in self.place.files((table,)))
         return [parts for parts in found if not is_ours(parts)]
+
+    def set_aside_files(self, account: str | None = None) -> Iterator[tuple[Table, str, date, tuple[str, ...]]]:
+        """Yield (table, account, date, parts) of every damaged file that was set aside, of one account or of all."""
+        for table in (*TABLES.values(), RUNS):
+            for name in [""] if table is RUNS else self.accounts(table.name):
+                if account in (None, name):
+                    for parts in self.place.files(folder_parts(table, name)):
+                        if is_set_aside(parts[-1]) and (day := read_date(parts[-2])):
+                            yield table, name, day, parts
 
     def data_files(self) -> Iterator[tuple[Table, str, date]]:
         """Yield (table, account, date) of every file of the lake; the ledger's account is empty."""

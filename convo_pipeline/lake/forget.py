@@ -22,7 +22,7 @@ from convo_pipeline.lake import ledger
 from convo_pipeline.lake.compact import compaction_parts, remove_compactions
 from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.folder import Folder
-from convo_pipeline.lake.layout import DATA_FILE, is_set_aside
+from convo_pipeline.lake.layout import DATA_FILE
 from convo_pipeline.lake.people import is_one_to_one, is_sent_by, people_in, people_of_message, without_person
 from convo_pipeline.lake.place import remove_file, write_file
 from convo_pipeline.lake.suppression import Receipt, hashes_of, keyed_hash, make_key, read_receipts, save_receipt
@@ -97,10 +97,11 @@ def erase(store: Store, traces: Traces, now: datetime) -> Receipt:
     save_receipt(store, receipt)
     _save_pending(store, traces, person)
     _erase_rows(store, traces)
-    _erase_set_aside(store, traces.account)
     remove_compactions(store, traces.account)
     store.discard_staged(_stageable(store, traces.account, now.astimezone(UTC).date()))
     _erase_texts(store, traces)
+    _erase_set_aside(store, traces.account)
+    store.state.database.wipe_free_pages()
     if traces.row_counts or receipt.finished_at is None:
         receipt = replace(receipt, finished_at=now, row_counts=traces.row_counts)
     save_receipt(store, receipt)
@@ -310,13 +311,10 @@ def _names_any(text: str, names: Iterable[str]) -> bool:
 
 
 def _erase_set_aside(store: Store, account: str) -> None:
-    for table in TABLES:
-        for parts in list(store.place.files((table, f"account={account}"))):
-            if is_set_aside(parts[-1]):
-                remove_file(store.place, parts)
-    for table, _, _, path in store.state.quarantines(account):
-        if table.startswith("raw_"):  # a derived table's note goes when the table was made again
-            store.state.remove_quarantine(path)
+    """Remove every damaged file that may name the person, the ledger's too; that their days wait stays noted."""
+    for name in (account, ""):
+        for _, _, _, parts in list(store.set_aside_files(name)):
+            remove_file(store.place, parts)
 
 
 def _stageable(store: Store, account: str, today: date) -> Iterator[tuple[str, ...]]:
@@ -346,7 +344,6 @@ def _erase_texts(store: Store, traces: Traces) -> None:
 
     store.state.forget(traces.account, traces.own, redact)
     ledger.change_runs(store, lambda rows: ledger.redact_account(rows, traces.account, redact))
-    store.state.database.wipe_free_pages()
 
 
 def _map_texts(value: object, change: Callable[[str], str]) -> object:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from convo_pipeline.errors import CorruptError
 from convo_pipeline.json_text import dump_json, load_json
 from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.partitions import Commit, Held
@@ -21,7 +22,7 @@ def export_runs(store: Store, run_id: str) -> list[Commit]:
     """Write a run's lines into the ledger's files, beside those already there."""
     by_day: dict[date, list[Run]] = {}
     for run in store.state.runs(run_id=run_id):
-        by_day.setdefault(run.started_at.astimezone(UTC).date(), []).append(run)
+        by_day.setdefault(_day_of(run), []).append(run)
     return [_change_day(store, day, partial(add_runs, runs=by_day[day])) for day in sorted(by_day)]
 
 
@@ -58,10 +59,22 @@ def read_runs(rows: pa.Table) -> list[Run]:
 
 
 def _change_day(store: Store, day: date, change: Change) -> Commit:
+    """Change a day's lines; where its file was damaged and set aside, those that the state still has."""
+
     def make(held: Held | None) -> pa.Table:
         return change(held.content.fitting_rows() if held else RUNS.schema.empty_table())
 
-    return store.partitions.commit(RUNS, "", day, make)
+    try:
+        return store.partitions.commit(RUNS, "", day, make)
+    except CorruptError:
+        known = add_runs(RUNS.schema.empty_table(), (run for run in store.state.runs() if _day_of(run) == day))
+        commit = store.partitions.commit(RUNS, "", day, lambda held: change(known))
+        store.state.settle_quarantines("", [RUNS.name], day)
+        return commit
+
+
+def _day_of(run: Run) -> date:
+    return run.started_at.astimezone(UTC).date()
 
 
 def _run_row(run: Run) -> dict[str, object]:

@@ -47,11 +47,11 @@ class FileContent:
 
 
 def encode(table: Table, rows: pa.Table, source: str = "") -> bytes:
-    """Return the bytes of a data file."""
+    """Return the bytes of a data file; rows that were read from one give its bytes again."""
     metadata = {VERSION_KEY: str(SCHEMA_VERSION).encode()} | ({SOURCE_KEY: source.encode()} if source else {})
     sink = pa.BufferOutputStream()
     pq.write_table(
-        rows.replace_schema_metadata(metadata),
+        pa.Table.from_arrays(rows.columns, schema=table.schema.with_metadata(metadata)),
         sink,
         compression="zstd",
         write_page_checksum=True,
@@ -71,9 +71,13 @@ def decode(table: Table, content: bytes, name: str) -> FileContent:
         stored = file.read()
         metadata = file.schema_arrow.metadata or {}
         version, source = int(metadata.get(VERSION_KEY, b"1")), metadata.get(SOURCE_KEY, b"").decode()
+        is_exact = stored.schema.equals(table.schema)
+        return _content(table, stored, version, source, is_exact)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise CorruptError(f"{name} is damaged: {type(error).__name__}") from None
-    is_exact = stored.schema.equals(table.schema)
+
+
+def _content(table: Table, stored: pa.Table, version: int, source: str, is_exact: bool) -> FileContent:
     try:
         return FileContent(_upgrade(table, stored), stored.num_rows, version, source, is_exact)
     except SchemaError as misfit:

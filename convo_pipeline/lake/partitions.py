@@ -176,14 +176,28 @@ class Partitions:
             self._seen.pop((table.name, account, day), None)
 
     def adopt(self, table: Table, account: str, day: date) -> Held | None:
-        """Take a partition's file as it is on disk for the truth; None if there is none or it cannot be read."""
-        with self._locks.partition(file_parts(table, account, day)):
+        """Take a partition's file for the truth, whatever the state says; None if there is none or it is damaged.
+
+        Its pages carry checksums, its footer none: a file that is not what its rows give is written anew from them.
+        """
+        parts = file_parts(table, account, day)
+        with self._locks.partition(parts):
             try:
                 held = self.read_file(table, account, day)
             except CorruptError:
                 return None
-            if held:
-                self._state.record(held.record)
+            if held is None or held.content.version != SCHEMA_VERSION:
+                if held:
+                    self._note(held.record, held.mark)
+                return held
+            if not held.content.is_exact:
+                return None
+            self._note(held.record, held.mark)
+            rows, source = held.content.rows, held.content.source
+            content = parquet.encode(table, rows, source)
+            record = _describe(table, account, day, content, rows.num_rows, source)
+            if record.sha256 != held.record.sha256:
+                self._publish(table, parts, content, rows, held, record)
             return held
 
     # the parts of a commit; whoever calls them holds the partition's lock

@@ -6,7 +6,7 @@ table reaches back is kept in `<root>/.retention.json`, where whoever merges or 
 """
 
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
@@ -14,7 +14,7 @@ from convo_pipeline.errors import StoreError
 from convo_pipeline.json_text import dump_json, load_json
 from convo_pipeline.lake.compact import remove_month
 from convo_pipeline.lake.files import Store
-from convo_pipeline.lake.place import write_file
+from convo_pipeline.lake.place import remove_file, write_file
 from convo_pipeline.schema import RAW, RUNS, TABLES
 
 FLOORS = (".retention.json",)
@@ -94,11 +94,14 @@ def expire(store: Store, limits: Mapping[str, int], today: date) -> list[Expired
     if floors != read_floors_or_none(store):
         write_file(store.place, FLOORS, dump_json({name: str(day) for name, day in sorted(floors.items())}))
     expired = find_expired(store, floors)
+    damaged = _find_set_aside(store, floors)
     errors: list[StoreError] = []
     removed: list[Expired] = []
-    for account in sorted({each.account for each in expired}):
+    for account in sorted({each.account for each in expired} | damaged.keys()):
         try:
-            removed += _expire_account(store, account, [each for each in expired if each.account == account])
+            removed += _expire_account(
+                store, account, [each for each in expired if each.account == account], damaged.get(account, [])
+            )
         except StoreError as error:
             errors.append(error)
     _forget_state(store, floors)
@@ -114,32 +117,35 @@ def read_floors_or_none(store: Store) -> dict[str, date] | None:
     return None
 
 
-def _expire_account(store: Store, account: str, expired: list[Expired]) -> list[Expired]:
-    if not account:  # the ledger
-        for each in expired:
-            store.drop(each.table, account, each.date)
-        return expired
-    with store.lock_account(account, wait_seconds=1), store.lock_derivation(account):
-        for table, month in sorted({(each.table, str(each.date)[:_MONTH]) for each in expired}):
+def _find_set_aside(store: Store, floors: Mapping[str, date]) -> dict[str, list[tuple[str, ...]]]:
+    """Return where damaged files lie that were set aside from partitions older than they may be, by account."""
+    found: dict[str, list[tuple[str, ...]]] = {}
+    for table, account, day, parts in store.set_aside_files():
+        if day < floors.get(table.name, date.min):
+            found.setdefault(account, []).append(parts)
+    return found
+
+
+def _expire_account(
+    store: Store, account: str, expired: list[Expired], damaged: list[tuple[str, ...]]
+) -> list[Expired]:
+    with ExitStack() as locks:
+        if account:  # the ledger is nobody's
+            locks.enter_context(store.lock_account(account, wait_seconds=1))
+            locks.enter_context(store.lock_derivation(account))
+        for table, month in sorted({(each.table, str(each.date)[:_MONTH]) for each in expired if account}):
             remove_month(store, table, account, date.fromisoformat(f"{month}-01"))
         for each in expired:
             store.drop(each.table, account, each.date)
-        _drop_set_aside(store, account, {(each.table, f"date={each.date}") for each in expired})
+        for parts in damaged:
+            remove_file(store.place, parts)
     return expired
 
 
-def _drop_set_aside(store: Store, account: str, places: set[tuple[str, str]]) -> None:
-    """Remove what lies damaged beside the partitions that left."""
-    for table, _, day, path in store.state.quarantines(account):
-        if (table, f"date={day}") in places:
-            parts = tuple(path.split("/"))
-            mark = store.place.mark(parts)
-            if mark:
-                store.place.remove(parts, mark)
-            store.state.remove_quarantine(path)
-
-
 def _forget_state(store: Store, floors: Mapping[str, date]) -> None:
+    for table, _, day, path in store.state.quarantines():
+        if day < floors.get(table, date.min):
+            store.state.remove_quarantine(path)
     if RAW_NAMES[0] in floors:
         store.state.forget_before(floors[RAW_NAMES[0]])
     if RUNS.name in floors:

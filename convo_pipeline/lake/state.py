@@ -128,9 +128,15 @@ class State:
         return [(str(row[0]), str(row[1]), date.fromisoformat(str(row[2])), str(row[3])) for row in rows]
 
     def remove_quarantine(self, path: str) -> None:
-        """Forget a damaged file, once its day is whole again."""
+        """Forget a damaged file that is no longer there."""
         with self.database.transaction() as connection:
             connection.execute("DELETE FROM quarantines WHERE path = ?", (path,))
+
+    def settle_quarantines(self, account: str, tables: Iterable[str], day: date) -> None:
+        """Call a day of these tables whole again; the damaged files are kept, but no longer waited for."""
+        with self.database.transaction() as connection:
+            keys = [(account, str(day), table) for table in tables]
+            connection.executemany("DELETE FROM quarantines WHERE account = ? AND date = ? AND table_name = ?", keys)
 
     # identities
 

@@ -35,10 +35,12 @@ KINDS = {
     "balance": "tables of one day do not add up",
     "stale": "derived tables do not agree with the raw ones: run `convo-pipeline normalize`",
     "ledger": "a run's counts do not add up",
-    "quarantine": "a damaged file was set aside; it is kept until you remove it",
+    "quarantine": "a damaged file was set aside and its day is not whole again: put a backup in its place and run"
+    " `convo-pipeline verify --rebuild-state`, or let the next `extract` (raw tables) or `normalize` make it again",
+    "set aside": "a damaged file whose day was made again since, as far as that was possible; kept until you remove it",
     "foreign": "not ours: never read, never deleted",
 }
-NOTICES = frozenset({"older", "foreign"})
+NOTICES = frozenset({"older", "foreign", "set aside"})
 """What is worth telling and no damage."""
 READABLE = NOTICES | {"date", "key"}
 """What does not keep derived tables from being compared with the raw ones."""
@@ -260,8 +262,10 @@ def _unbalanced(counts: dict[str, int]) -> Iterator[str]:
 
 
 def _report_leftovers(store: Store, tally: _Tally) -> None:
-    for table, account, day, path in store.state.quarantines():
-        tally.add("quarantine", path, f"set aside from {_where(_table(table), account, day)}")
+    waiting = {path: (_table(name), account, day) for name, account, day, path in store.state.quarantines()}
+    kept = {"/".join(parts): (table, account, day) for table, account, day, parts in store.set_aside_files()}
+    for path, place in (kept | waiting).items():
+        tally.add("quarantine" if path in waiting else "set aside", path, f"set aside from {_where(*place)}")
     for foreign in store.foreign_files():
         tally.add("foreign", "/".join(foreign), "not a file of the lake")
 
