@@ -166,7 +166,7 @@ class Store:
         if not isinstance(self.place, Folder):
             return
         staged = set(self.folder.staged_names())
-        for parts in partitions:
+        for parts in partitions if staged else ():
             if staged_name(parts) in staged:
                 with self.locks.partition(parts):
                     self.folder.discard_staged(parts)

@@ -24,6 +24,8 @@ NEUTRAL: dict[str, object] = {
 }
 """What a required column holds for rows written before it existed."""
 ROWS_PER_GROUP = 131_072
+THREADED_BYTES = 4 * 1024 * 1024
+"""A smaller file is read before other threads have begun."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def decode(table: Table, content: bytes, name: str) -> FileContent:
     """Read a data file's bytes; a CorruptError names the file."""
     try:
         file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
-        stored = file.read()
+        stored = file.read(use_threads=len(content) > THREADED_BYTES)
         metadata = file.schema_arrow.metadata or {}
         version, source = int(metadata.get(VERSION_KEY, b"1")), metadata.get(SOURCE_KEY, b"").decode()
         is_exact = stored.schema.equals(table.schema)
@@ -88,7 +90,7 @@ def check_written(table: Table, rows: pa.Table, content: bytes, name: str) -> No
     """Raise CorruptError unless the bytes hold exactly the keys of `rows`."""
     try:
         file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
-        keys = file.read(columns=list(table.key)) if table.key else None
+        keys = file.read(columns=list(table.key), use_threads=len(content) > THREADED_BYTES) if table.key else None
         row_count = file.metadata.num_rows
     except (pa.ArrowException, OSError) as error:
         raise CorruptError(f"{name} could not be read back: {type(error).__name__}") from None
