@@ -150,6 +150,26 @@ def test_b29_an_edit_is_found_by_night_also_where_nothing_can_be_nested(tmp_path
         assert [row["text"] for row in inboxes.rows("messages")] == ["second"]
 
 
+def test_b20_a_message_that_is_answered_without_its_content_is_not_gone_and_is_asked_again(tmp_path: Path) -> None:
+    world = small_world()
+    world.accounts["insta"].add_conversation().add_messages(2, at(3))
+
+    def strip(occasion: Occasion, body: Any) -> Any:
+        row = message_rows(occasion, body)[-1]
+        for key in set(row) - {"id", "created_time"}:
+            row.pop(key)
+        return body
+
+    with serve(tmp_path, world) as inboxes:
+        inboxes.server.set_faults(changing(strip, "listing", "node"))
+        [stripped] = inboxes.extract(accounts=["insta"])
+        statuses = [row["detail_status"] for row in inboxes.rows("raw_message_details")]
+        inboxes.server.set_faults()
+        [healed] = inboxes.extract(accounts=["insta"])
+        assert (stripped.reasons, sorted(map(str, statuses))) == (("message_failed",), ["detailed", "failed"])
+        assert (healed.outcome, healed.counts["detailed"]) == ("complete", 2)
+
+
 def test_b18_a_row_with_an_unknown_key_and_no_content_erases_nothing(tmp_path: Path) -> None:
     world = small_world()
     conversation = world.accounts["insta"].add_conversation()

@@ -186,16 +186,19 @@ class ConversationReader:
         except (MissingError, PayloadError, UnknownFieldError, TooMuchDataError, UnreachableError) as error:
             is_calm = self.client.throttled_seconds == throttled_seconds
             return {"at_us": listed.at_us, "payload": None, **judge(error, rank, is_calm)}
+        at_us = rows.to_us(answer.server_time)
         if not isinstance(answer.body, dict) or rows.lacks_content(answer.body):
-            return {"at_us": rows.to_us(answer.server_time), "payload": None, **_verdict(_refusal(rank))}
-        return {"at_us": rows.to_us(answer.server_time), "payload": answer.body, **_verdict("detailed")}
+            no_refusal = PayloadError("a message's answer has no content")
+            return {"at_us": at_us, "payload": None, **judge(no_refusal, rank, is_calm=True)}
+        return {"at_us": at_us, "payload": answer.body, **_verdict("detailed")}
 
 
 def judge(error: ConvoError, rank: int, is_calm: bool) -> Record:
     """Say what a refusal means for the message.
 
     Deleted and too old are one error, so the place decides: beyond the newest 20 a refusal adds nothing to what
-    the bare row said. One that came while the account was throttled can mean "slow down" and says nothing either.
+    the bare row said. One that came while the account was throttled can mean "slow down" and says nothing either;
+    an answer that refuses nothing and brings nothing is none: it is asked for again.
     """
     if rank > rows.READABLE_RANKS:
         return _verdict("beyond_20")
@@ -206,10 +209,6 @@ def judge(error: ConvoError, rank: int, is_calm: bool) -> Record:
 
 def _verdict(status: str, code: int | None = None, subcode: int | None = None) -> Record:
     return {"verdict": status, "code": code, "subcode": subcode}
-
-
-def _refusal(rank: int) -> str:
-    return "gone" if rank <= rows.READABLE_RANKS else "beyond_20"
 
 
 def state_record(listed: Listed, walk: Walk, *, at_end: bool, due_reason: str | None = None) -> Record:
