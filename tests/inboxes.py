@@ -1,6 +1,6 @@
 """An emulated inbox and a store for it: what the tests of the whole chain stand on."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
@@ -14,7 +14,7 @@ from convo_pipeline.emulator.clock import VirtualClock
 from convo_pipeline.emulator.serve import EMULATOR_TOKEN, EmulatorServer
 from convo_pipeline.emulator.switches import Switches
 from convo_pipeline.emulator.world import Account, World
-from convo_pipeline.extract.run import AccountReport, extract
+from convo_pipeline.extract.run import AccountReport, Progress, extract
 from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.partitions import Commit
 from convo_pipeline.settings import Settings, parse_settings
@@ -51,7 +51,12 @@ class Inboxes:
         return [account.name for account in self.settings.accounts]
 
     def extract(
-        self, since: date = START, until: date | None = None, accounts: Iterable[str] = (), mode: str = "window"
+        self,
+        since: date = START,
+        until: date | None = None,
+        accounts: Iterable[str] = (),
+        mode: str = "window",
+        on_progress: Callable[[Progress], None] | None = None,
     ) -> list[AccountReport]:
         """Extract; by default all accounts from the start to today."""
         return extract(
@@ -61,6 +66,7 @@ class Inboxes:
             since,
             until or self.clock.now().date() + timedelta(days=1),
             mode=mode,  # type: ignore[arg-type]
+            on_progress=on_progress,
             environ=self.environ,
             clock=stopped_clock(self.clock),
         )

@@ -13,6 +13,7 @@ import pytest
 
 from convo_pipeline import schema
 from convo_pipeline.emulator.serve import EmulatorServer
+from convo_pipeline.extract.run import Progress
 from convo_pipeline.lake.files import Store
 from convo_pipeline.orchestration.assets import CAME_ALONG
 from convo_pipeline.orchestration.catalog import build_definitions
@@ -20,7 +21,7 @@ from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.instance import make_home
 from convo_pipeline.orchestration.jobs import EXTRACT_JOB, NORMALISE_JOB, prune_idle_runs
 from convo_pipeline.orchestration.partitions import Window, range_tags
-from convo_pipeline.orchestration.runs import QUIET
+from convo_pipeline.orchestration.runs import QUIET, run_jobs
 from convo_pipeline.settings import Settings
 from tests.inbox_worlds import TOKENS, Days, message_counts, small_settings, small_world, three_days
 
@@ -158,6 +159,24 @@ def test_a_refused_account_is_red_and_the_other_one_green(
         green, red = status(deployment, instance, table)
         assert red == bad
         assert good <= green
+
+
+def test_a_defect_in_one_accounts_run_is_red_for_that_account_alone_and_says_nothing_it_must_not(
+    deployment: Deployment, instance: dg.DagsterInstance, days: Days
+) -> None:
+    def stumble(progress: Progress) -> None:
+        if progress.account == BIKES:
+            raise RuntimeError(f"{TOKENS['BIKES_MESSENGER_TOKEN']} said hello")
+
+    told = replace(deployment, on_progress=stumble)
+    result = run_jobs(told, ALL, Window(days[0], days[2]), instance)
+    assert [report.outcome for report in result.reports] == ["complete", "failed"]
+    (line,) = [line for line in result.failures if line.startswith(f"{BIKES}:")]
+    assert "a defect of this program, RuntimeError in convo_pipeline/extract/" in line
+    assert "please report this line" in line
+    assert "said hello" not in str([entry for run in instance.get_runs() for entry in instance.all_logs(run.run_id)])
+    green, red = status(deployment, instance, "raw_message_ids")
+    assert (red, {f"{BAKERY}|{days[number]}" for number in (0, 1)} <= green) == ({f"{BIKES}|{days[number]}" for number in (0, 1)}, True)  # fmt: skip
 
 
 def test_normalise_after_a_partial_failure_makes_the_good_account_whole_and_a_new_try_heals_the_other(

@@ -1,13 +1,16 @@
 """The chain of one account, against the emulator over real HTTP, into a real store."""
 
+import re
 from collections import Counter
 from datetime import date, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from convo_pipeline.emulator.serve import EMULATOR_TOKEN
 from convo_pipeline.emulator.switches import Switches
 from convo_pipeline.emulator.world import World
+from convo_pipeline.extract.run import Progress
 from convo_pipeline.extract.spool import Spool
 from tests.inboxes import NOW, START, TOKEN_VARIABLE, Inboxes, reopened, serve, small_world
 
@@ -322,3 +325,25 @@ def test_a_spool_left_by_a_killed_run_is_stored_by_the_next(tmp_path: Path) -> N
         inboxes.extract_whole()
         assert not spool.folder.exists()
         assert [row["message_id"] for row in inboxes.rows("messages") if row["conversation_id"] == "c"] == ["lost"]
+
+
+@pytest.mark.parametrize(("step", "least"), [("conversations", 20), ("messages", 30), ("partitions", 30)])
+def test_a_defect_in_one_accounts_run_costs_no_other_account_and_nothing_that_came(
+    tmp_path: Path, step: str, least: int
+) -> None:
+    world = small_world()
+    for account in world.accounts.values():
+        account.add_conversation().add_messages(30, at(3), 60)
+
+    def stumble(progress: Progress) -> None:
+        if (progress.account, progress.step) == ("insta", step):
+            raise KeyError(f"{EMULATOR_TOKEN} said: message 7")
+
+    with serve(tmp_path, world, Switches(old_rows_messenger="omit_fields")) as inboxes:
+        bad, good = inboxes.extract(on_progress=stumble)
+        assert (bad.outcome, bad.reasons, good.outcome) == ("failed", ("defect",), "complete")
+        assert re.fullmatch(r"a defect of this program, KeyError in convo_pipeline/extract/\w+\.py line \d+ \(\w+\): .*kept", str(bad.error))  # fmt: skip
+        assert [run.reasons for run in inboxes.store.state.runs("insta")] == [("defect",)]
+        world.accounts["insta"].conversations.clear()
+        inboxes.extract(accounts=["insta"])
+        assert len(inboxes.rows("raw_message_ids", "insta")) >= least

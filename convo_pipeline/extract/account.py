@@ -18,6 +18,7 @@ from convo_pipeline.extract import rows
 from convo_pipeline.extract.balance import balance
 from convo_pipeline.extract.contents import Contents, Journal
 from convo_pipeline.extract.conversation import ConversationReader, RuleCheck
+from convo_pipeline.extract.defect import describe_defect
 from convo_pipeline.extract.inbox import Fetched, InboxReader, Known, reason_of
 from convo_pipeline.extract.load import Loaded, load, load_spool
 from convo_pipeline.extract.spool import Spool, left_spools
@@ -44,7 +45,7 @@ Outcome = Literal["complete", "incomplete", "failed", "busy"]
 Mode = Literal["window", "nightly", "full", "capture", "find"]
 REASONS = frozenset(
     {"token", "permission", "throttled", "budget", "unreachable", "missing", "answer", "store", "settings", "busy"}
-    | {"conversation_failed", "message_failed", "quarantined", *get_args(Cut)}
+    | {"defect", "conversation_failed", "message_failed", "quarantined", *get_args(Cut)}
 )
 """Why an outcome is not `complete`: a closed set."""
 
@@ -143,14 +144,16 @@ class AccountRun:
     """Ids of the conversations that `find` met."""
 
     def report(self, user_id: str | None = None) -> AccountReport:
-        """Do the account's work; never raises a ConvoError."""
+        """Do the account's work; whatever goes wrong, foreseen or not, is in its report and stops no other account."""
         try:
             with self.store.lock_account(self.account.name):
                 report = self._work(user_id)
                 self._save_ledger(report)
+                return report
         except BusyError as error:
-            report = AccountReport(self.account.name, "busy", ("busy",), str(error))
-        return report
+            return AccountReport(self.account.name, "busy", ("busy",), str(error))
+        except Exception as error:
+            return self._failed(error)
 
     def _work(self, user_id: str | None) -> AccountReport:
         try:
@@ -158,10 +161,16 @@ class AccountRun:
             self._claim_name()
             left = [self._load(spool) for spool in left_spools(self.store.state_path, self.account.name)]
             return self._call(credentials, left, user_id)
-        except SettingsError as error:
+        except Exception as error:
+            return self._failed(error)
+
+    def _failed(self, error: Exception) -> AccountReport:
+        """Report what ended the account before its answers were stored; they are in the spool, for the next run."""
+        if isinstance(error, SettingsError):
             return AccountReport(self.account.name, "failed", ("settings",), str(error))
-        except StoreError as error:
+        if isinstance(error, StoreError):
             return AccountReport(self.account.name, "failed", ("store",), str(error))
+        return AccountReport(self.account.name, "failed", ("defect",), describe_defect(error))
 
     def _claim_name(self, identity: Identity | None = None) -> None:
         """Refuse, before anything is asked or stored, a name that stands for another inbox."""

@@ -116,12 +116,15 @@ class InboxReader:
             seen: set[str] = set()
             try:
                 for page in listing.pages():
-                    self._on_conversations(len(page.rows))
                     reads += [pool.submit(self._read, listed) for listed in self._take_page(page, seen)]
+                    self._on_conversations(len(page.rows))
                     if self._stop.is_set():
                         break
             except ConvoError as error:
                 self._end(error)
+            except BaseException:
+                self._stop.set()  # whoever reads for us shall not go on for nobody
+                raise
             reads += [pool.submit(self.revisit, conversation_id) for conversation_id in sorted(self._known.due - seen)]
             for read in reads:
                 read.result()
@@ -258,6 +261,9 @@ class InboxReader:
         except ConvoError as error:
             self._journal.append(failed_state_record(conversation_id, at_us, reason_of(error)))
             self._note_failure(error)
+        except BaseException:
+            self._stop.set()
+            raise
 
     def _note_failure(self, error: ConvoError) -> None:
         self._tally("failed")
