@@ -133,20 +133,28 @@ def demo(root: str, ui: bool, port: int) -> None:
 @click.option("--account", "accounts", multiple=True, metavar="NAME", help="Only this account; may be repeated.")
 @click.option("--since", type=Day(), help="First day, UTC. Default: where a night would start.")
 @click.option("--until", type=Day(), help="Day after the last, UTC. Default: today; with --since, tomorrow.")
-@click.option("--all", "everything", is_flag=True, help="From each account's start_date to now.")
+@click.option("--all", "everything", is_flag=True, help="From each account's start_date to now, after an estimate.")
+@click.option("--full", "sweep", is_flag=True, help="The same as if nothing were held; count what runs had missed.")
 @click.pass_obj
 def extract(
-    surroundings: Surroundings, accounts: Sequence[str], since: date | None, until: date | None, everything: bool
+    surroundings: Surroundings,
+    accounts: Sequence[str],
+    since: date | None,
+    until: date | None,
+    everything: bool,
+    sweep: bool,
 ) -> None:
     """Fetch accounts × days into the raw tables, then make all others from them."""
-    from convo_pipeline.console.extraction import choose_window, run_extraction
+    from convo_pipeline.console.extraction import announce_estimates, choose_window, run_extraction
 
-    if everything and (since or until):
-        raise SettingsError("--all takes neither --since nor --until")
-    settings = surroundings.settings
+    if (everything or sweep) and (since or until):
+        raise SettingsError(f"--{'all' if everything else 'full'} takes neither --since nor --until")
+    settings, clock = surroundings.settings, surroundings.clock
     names = _chosen(settings, accounts)
-    window = choose_window(settings, names, surroundings.clock.now().date(), since, until, everything)
-    if not run_extraction(settings, names, window, surroundings.clock, os.environ):
+    window = choose_window(settings, names, clock.now().date(), since, until, everything or sweep)
+    if everything:
+        announce_estimates(settings, names, clock, os.environ, Console(stderr=True))
+    if not run_extraction(settings, names, window, clock, os.environ, "full" if sweep else "window"):
         sys.exit(EXIT_FAILED)
 
 

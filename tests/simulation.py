@@ -24,7 +24,7 @@ from convo_pipeline.emulator.serve import EMULATOR_TOKEN, EmulatorServer
 from convo_pipeline.emulator.switches import SHAPES, Switches
 from convo_pipeline.emulator.view import show_id
 from convo_pipeline.emulator.world import Account, Conversation, Message, TrueMessage, World
-from convo_pipeline.extract.account import REASONS
+from convo_pipeline.extract.report import REASONS
 from convo_pipeline.extract.run import AccountReport, extract
 from convo_pipeline.json_text import load_json
 from convo_pipeline.lake.files import Store
@@ -124,6 +124,10 @@ class Referee:
     life: "Life"
     held: dict[Key, tuple[date, Row]] = field(default_factory=dict)
     texts: dict[Key, set[object]] = field(default_factory=dict)
+    could_be_listed: set[Key] = field(default_factory=set)
+    """Every message that was in sight when a run started."""
+    asked_at: datetime = NOW
+    """When the last run started."""
     promised_since: date | None = None
     faults_so_far: set[str] = field(default_factory=set)
     wrong: list[str] = field(default_factory=list)
@@ -133,13 +137,17 @@ class Referee:
         for key, message in self.life.messages():
             self.texts.setdefault(key, set()).add(message.payload.get("message"))
 
-    def check(self, plan: RunPlan, report: AccountReport | None, before: set[Key]) -> None:
-        """Compare tables, report and truth after a run; `before` is what could be listed at its start."""
+    def check(self, plan: RunPlan, report: AccountReport | None, before: set[Key], asked_at: datetime) -> None:
+        """Compare tables, report and truth after a run; `before` is what could be listed at its start, `asked_at`."""
         self.note_texts()
         self.faults_so_far |= {fault.partition(":")[0] for fault in plan.faults}
         rows = self._read_rows(is_cut=report is None)
         self._check_nothing_lost(rows)
+        if report is not None and report.missed and not self._is_blind:
+            self._check_missed(report.missed, rows)
         self.held = rows
+        self.could_be_listed |= before
+        self.asked_at = asked_at
         if report is None:
             return
         self._check_ledger(report)
@@ -181,6 +189,14 @@ class Referee:
                 self._say(f"content became {now['detail_status']}: {_short(key)}")
             if _text(before) and not _text(now) and not self.faults_so_far & TEXTS_SPOILED:
                 self._say(f"text erased: {_short(key)}")
+
+    def _check_missed(self, missed_count: int, rows: dict[Key, tuple[date, Row]]) -> None:
+        """A sweep counts no more than what came into view too late for earlier runs, or came to them without an id."""
+        sent_at = {self.life.key(message): message.created_at for message in self.life.truth()}
+        unseen = [key for key in rows.keys() - self.held.keys() - self.could_be_listed if key in sent_at]
+        late_count = sum(sent_at[key] <= self.asked_at for key in unseen)
+        if missed_count > late_count and "missing_id" not in self.faults_so_far:
+            self._say(f"{missed_count} messages said to be missed, {late_count} came into view late")
 
     def _check_ledger(self, report: AccountReport) -> None:
         counts = Counter(dict(report.counts))
@@ -328,7 +344,7 @@ class Life:
     def _run(self, plan: RunPlan) -> AccountReport | None:
         self._last_mode = plan.mode
         self.referee.note_texts()
-        before = {self.key(message) for message in self.truth()}
+        before, asked_at = {self.key(message) for message in self.truth()}, self.world.clock.now()
         self._server.set_faults(*(_fault(text) for text in plan.faults))
         ticking = Ticking(self.world.clock, self.rng.choice((0.0, 0.0, 0.2, 3.0)), plan.kill_after_calls)
         graph = self._settings.graph.model_copy(update={"calls_per_run": plan.calls_per_run})
@@ -346,7 +362,7 @@ class Life:
             self.store = DyingStore(self._settings.store, Clock(self.world.clock.now))
         self._note_unsent()
         self.store.commits_left = None
-        self.referee.check(plan, report, before)
+        self.referee.check(plan, report, before, asked_at)
         return report
 
     def _derive(self) -> None:

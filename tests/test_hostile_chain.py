@@ -14,7 +14,7 @@ from convo_pipeline.emulator.calls import Answer, Call
 from convo_pipeline.emulator.clock import VirtualClock
 from convo_pipeline.emulator.serve import EMULATOR_TOKEN, EmulatorServer
 from convo_pipeline.emulator.world import World
-from convo_pipeline.extract.account import REASONS
+from convo_pipeline.extract.report import REASONS
 from convo_pipeline.lake.files import Store
 from tests.inboxes import NOW, TOKEN_VARIABLE, Inboxes, date, settings_for, stopped_clock
 

@@ -1,6 +1,8 @@
 """The extract command: which days, progress while it runs, and a summary at the end."""
 
+import math
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from datetime import date
 
 from rich import box
@@ -10,14 +12,25 @@ from rich.text import Text
 
 from convo_pipeline.clock import Clock
 from convo_pipeline.console.progress import ProgressLines
-from convo_pipeline.errors import SettingsError
+from convo_pipeline.errors import ConvoError, SettingsError
+from convo_pipeline.extract.estimate import Estimate, fetch_estimate
+from convo_pipeline.extract.report import missed_in
+from convo_pipeline.extract.run import Mode
+from convo_pipeline.lake.files import Store
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.instance import open_instance
 from convo_pipeline.orchestration.jobs import NORMALISE_JOB
 from convo_pipeline.orchestration.partitions import ONE_DAY, Window
 from convo_pipeline.orchestration.runs import RunResult, run_jobs
 from convo_pipeline.orchestration.schedules import nightly_window, open_ledger
+from convo_pipeline.sandbox import reachable
+from convo_pipeline.secrets import redact
 from convo_pipeline.settings import Settings
+
+HOW_ESTIMATED = (
+    "estimated from the newest page of the inbox: as many conversations a day as it shows, 50 a call, and a call for"
+    " each with more than 20 messages"
+)
 
 
 def choose_window(
@@ -50,16 +63,52 @@ def _check_dates(since: date, until: date, first: date, today: date) -> None:
 
 
 def run_extraction(
-    settings: Settings, accounts: Sequence[str], window: Window, clock: Clock, environ: Mapping[str, str]
+    settings: Settings,
+    accounts: Sequence[str],
+    window: Window,
+    clock: Clock,
+    environ: Mapping[str, str],
+    mode: Mode = "window",
 ) -> bool:
     """Extract and normalise with progress and a summary; say whether every account is complete."""
     console = Console(stderr=True)
     _announce(console, settings, accounts, window)
     with open_instance(environ) as instance, ProgressLines(console) as progress:
         deployment = Deployment(settings, environ=environ, clock=clock, on_progress=progress)
-        result = run_jobs(deployment, accounts, window, instance)
+        result = run_jobs(deployment, accounts, window, instance, mode=mode)
     Console().print(summary_table(result))
+    _tell_missed(console, result)
     return _complain(console, result)
+
+
+def announce_estimates(
+    settings: Settings, accounts: Sequence[str], clock: Clock, environ: Mapping[str, str], console: Console
+) -> None:
+    """Say for each account about how many calls and minutes everything since its start date takes."""
+    with closing(Store(settings.store)) as store, reachable(settings, environ) as (reached, surroundings):
+        store.preflight()
+        for name in accounts:
+            try:
+                found = fetch_estimate(reached, store, reached.account(name), surroundings, clock)
+                text = describe_estimate(found, settings.graph.calls_per_second, settings.graph.calls_per_run)
+            except ConvoError as error:
+                text = f"no estimate: {redact(str(error))}"
+            _say(console, f"{name}: {text}")
+    _say(console, HOW_ESTIMATED)
+
+
+def describe_estimate(estimate: Estimate, calls_per_second: float, calls_per_run: int) -> str:
+    """Say what an account's estimate means for whoever waits.
+
+    >>> describe_estimate(Estimate(1240, 400, False), 1.8, 20_000)
+    'about 1,240 conversations, about 400 calls or 4 minutes'
+    """
+    about = "" if estimate.is_whole else "about "
+    runs = math.ceil(estimate.call_count / calls_per_run)
+    more = f" in {runs} runs of at most {calls_per_run:,} calls" if runs > 1 else ""
+    minutes = max(1, math.ceil(estimate.call_count / calls_per_second / 60))
+    noun = "minute" if minutes == 1 else "minutes"
+    return f"{about}{estimate.conversation_count:,} conversations, about {estimate.call_count:,} calls or {minutes:,} {noun}{more}"
 
 
 def run_normalisation(
@@ -79,27 +128,47 @@ def _announce(console: Console, settings: Settings, accounts: Sequence[str], win
     """Say what is asked for, and the most it can cost."""
     graph = settings.graph
     minutes = graph.calls_per_run / graph.calls_per_second / 60
-    console.print(
+    _say(
+        console,
         f"{', '.join(accounts)}: {window.since} to {window.last} (UTC); at most {graph.calls_per_run:,} calls"
         f" or {minutes:,.0f} minutes an account, usually far less; what came is kept if you stop it",
-        style="dim",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
     )
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, style="dim", highlight=False, markup=False, soft_wrap=True)
+
+
+def _tell_missed(console: Console, result: RunResult) -> None:
+    """Say what a sweep found that was claimed to be held: nothing, or an alarm."""
+    missed = missed_in(result.reports)
+    if missed == 0:
+        _say(console, "swept: earlier runs had missed nothing")
+    elif missed:
+        names = ", ".join(f"{report.account} {report.missed:,}" for report in result.reports if report.missed)
+        console.print(
+            f"ALARM: earlier runs had missed {missed:,} messages ({names}) and called themselves complete. They are"
+            " stored now; sweep more often, and report it if it happens again",
+            style="bold red",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def summary_table(result: RunResult) -> Table:
     """One line an account: how it ended, what it cost, what it brought."""
     table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
-    for name in ("account", "outcome", "calls", "messages", "detailed", "partitions changed"):
+    for name in ("account", "outcome", "calls", "saved", "refused", "messages", "detailed", "partitions changed"):
         table.add_column(name, justify="left" if name in ("account", "outcome") else "right")
     for report in result.reports:
         colour = "green" if report.outcome == "complete" else "red"
         table.add_row(
             report.account,
             Text(" ".join((report.outcome, *report.reasons)), style=colour),
-            f"{sum(report.calls.values()):,}",
+            f"{report.figures.used:,}",
+            f"{report.figures.saved:,}",
+            f"{report.figures.refused:,}",
             f"{report.counts.get('ids_listed', 0):,}",
             f"{report.counts.get('detailed', 0):,}",
             f"{sum(commit.is_changed for commit in report.commits):,}",

@@ -1,16 +1,11 @@
-"""One account's part of a run: lock, what a killed run left, calls into the spool, spool into tables, ledger line.
-
-How far the listing must go is decided here, from what earlier runs proved: after a complete run everything
-active before its first answer is held, so the next listing ends there (less a margin).
-"""
+"""One account's part of a run: lock, what a killed run left, calls into the spool, spool into tables, ledger line."""
 
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
-from typing import Literal, get_args
+from dataclasses import asdict, dataclass, field
+from datetime import date
 
 from convo_pipeline.clock import Clock
 from convo_pipeline.errors import BusyError, ConvoError, SettingsError, StoreError
@@ -21,107 +16,22 @@ from convo_pipeline.extract.conversation import ConversationReader, RuleCheck
 from convo_pipeline.extract.defect import describe_defect
 from convo_pipeline.extract.inbox import Fetched, InboxReader, Known, reason_of
 from convo_pipeline.extract.load import Loaded, load, load_spool
+from convo_pipeline.extract.plan import MARGIN, Coverage, Mode, plan_run
+from convo_pipeline.extract.report import AccountReport, CallFigures, Progress, guide_calls, listing_details
 from convo_pipeline.extract.spool import Spool, left_spools
 from convo_pipeline.extract.suppress import Suppressor
 from convo_pipeline.extract.walk import Held
 from convo_pipeline.graph.client import Endpoint, GraphClient, Identity
 from convo_pipeline.graph.ladder import from_json as ladder_from_json
 from convo_pipeline.graph.ladder import to_json as ladder_to_json
-from convo_pipeline.graph.listing import Cut, Listing, ListingSummary
+from convo_pipeline.graph.listing import Listing
 from convo_pipeline.graph.rate_limit import CallBudget, SqliteLimiter
 from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.identity import AccountIdentity
-from convo_pipeline.lake.partitions import Commit
 from convo_pipeline.lake.records import Run
 from convo_pipeline.lake.retention import RAW_NAMES
 from convo_pipeline.secrets import Credentials, read_credentials, redact
 from convo_pipeline.settings import AccountSettings, Settings
-
-MARGIN = timedelta(minutes=10)
-"""What is listed again behind a saved position: clocks differ, and the listing's order is not promised."""
-ONE_DAY = timedelta(days=1)
-
-Outcome = Literal["complete", "incomplete", "failed", "busy"]
-Mode = Literal["window", "nightly", "full", "capture", "find"]
-REASONS = frozenset(
-    {"token", "permission", "throttled", "budget", "unreachable", "missing", "answer", "store", "settings", "busy"}
-    | {"defect", "conversation_failed", "message_failed", "quarantined", *get_args(Cut)}
-)
-"""Why an outcome is not `complete`: a closed set."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """One step forward of an account: `step` is conversations, messages or partitions."""
-
-    account: str
-    step: str
-    count: int
-
-
-@dataclass(frozen=True)
-class AccountReport:
-    """What a run did for one account."""
-
-    account: str
-    outcome: Outcome
-    reasons: tuple[str, ...] = ()
-    error: str | None = None
-    commits: tuple[Commit, ...] = ()
-    calls: Mapping[str, int] = field(default_factory=dict)
-    counts: Mapping[str, int] = field(default_factory=dict)
-    started_at: datetime | None = None
-    """T0: the server's time of the run's first answer, UTC."""
-    report: Mapping[str, object] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Coverage:
-    """Everything active since the date `since` was held when the server's clock showed `t0_us`."""
-
-    since: date
-    t0_us: int
-
-    @classmethod
-    def read(cls, memory: Mapping[str, object]) -> "Coverage | None":
-        held = memory.get("coverage")
-        return cls(date.fromisoformat(held["since"]), int(held["t0_us"])) if isinstance(held, dict) else None
-
-    def to_json(self) -> dict[str, object]:
-        return {"since": self.since.isoformat(), "t0_us": self.t0_us}
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How far a run goes: the listing down to `listed_since`, each conversation down to `since`."""
-
-    since: date
-    listed_since: datetime
-    is_incremental: bool
-
-
-def plan_run(mode: Mode, since: date, now: datetime, covered: Coverage | None, recheck_days: int) -> Plan:
-    """Decide how far to list.
-
-    >>> from datetime import UTC
-    >>> now = datetime(2026, 3, 9, tzinfo=UTC)
-    >>> held = Coverage(date(2026, 1, 1), rows.to_us(datetime(2026, 3, 8, 12, tzinfo=UTC)))
-    >>> plan_run("window", date(2026, 3, 8), now, held, 2).listed_since.isoformat()
-    '2026-03-08T11:50:00+00:00'
-    >>> plan_run("window", date(2025, 12, 1), now, held, 2).listed_since.isoformat()
-    '2025-12-01T00:00:00+00:00'
-    """
-    if mode == "capture":
-        since = covered.since if covered else (now - ONE_DAY).date()
-    start = rows.from_us(rows.start_us(since))
-    if covered is None or covered.since > since:
-        return Plan(since, start, is_incremental=False)
-    listed_since = rows.from_us(covered.t0_us) - MARGIN
-    if mode == "full":
-        return Plan(since, min(start, listed_since), is_incremental=False)
-    if mode == "nightly":
-        listed_since = min(listed_since, now - recheck_days * ONE_DAY)
-    return Plan(since, listed_since, is_incremental=True)
 
 
 @dataclass
@@ -187,12 +97,7 @@ class AccountRun:
         )
 
     def _call(self, credentials: Credentials, left: list[Loaded], user_id: str | None) -> AccountReport:
-        endpoint = self._endpoint()
-        limiter = SqliteLimiter(
-            self.store.state.path, endpoint.limit_key, self.settings.graph.calls_per_second, clock=self.clock
-        )
-        budget = CallBudget(self.settings.graph.calls_per_run)
-        with GraphClient(endpoint, credentials, limiter, budget=budget, clock=self.clock) as client:
+        with open_client(self.settings, self.store, self.account, credentials, self.clock) as client:
             spool = Spool.create(self.store.state_path, self.account.name, self.run_id)
             journal = Journal(spool, Contents.create(self.store, self.account, spool))
             calls = AccountCalls(self, client, journal)
@@ -212,16 +117,6 @@ class AccountRun:
         self.on_progress(Progress(self.account.name, "partitions", len(loaded.commits)))
         return loaded
 
-    def _endpoint(self) -> Endpoint:
-        return Endpoint(
-            base_url=self.settings.base_url(self.account),
-            version=self.settings.version(self.account),
-            page_id=self.account.page_id,
-            platform=self.account.platform,
-            token_in=self.settings.graph.token_in,
-            timeout_seconds=self.settings.graph.timeout_seconds,
-        )
-
     def _save_ledger(self, report: AccountReport) -> None:
         self.store.state.save_run(
             Run(
@@ -240,6 +135,23 @@ class AccountRun:
                 report=report.report,
             )
         )
+
+
+def open_client(
+    settings: Settings, store: Store, account: AccountSettings, credentials: Credentials, clock: Clock
+) -> GraphClient:
+    """Return the client of one account's run, inside its rate limit and its budget."""
+    graph = settings.graph
+    endpoint = Endpoint(
+        base_url=settings.base_url(account),
+        version=settings.version(account),
+        page_id=account.page_id,
+        platform=account.platform,
+        token_in=graph.token_in,
+        timeout_seconds=graph.timeout_seconds,
+    )
+    limiter = SqliteLimiter(store.state.path, endpoint.limit_key, graph.calls_per_second, clock=clock)
+    return GraphClient(endpoint, credentials, limiter, budget=CallBudget(graph.calls_per_run), clock=clock)
 
 
 class AccountCalls:
@@ -270,6 +182,8 @@ class AccountCalls:
         except ConvoError as error:
             self._fetched = Fetched({reason_of(error)}, error)
             return
+        if self._run.mode == "full" and self._covered:
+            self._claim(self._covered)
         reader = self._reader()
         if user_id is not None:
             self._fetched = self._find(reader, user_id)
@@ -297,6 +211,16 @@ class AccountCalls:
                 "own_id": held.own_id if held else None,
                 "own_username": held.own_username if held else None,
                 "own_id_source": held.own_id_source if held else None,
+            }
+        )
+
+    def _claim(self, covered: Coverage) -> None:
+        """Write down what earlier runs claimed to hold, before it is swept again."""
+        self._journal.append(
+            {
+                "kind": "claim",
+                "since_us": rows.start_us(covered.since),
+                "listed_until_us": rows.to_us(rows.from_us(covered.t0_us) - MARGIN),
             }
         )
 
@@ -401,6 +325,8 @@ class AccountCalls:
         for loaded in loads:
             counts.update(loaded.counts)
         error = self._fetched.error
+        client = self._client
+        figures = CallFigures(sum(client.calls.values()), guide_calls(counts), client.refused, client.retried)
         return AccountReport(
             account=self._name,
             outcome="complete" if not reasons else "incomplete" if counts["conversations_listed"] else "failed",
@@ -410,34 +336,18 @@ class AccountCalls:
             calls=dict(sorted(self._client.calls.items())),
             counts=dict(sorted(counts.items())),
             started_at=summary.started_at if summary else None,
-            report=self._details(loads) | {"balance": balance(counts)},
+            figures=figures,
+            report=self._details(loads)
+            | {"calls": asdict(figures) | {"saved": figures.saved}, "balance": balance(counts)},
         )
 
     def _details(self, loads: list[Loaded]) -> dict[str, object]:
         return {
             "listed_since": self._plan.listed_since.isoformat(),
             "is_incremental": self._plan.is_incremental,
-            "refused": self._client.refused,
-            "retried": self._client.retried,
             "throttled_seconds": round(self._client.throttled_seconds, 3),
             "version": self._client.version,
-            "listing": _listing_details(self._listing.summary) if self._listing else None,
+            "listing": listing_details(self._listing.summary) if self._listing else None,
             "quarantined": [text for loaded in loads for text in loaded.quarantined],
             "seconds": round(time.monotonic() - self._started_seconds, 3),
         }
-
-
-def _listing_details(summary: ListingSummary) -> dict[str, object]:
-    """Return the listing's figures for the ledger."""
-    return {
-        "listed": summary.listed_count,
-        "pages": summary.page_count,
-        "passes": summary.passes,
-        "restarts": summary.restarts,
-        "inversions": summary.inversions,
-        "ladder_steps": summary.ladder_steps,
-        "mode": summary.rung.mode,
-        "dropped_fields": sorted(summary.rung.dropped_names),
-        "moving": len(summary.moving),
-        "refused_nested": len(summary.poisoned),
-    }

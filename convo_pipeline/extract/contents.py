@@ -13,6 +13,7 @@ from typing import Any
 from convo_pipeline.errors import PayloadError
 from convo_pipeline.extract import rows
 from convo_pipeline.extract.buckets import Buckets
+from convo_pipeline.extract.missed import Claim
 from convo_pipeline.extract.own_id import OwnIdClues
 from convo_pipeline.extract.paging import dump_without_paging
 from convo_pipeline.extract.rows import ConversationSighting, Reject, Sighting
@@ -77,6 +78,8 @@ class Contents:
     rejects: dict[str, Reject] = field(default_factory=dict)
     clues: OwnIdClues = field(default_factory=OwnIdClues)
     known: OwnIdentity = OwnIdentity()
+    claim: Claim | None = None
+    """What had been claimed to be held, if this run swept it again."""
     conversations_with_messages: set[str] = field(default_factory=set)
 
     @classmethod
@@ -93,6 +96,9 @@ class Contents:
 
     def read_account(self, record: dict[str, Any]) -> None:
         self.known = OwnIdentity(record["own_id"], record["own_username"], record["own_id_source"])
+
+    def read_claim(self, record: dict[str, Any]) -> None:
+        self.claim = Claim(record["since_us"], record["listed_until_us"])
 
     def read_listing(self, record: dict[str, Any]) -> None:
         at_us, fields = record["at_us"], tuple(record["fields"])
@@ -246,6 +252,7 @@ class Contents:
 
 READERS: dict[str, Callable[[Contents, dict[str, Any]], None]] = {
     "account": Contents.read_account,
+    "claim": Contents.read_claim,
     "listing": Contents.read_listing,
     "edge": Contents.read_edge,
     "message": Contents.read_message,

@@ -180,9 +180,11 @@ class InboxReader:
         return is_deep_enough and not is_due
 
     def _count(self, done: Sequence[Listed]) -> None:
-        unchanged_count = sum(map(self._is_unchanged, done))
-        self._tally("unchanged", unchanged_count)
-        self._tally("fetched", len(done) - unchanged_count)
+        unchanged = list(filter(self._is_unchanged, done))
+        self._tally("unchanged", len(unchanged))
+        self._tally("fetched", len(done) - len(unchanged))
+        with self._lock:
+            self.fetched.counts["messages_unchanged"] += sum(len(listed.nested.rows) for listed in unchanged)
 
     def _tally(self, fate: str, count: int = 1) -> None:
         """Count conversations by what became of them: listed = unchanged + fetched + failed + vanished + pending."""

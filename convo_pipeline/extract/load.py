@@ -5,6 +5,7 @@ rows twice changes nothing. It calls no API.
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date
 
@@ -16,6 +17,7 @@ from convo_pipeline import schema
 from convo_pipeline.errors import CorruptError
 from convo_pipeline.extract import rows
 from convo_pipeline.extract.contents import Contents, Placements
+from convo_pipeline.extract.missed import count_missed
 from convo_pipeline.extract.rows import ConversationSighting, Reject, Sighting
 from convo_pipeline.extract.spool import Spool
 from convo_pipeline.json_text import paused_collector
@@ -60,13 +62,16 @@ def load(store: Store, account: AccountSettings, contents: Contents) -> Loaded:
     loaded = Loaded(own_id=identity.own_id, own_username=identity.own_username, own_id_source=identity.source)
     loaded.counts.update(contents.suppressor.counts)
     first_day = max(account.start_date, raw_floor(store))
-    writer = _Writer(store, account, contents, loaded, first_day)
+    held = store.state.conversations(account.name)
+    writer = _Writer(store, account, contents, loaded, first_day, held)
+    if contents.claim:
+        loaded.counts["missed"] = 0
     for day in contents.buckets.days():
         if day >= first_day:
             writer.write_day(day)
     writer.write_lonely_conversations()
     writer.write_rejects()
-    _save_states(store, account, contents, loaded)
+    _save_states(store, account, contents, loaded, held)
     return loaded
 
 
@@ -90,14 +95,20 @@ class _Writer:
     contents: Contents
     loaded: Loaded
     first_day: date
+    held: Mapping[str, ConversationState]
+    """The conversations as earlier runs left them."""
 
     def write_day(self, day: date) -> None:
         sightings = self.contents.buckets.read(day)
+        stored = self._read_ids(day)
         self._count(sightings)
+        if self.contents.claim and stored is not None:
+            missed = count_missed(self.contents.claim, sightings, stored, self.held, self.contents.conversations)
+            self.loaded.counts["missed"] += missed
         conversation_ids = pc.unique(sightings["conversation_id"]).to_pylist()
         known = [self.contents.conversations[key] for key in conversation_ids if key in self.contents.conversations]
         self._merge("raw_conversations", day, self._conversation_rows(known))
-        self._merge("raw_message_ids", day, self._id_rows(day, sightings))
+        self._merge("raw_message_ids", day, self._id_rows(stored, sightings))
         self._merge("raw_message_details", day, _detail_rows(sightings))
 
     def write_lonely_conversations(self) -> None:
@@ -163,7 +174,7 @@ class _Writer:
             changed_at=times,
         )
 
-    def _id_rows(self, day: date, sightings: pa.Table) -> pa.Table:
+    def _id_rows(self, stored: pa.Table | None, sightings: pa.Table) -> pa.Table:
         count = sightings.num_rows
         seen = _table(
             schema.RAW_MESSAGE_IDS,
@@ -175,12 +186,11 @@ class _Writer:
             first_seen_at=sightings["at_us"].cast(schema.TIME),
             missing_at=pa.nulls(count, schema.TIME),
         )
-        missing = self._missing_rows(day, seen)
+        missing = self._missing_rows(stored, seen) if stored is not None else None
         return pa.concat_tables([seen, missing]) if missing is not None else seen
 
-    def _missing_rows(self, day: date, seen: pa.Table) -> pa.Table | None:
+    def _missing_rows(self, held: pa.Table, seen: pa.Table) -> pa.Table | None:
         """Return the held ids whose place a contiguous walk passed without meeting them."""
-        held = self._read_ids(day)
         if held.num_rows == 0:
             return None
         frame = held.to_pandas()
@@ -195,12 +205,13 @@ class _Writer:
         index = absent.schema.get_field_index("missing_at")
         return absent.set_column(index, absent.field("missing_at"), pa.array(times, pa.int64()).cast(schema.TIME))
 
-    def _read_ids(self, day: date) -> pa.Table:
+    def _read_ids(self, day: date) -> pa.Table | None:
+        """Return the day's ids as they are stored; None where the file is damaged."""
         try:
             return self.store.read("raw_message_ids", self.account.name, day)
         except CorruptError as error:
             self.loaded.quarantined.append(str(error))
-            return schema.RAW_MESSAGE_IDS.schema.empty_table()
+            return None
 
 
 def _detail_rows(sightings: pa.Table) -> pa.Table:
@@ -276,12 +287,17 @@ def _array(values: object, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
     return values if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(values, kind)
 
 
-def _save_states(store: Store, account: AccountSettings, contents: Contents, loaded: Loaded) -> None:
+def _save_states(
+    store: Store,
+    account: AccountSettings,
+    contents: Contents,
+    loaded: Loaded,
+    held: Mapping[str, ConversationState],
+) -> None:
     if loaded.own_id_source == "inferred":
         store.state.set_identity(
             AccountIdentity(account.name, account.page_id, account.platform, loaded.own_id, None, "inferred")
         )
-    held = store.state.conversations(account.name)
     states = [_with_held(state, held.get(key)) for key, state in contents.states.items()]
     store.state.save_conversations(account.name, states)
 

@@ -12,7 +12,9 @@ from datetime import date
 
 from convo_pipeline.clock import SYSTEM_CLOCK, Clock
 from convo_pipeline.errors import SettingsError
-from convo_pipeline.extract.account import AccountReport, AccountRun, Mode, Progress
+from convo_pipeline.extract.account import AccountRun
+from convo_pipeline.extract.plan import Mode
+from convo_pipeline.extract.report import AccountReport, Progress
 from convo_pipeline.extract.spool import delete_old_spools
 from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.ledger import export_runs

@@ -22,7 +22,7 @@ from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.partitions import Commit
 from convo_pipeline.orchestration.checks import checks_of, judge
 from convo_pipeline.orchestration.deployment import Deployment
-from convo_pipeline.orchestration.metadata import partition_metadata, table_metadata
+from convo_pipeline.orchestration.metadata import partition_metadata, run_metadata, table_metadata
 from convo_pipeline.orchestration.outcome import Outcome, Told, tell
 from convo_pipeline.orchestration.partitions import Window, accounts_by_window, by_account, key_of, since_start
 from convo_pipeline.orchestration.pictures import picture_account
@@ -38,7 +38,8 @@ CHAIN: Mapping[str, Sequence[str]] = {
     "account_days": ["messages"],
 }
 MODE_TAG = "convo/mode"
-"""On a run: how far behind what is held already its listing goes; the nightly run says `nightly`."""
+"""On a run: how far behind what is held already its listing goes; the nightly run says `nightly`, a sweep `full`."""
+MODES: Mapping[str, Mode] = {"nightly": "nightly", "full": "full"}
 END_OF_CHAIN = "raw_message_details"
 """What every normalised table follows: the rest of the chain is before it, and a line to each would hide the graph."""
 MOST_PREVIEWS = 31
@@ -141,10 +142,10 @@ def build_problem(problem: str) -> dg.AssetsDefinition:
 def mode_of(tags: Mapping[str, str]) -> Mode:
     """Read the mode off a run's tags.
 
-    >>> mode_of({MODE_TAG: "nightly"}), mode_of({})
-    ('nightly', 'window')
+    >>> mode_of({MODE_TAG: "nightly"}), mode_of({MODE_TAG: "full"}), mode_of({})
+    ('nightly', 'full', 'window')
     """
-    return "nightly" if tags.get(MODE_TAG) == "nightly" else "window"
+    return MODES.get(tags.get(MODE_TAG, ""), "window")
 
 
 def run_extract(deployment: Deployment, keys: Iterable[str], log: Log, mode: Mode = "window") -> Outcome:
@@ -158,8 +159,15 @@ def run_extract(deployment: Deployment, keys: Iterable[str], log: Log, mode: Mod
     with open_store(deployment) as store:
         reports = extract_windows(deployment, store, accounts_by_window(days), mode)
         for report in reports:
-            log(f"{report.account}: {report.outcome}, {sum(report.calls.values())} calls")
+            log(describe(report))
         return judge_extract(store, asked, days, reports)
+
+
+def describe(report: AccountReport) -> str:
+    """Say in one line how an account's run ended and what it cost."""
+    cost = report.figures
+    missed = f"; {report.missed:,} messages had been MISSED by earlier runs" if report.missed else ""
+    return f"{report.account}: {report.outcome}, {cost.used:,} calls ({cost.saved:,} saved, {cost.refused:,} refused){missed}"
 
 
 def extract_windows(
@@ -196,7 +204,7 @@ def open_store(deployment: Deployment) -> Iterator[Store]:
 
 def judge_extract(store: Store, asked: Days, days: Days, reports: Sequence[AccountReport]) -> Outcome:
     """Turn reports into the truth per partition."""
-    outcome = Outcome(failures=_failures(reports), summary={"calls": sum(sum(r.calls.values()) for r in reports)})
+    outcome = Outcome(failures=_failures(reports), summary=run_metadata(reports))
     promised = {(name, day) for name, some in days.items() for day in some}
     reader = _Reader(store, with_preview=len(promised) <= MOST_PREVIEWS)
     for name in sorted(asked.keys() - outcome.failures.keys()):

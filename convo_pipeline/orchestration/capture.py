@@ -38,7 +38,9 @@ def run_capture(deployment: Deployment, log: Log, names: Sequence[str] = ()) -> 
             _take(deployment, store, report, outcome)
     busy = [report.account for report in reports if report.outcome == "busy"]
     log(
-        f"{len(reports) - len(busy)} accounts asked, {len(busy)} left to another run, "
+        f"{len(reports) - len(busy)} accounts asked by {sum(report.figures.used for report in reports):,} calls "
+        f"({sum(report.figures.saved for report in reports):,} saved, "
+        f"{sum(report.figures.refused for report in reports):,} refused), {len(busy)} left to another run, "
         f"{len(outcome.extra)} partitions changed, {len(outcome.failures)} failed"
     )
     return outcome

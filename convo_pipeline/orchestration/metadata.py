@@ -4,12 +4,13 @@ Previews hold shortened ids, times, direction, types and counts; never text, nam
 A column is shown only if it is known to be harmless, so that a new column stays hidden until someone decides.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
 import pyarrow as pa
 
+from convo_pipeline.extract.report import AccountReport, missed_in
 from convo_pipeline.schema import COUNT, DETAIL_STATUSES, FLAG, RATIO, TIME, Table
 
 PREVIEW_ROWS = 5
@@ -61,6 +62,32 @@ def table_metadata(table: Table) -> dict[str, Any]:
         "dagster/table_name": table.name,
         "key": ", ".join(("account", "date", *table.key)),
     }
+
+
+def run_metadata(reports: Sequence[AccountReport]) -> dict[str, Any]:
+    """Metadata of a run: what it cost, in all and by account, and what a sweep found that had been missed."""
+    rows = [
+        dg.TableRecord(
+            {
+                "account": report.account,
+                "outcome": report.outcome,
+                "calls": report.figures.used,
+                "saved": report.figures.saved,
+                "refused": report.figures.refused,
+                "missed before": report.missed,
+            }
+        )
+        for report in reports
+    ]
+    totals = {
+        "calls": sum(report.figures.used for report in reports),
+        "calls_saved": sum(report.figures.saved for report in reports),
+        "calls_refused": sum(report.figures.refused for report in reports),
+    }
+    missed = missed_in(reports)
+    if missed is not None:
+        totals["missed_before"] = missed
+    return {**totals, "by_account": dg.MetadataValue.table(rows)} if rows else dict(totals)
 
 
 def partition_metadata(table: Table, content: pa.Table, *, with_preview: bool) -> dict[str, Any]:

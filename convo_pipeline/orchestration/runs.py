@@ -6,7 +6,8 @@ from typing import Any
 
 import dagster as dg
 
-from convo_pipeline.extract.run import AccountReport
+from convo_pipeline.extract.run import AccountReport, Mode
+from convo_pipeline.orchestration.assets import MODE_TAG
 from convo_pipeline.orchestration.catalog import build_definitions
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.jobs import EXTRACT_JOB, NORMALISE_JOB
@@ -33,9 +34,11 @@ def run_jobs(
     window: Window,
     instance: dg.DagsterInstance,
     jobs: Sequence[str] = (EXTRACT_JOB, NORMALISE_JOB),
+    mode: Mode = "window",
 ) -> RunResult:
     """Run the jobs one after the other over accounts × window; a failed extract is normalised all the same.
 
+    `mode` "full" sweeps what is held already, too.
     Raise KeyboardInterrupt where Ctrl-C ended a job: Dagster itself would go on with the next one.
     """
     reports: list[AccountReport] = []
@@ -44,7 +47,10 @@ def run_jobs(
     for job in jobs:
         for stretch in neighbours(deployment.settings, accounts):
             result = definitions.resolve_job_def(job).execute_in_process(
-                instance=instance, raise_on_error=False, tags=range_tags(stretch, window), run_config=QUIET
+                instance=instance,
+                raise_on_error=False,
+                tags=range_tags(stretch, window) | {MODE_TAG: mode},
+                run_config=QUIET,
             )
             if _is_interrupted(result):
                 raise KeyboardInterrupt

@@ -1,0 +1,56 @@
+"""What a sweep finds although earlier runs had claimed to hold it: the alarm figure, which should be zero. Pure.
+
+A message counts if it has no row and no later run would have come to look for it:
+- its conversation was held from before the message was sent until after it; or
+- its conversation's last activity is older than where an incremental listing ends.
+It does not count where nothing was claimed: in a conversation that is due again since it failed, or new since the last
+run. Where the API does not tell when a conversation was last active, nothing is claimed of it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from convo_pipeline.extract.rows import ConversationSighting
+from convo_pipeline.lake.records import ConversationState
+
+KEY = ["conversation_id", "message_id"]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What the account's runs said to hold: all that was sent since, of conversations not active after."""
+
+    since_us: int
+    listed_until_us: int
+
+    def covers(self, created_us: int, held: ConversationState | None, updated_us: int | None) -> bool:
+        """Whether a message sent then, in a conversation held so and listed with this activity, had to be there."""
+        if held is not None and held.due_reason:
+            return False
+        if updated_us is not None and updated_us < self.listed_until_us and created_us >= self.since_us:
+            return True
+        if held is None or held.complete_since_us is None or held.updated_us is None:
+            return False
+        return held.complete_since_us <= created_us < held.updated_us
+
+
+def count_missed(
+    claim: Claim,
+    sightings: pa.Table,
+    stored: pa.Table,
+    held: Mapping[str, ConversationState],
+    listed: Mapping[str, ConversationSighting],
+) -> int:
+    """Count one day's messages that were claimed and have no row; `held` and `stored` are as before the sweep."""
+    absent = sightings.select([*KEY, "created_us"]).join(stored.select(KEY), KEY, join_type="left anti")
+    times = {(row["conversation_id"], row["message_id"]): row["created_us"] for row in absent.to_pylist()}
+    return sum(
+        claim.covers(created_us, held.get(conversation_id), _updated_us(listed.get(conversation_id)))
+        for (conversation_id, _), created_us in times.items()
+    )
+
+
+def _updated_us(sighting: ConversationSighting | None) -> int | None:
+    return sighting.updated_us if sighting else None
