@@ -127,7 +127,7 @@ class Referee:
     could_be_listed: set[Key] = field(default_factory=set)
     """Every message that was in sight when a run started."""
     asked_at: datetime = NOW
-    """When the last run started."""
+    """When the last run ended."""
     promised_since: date | None = None
     faults_so_far: set[str] = field(default_factory=set)
     wrong: list[str] = field(default_factory=list)
@@ -137,8 +137,8 @@ class Referee:
         for key, message in self.life.messages():
             self.texts.setdefault(key, set()).add(message.payload.get("message"))
 
-    def check(self, plan: RunPlan, report: AccountReport | None, before: set[Key], asked_at: datetime) -> None:
-        """Compare tables, report and truth after a run; `before` is what could be listed at its start, `asked_at`."""
+    def check(self, plan: RunPlan, report: AccountReport | None, before: set[Key]) -> None:
+        """Compare tables, report and truth after a run; `before` is what could be listed at its start."""
         self.note_texts()
         self.faults_so_far |= {fault.partition(":")[0] for fault in plan.faults}
         rows = self._read_rows(is_cut=report is None)
@@ -147,7 +147,7 @@ class Referee:
             self._check_missed(report.missed, rows)
         self.held = rows
         self.could_be_listed |= before
-        self.asked_at = asked_at
+        self.asked_at = self.life.world.clock.now()
         if report is None:
             return
         self._check_ledger(report)
@@ -344,7 +344,7 @@ class Life:
     def _run(self, plan: RunPlan) -> AccountReport | None:
         self._last_mode = plan.mode
         self.referee.note_texts()
-        before, asked_at = {self.key(message) for message in self.truth()}, self.world.clock.now()
+        before = {self.key(message) for message in self.truth()}
         self._server.set_faults(*(_fault(text) for text in plan.faults))
         ticking = Ticking(self.world.clock, self.rng.choice((0.0, 0.0, 0.2, 3.0)), plan.kill_after_calls)
         graph = self._settings.graph.model_copy(update={"calls_per_run": plan.calls_per_run})
@@ -362,7 +362,7 @@ class Life:
             self.store = DyingStore(self._settings.store, Clock(self.world.clock.now))
         self._note_unsent()
         self.store.commits_left = None
-        self.referee.check(plan, report, before, asked_at)
+        self.referee.check(plan, report, before)
         return report
 
     def _derive(self) -> None:

@@ -6,6 +6,7 @@ from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pyarrow as pa
@@ -193,6 +194,32 @@ def test_normalise_after_a_partial_failure_makes_the_good_account_whole_and_a_ne
     assert run(deployment, instance, NORMALISE_JOB, [BIKES], window).success
     assert counts(instance, "messages") == expected
     assert status(deployment, instance, "raw_message_ids") == (set(expected), set())
+
+
+def test_what_a_run_cost_and_what_a_sweep_found_missing_is_beside_the_tables(
+    deployment: Deployment, instance: dg.DagsterInstance, settings: Settings, days: Days
+) -> None:
+    window = Window(days[0], days.today)
+    run(deployment, instance, EXTRACT_JOB, ALL, window)
+    first = cost(instance)
+    assert (first["calls"], first["calls_refused"], "missed_before" in first) == (3, 0, False)
+    assert first["calls_saved"] == first["by_account"][0].data["saved"] + first["by_account"][1].data["saved"] > 30
+    with closing(Store(settings.store)) as store:
+        store.shrink("raw_message_ids", BIKES, days[1], lambda rows: rows.slice(1))
+    run_jobs(deployment, ALL, window, instance, [EXTRACT_JOB], "full")
+    swept = cost(instance)
+    assert swept["missed_before"] == 1
+    assert [row.data["missed before"] for row in swept["by_account"]] == [0, 1]
+
+
+def cost(instance: dg.DagsterInstance) -> dict[str, Any]:
+    """What stands beside the newest event of a table that tells of its run."""
+    for record in instance.fetch_materializations(dg.AssetKey("raw_message_ids"), limit=100).records:
+        event = record.asset_materialization
+        if event is not None and "calls" in event.metadata:
+            values = {name: entry.value for name, entry in event.metadata.items()}
+            return values | {"by_account": event.metadata["by_account"].records}  # type: ignore[attr-defined]
+    raise AssertionError("no event tells what the run cost")
 
 
 def test_a_rerun_that_learns_nothing_rewrites_no_file(

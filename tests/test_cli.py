@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from rich.console import Console
 from convo_pipeline.cli import main
 from convo_pipeline.console.shell import run_shell
 from convo_pipeline.emulator.serve import EMULATOR_TOKEN, EmulatorServer
+from convo_pipeline.lake.files import Store
+from convo_pipeline.settings import read_settings
 from tests.inbox_worlds import TOKENS, Days, message_counts, small_world, three_days, write_config
 from tests.web_server import wait_for
 
@@ -95,10 +98,25 @@ def test_extract_without_dates_does_what_a_night_would(config: Path, days: Days)
     assert f"{days.start} to {days[2]}" in " ".join(result.stderr.split())
 
 
-def test_all_goes_back_to_the_start_date_and_on_to_today(config: Path, days: Days) -> None:
+def test_all_goes_back_to_the_start_date_and_on_to_today_after_an_estimate(config: Path, days: Days) -> None:
     result = invoke("--config", str(config), "extract", "--all", "--account", BIKES)
     assert result.exit_code == 0
-    assert f"{BIKES}: {days.start} to {days.today}" in " ".join(result.stderr.split())
+    said = " ".join(result.stderr.split())
+    assert f"{BIKES}: {days.start} to {days.today}" in said
+    assert f"{BIKES}: 6 conversations, about 3 calls or 1 minute" in said
+    assert said.index("estimated from the newest page") < said.index("at most 20,000 calls")
+
+
+def test_full_is_quiet_where_nothing_was_missed_and_loud_where_something_was(lake: Path, days: Days) -> None:
+    whole = invoke("--config", str(lake), "extract", "--full", "--account", BIKES)
+    assert "swept: earlier runs had missed nothing" in whole.stderr
+    with closing(Store(read_settings(lake).store)) as store:
+        for table in ("raw_message_ids", "raw_message_details"):
+            store.shrink(table, BIKES, days[1], lambda rows: rows.slice(2))
+    swept = invoke("--config", str(lake), "extract", "--full", "--account", BIKES)
+    assert f"ALARM: earlier runs had missed 2 messages ({BIKES} 2)" in swept.stderr
+    assert (whole.exit_code, swept.exit_code) == (0, 0)
+    assert error_of("extract", "--full", "--since", str(days[0])) == (2, "main: --full takes neither --since nor --until")  # fmt: skip
 
 
 def test_a_refused_account_fails_and_the_other_one_is_stored(config: Path, days: Days) -> None:

@@ -157,10 +157,10 @@ def _tell_missed(console: Console, result: RunResult) -> None:
 
 
 def summary_table(result: RunResult) -> Table:
-    """One line an account: how it ended, what it cost, what it brought."""
+    """One line an account: how it ended, what it cost, what it brought, how many partitions changed."""
     table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
-    for name in ("account", "outcome", "calls", "saved", "refused", "messages", "detailed", "partitions changed"):
-        table.add_column(name, justify="left" if name in ("account", "outcome") else "right")
+    for name in ("account", "outcome", "calls", "saved", "messages", "detailed", "changed"):
+        table.add_column(name, justify="left" if name in ("account", "outcome") else "right", no_wrap=name == "account")
     for report in result.reports:
         colour = "green" if report.outcome == "complete" else "red"
         table.add_row(
@@ -168,7 +168,6 @@ def summary_table(result: RunResult) -> Table:
             Text(" ".join((report.outcome, *report.reasons)), style=colour),
             f"{report.figures.used:,}",
             f"{report.figures.saved:,}",
-            f"{report.figures.refused:,}",
             f"{report.counts.get('ids_listed', 0):,}",
             f"{report.counts.get('detailed', 0):,}",
             f"{sum(commit.is_changed for commit in report.commits):,}",
