@@ -4,7 +4,6 @@ Where a conversation's payload names no participants, those its messages name st
 It refuses to know message payloads: messages come normalised.
 """
 
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 
 import pandas as pd
@@ -28,7 +27,8 @@ _COUNT_NAMES = {
     "created_at_max": "last_message_at",
     "created_at_count": "message_count",
 } | {f"{name}_sum": name for name in _COUNTED}
-_NO_MESSAGES: dict[str, object] = {"message_count": 0, **dict.fromkeys(_COUNTED, 0)}
+_PEOPLE_NAMES = ["conversation_id", "participant_count"]
+_COUNTS = ("participant_count", "message_count", *_COUNTED)
 
 Person = tuple[str, str, str | None, str | None, str | None]
 """conversation_id, participant_id, name, username, email."""
@@ -94,24 +94,30 @@ def _people_of_messages(messages: pa.Table, conversation_ids: Iterable[str]) -> 
 def normalize_conversations(
     conversations: pa.Table, messages: pa.Table, participants: pa.Table, platform: str | None, page_id: str | None
 ) -> pa.Table:
-    """Return `conversations`, sorted by key: who takes part, and the day's counts.
+    """Return `conversations`, sorted by key: who takes part, and the day's counts."""
+    counts = _count_messages(messages)
+    ids = pc.unique(pa.chunked_array([*conversations["conversation_id"].chunks, *counts["conversation_id"].chunks]))
+    ids = ids.take(pc.sort_indices(ids))
+    raw, counted = _of(ids, conversations.select(_RAW_NAMES)), _of(ids, counts)
+    people, customers = _of(ids, _count_people(participants)), _of(ids, _find_customers(participants))
+    columns = {"conversation_id": ids, "participant_count": people["participant_count"]}
+    columns |= {name: _without_empty(raw[name]) for name in ("platform", "page_id", "folder")}
+    columns |= {name: customers[name] for name in _CUSTOMER_NAMES.values()}
+    columns |= {name: counted[name] for name in _COUNT_NAMES.values()}
+    for name, default in {"platform": platform, "page_id": page_id, **dict.fromkeys(_COUNTS, 0)}.items():
+        columns[name] = pc.coalesce(columns[name], pa.scalar(default, columns[name].type))
+    return pa.table(
+        [columns[column.name] for column in schema.CONVERSATIONS.columns], schema=schema.CONVERSATIONS.schema
+    )
 
-    One conversation after the other, without pandas: days are many and small, and a frame costs its milliseconds
-    whatever its size.
-    """
-    raw = {row["conversation_id"]: row for row in reversed(conversations.select(_RAW_NAMES).to_pylist())}
-    counts = {row["conversation_id"]: row for row in _count_messages(messages).to_pylist()}
-    sizes, customers = _count_people(participants)
-    rows = [
-        _NO_MESSAGES
-        | {"platform": platform, "page_id": page_id}
-        | {name: value for name, value in raw.get(conversation_id, {}).items() if value is not None and value != ""}
-        | counts.get(conversation_id, {})
-        | {"conversation_id": conversation_id, "participant_count": sizes[conversation_id]}
-        | customers.get(conversation_id, {})
-        for conversation_id in sorted({*raw, *counts})
-    ]
-    return pa.Table.from_pylist(rows, schema=schema.CONVERSATIONS.schema)
+
+def _of(ids: pa.Array, rows: pa.Table) -> pa.Table:
+    """Return for each conversation its first row, nulls where it has none."""
+    return rows.take(pc.index_in(ids, value_set=rows["conversation_id"].combine_chunks()))
+
+
+def _without_empty(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.if_else(pc.equal(column, ""), pa.scalar(None, column.type), column)
 
 
 def _count_messages(messages: pa.Table) -> pa.Table:
@@ -125,13 +131,19 @@ def _count_messages(messages: pa.Table) -> pa.Table:
     return counted.rename_columns([_COUNT_NAMES.get(name, name) for name in counted.column_names])
 
 
-def _count_people(participants: pa.Table) -> tuple[Counter[str], dict[str, dict[str, str | None]]]:
-    """Return how many take part in each conversation, and the one who is not us where there is exactly one such."""
-    sizes: Counter[str] = Counter()
-    others: dict[str, list[dict[str, str | None]]] = defaultdict(list)
-    columns = [participants[name].to_pylist() for name in ("conversation_id", "is_account", *_CUSTOMER_NAMES)]
-    for conversation_id, is_account, *person in zip(*columns, strict=True):
-        sizes[conversation_id] += 1
-        if is_account is False:
-            others[conversation_id].append(dict(zip(_CUSTOMER_NAMES.values(), person, strict=True)))
-    return sizes, {conversation_id: people[0] for conversation_id, people in others.items() if len(people) == 1}
+def _count_people(participants: pa.Table) -> pa.Table:
+    """Return how many take part in each conversation."""
+    return participants.group_by("conversation_id").aggregate([([], "count_all")]).rename_columns(_PEOPLE_NAMES)
+
+
+def _find_customers(participants: pa.Table) -> pa.Table:
+    """Return of each conversation the one who is not us, where there is exactly one such."""
+    others = participants.filter(pc.equal(participants["is_account"], pa.scalar(False)))
+    counts = _count_people(others)
+    alone = counts.filter(pc.equal(counts["participant_count"], 1))["conversation_id"]
+    is_alone = pc.is_in(others["conversation_id"], value_set=alone)
+    return (
+        others.filter(is_alone)
+        .select(["conversation_id", *_CUSTOMER_NAMES])
+        .rename_columns(["conversation_id", *_CUSTOMER_NAMES.values()])
+    )
