@@ -9,6 +9,7 @@ import hashlib
 from datetime import date
 
 from convo_pipeline import schema
+from convo_pipeline.collector import calm_collector
 from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.partitions import Commit
 from convo_pipeline.lake.retention import read_floors
@@ -56,7 +57,7 @@ def _first_day(store: Store) -> date:
 
 def _derive(store: Store, account: str, day: date) -> list[Commit]:
     floors = read_floors(store)
-    with store.lock_derivation(account):
+    with store.lock_derivation(account), calm_collector():
         source = source_of(store.raw_digest(account, day))
         raw = read_raw_day(store, account, day)
         tables = normalize(raw) | {_LAST: count_coverage(raw)}

@@ -4,11 +4,8 @@ Two inputs that most libraries bend are kept whole: a lone surrogate (it stays a
 `\\ud83d`) and a whole number beyond 64 bits (it stays a whole number).
 """
 
-import gc
 import json
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import orjson
 
@@ -51,15 +48,3 @@ def load_json(content: bytes | str) -> object:
 
 def _refuse_constant(name: str) -> object:
     raise ValueError(f"{name} is not JSON")
-
-
-@contextmanager
-def paused_collector() -> Iterator[None]:
-    """Let the cycle collector rest while many small values that hold no cycles come and go."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()

@@ -20,7 +20,6 @@ from convo_pipeline.extract.rows import ConversationSighting, Reject, Sighting
 from convo_pipeline.extract.spool import Record, Spool
 from convo_pipeline.extract.suppress import Suppressor
 from convo_pipeline.graph.pages import nested_page
-from convo_pipeline.json_text import paused_collector
 from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.records import ConversationState
 from convo_pipeline.settings import AccountSettings
@@ -48,8 +47,7 @@ class Journal:
         self.spool.append(record)
         with self._lock:
             try:
-                with paused_collector():
-                    self.contents.read(record)
+                self.contents.read(record)
             except BaseException:
                 self.is_whole = False
                 raise

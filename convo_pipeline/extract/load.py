@@ -20,7 +20,6 @@ from convo_pipeline.extract.contents import Contents, Placements
 from convo_pipeline.extract.missed import count_missed
 from convo_pipeline.extract.rows import ConversationSighting, Reject, Sighting
 from convo_pipeline.extract.spool import Spool
-from convo_pipeline.json_text import paused_collector
 from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.identity import AccountIdentity
 from convo_pipeline.lake.partitions import Commit
@@ -47,9 +46,8 @@ class Loaded:
 def load_spool(store: Store, account: AccountSettings, spool: Spool) -> Loaded:
     """Merge everything a spool holds into the account's raw tables and its state."""
     contents = Contents.create(store, account, spool)
-    with paused_collector():
-        for record in spool:
-            contents.read(record)
+    for record in spool:
+        contents.read(record)
     return load(store, account, contents)
 
 

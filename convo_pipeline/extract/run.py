@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 
 from convo_pipeline.clock import SYSTEM_CLOCK, Clock
+from convo_pipeline.collector import calm_collector
 from convo_pipeline.errors import SettingsError
 from convo_pipeline.extract.account import AccountRun
 from convo_pipeline.extract.plan import Mode
@@ -53,7 +54,10 @@ def extract(
         AccountRun(settings, store, account, since, until, mode, run_id, on_progress or _ignore, environ, clock, loads)
         for account in chosen
     ]
-    with ThreadPoolExecutor(min(ACCOUNTS_IN_FLIGHT, max(1, len(runs))), thread_name_prefix="account") as pool:
+    with (
+        calm_collector(),
+        ThreadPoolExecutor(min(ACCOUNTS_IN_FLIGHT, max(1, len(runs))), thread_name_prefix="account") as pool,
+    ):
         reports = list(pool.map(AccountRun.report, runs))
     delete_old_spools(store.state_path, clock.now())
     export_runs(store, run_id)

@@ -14,7 +14,6 @@ from urllib.parse import parse_qs, urlsplit
 import orjson
 
 from convo_pipeline.errors import PayloadError
-from convo_pipeline.json_text import paused_collector
 
 _LONG_DIGITS = b"0" * 19
 _DIGITS_TO_ZERO = bytes.maketrans(b"123456789", b"0" * 9)
@@ -60,8 +59,7 @@ def read_json(content: bytes) -> object:
     if _has_long_number(content):
         return _read_carefully(content)
     try:
-        with paused_collector():
-            value: object = orjson.loads(content)
+        value: object = orjson.loads(content)
     except orjson.JSONDecodeError:
         return _read_carefully(content)
     if isinstance(value, dict) and value.get("data") in ([], {}):
