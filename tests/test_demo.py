@@ -64,7 +64,7 @@ def check_tables(root: Path, printed: str) -> None:
     assert [(account, days >= 7) for account, days in found] == [("bakery-instagram", True), ("bikes-messenger", True)]
     with dg.DagsterInstance.from_config(str(root / ".dagster")) as instance:
         assert [run.status.value for run in instance.get_runs()] == ["SUCCESS", "SUCCESS"]
-    (command,) = re.findall(r"^ +1\. convo-pipeline (.*)$", printed, re.M)
+    (command,) = re.findall(r"^ +1\. python3 run\.py (.*)$", printed, re.M)
     done = subprocess.run(
         f"{sys.executable} -m convo_pipeline.cli {command}", shell=True, capture_output=True, text=True, check=True
     )

@@ -134,7 +134,7 @@ def default_of(field: FieldInfo) -> str:
 # commands of others
 
 
-KNOWN_PROGRAMS = {"cp", "convo", "convo-pipeline", "dagster", "exec", "export", "git", "install", "mkdir", "python",
+KNOWN_PROGRAMS = {".venv/bin/jupyter", ".venv/bin/python", "cp", "convo", "convo-pipeline", "dagster", "exec", "export", "git", "install", "mkdir", "python",
                   "python3", "set", "systemctl", "tar", "useradd", "cd", "."}  # fmt: skip
 
 

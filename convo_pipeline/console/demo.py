@@ -158,12 +158,13 @@ def answer(con: Connection) -> str:
 
 
 def _print_next(console: Console, root: Path, is_ui: bool) -> None:
+    program = "python3 run.py" if Path("run.py").is_file() else "convo-pipeline"
     folder, config = shlex.quote(str(root)), shlex.quote(str(root / CONFIG_FILE))
     sql = '"select direction, count(*) from messages group by all"'
     steps = [
-        f"convo-pipeline query --root {folder} {sql}",
-        f"convo-pipeline --config {config} extract    (the week before, too)",
-        "notebooks/  in Jupyter" if is_ui else f"convo-pipeline demo --root {folder} --ui    (Dagster in the browser)",
+        f"{program} query --root {folder} {sql}",
+        f"{program} --config {config} extract    (the week before, too)",
+        "notebooks/  in Jupyter" if is_ui else f"{program} demo --root {folder} --ui    (Dagster in the browser)",
     ]
     console.print("\nNext:", style="bold")
     for number, text in enumerate(steps, 1):
