@@ -26,8 +26,8 @@ from convo_pipeline import cli, schema
 from convo_pipeline.emulator.clock import VirtualClock
 from convo_pipeline.emulator.faults import FAULTS
 from convo_pipeline.emulator.world import World
-from convo_pipeline.extract import account as account_run
 from convo_pipeline.extract.conversation import WALK_LIMITS
+from convo_pipeline.extract.report import REASONS, Outcome
 from convo_pipeline.extract.run import ACCOUNTS_IN_FLIGHT
 from convo_pipeline.graph.ladder import SIZES
 from convo_pipeline.lake.verify import KINDS
@@ -48,8 +48,8 @@ def first_cells(text: str) -> list[str]:
 
 def test_every_outcome_and_reason_of_a_run_is_explained_and_no_other() -> None:
     named = first_cells(section(OPERATE, "How a run ends"))
-    outcomes = {*get_args(account_run.Outcome), "running"}
-    assert sorted(named) == sorted([*outcomes, *account_run.REASONS])
+    outcomes = {*get_args(Outcome), "running"}
+    assert sorted(named) == sorted([*outcomes, *REASONS])
     assert named[: len(outcomes)] == ["complete", "incomplete", "failed", "busy", "running"]
 
 
