@@ -17,6 +17,7 @@ from rich.console import Console
 from convo_pipeline.clock import SYSTEM_CLOCK, Clock
 from convo_pipeline.console.results import WRITERS, show
 from convo_pipeline.errors import ConvoError, SettingsError
+from convo_pipeline.lake.folder import PRIVATE_UMASK
 from convo_pipeline.lake.sql import Connection, QueryError, connect
 from convo_pipeline.secrets import redact
 from convo_pipeline.settings import CONFIG_VARIABLE, Settings, StoreSettings, find_settings_file, read_settings
@@ -113,6 +114,7 @@ class Surroundings:
 @click.pass_context
 def main(ctx: click.Context, config: str | None) -> None:
     """A business's Messenger and Instagram inbox as tables that can be queried."""
+    os.umask(PRIVATE_UMASK)
     if not isinstance(ctx.obj, Surroundings):
         ctx.obj = Surroundings(config)
 

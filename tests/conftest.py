@@ -1,9 +1,13 @@
 """What every test shares: the `--long` option, and an environment without the developer's own settings."""
 
+import os
+from collections.abc import Iterator
+
 import pytest
 
 SLOW_FILES = ("test_webserver.py", "test_demo.py", "test_assets.py", "test_cli.py", "test_s3.py", "test_forget.py")
 """They wait for servers and processes: started first, they are not what everybody waits for at the end."""
+COMMON_UMASK = 0o022
 FOREIGN_VARIABLES = ("CONVO_CONFIG", "DAGSTER_HOME", "CONVO_EMULATOR_TOKEN")
 
 
@@ -18,10 +22,13 @@ def long_run(request: pytest.FixtureRequest) -> bool:
 
 
 @pytest.fixture(autouse=True)
-def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test depends on what the developer's shell exports."""
+def own_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No test depends on what the developer's shell exports, or on which files it lets others read: all it can."""
     for variable in FOREIGN_VARIABLES:
         monkeypatch.delenv(variable, raising=False)
+    mask = os.umask(COMMON_UMASK)
+    yield
+    os.umask(mask)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -187,6 +188,13 @@ def test_runs_are_recorded_in_dagster_home(config: Path, tmp_path: Path, days: D
     with dg.DagsterInstance.from_config(str(home)) as instance:
         runs = {run.job_name: run.status.value for run in instance.get_runs()}
     assert runs == {"extract_job": "SUCCESS", "normalise_job": "SUCCESS"}
+    assert open_to_others(home) == open_to_others(config.parent / "lake") == set()
+
+
+def open_to_others(folder: Path) -> set[str]:
+    """What below a folder is not its owner's alone."""
+    modes = {path: stat.S_IMODE(path.lstat().st_mode) for path in folder.rglob("*")}
+    return {str(path) for path, mode in modes.items() if mode != (0o700 if path.is_dir() else 0o600)}
 
 
 def test_ctrl_c_ends_in_one_line_and_the_same_command_goes_on(tmp_path: Path, days: Days) -> None:

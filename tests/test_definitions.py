@@ -1,5 +1,7 @@
 """The code location: what it holds, and that nothing wrong in a configuration can kill it."""
 
+import importlib
+import os
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -187,3 +189,8 @@ def test_previews_hold_no_text_name_address_or_whole_id() -> None:
 
 def loose(table: schema.Table) -> pa.Schema:
     return pa.schema([field.with_nullable(True) for field in table.schema])
+
+
+def test_the_code_location_leaves_nothing_that_others_can_read() -> None:
+    importlib.reload(importlib.import_module("convo_pipeline.definitions"))
+    assert os.umask(0o022) == 0o077

@@ -70,7 +70,7 @@ class Store:
         """Raise a StoreError, before any work is done, if root or state cannot be written or lack room."""
         self.place.check_writable(needed_bytes)
         self.place.sweep(self._clock.now() - ABANDONED_AFTER)
-        Folder(self.state_path).check_writable(NEEDED_BYTES if self.place.is_shared else 0)
+        Folder(self.state_path).check_writable(needed_bytes)
         self.state.partition("", "", date.min)
 
     def read(self, table: str, account: str, day: date) -> pa.Table:

@@ -8,6 +8,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from convo_pipeline.lake.place import Mark
 STAGING = ".staging"
 NEEDED_BYTES = 64 * 1024 * 1024
 PRIVATE_FOLDER, PRIVATE_FILE = 0o700, 0o600
+PRIVATE_UMASK = 0o077
+"""For a program that writes by others' hands too: Dagster's runs and logs, an exported file."""
 
 
 class Folder:
@@ -34,14 +37,9 @@ class Folder:
         """Return a file's bytes, None where there is none."""
         path = self._path(parts)
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            return read_whole(path)
         except FileNotFoundError:
             return None
-        except OSError as error:
-            raise refusal(path, "read", error) from None
-        try:
-            with open(descriptor, "rb", buffering=0) as file:
-                return file.readall()
         except OSError as error:
             raise refusal(path, "read", error) from None
 
@@ -81,7 +79,7 @@ class Folder:
         try:
             self._make_folders((STAGING,))
             write_synced(staged, content)
-            return staged, staged.read_bytes()
+            return staged, read_whole(staged)
         except OSError as error:
             self.discard(staged)
             raise refusal(staged, "write", error) from None
@@ -104,7 +102,7 @@ class Folder:
     def discard(self, staged: Path) -> None:
         """Remove a staged file, if it is there."""
         try:
-            staged.unlink(missing_ok=True)
+            os.unlink(staged)
         except OSError:
             return
 
@@ -120,7 +118,8 @@ class Folder:
         """Remove a file and the folders it leaves empty."""
         path = self._path(parts)
         try:
-            path.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                os.unlink(path)
             sync_folder(path.parent)
         except FileNotFoundError:
             return
@@ -231,7 +230,7 @@ class Folder:
     def _remove_empty_folders(self, path: Path) -> None:
         while path != self.root:
             try:
-                path.rmdir()
+                os.rmdir(path)
             except OSError:
                 return
             path = path.parent
@@ -271,12 +270,26 @@ def make_private_folders(path: Path) -> None:
 
 def write_synced(path: Path, content: bytes) -> None:
     """Write a private file from scratch and sync it."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    with open(os.open(path, flags, PRIVATE_FILE), "wb", buffering=0) as file:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE_FILE)
+    try:
         view = memoryview(content)
         while view:
-            view = view[file.write(view) :]
-        os.fsync(file.fileno())
+            view = view[os.write(descriptor, view) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_whole(path: Path) -> bytes:
+    """Return a file's bytes; a symbolic link is an OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        size, parts = os.fstat(descriptor).st_size, []
+        while part := os.read(descriptor, size + 1):
+            parts.append(part)
+        return b"".join(parts)
+    finally:
+        os.close(descriptor)
 
 
 def sync_folder(path: Path) -> None:

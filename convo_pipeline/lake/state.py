@@ -83,8 +83,11 @@ class State:
             connection.execute(_SAVE_PARTITION, (*partition_key(partition), *astuple(partition)[3:]))
 
     def remove_partition(self, table: str, account: str, day: date, is_lost: bool = False) -> None:
-        """Forget a partition whose file is gone; where it was lost, everything the account holds is asked again."""
-        with self.database.transaction(is_durable=is_lost) as connection:
+        """Forget a partition whose file is gone; where it was lost, everything the account holds is asked again.
+
+        Durably: were this lost after the partition was made anew, the new file would be taken for damage.
+        """
+        with self.database.transaction() as connection:
             connection.execute(_REMOVE_PARTITION, (account, str(day), table))
             for statement in _REOPEN if is_lost else ():
                 connection.execute(statement, (account,))
