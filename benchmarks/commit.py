@@ -1,6 +1,6 @@
 """What durability costs: a commit against a plain `pq.write_table` of the same rows, in one run, interleaved.
 
-Prints medians and ratios. Run: python benchmarks/commit.py [FOLDER]
+Prints medians and ratios. Run: python -m benchmarks.commit [FOLDER]
 """
 
 import shutil
@@ -15,6 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.words import text_of
 from convo_pipeline.json_text import dump_json
 from convo_pipeline.lake.files import Store
 from convo_pipeline.schema import RAW_MESSAGE_DETAILS, TIME
@@ -25,29 +26,6 @@ TABLE = RAW_MESSAGE_DETAILS.name
 DAY = date(2026, 1, 5)
 START_US = 1_767_600_000_000_000
 ROUNDS = 5
-WORDS = [
-    "hello",
-    "are",
-    "you",
-    "open",
-    "on",
-    "sunday",
-    "we",
-    "would",
-    "like",
-    "two",
-    "loaves",
-    "of",
-    "rye",
-    "bread",
-    "and",
-    "a",
-    "cake",
-    "for",
-    "eight",
-    "people",
-    "please",
-]
 
 
 def details(row_count: int, first: int = 0, looked_us: int = START_US, signature: str = "1") -> pa.Table:
@@ -73,9 +51,8 @@ def details(row_count: int, first: int = 0, looked_us: int = START_US, signature
 
 
 def _payload(n: int, signature: str) -> str:
-    text = " ".join(WORDS[(n * step) % len(WORDS)] for step in range(1, 4 + n % 12))
     payload: dict[str, object] = {
-        "message": text,
+        "message": text_of(n),
         "from": {"id": str(900_000 + n // 20), "username": f"guest.{n // 20}"},
     }
     if n % 10 == 0:

@@ -1,7 +1,7 @@
 """What reading costs: `connect()` after compaction against one sorted Parquet file and against bare daily files.
 
-Prints medians and ratios of five interleaved turns. Run: python benchmarks/query.py [--accounts N] [--days N]
-[--rows N] [FOLDER]; --accounts 50 --days 365 is the full size.
+Prints medians and ratios of interleaved turns, by the clock and in CPU seconds. Run: python -m benchmarks.query
+[--accounts N] [--days N] [--rows N] [FOLDER]; --accounts 50 --days 365 is the full size.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import convo_pipeline
+from benchmarks.words import text_of
 from convo_pipeline.lake import parquet
 from convo_pipeline.lake.compact import compact
 from convo_pipeline.lake.files import Store
@@ -25,30 +26,7 @@ from convo_pipeline.schema import MESSAGES, TIME
 from convo_pipeline.settings import StoreSettings
 
 FIRST = date(2025, 1, 1)
-TURNS = 5
-WORDS = [
-    "hello",
-    "are",
-    "you",
-    "open",
-    "on",
-    "sunday",
-    "we",
-    "would",
-    "like",
-    "two",
-    "loaves",
-    "of",
-    "rye",
-    "bread",
-    "and",
-    "a",
-    "cake",
-    "for",
-    "eight",
-    "people",
-    "please",
-]
+TURNS = 9
 
 
 def messages(account: int, day: date, count: int) -> pa.Table:
@@ -63,7 +41,7 @@ def messages(account: int, day: date, count: int) -> pa.Table:
         "tie_rank": [0] * count,
         "direction": [("inbound", "outbound")[n % 2] for n in numbers],
         "sender_id": [str(9_990_000_000_000_000 + n // 6 * (n % 2)) for n in numbers],
-        "text": [" ".join(WORDS[n * step % len(WORDS)] for step in range(1, 4 + n % 12)) for n in numbers],
+        "text": [text_of(n) for n in numbers],
         "content_type": ["text"] * count,
         "detail_status": ["detailed"] * count,
         "first_seen_at": pa.array([at] * count).cast(TIME),
@@ -124,10 +102,10 @@ def compare(folder: Path, accounts: int, days: int, rows: int) -> None:
     asked = queries(accounts, days, rows)
     store = Store(StoreSettings(root=str(root)))
     rebuild_state(store)
-    started = time.perf_counter()
+    started = time.process_time()
     made = compact(store, FIRST + timedelta(days=days))
-    seconds = time.perf_counter() - started
-    print(f"{accounts} accounts x {days} days x {rows} rows: {len(made)} months compacted in {seconds:.0f} s")
+    seconds = time.process_time() - started
+    print(f"{accounts} accounts x {days} days x {rows} rows: {len(made)} months compacted in {seconds:.0f} s CPU")
     time.sleep(2.1)
     with convo_pipeline.connect(root) as compacted, duckdb.connect() as plain, Bare(root) as daily:
         plain.execute("SET TimeZone = 'UTC'")
@@ -154,18 +132,21 @@ class Bare:
 
 
 def report(name: str, sql: str, readers: dict[str, object]) -> None:
-    timings: dict[str, list[float]] = {reader: [] for reader in readers}
+    """Print each reader's medians; the first turn warms up and is not counted."""
+    timings: dict[str, list[tuple[float, float]]] = {reader: [] for reader in readers}
     results = {}
-    for _ in range(TURNS):
+    for _ in range(TURNS + 1):
         for reader, con in readers.items():
-            started = time.perf_counter()
+            started, used = time.perf_counter(), time.process_time()
             results[reader] = sorted(map(repr, con.execute(sql).fetchall()))  # type: ignore[attr-defined]
-            timings[reader].append(time.perf_counter() - started)
+            timings[reader].append((time.perf_counter() - started, time.process_time() - used))
     assert len({tuple(rows) for rows in results.values()}) == 1, "the readers disagree"
-    base = statistics.median(timings["one sorted file"])
+    base = [statistics.median(column) for column in zip(*timings["one sorted file"][1:], strict=True)]
     for reader, values in timings.items():
-        median = statistics.median(values)
-        print(f"{name:<16} {reader:<24} {median * 1000:>9.1f} ms {median / base:>7.2f} x")
+        wall, cpu = (statistics.median(column) for column in zip(*values[1:], strict=True))
+        print(
+            f"{name:<16} {reader:<24} {wall * 1000:>9.1f} ms {wall / base[0]:>7.2f} x  {cpu * 1000:>9.1f} ms CPU {cpu / base[1]:>7.2f} x"
+        )
 
 
 if __name__ == "__main__":
