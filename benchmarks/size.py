@@ -1,0 +1,76 @@
+"""What a million messages take on disk, against the answers they came in: raw JSON, compressed with zstd as a whole.
+
+    python -m benchmarks.size [--messages 100000] [--days 30]
+
+The inbox is the bulk world over real HTTP; its few texts are repeated, so both sides compress better than real ones.
+The answers are asked for once more, page by page with the pipeline's own fields, and written as one zstd stream.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import orjson
+import pyarrow as pa
+import requests
+
+from benchmarks.bulk import PAGE_ID, bulk_lake, derive_all, read_inbox
+from benchmarks.inbox_server import inbox_server
+from convo_pipeline.graph.fields import conversation_fields
+from convo_pipeline.lake.compact import compact
+from convo_pipeline.lake.segments import COMPACT
+from convo_pipeline.schema import TABLES
+
+MESSAGES_EACH = 20
+
+
+def answers_size(base_url: str) -> tuple[int, int]:
+    """Return the bytes of every answer of a whole listing, plain and compressed."""
+    sink, plain, after = pa.BufferOutputStream(), 0, ""
+    with pa.CompressedOutputStream(sink, "zstd") as stream:
+        while True:
+            params = {"platform": "messenger", "limit": "50", "fields": conversation_fields("messenger", MESSAGES_EACH)}
+            answer = requests.get(f"{base_url}/v26.0/{PAGE_ID}/conversations", params | {"after": after}, timeout=60)
+            answer.raise_for_status()
+            stream.write(answer.content)
+            plain += len(answer.content)
+            paging = orjson.loads(answer.content)["paging"]
+            if "next" not in paging:
+                break
+            after = paging["cursors"]["after"]
+    return plain, sink.getvalue().size
+
+
+def size_of(paths: Iterable[Path]) -> int:
+    return sum(path.stat().st_size for path in paths if path.is_file())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--messages", type=int, default=100_000)
+    parser.add_argument("--days", type=int, default=30)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, inbox_server(given.messages // 20, 20, given.days) as server:
+        root = Path(folder)
+        with bulk_lake(server.base_url, root, given.days) as (settings, store):
+            count = read_inbox(settings, store)
+            derive_all(store)
+            compact(store, datetime.now(UTC).date() + timedelta(days=62))
+        plain, packed = answers_size(server.base_url)
+        raw = [name for name, table in TABLES.items() if table.layer == "raw"]
+        layers = {"answers, JSON": plain, "answers, zstd": packed}
+        layers["raw tables"] = sum(size_of((root / name).rglob("*")) for name in raw)
+        layers["derived tables"] = sum(size_of((root / name).rglob("*")) for name in TABLES if name not in raw)
+        layers["compacted, raw"] = sum(size_of((root / COMPACT / name).rglob("*")) for name in raw)
+        layers["compacted, derived"] = size_of((root / COMPACT).rglob("*")) - layers["compacted, raw"]
+        layers["state"] = size_of((root / ".state").rglob("*"))
+    print(f"{count:,} messages in {given.days} days")
+    for name, byte_count in layers.items():
+        million = byte_count / count * 1_000_000 / 2**20
+        print(f"{name:20} {million:>8.1f} MiB a million messages {byte_count / packed:>7.2f} x the answers' zstd")
+
+
+if __name__ == "__main__":
+    main()
