@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 
 import convo_pipeline
-from convo_pipeline.errors import StoreError
-from convo_pipeline.lake.compact import DAYS_KEY, compact, remove_compactions
+from convo_pipeline.lake.compact import compact, drop_outdated
 from convo_pipeline.lake.database import STATE_FILE
 from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.rebuild import rebuild_state
 from convo_pipeline.lake.rename import rename_account
+from convo_pipeline.lake.segments import Segment, arrange, read_index, source_of
 from convo_pipeline.lake.sql import Connection
 from convo_pipeline.schema import MESSAGES, RAW_MESSAGE_IDS
 from convo_pipeline.settings import StoreSettings
@@ -93,45 +93,88 @@ def expected(store: Store, folder: Path, wheres: tuple[str, ...] = WHERES) -> li
         return answers(con, wheres)
 
 
-def months_read(con: Connection) -> int:
-    """How many compactions a connection's `messages` is made of."""
+def segments(store: Store, table: str = "messages") -> list[Segment]:
+    return read_index(store.place, table)[0]
+
+
+def months_read(con: Connection, store: Store) -> int:
+    """How many accounts' months a connection's `messages` takes from segments."""
     (sql,) = con.execute("SELECT sql FROM duckdb_views() WHERE view_name = 'messages'").fetchone()
-    return str(sql).count("/month=")
+    named = [each for each in segments(store) if f"/.compact/messages/{each.name}" in str(sql)]
+    return sum(len(each.pieces) for each in named) - str(sql).count("(account = '")
 
 
-def test_closed_months_become_one_file_each_with_the_hashes_of_their_days(store: Store) -> None:
+def test_closed_months_of_all_accounts_share_a_file_and_keep_the_hashes_of_their_days(store: Store) -> None:
     made = compact(store, TODAY)
-    assert [(each.table, each.account, each.month, each.day_count) for each in made if each.account == "bakery"] == [
-        (table, "bakery", month, count) for table in TABLES for month, count in (("2026-01", 4), ("2026-02", 6))
+    assert [(each.account, each.month, each.day_count) for each in made] == 2 * [
+        (account, month, count)
+        for account in ("bakery", "florist")
+        for month, count in (("2026-01", 4), ("2026-02", 6))
     ]
-    file = pq.ParquetFile(store.root / ".compact/messages/account=bakery/month=2026-01.parquet")
-    days = [FIRST + timedelta(days=index) for index in range(4)]
-    assert file.schema_arrow.names == ["date", *MESSAGES.column_names]
-    assert file.read()["date"].to_pylist() == days
-    hashes = {str(day): store.state.partition("messages", "bakery", day).sha256 for day in days}  # type: ignore[union-attr]
-    assert convo_pipeline.json_text.load_json(file.schema_arrow.metadata[DAYS_KEY]) == hashes
+    (segment,) = segments(store)
+    days = [FIRST + timedelta(days=index) for index in INDEXES[:10]]
+    rows = pq.ParquetFile(store.root / ".compact/messages" / segment.name).read()
+    assert rows.schema.names == ["account", "date", *MESSAGES.column_names]
+    assert rows["account"].to_pylist() == ["bakery"] * 10 + ["florist"] * 10
+    assert rows["date"].to_pylist() == days * 2
+    hashes = {day: store.state.partition("messages", "bakery", day).sha256 for day in days[:4]}  # type: ignore[union-attr]
+    assert segment.pieces[0].source == source_of(hashes)
     assert compact(store, TODAY) == []
+
+
+def test_a_change_copies_the_months_that_did_not_change_and_reads_the_other_anew(store: Store, tmp_path: Path) -> None:
+    compact(store, TODAY)
+    day = date(2026, 2, 3)
+    store.replace("messages", "bakery", day, messages(day, "late"), "another")
+    for path in store.root.glob("messages/account=*/date=2026-01-*/data.parquet"):
+        path.write_bytes(b"x" * path.stat().st_size)
+    assert [(each.account, each.month) for each in compact(store, TODAY)] == [("bakery", "2026-02")]
+    with convo_pipeline.connect(store.root) as con:
+        assert con.execute("SELECT count(*) FROM messages WHERE date < '2026-03-01'").fetchone() == (20,)
+
+
+def test_many_bytes_are_cut_by_month_and_more_by_account() -> None:
+    sizes = {(account, f"2025-{month:02d}"): 4 for account in "ab" for month in (1, 2)}
+    assert [label for label, _ in arrange(sizes, most=16)] == ["2025"]
+    assert [label for label, _ in arrange(sizes, most=8)] == ["2025-01", "2025-02"]
+    assert [label for label, _ in arrange(sizes, most=7)] == ["2025-01-a", "2025-01-b", "2025-02-a", "2025-02-b"]
+
+
+def test_no_row_of_a_month_that_changed_stays_in_a_segment(store: Store, tmp_path: Path) -> None:
+    compact(store, TODAY)
+    store.shrink("messages", "bakery", FIRST, lambda rows: rows.slice(1))
+    drop_outdated(store)
+    (segment,) = segments(store)
+    assert [(each.account, each.month) for each in segment.pieces] == [
+        ("bakery", "2026-02"), ("florist", "2026-01"), ("florist", "2026-02")
+    ]  # fmt: skip
+    assert [path.name for path in store.root.glob(".compact/messages/*.parquet")] == [segment.name]
+    rows = pq.ParquetFile(store.root / ".compact/messages" / segment.name).read()
+    assert rows.num_rows == 16
+    with convo_pipeline.connect(store.root) as con:
+        assert answers(con) == expected(store, tmp_path)
+        assert months_read(con, store) == 3
 
 
 def test_answers_are_the_same_and_months_are_read(store: Store, tmp_path: Path) -> None:
     compact(store, TODAY)
     with convo_pipeline.connect(store.root) as con:
         assert answers(con) == expected(store, tmp_path)
-        assert months_read(con) == 4
+        assert months_read(con, store) == 4
 
 
 def test_a_late_merge_is_seen_at_once_on_an_open_connection(store: Store, tmp_path: Path) -> None:
     compact(store, TODAY)
     with convo_pipeline.connect(store.root) as con:
-        assert months_read(con) == 4
+        assert months_read(con, store) == 4
         day = date(2026, 2, 3)
         store.replace("messages", "bakery", day, messages(day, "late", "m6"), "another")
         assert con.execute("SELECT count(*) FROM messages WHERE message_id = 'late'").fetchone() == (1,)
-        assert months_read(con) == 3
+        assert months_read(con, store) == 3
         assert answers(con) == expected(store, tmp_path)
         compact(store, TODAY)
         assert answers(con) == expected(store, tmp_path)
-        assert months_read(con) == 4
+        assert months_read(con, store) == 4
 
 
 def test_a_relation_made_before_a_change_sees_it(store: Store) -> None:
@@ -159,7 +202,7 @@ def test_without_a_state_the_daily_files_are_read(store: Store, tmp_path: Path) 
         for path in (store.root / ".state").glob(f"{STATE_FILE}*"):
             path.unlink()
         assert answers(con) == expected(store, tmp_path)
-        assert months_read(con) == 0
+        assert months_read(con, store) == 0
 
 
 def test_a_state_that_is_no_database_is_no_hindrance(store: Store, tmp_path: Path) -> None:
@@ -170,7 +213,7 @@ def test_a_state_that_is_no_database_is_no_hindrance(store: Store, tmp_path: Pat
     (store.root / ".state" / STATE_FILE).write_bytes(b"not a database" * 100)
     with convo_pipeline.connect(store.root) as con:
         assert answers(con) == expected(store, tmp_path)
-        assert months_read(con) == 0
+        assert months_read(con, store) == 0
 
 
 def test_a_rebuilt_state_reads_days_until_the_next_compaction(store: Store, tmp_path: Path) -> None:
@@ -180,10 +223,10 @@ def test_a_rebuilt_state_reads_days_until_the_next_compaction(store: Store, tmp_
         path.unlink()
     rebuild_state(store)
     with convo_pipeline.connect(store.root) as con:
-        assert months_read(con) == 0
+        assert months_read(con, store) == 0
         compact(store, TODAY)
         assert answers(con) == expected(store, tmp_path)
-        assert months_read(con) == 4
+        assert months_read(con, store) == 4
 
 
 def test_compactions_elsewhere_kept_with_a_state_elsewhere_are_found_by_the_settings(tmp_path: Path) -> None:
@@ -193,9 +236,9 @@ def test_compactions_elsewhere_kept_with_a_state_elsewhere_are_found_by_the_sett
     store.replace("messages", "bakery", FIRST, messages(FIRST, "m"), "digest")
     compact(store, TODAY)
     with convo_pipeline.connect(store.root, settings=settings) as con:
-        assert months_read(con) == 1
+        assert months_read(con, store) == 1
     with convo_pipeline.connect(store.root) as con:
-        assert months_read(con) == 0
+        assert months_read(con, store) == 0
     store.close()
 
 
@@ -205,14 +248,14 @@ def test_a_reader_takes_no_lock_and_writes_nothing(store: Store) -> None:
     writer.execute("BEGIN EXCLUSIVE")
     with convo_pipeline.connect(store.root) as con:
         assert con.execute("SELECT count(*) FROM messages").fetchone() == (24,)
-        assert months_read(con) == 4
+        assert months_read(con, store) == 4
     writer.execute("ROLLBACK")
     writer.close()
 
 
 def test_a_damaged_compaction_is_no_damage(store: Store, tmp_path: Path) -> None:
     compact(store, TODAY)
-    path = store.root / ".compact/messages/account=bakery/month=2026-02.parquet"
+    path = store.root / ".compact/messages" / segments(store)[0].name
     path.write_bytes(b"x" * path.stat().st_size)
     with convo_pipeline.connect(store.root) as con:
         assert answers(con) == expected(store, tmp_path)
@@ -223,18 +266,18 @@ def test_a_month_with_a_damaged_or_older_day_waits(store: Store) -> None:
     path.write_bytes(b"damaged")
     older = store.path("messages", "florist", FIRST)
     pq.write_table(pq.ParquetFile(older).read().drop_columns(["tags"]), older)
-    made = compact(store, TODAY)
-    waiting = [each for each in made if each.table == "messages" and each.month == "2026-01"]
-    assert waiting == []
+    compact(store, TODAY)
+    (segment,) = segments(store)
+    assert [(each.account, each.month) for each in segment.pieces] == [("bakery", "2026-02"), ("florist", "2026-02")]
 
 
 def test_a_day_that_changes_while_its_month_is_compacted_makes_no_current_compaction(store: Store) -> None:
     partition = store.state.partition("messages", "bakery", FIRST)
     assert partition is not None
     store.state.intend(partition, "another")
-    made = compact(store, TODAY)
-    assert [each.month for each in made if (each.table, each.account) == ("messages", "bakery")] == ["2026-02"]
-    assert not (store.root / ".compact/messages/account=bakery/month=2026-01.parquet").exists()
+    compact(store, TODAY)
+    (segment,) = segments(store)
+    assert [each.month for each in segment.pieces if each.account == "bakery"] == ["2026-02"]
 
 
 def test_what_no_month_stands_behind_is_removed(store: Store) -> None:
@@ -242,17 +285,18 @@ def test_what_no_month_stands_behind_is_removed(store: Store) -> None:
     for index in range(4):
         store.drop("messages", "bakery", FIRST + timedelta(days=index))
     compact(store, TODAY)
-    assert not (store.root / ".compact/messages/account=bakery/month=2026-01.parquet").exists()
+    (segment,) = segments(store)
+    assert [each.month for each in segment.pieces if each.account == "bakery"] == ["2026-02"]
 
 
 def test_a_renamed_account_is_compacted_under_its_new_name(store: Store, tmp_path: Path) -> None:
     compact(store, TODAY)
     rename_account(store, "bakery", "cafe")
-    assert not list(store.root.glob(".compact/*/account=bakery/*"))
+    assert {each.account for each in segments(store)[0].pieces} == {"florist"}
     with convo_pipeline.connect(store.root) as con:
-        assert months_read(con) == 2
+        assert months_read(con, store) == 2
         compact(store, TODAY)
-        assert months_read(con) == 4
+        assert months_read(con, store) == 4
         assert answers(con) == expected(store, tmp_path)
 
 
@@ -264,7 +308,7 @@ def test_answers_are_the_same_after_any_changes(store: Store, tmp_path: Path, se
         for step in range(200 if long_run else 8):
             account, day = choose.choice(["bakery", "florist"]), FIRST + timedelta(days=choose.randrange(-3, 40))
             kind = choose.choice(["merge", "replace", "replace", "forget", "drop", "compact", "compact", "keep", "put back",
-                                  "remove", "damage"])  # fmt: skip
+                                  "remove", "damage", "clean"])  # fmt: skip
             if kind == "merge":
                 store.merge("raw_message_ids", account, day, ids(day, f"late{step}"))
             elif kind == "replace":
@@ -273,23 +317,19 @@ def test_answers_are_the_same_after_any_changes(store: Store, tmp_path: Path, se
                 store.shrink("messages", account, day, lambda rows: rows.slice(1) if rows.num_rows else rows)
             elif kind == "drop":
                 store.drop(choose.choice(TABLES), account, day)
+            elif kind == "clean":
+                drop_outdated(store)
             elif kind == "compact":
                 compact(store, choose.choice([TODAY, date(2026, 2, 14)]))
             elif kind == "keep" and (store.root / ".compact").exists():
                 backup = tmp_path / f"kept{step}"
                 shutil.copytree(store.root / ".compact", backup)
             elif kind == "put back" and backup:
-                remove_compactions(store, account)
+                shutil.rmtree(store.root / ".compact", ignore_errors=True)
                 shutil.copytree(backup, store.root / ".compact", dirs_exist_ok=True)
             elif kind == "remove":
                 shutil.rmtree(store.path("messages", account, day).parent, ignore_errors=True)
             elif kind == "damage":
-                for path in store.root.glob(f".compact/*/account={account}/*.parquet"):
+                for path in store.root.glob(".compact/*/*.parquet"):
                     path.unlink()
             assert answers(con, WHERES[:2]) == expected(store, tmp_path, WHERES[:2]), (seed, step, kind)
-
-
-def test_a_bucket_is_not_compacted_and_says_so(tmp_path: Path) -> None:
-    settings = StoreSettings(root="s3://bucket/lake", state_dir=str(tmp_path), endpoint_url="http://127.0.0.1:1")
-    with pytest.raises(StoreError, match="local folder only"):
-        _ = Store(settings).folder

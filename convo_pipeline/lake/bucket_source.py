@@ -2,17 +2,21 @@
 
 A query lists a table's files, and reads exactly the versions that were listed: `If-Match` refuses any other, the
 query then fails and is run again. So a reader never sees half a commit. A filter on `account` or `date` is answered
-from the names alone. It knows names, versions and schemas; boto3 is `s3`'s business, DuckDB is `sql`'s.
+from the names alone. Where many days are needed, months come from compacted files, if those were made from the very
+versions that are listed. It knows names, versions and schemas; boto3 is `s3`'s business, DuckDB is `sql`'s.
 """
 
 import hashlib
 import re
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import date
+from functools import reduce
 from itertools import islice
+from operator import and_
 from typing import Any
 
 import pyarrow as pa
@@ -23,6 +27,7 @@ from convo_pipeline.errors import ConflictError, CorruptError, StoreError
 from convo_pipeline.lake.parquet import decode
 from convo_pipeline.lake.place import Mark
 from convo_pipeline.lake.s3 import Bucket
+from convo_pipeline.lake.segments import Key, Piece, Segment, bounds_of, month_of, read_index, segment_parts, source_of
 from convo_pipeline.lake.sources import DATA_FILE, column_types, quote_name
 from convo_pipeline.schema import LEDGER, TABLES, Table
 
@@ -34,6 +39,9 @@ FORMAT = ds.ParquetFileFormat(
 )
 _ACCOUNT = r"account=[a-z][^/]*"
 _DATE = r"date=\d{4}-\d\d-\d\d"
+REQUEST_BYTES = 256 * 1024
+"""What could be fetched in the time that a request takes: so much more may a compacted file have than its days."""
+Parts = tuple[str, ...]
 PATH_TYPES = {"account": pa.string(), "date": pa.date32()}
 TABLES_BY_NAME = TABLES | {table.name: table for table in LEDGER}
 
@@ -45,7 +53,7 @@ class BucketSource:
         self, url: str, endpoint_url: str = "", monotonic_seconds: Callable[[], float] = time.monotonic
     ) -> None:
         self.bucket = Bucket(url, endpoint_url)
-        self.folders: tuple[str, ...] = (f"{self.bucket.location()}/",)
+        self.folders: Parts = (f"{self.bucket.location()}/",)
         self._listings = {table.name: _Listing(self.bucket, table, monotonic_seconds) for table in _viewed()}
         self.bucket.check_readable()
         if not self.bucket.names():
@@ -63,6 +71,9 @@ class BucketSource:
         """Return the SELECT over the table's dataset: the path's columns first, then the schema's."""
         columns = ", ".join(map(quote_name, column_types(table)))
         return f"SELECT {columns} FROM {quote_name(_relation(table))}"  # noqa: S608 - names are quoted
+
+    def look(self) -> None:
+        """There is nothing to learn: a dataset lists its files."""
 
     def is_changed(self, table: Table) -> bool:
         """Say no: a dataset finds what is there at each query."""
@@ -114,23 +125,39 @@ class _Listing:
         self.table = table
         self._monotonic_seconds = monotonic_seconds
         self._pattern = re.compile(_DATE if table.layer == "ledger" else f"{_ACCOUNT}/{_DATE}")
-        self._marks: dict[tuple[str, ...], Mark] = {}
+        self._marks: dict[Parts, Mark] = {}
+        self._pieces: dict[Piece, Segment] = {}
         self._listed_at: float | None = None
 
-    def marks(self) -> dict[tuple[str, ...], Mark]:
+    def marks(self) -> dict[Parts, Mark]:
         """Return every file of the table with its mark; foreign files are none."""
         now = self._monotonic_seconds()
         if self._listed_at is None or now - self._listed_at > LISTING_SECONDS:
             found = self.bucket.marks((self.table.name,))
             self._marks = {parts: mark for parts, mark in found if self._is_data(parts)}
+            self._pieces = self._current()
             self._listed_at = now
         return self._marks
+
+    def pieces(self) -> dict[Piece, Segment]:
+        """Return the months in compacted files that were made from the very versions that were listed."""
+        self.marks()
+        return self._pieces
 
     def expire(self) -> None:
         """Believe the listing no longer."""
         self._listed_at = None
 
-    def _is_data(self, parts: tuple[str, ...]) -> bool:
+    def _current(self) -> dict[Piece, Segment]:
+        segments = read_index(self.bucket, self.table.name)[0] if self.table.name in TABLES else []
+        months: dict[Key, dict[date, str]] = defaultdict(dict)
+        for parts, mark in self._marks.items() if segments else ():
+            key, day = _place_of(parts)
+            months[key][day] = mark.tag
+        current = {Piece(*key, source_of(versions), len(versions)) for key, versions in months.items()}
+        return {piece: each for each in segments for piece in each.pieces if piece in current}
+
+    def _is_data(self, parts: Parts) -> bool:
         return parts[-1] == DATA_FILE and self._pattern.fullmatch("/".join(parts[1:-1])) is not None
 
 
@@ -156,7 +183,7 @@ class _TableDataset(ds.Dataset):  # type: ignore[misc]
 
 
 class _Scan:
-    """One read of the files that a filter leaves, each as it was listed."""
+    """One read of the files that a filter leaves, each as it was listed, or of the compacted files that hold them."""
 
     def __init__(
         self, listing: _Listing, schema: pa.Schema, columns: list[str], row_filter: ds.Expression | None
@@ -175,13 +202,21 @@ class _Scan:
         return pa.RecordBatchReader.from_batches(self.projected_schema, self._batches())
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
-        marks = dict(self._listing.marks())
-        parts = self._needed(sorted(marks))
-        with _fetching(lambda each: self._read(each, marks[each]), parts) as tables:
+        marks, pieces = dict(self._listing.marks()), self._listing.pieces()
+        by_segment = _worthwhile(self._needed(sorted(marks)), marks, pieces)
+
+        def fetch(job: tuple[Segment | None, list[Parts]]) -> pa.Table:
+            segment, files = job
+            rows = self._read_segment(segment, pieces) if segment else None
+            return pa.concat_tables([self._read(each, marks[each]) for each in files]) if rows is None else rows
+
+        jobs: list[tuple[Segment | None, list[Parts]]] = [each for each in by_segment.items() if each[0]]
+        jobs += [(None, [each]) for each in by_segment.get(None, ())]
+        with _fetching(fetch, jobs) as tables:
             for table in tables:
                 yield from table.to_batches()
 
-    def _needed(self, files: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    def _needed(self, files: Sequence[Parts]) -> list[Parts]:
         """Return the files whose account and date may pass the filter."""
         names = ["/".join(parts) for parts in files]
         known = ds.FileSystemDataset.from_paths(
@@ -193,7 +228,7 @@ class _Scan:
         )
         return [tuple(fragment.path.split("/")) for fragment in known.get_fragments(self._filter)]
 
-    def _read(self, parts: tuple[str, ...], mark: Mark) -> pa.Table:
+    def _read(self, parts: Parts, mark: Mark) -> pa.Table:
         try:
             content, found = self._listing.bucket.read_version(parts, mark.tag)
             _check(self._listing.bucket.location(parts), content, found)
@@ -205,9 +240,44 @@ class _Scan:
         fragment = FORMAT.make_fragment(pa.BufferReader(content), partition_expression=self._partition(parts))
         return fragment.to_table(schema=self._schema, columns=self._columns, filter=self._filter, use_threads=False)
 
-    def _partition(self, parts: tuple[str, ...]) -> ds.Expression:
+    def _read_segment(self, segment: Segment, pieces: Mapping[Piece, Segment]) -> pa.Table | None:
+        """Return what is current in a compacted file; None if that is gone or damaged."""
+        found = self._listing.bucket.read_marked(segment_parts(self._listing.table.name, segment.name))
+        if found is None or hashlib.sha256(found[0]).hexdigest() != segment.sha256:
+            return None
+        fragment = FORMAT.make_fragment(pa.BufferReader(found[0]))
+        wheres = [_outside(piece) for piece in segment.pieces if pieces.get(piece) is not segment]
+        where = reduce(and_, wheres, ds.scalar(True) if self._filter is None else self._filter)
+        return fragment.to_table(schema=self._schema, columns=self._columns, filter=where, use_threads=False)
+
+    def _partition(self, parts: Parts) -> ds.Expression:
         columns = _path_columns(self._listing.table)
         return ds.partitioning(columns, flavor="hive").parse("/".join(parts[1:]))
+
+
+def _worthwhile(
+    files: Sequence[Parts], marks: Mapping[Parts, Mark], pieces: Mapping[Piece, Segment]
+) -> dict[Segment | None, list[Parts]]:
+    """Sort files by the compacted file to read in place of them, None where that would cost more than they do."""
+    segments = {piece.key: segment for piece, segment in pieces.items()}
+    found: dict[Segment | None, list[Parts]] = defaultdict(list)
+    for each in files:
+        found[segments.get(_place_of(each)[0]) if segments else None].append(each)
+    for segment in [each for each in found if each]:
+        if segment.byte_count > sum(marks[each].byte_count + REQUEST_BYTES for each in found[segment]):
+            found[None] += found.pop(segment)
+    return found
+
+
+def _place_of(parts: Parts) -> tuple[Key, date]:
+    """Return a file's account and month, and its day."""
+    day = date.fromisoformat(parts[-2].removeprefix("date="))
+    return (parts[1].removeprefix("account="), month_of(day)), day
+
+
+def _outside(piece: Piece) -> ds.Expression:
+    first, last = bounds_of(piece.month)
+    return ~((ds.field("account") == piece.account) & (ds.field("date") >= first) & (ds.field("date") <= last))
 
 
 @contextmanager

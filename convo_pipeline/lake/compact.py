@@ -1,160 +1,329 @@
-"""Closed months as one file each, so that a year is not read as 365 small files. Derived, rebuildable, never the truth.
+"""Closed months in few large files, so that a year is not read as 365 small ones. Derived, rebuildable, never the truth.
 
-`<root>/.compact/<table>/account=<name>/month=YYYY-MM.parquet` holds the month's daily rows with their `date`, and in
-its metadata the hash of every daily file it was made from. It counts only while `state.db` says that these are the
-month's files still; whoever has no `state.db` reads the daily files.
+A table's months of all accounts share a file a year (`segments.py`). Each counts for itself, and only while its daily
+files are the ones it was made from: on a disk `state.db` says so, in a bucket the versions that are listed. Whoever
+knows neither reads the daily files. A month that changed is copied anew from them; all others are copied from the
+segment they are in, so that one late message costs one file's copy, not a year of small files.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import date
-from itertools import groupby
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from convo_pipeline.errors import CorruptError
-from convo_pipeline.json_text import dump_json
+from convo_pipeline.errors import ConflictError, CorruptError
 from convo_pipeline.lake.files import Store
-from convo_pipeline.lake.parquet import ROWS_PER_GROUP, SOURCE_KEY
-from convo_pipeline.lake.place import remove_file
+from convo_pipeline.lake.folder import Folder
+from convo_pipeline.lake.layout import DATA_FILE
+from convo_pipeline.lake.partitions import Held
+from convo_pipeline.lake.place import remove_file, write_file, write_version
 from convo_pipeline.lake.records import Compaction
+from convo_pipeline.lake.segments import (
+    COMPACT,
+    INDEX_FILE,
+    Key,
+    Piece,
+    Segment,
+    arrange,
+    bounds_of,
+    month_of,
+    read_index,
+    segment_parts,
+    source_of,
+    write_segments,
+)
 from convo_pipeline.schema import SCHEMA_VERSION, TABLES, VERSION_KEY, Table
 
-COMPACT = ".compact"
-DAYS_KEY = b"convo_pipeline.days"
-DATE = pa.field("date", pa.date32(), nullable=False)
+ROWS_PER_GROUP = 65_536
+"""Small enough that a query for one account or id skips most of a year, large enough to be read at full speed."""
+FETCHERS = 8
+"""Files that are read at once from a bucket, where each is a request."""
+STAGED = "segment.parquet"
+"""The name under which every segment of a table is staged: whoever erases knows where to look."""
 
 
-def compaction_parts(table: str, account: str, day: date) -> tuple[str, ...]:
-    """Return where the compaction of the day's month lies.
+@dataclass(frozen=True)
+class _Month:
+    """The daily files of an account's month as they are now."""
 
-    >>> "/".join(compaction_parts("messages", "bakery", date(2026, 1, 5)))
-    '.compact/messages/account=bakery/month=2026-01.parquet'
-    """
-    return COMPACT, table, f"account={account}", f"month={day:%Y-%m}.parquet"
+    versions: Mapping[date, str]
+    byte_count: int
+
+    def piece(self, key: Key) -> Piece:
+        return Piece(*key, source_of(self.versions), len(self.versions))
+
+
+Read = Callable[[Piece], pa.Table | None]
+"""How a month's rows are got; None where they cannot be."""
 
 
 def compact(
-    store: Store,
-    today: date,
-    *,
-    skipped_months: Iterable[str] = (),
-    on_progress: Callable[[str, int], None] = lambda account, count: None,
-) -> list[Compaction]:
-    """Compact every closed month that is not current and return what was made; what is left over is removed.
+    store: Store, today: date, on_progress: Callable[[str, int], None] = lambda table, count: None
+) -> list[Piece]:
+    """Compact every closed month that is not current and return what was read anew; what is left over is removed.
 
     A month in which a file is damaged, older than today's schema or just being written waits for the next time.
     """
-    made: list[Compaction] = []
-    closed = {*skipped_months, f"{today:%Y-%m}"}
-    accounts = sorted({account for table in TABLES for account in store.accounts(table)} | _compacted_accounts(store))
-    for account in accounts:
-        current = {(held.table, held.month): held for held in store.state.compactions(account)}
+    made: list[Piece] = []
+    with store.locks.compaction():
         for table in TABLES.values():
-            for month, days in groupby(store.days(table.name, account), key=lambda day: f"{day:%Y-%m}"):
-                if month in closed or month > f"{today:%Y-%m}":
-                    continue
-                month_days = list(days)
-                if not _is_whole(store, current.get((table.name, month)), month_days):
-                    made += _compact_month(store, table, account, month_days)
-        _remove_leftovers(store, account)
-        on_progress(account, len(made))
+            months = {key: month for key, month in _months(store, table).items() if key[1] < month_of(today)}
+            with suppress(ConflictError):  # another machine compacts this table just now
+                made += _compact_table(store, table, months)
+            on_progress(table.name, len(made))
     return made
 
 
-def remove_compactions(store: Store, account: str) -> None:
-    """Remove every compaction of an account, current or not."""
-    store.state.remove_compactions(account)
-    for table in store.place.names((COMPACT,)):
-        for parts in list(store.place.files((COMPACT, table, f"account={account}"))):
+def drop_outdated(store: Store) -> None:
+    """Write anew, without it, every segment that holds a month that is not current: no erased row stays in one."""
+    with store.locks.compaction():
+        store.discard_staged([segment_parts(name, STAGED) for name in TABLES])
+        names = store.place.names((COMPACT,))
+        for table in [TABLES[name] for name in TABLES if name in names]:
+            held, mark = read_index(store.place, table.name)
+            current = _current(store, table)
+            left = [
+                _keep(
+                    store, table, segment, [piece for piece in segment.pieces if current.get(piece.key) == piece.source]
+                )
+                for segment in held
+            ]
+            segments = [segment for segment in left if segment]
+            if segments != held:
+                write_version(store.place, segment_parts(table.name, INDEX_FILE), write_segments(segments), mark)
+            _remove_leftovers(store, table, segments)
+        store.place.purge((COMPACT,))
+
+
+def _compact_table(store: Store, table: Table, months: Mapping[Key, _Month]) -> list[Piece]:
+    held, mark = read_index(store.place, table.name)
+    whole = [each for each in held if _is_whole(store, table, each)]
+    goals = {key: month.piece(key) for key, month in months.items()}
+    copies = _Copies(store, table, whole)
+    segments: list[Segment] = []
+
+    def read(piece: Piece) -> pa.Table | None:
+        rows = copies.rows(piece)
+        return _read_days(store, table, piece.account, months[piece.key].versions) if rows is None else rows
+
+    for label, keys in arrange({key: month.byte_count for key, month in months.items()}):
+        goal = tuple(goals[key] for key in keys)
+        same = next((each for each in whole if each.pieces == goal), None)
+        made = same or _build(store, table, label, goal, read)
+        segments += [made] if made else []
+    if segments != held:
+        write_version(store.place, segment_parts(table.name, INDEX_FILE), write_segments(segments), mark)
+    if not store.place.is_shared:
+        _save_lines(store, table, segments, months)
+    _remove_leftovers(store, table, segments)
+    before = {piece for each in whole for piece in each.pieces}
+    return [piece for each in segments for piece in each.pieces if piece not in before]
+
+
+def _months(store: Store, table: Table) -> dict[Key, _Month]:
+    """Return every account's months with the version of each daily file; one that is just being written is left out."""
+    found: dict[Key, dict[date, tuple[str | None, int]]] = defaultdict(dict)
+    for account, day, version, byte_count in (
+        _listed(store, table) if store.place.is_shared else _recorded(store, table)
+    ):
+        found[account, month_of(day)][day] = (version, byte_count)
+    return {
+        key: _Month(
+            {day: version for day, (version, _) in days.items() if version}, sum(size for _, size in days.values())
+        )
+        for key, days in found.items()
+        if all(version for version, _ in days.values())
+    }
+
+
+def _recorded(store: Store, table: Table) -> Iterator[tuple[str, date, str | None, int]]:
+    for each in store.state.partitions(table=table.name):
+        yield each.account, each.date, None if each.next_sha256 is not None else each.sha256, each.byte_count
+
+
+def _listed(store: Store, table: Table) -> Iterator[tuple[str, date, str | None, int]]:
+    for account in store.accounts(table.name):
+        for name, mark in store.place.holders((table.name, f"account={account}"), DATA_FILE).items():
+            with suppress(ValueError):
+                yield account, date.fromisoformat(name.removeprefix("date=")), mark.tag, mark.byte_count
+
+
+def _current(store: Store, table: Table) -> dict[Key, str]:
+    """Return the source of every month that readers take from a segment, or may."""
+    if store.place.is_shared:
+        return {key: source_of(month.versions) for key, month in _months(store, table).items()}
+    return {(line.account, line.month): line.source for line in store.state.compactions() if line.table == table.name}
+
+
+def _save_lines(store: Store, table: Table, segments: Sequence[Segment], months: Mapping[Key, _Month]) -> None:
+    current = _current(store, table)
+    for segment in segments:
+        for piece in segment.pieces:
+            if current.get(piece.key) != piece.source:
+                line = Compaction(table.name, *piece.key, piece.source, piece.day_count, segment.byte_count)
+                store.state.save_compaction(line, months[piece.key].versions)
+
+
+def _build(store: Store, table: Table, label: str, goal: Sequence[Piece], read: Read) -> Segment | None:
+    """Write a segment of these months, those that can be read; None if none can."""
+    writer = _Writer(table)
+    pieces = []
+    for piece in goal:
+        rows = read(piece)
+        if rows is not None:
+            writer.add(rows)
+            pieces.append(piece)
+    if not pieces:
+        return None
+    content = writer.close()
+    sha256 = hashlib.sha256(content).hexdigest()
+    segment = Segment(f"{label}-{sha256[:16]}.parquet", len(content), sha256, tuple(pieces))
+    _write(store, table, segment.name, content)
+    return segment
+
+
+def _keep(store: Store, table: Table, segment: Segment, pieces: Sequence[Piece]) -> Segment | None:
+    """Return a segment with these of its months alone."""
+    if len(pieces) == len(segment.pieces):
+        return segment
+    return _build(store, table, segment.name.rpartition("-")[0], pieces, _Copies(store, table, [segment]).rows)
+
+
+def _write(store: Store, table: Table, name: str, content: bytes) -> None:
+    if not isinstance(store.place, Folder):
+        write_file(store.place, segment_parts(table.name, name), content)
+        return
+    staged, read_back = store.place.stage(segment_parts(table.name, STAGED), content)
+    if read_back != content:
+        store.place.discard(staged)
+        raise CorruptError(f"{staged} read back differs from what was written")
+    store.place.publish(staged, segment_parts(table.name, name))
+
+
+def _is_whole(store: Store, table: Table, segment: Segment) -> bool:
+    mark = store.place.mark(segment_parts(table.name, segment.name))
+    return mark is not None and mark.byte_count == segment.byte_count
+
+
+def _remove_leftovers(store: Store, table: Table, segments: Sequence[Segment]) -> None:
+    """Remove files that the index does not name: nobody reads them."""
+    named = {segment_parts(table.name, name) for name in (INDEX_FILE, *(each.name for each in segments))}
+    for parts in list(store.place.files((COMPACT, table.name))):
+        if parts not in named:
             remove_file(store.place, parts)
 
 
-def remove_month(store: Store, table: str, account: str, day: date) -> None:
-    """Remove the compaction of a day's month."""
-    store.state.remove_compactions(account, table, f"{day:%Y-%m}")
-    remove_file(store.place, compaction_parts(table, account, day))
+def _read_days(store: Store, table: Table, account: str, versions: Mapping[date, str]) -> pa.Table | None:
+    """Read a month's daily files with their account and date; None if one is not as it was recorded."""
+    with ThreadPoolExecutor(FETCHERS if store.place.is_shared else 1) as pool:
+        tables = list(pool.map(lambda day: _read_day(store, table, account, day, versions[day]), sorted(versions)))
+    return None if any(rows is None for rows in tables) else pa.concat_tables(tables)
 
 
-def source_of(sha256s: Mapping[date, str]) -> str:
-    """Return the digest of the daily files a compaction was made from."""
-    return hashlib.sha256("".join(f"{day}:{sha256s[day]}\n" for day in sorted(sha256s)).encode()).hexdigest()
+def _read_day(store: Store, table: Table, account: str, day: date, version: str) -> pa.Table | None:
+    try:
+        held = store.partitions.read_file(table, account, day)
+    except CorruptError:
+        return None
+    if held is None or not held.content.is_exact or held.content.version != SCHEMA_VERSION:
+        return None
+    return _with_path(table, held.content.rows, account, day) if _version(store, held) == version else None
 
 
-def _is_whole(store: Store, held: Compaction | None, days: list[date]) -> bool:
-    if held is None or held.day_count != len(days):
-        return False
-    return store.folder.size(compaction_parts(held.table, held.account, days[0])) == held.byte_count
+def _version(store: Store, held: Held) -> str:
+    return held.mark.tag if store.place.is_shared else held.record.sha256
 
 
-def _compact_month(store: Store, table: Table, account: str, days: list[date]) -> list[Compaction]:
-    """Make one compaction; nothing where the month cannot be compacted now."""
-    with store.lock_derivation(account):
-        read = _read_month(store, table, account, days)
-        if read is None:
-            return []
-        rows, sha256s = read
-        source = source_of(sha256s)
-        content = _encode(table, rows, sha256s, source)
-        parts = compaction_parts(table.name, account, days[0])
-        made = Compaction(table.name, account, f"{days[0]:%Y-%m}", source, len(days), len(content))
-        store.state.remove_compactions(account, table.name, made.month)
-        staged, read_back = store.folder.stage(parts, content)
-        if read_back != content:
-            store.folder.discard(staged)
-            raise CorruptError(f"{staged} read back differs from what was written")
-        store.folder.publish(staged, parts)
-        if store.state.save_compaction(made, sha256s):
-            return [made]
-        store.folder.remove(parts)
-        return []
+def _with_path(table: Table, rows: pa.Table, account: str, day: date) -> pa.Table:
+    paths = [pa.repeat(account, rows.num_rows), pa.repeat(pa.scalar(day, pa.date32()), rows.num_rows)]
+    return pa.Table.from_arrays([*paths, *rows.columns], schema=_schema(table))
 
 
-def _read_month(store: Store, table: Table, account: str, days: list[date]) -> tuple[pa.Table, dict[date, str]] | None:
-    """Read the days and their hashes; None if one is not as it should be."""
-    tables: list[pa.Table] = []
-    sha256s: dict[date, str] = {}
-    for day in days:
-        try:
-            held = store.partitions.read_file(table, account, day)
-        except CorruptError:
+def _schema(table: Table) -> pa.Schema:
+    """A segment's columns: the path's first, then the schema's."""
+    metadata = {VERSION_KEY: str(SCHEMA_VERSION).encode()}
+    return pa.schema([pa.field("account", pa.string()), pa.field("date", pa.date32()), *table.schema], metadata)
+
+
+class _Writer:
+    """Parquet bytes of sorted rows that come in parts; full row groups leave memory as they come."""
+
+    def __init__(self, table: Table) -> None:
+        self._sink = pa.BufferOutputStream()
+        schema = _schema(table)
+        self._writer = pq.ParquetWriter(
+            self._sink,
+            schema,
+            compression="zstd",
+            write_page_checksum=True,
+            use_dictionary=[name for name in schema.names if name not in ("payload", "message_id")],
+        )
+        self._waiting: list[pa.Table] = []
+        self._row_count = 0
+
+    def add(self, rows: pa.Table) -> None:
+        self._waiting.append(rows)
+        self._row_count += rows.num_rows
+        if self._row_count >= ROWS_PER_GROUP:
+            self._write(self._row_count - self._row_count % ROWS_PER_GROUP)
+
+    def close(self) -> bytes:
+        if self._row_count:
+            self._write(self._row_count)
+        self._writer.close()
+        content: bytes = self._sink.getvalue().to_pybytes()
+        return content
+
+    def _write(self, count: int) -> None:
+        rows = pa.concat_tables(self._waiting)
+        self._writer.write_table(rows.slice(0, count), row_group_size=ROWS_PER_GROUP)
+        self._waiting, self._row_count = [rows.slice(count)], rows.num_rows - count
+
+
+class _Copies:
+    """The months that segments hold, for whoever writes them into another; one account's rows in memory at a time."""
+
+    def __init__(self, store: Store, table: Table, segments: Sequence[Segment]) -> None:
+        self._store = store
+        self._table = table
+        self._segments = {piece: segment for segment in segments for piece in segment.pieces}
+        self._opened: tuple[Segment, pq.ParquetFile | None] | None = None
+        self._read: tuple[Segment, str, pa.Table] | None = None
+
+    def rows(self, piece: Piece) -> pa.Table | None:
+        """Return a month's rows; None where no segment holds it, or the one that does is damaged."""
+        segment = self._segments.get(piece)
+        rows = self._account_rows(segment, piece.account) if segment else None
+        if rows is None:
             return None
-        if held is None or not held.content.is_exact or held.content.version != SCHEMA_VERSION:
-            return None
-        sha256s[day] = held.record.sha256
-        tables.append(held.content.rows.add_column(0, DATE, pa.array([day] * held.content.row_count, pa.date32())))
-    return pa.concat_tables(tables), sha256s
+        first, last = bounds_of(piece.month)
+        return rows.filter(pc.and_(pc.greater_equal(rows["date"], first), pc.less_equal(rows["date"], last)))
+
+    def _account_rows(self, segment: Segment, account: str) -> pa.Table | None:
+        if self._read is None or self._read[:2] != (segment, account):
+            file = self._open(segment)
+            if file is None:
+                return None
+            groups = [index for index in range(file.num_row_groups) if _may_hold(file, index, account)]
+            rows = file.read_row_groups(groups, use_threads=False)
+            self._read = segment, account, rows.filter(pc.equal(rows["account"], account))
+        return self._read[2]
+
+    def _open(self, segment: Segment) -> pq.ParquetFile | None:
+        if self._opened is None or self._opened[0] is not segment:
+            found = self._store.place.read_marked(segment_parts(self._table.name, segment.name))
+            is_right = found is not None and hashlib.sha256(found[0]).hexdigest() == segment.sha256
+            self._opened = segment, pq.ParquetFile(pa.BufferReader(found[0])) if found and is_right else None
+        return self._opened[1]
 
 
-def _encode(table: Table, rows: pa.Table, sha256s: Mapping[date, str], source: str) -> bytes:
-    days = dump_json({str(day): sha256 for day, sha256 in sha256s.items()})
-    metadata = {VERSION_KEY: str(SCHEMA_VERSION).encode(), SOURCE_KEY: source.encode(), DAYS_KEY: days}
-    sink = pa.BufferOutputStream()
-    pq.write_table(
-        rows.replace_schema_metadata(metadata),
-        sink,
-        compression="zstd",
-        write_page_checksum=True,
-        row_group_size=ROWS_PER_GROUP,
-        use_dictionary=[
-            "date",
-            *(name for name in table.column_names if name not in ("payload", "message_id", "text")),
-        ],
-    )
-    content: bytes = sink.getvalue().to_pybytes()
-    return content
-
-
-def _compacted_accounts(store: Store) -> set[str]:
-    tables = store.folder.names((COMPACT,))
-    return {name.removeprefix("account=") for table in tables for name in store.folder.names((COMPACT, table))}
-
-
-def _remove_leftovers(store: Store, account: str) -> None:
-    """Remove files that no line of the state calls current: nobody reads them."""
-    current = {(held.table, f"month={held.month}.parquet") for held in store.state.compactions(account)}
-    for table in store.folder.names((COMPACT,)):
-        for parts in list(store.folder.files((COMPACT, table, f"account={account}"))):
-            if (table, parts[-1]) not in current:
-                store.folder.remove(parts)
+def _may_hold(file: pq.ParquetFile, group: int, account: str) -> bool:
+    accounts = file.metadata.row_group(group).column(0).statistics
+    return bool(accounts.min <= account <= accounts.max)

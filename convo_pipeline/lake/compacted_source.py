@@ -1,4 +1,4 @@
-"""A local lake read by month where a compaction is current, by day where not: the same rows either way.
+"""A local lake read from segments where a month in one is current, by day where not: the same rows either way.
 
 What is current, `state.db` says; that no day came or went since, the folders' names say. Both are asked again before
 every query, as cheaply as can be: a counter of the database and the time of change of each account's folder. Without
@@ -9,37 +9,40 @@ import os
 import re
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from convo_pipeline.lake.compact import COMPACT
 from convo_pipeline.lake.compaction_watch import CompactionWatch
 from convo_pipeline.lake.records import Compaction
-from convo_pipeline.lake.sources import (
-    DATA_FILE,
-    LocalSource,
-    own_types,
-    path_columns,
-    quote,
-    quote_name,
-    schema_map,
+from convo_pipeline.lake.segments import (
+    COMPACT,
+    INDEX_FILE,
+    Key,
+    Piece,
+    Segment,
+    bounds_of,
+    read_segments,
+    segment_parts,
 )
+from convo_pipeline.lake.sources import DATA_FILE, LocalSource, column_types, quote, quote_name
 from convo_pipeline.schema import Table
 
 SETTLED_SECONDS = 2.0
 """A folder that changed so lately may change again without its time of change showing it: it is looked at again."""
 _DAY = re.compile(r"date=(\d{4}-\d{2})-\d{2}")
+Current = Mapping[Key, Compaction]
 Stamp = tuple[tuple[str, int], ...]
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """Which files make up a table: months by month, and the days that no month covers."""
+    """Which files make up a table: segments, the months in them that do not count, and the days that no month covers."""
 
-    months: Mapping[str, list[str]]
-    days: list[str]
-    current: Mapping[tuple[str, str], Compaction]
+    segments: Sequence[Segment]
+    outdated: Sequence[Piece]
+    days: Sequence[str]
+    current: Current
     stamp: Stamp | None
     """What it was made from; None where that may change unseen."""
 
@@ -51,18 +54,17 @@ class CompactedSource(LocalSource):
         super().__init__(root)
         self._watch = CompactionWatch(state_file)
         self._version: object = None
-        self._current: dict[str, dict[tuple[str, str], Compaction]] = {}
+        self._current: dict[str, Current] = {}
         self._plans: dict[str, _Plan] = {}
         self._is_distrusted = False
 
     def is_changed(self, table: Table) -> bool:
         """Say whether the SELECT over a table's files may be another one than it was."""
-        self._look()
         plan = self._plans.get(table.name)
         current = self._current.get(table.name, {})
         if plan is None:
             return bool(current)
-        return plan.current != current or plan.stamp is None or plan.stamp != self._stamp(table)
+        return plan.current is not current or plan.stamp is None or plan.stamp != self._stamp(table)
 
     def distrust(self, message: str) -> None:
         """Read no compaction any more, if this error is about one: it may be damaged, and the daily files are not."""
@@ -70,56 +72,71 @@ class CompactedSource(LocalSource):
         if self._is_distrusted:
             self._version, self._current = None, {}
 
-    def select(self, table: Table) -> str:
-        """Return the SELECT over the table's files, months first."""
-        self._look()
-        current = self._current.get(table.name)
-        self._plans.pop(table.name, None)
-        if not current:
-            return super().select(table)
-        self._plans[table.name] = plan = self._plan(table, current)
-        if not plan.months:
-            return super().select(table)
-        branches = [self._select_month(table, month, files) for month, files in sorted(plan.months.items())]
-        if plan.days:
-            branches.append(self.select_files(table, _literal(plan.days)))
-        return " UNION ALL ".join(branches)
-
-    def _look(self) -> None:
+    def look(self) -> None:
+        """Learn what is current by now."""
         if self._is_distrusted:
             return
         version = self._watch.version()
         if version != self._version or version is None:
             self._version = version
-            self._current = self._watch.current() if version is not None else {}
+            found = self._watch.current() if version is not None else {}
+            self._current = {name: _same(self._current.get(name), current) for name, current in found.items()}
+
+    def select(self, table: Table) -> str:
+        """Return the SELECT over the table's files, segments first."""
+        self._plans.pop(table.name, None)
+        current = self._current.get(table.name)
+        if not current:
+            return super().select(table)
+        self._plans[table.name] = plan = self._plan(table, current)
+        if not plan.segments:
+            return super().select(table)
+        branches = [self._select_segments(table, plan)]
+        if plan.days:
+            branches.append(self.select_files(table, _literal(plan.days)))
+        return " UNION ALL ".join(branches)
 
     def _stamp(self, table: Table) -> Stamp | None:
-        """Return what changes when a day or an account comes or goes."""
+        """Return what changes when a day or an account comes or goes, or a segment."""
         folder = f"{self.root}/{table.name}"
         try:
             names = sorted(os.listdir(folder))
-            times = tuple((name, os.stat(f"{folder}/{name}").st_mtime_ns) for name in names)
+            times = [(name, os.stat(f"{folder}/{name}").st_mtime_ns) for name in names]
+            return (*times, (INDEX_FILE, os.stat(self._segment_path(table, INDEX_FILE)).st_mtime_ns))
         except OSError:
             return None
-        return times
 
-    def _plan(self, table: Table, current: Mapping[tuple[str, str], Compaction]) -> _Plan:
+    def _plan(self, table: Table, current: Current) -> _Plan:
         stamp = self._stamp(table)
-        months: dict[str, list[str]] = defaultdict(list)
+        held = {piece: segment for segment in self._segments(table) for piece in segment.pieces}
+        covered: set[Piece] = set()
         days: list[str] = []
-        for account, month, names in self._listed(table):
-            compaction = current.get((account, month))
-            path = f"{self.root}/{COMPACT}/{table.name}/account={account}/month={month}.parquet"
-            if compaction and compaction.day_count == len(names) and _size(path) == compaction.byte_count:
-                months[month].append(path)
+        for key, names in self._listed(table):
+            line = current.get(key)
+            piece = Piece(*key, line.source, len(names)) if line else None
+            if piece in held:
+                covered.add(piece)
             else:
-                days += [f"{self.root}/{table.name}/account={account}/{name}/{DATA_FILE}" for name in names]
-        held = [path for path in days if os.path.isfile(path)]
-        is_certain = len(held) == len(days) and _is_settled(stamp)
-        return _Plan(dict(months), held, current, stamp if is_certain else None)
+                days += [f"{self.root}/{table.name}/account={key[0]}/{name}/{DATA_FILE}" for name in names]
+        segments = list(dict.fromkeys(segment for piece, segment in held.items() if piece in covered))
+        outdated = [piece for segment in segments for piece in segment.pieces if piece not in covered]
+        found = [path for path in days if os.path.isfile(path)]
+        is_certain = len(found) == len(days) and _is_settled(stamp)
+        return _Plan(segments, outdated, found, current, stamp if is_certain else None)
 
-    def _listed(self, table: Table) -> Iterator[tuple[str, str, list[str]]]:
-        """Yield (account, month, names of the days' folders)."""
+    def _segments(self, table: Table) -> list[Segment]:
+        """Return the segments that are there and whole."""
+        try:
+            named = read_segments(Path(self._segment_path(table, INDEX_FILE)).read_bytes())
+        except OSError:
+            return []
+        return [each for each in named if _size(self._segment_path(table, each.name)) == each.byte_count]
+
+    def _segment_path(self, table: Table, name: str) -> str:
+        return "/".join((self.root, *segment_parts(table.name, name)))
+
+    def _listed(self, table: Table) -> Iterator[tuple[Key, list[str]]]:
+        """Yield every account's months with the names of the days' folders."""
         folder = f"{self.root}/{table.name}"
         for name in sorted(_names(folder)):
             if not re.fullmatch("account=[a-z].*", name):
@@ -129,21 +146,27 @@ class CompactedSource(LocalSource):
                 if match := _DAY.fullmatch(day):
                     by_month[match[1]].append(day)
             for month, names in by_month.items():
-                yield name.removeprefix("account="), month, names
+                yield (name.removeprefix("account="), month), names
 
-    def _select_month(self, table: Table, month: str, files: list[str]) -> str:
-        """Return the SELECT over one month of many accounts; its bounds let a query on other days skip it unopened."""
-        folder = f"{self.root}/{COMPACT}/{table.name}/"
-        types = {"date": "DATE"} | own_types(table)
-        columns = [path_columns(table, folder)[0], *map(quote_name, types)]
-        bounds = f"date >= DATE '{month}-01' AND date < DATE '{month}-01' + INTERVAL 1 MONTH"
-        return (
-            f"SELECT {', '.join(columns)} FROM read_parquet({_literal(files)},"  # noqa: S608 - names and literals are quoted
-            f" schema = {schema_map(types)}, filename = true) WHERE {bounds}"
-        )
+    def _select_segments(self, table: Table, plan: _Plan) -> str:
+        """Return the SELECT over segments; they have exactly the table's columns and types, so none is cast."""
+        columns = ", ".join(map(quote_name, column_types(table)))
+        files = _literal([self._segment_path(table, each.name) for each in plan.segments])
+        wheres = " AND ".join(map(_outside, plan.outdated)) or "true"
+        return f"SELECT {columns} FROM read_parquet({files}) WHERE {wheres}"  # noqa: S608 - names and literals are quoted
 
 
-def _literal(files: list[str]) -> str:
+def _outside(piece: Piece) -> str:
+    first, last = bounds_of(piece.month)
+    return f"NOT (account = {quote(piece.account)} AND date BETWEEN DATE '{first}' AND DATE '{last}')"
+
+
+def _same(held: Current | None, found: Current) -> Current:
+    """Return what was known where it is no other: it is compared at every query, and by identity alone then."""
+    return held if held == found and held is not None else found
+
+
+def _literal(files: Sequence[str]) -> str:
     return f"[{', '.join(map(quote, files))}]"
 
 

@@ -138,6 +138,13 @@ class Folder:
             raise refusal(path, "rename", error) from None
         return target
 
+    def rename_folder(self, parts: Sequence[str], new_name: str) -> None:
+        """Give a folder another name."""
+        self.rename(parts, new_name)
+
+    def purge(self, parts: Sequence[str]) -> None:
+        """There is nothing to remove: a disk keeps no versions."""
+
     def set_aside(self, parts: Sequence[str], new_name: str, held: Mark) -> str:
         """Give a file another name in its own folder; return its path."""
         return str(self.rename(parts, new_name))

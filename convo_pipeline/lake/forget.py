@@ -19,14 +19,14 @@ import pyarrow.compute as pc
 from convo_pipeline.errors import CorruptError, StoreError
 from convo_pipeline.json_text import dump_json, load_json
 from convo_pipeline.lake import ledger
-from convo_pipeline.lake.compact import compaction_parts, remove_compactions
+from convo_pipeline.lake.compact import drop_outdated
 from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.folder import Folder
 from convo_pipeline.lake.layout import DATA_FILE
 from convo_pipeline.lake.people import is_one_to_one, is_sent_by, people_in, people_of_message, without_person
 from convo_pipeline.lake.place import remove_file, write_file
 from convo_pipeline.lake.suppression import Receipt, hashes_of, keyed_hash, make_key, read_receipts, save_receipt
-from convo_pipeline.schema import RAW, TABLES, Table
+from convo_pipeline.schema import RAW, RUNS, TABLES, Table
 
 PENDING = "forget"
 ERASED = "(forgotten)"
@@ -97,10 +97,11 @@ def erase(store: Store, traces: Traces, now: datetime) -> Receipt:
     save_receipt(store, receipt)
     _save_pending(store, traces, person)
     _erase_rows(store, traces)
-    remove_compactions(store, traces.account)
+    drop_outdated(store)
     store.discard_staged(_stageable(store, traces.account, now.astimezone(UTC).date()))
     _erase_texts(store, traces)
     _erase_set_aside(store, traces.account)
+    _erase_versions(store, traces.account)
     store.state.database.wipe_free_pages()
     if traces.row_counts or receipt.finished_at is None:
         receipt = replace(receipt, finished_at=now, row_counts=traces.row_counts)
@@ -317,14 +318,19 @@ def _erase_set_aside(store: Store, account: str) -> None:
             remove_file(store.place, parts)
 
 
+def _erase_versions(store: Store, account: str) -> None:
+    """Remove what a bucket keeps of files that were just overwritten or removed."""
+    for table in TABLES:
+        store.place.purge((table, f"account={account}"))
+    store.place.purge((RUNS.name,))
+
+
 def _stageable(store: Store, account: str, today: date) -> Iterator[tuple[str, ...]]:
     """Yield every file of the account that a killed writer can have staged."""
     for index in range((today - FIRST_DAY).days + 3):
         day = FIRST_DAY + timedelta(days=index)
         for table in TABLES:
             yield table, f"account={account}", f"date={day}", DATA_FILE
-            if day.day == 1:
-                yield compaction_parts(table, account, day)
 
 
 def _erase_texts(store: Store, traces: Traces) -> None:

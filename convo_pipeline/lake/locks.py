@@ -36,6 +36,12 @@ class Locks:
             yield
 
     @contextmanager
+    def compaction(self) -> Iterator[None]:
+        """Hold what lets one process at a time write or clean compacted files."""
+        with self._hold("compaction", FOREVER):
+            yield
+
+    @contextmanager
     def partition(self, parts: Sequence[str]) -> Iterator[None]:
         """Hold what stands between two writers of a partition's file."""
         stripe = hashlib.sha256("/".join(parts).encode()).digest()[0] % LOCK_COUNT

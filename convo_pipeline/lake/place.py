@@ -48,6 +48,12 @@ class Place(Protocol):
     def set_aside(self, parts: Sequence[str], new_name: str, held: Mark) -> str:
         """Keep the version that is held under another name in its own folder; return its location."""
 
+    def rename_folder(self, parts: Sequence[str], new_name: str) -> None:
+        """Give a folder another name; cut off half-way, it is simply done again."""
+
+    def purge(self, parts: Sequence[str]) -> None:
+        """Remove for good what the place itself keeps of files below a folder that were overwritten or removed."""
+
     def names(self, parts: Sequence[str] = ()) -> list[str]:
         """Return the sorted names in a folder; none if it is not there."""
 
@@ -69,12 +75,17 @@ class Place(Protocol):
 
 def write_file(place: Place, parts: Sequence[str], content: bytes) -> None:
     """Put bytes in place of whatever is there; a CorruptError says that they did not arrive."""
+    write_version(place, parts, content, place.mark(parts))
+
+
+def write_version(place: Place, parts: Sequence[str], content: bytes, held: Mark | None) -> None:
+    """Put bytes in place of the version that is held; a ConflictError says that another one is there."""
 
     def check(read_back: bytes, name: str) -> None:
         if read_back != content:
             raise CorruptError(f"{name} read back differs from what was written")
 
-    place.replace(parts, content, place.mark(parts), check)
+    place.replace(parts, content, held, check)
 
 
 def remove_file(place: Place, parts: Sequence[str]) -> None:

@@ -12,14 +12,13 @@ from datetime import UTC, date, datetime, timedelta
 
 from convo_pipeline.errors import StoreError
 from convo_pipeline.json_text import dump_json, load_json
-from convo_pipeline.lake.compact import remove_month
+from convo_pipeline.lake.compact import drop_outdated
 from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.place import remove_file, write_file
 from convo_pipeline.schema import RAW, RUNS, TABLES
 
 FLOORS = (".retention.json",)
 RAW_NAMES = tuple(table.name for table in RAW)
-_MONTH = 7
 
 
 @dataclass(frozen=True)
@@ -104,6 +103,7 @@ def expire(store: Store, limits: Mapping[str, int], today: date) -> list[Expired
             )
         except StoreError as error:
             errors.append(error)
+    drop_outdated(store)
     _forget_state(store, floors)
     if errors:
         raise errors[0]
@@ -133,13 +133,17 @@ def _expire_account(
         if account:  # the ledger is nobody's
             locks.enter_context(store.lock_account(account, wait_seconds=1))
             locks.enter_context(store.lock_derivation(account))
-        for table, month in sorted({(each.table, str(each.date)[:_MONTH]) for each in expired if account}):
-            remove_month(store, table, account, date.fromisoformat(f"{month}-01"))
         for each in expired:
             store.drop(each.table, account, each.date)
         for parts in damaged:
             remove_file(store.place, parts)
+        for folder in {*(_folder_of(each) for each in expired), *(parts[:-2] for parts in damaged)}:
+            store.place.purge(folder)
     return expired
+
+
+def _folder_of(each: Expired) -> tuple[str, ...]:
+    return (each.table, f"account={each.account}") if each.account else (each.table,)
 
 
 def _forget_state(store: Store, floors: Mapping[str, date]) -> None:

@@ -11,6 +11,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any
 
@@ -40,6 +41,13 @@ SEAL = "sha256"
 PROBE = (".preflight",)
 READ_TRIES = 3
 CONNECTIONS = 32
+MOVERS = 8
+NEXT_PAGE = {
+    "ContinuationToken": "NextContinuationToken",
+    "KeyMarker": "NextKeyMarker",
+    "VersionIdMarker": "NextVersionIdMarker",
+}
+"""How a listing is asked for its next page, by what its last one said."""
 CHANGED = (404, 409, 412)
 """What an S3 store answers to a condition that does not hold (404: If-Match on a key that is gone)."""
 UNANSWERED = (HTTPClientError, UnreachableStoreError)
@@ -72,6 +80,8 @@ class Bucket:
         self._lock = threading.Lock()
         self._client: Any = None
         self._owner_pid = 0
+        self._keeps_versions = False
+        """Whether an answer named a version: only a bucket that keeps them, or once did, does so."""
 
     def location(self, parts: Sequence[str] = ()) -> str:
         """Return an object's address."""
@@ -134,6 +144,29 @@ class Bucket:
         self.remove(parts, held)
         return self.location(target)
 
+    def rename_folder(self, parts: Sequence[str], new_name: str) -> None:
+        """Copy every object below a folder to its new name, where there must be none or the same, then remove it."""
+
+        def move(inner: tuple[str, ...]) -> None:
+            self._move(inner, (*parts[:-1], new_name, *inner[len(parts) :]))
+
+        with ThreadPoolExecutor(MOVERS) as pool:
+            for _ in pool.map(move, list(self.files(parts))):
+                pass
+
+    def purge(self, parts: Sequence[str]) -> None:
+        """Remove every version below a folder but the current ones, where the bucket keeps them."""
+        if not self._keeps_versions:
+            return
+        try:
+            for page in self._pages("list_object_versions", Prefix=self._folder_key(parts)):
+                for each in (*page.get("Versions", ()), *page.get("DeleteMarkers", ())):
+                    if not each["IsLatest"]:
+                        self._call("delete_object", Key=each["Key"], VersionId=each["VersionId"])
+        except (BotoCoreError, ClientError) as error:
+            hint = "the bucket keeps old versions: allow s3:ListBucketVersions and s3:DeleteObjectVersion"
+            raise StoreError(f"cannot purge {self.location(parts)}: {_advice(error)}; {hint}") from None
+
     def names(self, parts: Sequence[str] = ()) -> list[str]:
         """Return the sorted names in a folder."""
         prefix = self._folder_key(parts)
@@ -195,6 +228,30 @@ class Bucket:
                 self._client.close()
             self._client = None
 
+    def _move(self, parts: tuple[str, ...], target: tuple[str, ...]) -> None:
+        """Copy an object and remove it; one that changes in between is copied again."""
+        copied: Mark | None = None
+        for attempt in range(1, READ_TRIES + 1):
+            found = self.read_marked(parts)
+            if found is None:
+                return
+            try:
+                copied = self._copy(target, *found, copied)
+                self.remove(parts, found[1])
+                return
+            except ConflictError:
+                if attempt == READ_TRIES:
+                    raise
+
+    def _copy(self, target: Sequence[str], content: bytes, mark: Mark, copied: Mark | None) -> Mark:
+        """Put bytes where there must be nothing, the copy made before, or these very bytes."""
+        held = copied or self.mark(target)
+        if held and held.sha256 == mark.sha256 == hashlib.sha256(content).hexdigest():
+            return held
+        if held and not copied:
+            raise StoreError(f"{self.location(target)} is there already and holds something else: nothing was replaced")
+        return self.replace(target, content, held, lambda read_back, name: None)
+
     def _read(self, parts: Sequence[str], condition: dict[str, str]) -> tuple[bytes, Mark] | None:
         for attempt in range(1, READ_TRIES + 1):
             try:
@@ -254,19 +311,25 @@ class Bucket:
         return StoreError(f"cannot {action} {self.location(parts)}: {_advice(error)}")
 
     def _list(self, parts: Sequence[str], **options: Any) -> Iterator[Any]:
+        try:
+            yield from self._pages("list_objects_v2", **options)
+        except (BotoCoreError, ClientError) as error:
+            raise self._refusal("list", parts, error) from None
+
+    def _pages(self, operation: str, **options: Any) -> Iterator[Any]:
+        """Yield the pages of a listing, of objects or of versions."""
         token: dict[str, str] = {}
         while True:
-            try:
-                page = self._call("list_objects_v2", **options, **token)
-            except (BotoCoreError, ClientError) as error:
-                raise self._refusal("list", parts, error) from None
+            page = self._call(operation, **options, **token)
             yield page
             if not page.get("IsTruncated"):
                 return
-            token = {"ContinuationToken": page["NextContinuationToken"]}
+            token = {ours: page[theirs] for ours, theirs in NEXT_PAGE.items() if theirs in page}
 
     def _call(self, operation: str, **arguments: Any) -> Any:
-        return getattr(self._open(), operation)(Bucket=self.name, **arguments)
+        answer = getattr(self._open(), operation)(Bucket=self.name, **arguments)
+        self._keeps_versions |= "VersionId" in answer
+        return answer
 
     def _open(self) -> Any:
         """Return the client; a forked process makes its own."""

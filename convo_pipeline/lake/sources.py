@@ -47,8 +47,11 @@ class Source(Protocol):
     def files(self, table: Table) -> list[str]:
         """Return the path of every partition, sorted."""
 
+    def look(self) -> None:
+        """Learn what changed since the last query."""
+
     def is_changed(self, table: Table) -> bool:
-        """Say whether the SELECT may be another one than it was."""
+        """Say whether the SELECT may be another one than it was, as far as `look` has seen."""
 
     def distrust(self, message: str) -> None:
         """Read no copy any more that this error is about."""
@@ -104,6 +107,9 @@ class LocalSource:
         columns = [*path_columns(table, f"{self.root}/{table.name}/"), *map(quote_name, own_types(table))]
         kinds = schema_map(own_types(table))
         return f"SELECT {', '.join(columns)} FROM read_parquet({files}, schema = {kinds}, filename = true)"  # noqa: S608 - names and literals are quoted
+
+    def look(self) -> None:
+        """There is nothing to learn."""
 
     def is_changed(self, table: Table) -> bool:
         """Say no: a pattern finds what is there at each query."""

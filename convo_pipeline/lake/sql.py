@@ -110,15 +110,30 @@ class _Lake:
     def refresh(self, known: bool = True) -> None:
         """Point each table's view at its files, or at nothing; `known` tables with files are taken to keep them."""
         with self._lock:
-            for table in VIEWED_TABLES:
-                was = self._has_files.get(table.name)
-                if known and was and not self.source.is_changed(table):
-                    continue
-                self._has_files[table.name] = self.source.has_files(table)
-                sql = self.source.select(table) if self._has_files[table.name] else select_nothing(table)
-                if sql != self._selects.get(table.name):
-                    self._con.execute(f"CREATE OR REPLACE VIEW {table.name} AS {sql}")
-                    self._selects[table.name] = sql
+            for attempt in range(1, TRIES + 1):
+                try:
+                    self._point(known and attempt == 1)
+                except READ_ERRORS as error:
+                    if attempt == TRIES:
+                        raise
+                    if attempt > 1:
+                        self.source.distrust(str(error))
+                else:
+                    return
+
+    def _point(self, known: bool) -> None:
+        self.source.look()
+        for table in VIEWED_TABLES:
+            was = self._has_files.get(table.name)
+            if known and was and not self.source.is_changed(table):
+                continue
+            self._has_files.pop(table.name, None)
+            has_files = self.source.has_files(table)
+            sql = self.source.select(table) if has_files else select_nothing(table)
+            if sql != self._selects.get(table.name):
+                self._con.execute(f"CREATE OR REPLACE VIEW {table.name} AS {sql}")
+                self._selects[table.name] = sql
+            self._has_files[table.name] = has_files
 
     def run(self, action: Callable[[], Any]) -> Any:
         """Do it; where a file changed under it, do it again."""

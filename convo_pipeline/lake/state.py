@@ -66,9 +66,11 @@ class State:
         )
         return next(map(read_partition, rows), None)
 
-    def partitions(self, account: str | None = None, day: date | None = None) -> list[Partition]:
+    def partitions(
+        self, account: str | None = None, day: date | None = None, table: str | None = None
+    ) -> list[Partition]:
         """Return what is recorded, sorted by account, date and table."""
-        wanted = {"account": account, "date": None if day is None else str(day)}
+        wanted = {"account": account, "date": None if day is None else str(day), "table_name": table}
         where, values = _where(wanted)
         return [read_partition(row) for row in self.database.select(f"{_PARTITIONS}{where} ORDER BY 2, 3, 1", *values)]
 
@@ -250,18 +252,12 @@ class State:
     def save_compaction(self, compaction: Compaction, sha256s: Mapping[date, str]) -> bool:
         """Call a compaction current if the month's partitions still are these; say whether they are."""
         key = (compaction.table, compaction.account, compaction.month)
-        with self.database.transaction() as connection:
+        with self.database.transaction(is_durable=False) as connection:
             held = connection.execute(_MONTH, key).fetchall()
             is_current = sorted(held) == sorted((str(day), sha256, None) for day, sha256 in sha256s.items())
             if is_current:
                 connection.execute("INSERT OR REPLACE INTO compactions VALUES (?, ?, ?, ?, ?, ?)", astuple(compaction))
         return is_current
-
-    def remove_compactions(self, account: str, table: str | None = None, month: str | None = None) -> None:
-        """Call compactions current no longer."""
-        where, values = _where({"account": account, "table_name": table, "month": month})
-        with self.database.transaction() as connection:
-            connection.execute(f"DELETE FROM compactions{where}", values)
 
     # erasure, retention
 

@@ -93,7 +93,7 @@ def read_suppression(store: Store, account: str) -> Suppression:
     if key is None:
         raise StoreError(
             f"{store.state_path / KEY_FILE} is missing, so forgotten people cannot be told apart from others: put it"
-            f" back from your backup; without one, remove {store.root / RECEIPTS}, forget these people again and"
+            f" back from your backup; without one, remove {store.place.location((RECEIPTS,))}, forget these people again and"
             " expect them to come back until then"
         )
     return Suppression(
@@ -117,8 +117,8 @@ def save_receipt(store: Store, receipt: Receipt) -> None:
 
 def rename_receipts(store: Store, old: str, new: str) -> None:
     """Give an account's receipts its new name: the folder says whose they are."""
-    if f"account={old}" in store.folder.names((RECEIPTS,)):
-        store.folder.rename((RECEIPTS, f"account={old}"), f"account={new}")
+    if f"account={old}" in store.place.names((RECEIPTS,)):
+        store.place.rename_folder((RECEIPTS, f"account={old}"), f"account={new}")
 
 
 def make_key(state_path: Path) -> bytes:
