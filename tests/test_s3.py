@@ -372,7 +372,7 @@ def test_a_store_that_does_not_answer_is_named(bucket: str, monkeypatch: pytest.
         Bucket(f"s3://{bucket}", "http://127.0.0.1:9").check_readable()
 
 
-def test_what_works_in_a_local_folder_only_says_so(machine: Callable[..., Store], bucket: str) -> None:
+def test_a_bucket_has_no_path_and_says_so(machine: Callable[..., Store], bucket: str) -> None:
     with pytest.raises(StoreError, match=rf"s3://{bucket}/tables: this works in a local folder only"):
         assert machine().root
 
