@@ -164,6 +164,8 @@ class Bucket:
                     if not each["IsLatest"]:
                         self._call("delete_object", Key=each["Key"], VersionId=each["VersionId"])
         except (BotoCoreError, ClientError) as error:
+            if _status(error) == 501:
+                return  # a store that names versions but keeps none of them
             hint = "the bucket keeps old versions: allow s3:ListBucketVersions and s3:DeleteObjectVersion"
             raise StoreError(f"cannot purge {self.location(parts)}: {_advice(error)}; {hint}") from None
 
