@@ -193,12 +193,12 @@ def find(surroundings: Surroundings, account: str, user_id: str) -> None:
 
     settings = surroundings.settings
     report, conversation_ids = find_conversation(settings, account, user_id, surroundings.clock, os.environ)
-    if conversation_ids:
-        print_conversation(Console(), settings, account, conversation_ids)
+    count = print_conversation(Console(), settings, account, conversation_ids) if conversation_ids else 0
     if report.outcome != "complete":
         raise ConvoError(f"{account}: {report.outcome}: {report.error or ', '.join(report.reasons)}")
-    if not conversation_ids:
-        click.echo(f"{account}: no conversation with {user_id}", err=True)
+    if not count:
+        what = "nothing of the conversation with {} is kept" if conversation_ids else "no conversation with {}"
+        click.echo(f"{account}: {what.format(user_id)}", err=True)
         sys.exit(EXIT_NOT_FOUND)
 
 

@@ -342,7 +342,12 @@ RUNS = Table(
     (
         Column("run_id", TEXT, "The run's id.", required=True),
         Column("account", TEXT, "The account's name.", required=True),
-        Column("kind", TEXT, "What asked for it: extract, nightly, capture, find and the like.", required=True),
+        Column(
+            "kind",
+            TEXT,
+            "What asked for it: window (a range of days), nightly, capture, full (a sweep) or find.",
+            required=True,
+        ),
         Column("since", pa.date32(), "First date promised."),
         Column("until", pa.date32(), "Date after the last one promised."),
         Column("started_at", TIME, "When the first answer came (server clock).", required=True),

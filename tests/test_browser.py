@@ -1,6 +1,5 @@
 """The page in a real browser: a newcomer opens an asset and materialises a partition by hand."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,10 +7,10 @@ import pytest
 from playwright.sync_api import Page, sync_playwright
 
 from convo_pipeline.emulator.serve import EmulatorServer
+from scripts.screenshots import CHROMIUM, FLAGS, PATIENCE_MS, choose_account, choose_day
 from tests.inbox_worlds import TOKENS, Days, message_counts, small_world, three_days, write_config
 from tests.web_server import Web, dagster_dev, wait_for
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ACCOUNT = "bikes-messenger"
 pytestmark = [
     pytest.mark.browser,
@@ -37,15 +36,17 @@ def web(tmp_path_factory: pytest.TempPathFactory, days: Days) -> Iterator[Web]:
 @pytest.fixture
 def page() -> Iterator[Page]:
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser.new_page(viewport={"width": 1500, "height": 1100})
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1500, "height": 1100})
+        page.set_default_timeout(PATIENCE_MS)
+        yield page
         browser.close()
 
 
 def test_a_partition_is_materialised_by_hand(web: Web, page: Page, days: Days, tmp_path: Path) -> None:
     key = f"{ACCOUNT}|{days[1]}"
     page.goto(f"{web.url}/assets/raw_conversations?view=partitions", wait_until="domcontentloaded")
-    page.get_by_role("button", name="Materialize").first.click(timeout=60_000)
+    page.get_by_role("button", name="Materialize").first.click()
     choose_account(page, ACCOUNT)
     choose_day(page, str(days[1]))
     page.get_by_role("button", name="Launch").last.click()
@@ -55,28 +56,8 @@ def test_a_partition_is_materialised_by_hand(web: Web, page: Page, days: Days, t
     page.screenshot(path=str(tmp_path / "partitions.png"))
 
 
-def choose_account(page: Page, account: str) -> None:
-    """Tick one account in the dialog's list, then close the list."""
-    page.get_by_text("Select a partition or create one").last.click(timeout=60_000)
-    box = page.get_by_placeholder("Filter partitions")
-    box.fill(account)
-    page.wait_for_timeout(700)
-    menu = box.locator("xpath=ancestor::*[.//*[@role='menuitem']][1]").get_by_role("menuitem")
-    menu.filter(has_text=account).last.locator("label, input").first.click(force=True)
-    page.get_by_text("Launch runs to materialize").click()
-
-
-def choose_day(page: Page, day: str) -> None:
-    """Write one day into the dialog's range."""
-    field = page.get_by_placeholder("ex: ").last
-    field.click()
-    field.fill(day)
-    field.press("Enter")
-    page.wait_for_timeout(700)
-
-
 def test_the_graph_shows_the_three_layers(web: Web, page: Page, tmp_path: Path) -> None:
     page.goto(f"{web.url}/asset-groups", wait_until="domcontentloaded")
     for name in ("raw", "normalised", "marts"):
-        page.get_by_text(name, exact=True).first.wait_for(timeout=60_000)
+        page.get_by_text(name, exact=True).first.wait_for()
     page.screenshot(path=str(tmp_path / "graph.png"))

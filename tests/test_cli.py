@@ -280,6 +280,14 @@ def test_find_of_a_stranger_is_exit_code_3(config: Path) -> None:
     assert (code, line) == (3, f"{BIKES}: no conversation with 1")
 
 
+def test_find_of_a_forgotten_person_says_that_nothing_is_kept(config: Path, server: EmulatorServer) -> None:
+    person = str(next(iter(server.world.accounts[BIKES].conversations.values())).people[0]["id"])
+    assert invoke("--config", str(config), "find", BIKES, person).exit_code == 0
+    assert invoke("--config", str(config), "forget", BIKES, person, "--yes").exit_code == 0
+    code, line = error_of("--config", str(config), "find", BIKES, person)
+    assert (code, line) == (3, f"{BIKES}: nothing of the conversation with {person} is kept")
+
+
 def test_the_shell_keeps_a_history_and_answers_until_it_is_left(tmp_path: Path) -> None:
     asked: list[str] = []
     history = tmp_path / "state" / "history"

@@ -2,6 +2,7 @@
 
 import configparser
 import importlib
+import inspect
 import re
 import shlex
 import shutil
@@ -25,14 +26,18 @@ from pydantic.fields import FieldInfo
 from convo_pipeline import cli, schema
 from convo_pipeline.emulator.clock import VirtualClock
 from convo_pipeline.emulator.faults import FAULTS
+from convo_pipeline.emulator.serve import EmulatorServer
 from convo_pipeline.emulator.world import World
 from convo_pipeline.extract.conversation import WALK_LIMITS
+from convo_pipeline.extract.plan import Mode
 from convo_pipeline.extract.report import REASONS, Outcome
 from convo_pipeline.extract.run import ACCOUNTS_IN_FLIGHT
 from convo_pipeline.graph.ladder import SIZES
 from convo_pipeline.lake.verify import KINDS
-from convo_pipeline.orchestration.checks import ACCOUNTS, CHECKS, LEAST_SHARE_DETAILED
+from convo_pipeline.orchestration.assets import FRESHNESS
+from convo_pipeline.orchestration.checks import ACCOUNTS, CARRIED_DAYS, CHECKS, LEAST_SHARE_DETAILED
 from convo_pipeline.settings import GraphSettings, ScheduleSettings, Settings
+from convo_pipeline.tables.chart_data import CONTEXT_DAYS, MOST_DAYS
 from tests.inboxes import NOW, serve
 from tests.shown import PAGES, ROOT, anchors, command_lines, every_block, in_code, page, rows, section, without_blocks
 
@@ -81,6 +86,30 @@ def test_every_fault_of_the_emulator_is_in_its_table_and_no_other() -> None:
 def test_every_table_and_view_of_the_readme_is_there() -> None:
     named = first_cells(section(PAGES[0].read_text(), "The tables"))
     assert sorted(named) == sorted(schema.TABLES)
+
+
+def test_the_kinds_of_runs_in_the_dictionary_are_all_there_are() -> None:
+    described = next(column.description for column in schema.RUNS.columns if column.name == "kind")
+    words = re.findall(r"(\w+)(?: \([^)]*\))?(?:,| or |\.)", described.split(":")[1])
+    assert sorted(words) == sorted(get_args(Mode))
+
+
+def test_the_hours_and_days_of_the_page_are_those_of_the_code() -> None:
+    text = page("ui.md")
+    windows = (FRESHNESS.warn_window, FRESHNESS.fail_window)
+    warn, fail = (round(each.to_timedelta().total_seconds() / 3600) for each in windows if each)
+    assert f"younger than {warn} hours, warns after" in section(text, "Freshness")
+    assert f"fails after {fail}:" in section(text, "Freshness")
+    assert f"the newest {MOST_DAYS} days" in section(text, "Pictures")
+    assert f"among the {CONTEXT_DAYS} days up to it" in section(text, "Pictures")
+    assert f"repeated for {CARRIED_DAYS} days" in section(text, "Checks")
+
+
+def test_the_emulators_server_takes_what_is_shown() -> None:
+    shown = re.search(r"`EmulatorServer\((world=None.*?)\)`", page("emulator.md"), re.S)
+    assert shown is not None
+    taken = inspect.signature(EmulatorServer).parameters.values()
+    assert re.findall(r"(\w+)=", shown[1]) == [each.name for each in taken]
 
 
 # settings

@@ -35,11 +35,13 @@ def find_conversation(
     return report, conversation_ids
 
 
-def print_conversation(console: Console, settings: Settings, account: str, conversation_ids: list[str]) -> None:
-    """Print the stored messages, newest last."""
+def print_conversation(console: Console, settings: Settings, account: str, conversation_ids: list[str]) -> int:
+    """Print the stored messages, newest last; return how many there are."""
     with connect(settings.store.root, settings=settings) as con:
-        for row in con.execute(MESSAGES, [account, conversation_ids]).fetchall():
-            console.print(_line(*row), soft_wrap=True)
+        found = con.execute(MESSAGES, [account, conversation_ids]).fetchall()
+    for row in found:
+        console.print(_line(*row), soft_wrap=True)
+    return len(found)
 
 
 def _line(created_at: Any, direction: str | None, sender: str | None, text: str | None, kind: str, status: str) -> Text:

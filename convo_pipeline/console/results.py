@@ -52,6 +52,15 @@ def readable(value: object) -> str:
     return text if len(text) <= MOST_CHARACTERS_SHOWN else text[: MOST_CHARACTERS_SHOWN - 1] + "…"
 
 
+def counted(count: int, noun: str) -> str:
+    """Write a number of things.
+
+    >>> counted(1, "message"), counted(2_000, "message")
+    ('1 message', '2,000 messages')
+    """
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
 def write_csv(result: pa.Table, out: BinaryIO) -> None:
     """Write UTF-8 CSV, times in ISO 8601; a text that a spreadsheet would run gets a leading apostrophe."""
     text = io.TextIOWrapper(out, encoding="utf-8", errors="replace", newline="", write_through=True)

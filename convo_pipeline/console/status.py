@@ -15,6 +15,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from convo_pipeline.console.results import counted
 from convo_pipeline.cron import capture_cron, next_time
 from convo_pipeline.errors import StoreError
 from convo_pipeline.extract.spool import left_spools
@@ -192,28 +193,24 @@ def _sentences(status: AccountStatus) -> Iterator[str]:
         yield f"lost since yesterday: {_lost_words(status)}"
     if status.at_risk_count:
         yield (
-            f"about to be lost: {_counted(status.at_risk_count, 'conversation')} may collect up to "
+            f"about to be lost: {counted(status.at_risk_count, 'conversation')} may collect up to "
             f"{status.most_expected} messages before the next look; due {_clock(status.look_due_at)}"
         )
     if status.open_count or status.due_conversation_count:
         yield (
-            f"still to be read: {_counted(status.open_count, 'message')}, "
-            f"{_counted(status.due_conversation_count, 'conversation')}; the next run asks again"
+            f"still to be read: {counted(status.open_count, 'message')}, "
+            f"{counted(status.due_conversation_count, 'conversation')}; the next run asks again"
         )
     if status.blocked_until:
         yield f"blocked by the rate limit until {_clock(status.blocked_until)}: wait, no run calls before"
     if status.quarantine_count:
-        yield f"{_counted(status.quarantine_count, 'damaged file')} set aside: run convo-pipeline verify"
+        yield f"{counted(status.quarantine_count, 'damaged file')} set aside: run convo-pipeline verify"
 
 
 def _lost_words(status: AccountStatus) -> str:
     total = sum(status.lost.values())
     reasons = ", ".join(f"{count} {LOST_WORDS[reason]}" for reason, count in sorted(status.lost.items()))
-    return f"{total:,} in {_counted(status.lost_conversation_count, 'conversation')} ({reasons})"
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+    return f"{total:,} in {counted(status.lost_conversation_count, 'conversation')} ({reasons})"
 
 
 def _clock(moment: datetime | None) -> str:
@@ -230,7 +227,7 @@ def show_status(status: Status, form: str, console: Console) -> None:
         for sentence in account.attention:
             console.print(f"{account.account}: {sentence}", markup=False, highlight=False)
         if account.open_spool_count:
-            spools = _counted(account.open_spool_count, "open spool")
+            spools = counted(account.open_spool_count, "open spool")
             console.print(f"{account.account}: {spools}: a run is under way, or one was killed and the next stores it")
     capture = f"capture {_clock(status.next_capture_at)}" if status.next_capture_at else "no captures"
     console.print(f"next, if turned on in Dagster: {capture}; night {_clock(status.next_night_at)}", style="dim")

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from convo_pipeline.clock import Clock
+from convo_pipeline.console.results import counted
 from convo_pipeline.derive import stale_days
 from convo_pipeline.erasing import forget
 from convo_pipeline.errors import SettingsError, StoreError
@@ -88,7 +89,8 @@ def forget_person(
 def _describe(found: Traces) -> str:
     messages = found.row_counts.get("raw_message_ids", 0)
     shared = f" and their part in {len(found.shared)} with others" if found.shared else ""
-    return f"{len(found.own)} conversations{shared}, {messages:,} messages of {found.account} leave for good."
+    own = counted(len(found.own), "conversation")
+    return f"{own}{shared}, {counted(messages, 'message')} of {found.account} leave for good."
 
 
 def expire_rows(settings: Settings, clock: Clock, is_dry_run: bool) -> list[Expired]:
