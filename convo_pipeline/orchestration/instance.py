@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import dagster as dg
+from dagster._core.instance.ref import InstanceRef
 
 from convo_pipeline.errors import SettingsError
+from convo_pipeline.orchestration.event_log import with_kept_connections
 
 HOME_VARIABLE = "DAGSTER_HOME"
 QUIET_CONFIG = "telemetry:\n  enabled: false\n\nnux:\n  enabled: false\n"
@@ -21,7 +23,12 @@ def open_instance(environ: Mapping[str, str]) -> dg.DagsterInstance:
         raise SettingsError(f"{HOME_VARIABLE} must be an absolute path, not {home}")
     if not path.is_dir():
         raise SettingsError(f"{HOME_VARIABLE}: the folder {home} does not exist; make it: mkdir -p {home}")
-    return dg.DagsterInstance.from_config(str(path))
+    return open_home(path)
+
+
+def open_home(path: Path) -> dg.DagsterInstance:
+    """Open the instance of a folder; one with Dagster's usual storage keeps its connections while it is open."""
+    return dg.DagsterInstance.from_ref(with_kept_connections(InstanceRef.from_dir(str(path))))
 
 
 def make_home(path: Path) -> Path:
