@@ -368,6 +368,7 @@ def run_killed(action: Callable[[], object], last_call: int) -> bool:
     return status == 0
 
 
+@pytest.mark.timeout(3600)
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_an_erasure_killed_anywhere_is_finished_by_the_next(inboxes: Inboxes, long_run: bool) -> None:
     store = inboxes.store
@@ -382,6 +383,7 @@ def test_an_erasure_killed_anywhere_is_finished_by_the_next(inboxes: Inboxes, lo
     while not run_killed(attempt, last_call):
         kills += 1
         last_call += 1 if long_run else 9
+    print(f"killed at {kills} moments")
     assert kills > 5
     assert read_pending(store) == []
     erase_ada(inboxes)

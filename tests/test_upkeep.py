@@ -145,7 +145,7 @@ def test_forget_says_what_leaves_and_a_no_changes_nothing(config: Path) -> None:
     before = files_with(config.parent, ADA)
     result = ask(config, "forget", "insta", ADA, answer="n\n")
     assert result.exit_code == 3
-    assert "1 conversations, 2 messages of insta leave for good. Go on?" in result.stderr
+    assert "1 conversation, 2 messages of insta leave for good. Go on?" in result.stderr
     assert result.stderr.endswith("insta: nothing was erased\n")
     assert files_with(config.parent, ADA) == before != []
 
