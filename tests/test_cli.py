@@ -177,7 +177,7 @@ def test_a_root_that_cannot_be_written_is_one_clear_error(tmp_path: Path, server
     assert str(tmp_path / "file") in line
 
 
-def test_runs_are_recorded_in_dagster_home(config: Path, tmp_path: Path, days: Days) -> None:
+def test_runs_are_recorded_in_dagster_home(config: Path, tmp_path: Path, days: Days, server: EmulatorServer) -> None:
     home = tmp_path / "home"
     code, line = error_of("--config", str(config), "extract", DAGSTER_HOME=str(home))
     assert (code, line) == (2, f"main: DAGSTER_HOME: the folder {home} does not exist; make it: mkdir -p {home}")
@@ -189,6 +189,19 @@ def test_runs_are_recorded_in_dagster_home(config: Path, tmp_path: Path, days: D
         runs = {run.job_name: run.status.value for run in instance.get_runs()}
     assert runs == {"extract_job": "SUCCESS", "normalise_job": "SUCCESS"}
     assert open_to_others(home) == open_to_others(config.parent / "lake") == set()
+    people = people_of(server)
+    assert len(people) > 2
+    assert files_that_name(home, people) == set(), "whoever is forgotten would be left there"
+
+
+def people_of(server: EmulatorServer) -> set[str]:
+    conversations = [each for account in server.world.accounts.values() for each in account.conversations.values()]
+    return {str(person["id"]) for conversation in conversations for person in conversation.people}
+
+
+def files_that_name(folder: Path, names: set[str]) -> set[str]:
+    contents = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {str(path) for path, content in contents.items() for name in names if name.encode() in content}
 
 
 def open_to_others(folder: Path) -> set[str]:
