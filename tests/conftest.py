@@ -1,10 +1,13 @@
 """What every test shares: the `--long` option, and an environment without the developer's own settings."""
 
 import os
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+MEMORY = Path("/dev/shm")
 SLOW_FILES = ("test_webserver.py", "test_demo.py", "test_assets.py", "test_cli.py", "test_s3.py", "test_forget.py")
 """They wait for servers and processes: started first, they are not what everybody waits for at the end."""
 COMMON_UMASK = 0o022
@@ -19,6 +22,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def long_run(request: pytest.FixtureRequest) -> bool:
     """Whether hunts may take as long as they like."""
     return bool(request.config.getoption("--long"))
+
+
+@pytest.fixture
+def memory_path(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory where the machine has one: for tests that write much and prove nothing about a disk."""
+    if not os.access(MEMORY, os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir=MEMORY, prefix="convo-pipeline-") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 
 import pyarrow as pa
@@ -34,6 +35,10 @@ from convo_pipeline.settings import Settings
 from tests.inboxes import NOW, START, TOKEN_VARIABLE, settings_for
 
 ONE_DAY = timedelta(days=1)
+LARGE_SHARE = 0.12
+"""How many lives have many conversations, days and runs. A bug shows in a small life as a rule, and for a third of the cost."""
+DERIVED_SHARE = 0.03
+"""How many are derived and verified at their end, which costs as much as all that was before."""
 FATES = ("unchanged", "fetched", "failed", "vanished", "pending")
 """What becomes of a listed conversation: these add up."""
 Key = tuple[str, str]
@@ -162,13 +167,14 @@ class Referee:
         rows: dict[Key, tuple[date, Row]] = {}
         ids: dict[Key, date] = {}
         for day in self.life.store.days("raw_message_ids", "shop"):
-            for row in self.life.store.read("raw_message_ids", "shop", day).to_pylist():
-                key = (row["conversation_id"], row["message_id"])
+            columns = self.life.store.read("raw_message_ids", "shop", day)
+            for key in zip(columns["conversation_id"].to_pylist(), columns["message_id"].to_pylist(), strict=True):
                 if key in ids:
                     self._say(f"filed under {ids[key]} and {day}: {_short(key)}")
                 ids[key] = day
         for day in self.life.store.days("raw_message_details", "shop"):
-            for row in self.life.store.read("raw_message_details", "shop", day).to_pylist():
+            details = self.life.store.read("raw_message_details", "shop", day)
+            for row in details.select(["conversation_id", "message_id", "detail_status", "payload"]).to_pylist():
                 key = (row["conversation_id"], row["message_id"])
                 if key in rows:
                     self._say(f"detailed on {rows[key][0]} and {day}: {_short(key)}")
@@ -305,7 +311,8 @@ class Life:
         self.switches = _random_switches(self.rng)
         self.with_unsent: set[str] = set()
         self._said = 0
-        for _ in range(self.rng.choice((0, 1, 2, 3, 5, 8))):
+        self.is_large = self.rng.random() < LARGE_SHARE
+        for _ in range(self.rng.choice((0, 1, 2, 3, 5, 8) if self.is_large else (1, 1, 1, 2, 3))):
             self._open_conversation()
         self.plans = self._plan_runs()
         self.referee = Referee(self)
@@ -329,7 +336,7 @@ class Life:
                 report = self._run(RunPlan(self.rng.choice(("full", "full", "window")), START))
                 assert report is not None
                 self.referee.check_end(report, is_full=self._last_mode == "full")
-                if self.rng.random() < 0.1:
+                if self.rng.random() < DERIVED_SHARE:
                     self._derive()
         return self.referee.wrong
 
@@ -412,7 +419,9 @@ class Life:
     # what happens
 
     def _plan_runs(self) -> list[RunPlan]:
-        return [self._plan_run(number) for number in range(self.rng.choice((1, 1, 2, 2, 3)))]
+        return [
+            self._plan_run(number) for number in range(self.rng.choice((1, 2, 2, 3) if self.is_large else (1, 1, 1, 2)))
+        ]
 
     def _plan_run(self, number: int) -> RunPlan:
         rng = self.rng
@@ -470,8 +479,10 @@ class Life:
         hostile = f"{number}/|=..%*?[]'\"\\ é#&+{'x' * rng.choice((0, 200))}" if rng.random() < 0.1 else None
         conversation = self.account.add_conversation(f"Ada {number}", people=people, conversation_id=hostile)
         now = self.world.clock.now()
-        start = now - timedelta(seconds=rng.choice((5, 3_000, 3_000, 90_000, 200_000)))
-        self._write(conversation, rng.choice((0, 1, 2, 3, 5, 19, 20, 21, 22, 45)), start)
+        ages = (5, 3_000, 3_000, 90_000, 200_000) if self.is_large else (5, 3_000, 3_000, 3_000, 3_000, 90_000)
+        self._write(
+            conversation, rng.choice((0, 1, 2, 3, 5, 19, 20, 21, 22, 45)), now - timedelta(seconds=rng.choice(ages))
+        )
 
     def _write(self, conversation: Conversation, count: int, start: datetime | None = None) -> None:
         """Add messages until about now, some within one second, some a little in the future."""
@@ -507,7 +518,12 @@ def _fault(text: str) -> Fault:
 
 def _text(row: Row) -> object:
     payload = row["payload"]
-    value = load_json(payload) if isinstance(payload, str) else None
+    return _text_in(payload) if isinstance(payload, str) else None
+
+
+@lru_cache(maxsize=4096)
+def _text_in(payload: str) -> object:
+    value = load_json(payload)
     return value.get("message") if isinstance(value, dict) else None
 
 

@@ -8,8 +8,9 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date
+from functools import cached_property
 
-import pandas as pd
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -26,9 +27,9 @@ from convo_pipeline.lake.partitions import Commit
 from convo_pipeline.lake.records import ConversationState
 from convo_pipeline.lake.retention import raw_floor
 from convo_pipeline.settings import AccountSettings
+from convo_pipeline.tables.merge import row_keys
 
 KEY = ["conversation_id", "message_id"]
-STATUS_RANKS = {status: rank for rank, status in enumerate(schema.DETAIL_STATUSES)}
 
 
 @dataclass
@@ -143,15 +144,13 @@ class _Writer:
 
     def _count(self, sightings: pa.Table) -> None:
         """Count each message once, by the most that was learned of it."""
-        if _is_each_once(sightings, *KEY):
-            statuses = sightings["detail_status"]
-        else:
-            frame = sightings.select([*KEY, "detail_status"]).to_pandas()
-            frame["known"] = frame["detail_status"].map(STATUS_RANKS)
-            statuses = pa.array(frame.sort_values("known").drop_duplicates(KEY, keep="last")["detail_status"])
-        self.loaded.counts["ids_listed"] += len(statuses)
-        for counted in pc.value_counts(statuses).to_pylist():
-            self.loaded.counts[counted["values"]] += counted["counts"]
+        messages = _codes(row_keys(schema.RAW_MESSAGE_DETAILS, sightings))
+        ranks = pc.index_in(sightings["detail_status"], value_set=pa.array(schema.DETAIL_STATUSES)).to_numpy()
+        most = np.zeros(messages.max(initial=-1) + 1, dtype=np.int64)
+        np.maximum.at(most, messages, ranks)
+        self.loaded.counts["ids_listed"] += len(most)
+        for rank, count in zip(*np.unique(most, return_counts=True), strict=True):
+            self.loaded.counts[schema.DETAIL_STATUSES[rank]] += int(count)
 
     def _conversation_rows(self, conversations: list[ConversationSighting]) -> pa.Table:
         count = len(conversations)
@@ -189,19 +188,25 @@ class _Writer:
 
     def _missing_rows(self, held: pa.Table, seen: pa.Table) -> pa.Table | None:
         """Return the held ids whose place a contiguous walk passed without meeting them."""
-        if held.num_rows == 0:
-            return None
-        frame = held.to_pandas()
-        low = frame["conversation_id"].map({key: low for key, (low, _) in self.contents.walked_down_to.items()})
-        walked = low.notna() & (frame["created_at"].astype("int64") > low.fillna(0)) & frame["missing_at"].isna()
-        met = pd.MultiIndex.from_frame(frame[KEY]).isin(pd.MultiIndex.from_frame(seen.select(KEY).to_pandas()))
-        absent = held.filter(pa.array((walked & ~met).to_numpy(bool)))
+        conversation_ids, lows, times = self._walked
+        places = pc.index_in(held["conversation_id"], value_set=conversation_ids)
+        is_passed = pc.greater(held["created_at"].cast(pa.int64()), lows.take(places))
+        candidates = held.filter(pc.and_(pc.fill_null(is_passed, False), pc.is_null(held["missing_at"])))
+        is_met = pc.is_in(row_keys(schema.RAW_MESSAGE_IDS, candidates), row_keys(schema.RAW_MESSAGE_IDS, seen))
+        absent = candidates.filter(pc.invert(is_met))
         if absent.num_rows == 0:
             return None
         self.loaded.counts["missing"] += absent.num_rows
-        times = [self.contents.walked_down_to[key][1] for key in absent["conversation_id"].to_pylist()]
+        missing_at = times.take(pc.index_in(absent["conversation_id"], value_set=conversation_ids)).cast(schema.TIME)
         index = absent.schema.get_field_index("missing_at")
-        return absent.set_column(index, absent.field("missing_at"), pa.array(times, pa.int64()).cast(schema.TIME))
+        return absent.set_column(index, absent.field("missing_at"), missing_at)
+
+    @cached_property
+    def _walked(self) -> tuple[pa.Array, pa.Array, pa.Array]:
+        """The conversations that were walked, how far down, and when."""
+        walked = self.contents.walked_down_to
+        lows, times = (pa.array([place[part] for place in walked.values()], pa.int64()) for part in (0, 1))
+        return pa.array(walked, pa.string()), lows, times
 
     def _read_ids(self, day: date) -> pa.Table | None:
         """Return the day's ids as they are stored; None where the file is damaged."""
@@ -237,11 +242,8 @@ def _tie_ranks(sightings: pa.Table) -> pa.Array:
 
     The newest answer that showed a message says its place; ids with a time inside are ordered by that.
     """
-    ranks = [0] * sightings.num_rows
-    if _is_each_once(sightings, "conversation_id", "created_us"):
-        return pa.array(ranks, pa.int64())
-    frame = sightings.select(["conversation_id", "created_us"]).to_pandas()
-    tied = frame.duplicated(keep=False).to_numpy()
+    ranks = np.zeros(sightings.num_rows, dtype=np.int64)
+    tied = _are_seconds_shared(sightings)
     groups: dict[tuple[str, int], dict[str, tuple[int, int, int]]] = {}
     candidates = sightings.filter(pa.array(tied)).to_pylist()
     for row in candidates:
@@ -257,13 +259,21 @@ def _tie_ranks(sightings: pa.Table) -> pa.Array:
     }
     for index, row in zip(tied.nonzero()[0], candidates, strict=True):
         ranks[index] = order[(row["conversation_id"], row["created_us"]), row["message_id"]]
-    return pa.array(ranks, pa.int64())
+    return pa.array(ranks)
 
 
-def _is_each_once(rows: pa.Table, first: str, second: str) -> bool:
-    """Say whether surely no two rows share both values; a doubtful yes is a no."""
-    pairs = pc.binary_join_element_wise(rows[first], rows[second].cast(pa.string()), " ")
-    return bool(pc.count_distinct(pairs).as_py() == rows.num_rows)
+def _are_seconds_shared(sightings: pa.Table) -> np.ndarray:
+    """Say for each row whether another one is of the same conversation and time."""
+    seconds = sightings["created_us"].cast(pa.string())
+    codes = _codes(pc.binary_join_element_wise(seconds, sightings["conversation_id"], " "))
+    is_shared: np.ndarray = np.bincount(codes)[codes] > 1
+    return is_shared
+
+
+def _codes(values: pa.ChunkedArray) -> np.ndarray:
+    """Return a small number for each value, the same for the same."""
+    codes: np.ndarray = values.combine_chunks().dictionary_encode().indices.to_numpy()
+    return codes
 
 
 def _reject_rows(entries: list[Reject]) -> pa.Table:
