@@ -130,7 +130,7 @@ class Referee:
     held: dict[Key, tuple[date, Row]] = field(default_factory=dict)
     texts: dict[Key, set[object]] = field(default_factory=dict)
     could_be_listed: set[Key] = field(default_factory=set)
-    """Every message that was in sight when a run started."""
+    """Every message that was in sight when a run started that was complete."""
     asked_at: datetime = NOW
     """When the last run ended."""
     promised_since: date | None = None
@@ -151,7 +151,8 @@ class Referee:
         if report is not None and report.missed and not self._is_blind:
             self._check_missed(report.missed, rows)
         self.held = rows
-        self.could_be_listed |= before
+        if report is not None and report.outcome == "complete":
+            self.could_be_listed |= before
         self.asked_at = self.life.world.clock.now()
         if report is None:
             return
