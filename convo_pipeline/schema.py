@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 SCHEMA_VERSION = 1
 VERSION_KEY = b"convo_pipeline.schema_version"
@@ -64,6 +65,14 @@ class Table:
     @cached_property
     def column_names(self) -> tuple[str, ...]:
         return tuple(column.name for column in self.columns)
+
+    def row_keys(self, rows: pa.Table) -> pa.ChunkedArray:
+        """Return one string per row that is equal exactly where the key is equal."""
+        first, *rest = (rows.column(name) for name in self.key)
+        for column in rest:
+            length = pc.cast(pc.binary_length(first), pa.string())
+            first = pc.binary_join_element_wise(length, first, column, ":")
+        return first
 
 
 def _id(name: str, description: str, required: bool = True) -> Column:

@@ -28,11 +28,10 @@ from convo_pipeline.emulator.clock import VirtualClock
 from convo_pipeline.emulator.faults import FAULTS
 from convo_pipeline.emulator.serve import EmulatorServer
 from convo_pipeline.emulator.world import World
-from convo_pipeline.extract.conversation import WALK_LIMITS
 from convo_pipeline.extract.plan import Mode
 from convo_pipeline.extract.report import REASONS, Outcome
 from convo_pipeline.extract.run import ACCOUNTS_IN_FLIGHT
-from convo_pipeline.graph.ladder import SIZES
+from convo_pipeline.graph.ladder import EDGES, SIZES
 from convo_pipeline.lake.verify import KINDS
 from convo_pipeline.orchestration.assets import FRESHNESS
 from convo_pipeline.orchestration.checks import ACCOUNTS, CARRIED_DAYS, CHECKS, LEAST_SHARE_DETAILED
@@ -296,7 +295,7 @@ def test_every_name_of_the_code_that_the_walk_tells_is_there() -> None:
 def calls_of(conversations: int, deep: int, messages_each: int, platform: str, *, is_capture: bool = False) -> int:
     """The formula of operate.md: what one run of one account calls."""
     listings = max(1, ceil(conversations / SIZES[0][0]))
-    pages = deep * max(0, ceil((messages_each - SIZES[0][1]) / WALK_LIMITS[0]))
+    pages = deep * max(0, ceil((messages_each - SIZES[0][1]) / EDGES[0].limit))
     is_instagram = platform == "instagram"
     return listings + (listings > 1) + pages + (is_instagram and not is_capture) + (is_instagram and pages > 0)
 
@@ -322,7 +321,7 @@ def test_the_capacity_table_is_what_the_formula_gives() -> None:
     assert f"{between:,.0f} calls: {between * SIZES[0][0]:,.0f} conversations" in text
     assert f"{ACCOUNTS_IN_FLIGHT} are asked at a time" in text
     assert f"⌈C / {SIZES[0][0]}⌉" in text
-    assert f"⌈(M − {SIZES[0][1]}) / {WALK_LIMITS[0]}⌉" in text
+    assert f"⌈(M − {SIZES[0][1]}) / {EDGES[0].limit}⌉" in text
 
 
 def number(cell: str) -> int:

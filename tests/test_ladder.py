@@ -19,6 +19,7 @@ from convo_pipeline.errors import (
 )
 from convo_pipeline.graph.fields import conversation_fields, message_fields, names_in, optional_names
 from convo_pipeline.graph.ladder import (
+    EDGES,
     TOP,
     Rung,
     be_patient,
@@ -109,12 +110,25 @@ def test_a_light_listing_climbs_back_to_small_nested_pages() -> None:
     assert step_up(Rung(mode="light", streak=3)) == Rung(10, 20, "nested")
 
 
-def test_one_conversations_own_messages_go_down_to_one_call_each() -> None:
-    first = smaller_edge(TOP)
-    assert first == replace(TOP, messages_per_conversation=10)
-    second = smaller_edge(first)
-    assert second == replace(TOP, messages_per_conversation=10, mode="single")
-    assert smaller_edge(second) is None
+@pytest.mark.parametrize(
+    ("failure", "places"),
+    [
+        (REFUSED, [0, 1, 2, 3]),
+        (TOO_SLOW, [0, 1, 2, 3]),
+        (RetryableError(GraphFault(code=1)), [0, 1, 2, 3]),
+        (MissingError(GraphFault(code=100, subcode=33)), [0, 3]),
+        (UnknownFieldError(GraphFault(code=100), "from"), [0, 3]),
+        (ThrottledError(GraphFault(code=613)), [0]),
+        (TokenError(GraphFault(code=190)), [0]),
+        (BROKEN, [0]),
+    ],
+)
+def test_one_conversations_own_messages_go_down_to_one_call_each(failure: GraphError, places: list[int]) -> None:
+    found, edge = [], smaller_edge(EDGES[0], failure)
+    while edge is not None:
+        found.append(EDGES.index(edge))
+        edge = smaller_edge(edge, failure)
+    assert [0, *found] == places
 
 
 def test_nesting_is_hopeless_only_if_it_costs_more_than_it_brings() -> None:

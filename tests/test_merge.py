@@ -20,7 +20,7 @@ from convo_pipeline.schema import (
     RAW_REJECTS,
     Table,
 )
-from convo_pipeline.tables.merge import LOOKS, Row, join, merge, read_rows, row_keys, stable_payload, write_rows
+from convo_pipeline.tables.merge import LOOKS, Row, join, merge, read_rows, stable_payload, write_rows
 
 START = 1_760_000_000_000_000
 TIMES = st.integers(0, 6).map(lambda step: START + step * 1_000_000)
@@ -155,8 +155,8 @@ def test_merge_is_idempotent_commutative_and_keeps_every_key(
     assert merged.equals(merge(table, incoming, held), check_metadata=True)
     assert merge(table, merged, incoming) is merged or merge(table, merged, incoming).equals(merged)
     assert merge(table, merged, held).equals(merged)
-    keys = {*row_keys(table, a).to_pylist(), *row_keys(table, b).to_pylist()}
-    assert sorted(row_keys(table, merged).to_pylist()) == sorted(keys)
+    keys = {*table.row_keys(a).to_pylist(), *table.row_keys(b).to_pylist()}
+    assert sorted(table.row_keys(merged).to_pylist()) == sorted(keys)
 
 
 @EXAMPLES

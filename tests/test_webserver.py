@@ -1,10 +1,13 @@
 """The real web server and daemon, asked what the page in the browser asks."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from convo_pipeline.emulator.serve import EmulatorServer
+from convo_pipeline.emulator.serve import EMULATOR_TOKEN, EmulatorServer
+from convo_pipeline.emulator.world import World
+from convo_pipeline.lake.sql import connect
 from tests.inbox_worlds import TOKENS, Days, message_counts, small_world, three_days, write_config
 from tests.web_server import Web, dagster_dev, wait_for
 
@@ -12,7 +15,18 @@ BAKERY, BIKES = "bakery-instagram", "bikes-messenger"
 RAW = ["raw_conversations", "raw_message_ids", "raw_message_details", "raw_rejects"]
 DERIVED = ["conversations", "participants", "messages", "attachments", "shares", "reactions"]
 DERIVED += ["coverage", "account_days"]
+WRONG_TOKEN, TEXT = "EAAwrongwrongwrongwrong", "canary4f1c" + "09e2b7"
 pytestmark = pytest.mark.timeout(500)
+
+
+def canary_world(days: Days) -> World:
+    """Every message has a text that nobody else can have said."""
+    world = small_world(days)
+    for account in world.accounts.values():
+        for conversation in account.conversations.values():
+            for message in conversation.messages:
+                message.edit(f"{TEXT} {message.message_id[-6:]}")
+    return world
 
 
 @pytest.fixture(scope="module")
@@ -27,11 +41,15 @@ def keys(days: Days) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def web(tmp_path_factory: pytest.TempPathFactory, days: Days, keys: list[str]) -> Iterator[Web]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("web")
+
+
+@pytest.fixture(scope="module")
+def web(folder: Path, days: Days, keys: list[str]) -> Iterator[Web]:
     """The Messenger account's token is wrong; the backfill waits for the daemon while other tests run."""
-    folder = tmp_path_factory.mktemp("web")
-    tokens = {**TOKENS, "BIKES_MESSENGER_TOKEN": "EAAwrongwrongwrongwrong"}
-    with EmulatorServer(small_world(days)) as server:
+    tokens = {**TOKENS, "BIKES_MESSENGER_TOKEN": WRONG_TOKEN}
+    with EmulatorServer(canary_world(days)) as server:
         environ = {"CONVO_CONFIG": str(write_config(folder, server, days.start)), **tokens}
         with dagster_dev(folder / "home", environ) as web:
             web.backfill(RAW, keys)
@@ -56,3 +74,14 @@ def test_a_backfill_with_a_refused_account_leaves_the_other_green_and_normalises
         assert bad not in counts
     wait_for(lambda: bad in web.row_counts("messages"), 90)
     assert {key: web.row_counts("messages")[key] for key in keys} == {good: message_counts(days)[good], bad: 0}
+
+
+def test_s1_no_answer_of_the_web_server_holds_a_token_or_a_text(web: Web, folder: Path, days: Days) -> None:
+    """The last of this file: it looks at all that the others asked, and asks for every run's events and output."""
+    web.ask_everything()
+    said = b"\n".join(web.answers)
+    assert b"renew" in said or b"token" in said, "the refused account's remedy is shown"
+    assert [secret for secret in (WRONG_TOKEN, EMULATOR_TOKEN, TEXT, "access_token=") if secret.encode() in said] == []
+    with connect(folder / "lake") as con:
+        held = con.sql(f"select count(*) from messages where text like '{TEXT}%'").fetchone()
+    assert held[0] >= message_counts(days)[f"{BAKERY}|{days[2]}"]

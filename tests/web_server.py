@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,17 @@ LAUNCH = """mutation($params: ExecutionParams!) { launchRun(executionParams: $pa
   ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
 RUN = """query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"""
 RUNS = """{ runsOrError { ... on Runs { results { runId jobName status tags { key value } } } } }"""
+EVENTS = """query($id: ID!) { logsForRun(runId: $id, limit: 1000) { ... on EventConnection { events { __typename
+  ... on MessageEvent { message level stepKey }
+  ... on DisplayableEvent { label description metadataEntries { ...entry } }
+  ... on ErrorEvent { error { message stack causes { message stack } } }
+  ... on ExecutionStepFailureEvent { failureMetadata { metadataEntries { ...entry } } }
+  ... on LogsCapturedEvent { fileKey } } } } }
+fragment entry on MetadataEntry { label description
+  ... on TextMetadataEntry { text } ... on MarkdownMetadataEntry { mdStr } ... on JsonMetadataEntry { jsonString }
+  ... on TableMetadataEntry { table { records } } }"""
+OUTPUT = """query($key: [String!]!) { capturedLogs(logKey: $key) { stdout stderr } }"""
+DETAILS = """{ runsOrError { ... on Runs { results { runId jobName status runConfigYaml tags { key value } } } } }"""
 BACKFILL = """mutation($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $params) { __typename
   ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }"""
 
@@ -34,9 +45,12 @@ class Web:
     """The running web server."""
 
     url: str
+    answers: list[bytes] = field(default_factory=list)
+    """Every answer the page got."""
 
     def ask(self, query: str, **variables: Any) -> Any:
         answer = requests.post(f"{self.url}/graphql", json={"query": query, "variables": variables}, timeout=30)
+        self.answers.append(answer.content)
         body = answer.json()
         assert "errors" not in body, body["errors"]
         (result,) = body["data"].values()
@@ -76,6 +90,14 @@ class Web:
         """Wait for a run's end and return its status."""
         ended = ("SUCCESS", "FAILURE", "CANCELED")
         return str(wait_for(lambda: status if (status := self.ask(RUN, id=run_id)["status"]) in ended else "", seconds))
+
+    def ask_everything(self) -> None:
+        """Ask for all that the page can show of every run: its events, errors, metadata, configuration and output."""
+        self.ask(DETAILS)
+        for run in self.ask(RUNS)["results"]:
+            events = self.ask(EVENTS, id=run["runId"])["events"]
+            for file_key in [event["fileKey"] for event in events if "fileKey" in event]:
+                self.ask(OUTPUT, key=[run["runId"], "compute_logs", file_key])
 
     def runs(self, job: str) -> list[str]:
         """Status of every run of a job."""

@@ -5,7 +5,6 @@ It asks and spools; when to stop is decided in `walk`, what a row means in `rows
 
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -24,12 +23,9 @@ from convo_pipeline.extract.spool import Record
 from convo_pipeline.extract.walk import Walk, bare_beyond, bare_readable
 from convo_pipeline.graph.client import GraphClient
 from convo_pipeline.graph.fields import message_field_names, message_fields
-from convo_pipeline.graph.ladder import Rung
+from convo_pipeline.graph.ladder import EDGES, Edge, Rung, smaller_edge
 from convo_pipeline.graph.pages import Page
 
-WALK_LIMITS = (100, 20, 10)
-"""Messages a page of a deep walk, from most to least; the next is tried when a page is too much."""
-BARE_LIMIT = 100
 MOST_EMPTY_PAGES = 3
 SETTLED_AFTER_US = 2 * rows.SECOND
 BARE_FIELDS = ("id", "created_time")
@@ -86,13 +82,10 @@ class RuleCheck:
 
 
 @dataclass
-class WalkLimits:
-    """Which page size the account gives: found once, then used for all its conversations in the run."""
+class Footing:
+    """How many messages a page the account gives: found once, then used for all its conversations in the run."""
 
-    first: int = 0
-
-    def usable(self) -> Sequence[int]:
-        return range(self.first, len(WALK_LIMITS))
+    edge: Edge = EDGES[0]
 
 
 @dataclass(frozen=True)
@@ -106,7 +99,7 @@ class ConversationReader:
     is_held: Callable[[str, str, int], bool]
     """Whether (conversation_id, message_id, created_us) needs no asking: its content, or that it is gone, is held."""
     on_messages: Callable[[int], None]
-    limits: WalkLimits = field(default_factory=WalkLimits)
+    footing: Footing = field(default_factory=Footing)
 
     def read(self, listed: Listed) -> Record:
         """Read what is due of a conversation; return its state. Raises what ends it early."""
@@ -142,17 +135,23 @@ class ConversationReader:
         return page
 
     def _fetch_page(self, listed: Listed, after: str) -> tuple[tuple[str, ...], Page]:
-        """Ask for a large page with all fields, then for smaller ones, at last for ids and times alone."""
-        fields = message_fields(self.platform, listed.dropped)
-        with suppress(MissingError, UnknownFieldError):
-            for size in self.limits.usable():
-                with suppress(TooMuchDataError):
-                    page = self.client.fetch_messages(listed.conversation_id, fields, WALK_LIMITS[size], after or None)
-                    self.limits.first = size
-                    return message_field_names(self.platform, listed.dropped), page
-        return BARE_FIELDS, self.client.fetch_messages(
-            listed.conversation_id, ",".join(BARE_FIELDS), BARE_LIMIT, after or None
-        )
+        """Ask for a page of messages, and for less until it is given; return it and the fields it was asked for."""
+        edge = self.footing.edge
+        while True:
+            fields = ",".join(BARE_FIELDS) if edge.is_bare else message_fields(self.platform, listed.dropped)
+            try:
+                page = self.client.fetch_messages(listed.conversation_id, fields, edge.limit, after or None)
+            except GraphError as error:
+                smaller = smaller_edge(edge, error)
+                if smaller is None:
+                    raise
+                edge = smaller
+            else:
+                break
+        if edge.is_bare:
+            return BARE_FIELDS, page
+        self.footing.edge = edge
+        return message_field_names(self.platform, listed.dropped), page
 
     def _ask_bare(self, listed: Listed, entries: Sequence[object], first_rank: int) -> bool:
         """Ask singly for bare messages inside the newest 20, and once a run beyond; False if one failed."""

@@ -27,7 +27,6 @@ from convo_pipeline.lake.partitions import Commit
 from convo_pipeline.lake.records import ConversationState
 from convo_pipeline.lake.retention import raw_floor
 from convo_pipeline.settings import AccountSettings
-from convo_pipeline.tables.merge import row_keys
 
 KEY = ["conversation_id", "message_id"]
 
@@ -144,7 +143,7 @@ class _Writer:
 
     def _count(self, sightings: pa.Table) -> None:
         """Count each message once, by the most that was learned of it."""
-        messages = _codes(row_keys(schema.RAW_MESSAGE_DETAILS, sightings))
+        messages = _codes(schema.RAW_MESSAGE_DETAILS.row_keys(sightings))
         ranks = pc.index_in(sightings["detail_status"], value_set=pa.array(schema.DETAIL_STATUSES)).to_numpy()
         most = np.zeros(messages.max(initial=-1) + 1, dtype=np.int64)
         np.maximum.at(most, messages, ranks)
@@ -192,7 +191,7 @@ class _Writer:
         places = pc.index_in(held["conversation_id"], value_set=conversation_ids)
         is_passed = pc.greater(held["created_at"].cast(pa.int64()), lows.take(places))
         candidates = held.filter(pc.and_(pc.fill_null(is_passed, False), pc.is_null(held["missing_at"])))
-        is_met = pc.is_in(row_keys(schema.RAW_MESSAGE_IDS, candidates), row_keys(schema.RAW_MESSAGE_IDS, seen))
+        is_met = pc.is_in(schema.RAW_MESSAGE_IDS.row_keys(candidates), schema.RAW_MESSAGE_IDS.row_keys(seen))
         absent = candidates.filter(pc.invert(is_met))
         if absent.num_rows == 0:
             return None

@@ -48,6 +48,7 @@ from convo_pipeline.graph.answers import Answer, Identity, read_found, read_iden
 from convo_pipeline.graph.codes import build_error
 from convo_pipeline.graph.deadline import POOL_CLASSES
 from convo_pipeline.graph.fields import names_in
+from convo_pipeline.graph.ladder import SMALLEST_EDGE
 from convo_pipeline.graph.pages import Page, read_json
 from convo_pipeline.graph.rate_limit import CallBudget, Key, Limiter
 from convo_pipeline.graph.retry import Pause, Stop, decide
@@ -59,8 +60,6 @@ Kind = Literal["listing", "conversation", "edge", "message", "identity", "token"
 
 LARGEST_ANSWER_BYTES = 64 * 1024 * 1024
 LONGEST_CONNECT_SECONDS = 10.0
-HEAVY_EDGE_ROWS = 20
-"""A messages edge that asks for more rows than this can ask for less."""
 THREADS_PER_ACCOUNT = 4
 _LOG = logging.getLogger(__name__)
 _CHUNK_BYTES = 1 << 18
@@ -199,7 +198,7 @@ class GraphClient:
         """Return one page of a conversation's messages, newest first (the edge form)."""
         parameters = {"fields": fields, "limit": str(limit)} | ({"after": after} if after else {})
         path = _path(conversation_id, "messages")
-        return self._fetch(_Request("edge", path, parameters, limit > HEAVY_EDGE_ROWS), read_list)
+        return self._fetch(_Request("edge", path, parameters, limit > SMALLEST_EDGE), read_list)
 
     def fetch_conversation(self, conversation_id: str, fields: str) -> Answer:
         """Return one conversation; nested messages are read as a field (the node form)."""

@@ -1,9 +1,9 @@
 """What to ask next, given what was asked and what was answered. Pure, remembered per account as JSON.
 
-Going down: fewer conversations a page, then fewer messages of a single one, then a listing without nesting (each
-conversation's messages are then asked by a call of their own), then one call per message. A refused field is dropped
-for the account and tried again after a week. Going up: one rung after so many good pages, and longer waiting after
-each climb that failed.
+Going down a listing: fewer conversations a page, then fewer messages of a single one, then without nesting (each
+conversation's messages are then asked by a call of their own). Down a conversation's own messages: fewer a page, then
+their ids alone and one call per message. A refused field is dropped for the account and tried again after a week.
+Going up: one rung after so many good pages, and longer waiting after each climb that failed.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -13,16 +13,23 @@ from typing import Literal
 
 import orjson
 
-from convo_pipeline.errors import GraphError, RetryableError, ThrottledError, TooMuchDataError, UnknownFieldError
+from convo_pipeline.errors import (
+    GraphError,
+    MissingError,
+    RetryableError,
+    ThrottledError,
+    TooMuchDataError,
+    UnknownFieldError,
+)
+from convo_pipeline.graph.codes import TOO_MUCH_CODE
 from convo_pipeline.graph.fields import droppable
 
-Mode = Literal["nested", "light", "single"]
-MODES: tuple[Mode, ...] = ("nested", "light", "single")
+Mode = Literal["nested", "light"]
+MODES: tuple[Mode, ...] = ("nested", "light")
 
 SIZES = ((50, 20), (25, 20), (10, 20), (5, 20), (2, 20), (1, 20), (1, 10))
 """Conversations a page and messages of each, from the top down."""
 LIGHT_SIZES = (50, 25, 10, 5, 2, 1)
-EDGE_MESSAGES = (20, 10)
 CLIMB_AFTER = 4
 LONGEST_CLIMB_AFTER = 64
 PROBE_AFTER = timedelta(days=7)
@@ -33,7 +40,7 @@ class Rung:
     """How much one call asks for.
 
     `mode`: `nested` lists conversations with their messages, `light` without (messages by one call per
-    conversation), `single` asks every message by a call of its own. `dropped` holds refused fields and since when.
+    conversation). `dropped` holds refused fields and since when.
     """
 
     conversations_per_page: int = 50
@@ -54,6 +61,19 @@ class Rung:
 
 
 TOP = Rung()
+
+
+@dataclass(frozen=True)
+class Edge:
+    """How much one call asks of a conversation's own messages; `is_bare`: ids and times, their content one by one."""
+
+    limit: int
+    is_bare: bool = False
+
+
+EDGES = (Edge(100), Edge(20), Edge(10), Edge(100, is_bare=True))
+"""From the top down."""
+SMALLEST_EDGE = min(edge.limit for edge in EDGES)
 
 
 def step_down(rung: Rung, failure: GraphError, platform: str, today: date) -> Rung | None:
@@ -115,12 +135,21 @@ def _smaller(rung: Rung, steps: int) -> Rung | None:
     return None
 
 
-def smaller_edge(rung: Rung) -> Rung | None:
-    """Return the rung after one conversation's own messages were refused: fewer of them, then one call each."""
-    fewer = [count for count in EDGE_MESSAGES if count < rung.messages_per_conversation]
-    if rung.mode != "single" and fewer:
-        return replace(rung, messages_per_conversation=fewer[0])
-    return None if rung.mode == "single" else replace(rung, mode="single")
+def smaller_edge(edge: Edge, failure: GraphError) -> Edge | None:
+    """Return what to ask of a conversation after its messages were refused; None if less cannot help.
+
+    Where not the amount is refused but the messages are (some are out of reach) or a field is, their ids may still come.
+
+    >>> from convo_pipeline.errors import GraphFault
+    >>> smaller_edge(EDGES[0], TooMuchDataError(GraphFault(code=1))), smaller_edge(EDGES[0], MissingError(GraphFault()))
+    (Edge(limit=20, is_bare=False), Edge(limit=100, is_bare=True))
+    """
+    lower = EDGES[EDGES.index(edge) + 1 :]
+    if isinstance(failure, MissingError | UnknownFieldError):
+        lower = tuple(each for each in lower if each.is_bare)
+    elif not isinstance(failure, TooMuchDataError) and failure.fault.code != TOO_MUCH_CODE:
+        return None
+    return lower[0] if lower else None
 
 
 def step_up(rung: Rung) -> Rung:
@@ -182,7 +211,7 @@ def from_json(text: str | None) -> Rung:
         found = orjson.loads(text or "")
         dropped = tuple((str(name), date.fromisoformat(since)) for name, since in found["dropped"])
         size = (found["conversations_per_page"], found["messages_per_conversation"])
-        is_known = found["mode"] in MODES and 1 <= size[0] <= 50 and size[1] in EDGE_MESSAGES
+        is_known = found["mode"] in MODES and 1 <= size[0] <= 50 and size[1] in {messages for _, messages in SIZES}
         counts = (int(found["streak"]), min(max(int(found["climb_after"]), CLIMB_AFTER), LONGEST_CLIMB_AFTER))
     except (ValueError, KeyError, TypeError):
         return TOP

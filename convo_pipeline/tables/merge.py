@@ -87,7 +87,7 @@ def _combine(
     is_settled: Callable[[Table, pa.Table, pa.Table], np.ndarray],
     decide: Callable[[Table, Row, Row], Row],
 ) -> pa.Table:
-    places = pc.index_in(row_keys(table, incoming), value_set=row_keys(table, held))
+    places = pc.index_in(table.row_keys(incoming), value_set=table.row_keys(held))
     is_new = pc.is_null(places).to_numpy(zero_copy_only=False)
     held_places = pc.drop_null(places).to_numpy(zero_copy_only=False)
     known = incoming.filter(pa.array(~is_new))
@@ -106,15 +106,6 @@ def _combine(
 def _decide(table: Table, held: pa.Table, incoming: pa.Table, decide: Callable[[Table, Row, Row], Row]) -> pa.Table:
     pairs = zip(read_rows(held), read_rows(incoming), strict=True)
     return write_rows(table, [decide(table, *pair) for pair in pairs])
-
-
-def row_keys(table: Table, rows: pa.Table) -> pa.ChunkedArray:
-    """Return one string per row that is equal exactly where the key is equal."""
-    first, *rest = (rows.column(name) for name in table.key)
-    for column in rest:
-        length = pc.cast(pc.binary_length(first), pa.string())
-        first = pc.binary_join_element_wise(length, first, column, ":")
-    return first
 
 
 def read_rows(rows: pa.Table) -> list[Row]:
@@ -147,7 +138,7 @@ def _sort(table: Table, rows: pa.Table) -> pa.Table:
 
 def _unite(table: Table, rows: pa.Table) -> pa.Table:
     """Join the rows that share a key, in any order."""
-    keys = row_keys(table, rows)
+    keys = table.row_keys(rows)
     first = pc.index_in(keys, value_set=keys).to_numpy(zero_copy_only=False)
     is_repeat = first != np.arange(len(first))
     if not is_repeat.any():
