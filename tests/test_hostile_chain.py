@@ -14,13 +14,24 @@ from convo_pipeline.emulator.calls import Answer, Call
 from convo_pipeline.emulator.clock import VirtualClock
 from convo_pipeline.emulator.serve import EMULATOR_TOKEN, EmulatorServer
 from convo_pipeline.emulator.world import World
+from convo_pipeline.extract.buckets import Buckets
+from convo_pipeline.extract.contents import Contents, Journal
 from convo_pipeline.extract.report import REASONS
+from convo_pipeline.extract.rows import to_us
+from convo_pipeline.extract.spool import Spool
+from convo_pipeline.extract.suppress import Suppressor
+from convo_pipeline.graph.answers import Answer as Answered
+from convo_pipeline.graph.answers import read_list
+from convo_pipeline.graph.fields import conversation_field_names, message_field_names
+from convo_pipeline.graph.pages import read_json
 from convo_pipeline.lake.files import Store
+from convo_pipeline.lake.suppression import Suppression
 from tests.inboxes import NOW, TOKEN_VARIABLE, Inboxes, date, settings_for, stopped_clock
 
-FAST_EXAMPLES, HUNT_EXAMPLES = 25, 150
-LONG_EXAMPLES = 5_000
-"""Of about 25 bodies each."""
+FAST_EXAMPLES, HUNT_EXAMPLES, LONG_EXAMPLES = 25, 150, 5_000
+"""Of the whole chain, about 25 bodies each."""
+FAST_READINGS, HUNT_READINGS, LONG_READINGS = 40, 1_000, 100_000
+"""Of what reads an answer alone: without a server and tables, for a tenth of the time."""
 
 TEXTS = st.text(st.characters(exclude_categories=()), max_size=8)
 NUMBERS = st.one_of(st.integers(), st.integers(-(10**30), 10**30), st.floats(allow_nan=False, allow_infinity=False))
@@ -130,11 +141,60 @@ def hunt(folder: Path, examples: int, *, derandomize: bool) -> None:
         survives()
 
 
-def test_no_body_crashes_the_chain_or_is_dropped(tmp_path: Path) -> None:
-    hunt(tmp_path, FAST_EXAMPLES, derandomize=True)
+def test_no_body_crashes_the_chain_or_is_dropped(memory_path: Path) -> None:
+    hunt(memory_path, FAST_EXAMPLES, derandomize=True)
 
 
 @pytest.mark.hunt
 @pytest.mark.timeout(0)
-def test_no_body_of_many_crashes_the_chain_or_is_dropped(tmp_path: Path, long_run: bool) -> None:
-    hunt(tmp_path, LONG_EXAMPLES if long_run else HUNT_EXAMPLES, derandomize=False)
+def test_no_body_of_many_crashes_the_chain_or_is_dropped(memory_path: Path, long_run: bool) -> None:
+    hunt(memory_path, LONG_EXAMPLES if long_run else HUNT_EXAMPLES, derandomize=False)
+
+
+def read_hostile(rows: list[Any], folder: Path) -> None:
+    """Read an answer as a run does, from its bytes to rows by day; everything is a row or a reject."""
+    spool = Spool(folder)
+    body = read_json(json.dumps({"data": rows}).encode())
+    page = read_list(Answered(body, NOW, 1, None))
+    contents = Contents(Buckets(folder / "buckets"), {}, Suppressor(Suppression(b"", frozenset())))
+    journal = Journal(spool, contents)
+    journal.append(
+        {
+            "kind": "listing",
+            "at_us": to_us(NOW),
+            "folder": "",
+            "fields": message_field_names("messenger"),
+            "conversation_fields": conversation_field_names(),
+            "conversations": list(page.rows),
+            "states": [],
+        }
+    )
+    contents.place_untimed({})
+    sightings = [row for day in contents.buckets.days() for row in contents.buckets.read(day).to_pylist()]
+    wanted, has_reject = _expected(rows)
+    assert {(row["conversation_id"], row["message_id"]) for row in sightings} == wanted
+    assert bool(contents.rejects) >= has_reject
+    assert [record["kind"] for record in spool] == ["listing"]
+
+
+def hunt_readings(folder: Path, examples: int, *, derandomize: bool) -> None:
+    @settings(
+        max_examples=examples, deadline=None, database=None, derandomize=derandomize,
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    @given(st.lists(CONVERSATIONS, max_size=6, unique_by=lambda row: _spelled(row) or id(row)))
+    def survives(rows: list[Any]) -> None:
+        with tempfile.TemporaryDirectory(dir=folder) as root:
+            read_hostile(rows, Path(root))
+
+    survives()
+
+
+def test_no_body_is_dropped_by_whoever_reads_it(memory_path: Path) -> None:
+    hunt_readings(memory_path, FAST_READINGS, derandomize=True)
+
+
+@pytest.mark.hunt
+@pytest.mark.timeout(0)
+def test_no_body_of_very_many_is_dropped_by_whoever_reads_it(memory_path: Path, long_run: bool) -> None:
+    hunt_readings(memory_path, LONG_READINGS if long_run else HUNT_READINGS, derandomize=False)
