@@ -132,11 +132,11 @@ def dagster_dev(home: Path, environ: Mapping[str, str]) -> Iterator[Web]:
         )
         try:
             web = Web(f"http://127.0.0.1:{port}")
-            wait_for(lambda: is_up(web, process), 90)
+            wait_for(lambda: is_up(web, process), 180)
             yield web
         finally:
             process.terminate()
-            process.wait(30)
+            process.wait(90)
 
 
 def is_up(web: Web, process: "subprocess.Popen[bytes]") -> bool:
