@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -135,8 +136,17 @@ def dagster_dev(home: Path, environ: Mapping[str, str]) -> Iterator[Web]:
             wait_for(lambda: is_up(web, process), 180)
             yield web
         finally:
-            process.terminate()
-            process.wait(90)
+            end(process)
+
+
+def end(process: "subprocess.Popen[bytes]", seconds: float = 60) -> None:
+    """Ask it to end with all it started; kill what does not listen, so that nothing outlives the tests."""
+    process.terminate()
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def is_up(web: Web, process: "subprocess.Popen[bytes]") -> bool:
