@@ -28,18 +28,18 @@ MESSAGES_EACH = 20
 
 def answers_size(base_url: str) -> tuple[int, int]:
     """Return the bytes of every answer of a whole listing, plain and compressed."""
-    sink, plain, after = pa.BufferOutputStream(), 0, ""
+    sink, plain = pa.BufferOutputStream(), 0
+    asked = {"platform": "messenger", "limit": "50", "fields": conversation_fields("messenger", MESSAGES_EACH)}
     with pa.CompressedOutputStream(sink, "zstd") as stream:
         while True:
-            params = {"platform": "messenger", "limit": "50", "fields": conversation_fields("messenger", MESSAGES_EACH)}
-            answer = requests.get(f"{base_url}/v26.0/{PAGE_ID}/conversations", params | {"after": after}, timeout=60)
+            answer = requests.get(f"{base_url}/v26.0/{PAGE_ID}/conversations", asked, timeout=60)
             answer.raise_for_status()
             stream.write(answer.content)
             plain += len(answer.content)
             paging = orjson.loads(answer.content)["paging"]
             if "next" not in paging:
                 break
-            after = paging["cursors"]["after"]
+            asked["after"] = paging["cursors"]["after"]
     return plain, sink.getvalue().size
 
 

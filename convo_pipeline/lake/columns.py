@@ -1,5 +1,6 @@
 """Read some columns of a partition: for those who count keys and times and have no use for texts."""
 
+import hashlib
 from collections.abc import Sequence
 from datetime import date
 
@@ -7,19 +8,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from convo_pipeline.lake.files import Store
-from convo_pipeline.lake.layout import DATA_FILE
+from convo_pipeline.lake.layout import file_parts
 from convo_pipeline.schema import Table
 
 
 def read_columns(store: Store, table: Table, account: str, day: date, names: Sequence[str]) -> pa.Table:
-    """Return these columns of a partition, no rows if it has no file; a StoreError names a damaged one.
+    """Return these columns of a partition, no rows if it has no file; a CorruptError names a damaged one.
 
-    Only what is asked for is decoded. A file of an earlier version or a damaged one is left to `Store.read`.
+    Only what is asked for is decoded, once the file's hash is the one that is known. Any other file is left to
+    `Store.read`: one of an earlier version, a damaged one, one that was missed or is just being replaced.
     """
-    found = store.place.read_marked((table.name, f"account={account}", f"date={day}", DATA_FILE))
-    if found is None:
-        return table.schema.empty_table().select(names)
-    try:
-        return pq.ParquetFile(pa.BufferReader(found[0])).read(list(names), use_threads=False).select(names)
-    except (pa.ArrowException, KeyError, OSError):
-        return store.read(table.name, account, day).select(names)
+    found = store.place.read_marked(file_parts(table, account, day))
+    record = store.state.partition(table.name, account, day)
+    if found is not None and record is not None and hashlib.sha256(found[0]).hexdigest() == record.sha256:
+        file = pq.ParquetFile(pa.BufferReader(found[0]))
+        if all(file.schema_arrow.get_field_index(name) >= 0 for name in names):
+            rows = file.read(list(names), use_threads=False).select(names)
+            if rows.schema.equals(pa.schema([table.schema.field(name) for name in names])):
+                return rows
+    return store.read(table.name, account, day).select(names)

@@ -8,7 +8,7 @@ anybody, so the account's all go. Cut off half-way, it is simply run again: what
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from convo_pipeline.errors import CorruptError, StoreError
 from convo_pipeline.json_text import dump_json, load_json
 from convo_pipeline.lake import ledger
+from convo_pipeline.lake.columns import read_columns
 from convo_pipeline.lake.compact import drop_outdated
 from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.folder import Folder
@@ -73,9 +74,9 @@ def find_traces(store: Store, account: str, person_id: str) -> Traces:
         raise StoreError(f'there is no account "{account}"')
     own_ids = {identity.page_id, identity.own_id} if identity else set()
     finder = _Finder(store, account, person_id, {str(own_id) for own_id in own_ids if own_id})
-    for table, read in finder.readers.items():
+    for table, (names, read) in finder.readers.items():
         for day in store.days(table, account):
-            read(_read_or_set_aside(store, table, account, day))
+            read(_read_or_set_aside(store, TABLES[table], account, day, names))
     if person_id in finder.own_ids:
         raise StoreError(f"{person_id} is the account itself, not a person who wrote to it")
     found = finder.traces()
@@ -137,14 +138,15 @@ class _Finder:
     sent: dict[str, str] = field(default_factory=dict)
 
     @property
-    def readers(self) -> dict[str, Callable[[pa.Table], None]]:
+    def readers(self) -> dict[str, tuple[Sequence[str], Callable[[pa.Table], None]]]:
+        """How each table is read, and which of its columns."""
         return {
-            "raw_conversations": self._read_conversations,
-            "raw_message_details": self._read_details,
-            "participants": lambda rows: self._read_column(rows, "participant_id"),
-            "messages": self._read_messages,
-            "reactions": lambda rows: self._read_column(rows, "reactor_id"),
-            "conversations": lambda rows: self._read_column(rows, "customer_id"),
+            "raw_conversations": ((*_PAYLOAD, "own_id"), self._read_conversations),
+            "raw_message_details": ((*_PAYLOAD, "message_id"), self._read_details),
+            "participants": self._reader("participant_id"),
+            "messages": ((*_SPOKEN, "message_id"), self._read_messages),
+            "reactions": self._reader("reactor_id"),
+            "conversations": self._reader("customer_id"),
         }
 
     def traces(self) -> Traces:
@@ -155,10 +157,10 @@ class _Finder:
         found = Traces(self.account, self.person_id, frozenset(own), frozenset(self.met - own), frozenset(sent))
         for table in _WITH_CONVERSATION if self.met else ():
             for day in self.store.days(table.name, self.account):
-                rows = _read_or_set_aside(self.store, table.name, self.account, day)
+                rows = _read_or_set_aside(self.store, table, self.account, day, _ids_of(table))
                 found = _add_place(found, table, day, rows)
         for day in self.store.days("raw_rejects", self.account):
-            rows = _read_or_set_aside(self.store, "raw_rejects", self.account, day)
+            rows = _read_or_set_aside(self.store, TABLES["raw_rejects"], self.account, day, ("payload",))
             found = _add_rejects(found, day, rows)
         return found
 
@@ -182,6 +184,9 @@ class _Finder:
                 self._meet(conversation_id, people_of_message(payload))
             if is_sent_by(payload, self._is_person):
                 self.sent[message_id] = conversation_id
+
+    def _reader(self, name: str) -> tuple[Sequence[str], Callable[[pa.Table], None]]:
+        return ("conversation_id", name), lambda rows: self._read_column(rows, name)
 
     def _read_column(self, rows: pa.Table, name: str) -> None:
         for conversation_id in rows.filter(pc.equal(rows[name], self.person_id))["conversation_id"].to_pylist():
@@ -209,12 +214,16 @@ _SPOKEN = ("conversation_id", "sender_id", "recipient_ids")
 _WITH_CONVERSATION = tuple(table for table in TABLES.values() if "conversation_id" in table.column_names)
 
 
-def _read_or_set_aside(store: Store, table: str, account: str, day: date) -> pa.Table:
-    """Read a partition; one that is damaged is set aside by the store, and goes with all that were set aside."""
+def _ids_of(table: Table) -> list[str]:
+    return [name for name in ("conversation_id", "message_id") if name in table.column_names]
+
+
+def _read_or_set_aside(store: Store, table: Table, account: str, day: date, names: Sequence[str]) -> pa.Table:
+    """Read columns of a partition; one that is damaged is set aside by the store, and goes with all that were."""
     try:
-        return store.read(table, account, day)
+        return read_columns(store, table, account, day, names)
     except CorruptError:
-        return TABLES[table].schema.empty_table()
+        return table.schema.empty_table().select(names)
 
 
 def _add_place(found: Traces, table: Table, day: date, rows: pa.Table) -> Traces:
