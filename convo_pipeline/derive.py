@@ -8,6 +8,8 @@ written last, so a day whose coverage has the right source is whole.
 import hashlib
 from datetime import date
 
+import pyarrow as pa
+
 from convo_pipeline import schema
 from convo_pipeline.collector import calm_collector
 from convo_pipeline.lake.files import Store
@@ -47,6 +49,18 @@ def derive_day(store: Store, account: str, day: date, *, is_forced: bool = False
             break
         commits = _derive(store, account, day)
     return commits
+
+
+def is_derived(store: Store, account: str, day: date) -> bool:
+    """Whether a day's derived tables say what its raw ones do, or never will again: the raw rows of old days are gone."""
+    return day < _first_day(store) or _is_current(store, account, day)
+
+
+def coverage_now(store: Store, account: str, day: date) -> pa.Table:
+    """Return a day's `coverage` as its raw tables are now: the stored row, or counted anew where that is older."""
+    if is_derived(store, account, day):
+        return store.read(_LAST, account, day)
+    return count_coverage(read_raw_day(store, account, day))
 
 
 def _first_day(store: Store) -> date:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from io import StringIO
 from pathlib import Path
@@ -81,6 +82,22 @@ def test_what_was_lost_under_our_eyes_is_counted_by_reason_and_what_was_out_of_r
     assert [line for line in attention(inboxes)["insta"] if "lost since" in line] == []
 
 
+def test_what_was_lost_on_a_day_that_is_not_normalised_yet_is_counted_all_the_same(inboxes: Inboxes) -> None:
+    inboxes.extract_whole()
+    inboxes.clock.advance(900)
+    busy, quiet = inboxes.world.accounts["insta"].conversations.values()
+    for conversation, count in ((busy, 25), (quiet, 27)):
+        conversation.add_messages(count, inboxes.clock.now() - timedelta(minutes=10), step_seconds=10)
+    inboxes.extract()
+    insta, mess = status_of(inboxes).accounts
+    assert (insta.underived_day_count, insta.listed_count, insta.detailed_count) == (1, 56, 44)
+    assert insta.attention[0] == "lost since yesterday: 12 in 2 conversations (12 left the newest 20 unread)"
+    assert "insta: 1 day counted here and not yet normalised" in shown(status_of(inboxes))
+    assert (mess.underived_day_count, mess.listed_count) == (0, 4)
+    inboxes.derive()
+    assert status_of(inboxes).accounts[0] == replace(insta, underived_day_count=0)
+
+
 def test_late_blocked_due_and_failed_accounts_say_so(inboxes: Inboxes) -> None:
     inboxes.extract_whole()
     inboxes.clock.advance(27 * 3600)
@@ -135,6 +152,7 @@ def test_the_table_fits_80_columns_and_json_says_the_same() -> None:
         most_expected=400,
         look_due_at=EVENING,
         open_spool_count=2,
+        underived_day_count=31,
     )
     status = Status(EVENING, (worst,), EVENING, EVENING)
     text = shown(status)
@@ -143,6 +161,10 @@ def test_the_table_fits_80_columns_and_json_says_the_same() -> None:
     document = json.loads(shown(status, "json"))
     assert document["is_fine"] is False
     assert document["next_night_at"] == "2026-03-10T12:15:00+00:00"
+    assert "7 days: ids of 2026-03-04 to 2026-03-10 that have content; lost: since 2026-03-09 (UTC)" in " ".join(
+        text.split()
+    )
+    assert (document["covered_since"], document["lost_since"]) == ("2026-03-04", "2026-03-09T00:00:00+00:00")
     (account,) = document["accounts"]
     assert (account["lost"], account["share_detailed"]) == ({"beyond_20": 10_000, "gone": 2}, 0.999999)
     assert account["attention"] == worst.attention

@@ -1,7 +1,8 @@
 """How the accounts are, from the state and the lake alone: last complete run, coverage, what was lost, what comes next.
 
 It calls nobody. "Lost" is what could have been read and was not: messages sent after the account's first run that the
-API gives no content of. What was out of reach before that first run was nobody's to lose.
+API gives no content of. What was out of reach before that first run was nobody's to lose. Days whose raw rows are
+newer than their derived tables are counted from the raw rows, so a late or failed normalise run hides nothing.
 """
 
 from collections import Counter
@@ -17,6 +18,7 @@ from rich.table import Table
 
 from convo_pipeline.console.results import counted
 from convo_pipeline.cron import capture_cron, next_time
+from convo_pipeline.derive import coverage_now, is_derived
 from convo_pipeline.errors import StoreError
 from convo_pipeline.extract.spool import left_spools
 from convo_pipeline.graph.rate_limit import Key, read_block
@@ -25,7 +27,7 @@ from convo_pipeline.lake.database import STATE_FILE
 from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.records import Run
 from convo_pipeline.risk import find_risks
-from convo_pipeline.schema import COVERAGE, RAW_MESSAGE_DETAILS
+from convo_pipeline.schema import RAW_MESSAGE_DETAILS
 from convo_pipeline.settings import AccountSettings, Settings
 
 COVERAGE_DAYS = 7
@@ -56,6 +58,8 @@ class AccountStatus:
     look_due_at: datetime | None = None
     due_conversation_count: int = 0
     open_spool_count: int = 0
+    underived_day_count: int = 0
+    """Of the days counted: so many are in the raw tables and not yet, or not as they are now, in the others."""
     quarantine_count: int = 0
     blocked_until: datetime | None = None
     is_late: bool = False
@@ -80,6 +84,16 @@ class Status:
     accounts: tuple[AccountStatus, ...]
     next_capture_at: datetime | None
     next_night_at: datetime | None
+
+    @property
+    def covered_since(self) -> date:
+        """The first of the UTC days whose messages the coverage counts; today is the last."""
+        return _last_days(self.at.date(), COVERAGE_DAYS)[-1]
+
+    @property
+    def lost_since(self) -> datetime:
+        """From when on a message must have been found out of reach to be counted as lost."""
+        return start_of_yesterday(self.at.date())
 
     @property
     def is_fine(self) -> bool:
@@ -116,8 +130,9 @@ def read_account(settings: Settings, store: Store, account: AccountSettings, now
     last: Run | None = next(iter(state.runs(name, limit=1)), None)
     complete = state.last_complete(name)
     today = now.date()
-    week = _coverage(store, name, today, COVERAGE_DAYS)
-    lost = find_lost(store, name, today)
+    rows = _read_coverage(store, name, today)
+    week = _add_up(rows, _last_days(today, COVERAGE_DAYS))
+    lost = find_lost(store, name, today, rows)
     risks = find_risks(settings, store, name)
     key = Key(urlsplit(settings.base_url(account)).netloc, account.page_id, account.platform)
     return AccountStatus(
@@ -137,33 +152,44 @@ def read_account(settings: Settings, store: Store, account: AccountSettings, now
         look_due_at=risks.due_at,
         due_conversation_count=sum(bool(each.due_reason) for each in state.conversations(name).values()),
         open_spool_count=len(left_spools(store.state_path, name)),
+        underived_day_count=sum(not is_derived(store, name, day) for day in rows),
         quarantine_count=len(state.quarantines(name)),
         blocked_until=read_block(state.path, key, now),
         is_late=complete is None or now - complete.started_at > LATE_AFTER,
     )
 
 
-def _coverage(store: Store, account: str, today: date, day_count: int) -> Counter[str]:
-    """Add up the coverage of the last days, today included."""
+def _read_coverage(store: Store, account: str, today: date) -> dict[date, Mapping[str, int]]:
+    """Return the coverage of every recent day that has one, today included."""
+    found = {day: coverage_now(store, account, day).to_pylist() for day in _last_days(today, LOST_DAYS)}
+    return {day: rows[0] for day, rows in found.items() if rows}
+
+
+def _add_up(rows: Mapping[date, Mapping[str, int]], days: Sequence[date]) -> Counter[str]:
     total: Counter[str] = Counter()
-    for day in _last_days(today, day_count):
-        for row in store.read(COVERAGE.name, account, day).to_pylist():
-            total.update({name: value for name, value in row.items() if name != "share_detailed"})
+    for day in days:
+        total.update({name: value for name, value in rows.get(day, {}).items() if name != "share_detailed"})
     return total
 
 
-def find_lost(store: Store, account: str, today: date) -> list[tuple[str, str]]:
-    """Return (conversation_id, reason) of every message sent under our eyes that was found out of reach since yesterday."""
+def find_lost(store: Store, account: str, today: date, rows: Mapping[date, Mapping[str, int]]) -> list[tuple[str, str]]:
+    """Return (conversation_id, reason) of every message sent under our eyes that was found out of reach since yesterday.
+
+    `rows` is the coverage by day: only days that lack something are opened.
+    """
     first_run_at = store.state.first_run_at(account)
     if first_run_at is None:
         return []
-    yesterday = datetime.combine(today - timedelta(days=1), time(), UTC)
     lost: list[tuple[str, str]] = []
-    for day in _last_days(today, LOST_DAYS):
-        counted = store.read(COVERAGE.name, account, day).to_pylist()
-        if day >= first_run_at.date() and any(row[reason] for row in counted for reason in LOST_WORDS):
-            lost += _lost_of(store, account, day, first_run_at, yesterday)
+    for day, row in rows.items():
+        if day >= first_run_at.date() and any(row[reason] for reason in LOST_WORDS):
+            lost += _lost_of(store, account, day, first_run_at, start_of_yesterday(today))
     return lost
+
+
+def start_of_yesterday(today: date) -> datetime:
+    """Return the UTC midnight with which the day before began."""
+    return datetime.combine(today - timedelta(days=1), time(), UTC)
 
 
 def _lost_of(
@@ -229,6 +255,16 @@ def show_status(status: Status, form: str, console: Console) -> None:
         if account.open_spool_count:
             spools = counted(account.open_spool_count, "open spool")
             console.print(f"{account.account}: {spools}: a run is under way, or one was killed and the next stores it")
+        if account.underived_day_count:
+            days = counted(account.underived_day_count, "day")
+            console.print(
+                f"{account.account}: {days} counted here and not yet normalised: the next normalise run does it"
+            )
+    first, lost = status.covered_since, status.lost_since.date()
+    console.print(
+        f"{COVERAGE_DAYS} days: ids of {first} to {status.at.date()} that have content; lost: since {lost} (UTC)",
+        style="dim", highlight=False,
+    )  # fmt: skip
     capture = f"capture {_clock(status.next_capture_at)}" if status.next_capture_at else "no captures"
     console.print(f"next, if turned on in Dagster: {capture}; night {_clock(status.next_night_at)}", style="dim")
 
@@ -257,14 +293,15 @@ def as_dict(status: Status) -> dict[str, object]:
     accounts = [
         {**asdict(each), "share_detailed": each.share_detailed, "attention": each.attention} for each in status.accounts
     ]
-    document = {**asdict(status), "accounts": accounts, "is_fine": status.is_fine}
+    scope = {"covered_since": status.covered_since, "lost_since": status.lost_since}
+    document = {**asdict(status), **scope, "accounts": accounts, "is_fine": status.is_fine}
     plain = _plain(document)
     assert isinstance(plain, dict)
     return plain
 
 
 def _plain(value: object) -> object:
-    if isinstance(value, datetime):
+    if isinstance(value, date):
         return value.isoformat()
     if isinstance(value, Mapping):
         return {str(key): _plain(each) for key, each in value.items()}
