@@ -7,6 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 
 import dagster as dg
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from convo_pipeline import schema
@@ -217,6 +218,41 @@ def test_days_that_a_table_has_let_go_of_are_not_compared(
         lake.drop(table.name, BIKES, days[0])
     lake.place.replace(FLOORS, f'{{"raw_message_ids": "{days[1]}"}}'.encode(), None, lambda content, name: None)
     assert set(red(deployment, lake, instance, days[0])) == {("coverage", "enough_is_detailed")}
+
+
+def test_every_check_turns_red_where_what_it_promises_is_broken(
+    deployment: Deployment, lake: Store, instance: dg.DagsterInstance, days: Days
+) -> None:
+    """Files as no commit of ours leaves them: a row twice, one of another day, ids that no other table knows, wrong sums."""
+    day = days[0]
+    sums = {"ids_listed": 5, "detailed": 1, "pending": 1, "share_detailed": 0.2}
+    reject = row_of(schema.RAW_REJECTS, day)
+    lake.merge("raw_rejects", BIKES, day, pa.Table.from_pylist([reject], schema=schema.RAW_REJECTS.schema))
+    derive_day(lake, BIKES, day)
+    for name, table in schema.TABLES.items():
+        one = row_of(table, day, **sums)
+        strange = row_of(table, days[1], **sums, conversation_id=f"t_{name}", message_id=f"m_{name}")
+        path = lake.path(name, BIKES, day)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.Table.from_pylist([one, one, strange], schema=table.schema), path)
+    lake.state.save_run(Run("r", BIKES, "window", datetime(2026, 1, 1, tzinfo=UTC), outcome="failed", error="Refused."))
+    found = red(deployment, lake, instance, day)
+    assert found.keys() == {(check.table, check.name) for check in (*CHECKS, ACCOUNTS)}
+    for (_, name), text in found.items():
+        where = f"{BIKES}|{'2026-01-01' if name == 'no_failed_accounts' else day}"
+        assert text.startswith(f"{where}: ")
+        assert any(word in text for word in ("materialise", "convo-pipeline verify", "nothing to do", "capture more"))
+
+
+def row_of(table: schema.Table, day: date, **values: object) -> dict[str, object]:
+    """A row that fits its table, at noon of a day."""
+    noon = datetime(day.year, day.month, day.day, 12, tzinfo=UTC)
+    plain = {schema.TEXT: "x", schema.TIME: noon, schema.COUNT: 0, schema.RATIO: 0.0, schema.FLAG: False}
+    known = {"conversation_id": "t_1", "message_id": "m_1", "created_at_source": "message", **values}
+    return {
+        column.name: known.get(column.name, plain.get(column.type) if column.required else None)
+        for column in table.columns
+    }
 
 
 def test_a_damaged_file_is_red_and_named(
