@@ -27,7 +27,7 @@ def build_definitions(deployment: Deployment) -> dg.Definitions:
         jobs=[extract_job, normalise_job, capture_job, upkeep_job],
         schedules=[
             build_nightly(deployment),
-            *([build_capture_schedule(capture_job, minutes)] if minutes else []),
+            *([build_capture_schedule(deployment, capture_job)] if minutes else []),
             build_upkeep_schedule(deployment, upkeep_job),
         ],
         sensors=[*build_followers(), build_capture_sooner(deployment, capture_job), build_alert(deployment)],

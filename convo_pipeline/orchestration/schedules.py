@@ -10,7 +10,7 @@ from datetime import UTC, date, timedelta
 
 import dagster as dg
 
-from convo_pipeline.cron import capture_cron
+from convo_pipeline.cron import capture_cron, next_time
 from convo_pipeline.lake.database import STATE_FILE
 from convo_pipeline.lake.state import State
 from convo_pipeline.orchestration.assets import DERIVED, MODE_TAG, RAW
@@ -88,15 +88,27 @@ def open_ledger(settings: Settings) -> Iterator[State | None]:
         yield state
 
 
-def build_capture_schedule(capture_job: dg.JobDefinition, minutes: int) -> dg.ScheduleDefinition:
-    """Build the schedule of the looks between nights."""
-    return dg.ScheduleDefinition(
+def build_capture_schedule(deployment: Deployment, capture_job: dg.JobDefinition) -> dg.ScheduleDefinition:
+    """Build the schedule of the looks between nights.
+
+    After hours without a daemon Dagster asks for several of the looks that were missed, at once; one is enough.
+    """
+    cron = capture_cron(deployment.settings.schedule.capture_minutes)
+
+    @dg.schedule(
         name="capture",
         job=capture_job,
-        cron_schedule=capture_cron(minutes),
+        cron_schedule=cron,
         execution_timezone="UTC",
         description="Looks for new messages before they leave the newest 20. Turn it on here.",
     )
+    def capture(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        newer = next_time(cron, context.scheduled_execution_time.astimezone(UTC))
+        if newer is not None and newer <= deployment.clock.now():
+            return dg.SkipReason(f"missed, as the daemon was not running; the look of {newer:%H:%M} UTC is due as well")
+        return dg.RunRequest()
+
+    return capture
 
 
 def build_followers() -> list[dg.SensorDefinition]:
