@@ -75,15 +75,47 @@ def test_a_capture_shows_what_three_conversations_changed_and_their_figures(
         conversation.add_message("still there?")
     result = capture(inboxes, instance)
     cells = [event.materialization for event in result.all_events if event.is_step_materialization]
+    seen = [event.asset_observation_data.asset_observation for event in result.all_events if event.is_asset_observation]
     today = inboxes.clock.now().date()
-    assert {str(cell.partition) for cell in cells} == {f"mess|{today}"}
+    assert {str(cell.partition) for cell in (*cells, *seen)} == {f"mess|{today}"}
     tables = [cell.asset_key.to_user_string() for cell in cells]
     assert len(tables) == len(set(tables))
+    assert sorted(cell.asset_key.to_user_string() for cell in seen) == ["account_days", "coverage"]
     assert {name for name in tables if name.startswith("raw")} == {"raw_message_details", "raw_message_ids"}
-    assert {"messages", "conversations", "coverage", "account_days"} <= set(tables)
-    assert event_count(instance, result) <= MOST_IDLE_EVENTS + len(cells)
+    assert {"messages", "conversations"} <= set(tables)
+    assert event_count(instance, result) <= MOST_IDLE_EVENTS + len(cells) + len(seen)
     (figures,) = inboxes.rows("account_days", "mess")
     assert figures["inbound_count"] == 6
+
+
+def test_an_assets_page_keeps_its_pictures_whatever_captures_find(
+    inboxes: Inboxes, instance: dg.DagsterInstance
+) -> None:
+    """Its page shows the newest materialisation: a new day's brings its own pictures, what follows is observed."""
+    for _ in range(2):
+        capture(inboxes, instance)
+        inboxes.clock.advance(900)
+        next(iter(inboxes.world.accounts["insta"].conversations.values())).add_message("one more")
+    for table in ("account_days", "coverage"):
+        records = instance.fetch_materializations(dg.AssetKey(table), limit=10).records
+        events = [record.asset_materialization for record in records if record.asset_materialization]
+        assert ["pictures" in event.metadata for event in events] == [True, True]
+        (seen,) = instance.fetch_observations(dg.AssetKey(table), limit=10).records
+        assert seen.asset_observation is not None
+        assert (seen.partition_key, seen.asset_observation.metadata["dagster/row_count"].value) == (
+            f"insta|{inboxes.clock.now().date()}",
+            1,
+        )
+
+
+def test_a_look_that_was_missed_is_left_to_the_newest_one_that_is_due(inboxes: Inboxes) -> None:
+    schedule = definitions(inboxes).get_repository_def().get_schedule_def("capture")
+    context = dg.build_schedule_context(scheduled_execution_time=inboxes.clock.now())
+    asked = []
+    for _ in range(3):
+        asked.append(bool(schedule.evaluate_tick(context).run_requests))
+        inboxes.clock.advance(7 * 60 + 30)
+    assert asked == [True, True, False]
 
 
 def test_a_capture_asks_only_the_accounts_it_names_and_leaves_a_locked_one_alone(

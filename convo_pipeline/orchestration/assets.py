@@ -23,7 +23,7 @@ from convo_pipeline.lake.partitions import Commit
 from convo_pipeline.orchestration.checks import checks_of, judge
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.metadata import partition_metadata, run_metadata, table_metadata
-from convo_pipeline.orchestration.outcome import Outcome, Told, tell
+from convo_pipeline.orchestration.outcome import Cell, Outcome, Told, tell
 from convo_pipeline.orchestration.partitions import Window, accounts_by_window, by_account, key_of, since_start
 from convo_pipeline.orchestration.pictures import picture_account
 from convo_pipeline.sandbox import reachable
@@ -257,18 +257,24 @@ def run_normalise(deployment: Deployment, keys: Iterable[str]) -> Outcome:
 
 def add_pictures(deployment: Deployment, store: Store, account: str, days: Sequence[date], outcome: Outcome) -> None:
     """Put an account's pictures of the run beside its newest day."""
+    for cell, page in draw_pictures(deployment, store, account, days, outcome).items():
+        outcome.newest[cell] = {"pictures": page, **outcome.stored[cell]}
+
+
+def draw_pictures(
+    deployment: Deployment, store: Store, account: str, days: Sequence[date], outcome: Outcome
+) -> dict[Cell, dg.MarkdownMetadataValue]:
+    """Draw an account's pictures of some days, for the newest of them; none if the account failed or holds nothing."""
     if not days or account in outcome.failures:
-        return
+        return {}
     settings = deployment.settings
     timezone, gap = settings.account(account).timezone, settings.metrics.session_gap_hours
     try:
         pages = picture_account(store, account, days, timezone=timezone, session_gap_hours=gap)
     except StoreError as error:
         outcome.failures[account] = f"{account}: {error}"
-        return
-    for table, page in pages.items():
-        cell = table, key_of(account, max(days))
-        outcome.newest[cell] = {"pictures": page, **outcome.stored[cell]}
+        return {}
+    return {(table, key_of(account, max(days))): page for table, page in pages.items()}
 
 
 def derive(store: Store, account: str, day: date, outcome: Outcome, *, is_forced: bool = False) -> list[Commit] | None:

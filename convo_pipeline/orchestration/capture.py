@@ -4,8 +4,11 @@ It promises no range; it stores what the listing brings since the last look and 
 An account that another run works on is left to that run.
 """
 
-from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import date, datetime, timedelta
+
+import dagster as dg
 
 from convo_pipeline.extract.run import AccountReport
 from convo_pipeline.lake.files import Store
@@ -14,16 +17,22 @@ from convo_pipeline.orchestration.assets import (
     changed,
     derive,
     derive_figures,
+    draw_pictures,
     extract_windows,
     open_store,
     remedy,
 )
 from convo_pipeline.orchestration.deployment import Deployment
-from convo_pipeline.orchestration.outcome import Outcome
-from convo_pipeline.orchestration.partitions import ONE_DAY, Window, accounts_by_window, since_start
+from convo_pipeline.orchestration.outcome import Cell, Outcome
+from convo_pipeline.orchestration.partitions import ONE_DAY, Window, accounts_by_window, since_start, split_key
+from convo_pipeline.schema import ACCOUNT_DAYS, COVERAGE
 
 ACCOUNTS_TAG = "convo/accounts"
 """On a capture run that asks only some accounts: their names, separated by commas."""
+
+
+PICTURED = (ACCOUNT_DAYS.name, COVERAGE.name)
+Change = dg.AssetMaterialization | dg.AssetObservation
 
 
 def run_capture(deployment: Deployment, log: Log, names: Sequence[str] = ()) -> Outcome:
@@ -71,3 +80,41 @@ def _take(deployment: Deployment, store: Store, report: AccountReport, outcome: 
     if commits:
         commits += derive_figures(deployment, store, report.account, outcome)
     outcome.extra.update(changed(commits))
+
+
+def tell_changes(deployment: Deployment, instance: dg.DagsterInstance, outcome: Outcome) -> Iterator[Change]:
+    """Say which partitions changed, so that an asset's page, which shows its newest materialisation, keeps its pictures.
+
+    A pictured table's partition is materialised once by captures, with pictures of its own. What changes in it later
+    that day is observed: too often for another drawing, and the next night brings one.
+    """
+    pages = _draw_new(deployment, instance, outcome)
+    for cell, metadata in outcome.extra.items():
+        if cell[0] not in PICTURED:
+            yield dg.AssetMaterialization(cell[0], partition=cell[1], metadata=dict(metadata))
+        elif cell not in pages:
+            kind = dg.AssetObservation if _is_materialised(instance, cell) else dg.AssetMaterialization
+            yield kind(cell[0], partition=cell[1], metadata=dict(metadata))
+    for (table, key), page in pages.items():
+        metadata = {"pictures": page, **outcome.extra[table, key]}
+        yield dg.AssetMaterialization(table, partition=key, metadata=metadata)
+
+
+def _draw_new(deployment: Deployment, instance: dg.DagsterInstance, outcome: Outcome) -> Mapping[Cell, object]:
+    """Draw what Dagster has not been told of yet, by account; told after all others, it is what the page shows."""
+    new: dict[str, set[date]] = defaultdict(set)
+    for cell in outcome.extra:
+        if cell[0] in PICTURED and not _is_materialised(instance, cell):
+            account, day = split_key(cell[1])
+            new[account].add(day)
+    pages: dict[Cell, object] = {}
+    if new:
+        with open_store(deployment) as store:
+            for account, days in new.items():
+                pages |= draw_pictures(deployment, store, account, sorted(days), outcome)
+    return {cell: page for cell, page in pages.items() if cell in outcome.extra}
+
+
+def _is_materialised(instance: dg.DagsterInstance, cell: Cell) -> bool:
+    records = dg.AssetRecordsFilter(asset_key=dg.AssetKey(cell[0]), asset_partitions=[cell[1]])
+    return bool(instance.fetch_materializations(records, limit=1).records)

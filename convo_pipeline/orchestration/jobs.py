@@ -10,7 +10,7 @@ from pathlib import Path
 import dagster as dg
 
 from convo_pipeline.orchestration.assets import DERIVED, RAW
-from convo_pipeline.orchestration.capture import accounts_asked, run_capture
+from convo_pipeline.orchestration.capture import accounts_asked, run_capture, tell_changes
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.outcome import failure
 
@@ -45,8 +45,8 @@ def build_capture_job(deployment: Deployment) -> dg.JobDefinition:
         if not outcome.extra and not outcome.failures:
             context.instance.add_run_tags(context.run_id, {IDLE_TAG: "true"})
         prune_idle_runs(context.instance, deployment.clock.now() - timedelta(days=IDLE_RUNS_KEPT_DAYS))
-        for (table, key), metadata in outcome.extra.items():
-            context.log_event(dg.AssetMaterialization(table, partition=key, metadata=dict(metadata)))
+        for change in tell_changes(deployment, context.instance, outcome):
+            context.log_event(change)
         if outcome.failures:
             raise failure(outcome)
 
