@@ -1,10 +1,8 @@
 """Failure alerts: what a loopback webhook gets when a real run fails, and what it never gets."""
 
 import json
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import dataclass
 from pathlib import Path
 
 import dagster as dg
@@ -18,42 +16,15 @@ from convo_pipeline.orchestration.runs import QUIET
 from convo_pipeline.orchestration.webhook import post_json, read_webhook
 from convo_pipeline.settings import Settings
 from tests.inboxes import serve, small_world, stopped_clock
+from tests.webhook import Webhook, serve_webhook
 
 BAD_TOKEN = "EAAwrongwrongwrongwrong"
 
 
-@dataclass
-class Webhook:
-    """A webhook on a loopback port that keeps what it gets."""
-
-    status: int = 200
-    documents: list[dict[str, object]] = field(default_factory=list)
-    url: str = ""
-
-
 @pytest.fixture
 def webhook() -> Iterator[Webhook]:
-    hook = Webhook()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            hook.documents.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(hook.status)
-            self.send_header("Location", "/elsewhere")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    hook.url = f"http://127.0.0.1:{server.server_port}/services/secret-path"
-    yield hook
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serve_webhook() as hook:
+        yield hook
 
 
 @dataclass

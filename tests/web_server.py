@@ -122,7 +122,7 @@ def dagster_dev(home: Path, environ: Mapping[str, str]) -> Iterator[Web]:
     shutil.copy(ROOT / "dagster.yaml", home)
     port = free_port()
     command = [sys.executable, "-m", "dagster", "dev", "-h", "127.0.0.1", "-p", str(port)]
-    with (home / "dev.log").open("wb") as log:
+    with (home / "dev.log").open("ab") as log:
         process = subprocess.Popen(
             command,
             cwd=ROOT,
