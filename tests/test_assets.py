@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import pyarrow as pa
 import pytest
 
 from convo_pipeline import schema
@@ -57,6 +56,17 @@ def settings(tmp_path: Path, server: EmulatorServer, days: Days) -> Settings:
 @pytest.fixture
 def deployment(settings: Settings) -> Deployment:
     return Deployment(settings, environ=TOKENS)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, days: Days) -> Iterator[tuple[Deployment, dg.DagsterInstance]]:
+    """Both accounts, extracted and normalised: for tests that leave the lake as it is."""
+    with EmulatorServer(small_world(days)) as server, dg.DagsterInstance.ephemeral() as instance:
+        settings = small_settings(tmp_path_factory.mktemp("whole"), server, days.start)
+        deployment = Deployment(settings, environ=TOKENS)
+        for job in (EXTRACT_JOB, NORMALISE_JOB):
+            assert run(deployment, instance, job, ALL, Window(days[0], days.today)).success
+        yield deployment, instance
 
 
 def run(
@@ -121,11 +131,9 @@ def test_one_partition_is_stored_and_green_with_its_row_count(
 
 
 def test_a_range_is_the_product_of_accounts_and_days_with_counts_of_their_own(
-    deployment: Deployment, instance: dg.DagsterInstance, days: Days
+    whole: tuple[Deployment, dg.DagsterInstance], days: Days
 ) -> None:
-    window = Window(days[0], days.today)
-    assert run(deployment, instance, EXTRACT_JOB, ALL, window).success
-    assert run(deployment, instance, NORMALISE_JOB, ALL, window).success
+    deployment, instance = whole
     assert counts(instance, "messages") == message_counts(days)
     for table in (*RAW, *DERIVED):
         assert status(deployment, instance, table) == (set(message_counts(days)), set())
@@ -222,17 +230,13 @@ def cost(instance: dg.DagsterInstance) -> dict[str, Any]:
     raise AssertionError("no event tells what the run cost")
 
 
-def test_a_rerun_that_learns_nothing_rewrites_no_file(
-    deployment: Deployment, instance: dg.DagsterInstance, settings: Settings, days: Days
-) -> None:
-    window = Window(days[0], days.today)
-    for job in (EXTRACT_JOB, NORMALISE_JOB):
-        run(deployment, instance, job, ALL, window)
-    before = files(settings)
+def test_a_rerun_that_learns_nothing_rewrites_no_file(whole: tuple[Deployment, dg.DagsterInstance], days: Days) -> None:
+    deployment, instance = whole
+    before = files(deployment.settings)
     assert before
     for job in (EXTRACT_JOB, NORMALISE_JOB):
-        assert run(deployment, instance, job, ALL, window).success
-    assert files(settings) == before
+        assert run(deployment, instance, job, ALL, Window(days[0], days.today)).success
+    assert files(deployment.settings) == before
 
 
 def test_all_tables_of_a_partition_in_one_run_of_the_ui(
@@ -366,32 +370,6 @@ def test_a_capture_leaves_a_locked_account_alone_and_fails_for_a_refused_one(
     text, accounts = failure(job.execute_in_process(instance=instance, run_config=QUIET, raise_on_error=False))
     assert accounts == [BIKES]
     assert BAKERY not in text
-
-
-def test_the_check_names_what_is_open_and_what_to_do(
-    deployment: Deployment, instance: dg.DagsterInstance, server: EmulatorServer, days: Days
-) -> None:
-    window = Window(days[0], days[1])
-    for job in (EXTRACT_JOB, NORMALISE_JOB):
-        result = run(deployment, instance, job, ALL, window)
-    assert evaluations(result)["coverage", "nothing_open"].passed
-    with closing(Store(deployment.settings.store)) as store:
-        details = store.read("raw_message_details", BIKES, days[0])
-        rows = [row | {"message_id": "m_open", "detail_status": "pending", "payload": None, "fields": None}
-                for row in details.slice(0, 1).to_pylist()]  # fmt: skip
-        store.merge("raw_message_details", BIKES, days[0], pa.Table.from_pylist(rows, schema=details.schema))
-        ids = store.read("raw_message_ids", BIKES, days[0])
-        rows = [row | {"message_id": "m_open"} for row in ids.slice(0, 1).to_pylist()]
-        store.merge("raw_message_ids", BIKES, days[0], pa.Table.from_pylist(rows, schema=ids.schema))
-    evaluation = evaluations(run(deployment, instance, NORMALISE_JOB, ALL, window))["coverage", "nothing_open"]
-    assert not evaluation.passed
-    assert evaluation.severity == dg.AssetCheckSeverity.WARN
-    assert evaluation.description == f"{BIKES}|{days[0]}: 1 pending: materialise the raw tables of this day again"
-
-
-def evaluations(result: dg.ExecuteInProcessResult) -> dict[tuple[str, str], dg.AssetCheckEvaluation]:
-    found = result.get_asset_check_evaluations()
-    return {(each.asset_key.to_user_string(), each.check_name): each for each in found}
 
 
 def test_no_module_with_assets_postpones_its_annotations() -> None:
