@@ -1,11 +1,13 @@
 """What `account_days` costs: a million messages over 90 days, against the same figures by SQL in plain DuckDB.
 
-Both read the same lake on one thread; CPU seconds of this process, medians of interleaved rounds, and the peak memory.
+Both read the same lake on one thread; CPU seconds of this process, medians of interleaved rounds. Peak memory is that of
+a process that makes every day and nothing else, for lakes of other sizes too: what lies beyond a month is not held.
 Run: python benchmarks/account_days.py [MESSAGES] [ROUNDS]
 """
 
-import resource
+import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -18,13 +20,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import convo_pipeline
+from convo_pipeline.daily import BATCH_DAYS
 from convo_pipeline.lake.sql import Connection
 from convo_pipeline.schema import MESSAGES
 from convo_pipeline.tables.metrics import COLUMNS, account_days, needed_days
 
 SINCE = date(2026, 1, 1)
 DAY_COUNT = 90
-BATCH_DAYS = 30
+MEMORY_SHAPES = ((10, 90), (1, 90), (1, 360))
+"""Lakes whose peak memory is shown: one part in so many of the messages a day, for so many days."""
 PER_CONVERSATION = 10
 SQL = (Path(__file__).parent / "account_days.sql").read_text()
 
@@ -46,6 +50,7 @@ def main(message_count: int = 1_000_000, rounds: int = 3) -> None:
                     spent[name].append(time.process_time() - begun)
             report(spent, message_count)
             show_views(con)
+    show_memory(message_count)
 
 
 def report(spent: dict[str, list[float]], message_count: int) -> None:
@@ -53,7 +58,25 @@ def report(spent: dict[str, list[float]], message_count: int) -> None:
     for name, seconds in medians.items():
         print(f"{name:16} {seconds:6.2f} s CPU for {message_count:,} messages over {DAY_COUNT} days")
     print(f"ratio            {medians['account_days'] / medians['SQL in DuckDB']:6.2f} (at most 3)")
-    print(f"peak memory      {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:6.0f} MB, both ways together")
+
+
+def show_memory(message_count: int) -> None:
+    """Make the days of smaller and longer lakes in processes of their own."""
+    print(f"peak memory      {peak_megabytes(Path(), 0):6.0f} MB before anything is read")
+    for part, day_count in MEMORY_SHAPES:
+        count = message_count // part * day_count // DAY_COUNT
+        with tempfile.TemporaryDirectory() as folder:
+            write_lake(Path(folder), count, day_count)
+            megabytes = peak_megabytes(Path(folder), day_count)
+        print(f"peak memory      {megabytes:6.0f} MB for {count:,} messages over {day_count} days")
+
+
+def peak_megabytes(root: Path, day_count: int) -> float:
+    code = f"from pathlib import Path; from account_days import make_all; make_all(Path({str(root)!r}), {day_count})"
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parent)
+    _, status, usage = os.wait4(process.pid, 0)
+    assert status == 0
+    return usage.ru_maxrss / 1024
 
 
 def show_views(con: Connection) -> None:
@@ -63,11 +86,11 @@ def show_views(con: Connection) -> None:
         print(f"{view:16} {time.perf_counter() - begun:6.2f} s for every column of every row")
 
 
-def make_all(root: Path) -> int:
-    """Make every day, a month at a time, from the files of the days it needs."""
+def make_all(root: Path, day_count: int = DAY_COUNT) -> int:
+    """Make every day, a month at a time as the pipeline does, from the files of the days it needs."""
     made = 0
-    for start in range(0, DAY_COUNT, BATCH_DAYS):
-        days = [SINCE + timedelta(days=start + index) for index in range(BATCH_DAYS)]
+    for start in range(0, day_count, BATCH_DAYS):
+        days = [SINCE + timedelta(days=start + index) for index in range(min(BATCH_DAYS, day_count - start))]
         first, last = needed_days(days[0])[0], needed_days(days[-1])[1]
         paths = [partition(root, first + timedelta(days=index)) for index in range((last - first).days)]
         held = pa.concat_tables([pq.read_table(path, columns=list(COLUMNS)) for path in paths if path.exists()])
@@ -79,19 +102,19 @@ def partition(root: Path, day: date) -> Path:
     return root / "messages" / "account=bakery" / f"date={day}" / "data.parquet"
 
 
-def write_lake(root: Path, message_count: int) -> None:
+def write_lake(root: Path, message_count: int, day_count: int = DAY_COUNT) -> None:
     """Conversations of ten messages, begun evenly over the days, with waits from seconds to days."""
     draw = np.random.default_rng(7)
     conversation = np.repeat(np.arange(message_count // PER_CONVERSATION), PER_CONVERSATION)
     waits = np.exp(draw.normal(6, 2.5, len(conversation))).astype(np.int64)
-    begun = draw.integers(0, DAY_COUNT * 86_400, message_count // PER_CONVERSATION)
+    begun = draw.integers(0, day_count * 86_400, message_count // PER_CONVERSATION)
     elapsed = np.cumsum(waits) - np.repeat(np.cumsum(waits)[::PER_CONVERSATION], PER_CONVERSATION)
-    seconds = np.minimum(np.repeat(begun, PER_CONVERSATION) + elapsed, DAY_COUNT * 86_400 - 1)
+    seconds = np.minimum(np.repeat(begun, PER_CONVERSATION) + elapsed, day_count * 86_400 - 1)
     direction = np.array(["inbound", "outbound", None], dtype=object)[
         draw.choice(3, len(conversation), p=(0.5, 0.48, 0.02))
     ]
     start = int(datetime(SINCE.year, SINCE.month, SINCE.day, tzinfo=UTC).timestamp())
-    for day in range(DAY_COUNT):
+    for day in range(day_count):
         rows = np.flatnonzero(seconds // 86_400 == day)
         path = partition(root, SINCE + timedelta(days=day))
         path.parent.mkdir(parents=True)
