@@ -9,6 +9,7 @@ from convo_pipeline.emulator.serve import EMULATOR_TOKEN, EmulatorServer
 from convo_pipeline.emulator.world import World
 from convo_pipeline.lake.sql import connect
 from tests.inbox_worlds import TOKENS, Days, message_counts, small_world, three_days, write_config
+from tests.shifted_clock import SharedClock
 from tests.web_server import Web, dagster_dev, wait_for
 
 BAKERY, BIKES = "bakery-instagram", "bikes-messenger"
@@ -47,11 +48,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def web(folder: Path, days: Days, keys: list[str]) -> Iterator[Web]:
-    """The Messenger account's token is wrong; the backfill waits for the daemon while other tests run."""
+    """The Messenger account's token is wrong; the backfill waits for the daemon while other tests run, on a fast clock."""
     tokens = {**TOKENS, "BIKES_MESSENGER_TOKEN": WRONG_TOKEN}
+    clock = SharedClock(folder / "ahead")
     with EmulatorServer(canary_world(days)) as server:
-        environ = {"CONVO_CONFIG": str(write_config(folder, server, days.start)), **tokens}
-        with dagster_dev(folder / "home", environ) as web:
+        environ = {"CONVO_CONFIG": str(write_config(folder, server, days.start)), **tokens, **clock.environ}
+        with dagster_dev(folder / "home", environ) as web, clock.fast():
             web.backfill(RAW, keys)
             yield web
 
