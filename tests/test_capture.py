@@ -46,6 +46,14 @@ def capture(inboxes: Inboxes, instance: dg.DagsterInstance, **tags: str) -> dg.E
     return result
 
 
+def fail(inboxes: Inboxes, instance: dg.DagsterInstance, **tags: str) -> None:
+    """Run a capture whose token is refused."""
+    settings, environ = inboxes.settings, dict.fromkeys(inboxes.environ, "EAAwrongwrongwrong")
+    broken = build_definitions(Deployment(settings, environ=environ, clock=stopped_clock(inboxes.clock)))
+    job = broken.resolve_job_def("capture_job")
+    assert not job.execute_in_process(instance=instance, run_config=QUIET, tags=tags, raise_on_error=False).success
+
+
 def event_count(instance: dg.DagsterInstance, result: dg.ExecuteInProcessResult) -> int:
     return len(instance.all_logs(result.run_id))
 
@@ -144,6 +152,10 @@ def test_an_account_at_risk_is_asked_sooner_once_a_look_and_calms_down(
     request = tick(inboxes, instance)
     assert isinstance(request, dg.RunRequest)
     assert (request.run_key, request.tags["convo/accounts"]) == ("insta@20260310T121500", "insta")
+    fail(inboxes, instance, **request.tags, **{"dagster/run_key": str(request.run_key)})
+    again = tick(inboxes, instance)
+    assert isinstance(again, dg.RunRequest)
+    assert (again.run_key, again.tags["convo/accounts"]) == ("insta@20260310T121500/again", "insta")
     capture(inboxes, instance, **{"convo/accounts": "insta"})
     inboxes.clock.advance(900)
     capture(inboxes, instance)

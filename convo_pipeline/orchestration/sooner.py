@@ -18,6 +18,7 @@ from convo_pipeline.risk import AccountRisks, find_risks
 from convo_pipeline.settings import Settings
 
 LOOK_SECONDS = 30
+RUN_KEY_TAG = "dagster/run_key"
 
 
 def build_capture_sooner(deployment: Deployment, capture_job: dg.JobDefinition) -> dg.SensorDefinition:
@@ -36,7 +37,8 @@ def build_capture_sooner(deployment: Deployment, capture_job: dg.JobDefinition) 
             return dg.SkipReason("nothing was extracted yet")
         with open_store(deployment) as store:
             risks = [each for each in all_risks(settings, store) if each.due_at is not None]
-        return request(risks, deployment.clock.now())
+        asked = request(risks, deployment.clock.now())
+        return asked if isinstance(asked, dg.SkipReason) else again_if_failed(context.instance, asked)
 
     return capture_sooner
 
@@ -61,3 +63,11 @@ def request(risks: Sequence[AccountRisks], now: datetime) -> dg.RunRequest | dg.
     names = ",".join(each.account for each in due)
     looks = ",".join(f"{each.last_look:%Y%m%dT%H%M%S}" for each in due)
     return dg.RunRequest(run_key=f"{names}@{looks}", tags={ACCOUNTS_TAG: names})
+
+
+def again_if_failed(instance: dg.DagsterInstance, asked: dg.RunRequest) -> dg.RunRequest:
+    """Give a request whose run failed another key, once: it may have died before it looked, and a key is followed once."""
+    failed = dg.RunsFilter(tags={RUN_KEY_TAG: str(asked.run_key)}, statuses=[dg.DagsterRunStatus.FAILURE])
+    if not instance.get_runs(failed, limit=1):
+        return asked
+    return dg.RunRequest(run_key=f"{asked.run_key}/again", tags=dict(asked.tags))
