@@ -4,6 +4,7 @@ import ast
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -42,8 +43,13 @@ OWNERS = {
 }
 
 
-def imported(path: Path) -> Iterator[str]:
+@cache
+def imported(path: Path) -> frozenset[str]:
     """Every absolute module name a file imports, wherever it does so."""
+    return frozenset(read_imports(path))
+
+
+def read_imports(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -82,7 +88,7 @@ def test_each_library_has_one_owner(library: str) -> None:
 
 
 def test_no_module_with_assets_postpones_its_annotations() -> None:
-    postponing = [path for path in MODULES if "__future__.annotations" in set(imported(path))]
+    postponing = [path for path in MODULES if "__future__.annotations" in imported(path)]
     assert postponing == []
 
 
