@@ -17,6 +17,9 @@ from convo_pipeline.lake.people import is_one_to_one, is_sent_by, people_in, peo
 from convo_pipeline.lake.suppression import Suppression, read_suppression
 from convo_pipeline.settings import AccountSettings
 
+OF_THE_ACCOUNT = ("account", "claim")
+"""Kinds of records that are about no conversation."""
+
 
 @dataclass
 class Suppressor:
@@ -36,7 +39,7 @@ class Suppressor:
 
     def clean(self, record: Record) -> Record | None:
         """Return a spooled record without what was forgotten; None if nothing of it is left."""
-        if self.suppression.is_empty or record["kind"] == "account":
+        if self.suppression.is_empty or record["kind"] in OF_THE_ACCOUNT:
             return record
         if record["kind"] == "listing":
             kept = self.clean_conversations(record["conversations"])  # type: ignore[arg-type]
