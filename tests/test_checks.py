@@ -1,5 +1,6 @@
 """The checks: each fault of a partition is found, named, said what to do about, and not hidden by a good run."""
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -7,14 +8,14 @@ from datetime import UTC, date, datetime, timedelta
 
 import dagster as dg
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from convo_pipeline import schema
 from convo_pipeline.derive import derive_day
 from convo_pipeline.emulator.serve import EmulatorServer
 from convo_pipeline.lake.files import Store
-from convo_pipeline.lake.records import Run
+from convo_pipeline.lake.parquet import encode
+from convo_pipeline.lake.records import Partition, Run
 from convo_pipeline.lake.retention import FLOORS
 from convo_pipeline.orchestration.catalog import build_definitions
 from convo_pipeline.orchestration.checks import ACCOUNTS, CHECKS, judge
@@ -223,7 +224,7 @@ def test_days_that_a_table_has_let_go_of_are_not_compared(
 def test_every_check_turns_red_where_what_it_promises_is_broken(
     deployment: Deployment, lake: Store, instance: dg.DagsterInstance, days: Days
 ) -> None:
-    """Files as no commit of ours leaves them: a row twice, one of another day, ids that no other table knows, wrong sums."""
+    """Days as no commit of ours leaves them: a row twice, one of another day, ids that no other table knows, wrong sums."""
     day = days[0]
     sums = {"ids_listed": 5, "detailed": 1, "pending": 1, "share_detailed": 0.2}
     reject = row_of(schema.RAW_REJECTS, day)
@@ -232,9 +233,11 @@ def test_every_check_turns_red_where_what_it_promises_is_broken(
     for name, table in schema.TABLES.items():
         one = row_of(table, day, **sums)
         strange = row_of(table, days[1], **sums, conversation_id=f"t_{name}", message_id=f"m_{name}")
+        content = encode(table, pa.Table.from_pylist([one, one, strange], schema=table.schema))
         path = lake.path(name, BIKES, day)
         path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.Table.from_pylist([one, one, strange], schema=table.schema), path)
+        path.write_bytes(content)
+        lake.state.record(Partition(name, BIKES, day, hashlib.sha256(content).hexdigest(), 3, len(content)))
     lake.state.save_run(Run("r", BIKES, "window", datetime(2026, 1, 1, tzinfo=UTC), outcome="failed", error="Refused."))
     found = red(deployment, lake, instance, day)
     assert found.keys() == {(check.table, check.name) for check in (*CHECKS, ACCOUNTS)}

@@ -67,14 +67,14 @@ def test_a_listing_sends_platform_fields_limit_and_the_token_in_the_header() -> 
 
 def test_the_token_goes_into_the_query_only_if_the_setting_says_so() -> None:
     with serving([page([])]) as server, client_of(server.url, token_in="query") as client:
-        client.fetch_messages("t_1", "id", 20)
+        client.fetch_messages("t_1", "id", 10)
     assert server.calls[0].parameters["access_token"] == TOKEN
     assert "authorization" not in server.calls[0].headers
 
 
 def test_the_proof_is_the_hmac_of_the_token_under_the_app_secret() -> None:
     with serving([page([])]) as server, client_of(server.url, app_secret=SECRET) as client:
-        client.fetch_messages("t_1", "id", 20)
+        client.fetch_messages("t_1", "id", 10)
     expected = hmac.new(SECRET.encode(), TOKEN.encode(), hashlib.sha256).hexdigest()
     assert server.calls[0].parameters["appsecret_proof"] == expected
 
@@ -93,7 +93,7 @@ def test_an_id_is_one_percent_encoded_segment_of_the_path(hostile: str) -> None:
 def test_an_id_that_no_path_can_hold_is_refused_without_a_call(hostile: str) -> None:
     with serving([page([])]) as server, client_of(server.url) as client:
         with pytest.raises(errors.PayloadError):
-            client.fetch_messages(hostile, "id", 20)
+            client.fetch_messages(hostile, "id", 10)
         assert server.calls == []
 
 
@@ -142,7 +142,7 @@ def test_a_look_up_by_user_accepts_a_list_of_one_and_the_bare_object(body: Any) 
 def test_an_error_in_a_200_answer_is_an_error() -> None:
     with serving([refusal(190, 463, status=200)]) as server, client_of(server.url) as client:
         with pytest.raises(errors.TokenError) as caught:
-            client.fetch_messages("t_1", "id", 20)
+            client.fetch_messages("t_1", "id", 10)
     assert caught.value.fault == errors.GraphFault(190, 463, 200, "Atrace1", "t_1/messages")
 
 
@@ -150,14 +150,14 @@ def test_no_call_is_sent_after_the_token_was_refused() -> None:
     with serving([refusal(190)]) as server, client_of(server.url) as client:
         for _ in range(3):
             with pytest.raises(errors.TokenError):
-                client.fetch_messages("t_1", "id", 20)
+                client.fetch_messages("t_1", "id", 10)
         assert len(server.calls) == 1
 
 
 def test_a_passing_fault_is_retried_with_growing_pauses() -> None:
     sleeps = Sleeps()
     with serving([refusal(2, status=500), Reply(content=b"<html>"), page([ROW])]) as server, client_of(server.url, sleeps) as client:  # fmt: skip
-        assert client.fetch_messages("t_1", "id", 20).rows == (ROW,)
+        assert client.fetch_messages("t_1", "id", 10).rows == (ROW,)
     assert sleeps == [0.5, 1.0]
     assert (client.retried, client.refused, client.calls["edge"]) == (2, 2, 3)
 
@@ -185,7 +185,7 @@ def test_a_broken_body_is_retried_and_then_unreachable(name: str) -> None:
     sleeps = Sleeps()
     with serving([BROKEN[name]]) as server, client_of(server.url, sleeps) as client:
         with pytest.raises(errors.UnreachableError) as caught:
-            client.fetch_messages("t_1", "id", 20)
+            client.fetch_messages("t_1", "id", 10)
     assert (len(server.calls), len(sleeps)) == (5, 4)
     assert "secret text" not in str(caught.value)
 
@@ -219,7 +219,7 @@ def no_length(handler: BaseHTTPRequestHandler) -> None:
 @pytest.mark.parametrize("act", [reset, half, endless_chunks, no_length])
 def test_a_broken_connection_is_retried(act: Any) -> None:
     with serving([Reply(act=act), page([ROW])]) as server, client_of(server.url) as client:
-        assert client.fetch_messages("t_1", "id", 20).rows == (ROW,)
+        assert client.fetch_messages("t_1", "id", 10).rows == (ROW,)
     assert client.retried == 1
 
 
@@ -235,7 +235,7 @@ def drip_headers(handler: BaseHTTPRequestHandler) -> None:
 def test_a_slow_loris_ends_at_the_deadline(act: Any) -> None:
     with serving([Reply(act=act), page([ROW])]) as server, client_of(server.url, timeout_seconds=0.6) as client:
         started = time.monotonic()
-        assert client.fetch_messages("t_1", "id", 20).rows == (ROW,)
+        assert client.fetch_messages("t_1", "id", 10).rows == (ROW,)
     assert 0.25 < time.monotonic() - started < 2
 
 
@@ -254,7 +254,7 @@ def test_code_1_means_less_for_a_heavy_request_and_again_for_a_light_one() -> No
             client.fetch_messages("t_1", "id", 100)
         assert len(server.calls) == 2
         with pytest.raises(errors.RetryableError):
-            client.fetch_messages("t_1", "id", 20)
+            client.fetch_messages("t_1", "id", 10)
         assert len(server.calls) == 5
 
 
@@ -262,7 +262,7 @@ def test_an_unknown_field_is_named() -> None:
     text = "(#100) Tried accessing nonexisting field (sticker) on node type (Message)"
     with serving([refusal(100, message=text)]) as server, client_of(server.url) as client:
         with pytest.raises(errors.UnknownFieldError) as caught:
-            client.fetch_messages("t_1", "id,sticker", 20)
+            client.fetch_messages("t_1", "id,sticker", 10)
     assert caught.value.field == "sticker"
 
 
@@ -276,7 +276,7 @@ def test_a_throttle_waits_as_long_as_meta_says_and_goes_on() -> None:
         page([ROW]),
     ]
     with serving(script) as server, client_of(server.url, sleeps) as client:
-        assert client.fetch_messages("t_1", "id", 20).rows == (ROW,)
+        assert client.fetch_messages("t_1", "id", 10).rows == (ROW,)
     assert sleeps == [60.0, 7.0, 64.0]
     assert client.throttled_seconds == 131.0
 
@@ -287,7 +287,7 @@ def test_a_long_block_is_not_slept_but_surfaces_with_its_end() -> None:
     with serving([refusal(80006, X_Business_Use_Case_Usage=usage)]) as server, client_of(server.url, sleeps) as client:
         before = datetime.now(UTC)
         with pytest.raises(errors.ThrottledError) as caught:
-            client.fetch_messages("t_1", "id", 20)
+            client.fetch_messages("t_1", "id", 10)
     assert caught.value.wait_seconds == 1140.0
     assert caught.value.resume_at is not None
     assert 1139 < (caught.value.resume_at - before).total_seconds() < 1200
@@ -302,7 +302,7 @@ def test_a_block_that_another_process_set_costs_no_call(tmp_path: Path) -> None:
         endpoint, budget = Endpoint(server.url, "v26.0", "17", "messenger"), CallBudget(9)
         with GraphClient(endpoint, Credentials(TOKEN), limiter, budget=budget) as client:
             with pytest.raises(errors.ThrottledError) as caught:
-                client.fetch_messages("t_1", "id", 20)
+                client.fetch_messages("t_1", "id", 10)
             assert (server.calls, client.calls, budget.left) == ([], Counter(), 9)
     assert caught.value.resume_at is not None
 
@@ -322,7 +322,7 @@ def test_the_server_sees_no_crowd_either(tmp_path: Path, long_run: bool) -> None
             Endpoint(url, "v26.0", "17", "messenger"), Credentials(TOKEN), limiter, budget=CallBudget(10**6)
         ) as client:
             while time.monotonic() < until:
-                client.fetch_messages("t_1", "id", 20)
+                client.fetch_messages("t_1", "id", 10)
 
     with serving(script) as server, ThreadPoolExecutor(4) as pool:
         until = time.monotonic() + (600 if long_run else 15)
@@ -335,7 +335,7 @@ def test_the_server_sees_no_crowd_either(tmp_path: Path, long_run: bool) -> None
 def test_a_busy_server_that_names_a_time_is_obeyed() -> None:
     sleeps = Sleeps()
     with serving([Reply(content=b"busy", status=503, headers={"Retry-After": "9"}), page([])]) as server, client_of(server.url, sleeps) as client:  # fmt: skip
-        client.fetch_messages("t_1", "id", 20)
+        client.fetch_messages("t_1", "id", 10)
     assert sleeps == [9.0]
 
 
@@ -344,7 +344,7 @@ def test_a_redirect_is_an_error_and_never_followed() -> None:
         reply = Reply(content=b"", status=302, headers={"Location": elsewhere.url + "/steal"})
         with serving([reply]) as server, client_of(server.url) as client:
             with pytest.raises(errors.GraphError, match="redirects"):
-                client.fetch_messages("t_1", "id", 20)
+                client.fetch_messages("t_1", "id", 10)
             assert len(server.calls) == 1
         assert elsewhere.calls == []
 
@@ -354,7 +354,7 @@ def test_proxy_variables_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
         for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
             monkeypatch.setenv(name, proxy.url)
         with client_of(server.url) as client:
-            assert client.fetch_messages("t_1", "id", 20).rows == (ROW,)
+            assert client.fetch_messages("t_1", "id", 10).rows == (ROW,)
         assert proxy.calls == []
 
 
@@ -364,22 +364,22 @@ def test_a_giant_answer_is_cut_off(packed: bool) -> None:
     reply = Reply(content=gzip.compress(content, 1), headers={"Content-Encoding": "gzip"}) if packed else Reply(content=content)  # fmt: skip
     with serving([reply]) as server, client_of(server.url, timeout_seconds=20) as client:
         with pytest.raises(errors.GraphError, match="larger than"):
-            client.fetch_messages("t_1", "id", 20)
+            client.fetch_messages("t_1", "id", 10)
     assert len(server.calls) == 1
 
 
 def test_a_good_gzip_answer_is_read() -> None:
     reply = Reply(content=gzip.compress(b'{"data": [{"id": "1"}]}'), headers={"Content-Encoding": "gzip"})
     with serving([reply]) as server, client_of(server.url) as client:
-        assert client.fetch_messages("t_1", "id", 20).rows == ({"id": "1"},)
+        assert client.fetch_messages("t_1", "id", 10).rows == ({"id": "1"},)
 
 
 def test_the_budget_ends_the_account() -> None:
     with serving([page([])]) as server, client_of(server.url, calls=2) as client:
-        client.fetch_messages("t_1", "id", 20)
-        client.fetch_messages("t_1", "id", 20)
+        client.fetch_messages("t_1", "id", 10)
+        client.fetch_messages("t_1", "id", 10)
         with pytest.raises(errors.BudgetError, match="2 calls"):
-            client.fetch_messages("t_1", "id", 20)
+            client.fetch_messages("t_1", "id", 10)
         assert len(server.calls) == 2
 
 
@@ -388,7 +388,7 @@ def test_a_dead_host_is_unreachable() -> None:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
         with client_of(url) as client, pytest.raises(errors.UnreachableError):
-            client.fetch_messages("t_1", "id", 20)
+            client.fetch_messages("t_1", "id", 10)
         assert client.calls["edge"] == 5
 
 
@@ -417,7 +417,7 @@ def test_no_error_shows_a_token_or_a_query(reply: Reply) -> None:
 def test_threads_of_one_account_share_connections_and_counters() -> None:
     with serving(lambda call: page([{"path": call.raw_path}])) as server, client_of(server.url) as client:
         with ThreadPoolExecutor(4) as pool:
-            pages = list(pool.map(lambda n: client.fetch_messages(f"t_{n}", "id", 20), range(60)))
+            pages = list(pool.map(lambda n: client.fetch_messages(f"t_{n}", "id", 10), range(60)))
     assert [p.rows for p in pages] == [({"path": f"/v26.0/t_{n}/messages"},) for n in range(60)]
     assert client.calls == Counter(edge=60)
 
@@ -433,7 +433,7 @@ def test_the_server_clock_is_ours_if_the_date_is_unreadable() -> None:
             clock=Clock(now=lambda: moment),
         )
         with client:
-            assert client.fetch_messages("t_1", "id", 20).server_time == moment
+            assert client.fetch_messages("t_1", "id", 10).server_time == moment
     assert DATE != "soon"
 
 
@@ -455,7 +455,7 @@ def test_a_usage_header_slows_down_before_the_wall() -> None:
         limiter = Noting()
         with GraphClient(Endpoint(server.url, "v26.0", "17", "messenger"), Credentials(TOKEN), limiter, budget=CallBudget(9)) as client:  # fmt: skip
             for _ in headers:
-                client.fetch_messages("t_1", "id", 20)
+                client.fetch_messages("t_1", "id", 10)
     assert limiter.percents == [95.0]
 
 

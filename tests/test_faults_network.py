@@ -125,7 +125,7 @@ def test_a22_a_name_that_does_not_resolve_is_unreachable() -> None:
         endpoint, Credentials("x"), NO_LIMIT, budget=CallBudget(9), clock=Clock(sleep=lambda _: None)
     ) as client:
         with pytest.raises(errors.UnreachableError):
-            client.fetch_messages("t_1", "id", 20)
+            client.fetch_messages("t_1", "id", 10)
         assert client.calls["edge"] == 5
 
 
