@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from convo_pipeline import schema
-from convo_pipeline.derive import derive_day
+from convo_pipeline.derive import derive_day, source_of
 from convo_pipeline.emulator.serve import EmulatorServer
 from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.parquet import encode
@@ -233,11 +233,12 @@ def test_every_check_turns_red_where_what_it_promises_is_broken(
     for name, table in schema.TABLES.items():
         one = row_of(table, day, **sums)
         strange = row_of(table, days[1], **sums, conversation_id=f"t_{name}", message_id=f"m_{name}")
-        content = encode(table, pa.Table.from_pylist([one, one, strange], schema=table.schema))
+        source = "" if table in schema.RAW else source_of(lake.raw_digest(BIKES, day))
+        content = encode(table, pa.Table.from_pylist([one, one, strange], schema=table.schema), source)
         path = lake.path(name, BIKES, day)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
-        lake.state.record(Partition(name, BIKES, day, hashlib.sha256(content).hexdigest(), 3, len(content)))
+        lake.state.record(Partition(name, BIKES, day, hashlib.sha256(content).hexdigest(), 3, len(content), source))
     lake.state.save_run(Run("r", BIKES, "window", datetime(2026, 1, 1, tzinfo=UTC), outcome="failed", error="Refused."))
     found = red(deployment, lake, instance, day)
     assert found.keys() == {(check.table, check.name) for check in (*CHECKS, ACCOUNTS)}
