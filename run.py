@@ -25,7 +25,19 @@ CHECKS = (
     ("format", ("ruff", "format", "--check", ".")),
     ("lint", ("ruff", "check", ".")),
     ("types", ("mypy",)),
-    ("tests", ("pytest", "-n", "4", "--dist", "loadfile", "--no-loadscope-reorder", "-m", "not hunt and not browser")),
+    (
+        "tests",
+        (
+            "pytest",
+            "-n",
+            "3",
+            "--dist",
+            "loadfile",
+            "--no-loadscope-reorder",
+            "-m",
+            "not slow and not hunt and not browser",
+        ),
+    ),
 )
 """More workers than cores: the tests wait for servers and syncs half of their time."""
 

@@ -188,6 +188,7 @@ def test_a_defect_in_one_accounts_run_is_red_for_that_account_alone_and_says_not
     assert (red, {f"{BAKERY}|{days[number]}" for number in (0, 1)} <= green) == ({f"{BIKES}|{days[number]}" for number in (0, 1)}, True)  # fmt: skip
 
 
+@pytest.mark.slow
 def test_normalise_after_a_partial_failure_makes_the_good_account_whole_and_a_new_try_heals_the_other(
     deployment: Deployment, instance: dg.DagsterInstance, days: Days
 ) -> None:
@@ -337,6 +338,7 @@ def test_a_capture_shows_only_partitions_that_changed(
     assert {key for _, key in changed} == {today}
 
 
+@pytest.mark.slow
 def test_captures_that_found_nothing_are_pruned_with_all_they_left_on_disk(
     deployment: Deployment, tmp_path: Path, days: Days
 ) -> None:

@@ -14,6 +14,8 @@ from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.runs import QUIET
 from tests.inboxes import Inboxes, serve, small_world, stopped_clock
 
+pytestmark = pytest.mark.slow
+
 MOST_IDLE_EVENTS = 20
 
 

@@ -108,6 +108,7 @@ def test_all_goes_back_to_the_start_date_and_on_to_today_after_an_estimate(confi
     assert said.index("estimated from the newest page") < said.index("at most 20,000 calls")
 
 
+@pytest.mark.slow
 def test_full_is_quiet_where_nothing_was_missed_and_loud_where_something_was(lake: Path, days: Days) -> None:
     whole = invoke("--config", str(lake), "extract", "--full", "--account", BIKES)
     assert "swept: earlier runs had missed nothing" in whole.stderr
@@ -177,6 +178,7 @@ def test_a_root_that_cannot_be_written_is_one_clear_error(tmp_path: Path, server
     assert str(tmp_path / "file") in line
 
 
+@pytest.mark.slow
 def test_runs_are_recorded_in_dagster_home(config: Path, tmp_path: Path, days: Days, server: EmulatorServer) -> None:
     home = tmp_path / "home"
     code, line = error_of("--config", str(config), "extract", DAGSTER_HOME=str(home))
@@ -210,6 +212,7 @@ def open_to_others(folder: Path) -> set[str]:
     return {str(path) for path, mode in modes.items() if mode != (0o700 if path.is_dir() else 0o600)}
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_in_one_line_and_the_same_command_goes_on(tmp_path: Path, days: Days) -> None:
     with EmulatorServer(small_world(days), latency_seconds=0.5) as slow:
         file = write_config(tmp_path, slow, days.start)

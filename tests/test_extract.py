@@ -194,6 +194,7 @@ def test_what_a_call_brings_beyond_the_window_is_stored_but_not_before_the_start
         assert [str(row["date"]) for row in inboxes.rows("messages")] == ["2026-03-01", "2026-03-10"]
 
 
+@pytest.mark.slow
 def test_days_one_by_one_and_one_backfill_write_identical_bytes(tmp_path: Path) -> None:
     world = small_world()
     for account in world.accounts.values():

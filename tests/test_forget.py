@@ -368,6 +368,7 @@ def run_killed(action: Callable[[], object], last_call: int) -> bool:
     return status == 0
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_an_erasure_killed_anywhere_is_finished_by_the_next(inboxes: Inboxes, long_run: bool) -> None:

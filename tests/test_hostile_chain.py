@@ -141,6 +141,7 @@ def hunt(folder: Path, examples: int, *, derandomize: bool) -> None:
         survives()
 
 
+@pytest.mark.slow
 def test_no_body_crashes_the_chain_or_is_dropped(memory_path: Path) -> None:
     hunt(memory_path, FAST_EXAMPLES, derandomize=True)
 

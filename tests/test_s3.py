@@ -471,6 +471,7 @@ def test_a_prefix_without_tables_is_no_lake(server: S3Server, bucket: str) -> No
         convo_pipeline.connect(f"s3://{bucket}/tables", settings=read_settings(bucket, server))
 
 
+@pytest.mark.slow
 def test_the_commands_work_on_a_bucket(tmp_path: Path, server: S3Server, bucket: str) -> None:
     days, world = three_days(), World()
     name, page_id, platform = PAGES[1]

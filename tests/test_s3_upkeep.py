@@ -30,6 +30,8 @@ from tests.inboxes import NOW, Inboxes, serve, stopped_clock
 from tests.s3_server import Proxy, S3Server
 from tests.test_s3 import TABLE, bucket, credentials, ids, machine, proxy, server, store_settings
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["bucket", "credentials", "machine", "proxy", "server"]
 FIRST, TODAY = date(2026, 1, 30), date(2026, 3, 5)
 DAYS = [FIRST + timedelta(days=index) for index in (0, 1, 2, 3, 20, 33)]

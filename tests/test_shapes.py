@@ -13,6 +13,8 @@ from convo_pipeline.emulator.switches import SHAPES, Switches, covering_switches
 from convo_pipeline.emulator.world import TrueMessage
 from tests.inboxes import Inboxes, serve
 
+pytestmark = pytest.mark.slow
+
 NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
 SINCE = date(2026, 3, 9)
 ROUNDS = 40
