@@ -147,15 +147,7 @@ class Examination:
 
     @property
     def _endpoint(self) -> Endpoint:
-        graph, account = self._settings.graph, self._account
-        return Endpoint(
-            self._settings.base_url(account),
-            self._settings.version(account),
-            account.page_id,
-            account.platform,
-            graph.token_in,
-            graph.timeout_seconds,
-        )
+        return Endpoint.of(self._settings, self._account)
 
     def _is_blocked(self) -> bool:
         until = read_block(self._store.state.path, self._endpoint.limit_key, self._clock.now())

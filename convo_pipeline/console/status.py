@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
-from urllib.parse import urlsplit
 
 from rich import box
 from rich.console import Console
@@ -21,7 +20,8 @@ from convo_pipeline.cron import capture_cron, next_time
 from convo_pipeline.derive import coverage_now, is_derived
 from convo_pipeline.errors import StoreError
 from convo_pipeline.extract.spool import left_spools
-from convo_pipeline.graph.rate_limit import Key, read_block
+from convo_pipeline.graph.client import Endpoint
+from convo_pipeline.graph.rate_limit import read_block
 from convo_pipeline.json_text import dump_json
 from convo_pipeline.lake.database import STATE_FILE
 from convo_pipeline.lake.files import Store
@@ -134,7 +134,7 @@ def read_account(settings: Settings, store: Store, account: AccountSettings, now
     week = _add_up(rows, _last_days(today, COVERAGE_DAYS))
     lost = find_lost(store, name, today, rows)
     risks = find_risks(settings, store, name)
-    key = Key(urlsplit(settings.base_url(account)).netloc, account.page_id, account.platform)
+    key = Endpoint.of(settings, account).limit_key
     return AccountStatus(
         account=name,
         platform=account.platform,

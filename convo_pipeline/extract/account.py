@@ -141,15 +141,7 @@ def open_client(
     settings: Settings, store: Store, account: AccountSettings, credentials: Credentials, clock: Clock
 ) -> GraphClient:
     """Return the client of one account's run, inside its rate limit and its budget."""
-    graph = settings.graph
-    endpoint = Endpoint(
-        base_url=settings.base_url(account),
-        version=settings.version(account),
-        page_id=account.page_id,
-        platform=account.platform,
-        token_in=graph.token_in,
-        timeout_seconds=graph.timeout_seconds,
-    )
+    graph, endpoint = settings.graph, Endpoint.of(settings, account)
     limiter = SqliteLimiter(store.state.path, endpoint.limit_key, graph.calls_per_second, clock=clock)
     return GraphClient(endpoint, credentials, limiter, budget=CallBudget(graph.calls_per_run), clock=clock)
 

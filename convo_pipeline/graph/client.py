@@ -53,6 +53,7 @@ from convo_pipeline.graph.pages import Page, read_json
 from convo_pipeline.graph.rate_limit import CallBudget, Key, Limiter
 from convo_pipeline.graph.retry import Pause, Stop, decide
 from convo_pipeline.secrets import Credentials, RedactingFilter
+from convo_pipeline.settings import AccountSettings, Settings
 
 __all__ = ["Answer", "Endpoint", "GraphClient", "Identity"]
 
@@ -78,6 +79,18 @@ class Endpoint:
     platform: str
     token_in: str = "header"  # noqa: S105
     timeout_seconds: float = 60.0
+
+    @classmethod
+    def of(cls, settings: Settings, account: AccountSettings) -> "Endpoint":
+        """Return an account's inbox as it is configured."""
+        return cls(
+            base_url=settings.base_url(account),
+            version=settings.version(account),
+            page_id=account.page_id,
+            platform=account.platform,
+            token_in=settings.graph.token_in,
+            timeout_seconds=settings.graph.timeout_seconds,
+        )
 
     @property
     def limit_key(self) -> Key:
