@@ -279,6 +279,18 @@ def test_a_conversation_that_fails_alone_costs_no_other(tmp_path: Path) -> None:
         assert statuses(inboxes, "insta") == {"detailed": 18}
 
 
+def test_a_late_message_of_the_same_second_is_found_where_the_listing_shows_no_messages(tmp_path: Path) -> None:
+    world = small_world()
+    conversation = world.accounts["insta"].add_conversation()
+    conversation.add_message("first", NOW - timedelta(minutes=8))
+    with serve(tmp_path, world) as inboxes:
+        inboxes.extract_whole()
+        conversation.add_message("late", NOW - timedelta(minutes=8) + timedelta(milliseconds=500))
+        inboxes.server.set_faults("nested_refused")
+        inboxes.extract_whole()
+        assert statuses(inboxes, "insta") == {"detailed": 2}
+
+
 def test_a_conversation_without_messages_is_filed_under_its_last_activity(tmp_path: Path) -> None:
     world = small_world()
     conversation = world.accounts["insta"].add_conversation()

@@ -16,7 +16,7 @@ from convo_pipeline.extract.conversation import ConversationReader, RuleCheck
 from convo_pipeline.extract.defect import describe_defect
 from convo_pipeline.extract.inbox import Fetched, InboxReader, Known, reason_of
 from convo_pipeline.extract.load import Loaded, load, load_spool
-from convo_pipeline.extract.plan import MARGIN, Coverage, Mode, plan_run
+from convo_pipeline.extract.plan import Coverage, Mode, plan_run
 from convo_pipeline.extract.report import AccountReport, CallFigures, Progress, guide_calls, listing_details
 from convo_pipeline.extract.spool import Spool, left_spools
 from convo_pipeline.extract.suppress import Suppressor
@@ -212,7 +212,7 @@ class AccountCalls:
             {
                 "kind": "claim",
                 "since_us": rows.start_us(covered.since),
-                "listed_until_us": rows.to_us(rows.from_us(covered.t0_us) - MARGIN),
+                "listed_until_us": rows.to_us(covered.settled_before),
             }
         )
 
@@ -229,6 +229,7 @@ class AccountCalls:
             frozenset(key for key, state in conversations.items() if state.due_reason),
             frozenset(key for key, state in conversations.items() if state.due_reason == "missing"),
             reread_since_us=self._reread_since_us(),
+            trusted_before_us=rows.to_us(self._covered.settled_before) if self._covered else None,
             is_swept=self._run.mode == "full",
         )
         conversation_reader = ConversationReader(

@@ -68,6 +68,8 @@ class Known:
     """Those of the due that could not be found when they were asked last."""
     reread_since_us: int | None = None
     """From which last activity on edits and reactions are looked for: they do not move that time."""
+    trusted_before_us: int | None = None
+    """Activity before this was over when the last complete run listed it: there the time alone tells that nothing came."""
     is_swept: bool = False
     """Whether conversations are walked as if nothing of them were held: what was missed is found."""
 
@@ -132,11 +134,13 @@ class InboxReader:
 
     def adds_nothing(self, row: Mapping[str, object]) -> bool:
         """Whether a listed conversation is held as it is: below such a page, and old ones, nothing can be new."""
-        conversation_id = rows.readable_id(row)
-        if conversation_id is None or not self._is_current(conversation_id, rows.microseconds(row.get("updated_time"))):
+        conversation_id, updated_us = rows.readable_id(row), rows.microseconds(row.get("updated_time"))
+        if conversation_id is None or not self._is_current(conversation_id, updated_us):
             return False
         entries = _nested_or_unread(row, rows.EPOCH).rows
-        return not entries or rows.readable_id(entries[0]) == self._known.held[conversation_id].newest_message_id
+        if not entries:
+            return self._is_trusted(updated_us)
+        return rows.readable_id(entries[0]) == self._known.held[conversation_id].newest_message_id
 
     def revisit(self, conversation_id: str) -> None:
         """Ask one conversation by its id, with its newest messages nested, and read what it lacks."""
@@ -166,7 +170,7 @@ class InboxReader:
         walk = Walk(self._since_us, held)
         nested = _nested_or_unread(row, page.server_time)
         if page.messages_limit == 0 or not nested.rows:
-            is_current = self._is_current(conversation_id, updated_us)
+            is_current = self._is_current(conversation_id, updated_us) and self._is_trusted(updated_us)
             return Listed(conversation_id, updated_us, Page((), UNREAD, page.server_time), walk, page.rung, is_current)
         return Listed(conversation_id, updated_us, nested, walk.extend(nested.rows), page.rung)
 
@@ -178,6 +182,11 @@ class InboxReader:
         is_deep_enough = held is not None and held.complete_since_us <= self._since_us
         is_due = conversation_id in self._known.due or (reread_since_us is not None and updated_us >= reread_since_us)
         return is_deep_enough and not is_due
+
+    def _is_trusted(self, updated_us: int | None) -> bool:
+        """Whether the time of activity alone, no message being shown, tells that nothing came within the same second."""
+        before_us = self._known.trusted_before_us
+        return updated_us is not None and before_us is not None and updated_us < before_us
 
     def _count(self, done: Sequence[Listed]) -> None:
         unchanged = list(filter(self._is_unchanged, done))

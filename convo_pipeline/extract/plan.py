@@ -23,6 +23,11 @@ class Coverage:
     since: date
     t0_us: int
 
+    @property
+    def settled_before(self) -> datetime:
+        """Activity before this was over when it was listed: from here on the next listing looks again."""
+        return rows.from_us(self.t0_us) - MARGIN
+
     @classmethod
     def read(cls, memory: Mapping[str, object]) -> "Coverage | None":
         held = memory.get("coverage")
@@ -57,7 +62,7 @@ def plan_run(mode: Mode, since: date, now: datetime, covered: Coverage | None, r
     start = rows.from_us(rows.start_us(since))
     if covered is None or covered.since > since:
         return Plan(since, start, is_incremental=False)
-    listed_since = rows.from_us(covered.t0_us) - MARGIN
+    listed_since = covered.settled_before
     if mode == "full":
         return Plan(since, min(start, listed_since), is_incremental=False)
     if mode == "nightly":
