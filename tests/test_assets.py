@@ -188,6 +188,39 @@ def test_a_defect_in_one_accounts_run_is_red_for_that_account_alone_and_says_not
     assert (red, {f"{BAKERY}|{days[number]}" for number in (0, 1)} <= green) == ({f"{BIKES}|{days[number]}" for number in (0, 1)}, True)  # fmt: skip
 
 
+def test_a_defect_while_an_accounts_tables_are_derived_is_red_for_that_account_alone(
+    deployment: Deployment, instance: dg.DagsterInstance, settings: Settings, days: Days
+) -> None:
+    """A line of the state that nobody can read."""
+    window = Window(days[0], days.today)
+    assert run(deployment, instance, EXTRACT_JOB, ALL, window).success
+    with closing(Store(settings.store)) as store:
+        store.state.add_quarantine("messages", BIKES, "no date, said the customer", "nowhere")  # type: ignore[arg-type]
+    text, accounts = failure(run(deployment, instance, NORMALISE_JOB, ALL, window))
+    assert (accounts, "a defect of this program, ValueError in convo_pipeline/lake/state.py" in text) == ([BIKES], True)
+    assert "said the customer" not in str([entry for each in instance.get_runs() for entry in instance.all_logs(each.run_id)])  # fmt: skip
+    good, bad = ({f"{account}|{days[number]}" for number in range(3)} for account in ALL)
+    for table in ("messages", "coverage", "account_days"):
+        assert status(deployment, instance, table) == (good, bad)
+
+
+def test_figures_that_cannot_be_made_are_red_and_the_tables_below_them_green(
+    deployment: Deployment, instance: dg.DagsterInstance, settings: Settings, days: Days
+) -> None:
+    """A day before the asked ones is damaged: the figures look back at it."""
+    assert run(deployment, instance, EXTRACT_JOB, ALL, Window(days[0], days.today)).success
+    assert run(deployment, instance, NORMALISE_JOB, ALL, Window(days[0], days[1])).success
+    place = Path(settings.store.root) / "messages" / f"account={BIKES}" / f"date={days[0]}"
+    (place / "data.parquet").write_bytes(b"not parquet")
+    asked = {account: {f"{account}|{days[number]}" for number in (1, 2)} for account in ALL}
+    text, accounts = failure(run(deployment, instance, NORMALISE_JOB, ALL, Window(days[1], days.today)))
+    assert (accounts, "is damaged and was set aside" in text) == ([BIKES], True)
+    green, red = status(deployment, instance, "account_days")
+    assert (red, asked[BAKERY] <= green) == (asked[BIKES], True)
+    green, red = status(deployment, instance, "messages")
+    assert (red, asked[BAKERY] | asked[BIKES] <= green) == (set(), True)
+
+
 @pytest.mark.slow
 def test_normalise_after_a_partial_failure_makes_the_good_account_whole_and_a_new_try_heals_the_other(
     deployment: Deployment, instance: dg.DagsterInstance, days: Days

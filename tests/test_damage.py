@@ -1,6 +1,8 @@
 """A damaged file from end to end: set aside, named, made again by whoever can, and told apart from one that waits."""
 
+import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 from convo_pipeline.derive import stale_days
 from convo_pipeline.emulator.clock import VirtualClock
 from convo_pipeline.emulator.world import World
-from convo_pipeline.errors import CorruptError
+from convo_pipeline.errors import CorruptError, StoreError
 from convo_pipeline.lake.ledger import export_runs
 from convo_pipeline.lake.rebuild import rebuild_state
 from convo_pipeline.lake.verify import verify
@@ -98,6 +100,18 @@ def test_a_damaged_day_of_the_ledger_is_written_again_from_the_state(inboxes: In
     export_runs(store, str(before["run_id"][0]))
     assert store.read(RUNS.name, "", TODAY).equals(before)
     assert (store.state.quarantines(), kinds(inboxes)) == ([], ["set aside"])
+
+
+def test_a_file_with_the_bytes_that_were_written_is_never_set_aside(inboxes: Inboxes) -> None:
+    """Too little memory, no more threads: much can keep a whole file from being read."""
+    store = inboxes.store
+    path, held = store.path("messages", "insta", OLD), store.state.partition("messages", "insta", OLD)
+    assert held is not None
+    path.write_bytes(b"unreadable")
+    store.state.record(replace(held, sha256=hashlib.sha256(b"unreadable").hexdigest()))
+    with pytest.raises(StoreError, match="its bytes are those that were written: it stays"):
+        store.read("messages", "insta", OLD)
+    assert (path.read_bytes(), store.state.quarantines()) == (b"unreadable", [])
 
 
 def test_a_backup_without_state_remembers_what_lies_set_aside(inboxes: Inboxes) -> None:

@@ -80,7 +80,8 @@ class AccountRun:
             return AccountReport(self.account.name, "failed", ("settings",), str(error))
         if isinstance(error, StoreError):
             return AccountReport(self.account.name, "failed", ("store",), str(error))
-        return AccountReport(self.account.name, "failed", ("defect",), describe_defect(error))
+        reason = "memory" if isinstance(error, MemoryError) else "defect"
+        return AccountReport(self.account.name, "failed", (reason,), describe_defect(error))
 
     def _claim_name(self, identity: Identity | None = None) -> None:
         """Refuse, before anything is asked or stored, a name that stands for another inbox."""

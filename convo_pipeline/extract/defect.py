@@ -7,17 +7,22 @@ import traceback
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent
+_DEFECT = ("a defect of this program", "please report this line")
+_OUT_OF_MEMORY = ("out of memory", "run it again with more memory or for fewer accounts at a time")
 
 
 def describe_defect(error: BaseException) -> str:
-    """Return a line that can be shown and sent to whoever maintains this program.
+    """Return a line that can be shown and sent to whoever maintains this program; too little memory is no defect.
 
     >>> describe_defect(KeyError("secret"))
-    'a defect of this program, KeyError: please report this line; the answers that came are kept'
+    'a defect of this program, KeyError: please report this line; what came is kept'
+    >>> describe_defect(MemoryError())
+    'out of memory, MemoryError: run it again with more memory or for fewer accounts at a time; what came is kept'
     """
     inside = [frame for frame in traceback.extract_tb(error.__traceback__) if PACKAGE in Path(frame.filename).parents]
     place = f" in {_place(inside[-1])}" if inside else ""
-    return f"a defect of this program, {type(error).__name__}{place}: please report this line; the answers that came are kept"
+    what, remedy = _OUT_OF_MEMORY if isinstance(error, MemoryError) else _DEFECT
+    return f"{what}, {type(error).__name__}{place}: {remedy}; what came is kept"
 
 
 def _place(frame: traceback.FrameSummary) -> str:

@@ -75,6 +75,8 @@ def decode(table: Table, content: bytes, name: str) -> FileContent:
         version, source = int(metadata.get(VERSION_KEY, b"1")), metadata.get(SOURCE_KEY, b"").decode()
         is_exact = stored.schema.equals(table.schema)
         return _content(table, stored, version, source, is_exact)
+    except MemoryError:  # Arrow's own is an ArrowException as well, and says nothing about the file
+        raise
     except (pa.ArrowException, OSError, ValueError) as error:
         raise CorruptError(f"{name} is damaged: {type(error).__name__}") from None
 
@@ -92,6 +94,8 @@ def check_written(table: Table, rows: pa.Table, content: bytes, name: str) -> No
         file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
         keys = file.read(columns=list(table.key), use_threads=len(content) > THREADED_BYTES) if table.key else None
         row_count = file.metadata.num_rows
+    except MemoryError:
+        raise
     except (pa.ArrowException, OSError) as error:
         raise CorruptError(f"{name} could not be read back: {type(error).__name__}") from None
     if row_count != rows.num_rows or (keys is not None and not keys.equals(rows.select(list(table.key)))):
@@ -143,6 +147,8 @@ def _conform_column(table: Table, column: Column, rows: pa.Table) -> pa.ChunkedA
     values = rows[column.name]
     try:
         values = values if values.type == column.type else _cast(values, column.type)
+    except MemoryError:
+        raise
     except (pa.ArrowException, TypeError):
         raise SchemaError(f"{table.name}.{column.name}: {rows[column.name].type} is no {column.type}") from None
     if _lacks_value(column, values):

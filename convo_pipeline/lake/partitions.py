@@ -250,15 +250,15 @@ class Partitions:
         record = self._state.partition(table.name, account, day)
         try:
             held = self.read_file(table, account, day)
-        except CorruptError:
-            raise self._quarantine(table, account, day) from None
+        except CorruptError as error:
+            raise self._quarantine(table, account, day, str(error)) from None
         if held is None:
             self._seen.pop((table.name, account, day), None)
             self._settle_missing(table, account, day, record)
             return None
         if record is not None and held.record.sha256 not in (record.sha256, record.next_sha256):
             if held.mark.sha256 is None:
-                raise self._quarantine(table, account, day)
+                raise self._quarantine(table, account, day, "")
             if table.layer == "raw" and held.record.row_count < record.row_count:
                 self._state.reopen(account)
         if record != held.record or self._is_outdated(record):
@@ -288,11 +288,17 @@ class Partitions:
                 f"{location} is missing although it held {record.row_count} rows: restore it, or run again"
             )
 
-    def _quarantine(self, table: Table, account: str, day: date) -> CorruptError:
-        """Set a damaged file aside, note it, and return the error that names it."""
-        parts = file_parts(table, account, day)
+    def _quarantine(self, table: Table, account: str, day: date, why: str) -> StoreError:
+        """Set a damaged file aside, note it, and return the error that names it.
+
+        One whose bytes are those that were written is not damaged, whatever kept us from reading it: it stays.
+        """
+        parts, record = file_parts(table, account, day), self._state.partition(table.name, account, day)
         content, mark = self._place.read_marked(parts) or (b"", Mark(0))
-        name = set_aside_name(hashlib.sha256(content).hexdigest())
+        digest = hashlib.sha256(content).hexdigest()
+        if record is not None and digest == record.sha256:
+            return StoreError(f"{why}, and yet its bytes are those that were written: it stays; try again")
+        name = set_aside_name(digest)
         self._state.add_quarantine(table.name, account, day, "/".join((*parts[:-1], name)))
         self._place.set_aside(parts, name, mark)
         self._seen.pop((table.name, account, day), None)

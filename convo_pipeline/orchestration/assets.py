@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import dagster as dg
 
@@ -17,6 +18,7 @@ from convo_pipeline import schema
 from convo_pipeline.daily import derive_account_days, stale_account_days
 from convo_pipeline.derive import derive_day, stale_days
 from convo_pipeline.errors import ConvoError, StoreError
+from convo_pipeline.extract.defect import describe_defect
 from convo_pipeline.extract.run import AccountReport, Mode, extract
 from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.partitions import Commit
@@ -47,6 +49,7 @@ MOST_PREVIEWS = 31
 
 CAME_ALONG = "came along with other days: kept and shown, not promised to be whole"
 Days = Mapping[str, list[date]]
+T = TypeVar("T")
 Log = Callable[[str], None]
 SINGLE_RUN = dg.BackfillPolicy.single_run()
 FRESHNESS = dg.FreshnessPolicy.time_window(warn_window=timedelta(hours=26), fail_window=timedelta(hours=50))
@@ -192,6 +195,17 @@ def extract_windows(
     return reports
 
 
+def alone(outcome: Outcome, account: str, work: Callable[[], T]) -> T | None:
+    """Do some of an account's work; what goes wrong, foreseen or not, fails that account and no other: None."""
+    try:
+        return work()
+    except ConvoError as error:
+        outcome.failures[account] = f"{account}: {error}"
+    except Exception as error:
+        outcome.failures[account] = f"{account}: {describe_defect(error)}"
+    return None
+
+
 @contextmanager
 def open_store(deployment: Deployment) -> Iterator[Store]:
     """Open the store; Failure where it cannot be used."""
@@ -244,13 +258,14 @@ def run_normalise(deployment: Deployment, keys: Iterable[str]) -> Outcome:
         reader = _Reader(store, with_preview=sum(map(len, asked.values())) <= MOST_PREVIEWS)
         for account, days in asked.items():
             whole = [day for day in days if derive(store, account, day, outcome, is_forced=True) is not None]
-            for day in stale_days(store, account):
+            for day in alone(outcome, account, partial(stale_days, store, account)) or ():
                 if day not in days:
                     outcome.extra.update(changed(derive(store, account, day, outcome) or ()))
             commits = derive_figures(deployment, store, account, outcome, whole)
-            outcome.extra.update(changed(commit for commit in commits if commit.date not in days))
+            outcome.extra.update(changed(commit for commit in commits or () if commit.date not in days))
+            told = DERIVED if commits is not None else [name for name in DERIVED if name != schema.ACCOUNT_DAYS.name]
             for day in whole:
-                reader.read_into(outcome, DERIVED, account, day)
+                reader.read_into(outcome, told, account, day)
             add_pictures(deployment, store, account, whole, outcome)
     return outcome
 
@@ -269,39 +284,32 @@ def draw_pictures(
         return {}
     settings = deployment.settings
     timezone, gap = settings.account(account).timezone, settings.metrics.session_gap_hours
-    try:
-        pages = picture_account(store, account, days, timezone=timezone, session_gap_hours=gap)
-    except StoreError as error:
-        outcome.failures[account] = f"{account}: {error}"
-        return {}
+    draw = partial(picture_account, store, account, days, timezone=timezone, session_gap_hours=gap)
+    pages = alone(outcome, account, draw) or {}
     return {(table, key_of(account, max(days))): page for table, page in pages.items()}
 
 
 def derive(store: Store, account: str, day: date, outcome: Outcome, *, is_forced: bool = False) -> list[Commit] | None:
     """Derive one partition, a `forced` one also if it is current; a damaged one fails its account and no other day."""
-    try:
-        return derive_day(store, account, day, is_forced=is_forced)
-    except ConvoError as error:
-        outcome.failures[account] = f"{account}: {error}"
-        return None
+    return alone(outcome, account, partial(derive_day, store, account, day, is_forced=is_forced))
 
 
 def derive_figures(
     deployment: Deployment, store: Store, account: str, outcome: Outcome, days: Iterable[date] = ()
-) -> list[Commit]:
-    """Make `account_days` of these days and of all that a changed message around them made stale.
+) -> list[Commit] | None:
+    """Make `account_days` of these days and of all that a changed message around them made stale; None if that failed.
 
     Return the commits that brought other figures: most days around a new message only learn what they were made from.
     """
     gap, table = deployment.settings.metrics.session_gap_hours, schema.ACCOUNT_DAYS.name
-    try:
+
+    def derive_wanted() -> list[Commit]:
         wanted = {*stale_account_days(store, account, session_gap_hours=gap), *days}
         before = {day: store.read(table, account, day) for day in wanted}
         commits = derive_account_days(store, account, wanted, session_gap_hours=gap)
         return [commit for commit in commits if store.read(table, account, commit.date) != before[commit.date]]
-    except ConvoError as error:
-        outcome.failures[account] = f"{account}: {error}"
-        return []
+
+    return alone(outcome, account, derive_wanted)
 
 
 @dataclass(frozen=True)
@@ -314,11 +322,11 @@ class _Reader:
     def read_into(
         self, outcome: Outcome, tables: Sequence[str], account: str, day: date, note: str | None = None
     ) -> None:
-        try:
-            for table in tables:
-                outcome.stored[table, key_of(account, day)] = self._metadata(table, account, day, note)
-        except StoreError as error:
-            outcome.failures[account] = f"{account}: {error}"
+        for table in tables:
+            metadata = alone(outcome, account, partial(self._metadata, table, account, day, note))
+            if metadata is None:
+                return
+            outcome.stored[table, key_of(account, day)] = metadata
 
     def _metadata(self, table: str, account: str, day: date, note: str | None) -> dict[str, Any]:
         content = self.store.read(table, account, day)

@@ -78,7 +78,7 @@ def _take(deployment: Deployment, store: Store, report: AccountReport, outcome: 
     for day in sorted({commit.date for commit in commits}):
         commits += derive(store, report.account, day, outcome) or ()
     if commits:
-        commits += derive_figures(deployment, store, report.account, outcome)
+        commits += derive_figures(deployment, store, report.account, outcome) or ()
     outcome.extra.update(changed(commits))
 
 

@@ -18,6 +18,7 @@ from dagster._core.storage.asset_check_execution_record import AssetCheckExecuti
 from convo_pipeline import schema
 from convo_pipeline.derive import source_of
 from convo_pipeline.errors import StoreError
+from convo_pipeline.extract.defect import describe_defect
 from convo_pipeline.lake.columns import read_columns
 from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.rebuild import CERTAIN_SOURCES
@@ -285,6 +286,8 @@ def _judge_day(store: Store, key: str, checks: Iterable[Check]) -> dict[Check, s
                 why = check.judge(seen)
             except StoreError as error:
                 why = str(error)
+            except Exception as error:
+                why = describe_defect(error)
             if why:
                 found[check] = why
     return found
