@@ -364,10 +364,10 @@ def forget(surroundings: Surroundings, account: str, person_id: str, yes: bool) 
 @click.option("--dry-run", is_flag=True, help="Only list what would go.")
 @click.pass_obj
 def expire(surroundings: Surroundings, dry_run: bool) -> None:
-    """Remove what is older than [retention] in the configuration allows. The nightly upkeep does the same."""
+    """Remove what is older than [retention] allows and what was unsent. The nightly upkeep does the same."""
     from convo_pipeline.console.upkeep import expire_rows, show_expired
 
-    show_expired(expire_rows(surroundings.settings, surroundings.clock, dry_run), dry_run, Console())
+    show_expired(expire_rows(surroundings.settings, surroundings.clock, dry_run), Console())
 
 
 @main.command()

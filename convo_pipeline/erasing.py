@@ -1,19 +1,22 @@
-"""Forget a person on request: from the spool, every table and the state, then make the derived tables whole again.
+"""Forget a person on request, and what was unsent: from the spool, every table and the state; then derive again.
 
 Glue between the lake, what a killed run left, and the derived tables.
 """
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 
 from convo_pipeline.daily import derive_account_days
 from convo_pipeline.derive import derive_day, stale_days
+from convo_pipeline.errors import StoreError
 from convo_pipeline.extract.load import load_spool
 from convo_pipeline.extract.spool import left_spools
+from convo_pipeline.lake.deleted import Deleted, find_deleted, finish, remove_content
+from convo_pipeline.lake.deleted import read_pending as read_pending_days
 from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.forget import Traces, erase, find_traces, lock_person_out, read_pending
 from convo_pipeline.lake.suppression import Receipt, keyed_hash, make_key, read_receipts
-from convo_pipeline.schema import ACCOUNT_DAYS
+from convo_pipeline.schema import ACCOUNT_DAYS, RAW_MESSAGE_IDS
 from convo_pipeline.settings import FIRST_START_DATE, AccountSettings, Settings
 
 
@@ -23,10 +26,7 @@ def forget(
 ) -> Receipt | None:  # fmt: skip
     """Erase the person and return the receipt; None where nothing was found, or `is_agreed` said no to what was."""
     store.preflight()
-    with store.lock_account(account):
-        for spool in left_spools(store.state_path, account):
-            load_spool(store, _account(settings, store, account), spool)
-            spool.delete()
+    _load_left(settings, store, account)
     with lock_person_out(store, account):
         traces = find_traces(store, account, person_id)
         if not is_known(store, traces) or not is_agreed(traces):
@@ -49,6 +49,52 @@ def resume(settings: Settings, store: Store, now: datetime) -> list[Receipt]:
     """Finish every erasure that was cut off."""
     receipts = [forget(settings, store, each.account, each.person_id, now) for each in read_pending(store)]
     return [receipt for receipt in receipts if receipt]
+
+
+def find_all_deleted(settings: Settings, store: Store) -> list[Deleted]:
+    """Return what was unsent and is still to leave, in every account."""
+    accounts = store.accounts(RAW_MESSAGE_IDS.name)
+    return [each for account in accounts for each in find_deleted(store, account, settings.retention.on_deleted)]
+
+
+def remove_deleted(settings: Settings, store: Store, now: datetime) -> list[Deleted]:
+    """Do with every account's unsent messages as `[retention] on_deleted` says; return what left.
+
+    An account at work is left to the next time; its BusyError is raised when the others are done.
+    """
+    removed, errors = [], []
+    for account in store.accounts(RAW_MESSAGE_IDS.name):
+        try:
+            removed += _remove_deleted(settings, store, account, now)
+        except StoreError as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
+    return removed
+
+
+def _remove_deleted(settings: Settings, store: Store, account: str, now: datetime) -> list[Deleted]:
+    policy = settings.retention.on_deleted
+    found = find_deleted(store, account, policy)
+    if not found and not read_pending_days(store, account):
+        return []
+    store.preflight()
+    _load_left(settings, store, account)
+    with lock_person_out(store, account):
+        found = find_deleted(store, account, policy)
+        remove_content(store, account, found, policy)
+    settle(store, account, settings.metrics.session_gap_hours)
+    with lock_person_out(store, account):
+        finish(store, account, now.astimezone(UTC).date())
+    return found
+
+
+def _load_left(settings: Settings, store: Store, account: str) -> None:
+    """Store what killed runs left, so that nothing is overlooked and nothing comes back from there."""
+    with store.lock_account(account):
+        for spool in left_spools(store.state_path, account):
+            load_spool(store, _account(settings, store, account), spool)
+            spool.delete()
 
 
 def settle(store: Store, account: str, session_gap_hours: float) -> None:

@@ -13,7 +13,7 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 VERSION_KEY = b"convo_pipeline.schema_version"
 
 TEXT = pa.string()
@@ -119,6 +119,8 @@ RAW_MESSAGE_IDS = Table(
         Column("tie_rank", COUNT, "Order among the conversation's ids of one second, oldest 0.", required=True),
         FIRST_SEEN_AT,
         Column("missing_at", TIME, "When a contiguous walk first passed its place and it was not there."),
+        Column("deleted_at", TIME, "When a later answer listed what was sent before and after it, and again not it."),
+        Column("returned_at", TIME, "When it was first listed again after it was missed: then it was not deleted."),
     ),
 )
 RAW_MESSAGE_DETAILS = Table(
@@ -141,6 +143,9 @@ RAW_MESSAGE_DETAILS = Table(
         FIRST_SEEN_AT,
         CHANGED_AT,
         Column("gone_at", TIME, "When the API first refused it although it was among the newest 20."),
+        Column(
+            "redacted_at", TIME, "Its `deleted_at`, once its content was removed: what was said before is not kept."
+        ),
     ),
 )
 RAW_REJECTS = Table(
@@ -184,6 +189,7 @@ MESSAGES = Table(
         Column("is_unsupported", FLAG, "Meta says that its kind is not supported by the API; null without details."),
         Column("tags", TEXTS, "Messenger's tags: folder, direction, client."),
         Column("detail_status", TEXT, f"How much is known: {', '.join(reversed(DETAIL_STATUSES))}.", required=True),
+        Column("deleted_at", TIME, "When it was found that it had been unsent or deleted; null if it was not."),
         Column("problem", TEXT, f"What could not be understood: {', '.join(PROBLEMS)}; null if nothing."),
         Column("extra", TEXT, "JSON of the payload's fields that have no column; null if none."),
         FIRST_SEEN_AT,
@@ -294,7 +300,12 @@ COVERAGE = Table(
         Column("ids_listed", COUNT, "Message ids held for the day.", required=True),
         Column("detailed", COUNT, "Ids whose content is held.", required=True),
         Column("beyond_20", COUNT, "Ids that had left the newest 20 before they could be read.", required=True),
-        Column("gone", COUNT, "Ids refused although among the newest 20: deleted or hidden.", required=True),
+        Column(
+            "gone",
+            COUNT,
+            "Ids refused although among the newest 20, and unsent ones whose content was removed.",
+            required=True,
+        ),
         Column("failed", COUNT, "Ids whose reading failed and is tried again.", required=True),
         Column("pending", COUNT, "Ids not asked yet.", required=True),
         Column("rejected", COUNT, "Entries that could not be read at all.", required=True),

@@ -126,7 +126,7 @@ class ScheduleSettings(_Section):
     recheck_days: int = Field(default=2, ge=0, le=30)
 
 
-def _check_retention(limits: dict[str, int]) -> dict[str, int]:
+def _check_retention(limits: dict[str, int]) -> None:
     known = [*TABLES, *(table.name for table in LEDGER)]
     for name, days in limits.items():
         if name not in known:
@@ -138,11 +138,24 @@ def _check_retention(limits: dict[str, int]) -> dict[str, int]:
     shortest = kept.pop(COVERAGE.name)
     if shortest is not None and any(days is None or days > shortest for days in kept.values()):
         raise ValueError("coverage must be kept at least as long as every table that it counts")
-    return limits
 
 
-Retention = Annotated[dict[str, StrictInt], AfterValidator(_check_retention)]
-"""`[retention]`: for how many days a table's rows are kept; a table that is not named is kept as its source is."""
+class RetentionSettings(_Section):
+    """`[retention]`: what becomes of unsent messages; every other key is a table's name and for how many days it is kept."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, StrictInt] = Field(init=False)
+    on_deleted: Literal["redact", "keep", "drop"] = "redact"
+
+    @property
+    def limits(self) -> dict[str, int]:
+        """Days by the table's name; a table that is not named is kept as its source is."""
+        return dict(self.__pydantic_extra__)
+
+    @model_validator(mode="after")
+    def _check_limits(self) -> Self:
+        _check_retention(self.limits)
+        return self
 
 
 class AlertsSettings(_Section):
@@ -226,7 +239,7 @@ class Settings(_Section):
     schedule: ScheduleSettings = ScheduleSettings()
     metrics: MetricsSettings = MetricsSettings()
     alerts: AlertsSettings = AlertsSettings()
-    retention: Retention = {}
+    retention: RetentionSettings = RetentionSettings()
     accounts: tuple[AccountSettings, ...] = ()
 
     @model_validator(mode="after")

@@ -11,8 +11,6 @@ from datetime import date, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import pytest
 
 from convo_pipeline.derive import stale_days
@@ -30,6 +28,7 @@ from convo_pipeline.lake.rename import rename_account
 from convo_pipeline.lake.suppression import Receipt, read_receipts
 from convo_pipeline.lake.verify import verify
 from convo_pipeline.schema import TABLES
+from tests.byte_grep import find_texts
 from tests.inboxes import NOW, START, Inboxes, serve, small_world
 
 ADA, BOB, EVE = "9990000000000101", "9990000000000202", "9990000000000303"
@@ -92,40 +91,8 @@ def erase_ada(inboxes: Inboxes, account: str = "insta") -> Receipt:
 
 
 def hits(root: Path, account: str = "insta", traces: list[str] = TRACES) -> list[tuple[str, str]]:
-    """Every file of an account, or of all, that holds a trace: in its bytes or, where it is packed, unpacked.
-
-    A segment is shared by accounts: only the account's own rows are looked into, for the others' stay.
-    """
-    other = "/account=mess" if account == "insta" else "/account=insta"
-    paths = [path for path in root.rglob("*") if path.is_file() and other not in str(path)]
-    return [
-        (str(path.relative_to(root)), trace)
-        for path in paths
-        for content in [shared_rows(path, account) if is_segment(path) else path.read_bytes() + unpacked(path)]
-        for trace in traces
-        if trace.encode() in content or json.dumps(trace).encode()[1:-1] in content
-    ]
-
-
-def is_segment(path: Path) -> bool:
-    return ".compact" in path.parts and path.suffix == ".parquet"
-
-
-def shared_rows(path: Path, account: str) -> bytes:
-    rows = pq.ParquetFile(path).read()
-    return as_text(rows.filter(pc.equal(rows["account"], account)))
-
-
-def unpacked(path: Path) -> bytes:
-    if path.suffix == ".parquet":
-        return as_text(pq.ParquetFile(path).read())
-    if path.suffix == ".arrow":
-        return as_text(pa.ipc.open_file(path).read_all())
-    return b""
-
-
-def as_text(rows: pa.Table) -> bytes:
-    return json.dumps(rows.to_pylist(), default=str, ensure_ascii=False).encode()
+    """Where a trace of Ada's is; of an account, or of all."""
+    return find_texts(root, traces, account)
 
 
 def others(inboxes: Inboxes, gone: set[str]) -> dict[str, list[dict[str, object]]]:

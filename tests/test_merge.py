@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from convo_pipeline.json_text import dump_json
+from convo_pipeline.json_text import dump_json, load_json
 from convo_pipeline.schema import (
     CREATED_AT_SOURCES,
     DETAIL_STATUSES,
@@ -20,7 +20,7 @@ from convo_pipeline.schema import (
     RAW_REJECTS,
     Table,
 )
-from convo_pipeline.tables.merge import LOOKS, Row, join, merge, read_rows, stable_payload, write_rows
+from convo_pipeline.tables.merge import LOOKS, Row, join, merge, read_rows, redact, stable_payload, write_rows
 
 START = 1_760_000_000_000_000
 TIMES = st.integers(0, 6).map(lambda step: START + step * 1_000_000)
@@ -64,7 +64,7 @@ COLUMNS: dict[str, dict[str, st.SearchStrategy[object]]] = {
         "created_at_source": st.sampled_from(CREATED_AT_SOURCES),
         "tie_rank": st.integers(0, 3),
         "first_seen_at": TIMES,
-        "missing_at": st.none() | TIMES,
+        **dict.fromkeys(("missing_at", "deleted_at", "returned_at"), st.none() | TIMES),
     },
     RAW_MESSAGE_DETAILS.name: {
         "conversation_id": IDS,
@@ -75,6 +75,7 @@ COLUMNS: dict[str, dict[str, st.SearchStrategy[object]]] = {
         "error_code": OPTIONAL_NUMBERS,
         "error_subcode": OPTIONAL_NUMBERS,
         "gone_at": st.none() | TIMES,
+        "redacted_at": st.none() | st.none() | TIMES,
         **SEEN,
     },
     RAW_REJECTS.name: {
@@ -191,6 +192,7 @@ def detail(**changes: object) -> pa.Table:
         "first_seen_at": START,
         "changed_at": START,
         "gone_at": None,
+        "redacted_at": None,
     }
     return write_rows(RAW_MESSAGE_DETAILS, [row | changes])
 
@@ -273,7 +275,14 @@ def test_merge_keeps_lone_surrogates_and_long_numbers_exactly() -> None:
 def test_merge_prefers_the_better_source_of_a_time() -> None:
     def placed(source: str, created_at: int) -> pa.Table:
         row = {"conversation_id": "c", "message_id": "m", "created_at": created_at, "created_at_source": source}
-        return write_rows(RAW_MESSAGE_IDS, [row | {"tie_rank": 0, "first_seen_at": START, "missing_at": None}])
+        return write_rows(
+            RAW_MESSAGE_IDS,
+            [
+                row
+                | {"tie_rank": 0, "first_seen_at": START}
+                | dict.fromkeys(("missing_at", "deleted_at", "returned_at"))
+            ],
+        )
 
     merged = merge(RAW_MESSAGE_IDS, placed("listing", START), placed("message", LATER))
     assert merged.equals(placed("message", LATER))
@@ -312,3 +321,43 @@ def test_both_regular_expression_engines_agree_on_the_stable_payload(value: obje
 )
 def test_stable_payload_leaves_out_only_what_is_volatile(text: str, expected: str) -> None:
     assert stable_payload(text) == expected
+
+
+REDACTED_AT = START + 30_000_000
+SAID = {"message": "hello", "snippet": "hel", "from": {"id": "7", "name": "Ada"}, "to": {"data": [{"id": "1"}]}}
+WHO = {"from": {"id": "7"}, "to": {"data": [{"id": "1"}]}}
+
+
+def redacted(rows: pa.Table) -> pa.Table:
+    return redact(rows, {("c", "m"): REDACTED_AT})
+
+
+def test_a_redacted_message_keeps_its_time_and_who_wrote_to_whom() -> None:
+    [row] = read_rows(redacted(answered(SAID, START, ("message", "from"))))
+    assert (load_json(row["payload"]), load_json(row["fields"])) == (WHO, {"from": START})
+    assert (row["detail_status"], row["created_at"], row["redacted_at"]) == ("gone", START, REDACTED_AT)
+
+
+def test_no_merge_brings_redacted_content_back() -> None:
+    held = redacted(answered(SAID, START))
+    for spooled in (
+        answered(SAID, START),
+        answered(SAID | {"tags": "late"}, REDACTED_AT),
+        detail(fields=None),
+        refused(LATER),
+    ):
+        assert merge(RAW_MESSAGE_DETAILS, held, spooled) is held
+        assert merge(RAW_MESSAGE_DETAILS, spooled, held).equals(join(RAW_MESSAGE_DETAILS, held, spooled))
+
+
+def test_content_that_is_shown_after_it_was_found_deleted_is_kept() -> None:
+    [row] = read_rows(merge(RAW_MESSAGE_DETAILS, redacted(answered(SAID, START)), answered({"message": "back"}, LATER)))
+    assert (row["detail_status"], load_json(row["payload"])) == ("detailed", {"message": "back", **WHO})
+
+
+def test_a_redaction_leaves_other_rows_as_they_are() -> None:
+    rows = pa.concat_tables([detail(message_id=name) for name in ("a", "m", "z")])
+    left = redacted(rows)
+    assert left.take([0, 2]).equals(rows.take([0, 2]))
+    assert redact(rows, {("c", "other"): REDACTED_AT}) is rows
+    assert redacted(left) is left

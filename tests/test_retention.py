@@ -19,7 +19,7 @@ from convo_pipeline.lake.verify import verify
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.upkeep import run_upkeep
 from convo_pipeline.schema import NORMALISED, RAW, RUNS, TABLES
-from convo_pipeline.settings import parse_settings
+from convo_pipeline.settings import RetentionSettings, parse_settings
 from tests.inboxes import NOW, Inboxes, serve, small_world, stopped_clock
 
 FIRST = date(2026, 1, 1)
@@ -179,7 +179,9 @@ def test_an_account_at_work_is_left_to_the_next_time_and_the_others_are_done(inb
 
 
 def test_the_nightly_upkeep_removes_and_compacts(inboxes: Inboxes) -> None:
-    settings = inboxes.settings.model_copy(update={"retention": {"messages": 40, RUNS.name: 90}})
+    settings = inboxes.settings.model_copy(
+        update={"retention": RetentionSettings.model_validate({"messages": 40, RUNS.name: 90})}
+    )
     told: list[str] = []
     deployment = Deployment(settings, clock=stopped_clock(inboxes.clock))
     assert run_upkeep(deployment, told.append) == []
@@ -208,7 +210,7 @@ def test_a_wrong_limit_is_named(text: str, expected: str) -> None:
 
 def test_limits_are_read_from_the_configuration() -> None:
     settings = parse_settings(b"[retention]\nraw_message_details = 90\nmessages = 30\nruns = 700")
-    floors = floors_of(settings.retention, date(2026, 12, 31))
+    floors = floors_of(settings.retention.limits, date(2026, 12, 31))
     others = {table.name: date(2026, 10, 3) for table in (*RAW, *NORMALISED)}
     assert floors == others | {
         "coverage": date(2026, 10, 3), "account_days": date(2026, 10, 3), "messages": date(2026, 12, 2),

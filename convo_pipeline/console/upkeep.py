@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from datetime import UTC
 from pathlib import Path
 
@@ -12,10 +13,11 @@ from rich.table import Table
 from convo_pipeline.clock import Clock
 from convo_pipeline.console.results import counted
 from convo_pipeline.derive import stale_days
-from convo_pipeline.erasing import forget
+from convo_pipeline.erasing import find_all_deleted, forget, remove_deleted
 from convo_pipeline.errors import SettingsError, StoreError
 from convo_pipeline.json_text import dump_json
 from convo_pipeline.lake.compact import compact
+from convo_pipeline.lake.deleted import Deleted
 from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.forget import Traces
 from convo_pipeline.lake.rebuild import rebuild_state
@@ -93,21 +95,33 @@ def _describe(found: Traces) -> str:
     return f"{own}{shared}, {counted(messages, 'message')} of {found.account} leave for good."
 
 
-def expire_rows(settings: Settings, clock: Clock, is_dry_run: bool) -> list[Expired]:
-    """Remove the partitions that are older than they may be, or only name them."""
-    if not settings.retention:
-        raise SettingsError("there is no [retention] in the configuration: every row is kept")
-    today = clock.now().astimezone(UTC).date()
+@dataclass(frozen=True)
+class Leaving:
+    """What leaves by `[retention]`: partitions by their age, messages because they were unsent."""
+
+    expired: list[Expired]
+    deleted: list[Deleted]
+    on_deleted: str
+    is_dry_run: bool
+
+
+def expire_rows(settings: Settings, clock: Clock, is_dry_run: bool) -> Leaving:
+    """Remove what is older than it may be and what was unsent, or only name it."""
+    today, retention = clock.now().astimezone(UTC).date(), settings.retention
+    if not retention.limits and retention.on_deleted == "keep":
+        raise SettingsError("[retention] in the configuration has no limit, and on_deleted is keep: every row is kept")
     with open_lake(settings.store) as store:
         if is_dry_run:
-            return find_expired(store, floors_of(settings.retention, today))
-        return expire(store, settings.retention, today)
+            expired = find_expired(store, floors_of(retention.limits, today))
+            return Leaving(expired, find_all_deleted(settings, store), retention.on_deleted, is_dry_run)
+        expired = expire(store, retention.limits, today)
+        return Leaving(expired, remove_deleted(settings, store, clock.now()), retention.on_deleted, is_dry_run)
 
 
-def show_expired(expired: list[Expired], is_dry_run: bool, console: Console) -> None:
+def show_expired(leaving: Leaving, console: Console) -> None:
     """Print one line for each table and account."""
     groups: dict[tuple[str, str], list[Expired]] = {}
-    for each in expired:
+    for each in leaving.expired:
         groups.setdefault((each.table, each.account), []).append(each)
     table = Table("table", "account", "days", "from", "to", "rows", "bytes", box=None)
     for (name, account), some in sorted(groups.items()):
@@ -116,7 +130,12 @@ def show_expired(expired: list[Expired], is_dry_run: bool, console: Console) -> 
         table.add_row(name, account or "-", f"{len(some):,}", *dates, f"{rows:,}", f"{sizes:,}")
     if groups:
         console.print(table)
-    console.print(f"{len(expired):,} partitions {'would go' if is_dry_run else 'removed'}")
+    verb = "would go" if leaving.is_dry_run else "removed"
+    console.print(f"{len(leaving.expired):,} partitions {verb}")
+    if leaving.on_deleted != "keep":
+        done = {"redact": "redacted", "drop": "dropped"}[leaving.on_deleted]
+        count = counted(sum(len(each.messages) for each in leaving.deleted), "unsent message")
+        console.print(f"{count} {f'would be {done}' if leaving.is_dry_run else done}")
 
 
 def compact_lake(settings: StoreSettings, clock: Clock, console: Console) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 
 from convo_pipeline.errors import PayloadError
 from convo_pipeline.extract import rows
+from convo_pipeline.extract.absence import Span, span_of
 from convo_pipeline.extract.buckets import Buckets
 from convo_pipeline.extract.missed import Claim
 from convo_pipeline.extract.own_id import OwnIdClues
@@ -72,6 +73,8 @@ class Contents:
     conversations: dict[str, ConversationSighting] = field(default_factory=dict)
     states: dict[str, ConversationState] = field(default_factory=dict)
     walked_down_to: dict[str, tuple[int, int]] = field(default_factory=dict)
+    spans: dict[str, list[Span]] = field(default_factory=dict)
+    """What each conversation's pages span, by which a message that is not in them is known to be gone."""
     untimed: list[Sighting] = field(default_factory=list)
     rejects: dict[str, Reject] = field(default_factory=dict)
     clues: OwnIdClues = field(default_factory=OwnIdClues)
@@ -214,6 +217,9 @@ class Contents:
             fields=fields,
             at_us=at_us,
         )
+        span = span_of(found, at_us)
+        if span:
+            self.spans.setdefault(conversation_id, []).append(span)
         self._add_sightings(conversation_id, [entry for entry in found if isinstance(entry, Sighting)])
         for entry in found:
             if isinstance(entry, Reject):

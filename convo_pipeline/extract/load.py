@@ -7,7 +7,7 @@ rows twice changes nothing. It calls no API.
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import date
+from datetime import date, timedelta
 from functools import cached_property
 
 import numpy as np
@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from convo_pipeline import schema
 from convo_pipeline.errors import CorruptError
 from convo_pipeline.extract import rows
+from convo_pipeline.extract.absence import judge_missing
 from convo_pipeline.extract.contents import Contents, Placements
 from convo_pipeline.extract.missed import count_missed
 from convo_pipeline.extract.rows import ConversationSighting, Reject, Sighting
@@ -29,6 +30,8 @@ from convo_pipeline.lake.retention import raw_floor
 from convo_pipeline.settings import AccountSettings
 
 KEY = ["conversation_id", "message_id"]
+PASSED_DAYS = timedelta(days=31)
+"""How far back a run that is no sweep looks for ids that were unsent: each day is a file to read."""
 
 
 @dataclass
@@ -67,6 +70,8 @@ def load(store: Store, account: AccountSettings, contents: Contents) -> Loaded:
     for day in contents.buckets.days():
         if day >= first_day:
             writer.write_day(day)
+    for day in writer.passed_days():
+        writer.write_absences(day)
     writer.write_lonely_conversations()
     writer.write_rejects()
     _save_states(store, account, contents, loaded, held)
@@ -108,6 +113,26 @@ class _Writer:
         self._merge("raw_conversations", day, self._conversation_rows(known))
         self._merge("raw_message_ids", day, self._id_rows(stored, sightings))
         self._merge("raw_message_details", day, _detail_rows(sightings))
+
+    def passed_days(self) -> list[date]:
+        """Return the days that walks passed without meeting a message there: of a run that is no sweep, the last ones."""
+        lows, times = (column.to_numpy() for column in self._walked[1:])
+        if not len(lows):
+            return []
+        newest = rows.day_of(int(times.max()))
+        oldest = rows.day_of(max(int(lows.min()), 0))
+        if not self.contents.claim:
+            oldest = max(oldest, newest - PASSED_DAYS)
+        met = set(self.contents.buckets.days())
+        days = self.store.days("raw_message_ids", self.account.name)
+        return [day for day in days if max(oldest, self.first_day) <= day <= newest and day not in met]
+
+    def write_absences(self, day: date) -> None:
+        """Merge what a day's ids were not met where they should have been."""
+        stored = self._read_ids(day)
+        if stored is not None:
+            absent = self._absent_rows(stored, schema.RAW_MESSAGE_IDS.schema.empty_table())
+            self._merge("raw_message_ids", day, absent)
 
     def write_lonely_conversations(self) -> None:
         """File conversations that showed no message under the day of their last activity."""
@@ -181,9 +206,15 @@ class _Writer:
             tie_rank=_tie_ranks(sightings),
             first_seen_at=sightings["at_us"].cast(schema.TIME),
             missing_at=pa.nulls(count, schema.TIME),
+            deleted_at=pa.nulls(count, schema.TIME),
+            returned_at=pa.nulls(count, schema.TIME),
         )
-        missing = self._missing_rows(stored, seen) if stored is not None else None
-        return pa.concat_tables([seen, missing]) if missing is not None else seen
+        return pa.concat_tables([seen, self._absent_rows(stored, seen)]) if stored is not None else seen
+
+    def _absent_rows(self, stored: pa.Table, seen: pa.Table) -> pa.Table:
+        """Return the held ids of which the run learned that they are missing, deleted or back."""
+        found = [self._missing_rows(stored, seen), judge_missing(stored, seen, self.contents.spans)]
+        return pa.concat_tables([schema.RAW_MESSAGE_IDS.schema.empty_table(), *filter(None, found)])
 
     def _missing_rows(self, held: pa.Table, seen: pa.Table) -> pa.Table | None:
         """Return the held ids whose place a contiguous walk passed without meeting them."""
@@ -233,6 +264,7 @@ def _detail_rows(sightings: pa.Table) -> pa.Table:
         first_seen_at=seen_at,
         changed_at=seen_at,
         gone_at=pc.if_else(is_gone, seen_at, pa.scalar(None, schema.TIME)),
+        redacted_at=pa.nulls(sightings.num_rows, schema.TIME),
     )
 
 

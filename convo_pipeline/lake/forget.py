@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,19 +20,17 @@ from convo_pipeline.errors import CorruptError, StoreError
 from convo_pipeline.json_text import dump_json, load_json
 from convo_pipeline.lake import ledger
 from convo_pipeline.lake.columns import read_columns
-from convo_pipeline.lake.compact import drop_outdated
 from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.folder import Folder
-from convo_pipeline.lake.layout import DATA_FILE
+from convo_pipeline.lake.mentions import names_any
 from convo_pipeline.lake.people import is_one_to_one, is_sent_by, people_in, people_of_message, without_person
-from convo_pipeline.lake.place import remove_file, write_file
+from convo_pipeline.lake.place import write_file
+from convo_pipeline.lake.remains import erase_remains
 from convo_pipeline.lake.suppression import Receipt, hashes_of, keyed_hash, make_key, read_receipts, save_receipt
-from convo_pipeline.schema import RAW, RUNS, TABLES, Table
+from convo_pipeline.schema import RAW, TABLES, Table
 
 PENDING = "forget"
 ERASED = "(forgotten)"
-FIRST_DAY = date(2004, 1, 1)
-"""No message is older: every partition a killed writer can have staged lies after it."""
 Keep = Callable[[pa.Table], pa.Table]
 
 
@@ -98,11 +96,8 @@ def erase(store: Store, traces: Traces, now: datetime) -> Receipt:
     save_receipt(store, receipt)
     _save_pending(store, traces, person)
     _erase_rows(store, traces)
-    drop_outdated(store)
-    store.discard_staged(_stageable(store, traces.account, now.astimezone(UTC).date()))
     _erase_texts(store, traces)
-    _erase_set_aside(store, traces.account)
-    _erase_versions(store, traces.account)
+    erase_remains(store, traces.account, now.astimezone(UTC).date())
     store.state.database.wipe_free_pages()
     if traces.row_counts or receipt.finished_at is None:
         receipt = replace(receipt, finished_at=now, row_counts=traces.row_counts)
@@ -237,7 +232,7 @@ def _add_place(found: Traces, table: Table, day: date, rows: pa.Table) -> Traces
 
 def _add_rejects(found: Traces, day: date, rows: pa.Table) -> Traces:
     names = _names(found)
-    count = sum(_names_any(text, names) for text in rows["payload"].to_pylist())
+    count = sum(names_any(text, names) for text in rows["payload"].to_pylist())
     return _add(found, "raw_rejects", day, count) if count else found
 
 
@@ -267,7 +262,7 @@ def _keeper(table: Table, traces: Traces) -> Keep:
     """Return what leaves of a table's rows those that stay."""
     if table.name == "raw_rejects":
         names = _names(traces)
-        return lambda rows: _filter(rows, pa.array([_names_any(text, names) for text in rows["payload"].to_pylist()]))
+        return lambda rows: _filter(rows, pa.array([names_any(text, names) for text in rows["payload"].to_pylist()]))
     if "payload" in table.column_names and traces.shared:
         return lambda rows: _cut_payloads(_filter(rows, _is_leaving(table, rows, traces)), traces)
     return lambda rows: _filter(rows, _is_leaving(table, rows, traces))
@@ -314,32 +309,6 @@ def _texts(values: Iterable[str]) -> pa.Array:
 
 def _names(traces: Traces) -> list[str]:
     return [traces.person_id, *traces.own, *traces.sent]
-
-
-def _names_any(text: str, names: Iterable[str]) -> bool:
-    return any(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text) for name in names if name in text)
-
-
-def _erase_set_aside(store: Store, account: str) -> None:
-    """Remove every damaged file that may name the person, the ledger's too; that their days wait stays noted."""
-    for name in (account, ""):
-        for _, _, _, parts in list(store.set_aside_files(name)):
-            remove_file(store.place, parts)
-
-
-def _erase_versions(store: Store, account: str) -> None:
-    """Remove what a bucket keeps of files that were just overwritten or removed."""
-    for table in TABLES:
-        store.place.purge((table, f"account={account}"))
-    store.place.purge((RUNS.name,))
-
-
-def _stageable(store: Store, account: str, today: date) -> Iterator[tuple[str, ...]]:
-    """Yield every file of the account that a killed writer can have staged."""
-    for index in range((today - FIRST_DAY).days + 3):
-        day = FIRST_DAY + timedelta(days=index)
-        for table in TABLES:
-            yield table, f"account={account}", f"date={day}", DATA_FILE
 
 
 def _erase_texts(store: Store, traces: Traces) -> None:

@@ -1,4 +1,4 @@
-"""The nightly upkeep: finish erasures that were cut off, remove what is too old, compact closed months. Calls nobody."""
+"""The nightly upkeep: finish erasures, remove what was unsent or is too old, compact closed months. Calls nobody."""
 
 from collections.abc import Callable
 from contextlib import closing
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from convo_pipeline.erasing import resume
+from convo_pipeline.erasing import remove_deleted, resume
 from convo_pipeline.errors import ConvoError
 from convo_pipeline.lake.compact import compact
 from convo_pipeline.lake.files import Store
@@ -28,7 +28,10 @@ def build_upkeep_job(deployment: Deployment) -> dg.JobDefinition:
         if failures:
             raise dg.Failure("\n".join(failures), allow_retries=False)
 
-    @dg.job(name=UPKEEP_JOB, description="Remove what is older than [retention] allows, compact closed months.")
+    @dg.job(
+        name=UPKEEP_JOB,
+        description="Remove what was unsent and what is older than [retention] allows, compact closed months.",
+    )
     def upkeep_job() -> None:
         upkeep()
 
@@ -42,7 +45,7 @@ def build_upkeep_schedule(deployment: Deployment, upkeep_job: dg.JobDefinition) 
         job=upkeep_job,
         cron_schedule=deployment.settings.schedule.upkeep,
         execution_timezone="UTC",
-        description="Removes what is too old and compacts closed months. Turn it on here.",
+        description="Removes what was unsent or is too old, compacts closed months. Turn it on here.",
     )
 
 
@@ -55,7 +58,8 @@ def run_upkeep(deployment: Deployment, log: Log) -> list[str]:
     with closing(Store(settings.store, deployment.clock)) as store:
         steps: dict[str, Callable[[], int]] = {
             "erasures finished": lambda: len(resume(settings, store, now)),
-            "partitions too old, removed": lambda: len(expire(store, settings.retention, today)),
+            "unsent messages removed": lambda: sum(len(each.messages) for each in remove_deleted(settings, store, now)),
+            "partitions too old, removed": lambda: len(expire(store, settings.retention.limits, today)),
         }
         if not settings.store.is_remote:
             steps["months compacted"] = lambda: len(compact(store, today))

@@ -9,7 +9,7 @@ Columns are compared as a whole; only rows that really disagree become Python va
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -18,11 +18,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from convo_pipeline.json_text import dump_json, load_json
-from convo_pipeline.schema import CREATED_AT_SOURCES, DETAIL_STATUSES, TIME, Table
+from convo_pipeline.schema import CREATED_AT_SOURCES, DETAIL_STATUSES, RAW_MESSAGE_DETAILS, TIME, Table
 
 Row = dict[str, Any]
 """One row as Python values; times are whole microseconds since 1970."""
 
+Key = tuple[str, str]
+"""(conversation_id, message_id)."""
+Answer = tuple[int, bool, object]
+"""What was said of a payload's key: when it was asked for, whether it was there, its value."""
+WHO_KEYS = frozenset({"from", "to"})
 NEVER = -1
 """Time of a payload key that no `fields` entry dates: any dated answer beats it."""
 
@@ -151,7 +156,7 @@ def _unite(table: Table, rows: pa.Table) -> pa.Table:
 
 
 def _settle(table: Table, rows: pa.Table) -> pa.Table:
-    """Give each row its one spelling: `gone` has a time, and without a payload there are no fields."""
+    """Give each row its one spelling: `gone` has a time, without a payload there are no fields, redacted is redacted."""
     names = rows.schema.names
     if "gone_at" in names:
         is_gone = pc.and_(pc.equal(rows["detail_status"], "gone"), pc.is_null(rows["gone_at"]))
@@ -159,6 +164,8 @@ def _settle(table: Table, rows: pa.Table) -> pa.Table:
     if "fields" in names:
         is_bare = pc.and_(pc.is_null(rows["payload"]), pc.is_valid(rows["fields"]))
         rows = _replace(rows, "fields", is_bare, pa.scalar(None, pa.string()))
+    if "redacted_at" in names:
+        rows = _change_rows(rows, pc.is_valid(rows["redacted_at"]), lambda row: redact_row(row, row["redacted_at"]))
     return rows
 
 
@@ -167,6 +174,18 @@ def _replace(rows: pa.Table, name: str, where: pa.ChunkedArray, value: pa.Chunke
         return rows
     place = rows.schema.get_field_index(name)
     return rows.set_column(place, rows.schema.field(name), pc.if_else(where, value, rows[name]))
+
+
+def _change_rows(details: pa.Table, where: pa.Array | pa.ChunkedArray, change: Callable[[Row], Row]) -> pa.Table:
+    """Change some rows of `raw_message_details` in their places; the very rows given where none changes."""
+    places = np.flatnonzero(_flags(where))
+    held = read_rows(details.take(pa.array(places))) if len(places) else []
+    changed = [change(row) for row in held]
+    if changed == held:
+        return details
+    order = np.arange(details.num_rows)
+    order[places] = details.num_rows + np.arange(len(places))
+    return pa.concat_tables([details, write_rows(RAW_MESSAGE_DETAILS, changed)]).take(pa.array(order))
 
 
 def _is_identical(table: Table, held: pa.Table, incoming: pa.Table) -> np.ndarray:
@@ -275,12 +294,12 @@ def _join_message_id(left: Row, right: Row) -> Row:
     return placed | {
         "tie_rank": max(left["tie_rank"], right["tie_rank"]),
         "first_seen_at": min(left["first_seen_at"], right["first_seen_at"]),
-        "missing_at": _least(left["missing_at"], right["missing_at"]),
+        **{name: _least(left[name], right[name]) for name in ("missing_at", "deleted_at", "returned_at")},
     }
 
 
 def _join_message_detail(left: Row, right: Row) -> Row:
-    return (
+    joined = (
         max(left, right, key=_knowledge)
         | _join_payload(left, right)
         | {
@@ -289,6 +308,59 @@ def _join_message_detail(left: Row, right: Row) -> Row:
             "gone_at": _least(left["gone_at"], right["gone_at"]),
         }
     )
+    redacted_at = _largest(left["redacted_at"], right["redacted_at"])
+    return joined if redacted_at is None else redact_row(joined, redacted_at)
+
+
+def redact(details: pa.Table, deleted: Mapping[Key, int]) -> pa.Table:
+    """Return `raw_message_details` without the content of deleted messages; the very rows given if it holds none of it.
+
+    `deleted` says of (conversation_id, message_id) when the message was found deleted, in microseconds since 1970.
+    """
+    keys = zip(*(details[name].to_pylist() for name in RAW_MESSAGE_DETAILS.key), strict=True)
+    is_deleted = pa.array([key in deleted for key in keys], pa.bool_())
+    return _change_rows(
+        details, is_deleted, lambda row: redact_row(row, deleted[row["conversation_id"], row["message_id"]])
+    )
+
+
+def redact_row(row: Row, redacted_at: int) -> Row:
+    """Return the row without what was said of the message up to then; of sender and recipients the ids stay.
+
+    It is no observation but a floor: every answer from before it, whenever it is merged, loses its content to it, and
+    an answer from after it shows that the message is there and counts. So everything here follows from the dated
+    payload and the floor alone; that is what keeps the join a join.
+    """
+    held = {} if row["payload"] is None else _read_answers(row["payload"], row["fields"])
+    left = {key: answer for key, answer in held.items() if answer[0] > redacted_at}
+    newest_at = max((asked_at for asked_at, _, _ in left.values()), default=None)
+    for key in WHO_KEYS & held.keys() - left.keys():
+        asked_at, is_present, value = held[key]
+        left[key] = asked_at, is_present, _ids_only(value)
+    written = _write_answers(left, has_fields=any(asked_at != NEVER for asked_at, _, _ in left.values()))
+    return row | {
+        **(written if left else {"payload": None, "fields": None}),
+        "detail_status": "gone" if newest_at is None else "detailed",
+        "changed_at": redacted_at if newest_at is None else newest_at,
+        "rank_when_asked": None,
+        "error_code": None,
+        "error_subcode": None,
+        "gone_at": redacted_at if row["gone_at"] is None else min(row["gone_at"], redacted_at),
+        "redacted_at": redacted_at,
+    }
+
+
+def _ids_only(value: object) -> object:
+    """Return who it is without what they are called.
+
+    >>> _ids_only({"data": [{"id": "1", "name": "Ada"}, "Bob"]})
+    {'data': [{'id': '1'}, None]}
+    """
+    if isinstance(value, list):
+        return [_ids_only(item) for item in value]
+    if not isinstance(value, dict):
+        return None
+    return {key: item if key == "id" else _ids_only(item) for key, item in value.items() if key in ("id", "data")}
 
 
 def _join_reject(left: Row, right: Row) -> Row:
@@ -318,28 +390,33 @@ def _join_payload(left: Row, right: Row) -> Row:
     return _join_objects([_read_answers(payload, fields) for payload, fields in readable], readable)
 
 
-def _join_objects(answers: list[dict[str, tuple[int, bool, object]]], sides: list[tuple[str, str | None]]) -> Row:
-    newest = {key: _newest(*(side[key] for side in answers if key in side)) for side in answers for key in side}
-    payload = {key: value for key, (_, is_present, value) in newest.items() if is_present}
-    times = {key: asked_at for key, (asked_at, _, _) in newest.items() if asked_at != NEVER}
-    has_fields = any(fields is not None for _, fields in sides)
+def _join_objects(answers: list[dict[str, Answer]], sides: list[tuple[str, str | None]]) -> Row:
+    newest = {key: _newest(key, *(side[key] for side in answers if key in side)) for side in answers for key in side}
+    return _write_answers(newest, has_fields=any(fields is not None for _, fields in sides))
+
+
+def _write_answers(answers: Mapping[str, Answer], *, has_fields: bool) -> Row:
+    payload = {key: value for key, (_, is_present, value) in answers.items() if is_present}
+    times = {key: asked_at for key, (asked_at, _, _) in answers.items() if asked_at != NEVER}
     return {"payload": dump_json(payload).decode(), "fields": dump_json(times).decode() if has_fields else None}
 
 
-def _read_answers(payload: str, fields: str | None) -> dict[str, tuple[int, bool, object]]:
+def _read_answers(payload: str, fields: str | None) -> dict[str, Answer]:
     values = _read_object(payload) or {}
     times = (_read_object(fields) if fields is not None else None) or {}
-    answers: dict[str, tuple[int, bool, object]] = {}
+    answers: dict[str, Answer] = {}
     for key in values.keys() | times.keys():
         asked_at = times.get(key, NEVER)
         answers[key] = (asked_at if isinstance(asked_at, int) else NEVER, key in values, values.get(key))
     return answers
 
 
-def _newest(*answers: tuple[int, bool, object]) -> tuple[int, bool, object]:
+def _newest(key: str, *answers: Answer) -> Answer:
+    """Return the newest answer; of one time the larger JSON, and of people first by their ids, which a redaction leaves."""
     if len(answers) == 1:
         return answers[0]
-    return max(answers, key=lambda answer: (answer[0], answer[1], dump_json(answer[2])))
+    reduce = _ids_only if key in WHO_KEYS else lambda value: None
+    return max(answers, key=lambda answer: (*answer[:2], dump_json(reduce(answer[2])), dump_json(answer[2])))
 
 
 def _read_object(text: str) -> dict[str, object] | None:

@@ -103,7 +103,9 @@ def _frame(table: pa.Table) -> pd.DataFrame:
 
 def _messages_table(held: pa.Table, contents: Contents, platform: str | None, own_ids: frozenset[str]) -> pa.Table:
     columns: dict[str, object] = dict(contents.columns)
-    has_payload = pc.is_valid(held["payload"])
+    is_redacted = pc.and_(pc.is_valid(held["redacted_at"]), pc.equal(held["detail_status"], "gone"))
+    has_payload = pc.and_(pc.is_valid(held["payload"]), pc.invert(pc.fill_null(is_redacted, False)))
+    columns["content_type"] = pc.if_else(has_payload, columns["content_type"], "unavailable")
     sender_ids = contents.columns["sender_id"]
     for key, was_asked in _find_asked(held["fields"]).items():
         name = _ASKED_COLUMNS[key]
@@ -116,6 +118,7 @@ def _messages_table(held: pa.Table, contents: Contents, platform: str | None, ow
         "tie_rank": pc.fill_null(held["tie_rank"], 0),
         "direction": _directions(sender_ids, own_ids),
         "detail_status": pc.fill_null(held["detail_status"], "pending"),
+        "deleted_at": pc.if_else(pc.is_null(held["returned_at"]), held["deleted_at"], pa.scalar(None, schema.TIME)),
         "problem": _problems(held, contents),
         "first_seen_at": pc.coalesce(_earlier(held["first_seen_at"], held["first_seen_at_held"]), _NEVER),
         "changed_at": pc.coalesce(held["changed_at"], held["first_seen_at"], _NEVER),

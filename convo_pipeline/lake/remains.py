@@ -1,0 +1,40 @@
+"""What is left of rows that were taken out of their partitions: compacted, staged, set aside as damaged, old versions."""
+
+from collections.abc import Callable, Iterator
+from datetime import date, timedelta
+
+from convo_pipeline.lake.compact import drop_outdated
+from convo_pipeline.lake.files import Store
+from convo_pipeline.lake.layout import DATA_FILE
+from convo_pipeline.lake.place import remove_file
+from convo_pipeline.schema import RUNS, TABLES, Table
+
+FIRST_DAY = date(2004, 1, 1)
+"""No message is older: every partition a killed writer can have staged lies after it."""
+
+
+def erase_remains(
+    store: Store, account: str, today: date, is_doubtful: Callable[[Table, date], bool] = lambda table, day: True
+) -> None:
+    """Remove them; of damaged files, which may hold anything, those of an account or the ledger that are doubtful.
+
+    The caller holds what keeps others from copying the account's rows meanwhile. That a damaged day waits to be made
+    again stays noted.
+    """
+    drop_outdated(store)
+    store.discard_staged(_stageable(account, today))
+    for name in (account, ""):
+        for table, _, day, parts in list(store.set_aside_files(name)):
+            if is_doubtful(table, day):
+                remove_file(store.place, parts)
+    for table_name in TABLES:
+        store.place.purge((table_name, f"account={account}"))
+    store.place.purge((RUNS.name,))
+
+
+def _stageable(account: str, today: date) -> Iterator[tuple[str, ...]]:
+    """Yield every file of the account that a killed writer can have staged."""
+    for index in range((today - FIRST_DAY).days + 3):
+        day = FIRST_DAY + timedelta(days=index)
+        for table in TABLES:
+            yield table, f"account={account}", f"date={day}", DATA_FILE

@@ -1,0 +1,293 @@
+"""What a customer took back leaves as `on_deleted` says: once two answers prove it, to the last byte, for good."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from datetime import date, datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from convo_pipeline.clock import Clock
+from convo_pipeline.derive import stale_days
+from convo_pipeline.emulator.switches import Switches
+from convo_pipeline.emulator.world import Conversation, Message
+from convo_pipeline.erasing import find_all_deleted, remove_deleted
+from convo_pipeline.errors import BusyError, SettingsError
+from convo_pipeline.extract.absence import span_of
+from convo_pipeline.extract.rows import Reject, Sighting
+from convo_pipeline.extract.spool import Spool, left_spools
+from convo_pipeline.lake import deleted
+from convo_pipeline.lake.compact import compact
+from convo_pipeline.lake.rebuild import rebuild_state
+from convo_pipeline.lake.verify import verify
+from convo_pipeline.orchestration.deployment import Deployment
+from convo_pipeline.orchestration.upkeep import run_upkeep
+from convo_pipeline.schema import TABLES
+from convo_pipeline.settings import parse_settings
+from tests.byte_grep import find_texts
+from tests.inboxes import NOW, Inboxes, serve, small_world
+
+SECRET, PICTURE = "a word that was taken back, örtlich", "a picture that was taken back"
+HOUR = timedelta(hours=1).total_seconds()
+UNSENT_DAY = date(2026, 3, 4)
+
+
+def at(day: int, hour: int = 9) -> datetime:
+    return datetime(2026, 3, day, hour, tzinfo=NOW.tzinfo)
+
+
+@pytest.fixture
+def inboxes(tmp_path: Path) -> Iterator[Inboxes]:
+    """An inbox that was read whole; nothing is unsent yet."""
+    with serve(tmp_path / "lake", small_world()) as inboxes:
+        conversation = inboxes.world.accounts["insta"].add_conversation()
+        conversation.add_messages(3, at(2))
+        conversation.add_message(SECRET, at(4), attachments=[{"id": "5", "name": PICTURE}])
+        conversation.add_messages(3, at(6))
+        inboxes.extract_whole()
+        yield inboxes
+
+
+def chat(inboxes: Inboxes) -> Conversation:
+    return next(iter(inboxes.world.accounts["insta"].conversations.values()))
+
+
+def secret_of(inboxes: Inboxes) -> Message:
+    return next(message for message in chat(inboxes).messages if message.payload.get("message") == SECRET)
+
+
+def unsend(inboxes: Inboxes, looks: int = 2, mode: str = "full") -> Message:
+    """Take the message back; the account is then read some times, two hours apart."""
+    message = secret_of(inboxes)
+    message.unsend()
+    for _ in range(looks):
+        look(inboxes, mode)
+    return message
+
+
+def look(inboxes: Inboxes, mode: str = "full") -> None:
+    inboxes.clock.advance(2 * HOUR)
+    assert [report.outcome for report in inboxes.extract(accounts=["insta"], mode=mode)] == ["complete"]
+    inboxes.derive()
+
+
+def remove(inboxes: Inboxes, on_deleted: str = "redact") -> int:
+    return sum(
+        len(each.messages)
+        for each in remove_deleted(with_policy(inboxes, on_deleted), inboxes.store, inboxes.clock.now())
+    )
+
+
+def with_policy(inboxes: Inboxes, on_deleted: str):  # type: ignore[no-untyped-def]
+    retention = inboxes.settings.retention.model_copy(update={"on_deleted": on_deleted})
+    return inboxes.settings.model_copy(update={"retention": retention})
+
+
+def hits(inboxes: Inboxes) -> list[tuple[str, str]]:
+    return find_texts(inboxes.store.root, (SECRET, PICTURE))
+
+
+def row_of(inboxes: Inboxes, table: str, message: Message) -> dict[str, object]:
+    [row] = [row for row in inboxes.rows(table, "insta") if row["message_id"] == message.message_id]
+    return row
+
+
+def test_s18_the_content_is_gone_to_the_last_byte_and_id_and_time_are_kept(inboxes: Inboxes) -> None:
+    compact(inboxes.store, date(2026, 5, 2))
+    message = unsend(inboxes)
+    compact(inboxes.store, date(2026, 5, 2))
+    before = {row["message_id"]: row for row in inboxes.rows("messages", "insta")}
+    assert {text for _, text in hits(inboxes)} == {SECRET, PICTURE}
+    assert remove(inboxes) == 1
+    assert hits(inboxes) == []
+    after = {row["message_id"]: row for row in inboxes.rows("messages", "insta")}
+    row, held = after.pop(message.message_id), before.pop(message.message_id)
+    assert after == before
+    kept = ("conversation_id", "message_id", "created_at", "direction", "sender_id", "recipient_ids", "first_seen_at")
+    assert {name: row[name] for name in kept} == {name: held[name] for name in kept}
+    assert (row["text"], row["sender_username"], row["content_type"], row["attachment_count"], row["problem"]) == (
+        None, None, "unavailable", None, None)  # fmt: skip
+    assert (row["detail_status"], row["deleted_at"]) == (
+        "gone",
+        row_of(inboxes, "raw_message_ids", message)["deleted_at"],
+    )
+    assert inboxes.rows("attachments", "insta") == []
+    assert verify(inboxes.store, stale_days=stale_days).findings == ()
+
+
+def test_neither_a_rerun_nor_a_killed_spool_nor_an_old_answer_brings_it_back(inboxes: Inboxes) -> None:
+    message = secret_of(inboxes)
+    held = inboxes.store.read("raw_message_details", "insta", UNSENT_DAY)
+    unsend(inboxes)
+    leave_spool(inboxes, message)
+    assert remove(inboxes) == 1
+    assert (hits(inboxes), left_spools(inboxes.store.state_path, "insta")) == ([], [])
+    files = inboxes.files()
+    leave_spool(inboxes, message)
+    look(inboxes)
+    inboxes.store.merge("raw_message_details", "insta", UNSENT_DAY, held)
+    inboxes.derive()
+    assert hits(inboxes) == []
+    assert {path: content for path, (content, _) in inboxes.files().items() if "raw_message_d" in path} == {
+        path: content for path, (content, _) in files.items() if "raw_message_d" in path
+    }
+    assert remove(inboxes) == 0
+
+
+def leave_spool(inboxes: Inboxes, message: Message) -> None:
+    """Leave what a killed run had read of the message before it was taken back."""
+    spool = Spool.create(inboxes.store.state_path, "insta", "killed")
+    row = {"id": message.message_id, "created_time": "2026-03-04T09:00:00+0000", "message": SECRET, "from": {"id": "7"}}
+    spool.append({"kind": "edge", "at_us": int(NOW.timestamp() * 1_000_000), "conversation_id": chat(inboxes).conversation_id,
+                  "updated_us": None, "first_rank": 4, "fields": ["message", "from"], "rows": [row]})  # fmt: skip
+
+
+def test_one_look_proves_nothing_and_two_must_lie_an_hour_apart(inboxes: Inboxes) -> None:
+    message = unsend(inboxes, looks=1)
+    inboxes.clock.advance(0.5 * HOUR)
+    inboxes.extract(mode="full")
+    row = row_of(inboxes, "raw_message_ids", message)
+    assert (row["missing_at"] is not None, row["deleted_at"], remove(inboxes)) == (True, None, 0)
+    look(inboxes)
+    assert (row_of(inboxes, "raw_message_ids", message)["deleted_at"] is not None, remove(inboxes)) == (True, 1)
+
+
+def test_a_message_that_is_listed_again_was_not_deleted(inboxes: Inboxes) -> None:
+    message = unsend(inboxes)
+    message.unsent_us = None
+    look(inboxes)
+    assert row_of(inboxes, "messages", message)["deleted_at"] is None
+    assert remove(inboxes) == 0
+    assert row_of(inboxes, "messages", message)["text"] == SECRET
+
+
+def test_the_newest_message_waits_until_something_newer_is_listed(inboxes: Inboxes) -> None:
+    newest = chat(inboxes).add_message(SECRET, at(10, 11))
+    look(inboxes)
+    newest.unsend()
+    look(inboxes)
+    look(inboxes)
+    assert remove(inboxes) == 0
+    chat(inboxes).add_message("newer", inboxes.clock.now())
+    look(inboxes)
+    assert remove(inboxes) == 1
+
+
+@pytest.mark.parametrize("refused_as", ["9000001", "100/33"])
+def test_an_error_is_no_proof_neither_within_the_newest_20_nor_beyond(tmp_path: Path, refused_as: str) -> None:
+    with serve(tmp_path / "lake", small_world(), Switches(refused_as=refused_as, unsent_rows="kept")) as inboxes:  # type: ignore[arg-type]
+        conversation = inboxes.world.accounts["insta"].add_conversation()
+        conversation.add_message(SECRET, at(3))
+        conversation.add_messages(9, at(4))
+        inboxes.extract_whole()
+        conversation.messages[5].unsend()
+        conversation.add_messages(25, at(9))
+        look(inboxes)
+        look(inboxes)
+        assert remove(inboxes) == 0
+        assert row_of(inboxes, "messages", conversation.messages[0])["text"] == SECRET
+
+
+def test_a_nightly_run_finds_it_on_a_day_of_which_nothing_else_is_listed(inboxes: Inboxes) -> None:
+    secret_of(inboxes).unsend()
+    for _ in range(2):
+        inboxes.clock.advance(2 * HOUR)
+        chat(inboxes).add_message("we talk on", inboxes.clock.now() - timedelta(minutes=5))
+        look(inboxes, mode="nightly")
+    assert remove(inboxes) == 1
+
+
+def test_drop_removes_the_rows_and_keep_keeps_all(inboxes: Inboxes) -> None:
+    message = unsend(inboxes)
+    files = inboxes.files()
+    assert (remove(inboxes, "keep"), inboxes.files()) == (0, files)
+    assert remove(inboxes, "drop") == 1
+    for table in ("raw_message_ids", "raw_message_details", "messages"):
+        assert message.message_id not in [row["message_id"] for row in inboxes.rows(table, "insta")]
+    assert hits(inboxes) == []
+    look(inboxes)
+    assert message.message_id not in [row["message_id"] for row in inboxes.rows("messages", "insta")]
+    assert verify(inboxes.store, stale_days=stale_days).findings == ()
+
+
+def test_damaged_staged_and_rejected_copies_go_too(inboxes: Inboxes) -> None:
+    message = unsend(inboxes)
+    store = inboxes.store
+    path = store.path("messages", "insta", UNSENT_DAY)
+    path.with_name("data.parquet.corrupt-00000001").write_bytes(SECRET.encode())
+    other = store.path("messages", "insta", date(2026, 3, 2)).with_name("data.parquet.corrupt-00000002")
+    other.write_bytes(b"another day's")
+    staged, _ = store.folder.stage(("messages", "account=insta", f"date={UNSENT_DAY}", "data.parquet"), SECRET.encode())
+    entry = json.dumps({"quoted": message.message_id, "message": SECRET}, ensure_ascii=False)
+    row = {"digest": "1", "reason": "no id", "payload": entry, "first_seen_at": NOW}
+    schema = TABLES["raw_rejects"].schema
+    store.merge("raw_rejects", "insta", date(2026, 3, 9), pa.Table.from_pylist([row], schema=schema))
+    assert remove(inboxes) == 1
+    assert (hits(inboxes), staged.exists(), other.exists()) == ([], False, True)
+
+
+def test_a_removal_that_was_cut_off_is_finished_by_the_next(inboxes: Inboxes) -> None:
+    unsend(inboxes)
+    compact(inboxes.store, date(2026, 5, 2))
+    with inboxes.store.lock_account("insta"), inboxes.store.lock_derivation("insta"):
+        deleted.remove_content(inboxes.store, "insta", deleted.find_deleted(inboxes.store, "insta", "redact"), "redact")
+    assert (find_all_deleted(inboxes.settings, inboxes.store), hits(inboxes) != []) == ([], True)
+    assert (remove(inboxes), hits(inboxes)) == (0, [])
+    assert deleted.read_pending(inboxes.store, "insta") == set()
+
+
+def test_an_account_at_work_waits_and_the_others_are_done(inboxes: Inboxes) -> None:
+    unsend(inboxes)
+    with inboxes.store.lock_account("insta"), pytest.raises(BusyError):
+        remove(inboxes)
+    assert remove(inboxes) == 1
+
+
+def test_the_nightly_upkeep_removes_it(inboxes: Inboxes) -> None:
+    unsend(inboxes)
+    told: list[str] = []
+    deployment = Deployment(inboxes.settings, environ=inboxes.environ, clock=Clock(now=inboxes.clock.now))
+    assert run_upkeep(deployment, told.append) == []
+    assert ("unsent messages removed: 1" in told, hits(inboxes)) == (True, [])
+
+
+def test_a_backup_from_before_is_cleaned_once_it_is_proved_again(inboxes: Inboxes, tmp_path: Path) -> None:
+    backup = tmp_path / "backup"
+    for table in ("raw_message_ids", "raw_message_details"):
+        shutil.copytree(inboxes.store.root / table, backup / table)
+    unsend(inboxes)
+    remove(inboxes)
+    shutil.copytree(backup, inboxes.store.root, dirs_exist_ok=True)
+    rebuild_state(inboxes.store)
+    look(inboxes)
+    look(inboxes)
+    assert (remove(inboxes), hits(inboxes)) == (1, [])
+
+
+def sighted(seconds: int, source: str = "message") -> Sighting:
+    return Sighting("c", str(seconds), seconds * 1_000_000, source, 1, 0, "detailed", None, None, None, None)
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        [],
+        [sighted(9)],
+        [sighted(9), sighted(7, "listing")],
+        [sighted(7), sighted(9)],
+        [sighted(9), Reject("digest", "no id", "{}", 0), sighted(7)],
+    ],
+)
+def test_a_page_that_could_hide_a_message_spans_nothing(found: list[Sighting | Reject]) -> None:
+    assert span_of(found, 0) is None
+    assert span_of([sighted(9), sighted(7)], 5) == (7_000_000, 9_000_000, 5)
+
+
+def test_what_to_do_is_read_from_the_configuration() -> None:
+    assert parse_settings(b"").retention.on_deleted == "redact"
+    settings = parse_settings(b'[retention]\non_deleted = "drop"\nmessages = 30')
+    assert (settings.retention.on_deleted, settings.retention.limits) == ("drop", {"messages": 30})
+    with pytest.raises(SettingsError, match=r"retention\.on_deleted: Input should be 'redact', 'keep' or 'drop'"):
+        parse_settings(b'[retention]\non_deleted = "forget"')
