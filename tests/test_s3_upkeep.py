@@ -15,7 +15,7 @@ import pytest
 import convo_pipeline
 from convo_pipeline.emulator.clock import VirtualClock
 from convo_pipeline.emulator.world import World
-from convo_pipeline.erasing import forget
+from convo_pipeline.erasing import forget, remove_deleted
 from convo_pipeline.errors import StoreError
 from convo_pipeline.lake.bucket_source import REQUEST_BYTES
 from convo_pipeline.lake.compact import compact, drop_outdated
@@ -205,6 +205,23 @@ def test_not_a_byte_of_a_person_is_left_in_any_version_of_any_object(
     assert len(remote.rows("messages")) == 5
     remote.extract_whole()
     assert len(remote.rows("messages")) == 5
+
+
+def test_what_was_unsent_is_left_in_no_version(remote: Inboxes, server: S3Server, bucket: str) -> None:
+    conversation = remote.world.accounts["insta"].add_conversation("Carol", "9990000000000505")
+    conversation.add_messages(2, NOW.replace(day=7), step_seconds=60)
+    taken_back = conversation.add_message("taken back", NOW.replace(day=8))
+    conversation.add_message("newer", NOW.replace(day=9))
+    remote.extract_whole()
+    taken_back.unsend()
+    for _ in range(2):
+        remote.clock.advance(7200)
+        remote.extract(mode="full")
+    assert [key for key, content in versions(server, bucket) if b"taken back" in content]
+    [left] = remove_deleted(remote.settings, remote.store, remote.clock.now())
+    assert list(left.messages) == [(conversation.conversation_id, taken_back.message_id)]
+    assert [key for key, content in versions(server, bucket) if b"taken back" in content] == []
+    assert len(remote.rows("messages")) == 6 + 4
 
 
 def test_days_that_are_too_old_leave_no_version(remote: Inboxes, server: S3Server, bucket: str) -> None:

@@ -195,9 +195,11 @@ def start_of_yesterday(today: date) -> datetime:
 def _lost_of(
     store: Store, account: str, day: date, first_run_at: datetime, since: datetime
 ) -> Iterator[tuple[str, str]]:
-    columns = ["conversation_id", "detail_status", "created_at", "changed_at", "gone_at"]
+    """Yield what was lost of a day; what was read and then unsent was not lost."""
+    columns = ["conversation_id", "detail_status", "created_at", "changed_at", "gone_at", "redacted_at"]
     for row in store.read(RAW_MESSAGE_DETAILS.name, account, day).select(columns).to_pylist():
-        is_ours = row["detail_status"] in LOST_WORDS and row["created_at"] >= first_run_at
+        is_lost = row["detail_status"] in LOST_WORDS and row["redacted_at"] is None
+        is_ours = is_lost and row["created_at"] >= first_run_at
         if is_ours and (row["gone_at"] or row["changed_at"]) >= since:
             yield row["conversation_id"], row["detail_status"]
 
