@@ -19,7 +19,7 @@ from tests.inboxes import NOW, START, Inboxes, serve, small_world
 from tests.simulation import simulate
 
 FAST_SEEDS, FAST_PARTS = 200, 4
-HUNT_SEEDS, LONG_SEEDS, HUNT_PARTS = 400, 20_000, 20
+HUNT_SEEDS, LONG_SEEDS, HUNT_PARTS = 1_000, 20_000, 20
 OWN_SEED = os.environ.get("SIMULATION_SEED", "")
 
 
