@@ -371,6 +371,25 @@ def expire(surroundings: Surroundings, dry_run: bool) -> None:
 
 
 @main.command()
+@click.argument("accounts", nargs=-1)
+@click.option("--to", required=True, type=click.Path(path_type=Path), help="A new folder, outside the lake.")
+@click.option("--format", "form", type=click.Choice(["parquet", "csv"]), default="parquet", show_default=True)
+@click.option("--with-text", is_flag=True, help="With texts, links, file names and e-mail addresses.")
+@click.pass_obj
+def export(surroundings: Surroundings, accounts: tuple[str, ...], to: Path, form: str, with_text: bool) -> None:
+    """Write the tables of ACCOUNTS (default: all) elsewhere, with codes in the place of people.
+
+    The same person has the same code in every table and export under one secret ([export] secret_env). What people
+    wrote, links, file names and e-mail addresses are left out. It stays personal data.
+    """
+    from convo_pipeline.console.export import export_tables
+
+    settings = surroundings.settings
+    counts = export_tables(settings, _chosen(settings, accounts), to, form, os.environ, with_text=with_text)
+    click.echo(f"{to}: " + ", ".join(f"{count:,} of {table}" for table, count in counts.items()))
+
+
+@main.command()
 @click.option("--root", help="The lake's folder. Default: the configuration's, else ./data.")
 @click.pass_obj
 def compact(surroundings: Surroundings, root: str | None) -> None:

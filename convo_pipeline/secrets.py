@@ -33,17 +33,19 @@ class Credentials:
 
 def read_credentials(account: AccountSettings, environ: Mapping[str, str] = os.environ) -> Credentials:
     """Read the account's token and app secret; a SettingsError names the variable that is missing."""
-    token = _read(account.token_env, account.name, environ)
-    app_secret = _read(account.app_secret_env, account.name, environ) if account.app_secret_env else None
+    owner = f'account "{account.name}"'
+    token = read_secret(account.token_env, owner, environ)
+    app_secret = read_secret(account.app_secret_env, owner, environ) if account.app_secret_env else None
     return Credentials(token, app_secret)
 
 
-def _read(variable: str, account: str, environ: Mapping[str, str]) -> str:
+def read_secret(variable: str, owner: str, environ: Mapping[str, str]) -> str:
+    """Read a secret that `owner` needs; a SettingsError names the variable, never what it holds."""
     value = environ.get(variable, "").strip()
     if not value:
-        raise SettingsError(f'account "{account}": the environment variable {variable} is not set')
+        raise SettingsError(f"{owner}: the environment variable {variable} is not set")
     if not value.isascii() or not value.isprintable() or " " in value:
-        raise SettingsError(f'account "{account}": the environment variable {variable} holds characters no token has')
+        raise SettingsError(f"{owner}: the environment variable {variable} holds characters no token has")
     return value
 
 

@@ -164,6 +164,12 @@ class AlertsSettings(_Section):
     webhook_env: VariableName | None = None
 
 
+class ExportSettings(_Section):
+    """`[export]`: the secret under which exports have codes in the place of people."""
+
+    secret_env: VariableName | None = None
+
+
 class MetricsSettings(_Section):
     """`[metrics]`: definitions that a business may choose."""
 
@@ -239,6 +245,7 @@ class Settings(_Section):
     schedule: ScheduleSettings = ScheduleSettings()
     metrics: MetricsSettings = MetricsSettings()
     alerts: AlertsSettings = AlertsSettings()
+    export: ExportSettings = ExportSettings()
     retention: RetentionSettings = RetentionSettings()
     accounts: tuple[AccountSettings, ...] = ()
 

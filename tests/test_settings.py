@@ -43,6 +43,7 @@ def test_defaults_are_those_of_the_documentation() -> None:
         "schedule": {"nightly": "15 0 * * *", "upkeep": "30 3 * * *", "capture_minutes": 15, "recheck_days": 2},
         "metrics": {"session_gap_hours": 24},
         "alerts": {"webhook_env": None},
+        "export": {"secret_env": None},
         "retention": {"on_deleted": "redact"},
     }
     (account,) = settings.accounts

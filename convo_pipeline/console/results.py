@@ -8,7 +8,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import date, datetime
 from typing import Any, BinaryIO
 
@@ -63,12 +63,21 @@ def counted(count: int, noun: str) -> str:
 
 def write_csv(result: pa.Table, out: BinaryIO) -> None:
     """Write UTF-8 CSV, times in ISO 8601; a text that a spreadsheet would run gets a leading apostrophe."""
+    write_csv_batches(result.column_names, [result], out)
+
+
+def write_csv_batches(names: Sequence[str], batches: Iterable[pa.Table], out: BinaryIO) -> int:
+    """Write tables of the same columns as one CSV, as `write_csv` does; return the number of rows."""
     text = io.TextIOWrapper(out, encoding="utf-8", errors="replace", newline="", write_through=True)
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([guard(name) for name in result.column_names])
-    for row in _rows(result):
-        writer.writerow([_csv_cell(cell) for cell in row])
+    writer.writerow([guard(name) for name in names])
+    count = 0
+    for batch in batches:
+        count += batch.num_rows
+        for row in _rows(batch):
+            writer.writerow([_csv_cell(cell) for cell in row])
     text.detach()
+    return count
 
 
 def guard(text: str) -> str:
