@@ -28,7 +28,7 @@ Exit codes:
   1  an account failed or is incomplete, or the store or the query failed
   2  wrong usage or settings
   3  not found
-  130  stopped by Ctrl-C"""
+  130  stopped by Ctrl-C or SIGTERM"""
 EXIT_FAILED, EXIT_USAGE, EXIT_NOT_FOUND, EXIT_STOPPED = 1, 2, 3, 130
 
 

@@ -12,6 +12,7 @@ ConvoError
 │       ├── ThrottledError    has wait_seconds
 │       └── UnreachableError  no answer came
 ├── BudgetError            stop this account: its calls for this run are used up
+├── StoppedError           stop this account: somebody ended the run
 ├── PayloadError           this record only: keep its payload, count it
 └── StoreError             stop; the files are as they were
     ├── BusyError          another process holds the lock: come back later
@@ -119,6 +120,10 @@ class UnreachableError(RetryableError):
 
 class BudgetError(ConvoError):
     """The account used up its calls for this run."""
+
+
+class StoppedError(ConvoError):
+    """Somebody ended the run: Ctrl-C, SIGTERM, a cancelled run."""
 
 
 class PayloadError(ConvoError):

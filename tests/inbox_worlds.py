@@ -1,12 +1,15 @@
 """Small worlds for the tests of whole runs: three days, two accounts, numbers that can be counted by hand."""
 
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 
 from convo_pipeline.emulator.serve import EMULATOR_TOKEN, EmulatorServer
 from convo_pipeline.emulator.world import World
-from convo_pipeline.settings import Settings, parse_settings
+from convo_pipeline.errors import BusyError
+from convo_pipeline.lake.files import Store
+from convo_pipeline.settings import Settings, StoreSettings, parse_settings
 
 PAGES = (("bakery-instagram", "1234567890", "instagram"), ("bikes-messenger", "9876543210", "messenger"))
 CONFIG = """
@@ -57,6 +60,16 @@ def small_world(days: Days) -> World:
                 noon = datetime.combine(days[number], time(12, index), tzinfo=UTC)
                 conversation.add_messages(each, noon, step_seconds=10)
     return world
+
+
+def is_at_work(settings: StoreSettings, account: str) -> bool:
+    """Whether a run holds the account's lock."""
+    with closing(Store(settings)) as store:
+        try:
+            with store.lock_account(account):
+                return False
+        except BusyError:
+            return True
 
 
 def message_counts(days: Days) -> dict[str, int]:

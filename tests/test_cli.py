@@ -28,7 +28,7 @@ from convo_pipeline.console.shell import run_shell
 from convo_pipeline.emulator.serve import EMULATOR_TOKEN, EmulatorServer
 from convo_pipeline.lake.files import Store
 from convo_pipeline.settings import read_settings
-from tests.inbox_worlds import TOKENS, Days, message_counts, small_world, three_days, write_config
+from tests.inbox_worlds import TOKENS, Days, is_at_work, message_counts, small_world, three_days, write_config
 from tests.web_server import wait_for
 
 BAKERY, BIKES = "bakery-instagram", "bikes-messenger"
@@ -213,18 +213,24 @@ def open_to_others(folder: Path) -> set[str]:
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_in_one_line_and_the_same_command_goes_on(tmp_path: Path, days: Days) -> None:
-    with EmulatorServer(small_world(days), latency_seconds=0.5) as slow:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_a_polite_kill_end_in_one_line_and_the_same_command_goes_on(
+    tmp_path: Path, days: Days, number: signal.Signals
+) -> None:
+    """Within ten seconds, whatever answer it waits for."""
+    with EmulatorServer(small_world(days), latency_seconds=20) as slow:
         file = write_config(tmp_path, slow, days.start)
         command = [sys.executable, "-m", "convo_pipeline.cli", "--config", str(file), "extract"]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **TOKENS})
-        wait_for(lambda: len(slow.log) > 0, 60)
-        process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=60)
+        wait_for(lambda: is_at_work(read_settings(file).store, BAKERY), 60)
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=10)
         assert process.returncode == 130
         _, line = stderr.strip().splitlines()
         assert line.endswith("stopped; what came is kept, the same command goes on from there")
         slow.latency_seconds = 0
+        ledger = invoke("--config", str(file), "query", "--format", "json", "select distinct reasons from runs")
+        assert json.loads(ledger.stdout) == [{"reasons": ["stopped"]}]
         assert invoke("--config", str(file), "extract").exit_code == 0
     rows = invoke("--config", str(file), "query", "--format", "json", KEYS)
     assert {row["key"]: row["n"] for row in json.loads(rows.stdout)} == message_counts(days)

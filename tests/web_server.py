@@ -47,6 +47,8 @@ class Web:
     """The running web server."""
 
     url: str
+    pid: int
+    """Of `dagster dev`, the leader of the group of all that it starts."""
     answers: list[bytes] = field(default_factory=list)
     """Every answer the page got."""
 
@@ -117,15 +119,16 @@ def wait_for(question: Callable[[], Any], seconds: float) -> Any:
 
 
 @contextmanager
-def dagster_dev(home: Path, environ: Mapping[str, str]) -> Iterator[Web]:
+def dagster_dev(home: Path, environ: Mapping[str, str], change: tuple[str, str] = ("", "")) -> Iterator[Web]:
     """Start `dagster dev` in the repository's root, with its own home; end it as a terminal would.
 
-    A run has as much of the machine's time to start as it has without a fast clock.
+    A run has as much of the machine's time to start as it has without a fast clock; `change` replaces one more line
+    of the shipped dagster.yaml.
     """
     home.mkdir(exist_ok=True)
     patient = f"start_timeout_seconds: {180 * FAST}"
     config = (ROOT / "dagster.yaml").read_text().replace("start_timeout_seconds: 180", patient)
-    (home / "dagster.yaml").write_text(config)
+    (home / "dagster.yaml").write_text(config.replace(*change))
     port = free_port()
     command = [sys.executable, "-m", "dagster", "dev", "-h", "127.0.0.1", "-p", str(port)]
     with (home / "dev.log").open("ab") as log:
@@ -138,7 +141,7 @@ def dagster_dev(home: Path, environ: Mapping[str, str]) -> Iterator[Web]:
             start_new_session=True,
         )
         try:
-            web = Web(f"http://127.0.0.1:{port}")
+            web = Web(f"http://127.0.0.1:{port}", process.pid)
             wait_for(lambda: is_up(web, process), 180)
             yield web
         finally:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import date
 
 from convo_pipeline.clock import Clock
-from convo_pipeline.errors import BusyError, ConvoError, SettingsError, StoreError
+from convo_pipeline.errors import BusyError, ConvoError, SettingsError, StoppedError, StoreError
 from convo_pipeline.extract import rows
 from convo_pipeline.extract.balance import balance
 from convo_pipeline.extract.contents import Contents, Journal
@@ -26,6 +26,7 @@ from convo_pipeline.graph.ladder import from_json as ladder_from_json
 from convo_pipeline.graph.ladder import to_json as ladder_to_json
 from convo_pipeline.graph.listing import Listing
 from convo_pipeline.graph.rate_limit import CallBudget, SqliteLimiter
+from convo_pipeline.halt import Halt
 from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.identity import AccountIdentity
 from convo_pipeline.lake.records import Run
@@ -50,6 +51,7 @@ class AccountRun:
     clock: Clock
     loads: threading.Semaphore = field(default_factory=threading.Semaphore)
     """How many accounts may fill their tables at a time: a day's rows stand in memory then."""
+    halt: Halt = field(default_factory=Halt)
     found: list[str] = field(default_factory=list)
     """Ids of the conversations that `find` met."""
 
@@ -78,6 +80,8 @@ class AccountRun:
         """Report what ended the account before its answers were stored; they are in the spool, for the next run."""
         if isinstance(error, SettingsError):
             return AccountReport(self.account.name, "failed", ("settings",), str(error))
+        if isinstance(error, StoppedError):
+            return AccountReport(self.account.name, "failed", ("stopped",), str(error))
         if isinstance(error, StoreError):
             return AccountReport(self.account.name, "failed", ("store",), str(error))
         reason = "memory" if isinstance(error, MemoryError) else "defect"
@@ -98,21 +102,28 @@ class AccountRun:
         )
 
     def _call(self, credentials: Credentials, left: list[Loaded], user_id: str | None) -> AccountReport:
-        with open_client(self.settings, self.store, self.account, credentials, self.clock) as client:
+        with open_client(self.settings, self.store, self.account, credentials, self.clock, self.halt) as client:
             spool = Spool.create(self.store.state_path, self.account.name, self.run_id)
             journal = Journal(spool, Contents.create(self.store, self.account, spool))
             calls = AccountCalls(self, client, journal)
             calls.fetch(user_id)
-            loaded = self._load(spool, journal.contents if journal.is_whole else None)
-            calls.remember()
-            calls.settle_damage()
-            return calls.report([*left, loaded], credentials)
+            try:
+                left.append(self._load(spool, journal.contents if journal.is_whole else None))
+            except StoppedError as error:
+                calls.end(error)
+            else:
+                calls.remember()
+                calls.settle_damage()
+            return calls.report(left, credentials)
 
     def _load(self, spool: Spool, contents: Contents | None = None) -> Loaded:
         """Store what a spool holds, read from it anew unless its contents are at hand; then the spool can go."""
         with self.loads:
+            self.halt.check()
             loaded = (
-                load(self.store, self.account, contents) if contents else load_spool(self.store, self.account, spool)
+                load(self.store, self.account, contents, self.halt)
+                if contents
+                else load_spool(self.store, self.account, spool, self.halt)
             )
         spool.delete()
         self.on_progress(Progress(self.account.name, "partitions", len(loaded.commits)))
@@ -139,12 +150,19 @@ class AccountRun:
 
 
 def open_client(
-    settings: Settings, store: Store, account: AccountSettings, credentials: Credentials, clock: Clock
+    settings: Settings,
+    store: Store,
+    account: AccountSettings,
+    credentials: Credentials,
+    clock: Clock,
+    halt: Halt | None = None,
 ) -> GraphClient:
-    """Return the client of one account's run, inside its rate limit and its budget."""
+    """Return the client of one account's run, inside its rate limit and its budget, until the run is ended."""
     graph, endpoint = settings.graph, Endpoint.of(settings, account)
-    limiter = SqliteLimiter(store.state.path, endpoint.limit_key, graph.calls_per_second, clock=clock)
-    return GraphClient(endpoint, credentials, limiter, budget=CallBudget(graph.calls_per_run), clock=clock)
+    limiter = SqliteLimiter(
+        store.state.path, endpoint.limit_key, graph.calls_per_second, clock=halt.watch(clock) if halt else clock
+    )
+    return GraphClient(endpoint, credentials, limiter, budget=CallBudget(graph.calls_per_run), clock=clock, halt=halt)
 
 
 class AccountCalls:
@@ -190,6 +208,11 @@ class AccountCalls:
             clock=self._run.clock,
         )
         self._fetched = reader.fetch(self._listing)
+
+    def end(self, error: StoppedError) -> None:
+        """Note that the run was ended before what came was stored: it stays in the spool."""
+        self._fetched.reasons.add(reason_of(error))
+        self._fetched.error = self._fetched.error or error
 
     def _ask_identity(self) -> None:
         """Learn who we are: nightly, or where it is not known yet."""

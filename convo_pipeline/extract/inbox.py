@@ -17,6 +17,7 @@ from convo_pipeline.errors import (
     ConvoError,
     MissingError,
     PayloadError,
+    StoppedError,
     StoreError,
     ThrottledError,
     TokenError,
@@ -46,9 +47,10 @@ REASONS: Mapping[type[ConvoError], str] = {
     UnreachableError: "unreachable",
     MissingError: "missing",
     StoreError: "store",
+    StoppedError: "stopped",
 }
 """The ledger's word for what an error means; everything else is `answer`: one we do not understand."""
-STOPPING = (TokenError, AccessDeniedError, ThrottledError, BudgetError, StoreError)
+STOPPING = (TokenError, AccessDeniedError, ThrottledError, BudgetError, StoreError, StoppedError)
 """Errors that end the account's run; every other one costs its conversation only."""
 
 

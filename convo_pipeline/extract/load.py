@@ -22,6 +22,7 @@ from convo_pipeline.extract.contents import Contents, Placements
 from convo_pipeline.extract.missed import count_missed
 from convo_pipeline.extract.rows import ConversationSighting, Reject, Sighting
 from convo_pipeline.extract.spool import Spool
+from convo_pipeline.halt import Halt
 from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.identity import AccountIdentity
 from convo_pipeline.lake.partitions import Commit
@@ -46,16 +47,16 @@ class Loaded:
     quarantined: list[str] = field(default_factory=list)
 
 
-def load_spool(store: Store, account: AccountSettings, spool: Spool) -> Loaded:
+def load_spool(store: Store, account: AccountSettings, spool: Spool, halt: Halt | None = None) -> Loaded:
     """Merge everything a spool holds into the account's raw tables and its state."""
     contents = Contents.create(store, account, spool)
     for record in spool:
         contents.read(record)
-    return load(store, account, contents)
+    return load(store, account, contents, halt)
 
 
-def load(store: Store, account: AccountSettings, contents: Contents) -> Loaded:
-    """Merge what a run brought into the account's raw tables and its state."""
+def load(store: Store, account: AccountSettings, contents: Contents, halt: Halt | None = None) -> Loaded:
+    """Merge what a run brought into the account's raw tables and its state; StoppedError between days if `halt` is set."""
     placed = contents.place_untimed(_where_held(store, account.name, contents.untimed))
     if placed:
         store.state.save_placements(account.name, placed)
@@ -68,6 +69,8 @@ def load(store: Store, account: AccountSettings, contents: Contents) -> Loaded:
     if contents.claim:
         loaded.counts["missed"] = 0
     for day in contents.buckets.days():
+        if halt:
+            halt.check()
         if day >= first_day:
             writer.write_day(day)
     for day in writer.passed_days():

@@ -17,6 +17,7 @@ from convo_pipeline.extract.account import AccountRun
 from convo_pipeline.extract.plan import Mode
 from convo_pipeline.extract.report import AccountReport, Progress
 from convo_pipeline.extract.spool import delete_old_spools
+from convo_pipeline.halt import Halt
 from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.ledger import export_runs
 from convo_pipeline.settings import Settings
@@ -43,25 +44,37 @@ def extract(
     """Bring accounts × [since, until) into the raw tables; return one report per account, in the order asked.
 
     Raises SettingsError for an unknown account or a window that is none, StoreError where the store cannot be
-    written at all; everything that concerns one account is in its report.
+    written at all; everything that concerns one account is in its report. An interrupt (Ctrl-C, SIGTERM) ends all
+    accounts within seconds: their ledger lines say `stopped`, and what came waits in their spools.
     """
     if since >= until:
         raise SettingsError(f"since ({since}) must be before until ({until})")
     chosen = [settings.account(name) for name in accounts]
     store.preflight()
-    run_id, loads = new_run_id(clock), threading.Semaphore(LOADS_IN_FLIGHT)
+    run_id, loads, halt = new_run_id(clock), threading.Semaphore(LOADS_IN_FLIGHT), Halt()
     runs = [
-        AccountRun(settings, store, account, since, until, mode, run_id, on_progress or _ignore, environ, clock, loads)
+        AccountRun(
+            settings, store, account, since, until, mode, run_id, on_progress or _ignore, environ, clock, loads, halt
+        )
         for account in chosen
     ]
-    with (
-        calm_collector(),
-        ThreadPoolExecutor(min(ACCOUNTS_IN_FLIGHT, max(1, len(runs))), thread_name_prefix="account") as pool,
-    ):
-        reports = list(pool.map(AccountRun.report, runs))
-    delete_old_spools(store.state_path, clock.now())
-    export_runs(store, run_id)
+    try:
+        with calm_collector():
+            reports = _report_all(runs, halt)
+        delete_old_spools(store.state_path, clock.now())
+    finally:
+        export_runs(store, run_id)
     return reports
+
+
+def _report_all(runs: Sequence[AccountRun], halt: Halt) -> list[AccountReport]:
+    """Do every account's work, side by side; whatever ends this thread's wait ends theirs within seconds."""
+    with ThreadPoolExecutor(min(ACCOUNTS_IN_FLIGHT, max(1, len(runs))), thread_name_prefix="account") as pool:
+        try:
+            return list(pool.map(AccountRun.report, runs))
+        except BaseException:
+            halt.set()
+            raise
 
 
 def find(

@@ -46,12 +46,13 @@ from convo_pipeline.errors import (
 from convo_pipeline.graph import headers as answer_headers
 from convo_pipeline.graph.answers import Answer, Identity, read_found, read_identity, read_list, read_node
 from convo_pipeline.graph.codes import build_error
-from convo_pipeline.graph.deadline import POOL_CLASSES
+from convo_pipeline.graph.deadline import pool_classes
 from convo_pipeline.graph.fields import names_in
 from convo_pipeline.graph.ladder import SMALLEST_EDGE
 from convo_pipeline.graph.pages import Page, read_json
 from convo_pipeline.graph.rate_limit import CallBudget, Key, Limiter
 from convo_pipeline.graph.retry import Pause, Stop, decide
+from convo_pipeline.halt import Halt
 from convo_pipeline.secrets import Credentials, RedactingFilter
 from convo_pipeline.settings import AccountSettings, Settings
 
@@ -60,7 +61,8 @@ __all__ = ["Answer", "Endpoint", "GraphClient", "Identity"]
 Kind = Literal["listing", "conversation", "edge", "message", "identity", "token", "find"]
 
 LARGEST_ANSWER_BYTES = 64 * 1024 * 1024
-LONGEST_CONNECT_SECONDS = 10.0
+LONGEST_CONNECT_SECONDS = 8.0
+"""A run that is ended ends within ten seconds, and nobody looks while a connection is made."""
 THREADS_PER_ACCOUNT = 4
 _LOG = logging.getLogger(__name__)
 _CHUNK_BYTES = 1 << 18
@@ -107,11 +109,15 @@ class _Request:
 
 
 class _Adapter(HTTPAdapter):
-    """Gives requests the connections that keep a deadline."""
+    """Gives requests the connections that keep a deadline and end with the run."""
+
+    def __init__(self, halt: Halt) -> None:
+        self._halt = halt
+        super().__init__(pool_connections=1, pool_maxsize=THREADS_PER_ACCOUNT, max_retries=0)
 
     def init_poolmanager(self, *arguments: object, **named: object) -> None:
         super().init_poolmanager(*arguments, **named)  # type: ignore[arg-type]
-        self.poolmanager.pool_classes_by_scheme = POOL_CLASSES
+        self.poolmanager.pool_classes_by_scheme = pool_classes(self._halt)
 
 
 class GraphClient:
@@ -119,7 +125,7 @@ class GraphClient:
 
     Raises the errors of `errors.py` by `codes.CODES`. A heavy request (nested messages, a long edge page) that is
     refused with code 1 or does not end in time raises TooMuchDataError: ask for less. After a TokenError no call
-    is sent any more.
+    is sent any more; once `halt` is set, every call and every wait ends with StoppedError.
     """
 
     def __init__(
@@ -131,6 +137,7 @@ class GraphClient:
         budget: CallBudget,
         clock: Clock = SYSTEM_CLOCK,
         draw: Callable[[], float] = random.random,
+        halt: Halt | None = None,
     ) -> None:
         self.endpoint = endpoint
         self.calls: Counter[str] = Counter()
@@ -141,11 +148,12 @@ class GraphClient:
         self._credentials = credentials
         self._limiter = limiter
         self._budget = budget
-        self._clock = clock
+        self._halt = halt or Halt()
+        self._clock = halt.watch(clock) if halt else clock
         self._draw = draw
         self._lock = threading.Lock()
         self._token_error: TokenError | None = None
-        self._session = _open_session(endpoint, credentials)
+        self._session = _open_session(endpoint, credentials, self._halt)
         self._secret_parameters = _secret_parameters(endpoint, credentials)
 
     def close(self) -> None:
@@ -238,6 +246,7 @@ class GraphClient:
         return result
 
     def _attempt(self, request: _Request, read: Callable[[Answer], T]) -> T:
+        self._halt.check()
         blocked_seconds = self._limiter.acquire()
         if self._token_error is not None:
             raise self._token_error
@@ -355,14 +364,14 @@ class _Received:
     content: bytes | None
 
 
-def _open_session(endpoint: Endpoint, credentials: Credentials) -> requests.Session:
+def _open_session(endpoint: Endpoint, credentials: Credentials, halt: Halt) -> requests.Session:
     session = requests.Session()
     session.trust_env = False
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     session.headers.update({"User-Agent": "convo-pipeline", "Accept": "application/json", "Accept-Encoding": "gzip"})
     if endpoint.token_in == "header":  # noqa: S105
         session.headers["Authorization"] = f"Bearer {credentials.token}"
-    adapter = _Adapter(pool_connections=1, pool_maxsize=THREADS_PER_ACCOUNT, max_retries=0)
+    adapter = _Adapter(halt)
     for scheme in ("https://", "http://"):
         session.mount(scheme, adapter)
     logging.getLogger("urllib3.connectionpool").addFilter(_URLLIB3_FILTER)

@@ -2,73 +2,80 @@
 
 A server that drips one byte a second passes every socket time-out for ever (slow loris). Here the read time-out that
 a connection was given becomes a deadline: status line, headers and body share it.
+While an answer is waited for, a look now and then tells whether the run was ended meanwhile.
 """
 
 import http.client
 import io
 import socket
 import time
+from contextlib import suppress
 from typing import Any
 
 import urllib3
 import urllib3.connection
 
+from convo_pipeline.halt import LOOK_SECONDS, Halt
+
 
 class _DeadlineReader(io.RawIOBase):
-    """Reads a socket until the deadline."""
+    """Reads a socket until the deadline, or the end of the run."""
 
-    def __init__(self, connection: socket.socket, deadline_seconds: float) -> None:
+    def __init__(self, connection: socket.socket, deadline_seconds: float, halt: Halt) -> None:
         self._socket = connection
-        self._raw = connection.makefile("rb", buffering=0)
+        self._held_open = connection.makefile("rb", buffering=0)
         self._deadline_seconds = deadline_seconds
+        self._halt = halt
 
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any) -> int | None:
-        left = self._deadline_seconds - time.monotonic()
-        if left <= 0:
-            raise TimeoutError("the whole answer took too long")
-        self._socket.settimeout(left)
-        return self._raw.readinto(buffer)
+    def readinto(self, buffer: Any) -> int:
+        while True:
+            self._halt.check()
+            left = self._deadline_seconds - time.monotonic()
+            if left <= 0:
+                raise TimeoutError("the whole answer took too long")
+            self._socket.settimeout(min(left, LOOK_SECONDS))
+            with suppress(TimeoutError):
+                return self._socket.recv_into(buffer)
 
     def close(self) -> None:
-        self._raw.close()
+        self._held_open.close()
         super().close()
 
 
 class _SocketView:
     """Gives `http.client` the reader it asks a socket for."""
 
-    def __init__(self, connection: socket.socket, deadline_seconds: float) -> None:
-        self._reader = _DeadlineReader(connection, deadline_seconds)
+    def __init__(self, connection: socket.socket, deadline_seconds: float, halt: Halt) -> None:
+        self._reader = _DeadlineReader(connection, deadline_seconds, halt)
 
     def makefile(self, mode: str) -> io.BufferedReader:
         return io.BufferedReader(self._reader, 1 << 16)
 
 
-class _Response(http.client.HTTPResponse):
-    def __init__(self, sock: socket.socket, *arguments: Any, **named: Any) -> None:
-        timeout_seconds = sock.gettimeout()
-        if timeout_seconds is None:
-            raise ValueError("a connection with a deadline needs a time-out")
-        super().__init__(_SocketView(sock, time.monotonic() + timeout_seconds), *arguments, **named)  # type: ignore[arg-type]
+def pool_classes(halt: Halt) -> dict[str, type[urllib3.HTTPConnectionPool]]:
+    """Return the pools by scheme whose connections keep a deadline and end with the run."""
 
+    class Response(http.client.HTTPResponse):
+        def __init__(self, sock: socket.socket, *arguments: Any, **named: Any) -> None:
+            timeout_seconds = sock.gettimeout()
+            if timeout_seconds is None:
+                raise ValueError("a connection with a deadline needs a time-out")
+            view = _SocketView(sock, time.monotonic() + timeout_seconds, halt)
+            super().__init__(view, *arguments, **named)  # type: ignore[arg-type]
 
-class _HttpConnection(urllib3.connection.HTTPConnection):
-    response_class = _Response
+    class HttpConnection(urllib3.connection.HTTPConnection):
+        response_class = Response
 
+    class HttpsConnection(urllib3.connection.HTTPSConnection):
+        response_class = Response
 
-class _HttpsConnection(urllib3.connection.HTTPSConnection):
-    response_class = _Response
+    class HttpPool(urllib3.HTTPConnectionPool):
+        ConnectionCls = HttpConnection
 
+    class HttpsPool(urllib3.HTTPSConnectionPool):
+        ConnectionCls = HttpsConnection
 
-class _HttpPool(urllib3.HTTPConnectionPool):
-    ConnectionCls = _HttpConnection
-
-
-class _HttpsPool(urllib3.HTTPSConnectionPool):
-    ConnectionCls = _HttpsConnection
-
-
-POOL_CLASSES: dict[str, type[urllib3.HTTPConnectionPool]] = {"http": _HttpPool, "https": _HttpsPool}
+    return {"http": HttpPool, "https": HttpsPool}
