@@ -360,6 +360,51 @@ def forget(surroundings: Surroundings, account: str, person_id: str, yes: bool) 
     click.echo(told)
 
 
+@main.group()
+def deletion() -> None:
+    """Answer Meta's data deletion callback, and tell what became of each request."""
+
+
+@deletion.command()
+@click.argument("signed_request", required=False)
+@click.pass_obj
+def answer(surroundings: Surroundings, signed_request: str | None) -> None:
+    """Forget whom Meta's SIGNED_REQUEST names (default: what stdin holds) and print the answer for Meta."""
+    from convo_pipeline.console.deletions import answer_request
+
+    text = signed_request if signed_request is not None else sys.stdin.read()
+    reply, told = answer_request(surroundings.settings, text, os.environ, surroundings.clock)
+    click.echo(reply)
+    click.echo(told, err=True)
+
+
+@deletion.command("status")
+@click.argument("code", required=False)
+@click.pass_obj
+def deletion_status(surroundings: Surroundings, code: str | None) -> None:
+    """Tell what became of the request with this confirmation CODE; without one, list all."""
+    from convo_pipeline.console.deletions import describe_requests
+
+    told = describe_requests(surroundings.settings, code)
+    if code is not None and not told:
+        click.echo("there is no request with this code", err=True)
+        sys.exit(EXIT_NOT_FOUND)
+    click.echo(told, nl=False)
+
+
+@deletion.command()
+@click.option("--port", default=8080, show_default=True, help="Port on 127.0.0.1; 0: a free one.")
+@click.pass_obj
+def serve(surroundings: Surroundings, port: int) -> None:
+    """Serve the callback on this machine until Ctrl-C; put your own TLS in front of it."""
+    from convo_pipeline.deletion_callback import make_application, make_callback_server
+
+    application = make_application(surroundings.settings, os.environ, surroundings.clock)
+    with make_callback_server(application, port) as server:
+        click.echo(f"http://127.0.0.1:{server.server_port}")
+        server.serve_forever()
+
+
 @main.command()
 @click.option("--dry-run", is_flag=True, help="Only list what would go.")
 @click.pass_obj

@@ -170,6 +170,22 @@ class ExportSettings(_Section):
     secret_env: VariableName | None = None
 
 
+def _check_status_url(url: str) -> str:
+    parts = urlsplit(url)
+    if not parts.hostname or parts.query or parts.fragment or parts.username:
+        raise ValueError('must be an address without query, such as "https://example.org/deletion"')
+    if parts.scheme != "https" and not (parts.scheme == "http" and _is_loopback(parts.hostname)):
+        raise ValueError("must be an https address")
+    return url
+
+
+class DeletionSettings(_Section):
+    """`[deletion]`: how Meta's data deletion callback is believed and answered."""
+
+    app_secret_env: VariableName | None = None
+    status_url: Annotated[str, AfterValidator(_check_status_url)] | None = None
+
+
 class MetricsSettings(_Section):
     """`[metrics]`: definitions that a business may choose."""
 
@@ -246,6 +262,7 @@ class Settings(_Section):
     metrics: MetricsSettings = MetricsSettings()
     alerts: AlertsSettings = AlertsSettings()
     export: ExportSettings = ExportSettings()
+    deletion: DeletionSettings = DeletionSettings()
     retention: RetentionSettings = RetentionSettings()
     accounts: tuple[AccountSettings, ...] = ()
 

@@ -44,6 +44,7 @@ def test_defaults_are_those_of_the_documentation() -> None:
         "metrics": {"session_gap_hours": 24},
         "alerts": {"webhook_env": None},
         "export": {"secret_env": None},
+        "deletion": {"app_secret_env": None, "status_url": None},
         "retention": {"on_deleted": "redact"},
     }
     (account,) = settings.accounts

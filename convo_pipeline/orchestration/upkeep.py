@@ -7,6 +7,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from convo_pipeline.deletion import finish_open
 from convo_pipeline.erasing import remove_deleted, resume
 from convo_pipeline.errors import ConvoError
 from convo_pipeline.lake.compact import compact
@@ -58,6 +59,7 @@ def run_upkeep(deployment: Deployment, log: Log) -> list[str]:
     with closing(Store(settings.store, deployment.clock)) as store:
         steps: dict[str, Callable[[], int]] = {
             "erasures finished": lambda: len(resume(settings, store, now)),
+            "deletion requests finished": lambda: len(finish_open(settings, store, now)),
             "unsent messages removed": lambda: sum(len(each.messages) for each in remove_deleted(settings, store, now)),
             "partitions too old, removed": lambda: len(expire(store, settings.retention.limits, today)),
         }
