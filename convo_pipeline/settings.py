@@ -121,6 +121,7 @@ class ScheduleSettings(_Section):
     """`[schedule]`: when Dagster runs what, UTC."""
 
     nightly: Annotated[str, AfterValidator(_check_cron)] = "15 0 * * *"
+    sweep: Annotated[str, AfterValidator(_check_cron)] = "30 1 * * 0"
     upkeep: Annotated[str, AfterValidator(_check_cron)] = "30 3 * * *"
     capture_minutes: int = Field(default=15, ge=0, le=720)
     recheck_days: int = Field(default=2, ge=0, le=30)

@@ -18,7 +18,7 @@ from convo_pipeline.lake.parquet import encode
 from convo_pipeline.lake.records import Partition, Run
 from convo_pipeline.lake.retention import FLOORS
 from convo_pipeline.orchestration.catalog import build_definitions
-from convo_pipeline.orchestration.checks import ACCOUNTS, CHECKS, judge
+from convo_pipeline.orchestration.checks import ACCOUNT_CHECKS, CHECKS, judge
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.jobs import EXTRACT_JOB, NORMALISE_JOB
 from convo_pipeline.orchestration.partitions import Window, range_tags
@@ -27,7 +27,7 @@ from tests.inbox_worlds import TOKENS, Days, small_settings, small_world, three_
 
 BAKERY, BIKES = "bakery-instagram", "bikes-messenger"
 ALL = [BAKERY, BIKES]
-KEYS = {check.key for check in (*CHECKS, ACCOUNTS)}
+KEYS = {check.key for check in (*CHECKS, *ACCOUNT_CHECKS)}
 
 
 @pytest.fixture(scope="module")
@@ -118,14 +118,14 @@ def test_every_table_is_checked_for_its_key_and_every_time_for_its_day() -> None
         assert (name, "keys_are_unique") in checked
         assert ((name, "dates_are_in_partition") in checked) == ("created_at" in table.column_names)
     assert len(checked) == len(CHECKS)
-    assert not any(check.spec.blocking for check in (*CHECKS, ACCOUNTS))
+    assert not any(check.spec.blocking for check in (*CHECKS, *ACCOUNT_CHECKS))
 
 
 def test_a_whole_lake_is_good_in_every_check(deployment: Deployment, instance: dg.DagsterInstance, days: Days) -> None:
     window = Window(days[0], days.today)
     found = run(deployment, instance, EXTRACT_JOB, ALL, window) | run(deployment, instance, NORMALISE_JOB, ALL, window)
     assert {name for name, each in found.items() if not each.passed} == set()
-    assert {check.key for check in (*CHECKS, ACCOUNTS)} == {
+    assert {check.key for check in (*CHECKS, *ACCOUNT_CHECKS)} == {
         dg.AssetCheckKey(dg.AssetKey(table), name) for table, name in found
     }
     assert found["messages", "keys_are_unique"].description == "good: 6 days judged"
@@ -239,13 +239,25 @@ def test_every_check_turns_red_where_what_it_promises_is_broken(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
         lake.state.record(Partition(name, BIKES, day, hashlib.sha256(content).hexdigest(), 3, len(content), source))
-    lake.state.save_run(Run("r", BIKES, "window", datetime(2026, 1, 1, tzinfo=UTC), outcome="failed", error="Refused."))
+    lake.state.save_run(
+        Run(
+            "r",
+            BIKES,
+            "full",
+            datetime(2026, 1, 1, tzinfo=UTC),
+            outcome="failed",
+            error="Refused.",
+            counts={"missed": 2},
+        )
+    )
     found = red(deployment, lake, instance, day)
-    assert found.keys() == {(check.table, check.name) for check in (*CHECKS, ACCOUNTS)}
+    assert found.keys() == {(check.table, check.name) for check in (*CHECKS, *ACCOUNT_CHECKS)}
     for (_, name), text in found.items():
-        where = f"{BIKES}|{'2026-01-01' if name == 'no_failed_accounts' else day}"
+        where = f"{BIKES}|{'2026-01-01' if name in ('no_failed_accounts', 'nothing_missed') else day}"
         assert text.startswith(f"{where}: ")
-        assert any(word in text for word in ("materialise", "convo-pipeline verify", "nothing to do", "capture more"))
+        assert any(
+            word in text for word in ("materialise", "convo-pipeline verify", "nothing to do", "capture more", "--full")
+        )
 
 
 def row_of(table: schema.Table, day: date, **values: object) -> dict[str, object]:
@@ -285,6 +297,21 @@ def test_a_good_run_of_one_account_does_not_hide_the_other_ones_trouble(
         store.merge("raw_message_details", BIKES, days[0], details(days[0], "m_open", status="beyond_20"))
         derive_day(store, BIKES, days[0])
     assert run(deployment, instance, NORMALISE_JOB, [BAKERY], second)[name].passed
+
+
+def test_what_a_sweep_found_missing_is_red_until_another_sweep_finds_nothing(
+    deployment: Deployment, instance: dg.DagsterInstance, days: Days
+) -> None:
+    window, name = Window(days[0], days[1]), ("coverage", "nothing_missed")
+    with closing(Store(deployment.settings.store)) as store:
+        for hour, (mode, counts) in enumerate([("full", {"missed": 3}), ("capture", {}), ("full", {"missed": 0})]):
+            at = datetime(2026, 1, 1, hour, tzinfo=UTC)
+            store.state.save_run(Run(f"r{hour}", BIKES, mode, at, outcome="complete", counts=counts))
+            found = run(deployment, instance, NORMALISE_JOB, [BAKERY], window)[name]
+            assert found.passed == (hour == 2)
+            if hour < 2:
+                what = "3 messages had been missed by runs that called themselves complete: they are stored now; sweep again"
+                assert str(found.description).startswith(f"{BIKES}|2026-01-01: {what}")
 
 
 def test_a_failed_account_is_named_until_it_went_well_and_its_neighbours_are_judged(

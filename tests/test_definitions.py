@@ -120,6 +120,23 @@ def test_nightly_asks_all_accounts_in_one_run_in_the_order_of_the_configuration(
     assert request.tags["convo/mode"] == "nightly"
 
 
+def test_a_sweep_reads_the_last_thirty_days_of_all_accounts_as_if_nothing_were_held(settings: Settings) -> None:
+    repository = build_definitions(Deployment(settings)).get_repository_def()
+    schedule = repository.get_schedule_def("sweep")
+    assert schedule.default_status == dg.DefaultScheduleStatus.STOPPED
+    spans = {}
+    for day in (datetime(2026, 1, 1, 1, 30, tzinfo=UTC), datetime(2026, 1, 4, 1, 30, tzinfo=UTC), datetime(2026, 6, 7, 1, 30, tzinfo=UTC)):  # fmt: skip
+        data = schedule.evaluate_tick(dg.build_schedule_context(scheduled_execution_time=day))
+        tags = [request.tags for request in data.run_requests or ()]
+        assert {each["convo/mode"] for each in tags} <= {"full"}
+        spans[day.date()] = [(each[RANGE_START], each[RANGE_END]) for each in tags]
+    assert spans == {
+        date(2026, 1, 1): [],
+        date(2026, 1, 4): [("zoo-instagram|2026-01-01", "ark-messenger|2026-01-03")],
+        date(2026, 6, 7): [("zoo-instagram|2026-05-08", "ark-messenger|2026-06-06")],
+    }
+
+
 def test_nightly_goes_back_to_the_oldest_day_that_no_complete_run_swept(settings: Settings, tmp_path: Path) -> None:
     state = State(tmp_path / "state.db")
     today = date(2026, 2, 20)

@@ -34,7 +34,7 @@ from convo_pipeline.extract.run import ACCOUNTS_IN_FLIGHT
 from convo_pipeline.graph.ladder import EDGES, SIZES
 from convo_pipeline.lake.verify import KINDS
 from convo_pipeline.orchestration.assets import FRESHNESS
-from convo_pipeline.orchestration.checks import ACCOUNTS, CARRIED_DAYS, CHECKS, LEAST_SHARE_DETAILED
+from convo_pipeline.orchestration.checks import ACCOUNT_CHECKS, CARRIED_DAYS, CHECKS, LEAST_SHARE_DETAILED
 from convo_pipeline.settings import GraphSettings, ScheduleSettings, Settings
 from convo_pipeline.tables.chart_data import CONTEXT_DAYS, MOST_DAYS
 from tests.inboxes import NOW, serve
@@ -68,8 +68,8 @@ def test_every_exit_code_is_explained() -> None:
 
 def test_every_check_of_dagster_is_explained() -> None:
     text = section(page("ui.md"), "Checks")
-    assert set(first_cells(text)) == {check.name for check in (*CHECKS, ACCOUNTS)}
-    warn = {check.name for check in (*CHECKS, ACCOUNTS) if check.severity.value == "WARN"}
+    assert set(first_cells(text)) == {check.name for check in (*CHECKS, *ACCOUNT_CHECKS)}
+    warn = {check.name for check in (*CHECKS, *ACCOUNT_CHECKS) if check.severity.value == "WARN"}
     assert {in_code(row[0])[0] for row in rows(text) if "(warns)" in row[0]} == warn
     assert f"fewer than {LEAST_SHARE_DETAILED:.0%}".replace("%", " %") in text
 
@@ -137,7 +137,7 @@ def declared_keys() -> Iterator[tuple[str, tuple[str, str]]]:
 def kind_of(key: str, field: FieldInfo) -> str:
     if key.endswith("_env"):
         return "name of a variable"
-    if key in ("nightly", "upkeep"):
+    if key in ("nightly", "sweep", "upkeep"):
         return "cron"
     kind: Any = field.annotation
     if get_origin(kind) in (Union, UnionType):

@@ -168,3 +168,19 @@ def test_the_table_fits_80_columns_and_json_says_the_same() -> None:
     (account,) = document["accounts"]
     assert (account["lost"], account["share_detailed"]) == ({"beyond_20": 10_000, "gone": 2}, 0.999999)
     assert account["attention"] == worst.attention
+
+
+def test_what_a_sweep_found_missing_is_told_until_another_finds_nothing(inboxes: Inboxes) -> None:
+    inboxes.extract_whole()
+    inboxes.store.shrink("raw_message_ids", "insta", inboxes.clock.now().date(), lambda rows: rows.slice(3))
+    inboxes.clock.advance(3600)
+    inboxes.extract(mode="full")
+    inboxes.derive()
+    told = (
+        "the last sweep found 3 messages that runs before it had missed; they are stored now: sweep again, and report"
+        " it if that finds more"
+    )
+    assert attention(inboxes) == {"insta": [told], "mess": []}
+    inboxes.clock.advance(3600)
+    inboxes.extract(mode="full")
+    assert attention(inboxes) == {"insta": [], "mess": []}

@@ -84,5 +84,5 @@ def test_every_message_is_in_exactly_the_partition_of_its_utc_day_wherever_the_m
 def test_every_schedule_ticks_in_utc(inboxes: Inboxes) -> None:
     schedules = build_definitions(Deployment(inboxes.settings)).schedules or ()
     assert {(schedule.name, schedule.execution_timezone) for schedule in schedules} == {
-        (name, "UTC") for name in ("nightly", "capture", "upkeep")
+        (name, "UTC") for name in ("nightly", "sweep", "capture", "upkeep")
     }

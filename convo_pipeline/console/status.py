@@ -61,6 +61,8 @@ class AccountStatus:
     underived_day_count: int = 0
     """Of the days counted: so many are in the raw tables and not yet, or not as they are now, in the others."""
     quarantine_count: int = 0
+    missed_count: int = 0
+    """What the last sweep found that runs before it had missed."""
     blocked_until: datetime | None = None
     is_late: bool = False
     problem: str | None = None
@@ -133,6 +135,7 @@ def read_account(settings: Settings, store: Store, account: AccountSettings, now
     rows = _read_coverage(store, name, today)
     week = _add_up(rows, _last_days(today, COVERAGE_DAYS))
     lost = find_lost(store, name, today, rows)
+    _, missed_count = state.last_sweep(name) or (None, 0)
     risks = find_risks(settings, store, name)
     key = Endpoint.of(settings, account).limit_key
     return AccountStatus(
@@ -154,6 +157,7 @@ def read_account(settings: Settings, store: Store, account: AccountSettings, now
         open_spool_count=len(left_spools(store.state_path, name)),
         underived_day_count=sum(not is_derived(store, name, day) for day in rows),
         quarantine_count=len(state.quarantines(name)),
+        missed_count=missed_count,
         blocked_until=read_block(state.path, key, now),
         is_late=complete is None or now - complete.started_at > LATE_AFTER,
     )
@@ -231,6 +235,11 @@ def _sentences(status: AccountStatus) -> Iterator[str]:
         )
     if status.blocked_until:
         yield f"blocked by the rate limit until {_clock(status.blocked_until)}: wait, no run calls before"
+    if status.missed_count:
+        yield (
+            f"the last sweep found {counted(status.missed_count, 'message')} that runs before it had missed; they are"
+            " stored now: sweep again, and report it if that finds more"
+        )
     if status.quarantine_count:
         yield f"{counted(status.quarantine_count, 'damaged file')} set aside: run convo-pipeline verify"
 

@@ -224,6 +224,15 @@ class State:
         rows = self.database.select(f"SELECT * FROM runs{where} ORDER BY started_us DESC LIMIT 1", *values)
         return read_run(rows[0]) if rows else None
 
+    def last_sweep(self, account: str) -> tuple[datetime, int] | None:
+        """Return when the newest run began that counted what earlier ones had missed, and how many messages it was."""
+        rows = self.database.select(
+            "SELECT started_us, json_extract(counts, '$.missed') AS missed FROM runs"
+            " WHERE account = ? AND missed IS NOT NULL ORDER BY started_us DESC LIMIT 1",
+            account,
+        )
+        return (from_us(rows[0][0]), int(str(rows[0][1]))) if rows else None
+
     def first_run_at(self, account: str) -> datetime | None:
         """Return when the account's oldest run that is still noted began."""
         ((first_us,),) = self.database.select("SELECT min(started_us) FROM runs WHERE account = ?", account)

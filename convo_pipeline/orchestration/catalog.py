@@ -7,7 +7,7 @@ from convo_pipeline.orchestration.assets import build_extract, build_normalise, 
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.jobs import build_capture_job, extract_job, normalise_job
 from convo_pipeline.orchestration.partitions import partitions_of
-from convo_pipeline.orchestration.schedules import build_capture_schedule, build_followers, build_nightly
+from convo_pipeline.orchestration.schedules import build_capture_schedule, build_followers, build_nightly, build_sweep
 from convo_pipeline.orchestration.sooner import build_capture_sooner
 from convo_pipeline.orchestration.upkeep import build_upkeep_job, build_upkeep_schedule
 
@@ -27,6 +27,7 @@ def build_definitions(deployment: Deployment) -> dg.Definitions:
         jobs=[extract_job, normalise_job, capture_job, upkeep_job],
         schedules=[
             build_nightly(deployment),
+            build_sweep(deployment),
             *([build_capture_schedule(deployment, capture_job)] if minutes else []),
             build_upkeep_schedule(deployment, upkeep_job),
         ],

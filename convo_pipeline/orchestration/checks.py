@@ -5,7 +5,7 @@ the run's partitions and those that its last evaluation left red, so that no acc
 trouble: a partition is red until it was judged good itself. An evaluation names account, date and remedy, never a text.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from functools import cached_property, partial
@@ -36,6 +36,7 @@ CARRIED_DAYS = 31
 MESSAGE_KEY = ("conversation_id", "message_id")
 AGAIN = "materialise the normalised tables of this day again; if it stays, run `convo-pipeline verify`"
 VERIFY = "run `convo-pipeline verify` and restore this day's file from a backup"
+SWEEP_AGAIN = "sweep again, and report it if that finds more (`convo-pipeline extract --full`)"
 READ_AGAIN = "materialise the raw tables of this day again"
 
 
@@ -220,8 +221,8 @@ def _complete(table: str, raw: str, key: Sequence[str]) -> Check:
     return Check(table, "every_id_has_a_row", what, partial(judge_completeness, table, raw, key))
 
 
-ADDS_UP, NOTHING_OPEN, ENOUGH_IS_DETAILED, NO_FAILED_ACCOUNTS = (
-    "adds_up", "nothing_open", "enough_is_detailed", "no_failed_accounts",
+ADDS_UP, NOTHING_OPEN, ENOUGH_IS_DETAILED, NO_FAILED_ACCOUNTS, NOTHING_MISSED = (
+    "adds_up", "nothing_open", "enough_is_detailed", "no_failed_accounts", "nothing_missed",
 )  # fmt: skip
 WARN = dg.AssetCheckSeverity.WARN
 CHECKS = (
@@ -240,12 +241,47 @@ CHECKS = (
     Check("coverage", ENOUGH_IS_DETAILED, f"At least {LEAST_SHARE_DETAILED:.0%} of each day's messages have their content.",
           judge_share, WARN, CARRIED_DAYS),
 )  # fmt: skip
-ACCOUNTS = Check("coverage", NO_FAILED_ACCOUNTS, "The last run of every account went well.", lambda day: None, WARN)
+
+
+def find_failed_accounts(store: Store, accounts: Iterable[str]) -> dict[str, str]:
+    """Name the accounts whose last ended run failed, by the key of that run's day."""
+    found: dict[str, str] = {}
+    for account in accounts:
+        last = next((run for run in store.state.runs(account, limit=20) if run.outcome != "running"), None)
+        if last is not None and last.outcome == "failed":
+            why = last.error or "; ".join(last.reasons) or "it failed"
+            remedy = "put that right, then materialise its failed and missing partitions"
+            found[key_of(account, last.started_at.date())] = f"{why.rstrip('.')}: {remedy}"
+    return found
+
+
+def find_missed(store: Store, accounts: Iterable[str]) -> dict[str, str]:
+    """Name the accounts whose last sweep found what earlier runs had missed, by the key of that sweep's day."""
+    found: dict[str, str] = {}
+    for account in accounts:
+        started_at, missed_count = store.state.last_sweep(account) or (None, 0)
+        if started_at and missed_count:
+            what = f"{missed_count:,} messages had been missed by runs that called themselves complete"
+            found[key_of(account, started_at.date())] = f"{what}: they are stored now; {SWEEP_AGAIN}"
+    return found
+
+
+def _of_accounts(name: str, what: str) -> Check:
+    return Check("coverage", name, what, lambda day: None, WARN)
+
+
+ACCOUNT_CHECKS: Mapping[Check, Callable[[Store, Iterable[str]], dict[str, str]]] = {
+    _of_accounts(NO_FAILED_ACCOUNTS, "The last run of every account went well."): find_failed_accounts,
+    _of_accounts(
+        NOTHING_MISSED, "The last sweep of every account found nothing that runs before had missed."
+    ): find_missed,
+}
+"""What must be true of every account, whichever partitions a run has."""
 
 
 def checks_of(tables: Collection[str]) -> list[Check]:
     """Return the checks of these tables."""
-    return [check for check in (*CHECKS, ACCOUNTS) if check.table in tables]
+    return [check for check in (*CHECKS, *ACCOUNT_CHECKS) if check.table in tables]
 
 
 # one evaluation a check and run
@@ -271,8 +307,9 @@ def judge(
             red[check][key] = why
     for check in checks:
         yield _result(check, red[check], len(wanted[check]), "days")
-    if ACCOUNTS.key in selected:
-        yield _result(ACCOUNTS, find_failed_accounts(store, sorted(names)), len(names), "accounts")
+    for check, find in ACCOUNT_CHECKS.items():
+        if check.key in selected:
+            yield _result(check, find(store, sorted(names)), len(names), "accounts")
 
 
 def _judge_day(store: Store, key: str, checks: Iterable[Check]) -> dict[Check, str]:
@@ -290,18 +327,6 @@ def _judge_day(store: Store, key: str, checks: Iterable[Check]) -> dict[Check, s
                 why = describe_defect(error)
             if why:
                 found[check] = why
-    return found
-
-
-def find_failed_accounts(store: Store, accounts: Iterable[str]) -> dict[str, str]:
-    """Name the accounts whose last ended run failed, by the key of that run's day."""
-    found: dict[str, str] = {}
-    for account in accounts:
-        last = next((run for run in store.state.runs(account, limit=20) if run.outcome != "running"), None)
-        if last is not None and last.outcome == "failed":
-            why = last.error or "; ".join(last.reasons) or "it failed"
-            remedy = "put that right, then materialise its failed and missing partitions"
-            found[key_of(account, last.started_at.date())] = f"{why.rstrip('.')}: {remedy}"
     return found
 
 

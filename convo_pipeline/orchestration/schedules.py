@@ -1,4 +1,4 @@
-"""When what runs: the nightly extract, the capture between nights, and what follows an extract.
+"""When what runs: the nightly extract, the weekly sweep, the capture between nights, and what follows an extract.
 
 Schedules are off until somebody turns them on in the UI: a clone that is only being tried must not call an API
 in the night. The followers are on: they call nobody.
@@ -11,6 +11,7 @@ from datetime import UTC, date, timedelta
 import dagster as dg
 
 from convo_pipeline.cron import capture_cron, next_time
+from convo_pipeline.extract.plan import Mode
 from convo_pipeline.lake.database import STATE_FILE
 from convo_pipeline.lake.state import State
 from convo_pipeline.orchestration.assets import DERIVED, MODE_TAG, RAW
@@ -42,6 +43,13 @@ def nightly_window(settings: Settings, today: date, state: State | None = None) 
     return Window(since, today) if since < today else None
 
 
+def sweep_window(settings: Settings, today: date) -> Window | None:
+    """Name the days a sweep asks for: the last 30, up to yesterday; None if no account has a whole day yet."""
+    first = min((account.start_date for account in settings.accounts), default=today)
+    since = max(first, today - timedelta(days=MOST_DAYS_BACK))
+    return Window(since, today) if since < today else None
+
+
 def _first_needed(account: AccountSettings, recheck: date, today: date, state: State | None) -> date:
     oldest = max(account.start_date, today - timedelta(days=MOST_DAYS_BACK))
     runs = state.runs(account.name) if state else []
@@ -69,12 +77,34 @@ def build_nightly(deployment: Deployment) -> dg.ScheduleDefinition:
         today = context.scheduled_execution_time.astimezone(UTC).date()
         with open_ledger(settings) as state:
             window = nightly_window(settings, today, state)
-        if window is None:
-            return dg.SkipReason(deployment.problem or "no account has a whole day yet")
-        (accounts,) = neighbours(settings, (account.name for account in settings.accounts))
-        return dg.RunRequest(tags={**range_tags(accounts, window), MODE_TAG: "nightly"})
+        return _ask_all(deployment, window, "nightly")
 
     return nightly
+
+
+def build_sweep(deployment: Deployment) -> dg.ScheduleDefinition:
+    """Build the schedule of the run that looks as if nothing were held, and counts what other runs had missed."""
+
+    @dg.schedule(
+        name="sweep",
+        job=extract_job,
+        cron_schedule=deployment.settings.schedule.sweep,
+        execution_timezone="UTC",
+        description=f"Reads the last {MOST_DAYS_BACK} days of all accounts as if nothing were held. Turn it on here.",
+    )
+    def sweep(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        today = context.scheduled_execution_time.astimezone(UTC).date()
+        return _ask_all(deployment, sweep_window(deployment.settings, today), "full")
+
+    return sweep
+
+
+def _ask_all(deployment: Deployment, window: Window | None, mode: Mode) -> dg.RunRequest | dg.SkipReason:
+    """Request one run for all accounts, or say why there is nothing to ask."""
+    if window is None:
+        return dg.SkipReason(deployment.problem or "no account has a whole day yet")
+    (accounts,) = neighbours(deployment.settings, (account.name for account in deployment.settings.accounts))
+    return dg.RunRequest(tags={**range_tags(accounts, window), MODE_TAG: mode})
 
 
 @contextmanager
