@@ -341,17 +341,24 @@ def rename(surroundings: Surroundings, old: str, new: str, root: str | None) -> 
 
 @main.command()
 @click.argument("account")
-@click.argument("person_id")
+@click.argument("person_id", required=False)
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--again", is_flag=True, help="After a backup was put back: everybody who was forgotten before.")
 @click.pass_obj
-def forget(surroundings: Surroundings, account: str, person_id: str, yes: bool) -> None:
+def forget(surroundings: Surroundings, account: str, person_id: str | None, yes: bool, again: bool) -> None:
     """Erase a person from everything ACCOUNT holds, for good; later runs do not store them again.
 
     PERSON_ID is the id by which this account knows them: participants.participant_id. Conversations between
     you and them leave whole; in groups what they sent leaves, and who they are.
     """
-    from convo_pipeline.console.upkeep import forget_person
+    from convo_pipeline.console.upkeep import forget_again, forget_person
 
+    if again:
+        for line in forget_again(surroundings.settings, account, surroundings.clock):
+            click.echo(line)
+        return
+    if person_id is None:
+        raise click.UsageError("name the PERSON_ID, or --again")
     is_agreed = (lambda text: True) if yes else (lambda text: click.confirm(f"{text} Go on?", err=True))
     told = forget_person(surroundings.settings, account, person_id, surroundings.clock, is_agreed)
     if told is None:

@@ -15,6 +15,7 @@ from convo_pipeline.lake.deleted import Deleted, find_deleted, finish, remove_co
 from convo_pipeline.lake.deleted import read_pending as read_pending_days
 from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.forget import Traces, erase, find_traces, lock_person_out, read_pending
+from convo_pipeline.lake.returned import find_returned
 from convo_pipeline.lake.suppression import Receipt, keyed_hash, make_key, read_receipts
 from convo_pipeline.schema import ACCOUNT_DAYS, RAW_MESSAGE_IDS
 from convo_pipeline.settings import FIRST_START_DATE, AccountSettings, Settings
@@ -34,6 +35,13 @@ def forget(
         receipt = erase(store, traces, now)
     settle(store, account, settings.metrics.session_gap_hours)
     return receipt
+
+
+def forget_again(settings: Settings, store: Store, account: str, now: datetime) -> list[Receipt]:
+    """Forget everybody who was forgotten before and came back with a backup; return their receipts."""
+    settle(store, account, settings.metrics.session_gap_hours)
+    found = [forget(settings, store, account, person, now) for person in find_returned(store, account)]
+    return [receipt for receipt in found if receipt]
 
 
 def is_known(store: Store, traces: Traces) -> bool:

@@ -15,7 +15,7 @@ import pytest
 
 from convo_pipeline.derive import stale_days
 from convo_pipeline.emulator.world import Account, Conversation, World
-from convo_pipeline.erasing import forget
+from convo_pipeline.erasing import forget, forget_again
 from convo_pipeline.errors import BusyError, StoreError
 from convo_pipeline.extract.load import load_spool
 from convo_pipeline.extract.spool import Spool, left_spools
@@ -274,6 +274,20 @@ def test_a_backup_that_brings_the_person_back_is_cleaned_by_forgetting_again(inb
     assert hits(Path(inboxes.store.root))
     erase_ada(inboxes)
     assert hits(Path(inboxes.store.root)) == []
+
+
+def test_s19_after_a_restore_the_receipts_find_whom_to_forget_again(inboxes: Inboxes, tmp_path: Path) -> None:
+    root, store = Path(inboxes.store.root), inboxes.store
+    shutil.copytree(root, tmp_path / "backup", ignore=shutil.ignore_patterns("state.db*", "locks", ".staging"))
+    erase_ada(inboxes)
+    others = inboxes.rows("messages")
+    assert forget_again(inboxes.settings, store, "insta", NOW) == []
+    shutil.copytree(tmp_path / "backup", root, dirs_exist_ok=True)
+    rebuild_state(store)
+    assert {trace for _, trace in hits(root)} == set(TRACES)
+    [receipt] = forget_again(inboxes.settings, store, "insta", NOW)
+    assert (receipt.row_counts["messages"], hits(root), inboxes.rows("messages")) == (26, [], others)
+    assert verify(store, stale_days=stale_days).findings == ()
 
 
 def test_a_renamed_account_remembers_whom_it_forgot(inboxes: Inboxes) -> None:

@@ -18,9 +18,11 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
 
 import convo_pipeline
+from convo_pipeline.lake.compact import compact, drop_outdated
 from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.sql import Connection
 from convo_pipeline.schema import MESSAGES
@@ -176,3 +178,28 @@ def test_no_reader_ever_sees_a_wrong_row_and_connect_never_fails(tmp_path: Path,
         made = commits.value
     print(f"{total} reads during {made} commits, 0 wrong: {dict(reads)}; failed and read again: {dict(failures)}")
     assert made > total / 1000
+
+
+@pytest.mark.parametrize("removal", ["replaced", "dropped", "compaction dropped"])
+def test_d8_a_reader_that_holds_a_file_open_reads_it_whole_while_it_is_removed(tmp_path: Path, removal: str) -> None:
+    store = Store(StoreSettings(root=str(tmp_path / "lake")))
+    store.replace("messages", ACCOUNT, DAYS[0], as_table(DAYS[0], 2), "2")
+    path = store.path("messages", ACCOUNT, DAYS[0])
+    if removal == "compaction dropped":
+        compact(store, date(2026, 5, 2))
+        [path] = (tmp_path / "lake" / ".compact" / "messages").glob("*.parquet")
+    with pq.ParquetFile(path, pre_buffer=False) as held, convo_pipeline.connect(tmp_path / "lake") as con:
+        query = con.execute("SELECT message_id, text FROM messages ORDER BY message_id")
+        first = query.fetchmany(3)
+        if removal == "replaced":
+            store.replace("messages", ACCOUNT, DAYS[0], as_table(DAYS[0], 0), "0")
+        else:
+            store.drop("messages", ACCOUNT, DAYS[0])
+            drop_outdated(store)
+            assert not path.exists()
+        wanted = [(row[1], row[3]) for row in RIGHT[DAYS[0], 2]]
+        assert sorted(zip(*(held.read()[name].to_pylist() for name in ("message_id", "text")), strict=True)) == wanted
+        assert first + query.fetchall() == wanted
+        left = RIGHT[DAYS[0], 0] if removal == "replaced" else []
+        assert con.execute("SELECT count(*) FROM messages").fetchone() == (len(left),)
+    store.close()

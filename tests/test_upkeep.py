@@ -173,6 +173,10 @@ def test_forget_says_what_it_cannot_do(config: Path, arguments: tuple[str, ...],
     assert (result.exit_code, message in result.stderr, result.stdout) == (code, True, "")
 
 
+def test_forget_wants_a_person_or_those_of_before(config: Path) -> None:
+    assert (ask(config, "forget", "insta").exit_code, ask(config, "forget", "insta", "--again").output) == (2, "")
+
+
 def test_expire_names_by_day_what_would_go_and_then_removes_it(config: Path) -> None:
     first = config.parent / "lake" / "messages" / "account=insta"
     before = sorted(path.name for path in first.iterdir())

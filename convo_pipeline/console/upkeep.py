@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
+from convo_pipeline import erasing
 from convo_pipeline.clock import Clock
 from convo_pipeline.console.results import counted
 from convo_pipeline.derive import stale_days
@@ -23,6 +24,7 @@ from convo_pipeline.lake.forget import Traces
 from convo_pipeline.lake.rebuild import rebuild_state
 from convo_pipeline.lake.rename import rename_account
 from convo_pipeline.lake.retention import Expired, expire, find_expired, floors_of
+from convo_pipeline.lake.suppression import Receipt
 from convo_pipeline.lake.verify import KINDS, NOTICES, Verification, verify
 from convo_pipeline.settings import Settings, StoreSettings
 
@@ -82,10 +84,18 @@ def forget_person(
     """Erase a person and return what was done; None if nothing was found or the answer was no."""
     with open_lake(settings.store) as store:
         receipt = forget(settings, store, account, person_id, clock.now(), lambda found: is_agreed(_describe(found)))
-    if receipt is None:
-        return None
+    return _told(receipt) if receipt else None
+
+
+def forget_again(settings: Settings, account: str, clock: Clock) -> list[str]:
+    """Erase again whoever came back with a backup; return what was done, a line each."""
+    with open_lake(settings.store) as store:
+        return [_told(receipt) for receipt in erasing.forget_again(settings, store, account, clock.now())]
+
+
+def _told(receipt: Receipt) -> str:
     rows = ", ".join(f"{count:,} of {table}" for table, count in sorted(receipt.row_counts.items())) or "none"
-    return f"erased from {account}; rows that left: {rows}; receipt {receipt.person[:32]}"
+    return f"erased from {receipt.account}; rows that left: {rows}; receipt {receipt.person[:32]}"
 
 
 def _describe(found: Traces) -> str:
