@@ -1,7 +1,7 @@
 """What a run did for one account: the words of the ledger, and the figures that people ask for. Pure."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Literal, get_args
 
@@ -62,6 +62,12 @@ class AccountReport:
     def missed(self) -> int | None:
         """Messages that a sweep found although earlier runs had claimed to hold everything; None: it was no sweep."""
         return self.counts.get("missed")
+
+
+def figures_in(reports: Sequence[AccountReport]) -> CallFigures:
+    """Add up what accounts' runs cost."""
+    names = [each.name for each in fields(CallFigures)]
+    return CallFigures(**{name: sum(getattr(report.figures, name) for report in reports) for name in names})
 
 
 def missed_in(reports: Sequence[AccountReport]) -> int | None:

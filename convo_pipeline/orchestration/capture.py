@@ -10,7 +10,7 @@ from datetime import date, datetime, timedelta
 
 import dagster as dg
 
-from convo_pipeline.extract.run import AccountReport
+from convo_pipeline.extract.report import AccountReport, figures_in
 from convo_pipeline.lake.files import Store
 from convo_pipeline.orchestration.assets import (
     Log,
@@ -46,10 +46,10 @@ def run_capture(deployment: Deployment, log: Log, names: Sequence[str] = ()) -> 
         for report in reports:
             _take(deployment, store, report, outcome)
     busy = [report.account for report in reports if report.outcome == "busy"]
+    cost = figures_in(reports)
     log(
-        f"{len(reports) - len(busy)} accounts asked by {sum(report.figures.used for report in reports):,} calls "
-        f"({sum(report.figures.saved for report in reports):,} saved, "
-        f"{sum(report.figures.refused for report in reports):,} refused), {len(busy)} left to another run, "
+        f"{len(reports) - len(busy)} accounts asked by {cost.used:,} calls "
+        f"({cost.saved:,} saved, {cost.refused:,} refused), {len(busy)} left to another run, "
         f"{len(outcome.extra)} partitions changed, {len(outcome.failures)} failed"
     )
     return outcome

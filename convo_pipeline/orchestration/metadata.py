@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 
-from convo_pipeline.extract.report import AccountReport, missed_in
+from convo_pipeline.extract.report import AccountReport, figures_in, missed_in
 from convo_pipeline.schema import COUNT, DETAIL_STATUSES, FLAG, RATIO, TIME, Table
 
 PREVIEW_ROWS = 5
@@ -79,11 +79,8 @@ def run_metadata(reports: Sequence[AccountReport]) -> dict[str, Any]:
         )
         for report in reports
     ]
-    totals = {
-        "calls": sum(report.figures.used for report in reports),
-        "calls_saved": sum(report.figures.saved for report in reports),
-        "calls_refused": sum(report.figures.refused for report in reports),
-    }
+    cost = figures_in(reports)
+    totals = {"calls": cost.used, "calls_saved": cost.saved, "calls_refused": cost.refused}
     missed = missed_in(reports)
     if missed is not None:
         totals["missed_before"] = missed
