@@ -4,9 +4,8 @@ It promises no range; it stores what the listing brings since the last look and 
 An account that another run works on is left to that run.
 """
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
 
 import dagster as dg
 
@@ -24,7 +23,7 @@ from convo_pipeline.orchestration.assets import (
 )
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.outcome import Cell, Outcome
-from convo_pipeline.orchestration.partitions import ONE_DAY, Window, accounts_by_window, since_start, split_key
+from convo_pipeline.orchestration.partitions import ONE_DAY, Window, accounts_by_window, by_account, since_start
 from convo_pipeline.schema import ACCOUNT_DAYS, COVERAGE
 
 ACCOUNTS_TAG = "convo/accounts"
@@ -88,30 +87,27 @@ def tell_changes(deployment: Deployment, instance: dg.DagsterInstance, outcome: 
     A pictured table's partition is materialised once by captures, with pictures of its own. What changes in it later
     that day is observed: too often for another drawing, and the next night brings one.
     """
-    pages = _draw_new(deployment, instance, outcome)
+    pictured = [cell for cell in outcome.extra if cell[0] in PICTURED]
+    new = [cell for cell in pictured if not _is_materialised(instance, cell)]
+    pages = _draw(deployment, new, outcome)
     for cell, metadata in outcome.extra.items():
-        if cell[0] not in PICTURED:
-            yield dg.AssetMaterialization(cell[0], partition=cell[1], metadata=dict(metadata))
-        elif cell not in pages:
-            kind = dg.AssetObservation if _is_materialised(instance, cell) else dg.AssetMaterialization
+        if cell not in pages:
+            is_known = cell[0] in PICTURED and cell not in new
+            kind = dg.AssetObservation if is_known else dg.AssetMaterialization
             yield kind(cell[0], partition=cell[1], metadata=dict(metadata))
     for (table, key), page in pages.items():
         metadata = {"pictures": page, **outcome.extra[table, key]}
         yield dg.AssetMaterialization(table, partition=key, metadata=metadata)
 
 
-def _draw_new(deployment: Deployment, instance: dg.DagsterInstance, outcome: Outcome) -> Mapping[Cell, object]:
-    """Draw what Dagster has not been told of yet, by account; told after all others, it is what the page shows."""
-    new: dict[str, set[date]] = defaultdict(set)
-    for cell in outcome.extra:
-        if cell[0] in PICTURED and not _is_materialised(instance, cell):
-            account, day = split_key(cell[1])
-            new[account].add(day)
+def _draw(deployment: Deployment, cells: Iterable[Cell], outcome: Outcome) -> Mapping[Cell, object]:
+    """Draw the days of these cells, by account; told after all others, a page with pictures is what is shown."""
+    days_of = by_account(key for _, key in cells)
     pages: dict[Cell, object] = {}
-    if new:
+    if days_of:
         with open_store(deployment) as store:
-            for account, days in new.items():
-                pages |= draw_pictures(deployment, store, account, sorted(days), outcome)
+            for account, days in days_of.items():
+                pages |= draw_pictures(deployment, store, account, days, outcome)
     return {cell: page for cell, page in pages.items() if cell in outcome.extra}
 
 
