@@ -24,11 +24,12 @@ import pyarrow.dataset as ds
 from pyarrow import fs
 
 from convo_pipeline.errors import ConflictError, CorruptError, StoreError
+from convo_pipeline.lake.layout import DATA_FILE
 from convo_pipeline.lake.parquet import decode
 from convo_pipeline.lake.place import Mark
 from convo_pipeline.lake.s3 import Bucket
 from convo_pipeline.lake.segments import Key, Piece, Segment, bounds_of, month_of, read_index, segment_parts, source_of
-from convo_pipeline.lake.sources import DATA_FILE, column_types, quote_name
+from convo_pipeline.lake.sources import column_types, quote_name
 from convo_pipeline.schema import LEDGER, TABLES, Table
 
 LISTING_SECONDS = 15.0

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from convo_pipeline.errors import ConflictError, CorruptError
 from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.folder import Folder
-from convo_pipeline.lake.layout import DATA_FILE
+from convo_pipeline.lake.layout import DATA_FILE, folder_parts, read_date
 from convo_pipeline.lake.partitions import Held
 from convo_pipeline.lake.place import remove_file, write_file, write_version
 from convo_pipeline.lake.records import Compaction
@@ -150,9 +150,9 @@ def _recorded(store: Store, table: Table) -> Iterator[tuple[str, date, str | Non
 
 def _listed(store: Store, table: Table) -> Iterator[tuple[str, date, str | None, int]]:
     for account in store.accounts(table.name):
-        for name, mark in store.place.holders((table.name, f"account={account}"), DATA_FILE).items():
-            with suppress(ValueError):
-                yield account, date.fromisoformat(name.removeprefix("date=")), mark.tag, mark.byte_count
+        for name, mark in store.place.holders(folder_parts(table, account), DATA_FILE).items():
+            if day := read_date(name):
+                yield account, day, mark.tag, mark.byte_count
 
 
 def _current(store: Store, table: Table) -> dict[Key, str]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from convo_pipeline.lake.compaction_watch import CompactionWatch
+from convo_pipeline.lake.layout import DATA_FILE
 from convo_pipeline.lake.records import Compaction
 from convo_pipeline.lake.segments import (
     COMPACT,
@@ -25,7 +26,7 @@ from convo_pipeline.lake.segments import (
     read_segments,
     segment_parts,
 )
-from convo_pipeline.lake.sources import DATA_FILE, LocalSource, column_types, quote, quote_name
+from convo_pipeline.lake.sources import LocalSource, column_types, quote, quote_name
 from convo_pipeline.schema import Table
 
 SETTLED_SECONDS = 2.0

@@ -13,12 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from convo_pipeline.errors import StoreError
+from convo_pipeline.lake.layout import DATA_FILE
 from convo_pipeline.schema import LEDGER, TABLES, Table
 
 VIEWED_TABLES = (*TABLES.values(), *LEDGER)
 ACCOUNT_FOLDER = "account=[a-z]*"
 DATE_FOLDER = "date=[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]"
-DATA_FILE = "data.parquet"
 _DATE_SQL = f"left(right(filename, {len('YYYY-MM-DD/') + len(DATA_FILE)}), {len('YYYY-MM-DD')})::DATE"
 
 SQL_TYPES = {

@@ -23,7 +23,8 @@ from convo_pipeline.errors import CorruptError, StoreError
 from convo_pipeline.lake.answers import answer_statements
 from convo_pipeline.lake.compacted_source import CompactedSource
 from convo_pipeline.lake.database import STATE_FILE
-from convo_pipeline.lake.sources import DATA_FILE, VIEWED_TABLES, Source, quote, select_nothing
+from convo_pipeline.lake.layout import DATA_FILE
+from convo_pipeline.lake.sources import VIEWED_TABLES, Source, quote, select_nothing
 from convo_pipeline.lake.views import views
 from convo_pipeline.settings import Settings, StoreSettings
 
