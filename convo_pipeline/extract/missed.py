@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from convo_pipeline.extract.rows import ConversationSighting
 from convo_pipeline.lake.records import ConversationState
-
-KEY = ["conversation_id", "message_id"]
+from convo_pipeline.schema import RAW_MESSAGE_IDS
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,9 @@ def count_missed(
     listed: Mapping[str, ConversationSighting],
 ) -> int:
     """Count one day's messages that were claimed and have no row; `held` and `stored` are as before the sweep."""
-    absent = sightings.select([*KEY, "created_us"]).join(stored.select(KEY), KEY, join_type="left anti")
-    times = {(row["conversation_id"], row["message_id"]): row["created_us"] for row in absent.to_pylist()}
+    is_stored = pc.is_in(RAW_MESSAGE_IDS.row_keys(sightings), RAW_MESSAGE_IDS.row_keys(stored))
+    absent = sightings.select([*RAW_MESSAGE_IDS.key, "created_us"]).filter(pc.invert(is_stored)).to_pylist()
+    times = {(row["conversation_id"], row["message_id"]): row["created_us"] for row in absent}
     return sum(
         claim.covers(created_us, held.get(conversation_id), _updated_us(listed.get(conversation_id)))
         for (conversation_id, _), created_us in times.items()
