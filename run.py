@@ -21,23 +21,12 @@ PYTHON = SCRIPTS / ("python.exe" if os.name == "nt" else "python")
 RUN_LOCK = ROOT / "requirements.lock"
 TEST_LOCK = ROOT / "requirements-dev.lock"
 OLDEST_PYTHON = (3, 11)
+FAST = "not slow and not hunt and not browser"
 CHECKS = (
     ("format", ("ruff", "format", "--check", ".")),
     ("lint", ("ruff", "check", ".")),
     ("types", ("mypy",)),
-    (
-        "tests",
-        (
-            "pytest",
-            "-n",
-            "3",
-            "--dist",
-            "loadfile",
-            "--no-loadscope-reorder",
-            "-m",
-            "not slow and not hunt and not browser",
-        ),
-    ),
+    ("tests", ("pytest", "-n", "3", "--dist", "loadfile", "--no-loadscope-reorder", "-m", FAST)),
 )
 """More workers than cores: the tests wait for servers and syncs half of their time."""
 
