@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 
 import pyarrow as pa
@@ -24,6 +24,8 @@ from convo_pipeline.lake.place import write_file
 from convo_pipeline.lake.rename import rename_account
 from convo_pipeline.lake.retention import expire
 from convo_pipeline.lake.segments import read_index
+from convo_pipeline.orchestration.deployment import Deployment
+from convo_pipeline.orchestration.upkeep import run_upkeep
 from convo_pipeline.schema import RAW
 from convo_pipeline.settings import Settings, StoreSettings
 from tests.inboxes import NOW, Inboxes, serve, stopped_clock
@@ -83,6 +85,20 @@ def test_a_year_is_one_request_and_what_changed_since_is_read_by_day(
     assert sorted(fetched(proxy)) == [f".compact/{TABLE}/{segment.name}", march[0], *february, march[1]]
     assert [(each.account, each.month) for each in compact(store, TODAY)] == [("florist", "2026-02")]
     assert sorted(answers(bucket, proxy.url), key=str) == late
+
+
+def test_the_nightly_upkeep_compacts_a_bucket_too(
+    machine: Callable[..., Store], proxy: Proxy, bucket: str, tmp_path: Path
+) -> None:
+    filled(machine())
+    clock = stopped_clock(VirtualClock(datetime.combine(TODAY, time(3, 30), UTC)))
+    told: list[str] = []
+    settings = Settings(store=store_settings(bucket, proxy.url, tmp_path / "state"))
+    assert run_upkeep(Deployment(settings, clock=clock), told.append) == []
+    assert "months compacted: 4" in told
+    fetched(proxy)
+    assert answers(bucket, proxy.url) == expected()
+    assert len(fetched(proxy)) == 1 + 2
 
 
 def test_a_few_days_are_fetched_alone_where_that_is_cheaper(

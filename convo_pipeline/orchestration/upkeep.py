@@ -62,9 +62,8 @@ def run_upkeep(deployment: Deployment, log: Log) -> list[str]:
             "deletion requests finished": lambda: len(finish_open(settings, store, now)),
             "unsent messages removed": lambda: sum(len(each.messages) for each in remove_deleted(settings, store, now)),
             "partitions too old, removed": lambda: len(expire(store, settings.retention.limits, today)),
+            "months compacted": lambda: len(compact(store, today)),
         }
-        if not settings.store.is_remote:
-            steps["months compacted"] = lambda: len(compact(store, today))
         return [failure for name, step in steps.items() if (failure := _try(name, step, log))]
 
 
