@@ -20,7 +20,7 @@ from convo_pipeline.orchestration.catalog import build_definitions
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.instance import make_home
 from convo_pipeline.orchestration.jobs import EXTRACT_JOB, NORMALISE_JOB, prune_idle_runs
-from convo_pipeline.orchestration.partitions import Window, range_tags
+from convo_pipeline.orchestration.partitions import Window, partitions_of, range_tags
 from convo_pipeline.orchestration.runs import QUIET, run_jobs
 from convo_pipeline.settings import Settings
 from tests.inbox_worlds import TOKENS, Days, message_counts, small_settings, small_world, three_days
@@ -92,8 +92,7 @@ def counts(instance: dg.DagsterInstance, table: str) -> dict[str, int]:
 
 def status(deployment: Deployment, instance: dg.DagsterInstance, table: str) -> tuple[set[str], set[str]]:
     """Dagster's own partition status: (green, red)."""
-    partitions = build_definitions(deployment).resolve_assets_def(table).partitions_def
-    assert partitions is not None
+    partitions = partitions_of(deployment.settings)
     found = instance.get_status_by_partition(dg.AssetKey(table), partitions.get_partition_keys(), partitions)
     assert found is not None
     words = {key: word.value for key, word in found.items() if word is not None}

@@ -47,10 +47,10 @@ class Web:
     """The running web server."""
 
     url: str
-    pid: int
-    """Of `dagster dev`, the leader of the group of all that it starts."""
     answers: list[bytes] = field(default_factory=list)
     """Every answer the page got."""
+    pid: int = 0
+    """Of `dagster dev`, which started everything else."""
 
     def ask(self, query: str, **variables: Any) -> Any:
         answer = requests.post(f"{self.url}/graphql", json={"query": query, "variables": variables}, timeout=30)
@@ -141,7 +141,7 @@ def dagster_dev(home: Path, environ: Mapping[str, str], change: tuple[str, str] 
             start_new_session=True,
         )
         try:
-            web = Web(f"http://127.0.0.1:{port}", process.pid)
+            web = Web(f"http://127.0.0.1:{port}", pid=process.pid)
             wait_for(lambda: is_up(web, process), 180)
             yield web
         finally:
