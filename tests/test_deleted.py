@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 from convo_pipeline.clock import Clock
+from convo_pipeline.console.status import find_lost
 from convo_pipeline.derive import stale_days
 from convo_pipeline.emulator.switches import Switches
 from convo_pipeline.emulator.world import Conversation, Message
@@ -20,14 +22,17 @@ from convo_pipeline.extract.rows import Reject, Sighting
 from convo_pipeline.extract.spool import Spool, left_spools
 from convo_pipeline.lake import deleted
 from convo_pipeline.lake.compact import compact
+from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.rebuild import rebuild_state
 from convo_pipeline.lake.verify import verify
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.upkeep import run_upkeep
 from convo_pipeline.schema import TABLES
-from convo_pipeline.settings import parse_settings
+from convo_pipeline.settings import StoreSettings, parse_settings
 from tests.byte_grep import find_texts
 from tests.inboxes import NOW, Inboxes, serve, small_world
+from tests.simulation import Life
+from tests.test_forget import run_killed
 
 SECRET, PICTURE = "a word that was taken back, örtlich", "a picture that was taken back"
 HOUR = timedelta(hours=1).total_seconds()
@@ -212,6 +217,21 @@ def test_drop_removes_the_rows_and_keep_keeps_all(inboxes: Inboxes) -> None:
     assert verify(inboxes.store, stale_days=stale_days).findings == ()
 
 
+def test_what_was_unsent_after_it_was_read_is_not_counted_as_lost(inboxes: Inboxes) -> None:
+    inboxes.clock.advance(HOUR)
+    late = chat(inboxes).add_message("read in time", inboxes.clock.now())
+    chat(inboxes).add_message("newer", inboxes.clock.now() + timedelta(minutes=1))
+    look(inboxes)
+    late.unsend()
+    for _ in range(2):
+        look(inboxes)
+    assert remove(inboxes) == 1
+    today = inboxes.clock.now().date()
+    [coverage] = [row for row in inboxes.rows("coverage", "insta") if row["date"] == today]
+    assert coverage["gone"] == 1
+    assert find_lost(inboxes.store, "insta", today, {today: coverage}) == []
+
+
 def test_damaged_staged_and_rejected_copies_go_too(inboxes: Inboxes) -> None:
     message = unsend(inboxes)
     store = inboxes.store
@@ -291,3 +311,51 @@ def test_what_to_do_is_read_from_the_configuration() -> None:
     assert (settings.retention.on_deleted, settings.retention.limits) == ("drop", {"messages": 30})
     with pytest.raises(SettingsError, match=r"retention\.on_deleted: Input should be 'redact', 'keep' or 'drop'"):
         parse_settings(b'[retention]\non_deleted = "forget"')
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_removal_killed_anywhere_is_finished_by_the_next(inboxes: Inboxes, long_run: bool) -> None:
+    unsend(inboxes)
+    compact(inboxes.store, date(2026, 5, 2))
+
+    def attempt() -> None:
+        fresh = Store(inboxes.settings.store)
+        remove_deleted(inboxes.settings, fresh, inboxes.clock.now())
+
+    inboxes.store.close()
+    last_call, kills = 1, 0
+    while not run_killed(attempt, last_call):
+        kills += 1
+        last_call += 1 if long_run else 9
+    print(f"killed at {kills} moments")
+    assert kills > 5
+    remove(inboxes)
+    assert hits(inboxes) == []
+    assert verify(inboxes.store, stale_days=stale_days).findings == ()
+
+
+@pytest.mark.hunt
+@pytest.mark.timeout(36_000)
+def test_no_life_takes_a_message_that_is_there_for_deleted(memory_path: Path, long_run: bool) -> None:
+    """Long lives with every fault: what hides rows makes messages missing, never deleted; and what is unsent is found."""
+    tally: Counter[str] = Counter()
+    for seed in range(1_000 if long_run else 25):
+        life = Life(seed, memory_path / str(seed))
+        life.plans = [life._plan_run(number) for number in range(8)]
+        life.live()
+        now_us = life.world.clock.now_us()
+        unsent = {key for key, message in life.messages() if message.is_unsent(now_us)}
+        store = Store(StoreSettings(root=str(life.folder)))
+        for day in store.days("raw_message_ids", "shop"):
+            for row in store.read("raw_message_ids", "shop", day).to_pylist():
+                is_unsent = (row["conversation_id"], row["message_id"]) in unsent
+                tally["missing and there"] += row["missing_at"] is not None and not is_unsent
+                is_deleted = row["deleted_at"] is not None and row["returned_at"] is None
+                tally["deleted and unsent" if is_unsent else "deleted and there"] += is_deleted
+        store.close()
+        shutil.rmtree(life.folder)
+    print(dict(tally))
+    assert tally["deleted and there"] == 0
+    assert min(tally["deleted and unsent"], tally["missing and there"]) > 0
