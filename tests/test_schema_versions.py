@@ -2,15 +2,18 @@
 
 import shutil
 from collections.abc import Iterator
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from convo_pipeline.derive import derive_day, stale_days
 from convo_pipeline.errors import SchemaError
+from convo_pipeline.lake.deleted import find_deleted, remove_content
 from convo_pipeline.lake.files import Store
+from convo_pipeline.lake.forget import lock_person_out
 from convo_pipeline.lake.identity import AccountIdentity
 from convo_pipeline.lake.rebuild import rebuild_state
 from convo_pipeline.lake.verify import verify
@@ -84,3 +87,38 @@ def test_verify_tells_older_files_and_calls_them_sound_once_derived(store: Store
 def test_a_derived_file_that_cannot_be_read_says_which_column(store: Store) -> None:
     with pytest.raises(SchemaError, match=r"messages\.is_unsupported: string is no bool"):
         store.read("messages", ACCOUNT, DAY)
+
+
+LAKE_OF_VERSION_1 = Path(__file__).parent / "lakes" / "version_1"
+"""Three messages as version 1 wrote them: nothing tells what was unsent."""
+MARCH_3 = date(2026, 3, 3)
+
+
+@pytest.fixture
+def second(tmp_path: Path) -> Iterator[Store]:
+    shutil.copytree(LAKE_OF_VERSION_1, tmp_path / "second")
+    store = Store(StoreSettings(root=str(tmp_path / "second")))
+    rebuild_state(store)
+    yield store
+    store.close()
+
+
+def test_a_lake_of_version_1_says_the_same_once_derived_and_nothing_was_unsent(second: Store) -> None:
+    before = second.read("messages", "insta", MARCH_3)
+    assert stale_days(second, "insta") == [MARCH_3]
+    derive_day(second, "insta", MARCH_3)
+    assert second.read("messages", "insta", MARCH_3).equals(before)
+    assert (before["text"].to_pylist(), before["deleted_at"].null_count) == (["hello", "we answer", ""], 3)
+    assert find_deleted(second, "insta", "redact") == []
+
+
+def test_a_message_that_version_1_wrote_is_redacted_all_the_same(second: Store) -> None:
+    held = second.read("raw_message_ids", "insta", MARCH_3).slice(0, 1).to_pylist()
+    row = held[0] | {"missing_at": SENT_AT, "deleted_at": SENT_AT + timedelta(days=200)}
+    second.merge("raw_message_ids", "insta", MARCH_3, pa.Table.from_pylist([row], schema=RAW_MESSAGE_IDS.schema))
+    with lock_person_out(second, "insta"):
+        remove_content(second, "insta", find_deleted(second, "insta", "redact"), "redact")
+    derive_day(second, "insta", MARCH_3)
+    assert second.read("messages", "insta", MARCH_3)["text"].to_pylist() == [None, "we answer", ""]
+    payloads = second.read("raw_message_details", "insta", MARCH_3)["payload"].to_pylist()
+    assert ["hello" in payload for payload in payloads] == [False] * 3
