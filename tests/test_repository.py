@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.byte_grep import unpacked
+
 ROOT = Path(__file__).parent.parent
 SECRETS = {
     "a token of Meta's": r"\b(?:EAA|IGAA|IGQ)[A-Za-z0-9_-]{16,}",
@@ -26,6 +28,11 @@ def tracked() -> list[Path]:
     return [ROOT / name for name in names.split("\0") if name]
 
 
+def content_of(path: Path) -> bytes:
+    """Return a file's bytes; of a packed one its rows, for its schema in base64 looks like anything."""
+    return unpacked(path) or path.read_bytes()
+
+
 def find_secrets(text: str) -> list[str]:
     """Return the kinds of secrets that a text holds."""
     return [
@@ -40,7 +47,7 @@ def test_s20_no_tracked_file_holds_a_secret() -> None:
     assert len(files) > 100
     found = {}
     for path in files:
-        if path.is_file() and (kinds := find_secrets(path.read_bytes().decode("utf-8", "replace"))):
+        if path.is_file() and (kinds := find_secrets(content_of(path).decode("utf-8", "replace"))):
             found[str(path.relative_to(ROOT))] = kinds
     assert found == {}
 
