@@ -12,17 +12,18 @@ import dagster as dg
 import pytest
 
 from convo_pipeline import schema
+from convo_pipeline.derive import derive_day
 from convo_pipeline.emulator.serve import EmulatorServer
-from convo_pipeline.extract.run import Progress
+from convo_pipeline.extract.run import Progress, extract
 from convo_pipeline.lake.files import Store
 from convo_pipeline.orchestration.assets import CAME_ALONG
-from convo_pipeline.orchestration.catalog import build_definitions
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.instance import make_home
 from convo_pipeline.orchestration.jobs import EXTRACT_JOB, NORMALISE_JOB, prune_idle_runs
 from convo_pipeline.orchestration.partitions import Window, partitions_of, range_tags
 from convo_pipeline.orchestration.runs import QUIET, run_jobs
 from convo_pipeline.settings import Settings
+from tests.inbox_runs import definitions_of
 from tests.inbox_worlds import TOKENS, Days, message_counts, small_settings, small_world, three_days
 
 BAKERY, BIKES = "bakery-instagram", "bikes-messenger"
@@ -72,7 +73,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, days: Days) -> Iterator[tupl
 def run(
     deployment: Deployment, instance: dg.DagsterInstance, job: str, accounts: list[str], window: Window
 ) -> dg.ExecuteInProcessResult:
-    definitions = build_definitions(deployment)
+    definitions = definitions_of(deployment)
     tags = range_tags(accounts, window)
     return definitions.resolve_job_def(job).execute_in_process(
         instance=instance, raise_on_error=False, tags=tags, run_config=QUIET
@@ -88,6 +89,12 @@ def counts(instance: dg.DagsterInstance, table: str) -> dict[str, int]:
         for event in reversed(newest_first)
         if event is not None
     }
+
+
+def fill(settings: Settings, store: Store, days: Days) -> None:
+    """Extract both accounts, without Dagster: for tests of what comes after."""
+    reports = extract(settings, store, ALL, days[0], days.today, environ=TOKENS)
+    assert [report.outcome for report in reports] == ["complete", "complete"]
 
 
 def status(deployment: Deployment, instance: dg.DagsterInstance, table: str) -> tuple[set[str], set[str]]:
@@ -192,8 +199,8 @@ def test_a_defect_while_an_accounts_tables_are_derived_is_red_for_that_account_a
 ) -> None:
     """A line of the state that nobody can read."""
     window = Window(days[0], days.today)
-    assert run(deployment, instance, EXTRACT_JOB, ALL, window).success
     with closing(Store(settings.store)) as store:
+        fill(settings, store, days)
         store.state.add_quarantine("messages", BIKES, "no date, said the customer", "nowhere")  # type: ignore[arg-type]
     text, accounts = failure(run(deployment, instance, NORMALISE_JOB, ALL, window))
     assert (accounts, "a defect of this program, ValueError in convo_pipeline/lake/state.py" in text) == ([BIKES], True)
@@ -207,8 +214,9 @@ def test_figures_that_cannot_be_made_are_red_and_the_tables_below_them_green(
     deployment: Deployment, instance: dg.DagsterInstance, settings: Settings, days: Days
 ) -> None:
     """A day before the asked ones is damaged: the figures look back at it."""
-    assert run(deployment, instance, EXTRACT_JOB, ALL, Window(days[0], days.today)).success
-    assert run(deployment, instance, NORMALISE_JOB, ALL, Window(days[0], days[1])).success
+    with closing(Store(settings.store)) as store:
+        fill(settings, store, days)
+        derive_day(store, BIKES, days[0])
     place = Path(settings.store.root) / "messages" / f"account={BIKES}" / f"date={days[0]}"
     (place / "data.parquet").write_bytes(b"not parquet")
     asked = {account: {f"{account}|{days[number]}" for number in (1, 2)} for account in ALL}
@@ -276,7 +284,7 @@ def test_all_tables_of_a_partition_in_one_run_of_the_ui(
     deployment: Deployment, instance: dg.DagsterInstance, days: Days
 ) -> None:
     key = f"{BIKES}|{days[2]}"
-    job = build_definitions(deployment).resolve_implicit_global_asset_job_def()
+    job = definitions_of(deployment).resolve_implicit_global_asset_job_def()
     assert job.execute_in_process(instance=instance, run_config=QUIET, partition_key=key).success
     assert {table: counts(instance, table)[key] for table in ("raw_conversations", "messages", "coverage")} == {
         "raw_conversations": 3,
@@ -289,7 +297,7 @@ def test_a_subset_of_tables_can_be_materialised(
     deployment: Deployment, instance: dg.DagsterInstance, days: Days
 ) -> None:
     key = f"{BIKES}|{days[0]}"
-    job = build_definitions(deployment).resolve_implicit_global_asset_job_def()
+    job = definitions_of(deployment).resolve_implicit_global_asset_job_def()
     for table in ("raw_conversations", "messages"):
         subset = job.get_subset(asset_selection={dg.AssetKey(table)})
         assert subset.execute_in_process(instance=instance, run_config=QUIET, partition_key=key).success
@@ -325,7 +333,8 @@ def test_a_damaged_file_costs_its_account_only(
     deployment: Deployment, instance: dg.DagsterInstance, settings: Settings, days: Days
 ) -> None:
     window = Window(days[0], days.today)
-    run(deployment, instance, EXTRACT_JOB, ALL, window)
+    with closing(Store(settings.store)) as store:
+        fill(settings, store, days)
     place = Path(settings.store.root) / "raw_message_details" / f"account={BIKES}" / f"date={days[1]}"
     (place / "data.parquet").write_bytes(b"not parquet")
     result = run(deployment, instance, NORMALISE_JOB, ALL, window)
@@ -353,7 +362,7 @@ def test_a_root_that_cannot_be_written_is_one_clear_error(
 def test_a_capture_shows_only_partitions_that_changed(
     deployment: Deployment, instance: dg.DagsterInstance, server: EmulatorServer, days: Days
 ) -> None:
-    job = build_definitions(deployment).resolve_job_def("capture_job")
+    job = definitions_of(deployment).resolve_job_def("capture_job")
     assert job.execute_in_process(instance=instance, run_config=QUIET).success
     conversation = next(iter(server.world.accounts[BIKES].conversations.values()))
     before = instance.event_log_storage.get_maximum_record_id() or 0
@@ -375,7 +384,7 @@ def test_captures_that_found_nothing_are_pruned_with_all_they_left_on_disk(
     deployment: Deployment, tmp_path: Path, days: Days
 ) -> None:
     home = make_home(tmp_path / "home")
-    job = build_definitions(deployment).resolve_job_def("capture_job")
+    job = definitions_of(deployment).resolve_job_def("capture_job")
     with dg.DagsterInstance.from_config(str(home)) as instance:
         first, second = (job.execute_in_process(instance=instance, run_config=QUIET).run_id for _ in range(2))
         assert prune_idle_runs(instance, datetime.now(UTC) - timedelta(days=1)) == 0
@@ -398,7 +407,7 @@ def test_a_capture_leaves_a_locked_account_alone_and_fails_for_a_refused_one(
     deployment: Deployment, instance: dg.DagsterInstance, settings: Settings
 ) -> None:
     broken = replace(deployment, environ={**TOKENS, "BIKES_MESSENGER_TOKEN": "EAAwrongwrongwrongwrong"})
-    job = build_definitions(broken).resolve_job_def("capture_job")
+    job = definitions_of(broken).resolve_job_def("capture_job")
     with closing(Store(settings.store)) as store, store.lock_account(BIKES):
         assert job.execute_in_process(instance=instance, run_config=QUIET, raise_on_error=False).success
     text, accounts = failure(job.execute_in_process(instance=instance, run_config=QUIET, raise_on_error=False))

@@ -17,12 +17,12 @@ from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.parquet import encode
 from convo_pipeline.lake.records import Partition, Run
 from convo_pipeline.lake.retention import FLOORS
-from convo_pipeline.orchestration.catalog import build_definitions
 from convo_pipeline.orchestration.checks import ACCOUNT_CHECKS, CHECKS, judge
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.jobs import EXTRACT_JOB, NORMALISE_JOB
 from convo_pipeline.orchestration.partitions import Window, range_tags
 from convo_pipeline.orchestration.runs import QUIET
+from tests.inbox_runs import definitions_of
 from tests.inbox_worlds import TOKENS, Days, small_settings, small_world, three_days
 
 BAKERY, BIKES = "bakery-instagram", "bikes-messenger"
@@ -56,7 +56,7 @@ def run(
     deployment: Deployment, instance: dg.DagsterInstance, job: str, accounts: list[str], window: Window
 ) -> dict[tuple[str, str], dg.AssetCheckEvaluation]:
     """Run a job; return its evaluations by table and check."""
-    result = build_definitions(deployment).resolve_job_def(job).execute_in_process(
+    result = definitions_of(deployment).resolve_job_def(job).execute_in_process(
         instance=instance, raise_on_error=False, run_config=QUIET, tags=range_tags(accounts, window)
     )  # fmt: skip
     found = result.get_asset_check_evaluations()
@@ -333,7 +333,7 @@ def test_a_check_started_by_itself_looks_at_what_was_red_and_calls_nobody(
     deployment: Deployment, instance: dg.DagsterInstance, server: EmulatorServer, days: Days
 ) -> None:
     key = dg.AssetCheckKey(dg.AssetKey("raw_message_ids"), "keys_are_unique")
-    job = build_definitions(deployment).resolve_implicit_global_asset_job_def()
+    job = definitions_of(deployment).resolve_implicit_global_asset_job_def()
     alone = job.get_subset(asset_selection=set(), asset_check_selection={key})
     result = alone.execute_in_process(instance=instance, run_config=QUIET)
     (evaluation,) = result.get_asset_check_evaluations()
