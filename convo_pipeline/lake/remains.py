@@ -5,7 +5,7 @@ from datetime import date, timedelta
 
 from convo_pipeline.lake.compact import drop_outdated
 from convo_pipeline.lake.files import Store
-from convo_pipeline.lake.layout import DATA_FILE
+from convo_pipeline.lake.layout import DATA_FILE, folder_parts
 from convo_pipeline.lake.place import remove_file
 from convo_pipeline.schema import RUNS, TABLES, Table
 
@@ -27,14 +27,14 @@ def erase_remains(
         for table, _, day, parts in list(store.set_aside_files(name)):
             if is_doubtful(table, day):
                 remove_file(store.place, parts)
-    for table_name in TABLES:
-        store.place.purge((table_name, f"account={account}"))
-    store.place.purge((RUNS.name,))
+    for table in (*TABLES.values(), RUNS):
+        store.place.purge(folder_parts(table, account))
 
 
 def _stageable(account: str, today: date) -> Iterator[tuple[str, ...]]:
     """Yield every file of the account that a killed writer can have staged."""
+    folders = [folder_parts(table, account) for table in TABLES.values()]
     for index in range((today - FIRST_DAY).days + 3):
         day = FIRST_DAY + timedelta(days=index)
-        for table in TABLES:
-            yield table, f"account={account}", f"date={day}", DATA_FILE
+        for folder in folders:
+            yield *folder, f"date={day}", DATA_FILE
