@@ -23,6 +23,7 @@ from convo_pipeline.daily import BATCH_DAYS
 from convo_pipeline.lake.sql import Connection
 from convo_pipeline.schema import MESSAGES
 from convo_pipeline.tables.metrics import COLUMNS, account_days, needed_days
+from convo_pipeline.tables.promise import Promise
 
 SINCE = date(2026, 1, 1)
 DAY_COUNT = 90
@@ -30,6 +31,8 @@ MEMORY_SHAPES = ((10, 90), (1, 90), (1, 360))
 """Lakes whose peak memory is shown: one part in so many of the messages a day, for so many days."""
 PER_CONVERSATION = 10
 SQL = (Path(__file__).parent / "account_days.sql").read_text()
+PROMISE = Promise(SINCE, datetime(2026, 12, 31, tzinfo=UTC))
+PARAMETERS = {"since": PROMISE.since, "until": PROMISE.until, "edge": timedelta(hours=24)}
 
 
 def main(message_count: int = 1_000_000, rounds: int = 3) -> None:
@@ -38,7 +41,7 @@ def main(message_count: int = 1_000_000, rounds: int = 3) -> None:
         write_lake(Path(folder), message_count)
         with convo_pipeline.connect(folder, config={"threads": 1}) as con:
             ways: dict[str, Callable[[], int]] = {
-                "SQL in DuckDB": lambda: len(con.sql(SQL).to_arrow_table()),
+                "SQL in DuckDB": lambda: len(con.sql(SQL, params=PARAMETERS).to_arrow_table()),
                 "account_days": lambda: make_all(Path(folder)),
             }
             spent: dict[str, list[float]] = {name: [] for name in ways}
@@ -101,7 +104,7 @@ def make_all(root: Path, day_count: int = DAY_COUNT) -> int:
         first, last = needed_days(days[0])[0], needed_days(days[-1])[1]
         paths = [partition(root, first + timedelta(days=index)) for index in range((last - first).days)]
         held = pa.concat_tables([pq.read_table(path, columns=list(COLUMNS)) for path in paths if path.exists()])
-        made += len(account_days(held, days, first_day=SINCE))
+        made += len(account_days(held, days, promise=PROMISE))
     return made
 
 

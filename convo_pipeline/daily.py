@@ -1,11 +1,13 @@
 """Keep `account_days` in agreement with `messages`: a row depends on the days around it, so one day remakes several.
 
 Glue between the lake and the pure metrics. A row's `source` is a digest of the sources of all the messages it was made
-from, so what a late answer, a backfill or another session gap changes is stale, and nothing else is.
+from, so what a late answer, a backfill or another session gap changes is stale, and nothing else is. What the runs promise of
+the day, and whether its answers may still come, belongs to it: a day is made again when its answers' time is over.
 """
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import date, timedelta
 from itertools import chain
 
@@ -15,9 +17,10 @@ from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.partitions import Commit
 from convo_pipeline.lake.retention import read_floors
 from convo_pipeline.schema import ACCOUNT_DAYS, MESSAGES, SCHEMA_VERSION
-from convo_pipeline.tables.metrics import COLUMNS, LOOKBACK_DAYS, account_days, needed_days
+from convo_pipeline.tables.metrics import COLUMNS, LOOKBACK_DAYS, account_days, age_of, needed_days
+from convo_pipeline.tables.promise import Promise
 
-METRICS_VERSION = 1
+METRICS_VERSION = 2
 """Raise it whenever the same messages give other figures: every stored day is then made again."""
 BATCH_DAYS = 31
 """Days made at once: their neighbours are read once for all, and no more is held in memory."""
@@ -28,7 +31,8 @@ def stale_account_days(store: Store, account: str, *, session_gap_hours: float =
     held = _message_sources(store, account)
     days = sorted({*held, *store.days(ACCOUNT_DAYS.name, account)})
     first_day = _first_day(store)
-    wanted = {day: _source(held, day, session_gap_hours) for day in days if day >= first_day}
+    promise = read_promise(store, account)
+    wanted = {day: _source(held, day, session_gap_hours, promise) for day in days if day >= first_day}
     return [day for day in wanted if store.source(ACCOUNT_DAYS.name, account, day) != wanted[day]]
 
 
@@ -39,15 +43,22 @@ def derive_account_days(
     asked = stale_account_days(store, account, session_gap_hours=session_gap_hours) if days is None else days
     first_day = _first_day(store)
     held = _message_sources(store, account)
+    promise = read_promise(store, account)
     commits: list[Commit] = []
     for some in _batches(sorted({day for day in asked if day >= first_day})):
         messages = _read_around(store, account, some, held)
-        made = account_days(messages, some, first_day=min(held, default=None), session_gap_hours=session_gap_hours)
+        made = account_days(messages, some, promise=promise, session_gap_hours=session_gap_hours)
         for day in some:
             content = made.get(day, ACCOUNT_DAYS.schema.empty_table())
-            source = _source(held, day, session_gap_hours) or ""
+            source = _source(held, day, session_gap_hours, promise) or ""
             commits.append(store.replace(ACCOUNT_DAYS.name, account, day, content, source))
     return commits
+
+
+def read_promise(store: Store, account: str) -> Promise | None:
+    """Return what the account's runs promised, as far as messages are still held."""
+    promise, first_day = store.state.promise(account), min(store.days(MESSAGES.name, account), default=date.min)
+    return promise and replace(promise, since=max(promise.since, first_day))
 
 
 def _first_day(store: Store) -> date:
@@ -74,12 +85,12 @@ def _message_sources(store: Store, account: str) -> dict[date, str]:
     return {day: store.source(MESSAGES.name, account, day) or "" for day in store.days(MESSAGES.name, account)}
 
 
-def _source(held: Mapping[date, str], day: date, session_gap_hours: float) -> str | None:
+def _source(held: Mapping[date, str], day: date, session_gap_hours: float, promise: Promise | None) -> str | None:
     """The digest of everything a day's row is made of; None for a day without messages."""
     if day not in held:
         return None
-    history = min(LOOKBACK_DAYS, (day - min(held)).days)
-    parts = [f"{METRICS_VERSION}:{SCHEMA_VERSION}:{session_gap_hours}:{history}"]
+    age = age_of(day, promise)
+    parts = [f"{METRICS_VERSION}:{SCHEMA_VERSION}:{session_gap_hours}:{age.promised_days}:{age.ripeness}"]
     parts += [f"{near}:{held[near]}" for near in _range(*needed_days(day)) if near in held]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 

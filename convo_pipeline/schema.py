@@ -13,7 +13,7 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 VERSION_KEY = b"convo_pipeline.schema_version"
 
 TEXT = pa.string()
@@ -329,15 +329,28 @@ ACCOUNT_DAYS = Table(
         Column("new_customer_count", COUNT, "Of these, those silent on both sides for 28 days before.", required=True),
         Column("returning_customer_count", COUNT, "Of these, the others.", required=True),
         Column(
-            "history_days", COUNT, "Days held before this one, at most 28: fewer make more look new.", required=True
+            "history_days", COUNT, "Promised days before this one, at most 28: fewer make more look new.", required=True
         ),
         Column("session_count", COUNT, "Sessions in which the customer first wrote on this day.", required=True),
-        Column("judged_session_count", COUNT, "Of these, those whose answer or lack of it is known.", required=True),
+        Column(
+            "judged_session_count",
+            COUNT,
+            "Of these, those whose beginning and answer, or lack of it, are known.",
+            required=True,
+        ),
         Column("answered_session_count", COUNT, "Of these, those a person answered within 7 days.", required=True),
         Column("median_first_response_seconds", RATIO, "Median wait for a person's first answer; null without one."),
         Column("p90_first_response_seconds", RATIO, "Nine of ten waited at most so long; null without an answer."),
-        Column("share_answered_1h", RATIO, "Answered within an hour / judged sessions, 0 to 1; null without any."),
-        Column("share_answered_24h", RATIO, "Answered within a day / judged sessions, 0 to 1; null without any."),
+        Column(
+            "share_answered_1h",
+            RATIO,
+            "Answered within an hour / judged sessions, 0 to 1; null without any, and until it is over.",
+        ),
+        Column(
+            "share_answered_24h",
+            RATIO,
+            "Answered within a day / judged sessions, 0 to 1; null without any, and until it is over.",
+        ),
         Column("backlog_count", COUNT, "Conversations that wait for us at the day's end, for 28 days at most.", True),
         Column("text_count", COUNT, "Messages of text.", required=True),
         Column("media_count", COUNT, "Pictures, videos, audio, files and stickers.", required=True),
@@ -345,13 +358,42 @@ ACCOUNT_DAYS = Table(
         Column("story_count", COUNT, "Story replies and mentions.", required=True),
         Column("other_count", COUNT, "Everything else, and what could not be read.", required=True),
         Column("reaction_count", COUNT, "Reactions that stand on the day's messages.", required=True),
-        Column("responsiveness_rate", RATIO, "Meta's response rate over 7 days, 0 to 1; null without new messages."),
+        Column(
+            "responsiveness_judged_count",
+            COUNT,
+            "New messages of the 7 days whose answer or lack of it is known.",
+            True,
+        ),
+        Column(
+            "responsiveness_unsure_count", COUNT, "Those, real or possible, of which an unread message hides it.", True
+        ),
+        Column(
+            "responsiveness_rate", RATIO, "Meta's response rate over 7 days, 0 to 1, of the judged ones; null without."
+        ),
         Column("responsiveness_seconds", RATIO, "Meta's response time over 7 days; null without an answer."),
-        Column("is_very_responsive", FLAG, "At least 90 % answered and within 15 minutes; null without new messages."),
+        Column(
+            "is_very_responsive", FLAG, "At least 90 % answered and within 15 minutes; null where unread ones decide."
+        ),
         Column("responsiveness_version", TEXT, "Which reading of Meta's rule was used.", required=True),
         Column(
-            "is_lower_bound", FLAG, "Unread messages: counts by direction and backlog may be larger.", required=True
+            "is_lower_bound",
+            FLAG,
+            "Counts may be larger: unread messages, a day that was not promised, is the first, or is not over.",
+            required=True,
         ),
+        Column(
+            "is_backlog_lower_bound",
+            FLAG,
+            "The backlog may be larger: a last word is unread, or history_days < 28.",
+            True,
+        ),
+        Column(
+            "is_promised",
+            FLAG,
+            "A run promised the day; else it holds only what came along: no medians, no shares.",
+            True,
+        ),
+        Column("is_final", FLAG, "The 7 days in which its sessions may still be answered are over.", required=True),
     ),
 )
 RUNS = Table(

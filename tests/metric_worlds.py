@@ -5,16 +5,17 @@ The second formulation shares no code with the package: loops over plain rows in
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
+from itertools import product
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from convo_pipeline.schema import MESSAGES
+from convo_pipeline.schema import MESSAGES, RUNS
 
 LONG_TEXT = "Thank you for your message, we will be back tomorrow."
 TEXTS = ("", "ok", "short answer", LONG_TEXT, LONG_TEXT + "!", None)
@@ -62,28 +63,74 @@ def as_table(messages: Iterable[Message]) -> pa.Table:
     return pa.Table.from_pylist([row(message) for message in messages], schema=MESSAGES.schema)
 
 
-def write_world(root: Path, messages: Iterable[Message]) -> Path:
-    """Write `messages` as the lake keeps it; return the root."""
+def write_world(root: Path, messages: Iterable[Message], promised: Mapping[str, date] | None = None) -> Path:
+    """Write `messages` as the lake keeps it, and a run that promised each account's days; return the root.
+
+    By default all days are promised, from the first with a message on.
+    """
     partitions: dict[tuple[str, date], list[Message]] = defaultdict(list)
     for message in messages:
         partitions[message.account, message.created_at.date()].append(message)
     for (account, day), found in partitions.items():
-        folder = root / "messages" / f"account={account}" / f"date={day}"
-        folder.mkdir(parents=True, exist_ok=True)
-        pq.write_table(as_table(found), folder / "data.parquet")
+        put(root, f"messages/account={account}/date={day}", as_table(found))
     root.mkdir(parents=True, exist_ok=True)
+    write_runs(root, first_days(partitions) if promised is None else promised)
     return root
 
 
-def random_world(seed: int, conversations: int, since: datetime, span: timedelta, accounts: int = 2) -> list[Message]:
-    """Bursts, long silences, messages of one second, canned texts and unknown senders."""
+def first_days(partitions: Iterable[tuple[str, date]]) -> dict[str, date]:
+    """Each account's first day."""
+    return dict(sorted(partitions, reverse=True))
+
+
+def write_runs(root: Path, promised: Mapping[str, date], lines: Iterable[Mapping[str, object]] = ()) -> None:
+    """Write the ledger's line of one complete run for each account, and these beside them."""
+    moment = datetime(2027, 1, 1, tzinfo=UTC)
+    values = {"run_id": "r", "kind": "window", "started_at": moment, "outcome": "complete"}
+    rows = [{"account": account, "since": day, **values} for account, day in promised.items()]
+    put(root, f"runs/date={moment.date()}", pa.Table.from_pylist([*rows, *map(dict, lines)], schema=RUNS.schema))
+
+
+def put(root: Path, folder: str, content: pa.Table) -> None:
+    """Write one partition."""
+    path = root / folder / "data.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(content, path)
+
+
+def truncated(messages: Iterable[Message], since: date, seed: int, share: float = 0.5) -> list[Message]:
+    """What would be held of a world whose days from `since` on were promised: of older days what came along, of a
+    conversation's older messages often only the id: of so many conversations, some messages are unread."""
+    world = random.Random(seed)
+    held: list[Message] = []
+    for thread in threads(messages).values():
+        own = list(thread)
+        if own[-1].created_at.date() < since:
+            continue
+        came_along = world.randrange(3)
+        older = [message for message in own if message.created_at.date() < since]
+        held += older[len(older) - came_along :] if came_along else []
+        newer = own[len(older) :]
+        is_whole = world.random() >= share
+        unread = 0 if is_whole else world.randrange(len(newer) + 1)
+        stray = 0 if is_whole else world.choice((0, 0.2))
+        for index, message in enumerate(newer):
+            is_unread = index < unread or world.random() < stray
+            held.append(replace(message, direction=None, text=None, reaction_count=None) if is_unread else message)
+    return held
+
+
+def random_world(
+    seed: int, conversations: int, since: datetime, span: timedelta, accounts: int = 2, *, is_known: bool = False
+) -> list[Message]:
+    """Bursts, long silences; unless all `is_known`, messages of one second, canned texts and unknown senders too."""
     world = random.Random(seed)
     messages: list[Message] = []
     for number in range(conversations):
         moment = since + timedelta(seconds=world.randrange(int(span.total_seconds())))
-        share_unknown = world.choice((0, 0, 0.1, 0.5))
+        share_unknown = 0 if is_known else world.choice((0, 0, 0.1, 0.5))
         for index in range(world.randint(1, 14)):
-            moment += timedelta(seconds=world.choice(STEPS_SECONDS))
+            moment += timedelta(seconds=world.choice(STEPS_SECONDS[1:] if is_known else STEPS_SECONDS))
             if moment >= since + span:
                 break
             direction = None if world.random() < share_unknown else world.choice(("inbound", "inbound", "outbound"))
@@ -94,7 +141,7 @@ def random_world(seed: int, conversations: int, since: datetime, span: timedelta
                     f"m_{number}_{world.randrange(10**6)}_{index}",
                     moment,
                     direction,
-                    world.choice(TEXTS) if direction else None,
+                    f"{number} {index}" if is_known else world.choice(TEXTS) if direction else None,
                     tie_rank=index,
                     content_type=world.choice(("text", "image", "story_reply", "share", "unsupported")),
                     reaction_count=world.choice((0, 0, 1)) if direction else None,
@@ -129,7 +176,9 @@ class Step:
     session: int
     turn: int | None = None
     reason: str | None = None
+    is_unsure: bool = False
     follows_unknown: bool = False
+    precedes_unknown: bool = False
 
     @property
     def kind(self) -> str:
@@ -137,6 +186,8 @@ class Step:
             return "unknown"
         if self.message.direction == "inbound":
             return "inbound"
+        if self.is_unsure:
+            return "unsure"
         return "automated" if self.reason else "human"
 
 
@@ -144,25 +195,58 @@ def steps(thread: list[Message], repeated: set[tuple[str, date, str]], gap: time
     """Number the sessions and turns of a conversation and judge our messages."""
     found: list[Step] = []
     session = turn = 0
-    turn_started_at = None
     for index, message in enumerate(thread):
         before = thread[index - 1] if index else None
+        after = thread[index + 1] if index + 1 < len(thread) else None
         is_new = before is None or message.created_at - before.created_at >= gap
         session += is_new
-        step = Step(message, session, follows_unknown=not is_new and before is not None and before.direction is None)
+        step = Step(message, session)
+        step.follows_unknown = not is_new and before is not None and before.direction is None
+        step.precedes_unknown = (
+            after is not None and after.direction is None and after.created_at - message.created_at < gap
+        )
         if message.direction == "inbound":
             if is_new or before is None or before.direction != "inbound":
                 turn += 1
-                turn_started_at = message.created_at
             step.turn = turn
         if message.direction == "outbound":
-            follows_customer = not is_new and before is not None and before.direction == "inbound"
-            if follows_customer and message.created_at - turn_started_at <= timedelta(seconds=5):
+            is_fast = judge_fast(thread[:index], message, gap)
+            if is_fast:
                 step.reason = "fast_reply"
             elif (message.account, message.created_at.date(), message.text) in repeated:
                 step.reason = "repeated_text"
+            else:
+                step.is_unsure = is_fast is None
         found.append(step)
     return found
+
+
+def judge_fast(before: list[Message], ours: Message, gap: timedelta) -> bool | None:
+    """Whether ours was sent at most 5 seconds after the customer began to write: the first message of the turn.
+
+    Every unread message is tried as the customer's and as ours; None where that decides.
+    """
+    settled = [
+        index
+        for index, message in enumerate(before)
+        if message.direction == "outbound" and ours.created_at - message.created_at > timedelta(seconds=5)
+    ]
+    near = before[settled[-1] if settled else 0 :]
+    unread = [index for index, message in enumerate(near) if message.direction is None]
+    if len(unread) > 12:
+        raise AssertionError("too many to try them all")
+    verdicts = set()
+    for guess in product(("inbound", "outbound"), repeat=len(unread)):
+        directions = [message.direction for message in near]
+        for index, direction in zip(unread, guess, strict=True):
+            directions[index] = direction
+        began = None
+        for index, message in enumerate(near):
+            is_silent = index > 0 and message.created_at - near[index - 1].created_at >= gap
+            if directions[index] == "inbound" and (index == 0 or directions[index - 1] != "inbound" or is_silent):
+                began = message.created_at
+        verdicts.add(began is not None and ours.created_at - began <= timedelta(seconds=5))
+    return verdicts.pop() if len(verdicts) == 1 else None
 
 
 def next_answer(after: list[Step], kinds: tuple[str, ...]) -> tuple[str, Step | None]:
@@ -170,7 +254,7 @@ def next_answer(after: list[Step], kinds: tuple[str, ...]) -> tuple[str, Step | 
     for step in after:
         if step.kind in kinds:
             return "known", step
-        if step.kind == "unknown":
+        if step.kind in ("unknown", "unsure"):
             return "unknown", None
     return "none", None
 
@@ -206,23 +290,28 @@ def business_seconds(since: datetime, until: datetime | None, hours: Hours) -> f
 
 @dataclass
 class World:
-    """A world in order, with what is asked of it most."""
+    """A world in order, with what is asked of it most; `promised` is each account's first promised day."""
 
     messages: list[Message]
     gap: timedelta = timedelta(hours=24)
+    promised: Mapping[str, date] | None = None
     threads: dict[tuple[str, str], list[Step]] = field(init=False)
     known_from: dict[str, datetime] = field(init=False)
 
     def __post_init__(self) -> None:
         repeated = repeated_texts(self.messages)
         self.threads = {key: steps(thread, repeated, self.gap) for key, thread in threads(self.messages).items()}
-        first_days: dict[str, date] = {}
-        for message in self.messages:
-            day = message.created_at.date()
-            first_days[message.account] = min(day, first_days.get(message.account, day))
+        held = first_days((message.account, message.created_at.date()) for message in self.messages)
+        promised = held if self.promised is None else self.promised
         self.known_from = {
-            account: datetime.combine(day, datetime.min.time(), UTC) + self.gap for account, day in first_days.items()
+            account: datetime.combine(max(day, held[account]), datetime.min.time(), UTC) + self.gap
+            for account, day in promised.items()
+            if account in held
         }
+
+    def is_known(self, account: str, moment: datetime) -> bool:
+        """Whether what began then cannot have begun before the promised days."""
+        return account in self.known_from and moment >= self.known_from[account]
 
 
 def response_turns(world: World, hours: dict[str, Hours]) -> list[dict[str, object]]:
@@ -233,7 +322,7 @@ def response_turns(world: World, hours: dict[str, Hours]) -> list[dict[str, obje
             run = [index for index, step in enumerate(thread) if step.turn == turn]
             first, after = thread[run[0]], thread[run[-1] + 1 :]
             began = first.message.created_at
-            _, any_answer = next_answer(after, ("human", "automated"))
+            _, any_answer = next_answer(after, ("human", "automated", "unsure"))
             human_status, human = next_answer([step for step in after if step.kind != "automated"], ("human",))
             answered_at = any_answer.message.created_at if any_answer else None
             human_at = human.message.created_at if human else None
@@ -253,12 +342,16 @@ def response_turns(world: World, hours: dict[str, Hours]) -> list[dict[str, obje
                     "response_message_id": any_answer.message.message_id if any_answer else None,
                     "response_seconds": seconds_between(began, answered_at),
                     "response_business_seconds": business_seconds(began, answered_at, clock) if clock else None,
-                    "is_likely_automated": any_answer.kind == "automated" if any_answer else None,
+                    "is_likely_automated": any_answer.kind == "automated"
+                    if any_answer and not any_answer.is_unsure
+                    else None,
                     "automated_reason": any_answer.reason if any_answer else None,
                     "human_response_at": human_at,
                     "human_response_seconds": seconds_between(began, human_at),
                     "human_response_business_seconds": business_seconds(began, human_at, clock) if clock else None,
-                    "is_lower_bound": first.follows_unknown or began < world.known_from[account],
+                    "is_lower_bound": first.follows_unknown
+                    or thread[run[-1]].precedes_unknown
+                    or not world.is_known(account, began),
                 }
             )
     return found
@@ -292,7 +385,7 @@ def one_session(
         is_unanswered = {"known": False, "none": True, "unknown": None}[next_answer(last, ("human",))[0]]
         if is_unanswered:
             for index in reversed(range(inbound[-1] + 1)):
-                if index not in inside or thread[index].kind in ("human", "unknown"):
+                if index not in inside or thread[index].kind in ("human", "unknown", "unsure"):
                     break
                 if thread[index].kind == "inbound":
                     unanswered_since = thread[index].message.created_at
@@ -314,7 +407,7 @@ def one_session(
         "opener": own[0].message.direction,
         "message_count": len(own),
         "inbound_count": len(inbound),
-        "outbound_count": kinds["human"] + kinds["automated"],
+        "outbound_count": kinds["human"] + kinds["automated"] + kinds["unsure"],
         "automated_count": kinds["automated"],
         "unknown_count": kinds["unknown"],
         "turn_count": len({step.turn for step in own if step.turn}),
@@ -328,5 +421,5 @@ def one_session(
         "resolution_gap_seconds": resolution,
         "is_unanswered": is_unanswered,
         "unanswered_since": unanswered_since,
-        "is_lower_bound": kinds["unknown"] > 0 or began < world.known_from[account],
+        "is_lower_bound": kinds["unknown"] > 0 or not world.is_known(account, began),
     }

@@ -10,6 +10,7 @@ import pytest
 import convo_pipeline
 from convo_pipeline.daily import derive_account_days, stale_account_days
 from convo_pipeline.lake.files import Store
+from convo_pipeline.lake.records import Run
 from convo_pipeline.settings import StoreSettings
 from tests.metric_worlds import Message, as_table
 
@@ -71,3 +72,30 @@ def test_another_session_gap_makes_every_day_stale(store: Store) -> None:
     put(store, FIRST, [say(FIRST, "inbound"), say(FIRST, "inbound", 20)])
     derive_account_days(store, "bakery")
     assert stale_account_days(store, "bakery", session_gap_hours=6) == [FIRST]
+
+
+def test_a_day_is_made_again_when_a_run_promises_it_and_when_its_answers_are_over(store: Store) -> None:
+    put(store, FIRST, [say(FIRST, "inbound")])
+    derive_account_days(store, "bakery")
+    assert marks(store) == [(False, True, None, False)]
+    for number, (asked_at, expected) in enumerate(
+        (
+            (datetime(2026, 3, 1, 18, tzinfo=UTC), (True, True, None, False)),
+            (datetime(2026, 3, 2, 0, 15, tzinfo=UTC), (True, False, None, False)),
+            (datetime(2026, 3, 3, 1, tzinfo=UTC), (True, False, 0.0, False)),
+            (datetime(2026, 3, 9, tzinfo=UTC), (True, False, 0.0, True)),
+        )
+    ):
+        since = date(2026, 2, 1)
+        store.state.save_run(Run(f"r{number}", "bakery", "nightly", asked_at, since, FIRST, outcome="complete"))
+        put(store, date(2026, 2, 1), [say(date(2026, 2, 1), "outbound")])
+        assert FIRST in stale_account_days(store, "bakery")
+        derive_account_days(store, "bakery")
+        assert marks(store)[-1] == expected
+        assert stale_account_days(store, "bakery") == []
+
+
+def marks(store: Store) -> list[tuple[object, ...]]:
+    with convo_pipeline.connect(store.root) as con:
+        query = "SELECT is_promised, is_lower_bound, share_answered_24h, is_final FROM account_days ORDER BY date"
+        return [tuple(row) for row in con.sql(query).fetchall()]

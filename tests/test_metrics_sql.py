@@ -1,8 +1,11 @@
 """Sessions and response turns: worked examples, and a second formulation over random worlds."""
 
+import json
+import random
 import re
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from contextlib import closing
+from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +13,22 @@ import pytest
 
 import convo_pipeline
 from convo_pipeline.lake.answers import business_hours
-from convo_pipeline.settings import Settings, parse_settings
-from tests.metric_worlds import LONG_TEXT, Hours, Message, World, random_world, response_turns, sessions, write_world
+from convo_pipeline.lake.files import Store
+from convo_pipeline.lake.ledger import export_runs
+from convo_pipeline.lake.records import Run
+from convo_pipeline.settings import Settings, StoreSettings, parse_settings
+from tests.metric_worlds import (
+    LONG_TEXT,
+    Hours,
+    Message,
+    World,
+    random_world,
+    response_turns,
+    sessions,
+    truncated,
+    write_runs,
+    write_world,
+)
 
 MONDAY = datetime(2026, 3, 2, tzinfo=UTC)
 BERLIN = Hours("Europe/Berlin", 9, 18)
@@ -164,6 +181,94 @@ def test_the_first_hours_of_the_lake_are_a_lower_bound(tmp_path: Path) -> None:
     assert [row["is_lower_bound"] for row in rows(write_world(tmp_path, world), "sessions")] == [True]
 
 
+def test_what_no_run_promised_is_a_lower_bound(tmp_path: Path) -> None:
+    world = dialogue((at("10:00:00"), "inbound"), (at("10:05:00"), "outbound"))
+    for name, promised, expected in (
+        ("since its day", {"bakery": MONDAY.date()}, True),
+        ("nothing", {}, True),
+    ):
+        root = write_world(tmp_path / name, world, promised)
+        for view in ("sessions", "response_turns"):
+            (row,) = only(rows(root, view), conversation_id="t_1")
+            assert row["is_lower_bound"] is expected, (name, view)
+
+
+def test_a_hole_between_two_promises_ends_the_older_one(tmp_path: Path) -> None:
+    """A state that was lost: the run after it lists no further back than its own days."""
+    root = write_world(tmp_path, dialogue((at("10:00:00"), "inbound")))
+    line = {"account": "bakery", "kind": "window", "outcome": "complete"}
+    for report, known in (({"is_incremental": True}, MONDAY - timedelta(days=30)), ({}, MONDAY + timedelta(days=5))):
+        runs = [
+            {"run_id": "a", "since": (MONDAY - timedelta(days=30)).date(), "started_at": MONDAY, "report": "{}"},
+            {"run_id": "b", "since": (MONDAY + timedelta(days=5)).date(), "started_at": MONDAY + timedelta(days=6),
+             "report": json.dumps(report)},
+        ]  # fmt: skip
+        write_runs(root, {}, [line | run for run in runs])
+        with convo_pipeline.connect(root) as con:
+            found = con.sql("SELECT known_from FROM internal.known_from").fetchall()
+        assert found == [(known + timedelta(days=1),)]
+
+
+@pytest.mark.hunt
+def test_the_ledgers_files_and_the_state_promise_the_same(tmp_path: Path, long_run: bool) -> None:
+    for seed in range(300 if long_run else 20):
+        draw = random.Random(seed)
+        runs = [random_run(draw, f"r{index}") for index in range(draw.randrange(6))]
+        root = write_world(
+            tmp_path / str(seed), [Message("bakery", "t", "m", MONDAY - timedelta(days=90), "inbound")], {}
+        )
+        with closing(Store(StoreSettings(root=str(root)))) as store:
+            for run in runs:
+                store.state.save_run(run)
+                export_runs(store, run.run_id)
+            promise = store.state.promise("bakery")
+        with convo_pipeline.connect(root) as con:
+            found = con.sql("SELECT known_from FROM internal.known_from").fetchall()
+        since = [datetime.combine(promise.since, time(), UTC) + timedelta(days=1)] if promise else []
+        assert [row[0] for row in found] == since, seed
+
+
+def random_run(draw: random.Random, run_id: str) -> Run:
+    started_at = MONDAY + timedelta(hours=draw.randrange(24 * 40))
+    return Run(
+        run_id,
+        "bakery",
+        draw.choice(("window", "nightly", "capture", "full", "find")),
+        started_at,
+        started_at.date() - timedelta(days=draw.choice((0, 0, 1, 3, 20))),
+        started_at.date(),
+        outcome=draw.choice(("complete", "complete", "complete", "incomplete", "failed")),
+        report={"is_incremental": draw.random() < 0.5},
+    )
+
+
+def test_a_turn_with_an_unread_message_after_it_may_be_longer(tmp_path: Path) -> None:
+    world = dialogue(
+        (at("10:00:00"), "inbound"), (at("10:01:00"), None), (at("10:02:00"), "inbound"), (at("10:05:00"), "outbound")
+    )
+    found = only(rows(write_world(tmp_path, world), "response_turns"), conversation_id="t_1")
+    assert [pick(row, "inbound_count", "is_lower_bound") for row in found] == [(1, True), (1, True)]
+
+
+def test_an_instant_reply_in_two_bubbles_is_not_the_first_answer(tmp_path: Path) -> None:
+    world = dialogue(
+        (at("10:00:00"), "inbound"),
+        (at("10:00:02"), "outbound", "Thank you!"),
+        (at("10:00:03"), "outbound", "We will be back."),
+        (at("15:00:00"), "outbound", "Yes."),
+    )
+    (session,) = only(rows(write_world(tmp_path, world), "sessions"), conversation_id="t_1")
+    assert pick(session, "first_response_seconds", "automated_count") == (5 * 3600, 2)
+
+
+def test_whether_a_reply_at_once_after_an_unread_message_is_automated_is_not_known(tmp_path: Path) -> None:
+    for clock, expected in (("10:00:02", None), ("10:00:06", False)):
+        world = dialogue((at("10:00:00"), None), (at(clock), "outbound"))
+        with convo_pipeline.connect(write_world(tmp_path / clock[-1], world)) as con:
+            found = con.sql("SELECT is_likely_automated FROM message_order WHERE message_id = 'm_2'").fetchall()
+        assert found == [(expected,)]
+
+
 def test_the_session_gap_is_a_setting(tmp_path: Path) -> None:
     root = write_world(tmp_path, dialogue((at("10:00:00"), "inbound"), (at("11:00:00"), "inbound")))
     assert len(only(rows(root, "sessions", settings_with({}, 1)), conversation_id="t_1")) == 2
@@ -209,8 +314,9 @@ def test_sessions_and_turns_agree_with_a_second_formulation(tmp_path: Path, long
         gap = (24, 24, 1, 6.5)[seed % 4]
         since = datetime(2026, (1, 3, 10)[seed % 3], 24, tzinfo=UTC)
         messages = random_world(seed, 150, since, timedelta(days=12), accounts=3)
-        root = write_world(tmp_path / str(seed), messages)
-        world = World(messages, timedelta(hours=gap))
+        promised = {"account-0": (since + timedelta(days=3)).date(), "account-1": since.date()}
+        root = write_world(tmp_path / str(seed), messages, promised)
+        world = World(messages, timedelta(hours=gap), promised)
         for view, expected in (("response_turns", response_turns), ("sessions", sessions)):
             found = rows(root, view, settings_with(hours, gap))
             wanted = sorted(expected(world, hours), key=place)
@@ -218,6 +324,31 @@ def test_sessions_and_turns_agree_with_a_second_formulation(tmp_path: Path, long
             for row in found:
                 row.pop("started_at_local")
             assert found == wanted, f"{view}, seed {seed}"
+
+
+@pytest.mark.hunt
+def test_what_is_not_marked_is_what_the_whole_inbox_says(tmp_path: Path, long_run: bool) -> None:
+    """The same worlds whole and truncated: a row that is not marked is the true one, where it is not null."""
+    numbers = ("session_number", "turn_number")
+    for seed in range(100 if long_run else 2):
+        since = datetime(2026, 1, 1, tzinfo=UTC)
+        whole = random_world(seed, 100, since, timedelta(days=12), is_known=True)
+        first_day = (since + timedelta(days=3)).date()
+        held = truncated(whole, first_day, seed)
+        promised = {message.account: first_day for message in held}
+        write_world(tmp_path / f"{seed}-whole", whole)
+        write_world(tmp_path / f"{seed}-held", held, promised)
+        for view in ("response_turns", "sessions"):
+            truth = {
+                pick(row, "account", "conversation_id", "started_at"): row
+                for row in rows(tmp_path / f"{seed}-whole", view)
+            }
+            unmarked = only(rows(tmp_path / f"{seed}-held", view), is_lower_bound=False)
+            assert len(unmarked) > 20
+            for row in unmarked:
+                wanted = truth[pick(row, "account", "conversation_id", "started_at")]
+                known = [name for name in row if row[name] is not None and name not in (*numbers, "is_lower_bound")]
+                assert {name: row[name] for name in known} == {name: wanted[name] for name in known}, (view, seed)
 
 
 def test_the_documentation_names_only_what_exists(tmp_path: Path) -> None:

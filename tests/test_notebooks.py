@@ -2,7 +2,7 @@
 
 import ast
 import sys
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,11 @@ from nbclient import NotebookClient
 
 from convo_pipeline.schema import CONVERSATIONS, COVERAGE, RUNS
 from convo_pipeline.tables.metrics import account_days
+from convo_pipeline.tables.promise import Promise
 from tests.metric_worlds import as_table, random_world, write_world
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+PROMISE = Promise(date(2026, 3, 3), datetime(2026, 3, 14, 12, tzinfo=UTC))
 ALLOWED_IMPORTS = {"convo_pipeline", "duckdb", "pandas", "matplotlib"}
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:zmq", "ignore::ResourceWarning")
 
@@ -33,7 +35,7 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for account in ("account-0", "account-1"):
         own = [message for message in world if message.account == account]
         days = sorted({message.created_at.date() for message in own})
-        for day, content in account_days(as_table(own), days).items():
+        for day, content in account_days(as_table(own), days, promise=PROMISE).items():
             put(root, "account_days", f"account={account}/date={day}", content)
         for day in days:
             put_counts(root, account, day, [message for message in own if message.created_at.date() == day])

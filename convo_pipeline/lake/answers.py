@@ -35,6 +35,8 @@ WITH placed AS (
         account, date, conversation_id, message_id, created_at, direction, text,
         row_number() OVER thread AS position,
         lag(direction) OVER thread AS previous_direction,
+        lead(direction) OVER thread AS next_direction,
+        lead(created_at) OVER thread - created_at < {gap} AS is_followed,
         coalesce(created_at - lag(created_at) OVER thread >= {gap}, true) AS is_session_start
     FROM messages
     WINDOW thread AS (PARTITION BY account, conversation_id ORDER BY created_at, tie_rank, message_id)
@@ -43,7 +45,11 @@ begun AS (
     SELECT
         *,
         coalesce(direction = 'inbound', false)
-            AND (previous_direction IS DISTINCT FROM 'inbound' OR is_session_start) AS is_turn_start
+            AND (previous_direction IS DISTINCT FROM 'inbound' OR is_session_start) AS is_turn_start,
+        direction IS DISTINCT FROM 'outbound'
+            AND (previous_direction = 'outbound' OR is_session_start) AS is_stretch_start,
+        direction IS DISTINCT FROM 'outbound'
+            AND (previous_direction IS DISTINCT FROM 'inbound' OR is_session_start) AS is_possible_turn_start
     FROM placed
 ),
 numbered AS (
@@ -51,8 +57,14 @@ numbered AS (
         *,
         sum(is_session_start::INT) OVER so_far AS session_number,
         sum(is_turn_start::INT) OVER so_far AS turn_number,
-        max(created_at) FILTER (is_turn_start) OVER so_far AS turn_started_at
+        max(created_at) FILTER (is_stretch_start) OVER so_far AS stretch_began_at,
+        max(created_at) FILTER (is_possible_turn_start) OVER so_far AS turn_began_by
     FROM begun
+    WINDOW so_far AS (PARTITION BY account, conversation_id ORDER BY position ROWS UNBOUNDED PRECEDING)
+),
+timed AS (
+    SELECT *, max(stretch_began_at) FILTER (direction = 'inbound') OVER so_far AS turn_began_after
+    FROM numbered
     WINDOW so_far AS (PARTITION BY account, conversation_id ORDER BY position ROWS UNBOUNDED PRECEDING)
 ),
 repeated AS (
@@ -65,22 +77,26 @@ judged AS (
         n.*,
         CASE
             WHEN direction IS DISTINCT FROM 'outbound' THEN NULL
-            WHEN previous_direction = 'inbound' AND NOT is_session_start
-                AND created_at - turn_started_at <= to_seconds({seconds}) THEN 'fast_reply'
+            WHEN created_at - turn_began_after <= to_seconds({seconds}) THEN 'fast_reply'
             WHEN r.text IS NOT NULL THEN 'repeated_text'
-        END AS automated_reason
-    FROM numbered AS n LEFT JOIN repeated AS r ON r.account = n.account AND r.date = n.date AND r.text = n.text
+        END AS automated_reason,
+        coalesce(created_at - turn_began_by <= to_seconds({seconds}), false) AS is_maybe_fast
+    FROM timed AS n LEFT JOIN repeated AS r ON r.account = n.account AND r.date = n.date AND r.text = n.text
 )
 SELECT
     account, date, conversation_id, message_id, created_at, direction,
     position,
     session_number::BIGINT AS session_number,
     CASE WHEN direction = 'inbound' THEN turn_number::BIGINT END AS turn_number,
-    CASE WHEN direction = 'outbound' THEN automated_reason IS NOT NULL END AS is_likely_automated,
+    CASE WHEN direction = 'outbound' AND (automated_reason IS NOT NULL OR NOT is_maybe_fast)
+        THEN automated_reason IS NOT NULL END AS is_likely_automated,
     automated_reason,
-    position > 1 AND NOT is_session_start AND previous_direction IS NULL AS follows_unknown
+    position > 1 AND NOT is_session_start AND previous_direction IS NULL AS follows_unknown,
+    coalesce(is_followed AND next_direction IS NULL, false) AS precedes_unknown
 FROM judged
 """
+"""A turn began no earlier than the stretch without a message of ours that it is in, and at the latest with the newest
+message that may begin one: between the two lies what unread messages, which may be the customer's, leave open."""
 
 _FOLLOWED = """
 WITH looked_ahead AS (
@@ -89,6 +105,8 @@ WITH looked_ahead AS (
         min(position) FILTER (direction = 'outbound') OVER later AS next_outbound,
         min(position) FILTER (is_likely_automated = false) OVER later AS next_human,
         min(position) FILTER (direction IS NULL) OVER later AS next_unknown,
+        min(position) FILTER (direction IS DISTINCT FROM 'inbound' AND is_likely_automated IS NULL) OVER later
+            AS next_unsure,
         min(created_at) FILTER (direction = 'outbound') OVER later AS next_outbound_at,
         min(created_at) FILTER (is_likely_automated = false) OVER later AS next_human_at
     FROM message_order
@@ -104,16 +122,43 @@ SELECT
         ELSE 'unknown'
     END AS response,
     CASE
-        WHEN next_unknown IS NULL AND next_human IS NULL THEN 'none'
-        WHEN next_unknown IS NULL OR next_human < next_unknown THEN 'known'
+        WHEN next_unsure IS NULL AND next_human IS NULL THEN 'none'
+        WHEN next_unsure IS NULL OR next_human < next_unsure THEN 'known'
         ELSE 'unknown'
     END AS human_response
 FROM looked_ahead
 """
-"""Every message with what came after it; `unknown` where a message of unknown direction came before the answer."""
+"""Every message with what came after it; `unknown` where an unread message, or one that may be automated, came first."""
 
-_KNOWN_FROM = "SELECT account, min(date)::TIMESTAMPTZ + {gap} AS known_from FROM messages GROUP BY account"
-"""Until then a session may have begun before the first day that is held."""
+_KNOWN_FROM = """
+WITH listings AS (
+    SELECT account, date, run_id, since, started_at, max(started_at) OVER earlier AS reached_at
+    FROM runs WHERE outcome = 'complete' AND kind <> 'find' AND since IS NOT NULL
+    WINDOW earlier AS (
+        PARTITION BY account ORDER BY started_at, run_id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+    )
+),
+breaks AS (
+    SELECT l.account, max(l.started_at) AS started_at
+    FROM (SELECT * FROM listings WHERE since > reached_at::DATE) AS l
+    JOIN runs AS r ON r.date = l.date AND r.run_id = l.run_id AND r.account = l.account
+    WHERE NOT coalesce((r.report ->> 'is_incremental')::BOOLEAN, false)
+    GROUP BY l.account
+),
+promised AS (
+    SELECT l.account, min(l.since) AS since
+    FROM listings AS l LEFT JOIN breaks AS b ON b.account = l.account
+    WHERE l.started_at >= b.started_at OR b.started_at IS NULL
+    GROUP BY l.account
+),
+held AS (SELECT account, min(date) AS first_date FROM messages GROUP BY account)
+SELECT account, greatest(since, first_date)::TIMESTAMPTZ + {gap} AS known_from FROM promised JOIN held USING (account)
+"""
+"""Until then a session may have begun before the first day that is promised, and before that day messages may lack.
+
+A run that does not go on from an earlier one, and begins on a later day than that one reached, leaves a hole: what was
+promised before it counts no longer. `lake/state.py` asks the state the same. `report` is read only for such runs.
+"""
 
 RESPONSE_TURNS = """
 WITH turns AS (
@@ -122,7 +167,7 @@ WITH turns AS (
         min(created_at) AS started_at,
         max(created_at) AS ended_at,
         count(*) AS inbound_count,
-        bool_or(follows_unknown) AS follows_unknown,
+        bool_or(follows_unknown OR precedes_unknown) AS touches_unknown,
         CASE WHEN response = 'known' THEN min(next_outbound) END AS response_position,
         CASE WHEN response = 'known' THEN min(next_outbound_at) END AS response_at,
         CASE WHEN human_response = 'known' THEN min(next_human_at) END AS human_response_at
@@ -144,9 +189,9 @@ SELECT
     internal.seconds(t.started_at, t.human_response_at) AS human_response_seconds,
     internal.business_seconds(t.started_at, t.human_response_at, c.timezone, c.opens, c.closes, c.weekdays)
         AS human_response_business_seconds,
-    t.follows_unknown OR t.started_at < k.known_from AS is_lower_bound
+    t.touches_unknown OR coalesce(t.started_at < k.known_from, true) AS is_lower_bound
 FROM turns AS t
-JOIN internal.known_from AS k ON k.account = t.account
+LEFT JOIN internal.known_from AS k ON k.account = t.account
 LEFT JOIN internal.accounts AS c ON c.account = t.account
 LEFT JOIN message_order AS o
     ON o.account = t.account AND o.conversation_id = t.conversation_id AND o.position = t.response_position
@@ -204,9 +249,9 @@ SELECT
         AS resolution_gap_seconds,
     CASE last_answer WHEN 'none' THEN true WHEN 'known' THEN false END AS is_unanswered,
     j.unanswered_since,
-    j.unknown_count > 0 OR j.started_at < k.known_from AS is_lower_bound
+    j.unknown_count > 0 OR coalesce(j.started_at < k.known_from, true) AS is_lower_bound
 FROM judged AS j
-JOIN internal.known_from AS k ON k.account = j.account
+LEFT JOIN internal.known_from AS k ON k.account = j.account
 LEFT JOIN internal.accounts AS c ON c.account = j.account
 """
 

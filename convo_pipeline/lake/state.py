@@ -26,6 +26,7 @@ from convo_pipeline.lake.records import (
     to_us,
     write_json,
 )
+from convo_pipeline.tables.promise import Promise
 
 ACCOUNT_TABLES = ("partitions", "identities", "conversations", "memories", "placements", "runs", "tags", "quarantines")
 """Everything that knows an account: `rename` and `forget` walk these."""
@@ -43,6 +44,20 @@ _REOPEN = (
 _RUN_TEXTS = "SELECT run_id, error, report FROM runs WHERE account = ?"
 _SAVE_RUN_TEXTS = "UPDATE runs SET error = ?, report = ? WHERE run_id = ? AND account = ?"
 _RENAME_PATHS = "UPDATE quarantines SET path = replace(path, ?, ?) WHERE account = ?"
+_PROMISE = """
+WITH listings AS (
+    SELECT since, started_us, report, max(started_us) OVER earlier AS reached_us
+    FROM runs WHERE account = ? AND outcome = 'complete' AND kind <> 'find' AND since IS NOT NULL
+    WINDOW earlier AS (ORDER BY started_us, run_id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+),
+breaks AS (
+    SELECT started_us FROM listings
+    WHERE since > date(reached_us / 1000000, 'unixepoch') AND NOT coalesce(json_extract(report, '$.is_incremental'), 0)
+)
+SELECT min(since), max(started_us) FROM listings WHERE started_us >= coalesce((SELECT max(started_us) FROM breaks), 0)
+"""
+"""A run that does not go on from an earlier one, and begins on a later day than that one reached, leaves a hole:
+what was promised before it counts no longer. `lake/answers.py` asks the exported ledger the same."""
 _IDENTITIES = "SELECT account, page_id, platform, own_id, own_username, own_id_source FROM identities"
 
 
@@ -237,6 +252,11 @@ class State:
         """Return when the account's oldest run that is still noted began."""
         ((first_us,),) = self.database.select("SELECT min(started_us) FROM runs WHERE account = ?", account)
         return None if first_us is None else from_us(first_us)
+
+    def promise(self, account: str) -> Promise | None:
+        """Return since when everything of the account is held, as its complete runs promised; None if none was."""
+        ((since, until_us),) = self.database.select(_PROMISE, account)
+        return None if since is None else Promise(date.fromisoformat(str(since)), from_us(until_us))
 
     def prune_runs(self, before: datetime) -> int:
         """Remove runs that started earlier and say how many; the exported ledger keeps them."""

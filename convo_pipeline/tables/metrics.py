@@ -1,13 +1,13 @@
 """Each day of an account in figures: volume, first responses, backlog, Meta's responsiveness rule.
 
 Pure: message rows of the days around in, one row a day out; the definitions are in docs/metrics.md. A day's row depends
-on the messages from `LOOKBACK_DAYS` before it to `LOOKAHEAD_DAYS` after it and on nothing else, however many days are
-made at once. It works on arrays, one pass over all messages, and knows no file.
+on the messages from `LOOKBACK_DAYS` before it to `LOOKAHEAD_DAYS` after it, on what the runs promise of it and on nothing
+else, however many days are made at once. It works on arrays, one pass over all messages, and knows no file.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from convo_pipeline.schema import ACCOUNT_DAYS
+from convo_pipeline.tables.promise import Promise
 
 LOOKBACK_DAYS = 28
 LOOKAHEAD_DAYS = 7
@@ -33,6 +34,9 @@ RESPONSIVENESS_VERSION = "meta-badge-2016.1"
 RESPONSIVENESS_DAYS = 7
 RESPONSIVE_RATE = 0.9
 RESPONSIVE_SECONDS = 15 * 60
+RIPE_AFTER = (timedelta(0), timedelta(hours=1), timedelta(hours=24), timedelta(days=LOOKAHEAD_DAYS))
+"""How long after a day's end it is known: its messages, then its answers within an hour, a day, and at all."""
+_OVER, _RIPE_1H, _RIPE_24H, _FINAL = 1, 2, 3, 4
 
 MEDIA = ("image", "video", "audio", "file", "sticker")
 STORIES = ("story_reply", "story_mention")
@@ -56,20 +60,44 @@ def changed_days(day: date) -> tuple[date, date]:
     return day - timedelta(days=LOOKAHEAD_DAYS), day + timedelta(days=LOOKBACK_DAYS + 1)
 
 
+@dataclass(frozen=True)
+class Age:
+    """How a day lies to what is promised: the promised days before it, at most 28 (-1: it is not promised itself),
+    and how many of `RIPE_AFTER` were over when the account was last asked."""
+
+    promised_days: int
+    ripeness: int
+
+
+def age_of(day: date, promise: Promise | None) -> Age:
+    """Place a day; without a promise nothing of it is known to be whole.
+
+    >>> promise = Promise(date(2026, 3, 1), datetime(2026, 3, 10, 0, 15, tzinfo=UTC))
+    >>> age_of(date(2026, 3, 9), promise), age_of(date(2026, 2, 28), promise)
+    (Age(promised_days=8, ripeness=1), Age(promised_days=-1, ripeness=4))
+    """
+    if promise is None:
+        return Age(-1, 0)
+    end = datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1)
+    ripeness = sum(end + wait <= promise.until for wait in RIPE_AFTER)
+    return Age(max(-1, min(LOOKBACK_DAYS, (day - promise.since).days)), ripeness)
+
+
 def account_days(
-    messages: pa.Table, days: Sequence[date], *, first_day: date | None = None, session_gap_hours: float = 24
+    messages: pa.Table, days: Sequence[date], *, promise: Promise | None, session_gap_hours: float = 24
 ) -> dict[date, pa.Table]:
     """Return one row for each of `days` that has a message, as a table of ACCOUNT_DAYS by date.
 
     `messages` holds one account's rows of `COLUMNS` for all the days that `needed_days` names for each of `days`.
-    `first_day` is the first day the account holds at all (else the first of `messages`).
+    What no run promised, or what may still be answered, is null or marked.
     """
     if not len(messages):
         return {}
     thread = _Threads(messages, round(session_gap_hours * 3600 * _SECOND))
-    first = int(thread.day.min()) if first_day is None else _day_number(first_day)
-    figures = _Figures(thread, first)
-    return {day: figures.row(_day_number(day)) for day in sorted(set(days)) if figures.has(_day_number(day))}
+    figures = _Figures(thread)
+    edge = timedelta(hours=session_gap_hours)
+    asked = [day for day in sorted(set(days)) if figures.has(_day_number(day))]
+    return {day: figures.row(_day_number(day), age_of(day, promise), edge) for day in asked}
 
 
 @dataclass(frozen=True)
@@ -86,7 +114,7 @@ def first_responses(messages: pa.Table, days: Sequence[date], *, session_gap_hou
     if not len(messages):
         return FirstResponses(np.empty(0), 0, 0)
     thread = _Threads(messages, round(session_gap_hours * 3600 * _SECOND))
-    found = _Figures(thread, int(thread.day.min())).first_responses
+    found = _Figures(thread).first_responses
     is_asked = np.isin(found.day, [_day_number(day) for day in days])
     is_judged, is_answered = found.is_judged & is_asked, found.is_answered & is_asked
     unanswered_count = int((is_judged & ~is_answered).sum())
@@ -113,28 +141,43 @@ class _Threads:
         self.index = np.arange(self.count)
 
         begins = _changes(self.conversation)
+        self._conversation_begin = self.last(begins)
         self.conversation_end = _last_of(begins)
         self.session_begins = begins | (np.diff(self.at, prepend=self.at[:1]) >= gap)
         self.is_inbound = self.direction == _INBOUND
         self.is_unknown = self.direction == _UNKNOWN
-        self.is_automated = self._is_fast() | self._is_repeated(messages["text"].take(order))
-        self.is_human = (self.direction == _OUTBOUND) & ~self.is_automated
+        self.is_outbound = self.direction == _OUTBOUND
+        is_fast, may_be_fast = self._find_fast()
+        self.is_automated = is_fast | self._is_repeated(messages["text"].take(order))
+        self.is_unsure = self.is_unknown | (may_be_fast & ~self.is_automated)
+        self.is_human = self.is_outbound & ~self.is_automated & ~self.is_unsure
         self.next_human = self._next(self.is_human)
-        self.next_unknown = self._next(self.is_unknown)
+        self.next_unsure = self._next(self.is_unsure)
 
-    def _is_fast(self) -> Flags:
-        """Ours, at once after the customer began to write."""
-        follows_inbound = np.concatenate(([False], self.is_inbound[:-1])) & ~self.session_begins
-        turn_begins = self.is_inbound & ~follows_inbound
-        began_at = self.at[np.maximum(self.last(turn_begins), 0)]
-        is_soon = self.at - began_at <= AUTOMATED_REPLY_SECONDS * _SECOND
-        is_fast: Flags = (self.direction == _OUTBOUND) & follows_inbound & is_soon
-        return is_fast
+    def _find_fast(self) -> tuple[Flags, Flags]:
+        """Say which of ours came at once after the customer began to write, and which may have: unread ones may be theirs.
+
+        The customer's turn begins for certain no earlier than the stretch without a message of ours that it is in, and
+        at the latest, if unread ones are the customer's or are not, with the newest that no message of theirs precedes.
+        """
+        before = np.concatenate(([_UNKNOWN], self.direction[:-1]))
+        is_begin = ~self.is_outbound & (self.session_begins | (before == _OUTBOUND))
+        may_begin = ~self.is_outbound & (self.session_begins | (before != _INBOUND))
+        stretch_begin = self._last_own(is_begin)
+        asked = self._last_own(self.is_inbound)
+        surely = np.where(asked >= 0, stretch_begin[np.maximum(asked, 0)], -1)
+        is_fast, may_be_fast = (
+            self.is_outbound
+            & (since >= 0)
+            & (self.at - self.at[np.maximum(since, 0)] <= AUTOMATED_REPLY_SECONDS * _SECOND)
+            for since in (surely, self._last_own(may_begin))
+        )
+        return is_fast, may_be_fast
 
     def _is_repeated(self, text: pa.ChunkedArray) -> Flags:
         """Ours, the same long text as in several conversations of the day."""
         is_long = pc.fill_null(pc.greater_equal(pc.utf8_length(text), REPEATED_TEXT_CHARACTERS), False)
-        rows = np.flatnonzero((self.direction == _OUTBOUND) & _flags(is_long))
+        rows = np.flatnonzero(self.is_outbound & _flags(is_long))
         codes = _codes(text.take(pa.array(rows)))
         sent = _dense(self.day[rows] * (codes.max(initial=0) + 1) + codes)
         pairs = np.unique(sent * (self.conversation.max() + 1) + self.conversation[rows])
@@ -147,6 +190,11 @@ class _Threads:
         """Index of the newest flagged row up to and including each row, over all conversations; -1 for none."""
         return np.maximum.accumulate(np.where(flags, self.index, -1))
 
+    def _last_own(self, flags: Flags) -> Ints:
+        """Index of the conversation's newest flagged row up to and including each row; -1 for none."""
+        found = self.last(flags)
+        return np.where(found >= self._conversation_begin, found, -1)
+
     def _next(self, flags: Flags) -> Ints:
         """Index of the next flagged row of the conversation at or after each row; `count` for none."""
         found = np.minimum.accumulate(np.where(flags, self.index, self.count)[::-1])[::-1]
@@ -155,11 +203,11 @@ class _Threads:
     def answers(self, rows: Ints, until: Ints) -> "_Answers":
         """What came after each of `rows` and before its `until`."""
         at = np.append(self.at, np.iinfo(np.int64).max)
-        human, unknown = self.next_human[rows], self.next_unknown[rows]
+        human, unsure = self.next_human[rows], self.next_unsure[rows]
         human = np.where(at[human] < until, human, self.count)
-        unknown = np.where(at[unknown] < until, unknown, self.count)
-        is_answered = human < unknown
-        is_judged = is_answered | (unknown == self.count)
+        unsure = np.where(at[unsure] < until, unsure, self.count)
+        is_answered = human < unsure
+        is_judged = is_answered | (unsure == self.count)
         seconds = np.where(is_answered, (at[human] - self.at[rows]) / _SECOND, np.nan)
         return _Answers(self.day[rows], is_judged, is_answered, seconds)
 
@@ -193,9 +241,8 @@ class _Answers:
 class _Figures:
     """Every figure of every day between the first and the last message."""
 
-    def __init__(self, thread: _Threads, first_day: int) -> None:
+    def __init__(self, thread: _Threads) -> None:
         self._thread = thread
-        self._first_day = first_day
         self._origin = int(thread.day.min())
         self._length = int(thread.day.max()) - self._origin + 1
         self._counts = self._count_messages() | self._count_customers() | self._count_waiting()
@@ -206,16 +253,30 @@ class _Figures:
         index = day - self._origin
         return 0 <= index < self._length and bool(self._counts["active_conversation_count"][index])
 
-    def row(self, day: int) -> pa.Table:
-        """Return the day's row."""
+    def row(self, day: int, age: Age, edge: timedelta) -> pa.Table:
+        """Return the day's row; for `edge` after the first promised day began, a session may have begun before it."""
         counts = {name: int(found[day - self._origin]) for name, found in self._counts.items()}
+        is_promised, is_over = age.promised_days >= 0, age.ripeness >= _OVER
         sessions = self.first_responses.between(day, day)
         week = self._daily_responses.between(day - RESPONSIVENESS_DAYS + 1, day)
-        values = counts | _first_response_figures(sessions) | _responsiveness(week)
+        values = counts | _first_response_figures(sessions, age)
+        values |= _responsiveness(
+            week, self._unsure_in_week(day), age.promised_days >= RESPONSIVENESS_DAYS - 1 and is_over
+        )
         values["returning_customer_count"] = counts["active_customer_count"] - counts["new_customer_count"]
-        values["history_days"] = max(0, min(LOOKBACK_DAYS, day - self._first_day))
-        values["is_lower_bound"] = counts["unknown_count"] + counts["unsure_backlog_count"] > 0
+        values["history_days"] = max(0, age.promised_days)
+        unsure = counts["unknown_count"] + counts["unsure_automated_count"] + counts["unsure_backlog_count"]
+        is_edge = not is_promised or timedelta(days=age.promised_days) < edge
+        values["is_lower_bound"] = unsure > 0 or is_edge or not is_over
+        values["is_backlog_lower_bound"] = counts["unsure_backlog_count"] > 0 or age.promised_days < LOOKBACK_DAYS
+        values["is_promised"] = is_promised
+        values["is_final"] = is_promised and age.ripeness >= _FINAL
         return pa.Table.from_pylist([values], schema=ACCOUNT_DAYS.schema)
+
+    def _unsure_in_week(self, day: int) -> int:
+        """Conversations of each day that may hold a customer's new message, all of whose candidates are unread."""
+        index = day - self._origin
+        return int(self._counts["unsure_new_count"][max(0, index - RESPONSIVENESS_DAYS + 1) : index + 1].sum())
 
     def _per_day(self, flags: Flags) -> Ints:
         return np.bincount(self._thread.day[flags] - self._origin, minlength=self._length)
@@ -229,8 +290,9 @@ class _Figures:
         reactions = np.bincount(thread.day - self._origin, weights=thread.reactions, minlength=self._length)
         return {
             "inbound_count": self._per_day(thread.is_inbound),
-            "outbound_count": self._per_day(thread.direction == _OUTBOUND),
+            "outbound_count": self._per_day(thread.is_outbound),
             "automated_count": self._per_day(thread.is_automated),
+            "unsure_automated_count": self._per_day(thread.is_unsure & thread.is_outbound),
             "unknown_count": self._per_day(thread.is_unknown),
             "reaction_count": reactions.astype(np.int64),
             **{name: self._per_day(flags) for name, flags in groups.items()},
@@ -255,12 +317,15 @@ class _Figures:
         rows, begin = self._is_first_inbound_of(begins)
         wrote = np.zeros(thread.count, dtype=bool)
         wrote[begin[rows]] = True
+        may_have_written = np.zeros(thread.count, dtype=bool)
+        may_have_written[begin[thread.is_unknown]] = True
         before = np.concatenate((thread.at[:1], thread.at[:-1]))
         is_new = _changes(thread.conversation) | (before < (thread.day - LOOKBACK_DAYS) * _DAY)
         return {
             "active_conversation_count": self._per_day(begins),
             "active_customer_count": self._per_day(wrote),
             "new_customer_count": self._per_day(wrote & is_new),
+            "unsure_new_count": self._per_day(may_have_written & ~wrote),
         }
 
     def _count_waiting(self) -> dict[str, Ints]:
@@ -277,7 +342,7 @@ class _Figures:
             steps = np.bincount(since[flags], minlength=self._length + 1)
             return np.cumsum(steps - np.bincount(until[flags], minlength=self._length + 1))[: self._length]
 
-        waiting, unsure = count(thread.is_inbound[spoken]), count(thread.is_unknown[spoken])
+        waiting, unsure = count(thread.is_inbound[spoken]), count(thread.is_unsure[spoken])
         return {"backlog_count": waiting, "unsure_backlog_count": unsure}
 
     def _find_first_responses(self) -> _Answers:
@@ -302,27 +367,48 @@ def _unjudged(answers: _Answers, is_unsure: Flags) -> _Answers:
     return _Answers(answers.day, is_judged, is_answered, np.where(is_answered, answers.seconds, np.nan))
 
 
-def _first_response_figures(sessions: _Answers) -> dict[str, Any]:
+def _first_response_figures(sessions: _Answers, age: Age) -> dict[str, Any]:
+    """Count how the day's sessions were answered; a figure that is wrong, not only small, without all of them is null."""
+    is_promised = age.promised_days >= 0
     return {
         "session_count": len(sessions.day),
         "judged_session_count": int(sessions.is_judged.sum()),
         "answered_session_count": int(sessions.is_answered.sum()),
-        "median_first_response_seconds": sessions.quantile(0.5),
-        "p90_first_response_seconds": sessions.quantile(0.9),
-        "share_answered_1h": sessions.share(3600),
-        "share_answered_24h": sessions.share(86_400),
+        "median_first_response_seconds": sessions.quantile(0.5) if is_promised else None,
+        "p90_first_response_seconds": sessions.quantile(0.9) if is_promised else None,
+        "share_answered_1h": sessions.share(3600) if is_promised and age.ripeness >= _RIPE_1H else None,
+        "share_answered_24h": sessions.share(86_400) if is_promised and age.ripeness >= _RIPE_24H else None,
     }
 
 
-def _responsiveness(week: _Answers) -> dict[str, Any]:
-    rate, seconds = week.share(np.inf), week.quantile(0.5)
-    is_responsive = None if rate is None else rate >= RESPONSIVE_RATE and (seconds or 0) <= RESPONSIVE_SECONDS
+def _responsiveness(week: _Answers, unsure_new_count: int, is_whole: bool) -> dict[str, Any]:
+    """Apply Meta's rule to the new messages of a week; null unless all its days are promised and over."""
+    judged_count = int(week.is_judged.sum())
+    unsure_count = unsure_new_count + len(week.day) - judged_count
+    seconds = week.seconds[week.is_answered]
     return {
-        "responsiveness_rate": rate,
-        "responsiveness_seconds": seconds,
-        "is_very_responsive": is_responsive,
+        "responsiveness_judged_count": judged_count,
+        "responsiveness_unsure_count": unsure_count,
+        "responsiveness_rate": week.share(np.inf) if is_whole else None,
+        "responsiveness_seconds": week.quantile(0.5) if is_whole else None,
+        "is_very_responsive": _is_very_responsive(seconds, judged_count, unsure_count) if is_whole else None,
         "responsiveness_version": RESPONSIVENESS_VERSION,
     }
+
+
+def _is_very_responsive(seconds: npt.NDArray[np.float64], judged_count: int, unsure_count: int) -> bool | None:
+    """Say whether the badge is earned whatever the unread messages were; None where they decide."""
+    count = judged_count + unsure_count
+    if not count:
+        return None
+
+    def earns(answered_count: int, unsure_seconds: float) -> bool:
+        waits = np.append(seconds, np.full(unsure_count, unsure_seconds))
+        is_soon = not len(waits) or bool(np.median(waits) <= RESPONSIVE_SECONDS)
+        return answered_count / count >= RESPONSIVE_RATE and is_soon
+
+    best, worst = earns(len(seconds) + unsure_count, 0), earns(len(seconds), _DAY / _SECOND)
+    return best if best == worst else None
 
 
 def _order(messages: pa.Table) -> pa.Array:
