@@ -173,7 +173,7 @@ SELECT
     unknown_count + unsure_automated_count + unsure_backlog_count > 0 OR NOT is_over OR NOT is_promised
         OR age * INTERVAL 1 DAY < $edge::INTERVAL AS is_lower_bound,
     unsure_backlog_count > 0 OR age < 28 AS is_backlog_lower_bound,
-    is_promised, is_final
+    is_promised, is_over, is_final
 FROM volume AS v
 JOIN customers USING (account, date)
 JOIN waiting USING (account, date)

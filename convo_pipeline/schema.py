@@ -393,6 +393,7 @@ ACCOUNT_DAYS = Table(
             "A run promised the day; else it holds only what came along: no medians, no shares.",
             True,
         ),
+        Column("is_over", FLAG, "The day was over when the account was last asked.", required=True),
         Column("is_final", FLAG, "The 7 days in which its sessions may still be answered are over.", required=True),
     ),
 )

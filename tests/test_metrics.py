@@ -84,6 +84,7 @@ def test_the_worked_example_of_a_day() -> None:
         "is_lower_bound": True,
         "is_backlog_lower_bound": True,
         "is_promised": True,
+        "is_over": True,
         "is_final": True,
     }
 
@@ -191,7 +192,7 @@ def test_a_day_that_no_run_promised_says_so_and_has_no_median() -> None:
     unknown = ("median_first_response_seconds", "p90_first_response_seconds", "share_answered_1h", "share_answered_24h",
                "responsiveness_rate", "responsiveness_seconds", "is_very_responsive")  # fmt: skip
     assert [row[name] for name in unknown] == [None] * 7
-    assert one_day(EXAMPLE, promise=None) == row
+    assert one_day(EXAMPLE, promise=None) == row | {"is_over": False}
 
 
 def test_the_first_promised_day_and_a_short_history_are_marked() -> None:

@@ -5,6 +5,7 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from datetime import date, timedelta
 
 import dagster as dg
@@ -12,14 +13,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from convo_pipeline.daily import derive_account_days
 from convo_pipeline.emulator.serve import EmulatorServer
 from convo_pipeline.lake.files import Store
 from convo_pipeline.orchestration.catalog import build_definitions
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.jobs import EXTRACT_JOB, NORMALISE_JOB
 from convo_pipeline.orchestration.partitions import Window, range_tags
-from convo_pipeline.orchestration.pictures import Subject, draw_hours, picture_account
+from convo_pipeline.orchestration.pictures import Subject, draw_backlog, draw_coverage, draw_hours, picture_account
 from convo_pipeline.orchestration.runs import QUIET
+from convo_pipeline.schema import ACCOUNT_DAYS
 from convo_pipeline.settings import Settings
 from convo_pipeline.tables.chart_data import span_of
 from tests.inbox_worlds import TOKENS, Days, small_settings, small_world, three_days
@@ -150,3 +153,43 @@ def test_weekdays_that_were_not_asked_for_look_different_from_quiet_ones() -> No
     means[:2] = 0
     quiet, unknown = draw_hours(means, subject), draw_hours(np.full((7, 24), 0.0), subject)
     assert quiet != unknown
+
+
+NUMBERS = {column.name for column in ACCOUNT_DAYS.columns if column.required} - {"responsiveness_version"}
+QUIET_DAY = dict.fromkeys(NUMBERS, 0) | {"inbound_count": 3, "is_promised": True, "is_over": True}
+
+
+@pytest.mark.parametrize(
+    "change", [{"is_promised": False}, {"is_over": False}, {"unknown_count": 2}, {"is_backlog_lower_bound": True}]
+)
+def test_a_day_that_is_not_whole_or_has_unread_messages_looks_different(change: dict[str, object]) -> None:
+    days = [date(2026, 11, 23) + timedelta(days=index) for index in range(3)]
+    subject = Subject(BAKERY, "UTC", 24, span_of(days))
+    known = dict.fromkeys(days, QUIET_DAY)
+    changed = known | {days[0]: QUIET_DAY | change}
+    assert draw_backlog(known, subject) != draw_backlog(changed, subject)
+
+
+def test_coverage_of_a_day_that_no_run_promised_looks_different() -> None:
+    day = date(2026, 11, 23)
+    subject = Subject(BAKERY, "UTC", 24, span_of([day, day + timedelta(days=1)]))
+    rows = {day: {"ids_listed": 4, "detailed": 4, "beyond_20": 0, "gone": 0, "failed": 0, "pending": 0}}
+    promised, came_along = ({day: QUIET_DAY | {"is_promised": flag}} for flag in (True, False))
+    assert draw_coverage(rows, promised, subject) != draw_coverage(rows, came_along, subject)
+
+
+def test_the_table_says_how_many_were_judged_and_which_days_are_not_whole(settings: Settings, days: Days) -> None:
+    """The run promised three days; the account's first promise is moved to the last of them."""
+    with closing(Store(settings.store)) as store:
+        runs = store.state.runs(BAKERY)
+        for run in runs:
+            store.state.save_run(replace(run, since=days[2]))
+        derive_account_days(store, BAKERY)
+        pages = picture_account(store, BAKERY, [days[1], days[2]])
+        page, coverage = (str(pages[table].value) for table in ("account_days", "coverage"))
+        for run in runs:
+            store.state.save_run(run)
+        derive_account_days(store, BAKERY)
+    assert "| sessions | judged |" in page
+    assert f"| {days[1]} (not promised) | ≥ " in page
+    assert f"| {days[1]} (not promised) |" in coverage

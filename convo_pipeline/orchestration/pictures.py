@@ -22,6 +22,7 @@ from convo_pipeline.lake.files import Store
 from convo_pipeline.schema import ACCOUNT_DAYS, COVERAGE, MESSAGES, Table
 from convo_pipeline.tables.chart_data import (
     UNANSWERED,
+    UNKNOWN,
     Floats,
     Ints,
     Row,
@@ -30,6 +31,7 @@ from convo_pipeline.tables.chart_data import (
     count_by_hour,
     coverage_shares,
     daily,
+    is_whole,
     mean_by_hour,
     span_of,
 )
@@ -45,6 +47,8 @@ SIZE_INCHES, DOTS_PER_INCH, COLOUR_COUNT = (7.6, 2.7), 110, 48
 MARGINS = {"left": 0.085, "right": 0.855, "bottom": 0.19, "top": 0.89}
 WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 MOST_TABLE_ROWS = 14
+NOT_WHOLE = "not whole"
+"""A day that no run promised, of which only what came along is held, or one that was not over."""
 LINKS = (
     "[messages](/assets/messages) · [coverage](/assets/coverage) · [account_days](/assets/account_days) · "
     "[runs](/runs) — definitions: `docs/metrics.md`, what red means: `docs/ui.md`"
@@ -85,7 +89,7 @@ def picture_account(
 def _account_days_page(store: Store, subject: Subject) -> str:
     rows = read_rows(store, ACCOUNT_DAYS, subject.account, subject.span.shown)
     messages = _read(store, MESSAGES, subject.account, subject.span.pictured, ("created_at", "direction"))
-    waits = _read_waits(store, subject)
+    waits = _read_waits(store, subject, rows)
     images = {
         "Messages by hour": draw_volume(messages, subject),
         "Time to the first answer": draw_waits(waits, subject),
@@ -95,10 +99,9 @@ def _account_days_page(store: Store, subject: Subject) -> str:
 
 
 def _coverage_page(store: Store, subject: Subject) -> str:
-    rows = read_rows(store, COVERAGE, subject.account, subject.span.shown)
-    return _page(
-        subject, {"Coverage by day": draw_coverage(rows, subject)}, _coverage_table(rows, subject.span.pictured)
-    )
+    rows, figures = (read_rows(store, mart, subject.account, subject.span.shown) for mart in (COVERAGE, ACCOUNT_DAYS))
+    images = {"Coverage by day": draw_coverage(rows, figures, subject)}
+    return _page(subject, images, _coverage_table(rows, figures, subject.span.pictured))
 
 
 def _page(subject: Subject, images: Mapping[str, bytes], table: str) -> str:
@@ -107,18 +110,35 @@ def _page(subject: Subject, images: Mapping[str, bytes], table: str) -> str:
 
 
 def _figures_table(rows: Mapping[date, Row], days: Sequence[date]) -> str:
-    heads = ("date", "in", "out", "new customers", "median first answer", "answered in 24 h", "backlog")
+    heads = ("date", "in", "out", "unread", "new customers", "sessions", "judged", "median first answer",
+             "answered in 24 h, of judged", "backlog")  # fmt: skip
     lines = [
-        (day, row["inbound_count"], row["outbound_count"], row["new_customer_count"],
-         spell_seconds(row["median_first_response_seconds"]), _percent(row["share_answered_24h"]), row["backlog_count"])
+        (_name_day(day, row), _at_least(row["inbound_count"], row["is_lower_bound"]),
+         _at_least(row["outbound_count"], row["is_lower_bound"]), row["unknown_count"], row["new_customer_count"],
+         row["session_count"], row["judged_session_count"], spell_seconds(row["median_first_response_seconds"]),
+         _percent(row["share_answered_24h"]), _at_least(row["backlog_count"], row["is_backlog_lower_bound"]))
         for day, row in _newest(rows, days)
     ]  # fmt: skip
     return _table(heads, lines)
 
 
-def _coverage_table(rows: Mapping[date, Row], days: Sequence[date]) -> str:
+def _at_least(count: float | None, is_lower_bound: float | None) -> str:
+    return f"≥ {count}" if is_lower_bound else f"{count}"
+
+
+def _name_day(day: date, row: Row | None) -> str:
+    """Name a day, and say why it is not whole."""
+    if row is None or is_whole(row):
+        return f"{day}"
+    return f"{day} (not over)" if row["is_promised"] else f"{day} (not promised)"
+
+
+def _coverage_table(rows: Mapping[date, Row], figures: Mapping[date, Row], days: Sequence[date]) -> str:
     names = ("ids_listed", *STATUS_COLOURS)
-    lines = [(day, *(row[name] for name in names), _percent(row["share_detailed"])) for day, row in _newest(rows, days)]
+    lines = [
+        (_name_day(day, figures.get(day)), *(row[name] for name in names), _percent(row["share_detailed"]))
+        for day, row in _newest(rows, days)
+    ]
     return _table(("date", *names, "with content"), lines)
 
 
@@ -165,13 +185,19 @@ def _read(store: Store, table: Table, account: str, days: Sequence[date], names:
     return pa.concat_tables([table.schema.empty_table().select(names), *parts])
 
 
-def _read_waits(store: Store, subject: Subject) -> dict[str, int]:
-    """Class the first responses of the pictured days; the neighbouring days say which sessions are new."""
+def _read_waits(store: Store, subject: Subject, rows: Mapping[date, Row]) -> dict[str, int]:
+    """Class the first responses of the pictured days; the neighbouring days say which sessions are new.
+
+    Of a day that no run promised only some sessions are held, those that went on longest: their waits are not counted.
+    """
+    pictured = [day for day in subject.span.pictured if day in rows]
+    promised = [day for day in pictured if rows[day]["is_promised"]]
+    unpromised_count = sum(int(rows[day]["session_count"] or 0) for day in pictured if day not in promised)
     first, last = needed_days(subject.span.pictured[0])[0], needed_days(subject.span.pictured[-1])[1]
     around = [first + timedelta(days=index) for index in range((last - first).days)]
     messages = _read(store, MESSAGES, subject.account, around, COLUMNS)
-    found = first_responses(messages, subject.span.pictured, session_gap_hours=subject.session_gap_hours)
-    return class_waits(found.seconds, found.unanswered_count)
+    found = first_responses(messages, promised, session_gap_hours=subject.session_gap_hours)
+    return class_waits(found.seconds, found.unanswered_count, found.unknown_count + unpromised_count)
 
 
 # drawings
@@ -181,22 +207,24 @@ def draw_volume(messages: pa.Table, subject: Subject) -> bytes:
     """Draw when people write: one day by its hours, more of them by weekday and hour."""
     if len(subject.span.pictured) == 1:
         counts = {
-            name: count_by_hour(
-                messages.filter(pc.equal(messages["direction"], direction))["created_at"], subject.timezone
-            )
-            for name, direction in (("in", "inbound"), ("out", "outbound"))
+            name: count_by_hour(messages.filter(_is_direction(messages, direction))["created_at"], subject.timezone)
+            for name, direction in (("in", "inbound"), ("out", "outbound"), ("unread", None))
         }
         return draw_day({name: found.sum(axis=0) for name, found in counts.items()}, subject)
     counted = count_by_hour(messages["created_at"], subject.timezone)
     return draw_hours(mean_by_hour(counted, subject.span.pictured, subject.timezone), subject)
 
 
+def _is_direction(messages: pa.Table, direction: str | None) -> pa.ChunkedArray:
+    return pc.is_null(messages["direction"]) if direction is None else pc.equal(messages["direction"], direction)
+
+
 def draw_day(counts: Mapping[str, Ints], subject: Subject) -> bytes:
-    """Draw one day's messages in and out by hour."""
+    """Draw one day's messages by hour: in, out, and unread ones, which may be either."""
 
     def draw(figure: "Figure", axes: "Axes") -> None:
-        for (name, hours), colour, shift in zip(counts.items(), (BLUE, ORANGE), (-0.2, 0.2), strict=True):
-            axes.bar(np.arange(24) + shift, hours, 0.4, color=colour, label=name)
+        for (name, hours), colour, shift in zip(counts.items(), (BLUE, ORANGE, GREY), (-0.28, 0, 0.28), strict=True):
+            axes.bar(np.arange(24) + shift, hours, 0.28, color=colour, label=name)
         _label_hours(axes, subject)
         _count_on(axes, "messages")
         _legend(axes)
@@ -222,9 +250,8 @@ def draw_waits(waits: Mapping[str, int], subject: Subject) -> bytes:
     """Draw how many sessions had their first answer how soon."""
 
     def draw(figure: "Figure", axes: "Axes") -> None:
-        labels = [label if label == UNANSWERED else f"≤ {label}" for label in waits]
-        colours = [VERMILION if label == UNANSWERED else BLUE for label in waits]
-        bars = axes.bar(labels, list(waits.values()), color=colours, width=0.75)
+        colours = [{UNANSWERED: VERMILION, UNKNOWN: GREY}.get(label, BLUE) for label in waits]
+        bars = axes.bar(list(waits), list(waits.values()), color=colours, width=0.75)
         axes.bar_label(bars, fontsize=9)
         _count_on(axes, "sessions")
         axes.set_xlabel("wait for a person's first answer")
@@ -238,10 +265,19 @@ def draw_backlog(rows: Mapping[date, Row], subject: Subject) -> bytes:
 
     def draw(figure: "Figure", axes: "Axes") -> None:
         places = np.arange(len(days))
-        axes.bar(places - 0.2, daily(rows, days, "inbound_count"), 0.4, color=BLUE, label="in")
-        axes.bar(places + 0.2, daily(rows, days, "outbound_count"), 0.4, color=ORANGE, label="out")
+        for name, colour, shift in (("inbound", BLUE, -0.28), ("outbound", ORANGE, 0), ("unknown", GREY, 0.28)):
+            label = {"inbound": "in", "outbound": "out", "unknown": "unread"}[name]
+            axes.bar(places + shift, daily(rows, days, f"{name}_count"), 0.28, color=colour, label=label)
         backlog = daily(rows, days, "backlog_count", np.nan)
-        axes.plot(places, backlog, color="black", marker="o", markersize=3, linewidth=1.2, label="waiting")
+        is_known = daily(rows, days, "is_backlog_lower_bound") == 0
+        axes.plot(places, backlog, color="black", linewidth=1.2)
+        for label, fill, values in (
+            ("waiting", "black", np.where(is_known, backlog, np.nan)),
+            ("waiting, at least", "white", np.where(is_known, np.nan, backlog)),
+        ):
+            if not np.isnan(values).all():
+                axes.plot(places, values, "o", color="black", markerfacecolor=fill, markersize=3.5, label=label)
+        _hatch(axes, subject.span, rows)
         _count_on(axes, "messages, conversations")
         _label_days(axes, subject.span)
         _legend(axes)
@@ -249,8 +285,8 @@ def draw_backlog(rows: Mapping[date, Row], subject: Subject) -> bytes:
     return _draw(f"Volume and backlog by day · {_shown_title(subject)}", draw)
 
 
-def draw_coverage(rows: Mapping[date, Row], subject: Subject) -> bytes:
-    """Draw what became of each day's ids, as shares, and how many there were."""
+def draw_coverage(rows: Mapping[date, Row], figures: Mapping[date, Row], subject: Subject) -> bytes:
+    """Draw what became of each day's ids, as shares, and how many there were; `figures` say which days are whole."""
     days = subject.span.shown
 
     def draw(figure: "Figure", axes: "Axes") -> None:
@@ -266,11 +302,22 @@ def draw_coverage(rows: Mapping[date, Row], subject: Subject) -> bytes:
         if len(days) <= 31:
             for place, count in enumerate(daily(rows, days, "ids_listed")):
                 axes.text(place, 103, f"{count:.0f}" if count else "", ha="center", fontsize=7, color="#444444")
+        _hatch(axes, subject.span, figures)
         _label_days(axes, subject.span)
         if bottom.any():
             _legend(axes)
 
     return _draw(f"Coverage by day, number of ids on top · {_shown_title(subject)}", draw)
+
+
+def _hatch(axes: "Axes", span: Span, figures: Mapping[date, Row]) -> None:
+    """Hatch the days that are not whole, over what is drawn of them."""
+    places = [place for place, day in enumerate(span.shown) if day in figures and not is_whole(figures[day])]
+    for index, place in enumerate(places):
+        label = None if index else NOT_WHOLE
+        axes.axvspan(
+            place - 0.5, place + 0.5, facecolor="none", edgecolor="#777777", hatch="///", linewidth=0, label=label
+        )
 
 
 def _count_on(axes: "Axes", label: str) -> None:

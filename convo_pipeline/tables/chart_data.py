@@ -11,9 +11,11 @@ import pyarrow.compute as pc
 
 from convo_pipeline.schema import DETAIL_STATUSES
 
-WAITS = ((300, "5 min"), (900, "15 min"), (3600, "1 h"), (4 * 3600, "4 h"), (86_400, "24 h"), (np.inf, "7 days"))
-"""Upper ends of the first responses' classes."""
+WAITS = ((300, "≤ 5 min"), (900, "5–15 min"), (3600, "15–60 min"), (4 * 3600, "1–4 h"), (86_400, "4–24 h"),
+         (np.inf, "1–7 days"))  # fmt: skip
+"""Upper ends of the first responses' classes; each session is in one."""
 UNANSWERED = "no answer"
+UNKNOWN = "not known"
 CONTEXT_DAYS = 28
 MOST_DAYS = 92
 """Days of the longest range that is pictured; of a longer one the newest."""
@@ -42,15 +44,16 @@ def mean_by_hour(counts: Ints, days: Iterable[date], timezone: str) -> Floats:
     return np.where(hours > 0, counts / np.maximum(hours, 0.25), np.nan)
 
 
-def class_waits(seconds: Floats, unanswered_count: int) -> dict[str, int]:
-    """Count first responses by how long the customer waited, and those that never came.
+def class_waits(seconds: Floats, unanswered_count: int, unknown_count: int) -> dict[str, int]:
+    """Count first responses by how long the customer waited, those that never came, and those nothing is known of.
 
-    >>> class_waits(np.array([60.0, 300.0, 301.0, 90000.0]), 2)
-    {'5 min': 2, '15 min': 1, '1 h': 0, '4 h': 0, '24 h': 0, '7 days': 1, 'no answer': 2}
+    >>> list(class_waits(np.array([60.0, 300.0, 301.0, 90000.0]), 2, 5).values())
+    [2, 1, 0, 0, 0, 1, 2, 5]
     """
     classes = np.searchsorted([end for end, _ in WAITS], seconds)
     counts = np.bincount(classes, minlength=len(WAITS))
-    return {label: int(count) for (_, label), count in zip(WAITS, counts, strict=True)} | {UNANSWERED: unanswered_count}
+    answered = {label: int(count) for (_, label), count in zip(WAITS, counts, strict=True)}
+    return answered | {UNANSWERED: unanswered_count, UNKNOWN: unknown_count}
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,11 @@ def coverage_shares(rows: Mapping[date, Row], days: Sequence[date]) -> dict[str,
         status: np.array([_value(rows, day, status) for day in days]) / np.where(listed > 0, listed, np.nan)
         for status in reversed(DETAIL_STATUSES)
     }
+
+
+def is_whole(row: Row) -> bool:
+    """Say whether a row of `account_days` counts its whole day: promised by a run, and over."""
+    return bool(row["is_promised"]) and bool(row["is_over"])
 
 
 def daily(rows: Mapping[date, Row], days: Sequence[date], name: str, missing: float = 0.0) -> Floats:

@@ -270,6 +270,7 @@ class _Figures:
         values["is_lower_bound"] = unsure > 0 or is_edge or not is_over
         values["is_backlog_lower_bound"] = counts["unsure_backlog_count"] > 0 or age.promised_days < LOOKBACK_DAYS
         values["is_promised"] = is_promised
+        values["is_over"] = is_over
         values["is_final"] = is_promised and age.ripeness >= _FINAL
         return pa.Table.from_pylist([values], schema=ACCOUNT_DAYS.schema)
 
