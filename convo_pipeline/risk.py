@@ -22,7 +22,7 @@ SAFETY = 2
 SHORTEST_GAP = timedelta(minutes=1)
 LONGEST_GAP = timedelta(days=1)
 RUNS_READ = 50
-LISTED_ALL_THE_SAME = frozenset({"conversation_failed", "message_failed", "quarantined"})
+LISTED_ALL_THE_SAME = frozenset({"conversation_failed", "message_failed", "empty_edge", "quarantined"})
 """Why a run can be incomplete although it listed the whole inbox."""
 
 

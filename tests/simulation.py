@@ -198,11 +198,11 @@ class Referee:
                 self._say(f"text erased: {_short(key)}")
 
     def _check_missed(self, missed_count: int, rows: dict[Key, tuple[date, Row]]) -> None:
-        """A sweep counts no more than what came into view too late for earlier runs, or came to them without an id."""
-        sent_at = {self.life.key(message): message.created_at for message in self.life.truth()}
+        """A sweep counts no more than what came into view too late for earlier runs, or came to them without an id or its time."""
+        sent_at = {key: message.created_at for key, message in self.life.messages()}
         unseen = [key for key in rows.keys() - self.held.keys() - self.could_be_listed if key in sent_at]
         late_count = sum(sent_at[key] <= self.asked_at for key in unseen)
-        if missed_count > late_count and "missing_id" not in self.faults_so_far:
+        if missed_count > late_count and not self.faults_so_far & {"missing_id", *TIMES_SPOILED}:
             self._say(f"{missed_count} messages said to be missed, {late_count} came into view late")
 
     def _check_ledger(self, report: AccountReport) -> None:
@@ -234,21 +234,23 @@ class Referee:
             self.life.store.read("raw_rejects", "shop", day).num_rows
             for day in self.life.store.days("raw_rejects", "shop")
         )
-        missing = []
+        missing: dict[str, datetime] = {}
         for key, message in true.items():
             day = message.created_at.date()
             if day < self.promised_since:
                 continue
             if key not in rows:
-                missing.append(f"promised and missing: {_short(key)} of {message.created_at}, rank {message.rank}")
+                said = f"promised and missing: {_short(key)} of {message.created_at}, rank {message.rank}"
+                missing[said] = message.created_at.replace(microsecond=0)
                 continue
             held_day, row = rows[key]
             if held_day != day and not self.faults_so_far & TIMES_SPOILED:
                 self._say(f"{_short(key)} of {day} is filed under {held_day}")
             is_settled = key[0] not in self.life.with_unsent and message.is_readable
-            if is_settled and row["detail_status"] != "detailed":
+            is_disguised = row["detail_status"] == "gone" and "throttle_as_missing" in self.faults_so_far
+            if is_settled and not is_disguised and row["detail_status"] != "detailed":
                 self._say(f"complete, rank {message.rank}, and {row['detail_status']}: {_short(key)}")
-        if len(missing) > rejected:
+        if len(set(missing.values())) > rejected:  # without an id, bare rows of one second are one
             self.wrong += missing
 
     @property
@@ -281,7 +283,7 @@ class Referee:
         self._say(f"text was never said: {_short(key)} {text!r}")
 
     def check_end(self, report: AccountReport, *, is_full: bool) -> None:
-        """After everything healed, one run makes all good; that a conversation vanished is believed when it is met twice."""
+        """After everything healed, one run makes all good; that a conversation is gone or empty is believed when met twice."""
         if report.outcome != "complete":
             self._say(f"does not heal: {report.outcome} {report.reasons} {report.error}")
             return
@@ -336,9 +338,11 @@ class Life:
                     conversation.poison(None)
                 healing = RunPlan(self.rng.choice(("full", "full", "window")), START)
                 report = self._run(healing)
-                if any(conversation.is_vanished for conversation in self.account.conversations.values()):
-                    report = self._run(healing)
                 assert report is not None
+                is_vanished = any(conversation.is_vanished for conversation in self.account.conversations.values())
+                if is_vanished or report.reasons == ("empty_edge",):
+                    report = self._run(healing)
+                    assert report is not None
                 self.referee.check_end(report, is_full=self._last_mode == "full")
                 if self.rng.random() < DERIVED_SHARE:
                     self._derive()

@@ -12,7 +12,7 @@ from convo_pipeline.errors import BusyError, ConvoError, SettingsError, StoppedE
 from convo_pipeline.extract import rows
 from convo_pipeline.extract.balance import balance
 from convo_pipeline.extract.contents import Contents, Journal
-from convo_pipeline.extract.conversation import ConversationReader, RuleCheck
+from convo_pipeline.extract.conversation import EMPTY_EDGE, ConversationReader
 from convo_pipeline.extract.defect import describe_defect
 from convo_pipeline.extract.inbox import Fetched, InboxReader, Known, reason_of
 from convo_pipeline.extract.load import Loaded, load, load_spool
@@ -20,8 +20,10 @@ from convo_pipeline.extract.plan import Coverage, Mode, plan_run
 from convo_pipeline.extract.report import AccountReport, CallFigures, Progress, guide_calls, listing_details
 from convo_pipeline.extract.spool import Spool, left_spools
 from convo_pipeline.extract.suppress import Suppressor
+from convo_pipeline.extract.verdict import RuleCheck
 from convo_pipeline.extract.walk import Held
 from convo_pipeline.graph.client import Endpoint, GraphClient, Identity
+from convo_pipeline.graph.footing import Footing
 from convo_pipeline.graph.ladder import from_json as ladder_from_json
 from convo_pipeline.graph.ladder import to_json as ladder_to_json
 from convo_pipeline.graph.listing import Listing
@@ -181,6 +183,8 @@ class AccountCalls:
         self._plan = plan_run(run.mode, since, run.clock.now(), self._covered, run.settings.schedule.recheck_days)
         ladder = self._memory.get("ladder")
         self._rung = ladder_from_json(ladder if isinstance(ladder, str) else None)
+        place = self._memory.get("edge_place")
+        self._footing = Footing(run.account.platform, run.clock.now().date(), place if isinstance(place, int) else 0)
         self._suppressor = Suppressor.read(run.store, run.account)
         self._fetched = Fetched()
         self._listing: Listing | None = None
@@ -252,6 +256,7 @@ class AccountCalls:
             {key: state.updated_us for key, state in conversations.items()},
             frozenset(key for key, state in conversations.items() if state.due_reason),
             frozenset(key for key, state in conversations.items() if state.due_reason == "missing"),
+            frozenset(key for key, state in conversations.items() if state.due_reason == EMPTY_EDGE),
             reread_since_us=self._reread_since_us(),
             trusted_before_us=rows.to_us(self._covered.settled_before) if self._covered else None,
             is_swept=self._run.mode == "full",
@@ -261,6 +266,7 @@ class AccountCalls:
             self._journal,
             self._run.account.platform,
             RuleCheck(),
+            self._footing,
             is_held=self._is_held,
             on_messages=lambda count: self._tell("messages", count),
         )
@@ -304,9 +310,10 @@ class AccountCalls:
     def remember(self) -> None:
         """Keep, after everything is stored, what the next run may rely on."""
         memory = dict(self._memory)
+        rung = self._listing.summary.rung if self._listing else self._rung
+        memory |= {"ladder": ladder_to_json(self._footing.remembered(rung)), "edge_place": self._footing.edge_place}
         if self._listing is not None:
             summary = self._listing.summary
-            memory["ladder"] = ladder_to_json(summary.rung)
             if self._fetched.error is None and summary.started_at is not None and not summary.cuts:
                 since = min(self._plan.since, self._covered.since) if self._covered else self._plan.since
                 memory["coverage"] = Coverage(since, rows.to_us(summary.started_at)).to_json()

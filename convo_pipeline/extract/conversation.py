@@ -1,11 +1,10 @@
-"""One conversation's own calls: older pages of its messages, and single messages that came bare.
+"""One conversation's own calls: itself by its id, older pages of its messages, and single messages that came bare.
 
-It asks and spools; when to stop is decided in `walk`, what a row means in `rows`.
+It asks and spools; when to stop is decided in `walk`, what a row means in `rows`, what a refusal means in `verdict`.
 """
 
-import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 from convo_pipeline.errors import (
@@ -13,23 +12,38 @@ from convo_pipeline.errors import (
     GraphError,
     MissingError,
     PayloadError,
+    RetryableError,
+    ThrottledError,
     TooMuchDataError,
     UnknownFieldError,
-    UnreachableError,
 )
 from convo_pipeline.extract import rows
 from convo_pipeline.extract.contents import Journal
 from convo_pipeline.extract.spool import Record
+from convo_pipeline.extract.verdict import RuleCheck, is_telling, judge, look_of, verdict
 from convo_pipeline.extract.walk import Walk, bare_beyond, bare_readable
 from convo_pipeline.graph.client import GraphClient
-from convo_pipeline.graph.fields import message_field_names, message_fields
-from convo_pipeline.graph.ladder import EDGES, Edge, Rung, smaller_edge
+from convo_pipeline.graph.fields import (
+    conversation_field_names,
+    conversation_fields,
+    message_field_names,
+    message_fields,
+)
+from convo_pipeline.graph.footing import Footing
+from convo_pipeline.graph.ladder import Edge, Rung, smaller_edge
+from convo_pipeline.graph.listing import ListedPage
 from convo_pipeline.graph.pages import Page
 
 MOST_EMPTY_PAGES = 3
 SETTLED_AFTER_US = 2 * rows.SECOND
 BARE_FIELDS = ("id", "created_time")
+MOST_FAILED_IN_A_ROW = 5
+"""Single messages of a conversation that the server fails on before the conversation waits for the next run."""
+UNREAD = ""
+"""The cursor of a conversation whose messages did not come with it: its edge is walked from the head."""
 MESSAGE_FAILED = "message_failed"
+EMPTY_EDGE = "empty_edge"
+"""A conversation shows no messages where there must be some, or may be: believed when it is met twice."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +55,12 @@ class Listed:
     nested: Page
     walk: Walk
     rung: Rung
+    messages_limit: int
+    """How many of its messages were asked for with it; 0: none."""
     is_current: bool = False
     """Listed without messages, and its time of activity is the one that is held."""
+    was_empty: bool = False
+    """Whether it was met without messages in the run before, and not believed."""
 
     @property
     def dropped(self) -> frozenset[str]:
@@ -66,28 +84,6 @@ class Listed:
         return is_walked and not bare_readable(self.nested.rows, 1) and not bare_beyond(self.nested.rows, 1)
 
 
-@dataclass
-class RuleCheck:
-    """One message a run and account confirms that beyond the newest 20 nothing can be read."""
-
-    _holds: bool | None = None
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def holds(self, is_readable: Callable[[], bool]) -> bool:
-        """Return the answer; the first to ask finds it out, whoever asks meanwhile waits for it."""
-        with self._lock:
-            if self._holds is None:
-                self._holds = not is_readable()
-            return self._holds
-
-
-@dataclass
-class Footing:
-    """How many messages a page the account gives: found once, then used for all its conversations in the run."""
-
-    edge: Edge = EDGES[0]
-
-
 @dataclass(frozen=True)
 class ConversationReader:
     """Reads conversations of one account in one run; may be used by several threads."""
@@ -96,10 +92,41 @@ class ConversationReader:
     journal: Journal
     platform: str
     rule: RuleCheck
+    footing: Footing
     is_held: Callable[[str, str, int], bool]
     """Whether (conversation_id, message_id, created_us) needs no asking: its content, or that it is gone, is held."""
     on_messages: Callable[[int], None]
-    footing: Footing = field(default_factory=Footing)
+
+    def find(self, conversation_id: str, rung: Rung) -> ListedPage:
+        """Ask for one conversation by its id, with its newest messages nested unless that is refused."""
+        if rung.nested_messages:
+            try:
+                return self._find(conversation_id, rung, rows.READABLE_RANKS)
+            except ThrottledError:
+                raise
+            except (TooMuchDataError, RetryableError, UnknownFieldError):
+                pass  # its messages are asked for by a call of their own
+        return self._find(conversation_id, rung, 0)
+
+    def _find(self, conversation_id: str, rung: Rung, messages_limit: int) -> ListedPage:
+        dropped, answer = self.footing.ask(
+            rung.dropped_names,
+            lambda names: self.client.fetch_conversation(
+                conversation_id, conversation_fields(self.platform, messages_limit, names)
+            ),
+            is_plain_about_fields=True,
+        )
+        if not isinstance(answer.body, dict):
+            raise PayloadError("a conversation's answer is no object")
+        return ListedPage(
+            ({"id": conversation_id, **answer.body},),
+            conversation_field_names(dropped),
+            message_field_names(self.platform, dropped) if messages_limit else (),
+            messages_limit,
+            "",
+            answer.server_time,
+            rung,
+        )
 
     def read(self, listed: Listed) -> Record:
         """Read what is due of a conversation; return its state. Raises what ends it early."""
@@ -112,10 +139,29 @@ class ConversationReader:
                 raise PayloadError("the message listing repeats itself")
             cursors.add(after)
             page = self._fetch_older(listed, after, walk.count + 1)
+            if self._is_doubtful(listed, page, walk):
+                if after == UNREAD:
+                    return doubtful_state_record(listed)
+                walk, after = Walk(walk.since_us, walk.held), UNREAD  # the listing of its own, from the head
+                continue
             is_whole &= self._ask_bare(listed, page.rows, walk.count + 1)
             empty_pages = 0 if page.rows else empty_pages + 1
             walk, after = walk.extend(page.rows), page.after
         return state_record(listed, walk, at_end=after is None, due_reason=None if is_whole else MESSAGE_FAILED)
+
+    def _is_doubtful(self, listed: Listed, page: Page, walk: Walk) -> bool:
+        """Whether a page without rows ends a listing where there must be more, or may well be.
+
+        After a full nested page the edge is asked from the head; if that is empty too, it contradicts what was nested.
+        Where nothing is nested there is no second opinion, but that of the next run.
+        """
+        if page.rows or page.after is not None:
+            return False
+        if walk.count:
+            return walk.count == len(listed.nested.rows) >= listed.messages_limit > 0
+        if listed.nested.rows:
+            return True
+        return not listed.messages_limit and not listed.was_empty
 
     def _fetch_older(self, listed: Listed, after: str, first_rank: int) -> Page:
         """Read and spool one page of messages."""
@@ -138,76 +184,93 @@ class ConversationReader:
         """Ask for a page of messages, and for less until it is given; return it and the fields it was asked for."""
         edge = self.footing.edge
         while True:
-            fields = ",".join(BARE_FIELDS) if edge.is_bare else message_fields(self.platform, listed.dropped)
             try:
-                page = self.client.fetch_messages(listed.conversation_id, fields, edge.limit, after or None)
+                fields, page = self._fetch_edge(listed, after, edge)
             except GraphError as error:
                 smaller = smaller_edge(edge, error)
                 if smaller is None:
                     raise
                 edge = smaller
             else:
-                break
+                self.footing.note_given(edge)
+                return fields, page
+
+    def _fetch_edge(self, listed: Listed, after: str, edge: Edge) -> tuple[tuple[str, ...], Page]:
+        """Ask for one page of so many messages, without the fields that are refused."""
+        conversation_id, cursor = listed.conversation_id, after or None
         if edge.is_bare:
-            return BARE_FIELDS, page
-        self.footing.edge = edge
-        return message_field_names(self.platform, listed.dropped), page
+            return BARE_FIELDS, self.client.fetch_messages(conversation_id, ",".join(BARE_FIELDS), edge.limit, cursor)
+        dropped, page = self.footing.ask(
+            listed.dropped,
+            lambda names: self.client.fetch_messages(
+                conversation_id, message_fields(self.platform, names), edge.limit, cursor
+            ),
+            is_plain_about_fields=cursor is None,
+        )
+        return message_field_names(self.platform, dropped), page
 
     def _ask_bare(self, listed: Listed, entries: Sequence[object], first_rank: int) -> bool:
-        """Ask singly for bare messages inside the newest 20, and once a run beyond; False if one failed."""
+        """Ask singly for bare messages inside the newest 20, and for some beyond once a run; False if one failed."""
         due, beyond = bare_readable(entries, first_rank), bare_beyond(entries, first_rank)
-        if beyond and not self.rule.holds(lambda: self._ask(listed, *beyond[0]) == "detailed"):
+        if beyond and not self.rule.holds(lambda place: look_of(self._ask(listed, *beyond[place])[1]), len(beyond)):
             due += beyond
-        return "failed" not in [self._ask(listed, *bare) for bare in due]
+        is_whole, failed_in_a_row = True, 0
+        for bare in due:
+            status, error = self._ask(listed, *bare)
+            is_whole &= status != "failed"
+            failed_in_a_row = failed_in_a_row + 1 if isinstance(error, RetryableError) else 0
+            if error is not None and failed_in_a_row >= MOST_FAILED_IN_A_ROW:
+                raise error
+        return is_whole
 
-    def _ask(self, listed: Listed, rank: int, message_id: str, row: dict[str, object]) -> str:
-        """Read and spool one message; return its `detail_status`."""
+    def _ask(self, listed: Listed, rank: int, message_id: str, row: dict[str, object]) -> tuple[str, ConvoError | None]:
+        """Read and spool one message; return its `detail_status` and what was raised instead of it."""
         created_us, source = rows.placed_time(row, message_id, listed.updated_us, listed.at_us)
         if rank <= rows.READABLE_RANKS and self.is_held(listed.conversation_id, message_id, created_us):
-            return "held"
-        record = {
-            "kind": "message",
-            "conversation_id": listed.conversation_id,
-            "message_id": message_id,
-            "created_us": created_us,
-            "created_at_source": source,
-            "rank": rank,
-            "fields": message_field_names(self.platform, listed.dropped),
-        }
-        verdict = self._fetch_message(listed, message_id, rank)
-        self.journal.append(record | verdict)
-        return str(verdict["verdict"])
+            return "held", None
+        found, error = self._fetch_message(listed, message_id, rank)
+        self.journal.append(
+            {
+                "kind": "message",
+                "conversation_id": listed.conversation_id,
+                "message_id": message_id,
+                "created_us": created_us,
+                "created_at_source": source,
+                "rank": rank,
+                **found,
+            }
+        )
+        return str(found["verdict"]), error
 
-    def _fetch_message(self, listed: Listed, message_id: str, rank: int) -> Record:
+    def _fetch_message(self, listed: Listed, message_id: str, rank: int) -> tuple[Record, ConvoError | None]:
+        """Ask for one message; raises where beyond the newest 20 no answer comes: that says nothing of the message."""
         throttled_seconds = self.client.throttled_seconds
+        asked = {"at_us": listed.at_us, "payload": None, "fields": message_field_names(self.platform, listed.dropped)}
         try:
-            answer = self.client.fetch_message(message_id, message_fields(self.platform, listed.dropped))
-        except (MissingError, PayloadError, UnknownFieldError, TooMuchDataError, UnreachableError) as error:
+            dropped, answer = self.footing.ask(
+                listed.dropped,
+                lambda names: self.client.fetch_message(message_id, message_fields(self.platform, names)),
+            )
+        except ThrottledError:
+            raise
+        except (MissingError, PayloadError, UnknownFieldError, TooMuchDataError, RetryableError) as error:
             is_calm = self.client.throttled_seconds == throttled_seconds
-            return {"at_us": listed.at_us, "payload": None, **judge(error, rank, is_calm)}
-        at_us = rows.to_us(answer.server_time)
+            if rank > rows.READABLE_RANKS and not is_telling(error, is_calm):
+                raise
+            found = judge(error, rank, is_calm)
+            if found["verdict"] == "gone" and not self._is_in_reach(listed, message_id):
+                found |= {"verdict": "failed"}  # newer ones came meanwhile and pushed it out, or it is unsent
+            return asked | found, error
+        asked |= {"at_us": rows.to_us(answer.server_time), "fields": message_field_names(self.platform, dropped)}
         if not isinstance(answer.body, dict) or rows.lacks_content(answer.body):
             no_refusal = PayloadError("a message's answer has no content")
-            return {"at_us": at_us, "payload": None, **judge(no_refusal, rank, is_calm=True)}
-        return {"at_us": at_us, "payload": answer.body, **_verdict("detailed")}
+            return asked | judge(no_refusal, rank, is_calm=True), no_refusal
+        return asked | {"payload": answer.body} | verdict("detailed"), None
 
-
-def judge(error: ConvoError, rank: int, is_calm: bool) -> Record:
-    """Say what a refusal means for the message.
-
-    Deleted and too old are one error, so the place decides: beyond the newest 20 a refusal adds nothing to what
-    the bare row said. One that came while the account was throttled can mean "slow down" and says nothing either;
-    an answer that refuses nothing and brings nothing is none: it is asked for again.
-    """
-    if rank > rows.READABLE_RANKS:
-        return _verdict("beyond_20")
-    is_refusal = isinstance(error, MissingError) and is_calm
-    fault = error.fault if isinstance(error, GraphError) else None
-    return _verdict("gone" if is_refusal else "failed", fault.code if fault else None, fault.subcode if fault else None)
-
-
-def _verdict(status: str, code: int | None = None, subcode: int | None = None) -> Record:
-    return {"verdict": status, "code": code, "subcode": subcode}
+    def _is_in_reach(self, listed: Listed, message_id: str) -> bool:
+        """Whether a message is still among the newest 20, whose content can be read."""
+        page = self.client.fetch_messages(listed.conversation_id, ",".join(BARE_FIELDS), rows.READABLE_RANKS)
+        return message_id in map(rows.readable_id, page.rows)
 
 
 def state_record(listed: Listed, walk: Walk, *, at_end: bool, due_reason: str | None = None) -> Record:
@@ -222,6 +285,11 @@ def state_record(listed: Listed, walk: Walk, *, at_end: bool, due_reason: str | 
         "walked_down_to_us": -1 if at_end else walk.low_us,
         "due_reason": due_reason,
     }
+
+
+def doubtful_state_record(listed: Listed) -> Record:
+    """Return that a conversation said it were empty, which is not believed yet; what is known of it stays."""
+    return failed_state_record(listed.conversation_id, listed.at_us, EMPTY_EDGE)
 
 
 def failed_state_record(conversation_id: str, at_us: int, due_reason: str | None) -> Record:

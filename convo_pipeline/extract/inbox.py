@@ -25,19 +25,16 @@ from convo_pipeline.errors import (
 )
 from convo_pipeline.extract import rows
 from convo_pipeline.extract.contents import Journal
-from convo_pipeline.extract.conversation import ConversationReader, Listed, failed_state_record, state_record
+from convo_pipeline.extract.conversation import UNREAD, ConversationReader, Listed, failed_state_record, state_record
 from convo_pipeline.extract.spool import Record
 from convo_pipeline.extract.walk import Held, Walk
 from convo_pipeline.graph.client import GraphClient
-from convo_pipeline.graph.fields import conversation_field_names, conversation_fields, message_field_names
 from convo_pipeline.graph.ladder import TOP, Rung
 from convo_pipeline.graph.listing import ListedPage, Listing
 from convo_pipeline.graph.pages import Page, nested_page
 
 WALKS_IN_FLIGHT = 4
 UNREACHABLE_IN_A_ROW = 3
-UNREAD = ""
-"""The cursor of a conversation whose messages did not come with it: its edge is walked from the head."""
 CONVERSATION_FAILED = "conversation_failed"
 REASONS: Mapping[type[ConvoError], str] = {
     TokenError: "token",
@@ -68,6 +65,8 @@ class Known:
     due: frozenset[str] = frozenset()
     missing: frozenset[str] = frozenset()
     """Those of the due that could not be found when they were asked last."""
+    empty: frozenset[str] = frozenset()
+    """Those of the due that were met without any message, which was not believed."""
     reread_since_us: int | None = None
     """From which last activity on edits and reactions are looked for: they do not move that time."""
     trusted_before_us: int | None = None
@@ -171,10 +170,20 @@ class InboxReader:
         held = None if self._known.is_swept else self._known.held.get(conversation_id)
         walk = Walk(self._since_us, held)
         nested = _nested_or_unread(row, page.server_time)
-        if page.messages_limit == 0 or not nested.rows:
+        is_current, is_shown = False, page.messages_limit > 0 and bool(nested.rows)
+        if not is_shown:
             is_current = self._is_current(conversation_id, updated_us) and self._is_trusted(updated_us)
-            return Listed(conversation_id, updated_us, Page((), UNREAD, page.server_time), walk, page.rung, is_current)
-        return Listed(conversation_id, updated_us, nested, walk.extend(nested.rows), page.rung)
+            nested = Page((), UNREAD, page.server_time)
+        return Listed(
+            conversation_id,
+            updated_us,
+            nested,
+            walk.extend(nested.rows),
+            page.rung,
+            page.messages_limit,
+            is_current,
+            was_empty=conversation_id in self._known.empty,
+        )
 
     def _is_current(self, conversation_id: str, updated_us: int | None) -> bool:
         """Whether what is held is as new as what was listed and as deep as is asked, as far as times can tell."""
@@ -239,10 +248,8 @@ class InboxReader:
                 self.fetched.reasons.add(str(state["due_reason"]))
 
     def _revisit(self, conversation_id: str) -> None:
-        dropped, platform = self._rung.dropped_names, self._reader.platform
-        asked = conversation_fields(platform, rows.READABLE_RANKS, dropped)
         try:
-            answer = self._client.fetch_conversation(conversation_id, asked)
+            page = self._reader.find(conversation_id, self._rung)
         except ConvoError as error:
             self._tally("listed")
             if not isinstance(error, MissingError) or conversation_id not in self._known.missing:
@@ -250,17 +257,6 @@ class InboxReader:
             self._journal.append(failed_state_record(conversation_id, 0, due_reason=None))
             self._tally("vanished")
             return
-        if not isinstance(answer.body, dict):
-            raise PayloadError("a conversation's answer is no object")
-        page = ListedPage(
-            ({"id": conversation_id, **answer.body},),
-            conversation_field_names(dropped),
-            message_field_names(platform, dropped),
-            rows.READABLE_RANKS,
-            "",
-            answer.server_time,
-            self._rung,
-        )
         for listed in self._take_page(page, set()):
             self._read_to_end(listed)
 

@@ -11,7 +11,16 @@ from convo_pipeline.lake.partitions import Commit
 Outcome = Literal["complete", "incomplete", "failed", "busy"]
 REASONS = frozenset(
     {"token", "permission", "throttled", "budget", "unreachable", "missing", "answer", "store", "settings", "busy"}
-    | {"defect", "memory", "stopped", "conversation_failed", "message_failed", "quarantined", *get_args(Cut)}
+    | {
+        "defect",
+        "memory",
+        "stopped",
+        "conversation_failed",
+        "message_failed",
+        "empty_edge",
+        "quarantined",
+        *get_args(Cut),
+    }
 )
 """Why an outcome is not `complete`: a closed set."""
 GUIDE_PAGE = 25

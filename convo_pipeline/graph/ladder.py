@@ -6,7 +6,7 @@ their ids alone and one call per message. A refused field is dropped for the acc
 Going up: one rung after so many good pages, and longer waiting after each climb that failed.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from typing import Literal
@@ -22,7 +22,7 @@ from convo_pipeline.errors import (
     UnknownFieldError,
 )
 from convo_pipeline.graph.codes import TOO_MUCH_CODE
-from convo_pipeline.graph.fields import droppable
+from convo_pipeline.graph.fields import droppable, optional_names, optional_share_names
 
 Mode = Literal["nested", "light"]
 MODES: tuple[Mode, ...] = ("nested", "light")
@@ -119,6 +119,30 @@ def find_refused(names: Sequence[str], is_accepted: Callable[[Sequence[str]], bo
         return tuple(names)
     halves = names[: len(names) // 2], names[len(names) // 2 :]
     return tuple(name for half in halves if not is_accepted(half) for name in find_refused(half, is_accepted))
+
+
+def find_refused_fields(
+    platform: str, dropped: Collection[str], is_accepted: Callable[[frozenset[str]], bool]
+) -> tuple[str, ...]:
+    """Return which of the optional fields still asked are refused, those of shares singly; empty if it is none of them.
+
+    `is_accepted` asks without the fields it is given.
+    """
+    asked = frozenset(dropped)
+    names = optional_names(platform, asked)
+
+    def is_accepted_with(kept: Sequence[str], others: Sequence[str] = names) -> bool:
+        return is_accepted(asked | (set(others) - set(kept)))
+
+    if not is_accepted_with(()):
+        return ()
+    refused = find_refused(names, is_accepted_with)
+    if "shares" not in refused:
+        return refused
+    shares = optional_share_names(asked)
+    others = (*shares, *(name for name in names if name != "shares"))
+    bad = find_refused(shares, lambda kept: is_accepted_with(kept, others))
+    return tuple(name for name in refused if name != "shares") + bad
 
 
 def _smaller(rung: Rung, steps: int) -> Rung | None:

@@ -8,7 +8,7 @@ so that its neighbours are whole.
 It knows no table and stores nothing; a row is passed on once, and again only if it came back changed.
 """
 
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Literal
@@ -32,10 +32,9 @@ from convo_pipeline.graph.fields import (
     conversation_field_names,
     conversation_fields,
     message_field_names,
-    optional_names,
-    optional_share_names,
 )
-from convo_pipeline.graph.ladder import TOP, Rung, find_refused, without
+from convo_pipeline.graph.footing import is_accepted, is_plain_100
+from convo_pipeline.graph.ladder import TOP, Rung, find_refused_fields, without
 from convo_pipeline.graph.pages import Page, parse_time
 
 MARGIN = timedelta(minutes=10)
@@ -351,7 +350,7 @@ class Listing:
         """Go on without the field that a code 100 names, or may mean; False if it is not about fields."""
         if isinstance(error, UnknownFieldError) and self._descent.drop_field(error):
             return True
-        is_about_fields = isinstance(error, UnknownFieldError) or (_is_plain_100(error) and after is None)
+        is_about_fields = isinstance(error, UnknownFieldError) or (is_plain_100(error) and after is None)
         if not is_about_fields or self._has_eliminated:
             return False
         self._has_eliminated = True
@@ -362,47 +361,22 @@ class Listing:
 
     def _find_refused(self, folder: str) -> tuple[str, ...]:
         """Find by asking which fields are refused, where no text names them; empty if it is none of them."""
-        dropped = self._descent.rung.dropped_names
-        names = optional_names(self._platform, dropped)
+        rung = self._descent.rung
 
-        def is_accepted(kept: Sequence[str], others: Sequence[str] = names) -> bool:
-            return self._accepts(dropped | (set(others) - set(kept)), folder)
+        def ask(dropped: frozenset[str]) -> Page:
+            fields = conversation_fields(self._platform, rung.nested_messages, dropped)
+            return self._client.fetch_conversations(fields, 1, None, folder)
 
-        if not is_accepted(()):
-            return ()
-        refused = find_refused(names, is_accepted)
-        if "shares" not in refused:
-            return refused
-        shares = optional_share_names(dropped)
-        others = (*shares, *(name for name in names if name != "shares"))
-        bad = find_refused(shares, lambda kept: is_accepted(kept, others))
-        return tuple(name for name in refused if name != "shares") + bad
-
-    def _accepts(self, dropped: Collection[str], folder: str) -> bool:
-        """Whether one row can be asked for without these fields; only a code 100 says no."""
-        fields = conversation_fields(self._platform, self._descent.rung.nested_messages, dropped)
-        try:
-            self._client.fetch_conversations(fields, 1, None, folder)
-        except TooMuchDataError:
-            return True
-        except GraphError as error:
-            if not isinstance(error, UnknownFieldError) and not _is_plain_100(error):
-                raise
-            return False
-        return True
+        return find_refused_fields(self._platform, rung.dropped_names, lambda names: is_accepted(ask, names))
 
 
 def _meaning(error: GraphError, after: str | None) -> Exception:
     """A bad parameter or missing object behind a cursor is the cursor; at the head it is the inbox itself."""
-    if after is not None and (isinstance(error, MissingError) or _is_plain_100(error)):
+    if after is not None and (isinstance(error, MissingError) or is_plain_100(error)):
         return _CursorLostError("dead_cursor")
     if isinstance(error, MissingError):
         return AccessDeniedError(replace(error.fault, reason="the inbox is not visible to this token"))
     return error
-
-
-def _is_plain_100(error: GraphError) -> bool:
-    return type(error) is GraphError and error.fault.code == 100
 
 
 def _is_silent(error: GraphError) -> bool:

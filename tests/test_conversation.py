@@ -1,0 +1,190 @@
+"""One conversation's own calls where the server refuses, fails or contradicts itself: what can be had is had."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+
+from convo_pipeline.emulator.fault import Fault, FaultKind, Occasion
+from convo_pipeline.emulator.faults import make_fault
+from convo_pipeline.emulator.refusals import Refusal
+from convo_pipeline.emulator.switches import Switches
+from convo_pipeline.extract.run import find
+from tests.inboxes import NOW, Inboxes, serve, small_world, stopped_clock
+
+HOUR = timedelta(hours=1)
+
+
+def refusing(refuse: Callable[[Occasion], Refusal | None], *kinds: str, times: int | None = None) -> Fault:
+    """A fault of this test alone."""
+    return Fault(FaultKind("own", "B0", "refuses", kinds=kinds, refuse=refuse), times=times)
+
+
+def only(name: str, *kinds: str, times: int | None = None) -> Fault:
+    """A fault of the catalogue, for these kinds of calls alone."""
+    fault = make_fault(name, times=times)
+    return replace(fault, kind=replace(fault.kind, kinds=kinds))
+
+
+def statuses(inboxes: Inboxes, account: str = "insta") -> Counter[object]:
+    inboxes.derive()
+    return Counter(row["detail_status"] for row in inboxes.rows("messages", account))
+
+
+def test_a_field_refused_where_nothing_is_nested_costs_only_itself(tmp_path: Path) -> None:
+    world = small_world()
+    for number in range(5):
+        world.accounts["insta"].add_conversation(f"C{number}").add_messages(5, NOW - HOUR * (number + 1), 1.0)
+    with serve(tmp_path, world) as inboxes:
+        inboxes.server.set_faults("nested_refused", "nonexisting:reactions")
+        [insta] = inboxes.extract(accounts=["insta"])
+        assert (insta.outcome, statuses(inboxes)) == ("complete", {"detailed": 25})
+        assert "reactions" in str(inboxes.store.state.memory("insta")["ladder"])
+
+
+def test_a_field_refused_without_a_name_is_found_by_asking_a_conversation(tmp_path: Path) -> None:
+    world = small_world()
+    world.accounts["mess"].add_conversation().add_messages(60, NOW - HOUR, 1.0)
+    with serve(tmp_path, world, Switches(localised=True, old_rows_messenger="full")) as inboxes:
+        inboxes.server.set_faults("nested_refused", "nonexisting:reactions")
+        [mess] = inboxes.extract(accounts=["mess"])
+        assert (mess.outcome, statuses(inboxes, "mess")) == ("complete", {"detailed": 60})
+
+
+def test_one_poisoned_message_costs_no_other(tmp_path: Path) -> None:
+    world = small_world()
+    messages = world.accounts["insta"].add_conversation().add_messages(12, NOW - HOUR, 1.0)
+
+    def poison(occasion: Occasion) -> Refusal | None:
+        fields = occasion.call.params.get("fields", "")
+        is_it = messages[9].message_id in unquote(occasion.call.path)
+        return (
+            Refusal(1, "x")
+            if is_it or ("message" in fields.replace("messages", "") and occasion.kind != "node")
+            else None
+        )
+
+    with serve(tmp_path, world) as inboxes:
+        inboxes.server.set_faults(refusing(poison, "listing", "edge", "node"))
+        [insta] = inboxes.extract(accounts=["insta"])
+        assert (insta.outcome, insta.reasons) == ("incomplete", ("message_failed",))
+        assert statuses(inboxes) == {"detailed": 11, "failed": 1}
+
+
+def test_a_server_that_fails_on_every_message_is_not_asked_for_all_of_them(tmp_path: Path) -> None:
+    world = small_world()
+    world.accounts["insta"].add_conversation().add_messages(20, NOW - HOUR, 1.0)
+    with serve(tmp_path, world, Switches(old_rows_instagram="omit_fields")) as inboxes:
+        bare = refusing(lambda occasion: Refusal(1, "x") if "from" in occasion.call.params["fields"] else None, "listing", "edge", "node")  # fmt: skip
+        inboxes.server.set_faults(bare)
+        [insta] = inboxes.extract(accounts=["insta"])
+        assert insta.outcome == "incomplete"
+        assert insta.calls["message"] <= 15
+
+
+def test_a_conversation_that_is_due_is_read_where_nesting_is_refused(tmp_path: Path) -> None:
+    world = small_world()
+    conversation = world.accounts["insta"].add_conversation()
+    conversation.add_messages(30, NOW - HOUR, 1.0)
+    with serve(tmp_path, world) as inboxes:
+        inboxes.server.set_faults("nested_refused", refusing(lambda _: Refusal(2, "x"), "edge", times=5))
+        assert inboxes.extract(accounts=["insta"])[0].reasons == ("conversation_failed",)
+        inboxes.clock.advance(86_400)
+        inboxes.server.set_faults("nested_refused")
+        assert inboxes.extract(accounts=["insta"], mode="capture")[0].outcome == "complete"
+        assert statuses(inboxes) == {"detailed": 20, "beyond_20": 10}
+
+
+def test_find_reads_where_nesting_or_a_field_is_refused(tmp_path: Path) -> None:
+    world = small_world()
+    conversation = world.accounts["insta"].add_conversation("Ada")
+    conversation.add_messages(3, NOW - HOUR, 1.0)
+    with serve(tmp_path, world) as inboxes:
+        inboxes.server.set_faults("nested_refused", "nonexisting:story")
+        person = str(conversation.people[0]["id"])
+        report, found = find(
+            inboxes.settings, inboxes.store, "insta", person, environ=inboxes.environ, clock=stopped_clock(world.clock)
+        )
+        assert (report.outcome, found) == ("complete", [conversation.conversation_id])
+        assert statuses(inboxes) == {"detailed": 3}
+
+
+@pytest.mark.parametrize(
+    ("fault", "is_known_at_once"),
+    [
+        (only("reset", "node", times=30), False),
+        (refusing(lambda _: Refusal(2, "x"), "node", times=30), False),
+        (refusing(lambda _: Refusal(100, "x", subcode=33), "node", times=1), True),
+        (refusing(lambda _: Refusal(1, "x"), "node", times=3), True),
+    ],
+    ids=["no_answer", "outage", "that_message_is_gone", "that_message_is_poisoned"],
+)
+def test_what_can_be_read_beyond_20_is_not_given_up_for_one_failure(
+    tmp_path: Path, fault: Fault, is_known_at_once: bool
+) -> None:
+    world = small_world()
+    world.accounts["mess"].add_conversation().add_messages(30, NOW - HOUR, 1.0)
+    with serve(tmp_path, world, Switches(old_rows_messenger="omit_fields", old_nodes_messenger="readable")) as inboxes:
+        inboxes.server.set_faults(fault)
+        [mess] = inboxes.extract(accounts=["mess"])
+        assert (mess.outcome == "complete") == is_known_at_once
+        inboxes.server.set_faults()
+        inboxes.clock.advance(60)
+        assert inboxes.extract(accounts=["mess"])[0].outcome == "complete"
+        assert statuses(inboxes, "mess") == {"detailed": 30}
+
+
+def test_that_nothing_beyond_20_is_read_is_found_out_once(tmp_path: Path) -> None:
+    world = small_world()
+    for number in range(4):
+        world.accounts["insta"].add_conversation(f"C{number}").add_messages(30, NOW - HOUR * (number + 1), 1.0)
+    with serve(tmp_path, world) as inboxes:
+        [insta] = inboxes.extract(accounts=["insta"])
+        assert (insta.outcome, insta.calls["message"]) == ("complete", 1)
+        assert statuses(inboxes) == {"detailed": 80, "beyond_20": 40}
+
+
+@pytest.mark.parametrize("nested", ["", "nested_refused"], ids=["after_a_nested_page", "from_the_head"])
+def test_b14_an_edge_that_is_empty_once_hides_nothing(tmp_path: Path, nested: str) -> None:
+    world = small_world()
+    for number in range(3):
+        world.accounts["insta"].add_conversation(f"C{number}").add_messages(60, NOW - HOUR * (number + 1), 1.0)
+    with serve(tmp_path, world) as inboxes:
+        faults = [nested] if nested else []
+        inboxes.server.set_faults(*faults, "edge_empty")
+        [insta] = inboxes.extract(accounts=["insta"])
+        assert (insta.outcome, insta.reasons) == ("incomplete", ("empty_edge",))
+        inboxes.clock.advance(60)
+        inboxes.server.set_faults(*faults)
+        assert inboxes.extract(accounts=["insta"])[0].outcome == "complete"
+        assert statuses(inboxes) == {"detailed": 60, "beyond_20": 120}
+
+
+def test_b14_an_empty_edge_calls_nothing_missing_until_it_is_met_again(tmp_path: Path) -> None:
+    world = small_world()
+    conversation = world.accounts["insta"].add_conversation()
+    conversation.add_messages(20, NOW - HOUR, 1.0)
+    with serve(tmp_path, world) as inboxes:
+        inboxes.extract_whole()
+        inboxes.server.set_faults("nested_refused")
+        for message in list(conversation.messages):
+            message.unsend()
+        for outcome, missing in (("incomplete", 0), ("complete", 20)):
+            inboxes.clock.advance(60)
+            [insta] = inboxes.extract(accounts=["insta"], mode="full")
+            found = [row for row in inboxes.rows("raw_message_ids", "insta") if row["missing_at"]]
+            assert (insta.outcome, len(found)) == (outcome, missing)
+
+
+def test_b14_an_edge_that_ends_after_a_full_nested_page_is_asked_again_from_its_head(tmp_path: Path) -> None:
+    world = small_world()
+    world.accounts["insta"].add_conversation().add_messages(30, NOW - HOUR, 1.0)
+    with serve(tmp_path, world) as inboxes:
+        inboxes.server.set_faults(make_fault("edge_empty", times=1))
+        [insta] = inboxes.extract(accounts=["insta"])
+        assert (insta.outcome, insta.calls["edge"]) == ("complete", 2)
+        assert statuses(inboxes) == {"detailed": 20, "beyond_20": 10}
