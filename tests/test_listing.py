@@ -150,6 +150,27 @@ def test_a_broken_order_does_not_end_the_listing_early() -> None:
     assert result.summary.inversions == 1
 
 
+def in_pages_of(size: int, inbox: Inbox) -> Callable[[Call], Reply]:
+    """A server that gives fewer rows a page than it is asked for."""
+    return lambda call: inbox(replace(call, parameters=call.parameters | {"limit": str(size)}))
+
+
+@pytest.mark.parametrize("size", [50, 10, 5, 2, 1])
+def test_a_row_out_of_its_place_does_not_end_a_listing_of_small_pages(size: int) -> None:
+    inbox = inbox_of(60, minutes=1)
+    true_row = inbox.row
+    misplaced = {"updated_time": "2026-01-01T00:00:00+0000"}
+    inbox.row = lambda key, is_nested: true_row(key, is_nested) | (misplaced if key == "t_7" else {})  # type: ignore[method-assign]
+    result = list_all(in_pages_of(size, inbox), since=NOW - timedelta(hours=8))
+    assert set(result.ids) == {f"t_{n}" for n in range(60)}
+
+
+@pytest.mark.parametrize(("size", "calls"), [(50, 1), (10, 1), (5, 2), (2, 5), (1, 10)])
+def test_a_pass_over_an_idle_inbox_costs_at_most_ten_rows(size: int, calls: int) -> None:
+    result = list_all(in_pages_of(size, inbox_of(500)), since=NOW - timedelta(minutes=5))
+    assert len(result.calls) == calls * result.summary.passes
+
+
 def test_a_conversation_that_jumps_to_the_front_is_not_missed() -> None:
     def hook(inbox: Inbox, number: int) -> None:
         if number == 2:

@@ -11,6 +11,7 @@ It knows no table and stores nothing; a row is passed on once, and again only if
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from itertools import takewhile
 from typing import Literal
 
 from convo_pipeline.clock import SYSTEM_CLOCK, Clock
@@ -43,6 +44,8 @@ EARLIEST = datetime(2004, 1, 1, tzinfo=UTC)
 HEAD_PASSES = 3
 EMPTY_PAGES = 20
 LOOP_RESTARTS = 1
+ENOUGH_ROWS = 10
+"""A pass ends after no fewer rows in a row that add nothing: one that is out of its place may be a whole small page."""
 
 Cut = Literal["cursor_loop", "dead_cursor", "empty_pages", "page_refused"]
 """Why a listing ended before its stop."""
@@ -98,6 +101,10 @@ class _Walk:
     is_head: bool
     started_at: datetime | None = None
     page_count: int = 0
+    idle_count: int = 0
+    """How many rows in a row, the last one met among them, add nothing ..."""
+    is_past_bound: bool = False
+    """... and whether any of these is older than the bound."""
     fresh: set[str] = field(default_factory=set)
     newest_before: datetime | None = None
     cut: Cut | None = None
@@ -234,15 +241,12 @@ class Listing:
             cursors.add(after)
 
     def _is_end(self, rows: Sequence[object], walk: _Walk) -> bool:
-        """Whether nothing below this page can matter: a whole page is older than the bound, or old and known."""
-        old_count = 0
-        for row in rows:
-            time = _updated_at(row)
-            if time is not None and time < walk.bound:
-                old_count += 1
-            elif not self._adds_nothing(row, walk):
-                return False
-        return old_count > 0
+        """Whether nothing below this page can matter: it and enough rows are older than the bound, or old and known."""
+        tail = list(takewhile(lambda row: _is_before(walk.bound, row) or self._adds_nothing(row, walk), reversed(rows)))
+        is_whole_page, is_past_bound = len(tail) == len(rows), any(_is_before(walk.bound, row) for row in tail)
+        walk.idle_count = len(tail) + walk.idle_count * is_whole_page
+        walk.is_past_bound = is_past_bound or (walk.is_past_bound and is_whole_page)
+        return is_whole_page and walk.is_past_bound and walk.idle_count >= ENOUGH_ROWS
 
     def _adds_nothing(self, row: object, walk: _Walk) -> bool:
         conversation_id = _id(row)
@@ -404,6 +408,11 @@ def _updated_at(row: object) -> datetime | None:
     newest = _newest_message(row)
     times = (parse_time(row.get("updated_time")), parse_time(newest.get("created_time") if newest else None))
     return next((time for time in times if time is not None and time >= EARLIEST), None)
+
+
+def _is_before(bound: datetime, row: object) -> bool:
+    time = _updated_at(row)
+    return time is not None and time < bound
 
 
 def _newest_message(row: Row) -> Row | None:
