@@ -188,3 +188,17 @@ def test_b14_an_edge_that_ends_after_a_full_nested_page_is_asked_again_from_its_
         [insta] = inboxes.extract(accounts=["insta"])
         assert (insta.outcome, insta.calls["edge"]) == ("complete", 2)
         assert statuses(inboxes) == {"detailed": 20, "beyond_20": 10}
+
+
+def test_a_conversation_whose_newest_held_message_is_unsent_is_not_walked_again(tmp_path: Path) -> None:
+    world = small_world()
+    conversation = world.accounts["insta"].add_conversation()
+    messages = conversation.add_messages(300, NOW - timedelta(days=8), 400)
+    with serve(tmp_path, world) as inboxes:
+        inboxes.extract_whole()
+        messages[-1].unsend()
+        conversation.add_message("new", NOW)
+        inboxes.clock.advance(3600)
+        [insta] = inboxes.extract(accounts=["insta"])
+        assert (insta.outcome, insta.calls["listing"], "edge" in insta.calls) == ("complete", 1, False)
+        assert sum(statuses(inboxes).values()) == 301

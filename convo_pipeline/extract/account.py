@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import date
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from convo_pipeline.clock import Clock
 from convo_pipeline.errors import BusyError, ConvoError, SettingsError, StoppedError, StoreError
 from convo_pipeline.extract import rows
@@ -247,7 +250,7 @@ class AccountCalls:
     def _reader(self) -> InboxReader:
         conversations = self._state.conversations(self._name)
         held = {
-            key: Held(state.newest_message_id, state.complete_since_us)
+            key: Held(state.newest_message_id, state.complete_since_us, state.updated_us)
             for key, state in conversations.items()
             if state.complete_since_us is not None
         }
@@ -268,6 +271,7 @@ class AccountCalls:
             RuleCheck(),
             self._footing,
             is_held=self._is_held,
+            is_stored=self._is_stored,
             on_messages=lambda count: self._tell("messages", count),
         )
         return InboxReader(
@@ -292,10 +296,17 @@ class AccountCalls:
 
     def _is_held(self, conversation_id: str, message_id: str, created_us: int) -> bool:
         """Whether the message's content, or that it is gone, is in the tables already."""
-        details = self._run.store.read("raw_message_details", self._name, rows.day_of(created_us))
-        columns = ("conversation_id", "message_id", "detail_status")
-        held = set(zip(*(details[column].to_pylist() for column in columns), strict=True))
-        return any((conversation_id, message_id, status) in held for status in ("detailed", "gone"))
+        found = self._stored("raw_message_details", conversation_id, message_id, created_us)
+        return not {"detailed", "gone"}.isdisjoint(found["detail_status"].to_pylist())
+
+    def _is_stored(self, conversation_id: str, message_id: str, created_us: int) -> bool:
+        """Whether the message has a row on its day."""
+        return len(self._stored("raw_message_ids", conversation_id, message_id, created_us)) > 0
+
+    def _stored(self, table: str, conversation_id: str, message_id: str, created_us: int) -> pa.Table:
+        """Return what a raw table holds of one message."""
+        day = self._run.store.read(table, self._name, rows.day_of(created_us))
+        return day.filter((pc.field("conversation_id") == conversation_id) & (pc.field("message_id") == message_id))
 
     def _find(self, reader: InboxReader, user_id: str) -> Fetched:
         try:

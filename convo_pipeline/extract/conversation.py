@@ -95,6 +95,8 @@ class ConversationReader:
     footing: Footing
     is_held: Callable[[str, str, int], bool]
     """Whether (conversation_id, message_id, created_us) needs no asking: its content, or that it is gone, is held."""
+    is_stored: Callable[[str, str, int], bool]
+    """Whether (conversation_id, message_id, created_us) has a row."""
     on_messages: Callable[[int], None]
 
     def find(self, conversation_id: str, rung: Rung) -> ListedPage:
@@ -130,7 +132,7 @@ class ConversationReader:
 
     def read(self, listed: Listed) -> Record:
         """Read what is due of a conversation; return its state. Raises what ends it early."""
-        walk, after = listed.walk, listed.nested.after
+        walk, after = self._meet_held(listed, listed.walk, listed.nested.rows), listed.nested.after
         is_whole = self._ask_bare(listed, listed.nested.rows, 1)
         cursors: set[str] = set()
         empty_pages = 0
@@ -146,8 +148,13 @@ class ConversationReader:
                 continue
             is_whole &= self._ask_bare(listed, page.rows, walk.count + 1)
             empty_pages = 0 if page.rows else empty_pages + 1
-            walk, after = walk.extend(page.rows), page.after
+            walk, after = self._meet_held(listed, walk.extend(page.rows), page.rows), page.after
         return state_record(listed, walk, at_end=after is None, due_reason=None if is_whole else MESSAGE_FAILED)
+
+    def _meet_held(self, listed: Listed, walk: Walk, entries: Sequence[object]) -> Walk:
+        """Let a walk meet what is held by another message than its newest, which may be unsent by now."""
+        clue = walk.stored_clue(entries)
+        return walk.meet() if clue is not None and self.is_stored(listed.conversation_id, *clue) else walk
 
     def _is_doubtful(self, listed: Listed, page: Page, walk: Walk) -> bool:
         """Whether a page without rows ends a listing where there must be more, or may well be.

@@ -4,7 +4,7 @@ Times are microseconds since 1970, UTC.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from convo_pipeline.extract.rows import EARLIEST_US, READABLE_RANKS, lacks_content, microseconds, readable_id
 
@@ -18,6 +18,8 @@ class Held:
 
     newest_message_id: str | None
     complete_since_us: int
+    until_us: int | None = None
+    """Up to which last activity that was so, where it is known."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,24 @@ class Walk:
             min((low for low in lows if low is not None), default=None),
             self.met_held or (self.held is not None and self.held.newest_message_id in map(readable_id, entries)),
         )
+
+    def stored_clue(self, entries: Sequence[object]) -> tuple[str, int] | None:
+        """Return id and time of a shown message that lies within what is held, if its newest was not met: it may be unsent.
+
+        If that message is stored, nothing is missing between it and the held past.
+        """
+        if self.met_held or self.held is None or self.held.until_us is None:
+            return None
+        last = next((entry for entry in reversed(entries) if isinstance(entry, dict)), {})
+        message_id, created_us = readable_id(last), microseconds(last.get("created_time"))
+        if message_id is None or created_us is None:
+            return None
+        is_within = self.held.complete_since_us <= created_us < self.held.until_us
+        return (message_id, created_us) if is_within else None
+
+    def meet(self) -> "Walk":
+        """Return the walk as having come to what is held."""
+        return replace(self, met_held=True)
 
     @property
     def is_contiguous_with_held(self) -> bool:
