@@ -124,13 +124,6 @@ def test_messengers_own_id_is_the_page_and_costs_no_call() -> None:
         assert server.calls == []
 
 
-def test_a_refused_identity_is_unknown_but_a_dead_token_is_an_error() -> None:
-    with serving([refusal(10), refusal(190)]) as server, client_of(server.url, platform="instagram") as client:
-        assert client.fetch_identity() == Identity()
-        with pytest.raises(errors.TokenError):
-            client.fetch_identity()
-
-
 @pytest.mark.parametrize("body", [{"data": [{"id": "t_1"}]}, {"id": "t_1"}, {"data": {"id": "t_1"}}])
 def test_a_look_up_by_user_accepts_a_list_of_one_and_the_bare_object(body: Any) -> None:
     with serving([Reply(body)]) as server, client_of(server.url) as client:
@@ -221,6 +214,26 @@ def test_a_broken_connection_is_retried(act: Any) -> None:
     with serving([Reply(act=act), page([ROW])]) as server, client_of(server.url) as client:
         assert client.fetch_messages("t_1", "id", 10).rows == (ROW,)
     assert client.retried == 1
+
+
+REFUSED_IDENTITIES = [refusal(code) for code in (1, 2, -1, 10, 100, 551, 2635, 99999)] + [
+    refusal(100, 33), Reply(content=b"<html>"), Reply(content=b"oops", status=502), Reply([]), Reply({"id": 5}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("reply", REFUSED_IDENTITIES)
+def test_an_identity_that_is_refused_or_broken_is_unknown(reply: Reply) -> None:
+    with serving([reply]) as server, client_of(server.url, platform="instagram") as client:
+        assert client.fetch_identity() == Identity()
+
+
+def test_a_dead_token_a_throttle_and_a_dead_host_end_the_account_at_the_identity_call() -> None:
+    usage = '{"17": [{"estimated_time_to_regain_access": 19}]}'
+    script = [refusal(80002, X_Business_Use_Case_Usage=usage), *[Reply(act=reset)] * 5, refusal(190)]
+    with serving(script) as server, client_of(server.url, platform="instagram") as client:
+        for kind in (errors.ThrottledError, errors.UnreachableError, errors.TokenError):
+            with pytest.raises(kind):
+                client.fetch_identity()
 
 
 def drip_headers(handler: BaseHTTPRequestHandler) -> None:

@@ -222,12 +222,13 @@ class AccountCalls:
         self._fetched.error = self._fetched.error or error
 
     def _ask_identity(self) -> None:
-        """Learn who we are: nightly, or where it is not known yet."""
+        """Learn who we are: nightly, and once a day where it is not known yet; where it is not told it is inferred."""
         held = self._state.identity(self._name)
-        if self._run.mode in ("nightly", "full") or held is None or held.own_id_source != "asked":
-            identity = self._client.fetch_identity()
-            self._run._claim_name(identity)
-        held = self._state.identity(self._name)
+        is_told = held is not None and held.own_id_source == "asked"
+        if self._run.mode in ("nightly", "full") or (not is_told and self._is_identity_due()):
+            self._run._claim_name(self._client.fetch_identity())
+            held = self._state.identity(self._name)
+            self._memory["identity_asked_us"] = rows.to_us(self._run.clock.now())
         self._journal.append(
             {
                 "kind": "account",
@@ -236,6 +237,12 @@ class AccountCalls:
                 "own_id_source": held.own_id_source if held else None,
             }
         )
+
+    def _is_identity_due(self) -> bool:
+        """Whether nobody asked since yesterday; a clock that was set back does not put it off."""
+        asked_us = self._memory.get("identity_asked_us")
+        elapsed_us = rows.to_us(self._run.clock.now()) - asked_us if isinstance(asked_us, int) else None
+        return elapsed_us is None or not 0 <= elapsed_us < rows.DAY
 
     def _claim(self, covered: Coverage) -> None:
         """Write down what earlier runs claimed to hold, before it is swept again."""

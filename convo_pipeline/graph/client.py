@@ -31,10 +31,8 @@ from requests.adapters import HTTPAdapter
 
 from convo_pipeline.clock import SYSTEM_CLOCK, Clock
 from convo_pipeline.errors import (
-    AccessDeniedError,
     GraphError,
     GraphFault,
-    MissingError,
     PayloadError,
     RetryableError,
     ThrottledError,
@@ -45,7 +43,7 @@ from convo_pipeline.errors import (
 )
 from convo_pipeline.graph import headers as answer_headers
 from convo_pipeline.graph.answers import Answer, Identity, read_found, read_identity, read_list, read_node
-from convo_pipeline.graph.codes import build_error
+from convo_pipeline.graph.codes import build_error, is_silent
 from convo_pipeline.graph.deadline import pool_classes
 from convo_pipeline.graph.fields import names_in
 from convo_pipeline.graph.ladder import SMALLEST_EDGE
@@ -166,14 +164,19 @@ class GraphClient:
         self.close()
 
     def fetch_identity(self) -> Identity:
-        """Return who the account is; empty where the API refuses to say (a dead token still raises)."""
+        """Return who the account is; empty where the API does not say, for whatever reason.
+
+        Only what ends the account anyway is raised: a dead token, a throttle, a host that gives no answer at all.
+        """
         page_id = self.endpoint.page_id
         if self.endpoint.platform == "messenger" and page_id != "me":
             return Identity(page_id)
         field = "user_id,username" if page_id == "me" else "instagram_business_account{id,username}"
         try:
             body = self._fetch_identity_fields(field)
-        except (AccessDeniedError, MissingError, UnknownFieldError):
+        except GraphError as error:
+            if isinstance(error, TokenError | ThrottledError) or is_silent(error):
+                raise
             return Identity()
         return read_identity(body if page_id == "me" else body.get("instagram_business_account"))
 

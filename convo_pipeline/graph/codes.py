@@ -18,6 +18,7 @@ from convo_pipeline.errors import (
     TokenError,
     TooMuchDataError,
     UnknownFieldError,
+    UnreachableError,
 )
 
 CODES: dict[tuple[int, int | None], type[GraphError]] = {
@@ -140,6 +141,11 @@ def build_error(
         field = refused_field(str(error.get("message", "")), asked)
         return UnknownFieldError(fault, field) if field is not None else GraphError(fault)
     return kind(fault)
+
+
+def is_silent(error: BaseException) -> bool:
+    """Whether not even a broken answer came."""
+    return isinstance(error, UnreachableError) and error.fault.status is None
 
 
 def _integer(value: object) -> int | None:

@@ -23,10 +23,9 @@ from convo_pipeline.errors import (
     ThrottledError,
     TooMuchDataError,
     UnknownFieldError,
-    UnreachableError,
 )
 from convo_pipeline.graph.client import GraphClient
-from convo_pipeline.graph.codes import TOO_MUCH_CODE
+from convo_pipeline.graph.codes import TOO_MUCH_CODE, is_silent
 from convo_pipeline.graph.descent import Descent
 from convo_pipeline.graph.fields import (
     OPTIONAL_CONVERSATION_FIELDS,
@@ -304,7 +303,7 @@ class Listing:
             except ThrottledError:
                 raise
             except (TooMuchDataError, RetryableError) as error:
-                if self._page_count == 0 and _is_silent(error):
+                if self._page_count == 0 and is_silent(error):
                     raise  # a dead host, not a heavy page
                 if not self._descent.refuse(error):
                     return self._isolate(error, folder, after)
@@ -338,7 +337,7 @@ class Listing:
             except ThrottledError:
                 raise
             except (TooMuchDataError, RetryableError) as refusal:
-                if _is_silent(refusal) or (self._page_count == 0 and refusal.fault.code != TOO_MUCH_CODE):
+                if is_silent(refusal) or (self._page_count == 0 and refusal.fault.code != TOO_MUCH_CODE):
                     raise  # a server that never answered well, not one bad conversation
             except GraphError as refusal:
                 raise _meaning(refusal, after) from None
@@ -381,11 +380,6 @@ def _meaning(error: GraphError, after: str | None) -> Exception:
     if isinstance(error, MissingError):
         return AccessDeniedError(replace(error.fault, reason="the inbox is not visible to this token"))
     return error
-
-
-def _is_silent(error: GraphError) -> bool:
-    """Whether not even a broken answer came."""
-    return isinstance(error, UnreachableError) and error.fault.status is None
 
 
 def _id(row: object) -> str | None:
