@@ -6,6 +6,7 @@ ConvoError
 │   ├── TokenError         stop this account: renew the token
 │   ├── AccessDeniedError  stop this account: grant the permission
 │   ├── MissingError       this object only: record it, go on
+│   │   └── WithheldError  this conversation only: it is there, and not for us
 │   ├── UnknownFieldError  ask again without that field
 │   ├── TooMuchDataError   ask for less
 │   └── RetryableError     again with backoff
@@ -81,6 +82,10 @@ class AccessDeniedError(GraphError):
 
 class MissingError(GraphError):
     """This object is deleted, too old or not visible: record it, go on."""
+
+
+class WithheldError(MissingError):
+    """This conversation is there but not given to anybody's program (EU rules): record it, go on."""
 
 
 class UnknownFieldError(GraphError):

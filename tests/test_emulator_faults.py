@@ -263,6 +263,7 @@ def test_retry_after_is_a_number_or_a_date() -> None:
         ("reduce_above:59", (500, 1, None)),
         ("nested_refused", (500, 1, None)),
         ("poisoned", (500, 1, None)),
+        ("withheld", (403, 10, 2018336)),
         ("nonexisting:reactions", (400, 100, None)),
         ("permission_10", (403, 10, None)),
         ("permission_200", (403, 200, None)),

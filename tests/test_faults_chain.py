@@ -5,10 +5,14 @@ import signal
 from collections import Counter
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
 from convo_pipeline.clock import Clock
+from convo_pipeline.emulator.fault import Fault, FaultKind, Occasion, message_rows
+from convo_pipeline.emulator.refusals import Refusal
 from convo_pipeline.emulator.switches import Switches
 from convo_pipeline.emulator.world import World
 from convo_pipeline.extract.run import extract
@@ -75,6 +79,39 @@ def test_b12_an_unsent_message_is_flagged_and_kept(tmp_path: Path) -> None:
         missing = [row["message_id"] for row in inboxes.rows("raw_message_ids", "insta") if row["missing_at"]]
         assert len(missing) == 1
         assert len(rows(inboxes)) == 30
+
+
+@pytest.mark.parametrize("faults", [("withheld:7",), ("withheld:7", "nested_refused")])
+def test_b14_a_withheld_conversation_costs_itself_alone_and_is_believed_when_met_twice(
+    tmp_path: Path, faults: tuple[str, ...]
+) -> None:
+    with serve(tmp_path, insta_world(*[2] * 12)) as inboxes:
+        assert run(inboxes, *faults) == "incomplete"
+        assert statuses(inboxes) == {"detailed": 22}
+        assert [line.reasons for line in inboxes.store.state.runs("insta")] == [("conversation_failed",)]
+        inboxes.clock.advance(86_400)
+        assert run(inboxes, *faults, mode="capture") == "complete"
+
+
+def test_b14_a_withheld_message_is_not_said_to_be_gone(tmp_path: Path) -> None:
+    with serve(tmp_path, insta_world(3)) as inboxes:
+        [conversation] = inboxes.world.accounts["insta"].conversations.values()
+        message_id = conversation.messages[1].message_id
+
+        def lay_bare(occasion: Occasion, body: Any) -> Any:
+            for row in message_rows(occasion, body):
+                if row["id"] == message_id:
+                    row.pop("from"), row.pop("to"), row.pop("message")
+            return body
+
+        def withhold(occasion: Occasion) -> Refusal | None:
+            return Refusal(10, "no", 2018336) if message_id in unquote(occasion.call.path) else None
+
+        bare = Fault(FaultKind("bare", "", "", body=lay_bare, kinds=("listing",)))
+        inboxes.server.set_faults(bare, Fault(FaultKind("withheld", "", "", refuse=withhold, kinds=("node",))))
+        [report] = inboxes.extract(accounts=["insta"])
+        inboxes.derive()
+        assert (report.reasons, statuses(inboxes)) == (("message_failed",), {"detailed": 2, "failed": 1})
 
 
 def test_b17_messages_of_impossible_times_are_present_flagged_and_never_move(tmp_path: Path) -> None:

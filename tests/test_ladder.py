@@ -16,6 +16,7 @@ from convo_pipeline.errors import (
     TooMuchDataError,
     UnknownFieldError,
     UnreachableError,
+    WithheldError,
 )
 from convo_pipeline.graph.fields import conversation_fields, message_fields, names_in, optional_names
 from convo_pipeline.graph.ladder import (
@@ -60,7 +61,14 @@ def test_a_page_without_an_answer_goes_down_faster(failure: GraphError) -> None:
 
 @pytest.mark.parametrize("kind", [GraphError, TokenError, AccessDeniedError, MissingError, ThrottledError])
 def test_what_less_cannot_cure_has_no_next_rung(kind: type[GraphError]) -> None:
-    assert step_down(TOP, kind(GraphFault()), "instagram", TODAY) is None
+    assert step_down(TOP, kind(GraphFault(100, 33)), "instagram", TODAY) is None
+
+
+@pytest.mark.parametrize("failure", [MissingError(GraphFault(551)), WithheldError(GraphFault(10, 2018336))])
+def test_a_missing_conversation_is_searched_on_smaller_pages(failure: GraphError) -> None:
+    lower = step_down(TOP, failure, "instagram", TODAY)
+    assert lower is not None
+    assert (lower.mode, lower.conversations_per_page) == ("nested", 25)
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ class Inbox:
 
     times: dict[str, datetime]
     poison: set[str] = field(default_factory=set)
+    poison_reply: Reply = refusal(1, status=500)  # noqa: RUF009
     nested_limit: int = 10_000
     unknown_fields: set[str] = field(default_factory=set)
     unknown_text: str = "(#100) Tried accessing nonexisting field ({}) on node type (Message)"
@@ -53,7 +54,9 @@ class Inbox:
             return refusal(100, message="(#100) Invalid cursor")
         chosen = order[start : start + limit]
         is_nested = "messages" in fields
-        if is_nested and (set(chosen) & self.poison or limit > self.nested_limit):
+        if is_nested and set(chosen) & self.poison:
+            return self.poison_reply
+        if is_nested and limit > self.nested_limit:
             return refusal(1, status=500)
         answer = page([self.row(key, is_nested) for key in chosen], chosen[-1] if order[start + limit :] else None)
         return replace(answer, headers={"Date": format_datetime(NOW + timedelta(seconds=self.number), usegmt=True)})
@@ -247,8 +250,9 @@ def test_a_cursor_that_always_dies_is_cut_after_three_restarts() -> None:
     assert (result.summary.restarts, result.summary.cuts, result.ids) == (3, ("dead_cursor",), ["t_1"])
 
 
-def test_an_invisible_inbox_is_access_denied() -> None:
-    result = list_all([refusal(100, 33)])
+@pytest.mark.parametrize("reply", [refusal(100, 33), refusal(803)])
+def test_an_invisible_inbox_is_access_denied(reply: Reply) -> None:
+    result = list_all([reply])
     assert isinstance(result.error, errors.AccessDeniedError)
     assert len(result.calls) == 1
 
@@ -273,6 +277,15 @@ def test_a_poisoned_conversation_is_isolated_and_its_neighbours_are_whole() -> N
     assert [[row["id"] for row in page.rows] for page in light] == [["t_77"]]
     assert len(result.calls) <= 20
     assert result.summary.rung == replace(TOP, streak=result.summary.rung.streak)
+
+
+@pytest.mark.parametrize("reply", [refusal(551), refusal(9000001), refusal(10, 2018336), refusal(100, 2534037)])
+def test_a_conversation_that_is_missing_or_withheld_does_not_cost_its_page(reply: Reply) -> None:
+    result = list_all(inbox_of(60, poison={"t_7"}, poison_reply=reply))
+    assert (result.error, result.summary.cuts, set(result.summary.poisoned)) == (None, (), {"t_7"})
+    assert set(result.ids) == {f"t_{n}" for n in range(60)}
+    assert result.nested == set(result.ids) - {"t_7"}
+    assert len(result.calls) <= 20
 
 
 @pytest.mark.parametrize(

@@ -30,8 +30,7 @@ def messages_page(
     view: View, conversation: Conversation, fields: Sequence[Field] | None, paging: Paging, expression: str
 ) -> Payload:
     """Return the messages edge of a conversation: `data` and `paging`."""
-    if conversation.fault_code is not None:
-        raise Refusal(conversation.fault_code, "An unknown error occurred")
+    refuse_poisoned(conversation)
     switches = view.switches
     check_message_fields(fields, switches)
     rows = conversation.rows(view.now_us, keep_unsent=switches.unsent_rows == "kept")
@@ -87,10 +86,14 @@ def message_node(view: View, message: Message, fields: Sequence[Field] | None) -
     return show_message(view, message, fields or DEFAULT_MESSAGE)
 
 
+def refuse_poisoned(conversation: Conversation) -> None:
+    if conversation.fault_code is not None:
+        raise Refusal(conversation.fault_code, "An unknown error occurred", conversation.fault_subcode)
+
+
 def refuse_unreadable(view: View, message: Message) -> None:
     conversation, switches = message.conversation, view.switches
-    if conversation.fault_code is not None:
-        raise Refusal(conversation.fault_code, "An unknown error occurred")
+    refuse_poisoned(conversation)
     rows = conversation.rows(view.now_us, keep_unsent=switches.unsent_rows == "kept")
     is_old = message not in rows[: switches.readable_count]
     if message.is_unsent(view.now_us) or (is_old and switches.old_nodes(conversation.account.platform) == "refused"):

@@ -113,6 +113,7 @@ class Conversation:
         self.messages: list[Message] = []
         self.extra: Payload = {}
         self.fault_code: int | None = None
+        self.fault_subcode: int | None = None
         """An error code that every answer holding this conversation's content ends in (a poisoned conversation)."""
         self.touched_us: list[int] = []
         self._times: list[int] = []
@@ -216,10 +217,10 @@ class Conversation:
         with self.account.world.change() as now_us:
             self.touched_us.append(now_us if at is None else to_us(at))
 
-    def poison(self, code: int | None = 1) -> None:
+    def poison(self, code: int | None = 1, subcode: int | None = None) -> None:
         """Let every answer with this conversation's content fail; None heals it."""
         with self.account.world.change():
-            self.fault_code = code
+            self.fault_code, self.fault_subcode = code, subcode
 
     def _describe(self, text: str | None, is_ours: bool) -> Payload:
         us, them = self.account.person(), self.people

@@ -132,7 +132,16 @@ def edit(occasion: Occasion) -> None:
 
 @register("B0", "one conversation (the Nth listed) fails every page that holds its content, code 1", "prepare", takes="position", default="1", kinds=ALL)  # fmt: skip
 def poisoned(occasion: Occasion) -> None:
+    _poison_once(occasion, 1)
+
+
+@register("B0", "one conversation (the Nth listed) is withheld by EU rules, 10/2018336, and so is every page with its content", "prepare", takes="position", default="1", kinds=ALL)  # fmt: skip
+def withheld(occasion: Occasion) -> None:
+    _poison_once(occasion, 10, 2018336)
+
+
+def _poison_once(occasion: Occasion, code: int, subcode: int | None = None) -> None:
     listed = _listed(occasion)
     if listed and not occasion.memory:
         occasion.memory["done"] = True
-        listed[min(int(occasion.number), len(listed)) - 1].poison()
+        listed[min(int(occasion.number), len(listed)) - 1].poison(code, subcode)

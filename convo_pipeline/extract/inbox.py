@@ -22,6 +22,7 @@ from convo_pipeline.errors import (
     ThrottledError,
     TokenError,
     UnreachableError,
+    WithheldError,
 )
 from convo_pipeline.extract import rows
 from convo_pipeline.extract.contents import Journal
@@ -269,7 +270,10 @@ class InboxReader:
             self._end(error)
         except ConvoError as error:
             self._journal.append(failed_state_record(conversation_id, at_us, reason_of(error)))
-            self._note_failure(error)
+            if isinstance(error, WithheldError) and conversation_id in self._known.missing:
+                self._tally("vanished")
+            else:
+                self._note_failure(error)
         except BaseException:
             self._stop.set()
             raise

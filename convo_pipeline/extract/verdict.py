@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from convo_pipeline.errors import ConvoError, GraphError, MissingError, PayloadError, UnreachableError
+from convo_pipeline.errors import ConvoError, GraphError, MissingError, PayloadError, UnreachableError, WithheldError
 from convo_pipeline.extract.rows import READABLE_RANKS
 from convo_pipeline.extract.spool import Record
 
@@ -38,7 +38,7 @@ def judge(error: ConvoError, rank: int, is_calm: bool) -> Record:
     """
     if rank > READABLE_RANKS:
         return verdict("beyond_20")
-    is_refusal = isinstance(error, MissingError) and is_calm
+    is_refusal = isinstance(error, MissingError) and not isinstance(error, WithheldError) and is_calm
     fault = error.fault if isinstance(error, GraphError) else None
     return verdict("gone" if is_refusal else "failed", fault.code if fault else None, fault.subcode if fault else None)
 
@@ -53,7 +53,7 @@ def look_of(error: ConvoError | None) -> Look:
     if error is None:
         return "read"
     is_proof = isinstance(error, PayloadError) or (
-        isinstance(error, MissingError) and error.fault.code != NOT_FOUND_CODE
+        isinstance(error, MissingError) and not isinstance(error, WithheldError) and error.fault.code != NOT_FOUND_CODE
     )
     return "unreadable" if is_proof else "refused"
 

@@ -19,6 +19,7 @@ from convo_pipeline.errors import (
     TooMuchDataError,
     UnknownFieldError,
     UnreachableError,
+    WithheldError,
 )
 
 CODES: dict[tuple[int, int | None], type[GraphError]] = {
@@ -31,7 +32,7 @@ CODES: dict[tuple[int, int | None], type[GraphError]] = {
     (3, None): AccessDeniedError,  # the app lacks the capability
     (4, None): ThrottledError,  # app limit
     (10, None): AccessDeniedError,
-    (10, 2018336): AccessDeniedError,  # conversation hit by EU rules
+    (10, 2018336): WithheldError,  # conversation hit by EU rules
     (10, 2534077): AccessDeniedError,  # link of Instagram and Page, or two-factor
     (17, None): ThrottledError,  # user limit
     (17, 2446079): ThrottledError,
@@ -65,6 +66,8 @@ CODES: dict[tuple[int, int | None], type[GraphError]] = {
     (80006, None): ThrottledError,  # Messenger
     (9000001, None): MissingError,  # deleted, or older than the newest 20: the same answer for both
 }
+ABOUT_THE_INBOX = {(100, 33), (803, None)}
+"""Missing by these is what the path names, the inbox or what its cursor stood on, not a conversation on the page."""
 PERMISSION_CODES = range(200, 300)
 TOO_MUCH_CODE = 1
 """Meta answers "reduce the amount of data" and "unknown error" alike with code 1. Where a request is heavy,
@@ -141,6 +144,17 @@ def build_error(
         field = refused_field(str(error.get("message", "")), asked)
         return UnknownFieldError(fault, field) if field is not None else GraphError(fault)
     return kind(fault)
+
+
+def may_be_one_row(error: GraphError) -> bool:
+    """Whether a page may be refused because of a single row on it, so that a smaller page may be given.
+
+    >>> may_be_one_row(MissingError(GraphFault(551))), may_be_one_row(MissingError(GraphFault(100, 33)))
+    (True, False)
+    """
+    if isinstance(error, MissingError):
+        return (error.fault.code, error.fault.subcode) not in ABOUT_THE_INBOX
+    return isinstance(error, TooMuchDataError | RetryableError) and not isinstance(error, ThrottledError)
 
 
 def is_silent(error: BaseException) -> bool:

@@ -17,11 +17,10 @@ from convo_pipeline.errors import (
     GraphError,
     MissingError,
     RetryableError,
-    ThrottledError,
     TooMuchDataError,
     UnknownFieldError,
 )
-from convo_pipeline.graph.codes import TOO_MUCH_CODE
+from convo_pipeline.graph.codes import TOO_MUCH_CODE, may_be_one_row
 from convo_pipeline.graph.fields import droppable, optional_names, optional_share_names
 
 Mode = Literal["nested", "light"]
@@ -89,9 +88,9 @@ def step_down(rung: Rung, failure: GraphError, platform: str, today: date) -> Ru
     """
     if isinstance(failure, UnknownFieldError):
         return _without(rung, failure.field, platform, today)
-    if isinstance(failure, ThrottledError) or not isinstance(failure, TooMuchDataError | RetryableError):
+    if not may_be_one_row(failure):
         return None
-    was_refused = isinstance(failure, TooMuchDataError) and failure.fault.code is not None
+    was_refused = not isinstance(failure, RetryableError) and failure.fault.code is not None
     return _smaller(rung, 1 if was_refused else 2)
 
 

@@ -20,12 +20,10 @@ from convo_pipeline.errors import (
     GraphError,
     MissingError,
     RetryableError,
-    ThrottledError,
-    TooMuchDataError,
     UnknownFieldError,
 )
 from convo_pipeline.graph.client import GraphClient
-from convo_pipeline.graph.codes import TOO_MUCH_CODE, is_silent
+from convo_pipeline.graph.codes import TOO_MUCH_CODE, is_silent, may_be_one_row
 from convo_pipeline.graph.descent import Descent
 from convo_pipeline.graph.fields import (
     OPTIONAL_CONVERSATION_FIELDS,
@@ -300,15 +298,13 @@ class Listing:
             rung = self._descent.rung
             try:
                 page = self._fetch(rung, folder, after)
-            except ThrottledError:
-                raise
-            except (TooMuchDataError, RetryableError) as error:
+            except GraphError as error:
                 if self._page_count == 0 and is_silent(error):
                     raise  # a dead host, not a heavy page
-                if not self._descent.refuse(error):
-                    return self._isolate(error, folder, after)
-            except GraphError as error:
-                if not self._drops_field(error, folder, after):
+                if may_be_one_row(error):
+                    if not self._descent.refuse(error):
+                        return self._isolate(error, folder, after)
+                elif not self._drops_field(error, folder, after):
                     raise _meaning(error, after) from None
             else:
                 self._descent.accept(rung, len(page.rows))
@@ -334,19 +330,17 @@ class Listing:
         for rung in (light, bare) if alone.mode == "nested" else (bare,):
             try:
                 page = self._fetch(rung, folder, after)
-            except ThrottledError:
-                raise
-            except (TooMuchDataError, RetryableError) as refusal:
-                if is_silent(refusal) or (self._page_count == 0 and refusal.fault.code != TOO_MUCH_CODE):
-                    raise  # a server that never answered well, not one bad conversation
             except GraphError as refusal:
-                raise _meaning(refusal, after) from None
+                if not may_be_one_row(refusal):
+                    raise _meaning(refusal, after) from None
+                if is_silent(refusal) or (self._page_count == 0 and _is_of_the_server(refusal)):
+                    raise  # a server that never answered well, not one bad conversation
             else:
                 self._poisoned |= {found: error for row in page.rows if (found := _id(row)) is not None}
                 self._descent.isolated()
                 return self._listed(page, rung, folder), page.after
         if after is None:
-            raise error
+            raise _meaning(error, after)
         raise _CursorLostError("page_refused")
 
     def _drops_field(self, error: GraphError, folder: str, after: str | None) -> bool:
@@ -380,6 +374,10 @@ def _meaning(error: GraphError, after: str | None) -> Exception:
     if isinstance(error, MissingError):
         return AccessDeniedError(replace(error.fault, reason="the inbox is not visible to this token"))
     return error
+
+
+def _is_of_the_server(error: GraphError) -> bool:
+    return isinstance(error, RetryableError) and error.fault.code != TOO_MUCH_CODE
 
 
 def _id(row: object) -> str | None:
