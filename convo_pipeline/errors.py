@@ -108,7 +108,10 @@ class RetryableError(GraphError):
 
 
 class ThrottledError(RetryableError):
-    """The rate limit answered: no call for `wait_seconds` (None: Meta named no time), i.e. until `resume_at`."""
+    """The rate limit answered: no call for `wait_seconds` (None: Meta named no time), i.e. until `resume_at`.
+
+    With a `resume_at` it ends the account's run, and its text says so.
+    """
 
     def __init__(self, fault: GraphFault, wait_seconds: float | None = None, resume_at: datetime | None = None) -> None:
         super().__init__(fault)
@@ -117,6 +120,10 @@ class ThrottledError(RetryableError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return (type(self), (self.fault, self.wait_seconds, self.resume_at))
+
+    def __str__(self) -> str:
+        text = str(self.fault)
+        return f"throttled until {self.resume_at:%Y-%m-%dT%H:%M:%SZ}: {text}" if self.resume_at else text
 
 
 class UnreachableError(RetryableError):

@@ -1,5 +1,6 @@
 """One listing of an emulated inbox under faults, and everything one wants to know about it."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -75,7 +76,7 @@ def list_inbox(
         sleeps.append(seconds)
         account.world.clock.advance(seconds)
 
-    clock = Clock(now=account.world.clock.now, sleep=sleep)
+    clock = Clock(account.world.clock.now, lambda: time.monotonic() + sum(sleeps), sleep)
     with EmulatorServer(account.world, switches, faults=faults, tls=tls) as server:
         endpoint = Endpoint(
             server.base_url, "v26.0", account.page_id, account.platform, timeout_seconds=timeout_seconds

@@ -6,11 +6,13 @@ import hmac
 import pickle
 import socket
 import struct
+import threading
 import time
 import traceback
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from convo_pipeline.clock import Clock
 from convo_pipeline.graph.client import Answer, Endpoint, GraphClient, Identity
 from convo_pipeline.graph.pages import Page
 from convo_pipeline.graph.rate_limit import NO_LIMIT, CallBudget, Key, SqliteLimiter
+from convo_pipeline.graph.throttle import Patience
 from convo_pipeline.secrets import Credentials
 from tests.graph_server import DATE, Call, Reply, drip, page, refusal, serving, write
 
@@ -36,7 +39,7 @@ class Sleeps(list[float]):
     """Records pauses instead of sleeping."""
 
     def clock(self) -> Clock:
-        return Clock(sleep=self.append)
+        return Clock(monotonic_seconds=lambda: time.monotonic() + sum(self), sleep=self.append)
 
 
 def client_of(
@@ -283,15 +286,69 @@ def test_a_throttle_waits_as_long_as_meta_says_and_goes_on() -> None:
     sleeps = Sleeps()
     usage = '{"17": [{"type": "messenger", "call_count": 100, "estimated_time_to_regain_access": 1}]}'
     script = [
-        refusal(80006, X_Business_Use_Case_Usage=usage),
-        Reply(content=b"", status=429, headers={"Retry-After": "7"}),
         refusal(613, 2534040),
+        Reply(content=b"", status=429, headers={"Retry-After": "7"}),
+        refusal(80006, X_Business_Use_Case_Usage=usage),
         page([ROW]),
     ]
     with serving(script) as server, client_of(server.url, sleeps) as client:
         assert client.fetch_messages("t_1", "id", 10).rows == (ROW,)
-    assert sleeps == [60.0, 7.0, 64.0]
-    assert client.throttled_seconds == 131.0
+    assert sleeps == [4.0, 7.0, 60.0]
+    assert client.throttled_seconds == 71.0
+
+
+def test_all_pauses_of_a_run_together_are_no_longer_than_two_minutes() -> None:
+    sleeps = Sleeps()
+    limited = Reply(content=b"", status=429, headers={"Retry-After": "50"})
+    script = [limited, page([ROW]), limited, page([ROW]), limited]
+    with serving(script) as server, client_of(server.url, sleeps) as client:
+        for _ in range(2):
+            assert client.fetch_messages("t_1", "id", 10).rows == (ROW,)
+        with pytest.raises(errors.ThrottledError, match=r"throttled until 20..-..-..T") as caught:
+            client.fetch_messages("t_1", "id", 10)
+    assert (sleeps, caught.value.wait_seconds) == ([50.0, 50.0], 50.0)
+
+
+def test_a_block_by_another_process_is_waited_for_out_of_the_same_two_minutes(tmp_path: Path) -> None:
+    sleeps = Sleeps()
+    clock = sleeps.clock()
+    clock = replace(clock, now=lambda: SERVER_TIME + timedelta(seconds=sum(sleeps)))
+    other, mine = (SqliteLimiter(tmp_path / "s.db", Key("host", "17", "messenger"), 1000, clock) for _ in range(2))
+    with serving([page([ROW])]) as server:
+        endpoint, budget = Endpoint(server.url, "v26.0", "17", "messenger"), CallBudget(9)
+        with GraphClient(endpoint, Credentials(TOKEN), mine, budget=budget, clock=clock) as client:
+            for _ in range(2):
+                other.block(55)
+                assert client.fetch_messages("t_1", "id", 10).rows == (ROW,)
+            other.block(11)
+            with pytest.raises(errors.ThrottledError):
+                client.fetch_messages("t_1", "id", 10)
+    assert 109 < sum(sleeps) < 111
+
+
+def test_four_calls_are_in_flight_at_most_and_one_after_a_throttle() -> None:
+    in_flight: list[int] = []
+    lock = threading.Lock()
+
+    def act(handler: BaseHTTPRequestHandler) -> None:
+        with lock:
+            in_flight.append(1 + (in_flight[-1] if in_flight else 0))
+        time.sleep(0.03)
+        with lock:
+            in_flight.append(in_flight[-1] - 1)
+        write(handler, page([ROW]))
+
+    def read(client: GraphClient, count: int) -> int:
+        in_flight.clear()
+        with ThreadPoolExecutor(8) as pool:
+            assert len(list(pool.map(lambda _: client.fetch_messages("t_1", "id", 10), range(count)))) == count
+        return max(in_flight)
+
+    with serving([Reply(act=act)]) as server, client_of(server.url) as client:
+        assert read(client, 16) == 4
+        server.script = [refusal(613)] * (len(server.calls) + 1) + [Reply(act=act)]
+        client.fetch_messages("t_1", "id", 10)
+        assert read(client, 8) == 1
 
 
 def test_a_long_block_is_not_slept_but_surfaces_with_its_end() -> None:
@@ -455,7 +512,7 @@ def test_a_usage_header_slows_down_before_the_wall() -> None:
         def __init__(self) -> None:
             self.percents: list[float] = []
 
-        def acquire(self) -> float:
+        def acquire(self, patience: Patience | None = None) -> float:
             return 0.0
 
         def block(self, seconds: float) -> None: ...

@@ -3,6 +3,7 @@
 import os
 import signal
 from collections import Counter
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from convo_pipeline.clock import Clock
 from convo_pipeline.emulator.fault import Fault, FaultKind, Occasion, message_rows
+from convo_pipeline.emulator.faults import make_fault
 from convo_pipeline.emulator.refusals import Refusal
 from convo_pipeline.emulator.switches import Switches
 from convo_pipeline.emulator.world import World
@@ -46,6 +48,26 @@ def rows(inboxes: Inboxes) -> list[dict[str, object]]:
 
 def statuses(inboxes: Inboxes) -> Counter[object]:
     return Counter(row["detail_status"] for row in rows(inboxes))
+
+
+@pytest.mark.parametrize("kinds", [("other",), ("listing",), ("edge",)])
+def test_a18_a_long_block_ends_the_account_as_incomplete_and_says_until_when(
+    tmp_path: Path, kinds: tuple[str, ...]
+) -> None:
+    with serve(tmp_path, insta_world(2, 30)) as inboxes:
+        limited = make_fault("business_80002", "19")
+        inboxes.server.set_faults(replace(limited, kind=replace(limited.kind, kinds=kinds)))
+        [report] = inboxes.extract(accounts=["insta"])
+        [line] = inboxes.store.state.runs("insta")
+        assert (report.outcome, report.reasons, line.outcome, line.error) == (
+            "incomplete", ("throttled",), "incomplete", report.error,
+        )  # fmt: skip
+        assert str(report.error).startswith("throttled until 2026-03-10T12:19:00Z: ")
+        assert (line.report or {})["throttled_until"] == "2026-03-10T12:19:00+00:00"
+        assert run(inboxes) == "incomplete"  # the next run makes no call before that
+        assert [call.code for call in inboxes.server.log].count(80002) == 1
+        inboxes.clock.advance(1200)
+        assert run(inboxes) == "complete"
 
 
 def test_b10_what_rolled_out_between_two_runs_stands_as_counted_stubs(tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ import pytest
 
 from convo_pipeline import errors
 from convo_pipeline.clock import Clock
+from convo_pipeline.emulator.fault import Fault, FaultKind, Occasion
 from convo_pipeline.emulator.faults import make_fault
+from convo_pipeline.emulator.refusals import Refusal
 from convo_pipeline.graph.client import Endpoint, GraphClient
 from convo_pipeline.graph.rate_limit import NO_LIMIT, CallBudget
 from convo_pipeline.secrets import Credentials
@@ -111,6 +113,15 @@ def test_a18_meta_s_own_minutes_are_waited_if_short_and_reported_if_long(name: s
     long = list_inbox([f"{name}:19"])
     assert isinstance(long.error, errors.ThrottledError)
     assert (long.error.wait_seconds, long.sleeps, len(long.server.log)) == (1140.0, [], 1)
+
+
+def test_a18_short_blocks_again_and_again_end_the_account_after_two_minutes_of_silence() -> None:
+    def refuse(occasion: Occasion) -> Refusal | None:
+        return Refusal(613, "no", headers={"Retry-After": "50"}) if occasion.call.number % 2 else None
+
+    outcome = list_inbox([Fault(FaultKind("often", "", "", refuse=refuse))], account=make_inbox(500))
+    assert (outcome.sleeps, len(outcome.ids)) == ([50.0, 50.0], 100)
+    assert str(outcome.error).startswith("throttled until 2026-03-10T12:02:30Z: ")
 
 
 def test_a21_a_redirect_is_refused_and_the_other_host_never_called() -> None:

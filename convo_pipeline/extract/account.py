@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from convo_pipeline.clock import Clock
-from convo_pipeline.errors import BusyError, ConvoError, SettingsError, StoppedError, StoreError
+from convo_pipeline.errors import BusyError, ConvoError, SettingsError, StoppedError, StoreError, ThrottledError
 from convo_pipeline.extract import rows
 from convo_pipeline.extract.balance import balance
 from convo_pipeline.extract.contents import Contents, Journal
@@ -367,11 +367,12 @@ class AccountCalls:
         for loaded in loads:
             counts.update(loaded.counts)
         error = self._fetched.error
+        is_partly_done = counts["conversations_listed"] or isinstance(error, ThrottledError)
         client = self._client
         figures = CallFigures(sum(client.calls.values()), guide_calls(counts), client.refused, client.retried)
         return AccountReport(
             account=self._name,
-            outcome="complete" if not reasons else "incomplete" if counts["conversations_listed"] else "failed",
+            outcome="complete" if not reasons else "incomplete" if is_partly_done else "failed",
             reasons=tuple(sorted(reasons)),
             error=redact(str(error), (credentials.token, credentials.app_secret or "")) if error else None,
             commits=tuple(commit for loaded in loads for commit in loaded.commits),
@@ -384,10 +385,13 @@ class AccountCalls:
         )
 
     def _details(self, loads: list[Loaded]) -> dict[str, object]:
+        error = self._fetched.error
+        resume_at = error.resume_at if isinstance(error, ThrottledError) else None
         return {
             "listed_since": self._plan.listed_since.isoformat(),
             "is_incremental": self._plan.is_incremental,
             "throttled_seconds": round(self._client.throttled_seconds, 3),
+            "throttled_until": resume_at.isoformat() if resume_at else None,
             "version": self._client.version,
             "listing": listing_details(self._listing.summary) if self._listing else None,
             "quarantined": [text for loaded in loads for text in loaded.quarantined],

@@ -50,6 +50,7 @@ from convo_pipeline.graph.ladder import SMALLEST_EDGE
 from convo_pipeline.graph.pages import Page, read_json
 from convo_pipeline.graph.rate_limit import CallBudget, Key, Limiter
 from convo_pipeline.graph.retry import Pause, Stop, decide
+from convo_pipeline.graph.throttle import CALLS_IN_FLIGHT, Lanes, Patience
 from convo_pipeline.halt import Halt
 from convo_pipeline.secrets import Credentials, RedactingFilter
 from convo_pipeline.settings import AccountSettings, Settings
@@ -61,7 +62,6 @@ Kind = Literal["listing", "conversation", "edge", "message", "identity", "token"
 LARGEST_ANSWER_BYTES = 64 * 1024 * 1024
 LONGEST_CONNECT_SECONDS = 8.0
 """A run that is ended ends within ten seconds, and nobody looks while a connection is made."""
-THREADS_PER_ACCOUNT = 4
 _LOG = logging.getLogger(__name__)
 _CHUNK_BYTES = 1 << 18
 _URLLIB3_FILTER = RedactingFilter()
@@ -111,7 +111,7 @@ class _Adapter(HTTPAdapter):
 
     def __init__(self, halt: Halt) -> None:
         self._halt = halt
-        super().__init__(pool_connections=1, pool_maxsize=THREADS_PER_ACCOUNT, max_retries=0)
+        super().__init__(pool_connections=1, pool_maxsize=CALLS_IN_FLIGHT, max_retries=0)
 
     def init_poolmanager(self, *arguments: object, **named: object) -> None:
         super().init_poolmanager(*arguments, **named)  # type: ignore[arg-type]
@@ -150,6 +150,8 @@ class GraphClient:
         self._clock = halt.watch(clock) if halt else clock
         self._draw = draw
         self._lock = threading.Lock()
+        self._patience = Patience()
+        self._lanes = Lanes()
         self._token_error: TokenError | None = None
         self._session = _open_session(endpoint, credentials, self._halt)
         self._secret_parameters = _secret_parameters(endpoint, credentials)
@@ -184,16 +186,18 @@ class GraphClient:
         """Return fields of the account's own node: the Page, or `/me` with Instagram Login."""
         return self._fetch_node("identity", self.endpoint.page_id, fields)
 
-    def _block(self, error: ThrottledError, decision: Stop | Pause) -> None:
-        """Silence the account for every process; say until when if this call gives up."""
+    def _block(self, error: ThrottledError, decision: Stop | Pause) -> Stop | Pause:
+        """Silence the account for every process; where that is too long to wait for, give up and say until when."""
         seconds = decision.seconds if isinstance(decision, Pause) else decision.blocked_seconds
+        self._lanes.narrow()
         self._limiter.block(seconds)
-        if isinstance(decision, Pause):
+        if isinstance(decision, Pause) and self._patience.bears(self._clock.monotonic_seconds(), seconds):
             with self._lock:
                 self.throttled_seconds += seconds
-            return
+            return decision
         error.wait_seconds = seconds
         error.resume_at = self._clock.now() + timedelta(seconds=seconds)
+        return Stop(seconds)
 
     def _count_retry(self) -> None:
         with self._lock:
@@ -249,20 +253,26 @@ class GraphClient:
         return result
 
     def _attempt(self, request: _Request, read: Callable[[Answer], T]) -> T:
+        with self._lanes.lane():
+            self._await_turn(request)
+            received = self._exchange(request)
+        answer = self._read_answer(request, received)
+        try:
+            return read(answer)
+        except PayloadError as error:
+            reason = str(error)
+        raise UnreachableError(GraphFault(status=200, path=request.path, reason=reason))
+
+    def _await_turn(self, request: _Request) -> None:
+        """Wait until the call may be sent, and count it."""
         self._halt.check()
-        blocked_seconds = self._limiter.acquire()
+        blocked_seconds = self._limiter.acquire(self._patience)
         if self._token_error is not None:
             raise self._token_error
         self._budget.spend()
         with self._lock:
             self.throttled_seconds += blocked_seconds
             self.calls[request.kind] += 1
-        answer = self._read_answer(request, self._exchange(request))
-        try:
-            return read(answer)
-        except PayloadError as error:
-            reason = str(error)
-        raise UnreachableError(GraphFault(status=200, path=request.path, reason=reason))
 
     def _exchange(self, request: _Request) -> "_Received":
         """Send one request and read all of its answer; every failure below HTTP is an UnreachableError.
@@ -348,7 +358,7 @@ class _Policy:
             error, state.attempt_number, elapsed_seconds, draw=self._client._draw(), is_heavy=self._request.is_heavy
         )
         if isinstance(error, ThrottledError):
-            self._client._block(error, decision)
+            decision = self._client._block(error, decision)
         if isinstance(decision, Pause):
             self._seconds = decision.seconds
             self._client._count_retry()

@@ -24,8 +24,8 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from convo_pipeline.clock import SYSTEM_CLOCK, Clock
 from convo_pipeline.errors import BudgetError, GraphFault, StoreError, ThrottledError
+from convo_pipeline.graph.throttle import LONGEST_SLEEP_SECONDS, Patience
 
-LONGEST_SLEEP_SECONDS = 120.0
 LONGEST_BLOCK_SECONDS = 24 * 3600.0
 FURTHEST_SLOT_SECONDS = 60.0
 """A slot further ahead than this and ten gaps is from before a reboot."""
@@ -76,10 +76,10 @@ class Key(NamedTuple):
 class Limiter(Protocol):
     """Who is asked before every call."""
 
-    def acquire(self) -> float:
+    def acquire(self, patience: Patience | None = None) -> float:
         """Wait for the right to send one call; return the seconds waited for a block.
 
-        Raises ThrottledError instead of sleeping more than 120 s.
+        Raises ThrottledError instead of waiting longer for blocks than `patience` bears (without one: 120 s).
         """
 
     def block(self, seconds: float) -> None:
@@ -92,7 +92,7 @@ class Limiter(Protocol):
 class NoLimit:
     """Lets every call pass at once: for servers that have no limit, and accelerated tests."""
 
-    def acquire(self) -> float:
+    def acquire(self, patience: Patience | None = None) -> float:
         return 0.0
 
     def block(self, seconds: float) -> None:
@@ -171,13 +171,16 @@ class SqliteLimiter:
         self._factor = 1.0
         self._factor_until = 0.0
 
-    def acquire(self) -> float:
+    def acquire(self, patience: Patience | None = None) -> float:
         """Wait for the right to send one call; return the seconds waited for a block."""
         blocked_seconds = 0.0
+        patience = patience or Patience()
         while isinstance(wait := self._transact(self._take), Wait):
-            if wait.is_block and blocked_seconds + wait.seconds > LONGEST_SLEEP_SECONDS:
-                raise self._throttled(wait.seconds)
-            blocked_seconds += wait.seconds if wait.is_block else 0.0
+            if wait.is_block:
+                blocked_seconds += wait.seconds
+                now = self._clock.monotonic_seconds()
+                if blocked_seconds > LONGEST_SLEEP_SECONDS or not patience.bears(now, wait.seconds):
+                    raise self._throttled(wait.seconds)
             self._clock.sleep(wait.seconds)
         stamp = wait
         while (moved := self._restamp(stamp)) != stamp:

@@ -7,6 +7,7 @@ repeated here: the ladder asks for less.
 from dataclasses import dataclass
 
 from convo_pipeline.errors import GraphError, RetryableError, ThrottledError
+from convo_pipeline.graph.throttle import LONGEST_SLEEP_SECONDS
 
 ATTEMPTS = 5
 HEAVY_ATTEMPTS = 3
@@ -16,7 +17,6 @@ UNKNOWN_ATTEMPTS = 3
 TOTAL_SECONDS = 180.0
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 30.0
-LONGEST_THROTTLE_SECONDS = 120.0
 THROTTLE_SECONDS = (4.0, 16.0, 64.0, 256.0)
 """Where Meta names no time: growing, since calls during a block extend it. The last one is left to the next run."""
 
@@ -66,6 +66,6 @@ def _decide_throttled(error: ThrottledError, attempt: int, draw: float) -> Stop 
     """Meta's own time, or a growing one; never less than a second, and jitter only adds."""
     grown = THROTTLE_SECONDS[min(attempt, len(THROTTLE_SECONDS)) - 1] * (1 + draw / 4)
     seconds = grown if error.wait_seconds is None else max(error.wait_seconds, 1.0)
-    if seconds > LONGEST_THROTTLE_SECONDS or attempt >= len(THROTTLE_SECONDS):
+    if seconds > LONGEST_SLEEP_SECONDS or attempt >= len(THROTTLE_SECONDS):
         return Stop(seconds)
     return Pause(seconds)
