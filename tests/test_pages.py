@@ -82,6 +82,7 @@ def test_json_is_read_as_the_standard_library_reads_it(value: Any, is_ascii: boo
         (b'{"a":18446744073709551616}', {"a": 18446744073709551616}),
         (b'{"a":9223372036854775807, "b": "x:12345678901234567890,"}', {"a": 9223372036854775807, "b": "x:12345678901234567890,"}),
         (b'\xef\xbb\xbf{"a": 1}', {"a": 1}),
+        (b'{"a": "b:c", "d": 1, "a": "b:c"}', {"a": "b:c", "d": 1}),
         (b'{"a": "nul \\u0000 here"}', {"a": "nul \x00 here"}),
     ],
 )  # fmt: skip
@@ -92,6 +93,8 @@ def test_json_keeps_text_and_numbers_exactly(content: bytes, expected: object) -
 @pytest.mark.parametrize(
     "content",
     [b"", b"<html>", b'{"a": NaN}', b'{"a": Infinity}', b'{"a": 1', b'{"a": "\xff"}', b"[" * 100_000, b'{"a" 1}',
+     b'{"data": [1, 2], "data": [3]}', b'{"data": [1], "paging": {}, "data": []}', b'[{"a": {"b": 1, "c": 2, "b": 3}}]',
+     b'{"data" : ["\\u003a"], "data":["::"], "x": "\\ud800"}', b'{"a":' * 300 + b'{"b":1,"b":2}' + b"}" * 300,
      b"{\"a\": '1'}", b'{"data": [{"id": "1"}],}', b'{"a": 1} x', '{"a": "ü"}'.encode("latin-1")],
 )  # fmt: skip
 def test_broken_json_is_refused(content: bytes) -> None:

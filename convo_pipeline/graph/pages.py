@@ -5,7 +5,6 @@
 
 import json
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NoReturn
@@ -50,7 +49,7 @@ def read_json(content: bytes) -> object:
     """Parse JSON strictly from bytes; raise PayloadError if it is broken.
 
     Lone surrogates stay in the strings as they came (`\\ud800`), integers keep every digit, NaN and invalid UTF-8 are
-    refused; a byte order mark is skipped.
+    refused, and so is an object that says two things under one key; a byte order mark is skipped.
 
     >>> read_json(b'{"id": 12345678901234567890123}')
     {'id': 12345678901234567890123}
@@ -62,9 +61,18 @@ def read_json(content: bytes) -> object:
         value: object = orjson.loads(content)
     except orjson.JSONDecodeError:
         return _read_carefully(content)
-    if isinstance(value, dict) and value.get("data") in ([], {}):
-        return _read_carefully(content, _refuse_twins)
-    return value
+    return _read_carefully(content) if _may_lack_a_key(content, value) else value
+
+
+def _may_lack_a_key(content: bytes, value: object) -> bool:
+    """Whether there were more keys, each with its colon, than are left: of two that are the same, one is dropped.
+
+    A third of the parser's own time; the exact reader, which looks at each object, needs three times the whole.
+    """
+    try:
+        return content.count(b":") > orjson.dumps(value).count(b":")
+    except orjson.JSONEncodeError:  # nested more deeply than it writes
+        return True
 
 
 def _has_long_number(content: bytes) -> bool:
@@ -80,11 +88,11 @@ def _has_long_number(content: bytes) -> bool:
     return False
 
 
-def _read_carefully(content: bytes, read_object: Callable[[Pairs], object] | None = None) -> object:
+def _read_carefully(content: bytes) -> object:
     failure = "not JSON"
     try:
         text = content.decode("utf-8")
-        value: object = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=read_object)
+        value: object = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_refuse_twins)
         return value
     except UnicodeDecodeError:
         failure = "not UTF-8"
@@ -96,9 +104,9 @@ def _read_carefully(content: bytes, read_object: Callable[[Pairs], object] | Non
 
 
 def _refuse_twins(pairs: Pairs) -> object:
-    """Refuse a key that comes twice: the second `data` of an answer would silently empty the first."""
+    """Refuse a key that comes twice with two values: the second `data` of an answer would silently drop the first."""
     found = dict(pairs)
-    if len(found) != len(pairs):
+    if len(found) != len(pairs) and any(found[key] != value for key, value in pairs):
         raise ValueError("a key comes twice")
     return found
 
