@@ -50,6 +50,25 @@ def statuses(inboxes: Inboxes) -> Counter[object]:
     return Counter(row["detail_status"] for row in rows(inboxes))
 
 
+@pytest.mark.parametrize(("code", "is_ended"), [(2, True), (-1, True), (-2, True), (1, False)])
+def test_a15_a_server_that_fails_on_all_conversations_is_given_up_and_one_they_poison_is_not(
+    tmp_path: Path, code: int, is_ended: bool
+) -> None:
+    world = small_world()
+    for number in range(30):
+        conversation = world.accounts["insta"].add_conversation(f"C {number}")
+        conversation.add_messages(21, NOW - 30 * HOUR - number * HOUR / 60, 1.0)
+    with serve(tmp_path, world) as inboxes:
+        inboxes.server.set_faults(
+            Fault(FaultKind("edges_fail", "", "", refuse=lambda occasion: Refusal(code, "no"), kinds=("edge",)))
+        )
+        [report] = inboxes.extract(accounts=["insta"])
+        failed = report.counts["conversations_failed"]
+        assert (report.outcome, "unreachable" in report.reasons) == ("incomplete", is_ended)
+        assert 10 <= failed <= 13 if is_ended else failed == 30
+        assert run(inboxes) == "complete"
+
+
 @pytest.mark.parametrize("kinds", [("other",), ("listing",), ("edge",)])
 def test_a18_a_long_block_ends_the_account_as_incomplete_and_says_until_when(
     tmp_path: Path, kinds: tuple[str, ...]

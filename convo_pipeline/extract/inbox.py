@@ -15,8 +15,10 @@ from convo_pipeline.errors import (
     AccessDeniedError,
     BudgetError,
     ConvoError,
+    GraphError,
     MissingError,
     PayloadError,
+    RetryableError,
     StoppedError,
     StoreError,
     ThrottledError,
@@ -30,12 +32,15 @@ from convo_pipeline.extract.conversation import UNREAD, ConversationReader, List
 from convo_pipeline.extract.spool import Record
 from convo_pipeline.extract.walk import Held, Walk
 from convo_pipeline.graph.client import GraphClient
+from convo_pipeline.graph.codes import TOO_MUCH_CODE
 from convo_pipeline.graph.ladder import TOP, Rung
 from convo_pipeline.graph.listing import ListedPage, Listing
 from convo_pipeline.graph.pages import Page, nested_page
 
 WALKS_IN_FLIGHT = 4
 UNREACHABLE_IN_A_ROW = 3
+FAULTS_IN_A_ROW = 10
+"""So many conversations that the server fails on, one after the other, are its own failure; code 1 may be theirs."""
 CONVERSATION_FAILED = "conversation_failed"
 REASONS: Mapping[type[ConvoError], str] = {
     TokenError: "token",
@@ -111,7 +116,7 @@ class InboxReader:
         self._clean = clean
         self._lock = threading.Lock()
         self._stop = threading.Event()
-        self._unreachable_in_a_row = 0
+        self._unreachable_in_a_row = self._faults_in_a_row = 0
 
     def fetch(self, listing: Listing) -> Fetched:
         """Read everything the listing brings, then what is due from before; never raises a ConvoError."""
@@ -244,7 +249,7 @@ class InboxReader:
         self._journal.append(state)
         self._tally("fetched")
         with self._lock:
-            self._unreachable_in_a_row = 0
+            self._unreachable_in_a_row = self._faults_in_a_row = 0
             if state["due_reason"]:
                 self.fetched.reasons.add(str(state["due_reason"]))
 
@@ -283,9 +288,11 @@ class InboxReader:
         with self._lock:
             self.fetched.reasons.add(CONVERSATION_FAILED)
             self._unreachable_in_a_row += isinstance(error, UnreachableError)
+            self._faults_in_a_row += isinstance(error, RetryableError) and error.fault.code != TOO_MUCH_CODE
             is_host_dead = self._unreachable_in_a_row >= UNREACHABLE_IN_A_ROW
-        if is_host_dead:
-            self._end(error)
+            is_server_failing = self._faults_in_a_row >= FAULTS_IN_A_ROW
+        if isinstance(error, GraphError) and (is_host_dead or is_server_failing):
+            self._end(UnreachableError(replace(error.fault, reason="one conversation after the other fails")))
 
     def _end(self, error: ConvoError) -> None:
         with self._lock:
