@@ -5,6 +5,7 @@ ConvoError
 ├── GraphError             stop this account; code, subcode, status, trace id, path
 │   ├── TokenError         stop this account: renew the token
 │   ├── AccessDeniedError  stop this account: grant the permission
+│   ├── VersionError       stop this account: set a version that is served
 │   ├── MissingError       this object only: record it, go on
 │   │   └── WithheldError  this conversation only: it is there, and not for us
 │   ├── UnknownFieldError  ask again without that field
@@ -78,6 +79,10 @@ class TokenError(GraphError):
 
 class AccessDeniedError(GraphError):
     """A permission, task or switch is missing: stop this account and grant it."""
+
+
+class VersionError(GraphError):
+    """The API's version is retired: stop this account and set `graph.version` to one that is served."""
 
 
 class MissingError(GraphError):

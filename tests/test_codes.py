@@ -12,6 +12,7 @@ FACTS: dict[type[errors.GraphError], str] = {
     errors.MissingError: "100/33 100/2534014 100/2534037 551 803 9000001",
     errors.WithheldError: "10/2018336",
     errors.TokenError: "102 190 190/458 190/459 190/460 190/463 190/464 190/467",
+    errors.VersionError: "2635",
     errors.GraphError: "100 2500",
 }
 """Every code of the project's facts about the API and what it is to become."""

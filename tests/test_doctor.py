@@ -128,6 +128,7 @@ def at(inboxes: Inboxes, days: int) -> int:
         (fault("access_switched_off"), ["switched_off"]),
         (fault(refuse_all(368)), ["policy"]),
         (fault("version_upgraded:v27.0"), ["version_changed"]),
+        (fault("retired_version"), ["version_retired"]),
         (fault(refuse_all(613)), ["throttled"]),
         (fault(refuse_all(2)), ["token_unknown", "refused"]),
         (lambda inboxes: change(inboxes, "mess", folders=["", "other", "page_done", "spam"]), []),

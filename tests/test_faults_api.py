@@ -171,8 +171,9 @@ def test_b30_a_version_that_serves_in_place_of_another_is_recorded() -> None:
 
 def test_b30_a_retired_version_stops_the_account() -> None:
     outcome = list_inbox(["retired_version"])
-    assert isinstance(outcome.error, errors.GraphError)
-    assert len(outcome.server.log) <= 2
+    assert isinstance(outcome.error, errors.VersionError)
+    assert "set graph.version" in str(outcome.error)
+    assert len(outcome.server.log) == 1
 
 
 @pytest.mark.parametrize("rows", [1000, 500, 200, 100, 40])

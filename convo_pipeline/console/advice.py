@@ -104,6 +104,7 @@ ADVICE: Mapping[str, Advice] = {
         "grant instagram_basic; until then it is inferred from the messages",
     ),
     "other_inbox": Advice("problem", "{detail}", "give the new account a name of its own, or correct page_id"),
+    "version_retired": Advice("problem", "this version of the API is retired", "set graph.version to a later one"),
     "version_changed": Advice(
         "warning", "{asked} was asked for, {served} answered", "set graph.version to a version that lives"
     ),
@@ -193,5 +194,6 @@ CODES: Mapping[tuple[int, int | None], str] = {
     (230, None): "permission",
     (368, None): "policy",
     (803, None): "page_missing",
+    (2635, None): "version_retired",
     (36103, None): "not_eligible",
 }

@@ -26,6 +26,7 @@ from convo_pipeline.errors import (
     TokenError,
     UnknownFieldError,
     UnreachableError,
+    VersionError,
 )
 from convo_pipeline.graph.answers import read_identity
 from convo_pipeline.graph.client import Endpoint, GraphClient
@@ -179,7 +180,7 @@ class Examination:
             return True
         try:
             body = client.fetch_token().body
-        except (TokenError, ThrottledError, UnreachableError) as error:
+        except (TokenError, ThrottledError, UnreachableError, VersionError) as error:
             self._note_error(error)
             return False
         except ConvoError as error:

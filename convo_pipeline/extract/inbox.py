@@ -24,6 +24,7 @@ from convo_pipeline.errors import (
     ThrottledError,
     TokenError,
     UnreachableError,
+    VersionError,
     WithheldError,
 )
 from convo_pipeline.extract import rows
@@ -45,6 +46,7 @@ CONVERSATION_FAILED = "conversation_failed"
 REASONS: Mapping[type[ConvoError], str] = {
     TokenError: "token",
     AccessDeniedError: "permission",
+    VersionError: "version",
     ThrottledError: "throttled",
     BudgetError: "budget",
     UnreachableError: "unreachable",
@@ -53,7 +55,7 @@ REASONS: Mapping[type[ConvoError], str] = {
     StoppedError: "stopped",
 }
 """The ledger's word for what an error means; everything else is `answer`: one we do not understand."""
-STOPPING = (TokenError, AccessDeniedError, ThrottledError, BudgetError, StoreError, StoppedError)
+STOPPING = (TokenError, AccessDeniedError, VersionError, ThrottledError, BudgetError, StoreError, StoppedError)
 """Errors that end the account's run; every other one costs its conversation only."""
 
 

@@ -10,17 +10,9 @@ from convo_pipeline.lake.partitions import Commit
 
 Outcome = Literal["complete", "incomplete", "failed", "busy"]
 REASONS = frozenset(
-    {"token", "permission", "throttled", "budget", "unreachable", "missing", "answer", "store", "settings", "busy"}
-    | {
-        "defect",
-        "memory",
-        "stopped",
-        "conversation_failed",
-        "message_failed",
-        "empty_edge",
-        "quarantined",
-        *get_args(Cut),
-    }
+    {"token", "permission", "version", "throttled", "budget", "unreachable", "missing", "answer", "store", "settings"}
+    | {"busy", "defect", "memory", "stopped", "conversation_failed", "message_failed", "empty_edge", "quarantined"}
+    | {*get_args(Cut)}
 )
 """Why an outcome is not `complete`: a closed set."""
 GUIDE_PAGE = 25

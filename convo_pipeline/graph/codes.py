@@ -19,6 +19,7 @@ from convo_pipeline.errors import (
     TooMuchDataError,
     UnknownFieldError,
     UnreachableError,
+    VersionError,
     WithheldError,
 )
 
@@ -60,6 +61,7 @@ CODES: dict[tuple[int, int | None], type[GraphError]] = {
     (613, 2534040): ThrottledError,  # more than 2 calls a second
     (803, None): MissingError,  # no such id
     (2500, None): GraphError,  # path or query syntax
+    (2635, None): VersionError,  # the version is retired
     (36103, None): AccessDeniedError,  # account not eligible
     (80001, None): ThrottledError,  # Page
     (80002, None): ThrottledError,  # Instagram
@@ -135,7 +137,8 @@ def build_error(
     """Turn the `error` object of an answer into the exception that says what to do next."""
     code, subcode = _integer(error.get("code")), _integer(error.get("error_subcode"))
     kind = classify(code, subcode, status, is_heavy=is_heavy, is_transient=_is_true(error.get("is_transient")))
-    fault = GraphFault(code, subcode, status, _trace_id(error.get("fbtrace_id")), path)
+    reason = "this version of the API is retired: set graph.version to a later one" if kind is VersionError else ""
+    fault = GraphFault(code, subcode, status, _trace_id(error.get("fbtrace_id")), path, reason)
     if kind is RetryableError and wait_seconds is not None:
         kind = ThrottledError  # who names a time is obeyed
     if kind is ThrottledError:
