@@ -6,13 +6,14 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from convo_pipeline.extract.balance import balance
 from convo_pipeline.extract.contents import Contents, Journal
 from convo_pipeline.extract.load import load_spool
 from convo_pipeline.extract.spool import Spool
+from convo_pipeline.lake.run_balance import balance
 from tests.inboxes import Inboxes, serve, small_world
 
 DAY = date(2026, 3, 3)
+BALANCED = {"conversations_listed": 0, "ids_listed": 0, "rows_lost": 0}
 PAGING = {"cursors": {"before": "b", "after": "a"}, "next": "https://x/?access_token=T"}
 ENTRIES = [
     {"id": "m5", "created_time": "2026-03-03T09:00:04+0000", "message": "\ud83d lone", "n": 2**100},
@@ -80,8 +81,9 @@ def test_a_spool_loads_to_counts_that_balance(tmp_path: Path) -> None:
         journal = open_journal(inboxes)
         journal.append(RECORD)
         loaded = load_spool(inboxes.store, inboxes.settings.accounts[0], journal.spool)
-        assert loaded.counts == {"ids_listed": 4, "detailed": 3, "pending": 1, "rejected": 1}
-        assert balance(loaded.counts) == {"conversations_listed": 0, "ids_listed": 0}
+        rows = {"rows_before": 0, "rows_inserted": 4, "rows_after": 4}
+        assert loaded.counts == {"ids_listed": 4, "detailed": 3, "pending": 1, "rejected": 1, **rows}
+        assert balance(loaded.counts) == BALANCED
         assert isinstance(inboxes.store.read("raw_rejects", inboxes.settings.accounts[0].name, DAY), pa.Table)
 
 
@@ -91,5 +93,5 @@ def test_every_runs_report_says_that_its_counts_balance(tmp_path: Path) -> None:
         account.add_conversation().add_messages(30, world.clock.now().replace(hour=1), 60)
     with serve(tmp_path, world) as inboxes:
         for report in [*inboxes.extract_whole(), *inboxes.extract_whole(), *inboxes.extract(mode="full")]:
-            assert report.report["balance"] == {"conversations_listed": 0, "ids_listed": 0}
+            assert report.report["balance"] == BALANCED
             assert report.counts["ids_listed"] > 0

@@ -189,6 +189,12 @@ def lose_ids_in_a_run(store: Store) -> None:
     export_runs(store, "r2")
 
 
+def lose_conversations_in_a_run(store: Store) -> None:
+    counts = {"conversations_listed": 3, "conversations_fetched": 1, "rows_before": 5, "rows_after": 4}
+    store.state.save_run(Run("r2", ACCOUNT, "extract", NOON, counts=counts))
+    export_runs(store, "r2")
+
+
 def set_aside(store: Store) -> None:
     store.path("raw_conversations", ACCOUNT, DAY).with_name("data.parquet.corrupt-12345678").write_bytes(b"x")
     path = f"raw_conversations/account={ACCOUNT}/date={DAY}/data.parquet.corrupt-12345678"
@@ -218,6 +224,7 @@ def leave_a_note(store: Store) -> None:
         (miscount, ["balance"]),
         (learn_more, ["stale"]),
         (lose_ids_in_a_run, ["ledger"]),
+        (lose_conversations_in_a_run, ["ledger"]),
         (set_aside, ["quarantine"]),
         (leave_a_note, ["foreign"]),
     ],

@@ -13,14 +13,13 @@ import pyarrow.compute as pc
 from convo_pipeline.clock import Clock
 from convo_pipeline.errors import BusyError, ConvoError, SettingsError, StoppedError, StoreError, ThrottledError
 from convo_pipeline.extract import rows
-from convo_pipeline.extract.balance import balance
 from convo_pipeline.extract.contents import Contents, Journal
 from convo_pipeline.extract.conversation import EMPTY_EDGE, ConversationReader
 from convo_pipeline.extract.defect import describe_defect
 from convo_pipeline.extract.inbox import Fetched, InboxReader, Known, reason_of
 from convo_pipeline.extract.load import Loaded, load, load_spool
 from convo_pipeline.extract.plan import Coverage, Mode, plan_run
-from convo_pipeline.extract.report import AccountReport, CallFigures, Progress, guide_calls, listing_details
+from convo_pipeline.extract.report import AccountReport, CallFigures, Progress, guide_calls, listing_details, refusals
 from convo_pipeline.extract.spool import Spool, left_spools
 from convo_pipeline.extract.suppress import Suppressor
 from convo_pipeline.extract.verdict import RuleCheck
@@ -36,6 +35,7 @@ from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.identity import AccountIdentity
 from convo_pipeline.lake.records import Run
 from convo_pipeline.lake.retention import RAW_NAMES
+from convo_pipeline.lake.run_balance import balance
 from convo_pipeline.secrets import Credentials, read_credentials, redact
 from convo_pipeline.settings import AccountSettings, Settings
 
@@ -366,6 +366,12 @@ class AccountCalls:
         counts.update(self._suppressor.counts)
         for loaded in loads:
             counts.update(loaded.counts)
+            counts["brought_along"] += sum(
+                count for day, count in loaded.ids_by_day.items() if not self._run.since <= day < self._run.until
+            )
+        balances = balance(counts)
+        if any(balances.values()):
+            reasons.add("unbalanced")
         error = self._fetched.error
         is_partly_done = counts["conversations_listed"] or isinstance(error, ThrottledError)
         client = self._client
@@ -380,8 +386,7 @@ class AccountCalls:
             counts=dict(sorted(counts.items())),
             started_at=summary.started_at if summary else None,
             figures=figures,
-            report=self._details(loads)
-            | {"calls": asdict(figures) | {"saved": figures.saved}, "balance": balance(counts)},
+            report=self._details(loads) | {"calls": asdict(figures) | {"saved": figures.saved}, "balance": balances},
         )
 
     def _details(self, loads: list[Loaded]) -> dict[str, object]:
@@ -394,6 +399,7 @@ class AccountCalls:
             "throttled_until": resume_at.isoformat() if resume_at else None,
             "version": self._client.version,
             "listing": listing_details(self._listing.summary) if self._listing else None,
+            "failed": refusals(self._fetched.failures),
             "quarantined": [text for loaded in loads for text in loaded.quarantined],
             "seconds": round(time.monotonic() - self._started_seconds, 3),
         }

@@ -90,6 +90,8 @@ class Fetched:
     reasons: set[str] = field(default_factory=set)
     error: ConvoError | None = None
     counts: Counter[str] = field(default_factory=Counter)
+    failures: dict[str, ConvoError] = field(default_factory=dict)
+    """What each conversation that could not be read failed with."""
 
 
 class InboxReader:
@@ -277,6 +279,8 @@ class InboxReader:
             self._end(error)
         except ConvoError as error:
             self._journal.append(failed_state_record(conversation_id, at_us, reason_of(error)))
+            with self._lock:
+                self.fetched.failures[conversation_id] = error
             if isinstance(error, WithheldError) and conversation_id in self._known.missing:
                 self._tally("vanished")
             else:

@@ -41,6 +41,7 @@ class Loaded:
 
     commits: list[Commit] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
+    ids_by_day: Counter[date] = field(default_factory=Counter)
     own_id: str | None = None
     own_username: str | None = None
     own_id_source: str | None = None
@@ -107,14 +108,15 @@ class _Writer:
     def write_day(self, day: date) -> None:
         sightings = self.contents.buckets.read(day)
         stored = self._read_ids(day)
-        self._count(sightings)
+        self._count(day, sightings, stored)
         if self.contents.claim and stored is not None:
             missed = count_missed(self.contents.claim, sightings, stored, self.held, self.contents.conversations)
             self.loaded.counts["missed"] += missed
         conversation_ids = pc.unique(sightings["conversation_id"]).to_pylist()
         known = [self.contents.conversations[key] for key in conversation_ids if key in self.contents.conversations]
         self._merge("raw_conversations", day, self._conversation_rows(known))
-        self._merge("raw_message_ids", day, self._id_rows(stored, sightings))
+        ids = self._merge("raw_message_ids", day, self._id_rows(stored, sightings))
+        self.loaded.counts["rows_after"] += ids.row_count if ids else 0
         self._merge("raw_message_details", day, _detail_rows(sightings))
 
     def passed_days(self) -> list[date]:
@@ -158,24 +160,33 @@ class _Writer:
         for day, entries in sorted(by_day.items()):
             self._merge("raw_rejects", day, _reject_rows(entries))
 
-    def _merge(self, table: str, day: date, incoming: pa.Table) -> None:
+    def _merge(self, table: str, day: date, incoming: pa.Table) -> Commit | None:
         """Merge; a damaged file is set aside by the store and then started anew, and the report says so."""
         if incoming.num_rows == 0:
-            return
+            return None
         try:
             commit = self.store.merge(table, self.account.name, day, incoming)
         except CorruptError as error:
             self.loaded.quarantined.append(str(error))
             commit = self.store.merge(table, self.account.name, day, incoming)
         self.loaded.commits.append(commit)
+        return commit
 
-    def _count(self, sightings: pa.Table) -> None:
-        """Count each message once, by the most that was learned of it."""
-        messages = _codes(schema.RAW_MESSAGE_DETAILS.row_keys(sightings))
+    def _count(self, day: date, sightings: pa.Table, stored: pa.Table | None) -> None:
+        """Count each message once, by the most that was learned of it, and the rows that were and are to be there."""
+        keys = schema.RAW_MESSAGE_IDS.row_keys(sightings)
+        messages = _codes(keys)
         ranks = pc.index_in(sightings["detail_status"], value_set=pa.array(schema.DETAIL_STATUSES)).to_numpy()
         most = np.zeros(messages.max(initial=-1) + 1, dtype=np.int64)
         np.maximum.at(most, messages, ranks)
-        self.loaded.counts["ids_listed"] += len(most)
+        self.loaded.ids_by_day[day] += len(most)
+        held_count = 0
+        if stored:
+            is_held = pc.is_in(keys, schema.RAW_MESSAGE_IDS.row_keys(stored))
+            held_count = pc.count_distinct(keys.filter(is_held)).as_py()
+        self.loaded.counts.update(
+            ids_listed=len(most), rows_before=stored.num_rows if stored else 0, rows_inserted=len(most) - held_count
+        )
         for rank, count in zip(*np.unique(most, return_counts=True), strict=True):
             self.loaded.counts[schema.DETAIL_STATUSES[rank]] += int(count)
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Literal, get_args
 
+from convo_pipeline.errors import ConvoError, GraphError, GraphFault
 from convo_pipeline.graph.listing import Cut, ListingSummary
 from convo_pipeline.lake.partitions import Commit
 
@@ -12,9 +13,11 @@ Outcome = Literal["complete", "incomplete", "failed", "busy"]
 REASONS = frozenset(
     {"token", "permission", "version", "throttled", "budget", "unreachable", "missing", "answer", "store", "settings"}
     | {"busy", "defect", "memory", "stopped", "conversation_failed", "message_failed", "empty_edge", "quarantined"}
-    | {*get_args(Cut)}
+    | {"unbalanced", *get_args(Cut)}
 )
 """Why an outcome is not `complete`: a closed set."""
+NAMED = 100
+"""Of how many conversations a ledger line names the ids."""
 GUIDE_PAGE = 25
 """Conversations on a page where no limit is named."""
 
@@ -105,5 +108,26 @@ def listing_details(summary: ListingSummary) -> dict[str, object]:
         "mode": summary.rung.mode,
         "dropped_fields": sorted(summary.rung.dropped_names),
         "moving": len(summary.moving),
-        "refused_nested": len(summary.poisoned),
+        "moving_ids": sorted(summary.moving)[:NAMED],
+        "refused_nested": refusals(summary.poisoned),
+    }
+
+
+def refusals(errors: Mapping[str, ConvoError]) -> dict[str, object]:
+    """Return how many conversations were refused, and the first of them with code and subcode.
+
+    >>> from convo_pipeline.errors import GraphFault, MissingError
+    >>> refusals({"t_1": MissingError(GraphFault(10, 2018336))})
+    {'count': 1, 'first': [{'conversation_id': 't_1', 'error': 'MissingError', 'code': 10, 'subcode': 2018336}]}
+    """
+    return {"count": len(errors), "first": [_refusal(key, errors[key]) for key in sorted(errors)[:NAMED]]}
+
+
+def _refusal(conversation_id: str, error: ConvoError) -> dict[str, object]:
+    fault = error.fault if isinstance(error, GraphError) else GraphFault()
+    return {
+        "conversation_id": conversation_id,
+        "error": type(error).__name__,
+        "code": fault.code,
+        "subcode": fault.subcode,
     }

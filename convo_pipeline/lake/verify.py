@@ -4,7 +4,7 @@ It knows the files and the state; whether a derived day is up to date is asked o
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from itertools import groupby
@@ -20,6 +20,7 @@ from convo_pipeline.lake.ledger import read_runs
 from convo_pipeline.lake.rebuild import CERTAIN_SOURCES
 from convo_pipeline.lake.records import Partition
 from convo_pipeline.lake.retention import whole_since
+from convo_pipeline.lake.run_balance import PARTS, balance
 from convo_pipeline.schema import RAW_MESSAGE_IDS, RUNS, SCHEMA_VERSION, TABLES, Table
 
 KINDS = {
@@ -250,15 +251,16 @@ def _check_filed_once(filed: list[pa.Table], account: str, tally: _Tally) -> Non
 
 def _check_runs(runs: pa.Table | None, where: str, tally: _Tally) -> None:
     for run in read_runs(runs) if runs is not None else []:
-        for text in _unbalanced(dict(run.counts or {})):
+        for text in _unbalanced(run.counts or {}):
             tally.add("ledger", where, f"run {run.run_id} of {run.account}: {text}")
 
 
-def _unbalanced(counts: dict[str, int]) -> Iterator[str]:
-    statuses = ("detailed", "beyond_20", "gone", "failed", "pending")
-    total = sum(counts.get(status, 0) for status in statuses)
-    if "ids_listed" in counts and counts["ids_listed"] != total:
-        yield f"{counts['ids_listed']} ids listed, {total} accounted for"
+def _unbalanced(counts: Mapping[str, int]) -> Iterator[str]:
+    for whole, difference in balance(counts).items():
+        if whole in PARTS and difference:
+            yield f"{counts.get(whole, 0)} {whole.replace('_', ' ')}, {counts.get(whole, 0) - difference} accounted for"
+        elif difference:
+            yield f"{difference} {whole.replace('_', ' ')}"
 
 
 def _report_leftovers(store: Store, tally: _Tally) -> None:
