@@ -74,6 +74,7 @@ def test_a_run_whose_rows_do_not_add_up_is_not_complete(tmp_path: Path) -> None:
     with serve(tmp_path, world) as inboxes:
         assert run(inboxes).report["balance"] == {"conversations_listed": 0, "ids_listed": 0, "rows_lost": 0}
         conversation.add_messages(2, NOW - HOUR, 1.0)
+        inboxes.clock.advance(60)
         inboxes.store.close()
         inboxes.store = LosingStore(inboxes.settings.store, stopped_clock(inboxes.clock))
         report = run(inboxes)
