@@ -294,7 +294,8 @@ def _open_shell(con: Connection, form: str) -> None:
     if not sys.stdin.isatty():
         raise SettingsError('no SQL was given and there is no terminal: convo-pipeline query "select ..."')
     columns: dict[str, list[str]] = {}
-    rows = con.execute("select table_name, column_name from information_schema.columns").fetchall()
+    sql = "select table_name, column_name from information_schema.columns where table_schema = 'main'"
+    rows = con.execute(sql).fetchall()
     for table, column in rows:
         columns.setdefault(table, []).append(column)
     state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")

@@ -226,7 +226,7 @@ def test_every_check_turns_red_where_what_it_promises_is_broken(
 ) -> None:
     """Days as no commit of ours leaves them: a row twice, one of another day, ids that no other table knows, wrong sums."""
     day = days[0]
-    sums = {"ids_listed": 5, "detailed": 1, "pending": 1, "share_detailed": 0.2}
+    sums = {"ids_listed": 5, "detailed": 1, "pending": 1, "rejected": 1, "share_detailed": 0.2}
     reject = row_of(schema.RAW_REJECTS, day)
     lake.merge("raw_rejects", BIKES, day, pa.Table.from_pylist([reject], schema=schema.RAW_REJECTS.schema))
     derive_day(lake, BIKES, day)
@@ -255,6 +255,8 @@ def test_every_check_turns_red_where_what_it_promises_is_broken(
     for (_, name), text in found.items():
         where = f"{BIKES}|{'2026-01-01' if name in ('no_failed_accounts', 'nothing_missed') else day}"
         assert text.startswith(f"{where}: ")
+        if name == "nothing_open":
+            assert text.endswith("materialise the raw tables of this day again; look at raw_rejects")
         assert any(
             word in text for word in ("materialise", "convo-pipeline verify", "nothing to do", "capture more", "--full")
         )

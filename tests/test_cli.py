@@ -24,7 +24,7 @@ from prompt_toolkit.output import DummyOutput
 from rich.console import Console
 
 from convo_pipeline.cli import main
-from convo_pipeline.console.shell import run_shell
+from convo_pipeline.console.shell import dotted, run_shell
 from convo_pipeline.emulator.serve import EMULATOR_TOKEN, EmulatorServer
 from convo_pipeline.lake.files import Store
 from convo_pipeline.settings import read_settings
@@ -316,9 +316,27 @@ def test_the_shell_keeps_a_history_and_answers_until_it_is_left(tmp_path: Path) 
     with create_pipe_input() as keys:
         keys.send_text("select 1\n;\n.tables\n.columns messages\n.quit\n")
         run_shell(Console(file=io.StringIO()), asked.append, {"messages": ["text"]}, history, keys, DummyOutput())
-    tables = "select table_name as name from information_schema.tables order by name"
-    assert asked == ["select 1\n;", tables, 'describe "messages"']
+    assert asked == ["select 1\n;", dotted(".tables"), 'describe "messages"']
     assert "+select 1" in history.read_text()
+
+
+def test_every_table_that_the_shell_lists_can_be_asked(lake: Path) -> None:
+    listed = invoke("--config", str(lake), "query", "--format", "csv", dotted(".tables")).stdout.split()[1:]
+    assert {"messages", "sessions", "inbox", "runs"} <= set(listed)
+    assert {"followed", "known_from", "accounts"}.isdisjoint(listed)
+    for name in listed:
+        assert invoke("--config", str(lake), "query", f"describe {name}").exit_code == 0
+
+
+@pytest.mark.parametrize("name", ["account_days", "inbox", "messages", "sessions", "response_turns"])
+def test_a_table_too_wide_for_the_terminal_is_shown_row_by_row(lake: Path, name: str) -> None:
+    shown = invoke("--config", str(lake), "query", f"from {name} limit 2", COLUMNS="80").stdout
+    assert shown.startswith("row 1 ─")
+    names = invoke("--config", str(lake), "query", "--format", "csv", f"select column_name from (describe {name})")
+    lines = [line.split()[:2] for line in shown.splitlines() if line.strip()]
+    assert [name for name in names.stdout.split()[1:] if name not in {line[0] for line in lines}] == []
+    assert ["account", "bakery-instagram"] in lines or ["account", "bikes-messenger"] in lines
+    assert max(map(len, shown.splitlines())) <= 80
 
 
 def test_emulator_prints_a_configuration_that_works(tmp_path: Path) -> None:

@@ -98,6 +98,17 @@ def test_what_was_lost_on_a_day_that_is_not_normalised_yet_is_counted_all_the_sa
     assert status_of(inboxes).accounts[0] == replace(insta, underived_day_count=0)
 
 
+def test_captures_do_not_hide_that_a_night_is_overdue(inboxes: Inboxes) -> None:
+    inboxes.extract_whole()
+    inboxes.clock.advance(27 * 3600)
+    today = inboxes.clock.now().date()
+    inboxes.extract(today, mode="capture")
+    overdue = "a night is overdue: captures run, but no run promised whole days for more than a day; is nightly on?"
+    assert [overdue in lines for lines in attention(inboxes).values()] == [True, True]
+    inboxes.extract(today - timedelta(days=1), mode="nightly")
+    assert [overdue in lines for lines in attention(inboxes).values()] == [False, False]
+
+
 def test_late_blocked_due_and_failed_accounts_say_so(inboxes: Inboxes) -> None:
     inboxes.extract_whole()
     inboxes.clock.advance(27 * 3600)

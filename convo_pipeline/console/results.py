@@ -20,21 +20,56 @@ from rich.table import Table
 from rich.text import Text
 
 MOST_ROWS_SHOWN = 200
+MOST_BLOCKS_SHOWN = 20
+"""Rows shown one below the other, where the terminal is too narrow for their columns."""
 MOST_CHARACTERS_SHOWN = 200
+NARROWEST_TEXT = 12
+"""Characters that a text column keeps at least; numbers, times and names are never folded."""
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "|", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def show(result: pa.Table, console: Console) -> None:
-    """Print the first rows as a table that fits the terminal."""
+    """Print the first rows: a table where the terminal is wide enough for it, else one row below the other."""
+    if needed_width(result.slice(0, MOST_ROWS_SHOWN)) > console.width:
+        _show_blocks(result, console)
+        return
     table = Table(box=box.SIMPLE_HEAD, header_style="bold")
     for field in result.schema:
         table.add_column(Text(field.name), justify="right" if _is_number(field.type) else "left", overflow="fold")
     for row in _rows(result.slice(0, MOST_ROWS_SHOWN)):
         table.add_row(*(Text(readable(cell)) for cell in row))
     console.print(table)
-    if result.num_rows > MOST_ROWS_SHOWN:
-        console.print(f"{MOST_ROWS_SHOWN:,} of {result.num_rows:,} rows; --format csv gives all of them", style="dim")
+    _say_how_many(MOST_ROWS_SHOWN, result, console)
+
+
+def needed_width(result: pa.Table) -> int:
+    """Return how many characters a table of these rows needs, with the space between its columns."""
+    width = 1
+    for field, column in zip(result.schema, result.columns, strict=True):
+        longest = max((len(readable(cell)) for cell in column.to_pylist()), default=0)
+        is_text = pa.types.is_string(field.type) or pa.types.is_list(field.type)
+        width += 3 + max(len(field.name), min(longest, NARROWEST_TEXT) if is_text else longest)
+    return width
+
+
+def _show_blocks(result: pa.Table, console: Console) -> None:
+    for number, row in enumerate(_rows(result.slice(0, MOST_BLOCKS_SHOWN)), 1):
+        block = Table(box=None, show_header=False, pad_edge=False)
+        block.add_column(no_wrap=True, style="bold")
+        block.add_column(overflow="fold")
+        for name, cell in zip(result.column_names, row, strict=True):
+            block.add_row(Text(name), Text(readable(cell)))
+        console.rule(f"row {number:,}", align="left")
+        console.print(block)
+    if not result.num_rows:
+        console.print(f"no rows of {', '.join(result.column_names)}", markup=False, highlight=False)
+    _say_how_many(MOST_BLOCKS_SHOWN, result, console)
+
+
+def _say_how_many(shown_count: int, result: pa.Table, console: Console) -> None:
+    if result.num_rows > shown_count:
+        console.print(f"{shown_count:,} of {result.num_rows:,} rows; --format csv gives all of them", style="dim")
 
 
 def readable(value: object) -> str:

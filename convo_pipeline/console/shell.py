@@ -97,4 +97,4 @@ def dotted(command: str) -> str:
     words = command.split()
     if words[0] == ".columns" and len(words) == 2 and re.fullmatch(r"\w+", words[1]):
         return f'describe "{words[1]}"'
-    return "select table_name as name from information_schema.tables order by name"
+    return "select table_name as name from information_schema.tables where table_schema = 'main' order by name"

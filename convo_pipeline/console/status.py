@@ -35,6 +35,8 @@ LOST_DAYS = 31
 """A run reaches at most so far back by itself, so nothing older becomes lost."""
 LATE_AFTER = timedelta(hours=26)
 """A night and two hours without a complete run is one night missed."""
+NIGHT_KINDS = ("nightly", "window", "full")
+"""Runs that promise whole days, as the nightly one does; a capture promises none."""
 LOST_WORDS = {"beyond_20": "left the newest 20 unread", "gone": "deleted or hidden before they were read"}
 
 
@@ -65,6 +67,8 @@ class AccountStatus:
     """What the last sweep found that runs before it had missed."""
     blocked_until: datetime | None = None
     is_late: bool = False
+    is_night_late: bool = False
+    """No complete run promised whole days for a night and two hours, whatever captures did."""
     problem: str | None = None
     """Why the lake could not be read for this account."""
 
@@ -159,7 +163,8 @@ def read_account(settings: Settings, store: Store, account: AccountSettings, now
         quarantine_count=len(state.quarantines(name)),
         missed_count=missed_count,
         blocked_until=read_block(state.path, key, now),
-        is_late=complete is None or now - complete.started_at > LATE_AFTER,
+        is_late=_is_late(complete, now),
+        is_night_late=all(_is_late(state.last_complete(name, kind), now) for kind in NIGHT_KINDS),
     )
 
 
@@ -208,6 +213,10 @@ def _lost_of(
             yield row["conversation_id"], row["detail_status"]
 
 
+def _is_late(run: Run | None, now: datetime) -> bool:
+    return run is None or now - run.started_at > LATE_AFTER
+
+
 def _last_days(today: date, count: int) -> list[date]:
     return [today - timedelta(days=index) for index in range(count)]
 
@@ -221,6 +230,8 @@ def _sentences(status: AccountStatus) -> Iterator[str]:
         yield f"last run {status.last_outcome}: {', '.join(status.last_reasons)}; convo-pipeline check says what to do"
     if status.last_outcome is not None and status.is_late:
         yield "no complete run for more than a day: is the nightly schedule on?"
+    elif status.last_outcome is not None and status.is_night_late:
+        yield "a night is overdue: captures run, but no run promised whole days for more than a day; is nightly on?"
     if status.lost:
         yield f"lost since yesterday: {_lost_words(status)}"
     if status.at_risk_count:

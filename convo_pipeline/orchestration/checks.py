@@ -168,8 +168,11 @@ def judge_open(day: Day) -> str | None:
     found = [f"{row[name]} {name}" for row in rows for name in ("pending", "failed", "rejected") if row[name]]
     if not found:
         return None
-    remedy = "look at raw_rejects" if found[-1].endswith("rejected") else READ_AGAIN
-    return f"{', '.join(found)}: {remedy}"
+    is_waiting, is_rejected = (
+        any(row[name] for row in rows for name in names) for names in (("pending", "failed"), ("rejected",))
+    )
+    remedies = [READ_AGAIN] * is_waiting + ["look at raw_rejects"] * is_rejected
+    return f"{', '.join(found)}: {'; '.join(remedies)}"
 
 
 def judge_share(day: Day) -> str | None:

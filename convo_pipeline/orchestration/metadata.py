@@ -4,6 +4,7 @@ Previews hold shortened ids, times, direction, types and counts; never text, nam
 A column is shown only if it is known to be harmless, so that a new column stays hidden until someone decides.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from convo_pipeline.schema import COUNT, DETAIL_STATUSES, FLAG, RATIO, TIME, Tab
 
 PREVIEW_ROWS = 5
 SHORT_ID_LENGTH = 6
+LONG_ID_LENGTH = 24
 HARMLESS_WORDS = frozenset(
     {"platform", "direction", "content_type", "detail_status", "created_at_source", "kind", "problem", "folder"}
     | {"story_kind", "share_type", "mime_type"}
@@ -123,9 +125,14 @@ def _cell(name: str, value: object) -> str | int | float | bool | None:
 
 
 def shorten_id(value: str) -> str:
-    """Keep the end of an id: enough to tell rows apart, not enough to look anybody up.
+    """Shorten an id: enough to tell rows apart, not enough to look anybody up.
 
-    >>> shorten_id("17841400000000123")
-    '…000123'
+    A number keeps its end. Long ids may all end alike, as Instagram's do: they become the beginning of their SHA-256,
+    which `WHERE sha256(message_id) LIKE '22496f%'` finds.
+
+    >>> shorten_id("17841400000000123"), shorten_id("aWdfZAG1faXRlbToxOk1AZDZD")
+    ('…000123', '#22496f')
     """
+    if len(value) > LONG_ID_LENGTH:
+        return "#" + hashlib.sha256(value.encode()).hexdigest()[:SHORT_ID_LENGTH]
     return value if len(value) <= SHORT_ID_LENGTH else "…" + value[-SHORT_ID_LENGTH:]

@@ -253,6 +253,7 @@ def draw_waits(waits: Mapping[str, int], subject: Subject) -> bytes:
         colours = [{UNANSWERED: VERMILION, UNKNOWN: GREY}.get(label, BLUE) for label in waits]
         bars = axes.bar(list(waits), list(waits.values()), color=colours, width=0.75)
         axes.bar_label(bars, fontsize=9)
+        axes.tick_params(axis="x", labelsize=8)
         _count_on(axes, "sessions")
         axes.set_xlabel("wait for a person's first answer")
 
@@ -273,7 +274,7 @@ def draw_backlog(rows: Mapping[date, Row], subject: Subject) -> bytes:
         axes.plot(places, backlog, color="black", linewidth=1.2)
         for label, fill, values in (
             ("waiting", "black", np.where(is_known, backlog, np.nan)),
-            ("waiting, at least", "white", np.where(is_known, np.nan, backlog)),
+            ("waiting, ≥", "white", np.where(is_known, np.nan, backlog)),
         ):
             if not np.isnan(values).all():
                 axes.plot(places, values, "o", color="black", markerfacecolor=fill, markersize=3.5, label=label)
