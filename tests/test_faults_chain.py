@@ -89,6 +89,19 @@ def test_a18_a_long_block_ends_the_account_as_incomplete_and_says_until_when(
         assert run(inboxes) == "complete"
 
 
+def test_b9_a_message_that_comes_while_its_conversation_is_read_is_there_now_or_next_time(tmp_path: Path) -> None:
+    midread = make_fault("message_midread", times=1)
+    with serve(tmp_path, insta_world(45)) as inboxes:
+        inboxes.server.set_faults(midread)
+        [report] = inboxes.extract(accounts=["insta"])
+        assert (report.outcome, midread.fired) == ("complete", 1)
+        inboxes.clock.advance(600)
+        assert run(inboxes) == "complete"
+        held = Counter(row["message_id"] for row in rows(inboxes))
+        assert held == Counter(message.message_id for message in inboxes.world.truth())
+        assert statuses(inboxes) == {"detailed": 21, "beyond_20": 25}
+
+
 def test_b10_what_rolled_out_between_two_runs_stands_as_counted_stubs(tmp_path: Path) -> None:
     with serve(tmp_path, insta_world(5)) as inboxes:
         assert run(inboxes) == "complete"

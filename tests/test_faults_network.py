@@ -1,7 +1,10 @@
 """Faults A1 to A25, HTTP and network, at the level of one listing over real HTTP against the emulator."""
 
+import socket
 import time
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,6 +13,7 @@ from convo_pipeline.clock import Clock
 from convo_pipeline.emulator.fault import Fault, FaultKind, Occasion
 from convo_pipeline.emulator.faults import make_fault
 from convo_pipeline.emulator.refusals import Refusal
+from convo_pipeline.graph import headers
 from convo_pipeline.graph.client import Endpoint, GraphClient
 from convo_pipeline.graph.rate_limit import NO_LIMIT, CallBudget
 from convo_pipeline.secrets import Credentials
@@ -50,6 +54,15 @@ def test_a_fault_that_stays_fails_the_account_in_bounded_calls(number: str, name
     assert outcome.rows == []
     assert len(outcome.server.log) <= 20
     assert max(outcome.sleeps, default=0) <= 30
+
+
+def test_a20_a_usage_header_that_cannot_be_read_is_ignored_with_one_warning(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(headers, "_warned", set())
+    assert list_inbox([make_fault("malformed_usage", times=10_000)]).is_complete
+    warned = [record.getMessage() for record in caplog.records if "cannot be read" in record.getMessage()]
+    assert len(warned) == len(set(warned)) > 0
 
 
 @pytest.mark.parametrize(("number", "name"), HARMLESS)
@@ -138,6 +151,22 @@ def test_a22_a_name_that_does_not_resolve_is_unreachable() -> None:
         with pytest.raises(errors.UnreachableError):
             client.fetch_messages("t_1", "id", 10)
         assert client.calls["edge"] == 5
+
+
+def test_a22_a_name_that_fails_to_resolve_now_and_then_costs_tries_and_no_conversation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    resolve, asked = socket.getaddrinfo, count()
+
+    def flap(*arguments: Any, **options: Any) -> Any:
+        if next(asked) < 2:
+            raise socket.gaierror(socket.EAI_AGAIN, "try again")
+        return resolve(*arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", flap)
+    outcome = list_inbox()
+    assert outcome.is_complete
+    assert outcome.client.calls["listing"] == CLEAN_CALLS + 2
 
 
 def test_a23_a_certificate_nobody_knows_fails_at_once(tmp_path: Path) -> None:

@@ -50,6 +50,19 @@ def test_a_conversation_that_moves_to_the_end_is_named(tmp_path: Path) -> None:
     assert listing["moving_ids"][0] in world.accounts["insta"].conversations
 
 
+def test_a10_answers_without_their_checksum_are_taken_and_counted(tmp_path: Path) -> None:
+    world = small_world()
+    world.accounts["insta"].add_conversation().add_messages(2, NOW - HOUR, 1.0)
+    with serve(tmp_path, world) as inboxes:
+        inboxes.server.set_faults("gzip_no_trailer")
+        assert run(inboxes).outcome == "complete"
+        assert (line(inboxes).report or {})["unchecked_answers"] == 2
+        inboxes.server.set_faults()
+        inboxes.clock.advance(60)
+        run(inboxes, mode="full")
+        assert (line(inboxes).report or {})["unchecked_answers"] == 0
+
+
 def test_what_a_call_brought_along_from_other_days_is_counted(tmp_path: Path) -> None:
     world = small_world()
     conversation = world.accounts["insta"].add_conversation()

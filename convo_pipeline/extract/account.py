@@ -397,6 +397,7 @@ class AccountCalls:
             "is_incremental": self._plan.is_incremental,
             "throttled_seconds": round(self._client.throttled_seconds, 3),
             "throttled_until": resume_at.isoformat() if resume_at else None,
+            "unchecked_answers": self._client.unchecked,
             "version": self._client.version,
             "listing": listing_details(self._listing.summary) if self._listing else None,
             "failed": refusals(self._fetched.failures),

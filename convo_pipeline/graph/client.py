@@ -16,6 +16,7 @@ import logging
 import random
 import ssl
 import threading
+import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ from convo_pipeline.errors import (
 )
 from convo_pipeline.graph import headers as answer_headers
 from convo_pipeline.graph.answers import Answer, Identity, read_found, read_identity, read_list, read_node
+from convo_pipeline.graph.body import Body, read_body
 from convo_pipeline.graph.codes import build_error, is_silent
 from convo_pipeline.graph.deadline import pool_classes
 from convo_pipeline.graph.fields import names_in
@@ -141,6 +143,8 @@ class GraphClient:
         self.calls: Counter[str] = Counter()
         self.refused = 0
         self.retried = 0
+        self.unchecked = 0
+        """Good answers whose gzip ended without its checksum."""
         self.throttled_seconds = 0.0
         self.version: str | None = None
         self._credentials = credentials
@@ -285,21 +289,23 @@ class GraphClient:
         timeout = (connect_seconds, self.endpoint.timeout_seconds - connect_seconds)
         try:
             with self._session.get(url, stream=True, allow_redirects=False, timeout=timeout) as response:
-                content = _read_content(response)
-                return _Received(response.status_code, response.headers, content)
-        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+                chunks = response.raw.stream(_CHUNK_BYTES, decode_content=False)
+                body = read_body(chunks, response.headers.get("Content-Encoding", ""), LARGEST_ANSWER_BYTES)
+                return _Received(response.status_code, response.headers, body)
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, zlib.error) as error:
             failure = _no_answer(error, request)
         raise failure
 
     def _read_answer(self, request: _Request, received: "_Received") -> Answer:
         self._heed(received.headers)
-        if received.content is None:
+        content = received.body.content
+        if content is None:
             kind = TooMuchDataError if request.is_heavy else GraphError
             raise kind(_fault(request, received.status, f"the answer is larger than {LARGEST_ANSWER_BYTES} bytes"))
         if 300 <= received.status < 400:
             raise GraphError(_fault(request, received.status, "the server redirects, which is never followed"))
         try:
-            body = read_json(received.content)
+            body = read_json(content)
         except PayloadError as error:
             body, reason = None, str(error)
         else:
@@ -309,7 +315,9 @@ class GraphClient:
         if isinstance(refusal, dict) or body is None or received.status >= 400:
             raise self._refusal(request, received, refusal if isinstance(refusal, dict) else {}, reason, now)
         moment = answer_headers.server_time(received.headers) or now
-        return Answer(body, moment, len(received.content), received.headers.get("Facebook-API-Version"))
+        with self._lock:
+            self.unchecked += not received.body.is_checked
+        return Answer(body, moment, len(content), received.headers.get("Facebook-API-Version"))
 
     def _refusal(
         self, request: _Request, received: "_Received", error: dict[str, object], reason: str, now: datetime
@@ -370,11 +378,11 @@ class _Policy:
 
 @dataclass(frozen=True)
 class _Received:
-    """A whole answer; `content` is None if it passed the cap."""
+    """A whole answer."""
 
     status: int
     headers: Mapping[str, str]
-    content: bytes | None
+    body: Body
 
 
 def _open_session(endpoint: Endpoint, credentials: Credentials, halt: Halt) -> requests.Session:
@@ -413,17 +421,6 @@ def _path(*parts: str) -> str:
 
 def _is_nested(fields: str) -> bool:
     return "messages" in fields and "{" in fields.partition("messages")[2]
-
-
-def _read_content(response: requests.Response) -> bytes | None:
-    chunks: list[bytes] = []
-    byte_count = 0
-    for chunk in response.raw.stream(_CHUNK_BYTES, decode_content=True):
-        byte_count += len(chunk)
-        if byte_count > LARGEST_ANSWER_BYTES:
-            return None
-        chunks.append(chunk)
-    return b"".join(chunks)
 
 
 def _no_answer(error: Exception, request: _Request) -> GraphError:
