@@ -23,6 +23,7 @@ from convo_pipeline.emulator.fault import Fault
 from convo_pipeline.emulator.faults import make_fault
 from convo_pipeline.emulator.serve import EMULATOR_TOKEN, EmulatorServer
 from convo_pipeline.emulator.switches import SHAPES, Switches
+from convo_pipeline.emulator.value_faults import HOSTILE
 from convo_pipeline.emulator.view import show_id
 from convo_pipeline.emulator.world import Account, Conversation, Message, TrueMessage, World
 from convo_pipeline.extract.report import REASONS
@@ -49,6 +50,7 @@ PASSING = (
     "gzip_bad_crc", "gzip_garbage", "html_200", "empty_body", "no_content", "bad_utf8", "nan", "duplicate_keys",
     "server_error", "transient", "unknown_error", "too_many_requests", "throttle_613", "throttle_4", "throttle_17",
     "throttle_32", "throttle_341", "retry_after_seconds", "dead_cursor", "cursor_repeated", "empty_page", "redirect",
+    "latin1", "deep_nesting", "retry_after_date",
 )  # fmt: skip
 """Faults that fire on a number of calls."""
 LASTING = (
@@ -57,14 +59,24 @@ LASTING = (
     "message_midread", "flood", "old_page_refused", "unsend", "vanish", "edge_missing", "edge_empty", "nested_missing",
     "clock_skew", "mixed_times", "impossible_times", "unknown_fields", "type_changes", "missing_keys", "missing_id",
     "control_characters", "lone_surrogate", "long_numbers", "foreign_next", "altered_next", "twin_ids", "edit",
-    "token_dies", "permission_10", "throttle_as_missing", "version_upgraded",
+    "token_dies", "permission_10", "throttle_as_missing", "version_upgraded", "nested_refused", "hostile_ids", "withheld",
+    "permission_200", "permission_230", "access_switched_off", "token_revoked", "retired_version", "business_80001",
+    "business_80002", "huge_message", "many_attachments",
 )  # fmt: skip
-"""Faults that fire by chance, as long as they are switched on."""
+"""Faults that fire by chance, as long as they are switched on. Left out are those that cost real time or memory."""
 TIMES_SPOILED = frozenset({"mixed_times", "impossible_times", "missing_keys"})
-TEXTS_SPOILED = frozenset({"control_characters", "lone_surrogate", "type_changes", "missing_keys"})
+TEXTS_SPOILED = frozenset(
+    {"control_characters", "lone_surrogate", "type_changes", "missing_keys", "huge_message", "many_attachments"}
+)
 ROWS_HIDDEN = frozenset({"edge_empty"})
 """Good-looking answers that hide what is there: nobody can tell them from an end."""
-ARGUMENTS = {"reduce_above": ("0", "5", "20", "100"), "flood": ("3", "25"), "token_dies": ("0", "1", "2", "4"), "business_80006": ("1", "19"), "clock_skew": ("600", "-600"), "nonexisting": ("reactions", "link", "participants", "messages")}  # fmt: skip
+IDS_SPOILED = frozenset({"hostile_ids"})
+"""Messages come under other ids than the truth has them."""
+POISONS = ((None, None), (None, None), (1, None), (1, None), (2, None), (551, None), (10, 2018336))
+"""Code and subcode that a conversation is refused with, or that it heals."""
+BELIEVED_CODES = frozenset({551, 10})
+"""By these a conversation is missing or withheld, which is believed when it is met twice."""
+ARGUMENTS = {"huge_message": ("20000",), "many_attachments": ("40",), "business_80001": ("1", "19"), "business_80002": ("1", "19"), "reduce_above": ("0", "5", "20", "100"), "flood": ("3", "25"), "token_dies": ("0", "1", "2", "4"), "business_80006": ("1", "19"), "clock_skew": ("600", "-600"), "nonexisting": ("reactions", "link", "participants", "messages")}  # fmt: skip
 
 
 class KilledError(BaseException):
@@ -151,6 +163,7 @@ class Referee:
         if report is not None and report.missed and not self._is_blind:
             self._check_missed(report.missed, rows)
         self.held = rows
+        before = before & {self.life.key(message) for message in self.life.truth()}
         if report is not None and report.outcome == "complete":
             self.could_be_listed |= before
         self.asked_at = self.life.world.clock.now()
@@ -259,7 +272,7 @@ class Referee:
         is_offset_moved = self.life.switches.cursor_kind == "offset" and (
             self.faults_so_far & {"vanish_head", "unsend", "vanish"} or self.life.with_unsent
         )
-        return bool(self.faults_so_far & ROWS_HIDDEN or is_offset_moved)
+        return bool(self.faults_so_far & (ROWS_HIDDEN | IDS_SPOILED) or is_offset_moved)
 
     def _check_details(self, rows: dict[Key, tuple[date, Row]]) -> None:
         """A row without details says why, and it is true; content is what the message once said."""
@@ -278,7 +291,9 @@ class Referee:
     def _check_text(self, key: Key, row: Row) -> None:
         text = _text(row)
         was_edited = isinstance(text, str) and text.startswith(("edited ", "twin", "flood", "and another", "one more"))
-        if self.faults_so_far & TEXTS_SPOILED or was_edited or text in self.texts.get(key, ()):
+        conversation_id, message_id = (part.removesuffix(HOSTILE) for part in key)
+        texts = self.texts.get((conversation_id, message_id), ())
+        if self.faults_so_far & TEXTS_SPOILED or was_edited or text in texts:
             return
         self._say(f"text was never said: {_short(key)} {text!r}")
 
@@ -340,7 +355,8 @@ class Life:
                 report = self._run(healing)
                 assert report is not None
                 is_vanished = any(conversation.is_vanished for conversation in self.account.conversations.values())
-                if is_vanished or report.reasons == ("empty_edge",):
+                is_renamed = bool(self.referee.faults_so_far & IDS_SPOILED)
+                if is_vanished or is_renamed or report.reasons == ("empty_edge",):
                     report = self._run(healing)
                     assert report is not None
                 self.referee.check_end(report, is_full=self._last_mode == "full")
@@ -402,7 +418,9 @@ class Life:
         """Every message that can be listed now."""
         kept = self.switches.unsent_rows == "kept"
         readable = 20
-        return [each for each in self.world.truth(readable, keep_unsent=kept) if each.is_visible]
+        refused = {key for key, each in self.account.conversations.items() if each.fault_code in BELIEVED_CODES}
+        true = self.world.truth(readable, keep_unsent=kept)
+        return [each for each in true if each.is_visible and each.conversation_id not in refused]
 
     def messages(self) -> Iterator[tuple[Key, Message]]:
         for conversation in self.account.conversations.values():
@@ -462,7 +480,7 @@ class Life:
             if rng.random() < 0.05:
                 conversation.vanish()
             if rng.random() < 0.1:
-                conversation.poison(rng.choice((None, 1)))
+                conversation.poison(*rng.choice(POISONS))
         if rng.random() < 0.4:
             self._open_conversation()
 
