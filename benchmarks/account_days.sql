@@ -7,7 +7,10 @@ WITH steps AS (
         row_number() OVER (PARTITION BY f.account, f.conversation_id, f.date ORDER BY f.position) = 1 AS is_day_begin,
         f.direction = 'inbound' AND count(*) FILTER (f.direction = 'inbound') OVER in_session = 1 AS is_first_of_session,
         f.direction = 'inbound' AND count(*) FILTER (f.direction = 'inbound') OVER in_day = 1 AS is_first_of_day,
-        count(*) FILTER (f.direction IS NULL) OVER in_session > 0 AS is_session_unsure,
+        count(*) FILTER (f.direction IS NULL) OVER in_session > 0
+            OR (f.date::TIMESTAMPTZ >= $since::DATE::TIMESTAMPTZ + $edge::INTERVAL
+                AND greatest(min(f.created_at) OVER in_session, f.date::TIMESTAMPTZ - INTERVAL 28 DAY)
+                    < $since::DATE::TIMESTAMPTZ + $edge::INTERVAL) AS is_session_unsure,
         count(*) FILTER (f.direction IS NULL) OVER in_day > 0 AS is_day_unsure,
         min(f.created_at) FILTER (f.direction IS DISTINCT FROM 'inbound' AND f.is_likely_automated IS NULL) OVER later AS next_unsure_at
     FROM internal.followed AS f
@@ -66,8 +69,8 @@ answered AS (
 ),
 judged AS (
     SELECT account, date, kind,
-        NOT is_unsure AND (is_answered OR coalesce(next_unsure_at >= until, true)) AS is_judged,
-        CASE WHEN is_answered AND NOT is_unsure THEN epoch(next_human_at) - epoch(created_at) END AS seconds
+        NOT coalesce(is_unsure, false) AND (is_answered OR coalesce(next_unsure_at >= until, true)) AS is_judged,
+        CASE WHEN is_answered AND NOT coalesce(is_unsure, false) THEN epoch(next_human_at) - epoch(created_at) END AS seconds
     FROM answered
 ),
 responses AS (

@@ -20,7 +20,7 @@ from convo_pipeline.schema import ACCOUNT_DAYS, MESSAGES, SCHEMA_VERSION
 from convo_pipeline.tables.metrics import COLUMNS, LOOKBACK_DAYS, account_days, age_of, needed_days
 from convo_pipeline.tables.promise import Promise
 
-METRICS_VERSION = 2
+METRICS_VERSION = 3
 """Raise it whenever the same messages give other figures: every stored day is then made again."""
 BATCH_DAYS = 31
 """Days made at once: their neighbours are read once for all, and no more is held in memory."""

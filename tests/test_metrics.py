@@ -162,6 +162,7 @@ def test_a_day_is_the_same_made_alone_or_with_all_others(long_run: bool) -> None
 
 
 @pytest.mark.hunt
+@pytest.mark.timeout(1800)
 def test_the_figures_agree_with_sql(tmp_path: Path, long_run: bool) -> None:
     for seed in range(200 if long_run else 4):
         span = timedelta(days=(26, 9)[seed % 2])
@@ -202,6 +203,17 @@ def test_the_first_promised_day_and_a_short_history_are_marked() -> None:
         row = one_day(answered, promise=Promise(date(2026, 3, since), LATER))
         assert [row[name] for name in marks] == expected
     assert one_day(answered)["is_backlog_lower_bound"] is False
+
+
+def test_a_session_that_may_have_begun_before_the_promised_days_is_not_judged_on_a_later_one() -> None:
+    """The customer may have written first on the 8th, which nobody promised."""
+    world = [
+        say("anna", at("12:00", 9), "outbound"), say("anna", at("10:00"), "inbound"), say("anna", at("11:00"), "outbound")
+    ]  # fmt: skip
+    names = ("session_count", "judged_session_count", "median_first_response_seconds")
+    for since, expected in ((9, [1, 0, None]), (8, [1, 1, 3600])):
+        row = one_day(world, promise=Promise(date(2026, 3, since), LATER))
+        assert [row[name] for name in names] == expected
 
 
 def test_a_week_that_was_not_promised_whole_gives_no_responsiveness() -> None:
@@ -251,6 +263,7 @@ def test_a_reply_at_once_after_an_unread_message_may_be_automated() -> None:
 
 
 @pytest.mark.hunt
+@pytest.mark.timeout(1800)
 def test_what_is_not_marked_is_what_the_whole_inbox_says(long_run: bool) -> None:
     """The same worlds whole and truncated: a figure that is neither null nor marked is the true one."""
     counts = ("inbound_count", "outbound_count", "automated_count", "text_count")

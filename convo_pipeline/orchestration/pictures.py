@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from convo_pipeline.daily import read_promise
 from convo_pipeline.lake.columns import read_columns
 from convo_pipeline.lake.files import Store
 from convo_pipeline.schema import ACCOUNT_DAYS, COVERAGE, MESSAGES, Table
@@ -196,7 +197,8 @@ def _read_waits(store: Store, subject: Subject, rows: Mapping[date, Row]) -> dic
     first, last = needed_days(subject.span.pictured[0])[0], needed_days(subject.span.pictured[-1])[1]
     around = [first + timedelta(days=index) for index in range((last - first).days)]
     messages = _read(store, MESSAGES, subject.account, around, COLUMNS)
-    found = first_responses(messages, promised, session_gap_hours=subject.session_gap_hours)
+    promise = read_promise(store, subject.account)
+    found = first_responses(messages, promised, promise=promise, session_gap_hours=subject.session_gap_hours)
     return class_waits(found.seconds, found.unanswered_count, found.unknown_count + unpromised_count)
 
 

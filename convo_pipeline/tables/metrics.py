@@ -94,8 +94,8 @@ def account_days(
     if not len(messages):
         return {}
     thread = _Threads(messages, round(session_gap_hours * 3600 * _SECOND))
-    figures = _Figures(thread)
     edge = timedelta(hours=session_gap_hours)
+    figures = _Figures(thread, _known_from(promise, edge))
     asked = [day for day in sorted(set(days)) if figures.has(_day_number(day))]
     return {day: figures.row(_day_number(day), age_of(day, promise), edge) for day in asked}
 
@@ -109,16 +109,23 @@ class FirstResponses:
     unknown_count: int
 
 
-def first_responses(messages: pa.Table, days: Sequence[date], *, session_gap_hours: float = 24) -> FirstResponses:
+def first_responses(
+    messages: pa.Table, days: Sequence[date], *, promise: Promise | None, session_gap_hours: float = 24
+) -> FirstResponses:
     """Return every first response behind the days' medians; `messages` as for `account_days`."""
     if not len(messages):
         return FirstResponses(np.empty(0), 0, 0)
     thread = _Threads(messages, round(session_gap_hours * 3600 * _SECOND))
-    found = _Figures(thread).first_responses
+    found = _Figures(thread, _known_from(promise, timedelta(hours=session_gap_hours))).first_responses
     is_asked = np.isin(found.day, [_day_number(day) for day in days])
     is_judged, is_answered = found.is_judged & is_asked, found.is_answered & is_asked
     unanswered_count = int((is_judged & ~is_answered).sum())
     return FirstResponses(found.seconds[is_answered], unanswered_count, int((is_asked & ~is_judged).sum()))
+
+
+def _known_from(promise: Promise | None, edge: timedelta) -> int:
+    """Return the moment, in µs, from which on a session cannot have begun before the promised days."""
+    return 0 if promise is None else _day_number(promise.since) * _DAY + edge // timedelta(microseconds=1)
 
 
 def _day_number(day: date) -> int:
@@ -241,8 +248,9 @@ class _Answers:
 class _Figures:
     """Every figure of every day between the first and the last message."""
 
-    def __init__(self, thread: _Threads) -> None:
+    def __init__(self, thread: _Threads, known_from: int) -> None:
         self._thread = thread
+        self._known_from = known_from
         self._origin = int(thread.day.min())
         self._length = int(thread.day.max()) - self._origin + 1
         self._counts = self._count_messages() | self._count_customers() | self._count_waiting()
@@ -352,6 +360,8 @@ class _Figures:
         last_unknown = thread.last(thread.is_unknown)[rows]
         window = (thread.day[rows] - LOOKBACK_DAYS) * _DAY
         is_unsure = (last_unknown >= begin[rows]) & (thread.at[last_unknown] >= window)
+        began_at = np.maximum(thread.at[begin[rows]], window)
+        is_unsure |= (began_at < self._known_from) & (thread.day[rows] * _DAY >= self._known_from)
         answers = thread.answers(rows, (thread.day[rows] + LOOKAHEAD_DAYS + 1) * _DAY)
         return _unjudged(answers, is_unsure)
 
