@@ -46,7 +46,7 @@ def derive_account_days(
     promise = read_promise(store, account)
     commits: list[Commit] = []
     for some in _batches(sorted({day for day in asked if day >= first_day})):
-        messages = _read_around(store, account, some, held)
+        messages = _read_around(store, account, some, held, session_gap_hours)
         made = account_days(messages, some, promise=promise, session_gap_hours=session_gap_hours)
         for day in some:
             content = made.get(day, ACCOUNT_DAYS.schema.empty_table())
@@ -91,12 +91,15 @@ def _source(held: Mapping[date, str], day: date, session_gap_hours: float, promi
         return None
     age = age_of(day, promise)
     parts = [f"{METRICS_VERSION}:{SCHEMA_VERSION}:{session_gap_hours}:{age.promised_days}:{age.ripeness}"]
-    parts += [f"{near}:{held[near]}" for near in _range(*needed_days(day)) if near in held]
+    parts += [f"{near}:{held[near]}" for near in _range(*needed_days(day, session_gap_hours)) if near in held]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def _read_around(store: Store, account: str, days: Sequence[date], held: Mapping[date, str]) -> pa.Table:
-    needed = sorted(set(chain.from_iterable(_range(*needed_days(day)) for day in days)) & held.keys())
+def _read_around(
+    store: Store, account: str, days: Sequence[date], held: Mapping[date, str], session_gap_hours: float
+) -> pa.Table:
+    near = chain.from_iterable(_range(*needed_days(day, session_gap_hours)) for day in days)
+    needed = sorted(set(near) & held.keys())
     tables = [store.read(MESSAGES.name, account, day).select(COLUMNS) for day in needed]
     return pa.concat_tables([MESSAGES.schema.empty_table().select(COLUMNS), *tables])
 

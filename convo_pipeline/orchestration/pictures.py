@@ -194,11 +194,12 @@ def _read_waits(store: Store, subject: Subject, rows: Mapping[date, Row]) -> dic
     pictured = [day for day in subject.span.pictured if day in rows]
     promised = [day for day in pictured if rows[day]["is_promised"]]
     unpromised_count = sum(int(rows[day]["session_count"] or 0) for day in pictured if day not in promised)
-    first, last = needed_days(subject.span.pictured[0])[0], needed_days(subject.span.pictured[-1])[1]
+    gap = subject.session_gap_hours
+    first, last = needed_days(subject.span.pictured[0], gap)[0], needed_days(subject.span.pictured[-1], gap)[1]
     around = [first + timedelta(days=index) for index in range((last - first).days)]
     messages = _read(store, MESSAGES, subject.account, around, COLUMNS)
     promise = read_promise(store, subject.account)
-    found = first_responses(messages, promised, promise=promise, session_gap_hours=subject.session_gap_hours)
+    found = first_responses(messages, promised, promise=promise, session_gap_hours=gap)
     return class_waits(found.seconds, found.unanswered_count, found.unknown_count + unpromised_count)
 
 

@@ -5,6 +5,7 @@ on the messages from `LOOKBACK_DAYS` before it to `LOOKAHEAD_DAYS` after it, on 
 else, however many days are made at once. It works on arrays, one pass over all messages, and knows no file.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -50,14 +51,21 @@ Ints = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 
 
-def needed_days(day: date) -> tuple[date, date]:
-    """Return the half-open range of days whose messages a day's row is made of."""
-    return day - timedelta(days=LOOKBACK_DAYS), day + timedelta(days=LOOKAHEAD_DAYS + 1)
+def needed_days(day: date, session_gap_hours: float = 24) -> tuple[date, date]:
+    """Return the half-open range of days whose messages a day's row is made of.
+
+    Before the days looked back on lies what tells whether the first message there begins anything.
+    """
+    return day - _reach(session_gap_hours), day + timedelta(days=LOOKAHEAD_DAYS + 1)
 
 
-def changed_days(day: date) -> tuple[date, date]:
+def changed_days(day: date, session_gap_hours: float = 24) -> tuple[date, date]:
     """Return the half-open range of days whose rows may change when a day's messages do."""
-    return day - timedelta(days=LOOKAHEAD_DAYS), day + timedelta(days=LOOKBACK_DAYS + 1)
+    return day - timedelta(days=LOOKAHEAD_DAYS), day + _reach(session_gap_hours) + timedelta(days=1)
+
+
+def _reach(session_gap_hours: float) -> timedelta:
+    return timedelta(days=LOOKBACK_DAYS + math.ceil(session_gap_hours / 24))
 
 
 @dataclass(frozen=True)
