@@ -34,6 +34,7 @@ def message(platform: str = "instagram", **others: object) -> dict[str, object]:
         "attachment_count": 0, "share_count": 0, "reaction_count": 0, "sticker_url": None, "story_kind": None,
         "story_id": None, "story_url": None, "reply_to_message_id": None, "is_unsupported": False, "tags": None,
         "detail_status": "detailed", "problem": None, "extra": None, "first_seen_at": SEEN, "changed_at": SEEN,
+        "deleted_at": None,
     } | others  # fmt: skip
 
 
