@@ -86,7 +86,7 @@ def test_an_account_that_does_not_fit_into_memory_is_red_alone_and_the_other_is_
     told = json.loads(child.stdout)
     assert told["reports"] == [[BAKERY, "complete", []], [BIKES, "failed", ["memory"]]]
     reading, deriving = (line for line in told["failures"] if line.startswith(f"{BIKES}: out of memory, "))
-    assert ("graph/client.py" in reading, "lake/parquet.py" in deriving) == (True, True)
+    assert ("graph/body.py" in reading, "lake/parquet.py" in deriving) == (True, True)
     assert "run it again with more memory or for fewer accounts at a time; what came is kept" in deriving
     keys = {name: [f"{name}|{days[number]}" for number in range(3)] for name in (BAKERY, BIKES)}
     assert told["colours"]["raw_message_ids"] == [keys[BAKERY], keys[BIKES]]
