@@ -56,16 +56,19 @@ def read_export_secret(settings: Settings, store: Store, environ: Mapping[str, s
 
 def _files_beside(store: Store) -> Iterator[Path]:
     """Yield the small files that lie in the root or the state folder themselves: where settings and secrets are put."""
-    folders = [store.state_path, *([store.root] if isinstance(store.place, Folder) else [])]
-    found = (path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir()))
+    found = (path for folder in _own_folders(store) if folder.is_dir() for path in sorted(folder.iterdir()))
     return (path for path in found if path.is_file() and path.stat().st_size <= MOST_BYTES_SEARCHED)
+
+
+def _own_folders(store: Store) -> list[Path]:
+    """Return the folders of this machine in which the lake writes."""
+    return [store.state_path, *([store.root] if isinstance(store.place, Folder) else [])]
 
 
 def check_target(store: Store, to: Path) -> None:
     """Refuse a folder in which forgetting would not look, or something is already."""
-    inside = [store.state_path, *([store.root] if isinstance(store.place, Folder) else [])]
     target = to.resolve()
-    if any(target.is_relative_to(folder.resolve()) for folder in inside):
+    if any(target.is_relative_to(folder.resolve()) for folder in _own_folders(store)):
         raise StoreError(f"{to} is inside the lake: forget and retention do not reach exports, so write it elsewhere")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise StoreError(f"{to} is not an empty folder: name a new one")

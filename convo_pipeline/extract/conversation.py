@@ -143,7 +143,7 @@ class ConversationReader:
             page = self._fetch_older(listed, after, walk.count + 1)
             if self._is_doubtful(listed, page, walk):
                 if after == UNREAD:
-                    return doubtful_state_record(listed)
+                    return failed_state_record(listed.conversation_id, listed.at_us, EMPTY_EDGE)
                 walk, after = Walk(walk.since_us, walk.held), UNREAD  # the listing of its own, from the head
                 continue
             is_whole &= self._ask_bare(listed, page.rows, walk.count + 1)
@@ -292,11 +292,6 @@ def state_record(listed: Listed, walk: Walk, *, at_end: bool, due_reason: str | 
         "walked_down_to_us": -1 if at_end else walk.low_us,
         "due_reason": due_reason,
     }
-
-
-def doubtful_state_record(listed: Listed) -> Record:
-    """Return that a conversation said it were empty, which is not believed yet; what is known of it stays."""
-    return failed_state_record(listed.conversation_id, listed.at_us, EMPTY_EDGE)
 
 
 def failed_state_record(conversation_id: str, at_us: int, due_reason: str | None) -> Record:

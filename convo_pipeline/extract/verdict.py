@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeGuard
 
 from convo_pipeline.errors import ConvoError, GraphError, MissingError, PayloadError, UnreachableError, WithheldError
 from convo_pipeline.extract.rows import READABLE_RANKS
@@ -30,6 +30,11 @@ def is_telling(error: ConvoError, is_calm: bool) -> bool:
     return is_calm or not isinstance(error, MissingError)
 
 
+def _says_absent(error: ConvoError) -> TypeGuard[MissingError]:
+    """Whether an object is said to be deleted or out of reach, rather than kept from us."""
+    return isinstance(error, MissingError) and not isinstance(error, WithheldError)
+
+
 def judge(error: ConvoError, rank: int, is_calm: bool) -> Record:
     """Say what a refusal means for the message: its `detail_status`, with the code and subcode it is due to.
 
@@ -38,7 +43,7 @@ def judge(error: ConvoError, rank: int, is_calm: bool) -> Record:
     """
     if rank > READABLE_RANKS:
         return verdict("beyond_20")
-    is_refusal = isinstance(error, MissingError) and not isinstance(error, WithheldError) and is_calm
+    is_refusal = _says_absent(error) and is_calm
     fault = error.fault if isinstance(error, GraphError) else None
     return verdict("gone" if is_refusal else "failed", fault.code if fault else None, fault.subcode if fault else None)
 
@@ -52,9 +57,7 @@ def look_of(error: ConvoError | None) -> Look:
     """Say what asking for one message beyond the newest 20 shows of all that are there."""
     if error is None:
         return "read"
-    is_proof = isinstance(error, PayloadError) or (
-        isinstance(error, MissingError) and not isinstance(error, WithheldError) and error.fault.code != NOT_FOUND_CODE
-    )
+    is_proof = isinstance(error, PayloadError) or (_says_absent(error) and error.fault.code != NOT_FOUND_CODE)
     return "unreadable" if is_proof else "refused"
 
 
