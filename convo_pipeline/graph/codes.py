@@ -160,6 +160,11 @@ def may_be_one_row(error: GraphError) -> bool:
     return isinstance(error, TooMuchDataError | RetryableError) and not isinstance(error, ThrottledError)
 
 
+def is_plain_100(error: GraphError) -> bool:
+    """Whether it is the code 100 that says nothing of its reason."""
+    return type(error) is GraphError and error.fault.code == 100
+
+
 def is_silent(error: BaseException) -> bool:
     """Whether not even a broken answer came."""
     return isinstance(error, UnreachableError) and error.fault.status is None

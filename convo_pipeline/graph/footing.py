@@ -11,6 +11,7 @@ from datetime import date
 from typing import TypeVar
 
 from convo_pipeline.errors import GraphError, TooMuchDataError, UnknownFieldError
+from convo_pipeline.graph.codes import is_plain_100
 from convo_pipeline.graph.fields import droppable
 from convo_pipeline.graph.ladder import CLIMB_AFTER, EDGES, LONGEST_CLIMB_AFTER, Edge, Rung, find_refused_fields
 
@@ -118,11 +119,6 @@ class Footing:
                 found = find_refused_fields(self._platform, asked_without, lambda names: is_accepted(call, names))
             self._dropped += tuple((name, self._today) for name in found)
             return bool(found)
-
-
-def is_plain_100(error: GraphError) -> bool:
-    """Whether it is the code 100 that says nothing of its reason."""
-    return type(error) is GraphError and error.fault.code == 100
 
 
 def is_accepted(call: Callable[[frozenset[str]], object], names: frozenset[str]) -> bool:

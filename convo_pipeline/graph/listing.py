@@ -23,7 +23,7 @@ from convo_pipeline.errors import (
     UnknownFieldError,
 )
 from convo_pipeline.graph.client import GraphClient
-from convo_pipeline.graph.codes import TOO_MUCH_CODE, is_silent, may_be_one_row
+from convo_pipeline.graph.codes import TOO_MUCH_CODE, is_plain_100, is_silent, may_be_one_row
 from convo_pipeline.graph.descent import Descent
 from convo_pipeline.graph.fields import (
     OPTIONAL_CONVERSATION_FIELDS,
@@ -31,7 +31,7 @@ from convo_pipeline.graph.fields import (
     conversation_fields,
     message_field_names,
 )
-from convo_pipeline.graph.footing import is_accepted, is_plain_100
+from convo_pipeline.graph.footing import is_accepted
 from convo_pipeline.graph.ladder import TOP, Rung, find_refused_fields, without
 from convo_pipeline.graph.pages import Page, parse_time
 
