@@ -32,7 +32,7 @@ from convo_pipeline.settings import StoreSettings, parse_settings
 from tests.byte_grep import find_texts
 from tests.inboxes import NOW, Inboxes, serve, small_world
 from tests.simulation import Life
-from tests.test_forget import run_killed
+from tests.test_forget import kill_everywhere
 
 SECRET, PICTURE = "a word that was taken back, örtlich", "a picture that was taken back"
 HOUR = timedelta(hours=1).total_seconds()
@@ -325,12 +325,7 @@ def test_a_removal_killed_anywhere_is_finished_by_the_next(inboxes: Inboxes, lon
         remove_deleted(inboxes.settings, fresh, inboxes.clock.now())
 
     inboxes.store.close()
-    last_call, kills = 1, 0
-    while not run_killed(attempt, last_call):
-        kills += 1
-        last_call += 1 if long_run else 9
-    print(f"killed at {kills} moments")
-    assert kills > 5
+    kill_everywhere(attempt, long_run=long_run)
     remove(inboxes)
     assert hits(inboxes) == []
     assert verify(inboxes.store, stale_days=stale_days).findings == ()

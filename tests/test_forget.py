@@ -325,6 +325,16 @@ def test_an_account_at_work_is_left_alone(inboxes: Inboxes) -> None:
 CALLS = ("rename", "replace", "unlink", "fsync", "mkdir", "rmdir", "link")
 
 
+def kill_everywhere(action: Callable[[], object], *, long_run: bool) -> None:
+    """Begin it again and again, killed each time at a later call, until it comes to its end."""
+    last_call, kills = 1, 0
+    while not run_killed(action, last_call):
+        kills += 1
+        last_call += 1 if long_run else 9
+    print(f"killed at {kills} moments")
+    assert kills > 5
+
+
 def run_killed(action: Callable[[], object], last_call: int) -> bool:
     """Do it in a child that dies at its nth call that changes the disk; say whether it came to its end before."""
     child = os.fork()
@@ -361,12 +371,7 @@ def test_an_erasure_killed_anywhere_is_finished_by_the_next(inboxes: Inboxes, lo
             erase(fresh, find_traces(fresh, "insta", ADA), NOW)
 
     store.close()
-    last_call, kills = 1, 0
-    while not run_killed(attempt, last_call):
-        kills += 1
-        last_call += 1 if long_run else 9
-    print(f"killed at {kills} moments")
-    assert kills > 5
+    kill_everywhere(attempt, long_run=long_run)
     assert read_pending(store) == []
     erase_ada(inboxes)
     assert hits(Path(store.root)) == []
