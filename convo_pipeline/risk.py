@@ -11,11 +11,9 @@ from datetime import date, datetime, timedelta
 
 from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.records import Run
-from convo_pipeline.schema import RAW_MESSAGE_IDS
+from convo_pipeline.schema import RAW_MESSAGE_IDS, READABLE_COUNT
 from convo_pipeline.settings import Settings
 
-READABLE_COUNT = 20
-"""The API gives the content of so many of a conversation's newest messages."""
 LOOKBACK = timedelta(hours=48)
 SAFETY = 2
 """What came in the last gap may come twice as fast in the next one."""

@@ -13,7 +13,7 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 VERSION_KEY = b"convo_pipeline.schema_version"
 
 TEXT = pa.string()
@@ -31,6 +31,8 @@ CONTENT_TYPES = (
 )  # fmt: skip
 DETAIL_STATUSES = ("pending", "failed", "beyond_20", "gone", "detailed")
 """From least to most known: a merge keeps the later one."""
+READABLE_COUNT = 20
+"""The API gives the content of so many of a conversation's newest messages."""
 CREATED_AT_SOURCES = ("message", "message_id", "conversation", "listing")
 PROBLEMS = ("payload_unreadable", "field_unreadable", "time_unreadable", "time_estimated", "surrogate_replaced")
 DIRECTIONS = ("inbound", "outbound")
@@ -312,6 +314,12 @@ COVERAGE = Table(
         Column("share_detailed", RATIO, "detailed / ids_listed, 0 to 1; null without ids."),
         Column("conversation_count", COUNT, "Conversations of the day.", required=True),
         Column("incomplete_conversation_count", COUNT, "Conversations with an id that is not detailed.", required=True),
+        Column(
+            "at_risk_conversation_count",
+            COUNT,
+            f"Conversations with more than {READABLE_COUNT} ids of the day: who looks once a day may lose some of them.",
+            required=True,
+        ),
     ),
 )
 ACCOUNT_DAYS = Table(

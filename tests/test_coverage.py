@@ -46,6 +46,7 @@ def test_the_worked_example_of_a_day() -> None:
             "share_detailed": 20 / 27,
             "conversation_count": 3,
             "incomplete_conversation_count": 2,
+            "at_risk_conversation_count": 1,
         }
     ]
 
@@ -62,7 +63,10 @@ def test_a_day_of_rejects_alone_has_a_row_and_no_share() -> None:
 def test_the_counts_agree_with_loops_over_invented_days() -> None:
     for seed in range(60):
         world = random.Random(seed)
-        keys = [(f"c{world.randrange(4)}", f"m{number}") for number in range(world.randrange(12))]
+        keys = [
+            (f"c{world.randrange(4)}", f"m{number}")
+            for number in range(world.choice((world.randrange(12), world.randrange(20, 110))))
+        ]
         statuses = {key: world.choice(schema.DETAIL_STATUSES) for key in keys if world.random() < 0.8}
         listed = [key for key in keys if key not in statuses or world.random() < 0.9]
         named = {f"c{number}" for number in range(5) if world.random() < 0.3}
@@ -93,4 +97,5 @@ def by_loops(
     row |= {"ids_listed": len(keys), "rejected": rejected, "conversation_count": len(conversations)}
     row["share_detailed"] = int(str(row["detailed"])) / len(keys) if keys else None
     row["incomplete_conversation_count"] = len(incomplete)
+    row["at_risk_conversation_count"] = sum(sum(key[0] == name for key in keys) > 20 for name in conversations)
     return [row] if conversations or rejected else []

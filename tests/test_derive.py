@@ -103,6 +103,7 @@ def test_coverage_says_what_the_api_gave_and_what_it_did_not(store: Store) -> No
         {
             "ids_listed": 3, "detailed": 1, "beyond_20": 0, "gone": 0, "failed": 0, "pending": 2, "rejected": 0,
             "share_detailed": 1 / 3, "conversation_count": 1, "incomplete_conversation_count": 1,
+            "at_risk_conversation_count": 0,
         }
     ]  # fmt: skip
 

@@ -33,6 +33,7 @@ from convo_pipeline.graph.footing import Footing
 from convo_pipeline.graph.ladder import Edge, Rung, smaller_edge
 from convo_pipeline.graph.listing import ListedPage
 from convo_pipeline.graph.pages import Page
+from convo_pipeline.schema import READABLE_COUNT
 
 MOST_EMPTY_PAGES = 3
 SETTLED_AFTER_US = 2 * rows.SECOND
@@ -103,7 +104,7 @@ class ConversationReader:
         """Ask for one conversation by its id, with its newest messages nested unless that is refused."""
         if rung.nested_messages:
             try:
-                return self._find(conversation_id, rung, rows.READABLE_RANKS)
+                return self._find(conversation_id, rung, READABLE_COUNT)
             except ThrottledError:
                 raise
             except (TooMuchDataError, RetryableError, UnknownFieldError):
@@ -233,7 +234,7 @@ class ConversationReader:
     def _ask(self, listed: Listed, rank: int, message_id: str, row: dict[str, object]) -> tuple[str, ConvoError | None]:
         """Read and spool one message; return its `detail_status` and what was raised instead of it."""
         created_us, source = rows.placed_time(row, message_id, listed.updated_us, listed.at_us)
-        if rank <= rows.READABLE_RANKS and self.is_held(listed.conversation_id, message_id, created_us):
+        if rank <= READABLE_COUNT and self.is_held(listed.conversation_id, message_id, created_us):
             return "held", None
         found, error = self._fetch_message(listed, message_id, rank)
         self.journal.append(
@@ -262,7 +263,7 @@ class ConversationReader:
             raise
         except (MissingError, PayloadError, UnknownFieldError, TooMuchDataError, RetryableError) as error:
             is_calm = self.client.throttled_seconds == throttled_seconds
-            if rank > rows.READABLE_RANKS and not is_telling(error, is_calm):
+            if rank > READABLE_COUNT and not is_telling(error, is_calm):
                 raise
             found = judge(error, rank, is_calm)
             if found["verdict"] == "gone" and not self._is_in_reach(listed, message_id):
@@ -276,7 +277,7 @@ class ConversationReader:
 
     def _is_in_reach(self, listed: Listed, message_id: str) -> bool:
         """Whether a message is still among the newest 20, whose content can be read."""
-        page = self.client.fetch_messages(listed.conversation_id, ",".join(BARE_FIELDS), rows.READABLE_RANKS)
+        page = self.client.fetch_messages(listed.conversation_id, ",".join(BARE_FIELDS), READABLE_COUNT)
         return message_id in map(rows.readable_id, page.rows)
 
 

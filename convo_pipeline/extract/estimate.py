@@ -20,11 +20,12 @@ from convo_pipeline.graph.client import GraphClient
 from convo_pipeline.graph.ladder import TOP
 from convo_pipeline.graph.pages import Page, nested_page
 from convo_pipeline.lake.files import Store
+from convo_pipeline.schema import READABLE_COUNT
 from convo_pipeline.secrets import read_credentials
 from convo_pipeline.settings import AccountSettings, Settings
 
 PAGE = TOP.conversations_per_page
-TIMES = f"id,updated_time,messages.limit({rows.READABLE_RANKS}){{id,created_time}}"
+TIMES = f"id,updated_time,messages.limit({READABLE_COUNT}){{id,created_time}}"
 OTHER_CALLS = 2
 """Who we are, and the head of the listing once more."""
 

@@ -20,8 +20,8 @@ from convo_pipeline.extract.paging import dump_without_paging
 from convo_pipeline.graph.fields import BASE_MESSAGE_FIELDS, OPTIONAL_MESSAGE_FIELDS
 from convo_pipeline.graph.pages import parse_time
 from convo_pipeline.json_text import dump_json
+from convo_pipeline.schema import READABLE_COUNT
 
-READABLE_RANKS = 20
 SECOND = 1_000_000
 DAY = 86_400 * SECOND
 EARLIEST_US = 1_072_915_200 * SECOND
@@ -206,7 +206,7 @@ def read_messages(
 def _poor_content(row: dict[str, object], rank: int) -> Content:
     """Return what a bare or refused row says of its message: status, error code and subcode, no fields, no payload."""
     status = "failed" if "error" in row else "pending"
-    return status if rank <= READABLE_RANKS else "beyond_20", *error_codes(row.get("error")), None, None
+    return status if rank <= READABLE_COUNT else "beyond_20", *error_codes(row.get("error")), None, None
 
 
 def error_codes(error: object) -> tuple[int | None, int | None]:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeGuard
 
 from convo_pipeline.errors import ConvoError, GraphError, MissingError, PayloadError, UnreachableError, WithheldError
-from convo_pipeline.extract.rows import READABLE_RANKS
 from convo_pipeline.extract.spool import Record
+from convo_pipeline.schema import READABLE_COUNT
 
 OUTAGE_CODES = frozenset({-2, -1, 2})
 """Meta's own failures: they say nothing of what was asked for."""
@@ -41,7 +41,7 @@ def judge(error: ConvoError, rank: int, is_calm: bool) -> Record:
     Deleted and too old are one error, so the place decides: beyond the newest 20 a refusal adds nothing to what
     the bare row said. An answer that refuses nothing and brings nothing is none: it is asked for again.
     """
-    if rank > READABLE_RANKS:
+    if rank > READABLE_COUNT:
         return verdict("beyond_20")
     is_refusal = _says_absent(error) and is_calm
     fault = error.fault if isinstance(error, GraphError) else None

@@ -6,7 +6,8 @@ Times are microseconds since 1970, UTC.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from convo_pipeline.extract.rows import EARLIEST_US, READABLE_RANKS, lacks_content, microseconds, readable_id
+from convo_pipeline.extract.rows import EARLIEST_US, lacks_content, microseconds, readable_id
+from convo_pipeline.schema import READABLE_COUNT
 
 UNBOUNDED_US = 0
 """`complete_since_us` of a conversation that was walked to its first message."""
@@ -99,13 +100,13 @@ def _first_time(entries: Iterable[object]) -> int | None:
 
 def bare_readable(entries: Sequence[object], first_rank: int) -> list[tuple[int, str, dict[str, object]]]:
     """Return rank, id and row of the bare rows inside the newest 20: each is asked singly."""
-    inside = entries[: max(0, READABLE_RANKS - first_rank + 1)]
+    inside = entries[: max(0, READABLE_COUNT - first_rank + 1)]
     return _bare(inside, first_rank)
 
 
 def bare_beyond(entries: Sequence[object], first_rank: int) -> list[tuple[int, str, dict[str, object]]]:
     """Return rank, id and row of the bare rows beyond the newest 20: the rule takes their details."""
-    skipped = max(0, READABLE_RANKS - first_rank + 1)
+    skipped = max(0, READABLE_COUNT - first_rank + 1)
     return _bare(entries[skipped:], first_rank + skipped)
 
 

@@ -24,7 +24,7 @@ HARMLESS_WORDS = frozenset(
 _TYPE_NAMES: dict[pa.DataType, str] = {TIME: "timestamp (UTC)", COUNT: "int", RATIO: "float", FLAG: "bool"}
 
 FIGURES: Mapping[str, tuple[str, ...]] = {
-    "coverage": ("ids_listed", *DETAIL_STATUSES, "share_detailed", "incomplete_conversation_count"),
+    "coverage": ("ids_listed", *DETAIL_STATUSES, "share_detailed", "incomplete_conversation_count", "at_risk_conversation_count"),
     "account_days": (
         "inbound_count", "outbound_count", "new_customer_count", "backlog_count",
         "median_first_response_seconds", "share_answered_24h",

@@ -19,6 +19,7 @@ def count_coverage(raw: RawDay) -> pa.Table:
     conversation_ids |= set(held["conversation_id"].unique().to_pylist())
     if not conversation_ids and not len(raw.rejects):
         return schema.COVERAGE.schema.empty_table()
+    per_conversation = held.group_by("conversation_id").aggregate([([], "count_all")])["count_all"]
     open_ids = held["conversation_id"].filter(pc.not_equal(statuses, "detailed"))
     row = counts | {
         "ids_listed": len(held),
@@ -26,5 +27,6 @@ def count_coverage(raw: RawDay) -> pa.Table:
         "share_detailed": counts["detailed"] / len(held) if len(held) else None,
         "conversation_count": len(conversation_ids),
         "incomplete_conversation_count": len(open_ids.unique()),
+        "at_risk_conversation_count": pc.sum(pc.greater(per_conversation, schema.READABLE_COUNT)).as_py() or 0,
     }
     return pa.Table.from_pylist([row], schema=schema.COVERAGE.schema)
