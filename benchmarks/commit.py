@@ -47,6 +47,7 @@ def details(row_count: int, first: int = 0, looked_us: int = START_US, signature
         "first_seen_at": pa.array([looked_us] * count).cast(TIME),
         "changed_at": pa.array([looked_us] * count).cast(TIME),
         "gone_at": pa.nulls(count, TIME),
+        "redacted_at": pa.nulls(count, TIME),
     }
     return pa.table(columns).cast(RAW_MESSAGE_DETAILS.schema)
 

@@ -69,11 +69,11 @@ def make_day(message_count: int, seed: int = 7) -> RawDay:
             conversations.append(_conversation(conversation_id, number))
         message_id = f"aWdfZAG1faXRlbToxOklHTWVzc2FnZAUlEOjE3ODQxNDk5OTkwMDAwMDAx{number:080d}"
         created_at = START + timedelta(seconds=number % 86_400)
-        ids.append((conversation_id, message_id, created_at, "message", 0, created_at, None))
+        ids.append((conversation_id, message_id, created_at, "message", 0, created_at, None, None, None))
         payload = orjson.dumps(_message(message_id, created_at, number, random), option=orjson.OPT_SORT_KEYS).decode()
         fields = orjson.dumps(dict.fromkeys(FIELDS, 1771491444000000 + number // 1000)).decode()
         details.append((conversation_id, message_id, created_at, "detailed", number % 20 + 1, None, None, fields, payload,
-                        created_at, created_at, None))  # fmt: skip
+                        created_at, created_at, None, None))  # fmt: skip
     return RawDay(
         "instagram",
         "999000000000001",
