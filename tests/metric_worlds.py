@@ -63,10 +63,15 @@ def as_table(messages: Iterable[Message]) -> pa.Table:
     return pa.Table.from_pylist([row(message) for message in messages], schema=MESSAGES.schema)
 
 
-def write_world(root: Path, messages: Iterable[Message], promised: Mapping[str, date] | None = None) -> Path:
+LONG_AFTER = datetime(2027, 1, 1, tzinfo=UTC)
+
+
+def write_world(
+    root: Path, messages: Iterable[Message], promised: Mapping[str, date] | None = None, until: datetime = LONG_AFTER
+) -> Path:
     """Write `messages` as the lake keeps it, and a run that promised each account's days; return the root.
 
-    By default all days are promised, from the first with a message on.
+    By default all days are promised, from the first with a message on. The run began at `until`.
     """
     partitions: dict[tuple[str, date], list[Message]] = defaultdict(list)
     for message in messages:
@@ -74,7 +79,7 @@ def write_world(root: Path, messages: Iterable[Message], promised: Mapping[str, 
     for (account, day), found in partitions.items():
         put(root, f"messages/account={account}/date={day}", as_table(found))
     root.mkdir(parents=True, exist_ok=True)
-    write_runs(root, first_days(partitions) if promised is None else promised)
+    write_runs(root, first_days(partitions) if promised is None else promised, until=until)
     return root
 
 
@@ -83,12 +88,13 @@ def first_days(partitions: Iterable[tuple[str, date]]) -> dict[str, date]:
     return dict(sorted(partitions, reverse=True))
 
 
-def write_runs(root: Path, promised: Mapping[str, date], lines: Iterable[Mapping[str, object]] = ()) -> None:
-    """Write the ledger's line of one complete run for each account, and these beside them."""
-    moment = datetime(2027, 1, 1, tzinfo=UTC)
-    values = {"run_id": "r", "kind": "window", "started_at": moment, "outcome": "complete"}
+def write_runs(
+    root: Path, promised: Mapping[str, date], lines: Iterable[Mapping[str, object]] = (), until: datetime = LONG_AFTER
+) -> None:
+    """Write the ledger's line of one complete run for each account, begun at `until`, and these beside them."""
+    values = {"run_id": "r", "kind": "window", "started_at": until, "outcome": "complete"}
     rows = [{"account": account, "since": day, **values} for account, day in promised.items()]
-    put(root, f"runs/date={moment.date()}", pa.Table.from_pylist([*rows, *map(dict, lines)], schema=RUNS.schema))
+    put(root, f"runs/date={until.date()}", pa.Table.from_pylist([*rows, *map(dict, lines)], schema=RUNS.schema))
 
 
 def put(root: Path, folder: str, content: pa.Table) -> None:
@@ -118,6 +124,25 @@ def truncated(messages: Iterable[Message], since: date, seed: int, share: float 
             is_unread = index < unread or world.random() < stray
             held.append(replace(message, direction=None, text=None, reaction_count=None) if is_unread else message)
     return held
+
+
+def broken_off(messages: Iterable[Message], until: datetime, seed: int) -> tuple[list[Message], list[Message]]:
+    """What is held after a run that began at `until` and several that were broken off later, and what they saw.
+
+    These brought nothing of some conversations, of others only the newest messages, or in two pieces.
+    """
+    world = random.Random(seed)
+    held: list[Message] = []
+    seen: list[Message] = []
+    for own in threads(messages).values():
+        later = sum(message.created_at > until for message in own)
+        known, new = own[: len(own) - later], own[len(own) - later :]
+        brought = set(range(later)[later - world.randrange(later + 1) :])
+        if world.random() < 0.3:
+            brought = {index for index in brought if index > later - 3 or index % 3 == 0}
+        held += [*known, *(message for index, message in enumerate(new) if index in brought)]
+        seen += [*known, *(new if brought else [])]
+    return held, seen
 
 
 def random_world(
@@ -290,11 +315,13 @@ def business_seconds(since: datetime, until: datetime | None, hours: Hours) -> f
 
 @dataclass
 class World:
-    """A world in order, with what is asked of it most; `promised` is each account's first promised day."""
+    """A world in order, with what is asked of it most; `promised` is each account's first promised day, `until` when the
+    last complete run began."""
 
     messages: list[Message]
     gap: timedelta = timedelta(hours=24)
     promised: Mapping[str, date] | None = None
+    until: datetime = LONG_AFTER
     threads: dict[tuple[str, str], list[Step]] = field(init=False)
     known_from: dict[str, datetime] = field(init=False)
 
@@ -312,6 +339,11 @@ class World:
     def is_known(self, account: str, moment: datetime) -> bool:
         """Whether what began then cannot have begun before the promised days."""
         return account in self.known_from and moment >= self.known_from[account]
+
+    def may_lack(self, thread: list[Step], ended: datetime, answered: datetime | None) -> bool:
+        """Whether messages may lack before what answered, or, where nothing did, before any later one."""
+        latest = answered or thread[-1].message.created_at
+        return max(ended, latest) > self.until
 
 
 def response_turns(world: World, hours: dict[str, Hours]) -> list[dict[str, object]]:
@@ -351,7 +383,8 @@ def response_turns(world: World, hours: dict[str, Hours]) -> list[dict[str, obje
                     "human_response_business_seconds": business_seconds(began, human_at, clock) if clock else None,
                     "is_lower_bound": first.follows_unknown
                     or thread[run[-1]].precedes_unknown
-                    or not world.is_known(account, began),
+                    or not world.is_known(account, began)
+                    or world.may_lack(thread, thread[run[-1]].message.created_at, human_at),
                 }
             )
     return found
@@ -374,7 +407,9 @@ def one_session(
     kinds = Counter(step.kind for step in own)
     inbound = [index for index in inside if thread[index].kind == "inbound"]
     spoken = [step for step in own if step.kind != "automated"]
+    began, ended = own[0].message.created_at, own[-1].message.created_at
     first_inbound_at = response_at = unanswered_since = is_unanswered = one_touch = resolution = None
+    may_lack = thread[-1].message.created_at > world.until and ended + world.gap > world.until
     if inbound:
         first_inbound_at = thread[inbound[0]].message.created_at
         human_after = [step for step in thread[inbound[0] + 1 :] if step.kind != "automated"]
@@ -382,7 +417,9 @@ def one_session(
         unsure = any(thread[index].kind == "unknown" for index in inside if index < inbound[0])
         response_at = answer.message.created_at if answer and not unsure else None
         last = [step for step in thread[inbound[-1] + 1 :] if step.kind != "automated"]
-        is_unanswered = {"known": False, "none": True, "unknown": None}[next_answer(last, ("human",))[0]]
+        status, last_answer = next_answer(last, ("human",))
+        is_unanswered = {"known": False, "none": True, "unknown": None}[status]
+        may_lack |= world.may_lack(thread, ended, last_answer and last_answer.message.created_at)
         if is_unanswered:
             for index in reversed(range(inbound[-1] + 1)):
                 if index not in inside or thread[index].kind in ("human", "unknown", "unsure"):
@@ -396,14 +433,13 @@ def one_session(
             resolution = (
                 seconds_between(first_inbound_at, thread[replies[-1]].message.created_at) if is_closed else None
             )
-    began = own[0].message.created_at
     return {
         "account": account,
         "date": began.date(),
         "conversation_id": conversation_id,
         "session_number": own[0].session,
         "started_at": began,
-        "ended_at": own[-1].message.created_at,
+        "ended_at": ended,
         "opener": own[0].message.direction,
         "message_count": len(own),
         "inbound_count": len(inbound),
@@ -421,5 +457,5 @@ def one_session(
         "resolution_gap_seconds": resolution,
         "is_unanswered": is_unanswered,
         "unanswered_since": unanswered_since,
-        "is_lower_bound": kinds["unknown"] > 0 or not world.is_known(account, began),
+        "is_lower_bound": kinds["unknown"] > 0 or not world.is_known(account, began) or may_lack,
     }

@@ -22,6 +22,7 @@ from tests.metric_worlds import (
     Hours,
     Message,
     World,
+    broken_off,
     random_world,
     response_turns,
     sessions,
@@ -193,6 +194,22 @@ def test_what_no_run_promised_is_a_lower_bound(tmp_path: Path) -> None:
             assert row["is_lower_bound"] is expected, (name, view)
 
 
+def test_what_a_run_that_was_broken_off_brought_may_lack_what_was_before(tmp_path: Path) -> None:
+    """The last complete run began on Tuesday at noon; the broken one brought the newest messages alone."""
+    world = [
+        *dialogue((at("10:00:00"), "inbound"), (at("10:05:00"), "outbound"), (at("11:00:00", 3), "inbound"),
+                  (at("09:00:00", 5), "outbound")),
+        Message("bakery", "t_2", "m_9", at("11:00:00", 3), "inbound"),
+    ]  # fmt: skip
+    for until, marked in ((at("12:00:00", 3), [False, True]), (at("10:00:00", 5), [False, False])):
+        root = write_world(tmp_path / f"{until.day}", world, until=until)
+        for view in ("response_turns", "sessions"):
+            found = only(rows(root, view), inbound_count=1, conversation_id="t_1")
+            assert [row["is_lower_bound"] for row in found] == marked, (view, until)
+            (alone,) = only(rows(root, view), conversation_id="t_2")
+            assert alone["is_lower_bound"] is False
+
+
 def test_a_hole_between_two_promises_ends_the_older_one(tmp_path: Path) -> None:
     """A state that was lost: the run after it lists no further back than its own days."""
     root = write_world(tmp_path, dialogue((at("10:00:00"), "inbound")))
@@ -205,7 +222,7 @@ def test_a_hole_between_two_promises_ends_the_older_one(tmp_path: Path) -> None:
         ]  # fmt: skip
         write_runs(root, {}, [line | run for run in runs])
         with convo_pipeline.connect(root) as con:
-            found = con.sql("SELECT known_from FROM internal.known_from").fetchall()
+            found = con.sql("SELECT known_from FROM internal.known").fetchall()
         assert found == [(known + timedelta(days=1),)]
 
 
@@ -224,7 +241,7 @@ def test_the_ledgers_files_and_the_state_promise_the_same(tmp_path: Path, long_r
                 export_runs(store, run.run_id)
             promise = store.state.promise("bakery")
         with convo_pipeline.connect(root) as con:
-            found = con.sql("SELECT known_from FROM internal.known_from").fetchall()
+            found = con.sql("SELECT known_from FROM internal.known").fetchall()
         since = [datetime.combine(promise.since, time(), UTC) + timedelta(days=1)] if promise else []
         assert [row[0] for row in found] == since, seed
 
@@ -317,8 +334,9 @@ def test_sessions_and_turns_agree_with_a_second_formulation(tmp_path: Path, long
         since = datetime(2026, (1, 3, 10)[seed % 3], 24, tzinfo=UTC)
         messages = random_world(seed, 150, since, timedelta(days=12), accounts=3)
         promised = {"account-0": (since + timedelta(days=3)).date(), "account-1": since.date()}
-        root = write_world(tmp_path / str(seed), messages, promised)
-        world = World(messages, timedelta(hours=gap), promised)
+        until = since + timedelta(days=(9, 40)[seed % 2])
+        root = write_world(tmp_path / str(seed), messages, promised, until)
+        world = World(messages, timedelta(hours=gap), promised, until)
         for view, expected in (("response_turns", response_turns), ("sessions", sessions)):
             found = rows(root, view, settings_with(hours, gap))
             wanted = sorted(expected(world, hours), key=place)
@@ -337,10 +355,12 @@ def test_what_is_not_marked_is_what_the_whole_inbox_says(tmp_path: Path, long_ru
         since = datetime(2026, 1, 1, tzinfo=UTC)
         whole = random_world(seed, 100, since, timedelta(days=12), is_known=True)
         first_day = (since + timedelta(days=3)).date()
-        held = truncated(whole, first_day, seed)
+        until = since + timedelta(days=10)
+        brought, seen = broken_off(whole, until, seed)
+        held = truncated(brought, first_day, seed)
         promised = {message.account: first_day for message in held}
-        write_world(tmp_path / f"{seed}-whole", whole)
-        write_world(tmp_path / f"{seed}-held", held, promised)
+        write_world(tmp_path / f"{seed}-whole", seen)
+        write_world(tmp_path / f"{seed}-held", held, promised, until)
         for view in ("response_turns", "sessions"):
             truth = {
                 pick(row, "account", "conversation_id", "started_at"): row

@@ -108,7 +108,8 @@ WITH looked_ahead AS (
         min(position) FILTER (direction IS DISTINCT FROM 'inbound' AND is_likely_automated IS NULL) OVER later
             AS next_unsure,
         min(created_at) FILTER (direction = 'outbound') OVER later AS next_outbound_at,
-        min(created_at) FILTER (is_likely_automated = false) OVER later AS next_human_at
+        min(created_at) FILTER (is_likely_automated = false) OVER later AS next_human_at,
+        max(created_at) OVER later AS newest_at
     FROM message_order
     WINDOW later AS (
         PARTITION BY account, conversation_id ORDER BY position ROWS BETWEEN 1 FOLLOWING AND UNBOUNDED FOLLOWING
@@ -130,7 +131,7 @@ FROM looked_ahead
 """
 """Every message with what came after it; `unknown` where an unread message, or one that may be automated, came first."""
 
-_KNOWN_FROM = """
+_KNOWN = """
 WITH listings AS (
     SELECT account, date, run_id, since, started_at, max(started_at) OVER earlier AS reached_at
     FROM runs WHERE outcome = 'complete' AND kind <> 'find' AND since IS NOT NULL
@@ -146,15 +147,18 @@ breaks AS (
     GROUP BY l.account
 ),
 promised AS (
-    SELECT l.account, min(l.since) AS since
+    SELECT l.account, min(l.since) AS since, max(l.started_at) AS known_until
     FROM listings AS l LEFT JOIN breaks AS b ON b.account = l.account
     WHERE l.started_at >= b.started_at OR b.started_at IS NULL
     GROUP BY l.account
 ),
 held AS (SELECT account, min(date) AS first_date FROM messages GROUP BY account)
-SELECT account, greatest(since, first_date)::TIMESTAMPTZ + {gap} AS known_from FROM promised JOIN held USING (account)
+SELECT account, greatest(since, first_date)::TIMESTAMPTZ + {gap} AS known_from, known_until
+FROM promised JOIN held USING (account)
 """
-"""Until then a session may have begun before the first day that is promised, and before that day messages may lack.
+"""Until `known_from` a session may have begun before the first day that is promised, and before that day messages may
+lack. After `known_until`, when the last complete run began, a run that was broken off may have brought a conversation's
+newest messages and not those before them.
 
 A run that does not go on from an earlier one, and begins on a later day than that one reached, leaves a hole: what was
 promised before it counts no longer. `lake/state.py` asks the state the same. `report` is read only for such runs.
@@ -168,6 +172,7 @@ WITH turns AS (
         max(created_at) AS ended_at,
         count(*) AS inbound_count,
         bool_or(follows_unknown OR precedes_unknown) AS touches_unknown,
+        max(newest_at) AS newest_at,
         CASE WHEN response = 'known' THEN min(next_outbound) END AS response_position,
         CASE WHEN response = 'known' THEN min(next_outbound_at) END AS response_at,
         CASE WHEN human_response = 'known' THEN min(next_human_at) END AS human_response_at
@@ -189,9 +194,13 @@ SELECT
     internal.seconds(t.started_at, t.human_response_at) AS human_response_seconds,
     internal.business_seconds(t.started_at, t.human_response_at, c.timezone, c.opens, c.closes, c.weekdays)
         AS human_response_business_seconds,
-    t.touches_unknown OR coalesce(t.started_at < k.known_from, true) AS is_lower_bound
+    t.touches_unknown OR coalesce(
+        t.started_at < k.known_from
+            OR greatest(t.ended_at, coalesce(t.human_response_at, t.newest_at)) > k.known_until,
+        true
+    ) AS is_lower_bound
 FROM turns AS t
-LEFT JOIN internal.known_from AS k ON k.account = t.account
+LEFT JOIN internal.known AS k ON k.account = t.account
 LEFT JOIN internal.accounts AS c ON c.account = t.account
 LEFT JOIN message_order AS o
     ON o.account = t.account AND o.conversation_id = t.conversation_id AND o.position = t.response_position
@@ -220,6 +229,8 @@ grouped AS (
         min(created_at) FILTER (direction = 'inbound') AS first_inbound_at,
         coalesce(min(position) FILTER (direction IS NULL) < first_inbound, false) AS is_first_inbound_unsure,
         min(next_human_at) FILTER (direction = 'inbound') AS next_human_at,
+        max(next_human_at) FILTER (direction = 'inbound') AS last_human_response_at,
+        greatest(max(newest_at), max(created_at)) AS newest_at,
         arg_min(human_response, position) FILTER (direction = 'inbound') AS first_answer,
         arg_max(human_response, position) FILTER (direction = 'inbound') AS last_answer,
         min(created_at) FILTER (direction = 'inbound' AND human_response = 'none') AS unanswered_since,
@@ -249,9 +260,15 @@ SELECT
         AS resolution_gap_seconds,
     CASE last_answer WHEN 'none' THEN true WHEN 'known' THEN false END AS is_unanswered,
     j.unanswered_since,
-    j.unknown_count > 0 OR coalesce(j.started_at < k.known_from, true) AS is_lower_bound
+    j.unknown_count > 0 OR coalesce(
+        j.started_at < k.known_from OR (j.newest_at > k.known_until AND (
+            j.ended_at + {gap} > k.known_until
+            OR (j.inbound_count > 0 AND (j.last_answer <> 'known' OR j.last_human_response_at > k.known_until))
+        )),
+        true
+    ) AS is_lower_bound
 FROM judged AS j
-LEFT JOIN internal.known_from AS k ON k.account = j.account
+LEFT JOIN internal.known AS k ON k.account = j.account
 LEFT JOIN internal.accounts AS c ON c.account = j.account
 """
 
@@ -273,9 +290,9 @@ def answer_statements(settings: Settings) -> list[str]:
         f"CREATE VIEW internal.accounts AS {_accounts(settings)}",
         f"CREATE VIEW message_order AS {order}",
         f"CREATE VIEW internal.followed AS {_FOLLOWED}",
-        f"CREATE VIEW internal.known_from AS {_KNOWN_FROM.format(gap=gap)}",
+        f"CREATE VIEW internal.known AS {_KNOWN.format(gap=gap)}",
         f"CREATE VIEW response_turns AS {RESPONSE_TURNS}",
-        f"CREATE VIEW sessions AS {SESSIONS}",
+        f"CREATE VIEW sessions AS {SESSIONS.format(gap=gap)}",
     ]
 
 
