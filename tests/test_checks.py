@@ -17,7 +17,7 @@ from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.parquet import encode
 from convo_pipeline.lake.records import Partition, Run
 from convo_pipeline.lake.retention import FLOORS
-from convo_pipeline.orchestration.checks import ACCOUNT_CHECKS, CHECKS, judge
+from convo_pipeline.orchestration.checks import ACCOUNT_CHECKS, CHECKS, find_failed_accounts, judge
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.jobs import EXTRACT_JOB, NORMALISE_JOB
 from convo_pipeline.orchestration.partitions import Window, range_tags
@@ -329,6 +329,21 @@ def test_a_failed_account_is_named_until_it_went_well_and_its_neighbours_are_jud
     assert "EAAwrong" not in str(found)
     run(deployment, instance, EXTRACT_JOB, [BIKES], window)
     assert run(deployment, instance, NORMALISE_JOB, [BIKES], window)["coverage", "no_failed_accounts"].passed
+
+
+def test_an_account_is_named_while_its_last_ended_run_was_not_complete(deployment: Deployment) -> None:
+    with closing(Store(deployment.settings.store)) as store:
+        for hour, (outcome, reasons, expected) in enumerate([
+            ("incomplete", ("throttled",), "throttled: what came is kept; the next run goes on from there"),
+            ("running", (), "throttled: what came is kept"),
+            ("failed", ("token",), "token: put that right, then materialise"),
+            ("complete", (), None),
+        ]):  # fmt: skip
+            at = datetime(2026, 1, 1, hour, tzinfo=UTC)
+            store.state.save_run(Run(f"r{hour}", BIKES, "nightly", at, outcome=outcome, reasons=reasons))
+            found = find_failed_accounts(store, [BAKERY, BIKES])
+            assert list(found) == ([f"{BIKES}|2026-01-01"] if expected else [])
+            assert all(str(expected) in why for why in found.values())
 
 
 def test_a_check_started_by_itself_looks_at_what_was_red_and_calls_nobody(

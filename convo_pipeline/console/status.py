@@ -27,7 +27,7 @@ from convo_pipeline.lake.database import STATE_FILE
 from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.records import Run
 from convo_pipeline.risk import find_risks
-from convo_pipeline.schema import RAW_MESSAGE_DETAILS
+from convo_pipeline.schema import COVERAGE, RAW, RAW_MESSAGE_DETAILS
 from convo_pipeline.settings import AccountSettings, Settings
 
 COVERAGE_DAYS = 7
@@ -169,8 +169,10 @@ def read_account(settings: Settings, store: Store, account: AccountSettings, now
 
 
 def _read_coverage(store: Store, account: str, today: date) -> dict[date, Mapping[str, int]]:
-    """Return the coverage of every recent day that has one, today included."""
-    found = {day: coverage_now(store, account, day).to_pylist() for day in _last_days(today, LOST_DAYS)}
+    """Return the coverage of every recent day that has one, today included; days that hold nothing are not looked at."""
+    held = {day for table in (*RAW, COVERAGE) for day in store.days(table.name, account)}
+    recent = held.intersection(_last_days(today, LOST_DAYS))
+    found = {day: coverage_now(store, account, day).to_pylist() for day in sorted(recent, reverse=True)}
     return {day: rows[0] for day, rows in found.items() if rows}
 
 
@@ -289,6 +291,13 @@ def show_status(status: Status, form: str, console: Console) -> None:
     )  # fmt: skip
     capture = f"capture {_clock(status.next_capture_at)}" if status.next_capture_at else "no captures"
     console.print(f"next, if turned on in Dagster: {capture}; night {_clock(status.next_night_at)}", style="dim")
+    console.print(_summary(status), style="bold", highlight=False)
+
+
+def _summary(status: Status) -> str:
+    """Say last, below what may be many lines, how many accounts there is anything to say of."""
+    count, total = sum(bool(each.attention) for each in status.accounts), counted(len(status.accounts), "account")
+    return f"{count:,} of {total} to look at" if count else f"{total}, nothing to look at"
 
 
 def _table(status: Status) -> Table:

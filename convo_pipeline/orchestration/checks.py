@@ -246,15 +246,21 @@ CHECKS = (
 )  # fmt: skip
 
 
+AFTER_A_RUN = {
+    "failed": "put that right, then materialise its failed and missing partitions",
+    "incomplete": "what came is kept; the next run goes on from there, or materialise its failed and missing partitions",
+}
+"""What to do when an account's last run ended so."""
+
+
 def find_failed_accounts(store: Store, accounts: Iterable[str]) -> dict[str, str]:
-    """Name the accounts whose last ended run failed, by the key of that run's day."""
+    """Name the accounts whose last ended run failed or is incomplete, by the key of that run's day."""
     found: dict[str, str] = {}
     for account in accounts:
         last = next((run for run in store.state.runs(account, limit=20) if run.outcome != "running"), None)
-        if last is not None and last.outcome == "failed":
-            why = last.error or "; ".join(last.reasons) or "it failed"
-            remedy = "put that right, then materialise its failed and missing partitions"
-            found[key_of(account, last.started_at.date())] = f"{why.rstrip('.')}: {remedy}"
+        if last is not None and last.outcome in AFTER_A_RUN:
+            why = last.error or "; ".join(last.reasons) or last.outcome
+            found[key_of(account, last.started_at.date())] = f"{why.rstrip('.')}: {AFTER_A_RUN[last.outcome]}"
     return found
 
 
@@ -274,7 +280,7 @@ def _of_accounts(name: str, what: str) -> Check:
 
 
 ACCOUNT_CHECKS: Mapping[Check, Callable[[Store, Iterable[str]], dict[str, str]]] = {
-    _of_accounts(NO_FAILED_ACCOUNTS, "The last run of every account went well."): find_failed_accounts,
+    _of_accounts(NO_FAILED_ACCOUNTS, "The last run of every account was complete."): find_failed_accounts,
     _of_accounts(
         NOTHING_MISSED, "The last sweep of every account found nothing that runs before had missed."
     ): find_missed,
