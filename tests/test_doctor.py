@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from convo_pipeline.console.advice import ADVICE, CODES
+from convo_pipeline.console.advice import ADVICE, CODES, SCOPES
 from convo_pipeline.console.doctor import Diagnosis, Finding, check_accounts, show_check
 from convo_pipeline.emulator.fault import Fault, FaultKind
 from convo_pipeline.emulator.refusals import Refusal
@@ -179,6 +179,30 @@ def test_instagram_login_needs_its_own_permissions(inboxes: Inboxes) -> None:
     change(inboxes, "insta", page_id="me")
     (finding,) = check(inboxes)[0]["insta"].findings
     assert finding.sentence == "the token lacks instagram_business_basic, instagram_business_manage_messages"
+
+
+@pytest.mark.parametrize(
+    ("fault_name", "words"),
+    [
+        ("token_dies:0", "by the account's login"),
+        ("token_revoked", "by the account's login"),
+        ("permission_10", "check instagram_business_manage_messages"),
+        ("permission_200", "Advanced Access to instagram_business_manage_messages"),
+    ],
+)
+def test_instagram_login_has_remedies_of_its_own(inboxes: Inboxes, fault_name: str, words: str) -> None:
+    inboxes.world.accounts["insta"].token_facts["scopes"] = list(SCOPES["instagram_login"])
+    change(inboxes, "insta", page_id="me")
+    inboxes.server.set_faults(fault_name)
+    (finding,) = check(inboxes)[0]["insta"].findings
+    assert words in finding.remedy
+    assert "Page" not in finding.remedy
+
+
+def test_no_remedy_sends_instagram_login_to_a_page() -> None:
+    of_pages = {"wrong_host", "token_kind", "other_page", "wrong_id_kind", "not_linked"}
+    found = {name for name, advice in ADVICE.items() if "Page" in advice.remedy_for("instagram_login")}
+    assert found <= of_pages
 
 
 def test_a_folder_that_holds_conversations_and_is_not_asked_for_is_noted(inboxes: Inboxes) -> None:

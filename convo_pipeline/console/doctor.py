@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from convo_pipeline.clock import Clock
-from convo_pipeline.console.advice import ADVICE, CODES, SCOPES, Level
+from convo_pipeline.console.advice import ADVICE, CODES, SCOPES, Level, Way
 from convo_pipeline.errors import (
     AccessDeniedError,
     ConvoError,
@@ -96,12 +96,12 @@ def _check_size(settings: Settings, today: date) -> Iterator[Finding]:
     first = min((account.start_date for account in settings.accounts), default=today)
     count = len(settings.accounts) * ((today - first).days + 1)
     if count > MANY_PARTITIONS:
-        yield _find("", "", "many_partitions", {"count": f"{count:,}"})
+        yield _find("", "messenger", "many_partitions", {"count": f"{count:,}"})
 
 
-def _find(account: str, platform: str, name: str, details: Mapping[str, str]) -> Finding:
+def _find(account: str, way: Way, name: str, details: Mapping[str, str]) -> Finding:
     advice = ADVICE[name]
-    sentence, remedy = advice.sentence, advice.remedy_for(platform)
+    sentence, remedy = advice.sentence, advice.remedy_for(way)
     return Finding(account, name, advice.level, sentence.format_map(details), remedy.format_map(details))
 
 
@@ -121,7 +121,12 @@ class Examination:
 
     @property
     def _is_instagram_login(self) -> bool:
-        return self._account.page_id == "me" or self._host == INSTAGRAM_HOST
+        is_login = self._account.page_id == "me" or self._host == INSTAGRAM_HOST
+        return is_login and self._account.platform == "instagram"
+
+    @property
+    def _way(self) -> Way:
+        return "instagram_login" if self._is_instagram_login else self._account.platform
 
     def examine(self) -> Diagnosis:
         """Find what is wrong; never raises a ConvoError."""
@@ -141,7 +146,7 @@ class Examination:
 
     def _note(self, name: str, **details: str) -> None:
         known = {"variable": self._account.token_env, "page_id": self._account.page_id, **details}
-        self.diagnosis.findings.append(_find(self._account.name, self._account.platform, name, known))
+        self.diagnosis.findings.append(_find(self._account.name, self._way, name, known))
 
     def _note_error(self, error: ConvoError) -> None:
         self._note(name_of(error), detail=_brief(error))
@@ -207,16 +212,13 @@ class Examination:
                 self._note(name, date=f"{end:%Y-%m-%d}")
         if kind and kind != "PAGE" and not self._is_instagram_login:
             self._note("token_kind", kind=kind.lower())
-        missing = [scope for scope in self._needed_scopes() if scope not in _texts(facts.get("scopes"))]
+        missing = [scope for scope in SCOPES[self._way] if scope not in _texts(facts.get("scopes"))]
         if missing:
             self._note("scope_missing", scopes=", ".join(missing))
         if not self._is_instagram_login and not _covers(facts, self._account.page_id):
             self._note("other_page")
         found = self.diagnosis.findings[before:]
         return not any(finding.name in ("token_kind", "other_page") for finding in found)
-
-    def _needed_scopes(self) -> tuple[str, ...]:
-        return SCOPES["instagram_login" if self._is_instagram_login else self._account.platform]
 
     def _ask_account(self, client: GraphClient) -> bool:
         """Ask the Page (or `/me`) who it is; an id of another kind lacks the field."""
