@@ -17,6 +17,7 @@ from convo_pipeline.tables.chart_data import (
 )
 
 SATURDAY = date(2026, 11, 21)
+LATER = datetime(2027, 1, 1, tzinfo=UTC)
 WEEK = [SATURDAY - timedelta(days=index) for index in range(7)]
 
 
@@ -36,18 +37,26 @@ def test_messages_are_counted_by_the_accounts_own_weekday_and_hour() -> None:
 
 
 def test_a_utc_day_holds_the_last_hour_of_its_own_local_day_or_the_first_of_the_next() -> None:
-    held = count_hours([SATURDAY], "Europe/Berlin")
+    held = count_hours([SATURDAY], "Europe/Berlin", LATER)
     assert (held[5, 0], held[5, 1], held[5, 23], held[6, 0], held.sum()) == (0, 4, 4, 4, 96)
-    assert count_hours(WEEK, "Asia/Kathmandu").min() == 4
+    assert count_hours(WEEK, "Asia/Kathmandu", LATER).min() == 4
 
 
 def test_means_are_per_hour_that_the_days_hold_and_unknown_for_others() -> None:
     written = times("2026-11-21T10:10:00", "2026-11-21T10:20:00", "2026-11-14T10:30:00")
     counts = count_by_hour(written, "UTC")
-    means = mean_by_hour(counts, [SATURDAY, SATURDAY - timedelta(days=7)], "UTC")
+    means = mean_by_hour(counts, [SATURDAY, SATURDAY - timedelta(days=7)], "UTC", LATER)
     assert means[5, 10] == 1.5
     assert means[5, 11] == 0
     assert np.isnan(means[6]).all()
+
+
+def test_an_hour_that_was_not_over_makes_no_mean_smaller() -> None:
+    written = times("2026-11-21T10:10:00", "2026-11-14T10:20:00", "2026-11-14T10:40:00", "2026-11-14T12:30:00")
+    until = datetime(2026, 11, 21, 10, 30, tzinfo=UTC)
+    means = mean_by_hour(count_by_hour(written, "UTC"), [SATURDAY, SATURDAY - timedelta(days=7)], "UTC", until)
+    assert (means[5, 10], means[5, 12]) == (2, 1)
+    assert np.isnan(mean_by_hour(count_by_hour(times(), "UTC"), [SATURDAY], "UTC", until)[5, 11:]).all()
 
 
 def test_waits_fall_into_classes_by_their_upper_end() -> None:

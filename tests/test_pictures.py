@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import dagster as dg
 import numpy as np
@@ -20,15 +20,30 @@ from convo_pipeline.orchestration.catalog import build_definitions
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.jobs import EXTRACT_JOB, NORMALISE_JOB
 from convo_pipeline.orchestration.partitions import Window, range_tags
-from convo_pipeline.orchestration.pictures import Subject, draw_backlog, draw_coverage, draw_hours, picture_account
+from convo_pipeline.orchestration.pictures import (
+    Subject,
+    draw_backlog,
+    draw_coverage,
+    draw_hours,
+    mean_hours,
+    picture_account,
+    spell_new_count,
+)
 from convo_pipeline.orchestration.runs import QUIET
 from convo_pipeline.schema import ACCOUNT_DAYS
 from convo_pipeline.settings import Settings
 from convo_pipeline.tables.chart_data import span_of
+from convo_pipeline.tables.promise import Promise
 from tests.inbox_worlds import TOKENS, Days, small_settings, small_world, three_days
 
 BAKERY, BIKES = "bakery-instagram", "bikes-messenger"
 MOST_BYTES = 60_000
+NOON, LATER = datetime(2026, 11, 24, 12, tzinfo=UTC), datetime(2027, 1, 1, tzinfo=UTC)
+
+
+def subject_of(days: list[date]) -> Subject:
+    """Whole days of the bakery."""
+    return Subject(BAKERY, "UTC", 24, span_of(days), Promise(min(days), LATER))
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +163,7 @@ def test_figures_are_numbers_that_the_page_can_plot(
 
 def test_weekdays_that_were_not_asked_for_look_different_from_quiet_ones() -> None:
     monday = date(2026, 11, 23)
-    subject = Subject(BAKERY, "UTC", 24, span_of([monday, monday + timedelta(days=1)]))
+    subject = subject_of([monday, monday + timedelta(days=1)])
     means = np.full((7, 24), np.nan)
     means[:2] = 0
     quiet, unknown = draw_hours(means, subject), draw_hours(np.full((7, 24), 0.0), subject)
@@ -156,26 +171,53 @@ def test_weekdays_that_were_not_asked_for_look_different_from_quiet_ones() -> No
 
 
 NUMBERS = {column.name for column in ACCOUNT_DAYS.columns if column.required} - {"responsiveness_version"}
-QUIET_DAY = dict.fromkeys(NUMBERS, 0) | {"inbound_count": 3, "is_promised": True, "is_over": True}
+QUIET_DAY = dict.fromkeys(NUMBERS, 0) | {"inbound_count": 3}
+THREE = [date(2026, 11, 23) + timedelta(days=index) for index in range(3)]
 
 
-@pytest.mark.parametrize(
-    "change", [{"is_promised": False}, {"is_over": False}, {"unknown_count": 2}, {"is_backlog_lower_bound": True}]
-)
-def test_a_day_that_is_not_whole_or_has_unread_messages_looks_different(change: dict[str, object]) -> None:
-    days = [date(2026, 11, 23) + timedelta(days=index) for index in range(3)]
-    subject = Subject(BAKERY, "UTC", 24, span_of(days))
-    known = dict.fromkeys(days, QUIET_DAY)
-    changed = known | {days[0]: QUIET_DAY | change}
-    assert draw_backlog(known, subject) != draw_backlog(changed, subject)
+@pytest.mark.parametrize("change", [{"unknown_count": 2}, {"is_backlog_lower_bound": True}])
+def test_a_day_with_unread_messages_looks_different(change: dict[str, object]) -> None:
+    known = dict.fromkeys(THREE, QUIET_DAY)
+    changed = known | {THREE[0]: QUIET_DAY | change}
+    assert draw_backlog(known, subject_of(THREE)) != draw_backlog(changed, subject_of(THREE))
 
 
-def test_coverage_of_a_day_that_no_run_promised_looks_different() -> None:
-    day = date(2026, 11, 23)
-    subject = Subject(BAKERY, "UTC", 24, span_of([day, day + timedelta(days=1)]))
-    rows = {day: {"ids_listed": 4, "detailed": 4, "beyond_20": 0, "gone": 0, "failed": 0, "pending": 0}}
-    promised, came_along = ({day: QUIET_DAY | {"is_promised": flag}} for flag in (True, False))
-    assert draw_coverage(rows, promised, subject) != draw_coverage(rows, came_along, subject)
+@pytest.mark.parametrize("promise", [Promise(THREE[1], LATER), Promise(THREE[0], NOON), None])
+@pytest.mark.parametrize("held", [THREE, THREE[1:2]])
+def test_a_day_that_is_not_whole_looks_different_whether_anything_is_held_or_not(
+    promise: Promise | None, held: list[date]
+) -> None:
+    whole, broken = subject_of(THREE), replace(subject_of(THREE), promise=promise)
+    ids = {"ids_listed": 4, "detailed": 4, "beyond_20": 0, "gone": 0, "failed": 0, "pending": 0}
+    for draw, row in ((draw_backlog, QUIET_DAY), (draw_coverage, ids)):
+        rows = dict.fromkeys(held, row)
+        assert draw(rows, whole) != draw(rows, broken)
+
+
+def test_a_title_of_one_day_says_that_it_is_not_whole() -> None:
+    titles = [replace(subject_of([day]), promise=Promise(THREE[1], NOON)).title for day in THREE]
+    assert titles == [
+        f"{BAKERY} · {day} ({why})" for day, why in zip(THREE, ("not promised", *["not over"] * 2), strict=True)
+    ]
+
+
+def test_new_customers_are_told_as_surely_as_they_are_known() -> None:
+    rows = [
+        {"history_days": days, "is_lower_bound": flag, "new_customer_count": 3} for days in (28, 27) for flag in (0, 1)
+    ]
+    assert [spell_new_count(row) for row in rows] == ["3", "≥ 3", "≤ 3", "≈ 3"]
+
+
+def test_hours_that_no_run_promised_are_not_averaged(settings: Settings, days: Days) -> None:
+    """Each day has one more conversation of three messages than the one before, at noon."""
+    all_days = [days[index] for index in range(3)]
+    with closing(Store(settings.store)) as store:
+        for since, expected in ((0, [3, 6, 9]), (1, [None, 6, 9])):
+            subject = replace(subject_of(all_days), account=BIKES, promise=Promise(days[since], LATER))
+            means = mean_hours(store, subject)
+            found = [means[day.weekday(), 12] for day in all_days]
+            assert [None if np.isnan(mean) else mean for mean in found] == expected
+        assert np.isnan(mean_hours(store, replace(subject, promise=None))).all()
 
 
 def test_the_table_says_how_many_were_judged_and_which_days_are_not_whole(settings: Settings, days: Days) -> None:

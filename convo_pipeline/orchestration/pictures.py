@@ -32,11 +32,11 @@ from convo_pipeline.tables.chart_data import (
     count_by_hour,
     coverage_shares,
     daily,
-    is_whole,
     mean_by_hour,
     span_of,
 )
-from convo_pipeline.tables.metrics import COLUMNS, first_responses, needed_days
+from convo_pipeline.tables.metrics import COLUMNS, LOOKBACK_DAYS, age_of, first_responses, needed_days
+from convo_pipeline.tables.promise import Promise
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,7 +49,7 @@ MARGINS = {"left": 0.085, "right": 0.855, "bottom": 0.19, "top": 0.89}
 WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 MOST_TABLE_ROWS = 14
 NOT_WHOLE = "not whole"
-"""A day that no run promised, of which only what came along is held, or one that was not over."""
+"""A day that no run promised, of which nothing or only what came along is held, or one that was not over."""
 LINKS = (
     "[messages](/assets/messages) · [coverage](/assets/coverage) · [account_days](/assets/account_days) · "
     "[runs](/runs) — definitions: `docs/metrics.md`, what red means: `docs/ui.md`"
@@ -58,16 +58,31 @@ LINKS = (
 
 @dataclass(frozen=True)
 class Subject:
-    """Whose pictures: an account, its time zone, its session gap, and the days of the run."""
+    """Whose pictures: an account, its time zone, its session gap, the days of the run, and what its runs promise."""
 
     account: str
     timezone: str
     session_gap_hours: float
     span: Span
+    promise: Promise | None
 
     @property
     def title(self) -> str:
-        return f"{self.account} · {self.span.title}"
+        days = self.span.pictured
+        return f"{self.account} · {self.name(days[0]) if len(days) == 1 else self.span.title}"
+
+    def is_promised(self, day: date) -> bool:
+        return age_of(day, self.promise).promised_days >= 0
+
+    def is_whole(self, day: date) -> bool:
+        """Say whether all of the day is held: a run promised it, and it was over."""
+        return self.is_promised(day) and age_of(day, self.promise).ripeness > 0
+
+    def name(self, day: date) -> str:
+        """Name a day, and say why it is not whole."""
+        if self.is_whole(day):
+            return f"{day}"
+        return f"{day} (not over)" if self.is_promised(day) else f"{day} (not promised)"
 
 
 def picture_account(
@@ -75,7 +90,8 @@ def picture_account(
 ) -> dict[str, dg.MarkdownMetadataValue]:
     """Draw the pictures of some days of an account; return the Markdown by table, none where nothing is held."""
     held = store.days(COVERAGE.name, account)
-    subject = Subject(account, timezone, session_gap_hours, span_of(days, first_day=min(held, default=None)))
+    span = span_of(days, first_day=min(held, default=None))
+    subject = Subject(account, timezone, session_gap_hours, span, read_promise(store, account))
     if not set(held).intersection(subject.span.shown):
         return {}
     return {
@@ -89,20 +105,19 @@ def picture_account(
 
 def _account_days_page(store: Store, subject: Subject) -> str:
     rows = read_rows(store, ACCOUNT_DAYS, subject.account, subject.span.shown)
-    messages = _read(store, MESSAGES, subject.account, subject.span.pictured, ("created_at", "direction"))
     waits = _read_waits(store, subject, rows)
     images = {
-        "Messages by hour": draw_volume(messages, subject),
+        "Messages by hour": draw_volume(store, subject),
         "Time to the first answer": draw_waits(waits, subject),
         "Volume and backlog by day": draw_backlog(rows, subject),
     }
-    return _page(subject, images, _figures_table(rows, subject.span.pictured))
+    return _page(subject, images, _figures_table(rows, subject))
 
 
 def _coverage_page(store: Store, subject: Subject) -> str:
-    rows, figures = (read_rows(store, mart, subject.account, subject.span.shown) for mart in (COVERAGE, ACCOUNT_DAYS))
-    images = {"Coverage by day": draw_coverage(rows, figures, subject)}
-    return _page(subject, images, _coverage_table(rows, figures, subject.span.pictured))
+    rows = read_rows(store, COVERAGE, subject.account, subject.span.shown)
+    images = {"Coverage by day": draw_coverage(rows, subject)}
+    return _page(subject, images, _coverage_table(rows, subject))
 
 
 def _page(subject: Subject, images: Mapping[str, bytes], table: str) -> str:
@@ -110,15 +125,15 @@ def _page(subject: Subject, images: Mapping[str, bytes], table: str) -> str:
     return "\n\n".join([f"### {subject.title}", *shown, table, LINKS])
 
 
-def _figures_table(rows: Mapping[date, Row], days: Sequence[date]) -> str:
+def _figures_table(rows: Mapping[date, Row], subject: Subject) -> str:
     heads = ("date", "in", "out", "unread", "new customers", "sessions", "judged", "median first answer",
              "answered in 24 h, of judged", "backlog")  # fmt: skip
     lines = [
-        (_name_day(day, row), _at_least(row["inbound_count"], row["is_lower_bound"]),
-         _at_least(row["outbound_count"], row["is_lower_bound"]), row["unknown_count"], row["new_customer_count"],
+        (subject.name(day), _at_least(row["inbound_count"], row["is_lower_bound"]),
+         _at_least(row["outbound_count"], row["is_lower_bound"]), row["unknown_count"], spell_new_count(row),
          row["session_count"], row["judged_session_count"], spell_seconds(row["median_first_response_seconds"]),
          _percent(row["share_answered_24h"]), _at_least(row["backlog_count"], row["is_backlog_lower_bound"]))
-        for day, row in _newest(rows, days)
+        for day, row in _newest(rows, subject.span.pictured)
     ]  # fmt: skip
     return _table(heads, lines)
 
@@ -127,18 +142,18 @@ def _at_least(count: float | None, is_lower_bound: float | None) -> str:
     return f"≥ {count}" if is_lower_bound else f"{count}"
 
 
-def _name_day(day: date, row: Row | None) -> str:
-    """Name a day, and say why it is not whole."""
-    if row is None or is_whole(row):
-        return f"{day}"
-    return f"{day} (not over)" if row["is_promised"] else f"{day} (not promised)"
+def spell_new_count(row: Row) -> str:
+    """Say how many customers were new: fewer where the days looked back on are not all held, more where one is unread."""
+    is_most, is_least = (row["history_days"] or 0) < LOOKBACK_DAYS, bool(row["is_lower_bound"])
+    sign = {(False, False): "", (True, False): "≤ ", (False, True): "≥ ", (True, True): "≈ "}[is_most, is_least]
+    return f"{sign}{row['new_customer_count']}"
 
 
-def _coverage_table(rows: Mapping[date, Row], figures: Mapping[date, Row], days: Sequence[date]) -> str:
+def _coverage_table(rows: Mapping[date, Row], subject: Subject) -> str:
     names = ("ids_listed", *STATUS_COLOURS)
     lines = [
-        (_name_day(day, figures.get(day)), *(row[name] for name in names), _percent(row["share_detailed"]))
-        for day, row in _newest(rows, days)
+        (subject.name(day), *(row[name] for name in names), _percent(row["share_detailed"]))
+        for day, row in _newest(rows, subject.span.pictured)
     ]
     return _table(("date", *names, "with content"), lines)
 
@@ -192,30 +207,42 @@ def _read_waits(store: Store, subject: Subject, rows: Mapping[date, Row]) -> dic
     Of a day that no run promised only some sessions are held, those that went on longest: their waits are not counted.
     """
     pictured = [day for day in subject.span.pictured if day in rows]
-    promised = [day for day in pictured if rows[day]["is_promised"]]
+    promised = [day for day in pictured if subject.is_promised(day)]
     unpromised_count = sum(int(rows[day]["session_count"] or 0) for day in pictured if day not in promised)
     gap = subject.session_gap_hours
     first, last = needed_days(subject.span.pictured[0], gap)[0], needed_days(subject.span.pictured[-1], gap)[1]
     around = [first + timedelta(days=index) for index in range((last - first).days)]
     messages = _read(store, MESSAGES, subject.account, around, COLUMNS)
-    promise = read_promise(store, subject.account)
-    found = first_responses(messages, promised, promise=promise, session_gap_hours=gap)
+    found = first_responses(messages, promised, promise=subject.promise, session_gap_hours=gap)
     return class_waits(found.seconds, found.unanswered_count, found.unknown_count + unpromised_count)
 
 
 # drawings
 
 
-def draw_volume(messages: pa.Table, subject: Subject) -> bytes:
+def draw_volume(store: Store, subject: Subject) -> bytes:
     """Draw when people write: one day by its hours, more of them by weekday and hour."""
-    if len(subject.span.pictured) == 1:
-        counts = {
-            name: count_by_hour(messages.filter(_is_direction(messages, direction))["created_at"], subject.timezone)
-            for name, direction in (("in", "inbound"), ("out", "outbound"), ("unread", None))
-        }
-        return draw_day({name: found.sum(axis=0) for name, found in counts.items()}, subject)
-    counted = count_by_hour(messages["created_at"], subject.timezone)
-    return draw_hours(mean_by_hour(counted, subject.span.pictured, subject.timezone), subject)
+    if len(subject.span.pictured) > 1:
+        return draw_hours(mean_hours(store, subject), subject)
+    messages = _read(store, MESSAGES, subject.account, subject.span.pictured, ("created_at", "direction"))
+    counts = {
+        name: count_by_hour(messages.filter(_is_direction(messages, direction))["created_at"], subject.timezone)
+        for name, direction in (("in", "inbound"), ("out", "outbound"), ("unread", None))
+    }
+    return draw_day({name: found.sum(axis=0) for name, found in counts.items()}, subject)
+
+
+def mean_hours(store: Store, subject: Subject) -> Floats:
+    """Return messages an hour by weekday and hour, over the hours that a run promised and that were over.
+
+    What is held of others would make the means too small.
+    """
+    if subject.promise is None:
+        return np.full((7, 24), np.nan)
+    days, until = [day for day in subject.span.pictured if subject.is_promised(day)], subject.promise.until
+    written = _read(store, MESSAGES, subject.account, days, ("created_at",))["created_at"]
+    is_before = pc.less(written, pa.scalar(until, written.type))
+    return mean_by_hour(count_by_hour(written.filter(is_before), subject.timezone), days, subject.timezone, until)
 
 
 def _is_direction(messages: pa.Table, direction: str | None) -> pa.ChunkedArray:
@@ -236,14 +263,14 @@ def draw_day(counts: Mapping[str, Ints], subject: Subject) -> bytes:
 
 
 def draw_hours(means: Floats, subject: Subject) -> bytes:
-    """Draw messages by hour and weekday; a weekday that the days do not hold stays grey."""
+    """Draw messages by hour and weekday; an hour that the days do not hold, or not yet, stays grey."""
 
     def draw(figure: "Figure", axes: "Axes") -> None:
         top = max(1.0, float(np.nanmax(means, initial=0)))
         image = axes.imshow(means, cmap="cividis", aspect="auto", vmin=0, vmax=top)
         axes.set_facecolor("#dddddd")
         axes.set_yticks(range(7), WEEKDAYS)
-        _label_hours(axes, subject)
+        _label_hours(axes, subject, "; grey: not held" if np.isnan(means).any() else "")
         figure.colorbar(image, ax=axes, label="messages an hour", pad=0.02)
 
     return _draw(f"Messages by hour and weekday · {subject.title}", draw)
@@ -281,7 +308,7 @@ def draw_backlog(rows: Mapping[date, Row], subject: Subject) -> bytes:
         ):
             if not np.isnan(values).all():
                 axes.plot(places, values, "o", color="black", markerfacecolor=fill, markersize=3.5, label=label)
-        _hatch(axes, subject.span, rows)
+        _hatch(axes, subject)
         _count_on(axes, "messages, conversations")
         _label_days(axes, subject.span)
         _legend(axes)
@@ -289,8 +316,8 @@ def draw_backlog(rows: Mapping[date, Row], subject: Subject) -> bytes:
     return _draw(f"Volume and backlog by day · {_shown_title(subject)}", draw)
 
 
-def draw_coverage(rows: Mapping[date, Row], figures: Mapping[date, Row], subject: Subject) -> bytes:
-    """Draw what became of each day's ids, as shares, and how many there were; `figures` say which days are whole."""
+def draw_coverage(rows: Mapping[date, Row], subject: Subject) -> bytes:
+    """Draw what became of each day's ids, as shares, and how many there were."""
     days = subject.span.shown
 
     def draw(figure: "Figure", axes: "Axes") -> None:
@@ -306,7 +333,7 @@ def draw_coverage(rows: Mapping[date, Row], figures: Mapping[date, Row], subject
         if len(days) <= 31:
             for place, count in enumerate(daily(rows, days, "ids_listed")):
                 axes.text(place, 103, f"{count:.0f}" if count else "", ha="center", fontsize=7, color="#444444")
-        _hatch(axes, subject.span, figures)
+        _hatch(axes, subject)
         _label_days(axes, subject.span)
         if bottom.any():
             _legend(axes)
@@ -314,14 +341,25 @@ def draw_coverage(rows: Mapping[date, Row], figures: Mapping[date, Row], subject
     return _draw(f"Coverage by day, number of ids on top · {_shown_title(subject)}", draw)
 
 
-def _hatch(axes: "Axes", span: Span, figures: Mapping[date, Row]) -> None:
-    """Hatch the days that are not whole, over what is drawn of them."""
-    places = [place for place, day in enumerate(span.shown) if day in figures and not is_whole(figures[day])]
-    for index, place in enumerate(places):
-        label = None if index else NOT_WHOLE
+def _hatch(axes: "Axes", subject: Subject) -> None:
+    """Hatch the days that are not whole, over what is drawn of them: an empty one is not a quiet one."""
+    places = [place for place, day in enumerate(subject.span.shown) if not subject.is_whole(day)]
+    for first, last in _stretches(places):
+        label = NOT_WHOLE if first == places[0] else None
         axes.axvspan(
-            place - 0.5, place + 0.5, facecolor="none", edgecolor="#777777", hatch="///", linewidth=0, label=label
+            first - 0.5, last + 0.5, facecolor="none", edgecolor="#777777", hatch="///", linewidth=0, label=label
         )
+
+
+def _stretches(places: Sequence[int]) -> list[tuple[int, int]]:
+    """Join neighbours.
+
+    >>> _stretches([0, 1, 2, 5])
+    [(0, 2), (5, 5)]
+    """
+    firsts = [place for place in places if place - 1 not in places]
+    lasts = [place for place in places if place + 1 not in places]
+    return list(zip(firsts, lasts, strict=True))
 
 
 def _count_on(axes: "Axes", label: str) -> None:
@@ -333,9 +371,9 @@ def _count_on(axes: "Axes", label: str) -> None:
     axes.set_ylabel(label)
 
 
-def _label_hours(axes: "Axes", subject: Subject) -> None:
+def _label_hours(axes: "Axes", subject: Subject, note: str = "") -> None:
     axes.set_xticks(range(0, 24, 3), [f"{hour:02}:00" for hour in range(0, 24, 3)])
-    axes.set_xlabel(f"hour ({subject.timezone})")
+    axes.set_xlabel(f"hour ({subject.timezone}){note}")
 
 
 def _shown_title(subject: Subject) -> str:

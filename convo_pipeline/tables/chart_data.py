@@ -14,7 +14,7 @@ from convo_pipeline.schema import DETAIL_STATUSES
 WAITS = ((300, "≤ 5 min"), (900, "5–15 min"), (3600, "15–60 min"), (4 * 3600, "1–4 h"), (86_400, "4–24 h"),
          (np.inf, "1–7 days"))  # fmt: skip
 """Upper ends of the first responses' classes; each session is in one."""
-UNANSWERED = "no answer"
+UNANSWERED = "none so far"
 UNKNOWN = "not known"
 CONTEXT_DAYS = 28
 MOST_DAYS = 92
@@ -31,16 +31,17 @@ def count_by_hour(created_at: pa.ChunkedArray, timezone: str) -> Ints:
     return np.bincount(slots, minlength=7 * 24).reshape(7, 24)
 
 
-def count_hours(days: Iterable[date], timezone: str) -> Ints:
-    """Count how often each local weekday and hour occurs on some UTC days: an array of 7 × 24, at quarters of an hour."""
+def count_hours(days: Iterable[date], timezone: str, until: datetime) -> Ints:
+    """Count how often each local weekday and hour occurs on some UTC days up to a moment: 7 × 24 quarters of an hour."""
     starts = [datetime(day.year, day.month, day.day, tzinfo=UTC) for day in days]
     quarters = [start + timedelta(minutes=15 * index) for start in starts for index in range(96)]
-    return count_by_hour(pa.chunked_array([pa.array(quarters, pa.timestamp("us", tz="UTC"))]), timezone)
+    over = [quarter for quarter in quarters if quarter < until]
+    return count_by_hour(pa.chunked_array([pa.array(over, pa.timestamp("us", tz="UTC"))]), timezone)
 
 
-def mean_by_hour(counts: Ints, days: Iterable[date], timezone: str) -> Floats:
-    """Divide the counts by how often the days hold each hour; one that they do not hold is not a number."""
-    hours = count_hours(days, timezone) / 4
+def mean_by_hour(counts: Ints, days: Iterable[date], timezone: str, until: datetime) -> Floats:
+    """Divide the counts by how often the days up to a moment hold each hour; one that they do not hold is not a number."""
+    hours = count_hours(days, timezone, until) / 4
     return np.where(hours > 0, counts / np.maximum(hours, 0.25), np.nan)
 
 
@@ -95,11 +96,6 @@ def coverage_shares(rows: Mapping[date, Row], days: Sequence[date]) -> dict[str,
         status: np.array([_value(rows, day, status) for day in days]) / np.where(listed > 0, listed, np.nan)
         for status in reversed(DETAIL_STATUSES)
     }
-
-
-def is_whole(row: Row) -> bool:
-    """Say whether a row of `account_days` counts its whole day: promised by a run, and over."""
-    return bool(row["is_promised"]) and bool(row["is_over"])
 
 
 def daily(rows: Mapping[date, Row], days: Sequence[date], name: str, missing: float = 0.0) -> Floats:
