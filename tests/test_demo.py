@@ -70,6 +70,13 @@ def check_tables(root: Path, printed: str) -> None:
     """The week is there, its runs are recorded, and the first command to try works as printed."""
     with connect(root) as con:
         found = con.execute("select account, count(distinct date) from messages group by 1 order by 1").fetchall()
+        week = "date >= (select min(since) from runs)"
+        (minutes,) = con.execute(
+            f"select median(human_response_seconds) / 60 from response_turns where {week}"
+        ).fetchone()
+        (count,) = con.execute(f"select count(*) from messages where account like 'bakery%' and {week}").fetchone()
+    assert f"within {minutes:.0f} minutes" in printed
+    assert re.search(rf"bakery-instagram +\d+ +{count:,} ", printed)
     assert [(account, days >= 7) for account, days in found] == [("bakery-instagram", True), ("bikes-messenger", True)]
     with dg.DagsterInstance.from_config(str(root / ".dagster")) as instance:
         assert [run.status.value for run in instance.get_runs()] == ["SUCCESS", "SUCCESS"]

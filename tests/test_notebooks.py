@@ -101,6 +101,17 @@ def test_a_notebook_runs_over_an_empty_lake(path: Path, tmp_path: Path, monkeypa
     plt.close("all")
 
 
+def test_waits_are_taken_of_promised_days_alone(lake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONVO_ROOT", str(lake))
+    matplotlib.use("Agg")
+    path, names = next(path for path in NOTEBOOKS if path.stem.startswith("how_fast")), dict[str, Any]()
+    exec(compile(source(path), path.name, "exec"), names)
+    plt.close("all")
+    (first,) = names["con"].execute("SELECT min(date) FROM turns").fetchone()
+    (held,) = names["con"].execute("SELECT min(date) FROM response_turns").fetchone()
+    assert held < PROMISE.since <= first
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_is_committed_without_output(path: Path) -> None:
     cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]

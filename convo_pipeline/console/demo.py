@@ -68,13 +68,14 @@ def run_demo(root: Path, console: Console, ui_port: int | None = None, environ: 
     file = write_config(root, today)
     home = make_home(root / ".dagster")
     settings = read_settings(file)
+    window = Window(today - timedelta(days=DAYS - 1), today + ONE_DAY)
     with serving() as server:
         environ = {**environ, URL_VARIABLE: server.base_url, CONFIG_VARIABLE: str(file), HOME_VARIABLE: str(home)}
         began = time.monotonic()
-        result = _fetch(Deployment(settings, environ=environ), today, console)
+        result = _fetch(Deployment(settings, environ=environ), window, console)
         seconds = time.monotonic() - began
         with connect(settings.store.root, settings=settings) as con:
-            _print_summary(console, con, result, seconds)
+            _print_summary(console, con, window.since, result, seconds)
         for line in result.failures:
             console.print(line, style="red", markup=False, highlight=False, soft_wrap=True)
         _print_next(console, root, is_ui=ui_port is not None)
@@ -94,9 +95,8 @@ def write_config(root: Path, today: date) -> Path:
     return file
 
 
-def _fetch(deployment: Deployment, today: date, console: Console) -> RunResult:
+def _fetch(deployment: Deployment, window: Window, console: Console) -> RunResult:
     names = [account.name for account in deployment.settings.accounts]
-    window = Window(today - timedelta(days=DAYS - 1), today + ONE_DAY)
     console.print(f"Fetching {window.since} to {window.last} of {' and '.join(names)} …", style="dim", highlight=False)
     with open_instance(deployment.environ) as instance, ProgressLines(console) as progress:
         return run_jobs(replace(deployment, on_progress=progress), names, window, instance)
@@ -105,50 +105,43 @@ def _fetch(deployment: Deployment, today: date, console: Console) -> RunResult:
 TOTALS = """
 select account, count(*), count(distinct conversation_id) as conversations,
        count(*) filter (direction = 'inbound') as inbound, count(*) filter (direction = 'outbound') as outbound
-from messages group by account order by account
+from messages where date >= ? group by account order by account
 """
 COVERAGE = """
 select account, sum(detailed) / nullif(sum(ids_listed), 0), sum(beyond_20), sum(gone)
-from coverage group by account order by account
+from coverage where date >= ? group by account order by account
 """
-FIRST_RESPONSE = """
-with turns as (
-    select account, direction, created_at,
-           lag(direction) over thread as before,
-           lead(created_at) over thread as next_at, lead(direction) over thread as next_direction
-    from messages where direction is not null
-    window thread as (partition by account, conversation_id order by created_at, tie_rank)
-)
-select median(epoch(next_at) - epoch(created_at)) / 60
-from turns where direction = 'inbound' and next_direction = 'outbound'
-"""
+FIRST_RESPONSE = "select median(human_response_seconds) / 60 from response_turns where date >= ?"
 BUSIEST_HOUR = """
 select extract(hour from created_at) as hour, count(*) as message_count
-from messages where direction = 'inbound' group by hour order by message_count desc, hour limit 1
+from messages where direction = 'inbound' and date >= ? group by hour order by message_count desc, hour limit 1
 """
 
 
-def _print_summary(console: Console, con: Connection, result: RunResult, seconds: float) -> None:
-    """Print what was got, how whole it is, what it cost, and an answer."""
-    coverage = {row[0]: row[1:] for row in con.execute(COVERAGE).fetchall()}
+def _print_summary(console: Console, con: Connection, since: date, result: RunResult, seconds: float) -> None:
+    """Print what was got of the days since then, how whole it is, what it cost, and an answer.
+
+    Of older days only what came along is held, which says nothing of them.
+    """
+    coverage = {row[0]: row[1:] for row in con.execute(COVERAGE, [since]).fetchall()}
     calls = {report.account: sum(report.calls.values()) for report in result.reports}
     table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
-    for name in ("account", "conversations", "messages", "in / out", "detailed", "lost", "calls"):
+    for name in ("account", "conversations", "messages", "in / out", "detailed", "unread", "calls"):
         table.add_column(name, justify="left" if name == "account" else "right", no_wrap=True)
-    for account, messages, conversations, inbound, outbound in con.execute(TOTALS).fetchall():
+    for account, messages, conversations, inbound, outbound in con.execute(TOTALS, [since]).fetchall():
         share, beyond, gone = coverage.get(account, (None, 0, 0))
         whole = "–" if share is None else f"{share:.1%}"
         cells = (f"{conversations:,}", f"{messages:,}", f"{inbound:,} / {outbound:,}", whole, f"{beyond + gone:,}")
         table.add_row(account, *cells, f"{calls.get(account, 0):,}")
     console.print(table)
     console.print(f"[bold]{sum(calls.values()):,} calls[/bold] and {seconds:.0f} seconds, recorded in Dagster.\n")
-    console.print(Panel(answer(con), title="A question, answered by DuckDB", title_align="left", expand=False))
+    console.print(Panel(answer(con, since), title="A question, answered by DuckDB", title_align="left", expand=False))
 
 
-def answer(con: Connection) -> str:
+def answer(con: Connection, since: date) -> str:
     """Say how fast the businesses answer and when they are busiest."""
-    (minutes,) = con.execute(FIRST_RESPONSE).fetchone()
-    busiest = con.execute(BUSIEST_HOUR).fetchone()
+    (minutes,) = con.execute(FIRST_RESPONSE, [since]).fetchone()
+    busiest = con.execute(BUSIEST_HOUR, [since]).fetchone()
     if minutes is None or busiest is None:
         return "How fast do we answer? No customer was answered in these days."
     return (
