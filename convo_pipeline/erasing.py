@@ -15,6 +15,7 @@ from convo_pipeline.lake.deleted import Deleted, find_deleted, finish, remove_co
 from convo_pipeline.lake.deleted import read_pending as read_pending_days
 from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.forget import Traces, erase, find_traces, lock_person_out, read_pending
+from convo_pipeline.lake.forget import finish as finish_erasing
 from convo_pipeline.lake.returned import find_returned
 from convo_pipeline.lake.suppression import Receipt, keyed_hash, make_key, read_receipts
 from convo_pipeline.schema import ACCOUNT_DAYS, RAW_MESSAGE_IDS
@@ -27,13 +28,17 @@ def forget(
 ) -> Receipt | None:  # fmt: skip
     """Erase the person and return the receipt; None where nothing was found, or `is_agreed` said no to what was."""
     store.preflight()
-    _load_left(settings, store, account)
     with lock_person_out(store, account):
+        _load_left(settings, store, account)
         traces = find_traces(store, account, person_id)
-        if not is_known(store, traces) or not is_agreed(traces):
+        if not is_known(store, traces):
+            _check_damaged(store, account)
+            return None
+        if not is_agreed(traces):
             return None
         receipt = erase(store, traces, now)
     settle(store, account, settings.metrics.session_gap_hours)
+    finish_erasing(store, receipt)
     return receipt
 
 
@@ -53,9 +58,26 @@ def is_known(store: Store, traces: Traces) -> bool:
     return any(receipt.person == person for receipt in receipts)
 
 
+def _check_damaged(store: Store, account: str) -> None:
+    """Raise a StoreError where nobody can say that a person is not there: their rows may be in a damaged file."""
+    damaged = store.state.quarantines(account)
+    if damaged:
+        raise StoreError(
+            f"the id is in no readable file of {account}, but {damaged[0][3]} is damaged and may hold it: let the next"
+            " `extract` (raw tables) or `normalize` make its day again, or put a backup in its place; then forget again"
+        )
+
+
 def resume(settings: Settings, store: Store, now: datetime) -> list[Receipt]:
-    """Finish every erasure that was cut off."""
-    receipts = [forget(settings, store, each.account, each.person_id, now) for each in read_pending(store)]
+    """Finish every erasure that was cut off; what keeps one from it is raised when the others are done."""
+    receipts, errors = [], []
+    for each in read_pending(store):
+        try:
+            receipts.append(forget(settings, store, each.account, each.person_id, now))
+        except StoreError as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
     return [receipt for receipt in receipts if receipt]
 
 
@@ -87,8 +109,8 @@ def _remove_deleted(settings: Settings, store: Store, account: str, now: datetim
     if not found and not read_pending_days(store, account):
         return []
     store.preflight()
-    _load_left(settings, store, account)
     with lock_person_out(store, account):
+        _load_left(settings, store, account)
         found = find_deleted(store, account, policy)
         remove_content(store, account, found, policy)
     settle(store, account, settings.metrics.session_gap_hours)
@@ -99,10 +121,9 @@ def _remove_deleted(settings: Settings, store: Store, account: str, now: datetim
 
 def _load_left(settings: Settings, store: Store, account: str) -> None:
     """Store what killed runs left, so that nothing is overlooked and nothing comes back from there."""
-    with store.lock_account(account):
-        for spool in left_spools(store.state_path, account):
-            load_spool(store, _account(settings, store, account), spool)
-            spool.delete()
+    for spool in left_spools(store.state_path, account):
+        load_spool(store, _account(settings, store, account), spool)
+        spool.delete()
 
 
 def settle(store: Store, account: str, session_gap_hours: float) -> None:
@@ -119,7 +140,11 @@ def _account(settings: Settings, store: Store, name: str) -> AccountSettings:
         if account.name == name:
             return account
     identity = store.state.identity(name)
-    assert identity is not None, "a spool is written after its account is known"
+    if identity is None:
+        raise StoreError(
+            f"{store.state_path / 'spool' / name} holds what a run of {name} left, and nobody knows that account: put it"
+            " back into the configuration, or run `convo-pipeline verify --rebuild-state`"
+        )
     return AccountSettings.model_validate(
         {"name": name, "page_id": identity.page_id, "platform": identity.platform, "token_env": "NONE",
          "start_date": FIRST_START_DATE}

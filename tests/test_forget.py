@@ -6,7 +6,9 @@ import json
 import os
 import shutil
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import date, datetime, timedelta
 from pathlib import Path
 
@@ -15,7 +17,7 @@ import pytest
 
 from convo_pipeline.derive import stale_days
 from convo_pipeline.emulator.world import Account, Conversation, World
-from convo_pipeline.erasing import forget, forget_again
+from convo_pipeline.erasing import forget, forget_again, resume
 from convo_pipeline.errors import BusyError, StoreError
 from convo_pipeline.extract.load import load_spool
 from convo_pipeline.extract.spool import Spool, left_spools
@@ -25,9 +27,10 @@ from convo_pipeline.lake.forget import erase, find_traces, lock_person_out, read
 from convo_pipeline.lake.ledger import export_runs
 from convo_pipeline.lake.rebuild import rebuild_state
 from convo_pipeline.lake.rename import rename_account
+from convo_pipeline.lake.retention import expire
 from convo_pipeline.lake.suppression import Receipt, read_receipts
 from convo_pipeline.lake.verify import verify
-from convo_pipeline.schema import TABLES
+from convo_pipeline.schema import RAW, TABLES
 from tests.byte_grep import find_texts
 from tests.inboxes import NOW, START, Inboxes, serve, small_world
 
@@ -138,6 +141,39 @@ def test_in_a_group_the_others_words_stay_and_the_person_is_cut_out(inboxes: Inb
     assert all(ADA not in row["recipient_ids"] for row in messages)  # type: ignore[operator]
 
 
+def test_in_a_group_whose_raw_rows_are_gone_already_the_others_words_stay_too(inboxes: Inboxes) -> None:
+    (group,) = conversations_of(inboxes, EVE)
+    longer = ("messages", "participants", "reactions", "coverage", "account_days")
+    expire(inboxes.store, {table.name: 2 for table in RAW} | dict.fromkeys(longer, 400), NOW.date())
+    assert inboxes.rows("raw_message_details", "insta") == []
+    erase_ada(inboxes)
+    assert hits(Path(inboxes.store.root)) == []
+    assert texts_of(inboxes, group) == ["Eve in the group", "we in the group"]
+    assert verify(inboxes.store, stale_days=stale_days).findings == ()
+
+
+def texts_of(inboxes: Inboxes, conversation_id: str) -> list[str]:
+    messages = [row for row in inboxes.rows("messages", "insta") if row["conversation_id"] == conversation_id]
+    return sorted(str(row["text"]) for row in messages)
+
+
+def test_ids_of_what_they_sent_to_a_group_leave_the_state_too(inboxes: Inboxes) -> None:
+    (group,) = conversations_of(inboxes, EVE)
+    account = inboxes.world.accounts["insta"]
+    chat = account.conversations[group]
+    newest = chat.add_message("the last word", at(10, 11), **{"from": account.describe_customer("Ada Lovelace", ADA)})
+    inboxes.extract_whole()
+    inboxes.store.state.save_placements("insta", {(group, newest.message_id): START, (group, "another's"): START})
+    theirs = [each.message_id for each in chat.messages if each.payload["from"]["id"] == ADA]  # type: ignore[index]
+    assert {text for _, text in hits(inboxes.store.state_path, traces=theirs)} == {newest.message_id}
+    erase_ada(inboxes)
+    assert hits(Path(inboxes.store.root), traces=theirs) == []
+    assert inboxes.store.state.placements("insta") == {(group, "another's"): START}
+    inboxes.extract_whole()
+    assert hits(Path(inboxes.store.root), traces=theirs) == []
+    assert texts_of(inboxes, group) == ["Eve in the group", "we in the group"]
+
+
 def test_the_next_runs_do_not_bring_the_person_back(inboxes: Inboxes) -> None:
     ada = inboxes.world.accounts["insta"].conversations[
         next(iter(conversations_of(inboxes, ADA) - conversations_of(inboxes, EVE)))
@@ -240,6 +276,41 @@ def test_rejected_entries_and_run_errors_that_name_the_person_go(inboxes: Inboxe
     assert hits(Path(store.root / ".state")) == []
 
 
+def test_rejected_entries_of_their_conversation_go_although_they_name_nobody(inboxes: Inboxes) -> None:
+    (chat,) = conversations_of(inboxes, ADA) - conversations_of(inboxes, EVE)
+    at_us = int(NOW.timestamp() * 1_000_000)
+    spool = Spool.create(inboxes.store.state_path, "insta", "killed")
+    edge = {"kind": "edge", "at_us": at_us, "updated_us": None, "first_rank": 1, "fields": ["message"]}
+    spool.append(
+        edge | {"conversation_id": chat, "rows": [{"message": SECRET, "created_time": "2026-03-09T09:00:00Z"}]}
+    )
+    spool.append({"kind": "listing", "at_us": at_us, "folder": "", "fields": [], "conversation_fields": [], "states": [],
+                  "conversations": [{"id": chat, "messages": f"{SECRET}, in no list"}, {"id": "another", "messages": "b"}]})  # fmt: skip
+    load_spool(inboxes.store, inboxes.settings.account("insta"), spool)
+    spool.delete()
+    assert len(inboxes.rows("raw_rejects", "insta")) == 3
+    assert erase_ada(inboxes).row_counts["raw_rejects"] == 2
+    assert hits(Path(inboxes.store.root), traces=[*TRACES, chat]) == []
+    assert [row["payload"] for row in inboxes.rows("raw_rejects", "insta")] == ['"b"']
+
+
+def test_a_ledger_that_a_killed_writer_left_staged_goes(inboxes: Inboxes) -> None:
+    staged, _ = inboxes.store.folder.stage(("runs", "date=2026-03-02", "data.parquet"), f"failed: {ADA}".encode())
+    erase_ada(inboxes)
+    assert not staged.exists()
+
+
+def test_nobody_is_said_to_be_unknown_while_a_damaged_file_may_hold_them(inboxes: Inboxes) -> None:
+    store = inboxes.store
+    for table in TABLES:
+        for day in store.days(table, "insta"):
+            store.path(table, "insta", day).write_bytes(b"damaged")
+    for _ in range(2):
+        with pytest.raises(StoreError, match=r"is in no readable file of insta, but .*corrupt-.* may hold it"):
+            forget(inboxes.settings, store, "insta", ADA, NOW)
+    assert read_receipts(store, "insta") == []
+
+
 def test_a_receipt_is_left_that_names_nobody(inboxes: Inboxes) -> None:
     receipt = erase_ada(inboxes)
     assert read_receipts(inboxes.store, "insta") == [receipt]
@@ -317,6 +388,22 @@ def test_saying_no_changes_nothing(inboxes: Inboxes) -> None:
     assert (inboxes.files(), read_receipts(inboxes.store, "insta")) == (before, [])
 
 
+def test_one_erasure_that_cannot_be_finished_keeps_no_other_from_it(inboxes: Inboxes) -> None:
+    for account in ("insta", "mess"):
+        begin(inboxes.store, account)
+    with inboxes.store.lock_account("insta"), pytest.raises(BusyError):
+        resume(inboxes.settings, inboxes.store, NOW)
+    assert [each.account for each in read_pending(inboxes.store)] == ["insta"]
+    assert [receipt.account for receipt in resume(inboxes.settings, inboxes.store, NOW)] == ["insta"]
+    assert (hits(Path(inboxes.store.root)), read_pending(inboxes.store)) == ([], [])
+
+
+def begin(store: Store, account: str) -> None:
+    """Leave what an erasure of Ada leaves that was cut off before its figures were made again."""
+    with lock_person_out(store, account):
+        erase(store, find_traces(store, account, ADA), NOW)
+
+
 def test_an_account_at_work_is_left_alone(inboxes: Inboxes) -> None:
     with inboxes.store.lock_account("insta"), pytest.raises(BusyError):
         forget(inboxes.settings, inboxes.store, "insta", ADA, NOW)
@@ -366,15 +453,38 @@ def test_an_erasure_killed_anywhere_is_finished_by_the_next(inboxes: Inboxes, lo
     store = inboxes.store
 
     def attempt() -> None:
-        fresh = Store(inboxes.settings.store)
-        with lock_person_out(fresh, "insta"):
-            erase(fresh, find_traces(fresh, "insta", ADA), NOW)
+        forget(inboxes.settings, Store(inboxes.settings.store), "insta", ADA, NOW)
 
     store.close()
     kill_everywhere(attempt, long_run=long_run)
     assert read_pending(store) == []
-    erase_ada(inboxes)
     assert hits(Path(store.root)) == []
     assert verify(store, stale_days=stale_days).findings == ()
     [report] = inboxes.extract(accounts=["insta"])
     assert (report.outcome, hits(Path(store.root))) == ("complete", [])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_an_erasure_killed_once_is_finished_by_the_nightly_upkeep(
+    inboxes: Inboxes, tmp_path: Path, long_run: bool
+) -> None:
+    """Killed at each moment of it: either nothing was begun, or the night does the rest."""
+    lake = Path(inboxes.store.root)
+    inboxes.store.close()
+    shutil.copytree(lake, tmp_path / "whole")
+    is_done, moment, outcomes = False, 1, Counter[str]()
+    while not is_done:
+        shutil.rmtree(lake)
+        shutil.copytree(tmp_path / "whole", lake)
+        is_done = run_killed(lambda: forget(inboxes.settings, Store(inboxes.settings.store), "insta", ADA, NOW), moment)
+        with closing(Store(inboxes.settings.store)) as store:
+            is_begun = bool(read_pending(store) or read_receipts(store, "insta"))
+            resume(inboxes.settings, store, NOW)
+            assert (hits(lake) == [], read_pending(store)) == (is_begun, [])
+            assert all(receipt.finished_at for receipt in read_receipts(store, "insta"))
+        outcomes["finished" if is_begun else "not begun"] += 1
+        moment += 1 if long_run else 41 if is_begun else 3
+    print(dict(outcomes))
+    assert min(outcomes.values()) > 1

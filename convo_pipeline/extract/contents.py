@@ -247,7 +247,8 @@ class Contents:
         try:
             return nested_page(row.get("messages"), rows.EPOCH).rows
         except PayloadError:
-            self._reject(rows.reject(row.get("messages"), "a conversation's messages are no list", at_us))
+            reason = f"the messages of conversation {rows.readable_id(row)} are no list"
+            self._reject(rows.reject(row.get("messages"), reason, at_us))
             return ()
 
     def _reject(self, entry: Reject) -> None:

@@ -2,8 +2,9 @@
 
 A conversation between us and the person leaves whole. In one with others too (a group) what the person sent leaves,
 and who they are leaves every row that is left; what others wrote stays. Damaged files that were set aside may hold
-anybody, so the account's all go. Cut off half-way, it is simply run again: what is to be erased is noted first
-(`<state>/forget/`, until the end). It knows the lake; the spool and the derived tables are its caller's.
+anybody, so the account's all go. Cut off half-way, it is simply run again: what is to be erased is noted before
+anything else (`<state>/forget/`), until `finish`. It knows the lake; the spool is its caller's, and so is making the
+derived tables again, where the raw rows they are made from are still kept.
 """
 
 import hashlib
@@ -24,10 +25,10 @@ from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.folder import Folder
 from convo_pipeline.lake.mentions import names_any
 from convo_pipeline.lake.people import is_one_to_one, is_sent_by, people_in, people_of_message, without_person
-from convo_pipeline.lake.place import write_file
+from convo_pipeline.lake.place import remove_file, write_file
 from convo_pipeline.lake.remains import erase_remains
 from convo_pipeline.lake.suppression import Receipt, hashes_of, keyed_hash, make_key, read_receipts, save_receipt
-from convo_pipeline.schema import RAW, TABLES, Table
+from convo_pipeline.schema import TABLES, Table
 
 PENDING = "forget"
 ERASED = "(forgotten)"
@@ -85,16 +86,16 @@ def find_traces(store: Store, account: str, person_id: str) -> Traces:
 def erase(store: Store, traces: Traces, now: datetime) -> Receipt:
     """Take what was found out of every file and the state; return the receipt.
 
-    The caller holds `lock_person_out` since before the traces were found.
+    The caller holds `lock_person_out` since before the traces were found, and calls `finish` at the very end.
     """
     key = make_key(store.state_path)
     person = keyed_hash(key, traces.person_id)
+    _save_pending(store, traces, person)
     held = next((each for each in read_receipts(store, traces.account) if each.person == person), None)
     receipt = held or Receipt(traces.account, person, (), now)
     conversations = {*receipt.conversations, *hashes_of(key, traces.own)}
     receipt = replace(receipt, conversations=tuple(sorted(conversations)))
     save_receipt(store, receipt)
-    _save_pending(store, traces, person)
     _erase_rows(store, traces)
     _erase_texts(store, traces)
     erase_remains(store, traces.account, now.astimezone(UTC).date())
@@ -102,8 +103,12 @@ def erase(store: Store, traces: Traces, now: datetime) -> Receipt:
     if traces.row_counts or receipt.finished_at is None:
         receipt = replace(receipt, finished_at=now, row_counts=traces.row_counts)
     save_receipt(store, receipt)
-    _pending_folder(store).remove((PENDING, _pending_name(traces.account, person)))
     return receipt
+
+
+def finish(store: Store, receipt: Receipt) -> None:
+    """Let go of the note of an erasure, which names the person: nothing of it is left to be done."""
+    remove_file(_pending_folder(store), (PENDING, _pending_name(receipt.account, receipt.person)))
 
 
 @contextmanager
@@ -155,7 +160,7 @@ class _Finder:
                 rows = _read_or_set_aside(self.store, table, self.account, day, _ids_of(table))
                 found = _add_place(found, table, day, rows)
         for day in self.store.days("raw_rejects", self.account):
-            rows = _read_or_set_aside(self.store, TABLES["raw_rejects"], self.account, day, ("payload",))
+            rows = _read_or_set_aside(self.store, TABLES["raw_rejects"], self.account, day, _REJECTED)
             found = _add_rejects(found, day, rows)
         return found
 
@@ -205,12 +210,20 @@ class _Finder:
 
 
 _PAYLOAD = ("conversation_id", "payload")
+_REJECTED = ("reason", "payload")
+_WITH_PEOPLE = ("payload", "extra", "recipient_ids")
+"""Columns that may name several people, or one among other things: JSON as it came, and a list."""
 _SPOKEN = ("conversation_id", "sender_id", "recipient_ids")
 _WITH_CONVERSATION = tuple(table for table in TABLES.values() if "conversation_id" in table.column_names)
 
 
+_PERSON = {"participants": "participant_id", "reactions": "reactor_id"}
+"""Derived tables of which a row is about one person, and the column that says whom."""
+
+
 def _ids_of(table: Table) -> list[str]:
-    return [name for name in ("conversation_id", "message_id") if name in table.column_names]
+    names = ("conversation_id", "message_id", _PERSON.get(table.name))
+    return [name for name in names if name in table.column_names]
 
 
 def _read_or_set_aside(store: Store, table: Table, account: str, day: date, names: Sequence[str]) -> pa.Table:
@@ -225,14 +238,15 @@ def _add_place(found: Traces, table: Table, day: date, rows: pa.Table) -> Traces
     met = rows.filter(pc.is_in(rows["conversation_id"], value_set=_texts(found.own | found.shared)))
     if not met.num_rows:
         return found
-    leaving = met.filter(_is_leaving(table, met, replace(found, shared=frozenset())))
-    sent = leaving["message_id"].to_pylist() if "message_id" in leaving.schema.names else []
-    return replace(_add(found, table.name, day, leaving.num_rows), sent=found.sent.union(sent))
+    row_count = pc.sum(_is_leaving(table, met, found)).as_py()
+    of_own = met.filter(pc.is_in(met["conversation_id"], value_set=_texts(found.own)))
+    sent = of_own["message_id"].to_pylist() if "message_id" in of_own.column_names else []
+    return replace(_add(found, table.name, day, row_count), sent=found.sent.union(sent))
 
 
 def _add_rejects(found: Traces, day: date, rows: pa.Table) -> Traces:
     names = _names(found)
-    count = sum(names_any(text, names) for text in rows["payload"].to_pylist())
+    count = sum(_name_any(rows, names))
     return _add(found, "raw_rejects", day, count) if count else found
 
 
@@ -242,11 +256,12 @@ def _add(found: Traces, table: str, day: date, count: int) -> Traces:
 
 
 def _is_leaving(table: Table, rows: pa.Table, traces: Traces) -> pa.ChunkedArray:
-    """Say which rows leave; a group's derived rows all do, for they are made again from the raw ones."""
-    conversations = traces.own if table in RAW else traces.own | traces.shared
-    is_leaving = pc.is_in(rows["conversation_id"], value_set=_texts(conversations))
+    """Say which rows leave: those of their own conversations, what they sent in others, and what is about them there."""
+    is_leaving = pc.is_in(rows["conversation_id"], value_set=_texts(traces.own))
     if "message_id" in table.column_names and traces.sent:
         is_leaving = pc.or_(is_leaving, pc.is_in(rows["message_id"], value_set=_texts(traces.sent)))
+    if table.name in _PERSON:
+        is_leaving = pc.or_(is_leaving, pc.equal(rows[_PERSON[table.name]], traces.person_id))
     return is_leaving
 
 
@@ -259,31 +274,52 @@ def _erase_rows(store: Store, traces: Traces) -> None:
 
 
 def _keeper(table: Table, traces: Traces) -> Keep:
-    """Return what leaves of a table's rows those that stay."""
+    """Return what leaves of a table's rows those that stay, without the person."""
     if table.name == "raw_rejects":
         names = _names(traces)
-        return lambda rows: _filter(rows, pa.array([names_any(text, names) for text in rows["payload"].to_pylist()]))
-    if "payload" in table.column_names and traces.shared:
-        return lambda rows: _cut_payloads(_filter(rows, _is_leaving(table, rows, traces)), traces)
+        return lambda rows: _filter(rows, pa.array(_name_any(rows, names)))
+    if traces.shared:
+        return lambda rows: _cut_rows(_filter(rows, _is_leaving(table, rows, traces)), traces)
     return lambda rows: _filter(rows, _is_leaving(table, rows, traces))
+
+
+def _name_any(rows: pa.Table, names: list[str]) -> list[bool]:
+    """Say which rejected entries name one of these ids, in themselves or in why they were rejected."""
+    texts = zip(*(rows[name].to_pylist() for name in _REJECTED), strict=True)
+    return [any(names_any(text, names) for text in entry) for entry in texts]
 
 
 def _filter(rows: pa.Table, is_leaving: pa.Array | pa.ChunkedArray) -> pa.Table:
     return rows.filter(pc.invert(is_leaving)) if rows.num_rows and pc.any(is_leaving).as_py() else rows
 
 
-def _cut_payloads(rows: pa.Table, traces: Traces) -> pa.Table:
-    """Take the person out of the payloads of shared conversations."""
+def _cut_rows(rows: pa.Table, traces: Traces) -> pa.Table:
+    """Take the person out of the rows of shared conversations that stay."""
     is_shared = pc.is_in(rows["conversation_id"], value_set=_texts(traces.shared))
-    touched = pc.and_(is_shared, _mentions(rows["payload"], traces.person_id)).to_pylist()
-    if not any(touched):
+    for name in _WITH_PEOPLE:
+        if name in rows.column_names:
+            rows = _cut_column(rows, name, is_shared, traces.person_id)
+    return rows
+
+
+def _cut_column(rows: pa.Table, name: str, is_shared: pa.ChunkedArray, person_id: str) -> pa.Table:
+    """Return the very rows given where there was nothing to cut."""
+    column = rows[name]
+    is_list = pa.types.is_list(column.type)
+    cut = _without if is_list else _cut
+    touched = is_shared if is_list else pc.and_(is_shared, _mentions(column, person_id))
+    if not pc.any(touched).as_py():
         return rows
-    texts = rows["payload"].to_pylist()
-    left = [
-        _cut(text, traces.person_id) if is_touched else text for text, is_touched in zip(texts, touched, strict=True)
-    ]
-    index = rows.schema.get_field_index("payload")
-    return rows if left == texts else rows.set_column(index, rows.schema.field(index), pa.array(left, pa.string()))
+    pairs = zip(column.to_pylist(), touched.to_pylist(), strict=True)
+    left = pa.chunked_array(
+        [[cut(value, person_id) if is_touched else value for value, is_touched in pairs]], column.type
+    )
+    index = rows.schema.get_field_index(name)
+    return rows if left.equals(column) else rows.set_column(index, rows.schema.field(index), left)
+
+
+def _without(ids: list[str] | None, person_id: str) -> list[str] | None:
+    return ids and [each for each in ids if each != person_id]
 
 
 def _cut(text: str, person_id: str) -> str:
@@ -326,7 +362,7 @@ def _erase_texts(store: Store, traces: Traces) -> None:
             text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", ERASED, text) if name in text else text
         return text
 
-    store.state.forget(traces.account, traces.own, redact)
+    store.state.forget(traces.account, traces.own, traces.shared, traces.sent, redact)
     ledger.change_runs(store, lambda rows: ledger.redact_account(rows, traces.account, redact))
 
 

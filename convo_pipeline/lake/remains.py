@@ -32,8 +32,8 @@ def erase_remains(
 
 
 def _stageable(account: str, today: date) -> Iterator[tuple[str, ...]]:
-    """Yield every file of the account that a killed writer can have staged."""
-    folders = [folder_parts(table, account) for table in TABLES.values()]
+    """Yield every file of the account, and of the ledger, that a killed writer can have staged."""
+    folders = [folder_parts(table, account) for table in (*TABLES.values(), RUNS)]
     for index in range((today - FIRST_DAY).days + 3):
         day = FIRST_DAY + timedelta(days=index)
         for folder in folders:

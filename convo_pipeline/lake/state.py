@@ -6,7 +6,7 @@ since 1970 inside; it knows no Parquet and no API. One `State` may be used by ma
 
 # ruff: noqa: S608 - table and column names are literals here, values are bound
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import astuple
 from datetime import UTC, date, datetime
 
@@ -41,6 +41,9 @@ _REOPEN = (
     "UPDATE memories SET memory = json_remove(memory, '$.coverage') WHERE account = ?",
 )
 """What the account is believed to hold, down to which time, is no longer true."""
+_REMOVE_CONVERSATION = "DELETE FROM conversations WHERE account = ? AND conversation_id = ?"
+_PLACED = "SELECT message_id FROM placements WHERE account = ? AND conversation_id = ?"
+_REMOVE_PLACEMENT = "DELETE FROM placements WHERE account = ? AND conversation_id = ? AND message_id = ?"
 _RUN_TEXTS = "SELECT run_id, error, report FROM runs WHERE account = ?"
 _SAVE_RUN_TEXTS = "UPDATE runs SET error = ?, report = ? WHERE run_id = ? AND account = ?"
 _RENAME_PATHS = "UPDATE quarantines SET path = replace(path, ?, ?) WHERE account = ?"
@@ -290,12 +293,25 @@ class State:
 
     # erasure, retention
 
-    def forget(self, account: str, conversation_ids: Iterable[str], redact: Callable[[str], str]) -> None:
-        """Remove all that is known of these conversations, and what `redact` cuts out of the runs' texts."""
-        keys = [(account, conversation_id) for conversation_id in conversation_ids]
+    def forget(
+        self,
+        account: str,
+        own: Iterable[str],
+        shared: Iterable[str],
+        sent: Container[str],
+        redact: Callable[[str], str],
+    ) -> None:
+        """Remove what is known of a person's own conversations, of those with others too and of the messages they sent
+        there, and what `redact` cuts out of the runs' texts. The shared ones are read anew by the next run.
+        """
+        owned, met = ([(account, conversation_id) for conversation_id in each] for each in (own, shared))
         with self.database.transaction() as connection:
-            for table in ("conversations", "placements"):
-                connection.executemany(f"DELETE FROM {table} WHERE account = ? AND conversation_id = ?", keys)
+            connection.executemany(_REMOVE_CONVERSATION, [*owned, *met])
+            connection.executemany("DELETE FROM placements WHERE account = ? AND conversation_id = ?", owned)
+            for key in met:
+                placed = connection.execute(_PLACED, key).fetchall()
+                theirs = [(*key, message_id) for (message_id,) in placed if message_id in sent]
+                connection.executemany(_REMOVE_PLACEMENT, theirs)
             for run_id, *texts in connection.execute(_RUN_TEXTS, (account,)).fetchall():
                 left = [text and redact(text) for text in texts]
                 if left != texts:
