@@ -340,6 +340,34 @@ def test_a_spool_left_by_a_killed_run_is_stored_by_the_next(tmp_path: Path) -> N
         assert [row["message_id"] for row in inboxes.rows("messages") if row["conversation_id"] == "c"] == ["lost"]
 
 
+def test_a_damaged_record_of_a_killed_run_costs_what_it_held_and_no_claim_is_believed(tmp_path: Path) -> None:
+    world = small_world()
+    conversation = world.accounts["insta"].add_conversation()
+    conversation.add_messages(30, at(3), 60)
+    with serve(tmp_path, world) as inboxes:
+        spool = Spool.create(inboxes.store.state_path, "insta", "20260310T000000-dead")
+        newest = conversation.messages[-1]
+        state = {
+            "kind": "state",
+            "at_us": 1_773_100_000_000_000,
+            "conversation_id": conversation.conversation_id,
+            "updated_us": newest.created_us,
+            "newest_message_id": newest.message_id,
+            "complete_since_us": 0,
+            "due_reason": None,
+            "walked_down_to_us": 0,
+        }
+        spool.append({"kind": "edge", "conversation_id": conversation.conversation_id, "rows": []})
+        [edge] = spool.folder.iterdir()
+        edge.write_bytes(b"x" + edge.read_bytes())
+        spool.append(state)
+        [report] = inboxes.extract(accounts=["insta"])
+        assert (report.outcome, report.reasons, spool.folder.exists()) == ("incomplete", ("quarantined",), False)
+        assert str(edge) in str(report.report["quarantined"])
+        assert [report.outcome for report in inboxes.extract(accounts=["insta"])] == ["complete"]
+        assert len(inboxes.rows("raw_message_ids", "insta")) == 30
+
+
 @pytest.mark.parametrize(("step", "least"), [("conversations", 20), ("messages", 30), ("partitions", 30)])
 def test_a_defect_in_one_accounts_run_costs_no_other_account_and_nothing_that_came(
     tmp_path: Path, step: str, least: int

@@ -29,7 +29,8 @@ def test_a_spool_is_readable_by_its_owner_only(tmp_path: Path) -> None:
     spool = Spool.create(tmp_path / "state", "bakery", "run")
     spool.append({"kind": "edge"})
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "state" / "spool").rglob("*")}
-    assert modes == {"bakery": 0o700, "run": 0o700, "00000001.json": 0o600}
+    [record] = spool.folder.iterdir()
+    assert modes == {"bakery": 0o700, "run": 0o700, record.name: 0o600}
 
 
 @pytest.mark.parametrize(
@@ -63,9 +64,41 @@ def test_a_half_written_record_is_no_record(tmp_path: Path) -> None:
     assert list(spool) == [{"kind": "edge"}]
 
 
+def test_a_record_that_is_not_what_was_written_is_left_out_and_named(tmp_path: Path) -> None:
+    spool = Spool.create(tmp_path, "bakery", "run")
+    for text in ("hello", "world", "!"):
+        spool.append({"message": text})
+    names = sorted(path.name for path in spool.folder.iterdir())
+    flipped = spool.folder / names[0]
+    flipped.write_bytes(flipped.read_bytes().replace(b"hello", b"hallo"))
+    (spool.folder / names[2]).write_bytes(b"")
+    assert (list(spool), spool.damaged) == ([{"message": "world"}], [names[0], names[2]])
+
+
+def test_a_record_of_an_earlier_version_needs_no_hash(tmp_path: Path) -> None:
+    spool = Spool.create(tmp_path, "bakery", "run")
+    (spool.folder / "00000001.json").write_bytes(b'{"kind":"edge"}')
+    assert (list(spool), spool.damaged) == ([{"kind": "edge"}], [])
+
+
+@pytest.mark.parametrize("linked", ["spool", "spool/bakery", "spool/bakery/run"])
+def test_a_spool_that_is_a_link_is_refused(tmp_path: Path, linked: str) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "bakery" / "run").mkdir(parents=True)
+    link = tmp_path / "state" / linked
+    link.parent.mkdir(parents=True)
+    link.symlink_to(elsewhere)
+    with pytest.raises(StoreError, match="is a symbolic link"):
+        Spool.create(tmp_path / "state", "bakery", "run")
+    with pytest.raises(StoreError, match="is a symbolic link"):
+        left_spools(tmp_path / "state", "bakery")
+    assert delete_old_spools(tmp_path / "state", datetime.now(UTC) + timedelta(days=8)) == 0
+    assert list(elsewhere.iterdir()) == [elsewhere / "bakery"]
+
+
 def test_an_unwritable_spool_is_named(tmp_path: Path) -> None:
     (tmp_path / "spool").write_text("in the way")
-    with pytest.raises(StoreError, match="cannot write the spool"):
+    with pytest.raises(StoreError, match=r"cannot write .*/spool/bakery/run: Not a directory"):
         Spool.create(tmp_path, "bakery", "run")
 
 

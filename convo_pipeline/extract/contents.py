@@ -159,6 +159,11 @@ class Contents:
         if record["walked_down_to_us"] is not None:
             self.walked_down_to[conversation_id] = (record["walked_down_to_us"], record["at_us"])
 
+    def distrust(self) -> None:
+        """Claim nothing of how far conversations were read, nor of what was absent: a part of the run is lost."""
+        for claimed in (self.states, self.walked_down_to, self.spans):
+            claimed.clear()
+
     def identity(self, store: Store, account: AccountSettings) -> OwnIdentity:
         """Return who we are: as asked, else as known from before, else as inferred."""
         if self.known.own_id:

@@ -49,11 +49,18 @@ class Loaded:
 
 
 def load_spool(store: Store, account: AccountSettings, spool: Spool, halt: Halt | None = None) -> Loaded:
-    """Merge everything a spool holds into the account's raw tables and its state."""
+    """Merge everything a spool holds into the account's raw tables and its state.
+
+    Where a record is damaged, what was read is stored, but none of it is called read to its end: the next run asks again.
+    """
     contents = Contents.create(store, account, spool)
     for record in spool:
         contents.read(record)
-    return load(store, account, contents, halt)
+    if spool.damaged:
+        contents.distrust()
+    loaded = load(store, account, contents, halt)
+    loaded.quarantined += [f"{spool.folder / name} is damaged; what it held is asked again" for name in spool.damaged]
+    return loaded
 
 
 def load(store: Store, account: AccountSettings, contents: Contents, halt: Halt | None = None) -> Loaded:

@@ -3,13 +3,16 @@
 A spool is the journal of one account's run. Its records are everything the store step needs, so a killed
 run loses at most the call in flight: the next run stores what the spool holds before it calls anybody.
 It knows files and JSON; it does not know what a record means (`rows` does). `paging` and with it every token
-is cut out before a record is written. Files are 0600, folders 0700, and no name ends in `.parquet`.
+is cut out before a record is written. Files are 0600, folders 0700, and no name ends in `.parquet`. A record's name
+holds a hash of its bytes, so that damage is found.
 """
 
+import hashlib
 import os
 import shutil
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -17,8 +20,9 @@ from pathlib import Path
 from convo_pipeline.errors import PayloadError, StoreError
 from convo_pipeline.extract.paging import dump_without_paging
 from convo_pipeline.json_text import load_json
-from convo_pipeline.lake.folder import make_private_folders
+from convo_pipeline.lake.folder import Folder, refusal
 
+SPOOL = "spool"
 MAX_AGE = timedelta(days=7)
 Record = dict[str, object]
 
@@ -28,25 +32,22 @@ class Spool:
     """The open spool of one account's run; `append` may be called from several threads."""
 
     folder: Path
+    damaged: list[str] = field(default_factory=list)
+    """Records that could not be read when all were read last."""
     _count: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
     def create(cls, state_path: Path, account: str, run_id: str) -> "Spool":
-        folder = state_path / "spool" / account / run_id
-        try:
-            make_private_folders(folder)
-        except OSError as error:
-            raise StoreError(f"cannot write the spool {folder}: {error.strerror}") from None
-        return cls(folder)
+        return cls(Folder(state_path).make_folder((SPOOL, account, run_id)))
 
     def append(self, record: Record) -> None:
         """Write one record durably; it is there after a crash, or it is not there at all."""
+        content = _dump(record)
         with self._lock:
             self._count += 1
-            name = f"{self._count:08d}"
+            name = f"{self._count:08d}-{_digest(content)}"
         staged = self.folder / f"{name}.tmp"
-        content = _dump(record)
         try:
             with open(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
                 file.write(content)
@@ -59,10 +60,14 @@ class Spool:
             raise StoreError(f"cannot write the spool {self.folder}: {error.strerror}") from None
 
     def __iter__(self) -> Iterator[Record]:
+        """Yield the records as they came; one that is damaged is left out and noted."""
+        self.damaged.clear()
         for file in sorted(self.folder.glob("*.json")):
-            record = load_json(file.read_bytes())
-            assert isinstance(record, dict)
-            yield record
+            record = _read(file)
+            if record is None:
+                self.damaged.append(file.name)
+            else:
+                yield record
 
     def delete(self) -> None:
         """Remove the spool; what it held is stored."""
@@ -76,6 +81,24 @@ def _dump(record: Record) -> bytes:
         raise PayloadError("an answer is nested too deeply to be kept") from None
 
 
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _read(file: Path) -> Record | None:
+    """Return a record, None if its bytes are not those that were written."""
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise refusal(file, "read", error) from None
+    written = file.stem.partition("-")[2]
+    try:
+        record = load_json(content) if written in ("", _digest(content)) else None
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None
+
+
 def _sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -86,14 +109,24 @@ def _sync_folder(folder: Path) -> None:
 
 def left_spools(state_path: Path, account: str) -> list[Spool]:
     """Return the spools that earlier runs of the account left behind, oldest first."""
-    folder = state_path / "spool" / account
-    return [Spool(run) for run in sorted(folder.glob("*")) if run.is_dir()] if folder.is_dir() else []
+    return [Spool(run) for run in _runs(state_path, account)]
 
 
 def delete_old_spools(state_path: Path, now: datetime) -> int:
     """Remove spools older than seven days (their contents could not be stored); return how many."""
     limit = (now - MAX_AGE).timestamp()
-    old = [run for run in (state_path / "spool").glob("*/*") if run.is_dir() and run.stat().st_mtime < limit]
+    old: list[Path] = []
+    with suppress(StoreError):  # a link: whoever opens that spool says so
+        for account in Folder(state_path).names((SPOOL,)):
+            with suppress(StoreError):
+                old += [run for run in _runs(state_path, account) if run.stat().st_mtime < limit]
     for run in old:
         shutil.rmtree(run)
     return len(old)
+
+
+def _runs(state_path: Path, account: str) -> list[Path]:
+    """Return the folders of an account's runs, oldest first; a StoreError says that one is a symbolic link."""
+    folder = Folder(state_path)
+    runs = (folder.path((SPOOL, account, run)) for run in folder.names((SPOOL, account)))
+    return [run for run in runs if run.is_dir()]

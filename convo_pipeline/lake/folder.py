@@ -99,6 +99,20 @@ class Folder:
             self.discard(staged)
             raise
 
+    def make_folder(self, parts: Sequence[str]) -> Path:
+        """Make a folder that outlives a power loss and return its path."""
+        path = self._path(parts)
+        try:
+            self._make_folders(parts)
+            self._sync_folders(path, is_new=True)
+        except OSError as error:
+            raise refusal(path, "write", error) from None
+        return path
+
+    def path(self, parts: Sequence[str]) -> Path:
+        """Return the path of a file or folder; a StoreError says that it would lead through a symbolic link."""
+        return self._path(parts)
+
     def discard(self, staged: Path) -> None:
         """Remove a staged file, if it is there."""
         try:
