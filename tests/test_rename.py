@@ -2,13 +2,16 @@
 
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from convo_pipeline.erasing import remove_deleted, resume
 from convo_pipeline.errors import BusyError, StoreError
+from convo_pipeline.lake import deleted, forget
 from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.identity import AccountIdentity
 from convo_pipeline.lake.ledger import export_runs
@@ -16,7 +19,8 @@ from convo_pipeline.lake.records import Run
 from convo_pipeline.lake.rename import rename_account
 from convo_pipeline.lake.verify import verify
 from convo_pipeline.schema import RAW_MESSAGE_IDS, REACTIONS
-from convo_pipeline.settings import StoreSettings
+from convo_pipeline.settings import Settings, StoreSettings
+from tests.test_forget import run_killed
 
 DAY = date(2026, 1, 5)
 NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
@@ -106,3 +110,64 @@ def test_a_rename_cut_off_before_the_state_is_finished_by_the_next(store: Store)
         store.folder.rename((table, "account=bakery"), "account=cafe")
     assert rename_account(store, "bakery", "cafe") == []
     assert verify(store).findings == ()
+
+
+def note_rename(store: Store, note: str = "bakery.cafe") -> None:
+    (store.state_path / "rename").mkdir()
+    (store.state_path / "rename" / note).touch()
+
+
+def test_a_rename_cut_off_after_the_state_is_finished_by_the_next(store: Store) -> None:
+    rename_account(store, "bakery", "cafe")
+    note_rename(store)
+    assert rename_account(store, "bakery", "cafe") == []
+    assert not (store.state_path / "rename").exists()
+    with pytest.raises(StoreError, match='no account "bakery"'):
+        rename_account(store, "bakery", "cafe")
+
+
+def test_while_an_account_is_half_renamed_nobody_works_on_it_or_gives_it_a_third_name(store: Store) -> None:
+    note_rename(store)
+    for account in ("bakery", "cafe"):
+        for lock in (store.lock_account, store.lock_derivation):
+            with pytest.raises(StoreError, match="run `convo-pipeline rename bakery cafe` again first"), lock(account):
+                pass
+    for old, new in (("bakery", "patisserie"), ("florist", "cafe")):
+        with pytest.raises(StoreError, match="run `convo-pipeline rename bakery cafe` again first"):
+            rename_account(store, old, new)
+    with store.lock_account("florist"):
+        pass
+    assert rename_account(store, "bakery", "cafe") == ["raw_message_ids", "reactions"]
+    with store.lock_account("cafe"), store.lock_derivation("cafe"):
+        pass
+
+
+def test_an_account_with_an_erasure_that_was_cut_off_keeps_its_name_until_it_is_finished(store: Store) -> None:
+    with forget.lock_person_out(store, "bakery"):
+        forget.erase(store, forget.find_traces(store, "bakery", "1"), NOON)
+    deleted.save_pending(store, "bakery", [DAY])
+    (store.state_path / "spool" / "bakery" / "r1").rmdir()
+    for finish in (resume, remove_deleted):
+        with pytest.raises(StoreError, match='an erasure in "bakery" was cut off'):
+            rename_account(store, "bakery", "cafe")
+        finish(Settings(store=StoreSettings(root=str(store.root))), store, NOON)
+    rename_account(store, "bakery", "cafe")
+    assert verify(store).findings == ()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_rename_killed_at_each_of_its_steps_is_finished_by_the_next(store: Store) -> None:
+    old, new, moment, kills = "bakery", "cafe", 1, 0
+    is_done = False
+    while not is_done:
+        store.close()
+        rename = partial(rename_account, Store(StoreSettings(root=str(store.root))), old, new)
+        is_done = run_killed(rename, moment)
+        if not is_done and (old in store.accounts("reactions") or any(store.state_path.glob("rename/*"))):
+            kills += 1
+            rename_account(store, old, new)
+        assert verify(store).findings == ()
+        assert [store.days("raw_message_ids", account) for account in (old, new)] == [[], [DAY]]
+        old, new, moment = new, old, moment + 1
+    assert kills > 20

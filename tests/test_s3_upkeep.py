@@ -223,6 +223,15 @@ def test_not_a_byte_of_a_person_is_left_in_any_version_of_any_object(
     assert len(remote.rows("messages")) == 5
 
 
+def test_of_a_renamed_account_no_version_is_left_under_its_old_name(
+    remote: Inboxes, server: S3Server, bucket: str
+) -> None:
+    rename_account(remote.store, "insta", "cafe")
+    assert [key for key, _ in versions(server, bucket) if "account=insta" in key] == []
+    forget(remote.settings, remote.store, "cafe", ADA, remote.clock.now())
+    assert [key for key, content in versions(server, bucket) if SECRET.encode() in content] == []
+
+
 def test_what_was_unsent_is_left_in_no_version(remote: Inboxes, server: S3Server, bucket: str) -> None:
     conversation = remote.world.accounts["insta"].add_conversation("Carol", "9990000000000505")
     conversation.add_messages(2, NOW.replace(day=7), step_seconds=60)

@@ -34,6 +34,8 @@ from convo_pipeline.schema import RAW, RUNS, TABLES, Table
 from convo_pipeline.settings import StoreSettings
 from convo_pipeline.tables.merge import merge
 
+RENAMES = "rename"
+"""A note in the state's folder, `old.new`, while a rename is under way: until its end neither name is whole."""
 ABANDONED_AFTER = timedelta(hours=1)
 """A staged file this old has no writer any more."""
 
@@ -68,9 +70,9 @@ class Store:
 
     def preflight(self, needed_bytes: int = NEEDED_BYTES) -> None:
         """Raise a StoreError, before any work is done, if root or state cannot be written or lack room."""
-        self.place.check_writable(needed_bytes)
-        self.place.sweep(self._clock.now() - ABANDONED_AFTER)
-        Folder(self.state_path).check_writable(needed_bytes)
+        for place in (self.place, Folder(self.state_path)):
+            place.check_writable(needed_bytes)
+            place.sweep(self._clock.now() - ABANDONED_AFTER)
         self.state.partition("", "", date.min)
 
     def read(self, table: str, account: str, day: date) -> pa.Table:
@@ -153,13 +155,24 @@ class Store:
     def lock_account(self, account: str, wait_seconds: float = 0) -> Iterator[None]:
         """Hold the account's extract lock; a BusyError says that another process has it."""
         with self.locks.account(account, wait_seconds):
+            self.check_name(account)
             yield
 
     @contextmanager
     def lock_derivation(self, account: str) -> Iterator[None]:
         """Hold what stands between whoever copies an account's rows into other files and whoever erases them."""
         with self.locks.derivation(account):
+            self.check_name(account)
             yield
+
+    def check_name(self, account: str, besides: str = "") -> None:
+        """Raise a StoreError if the account is half under another name, by another rename than the one `besides`."""
+        for note in Folder(self.state_path).names((RENAMES,)):
+            names = note.split(".")
+            if account in names and note != besides:
+                raise StoreError(
+                    f"a rename of {names[0]} was cut off: run `convo-pipeline rename {' '.join(names)}` again first"
+                )
 
     def discard_staged(self, partitions: Iterable[Sequence[str]]) -> None:
         """Remove what killed writers of these partitions left staged."""

@@ -6,9 +6,9 @@ On a disk a table's folder moves in one step; in a bucket each object is copied,
 from contextlib import ExitStack
 
 from convo_pipeline.errors import StoreError
-from convo_pipeline.lake import ledger
+from convo_pipeline.lake import deleted, forget, ledger
 from convo_pipeline.lake.compact import drop_outdated
-from convo_pipeline.lake.files import Store
+from convo_pipeline.lake.files import RENAMES, Store
 from convo_pipeline.lake.folder import Folder
 from convo_pipeline.lake.layout import check_account
 from convo_pipeline.lake.place import remove_file, write_file
@@ -16,21 +16,23 @@ from convo_pipeline.lake.suppression import rename_receipts
 from convo_pipeline.schema import TABLES
 
 SPOOL = "spool"
-MOVING = "rename"
-"""A note in the state's folder while a rename is under way: in a bucket, files of both names are then no surprise."""
 
 
 def rename_account(store: Store, old: str, new: str) -> list[str]:
     """Move all that is held under `old` to `new` and return the tables whose folder moved; nothing is rewritten.
 
-    A StoreError says that `old` is unknown or that `new` holds something already; then nothing was moved.
+    A StoreError says that `old` is unknown, that it waits for an erasure to be finished, or that `new` holds something
+    already; then nothing was moved. Where a bucket keeps old versions, those under the old name go.
     """
     if check_account(old) == check_account(new):
         raise StoreError(f'"{old}" is its name already')
     with ExitStack() as locks:
-        for account in sorted((old, new)):
-            locks.enter_context(store.lock_account(account))
-        note = Folder(store.state_path), (MOVING, f"{old}.{new}")
+        for lock in (store.locks.account, store.locks.derivation):
+            for account in sorted((old, new)):
+                locks.enter_context(lock(account))
+        for account in (old, new):
+            store.check_name(account, besides=f"{old}.{new}")
+        note = Folder(store.state_path), (RENAMES, f"{old}.{new}")
         tables = _check(store, old, new, is_resumed=note[0].exists(note[1]))
         write_file(*note, b"")
         for table in tables:
@@ -40,16 +42,26 @@ def rename_account(store: Store, old: str, new: str) -> list[str]:
         ledger.change_runs(store, lambda rows: ledger.rename_account(rows, old, new))
         store.state.rename_account(old, new)
         drop_outdated(store)
+        for table in TABLES:
+            store.place.purge((table, f"account={old}"))
         remove_file(*note)
     return tables
 
 
 def _check(store: Store, old: str, new: str, is_resumed: bool) -> list[str]:
     tables = [table for table in TABLES if old in store.accounts(table)]
-    if not tables and not _is_known(store, old):
+    is_old_known, is_new_known = _is_known(store, old), _is_known(store, new)
+    if is_resumed and not tables and not is_old_known:
+        return []  # all but the last steps were done
+    if not tables and not is_old_known:
         raise StoreError(f'there is no account "{old}" to rename')
+    if deleted.read_pending(store, old) or any(each.account == old for each in forget.read_pending(store)):
+        raise StoreError(
+            f'an erasure in "{old}" was cut off, and it knows this name alone: finish it first, by the same'
+            " `convo-pipeline forget` or `expire`, or let the nightly upkeep do it"
+        )
     taken = [table for table in tables if new in store.accounts(table)]
-    if (taken and not is_resumed) or _is_known(store, new):
+    if (taken and not is_resumed) or is_new_known:
         raise StoreError(f'"{new}" already holds rows of its own: choose another name for "{old}"')
     return tables
 
