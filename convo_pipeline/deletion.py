@@ -79,7 +79,7 @@ def finish(settings: Settings, store: Store, request: DeletionRequest, now: date
     if request.person_id is None:
         return request
     accounts, errors = list(request.accounts), []
-    for account in sorted({name for table in TABLES for name in store.accounts(table)} - set(accounts)):
+    for account in sorted(_accounts(store) - set(accounts)):
         try:
             if forget(settings, store, account, request.person_id, now):
                 accounts.append(account)
@@ -92,6 +92,12 @@ def finish(settings: Settings, store: Store, request: DeletionRequest, now: date
     if errors:
         raise errors[0]
     return request
+
+
+def _accounts(store: Store) -> set[str]:
+    """Return every account of the lake; one whose first run was killed is in the state alone."""
+    stored = {name for table in TABLES for name in store.accounts(table)}
+    return stored | {identity.account for identity in store.state.identities()}
 
 
 def finish_open(settings: Settings, store: Store, now: datetime) -> list[DeletionRequest]:

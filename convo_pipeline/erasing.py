@@ -11,7 +11,7 @@ from convo_pipeline.derive import derive_day, stale_days
 from convo_pipeline.errors import StoreError
 from convo_pipeline.extract.load import load_spool
 from convo_pipeline.extract.spool import left_spools
-from convo_pipeline.lake.deleted import Deleted, find_deleted, finish, remove_content
+from convo_pipeline.lake.deleted import Deleted, find_deleted, finish, pending_accounts, remove_content
 from convo_pipeline.lake.deleted import read_pending as read_pending_days
 from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.forget import Traces, erase, find_traces, lock_person_out, read_pending
@@ -93,7 +93,7 @@ def remove_deleted(settings: Settings, store: Store, now: datetime) -> list[Dele
     An account at work is left to the next time; its BusyError is raised when the others are done.
     """
     removed, errors = [], []
-    for account in store.accounts(RAW_MESSAGE_IDS.name):
+    for account in sorted({*store.accounts(RAW_MESSAGE_IDS.name), *pending_accounts(store)}):
         try:
             removed += _remove_deleted(settings, store, account, now)
         except StoreError as error:

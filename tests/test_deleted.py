@@ -12,6 +12,7 @@ import pytest
 
 from convo_pipeline.clock import Clock
 from convo_pipeline.console.status import find_lost
+from convo_pipeline.console.upkeep import expire_rows
 from convo_pipeline.derive import stale_days
 from convo_pipeline.emulator.switches import Switches
 from convo_pipeline.emulator.world import Conversation, Message
@@ -28,7 +29,7 @@ from convo_pipeline.lake.verify import verify
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.upkeep import run_upkeep
 from convo_pipeline.schema import TABLES
-from convo_pipeline.settings import StoreSettings, parse_settings
+from convo_pipeline.settings import RetentionSettings, StoreSettings, parse_settings
 from tests.byte_grep import find_texts
 from tests.inboxes import NOW, Inboxes, serve, small_world
 from tests.simulation import Life
@@ -256,6 +257,16 @@ def test_a_removal_that_was_cut_off_is_finished_by_the_next(inboxes: Inboxes) ->
     assert (find_all_deleted(inboxes.settings, inboxes.store), hits(inboxes) != []) == ([], True)
     assert (remove(inboxes), hits(inboxes)) == (0, [])
     assert deleted.read_pending(inboxes.store, "insta") == set()
+
+
+def test_it_leaves_also_on_the_night_on_which_the_raw_rows_of_its_day_expire(inboxes: Inboxes) -> None:
+    unsend(inboxes)
+    limits = {"raw_message_ids": 3, **dict.fromkeys(("messages", "attachments", "coverage", "account_days"), 400)}
+    retention = RetentionSettings.model_validate(limits)
+    settings = inboxes.settings.model_copy(update={"retention": retention})
+    leaving = expire_rows(settings, Clock(now=inboxes.clock.now), is_dry_run=False)
+    assert (len(leaving.deleted), hits(inboxes)) == (1, [])
+    assert {each.table for each in leaving.expired} >= {"raw_message_details"}
 
 
 def test_an_account_at_work_waits_and_the_others_are_done(inboxes: Inboxes) -> None:

@@ -19,10 +19,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from convo_pipeline.cli import main
-from convo_pipeline.deletion import DeletionRequest, finish_open, read_request, read_requests, receive
+from convo_pipeline.deletion import DeletionRequest, finish, finish_open, read_request, read_requests, receive
 from convo_pipeline.deletion_callback import make_application, make_callback_server
 from convo_pipeline.errors import BusyError, PayloadError, SettingsError
+from convo_pipeline.extract.spool import Spool
 from convo_pipeline.json_text import dump_json
+from convo_pipeline.lake.identity import AccountIdentity
 from convo_pipeline.lake.suppression import read_receipts
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.upkeep import run_upkeep
@@ -109,6 +111,19 @@ def inboxes(tmp_path: Path, extracted: Path) -> Iterator[Inboxes]:
         deletion = DeletionSettings(app_secret_env="APP_SECRET", status_url=STATUS_URL)
         inboxes.settings = inboxes.settings.model_copy(update={"deletion": deletion})
         yield inboxes
+
+
+def test_a_person_whom_only_a_killed_first_run_met_is_forgotten_too(tmp_path: Path) -> None:
+    with serve(tmp_path / "lake", small_world()) as inboxes:
+        inboxes.store.state.set_identity(AccountIdentity("insta", "1111111111", "instagram"))
+        people = {"data": [{"id": ADA}, {"id": "1111111111"}]}
+        chat = {"id": "t_1", "participants": people, "messages": {"data": [{"id": "m_1", "message": SAID}]}}
+        spool = Spool.create(inboxes.store.state_path, "insta", "killed")
+        spool.append({"kind": "listing", "at_us": int(NOW.timestamp()) * 1_000_000, "folder": "", "fields": ["message"],
+                      "conversation_fields": ["participants"], "conversations": [chat], "states": []})  # fmt: skip
+        request = DeletionRequest("code", NOW, person_id=ADA)
+        assert finish(inboxes.settings, inboxes.store, request, NOW).accounts == ("insta",)
+        assert find_texts(tmp_path, [ADA, SAID]) == []
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from convo_pipeline.extract.load import load_spool
 from convo_pipeline.extract.spool import Spool, left_spools
 from convo_pipeline.lake.compact import compact
 from convo_pipeline.lake.files import Store
+from convo_pipeline.lake.folder import Folder
 from convo_pipeline.lake.forget import erase, find_traces, lock_person_out, read_pending
 from convo_pipeline.lake.ledger import export_runs
 from convo_pipeline.lake.rebuild import rebuild_state
@@ -299,6 +300,14 @@ def test_a_ledger_that_a_killed_writer_left_staged_goes(inboxes: Inboxes) -> Non
     staged, _ = inboxes.store.folder.stage(("runs", "date=2026-03-02", "data.parquet"), f"failed: {ADA}".encode())
     erase_ada(inboxes)
     assert not staged.exists()
+
+
+def test_what_a_killed_writer_left_staged_beside_the_state_goes_after_an_hour(inboxes: Inboxes) -> None:
+    beside = Folder(inboxes.store.state_path)
+    old, new = (beside.stage(("deletions", f"{name}.json"), ADA.encode())[0] for name in ("old", "new"))
+    os.utime(old, (0, 0))
+    inboxes.store.preflight()
+    assert (old.exists(), new.exists()) == (False, True)
 
 
 def test_nobody_is_said_to_be_unknown_while_a_damaged_file_may_hold_them(inboxes: Inboxes) -> None:

@@ -124,8 +124,11 @@ def expire_rows(settings: Settings, clock: Clock, is_dry_run: bool) -> Leaving:
         if is_dry_run:
             expired = find_expired(store, floors_of(retention.limits, today))
             return Leaving(expired, find_all_deleted(settings, store), retention.on_deleted, is_dry_run)
-        expired = expire(store, retention.limits, today)
-        return Leaving(expired, remove_deleted(settings, store, clock.now()), retention.on_deleted, is_dry_run)
+        try:  # while the raw rows tell what was unsent
+            deleted = remove_deleted(settings, store, clock.now())
+        finally:
+            expired = expire(store, retention.limits, today)
+        return Leaving(expired, deleted, retention.on_deleted, is_dry_run)
 
 
 def show_expired(leaving: Leaving, console: Console) -> None:

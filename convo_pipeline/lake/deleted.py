@@ -107,6 +107,11 @@ def read_pending(store: Store, account: str) -> set[date]:
     return {date.fromisoformat(day) for day in load_json(content)} if content else set()  # type: ignore[attr-defined]
 
 
+def pending_accounts(store: Store) -> set[str]:
+    """Return the accounts in which a removal was cut off."""
+    return {name.removesuffix(".json") for name in Folder(store.state_path).names((PENDING,))}
+
+
 def save_pending(store: Store, account: str, days: Iterable[date]) -> None:
     """Note the days that are about to change."""
     write_file(Folder(store.state_path), _pending(account), dump_json(sorted(map(str, days))))
