@@ -77,10 +77,17 @@ def test_a_failed_run_is_told_once_with_accounts_and_remedies_and_no_secret(home
     assert text.endswith("\n" + WHAT_NEXT)
     assert BAD_TOKEN not in json.dumps(document)
     again = home.capture(INBOX_TOKEN=BAD_TOKEN)
-    assert home.alert(again) == "the run before failed for the same accounts: told already"
+    assert home.alert(again) == "the run before failed for the same accounts and reason: told already"
     assert home.capture().success
     assert home.alert(home.capture(INBOX_TOKEN=BAD_TOKEN)) is None
     assert len(webhook.documents) == 2
+
+
+def test_another_trouble_of_the_same_accounts_is_told(home: Home, webhook: Webhook) -> None:
+    for token, count in ((BAD_TOKEN, 1), (BAD_TOKEN, 1), ("", 2), ("", 2), (BAD_TOKEN, 3)):
+        home.alert(home.capture(INBOX_TOKEN=token))
+        assert len(webhook.documents) == count, token
+    assert "INBOX_TOKEN" in str(webhook.documents[1]["text"])
 
 
 def test_alerts_are_off_unless_a_variable_is_named(home: Home, webhook: Webhook) -> None:

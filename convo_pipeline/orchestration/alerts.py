@@ -1,9 +1,11 @@
 """Tell a webhook that a run failed: which accounts, and what a person should do. Off unless it is configured.
 
 What is sent is what the failed step told Dagster: names of accounts and remedies, no secrets and no content.
-A job that goes on failing for the same accounts is told once, until it fails for others or has succeeded between.
+A job that goes on failing for the same accounts and the same reason is told once, until it fails otherwise or has
+succeeded between.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +17,7 @@ from convo_pipeline.secrets import redact
 
 LOOK_SECONDS = 30
 WHAT_NEXT = "convo-pipeline check says what to do about a refusal, convo-pipeline status how each account is"
+_CODE = re.compile(r"no code|code \d+(?:/\d+)?")
 ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
 
 
@@ -24,6 +27,17 @@ class Told:
 
     accounts: tuple[str, ...] = ()
     lines: tuple[str, ...] = ()
+
+    @property
+    def trouble(self) -> tuple[object, ...]:
+        """Whose trouble it is and of what kind: the same again is no news, whatever its times and trace ids are.
+
+        >>> lines = ("bakery: code 190/460, trace A1", "bakery: code 190/460, trace B2", "bakery: code 190/463")
+        >>> first, again, other = (Told(("bakery",), (line,)).trouble for line in lines)
+        >>> first == again, first == other
+        (True, False)
+        """
+        return (self.accounts, *(tuple(_CODE.findall(line)) or line for line in self.lines))
 
 
 def build_alert(deployment: Deployment) -> dg.SensorDefinition:
@@ -43,7 +57,7 @@ def build_alert(deployment: Deployment) -> dg.SensorDefinition:
         run = context.dagster_run
         told = read_told(context.instance, run.run_id)
         if is_known(context.instance, run, told):
-            return dg.SkipReason("the run before failed for the same accounts: told already")
+            return dg.SkipReason("the run before failed for the same accounts and reason: told already")
         post_json(read_webhook(variable, deployment.environ), describe(run, told))
         return None
 
@@ -86,11 +100,11 @@ def _unexpected(error: object) -> str:
 
 
 def is_known(instance: dg.DagsterInstance, run: dg.DagsterRun, told: Told) -> bool:
-    """Whether the job's run before this one failed for the same accounts."""
+    """Whether the job's run before this one failed for the same accounts and reason."""
     ended: Sequence[dg.DagsterRun] = instance.get_runs(dg.RunsFilter(job_name=run.job_name, statuses=ENDED), limit=20)
     ids = [each.run_id for each in ended]
     before = ended[ids.index(run.run_id) + 1 :][:1] if run.run_id in ids else []
     return any(
-        each.status == dg.DagsterRunStatus.FAILURE and read_told(instance, each.run_id).accounts == told.accounts
+        each.status == dg.DagsterRunStatus.FAILURE and read_told(instance, each.run_id).trouble == told.trouble
         for each in before
     )
