@@ -322,6 +322,14 @@ def test_the_shell_keeps_a_history_and_answers_until_it_is_left(tmp_path: Path) 
     assert "+select 1" in history.read_text()
 
 
+def test_the_shell_is_left_in_the_middle_of_a_statement_too(tmp_path: Path) -> None:
+    asked: list[str] = []
+    with create_pipe_input() as keys:
+        keys.send_text("select 1\n.quit\nselect 2;\n")
+        run_shell(Console(file=io.StringIO()), asked.append, {}, tmp_path / "history", keys, DummyOutput())
+    assert asked == []
+
+
 def test_every_table_that_the_shell_lists_can_be_asked(lake: Path) -> None:
     listed = invoke("--config", str(lake), "query", "--format", "csv", dotted(".tables")).stdout.split()[1:]
     assert {"messages", "sessions", "inbox", "runs"} <= set(listed)

@@ -13,6 +13,8 @@ from rich.console import Console
 
 HELP = """Write SQL and end it with ; (several lines are fine).
   .tables  what there is      .columns TABLE  its columns      .quit  or Ctrl-D: leave"""
+LEAVE = (".quit", ".exit", "quit", "exit")
+"""Also in the middle of a statement: who forgot the ; is not kept."""
 KEYWORDS = [
     "select",
     "from",
@@ -76,9 +78,9 @@ def run_shell(
             continue
         except EOFError:
             return
-        pending = f"{pending}\n{line}".strip()
-        if pending in (".quit", ".exit", "quit", "exit"):
+        if line.strip() in LEAVE:
             return
+        pending = f"{pending}\n{line}".strip()
         if pending.startswith("."):
             answer(dotted(pending))
         elif not pending.endswith(";"):
