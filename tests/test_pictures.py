@@ -202,10 +202,8 @@ def test_a_title_of_one_day_says_that_it_is_not_whole() -> None:
 
 
 def test_new_customers_are_told_as_surely_as_they_are_known() -> None:
-    rows = [
-        {"history_days": days, "is_lower_bound": flag, "new_customer_count": 3} for days in (28, 27) for flag in (0, 1)
-    ]
-    assert [spell_new_count(row) for row in rows] == ["3", "≥ 3", "≤ 3", "≈ 3"]
+    rows: list[dict[str, float | None]] = [{"history_days": days, "new_customer_count": 3} for days in (28, 27)]
+    assert [spell_new_count(row, flag) for row in rows for flag in (False, True)] == ["3", "≥ 3", "≤ 3", "≈ 3"]
 
 
 def test_hours_that_no_run_promised_are_not_averaged(settings: Settings, days: Days) -> None:

@@ -129,22 +129,23 @@ def _figures_table(rows: Mapping[date, Row], subject: Subject) -> str:
     heads = ("date", "in", "out", "unread", "new customers", "sessions", "judged", "median first answer",
              "answered in 24 h, of judged", "backlog")  # fmt: skip
     lines = [
-        (subject.name(day), _at_least(row["inbound_count"], row["is_lower_bound"]),
-         _at_least(row["outbound_count"], row["is_lower_bound"]), row["unknown_count"], spell_new_count(row),
-         row["session_count"], row["judged_session_count"], spell_seconds(row["median_first_response_seconds"]),
-         _percent(row["share_answered_24h"]), _at_least(row["backlog_count"], row["is_backlog_lower_bound"]))
+        (subject.name(day), _at_least(row["inbound_count"], is_open), _at_least(row["outbound_count"], is_open),
+         row["unknown_count"], spell_new_count(row, is_open), row["session_count"], row["judged_session_count"],
+         spell_seconds(row["median_first_response_seconds"]), _percent(row["share_answered_24h"]),
+         _at_least(row["backlog_count"], bool(row["is_backlog_lower_bound"])))
         for day, row in _newest(rows, subject.span.pictured)
+        for is_open in [bool(row["unknown_count"]) or not subject.is_whole(day)]
     ]  # fmt: skip
     return _table(heads, lines)
 
 
-def _at_least(count: float | None, is_lower_bound: float | None) -> str:
-    return f"≥ {count}" if is_lower_bound else f"{count}"
+def _at_least(count: float | None, is_least: bool) -> str:
+    return f"≥ {count}" if is_least else f"{count}"
 
 
-def spell_new_count(row: Row) -> str:
+def spell_new_count(row: Row, is_least: bool) -> str:
     """Say how many customers were new: fewer where the days looked back on are not all held, more where one is unread."""
-    is_most, is_least = (row["history_days"] or 0) < LOOKBACK_DAYS, bool(row["is_lower_bound"])
+    is_most = (row["history_days"] or 0) < LOOKBACK_DAYS
     sign = {(False, False): "", (True, False): "≤ ", (False, True): "≥ ", (True, True): "≈ "}[is_most, is_least]
     return f"{sign}{row['new_customer_count']}"
 
@@ -332,7 +333,10 @@ def draw_coverage(rows: Mapping[date, Row], subject: Subject) -> bytes:
         axes.set_ylabel("% of message ids")
         if len(days) <= 31:
             for place, count in enumerate(daily(rows, days, "ids_listed")):
-                axes.text(place, 103, f"{count:.0f}" if count else "", ha="center", fontsize=7, color="#444444")
+                box = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
+                axes.text(
+                    place, 103, f"{count:.0f}" if count else "", ha="center", fontsize=7, color="#444444", bbox=box
+                )
         _hatch(axes, subject)
         _label_days(axes, subject.span)
         if bottom.any():
