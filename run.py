@@ -21,6 +21,7 @@ PYTHON = SCRIPTS / ("python.exe" if os.name == "nt" else "python")
 RUN_LOCK = ROOT / "requirements.lock"
 TEST_LOCK = ROOT / "requirements-dev.lock"
 OLDEST_PYTHON = (3, 11)
+FOREIGN_VARIABLES = ("PYTHONHOME", "PIP_USER", "PYTHONDONTWRITEBYTECODE")
 FAST = "not slow and not hunt and not browser"
 CHECKS = (
     ("format", ("ruff", "format", "--check", ".")),
@@ -143,9 +144,13 @@ def become(command: list[str]) -> int:
 
 
 def environment() -> dict[str, str]:
-    """Return the caller's environment with .venv's programs first on PATH."""
+    """Return the caller's environment with .venv's programs first on PATH, and byte code kept.
+
+    Images for containers like to forbid byte code, which is made at first use here: without it every start compiles
+    all that it imports, for seconds.
+    """
     path = os.pathsep.join([str(SCRIPTS), os.environ.get("PATH", os.defpath)])
-    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONHOME", "PIP_USER")}
+    kept = {name: value for name, value in os.environ.items() if name not in FOREIGN_VARIABLES}
     return {**kept, "PATH": path, "VIRTUAL_ENV": str(VENV)}
 
 

@@ -1,5 +1,6 @@
 """What every test shares: the `--long` option, and an environment without the developer's own settings."""
 
+import gc
 import os
 import tempfile
 from collections.abc import Iterator
@@ -47,3 +48,9 @@ def own_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the slow files, each kept together (needs xdist's --no-loadscope-reorder)."""
     items.sort(key=lambda item: SLOW_FILES.index(item.path.name) if item.path.name in SLOW_FILES else len(SLOW_FILES))
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what was imported, which stays: it would look at a million objects again and again."""
+    gc.collect()
+    gc.freeze()
