@@ -13,9 +13,11 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 import boto3
+import botocore.session
 from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
@@ -351,7 +353,9 @@ class Bucket:
 
 
 def _make_client(endpoint_url: str | None, timeout_seconds: float) -> Any:
-    session = boto3.session.Session()
+    core = botocore.session.get_session()
+    session = boto3.session.Session(botocore_session=core)
+    core.register_component("data_loader", _descriptions())
     config = Config(
         connect_timeout=min(10.0, timeout_seconds),
         read_timeout=timeout_seconds,
@@ -363,6 +367,12 @@ def _make_client(endpoint_url: str | None, timeout_seconds: float) -> Any:
     )
     region = session.region_name or "us-east-1"
     return session.client("s3", region_name=region, endpoint_url=endpoint_url, config=config)
+
+
+@cache
+def _descriptions() -> Any:
+    """Return what loads the service's description and keeps it: reading it is nine tenths of making a client."""
+    return botocore.session.get_session().get_component("data_loader")
 
 
 def _mark(answer: Any) -> Mark:
