@@ -409,7 +409,7 @@ def one_session(
     spoken = [step for step in own if step.kind != "automated"]
     began, ended = own[0].message.created_at, own[-1].message.created_at
     first_inbound_at = response_at = unanswered_since = is_unanswered = one_touch = resolution = None
-    may_lack = thread[-1].message.created_at > world.until and ended + world.gap > world.until
+    may_lack = ended + world.gap > world.until
     if inbound:
         first_inbound_at = thread[inbound[0]].message.created_at
         human_after = [step for step in thread[inbound[0] + 1 :] if step.kind != "automated"]

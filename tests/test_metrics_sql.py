@@ -201,13 +201,23 @@ def test_what_a_run_that_was_broken_off_brought_may_lack_what_was_before(tmp_pat
                   (at("09:00:00", 5), "outbound")),
         Message("bakery", "t_2", "m_9", at("11:00:00", 3), "inbound"),
     ]  # fmt: skip
-    for until, marked in ((at("12:00:00", 3), [False, True]), (at("10:00:00", 5), [False, False])):
+    for until, marked in ((at("12:00:00", 3), [False, True]), (at("10:00:00", 6), [False, False])):
         root = write_world(tmp_path / f"{until.day}", world, until=until)
         for view in ("response_turns", "sessions"):
             found = only(rows(root, view), inbound_count=1, conversation_id="t_1")
             assert [row["is_lower_bound"] for row in found] == marked, (view, until)
-            (alone,) = only(rows(root, view), conversation_id="t_2")
-            assert alone["is_lower_bound"] is False
+        (turn,) = only(rows(root, "response_turns"), conversation_id="t_2")
+        assert turn["is_lower_bound"] is False
+
+
+def test_a_session_that_may_still_go_on_is_a_lower_bound(tmp_path: Path) -> None:
+    world = dialogue((at("10:00:00"), "inbound"), (at("10:05:00"), "outbound"))
+    for until, expected in ((at("10:04:59", 3), True), (at("10:05:00", 3), False)):
+        root = write_world(tmp_path / f"{expected}", world, until=until)
+        (session,) = only(rows(root, "sessions"), conversation_id="t_1")
+        assert pick(session, "is_one_touch", "is_lower_bound") == (True, expected)
+        (turn,) = only(rows(root, "response_turns"), conversation_id="t_1")
+        assert turn["is_lower_bound"] is False
 
 
 def test_a_hole_between_two_promises_ends_the_older_one(tmp_path: Path) -> None:
@@ -390,5 +400,6 @@ def test_the_documentation_names_only_what_exists(tmp_path: Path) -> None:
         "business_hours",
         "timezone",
         "capture_sooner",
+        "time_estimated",
     }
     assert named - known == set()

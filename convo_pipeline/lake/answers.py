@@ -261,10 +261,10 @@ SELECT
     CASE last_answer WHEN 'none' THEN true WHEN 'known' THEN false END AS is_unanswered,
     j.unanswered_since,
     j.unknown_count > 0 OR coalesce(
-        j.started_at < k.known_from OR (j.newest_at > k.known_until AND (
-            j.ended_at + {gap} > k.known_until
-            OR (j.inbound_count > 0 AND (j.last_answer <> 'known' OR j.last_human_response_at > k.known_until))
-        )),
+        j.started_at < k.known_from
+            OR j.ended_at + {gap} > k.known_until
+            OR (j.inbound_count > 0 AND j.newest_at > k.known_until
+                AND (j.last_answer <> 'known' OR j.last_human_response_at > k.known_until)),
         true
     ) AS is_lower_bound
 FROM judged AS j
