@@ -299,8 +299,6 @@ class Referee:
 
     def check_end(self, report: AccountReport, *, is_full: bool) -> None:
         """After everything healed, one run makes all good; that a conversation is gone or empty is believed when met twice."""
-        if self.faults_so_far & IDS_SPOILED and report.reasons == ("conversation_failed",):
-            return  # an id that no address can name stays due: nobody can tell that it never was one
         if report.outcome != "complete":
             self._say(f"does not heal: {report.outcome} {report.reasons} {report.error}")
             return

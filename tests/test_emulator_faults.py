@@ -528,6 +528,12 @@ def test_hostile_ids_lead_back_to_their_objects() -> None:
         assert ask(server, quoted[1], fields="id").json()["id"] == message_id
 
 
+def test_a_hostile_id_of_nothing_is_refused_and_not_left_unanswered() -> None:
+    with serve() as server:
+        refused = ask(server, requests.utils.quote(HOSTILE, safe=""), fields="id")
+        assert (refused.status_code, refused.json()["error"]["error_subcode"]) == (400, 33)
+
+
 def test_the_serving_version_may_be_another() -> None:
     with serve("version_upgraded") as server:
         assert ask(server).headers["Facebook-API-Version"] == "v27.0"

@@ -382,5 +382,6 @@ def _challenge(refusal: Refusal) -> dict[str, str]:
     if refusal.type not in (refusals.OAUTH, refusals.GRAPH_METHOD, refusals.INSTAGRAM):
         return {}
     word = "invalid_token" if refusal.code in (102, 104, 190) else "invalid_request"
-    text = refusal.message.encode("ascii", "replace").decode().replace('"', "'")
+    printable = (char if char.isascii() and char.isprintable() else "?" for char in refusal.message)
+    text = "".join(printable).replace('"', "'")
     return {"WWW-Authenticate": f'OAuth "Facebook Platform" "{word}" "{text}"'}
