@@ -165,3 +165,7 @@ class CorruptError(StoreError):
 
 class SchemaError(StoreError):
     """A value or file does not fit its schema; the text names table, column and type."""
+
+
+STOPPING = (TokenError, AccessDeniedError, VersionError, ThrottledError, BudgetError, StoreError, StoppedError)
+"""What ends the account's run; every other error costs what was asked for only."""

@@ -40,7 +40,7 @@ LARGE_SHARE = 0.12
 """How many lives have many conversations, days and runs. A bug shows in a small life as a rule, and for a third of the cost."""
 DERIVED_SHARE = 0.03
 """How many are derived and verified at their end, which costs as much as all that was before."""
-FATES = ("unchanged", "fetched", "failed", "vanished", "pending")
+FATES = ("unchanged", "fetched", "failed", "vanished", "given_up", "pending")
 """What becomes of a listed conversation: these add up."""
 Key = tuple[str, str]
 Row = dict[str, object]

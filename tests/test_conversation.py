@@ -5,10 +5,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import pytest
 
+from convo_pipeline.emulator.calls import Answer
 from convo_pipeline.emulator.fault import Fault, FaultKind, Occasion
 from convo_pipeline.emulator.faults import make_fault
 from convo_pipeline.emulator.refusals import Refusal
@@ -19,7 +21,7 @@ from tests.inboxes import NOW, Inboxes, serve, small_world, stopped_clock
 HOUR = timedelta(hours=1)
 
 
-def refusing(refuse: Callable[[Occasion], Refusal | None], *kinds: str, times: int | None = None) -> Fault:
+def refusing(refuse: Callable[[Occasion], Refusal | Answer | None], *kinds: str, times: int | None = None) -> Fault:
     """A fault of this test alone."""
     return Fault(FaultKind("own", "B0", "refuses", kinds=kinds, refuse=refuse), times=times)
 
@@ -97,6 +99,88 @@ def test_a_conversation_that_is_due_is_read_where_nesting_is_refused(tmp_path: P
         inboxes.server.set_faults("nested_refused")
         assert inboxes.extract(accounts=["insta"], mode="capture")[0].outcome == "complete"
         assert statuses(inboxes) == {"detailed": 20, "beyond_20": 10}
+
+
+@pytest.mark.parametrize("code", [None, (2500, None), (100, 33), (100, None), (10, 2018336)])
+def test_b24_what_is_refused_for_good_is_recorded_and_given_up_until_something_comes_or_a_sweep(
+    tmp_path: Path, code: tuple[int, int | None] | None
+) -> None:
+    world = small_world()
+    bad, good = (
+        world.accounts["insta"].add_conversation(name, conversation_id=name) for name in (".." if code is None else "t_1", "t_2")
+    )  # fmt: skip
+    for conversation in (bad, good):
+        conversation.add_messages(30, NOW - 2 * HOUR, 1.0)
+
+    def refuse(occasion: Occasion) -> Refusal | None:
+        return Refusal(code[0], "x", code[1]) if code and "/t_1/" in occasion.call.path else None
+
+    def run(mode: str = "capture") -> tuple[str, int, int, int]:
+        inboxes.clock.advance(3600)
+        [insta] = inboxes.extract(accounts=["insta"], mode=mode)
+        fates = [insta.counts.get(f"conversations_{fate}", 0) for fate in ("failed", "given_up")]
+        return (
+            insta.outcome,
+            *fates,
+            sum(count for kind, count in insta.calls.items() if kind in ("edge", "conversation")),
+        )
+
+    with serve(tmp_path, world) as inboxes:
+        inboxes.server.set_faults(refusing(refuse, "edge"))
+        assert run("full")[:3] == ("incomplete", 1, 0)
+        assert run()[:3] == ("complete", 0, 1)
+        inboxes.clock.advance(3600)
+        assert [run()[:3], run("nightly")] == [("complete", 0, 0), ("complete", 0, 0, 0)]
+        assert statuses(inboxes) == {"detailed": 40, "beyond_20": 10}
+        bad.add_message("new", inboxes.clock.now())
+        assert run()[:3] == ("complete", 0, 1)
+        assert run("full")[:3] == ("complete", 0, 1)
+        [line] = inboxes.store.state.runs("insta", limit=1)
+        assert line.report["failed"]["count"] == 1  # type: ignore[index]
+        assert statuses(inboxes) == {"detailed": 41, "beyond_20": 10}
+        inboxes.server.set_faults()
+        if code:
+            assert (run("full")[0], statuses(inboxes)) == ("complete", {"detailed": 41, "beyond_20": 20})
+
+
+@pytest.mark.parametrize("answer", [Refusal(2, "x"), Answer(400, None, {}, b"<html>")], ids=["code_2", "no_json"])
+def test_conversations_that_always_fail_keep_no_other_from_being_read(tmp_path: Path, answer: Refusal | Answer) -> None:
+    world = small_world()
+    for number in range(22):
+        conversation_id = f"t_{'bad' if number < 10 else 'good'}_{number}"
+        conversation = world.accounts["insta"].add_conversation(conversation_id=conversation_id)
+        conversation.add_messages(21, NOW - HOUR * (2 + number), 1.0)
+
+    def refuse(occasion: Occasion) -> Refusal | Answer | None:
+        return answer if "t_bad" in occasion.call.path else None
+
+    with serve(tmp_path, world) as inboxes:
+        inboxes.server.set_faults(refusing(refuse, "edge"))
+        for _ in range(4):  # each one learns of three bad ones at least
+            inboxes.clock.advance(3600)
+            [insta] = inboxes.extract(accounts=["insta"])
+        assert (insta.reasons, insta.error) == (("conversation_failed",), None)
+        assert [insta.counts.get(f"conversations_{fate}") for fate in ("failed", "unchanged")] == [10, 12]
+        assert statuses(inboxes) == {"detailed": 440, "beyond_20": 12}
+        covered: Any = inboxes.store.state.memory("insta")["coverage"]
+        assert covered["t0_us"] == inboxes.clock.now_us() // 1_000_000 * 1_000_000
+
+
+def test_many_bad_conversations_are_told_from_a_server_that_fails(tmp_path: Path) -> None:
+    world = small_world()
+    for number in range(22):
+        conversation = world.accounts["insta"].add_conversation(conversation_id=f"t_{number:02}")
+        conversation.add_messages(21, NOW - HOUR * (2 + number), 1.0)
+    with serve(tmp_path, world) as inboxes:
+        inboxes.extract_whole()
+        inboxes.clock.advance(3600)
+        for conversation in list(world.accounts["insta"].conversations.values())[:16]:
+            conversation.add_messages(30, inboxes.clock.now() - timedelta(minutes=9), 1.0)
+        bad = refusing(lambda occasion: Refusal(2, "x") if occasion.call.path < "/v26.0/t_14" else None, "edge")
+        inboxes.server.set_faults(bad)
+        [insta] = inboxes.extract(accounts=["insta"])
+        assert (insta.reasons, insta.error) == (("conversation_failed",), None)
+        assert [insta.counts.get(f"conversations_{fate}") for fate in ("failed", "fetched")] == [14, 2]
 
 
 def test_find_reads_where_nesting_or_a_field_is_refused(tmp_path: Path) -> None:

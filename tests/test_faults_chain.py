@@ -147,7 +147,10 @@ def test_b14_a_withheld_conversation_costs_itself_alone_and_is_believed_when_met
         assert run(inboxes, *faults, mode="capture") == "complete"
 
 
-def test_b14_a_withheld_message_is_not_said_to_be_gone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("code", [(10, 2018336), (100, None), (2500, None)])
+def test_b14_a_message_that_is_kept_from_us_is_not_said_to_be_gone_and_is_believed_when_met_twice(
+    tmp_path: Path, code: tuple[int, int | None]
+) -> None:
     with serve(tmp_path, insta_world(3)) as inboxes:
         [conversation] = inboxes.world.accounts["insta"].conversations.values()
         message_id = conversation.messages[1].message_id
@@ -159,13 +162,15 @@ def test_b14_a_withheld_message_is_not_said_to_be_gone(tmp_path: Path) -> None:
             return body
 
         def withhold(occasion: Occasion) -> Refusal | None:
-            return Refusal(10, "no", 2018336) if message_id in unquote(occasion.call.path) else None
+            return Refusal(code[0], "no", code[1]) if message_id in unquote(occasion.call.path) else None
 
         bare = Fault(FaultKind("bare", "", "", body=lay_bare, kinds=("listing",)))
         inboxes.server.set_faults(bare, Fault(FaultKind("withheld", "", "", refuse=withhold, kinds=("node",))))
-        [report] = inboxes.extract(accounts=["insta"])
-        inboxes.derive()
-        assert (report.reasons, statuses(inboxes)) == (("message_failed",), {"detailed": 2, "failed": 1})
+        for reasons in (("message_failed",), ()):
+            [report] = inboxes.extract(accounts=["insta"])
+            inboxes.derive()
+            assert (report.reasons, statuses(inboxes)) == (reasons, {"detailed": 2, "failed": 1})
+            inboxes.clock.advance(600)
 
 
 def test_b17_messages_of_impossible_times_are_present_flagged_and_never_move(tmp_path: Path) -> None:

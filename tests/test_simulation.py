@@ -16,7 +16,7 @@ from convo_pipeline.emulator.fault import Fault, FaultKind, Occasion, conversati
 from convo_pipeline.emulator.faults import make_fault
 from convo_pipeline.extract.spool import Spool
 from tests.inboxes import NOW, START, Inboxes, serve, small_world
-from tests.simulation import simulate
+from tests.simulation import FATES, simulate
 
 FAST_SEEDS, FAST_PARTS = 200, 4
 HUNT_SEEDS, LONG_SEEDS, HUNT_PARTS = 1_000, 20_000, 20
@@ -348,5 +348,4 @@ def test_every_listed_conversation_is_counted_once_in_what_became_of_it(tmp_path
             world.clock.advance(60)
             [report] = inboxes.extract(accounts=["insta"])
             counts = report.counts
-            fates = ("unchanged", "fetched", "failed", "vanished", "pending")
-            assert counts["conversations_listed"] == sum(counts.get(f"conversations_{fate}", 0) for fate in fates)
+            assert counts["conversations_listed"] == sum(counts.get(f"conversations_{fate}", 0) for fate in FATES)

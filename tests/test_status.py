@@ -114,7 +114,9 @@ def test_late_blocked_due_and_failed_accounts_say_so(inboxes: Inboxes) -> None:
     inboxes.clock.advance(27 * 3600)
     inboxes.environ["INBOX_TOKEN"] = "EAAwrongwrongwrongwrong"
     inboxes.extract(accounts=["mess"])
-    inboxes.store.state.save_conversations("mess", [ConversationState("t_1", due_reason="unreachable")])
+    inboxes.store.state.save_conversations(
+        "mess", [ConversationState("t_1", due_reason="unreachable"), ConversationState("t_2", due_reason="given_up")]
+    )
     client = Client(inboxes)
     client.limiter.block(3600)
     assert attention(inboxes) == {

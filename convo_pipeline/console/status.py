@@ -157,7 +157,7 @@ def read_account(settings: Settings, store: Store, account: AccountSettings, now
         at_risk_count=len(risks.risks),
         most_expected=max((risk.expected_count for risk in risks.risks), default=0),
         look_due_at=risks.due_at,
-        due_conversation_count=sum(bool(each.due_reason) for each in state.conversations(name).values()),
+        due_conversation_count=sum(each.is_due for each in state.conversations(name).values()),
         open_spool_count=len(left_spools(store.state_path, name)),
         underived_day_count=sum(not is_derived(store, name, day) for day in rows),
         quarantine_count=len(state.quarantines(name)),

@@ -14,7 +14,7 @@ from convo_pipeline.clock import Clock
 from convo_pipeline.errors import BusyError, ConvoError, SettingsError, StoppedError, StoreError, ThrottledError
 from convo_pipeline.extract import rows
 from convo_pipeline.extract.contents import Contents, Journal
-from convo_pipeline.extract.conversation import EMPTY_EDGE, ConversationReader
+from convo_pipeline.extract.conversation import ConversationReader
 from convo_pipeline.extract.defect import describe_defect
 from convo_pipeline.extract.inbox import Fetched, InboxReader, Known, reason_of
 from convo_pipeline.extract.load import Loaded, load, load_spool
@@ -264,9 +264,7 @@ class AccountCalls:
         known = Known(
             held,
             {key: state.updated_us for key, state in conversations.items()},
-            frozenset(key for key, state in conversations.items() if state.due_reason),
-            frozenset(key for key, state in conversations.items() if state.due_reason == "missing"),
-            frozenset(key for key, state in conversations.items() if state.due_reason == EMPTY_EDGE),
+            {key: state.due_reason for key, state in conversations.items() if state.due_reason},
             reread_since_us=self._reread_since_us(),
             trusted_before_us=rows.to_us(self._covered.settled_before) if self._covered else None,
             is_swept=self._run.mode == "full",
@@ -277,7 +275,7 @@ class AccountCalls:
             self._run.account.platform,
             RuleCheck(),
             self._footing,
-            is_held=self._is_held,
+            held_as=self._held_as,
             is_stored=self._is_stored,
             on_messages=lambda count: self._tell("messages", count),
         )
@@ -301,10 +299,10 @@ class AccountCalls:
     def _tell(self, step: str, count: int) -> None:
         self._run.on_progress(Progress(self._name, step, count))
 
-    def _is_held(self, conversation_id: str, message_id: str, created_us: int) -> bool:
-        """Whether the message's content, or that it is gone, is in the tables already."""
+    def _held_as(self, conversation_id: str, message_id: str, created_us: int) -> list[tuple[str, int | None]]:
+        """Return the message's `detail_status` and error code as they stand in the tables."""
         found = self._stored("raw_message_details", conversation_id, message_id, created_us)
-        return not {"detailed", "gone"}.isdisjoint(found["detail_status"].to_pylist())
+        return list(zip(found["detail_status"].to_pylist(), found["error_code"].to_pylist(), strict=True))
 
     def _is_stored(self, conversation_id: str, message_id: str, created_us: int) -> bool:
         """Whether the message has a row on its day."""

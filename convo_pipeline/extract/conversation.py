@@ -3,14 +3,14 @@
 It asks and spools; when to stop is decided in `walk`, what a row means in `rows`, what a refusal means in `verdict`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from convo_pipeline.errors import (
+    STOPPING,
     ConvoError,
     GraphError,
-    MissingError,
     PayloadError,
     RetryableError,
     ThrottledError,
@@ -23,6 +23,7 @@ from convo_pipeline.extract.spool import Record
 from convo_pipeline.extract.verdict import RuleCheck, is_telling, judge, look_of, verdict
 from convo_pipeline.extract.walk import Walk, bare_beyond, bare_readable
 from convo_pipeline.graph.client import GraphClient
+from convo_pipeline.graph.codes import is_final
 from convo_pipeline.graph.fields import (
     conversation_field_names,
     conversation_fields,
@@ -42,6 +43,7 @@ MOST_FAILED_IN_A_ROW = 5
 """Single messages of a conversation that the server fails on before the conversation waits for the next run."""
 UNREAD = ""
 """The cursor of a conversation whose messages did not come with it: its edge is walked from the head."""
+SETTLED_STATUSES = frozenset({"detailed", "gone"})
 MESSAGE_FAILED = "message_failed"
 EMPTY_EDGE = "empty_edge"
 """A conversation shows no messages where there must be some, or may be: believed when it is met twice."""
@@ -60,6 +62,8 @@ class Listed:
     """How many of its messages were asked for with it; 0: none."""
     is_current: bool = False
     """Listed without messages, and its time of activity is the one that is held."""
+    is_given_up: bool = False
+    """Refused for good, twice, and nothing came since: what is listed of it is all that is taken."""
     was_empty: bool = False
     """Whether it was met without messages in the run before, and not believed."""
 
@@ -94,8 +98,8 @@ class ConversationReader:
     platform: str
     rule: RuleCheck
     footing: Footing
-    is_held: Callable[[str, str, int], bool]
-    """Whether (conversation_id, message_id, created_us) needs no asking: its content, or that it is gone, is held."""
+    held_as: Callable[[str, str, int], Collection[tuple[str, int | None]]]
+    """Under which `detail_status` and error code (conversation_id, message_id, created_us) is held; empty: not at all."""
     is_stored: Callable[[str, str, int], bool]
     """Whether (conversation_id, message_id, created_us) has a row."""
     on_messages: Callable[[int], None]
@@ -130,6 +134,10 @@ class ConversationReader:
             answer.server_time,
             rung,
         )
+
+    def ask_one(self, conversation_id: str) -> None:
+        """Ask for one message of a conversation, only to see whether an answer comes."""
+        self.client.fetch_messages(conversation_id, "id", 1)
 
     def read(self, listed: Listed) -> Record:
         """Read what is due of a conversation; return its state. Raises what ends it early."""
@@ -232,10 +240,15 @@ class ConversationReader:
         return is_whole
 
     def _ask(self, listed: Listed, rank: int, message_id: str, row: dict[str, object]) -> tuple[str, ConvoError | None]:
-        """Read and spool one message; return its `detail_status` and what was raised instead of it."""
+        """Read and spool one message; return its `detail_status` and what was raised instead of it.
+
+        A refusal that asking again does not cure is believed when it is met twice: `settled`.
+        """
         created_us, source = rows.placed_time(row, message_id, listed.updated_us, listed.at_us)
-        if rank <= READABLE_COUNT and self.is_held(listed.conversation_id, message_id, created_us):
-            return "held", None
+        is_readable = rank <= READABLE_COUNT
+        held = self.held_as(listed.conversation_id, message_id, created_us) if is_readable else ()
+        if any(status in SETTLED_STATUSES for status, _ in held):
+            return "settled", None
         found, error = self._fetch_message(listed, message_id, rank)
         self.journal.append(
             {
@@ -248,7 +261,8 @@ class ConversationReader:
                 **found,
             }
         )
-        return str(found["verdict"]), error
+        is_met_again = error is not None and is_final(error) and ("failed", found["code"]) in held
+        return "settled" if is_met_again else str(found["verdict"]), error
 
     def _fetch_message(self, listed: Listed, message_id: str, rank: int) -> tuple[Record, ConvoError | None]:
         """Ask for one message; raises where beyond the newest 20 no answer comes: that says nothing of the message."""
@@ -259,9 +273,9 @@ class ConversationReader:
                 listed.dropped,
                 lambda names: self.client.fetch_message(message_id, message_fields(self.platform, names)),
             )
-        except ThrottledError:
+        except STOPPING:
             raise
-        except (MissingError, PayloadError, UnknownFieldError, TooMuchDataError, RetryableError) as error:
+        except (GraphError, PayloadError) as error:
             is_calm = self.client.throttled_seconds == throttled_seconds
             if rank > READABLE_COUNT and not is_telling(error, is_calm):
                 raise

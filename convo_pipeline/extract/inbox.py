@@ -4,6 +4,7 @@ It decides nothing about HTTP (`graph`) and writes no table (`load`). Up to four
 time; the order of their answers does not matter. One conversation's failure never costs its neighbours.
 """
 
+import random
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -12,37 +13,47 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from convo_pipeline.errors import (
+    STOPPING,
     AccessDeniedError,
     BudgetError,
     ConvoError,
     GraphError,
     MissingError,
     PayloadError,
-    RetryableError,
     StoppedError,
     StoreError,
     ThrottledError,
     TokenError,
     UnreachableError,
     VersionError,
-    WithheldError,
 )
 from convo_pipeline.extract import rows
 from convo_pipeline.extract.contents import Journal
-from convo_pipeline.extract.conversation import UNREAD, ConversationReader, Listed, failed_state_record, state_record
+from convo_pipeline.extract.conversation import (
+    EMPTY_EDGE,
+    UNREAD,
+    ConversationReader,
+    Listed,
+    failed_state_record,
+    state_record,
+)
 from convo_pipeline.extract.spool import Record
+from convo_pipeline.extract.verdict import says_absent
 from convo_pipeline.extract.walk import Held, Walk
 from convo_pipeline.graph.client import GraphClient
-from convo_pipeline.graph.codes import TOO_MUCH_CODE
+from convo_pipeline.graph.codes import is_final, is_outage
 from convo_pipeline.graph.ladder import TOP, Rung
 from convo_pipeline.graph.listing import ListedPage, Listing
 from convo_pipeline.graph.pages import Page, nested_page
+from convo_pipeline.lake.records import GIVEN_UP
 
 WALKS_IN_FLIGHT = 4
 UNREACHABLE_IN_A_ROW = 3
 FAULTS_IN_A_ROW = 10
 """So many conversations that the server fails on, one after the other, are its own failure; code 1 may be theirs."""
 CONVERSATION_FAILED = "conversation_failed"
+REFUSED = "refused"
+"""Why a conversation is due that was refused in a way that asking again does not cure; refused again, it is given up."""
 REASONS: Mapping[type[ConvoError], str] = {
     TokenError: "token",
     AccessDeniedError: "permission",
@@ -55,8 +66,6 @@ REASONS: Mapping[type[ConvoError], str] = {
     StoppedError: "stopped",
 }
 """The ledger's word for what an error means; everything else is `answer`: one we do not understand."""
-STOPPING = (TokenError, AccessDeniedError, VersionError, ThrottledError, BudgetError, StoreError, StoppedError)
-"""Errors that end the account's run; every other one costs its conversation only."""
 
 
 def reason_of(error: BaseException) -> str:
@@ -70,17 +79,23 @@ class Known:
 
     held: Mapping[str, Held] = field(default_factory=dict)
     updated_us: Mapping[str, int | None] = field(default_factory=dict)
-    due: frozenset[str] = frozenset()
-    missing: frozenset[str] = frozenset()
-    """Those of the due that could not be found when they were asked last."""
-    empty: frozenset[str] = frozenset()
-    """Those of the due that were met without any message, which was not believed."""
+    due_reasons: Mapping[str, str] = field(default_factory=dict)
+    """Why conversations have to be asked again: what they failed with last, by their ids."""
     reread_since_us: int | None = None
     """From which last activity on edits and reactions are looked for: they do not move that time."""
     trusted_before_us: int | None = None
     """Activity before this was over when the last complete run listed it: there the time alone tells that nothing came."""
     is_swept: bool = False
     """Whether conversations are walked as if nothing of them were held: what was missed is found."""
+
+    @property
+    def due(self) -> frozenset[str]:
+        """Conversations to ask by their ids if they are not listed."""
+        return frozenset(key for key, reason in self.due_reasons.items() if reason != GIVEN_UP or self.is_swept)
+
+    def was_refused(self, conversation_id: str) -> bool:
+        """Whether a conversation was refused when it was asked last, in a way that asking again does not cure."""
+        return self.due_reasons.get(conversation_id) in (REFUSED, GIVEN_UP)
 
 
 @dataclass
@@ -120,16 +135,20 @@ class InboxReader:
         self._clean = clean
         self._lock = threading.Lock()
         self._stop = threading.Event()
+        self._doubt = threading.Lock()
+        """Held while it is found out whether the server fails on everything: nobody begins a conversation then."""
         self._unreachable_in_a_row = self._faults_in_a_row = 0
+        self._seen: set[str] = set()
+        self._well: set[str] = set()
+        """Conversations that can be read: in this run or an earlier one they were."""
 
     def fetch(self, listing: Listing) -> Fetched:
         """Read everything the listing brings, then what is due from before; never raises a ConvoError."""
         with ThreadPoolExecutor(WALKS_IN_FLIGHT, thread_name_prefix="walk") as pool:
             reads: list[Future[None]] = []
-            seen: set[str] = set()
             try:
                 for page in listing.pages():
-                    reads += [pool.submit(self._read, listed) for listed in self._take_page(page, seen)]
+                    reads += [pool.submit(self._read, listed) for listed in self._take_page(page)]
                     self._on_conversations(len(page.rows))
                     if self._stop.is_set():
                         break
@@ -138,7 +157,9 @@ class InboxReader:
             except BaseException:
                 self._stop.set()  # whoever reads for us shall not go on for nobody
                 raise
-            reads += [pool.submit(self.revisit, conversation_id) for conversation_id in sorted(self._known.due - seen)]
+            reads += [
+                pool.submit(self.revisit, conversation_id) for conversation_id in sorted(self._known.due - self._seen)
+            ]
             for read in reads:
                 read.result()
         return self.fetched
@@ -155,23 +176,29 @@ class InboxReader:
 
     def revisit(self, conversation_id: str) -> None:
         """Ask one conversation by its id, with its newest messages nested, and read what it lacks."""
-        if not self._stop.is_set():
+        if not self._is_ended():
             self._guard(conversation_id, 0, lambda: self._revisit(conversation_id))
 
-    def _take_page(self, page: ListedPage, seen: set[str]) -> list[Listed]:
+    def _take_page(self, page: ListedPage) -> list[Listed]:
         """Spool a page with the states of the conversations that need no more; return the others."""
         page = replace(page, rows=tuple(self._clean(page.rows)))
         self._rung = page.rung
         listed = [self._listed(row, page) for row in page.rows if isinstance(row, dict) and rows.readable_id(row)]
-        seen.update(conversation.conversation_id for conversation in listed)
+        with self._lock:
+            self._seen.update(conversation.conversation_id for conversation in listed)
         self._tally("listed", len(listed))
         done = [conversation for conversation in listed if conversation.needs_no_call]
+        lacking = [conversation for conversation in listed if not conversation.needs_no_call]
+        wanted = [conversation for conversation in lacking if not conversation.is_given_up]
         states = [
             state_record(each, each.walk, at_end=each.nested.after is None) for each in done if not each.is_current
         ]
         self._spool_listing(page, states)
         self._count(done)
-        return [conversation for conversation in listed if not conversation.needs_no_call]
+        with self._lock:
+            self._well.update({each.conversation_id for each in done} & self._known.held.keys())
+        self._tally("unchanged", len(lacking) - len(wanted))
+        return wanted
 
     def _listed(self, row: dict[str, object], page: ListedPage) -> Listed:
         conversation_id = rows.readable_id(row)
@@ -192,8 +219,13 @@ class InboxReader:
             page.rung,
             page.messages_limit,
             is_current,
-            was_empty=conversation_id in self._known.empty,
+            is_given_up=self._is_given_up(conversation_id, updated_us),
+            was_empty=self._known.due_reasons.get(conversation_id) == EMPTY_EDGE,
         )
+
+    def _is_given_up(self, conversation_id: str, updated_us: int | None) -> bool:
+        is_left = self._known.due_reasons.get(conversation_id) == GIVEN_UP and not self._known.is_swept
+        return is_left and self._is_trusted(updated_us)
 
     def _is_current(self, conversation_id: str, updated_us: int | None) -> bool:
         """Whether what is held is as new as what was listed and as deep as is asked, as far as times can tell."""
@@ -217,7 +249,7 @@ class InboxReader:
             self.fetched.counts["messages_unchanged"] += sum(len(listed.nested.rows) for listed in unchanged)
 
     def _tally(self, fate: str, count: int = 1) -> None:
-        """Count conversations by what became of them: listed = unchanged + fetched + failed + vanished + pending."""
+        """Count conversations by what became of them: `run_balance.PARTS` must add up."""
         with self._lock:
             self.fetched.counts[f"conversations_{fate}"] += count
 
@@ -243,7 +275,7 @@ class InboxReader:
         )
 
     def _read(self, listed: Listed) -> None:
-        if self._stop.is_set():
+        if self._is_ended():
             self._tally("pending")
             return
         self._guard(listed.conversation_id, listed.at_us, lambda: self._read_to_end(listed))
@@ -254,6 +286,7 @@ class InboxReader:
         self._tally("fetched")
         with self._lock:
             self._unreachable_in_a_row = self._faults_in_a_row = 0
+            self._well.add(listed.conversation_id)
             if state["due_reason"]:
                 self.fetched.reasons.add(str(state["due_reason"]))
 
@@ -262,12 +295,12 @@ class InboxReader:
             page = self._reader.find(conversation_id, self._rung)
         except ConvoError as error:
             self._tally("listed")
-            if not isinstance(error, MissingError) or conversation_id not in self._known.missing:
+            if not says_absent(error) or not self._known.was_refused(conversation_id):
                 raise
             self._journal.append(failed_state_record(conversation_id, 0, due_reason=None))
             self._tally("vanished")
             return
-        for listed in self._take_page(page, set()):
+        for listed in self._take_page(page):
             self._read_to_end(listed)
 
     def _guard(self, conversation_id: str, at_us: int, step: Callable[[], None]) -> None:
@@ -278,27 +311,55 @@ class InboxReader:
             self._tally("pending")
             self._end(error)
         except ConvoError as error:
-            self._journal.append(failed_state_record(conversation_id, at_us, reason_of(error)))
-            with self._lock:
-                self.fetched.failures[conversation_id] = error
-            if isinstance(error, WithheldError) and conversation_id in self._known.missing:
-                self._tally("vanished")
-            else:
-                self._note_failure(error)
+            self._fail(conversation_id, at_us, error)
         except BaseException:
             self._stop.set()
             raise
 
-    def _note_failure(self, error: ConvoError) -> None:
-        self._tally("failed")
+    def _fail(self, conversation_id: str, at_us: int, error: ConvoError) -> None:
+        """Note what a conversation failed with: it is due next run, unless it was refused for good and so before."""
+        is_refused = is_final(error)
+        is_given_up = is_refused and self._known.was_refused(conversation_id)
+        due_reason = GIVEN_UP if is_given_up else REFUSED if is_refused else reason_of(error)
+        self._journal.append(failed_state_record(conversation_id, at_us, due_reason))
+        with self._lock:
+            self.fetched.failures[conversation_id] = error
+        if is_given_up:
+            self._tally("given_up")
+        else:
+            self._tally("failed")
+            self._heed_failure(error)
+
+    def _heed_failure(self, error: ConvoError) -> None:
+        """Count failures in a row; where there were too many, find out whether it is the server that fails."""
         with self._lock:
             self.fetched.reasons.add(CONVERSATION_FAILED)
             self._unreachable_in_a_row += isinstance(error, UnreachableError)
-            self._faults_in_a_row += isinstance(error, RetryableError) and error.fault.code != TOO_MUCH_CODE
+            self._faults_in_a_row += is_outage(error)
             is_host_dead = self._unreachable_in_a_row >= UNREACHABLE_IN_A_ROW
             is_server_failing = self._faults_in_a_row >= FAULTS_IN_A_ROW
-        if isinstance(error, GraphError) and (is_host_dead or is_server_failing):
-            self._end(UnreachableError(replace(error.fault, reason="one conversation after the other fails")))
+            if not (is_host_dead or is_server_failing):
+                return
+            self._unreachable_in_a_row = self._faults_in_a_row = 0
+            failed = {*self.fetched.failures, *self._known.due_reasons}
+            others = sorted(self._well or self._seen - failed)
+        with self._doubt:
+            if isinstance(error, GraphError) and not (others and self._is_answered(random.choice(others))):
+                self._end(UnreachableError(replace(error.fault, reason="one conversation after the other fails")))
+
+    def _is_answered(self, conversation_id: str) -> bool:
+        """Whether another conversation's messages can be read, so that those that failed are bad by themselves."""
+        try:
+            self._reader.ask_one(conversation_id)
+        except STOPPING as error:
+            self._end(error)
+        except ConvoError as error:
+            return not is_outage(error)
+        return True
+
+    def _is_ended(self) -> bool:
+        with self._doubt:
+            return self._stop.is_set()
 
     def _end(self, error: ConvoError) -> None:
         with self._lock:

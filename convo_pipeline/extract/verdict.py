@@ -5,12 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, TypeGuard
 
-from convo_pipeline.errors import ConvoError, GraphError, MissingError, PayloadError, UnreachableError, WithheldError
+from convo_pipeline.errors import ConvoError, GraphError, MissingError, PayloadError, WithheldError
 from convo_pipeline.extract.spool import Record
+from convo_pipeline.graph.codes import is_outage
 from convo_pipeline.schema import READABLE_COUNT
 
-OUTAGE_CODES = frozenset({-2, -1, 2})
-"""Meta's own failures: they say nothing of what was asked for."""
 NOT_FOUND_CODE = 100
 """With its subcode 33: this one message is gone, which says nothing of its neighbours."""
 PROOFS = 3
@@ -25,12 +24,10 @@ def is_telling(error: ConvoError, is_calm: bool) -> bool:
 
     A refusal that came while the account was throttled can mean "slow down".
     """
-    if isinstance(error, UnreachableError) or (isinstance(error, GraphError) and error.fault.code in OUTAGE_CODES):
-        return False
-    return is_calm or not isinstance(error, MissingError)
+    return not is_outage(error) and (is_calm or not isinstance(error, MissingError))
 
 
-def _says_absent(error: ConvoError) -> TypeGuard[MissingError]:
+def says_absent(error: ConvoError) -> TypeGuard[MissingError]:
     """Whether an object is said to be deleted or out of reach, rather than kept from us."""
     return isinstance(error, MissingError) and not isinstance(error, WithheldError)
 
@@ -43,7 +40,7 @@ def judge(error: ConvoError, rank: int, is_calm: bool) -> Record:
     """
     if rank > READABLE_COUNT:
         return verdict("beyond_20")
-    is_refusal = _says_absent(error) and is_calm
+    is_refusal = says_absent(error) and is_calm
     fault = error.fault if isinstance(error, GraphError) else None
     return verdict("gone" if is_refusal else "failed", fault.code if fault else None, fault.subcode if fault else None)
 
@@ -57,7 +54,7 @@ def look_of(error: ConvoError | None) -> Look:
     """Say what asking for one message beyond the newest 20 shows of all that are there."""
     if error is None:
         return "read"
-    is_proof = isinstance(error, PayloadError) or (_says_absent(error) and error.fault.code != NOT_FOUND_CODE)
+    is_proof = isinstance(error, PayloadError) or (says_absent(error) and error.fault.code != NOT_FOUND_CODE)
     return "unreadable" if is_proof else "refused"
 
 

@@ -10,9 +10,11 @@ from collections.abc import Iterable
 
 from convo_pipeline.errors import (
     AccessDeniedError,
+    ConvoError,
     GraphError,
     GraphFault,
     MissingError,
+    PayloadError,
     RetryableError,
     ThrottledError,
     TokenError,
@@ -158,6 +160,24 @@ def may_be_one_row(error: GraphError) -> bool:
     if isinstance(error, MissingError):
         return (error.fault.code, error.fault.subcode) not in ABOUT_THE_INBOX
     return isinstance(error, TooMuchDataError | RetryableError) and not isinstance(error, ThrottledError)
+
+
+def is_outage(error: ConvoError) -> bool:
+    """Whether the server or the way to it failed, which says nothing of what was asked for; code 1 may be about that.
+
+    >>> is_outage(RetryableError(GraphFault(2))), is_outage(RetryableError(GraphFault(1)))
+    (True, False)
+    """
+    return isinstance(error, RetryableError) and error.fault.code != TOO_MUCH_CODE
+
+
+def is_final(error: ConvoError) -> bool:
+    """Whether asking for one object again is no cure, as far as one answer can tell.
+
+    >>> is_final(MissingError(GraphFault(100, 33))), is_final(GraphError(GraphFault(2500))), is_final(RetryableError(GraphFault(1)))
+    (True, True, False)
+    """
+    return isinstance(error, GraphError | PayloadError) and not isinstance(error, RetryableError | TooMuchDataError)
 
 
 def is_plain_100(error: GraphError) -> bool:

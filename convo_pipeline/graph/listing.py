@@ -19,11 +19,10 @@ from convo_pipeline.errors import (
     AccessDeniedError,
     GraphError,
     MissingError,
-    RetryableError,
     UnknownFieldError,
 )
 from convo_pipeline.graph.client import GraphClient
-from convo_pipeline.graph.codes import TOO_MUCH_CODE, is_plain_100, is_silent, may_be_one_row
+from convo_pipeline.graph.codes import is_outage, is_plain_100, is_silent, may_be_one_row
 from convo_pipeline.graph.descent import Descent
 from convo_pipeline.graph.fields import (
     OPTIONAL_CONVERSATION_FIELDS,
@@ -333,7 +332,7 @@ class Listing:
             except GraphError as refusal:
                 if not may_be_one_row(refusal):
                     raise _meaning(refusal, after) from None
-                if is_silent(refusal) or (self._page_count == 0 and _is_of_the_server(refusal)):
+                if is_silent(refusal) or (self._page_count == 0 and is_outage(refusal)):
                     raise  # a server that never answered well, not one bad conversation
             else:
                 self._poisoned |= {found: error for row in page.rows if (found := _id(row)) is not None}
@@ -374,10 +373,6 @@ def _meaning(error: GraphError, after: str | None) -> Exception:
     if isinstance(error, MissingError):
         return AccessDeniedError(replace(error.fault, reason="the inbox is not visible to this token"))
     return error
-
-
-def _is_of_the_server(error: GraphError) -> bool:
-    return isinstance(error, RetryableError) and error.fault.code != TOO_MUCH_CODE
 
 
 def _id(row: object) -> str | None:

@@ -10,6 +10,7 @@ from datetime import UTC, date, datetime, timedelta
 from convo_pipeline.json_text import dump_json, load_json
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+GIVEN_UP = "given_up"
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,12 @@ class ConversationState:
     newest_message_id: str | None = None
     complete_since_us: int | None = None
     due_reason: str | None = None
+    """Why it is to be asked again, by its id; `given_up`: only when something new came, and by a sweep."""
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the next run asks it in any case."""
+        return self.due_reason not in (None, GIVEN_UP)
 
 
 @dataclass(frozen=True)

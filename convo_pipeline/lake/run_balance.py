@@ -8,6 +8,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {
         "conversations_fetched",
         "conversations_failed",
         "conversations_vanished",
+        "conversations_given_up",
         "conversations_pending",
     ),
     "ids_listed": ("detailed", "beyond_20", "gone", "failed", "pending"),
