@@ -312,15 +312,19 @@ def test_c18_a_revoked_token_fails_at_once_and_stores_nothing(tmp_path: Path, fa
         assert inboxes.rows("raw_message_ids") == []
 
 
-def test_c18_a_wrong_app_secret_fails_after_three_calls(tmp_path: Path) -> None:
+@pytest.mark.parametrize("variable", ["WRONG_SECRET", None])
+def test_c18_a_wrong_or_missing_app_secret_fails_with_the_first_call_and_says_what_to_set(
+    tmp_path: Path, variable: str | None
+) -> None:
     world = insta_world(2)
     world.accounts["insta"].app_secret = "the right one"
     with serve(tmp_path, world) as inboxes:
-        wrong = inboxes.settings.accounts[0].model_copy(update={"app_secret_env": "WRONG_SECRET"})
+        wrong = inboxes.settings.accounts[0].model_copy(update={"app_secret_env": variable})
         inboxes.settings = inboxes.settings.model_copy(update={"accounts": (wrong, *inboxes.settings.accounts[1:])})
         inboxes.environ["WRONG_SECRET"] = "thewrongone"
         [report] = inboxes.extract(accounts=["insta"])
-        assert (report.outcome, dict(report.calls)) == ("failed", {"identity": 1, "listing": 2})
+        assert (report.outcome, report.reasons, dict(report.calls)) == ("failed", ("token",), {"identity": 1})
+        assert "app_secret_env" in str(report.error)
         assert "thewrongone" not in repr(report)
 
 

@@ -2,7 +2,8 @@
 
 Only numbers decide: texts are localised and the HTTP status is not documented per code
 (Meta's error handling guide and Messenger error codes). The one text that is read is that of a plain code 100,
-to learn which field was refused. Nothing read from an answer reaches an error's text.
+to learn which field was refused, or that it is the proof of the app secret. Nothing read from an answer reaches an
+error's text.
 """
 
 import re
@@ -70,12 +71,20 @@ CODES: dict[tuple[int, int | None], type[GraphError]] = {
     (80006, None): ThrottledError,  # Messenger
     (9000001, None): MissingError,  # deleted, or older than the newest 20: the same answer for both
 }
+REASONS: dict[tuple[type[GraphError], int | None], str] = {
+    (VersionError, 2635): "this version of the API is retired: set graph.version to a later one",
+    (TokenError, 100): "the app's secret is not the one of the token's app, or is missing: check app_secret_env",
+}
+"""What to do, where the error's class and code do not say it."""
 ABOUT_THE_INBOX = {(100, 33), (803, None)}
 """Missing by these is what the path names, the inbox or what its cursor stood on, not a conversation on the page."""
 PERMISSION_CODES = range(200, 300)
 TOO_MUCH_CODE = 1
 """Meta answers "reduce the amount of data" and "unknown error" alike with code 1. Where a request is heavy,
 asking for less is the better retry: it cures both. Elsewhere nothing can be made smaller: retry."""
+
+PROOF = "appsecret_proof"
+"""The parameter's name: in any language the text of a code 100 that is about it holds it."""
 
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NONEXISTING = re.compile(r"nonexisting field \(([^()]{1,100})\)", re.IGNORECASE)
@@ -139,14 +148,16 @@ def build_error(
     """Turn the `error` object of an answer into the exception that says what to do next."""
     code, subcode = _integer(error.get("code")), _integer(error.get("error_subcode"))
     kind = classify(code, subcode, status, is_heavy=is_heavy, is_transient=_is_true(error.get("is_transient")))
-    reason = "this version of the API is retired: set graph.version to a later one" if kind is VersionError else ""
-    fault = GraphFault(code, subcode, status, _trace_id(error.get("fbtrace_id")), path, reason)
+    text = str(error.get("message", ""))
+    if code == 100 and kind is GraphError and PROOF in text:
+        kind = TokenError
+    fault = GraphFault(code, subcode, status, _trace_id(error.get("fbtrace_id")), path, REASONS.get((kind, code), ""))
     if kind is RetryableError and wait_seconds is not None:
         kind = ThrottledError  # who names a time is obeyed
     if kind is ThrottledError:
         return ThrottledError(fault, wait_seconds)
     if code == 100 and kind is GraphError:
-        field = refused_field(str(error.get("message", "")), asked)
+        field = refused_field(text, asked)
         return UnknownFieldError(fault, field) if field is not None else GraphError(fault)
     return kind(fault)
 
