@@ -309,6 +309,19 @@ def test_all_pauses_of_a_run_together_are_no_longer_than_two_minutes() -> None:
     assert (sleeps, caught.value.wait_seconds) == ([50.0, 50.0], 50.0)
 
 
+def test_pauses_after_faults_are_no_longer_than_two_minutes_while_no_good_answer_comes() -> None:
+    sleeps, failed = Sleeps(), Reply({"error": {"code": 2, "message": "x"}}, status=500)
+    with serving([failed] * (16 * 5 + 4) + [page([ROW]), failed, page([ROW])]) as server:
+        with client_of(server.url, sleeps, calls=200) as client:
+            for _ in range(20):
+                with pytest.raises(errors.RetryableError):
+                    client.fetch_messages("t_1", "id", 10)
+            assert (len(server.calls), sum(sleeps)) == (16 * 5 + 4, 120.0)
+            for _ in range(2):
+                assert client.fetch_messages("t_1", "id", 10).rows == (ROW,)
+            assert sum(sleeps) == 120.5
+
+
 def test_a_block_by_another_process_is_waited_for_out_of_the_same_two_minutes(tmp_path: Path) -> None:
     sleeps = Sleeps()
     clock = sleeps.clock()

@@ -154,7 +154,7 @@ class GraphClient:
         self._clock = halt.watch(clock) if halt else clock
         self._draw = draw
         self._lock = threading.Lock()
-        self._patience = Patience()
+        self._patience, self._endurance = Patience(), Patience()
         self._lanes = Lanes()
         self._token_error: TokenError | None = None
         self._session = _open_session(endpoint, credentials, self._halt)
@@ -202,6 +202,10 @@ class GraphClient:
         error.wait_seconds = seconds
         error.resume_at = self._clock.now() + timedelta(seconds=seconds)
         return Stop(seconds)
+
+    def _endures(self, seconds: float) -> bool:
+        """Whether to pause so long after a fault: not for ever where no good answer comes in between."""
+        return self._endurance.bears(self._clock.monotonic_seconds(), seconds)
 
     def _count_retry(self) -> None:
         with self._lock:
@@ -262,9 +266,12 @@ class GraphClient:
             received = self._exchange(request)
         answer = self._read_answer(request, received)
         try:
-            return read(answer)
+            found = read(answer)
         except PayloadError as error:
             reason = str(error)
+        else:
+            self._endurance.renew()
+            return found
         raise UnreachableError(GraphFault(status=200, path=request.path, reason=reason))
 
     def _await_turn(self, request: _Request) -> None:
@@ -367,6 +374,8 @@ class _Policy:
         )
         if isinstance(error, ThrottledError):
             decision = self._client._block(error, decision)
+        elif isinstance(decision, Pause) and not self._client._endures(decision.seconds):
+            return False
         if isinstance(decision, Pause):
             self._seconds = decision.seconds
             self._client._count_retry()

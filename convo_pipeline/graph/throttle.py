@@ -1,4 +1,4 @@
-"""What a throttle answer changes for an account's run: how long it may wait in all, and how many calls are in flight."""
+"""How long an account may wait in a run, for blocks and after faults, and how many of its calls are in flight."""
 
 import threading
 from collections.abc import Iterator
@@ -9,9 +9,9 @@ CALLS_IN_FLIGHT = 4
 
 
 class Patience:
-    """How long an account may be silent in one run, over all its blocks; safe for its threads.
+    """How long an account may be silent in all; safe for its threads, whose waits at the same time count once.
 
-    Threads that wait for the same block wait at the same time, so it counts once.
+    A client has two: for the blocks of the whole run, and for the pauses after faults, which a good answer renews.
 
     >>> patience = Patience(120)
     >>> patience.bears(1000, 60), patience.bears(1010, 50), patience.bears(2000, 60), patience.bears(3000, 1)
@@ -19,7 +19,7 @@ class Patience:
     """
 
     def __init__(self, seconds: float = LONGEST_SLEEP_SECONDS) -> None:
-        self._left_seconds = seconds
+        self._whole_seconds = self._left_seconds = seconds
         self._silent_until = float("-inf")
         self._lock = threading.Lock()
 
@@ -33,6 +33,11 @@ class Patience:
             self._left_seconds -= added_seconds
             self._silent_until = max(self._silent_until, end)
             return True
+
+    def renew(self) -> None:
+        """Begin anew: it was not in vain."""
+        with self._lock:
+            self._left_seconds = self._whole_seconds
 
 
 class Lanes:
