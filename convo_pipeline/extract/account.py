@@ -162,11 +162,12 @@ def open_client(
     clock: Clock,
     halt: Halt | None = None,
 ) -> GraphClient:
-    """Return the client of one account's run, inside its rate limit and its budget, until the run is ended."""
+    """Return the client of one account's run, inside its rate limit and its budget, until the run is ended.
+
+    `clock` is one that `halt` watches: the waits of client and limiter end with the run.
+    """
     graph, endpoint = settings.graph, Endpoint.of(settings, account)
-    limiter = SqliteLimiter(
-        store.state.path, endpoint.limit_key, graph.calls_per_second, clock=halt.watch(clock) if halt else clock
-    )
+    limiter = SqliteLimiter(store.state.path, endpoint.limit_key, graph.calls_per_second, clock=clock)
     return GraphClient(endpoint, credentials, limiter, budget=CallBudget(graph.calls_per_run), clock=clock, halt=halt)
 
 

@@ -115,9 +115,13 @@ class _Writer:
     def write_day(self, day: date) -> None:
         sightings = self.contents.buckets.read(day)
         stored = self._read_ids(day)
-        self._count(day, sightings, stored)
+        keys = schema.RAW_MESSAGE_IDS.row_keys(sightings)
+        is_stored = _is_stored(keys, stored)
+        self._count(day, sightings, keys, is_stored)
+        self.loaded.counts["rows_before"] += stored.num_rows if stored else 0
         if self.contents.claim and stored is not None:
-            missed = count_missed(self.contents.claim, sightings, stored, self.held, self.contents.conversations)
+            unstored = sightings.filter(pc.invert(is_stored))
+            missed = count_missed(self.contents.claim, unstored, self.held, self.contents.conversations)
             self.loaded.counts["missed"] += missed
         conversation_ids = pc.unique(sightings["conversation_id"]).to_pylist()
         known = [self.contents.conversations[key] for key in conversation_ids if key in self.contents.conversations]
@@ -179,21 +183,15 @@ class _Writer:
         self.loaded.commits.append(commit)
         return commit
 
-    def _count(self, day: date, sightings: pa.Table, stored: pa.Table | None) -> None:
-        """Count each message once, by the most that was learned of it, and the rows that were and are to be there."""
-        keys = schema.RAW_MESSAGE_IDS.row_keys(sightings)
+    def _count(self, day: date, sightings: pa.Table, keys: pa.ChunkedArray, is_stored: pa.ChunkedArray) -> None:
+        """Count each message once, by the most that was learned of it, and those that have no row yet."""
         messages = _codes(keys)
         ranks = pc.index_in(sightings["detail_status"], value_set=pa.array(schema.DETAIL_STATUSES)).to_numpy()
         most = np.zeros(messages.max(initial=-1) + 1, dtype=np.int64)
         np.maximum.at(most, messages, ranks)
         self.loaded.ids_by_day[day] += len(most)
-        held_count = 0
-        if stored:
-            is_held = pc.is_in(keys, schema.RAW_MESSAGE_IDS.row_keys(stored))
-            held_count = pc.count_distinct(keys.filter(is_held)).as_py()
-        self.loaded.counts.update(
-            ids_listed=len(most), rows_before=stored.num_rows if stored else 0, rows_inserted=len(most) - held_count
-        )
+        held_count = pc.count_distinct(keys.filter(is_stored)).as_py()
+        self.loaded.counts.update(ids_listed=len(most), rows_inserted=len(most) - held_count)
         for rank, count in zip(*np.unique(most, return_counts=True), strict=True):
             self.loaded.counts[schema.DETAIL_STATUSES[rank]] += int(count)
 
@@ -266,6 +264,12 @@ class _Writer:
         except CorruptError as error:
             self.loaded.quarantined.append(str(error))
             return None
+
+
+def _is_stored(keys: pa.ChunkedArray, stored: pa.Table | None) -> pa.ChunkedArray:
+    """Say for each key whether there is a row of it."""
+    value_set = schema.RAW_MESSAGE_IDS.row_keys(stored) if stored else pa.array([], keys.type)
+    return pc.is_in(keys, value_set=value_set)
 
 
 def _detail_rows(sightings: pa.Table) -> pa.Table:

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from convo_pipeline.extract.rows import ConversationSighting
 from convo_pipeline.lake.records import ConversationState
@@ -38,14 +37,12 @@ class Claim:
 
 def count_missed(
     claim: Claim,
-    sightings: pa.Table,
-    stored: pa.Table,
+    unstored: pa.Table,
     held: Mapping[str, ConversationState],
     listed: Mapping[str, ConversationSighting],
 ) -> int:
-    """Count one day's messages that were claimed and have no row; `held` and `stored` are as before the sweep."""
-    is_stored = pc.is_in(RAW_MESSAGE_IDS.row_keys(sightings), RAW_MESSAGE_IDS.row_keys(stored))
-    absent = sightings.select([*RAW_MESSAGE_IDS.key, "created_us"]).filter(pc.invert(is_stored)).to_pylist()
+    """Count those of one day's messages without a row that were claimed; `held` is as before the sweep."""
+    absent = unstored.select([*RAW_MESSAGE_IDS.key, "created_us"]).to_pylist()
     times = {(row["conversation_id"], row["message_id"]): row["created_us"] for row in absent}
     return sum(
         claim.covers(created_us, held.get(conversation_id), _updated_us(listed.get(conversation_id)))

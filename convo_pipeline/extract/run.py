@@ -52,10 +52,9 @@ def extract(
     chosen = [settings.account(name) for name in accounts]
     store.preflight()
     run_id, loads, halt = new_run_id(clock), threading.Semaphore(LOADS_IN_FLIGHT), Halt()
+    watched, on_progress = halt.watch(clock), on_progress or _ignore
     runs = [
-        AccountRun(
-            settings, store, account, since, until, mode, run_id, on_progress or _ignore, environ, clock, loads, halt
-        )
+        AccountRun(settings, store, account, since, until, mode, run_id, on_progress, environ, watched, loads, halt)
         for account in chosen
     ]
     try:

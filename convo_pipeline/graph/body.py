@@ -1,7 +1,7 @@
 """An answer's body, decoded as it comes: never more of it than is allowed, and whether its checksum came."""
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 GZIP = 16 + zlib.MAX_WBITS
@@ -28,19 +28,20 @@ def read_body(chunks: Iterable[bytes], encoding: str, most_bytes: int) -> Body:
     if encoding.strip().lower() not in ("gzip", "x-gzip"):
         return Body(_join(chunks, most_bytes))
     inflator = zlib.decompressobj(GZIP)
-    parts: list[bytes] = []
-    byte_count = 0
+    content = _join(_inflate(inflator, chunks, most_bytes), most_bytes)
+    return Body(content, is_checked=content is None or inflator.eof)
+
+
+def _inflate(inflator: "zlib._Decompress", chunks: Iterable[bytes], most_bytes: int) -> Iterator[bytes]:
+    """Yield unpacked chunks, none much larger than the cap: a packed kilobyte may hold a megabyte."""
     for chunk in chunks:
         while chunk and not inflator.eof:
-            parts.append(inflator.decompress(chunk, most_bytes + 1 - byte_count))
-            byte_count += len(parts[-1])
-            if byte_count > most_bytes:
-                return Body(None)
+            yield inflator.decompress(chunk, most_bytes + 1)
             chunk = inflator.unconsumed_tail
-    return Body(b"".join(parts), is_checked=inflator.eof)
 
 
 def _join(chunks: Iterable[bytes], most_bytes: int) -> bytes | None:
+    """Return all chunks as one; None, and no more of them is read, once they pass the cap."""
     parts: list[bytes] = []
     byte_count = 0
     for chunk in chunks:

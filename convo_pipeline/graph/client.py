@@ -125,7 +125,7 @@ class GraphClient:
 
     Raises the errors of `errors.py` by `codes.CODES`. A heavy request (nested messages, a long edge page) that is
     refused with code 1 or does not end in time raises TooMuchDataError: ask for less. After a TokenError no call
-    is sent any more; once `halt` is set, every call and every wait ends with StoppedError.
+    is sent any more; once `halt` is set, every call ends with StoppedError, and every wait if it watches the clock.
     """
 
     def __init__(
@@ -151,7 +151,7 @@ class GraphClient:
         self._limiter = limiter
         self._budget = budget
         self._halt = halt or Halt()
-        self._clock = halt.watch(clock) if halt else clock
+        self._clock = clock
         self._draw = draw
         self._lock = threading.Lock()
         self._patience, self._endurance = Patience(), Patience()
