@@ -1,7 +1,9 @@
 """The notebooks run from top to bottom over a lake, are committed without output and need no more than they say."""
 
 import ast
+import os
 import sys
+from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -77,17 +79,25 @@ def source(path: Path) -> str:
     return "\n".join(cell.source for cell in cells if cell.cell_type == "code")
 
 
-def run(path: Path, folder: Path) -> list[Any]:
-    """Execute a notebook as Jupyter does; return every output."""
+@pytest.fixture(scope="module")
+def kernel(lake: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Jupyter's kernel in an empty folder: loading pandas and matplotlib into it takes longer than all notebooks."""
+    starter = NotebookClient(nbformat.v4.new_notebook())
+    with starter.setup_kernel(cwd=str(tmp_path_factory.mktemp("work")), env={**os.environ, "CONVO_ROOT": str(lake)}):
+        yield starter.km
+
+
+def run(path: Path, kernel: Any) -> list[Any]:
+    """Execute a notebook as Jupyter does, without a name of the one before; return every output."""
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=60, resources={"metadata": {"path": str(folder)}}).execute()
+    notebook.cells.insert(0, nbformat.v4.new_code_cell("%reset -f"))
+    NotebookClient(notebook, km=kernel, timeout=60).execute()
     return [output for cell in notebook.cells for output in cell.get("outputs", [])]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs_and_draws(path: Path, lake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CONVO_ROOT", str(lake))
-    outputs = run(path, tmp_path)
+def test_a_notebook_runs_and_draws(path: Path, kernel: Any) -> None:
+    outputs = run(path, kernel)
     assert [output for output in outputs if output.output_type in ("error", "stream")] == []
     assert any("image/png" in output.get("data", {}) for output in outputs)
 
