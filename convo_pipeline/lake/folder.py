@@ -222,14 +222,14 @@ class Folder:
 
     def _path(self, parts: Sequence[str]) -> Path:
         """Return the path; refuse what leaves the root or passes through a symbolic link."""
-        path = self.root
+        path = os.fspath(self.root)  # text: every access to a file comes by here, and a Path costs more than a look
         for part in parts:
             if part in ("", ".", "..") or "/" in part or "\0" in part:
                 raise StoreError(f"{part!r} is no name of a file or folder in {self.root}")
-            path = path / part
+            path = os.path.join(path, part)
             if stat.S_ISLNK(_mode(path)):
                 raise StoreError(f"{path} is a symbolic link; the lake follows none: replace it by the real folder")
-        return path
+        return Path(path)
 
     def _make_folders(self, parts: Sequence[str]) -> None:
         make_private_folders(self.root)
@@ -336,10 +336,10 @@ def _changed_seconds(path: Path) -> float:
         return float("inf")
 
 
-def _mode(path: Path) -> int:
+def _mode(path: Path | str) -> int:
     try:
         return os.lstat(path).st_mode
     except (FileNotFoundError, NotADirectoryError):
         return 0
     except OSError as error:
-        raise refusal(path, "look at", error) from None
+        raise refusal(Path(path), "look at", error) from None
