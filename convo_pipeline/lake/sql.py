@@ -208,7 +208,9 @@ class Connection:
         """The lake's folder is the only one SQL may open, and no query's result belongs between its files."""
         statements = self._con.extract_statements(query) if isinstance(query, str) else []
         if any(statement.type.name in ("COPY", "EXPORT") for statement in statements):
-            raise StoreError("SQL writes no file here: fetch the rows, with .df().to_csv(path) for example")
+            raise StoreError(
+                "SQL writes no file here: fetch the rows, with .df().to_csv(path), or add --output FILE to the command"
+            )
 
     def close(self) -> None:
         """Close the connection; what was spilled to disk goes with the last one to the same views."""
