@@ -1,4 +1,4 @@
-"""Write the data dictionary from the declarations in `schema`: `python -m convo_pipeline.dictionary > docs/data-dictionary.md`.
+"""Write the data dictionary from the declarations in `schema` and `view_schema`: `python -m convo_pipeline.dictionary > docs/data-dictionary.md`.
 
 It knows Markdown and nothing of what the tables hold.
 """
@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from convo_pipeline import schema
 from convo_pipeline.schema import Column, Table
+from convo_pipeline.view_schema import LOCAL_TIME, VIEWS, View
 
 _INTRODUCTION = f"""\
 # Data dictionary
@@ -37,6 +38,12 @@ _LAYERS = {
     "marts": "Marts: figures, made from the tables above.",
     "ledger": "Ledger: what the runs did.",
 }
+_VIEWS_HEAD = """
+## Views: what `connect()` adds, made anew at every query
+
+Every row has `account`; those of messages, turns and sessions also `date`, the UTC day of the message or of the beginning. How the
+metrics are defined: [metrics.md](metrics.md).
+"""
 _TYPES = {
     schema.TEXT: "text",
     schema.TEXTS: "list of text",
@@ -45,6 +52,7 @@ _TYPES = {
     schema.RATIO: "number",
     schema.FLAG: "yes/no",
     pa.date32(): "date",
+    LOCAL_TIME: "local time",
 }
 
 
@@ -55,7 +63,15 @@ def write_dictionary() -> str:
     for layer, title in _LAYERS.items():
         held = [table for table in tables if table.layer == layer]
         parts.append("\n".join((f"\n## {title}\n", *(_describe(table) for table in held))) if held else "")
+    parts.append("\n".join((_VIEWS_HEAD, *map(_describe_view, VIEWS))))
     return "".join(parts)
+
+
+def _describe_view(view: View) -> str:
+    besides = f" Every column of `{view.of.name}`, and:" if view.of else ""
+    lines = (f"| `{column.name}` | {_TYPES[column.type]} | {column.description} |" for column in view.columns)
+    head = "| column | type | meaning |\n|---|---|---|"
+    return f"### `{view.name}`\n\n{view.description}{besides}\n\n" + "\n".join((head, *lines)) + "\n"
 
 
 def _describe(table: Table) -> str:
