@@ -213,12 +213,12 @@ def test_a_defect_while_an_accounts_tables_are_derived_is_red_for_that_account_a
 def test_figures_that_cannot_be_made_are_red_and_the_tables_below_them_green(
     deployment: Deployment, instance: dg.DagsterInstance, settings: Settings, days: Days
 ) -> None:
-    """A day before the asked ones is damaged: the figures look back at it."""
+    """A day before the asked ones is damaged, and as long as it was: the figures look back at it."""
     with closing(Store(settings.store)) as store:
         fill(settings, store, days)
         derive_day(store, BIKES, days[0])
-    place = Path(settings.store.root) / "messages" / f"account={BIKES}" / f"date={days[0]}"
-    (place / "data.parquet").write_bytes(b"not parquet")
+    path = Path(settings.store.root) / "messages" / f"account={BIKES}" / f"date={days[0]}" / "data.parquet"
+    path.write_bytes(b"x" * path.stat().st_size)
     asked = {account: {f"{account}|{days[number]}" for number in (1, 2)} for account in ALL}
     text, accounts = failure(run(deployment, instance, NORMALISE_JOB, ALL, Window(days[1], days.today)))
     assert (accounts, "is damaged and was set aside" in text) == ([BIKES], True)

@@ -1,22 +1,25 @@
 """A damaged file from end to end: set aside, named, made again by whoever can, and told apart from one that waits."""
 
 import hashlib
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from convo_pipeline.derive import stale_days
 from convo_pipeline.emulator.clock import VirtualClock
-from convo_pipeline.emulator.world import World
+from convo_pipeline.emulator.world import Account, World
 from convo_pipeline.errors import CorruptError, StoreError
-from convo_pipeline.lake.ledger import export_runs
+from convo_pipeline.lake.ledger import export_runs, restore_runs
 from convo_pipeline.lake.rebuild import rebuild_state
 from convo_pipeline.lake.verify import verify
+from convo_pipeline.orchestration.assets import DERIVED_TABLES, run_normalise
+from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.schema import RUNS
-from tests.inboxes import NOW, Inboxes, serve
+from tests.inboxes import NOW, Inboxes, serve, stopped_clock
 
 OLD, TODAY = NOW.date() - timedelta(days=6), NOW.date()
 NIGHT = TODAY - timedelta(days=1)
@@ -138,3 +141,124 @@ def test_a_rebuilt_state_vouches_for_no_byte_that_its_rows_do_not_give(inboxes: 
     path.write_bytes(whole[:start] + b"q" + whole[start + 1 :])
     rebuild_state(store)
     assert (path.read_bytes(), store.state.partitions()) == (whole, known)
+
+
+def crowd(account: Account, at: datetime) -> None:
+    """Fill the listing's first page with other conversations, so that nothing older comes along by chance."""
+    for number in range(60):
+        account.add_conversation(f"Eve {at} {number}").add_messages(1, at - timedelta(minutes=number))
+
+
+def remove_day(inboxes: Inboxes, day: date, tables: Iterable[str]) -> None:
+    for table in tables:
+        shutil.rmtree(inboxes.store.path(table, "insta", day).parent)
+
+
+@pytest.fixture
+def quiet(tmp_path: Path) -> Iterator[Inboxes]:
+    """A guest who wrote once, days ago, below more conversations than a page shows."""
+    world = World(VirtualClock(NOW))
+    account = world.add_account("insta", "1111111111", "instagram")
+    account.add_conversation("Ada").add_messages(2, NOW - timedelta(days=5))
+    crowd(account, NOW - timedelta(hours=3))
+    with serve(tmp_path / "lake", world) as inboxes:
+        inboxes.extract_whole()
+        yield inboxes
+
+
+QUIET = TODAY - timedelta(days=5)
+
+
+def deployment_of(inboxes: Inboxes) -> Deployment:
+    return Deployment(inboxes.settings, environ=inboxes.environ, clock=stopped_clock(inboxes.clock))
+
+
+@pytest.mark.parametrize("tables", [*((table,) for table in RAW_FILES), RAW_FILES])
+def test_d13_raw_days_removed_by_hand_are_missed_by_the_next_night_and_asked_again(
+    quiet: Inboxes, tables: tuple[str, ...]
+) -> None:
+    before = quiet.rows("messages", "insta")
+    remove_day(quiet, QUIET, tables)
+    assert kinds(quiet) == ["missing"]
+    reports = [*quiet.extract(NIGHT, mode="nightly"), *quiet.extract(NIGHT, mode="nightly")]
+    quiet.derive()
+    assert [(report.outcome, report.reasons) for report in reports] == [
+        ("incomplete", ("quarantined",)),
+        ("complete", ()),
+    ]
+    named = [
+        f"{table}/account=insta/date={QUIET}/data.parquet was lost, damaged or put back from a backup"
+        for table in tables
+    ]
+    assert reports[0].report["quarantined"] == sorted(named)
+    assert (quiet.rows("messages", "insta"), kinds(quiet)) == (before, [])
+
+
+def test_d13_a_derived_day_removed_by_hand_is_made_again_by_the_next_normalisation(quiet: Inboxes) -> None:
+    before = quiet.rows("messages", "insta")
+    remove_day(quiet, QUIET, ["messages", "coverage"])
+    assert kinds(quiet) == ["missing"]
+    outcome = run_normalise(deployment_of(quiet), [f"insta|{TODAY}"])
+    assert (outcome.failures, quiet.rows("messages", "insta"), kinds(quiet)) == ({}, before, [])
+
+
+def test_d13_a_day_of_the_ledger_removed_by_hand_is_written_again_by_the_next_run(quiet: Inboxes) -> None:
+    store = quiet.store
+    before = store.read(RUNS.name, "", TODAY)
+    shutil.rmtree(store.path(RUNS.name, "", TODAY).parent)
+    restore_runs(store)
+    assert (store.read(RUNS.name, "", TODAY).equals(before), kinds(quiet)) == (True, [])
+
+
+def live_on(inboxes: Inboxes) -> date:
+    """Let five days pass with messages on the first of them and many on the last, and ask for them; return the last."""
+    account, clock = inboxes.world.accounts["insta"], inboxes.clock
+    for name, hours in (("Bob", 1), ("Joe", 24)):
+        account.add_conversation(name).add_messages(2, NOW + timedelta(hours=hours))
+    clock.advance(timedelta(days=5).total_seconds())
+    crowd(account, clock.now() - timedelta(hours=13))
+    inboxes.extract_whole()
+    return clock.now().date() - timedelta(days=1)
+
+
+@pytest.mark.parametrize("is_rebuilt", [False, True])
+def test_d15_days_that_a_restored_backup_lacks_are_asked_again_by_the_next_night(
+    quiet: Inboxes, is_rebuilt: bool
+) -> None:
+    """Days are gone with the backup, and one is older than it was; the state knows them still."""
+    store, backup = quiet.store, quiet.store.root.parent / "backup"
+    shutil.copytree(store.root, backup, ignore=shutil.ignore_patterns(".state"))
+    night = live_on(quiet)
+    before = quiet.rows("messages", "insta")
+    for folder in store.root.glob("[!.]*"):
+        shutil.rmtree(folder)
+    shutil.copytree(backup, store.root, dirs_exist_ok=True)
+    if is_rebuilt:
+        rebuild_state(store)
+    else:
+        assert set(kinds(quiet)) == {"missing", "restored"}
+    reports = [*quiet.extract(night, mode="nightly"), *quiet.extract(night, mode="nightly")]
+    store.partitions.look_over(DERIVED_TABLES, "insta")
+    quiet.derive()
+    assert [report.outcome for report in reports] == ["complete" if is_rebuilt else "incomplete", "complete"]
+    assert (quiet.rows("messages", "insta"), kinds(quiet), store.state.quarantines()) == (before, [], [])
+    assert list(store.root.rglob("*.corrupt-*")) == []
+
+
+def test_d15_files_newer_than_the_state_are_taken_for_the_truth(quiet: Inboxes) -> None:
+    """The state alone is from a backup: whole files of ours are no damage, whatever it says."""
+    store = quiet.store
+    store.close()
+    backup = {path: path.read_bytes() for path in store.state_path.glob("state.db*")}
+    night = live_on(quiet)
+    before = quiet.rows("messages", "insta")
+    store.close()
+    for path in store.state_path.glob("state.db*"):
+        path.unlink()
+    for path, content in backup.items():
+        path.write_bytes(content)
+    assert "restored" in kinds(quiet)
+    assert quiet.rows("messages", "insta") == before
+    quiet.extract(night, mode="nightly")
+    quiet.derive()
+    assert (quiet.rows("messages", "insta"), list(store.root.rglob("*.corrupt-*"))) == (before, [])

@@ -76,6 +76,7 @@ def write_over(store: Store, table: str, content: pa.Table, source: str = "") ->
     record = store.state.partition(table, ACCOUNT, DAY)
     path = store.path(table, ACCOUNT, DAY)
     path.write_bytes(encode(TABLES[table], content, source or (record.source if record else "")))
+    store.state.remove_partition(table, ACCOUNT, DAY)
     rebuild_state(store)
 
 
@@ -128,6 +129,11 @@ def test_a_flipped_bit_is_found_wherever_it_is(store: Store, long_run: bool) -> 
 
 def damage(store: Store) -> None:
     store.path("messages", ACCOUNT, DAY).write_bytes(b"")
+
+
+def put_back_another(store: Store) -> None:
+    path = store.path("messages", ACCOUNT, DAY)
+    path.write_bytes(encode(TABLES["messages"], store.read("messages", ACCOUNT, DAY).slice(1), "another time"))
 
 
 def lose_file(store: Store) -> None:
@@ -212,6 +218,7 @@ def leave_a_note(store: Store) -> None:
     ("harm", "expected"),
     [
         (damage, ["damaged"]),
+        (put_back_another, ["restored"]),
         (lose_file, ["missing"]),
         (lose_record, ["unrecorded"]),
         (change_schema, ["schema", "unrecorded"]),

@@ -11,7 +11,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from convo_pipeline.clock import Clock
-from convo_pipeline.errors import BusyError, ConvoError, SettingsError, StoppedError, StoreError, ThrottledError
+from convo_pipeline.errors import (
+    BusyError,
+    ConvoError,
+    CorruptError,
+    SettingsError,
+    StoppedError,
+    StoreError,
+    ThrottledError,
+)
 from convo_pipeline.extract import rows
 from convo_pipeline.extract.contents import Contents, Journal
 from convo_pipeline.extract.conversation import ConversationReader
@@ -36,6 +44,7 @@ from convo_pipeline.lake.identity import AccountIdentity
 from convo_pipeline.lake.records import Run
 from convo_pipeline.lake.retention import RAW_NAMES
 from convo_pipeline.lake.run_balance import balance
+from convo_pipeline.schema import RAW, TABLES
 from convo_pipeline.secrets import Credentials, read_credentials, redact
 from convo_pipeline.settings import AccountSettings, Settings
 
@@ -76,10 +85,15 @@ class AccountRun:
         try:
             credentials = read_credentials(self.account, self.environ)
             self._claim_name()
-            left = [self._load(spool) for spool in left_spools(self.store.state_path, self.account.name)]
+            left = [Loaded(quarantined=self._look_over())]
+            left += [self._load(spool) for spool in left_spools(self.store.state_path, self.account.name)]
             return self._call(credentials, left, user_id)
         except Exception as error:
             return self._failed(error)
+
+    def _look_over(self) -> list[str]:
+        """Note raw files that are not what they were before anything relies on them; a short look leaves that to the night."""
+        return [] if self.mode in ("capture", "find") else self.store.partitions.look_over(RAW, self.account.name)
 
     def _failed(self, error: Exception) -> AccountReport:
         """Report what ended the account before its answers were stored; they are in the spool, for the next run."""
@@ -310,8 +324,11 @@ class AccountCalls:
         return len(self._stored("raw_message_ids", conversation_id, message_id, created_us)) > 0
 
     def _stored(self, table: str, conversation_id: str, message_id: str, created_us: int) -> pa.Table:
-        """Return what a raw table holds of one message."""
-        day = self._run.store.read(table, self._name, rows.day_of(created_us))
+        """Return what a raw table holds of one message; what is damaged holds nothing."""
+        try:
+            day = self._run.store.read(table, self._name, rows.day_of(created_us))
+        except CorruptError:
+            day = TABLES[table].schema.empty_table()
         return day.filter((pc.field("conversation_id") == conversation_id) & (pc.field("message_id") == message_id))
 
     def _find(self, reader: InboxReader, user_id: str) -> Fetched:

@@ -19,7 +19,7 @@ from convo_pipeline.extract.report import AccountReport, Progress
 from convo_pipeline.extract.spool import delete_old_spools
 from convo_pipeline.halt import Halt
 from convo_pipeline.lake.files import Store
-from convo_pipeline.lake.ledger import export_runs
+from convo_pipeline.lake.ledger import export_runs, restore_runs
 from convo_pipeline.settings import Settings
 
 ACCOUNTS_IN_FLIGHT = 64
@@ -51,6 +51,8 @@ def extract(
         raise SettingsError(f"since ({since}) must be before until ({until})")
     chosen = [settings.account(name) for name in accounts]
     store.preflight()
+    if mode != "capture":
+        restore_runs(store)
     run_id, loads, halt = new_run_id(clock), threading.Semaphore(LOADS_IN_FLIGHT), Halt()
     watched, on_progress = halt.watch(clock), on_progress or _ignore
     runs = [

@@ -26,6 +26,15 @@ def export_runs(store: Store, run_id: str) -> list[Commit]:
     return [_change_day(store, day, partial(add_runs, runs=by_day[day])) for day in sorted(by_day)]
 
 
+def restore_runs(store: Store) -> None:
+    """Write the ledger's lost and damaged days anew, from the lines that the state still has."""
+    store.partitions.look_over([RUNS], "")
+    for _, _, day, _ in store.state.quarantines(""):
+        lines = partial(add_runs, runs=_runs_of(store, day))
+        _change_day(store, day, lines)
+        store.state.settle_quarantines("", [RUNS.name], day)
+
+
 def change_runs(store: Store, change: Change) -> None:
     """Change the lines of the ledger's files; a file of which nothing changes is left untouched."""
     for day in store.days(RUNS.name, ""):
@@ -67,10 +76,14 @@ def _change_day(store: Store, day: date, change: Change) -> Commit:
     try:
         return store.partitions.commit(RUNS, "", day, make)
     except CorruptError:
-        known = add_runs(RUNS.schema.empty_table(), (run for run in store.state.runs() if _day_of(run) == day))
+        known = add_runs(RUNS.schema.empty_table(), _runs_of(store, day))
         commit = store.partitions.commit(RUNS, "", day, lambda held: change(known))
         store.state.settle_quarantines("", [RUNS.name], day)
         return commit
+
+
+def _runs_of(store: Store, day: date) -> list[Run]:
+    return [run for run in store.state.runs() if _day_of(run) == day]
 
 
 def _day_of(run: Run) -> date:

@@ -88,6 +88,19 @@ def _content(table: Table, stored: pa.Table, version: int, source: str, is_exact
         return FileContent(table.schema.empty_table(), stored.num_rows, version, source, is_exact, misfit)
 
 
+def is_as_written(table: Table, content: bytes) -> bool:
+    """Say whether these are exactly the bytes that their rows give: a file of ours, and whole to the last byte.
+
+    One of an earlier version, or written by another version of the Parquet library, cannot be told by this.
+    """
+    try:
+        found = decode(table, content, "")
+    except CorruptError:
+        return False
+    is_todays = found.is_exact and found.version == SCHEMA_VERSION
+    return is_todays and encode(table, found.rows, found.source) == content
+
+
 def check_written(table: Table, rows: pa.Table, content: bytes, name: str) -> None:
     """Raise CorruptError unless the bytes hold exactly the keys of `rows`."""
     try:

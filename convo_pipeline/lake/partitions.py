@@ -6,7 +6,8 @@ the folder, record. A file that is not what was written is set aside and named. 
 
 import hashlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import date
 from typing import TypeVar
@@ -16,7 +17,7 @@ import pyarrow as pa
 from convo_pipeline.clock import Clock
 from convo_pipeline.errors import ConflictError, CorruptError, SchemaError, StoreError
 from convo_pipeline.lake import parquet
-from convo_pipeline.lake.layout import DATA_FILE, file_parts, folder_parts, read_date, set_aside_name
+from convo_pipeline.lake.layout import DATA_FILE, file_parts, folder_parts, read_date, set_aside_name, table_of
 from convo_pipeline.lake.locks import Locks
 from convo_pipeline.lake.place import Mark, Place, remove_file
 from convo_pipeline.lake.records import Partition
@@ -186,12 +187,12 @@ class Partitions:
                 held = self.read_file(table, account, day)
             except CorruptError:
                 return None
-            if held is None or held.content.version != SCHEMA_VERSION:
-                if held:
-                    self._note(held.record, held.mark)
-                return held
-            if not held.content.is_exact:
+            if held is None or (held.content.version == SCHEMA_VERSION and not held.content.is_exact):
                 return None
+            self._doubt_other(table, held, self._state.partition(table.name, account, day))
+            if held.content.version != SCHEMA_VERSION:
+                self._note(held.record, held.mark)
+                return held
             self._note(held.record, held.mark)
             rows, source = held.content.rows, held.content.source
             content = parquet.encode(table, rows, source)
@@ -199,6 +200,35 @@ class Partitions:
             if record.sha256 != held.record.sha256:
                 self._publish(table, parts, content, rows, held, record)
             return held
+
+    def give_up(self, record: Partition) -> bool:
+        """Forget a file that is gone; the day of a raw one is asked again by the next run. Say whether it was lost."""
+        table = table_of(record.table)
+        is_lost = record.next_sha256 != "" and table.layer in ("raw", "ledger")
+        if is_lost:
+            self._doubt(table, record.account, record.date)
+        else:
+            self._state.remove_partition(record.table, record.account, record.date)
+        return is_lost
+
+    def look_over(self, tables: Iterable[Table], account: str) -> list[str]:
+        """Read every file again that is not there, or not as long as it was written; return what is in doubt since.
+
+        As cheap as a listing, for whoever is about to rely on what the state says. In a shared place both may be
+        the work of another machine: there a file is looked at when it is read.
+        """
+        if self._place.is_shared:
+            return []
+        before = set(self._state.quarantines(account))
+        for table in tables:
+            marks = self._place.holders(folder_parts(table, account), DATA_FILE)
+            for record in self._state.partitions(account, table=table.name):
+                mark = marks.get(f"date={record.date}")
+                if mark is None or mark.byte_count != record.byte_count:
+                    with suppress(CorruptError):  # noted
+                        self._read_locked(table, account, record.date)
+        found = [each for each in self._state.quarantines(account) if each not in before]
+        return [f"{path} was lost, damaged or put back from a backup" for *_, path in found]
 
     # the parts of a commit; whoever calls them holds the partition's lock
 
@@ -257,10 +287,9 @@ class Partitions:
             self._settle_missing(table, account, day, record)
             return None
         if record is not None and held.record.sha256 not in (record.sha256, record.next_sha256):
-            if held.mark.sha256 is None:
+            if held.mark.sha256 is None and not self._is_as_written(table, account, day):
                 raise self._quarantine(table, account, day, "")
-            if table.layer == "raw" and held.record.row_count < record.row_count:
-                self._state.reopen(account)
+            self._doubt_other(table, held, record)
         if record != held.record or self._is_outdated(record):
             self._note(held.record, held.mark)
         return held
@@ -278,15 +307,29 @@ class Partitions:
         return key in self._seen and self._seen[key] != self._state.tag(record)
 
     def _settle_missing(self, table: Table, account: str, day: date, record: Partition | None) -> None:
-        if record is None:
-            return
-        is_lost = record.next_sha256 != "" and table.layer == "raw"
-        self._state.remove_partition(table.name, account, day, is_lost)
-        if is_lost:
+        if record is not None and self.give_up(record):
             location = self._place.location(file_parts(table, account, day))
-            raise StoreError(
+            raise CorruptError(
                 f"{location} is missing although it held {record.row_count} rows: restore it, or run again"
             )
+
+    def _is_as_written(self, table: Table, account: str, day: date) -> bool:
+        found = self._place.read_marked(file_parts(table, account, day))
+        return found is not None and parquet.is_as_written(table, found[0])
+
+    def _doubt_other(self, table: Table, held: Held, record: Partition | None) -> None:
+        """Doubt a raw file that is another than it was: a backup was put back, or the state is older than the file.
+
+        In a shared place it is another machine's work, and in doubt only where rows are gone.
+        """
+        if record is None or table.layer != "raw" or held.record.sha256 in (record.sha256, record.next_sha256):
+            return
+        if not self._place.is_shared or held.record.row_count < record.row_count:
+            self._doubt(table, record.account, record.date)
+
+    def _doubt(self, table: Table, account: str, day: date) -> None:
+        """Note that rows of a day may be gone that were held: it is asked again by the next run."""
+        self._state.add_quarantine(table.name, account, day, "/".join(file_parts(table, account, day)))
 
     def _quarantine(self, table: Table, account: str, day: date, why: str) -> StoreError:
         """Set a damaged file aside, note it, and return the error that names it.

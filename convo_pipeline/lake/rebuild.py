@@ -7,7 +7,8 @@ import pyarrow.compute as pc
 
 from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.identity import AccountIdentity
-from convo_pipeline.lake.ledger import read_runs
+from convo_pipeline.lake.layout import is_set_aside
+from convo_pipeline.lake.ledger import read_runs, restore_runs
 from convo_pipeline.schema import RAW_CONVERSATIONS, RAW_MESSAGE_IDS, RUNS
 
 CERTAIN_SOURCES = ("message", "message_id")
@@ -17,16 +18,17 @@ CERTAIN_SOURCES = ("message", "message_id")
 def rebuild_state(store: Store) -> None:
     """Derive the state from the files alone, each read to its last byte; a damaged one is left to whoever reads it.
 
-    What accounts are believed to hold to its end is believed no longer: the files may be older than that belief.
+    What accounts are believed to hold to its end is believed no longer: the files may be older than that belief. The
+    day of a raw file that is gone, or another than it was, is asked again by the next run.
     """
     _note_set_aside(store)
     identities: dict[str, AccountIdentity] = {}
-    gone = {(record.table, record.account, record.date) for record in store.state.partitions()}
+    known = {(record.table, record.account, record.date): record for record in store.state.partitions()}
     for table, account, day in store.data_files():
         held = store.partitions.adopt(table, account, day)
         if held is None:
             continue
-        gone.discard((table.name, account, day))
+        known.pop((table.name, account, day), None)
         if table is RAW_CONVERSATIONS and held.content.rows.num_rows:
             identities[account] = _newest_identity(account, held.content.rows, identities.get(account))
         elif table is RAW_MESSAGE_IDS:
@@ -34,8 +36,9 @@ def rebuild_state(store: Store) -> None:
         elif table is RUNS:
             for run in read_runs(held.content.rows):
                 store.state.save_run(run)
-    for name, account, day in gone:
-        store.state.remove_partition(name, account, day)
+    for record in known.values():
+        store.partitions.give_up(record)
+    restore_runs(store)
     for identity in identities.values():
         store.state.set_identity(identity)
     for identity in store.state.identities():
@@ -45,7 +48,8 @@ def rebuild_state(store: Store) -> None:
 def _note_set_aside(store: Store) -> None:
     """Note every damaged file that was set aside, made again since or not; the ledger's are made again at once."""
     for _, _, _, path in store.state.quarantines():
-        store.state.remove_quarantine(path)
+        if is_set_aside(path.rpartition("/")[2]):
+            store.state.remove_quarantine(path)
     for table, account, day, parts in store.set_aside_files():
         if table is not RUNS:
             store.state.add_quarantine(table.name, account, day, "/".join(parts))

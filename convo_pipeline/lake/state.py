@@ -102,15 +102,13 @@ class State:
         with self.database.transaction(is_durable=False) as connection:
             connection.execute(_SAVE_PARTITION, (*partition_key(partition), *astuple(partition)[3:]))
 
-    def remove_partition(self, table: str, account: str, day: date, is_lost: bool = False) -> None:
-        """Forget a partition whose file is gone; where it was lost, everything the account holds is asked again.
+    def remove_partition(self, table: str, account: str, day: date) -> None:
+        """Forget a partition whose file is gone.
 
         Durably: were this lost after the partition was made anew, the new file would be taken for damage.
         """
         with self.database.transaction() as connection:
             connection.execute(_REMOVE_PARTITION, (account, str(day), table))
-            for statement in _REOPEN if is_lost else ():
-                connection.execute(statement, (account,))
 
     def tag(self, partition: Partition) -> str | None:
         """Return which version in a shared place the partition is, None if that is not known."""
@@ -127,7 +125,7 @@ class State:
             connection.execute("INSERT OR REPLACE INTO tags VALUES (?, ?, ?, ?, ?)", row)
 
     def add_quarantine(self, table: str, account: str, day: date, path: str) -> None:
-        """Note a damaged file that was set aside; everything the account holds is asked again."""
+        """Note a damaged file that was set aside, or by its own path one that lost rows; its account is asked again."""
         with self.database.transaction() as connection:
             connection.execute(
                 "INSERT OR REPLACE INTO quarantines VALUES (?, ?, ?, ?)", (path, table, account, str(day))
@@ -143,7 +141,7 @@ class State:
                 connection.execute(statement, (account,))
 
     def quarantines(self, account: str | None = None) -> list[tuple[str, str, date, str]]:
-        """Return (table, account, date, path) of every damaged file that was set aside."""
+        """Return (table, account, date, path) of every file that was set aside or lost rows, and its day is not whole."""
         where, values = _where({"account": account})
         rows = self.database.select(
             f"SELECT table_name, account, date, path FROM quarantines{where} ORDER BY path", *values

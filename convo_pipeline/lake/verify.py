@@ -26,6 +26,8 @@ from convo_pipeline.schema import RAW_MESSAGE_IDS, RUNS, SCHEMA_VERSION, TABLES,
 KINDS = {
     "damaged": "the file is not what was written: restore it, or let the next run set it aside and ask again;"
     " if you put a backup back, run `convo-pipeline verify --rebuild-state`",
+    "restored": "a whole file, but not the one that was written last: an older backup, or the state is older; the next run"
+    " takes it and asks its day again",
     "missing": "the state knows a file that is not there: restore it, or run again",
     "unrecorded": "the state does not know the file: run `convo-pipeline verify --rebuild-state`",
     "schema": "the file's columns are not the table's",
@@ -36,7 +38,7 @@ KINDS = {
     "balance": "tables of one day do not add up",
     "stale": "derived tables do not agree with the raw ones: run `convo-pipeline normalize`",
     "ledger": "a run's counts do not add up",
-    "quarantine": "a damaged file was set aside and its day is not whole again: put a backup in its place and run"
+    "quarantine": "a file was damaged and set aside, or lost, and its day is not whole again: put a backup in its place and run"
     " `convo-pipeline verify --rebuild-state`, or let the next `extract` (raw tables) or `normalize` make it again",
     "set aside": "a damaged file whose day was made again since, as far as that was possible; kept until you remove it",
     "foreign": "not ours: never read, never deleted",
@@ -191,18 +193,19 @@ def _verify_file(store: Store, table: Table, account: str, day: date, tally: _Ta
         return None
     tally.file_count += 1
     tally.byte_count += len(content)
-    if not _is_recorded(content, record, where, tally):
+    if not _is_recorded(table, content, record, where, tally):
         return None
     return _check_content(table, content, record, where, tally)
 
 
-def _is_recorded(content: bytes, record: Partition | None, where: str, tally: _Tally) -> bool:
+def _is_recorded(table: Table, content: bytes, record: Partition | None, where: str, tally: _Tally) -> bool:
     if record is None:
         tally.add("unrecorded", where, f"{len(content)} bytes")
         return True
     if hashlib.sha256(content).hexdigest() in (record.sha256, record.next_sha256):
         return True
-    tally.add("damaged", where, f"its hash is not {record.sha256[:8]}…")
+    kind = "restored" if parquet.is_as_written(table, content) else "damaged"
+    tally.add(kind, where, f"its hash is not {record.sha256[:8]}…")
     return False
 
 
@@ -267,7 +270,8 @@ def _report_leftovers(store: Store, tally: _Tally) -> None:
     waiting = {path: (_table(name), account, day) for name, account, day, path in store.state.quarantines()}
     kept = {"/".join(parts): (table, account, day) for table, account, day, parts in store.set_aside_files()}
     for path, place in (kept | waiting).items():
-        tally.add("quarantine" if path in waiting else "set aside", path, f"set aside from {_where(*place)}")
+        found = f"set aside from {_where(*place)}" if path in kept else "rows of it were lost"
+        tally.add("quarantine" if path in waiting else "set aside", path, found)
     for foreign in store.foreign_files():
         tally.add("foreign", "/".join(foreign), "not a file of the lake")
 

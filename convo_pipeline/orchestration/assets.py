@@ -257,6 +257,7 @@ def run_normalise(deployment: Deployment, keys: Iterable[str]) -> Outcome:
     with open_store(deployment) as store:
         reader = _Reader(store, with_preview=sum(map(len, asked.values())) <= MOST_PREVIEWS)
         for account, days in asked.items():
+            alone(outcome, account, partial(store.partitions.look_over, DERIVED_TABLES, account))
             whole = [day for day in days if derive(store, account, day, outcome, is_forced=True) is not None]
             for day in alone(outcome, account, partial(stale_days, store, account)) or ():
                 if day not in days:
