@@ -21,6 +21,7 @@ from convo_pipeline.lake.rebuild import rebuild_state
 from convo_pipeline.lake.rename import rename_account
 from convo_pipeline.lake.segments import Segment, arrange, read_index, source_of
 from convo_pipeline.lake.sql import Connection
+from convo_pipeline.lake.verify import verify
 from convo_pipeline.schema import MESSAGES, RAW_MESSAGE_IDS
 from convo_pipeline.settings import StoreSettings
 
@@ -259,6 +260,37 @@ def test_a_damaged_compaction_is_no_damage(store: Store, tmp_path: Path) -> None
     path.write_bytes(b"x" * path.stat().st_size)
     with convo_pipeline.connect(store.root) as con:
         assert answers(con) == expected(store, tmp_path)
+
+
+def test_a_compaction_is_left_out_where_duckdb_does_not_say_which_file_it_cannot_read(
+    store: Store, tmp_path: Path
+) -> None:
+    compact(store, TODAY)
+    path = store.root / ".compact/messages" / segments(store)[0].name
+    path.write_bytes(garble_footer(path.read_bytes()))
+    with convo_pipeline.connect(store.root) as con:
+        assert answers(con) == expected(store, tmp_path)
+
+
+def garble_footer(content: bytes) -> bytes:
+    """Make the list of columns unreadable; the file stays as long as it was."""
+    start = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    return content[:start] + b"\xff" * 8 + content[start + 8 :]
+
+
+def test_d2_a_flipped_bit_in_a_compaction_is_found_by_verify_and_healed_by_the_next_compaction(store: Store) -> None:
+    compact(store, TODAY)
+    [segment] = segments(store)
+    path = store.root / ".compact/messages" / segment.name
+    whole = path.read_bytes()
+    path.write_bytes(whole[:1000] + bytes([whole[1000] ^ 1]) + whole[1001:])
+    found = [(finding.kind, finding.where) for finding in verify(store).findings if finding.kind == "compaction"]
+    assert found == [("compaction", f".compact/messages/{segment.name}")]
+    compact(store, TODAY)
+    assert (path.read_bytes(), [each.kind for each in verify(store).findings if each.kind == "compaction"]) == (
+        whole,
+        [],
+    )
 
 
 def test_a_month_with_a_damaged_or_older_day_waits(store: Store) -> None:

@@ -160,6 +160,19 @@ def test_a_damaged_file_is_named(tmp_path: Path, con: Connection) -> None:
         con.sql("FROM inbox").fetchall()
 
 
+def test_d1_a_damaged_file_is_named_where_duckdb_does_not_name_it(tmp_path: Path, con: Connection) -> None:
+    write(tmp_path, "messages", "bakery", DAY, [message("m1")])
+    damaged = write(tmp_path, "messages", "florist", DAY, [message("m1")])
+    content = damaged.read_bytes()
+    start = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    damaged.write_bytes(content[:start] + b"\xff" * 8 + content[start + 8 :])
+    with pytest.raises(duckdb.Error) as bare:
+        duckdb.sql(f"FROM '{damaged}'").fetchall()
+    assert "florist" not in str(bare.value)
+    with pytest.raises(CorruptError, match=r"account=florist/date=2026-03-01/data.parquet is damaged"):
+        con.sql("FROM messages").fetchall()
+
+
 @pytest.mark.parametrize("name", ["it's", "a*b", "[x]", "q?", "dir with space", "ü"])
 def test_the_root_may_have_any_name(tmp_path: Path, name: str) -> None:
     root = tmp_path / name

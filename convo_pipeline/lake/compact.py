@@ -33,6 +33,7 @@ from convo_pipeline.lake.segments import (
     Segment,
     arrange,
     bounds_of,
+    is_whole,
     month_of,
     read_index,
     segment_parts,
@@ -104,7 +105,7 @@ def drop_outdated(store: Store) -> None:
 
 def _compact_table(store: Store, table: Table, months: Mapping[Key, _Month]) -> list[Piece]:
     held, mark = read_index(store.place, table.name)
-    whole = [each for each in held if _is_whole(store, table, each)]
+    whole = [each for each in held if is_whole(store.place, table.name, each)]
     goals = {key: month.piece(key) for key, month in months.items()}
     copies = _Copies(store, table, whole)
     segments: list[Segment] = []
@@ -205,11 +206,6 @@ def _write(store: Store, table: Table, name: str, content: bytes) -> None:
         store.place.discard(staged)
         raise CorruptError(f"{staged} read back differs from what was written")
     store.place.publish(staged, segment_parts(table.name, name))
-
-
-def _is_whole(store: Store, table: Table, segment: Segment) -> bool:
-    mark = store.place.mark(segment_parts(table.name, segment.name))
-    return mark is not None and mark.byte_count == segment.byte_count
 
 
 def _remove_leftovers(store: Store, table: Table, segments: Sequence[Segment]) -> None:

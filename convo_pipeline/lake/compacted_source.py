@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from convo_pipeline.lake.compaction_watch import CompactionWatch
+from convo_pipeline.lake.folder import Folder
 from convo_pipeline.lake.layout import DATA_FILE
 from convo_pipeline.lake.records import Compaction
 from convo_pipeline.lake.segments import (
@@ -23,6 +24,7 @@ from convo_pipeline.lake.segments import (
     Piece,
     Segment,
     bounds_of,
+    is_whole,
     read_segments,
     segment_parts,
 )
@@ -68,10 +70,18 @@ class CompactedSource(LocalSource):
         return plan.current is not current or plan.stamp is None or plan.stamp != self._stamp(table)
 
     def distrust(self, message: str) -> None:
-        """Read no compaction any more, if this error is about one: it may be damaged, and the daily files are not."""
-        self._is_distrusted |= f"/{COMPACT}/" in message
+        """Read no compaction any more, if this error is about one: it may be damaged, and the daily files are not.
+
+        Of some damage DuckDB does not say in which file it is: then the segments that are read are looked at.
+        """
+        self._is_distrusted |= f"/{COMPACT}/" in message or self._is_damaged()
         if self._is_distrusted:
             self._version, self._current = None, {}
+
+    def _is_damaged(self) -> bool:
+        place = Folder(Path(self.root))
+        read = ((name, each) for name, plan in self._plans.items() for each in plan.segments)
+        return any(not is_whole(place, name, each) for name, each in read)
 
     def look(self) -> None:
         """Learn what is current by now."""

@@ -101,6 +101,16 @@ def read_index(place: Place, table: str) -> tuple[list[Segment], Mark | None]:
     return (read_segments(found[0]), found[1]) if found else ([], None)
 
 
+def is_whole(place: Place, table: str, segment: Segment) -> bool:
+    """Say whether a segment has the bytes that were written; in a bucket, which checks them itself, whether it is there."""
+    parts = segment_parts(table, segment.name)
+    if place.is_shared:
+        mark = place.mark(parts)
+        return mark is not None and mark.byte_count == segment.byte_count
+    found = place.read_marked(parts)
+    return found is not None and hashlib.sha256(found[0]).hexdigest() == segment.sha256
+
+
 def read_segments(content: bytes) -> list[Segment]:
     """Return what an index names; nothing if it is of another schema version or damaged."""
     try:

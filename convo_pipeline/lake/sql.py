@@ -30,8 +30,14 @@ from convo_pipeline.settings import Settings, StoreSettings
 
 TRIES = 5
 PAUSE_SECONDS = 0.02
-READ_ERRORS = (duckdb.Error, duckdb.IOException, duckdb.InvalidInputException, duckdb.SerializationException)
-"""The very classes DuckDB raises when a file was replaced, removed or damaged between two of its reads."""
+READ_ERRORS = (
+    duckdb.Error,
+    duckdb.IOException,
+    duckdb.InvalidInputException,
+    duckdb.SerializationException,
+    duckdb.InternalException,
+)
+"""The very classes DuckDB raises when a file was replaced, removed or damaged; after the last one it answers no more."""
 QueryError = duckdb.Error
 """What a wrong statement raises; for those who must not know DuckDB."""
 
@@ -145,7 +151,7 @@ class _Lake:
             except duckdb.Error as error:
                 if type(error) not in READ_ERRORS:
                     raise
-                if attempt == TRIES:
+                if attempt == TRIES or isinstance(error, duckdb.InternalException):
                     raise self._explain(error) or error from None
                 if attempt > 1:
                     self.source.distrust(str(error))
@@ -155,7 +161,7 @@ class _Lake:
 
     def _explain(self, error: duckdb.Error) -> Exception | None:
         """Name the damaged file; an error that no file explains is the caller's own."""
-        for path in self._suspects(str(error)):
+        for path in self._suspects(error):
             if not self.source.is_readable(path):
                 return CorruptError(
                     f"{path} is damaged and cannot be read; the other partitions can: leave it out with a filter "
@@ -163,12 +169,14 @@ class _Lake:
                 )
         return None
 
-    def _suspects(self, message: str) -> list[str]:
-        """The files that a message may be about: the one it names, else all."""
+    def _suspects(self, error: duckdb.Error) -> list[str]:
+        """The files that an error may be about: the one it names, else all; its own reader's errors have no class."""
+        message = str(error)
         start, end = message.find(self.source.folders[0]), message.find(DATA_FILE)
         if 0 <= start < end:
             return [message[start : end + len(DATA_FILE)]]
-        is_about_files = "No files found" not in message and re.search("file|parquet|protocol|type", message, re.I)
+        is_readers = type(error) in (duckdb.Error, duckdb.InternalException)
+        is_about_files = "No files found" not in message and (is_readers or re.search("file|parquet", message, re.I))
         return [path for table in VIEWED_TABLES for path in self.source.files(table)] if is_about_files else []
 
 

@@ -21,6 +21,7 @@ from convo_pipeline.lake.rebuild import CERTAIN_SOURCES
 from convo_pipeline.lake.records import Partition
 from convo_pipeline.lake.retention import whole_since
 from convo_pipeline.lake.run_balance import PARTS, balance
+from convo_pipeline.lake.segments import COMPACT, is_whole, read_index, segment_parts
 from convo_pipeline.schema import RAW_MESSAGE_IDS, RUNS, SCHEMA_VERSION, TABLES, Table
 
 KINDS = {
@@ -38,6 +39,7 @@ KINDS = {
     "balance": "tables of one day do not add up",
     "stale": "derived tables do not agree with the raw ones: run `convo-pipeline normalize`",
     "ledger": "a run's counts do not add up",
+    "compaction": "a copy of closed months is not what was written: run `convo-pipeline compact`",
     "quarantine": "a file was damaged and set aside, or lost, and its day is not whole again: put a backup in its place and run"
     " `convo-pipeline verify --rebuild-state`, or let the next `extract` (raw tables) or `normalize` make it again",
     "set aside": "a damaged file whose day was made again since, as far as that was possible; kept until you remove it",
@@ -110,6 +112,8 @@ def verify(
             _verify_account(store, account, days, tally, stale_days)
         if on_progress:
             on_progress(tally.file_count, len(places))
+    if not is_quick:
+        _report_compactions(store, tally)
     _report_leftovers(store, tally)
     findings = tuple(sorted(tally.findings, key=lambda finding: (finding.where, finding.kind, finding.text)))
     return Verification(tally.file_count, tally.row_count, tally.byte_count, findings, is_quick)
@@ -264,6 +268,13 @@ def _unbalanced(counts: Mapping[str, int]) -> Iterator[str]:
             yield f"{counts.get(whole, 0)} {whole.replace('_', ' ')}, {counts.get(whole, 0) - difference} accounted for"
         elif difference:
             yield f"{difference} {whole.replace('_', ' ')}"
+
+
+def _report_compactions(store: Store, tally: _Tally) -> None:
+    for name in store.place.names((COMPACT,)):
+        for segment in read_index(store.place, name)[0]:
+            if not is_whole(store.place, name, segment):
+                tally.add("compaction", "/".join(segment_parts(name, segment.name)), "not what was written")
 
 
 def _report_leftovers(store: Store, tally: _Tally) -> None:
