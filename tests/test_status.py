@@ -15,6 +15,34 @@ from convo_pipeline.graph.rate_limit import SqliteLimiter
 from convo_pipeline.lake.records import ConversationState
 from tests.inboxes import Inboxes, serve, small_world
 
+STATUS_KEYS = {"at", "accounts", "next_capture_at", "next_night_at", "covered_since", "lost_since", "is_fine"}
+ACCOUNT_KEYS = {
+    "account",
+    "platform",
+    "last_complete_at",
+    "last_run_at",
+    "last_outcome",
+    "last_reasons",
+    "listed_count",
+    "detailed_count",
+    "open_count",
+    "lost",
+    "lost_conversation_count",
+    "at_risk_count",
+    "most_expected",
+    "look_due_at",
+    "due_conversation_count",
+    "open_spool_count",
+    "underived_day_count",
+    "quarantine_count",
+    "missed_count",
+    "blocked_until",
+    "is_late",
+    "is_night_late",
+    "problem",
+    "share_detailed",
+    "attention",
+}
 EVENING = datetime(2026, 3, 10, 12, 15, tzinfo=UTC)
 
 
@@ -180,6 +208,8 @@ def test_the_table_fits_80_columns_and_json_says_the_same() -> None:
     )
     assert (document["covered_since"], document["lost_since"]) == ("2026-03-04", "2026-03-09T00:00:00+00:00")
     (account,) = document["accounts"]
+    assert set(document) == STATUS_KEYS, "a monitor reads these: add, never rename"
+    assert set(account) == ACCOUNT_KEYS, "a monitor reads these: add, never rename"
     assert (account["lost"], account["share_detailed"]) == ({"beyond_20": 10_000, "gone": 2}, 0.999999)
     assert account["attention"] == worst.attention
 
