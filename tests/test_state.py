@@ -207,7 +207,7 @@ def test_a_database_of_a_newer_version_is_refused(state: State) -> None:
 def test_a_file_that_is_no_database_is_a_clear_error(tmp_path: Path) -> None:
     path = tmp_path / "state.db"
     path.write_bytes(b"no database" * 100)
-    with pytest.raises(StoreError, match=r"state\.db: file is not a database"):
+    with pytest.raises(StoreError, match=r"state\.db: file is not a database; move it away .* verify --rebuild-state"):
         State(path).memory("bakery")
 
 

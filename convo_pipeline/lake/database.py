@@ -16,6 +16,8 @@ from convo_pipeline.lake.folder import PRIVATE_FILE, make_private_folders, refus
 STATE_FILE = "state.db"
 STATE_VERSION = 1
 WAIT_SECONDS = 60.0
+DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+REMEDY = "; move it away with its -wal and -shm, and run `convo-pipeline verify --rebuild-state`: it is made anew from the files"
 COMPACTIONS_SQL = "SELECT table_name, account, month, source, day_count, byte_count FROM compactions"
 """In the order of a `Compaction`'s fields; asked by the state and by the readers that only watch it."""
 _SCHEMA = """
@@ -149,4 +151,5 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        raise StoreError(f"{path}: {error}") from None
+        remedy = REMEDY if getattr(error, "sqlite_errorcode", None) in DAMAGED else ""
+        raise StoreError(f"{path}: {error}{remedy}") from None
