@@ -276,6 +276,24 @@ def _die_at(inboxes: Inboxes, moment: int) -> bool:
     return os.WIFSIGNALED(status)
 
 
+def test_c15_what_could_not_be_stored_waits_for_its_account_however_long_that_takes(tmp_path: Path) -> None:
+    """A week later another account runs first, and then this one, whose token is not set any more."""
+    with serve(tmp_path / "lake", insta_world(3)) as inboxes:
+        store = inboxes.store
+        in_the_way = store.root / "raw_message_ids"
+        in_the_way.parent.mkdir()
+        in_the_way.write_text("no folder")
+        [report] = inboxes.extract(accounts=["insta"])
+        in_the_way.unlink()
+        [spool] = left_spools(store.state_path, "insta")
+        os.utime(spool.folder, (NOW.timestamp(),) * 2)
+        inboxes.clock.advance(8 * 24 * 3600)
+        outcomes = [report.outcome, *(report.outcome for report in inboxes.extract(accounts=["mess"]))]
+        outcomes += [report.outcome for report in replace(inboxes, environ={}).extract(accounts=["insta"])]
+        assert outcomes == ["failed", "complete", "failed"]
+        assert len(inboxes.rows("raw_message_details", "insta")) == 3
+
+
 def test_c15_a_week_without_the_machine_is_caught_up_in_one_run(tmp_path: Path) -> None:
     world = insta_world(3, 3)
     with serve(tmp_path, world) as inboxes:

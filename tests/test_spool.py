@@ -102,10 +102,11 @@ def test_an_unwritable_spool_is_named(tmp_path: Path) -> None:
         Spool.create(tmp_path, "bakery", "run")
 
 
-def test_spools_are_deleted_after_seven_days(tmp_path: Path) -> None:
+def test_spools_are_deleted_after_seven_days_unless_their_account_is_still_asked(tmp_path: Path) -> None:
     Spool.create(tmp_path, "bakery", "run").append({"kind": "edge"})
     now = datetime.now(UTC)
     assert delete_old_spools(tmp_path, now + timedelta(days=6)) == 0
+    assert delete_old_spools(tmp_path, now + timedelta(days=8), ["bakery", "bikes"]) == 0
     assert delete_old_spools(tmp_path, now + timedelta(days=8)) == 1
     assert left_spools(tmp_path, "bakery") == []
 

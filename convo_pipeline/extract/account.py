@@ -83,11 +83,10 @@ class AccountRun:
 
     def _work(self, user_id: str | None) -> AccountReport:
         try:
-            credentials = read_credentials(self.account, self.environ)
             self._claim_name()
             left = [Loaded(quarantined=self._look_over())]
             left += [self._load(spool) for spool in left_spools(self.store.state_path, self.account.name)]
-            return self._call(credentials, left, user_id)
+            return self._call(read_credentials(self.account, self.environ), left, user_id)
         except Exception as error:
             return self._failed(error)
 

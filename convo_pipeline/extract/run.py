@@ -62,7 +62,7 @@ def extract(
     try:
         with calm_collector():
             reports = _report_all(runs, halt)
-        delete_old_spools(store.state_path, clock.now())
+        delete_old_spools(store.state_path, clock.now(), [account.name for account in settings.accounts])
     finally:
         export_runs(store, run_id)
     return reports

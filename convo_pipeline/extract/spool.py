@@ -11,7 +11,7 @@ import hashlib
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -112,12 +112,15 @@ def left_spools(state_path: Path, account: str) -> list[Spool]:
     return [Spool(run) for run in _runs(state_path, account)]
 
 
-def delete_old_spools(state_path: Path, now: datetime) -> int:
-    """Remove spools older than seven days (their contents could not be stored); return how many."""
+def delete_old_spools(state_path: Path, now: datetime, accounts: Collection[str] = ()) -> int:
+    """Remove spools older than seven days of all but these accounts; return how many.
+
+    Whatever keeps a spool from being stored, it may be the only copy of what left the newest 20: it waits for its account.
+    """
     limit = (now - MAX_AGE).timestamp()
     old: list[Path] = []
     with suppress(StoreError):  # a link: whoever opens that spool says so
-        for account in Folder(state_path).names((SPOOL,)):
+        for account in sorted(set(Folder(state_path).names((SPOOL,))).difference(accounts)):
             with suppress(StoreError):
                 old += [run for run in _runs(state_path, account) if run.stat().st_mtime < limit]
     for run in old:
