@@ -12,7 +12,7 @@ from rich.console import Console
 
 from convo_pipeline.console.status import AccountStatus, Status, read_status, show_status
 from convo_pipeline.graph.rate_limit import SqliteLimiter
-from convo_pipeline.lake.records import ConversationState
+from convo_pipeline.lake.records import ConversationState, Run
 from tests.inboxes import Inboxes, serve, small_world
 
 STATUS_KEYS = {"at", "accounts", "next_capture_at", "next_night_at", "covered_since", "lost_since", "is_fine"}
@@ -21,6 +21,7 @@ ACCOUNT_KEYS = {
     "platform",
     "last_complete_at",
     "last_run_at",
+    "running_since",
     "last_outcome",
     "last_reasons",
     "listed_count",
@@ -168,6 +169,22 @@ class Client:
         host = inboxes.server.base_url.removeprefix("http://")
         path = inboxes.store.state.path
         self.limiter = SqliteLimiter(path, (host, "2222222222", "messenger"), clock=stopped_clock(inboxes.clock))  # type: ignore[arg-type]
+
+
+def test_a_run_under_way_is_no_trouble_and_hides_none(inboxes: Inboxes) -> None:
+    running = Run("r_now", "insta", "capture", inboxes.clock.now() + timedelta(minutes=10))
+    inboxes.store.state.save_run(running)
+    assert attention(inboxes)["insta"] == []
+    inboxes.extract_whole()
+    assert attention(inboxes)["insta"] == []
+    text = " ".join(shown(status_of(inboxes)).split())
+    assert (
+        "insta: a run is under way since 2026-03-10 12:10 UTC, or was killed and the next one stores what it left"
+        in text
+    )
+    inboxes.store.state.save_run(replace(running, run_id="r_bad", started_at=inboxes.clock.now() + timedelta(minutes=5),
+                                         outcome="failed", reasons=("token",)))  # fmt: skip
+    assert attention(inboxes)["insta"] == ["last run failed: token; convo-pipeline check says what to do"]
 
 
 def test_an_unreadable_account_says_so_and_the_other_one_is_told(inboxes: Inboxes) -> None:

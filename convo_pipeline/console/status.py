@@ -48,6 +48,8 @@ class AccountStatus:
     platform: str
     last_complete_at: datetime | None = None
     last_run_at: datetime | None = None
+    running_since: datetime | None = None
+    """When the newest run began, if it is under way or was killed; the last outcome is of the one that ended before."""
     last_outcome: str | None = None
     last_reasons: tuple[str, ...] = ()
     listed_count: int = 0
@@ -133,7 +135,8 @@ def _read_accounts(settings: Settings, chosen: Sequence[AccountSettings], now: d
 def read_account(settings: Settings, store: Store, account: AccountSettings, now: datetime) -> AccountStatus:
     """Read the status of one account."""
     name, state = account.name, store.state
-    last: Run | None = next(iter(state.runs(name, limit=1)), None)
+    newest: Run | None = next(iter(state.runs(name, limit=1)), None)
+    last = state.last_ended(name)
     complete = state.last_complete(name)
     today = now.date()
     rows = _read_coverage(store, name, today)
@@ -146,7 +149,8 @@ def read_account(settings: Settings, store: Store, account: AccountSettings, now
         account=name,
         platform=account.platform,
         last_complete_at=complete.started_at if complete else None,
-        last_run_at=last.started_at if last else None,
+        last_run_at=newest.started_at if newest else None,
+        running_since=newest.started_at if newest and newest.outcome == "running" else None,
         last_outcome=last.outcome if last else None,
         last_reasons=last.reasons if last else (),
         listed_count=week["ids_listed"],
@@ -226,9 +230,9 @@ def _last_days(today: date, count: int) -> list[date]:
 def _sentences(status: AccountStatus) -> Iterator[str]:
     if status.problem:
         yield status.problem
-    elif status.last_outcome is None:
+    elif status.last_outcome is None and status.running_since is None:
         yield "never extracted: run convo-pipeline extract"
-    elif status.last_outcome not in ("complete", "busy"):
+    elif status.last_outcome not in (None, "complete", "busy"):
         yield f"last run {status.last_outcome}: {', '.join(status.last_reasons)}; convo-pipeline check says what to do"
     if status.last_outcome is not None and status.is_late:
         yield "no complete run for more than a day: is the nightly schedule on?"
@@ -276,9 +280,11 @@ def show_status(status: Status, form: str, console: Console) -> None:
     for account in status.accounts:
         for sentence in account.attention:
             console.print(f"{account.account}: {sentence}", markup=False, highlight=False)
-        if account.open_spool_count:
-            spools = counted(account.open_spool_count, "open spool")
-            console.print(f"{account.account}: {spools}: a run is under way, or one was killed and the next stores it")
+        if account.running_since or account.open_spool_count:
+            since = f" since {_clock(account.running_since)}" if account.running_since else ""
+            console.print(
+                f"{account.account}: a run is under way{since}, or was killed and the next one stores what it left"
+            )
         if account.underived_day_count:
             days = counted(account.underived_day_count, "day")
             console.print(

@@ -240,6 +240,14 @@ class State:
         rows = self.database.select(f"SELECT * FROM runs{where} ORDER BY started_us DESC LIMIT 1", *values)
         return read_run(rows[0]) if rows else None
 
+    def last_ended(self, account: str) -> Run | None:
+        """Return the account's newest run that is not under way and was not killed."""
+        rows = self.database.select(
+            "SELECT * FROM runs WHERE account = ? AND outcome <> 'running' ORDER BY started_us DESC, run_id LIMIT 1",
+            account,
+        )
+        return read_run(rows[0]) if rows else None
+
     def last_sweep(self, account: str) -> tuple[datetime, int] | None:
         """Return when the newest run began that counted what earlier ones had missed, and how many messages it was."""
         rows = self.database.select(

@@ -257,7 +257,7 @@ def find_failed_accounts(store: Store, accounts: Iterable[str]) -> dict[str, str
     """Name the accounts whose last ended run failed or is incomplete, by the key of that run's day."""
     found: dict[str, str] = {}
     for account in accounts:
-        last = next((run for run in store.state.runs(account, limit=20) if run.outcome != "running"), None)
+        last = store.state.last_ended(account)
         if last is not None and last.outcome in AFTER_A_RUN:
             why = last.error or "; ".join(last.reasons) or last.outcome
             found[key_of(account, last.started_at.date())] = f"{why.rstrip('.')}: {AFTER_A_RUN[last.outcome]}"
