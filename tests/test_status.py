@@ -40,6 +40,7 @@ ACCOUNT_KEYS = {
     "blocked_until",
     "is_late",
     "is_night_late",
+    "is_derivation_late",
     "problem",
     "share_detailed",
     "attention",
@@ -185,6 +186,18 @@ def test_a_run_under_way_is_no_trouble_and_hides_none(inboxes: Inboxes) -> None:
     inboxes.store.state.save_run(replace(running, run_id="r_bad", started_at=inboxes.clock.now() + timedelta(minutes=5),
                                          outcome="failed", reasons=("token",)))  # fmt: skip
     assert attention(inboxes)["insta"] == ["last run failed: token; convo-pipeline check says what to do"]
+
+
+def test_days_that_nobody_normalises_are_told_after_an_hour(inboxes: Inboxes) -> None:
+    inboxes.extract()
+    assert attention(inboxes) == {"insta": [], "mess": []}
+    inboxes.clock.advance(3700)
+    told = "1 day not normalised for more than an hour: does the daemon run? convo-pipeline normalize does it"
+    assert attention(inboxes) == {"insta": [told], "mess": [told]}
+    inboxes.store.state.save_run(Run("r_now", "insta", "capture", inboxes.clock.now()))
+    assert attention(inboxes) == {"insta": [], "mess": [told]}
+    inboxes.derive()
+    assert attention(inboxes) == {"insta": [], "mess": []}
 
 
 def test_an_unreadable_account_says_so_and_the_other_one_is_told(inboxes: Inboxes) -> None:

@@ -35,6 +35,8 @@ LOST_DAYS = 31
 """A run reaches at most so far back by itself, so nothing older becomes lost."""
 LATE_AFTER = timedelta(hours=26)
 """A night and two hours without a complete run is one night missed."""
+DERIVED_WITHIN = timedelta(hours=1)
+"""So long after a night's end its days should be normalised: the follow-up run begins within a minute."""
 NIGHT_KINDS = ("nightly", "window", "full")
 """Runs that promise whole days, as the nightly one does; a capture promises none."""
 LOST_WORDS = {"beyond_20": "left the newest 20 unread", "gone": "deleted or hidden before they were read"}
@@ -71,6 +73,8 @@ class AccountStatus:
     is_late: bool = False
     is_night_late: bool = False
     """No complete run promised whole days for a night and two hours, whatever captures did."""
+    is_derivation_late: bool = False
+    """Days wait to be normalised, no run is under way, and the last night ended more than an hour ago."""
     problem: str | None = None
     """Why the lake could not be read for this account."""
 
@@ -145,12 +149,15 @@ def read_account(settings: Settings, store: Store, account: AccountSettings, now
     _, missed_count = state.last_sweep(name) or (None, 0)
     risks = find_risks(settings, store, name)
     key = Endpoint.of(settings, account).limit_key
+    is_running = newest is not None and newest.outcome == "running"
+    nights = [run for kind in NIGHT_KINDS if (run := state.last_complete(name, kind))]
+    underived_count = sum(not is_derived(store, name, day) for day in rows)
     return AccountStatus(
         account=name,
         platform=account.platform,
         last_complete_at=complete.started_at if complete else None,
         last_run_at=newest.started_at if newest else None,
-        running_since=newest.started_at if newest and newest.outcome == "running" else None,
+        running_since=newest.started_at if newest and is_running else None,
         last_outcome=last.outcome if last else None,
         last_reasons=last.reasons if last else (),
         listed_count=week["ids_listed"],
@@ -163,12 +170,15 @@ def read_account(settings: Settings, store: Store, account: AccountSettings, now
         look_due_at=risks.due_at,
         due_conversation_count=sum(each.is_due for each in state.conversations(name).values()),
         open_spool_count=len(left_spools(store.state_path, name)),
-        underived_day_count=sum(not is_derived(store, name, day) for day in rows),
+        underived_day_count=underived_count,
         quarantine_count=len(state.quarantines(name)),
         missed_count=missed_count,
         blocked_until=read_block(state.path, key, now),
         is_late=_is_late(complete, now),
-        is_night_late=all(_is_late(state.last_complete(name, kind), now) for kind in NIGHT_KINDS),
+        is_night_late=all(_is_late(run, now) for run in nights),
+        is_derivation_late=underived_count > 0
+        and not is_running
+        and all(now - (run.ended_at or run.started_at) > DERIVED_WITHIN for run in nights),
     )
 
 
@@ -238,6 +248,9 @@ def _sentences(status: AccountStatus) -> Iterator[str]:
         yield "no complete run for more than a day: is the nightly schedule on?"
     elif status.last_outcome is not None and status.is_night_late:
         yield "a night is overdue: captures run, but no run promised whole days for more than a day; is nightly on?"
+    if status.is_derivation_late:
+        days = counted(status.underived_day_count, "day")
+        yield f"{days} not normalised for more than an hour: does the daemon run? convo-pipeline normalize does it"
     if status.lost:
         yield f"lost since yesterday: {_lost_words(status)}"
     if status.at_risk_count:
@@ -285,7 +298,7 @@ def show_status(status: Status, form: str, console: Console) -> None:
             console.print(
                 f"{account.account}: a run is under way{since}, or was killed and the next one stores what it left"
             )
-        if account.underived_day_count:
+        if account.underived_day_count and not account.is_derivation_late:
             days = counted(account.underived_day_count, "day")
             console.print(
                 f"{account.account}: {days} counted here and not yet normalised: the next normalise run does it"
