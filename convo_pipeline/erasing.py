@@ -16,6 +16,7 @@ from convo_pipeline.lake.deleted import read_pending as read_pending_days
 from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.forget import Traces, erase, find_traces, lock_person_out, read_pending
 from convo_pipeline.lake.forget import finish as finish_erasing
+from convo_pipeline.lake.layout import is_set_aside
 from convo_pipeline.lake.returned import find_returned
 from convo_pipeline.lake.suppression import Receipt, keyed_hash, make_key, read_receipts
 from convo_pipeline.schema import ACCOUNT_DAYS, RAW_MESSAGE_IDS
@@ -60,10 +61,10 @@ def is_known(store: Store, traces: Traces) -> bool:
 
 def _check_damaged(store: Store, account: str) -> None:
     """Raise a StoreError where nobody can say that a person is not there: their rows may be in a damaged file."""
-    damaged = store.state.quarantines(account)
+    damaged = [path for *_, path in store.state.quarantines(account) if is_set_aside(path.rpartition("/")[2])]
     if damaged:
         raise StoreError(
-            f"the id is in no readable file of {account}, but {damaged[0][3]} is damaged and may hold it: let the next"
+            f"the id is in no readable file of {account}, but {damaged[0]} is damaged and may hold it: let the next"
             " `extract` (raw tables) or `normalize` make its day again, or put a backup in its place; then forget again"
         )
 

@@ -10,12 +10,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from convo_pipeline.derive import derive_day, stale_days
+from convo_pipeline.errors import StoreError
 from convo_pipeline.json_text import dump_json
+from convo_pipeline.lake.compact import compact
 from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.ledger import export_runs
 from convo_pipeline.lake.parquet import encode
 from convo_pipeline.lake.rebuild import rebuild_state
 from convo_pipeline.lake.records import Partition, Run
+from convo_pipeline.lake.retention import expire
+from convo_pipeline.lake.side_files import check_side_files
+from convo_pipeline.lake.suppression import Receipt, read_suppression, save_receipt
 from convo_pipeline.lake.verify import KINDS, NOTICES, Verification, verify
 from convo_pipeline.schema import SCHEMA_VERSION, TABLES, VERSION_KEY
 from convo_pipeline.settings import StoreSettings
@@ -261,3 +266,77 @@ def test_the_verdict_is_plain_values(store: Store) -> None:
     verdict = look(store).as_dict()
     assert verdict["findings"] == [{"kind": "foreign", "where": "messages/notes.txt", "text": "not a file of the lake"}]
     assert dump_json(verdict)
+
+
+def make_side_files(store: Store) -> dict[str, list[Path]]:
+    """Give the lake whatever lies beside partitions; return the files by the kind that damage to them is."""
+    compact(store, date(2026, 3, 1))
+    save_receipt(store, Receipt(ACCOUNT, "a" * 64, ("b" * 64,), NOON, NOON, {"messages": 2}))
+    expire(store, {"messages": 400}, DAY)
+    compactions = [path for path in (store.root / ".compact").rglob("*") if path.is_file()]
+    receipts = [*store.root.glob(".forgotten/*/*.json"), store.state_path / "forget.key"]
+    return {"compaction": compactions, "erasure": receipts, "retention": [store.root / ".retention.json"]}
+
+
+def test_a_bit_that_flips_beside_the_partitions_is_found_too(store: Store, long_run: bool) -> None:
+    files = make_side_files(store)
+    assert look(store).findings == ()
+    generator = random.Random(7)
+    for kind, paths in files.items():
+        for path in paths:
+            content = path.read_bytes()
+            for _ in range(40 if long_run else 1):
+                flipped = bytearray(content)
+                flipped[generator.randrange(len(content))] ^= 1 << generator.randrange(8)
+                path.write_bytes(flipped)
+                assert kind in {found for found, _, _ in check_side_files(store, is_quick=False)}, path
+            path.write_bytes(content)
+    assert look(store).findings == ()
+
+
+def test_a_lost_or_resized_side_file_is_found(store: Store) -> None:
+    files = make_side_files(store)
+    (segment, *_) = [path for path in files["compaction"] if path.suffix == ".parquet"]
+    content = segment.read_bytes()
+    segment.write_bytes(content + b"x")
+    assert [found.kind for found in look(store, is_quick=True).findings] == ["compaction"]
+    segment.unlink()
+    assert [found.text for found in look(store).findings] == ["there is no file"]
+    segment.write_bytes(content)
+    (store.state_path / "forget.key").unlink()
+    assert [found.kind for found in look(store).findings] == ["erasure"]
+
+
+def test_whoever_is_not_to_come_back_does_not_where_a_receipt_or_its_key_is_damaged(store: Store) -> None:
+    for path in make_side_files(store)["erasure"]:
+        content = path.read_bytes()
+        path.write_bytes(content.replace(b"bb", b"bc", 1) if path.suffix == ".json" else content[::-1])
+        with pytest.raises(StoreError, match="put both back from your backup"):
+            read_suppression(store, ACCOUNT)
+        path.write_bytes(content)
+    assert read_suppression(store, ACCOUNT).holds("x") is False
+
+
+def test_a_receipt_of_an_earlier_version_needs_no_seal(store: Store) -> None:
+    receipt, _ = make_side_files(store)["erasure"]
+    receipt.write_bytes(dump_json(Receipt(ACCOUNT, "a" * 64, (), NOON).to_json()))
+    assert read_suppression(store, ACCOUNT).hashes == {"a" * 64}
+    assert look(store).findings == ()
+
+
+def test_a_damaged_state_is_named_with_its_remedy(store: Store) -> None:
+    store.close()
+    path = store.state_path / "state.db"
+    content = bytearray(path.read_bytes())
+    page = 4096
+    content[5 * page : 6 * page] = bytes(page)
+    path.write_bytes(content)
+    try:
+        kinds = {found.kind for found in look(store).findings}
+    except StoreError as error:
+        kinds = {"state"} if "verify --rebuild-state" in str(error) else set()
+    assert "state" in kinds
+    store.close()
+    path.write_bytes(b"no database" * 1000)
+    with pytest.raises(StoreError, match=r"state\.db: .*; move it away .*verify --rebuild-state"):
+        look(store)

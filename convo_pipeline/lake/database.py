@@ -99,6 +99,10 @@ class Database:
                 raise
             connection.execute("COMMIT")
 
+    def defects(self) -> list[str]:
+        """Return what SQLite finds wrong with the file; nothing if it is whole. It has no checksums of values."""
+        return [text for (text,) in self.select("PRAGMA integrity_check(10)") if isinstance(text, str) and text != "ok"]
+
     def wipe_free_pages(self) -> None:
         """Write the database anew, so that nothing removed from it can be found in its files."""
         with self._lock, _explained(self.path):

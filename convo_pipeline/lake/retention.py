@@ -5,6 +5,7 @@ table without a limit of its own leaves with them; one with a longer limit stays
 table reaches back is kept in `<root>/.retention.json`, where whoever merges or derives looks it up.
 """
 
+import hashlib
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from convo_pipeline.lake.place import remove_file, write_file
 from convo_pipeline.schema import RAW, RUNS, TABLES
 
 FLOORS = (".retention.json",)
+SEAL = "sha256"
+"""Beside the tables' days, a hash of these: a day that was changed by damage would close or open others."""
 RAW_NAMES = tuple(table.name for table in RAW)
 
 
@@ -54,9 +57,15 @@ def read_floors(store: Store) -> dict[str, date]:
     try:
         value = load_json(found[0])
         assert isinstance(value, dict)
+        written = value.pop(SEAL, None)
+        assert written in (None, _seal(value))
         return {name: date.fromisoformat(day) for name, day in value.items()}
     except (ValueError, TypeError, AssertionError):
         raise StoreError(f"{store.place.location(FLOORS)} cannot be read: run `convo-pipeline expire`") from None
+
+
+def _seal(days: Mapping[str, str]) -> str:
+    return hashlib.sha256(dump_json(days)).hexdigest()
 
 
 def raw_floor(store: Store) -> date:
@@ -91,7 +100,8 @@ def expire(store: Store, limits: Mapping[str, int], today: date) -> list[Expired
     """
     floors = floors_of(limits, today)
     if floors != read_floors_or_none(store):
-        write_file(store.place, FLOORS, dump_json({name: str(day) for name, day in sorted(floors.items())}))
+        days = {name: str(day) for name, day in sorted(floors.items())}
+        write_file(store.place, FLOORS, dump_json(days | {SEAL: _seal(days)}))
     expired = find_expired(store, floors)
     damaged = _find_set_aside(store, floors)
     errors: list[StoreError] = []

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
+from typing import Any
 
 from convo_pipeline.json_text import dump_json, load_json
 from convo_pipeline.lake.place import Mark, Place
@@ -117,12 +118,19 @@ def read_segments(content: bytes) -> list[Segment]:
         value = load_json(content)
         if not isinstance(value, dict) or value["version"] != SCHEMA_VERSION:
             return []
-        return [
-            Segment(each["name"], each["byte_count"], each["sha256"], tuple(Piece(*piece) for piece in each["pieces"]))
-            for each in value["segments"]
-        ]
+        return [_read_segment(each) for each in value["segments"]]
     except (ValueError, KeyError, TypeError):
         return []
+
+
+def _read_segment(value: Any) -> Segment:
+    """Return a segment; a name that is not of its hash, or leads elsewhere, was damaged."""
+    segment = Segment(
+        value["name"], value["byte_count"], value["sha256"], tuple(Piece(*each) for each in value["pieces"])
+    )
+    if "/" in segment.name or not segment.name.endswith(f"-{segment.sha256[:16]}.parquet"):
+        raise ValueError("this is no segment's name")
+    return segment
 
 
 def write_segments(segments: Iterable[Segment]) -> bytes:

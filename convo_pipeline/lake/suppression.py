@@ -1,7 +1,8 @@
 """Who was forgotten, as keyed hashes: it keeps them from coming back, and tells nobody who they were.
 
 `<root>/.forgotten/account=<name>/<hash>.json` is the receipt of one erasure: when, how many rows of which table, the
-person's and their conversations' hashes. The key is `forget.key` beside the state, apart from the receipts.
+person's and their conversations' hashes. The key is `forget.key` beside the state, apart from the receipts. A seal under
+that key tells whether a receipt, or the key, is not what was written: it would let back in whom nobody may store.
 """
 
 import hashlib
@@ -9,7 +10,7 @@ import hmac
 import os
 import secrets
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +25,8 @@ from convo_pipeline.lake.place import write_file
 RECEIPTS = ".forgotten"
 KEY_FILE = "forget.key"
 KEY_BYTES = 32
+SEAL = "seal"
+"""Beside a receipt's fields: a keyed hash of these, as they were written; receipts of earlier versions have none."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class Receipt:
 
     @classmethod
     def from_json(cls, value: Any) -> "Receipt":
+        if not set(value) <= {SEAL, *(each.name for each in fields(cls))}:
+            raise ValueError("a receipt has no such field")
         ended = value["finished_at"]
         return cls(
             value["account"],
@@ -86,8 +91,8 @@ def keyed_hash(key: bytes, found_id: str) -> str:
 
 def read_suppression(store: Store, account: str) -> Suppression:
     """Return who must not come back; a StoreError says that the key is lost, for then nobody could tell."""
-    receipts = read_receipts(store, account)
-    if not receipts:
+    contents = _read_contents(store, account)
+    if not contents:
         return Suppression(b"", frozenset())
     key = _read_key(store.state_path / KEY_FILE)
     if key is None:
@@ -96,6 +101,12 @@ def read_suppression(store: Store, account: str) -> Suppression:
             f" back from your backup; without one, remove {store.place.location((RECEIPTS,))}, forget these people again and"
             " expect them to come back until then"
         )
+    receipts = [_read_receipt(store, account, *found) for found in contents.items()]
+    if not all(_is_as_written(content, key) for content in contents.values()):
+        raise StoreError(
+            f"a receipt in {store.place.location((RECEIPTS, f'account={account}'))}, or {store.state_path / KEY_FILE}, is not"
+            " what was written, so forgotten people cannot be told apart from others: put both back from your backup"
+        )
     return Suppression(
         key, frozenset(each for receipt in receipts for each in (receipt.person, *receipt.conversations))
     )
@@ -103,16 +114,37 @@ def read_suppression(store: Store, account: str) -> Suppression:
 
 def read_receipts(store: Store, account: str) -> list[Receipt]:
     """Return the account's receipts, sorted by the person's hash."""
+    return [_read_receipt(store, account, *found) for found in _read_contents(store, account).items()]
+
+
+def _read_contents(store: Store, account: str) -> dict[tuple[str, ...], bytes]:
     folder = (RECEIPTS, f"account={account}")
-    names = [name for name in store.place.names(folder) if name.endswith(".json")]
-    found = (store.place.read_marked((*folder, name)) for name in names)
-    return [Receipt.from_json(load_json(content)) for content, _ in filter(None, found)]
+    places = [(*folder, name) for name in store.place.names(folder) if name.endswith(".json")]
+    return {parts: found[0] for parts in places if (found := store.place.read_marked(parts))}
+
+
+def _read_receipt(store: Store, account: str, parts: tuple[str, ...], content: bytes) -> Receipt:
+    """Return a receipt, of the account in whose folder it lies now."""
+    try:
+        return replace(Receipt.from_json(load_json(content)), account=account)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise StoreError(f"{store.place.location(parts)} cannot be read: put it back from your backup") from None
+
+
+def _sealed(fields: dict[str, object], key: bytes) -> bytes:
+    return dump_json(fields | {SEAL: keyed_hash(key, dump_json(fields).decode())})
+
+
+def _is_as_written(content: bytes, key: bytes) -> bool:
+    value: Any = load_json(content)
+    seal = value.pop(SEAL, None)
+    return seal is None or _sealed(value, key) == content
 
 
 def save_receipt(store: Store, receipt: Receipt) -> None:
     """Put a receipt in place, durably."""
     parts = (RECEIPTS, f"account={receipt.account}", f"{receipt.person[:32]}.json")
-    write_file(store.place, parts, dump_json(receipt.to_json()))
+    write_file(store.place, parts, _sealed(receipt.to_json(), make_key(store.state_path)))
 
 
 def rename_receipts(store: Store, old: str, new: str) -> None:

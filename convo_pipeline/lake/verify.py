@@ -21,7 +21,7 @@ from convo_pipeline.lake.rebuild import CERTAIN_SOURCES
 from convo_pipeline.lake.records import Partition
 from convo_pipeline.lake.retention import whole_since
 from convo_pipeline.lake.run_balance import PARTS, balance
-from convo_pipeline.lake.segments import COMPACT, is_whole, read_index, segment_parts
+from convo_pipeline.lake.side_files import check_side_files
 from convo_pipeline.schema import RAW_MESSAGE_IDS, RUNS, SCHEMA_VERSION, TABLES, Table
 
 KINDS = {
@@ -40,6 +40,9 @@ KINDS = {
     "stale": "derived tables do not agree with the raw ones: run `convo-pipeline normalize`",
     "ledger": "a run's counts do not add up",
     "compaction": "a copy of closed months is not what was written: run `convo-pipeline compact`",
+    "erasure": "a receipt or its key is lost or damaged: put both back from your backup; until then no run stores anything",
+    "retention": "the days that the tables reach back to cannot be read: run `convo-pipeline expire`",
+    "state": "`state.db` is damaged: move it away with its -wal and -shm, and run `convo-pipeline verify --rebuild-state`",
     "quarantine": "a file was damaged and set aside, or lost, and its day is not whole again: put a backup in its place and run"
     " `convo-pipeline verify --rebuild-state`, or let the next `extract` (raw tables) or `normalize` make it again",
     "set aside": "a damaged file whose day was made again since, as far as that was possible; kept until you remove it",
@@ -103,20 +106,31 @@ def verify(
     """Look at every file the disk or the state knows; `is_quick` compares names and sizes alone."""
     places = _places(store)
     tally = _Tally()
+    for kind, where, text in check_side_files(store, is_quick=is_quick):
+        tally.add(kind, where, text)
+    first_day = _first_balanced_day(store)
+    if first_day is None:
+        stale_days = None
     for account, account_places in groupby(places, key=lambda place: place[0]):
         days = [(day, [place[2] for place in group]) for day, group in groupby(account_places, lambda place: place[1])]
         for day, tables in days if is_quick else []:
             for table in tables:
                 _compare_size(store, table, account, day, tally)
         if not is_quick:
-            _verify_account(store, account, days, tally, stale_days)
+            _verify_account(store, account, days, tally, stale_days, first_day or date.max)
         if on_progress:
             on_progress(tally.file_count, len(places))
-    if not is_quick:
-        _report_compactions(store, tally)
     _report_leftovers(store, tally)
     findings = tuple(sorted(tally.findings, key=lambda finding: (finding.where, finding.kind, finding.text)))
     return Verification(tally.file_count, tally.row_count, tally.byte_count, findings, is_quick)
+
+
+def _first_balanced_day(store: Store) -> date | None:
+    """Return the first day whose tables must add up, None where nobody can tell."""
+    try:
+        return whole_since(store)
+    except StoreError:
+        return None
 
 
 def _places(store: Store) -> list[tuple[str, date, Table]]:
@@ -148,9 +162,9 @@ def _verify_account(
     days: list[tuple[date, list[Table]]],
     tally: _Tally,
     stale_days: Callable[[Store, str], Iterable[date]] | None,
+    first_day: date,
 ) -> None:
     placements = store.state.placements(account)
-    first_day = whole_since(store)
     filed: list[pa.Table] = []
     unbalanced: dict[date, list[str]] = {}
     found_before = len(tally.findings)
@@ -268,13 +282,6 @@ def _unbalanced(counts: Mapping[str, int]) -> Iterator[str]:
             yield f"{counts.get(whole, 0)} {whole.replace('_', ' ')}, {counts.get(whole, 0) - difference} accounted for"
         elif difference:
             yield f"{difference} {whole.replace('_', ' ')}"
-
-
-def _report_compactions(store: Store, tally: _Tally) -> None:
-    for name in store.place.names((COMPACT,)):
-        for segment in read_index(store.place, name)[0]:
-            if not is_whole(store.place, name, segment):
-                tally.add("compaction", "/".join(segment_parts(name, segment.name)), "not what was written")
 
 
 def _report_leftovers(store: Store, tally: _Tally) -> None:
