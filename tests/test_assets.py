@@ -271,7 +271,9 @@ def cost(instance: dg.DagsterInstance) -> dict[str, Any]:
     raise AssertionError("no event tells what the run cost")
 
 
-def test_a_rerun_that_learns_nothing_rewrites_no_file(whole: tuple[Deployment, dg.DagsterInstance], days: Days) -> None:
+def test_c20_a_rerun_that_learns_nothing_rewrites_no_file(
+    whole: tuple[Deployment, dg.DagsterInstance], days: Days
+) -> None:
     deployment, instance = whole
     before = files(deployment.settings)
     assert before

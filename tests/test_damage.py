@@ -50,7 +50,7 @@ def kinds(inboxes: Inboxes) -> list[str]:
 
 
 @pytest.mark.parametrize("table", RAW_FILES)
-def test_a_damaged_raw_day_is_asked_again_by_the_next_night_however_old_it_is(inboxes: Inboxes, table: str) -> None:
+def test_d1_a_damaged_raw_day_is_asked_again_by_the_next_night_however_old_it_is(inboxes: Inboxes, table: str) -> None:
     store, before = inboxes.store, {name: inboxes.rows(name, "insta") for name in ("messages", "participants")}
     damaged = flip(store.path(table, "insta", OLD))
     assert kinds(inboxes) == ["damaged"]
@@ -84,7 +84,7 @@ def test_a_file_found_damaged_while_a_run_stores_waits_for_the_next_one(inboxes:
     assert kinds(inboxes) == ["set aside"]
 
 
-def test_a_damaged_derived_day_is_made_again_from_the_raw_one(inboxes: Inboxes) -> None:
+def test_d1_a_damaged_derived_day_is_made_again_from_the_raw_one(inboxes: Inboxes) -> None:
     path = inboxes.store.path("messages", "insta", OLD)
     whole = path.read_bytes()
     flip(path)

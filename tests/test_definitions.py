@@ -88,7 +88,7 @@ def test_partitions_are_accounts_by_days_from_the_earliest_start_to_today(settin
 
 
 @pytest.mark.parametrize("text", [None, "not toml", "[graph]\nspeed = 1\n", "[graph]\nversion = 'v26.0'\n"])
-def test_a_wrong_configuration_loads_no_accounts_and_says_why(text: str | None, tmp_path: Path) -> None:
+def test_c14_a_wrong_configuration_loads_no_accounts_and_says_why(text: str | None, tmp_path: Path) -> None:
     file = tmp_path / "convo.toml"
     if text is not None:
         file.write_text(text)

@@ -178,6 +178,21 @@ def test_account_names_that_a_reader_could_misread_are_refused(store: Store, acc
         store.read(TABLE, account, DAY)
 
 
+def test_d16_the_longest_names_fit_every_disk_and_none_differ_by_case_alone(store: Store) -> None:
+    account, other = "a" * 63, "a" * 62 + "b"
+    for name in (account, other):
+        store.merge(TABLE, name, DAY, ids("M" * 300, "m" * 300))
+        with store.lock_account(name):
+            pass
+    store.path(TABLE, account, DAY).write_bytes(b"damaged")
+    with pytest.raises(CorruptError):
+        store.read(TABLE, account, DAY)
+    names = [path.name for path in store.root.rglob("*")]
+    assert max(len(name.encode()) for name in names) <= 255
+    assert [name for name in names if name != name.lower()] == []
+    assert store.read(TABLE, other, DAY).num_rows == 2
+
+
 def test_everything_written_is_private_to_its_owner(store: Store) -> None:
     store.preflight()
     store.merge(TABLE, ACCOUNT, DAY, ids("m"))
@@ -188,7 +203,7 @@ def test_everything_written_is_private_to_its_owner(store: Store) -> None:
     assert {mode for path, mode in modes.items() if path.is_file()} == {0o600}
 
 
-def test_a_symbolic_link_in_place_of_a_folder_or_file_is_refused(store: Store, tmp_path: Path) -> None:
+def test_d14_a_symbolic_link_in_place_of_a_folder_or_file_is_refused(store: Store, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     (store.root / TABLE).mkdir(parents=True)
@@ -204,7 +219,7 @@ def test_a_symbolic_link_in_place_of_a_folder_or_file_is_refused(store: Store, t
     assert [path.name for path in outside.iterdir()] == ["stolen"]
 
 
-def test_foreign_files_are_reported_and_never_read_or_deleted(store: Store) -> None:
+def test_d3_foreign_files_are_reported_and_never_read_or_deleted(store: Store) -> None:
     store.merge(TABLE, ACCOUNT, DAY, ids("m1"))
     folder = file_of(store).parent
     foreign = [folder / "copy of data.parquet", folder / ".DS_Store", store.root / TABLE / "notes.txt"]
@@ -229,7 +244,7 @@ def damage(path: Path, how: str) -> bytes:
 
 
 @pytest.mark.parametrize("how", ["empty", "truncated", "flipped", "other"])
-def test_a_damaged_file_is_set_aside_and_named_and_never_taken_as_empty(store: Store, how: str) -> None:
+def test_d1_a_damaged_file_is_set_aside_and_named_and_never_taken_as_empty(store: Store, how: str) -> None:
     store.state.save_conversations(ACCOUNT, [])
     store.merge(TABLE, ACCOUNT, DAY, ids("m1", "m2"))
     damaged = damage(file_of(store), how)
@@ -262,7 +277,7 @@ def test_a_raw_file_that_vanished_is_an_alarm_once_and_is_then_written_anew(stor
     assert held_ids(store) == ["m2"]
 
 
-def test_a_file_of_a_newer_version_is_read_but_not_written(store: Store) -> None:
+def test_d6_a_file_of_a_newer_version_is_read_but_not_written(store: Store) -> None:
     store.merge(TABLE, ACCOUNT, DAY, ids("m1"))
     newer = store.read(TABLE, ACCOUNT, DAY).append_column("mood", [["good"]])
     newer = newer.replace_schema_metadata({VERSION_KEY: str(SCHEMA_VERSION + 1).encode()})
@@ -307,7 +322,7 @@ def test_an_older_lake_put_back_is_believed_once_the_state_is_rebuilt(store: Sto
     assert store.state.conversations(ACCOUNT)["c"].complete_since_us is None
 
 
-def test_staged_files_of_dead_writers_are_swept_after_an_hour(store: Store) -> None:
+def test_d4_staged_files_of_dead_writers_are_swept_after_an_hour(store: Store) -> None:
     store.preflight()
     abandoned, fresh = (store.root / ".staging" / name for name in ("0" * 32 + ".tmp", "1" * 32 + ".tmp"))
     for path in (abandoned, fresh):
@@ -348,7 +363,7 @@ def test_an_unwritable_root_is_refused_before_any_work(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
-def test_a_read_only_root_is_refused_before_any_work(tmp_path: Path) -> None:
+def test_c8_a_read_only_root_is_refused_before_any_work(tmp_path: Path) -> None:
     root = tmp_path / "lake"
     root.mkdir(0o500)
     with pytest.raises(StoreError, match="Permission denied"):
@@ -431,7 +446,7 @@ def merge_many(root: Path, writer: int, turns: int) -> None:
 
 @pytest.mark.hunt
 @pytest.mark.timeout(3600)
-def test_writers_of_one_partition_make_a_union(tmp_path: Path, long_run: bool) -> None:
+def test_c9_writers_of_one_partition_make_a_union(tmp_path: Path, long_run: bool) -> None:
     writers, turns = (16, 200) if long_run else (8, 10)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["convo_pipeline.lake.files"])

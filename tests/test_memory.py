@@ -61,7 +61,7 @@ with dg.DagsterInstance.ephemeral() as instance:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the limit is set from /proc")
-def test_an_account_that_does_not_fit_into_memory_is_red_alone_and_the_other_is_whole(tmp_path: Path) -> None:
+def test_c12_an_account_that_does_not_fit_into_memory_is_red_alone_and_the_other_is_whole(tmp_path: Path) -> None:
     """Its answer does not fit while it is read, nor does its day, stored before, while its tables are derived."""
     days = three_days()
     world = small_world(days)

@@ -65,7 +65,7 @@ def crowded_windows(stamps: list[float]) -> int:
     return sum(third - first <= 1.0 for first, third in zip(stamps, stamps[2:], strict=False))
 
 
-def test_four_processes_never_send_three_calls_in_a_second_and_waste_no_slot(tmp_path: Path) -> None:
+def test_c22_four_processes_never_send_three_calls_in_a_second_and_waste_no_slot(tmp_path: Path) -> None:
     stamps = run_processes(tmp_path / "state.db", 4, 10)
     assert crowded_windows(stamps) == 0
     assert (len(stamps) - 1) / (stamps[-1] - stamps[0]) >= 1.75

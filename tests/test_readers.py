@@ -162,7 +162,7 @@ def test_every_reader_sees_the_same_rows(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.hunt
 @pytest.mark.timeout(7200)
-def test_no_reader_ever_sees_a_wrong_row_and_connect_never_fails(tmp_path: Path, long_run: bool) -> None:
+def test_d7_no_reader_ever_sees_a_wrong_row_and_connect_never_fails(tmp_path: Path, long_run: bool) -> None:
     total, draw = 100_000 if long_run else 5_000, random.Random(20260301)
     reads, failures = Counter[str](), Counter[str]()
     with writing(tmp_path) as commits, convo_pipeline.connect(tmp_path) as con:

@@ -144,7 +144,7 @@ start_date = "2026-03-01"
 """
 
 
-def test_a_full_or_read_only_disk_is_refused_before_the_first_call(tmp_path: Path, inbox: Inboxes) -> None:
+def test_c7_c8_a_full_or_read_only_disk_is_refused_before_the_first_call(tmp_path: Path, inbox: Inboxes) -> None:
     """A real file system of one MiB, then the same one mounted for reading only."""
     asked = len(inbox.server.log)
     disk, script = tmp_path / "disk", tmp_path / "extract.py"
@@ -178,7 +178,7 @@ def start(work: Callable[[], object]) -> int:
     return child
 
 
-def test_backfill_night_capture_and_upkeep_over_the_same_days_end_and_make_a_union(
+def test_c10_backfill_night_capture_and_upkeep_over_the_same_days_end_and_make_a_union(
     tmp_path: Path, inbox: Inboxes
 ) -> None:
     def own() -> Inboxes:
@@ -204,7 +204,7 @@ def test_backfill_night_capture_and_upkeep_over_the_same_days_end_and_make_a_uni
     check_whole(own())
 
 
-def test_the_lock_of_a_killed_run_is_free_at_once(tmp_path: Path) -> None:
+def test_c11_the_lock_of_a_killed_run_is_free_at_once(tmp_path: Path) -> None:
     store = Store(StoreSettings(root=str(tmp_path)))
     reader, writer = os.pipe()
 

@@ -159,7 +159,7 @@ def without_times(rows: list[dict[str, object]]) -> list[dict[str, object]]:
 TIMES = ("fields", "first_seen_at", "changed_at", "missing_at", "gone_at", "checked_at", "payload", "url_expires_at")
 
 
-def test_an_object_is_one_put_without_parts(machine: Callable[..., Store], proxy: Proxy) -> None:
+def test_d9_an_object_is_one_put_without_parts(machine: Callable[..., Store], proxy: Proxy) -> None:
     store = machine(url=proxy.url)
     commit = store.merge(TABLE, ACCOUNT, DAY, ids("m1"))
     writes = [(method, path.split("?")[0]) for method, path in proxy.fault.seen if method not in ("GET", "HEAD")]
@@ -167,7 +167,7 @@ def test_an_object_is_one_put_without_parts(machine: Callable[..., Store], proxy
     assert (commit.row_count, commit.is_changed, held(store)) == (1, True, ["m1"])
 
 
-def test_many_machines_at_one_partition_make_a_union(machine: Callable[..., Store]) -> None:
+def test_d10_many_machines_at_one_partition_make_a_union(machine: Callable[..., Store]) -> None:
     stores = [machine(f"machine-{number}") for number in range(3)]
 
     def write(number: int) -> None:
@@ -217,7 +217,7 @@ def test_a_put_whose_answer_was_lost_counts_once(machine: Callable[..., Store], 
     assert store.merge(TABLE, ACCOUNT, DAY, ids("m1")).is_changed is False
 
 
-def test_a_put_that_timed_out_after_it_succeeded_is_settled_by_looking(bucket: str, proxy: Proxy) -> None:
+def test_d12_a_put_that_timed_out_after_it_succeeded_is_settled_by_looking(bucket: str, proxy: Proxy) -> None:
     place = Bucket(f"s3://{bucket}/tables", proxy.url, timeout_seconds=0.3)
     proxy.fault.lose_answers(1, wait_seconds=1)
     mark = place.replace(PARTS, b"one", None, lambda content, name: None)
@@ -448,7 +448,7 @@ def test_a_filter_fetches_the_partitions_it_needs(machine: Callable[..., Store],
     assert len(fetched) == 2
 
 
-def test_new_objects_are_listed_after_a_while_and_foreign_ones_never(
+def test_d11_new_objects_are_listed_after_a_while_and_foreign_ones_never(
     machine: Callable[..., Store], server: S3Server, bucket: str
 ) -> None:
     store, now = machine(), [0.0]

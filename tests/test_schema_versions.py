@@ -40,7 +40,7 @@ def version_of(store: Store, table: str) -> bytes:
     return version
 
 
-def test_older_raw_files_are_read_in_todays_schema(store: Store) -> None:
+def test_d5_older_raw_files_are_read_in_todays_schema(store: Store) -> None:
     rows = store.read("raw_message_details", ACCOUNT, DAY)
     assert rows.schema.equals(TABLES["raw_message_details"].schema, check_metadata=True)
     assert rows["created_at"].to_pylist() == [SENT_AT] * 3

@@ -108,7 +108,7 @@ def test_an_account_name_of_digits_and_dashes_stays_a_text(tmp_path: Path, con: 
     assert rows == [("a-1_e5",), ("a0123",), ("nan",), ("true",)]
 
 
-def test_an_older_file_without_a_column_reads_as_null(tmp_path: Path, con: Connection) -> None:
+def test_d5_an_older_file_without_a_column_reads_as_null(tmp_path: Path, con: Connection) -> None:
     whole = pa.Table.from_pylist([message("m1", text="hello", tags=["inbox"])], schema=MESSAGES.schema)
     write_table(tmp_path, "messages", "bakery", date(2026, 3, 2), whole)
     write_table(tmp_path, "messages", "bakery", DAY, whole.drop_columns(["text", "tags"]))
@@ -116,7 +116,7 @@ def test_an_older_file_without_a_column_reads_as_null(tmp_path: Path, con: Conne
     assert rows == [(DAY, None, None), (date(2026, 3, 2), "hello", ["inbox"])]
 
 
-def test_a_column_typed_null_in_one_file_keeps_its_type(tmp_path: Path, con: Connection) -> None:
+def test_d5_a_column_typed_null_in_one_file_keeps_its_type(tmp_path: Path, con: Connection) -> None:
     whole = pa.Table.from_pylist([message("m1")], schema=MESSAGES.schema)
     index = whole.schema.get_field_index("tags")
     write_table(tmp_path, "messages", "bakery", DAY, whole.set_column(index, "tags", pa.nulls(1)))
@@ -135,7 +135,7 @@ def test_the_ledger_is_kept_by_date_alone(tmp_path: Path, con: Connection) -> No
     assert con.sql(query).fetchall() == [(DAY, "bakery", "r1", "complete", None)]
 
 
-def test_foreign_files_are_not_read(tmp_path: Path, con: Connection) -> None:
+def test_d3_foreign_files_are_not_read(tmp_path: Path, con: Connection) -> None:
     path = write(tmp_path, "messages", "bakery", DAY, [message("m1")])
     for name in ("copy of data.parquet", "_SUCCESS", ".DS_Store", "data.parquet.tmp"):
         (path.parent / name).write_bytes(b"not parquet")

@@ -112,7 +112,7 @@ def test_verify_changes_nothing(store: Store) -> None:
 
 @pytest.mark.hunt
 @pytest.mark.timeout(3600)
-def test_a_flipped_bit_is_found_wherever_it_is(store: Store, long_run: bool) -> None:
+def test_d2_a_flipped_bit_is_found_wherever_it_is(store: Store, long_run: bool) -> None:
     """One bit in every file at a time: each file is named, and no other."""
     draw = random.Random(20260105)
     contents = {path: path.read_bytes() for path in sorted(store.root.rglob("*.parquet"))}
