@@ -167,11 +167,13 @@ def extract(
 @click.pass_obj
 def normalize(surroundings: Surroundings, accounts: Sequence[str], since: date | None, until: date | None) -> None:
     """Make every table agree with the raw ones again; asks nobody."""
-    from convo_pipeline.console.extraction import choose_window, run_normalisation
+    from convo_pipeline.console.extraction import choose_window, normalise_removed, run_normalisation
 
     settings = surroundings.settings
     names = _chosen(settings, accounts)
     everything = since is None and until is None
+    if everything and not accounts:
+        normalise_removed(settings)
     window = choose_window(settings, names, surroundings.clock.now().date(), since, until, everything)
     if not run_normalisation(settings, names, window, surroundings.clock, os.environ):
         sys.exit(EXIT_FAILED)

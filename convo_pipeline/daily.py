@@ -52,6 +52,9 @@ def derive_account_days(
             content = made.get(day, ACCOUNT_DAYS.schema.empty_table())
             source = _source(held, day, session_gap_hours, promise) or ""
             commits.append(store.replace(ACCOUNT_DAYS.name, account, day, content, source))
+    damaged = {day for table, _, day, _ in store.state.quarantines(account) if table == ACCOUNT_DAYS.name}
+    for day in damaged.intersection(commit.date for commit in commits):
+        store.state.settle_quarantines(account, [ACCOUNT_DAYS.name], day)
     return commits
 
 

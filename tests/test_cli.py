@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import stat
 import subprocess
@@ -254,6 +255,27 @@ def test_normalize_agrees_again_without_asking_anybody(lake: Path, server: Emula
     assert invoke("--config", str(lake), "normalize").exit_code == 0
     assert removed.exists()
     assert len(server.log) == calls
+
+
+def test_normalize_says_that_tables_agree_only_where_they_do_and_leaves_no_removed_account_out(
+    lake: Path, tmp_path: Path
+) -> None:
+    """An account that is no longer configured is still read, so it is still derived; of the other a raw file is gone."""
+    root = tmp_path / "lake"
+    shutil.copytree(lake.parent / "lake", root)
+    file = tmp_path / "convo.toml"
+    before, bakery, bikes = lake.read_text().replace(str(lake.parent), str(tmp_path)).split("[[accounts]]")
+    file.write_text("[[accounts]]".join([before, bakery if BAKERY in bakery else bikes]))
+    removed = next((root / "messages" / f"account={BIKES}").glob("*/data.parquet"))
+    removed.unlink()
+    next((root / "raw_message_ids" / f"account={BAKERY}").glob("*/data.parquet")).unlink()
+    result = invoke("--config", str(file), "normalize")
+    assert (result.exit_code, "agree" in result.stdout, "is missing although it held" in result.stderr) == (
+        1,
+        False,
+        True,
+    )
+    assert removed.exists()
 
 
 def test_query_prints_a_table_and_hides_control_characters(lake: Path) -> None:

@@ -12,11 +12,13 @@ from rich.text import Text
 
 from convo_pipeline.clock import Clock
 from convo_pipeline.console.progress import ProgressLines
+from convo_pipeline.erasing import settle
 from convo_pipeline.errors import ConvoError, SettingsError
 from convo_pipeline.extract.estimate import Estimate, fetch_estimate
 from convo_pipeline.extract.report import missed_in
 from convo_pipeline.extract.run import Mode
 from convo_pipeline.lake.files import Store
+from convo_pipeline.orchestration.assets import DERIVED_TABLES
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.instance import open_instance
 from convo_pipeline.orchestration.jobs import NORMALISE_JOB
@@ -24,6 +26,7 @@ from convo_pipeline.orchestration.partitions import ONE_DAY, Window
 from convo_pipeline.orchestration.runs import RunResult, run_jobs
 from convo_pipeline.orchestration.schedules import nightly_window, open_ledger
 from convo_pipeline.sandbox import reachable
+from convo_pipeline.schema import RAW_MESSAGE_IDS
 from convo_pipeline.secrets import redact
 from convo_pipeline.settings import Settings
 
@@ -116,12 +119,23 @@ def run_normalisation(
 ) -> bool:
     """Derive every table of accounts × window again where raw changed; say whether all went well."""
     console = Console(stderr=True)
-    with open_instance(environ) as instance, console.status("normalising"):
-        result = run_jobs(
-            Deployment(settings, environ=environ, clock=clock), accounts, window, instance, [NORMALISE_JOB]
+    with open_instance(environ) as instance, ProgressLines(console) as progress:
+        deployment = Deployment(settings, environ=environ, clock=clock, on_progress=progress)
+        result = run_jobs(deployment, accounts, window, instance, [NORMALISE_JOB])
+    if result.is_complete:
+        Console().print(
+            f"{len(accounts)} accounts, {window.since} to {window.last}: the tables agree with the raw ones"
         )
-    Console().print(f"{len(accounts)} accounts, {window.since} to {window.last}: the tables agree with the raw ones")
     return _complain(console, result)
+
+
+def normalise_removed(settings: Settings) -> None:
+    """Derive what is stale of the accounts that were taken out of the configuration: Dagster knows them no more."""
+    with closing(Store(settings.store)) as store:
+        known = {account.name for account in settings.accounts}
+        for name in sorted(set(store.accounts(RAW_MESSAGE_IDS.name)) - known):
+            store.partitions.look_over(DERIVED_TABLES, name)
+            settle(store, name, settings.metrics.session_gap_hours)
 
 
 def _announce(console: Console, settings: Settings, accounts: Sequence[str], window: Window) -> None:

@@ -202,14 +202,16 @@ class Partitions:
             return held
 
     def give_up(self, record: Partition) -> bool:
-        """Forget a file that is gone; the day of a raw one is asked again by the next run. Say whether it was lost."""
-        table = table_of(record.table)
-        is_lost = record.next_sha256 != "" and table.layer in ("raw", "ledger")
-        if is_lost:
-            self._doubt(table, record.account, record.date)
-        else:
+        """Forget a file that is gone, and note its day if it was lost; say whether nothing can make it again from others.
+
+        The next run asks a raw table's day again, the next derivation makes the others'.
+        """
+        if record.next_sha256 == "":
             self._state.remove_partition(record.table, record.account, record.date)
-        return is_lost
+            return False
+        table = table_of(record.table)
+        self._doubt(table, record.account, record.date)
+        return table.layer in ("raw", "ledger")
 
     def look_over(self, tables: Iterable[Table], account: str) -> list[str]:
         """Read every file again that is not there, or not as long as it was written; return what is in doubt since.
@@ -328,7 +330,7 @@ class Partitions:
             self._doubt(table, record.account, record.date)
 
     def _doubt(self, table: Table, account: str, day: date) -> None:
-        """Note that rows of a day may be gone that were held: it is asked again by the next run."""
+        """Note that rows of a day may be gone that were held."""
         self._state.add_quarantine(table.name, account, day, "/".join(file_parts(table, account, day)))
 
     def _quarantine(self, table: Table, account: str, day: date, why: str) -> StoreError:

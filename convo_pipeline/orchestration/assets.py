@@ -19,7 +19,7 @@ from convo_pipeline.daily import derive_account_days, stale_account_days
 from convo_pipeline.derive import derive_day, stale_days
 from convo_pipeline.errors import ConvoError, StoreError
 from convo_pipeline.extract.defect import describe_defect
-from convo_pipeline.extract.run import AccountReport, Mode, extract
+from convo_pipeline.extract.run import AccountReport, Mode, Progress, extract
 from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.partitions import Commit
 from convo_pipeline.orchestration.checks import checks_of, judge
@@ -258,13 +258,18 @@ def run_normalise(deployment: Deployment, keys: Iterable[str]) -> Outcome:
         reader = _Reader(store, with_preview=sum(map(len, asked.values())) <= MOST_PREVIEWS)
         for account, days in asked.items():
             alone(outcome, account, partial(store.partitions.look_over, DERIVED_TABLES, account))
-            whole = [day for day in days if derive(store, account, day, outcome, is_forced=True) is not None]
+            whole = []
+            for day in days:
+                commits = derive(store, account, day, outcome, is_forced=True)
+                whole += [] if commits is None else [day]
+                if deployment.on_progress:
+                    deployment.on_progress(Progress(account, "partitions", len(commits or ())))
             for day in alone(outcome, account, partial(stale_days, store, account)) or ():
                 if day not in days:
                     outcome.extra.update(changed(derive(store, account, day, outcome) or ()))
-            commits = derive_figures(deployment, store, account, outcome, whole)
-            outcome.extra.update(changed(commit for commit in commits or () if commit.date not in days))
-            told = DERIVED if commits is not None else [name for name in DERIVED if name != schema.ACCOUNT_DAYS.name]
+            figures = derive_figures(deployment, store, account, outcome, whole)
+            outcome.extra.update(changed(commit for commit in figures or () if commit.date not in days))
+            told = DERIVED if figures is not None else [name for name in DERIVED if name != schema.ACCOUNT_DAYS.name]
             for day in whole:
                 reader.read_into(outcome, told, account, day)
             add_pictures(deployment, store, account, whole, outcome)
