@@ -236,6 +236,30 @@ def test_a_spool_from_before_is_stored_without_the_person(inboxes: Inboxes) -> N
     spool.delete()
 
 
+@pytest.mark.parametrize("kind", ["edge", "message"])
+def test_a_conversation_that_is_listed_without_its_people_is_theirs_by_its_messages(
+    inboxes: Inboxes, kind: str
+) -> None:
+    erase_ada(inboxes)
+    us, at_us = {"id": inboxes.world.accounts["insta"].own_id}, int(NOW.timestamp() * 1_000_000)
+    spool = Spool.create(inboxes.store.state_path, "insta", "killed")
+    spool.append({"kind": "listing", "at_us": at_us, "folder": "", "fields": [], "conversation_fields": ["id"], "states": [],
+                  "conversations": [{"id": "t_9"}, {"id": "t_8", "participants": {"data": [us, {"id": ADA}, {"id": EVE}]}}]})  # fmt: skip
+    for chat in ("t_9", "t_8"):
+        row = {"id": f"m_{chat}", "created_time": "2026-03-09T09:00:00+0000", "message": f"we to {chat}", "from": us,
+               "to": {"data": [{"id": ADA}]}}  # fmt: skip
+        about = {"kind": kind, "at_us": at_us, "conversation_id": chat, "fields": ["message", "from", "to"]}
+        edge = {"updated_us": None, "first_rank": 1, "rows": [row]}
+        single = {"message_id": row["id"], "created_us": at_us, "created_at_source": "message", "rank": 1, "code": None,
+                  "subcode": None, "verdict": "detailed", "payload": row}  # fmt: skip
+        spool.append(about | (edge if kind == "edge" else single))
+    loaded = load_spool(inboxes.store, inboxes.settings.account("insta"), spool)
+    spool.delete()
+    texts = [str(row["payload"]) for row in inboxes.rows("raw_message_details", "insta")]
+    assert [sum(f"we to {chat}" in text for text in texts) for chat in ("t_9", "t_8")] == [0, 1]
+    assert (loaded.counts["suppressed_conversations"], hits(Path(inboxes.store.root))) == (1, [])
+
+
 def test_damaged_staged_and_compacted_copies_go_too(inboxes: Inboxes) -> None:
     store, root = inboxes.store, Path(inboxes.store.root)
     compact(store, LATER)

@@ -29,6 +29,9 @@ class Suppressor:
     own_ids: frozenset[str] = frozenset()
     counts: Counter[str] = field(default_factory=Counter)
     _conversations: set[str] = field(default_factory=set)
+    """Those that are dropped although no receipt names them."""
+    _others: set[str] = field(default_factory=set)
+    """Those whose people were listed, and they are not theirs."""
 
     @classmethod
     def read(cls, store: Store, account: AccountSettings) -> "Suppressor":
@@ -45,7 +48,7 @@ class Suppressor:
             kept = self.clean_conversations(record["conversations"])  # type: ignore[arg-type]
             states = [state for state in record["states"] if not self._is_dropped(state)]  # type: ignore[attr-defined]
             return record | {"conversations": kept, "states": states}
-        if self._is_dropped(record):
+        if self._is_dropped(record) or self._is_told_by(record):
             return None
         if record["kind"] == "edge":
             return record | {"rows": self._clean_messages(record["rows"])}  # type: ignore[arg-type]
@@ -64,15 +67,31 @@ class Suppressor:
         if not isinstance(entry, dict):
             return False
         conversation_id = rows.readable_id(entry)
-        people = people_in(entry.get("participants")).union(*map(people_of_message, _messages(entry)))
-        is_met = any(map(self.suppression.holds, people))
-        is_theirs = is_met and is_one_to_one(people, self.own_ids, self.suppression.holds)
-        if is_theirs or (conversation_id is not None and self.suppression.holds(conversation_id)):
-            if conversation_id not in self._conversations:
-                self.counts["suppressed_conversations"] += 1
-            self._conversations.add(conversation_id or "")
+        people = people_in(entry.get("participants")) | people_in_messages(_messages(entry))
+        if self._is_theirs(people) or (conversation_id is not None and self.suppression.holds(conversation_id)):
+            self._drop(conversation_id or "")
             return True
+        if people:
+            self._others.add(conversation_id or "")
         return False
+
+    def _is_told_by(self, record: Record) -> bool:
+        """Drop a conversation that was listed without its people, where its messages tell that it is theirs."""
+        conversation_id = str(record["conversation_id"])
+        entries = record.get("rows", (record.get("payload"),))
+        if conversation_id in self._others or not self._is_theirs(people_in_messages(entries)):  # type: ignore[arg-type]
+            return False
+        self._drop(conversation_id)
+        return True
+
+    def _is_theirs(self, people: set[str]) -> bool:
+        is_met = any(map(self.suppression.holds, people))
+        return is_met and is_one_to_one(people, self.own_ids, self.suppression.holds)
+
+    def _drop(self, conversation_id: str) -> None:
+        if conversation_id not in self._conversations:
+            self.counts["suppressed_conversations"] += 1
+        self._conversations.add(conversation_id)
 
     def _clean_conversation(self, entry: object) -> object:
         if not isinstance(entry, dict) or "messages" not in entry:
@@ -95,6 +114,11 @@ class Suppressor:
     def _is_dropped(self, record: Record) -> bool:
         conversation_id = str(record["conversation_id"])
         return conversation_id in self._conversations or self.suppression.holds(conversation_id)
+
+
+def people_in_messages(entries: Sequence[object]) -> set[str]:
+    """Return who sent these messages and who received them."""
+    return set().union(*map(people_of_message, entries))
 
 
 def _messages(entry: dict[str, object]) -> Sequence[object]:
