@@ -147,6 +147,36 @@ def test_b14_a_withheld_conversation_costs_itself_alone_and_is_believed_when_met
         assert run(inboxes, *faults, mode="capture") == "complete"
 
 
+@pytest.mark.parametrize(
+    ("code", "count"),
+    [
+        ((1, None), 8),
+        ((2, None), 10),
+        ((10, 2018336), 8),
+    ],  # a page that is refused with code 2 is asked for three times
+)
+def test_b14_a_poisoned_conversation_is_searched_for_once_and_then_known(
+    tmp_path: Path, code: tuple[int, int | None], count: int
+) -> None:
+    world = insta_world(*[2] * 60)
+    poisoned = [list(world.accounts["insta"].conversations.values())[place] for place in (5, 33)]
+    for conversation in poisoned:
+        conversation.poison(*code)
+    with serve(tmp_path, world) as inboxes:
+        calls = []
+        for number in range(4):
+            if number == 3:
+                for conversation in poisoned:
+                    conversation.poison(None)
+            [report] = inboxes.extract(accounts=["insta"], mode="full")
+            inboxes.derive()
+            assert len(rows(inboxes)) == (120 if number == 3 else 116)
+            calls.append(report.calls["listing"])
+            inboxes.clock.advance(3600)
+        assert (calls[0] > 15, calls[1:]) == (True, [count, count, 3])
+        assert inboxes.store.state.memory("insta")["suspects"] == []
+
+
 @pytest.mark.parametrize("code", [(10, 2018336), (100, None), (2500, None)])
 def test_b14_a_message_that_is_kept_from_us_is_not_said_to_be_gone_and_is_believed_when_met_twice(
     tmp_path: Path, code: tuple[int, int | None]

@@ -48,6 +48,9 @@ from convo_pipeline.schema import RAW, TABLES
 from convo_pipeline.secrets import Credentials, read_credentials, redact
 from convo_pipeline.settings import AccountSettings, Settings
 
+MOST_SUSPECTS = 100
+"""How many conversations are remembered for which a page was refused: each saves a search."""
+
 
 @dataclass
 class AccountRun:
@@ -226,9 +229,15 @@ class AccountCalls:
             since=self._plan.listed_since,
             folders=self._run.account.folders,
             is_known=reader.adds_nothing,
+            suspects=self._suspects(),
             clock=self._run.clock,
         )
         self._fetched = reader.fetch(self._listing)
+
+    def _suspects(self) -> list[str]:
+        """Return the conversations for which pages were refused in earlier runs."""
+        found = self._memory.get("suspects")
+        return found if isinstance(found, list) else []
 
     def end(self, error: StoppedError) -> None:
         """Note that the run was ended before what came was stored: it stays in the spool."""
@@ -347,6 +356,8 @@ class AccountCalls:
         memory |= {"ladder": ladder_to_json(self._footing.remembered(rung)), "edge_place": self._footing.edge_place}
         if self._listing is not None:
             summary = self._listing.summary
+            suspects = summary.poisoned if self._run.mode == "full" else summary.suspects
+            memory["suspects"] = sorted(suspects)[:MOST_SUSPECTS]
             if self._fetched.error is None and summary.started_at is not None and not summary.cuts:
                 since = min(self._plan.since, self._covered.since) if self._covered else self._plan.since
                 memory["coverage"] = Coverage(since, rows.to_us(summary.started_at)).to_json()

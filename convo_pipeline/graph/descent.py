@@ -5,7 +5,7 @@ poisoned conversation somewhere in the next rows, a climb that was too early, or
 No I/O.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 
@@ -41,13 +41,43 @@ class Descent:
         self.platform = platform
         self.today = today
         self._search: _Search | None = None
+        self._route: tuple[Rung, ...] = ()
+        """The rungs of the next pages, around rows that are known to be refused; the last one goes on as before."""
         self._climbed_from: Rung | None = None
         self._refused_count = self._unanswered_count = self._isolated_count = self._nested_row_count = 0
 
     @property
     def settled(self) -> Rung:
         """The last rung that was given a page: the one to remember."""
-        return self._climbed_from or self.rung
+        return self._route[-1] if self._route else self._climbed_from or self.rung
+
+    @property
+    def may_go_around(self) -> bool:
+        """Whether a refused page is the first of its search, and more than one row."""
+        is_searching = self._search is not None or self._route or self._climbed_from is not None
+        return self.rung.mode == "nested" and self.rung.conversations_per_page > 1 and not is_searching
+
+    def go_around(self, places: Sequence[int]) -> None:
+        """List the rows at these places of the next page without their messages, and those between them with theirs.
+
+        >>> from convo_pipeline.graph.ladder import TOP
+        >>> descent = Descent(TOP, "instagram", date(2026, 1, 1)); descent.go_around([0, 20])
+        >>> for _ in range(4):
+        ...     print(descent.rung.mode, descent.rung.conversations_per_page); descent.accept(descent.rung, 1)
+        light 1
+        nested 19
+        light 1
+        nested 50
+        """
+        self.steps += 1
+        route, begin = [], 0
+        for place in places:
+            if place > begin:
+                route.append(replace(self.rung, conversations_per_page=place - begin))
+            route.append(replace(self.rung, mode="light", conversations_per_page=1))
+            begin = place + 1
+        self.rung, *rest = *route, self.rung
+        self._route = tuple(rest)
 
     def drop_field(self, error: GraphError) -> bool:
         """Ask without the field the error names; False if it cannot be dropped."""
@@ -68,6 +98,8 @@ class Descent:
         self.steps += 1
         self._refused_count += 1
         self._unanswered_count += error.fault.code is None
+        if self._route:
+            self._search, self._route = _Search(self._route[-1], self.rung.conversations_per_page), ()
         lower = step_down(self.rung, error, self.platform, self.today)
         if self._climbed_from is not None:
             self.rung, self._climbed_from = be_patient(self._climbed_from), None
@@ -92,7 +124,9 @@ class Descent:
         self._nested_row_count += row_count if rung.nested_messages else 0
         self._climbed_from = None
         search = self._search
-        if search is None:
+        if self._route:
+            self.rung, self._route = replace(self._route[0], dropped=rung.dropped), self._route[1:]
+        elif search is None:
             self._climb(rung)
         elif search.suspect_count > rung.conversations_per_page:
             self._search = replace(search, suspect_count=search.suspect_count - rung.conversations_per_page)
@@ -120,13 +154,13 @@ class Descent:
     def go_light(self) -> Rung:
         """List without messages from now on; return the rung to come back to."""
         before = self.settled
-        self._search = self._climbed_from = None
+        self._search, self._climbed_from, self._route = None, None, ()
         self.rung = replace(TOP, mode="light", dropped=self.rung.dropped, climb_after=self.rung.climb_after)
         return before
 
     def come_back(self, rung: Rung) -> None:
         """Go on with this rung after a light pass."""
-        self._search = self._climbed_from = None
+        self._search, self._climbed_from, self._route = None, None, ()
         self.rung = replace(rung, dropped=self.rung.dropped)
 
     @property

@@ -8,7 +8,7 @@ so that its neighbours are whole.
 It knows no table and stores nothing; a row is passed on once, and again only if it came back changed.
 """
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import takewhile
@@ -73,7 +73,8 @@ class ListingSummary:
 
     `rung` is the last one that was given a page. `started_at` is the server's time of the first answer (T0): the next listing's `since`, if `cuts` is empty.
     `moving` holds the conversations that still changed in the last pass allowed: due next run.
-    `poisoned` holds those whose nested messages were refused even alone, with the refusal.
+    `poisoned` holds those whose nested messages were refused even alone, with the refusal; `suspects` are these and those
+    of earlier listings that did not come well since: the next listing's `suspects`.
     """
 
     started_at: datetime | None
@@ -86,6 +87,7 @@ class ListingSummary:
     rung: Rung
     moving: frozenset[str]
     poisoned: Mapping[str, GraphError]
+    suspects: frozenset[str]
     cuts: tuple[Cut, ...]
 
 
@@ -118,6 +120,7 @@ class Listing:
     """One listing of an account's folders, head to `since`; iterate `pages()` once, then read `summary`.
 
     `is_known` may say that a row adds nothing to what is stored: a page of old and known rows then ends the pass.
+    A refused page is searched for the conversation it is refused for, unless one of `suspects` is on it.
     Fields dropped a week ago are asked for again; refused again, they are dropped with today's date.
     Errors that stop the account (token, permission, throttle, budget, dead host) are raised from the iteration; what
     was yielded before is good.
@@ -131,6 +134,7 @@ class Listing:
         since: datetime,
         folders: Sequence[str] = ("",),
         is_known: IsKnown | None = None,
+        suspects: Iterable[str] = (),
         max_restarts: int = 3,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
@@ -140,6 +144,8 @@ class Listing:
         self._since = since
         self._folders = tuple(folders)
         self._is_known = is_known
+        self._suspects = set(suspects)
+        self._suspicion: GraphError | None = None
         self._max_restarts = max_restarts
         self._seen: dict[str, tuple[object, str | None]] = {}
         self._has_eliminated = False
@@ -162,6 +168,7 @@ class Listing:
             self._descent.settled,
             frozenset(self._moving),
             dict(self._poisoned),
+            frozenset({*self._suspects, *self._poisoned}),
             tuple(self._cuts),
         )
 
@@ -271,6 +278,7 @@ class Listing:
         if listed.messages_limit:
             for conversation_id in ids:
                 self._poisoned.pop(conversation_id, None)
+                self._suspects.discard(conversation_id)
         return replace(listed, rows=tuple(kept))
 
     def _is_fresh(self, row: Row, conversation_id: str) -> bool:
@@ -301,13 +309,36 @@ class Listing:
                 if self._page_count == 0 and is_silent(error):
                     raise  # a dead host, not a heavy page
                 if may_be_one_row(error):
-                    if not self._descent.refuse(error):
+                    if not self._goes_around(error, folder, after) and not self._descent.refuse(error):
                         return self._isolate(error, folder, after)
                 elif not self._drops_field(error, folder, after):
                     raise _meaning(error, after) from None
             else:
+                self._note_suspects(rung, page)
                 self._descent.accept(rung, len(page.rows))
                 return self._listed(page, rung, folder), page.after
+
+    def _goes_around(self, error: GraphError, folder: str, after: str | None) -> bool:
+        """Look where on a refused page the suspects are, to list them apart from the others; False if none is there."""
+        if not self._suspects or not self._descent.may_go_around:
+            return False
+        try:
+            page = self._fetch(replace(self._descent.rung, mode="light"), folder, after)
+        except GraphError as refusal:
+            if may_be_one_row(refusal):
+                return False
+            raise _meaning(refusal, after) from None
+        places = [place for place, row in enumerate(page.rows) if _id(row) in self._suspects]
+        if places:
+            self._suspicion = error
+            self._descent.go_around(places)
+        return bool(places)
+
+    def _note_suspects(self, rung: Rung, page: Page) -> None:
+        """Note those that were listed apart from the others: they were not asked for their messages again."""
+        if rung.mode == "light" and self._suspicion is not None:
+            found = {found for row in page.rows if (found := _id(row)) in self._suspects}
+            self._poisoned |= dict.fromkeys(found, self._suspicion)
 
     def _fetch(self, rung: Rung, folder: str, after: str | None) -> Page:
         fields = conversation_fields(self._platform, rung.nested_messages, rung.dropped_names)
