@@ -79,6 +79,8 @@ REASONS: dict[tuple[type[GraphError], int | None], str] = {
 ABOUT_THE_INBOX = {(100, 33), (803, None)}
 """Missing by these is what the path names, the inbox or what its cursor stood on, not a conversation on the page."""
 PERMISSION_CODES = range(200, 300)
+REFUSING_STATUSES = frozenset(range(400, 500)) - {408, 425, 429}
+"""HTTP statuses that find fault with the request; the others of that hundred ask for another try."""
 TOO_MUCH_CODE = 1
 """Meta answers "reduce the amount of data" and "unknown error" alike with code 1. Where a request is heavy,
 asking for less is the better retry: it cures both. Elsewhere nothing can be made smaller: retry."""
@@ -188,7 +190,9 @@ def is_final(error: ConvoError) -> bool:
     >>> is_final(MissingError(GraphFault(100, 33))), is_final(GraphError(GraphFault(2500))), is_final(RetryableError(GraphFault(1)))
     (True, True, False)
     """
-    return isinstance(error, GraphError | PayloadError) and not isinstance(error, RetryableError | TooMuchDataError)
+    if isinstance(error, RetryableError):  # what stands before the API may not like an id, and says no code
+        return error.fault.code is None and error.fault.status in REFUSING_STATUSES
+    return isinstance(error, GraphError | PayloadError) and not isinstance(error, TooMuchDataError)
 
 
 def is_plain_100(error: GraphError) -> bool:
