@@ -168,8 +168,8 @@ class Folder:
 
     def size(self, parts: Sequence[str]) -> int | None:
         """Return a file's bytes, None where there is none."""
-        path = self._path(parts)
-        return path.stat().st_size if self.exists(parts) else None
+        found = _look(self._path(parts))
+        return found.st_size if found and stat.S_ISREG(found.st_mode) else None
 
     def names(self, parts: Sequence[str] = ()) -> list[str]:
         """Return the sorted names in a folder; none if it is not there."""
@@ -336,10 +336,15 @@ def _changed_seconds(path: Path) -> float:
         return float("inf")
 
 
-def _mode(path: Path | str) -> int:
+def _mode(path: str | Path) -> int:
+    found = _look(path)
+    return found.st_mode if found else 0
+
+
+def _look(path: str | Path) -> os.stat_result | None:
     try:
-        return os.lstat(path).st_mode
+        return os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
-        return 0
+        return None
     except OSError as error:
         raise refusal(Path(path), "look at", error) from None
