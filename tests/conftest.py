@@ -54,3 +54,8 @@ def pytest_collection_finish() -> None:
     """Spare the garbage collector what was imported, which stays: it would look at a million objects again and again."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    """Let what was imported be collected at the end: DuckDB complains of whatever outlives it."""
+    gc.unfreeze()
