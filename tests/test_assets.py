@@ -186,9 +186,10 @@ def test_a_defect_in_one_accounts_run_is_red_for_that_account_alone_and_says_not
     told = replace(deployment, on_progress=stumble)
     result = run_jobs(told, ALL, Window(days[0], days[2]), instance)
     assert [report.outcome for report in result.reports] == ["complete", "failed"]
-    (line,) = [line for line in result.failures if line.startswith(f"{BIKES}:")]
-    assert "a defect of this program, RuntimeError in convo_pipeline/extract/" in line
-    assert "please report this line" in line
+    lines = [line for line in result.failures if line.startswith(f"{BIKES}:")]
+    for line, place in zip(lines, ("extract", "orchestration"), strict=True):
+        assert f"a defect of this program, RuntimeError in convo_pipeline/{place}/" in line
+        assert "please report this line" in line
     assert "said hello" not in str([entry for run in instance.get_runs() for entry in instance.all_logs(run.run_id)])
     green, red = status(deployment, instance, "raw_message_ids")
     assert (red, {f"{BAKERY}|{days[number]}" for number in (0, 1)} <= green) == ({f"{BIKES}|{days[number]}" for number in (0, 1)}, True)  # fmt: skip

@@ -263,7 +263,8 @@ def run_normalise(deployment: Deployment, keys: Iterable[str]) -> Outcome:
                 commits = derive(store, account, day, outcome, is_forced=True)
                 whole += [] if commits is None else [day]
                 if deployment.on_progress:
-                    deployment.on_progress(Progress(account, "partitions", len(commits or ())))
+                    made = Progress(account, "partitions", len(commits or ()))
+                    alone(outcome, account, partial(deployment.on_progress, made))
             for day in alone(outcome, account, partial(stale_days, store, account)) or ():
                 if day not in days:
                     outcome.extra.update(changed(derive(store, account, day, outcome) or ()))
