@@ -3,7 +3,7 @@
 Glue between the lake, what a killed run left, and the derived tables.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 
 from convo_pipeline.daily import derive_account_days
@@ -113,11 +113,23 @@ def _remove_deleted(settings: Settings, store: Store, account: str, now: datetim
     with lock_person_out(store, account):
         _load_left(settings, store, account)
         found = find_deleted(store, account, policy)
+        _check_count(account, found, settings.retention.most_unsent_at_once)
         remove_content(store, account, found, policy)
     settle(store, account, settings.metrics.session_gap_hours)
     with lock_person_out(store, account):
         finish(store, account, now.astimezone(UTC).date())
     return found
+
+
+def _check_count(account: str, found: Iterable[Deleted], most: int) -> None:
+    """Raise a StoreError where so much was unsent at once that a person should look: content does not come back."""
+    count = sum(len(each.messages) for each in found)
+    if count > most:
+        raise StoreError(
+            f"{count} messages of {account} would leave as unsent at once, and [retention] most_unsent_at_once is {most}:"
+            " an API that hides messages looks the same. Look at the rows of `messages` that have a deleted_at;"
+            " if customers took them back, set it higher"
+        )
 
 
 def _load_left(settings: Settings, store: Store, account: str) -> None:

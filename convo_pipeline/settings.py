@@ -147,6 +147,7 @@ class RetentionSettings(_Section):
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, StrictInt] = Field(init=False)
     on_deleted: Literal["redact", "keep", "drop"] = "redact"
+    most_unsent_at_once: int = Field(default=100, ge=1)
 
     @property
     def limits(self) -> dict[str, int]:

@@ -17,7 +17,7 @@ from convo_pipeline.derive import stale_days
 from convo_pipeline.emulator.switches import Switches
 from convo_pipeline.emulator.world import Conversation, Message
 from convo_pipeline.erasing import find_all_deleted, remove_deleted
-from convo_pipeline.errors import BusyError, SettingsError
+from convo_pipeline.errors import BusyError, SettingsError, StoreError
 from convo_pipeline.extract.absence import span_of
 from convo_pipeline.extract.rows import Reject, Sighting
 from convo_pipeline.extract.spool import Spool, left_spools
@@ -314,6 +314,27 @@ def sighted(seconds: int, source: str = "message") -> Sighting:
 def test_a_page_that_could_hide_a_message_spans_nothing(found: list[Sighting | Reject]) -> None:
     assert span_of(found, 0) is None
     assert span_of([sighted(9), sighted(7)], 5) == (7_000_000, 9_000_000, 5)
+
+
+def test_more_than_a_person_expects_leaves_only_when_a_person_says_so(inboxes: Inboxes) -> None:
+    """An API that hides messages looks like customers who take them back."""
+    other = next(message for message in chat(inboxes).messages[1:] if message is not secret_of(inboxes))
+    other.unsend()
+    unsend(inboxes)
+
+    def remove_at_most(most: int) -> int:
+        retention = inboxes.settings.retention.model_copy(update={"most_unsent_at_once": most})
+        settings = inboxes.settings.model_copy(update={"retention": retention})
+        return sum(len(each.messages) for each in remove_deleted(settings, inboxes.store, inboxes.clock.now()))
+
+    before = inboxes.rows("messages", "insta")
+    with pytest.raises(
+        StoreError, match=r"2 messages of insta would leave as unsent at once.* most_unsent_at_once is 1"
+    ):
+        remove_at_most(1)
+    assert inboxes.rows("messages", "insta") == before
+    assert remove_at_most(2) == 2
+    assert hits(inboxes) == []
 
 
 def test_what_to_do_is_read_from_the_configuration() -> None:

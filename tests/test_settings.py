@@ -51,7 +51,7 @@ def test_defaults_are_those_of_the_documentation() -> None:
         "alerts": {"webhook_env": None},
         "export": {"secret_env": None},
         "deletion": {"app_secret_env": None, "status_url": None},
-        "retention": {"on_deleted": "redact"},
+        "retention": {"on_deleted": "redact", "most_unsent_at_once": 100},
     }
     (account,) = settings.accounts
     assert (account.folders, account.timezone, account.start_date) == (("",), "UTC", date(2026, 1, 1))
