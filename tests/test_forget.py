@@ -202,6 +202,23 @@ def test_a_new_conversation_of_the_person_is_not_stored_either(inboxes: Inboxes)
     assert "hello" in [row["text"] for row in inboxes.rows("messages", "insta")]
 
 
+def test_a_refusal_does_not_name_the_persons_conversations_again(inboxes: Inboxes) -> None:
+    erase_ada(inboxes)
+    account = inboxes.world.accounts["insta"]
+    new = account.add_conversation("Ada Lovelace", ADA)
+    old = account.conversations[next(iter(conversations_of(inboxes, ADA) - conversations_of(inboxes, EVE)))]
+    bob = account.conversations[next(iter(conversations_of(inboxes, BOB)))]
+    for chat in (new, old, bob):
+        chat.add_message("a word", at(10, 10))
+        chat.poison(10, 2018336)
+    suspects = []
+    for mode in ("window", "full", "nightly"):
+        inboxes.extract(accounts=["insta"], mode=mode)
+        assert hits(Path(inboxes.store.root), traces=[new.conversation_id, old.conversation_id]) == []
+        suspects.append(inboxes.store.state.memory("insta")["suspects"])
+    assert [bob.conversation_id] in suspects
+
+
 def test_another_account_keeps_its_own_rows(inboxes: Inboxes) -> None:
     before = inboxes.rows("messages", "mess")
     erase_ada(inboxes)

@@ -4,7 +4,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 
 import pyarrow as pa
@@ -36,7 +36,7 @@ from convo_pipeline.graph.client import Endpoint, GraphClient, Identity
 from convo_pipeline.graph.footing import Footing
 from convo_pipeline.graph.ladder import from_json as ladder_from_json
 from convo_pipeline.graph.ladder import to_json as ladder_to_json
-from convo_pipeline.graph.listing import Listing
+from convo_pipeline.graph.listing import Listing, ListingSummary
 from convo_pipeline.graph.rate_limit import CallBudget, SqliteLimiter
 from convo_pipeline.halt import Halt
 from convo_pipeline.lake.files import Store
@@ -349,13 +349,26 @@ class AccountCalls:
             reader.revisit(conversation_id)
         return reader.fetched
 
+    @property
+    def _summary(self) -> ListingSummary | None:
+        """What the listing did, in which nobody is named who was forgotten; None if there was no listing."""
+        if self._listing is None:
+            return None
+        summary, keeps = self._listing.summary, self._suppressor.keeps
+        return replace(
+            summary,
+            moving=frozenset(filter(keeps, summary.moving)),
+            poisoned={key: error for key, error in summary.poisoned.items() if keeps(key)},
+            suspects=frozenset(filter(keeps, summary.suspects)),
+        )
+
     def remember(self) -> None:
         """Keep, after everything is stored, what the next run may rely on."""
         memory = dict(self._memory)
         rung = self._listing.summary.rung if self._listing else self._rung
         memory |= {"ladder": ladder_to_json(self._footing.remembered(rung)), "edge_place": self._footing.edge_place}
-        if self._listing is not None:
-            summary = self._listing.summary
+        summary = self._summary
+        if summary is not None:
             suspects = summary.poisoned if self._run.mode == "full" else summary.suspects
             memory["suspects"] = sorted(suspects)[:MOST_SUSPECTS]
             if self._fetched.error is None and summary.started_at is not None and not summary.cuts:
@@ -384,7 +397,7 @@ class AccountCalls:
 
     def report(self, loads: list[Loaded], credentials: Credentials) -> AccountReport:
         """Return what the run came to."""
-        summary = self._listing.summary if self._listing else None
+        summary = self._summary
         reasons = {*self._fetched.reasons, *(summary.cuts if summary else ())}
         if any(loaded.quarantined for loaded in loads):
             reasons.add("quarantined")
@@ -425,7 +438,7 @@ class AccountCalls:
             "throttled_until": resume_at.isoformat() if resume_at else None,
             "unchecked_answers": self._client.unchecked,
             "version": self._client.version,
-            "listing": listing_details(self._listing.summary) if self._listing else None,
+            "listing": listing_details(summary) if (summary := self._summary) else None,
             "failed": refusals(self._fetched.failures),
             "quarantined": [text for loaded in loads for text in loaded.quarantined],
             "seconds": round(time.monotonic() - self._started_seconds, 3),

@@ -112,8 +112,11 @@ class Suppressor:
         return [without_person(entry, self.suppression.holds) for entry in kept]
 
     def _is_dropped(self, record: Record) -> bool:
-        conversation_id = str(record["conversation_id"])
-        return conversation_id in self._conversations or self.suppression.holds(conversation_id)
+        return not self.keeps(str(record["conversation_id"]))
+
+    def keeps(self, conversation_id: str) -> bool:
+        """Whether a conversation may be named: it is of nobody who was forgotten, as far as is known by now."""
+        return conversation_id not in self._conversations and not self.suppression.holds(conversation_id)
 
 
 def people_in_messages(entries: Sequence[object]) -> set[str]:
