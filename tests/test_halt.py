@@ -40,7 +40,21 @@ def inboxes(tmp_path: Path) -> Iterator[Inboxes]:
         yield inboxes
 
 
-def interrupt(inboxes: Inboxes, is_due: Callable[[], bool], on_progress: Callable[[Progress], None]) -> None:
+def kill_process() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def kill_this_thread() -> None:
+    """What the system may do with a signal too: it gives it to a thread that is not the main one."""
+    signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+
+def interrupt(
+    inboxes: Inboxes,
+    is_due: Callable[[], bool],
+    on_progress: Callable[[Progress], None],
+    kill: Callable[[], None] = kill_process,
+) -> None:
     """Extract by the machine's own clock, and send this process what Ctrl-C sends once it is due."""
     moments: list[float] = []
 
@@ -49,7 +63,7 @@ def interrupt(inboxes: Inboxes, is_due: Callable[[], bool], on_progress: Callabl
             time.sleep(0.02)
         time.sleep(0.3)
         moments.append(time.monotonic())
-        os.kill(os.getpid(), signal.SIGINT)
+        kill()
 
     threading.Thread(target=wait, daemon=True).start()
     with pytest.raises(KeyboardInterrupt):
@@ -79,12 +93,15 @@ def check_healed(inboxes: Inboxes) -> None:
         assert left_spools(inboxes.store.state_path, name) == []
 
 
-def test_a_run_that_is_ended_while_answers_are_due_ends_in_seconds_and_says_so(inboxes: Inboxes) -> None:
+@pytest.mark.parametrize("kill", [kill_process, kill_this_thread])
+def test_a_run_that_is_ended_while_answers_are_due_ends_in_seconds_and_says_so(
+    inboxes: Inboxes, kill: Callable[[], None]
+) -> None:
     """Its first page is in the spool, the calls for the long conversations are under way."""
     listed: set[str] = set()
     fault = parse_fault("read_timeout:60")
     inboxes.server.trouble.faults[:] = [replace(fault, kind=replace(fault.kind, kinds=("edge",)))]
-    interrupt(inboxes, lambda: len(listed) == len(inboxes.names), lambda progress: listed.add(progress.account))
+    interrupt(inboxes, lambda: len(listed) == len(inboxes.names), lambda progress: listed.add(progress.account), kill)
     check_stopped(inboxes, "incomplete")
     assert [len(list(left_spools(inboxes.store.state_path, name)[0])) for name in inboxes.names] == [2, 2]
     check_healed(inboxes)

@@ -7,7 +7,7 @@ import os
 import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from datetime import date
 
 from convo_pipeline.clock import SYSTEM_CLOCK, Clock
@@ -25,6 +25,8 @@ from convo_pipeline.settings import Settings
 ACCOUNTS_IN_FLIGHT = 64
 """They wait for answers nearly all of the time."""
 LOADS_IN_FLIGHT = 4
+WAKE_SECONDS = 0.5
+"""The main thread wakes so often: a signal that the system handed to another thread is seen only by then."""
 
 __all__ = ["AccountReport", "Mode", "Progress", "extract", "find"]
 
@@ -72,7 +74,13 @@ def _report_all(runs: Sequence[AccountRun], halt: Halt) -> list[AccountReport]:
     """Do every account's work, side by side; whatever ends this thread's wait ends theirs within seconds."""
     with ThreadPoolExecutor(min(ACCOUNTS_IN_FLIGHT, max(1, len(runs))), thread_name_prefix="account") as pool:
         try:
-            return list(pool.map(AccountRun.report, runs))
+            reports = [pool.submit(run.report) for run in runs]
+            waiting = set(reports)
+            while waiting:
+                done, waiting = wait(waiting, WAKE_SECONDS, FIRST_EXCEPTION)
+                for each in done:
+                    each.result()
+            return [each.result() for each in reports]
         except BaseException:
             halt.set()
             raise
