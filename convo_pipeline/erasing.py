@@ -5,6 +5,7 @@ Glue between the lake, what a killed run left, and the derived tables.
 
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from convo_pipeline.daily import derive_account_days
 from convo_pipeline.derive import derive_day, stale_days
@@ -21,6 +22,9 @@ from convo_pipeline.lake.returned import find_returned
 from convo_pipeline.lake.suppression import Receipt, keyed_hash, make_key, read_receipts
 from convo_pipeline.schema import ACCOUNT_DAYS, RAW_MESSAGE_IDS
 from convo_pipeline.settings import FIRST_START_DATE, AccountSettings, Settings
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def forget(
@@ -71,15 +75,22 @@ def _check_damaged(store: Store, account: str) -> None:
 
 def resume(settings: Settings, store: Store, now: datetime) -> list[Receipt]:
     """Finish every erasure that was cut off; what keeps one from it is raised when the others are done."""
-    receipts, errors = [], []
-    for each in read_pending(store):
+    pending = read_pending(store)
+    receipts = _for_all(pending, lambda each: forget(settings, store, each.account, each.person_id, now))
+    return [receipt for receipt in receipts if receipt]
+
+
+def _for_all(items: Iterable[T], work: Callable[[T], R]) -> list[R]:
+    """Do the work for each; the first StoreError is raised when the others are done."""
+    done, errors = [], []
+    for item in items:
         try:
-            receipts.append(forget(settings, store, each.account, each.person_id, now))
+            done.append(work(item))
         except StoreError as error:
             errors.append(error)
     if errors:
         raise errors[0]
-    return [receipt for receipt in receipts if receipt]
+    return done
 
 
 def find_all_deleted(settings: Settings, store: Store) -> list[Deleted]:
@@ -93,15 +104,9 @@ def remove_deleted(settings: Settings, store: Store, now: datetime) -> list[Dele
 
     An account at work is left to the next time; its BusyError is raised when the others are done.
     """
-    removed, errors = [], []
-    for account in sorted({*store.accounts(RAW_MESSAGE_IDS.name), *pending_accounts(store)}):
-        try:
-            removed += _remove_deleted(settings, store, account, now)
-        except StoreError as error:
-            errors.append(error)
-    if errors:
-        raise errors[0]
-    return removed
+    accounts = sorted({*store.accounts(RAW_MESSAGE_IDS.name), *pending_accounts(store)})
+    removed = _for_all(accounts, lambda account: _remove_deleted(settings, store, account, now))
+    return [each for some in removed for each in some]
 
 
 def _remove_deleted(settings: Settings, store: Store, account: str, now: datetime) -> list[Deleted]:

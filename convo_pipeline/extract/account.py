@@ -364,10 +364,9 @@ class AccountCalls:
 
     def remember(self) -> None:
         """Keep, after everything is stored, what the next run may rely on."""
-        memory = dict(self._memory)
-        rung = self._listing.summary.rung if self._listing else self._rung
+        memory, summary = dict(self._memory), self._summary
+        rung = summary.rung if summary else self._rung
         memory |= {"ladder": ladder_to_json(self._footing.remembered(rung)), "edge_place": self._footing.edge_place}
-        summary = self._summary
         if summary is not None:
             suspects = summary.poisoned if self._run.mode == "full" else summary.suspects
             memory["suspects"] = sorted(suspects)[:MOST_SUSPECTS]

@@ -35,7 +35,7 @@ class Folder:
 
     def read(self, parts: Sequence[str]) -> bytes | None:
         """Return a file's bytes, None where there is none."""
-        path = self._path(parts)
+        path = self.path(parts)
         try:
             return read_whole(path)
         except FileNotFoundError:
@@ -75,7 +75,7 @@ class Folder:
 
         The name follows from `parts`, so whoever holds the partition's lock overwrites a dead writer's remains.
         """
-        staged = self._path((STAGING, staged_name(parts)))
+        staged = self.path((STAGING, staged_name(parts)))
         try:
             self._make_folders((STAGING,))
             write_synced(staged, content)
@@ -87,7 +87,7 @@ class Folder:
     def publish(self, staged: Path, parts: Sequence[str]) -> None:
         """Put a staged file in its place in one step, and make that last."""
         try:
-            path = self._path(parts)
+            path = self.path(parts)
             is_new = not self.exists(parts)
             self._make_folders(parts[:-1])
             os.replace(staged, path)
@@ -101,17 +101,13 @@ class Folder:
 
     def make_folder(self, parts: Sequence[str]) -> Path:
         """Make a folder that outlives a power loss and return its path."""
-        path = self._path(parts)
+        path = self.path(parts)
         try:
             self._make_folders(parts)
             self._sync_folders(path, is_new=True)
         except OSError as error:
             raise refusal(path, "write", error) from None
         return path
-
-    def path(self, parts: Sequence[str]) -> Path:
-        """Return the path of a file or folder; a StoreError says that it would lead through a symbolic link."""
-        return self._path(parts)
 
     def discard(self, staged: Path) -> None:
         """Remove a staged file, if it is there."""
@@ -126,11 +122,11 @@ class Folder:
 
     def discard_staged(self, parts: Sequence[str]) -> None:
         """Remove what was staged for a file and never published."""
-        self.discard(self._path((STAGING, staged_name(parts))))
+        self.discard(self.path((STAGING, staged_name(parts))))
 
     def remove(self, parts: Sequence[str], held: Mark | None = None) -> None:
         """Remove a file and the folders it leaves empty."""
-        path = self._path(parts)
+        path = self.path(parts)
         try:
             with suppress(FileNotFoundError):
                 os.unlink(path)
@@ -143,7 +139,7 @@ class Folder:
 
     def rename(self, parts: Sequence[str], new_name: str) -> Path:
         """Give a file another name in its own folder."""
-        path = self._path(parts)
+        path = self.path(parts)
         target = path.with_name(new_name)
         try:
             os.replace(path, target)
@@ -164,16 +160,16 @@ class Folder:
         return str(self.rename(parts, new_name))
 
     def exists(self, parts: Sequence[str]) -> bool:
-        return stat.S_ISREG(_mode(self._path(parts)))
+        return stat.S_ISREG(_mode(self.path(parts)))
 
     def size(self, parts: Sequence[str]) -> int | None:
         """Return a file's bytes, None where there is none."""
-        found = _look(self._path(parts))
+        found = _look(self.path(parts))
         return found.st_size if found and stat.S_ISREG(found.st_mode) else None
 
     def names(self, parts: Sequence[str] = ()) -> list[str]:
         """Return the sorted names in a folder; none if it is not there."""
-        path = self._path(parts)
+        path = self.path(parts)
         try:
             return sorted(os.listdir(path))
         except (FileNotFoundError, NotADirectoryError):
@@ -211,7 +207,7 @@ class Folder:
 
     def sweep(self, before: datetime) -> int:
         """Remove staged files that dead writers left before a time; return how many."""
-        staged = [self._path((STAGING, name)) for name in self.names((STAGING,)) if name.endswith(".tmp")]
+        staged = [self.path((STAGING, name)) for name in self.names((STAGING,)) if name.endswith(".tmp")]
         abandoned = [path for path in staged if _changed_seconds(path) < before.timestamp()]
         for path in abandoned:
             self.discard(path)
@@ -220,7 +216,7 @@ class Folder:
     def close(self) -> None:
         """Nothing is held open."""
 
-    def _path(self, parts: Sequence[str]) -> Path:
+    def path(self, parts: Sequence[str]) -> Path:
         """Return the path; refuse what leaves the root or passes through a symbolic link."""
         path = os.fspath(self.root)  # text: every access to a file comes by here, and a Path costs more than a look
         for part in parts:

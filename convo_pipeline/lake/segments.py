@@ -47,6 +47,10 @@ class Segment:
     sha256: str
     pieces: tuple[Piece, ...]
 
+    def is_of(self, content: bytes) -> bool:
+        """Say whether these are the bytes that were written."""
+        return hashlib.sha256(content).hexdigest() == self.sha256
+
 
 def source_of(versions: Mapping[date, str]) -> str:
     """Return the digest of the daily files a piece was made from, given the version of each."""
@@ -109,7 +113,7 @@ def is_whole(place: Place, table: str, segment: Segment) -> bool:
         mark = place.mark(parts)
         return mark is not None and mark.byte_count == segment.byte_count
     found = place.read_marked(parts)
-    return found is not None and hashlib.sha256(found[0]).hexdigest() == segment.sha256
+    return found is not None and segment.is_of(found[0])
 
 
 def read_segments(content: bytes) -> list[Segment]:
