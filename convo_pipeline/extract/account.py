@@ -183,7 +183,8 @@ def open_client(
     `clock` is one that `halt` watches: the waits of client and limiter end with the run.
     """
     graph, endpoint = settings.graph, Endpoint.of(settings, account)
-    limiter = SqliteLimiter(store.state.path, endpoint.limit_key, graph.calls_per_second, clock=clock)
+    lock = store.state.database.lock
+    limiter = SqliteLimiter(store.state.path, endpoint.limit_key, graph.calls_per_second, clock, lock)
     return GraphClient(endpoint, credentials, limiter, budget=CallBudget(graph.calls_per_run), clock=clock, halt=halt)
 
 

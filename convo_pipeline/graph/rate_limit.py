@@ -16,7 +16,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -156,16 +156,24 @@ def slow_factor(percent: float) -> float:
 
 
 class SqliteLimiter:
-    """The limiter that all processes share through one file; safe for threads and across forks."""
+    """The limiter that all processes share through one file; safe for threads and across forks.
+
+    `lock` is the one that this process's other writers to that file hold, so that its threads do not poll for the file.
+    """
 
     def __init__(
-        self, path: str | os.PathLike[str], key: Key, calls_per_second: float = 1.8, clock: Clock = SYSTEM_CLOCK
+        self,
+        path: str | os.PathLike[str],
+        key: Key,
+        calls_per_second: float = 1.8,
+        clock: Clock = SYSTEM_CLOCK,
+        lock: AbstractContextManager[object] | None = None,
     ) -> None:
         self._path = Path(path)
         self._key = Key(*key)
         self._gap_seconds = 1.0 / calls_per_second
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = lock or threading.Lock()
         self._connection: sqlite3.Connection | None = None
         self._process_id = 0
         self._factor = 1.0

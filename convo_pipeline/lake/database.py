@@ -63,32 +63,36 @@ _TRIGGERS = [
 
 
 class Database:
-    """The SQLite file; opened at first use."""
+    """The SQLite file; opened at first use.
+
+    `lock` is held whenever its connection is used. Whoever writes to the file through a connection of their own holds it
+    too: threads then wait their turn, where SQLite would have them sleep and try again for up to a tenth of a second.
+    """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._owner_pid = 0
         self._foreign: list[sqlite3.Connection] = []
 
     def close(self) -> None:
         """Close the database; the next use opens it again."""
-        with self._lock:
+        with self.lock:
             if self._connection is not None and self._owner_pid == os.getpid():
                 self._connection.close()
             self._connection = None
 
     def select(self, sql: str, *values: object) -> list[tuple[object, ...]]:
         """Return the rows of a query."""
-        with self._lock, _explained(self.path):
+        with self.lock, _explained(self.path):
             rows: list[tuple[object, ...]] = self._open().execute(sql, values).fetchall()
         return rows
 
     @contextmanager
     def transaction(self, is_durable: bool = True) -> Iterator[sqlite3.Connection]:
         """Make one write transaction, all or nothing; durable ones are on disk when it ends."""
-        with self._lock, _explained(self.path):
+        with self.lock, _explained(self.path):
             connection = self._open()
             connection.execute(f"PRAGMA synchronous = {'FULL' if is_durable else 'NORMAL'}")
             connection.execute("BEGIN IMMEDIATE")
@@ -105,7 +109,7 @@ class Database:
 
     def wipe_free_pages(self) -> None:
         """Write the database anew, so that nothing removed from it can be found in its files."""
-        with self._lock, _explained(self.path):
+        with self.lock, _explained(self.path):
             connection = self._open()
             connection.execute("VACUUM")
             is_busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
