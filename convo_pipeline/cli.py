@@ -164,18 +164,26 @@ def extract(
 @click.option("--account", "accounts", multiple=True, metavar="NAME", help="Only this account; may be repeated.")
 @click.option("--since", type=Day(), help="First day, UTC. Default: the account's start_date.")
 @click.option("--until", type=Day(), help="Day after the last, UTC. Default: tomorrow.")
+@click.option("--force", is_flag=True, help="Make every day again, also those that agree already.")
 @click.pass_obj
-def normalize(surroundings: Surroundings, accounts: Sequence[str], since: date | None, until: date | None) -> None:
-    """Make every table agree with the raw ones again; asks nobody."""
-    from convo_pipeline.console.extraction import choose_window, normalise_removed, run_normalisation
+def normalize(
+    surroundings: Surroundings, accounts: Sequence[str], since: date | None, until: date | None, force: bool
+) -> None:
+    """Make every table agree with the raw ones again; asks nobody.
+
+    After an upgrade, raw files of an earlier schema are written in today's. Cut off anywhere, also with --force, the same
+    command goes on where it was.
+    """
+    from convo_pipeline.console.extraction import choose_window, normalise_removed, run_normalisation, wished_scope
 
     settings = surroundings.settings
     names = _chosen(settings, accounts)
     everything = since is None and until is None
+    scope = wished_scope(force)
     if everything and not accounts:
-        normalise_removed(settings)
+        normalise_removed(settings, scope)
     window = choose_window(settings, names, surroundings.clock.now().date(), since, until, everything)
-    if not run_normalisation(settings, names, window, surroundings.clock, os.environ):
+    if not run_normalisation(settings, names, window, surroundings.clock, os.environ, scope):
         sys.exit(EXIT_FAILED)
 
 

@@ -29,7 +29,7 @@ from tests.inbox_worlds import TOKENS, Days, message_counts, small_settings, sma
 BAKERY, BIKES = "bakery-instagram", "bikes-messenger"
 ALL = [BAKERY, BIKES]
 RAW = [table.name for table in schema.RAW]
-DERIVED = [table.name for table in (*schema.NORMALISED, *schema.MARTS, *schema.ACROSS_DAYS)]
+DERIVED = [table.name for table in schema.DERIVED]
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,9 @@ from convo_pipeline.errors import CorruptError, StoreError
 from convo_pipeline.lake.ledger import export_runs, restore_runs
 from convo_pipeline.lake.rebuild import rebuild_state
 from convo_pipeline.lake.verify import verify
-from convo_pipeline.orchestration.assets import DERIVED_TABLES, run_normalise
+from convo_pipeline.orchestration.assets import run_normalise
 from convo_pipeline.orchestration.deployment import Deployment
-from convo_pipeline.schema import RUNS
+from convo_pipeline.schema import DERIVED, RUNS
 from tests.inboxes import NOW, Inboxes, serve, stopped_clock
 
 OLD, TODAY = NOW.date() - timedelta(days=6), NOW.date()
@@ -240,7 +240,7 @@ def test_d15_days_that_a_restored_backup_lacks_are_asked_again_by_the_next_night
     else:
         assert set(kinds(quiet)) == {"missing", "restored"}
     reports = [*quiet.extract(night, mode="nightly"), *quiet.extract(night, mode="nightly")]
-    store.partitions.look_over(DERIVED_TABLES, "insta")
+    store.partitions.look_over(DERIVED, "insta")
     quiet.derive()
     assert [report.outcome for report in reports] == ["complete" if is_rebuilt else "incomplete", "complete"]
     assert (quiet.rows("messages", "insta"), kinds(quiet), store.state.quarantines()) == (before, [], [])

@@ -12,19 +12,19 @@ from rich.text import Text
 
 from convo_pipeline.clock import Clock
 from convo_pipeline.console.progress import ProgressLines
-from convo_pipeline.erasing import settle
+from convo_pipeline.daily import derive_account_days
 from convo_pipeline.errors import ConvoError, SettingsError
 from convo_pipeline.extract.estimate import Estimate, fetch_estimate
 from convo_pipeline.extract.report import missed_in
 from convo_pipeline.extract.run import Mode
 from convo_pipeline.lake.files import Store
-from convo_pipeline.orchestration.assets import DERIVED_TABLES
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.instance import open_instance
 from convo_pipeline.orchestration.jobs import NORMALISE_JOB
 from convo_pipeline.orchestration.partitions import ONE_DAY, Window
 from convo_pipeline.orchestration.runs import RunResult, run_jobs
 from convo_pipeline.orchestration.schedules import nightly_window, open_ledger
+from convo_pipeline.renewal import Scope, end_renewal, plan_renewal, renew_day
 from convo_pipeline.sandbox import reachable
 from convo_pipeline.schema import RAW_MESSAGE_IDS
 from convo_pipeline.secrets import redact
@@ -115,13 +115,18 @@ def describe_estimate(estimate: Estimate, calls_per_second: float, calls_per_run
 
 
 def run_normalisation(
-    settings: Settings, accounts: Sequence[str], window: Window, clock: Clock, environ: Mapping[str, str]
+    settings: Settings,
+    accounts: Sequence[str],
+    window: Window,
+    clock: Clock,
+    environ: Mapping[str, str],
+    scope: Scope = "stale",
 ) -> bool:
-    """Derive every table of accounts × window again where raw changed; say whether all went well."""
+    """Derive the tables of accounts × window that do not agree with the raw ones, or all; say whether all went well."""
     console = Console(stderr=True)
     with open_instance(environ) as instance, ProgressLines(console) as progress:
         deployment = Deployment(settings, environ=environ, clock=clock, on_progress=progress)
-        result = run_jobs(deployment, accounts, window, instance, [NORMALISE_JOB])
+        result = run_jobs(deployment, accounts, window, instance, [NORMALISE_JOB], scope=scope)
     if result.is_complete:
         Console().print(
             f"{len(accounts)} accounts, {window.since} to {window.last}: the tables agree with the raw ones"
@@ -129,13 +134,22 @@ def run_normalisation(
     return _complain(console, result)
 
 
-def normalise_removed(settings: Settings) -> None:
-    """Derive what is stale of the accounts that were taken out of the configuration: Dagster knows them no more."""
+def wished_scope(is_forced: bool) -> Scope:
+    """Return which days a person wants to be made again."""
+    return "all" if is_forced else "stale"
+
+
+def normalise_removed(settings: Settings, scope: Scope = "stale") -> None:
+    """Do the same with accounts that were taken out of the configuration: Dagster knows them no more."""
+    gap = settings.metrics.session_gap_hours
     with closing(Store(settings.store)) as store:
         known = {account.name for account in settings.accounts}
         for name in sorted(set(store.accounts(RAW_MESSAGE_IDS.name)) - known):
-            store.partitions.look_over(DERIVED_TABLES, name)
-            settle(store, name, settings.metrics.session_gap_hours)
+            renewal = plan_renewal(store, name, scope)
+            for day in renewal.due:
+                renew_day(store, renewal, day)
+            derive_account_days(store, name, renewal.held if scope == "all" else None, session_gap_hours=gap)
+            end_renewal(store, renewal, renewal.due)
 
 
 def _announce(console: Console, settings: Settings, accounts: Sequence[str], window: Window) -> None:

@@ -1,4 +1,4 @@
-"""Progress of long work on stderr: one line an account, only on a terminal."""
+"""Progress of long work on stderr: one line an account, only on a terminal; what was done before is said anywhere."""
 
 import threading
 from types import TracebackType
@@ -10,7 +10,7 @@ from rich.progress import SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from convo_pipeline.extract.run import Progress
 
-STEPS = {"conversations": "conversations", "messages": "messages", "partitions": "partitions stored"}
+STEPS = {"conversations": "conversations", "messages": "messages", "days": "days", "partitions": "partitions stored"}
 
 
 class ProgressLines:
@@ -46,6 +46,12 @@ class ProgressLines:
                 counts = self._counts[step.account]
                 counts[step.step] = counts.get(step.step, 0) + step.count
                 self._bars.update(task, counts=describe(counts))
+            elif step.step == "days done" and step.count:
+                days = self._counts[step.account].get("days", 0)
+                self._bars.console.print(
+                    f"{step.account}: {step.count:,} of {days:,} days were done already",
+                    style="dim", highlight=False, markup=False, soft_wrap=True,
+                )  # fmt: skip
             elif step.step == "done":
                 self._bars.update(task, total=1, completed=1)
 

@@ -24,7 +24,10 @@ GUIDE_PAGE = 25
 
 @dataclass(frozen=True)
 class Progress:
-    """One step forward of an account: `step` is conversations, messages or partitions."""
+    """One step forward of an account: `step` is conversations, messages or partitions.
+
+    Before days are derived: how many days there are, and how many of them (days done) need no work.
+    """
 
     account: str
     step: str

@@ -97,6 +97,12 @@ class Store:
 
         return self.partitions.commit(declared, account, day, grow)
 
+    def upgrade_raw(self, account: str, day: date) -> None:
+        """Write a day's raw files of an earlier schema in today's; a CorruptError names one that is damaged or gone."""
+        for table in RAW:
+            if not self.partitions.is_todays(table, account, day):
+                self.merge(table.name, account, day, table.schema.empty_table())
+
     def replace(self, table: str, account: str, day: date, content: pa.Table, source: str) -> Commit:
         """Replace a derived partition by its new content; empty content removes the file."""
         declared = table_of(table)

@@ -81,6 +81,17 @@ def decode(table: Table, content: bytes, name: str) -> FileContent:
         raise CorruptError(f"{name} is damaged: {type(error).__name__}") from None
 
 
+def read_version(content: bytes) -> int | None:
+    """Read the schema version off a data file's footer, None where that cannot be read."""
+    try:
+        metadata = pq.read_schema(pa.BufferReader(content)).metadata or {}
+        return int(metadata.get(VERSION_KEY, b"1"))
+    except MemoryError:
+        raise
+    except (pa.ArrowException, OSError, ValueError):
+        return None
+
+
 def _content(table: Table, stored: pa.Table, version: int, source: str, is_exact: bool) -> FileContent:
     try:
         return FileContent(_upgrade(table, stored), stored.num_rows, version, source, is_exact)

@@ -6,7 +6,7 @@ the folder, record. A file that is not what was written is set aside and named. 
 
 import hashlib
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import date
@@ -213,24 +213,38 @@ class Partitions:
         self._doubt(table, record.account, record.date)
         return table.layer in ("raw", "ledger")
 
-    def look_over(self, tables: Iterable[Table], account: str) -> list[str]:
+    def look_over(self, tables: Iterable[Table], account: str, hashed_days: Container[date] = ()) -> list[str]:
         """Read every file again that is not there, or not as long as it was written; return what is in doubt since.
 
         As cheap as a listing, for whoever is about to rely on what the state says. In a shared place both may be
-        the work of another machine: there a file is looked at when it is read.
+        the work of another machine: there a file is looked at when it is read. Of `hashed_days` the bytes are compared
+        as well, in any place.
         """
-        if self._place.is_shared:
+        if self._place.is_shared and not hashed_days:
             return []
         before = set(self._state.quarantines(account))
         for table in tables:
             marks = self._place.holders(folder_parts(table, account), DATA_FILE)
             for record in self._state.partitions(account, table=table.name):
+                is_hashed = record.date in hashed_days
+                if self._place.is_shared and not is_hashed:
+                    continue
                 mark = marks.get(f"date={record.date}")
-                if mark is None or mark.byte_count != record.byte_count:
+                is_other = mark is None or mark.byte_count != record.byte_count
+                if is_other or (is_hashed and self._hash(table, account, record.date) != record.sha256):
                     with suppress(CorruptError):  # noted
                         self._read_locked(table, account, record.date)
         found = [each for each in self._state.quarantines(account) if each not in before]
         return [f"{path} was lost, damaged or put back from a backup" for *_, path in found]
+
+    def is_todays(self, table: Table, account: str, day: date) -> bool:
+        """Say whether a partition's file is the one that is recorded, and of today's schema; or there is neither."""
+        found = self._place.read_marked(file_parts(table, account, day))
+        record = self._state.partition(table.name, account, day)
+        if found is None or record is None:
+            return found is None and record is None
+        is_same = hashlib.sha256(found[0]).hexdigest() == record.sha256
+        return is_same and parquet.read_version(found[0]) == SCHEMA_VERSION
 
     # the parts of a commit; whoever calls them holds the partition's lock
 
@@ -349,6 +363,10 @@ class Partitions:
         self._seen.pop((table.name, account, day), None)
         remedy = "it is asked again by the next run" if table.layer == "raw" else "it is made again from the raw tables"
         return CorruptError(f"{self._place.location(parts)} is damaged and was set aside as {name}; {remedy}")
+
+    def _hash(self, table: Table, account: str, day: date) -> str | None:
+        found = self._place.read_marked(file_parts(table, account, day))
+        return hashlib.sha256(found[0]).hexdigest() if found else None
 
     def _exists(self, table: Table, account: str, day: date) -> bool:
         if self._place.is_shared:

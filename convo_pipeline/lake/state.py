@@ -29,7 +29,7 @@ from convo_pipeline.lake.records import (
 from convo_pipeline.tables.promise import Promise
 
 ACCOUNT_TABLES = ("partitions", "identities", "conversations", "memories", "placements", "runs", "tags", "quarantines")
-"""Everything that knows an account: `rename` and `forget` walk these."""
+"""Everything that knows an account: `rename` and `forget` walk these; of `days_done` a new name begins anew."""
 _MONTH = (
     "SELECT date, sha256, next_sha256 FROM partitions WHERE table_name = ? AND account = ? AND substr(date, 1, 7) = ?"
 )
@@ -219,6 +219,25 @@ class State:
         with self.database.transaction() as connection:
             connection.executemany("INSERT OR IGNORE INTO placements VALUES (?, ?, ?, ?)", rows)
 
+    # work by days
+
+    def days_done(self, task: str, account: str) -> dict[date, str]:
+        """Return the days for which a task over many was done, each with the digest of what it was done with."""
+        rows = self.database.select("SELECT date, digest FROM days_done WHERE task = ? AND account = ?", task, account)
+        return {date.fromisoformat(str(day)): str(digest) for day, digest in rows}
+
+    def save_days_done(self, task: str, account: str, digests: Mapping[date, str]) -> None:
+        """Note a task as done for these days. Losing this in a power loss is harmless: they are done again."""
+        with self.database.transaction(is_durable=False) as connection:
+            rows = [(task, account, str(day), digest) for day, digest in digests.items()]
+            connection.executemany("INSERT OR REPLACE INTO days_done VALUES (?, ?, ?, ?)", rows)
+
+    def remove_days_done(self, task: str, account: str, days: Iterable[date]) -> None:
+        """Let the task begin anew for these days."""
+        with self.database.transaction() as connection:
+            rows = [(task, account, str(day)) for day in days]
+            connection.executemany("DELETE FROM days_done WHERE task = ? AND account = ? AND date = ?", rows)
+
     # runs
 
     def save_run(self, run: Run) -> None:
@@ -278,6 +297,7 @@ class State:
             for table in ACCOUNT_TABLES:
                 connection.execute(f"UPDATE {table} SET account = ? WHERE account = ?", (new, old))
             connection.execute(_RENAME_PATHS, (f"/account={old}/", f"/account={new}/", new))
+            connection.execute("DELETE FROM days_done WHERE account IN (?, ?)", (old, new))
 
     # compactions
 

@@ -28,11 +28,11 @@ from convo_pipeline.orchestration.metadata import partition_metadata, run_metada
 from convo_pipeline.orchestration.outcome import Cell, Outcome, Told, tell
 from convo_pipeline.orchestration.partitions import Window, accounts_by_window, by_account, key_of, since_start
 from convo_pipeline.orchestration.pictures import picture_account
+from convo_pipeline.renewal import Renewal, Scope, end_renewal, plan_renewal, renew_day
 from convo_pipeline.sandbox import reachable
 
 RAW = tuple(table.name for table in schema.RAW)
-DERIVED_TABLES = (*schema.NORMALISED, *schema.MARTS, *schema.ACROSS_DAYS)
-DERIVED = tuple(table.name for table in DERIVED_TABLES)
+DERIVED = tuple(table.name for table in schema.DERIVED)
 CHAIN: Mapping[str, Sequence[str]] = {
     "raw_message_ids": ["raw_conversations"],
     "raw_message_details": ["raw_message_ids"],
@@ -42,6 +42,9 @@ CHAIN: Mapping[str, Sequence[str]] = {
 MODE_TAG = "convo/mode"
 """On a run: how far behind what is held already its listing goes; the nightly run says `nightly`, a sweep `full`."""
 MODES: Mapping[str, Mode] = {"nightly": "nightly", "full": "full"}
+SCOPE_TAG = "convo/normalise"
+"""On a run: which of its days are derived; without it, all of them. The command line says `stale` or `all`."""
+SCOPES: Mapping[str, Scope] = {"stale": "stale", "all": "all"}
 END_OF_CHAIN = "raw_message_details"
 """What every normalised table follows: the rest of the chain is before it, and a line to each would hide the graph."""
 MOST_PREVIEWS = 31
@@ -99,7 +102,7 @@ def build_normalise(deployment: Deployment, partitions: dg.PartitionsDefinition[
 
     @dg.multi_asset(
         name="normalise",
-        specs=[table_spec(table, deployment.problem) for table in DERIVED_TABLES],
+        specs=[table_spec(table, deployment.problem) for table in schema.DERIVED],
         check_specs=[check.spec for check in checks_of(DERIVED)],
         partitions_def=partitions,
         backfill_policy=SINGLE_RUN,
@@ -109,7 +112,7 @@ def build_normalise(deployment: Deployment, partitions: dg.PartitionsDefinition[
         """Make the derived tables agree with the raw ones: the run's partitions and all that are stale."""
         outcome, keys = Outcome(), keys_of(context)
         if context.op_execution_context.selected_asset_keys:
-            outcome = run_normalise(deployment, keys)
+            outcome = run_normalise(deployment, keys, scope_of(context.run.tags))
         yield from tell(context, outcome, lambda: run_checks(deployment, context, keys))
 
     return normalise_tables
@@ -149,6 +152,15 @@ def mode_of(tags: Mapping[str, str]) -> Mode:
     ('nightly', 'full', 'window')
     """
     return MODES.get(tags.get(MODE_TAG, ""), "window")
+
+
+def scope_of(tags: Mapping[str, str]) -> Scope:
+    """Read off a run's tags which of its days are derived.
+
+    >>> scope_of({SCOPE_TAG: "stale"}), scope_of({SCOPE_TAG: "all"}), scope_of({})
+    ('stale', 'all', 'asked')
+    """
+    return SCOPES.get(tags.get(SCOPE_TAG, ""), "asked")
 
 
 def run_extract(deployment: Deployment, keys: Iterable[str], log: Log, mode: Mode = "window") -> Outcome:
@@ -251,30 +263,47 @@ def changed(commits: Iterable[Commit]) -> dict[tuple[str, str], dict[str, Any]]:
     }
 
 
-def run_normalise(deployment: Deployment, keys: Iterable[str]) -> Outcome:
-    """Derive the keys' partitions, whatever is there, then every other stale day of the same accounts."""
+def run_normalise(deployment: Deployment, keys: Iterable[str], scope: Scope = "asked") -> Outcome:
+    """Derive the keys' partitions, as many as the scope says, then every other stale day of the same accounts."""
     asked, outcome = by_account(keys), Outcome()
     with open_store(deployment) as store:
         reader = _Reader(store, with_preview=sum(map(len, asked.values())) <= MOST_PREVIEWS)
         for account, days in asked.items():
-            alone(outcome, account, partial(store.partitions.look_over, DERIVED_TABLES, account))
-            whole = []
-            for day in days:
-                commits = derive(store, account, day, outcome, is_forced=True)
-                whole += [] if commits is None else [day]
-                if deployment.on_progress:
-                    made = Progress(account, "partitions", len(commits or ()))
-                    alone(outcome, account, partial(deployment.on_progress, made))
+            renewal = alone(outcome, account, partial(plan_renewal, store, account, scope, days))
+            if renewal is None:
+                continue
+            made = renew(deployment, store, renewal, outcome)
+            whole = [day for day in days if day in made or day not in renewal.due]
             for day in alone(outcome, account, partial(stale_days, store, account)) or ():
                 if day not in days:
                     outcome.extra.update(changed(derive(store, account, day, outcome) or ()))
-            figures = derive_figures(deployment, store, account, outcome, whole)
+            figures = derive_figures(deployment, store, account, outcome, made if scope == "stale" else whole)
             outcome.extra.update(changed(commit for commit in figures or () if commit.date not in days))
             told = DERIVED if figures is not None else [name for name in DERIVED if name != schema.ACCOUNT_DAYS.name]
             for day in whole:
                 reader.read_into(outcome, told, account, day)
             add_pictures(deployment, store, account, whole, outcome)
+            if figures is not None:
+                alone(outcome, account, partial(end_renewal, store, renewal, made))
     return outcome
+
+
+def renew(deployment: Deployment, store: Store, renewal: Renewal, outcome: Outcome) -> set[date]:
+    """Derive what is due of an account's days and tell how far it is; return the days that are whole now."""
+    tell_progress(deployment, outcome, Progress(renewal.account, "days", len(renewal.held)))
+    tell_progress(deployment, outcome, Progress(renewal.account, "days done", renewal.done_count))
+    made = set()
+    for day in renewal.due:
+        commits = alone(outcome, renewal.account, partial(renew_day, store, renewal, day))
+        made |= set() if commits is None else {day}
+        tell_progress(deployment, outcome, Progress(renewal.account, "partitions", len(commits or ())))
+    return made
+
+
+def tell_progress(deployment: Deployment, outcome: Outcome, step: Progress) -> None:
+    """Tell whoever waits; that this fails is the account's own defect."""
+    if deployment.on_progress:
+        alone(outcome, step.account, partial(deployment.on_progress, step))
 
 
 def add_pictures(deployment: Deployment, store: Store, account: str, days: Sequence[date], outcome: Outcome) -> None:
@@ -296,9 +325,9 @@ def draw_pictures(
     return {(table, key_of(account, max(days))): page for table, page in pages.items()}
 
 
-def derive(store: Store, account: str, day: date, outcome: Outcome, *, is_forced: bool = False) -> list[Commit] | None:
-    """Derive one partition, a `forced` one also if it is current; a damaged one fails its account and no other day."""
-    return alone(outcome, account, partial(derive_day, store, account, day, is_forced=is_forced))
+def derive(store: Store, account: str, day: date, outcome: Outcome) -> list[Commit] | None:
+    """Derive one partition; a damaged one fails its account and no other day."""
+    return alone(outcome, account, partial(derive_day, store, account, day))
 
 
 def derive_figures(

@@ -7,11 +7,12 @@ from typing import Any
 import dagster as dg
 
 from convo_pipeline.extract.run import AccountReport, Mode
-from convo_pipeline.orchestration.assets import MODE_TAG
+from convo_pipeline.orchestration.assets import MODE_TAG, SCOPE_TAG
 from convo_pipeline.orchestration.catalog import build_definitions
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.jobs import EXTRACT_JOB, NORMALISE_JOB
 from convo_pipeline.orchestration.partitions import Window, neighbours, range_tags
+from convo_pipeline.renewal import Scope
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
@@ -35,10 +36,11 @@ def run_jobs(
     instance: dg.DagsterInstance,
     jobs: Sequence[str] = (EXTRACT_JOB, NORMALISE_JOB),
     mode: Mode = "window",
+    scope: Scope = "asked",
 ) -> RunResult:
     """Run the jobs one after the other over accounts × window; a failed extract is normalised all the same.
 
-    `mode` "full" sweeps what is held already, too.
+    `mode` "full" sweeps what is held already, too; `scope` says which of the days are derived.
     Raise KeyboardInterrupt where Ctrl-C ended a job: Dagster itself would go on with the next one.
     """
     reports: list[AccountReport] = []
@@ -49,7 +51,7 @@ def run_jobs(
             result = definitions.resolve_job_def(job).execute_in_process(
                 instance=instance,
                 raise_on_error=False,
-                tags=range_tags(stretch, window) | {MODE_TAG: mode},
+                tags=range_tags(stretch, window) | {MODE_TAG: mode, SCOPE_TAG: scope},
                 run_config=QUIET,
             )
             if _is_interrupted(result):
