@@ -174,14 +174,14 @@ def normalize(
     After an upgrade, raw files of an earlier schema are written in today's. Cut off anywhere, also with --force, the same
     command goes on where it was.
     """
-    from convo_pipeline.console.extraction import choose_window, normalise_removed, run_normalisation, wished_scope
+    from convo_pipeline.console.extraction import choose_window, normalise_unconfigured, run_normalisation, wished_scope
 
     settings = surroundings.settings
     names = _chosen(settings, accounts)
     everything = since is None and until is None
     scope = wished_scope(force)
     if everything and not accounts:
-        normalise_removed(settings, scope)
+        normalise_unconfigured(settings, scope)
     window = choose_window(settings, names, surroundings.clock.now().date(), since, until, everything)
     if not run_normalisation(settings, names, window, surroundings.clock, os.environ, scope):
         sys.exit(EXIT_FAILED)

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 SCHEMA_VERSION = 4
+"""Raise it whenever a table's columns change; before that, `python -m tests.write_lake` keeps a lake of the old ones."""
 VERSION_KEY = b"convo_pipeline.schema_version"
 
 TEXT = pa.string()

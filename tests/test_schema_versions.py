@@ -1,14 +1,18 @@
 """A lake that an earlier version wrote is read as it is, upgraded when written, derived again from its raw rows."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from convo_pipeline.console.extraction import normalise_unconfigured
 from convo_pipeline.derive import derive_day, stale_days
 from convo_pipeline.errors import SchemaError
 from convo_pipeline.lake.deleted import find_deleted, remove_content
@@ -16,13 +20,24 @@ from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.forget import lock_person_out
 from convo_pipeline.lake.identity import AccountIdentity
 from convo_pipeline.lake.rebuild import rebuild_state
+from convo_pipeline.lake.sql import connect
 from convo_pipeline.lake.verify import verify
-from convo_pipeline.schema import RAW, RAW_MESSAGE_IDS, SCHEMA_VERSION, TABLES, VERSION_KEY
-from convo_pipeline.settings import StoreSettings
+from convo_pipeline.schema import (
+    DERIVED,
+    RAW,
+    RAW_MESSAGE_IDS,
+    SCHEMA_VERSION,
+    TABLES,
+    VERSION_KEY,
+    Table,
+)
+from convo_pipeline.settings import Settings, StoreSettings, parse_settings
+from tests import write_lake as lake
 
 ACCOUNT, DAY = "bakery", date(2025, 11, 3)
 SENT_AT = datetime(2025, 11, 3, 9, 30, tzinfo=UTC)
-OLD_LAKE = Path(__file__).parent / "lakes" / "version_0"
+LAKES = Path(__file__).parent / "lakes"
+OLD_LAKE = LAKES / "version_0"
 """Three messages; times in ms, counts in int32, without `gone_at`, `missing_at`, `folder`; `messages` with a column more."""
 
 
@@ -89,7 +104,7 @@ def test_a_derived_file_that_cannot_be_read_says_which_column(store: Store) -> N
         store.read("messages", ACCOUNT, DAY)
 
 
-LAKE_OF_VERSION_1 = Path(__file__).parent / "lakes" / "version_1"
+LAKE_OF_VERSION_1 = LAKES / "version_1"
 """Three messages as version 1 wrote them: nothing tells what was unsent."""
 MARCH_3 = date(2026, 3, 3)
 
@@ -122,3 +137,95 @@ def test_a_message_that_version_1_wrote_is_redacted_all_the_same(second: Store) 
     assert second.read("messages", "insta", MARCH_3)["text"].to_pylist() == [None, "we answer", ""]
     payloads = second.read("raw_message_details", "insta", MARCH_3)["payload"].to_pylist()
     assert ["hello" in payload for payload in payloads] == [False] * 3
+
+
+VERSIONS = range(SCHEMA_VERSION)
+NORMALISED_SINCE = 1
+"""What version 0 derived cannot be read in today's schema."""
+SAME_FIGURES_SINCE = {"account_days": 3}
+"""Version 3 counts from what was promised, and says of each figure whether it is one."""
+
+
+@dataclass(frozen=True)
+class Older:
+    """A copy of an older lake, with a state of its own."""
+
+    version: int
+    settings: Settings
+    store: Store
+
+    @property
+    def account(self) -> str:
+        return ACCOUNT if self.version == 0 else lake.ACCOUNT
+
+    @property
+    def day(self) -> date:
+        return DAY if self.version == 0 else lake.DAY
+
+    def rows(self, tables: Iterable[Table]) -> dict[str, list[dict[str, Any]]]:
+        return {each.name: self.store.read(each.name, self.account, self.day).to_pylist() for each in tables}
+
+    def versions(self) -> set[bytes]:
+        return {pq.read_schema(path).metadata[VERSION_KEY] for path in self.store.root.rglob("data.parquet")}
+
+
+@pytest.fixture(params=VERSIONS)
+def older(request: pytest.FixtureRequest, memory_path: Path) -> Iterator[Older]:
+    shutil.copytree(LAKES / f"version_{request.param}", memory_path / "lake")
+    settings = parse_settings(f'[store]\nroot = "{memory_path / "lake"}"'.encode())
+    with closing(Store(settings.store)) as store:
+        rebuild_state(store)
+        yield Older(request.param, settings, store)
+
+
+def test_there_is_a_lake_of_every_earlier_version_that_this_version_wrote() -> None:
+    """Fails when SCHEMA_VERSION was raised and `python -m tests.write_lake` had not been run before."""
+    written = {
+        folder.name: {pq.read_schema(path).metadata[VERSION_KEY] for path in folder.rglob("data.parquet")}
+        for folder in LAKES.iterdir()
+    }
+    assert {f"version_{each}" for each in VERSIONS} <= written.keys()
+    assert written == {name: {name.removeprefix("version_").encode()} for name in written}
+
+
+def test_an_older_lake_is_read_at_once_and_left_as_it_is(older: Older) -> None:
+    files = {path: path.read_bytes() for path in older.store.root.rglob("data.parquet")}
+    rows = older.rows(RAW if older.version < NORMALISED_SINCE else TABLES.values())
+    with connect(older.settings.store.root, settings=older.settings) as con:
+        for name in rows:
+            assert con.sql(f"select count(*) from {name}").fetchall() == [(len(rows[name]),)]
+    assert {path: path.read_bytes() for path in older.store.root.rglob("data.parquet")} == files
+    assert len(rows["raw_message_details"]) >= 3
+
+
+def test_the_next_write_upgrades_an_older_file_and_keeps_its_rows(older: Older) -> None:
+    before = older.rows([RAW_MESSAGE_IDS])[RAW_MESSAGE_IDS.name]
+    new = before[0] | {"message_id": "zz-new"}
+    more = pa.Table.from_pylist([new], schema=RAW_MESSAGE_IDS.schema)
+    older.store.merge(RAW_MESSAGE_IDS.name, older.account, older.day, more)
+    assert older.rows([RAW_MESSAGE_IDS])[RAW_MESSAGE_IDS.name] == [*before, new]
+    path = older.store.path(RAW_MESSAGE_IDS.name, older.account, older.day)
+    assert pq.read_schema(path).metadata[VERSION_KEY] == str(SCHEMA_VERSION).encode()
+
+
+def test_normalize_upgrades_an_older_lake_and_changes_no_row_but_what_the_version_says(older: Older) -> None:
+    raw = older.rows(RAW)
+    derived = older.rows(DERIVED) if older.version >= NORMALISED_SINCE else {}
+    normalise_unconfigured(older.settings)
+    assert (older.rows(RAW), older.versions()) == (raw, {str(SCHEMA_VERSION).encode()})
+    assert verify(older.store, stale_days=stale_days).findings == ()
+    for name, rows in derived.items():
+        if rows and older.version >= SAME_FIGURES_SINCE.get(name, 0):
+            assert older.rows([TABLES[name]]) == {name: rows}
+
+
+@pytest.mark.parametrize("older", [each for each in VERSIONS if each > 1], indirect=True)
+def test_what_an_older_version_found_unsent_leaves(older: Older) -> None:
+    (found,) = find_deleted(older.store, older.account, "redact")
+    assert list(found.messages) == [("c1", "m4")]
+    with lock_person_out(older.store, older.account):
+        remove_content(older.store, older.account, [found], "redact")
+    normalise_unconfigured(older.settings)
+    rows = older.rows([TABLES["messages"]])["messages"]
+    assert [row["text"] for row in rows] == ["hello", "we answer", "", None]
+    assert verify(older.store, stale_days=stale_days).findings == ()

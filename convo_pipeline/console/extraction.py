@@ -18,6 +18,7 @@ from convo_pipeline.extract.estimate import Estimate, fetch_estimate
 from convo_pipeline.extract.report import missed_in
 from convo_pipeline.extract.run import Mode
 from convo_pipeline.lake.files import Store
+from convo_pipeline.lake.ledger import upgrade_runs
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.instance import open_instance
 from convo_pipeline.orchestration.jobs import NORMALISE_JOB
@@ -139,10 +140,11 @@ def wished_scope(is_forced: bool) -> Scope:
     return "all" if is_forced else "stale"
 
 
-def normalise_removed(settings: Settings, scope: Scope = "stale") -> None:
-    """Do the same with accounts that were taken out of the configuration: Dagster knows them no more."""
+def normalise_unconfigured(settings: Settings, scope: Scope = "stale") -> None:
+    """Do the same with what Dagster does not know: accounts that were taken out of the configuration, and the ledger."""
     gap = settings.metrics.session_gap_hours
     with closing(Store(settings.store)) as store:
+        upgrade_runs(store)
         known = {account.name for account in settings.accounts}
         for name in sorted(set(store.accounts(RAW_MESSAGE_IDS.name)) - known):
             renewal = plan_renewal(store, name, scope)

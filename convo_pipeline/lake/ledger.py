@@ -41,6 +41,13 @@ def change_runs(store: Store, change: Change) -> None:
         _change_day(store, day, change)
 
 
+def upgrade_runs(store: Store) -> None:
+    """Write the ledger's files of an earlier schema in today's."""
+    for day in store.days(RUNS.name, ""):
+        if not store.partitions.is_todays(RUNS, "", day):
+            _change_day(store, day, lambda rows: rows)
+
+
 def add_runs(held: pa.Table, runs: Iterable[Run]) -> pa.Table:
     """Return the ledger's rows with these runs, newer lines in place of older ones, sorted by key."""
     rows = {(row["run_id"], row["account"]): row for row in held.to_pylist()}
