@@ -11,6 +11,7 @@ All accounts answer with inboxes of the same size: every tenth conversation has 
 """
 
 import argparse
+import resource
 import tempfile
 import time
 from collections.abc import Sequence
@@ -85,6 +86,7 @@ def main() -> None:
         f"processor: {given.accounts} accounts in {wall:.2f} s ({cpu:.2f} s CPU), one by one {summed:.2f} s CPU:"
         f" {wall / summed:.2f} x by the clock (goal <= 1.25), {cpu / summed:.2f} x by CPU"
     )
+    print(f"peak memory of all: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
 
 
 if __name__ == "__main__":

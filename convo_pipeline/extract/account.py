@@ -1,9 +1,9 @@
 """One account's part of a run: lock, what a killed run left, calls into the spool, spool into tables, ledger line."""
 
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 
@@ -66,8 +66,9 @@ class AccountRun:
     on_progress: Callable[[Progress], None]
     environ: Mapping[str, str]
     clock: Clock
-    loads: threading.Semaphore = field(default_factory=threading.Semaphore)
-    """How many accounts may fill their tables at a time: a day's rows stand in memory then."""
+    loads: Executor | None = None
+    """Fills tables, for few accounts at a time and in threads of its own: a day's rows stand in memory then, and Arrow
+    keeps some 10 MB for every thread that ever used it."""
     halt: Halt = field(default_factory=Halt)
     found: list[str] = field(default_factory=list)
     """Ids of the conversations that `find` met."""
@@ -139,13 +140,14 @@ class AccountRun:
 
     def _load(self, spool: Spool, contents: Contents | None = None) -> Loaded:
         """Store what a spool holds, read from it anew unless its contents are at hand; then the spool can go."""
-        with self.loads:
+
+        def fill() -> Loaded:
             self.halt.check()
-            loaded = (
-                load(self.store, self.account, contents, self.halt)
-                if contents
-                else load_spool(self.store, self.account, spool, self.halt)
-            )
+            if contents:
+                return load(self.store, self.account, contents, self.halt)
+            return load_spool(self.store, self.account, spool, self.halt)
+
+        loaded = self.loads.submit(fill).result() if self.loads else fill()
         spool.delete()
         self.on_progress(Progress(self.account.name, "partitions", len(loaded.commits)))
         return loaded

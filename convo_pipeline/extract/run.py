@@ -4,7 +4,6 @@ One account's failure is its report's, never its neighbours'.
 """
 
 import os
-import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -55,14 +54,14 @@ def extract(
     store.preflight()
     if mode != "capture":
         restore_runs(store)
-    run_id, loads, halt = new_run_id(clock), threading.Semaphore(LOADS_IN_FLIGHT), Halt()
+    run_id, loads, halt = new_run_id(clock), ThreadPoolExecutor(LOADS_IN_FLIGHT, thread_name_prefix="load"), Halt()
     watched, on_progress = halt.watch(clock), on_progress or _ignore
     runs = [
         AccountRun(settings, store, account, since, until, mode, run_id, on_progress, environ, watched, loads, halt)
         for account in chosen
     ]
     try:
-        with calm_collector():
+        with calm_collector(), loads:
             reports = _report_all(runs, halt)
         delete_old_spools(store.state_path, clock.now(), [account.name for account in settings.accounts])
     finally:
