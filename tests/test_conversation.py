@@ -146,6 +146,21 @@ def test_b24_what_is_refused_for_good_is_recorded_and_given_up_until_something_c
             assert (run("full")[0], statuses(inboxes)) == ("complete", {"detailed": 41, "beyond_20": 20})
 
 
+def test_b24_a_conversation_given_up_without_a_message_shown_is_read_once_one_is(tmp_path: Path) -> None:
+    world = small_world()
+    conversation = world.accounts["insta"].add_conversation()
+    conversation.add_messages(22, NOW - 2 * HOUR, 1.0)
+    with serve(tmp_path, world) as inboxes:
+        outcomes = []
+        for code in (10, 10, 10, None):
+            conversation.poison(code, 2018336)
+            [insta] = inboxes.extract(accounts=["insta"])
+            outcomes.append((insta.outcome, insta.counts.get("conversations_given_up", 0)))
+            inboxes.clock.advance(60)
+        assert outcomes == [("incomplete", 0), ("complete", 1), ("complete", 0), ("complete", 0)]
+        assert statuses(inboxes) == {"detailed": 20, "beyond_20": 2}
+
+
 @pytest.mark.parametrize("answer", [Refusal(2, "x"), Answer(200, None, {}, b"<html>")], ids=["code_2", "no_json"])
 def test_conversations_that_always_fail_keep_no_other_from_being_read(tmp_path: Path, answer: Refusal | Answer) -> None:
     world = small_world()
@@ -159,7 +174,7 @@ def test_conversations_that_always_fail_keep_no_other_from_being_read(tmp_path: 
 
     with serve(tmp_path, world) as inboxes:
         inboxes.server.set_faults(refusing(refuse, "edge"))
-        for _ in range(4):  # each one learns of three bad ones at least
+        for _ in range(5):  # each one learns of three bad ones at least: the fourth reads all others, if not one before
             inboxes.clock.advance(3600)
             [insta] = inboxes.extract(accounts=["insta"])
         assert (insta.reasons, insta.error) == (("conversation_failed",), None)

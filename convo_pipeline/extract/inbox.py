@@ -45,7 +45,7 @@ from convo_pipeline.graph.codes import is_final, is_outage
 from convo_pipeline.graph.ladder import TOP, Rung
 from convo_pipeline.graph.listing import ListedPage, Listing
 from convo_pipeline.graph.pages import Page, nested_page
-from convo_pipeline.lake.records import GIVEN_UP
+from convo_pipeline.lake.records import GIVEN_UP, GIVEN_UP_REASONS, GIVEN_UP_UNSHOWN
 
 WALKS_IN_FLIGHT = 4
 UNREACHABLE_IN_A_ROW = 3
@@ -91,11 +91,13 @@ class Known:
     @property
     def due(self) -> frozenset[str]:
         """Conversations to ask by their ids if they are not listed."""
-        return frozenset(key for key, reason in self.due_reasons.items() if reason != GIVEN_UP or self.is_swept)
+        return frozenset(
+            key for key, reason in self.due_reasons.items() if reason not in GIVEN_UP_REASONS or self.is_swept
+        )
 
     def was_refused(self, conversation_id: str) -> bool:
         """Whether a conversation was refused when it was asked last, in a way that asking again does not cure."""
-        return self.due_reasons.get(conversation_id) in (REFUSED, GIVEN_UP)
+        return self.due_reasons.get(conversation_id) in {REFUSED, *GIVEN_UP_REASONS}
 
 
 @dataclass
@@ -219,13 +221,14 @@ class InboxReader:
             page.rung,
             page.messages_limit,
             is_current,
-            is_given_up=self._is_given_up(conversation_id, updated_us),
+            is_given_up=self._is_given_up(conversation_id, updated_us, is_shown),
             was_empty=self._known.due_reasons.get(conversation_id) == EMPTY_EDGE,
         )
 
-    def _is_given_up(self, conversation_id: str, updated_us: int | None) -> bool:
-        is_left = self._known.due_reasons.get(conversation_id) == GIVEN_UP and not self._known.is_swept
-        return is_left and self._is_trusted(updated_us)
+    def _is_given_up(self, conversation_id: str, updated_us: int | None, is_shown: bool) -> bool:
+        reason = self._known.due_reasons.get(conversation_id)
+        is_left = reason == GIVEN_UP or (reason == GIVEN_UP_UNSHOWN and not is_shown)
+        return is_left and not self._known.is_swept and self._is_trusted(updated_us)
 
     def _is_current(self, conversation_id: str, updated_us: int | None) -> bool:
         """Whether what is held is as new as what was listed and as deep as is asked, as far as times can tell."""
@@ -278,7 +281,8 @@ class InboxReader:
         if self._is_ended():
             self._tally("pending")
             return
-        self._guard(listed.conversation_id, listed.at_us, lambda: self._read_to_end(listed))
+        is_shown = bool(listed.nested.rows)
+        self._guard(listed.conversation_id, listed.at_us, lambda: self._read_to_end(listed), is_shown=is_shown)
 
     def _read_to_end(self, listed: Listed) -> None:
         state = self._reader.read(listed)
@@ -303,24 +307,28 @@ class InboxReader:
         for listed in self._take_page(page):
             self._read_to_end(listed)
 
-    def _guard(self, conversation_id: str, at_us: int, step: Callable[[], None]) -> None:
-        """Do one conversation's step; what fails there is due next run, or ends the account."""
+    def _guard(self, conversation_id: str, at_us: int, step: Callable[[], None], *, is_shown: bool = False) -> None:
+        """Do one conversation's step; what fails there is due next run, or ends the account.
+
+        `is_shown`: an answer held some of its messages before.
+        """
         try:
             step()
         except STOPPING as error:
             self._tally("pending")
             self._end(error)
         except ConvoError as error:
-            self._fail(conversation_id, at_us, error)
+            self._fail(conversation_id, at_us, error, is_shown)
         except BaseException:
             self._stop.set()
             raise
 
-    def _fail(self, conversation_id: str, at_us: int, error: ConvoError) -> None:
+    def _fail(self, conversation_id: str, at_us: int, error: ConvoError, is_shown: bool) -> None:
         """Note what a conversation failed with: it is due next run, unless it was refused for good and so before."""
         is_refused = is_final(error)
         is_given_up = is_refused and self._known.was_refused(conversation_id)
-        due_reason = GIVEN_UP if is_given_up else REFUSED if is_refused else reason_of(error)
+        given_up = GIVEN_UP if is_shown else GIVEN_UP_UNSHOWN
+        due_reason = given_up if is_given_up else REFUSED if is_refused else reason_of(error)
         self._journal.append(failed_state_record(conversation_id, at_us, due_reason))
         with self._lock:
             self.fetched.failures[conversation_id] = error

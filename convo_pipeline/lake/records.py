@@ -11,6 +11,9 @@ from convo_pipeline.json_text import dump_json, load_json
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 GIVEN_UP = "given_up"
+GIVEN_UP_UNSHOWN = "given_up_unshown"
+"""Given up while no answer showed any of its messages: one that does ends it."""
+GIVEN_UP_REASONS = frozenset({GIVEN_UP, GIVEN_UP_UNSHOWN})
 
 
 @dataclass(frozen=True)
@@ -36,12 +39,12 @@ class ConversationState:
     newest_message_id: str | None = None
     complete_since_us: int | None = None
     due_reason: str | None = None
-    """Why it is to be asked again, by its id; `given_up`: only when something new came, and by a sweep."""
+    """Why it is to be asked again, by its id; one that was given up only when something new came, and by a sweep."""
 
     @property
     def is_due(self) -> bool:
         """Whether the next run asks it in any case."""
-        return self.due_reason not in (None, GIVEN_UP)
+        return self.due_reason is not None and self.due_reason not in GIVEN_UP_REASONS
 
 
 @dataclass(frozen=True)
