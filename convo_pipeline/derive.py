@@ -15,6 +15,7 @@ from convo_pipeline.collector import calm_collector
 from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.partitions import Commit
 from convo_pipeline.lake.retention import read_floors
+from convo_pipeline.lake.salvage import salvage_day
 from convo_pipeline.tables.coverage import count_coverage
 from convo_pipeline.tables.normalize import RawDay, normalize
 
@@ -72,6 +73,9 @@ def _first_day(store: Store) -> date:
 def _derive(store: Store, account: str, day: date) -> list[Commit]:
     floors = read_floors(store)
     with store.lock_derivation(account), calm_collector():
+        salvage_day(
+            store, account, day
+        )  # what these tables hold of a damaged raw file goes back before they are replaced
         source = source_of(store.raw_digest(account, day))
         raw = read_raw_day(store, account, day)
         tables = normalize(raw) | {_LAST: count_coverage(raw)}

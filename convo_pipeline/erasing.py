@@ -19,6 +19,7 @@ from convo_pipeline.lake.forget import Traces, erase, find_traces, lock_person_o
 from convo_pipeline.lake.forget import finish as finish_erasing
 from convo_pipeline.lake.layout import is_set_aside
 from convo_pipeline.lake.returned import find_returned
+from convo_pipeline.lake.salvage import damaged_days, salvage_day
 from convo_pipeline.lake.suppression import Receipt, keyed_hash, make_key, read_receipts
 from convo_pipeline.schema import ACCOUNT_DAYS, RAW_MESSAGE_IDS
 from convo_pipeline.settings import FIRST_START_DATE, AccountSettings, Settings
@@ -35,7 +36,7 @@ def forget(
     store.preflight()
     with lock_person_out(store, account):
         _load_left(settings, store, account)
-        traces = find_traces(store, account, person_id)
+        traces = _find_traces(store, account, person_id)
         if not is_known(store, traces):
             _check_damaged(store, account)
             return None
@@ -52,6 +53,17 @@ def forget_again(settings: Settings, store: Store, account: str, now: datetime) 
     settle(store, account, settings.metrics.session_gap_hours)
     found = [forget(settings, store, account, person, now) for person in find_returned(store, account)]
     return [receipt for receipt in found if receipt]
+
+
+def _find_traces(store: Store, account: str, person_id: str) -> Traces:
+    """Find where the person is, in what can be read of damaged files too: these leave, and others' rows are in them."""
+    while True:
+        for day in sorted(damaged_days(store, account)):
+            salvage_day(store, account, day)
+        noted = store.state.quarantines(account)
+        traces = find_traces(store, account, person_id)
+        if store.state.quarantines(account) == noted:
+            return traces
 
 
 def is_known(store: Store, traces: Traces) -> bool:

@@ -102,7 +102,10 @@ RAW_CONVERSATIONS = Table(
         Column("own_id", TEXT, "The account's own id inside conversations; null where it is not known."),
         Column("own_username", TEXT, "The account's own Instagram user name, where given."),
         Column(
-            "fields", TEXT, "JSON: each payload key asked for and the time (µs since 1970) of the answer it is from."
+            "fields",
+            TEXT,
+            "JSON: each payload key asked for and the time (µs since 1970) of the answer it is from;"
+            " 0: it was made again from derived tables.",
         ),
         Column("payload", TEXT, "JSON of the stable part: no messages, paging, tokens, counters or snippet."),
         FIRST_SEEN_AT,
@@ -140,7 +143,10 @@ RAW_MESSAGE_DETAILS = Table(
         Column("error_code", COUNT, "The Graph API's error code, where it refused."),
         Column("error_subcode", COUNT, "The Graph API's error subcode, where it refused."),
         Column(
-            "fields", TEXT, "JSON: each payload key asked for and the time (µs since 1970) of the answer it is from."
+            "fields",
+            TEXT,
+            "JSON: each payload key asked for and the time (µs since 1970) of the answer it is from;"
+            " 0: it was made again from derived tables.",
         ),
         Column("payload", TEXT, "JSON of the message; paging and tokens stripped."),
         FIRST_SEEN_AT,

@@ -13,10 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 
 import convo_pipeline
+from convo_pipeline.derive import derive_day
 from convo_pipeline.emulator.clock import VirtualClock
 from convo_pipeline.emulator.world import World
 from convo_pipeline.erasing import forget, remove_deleted
-from convo_pipeline.errors import StoreError
+from convo_pipeline.errors import CorruptError, StoreError
 from convo_pipeline.lake.bucket_source import REQUEST_BYTES
 from convo_pipeline.lake.compact import compact, drop_outdated
 from convo_pipeline.lake.files import Store
@@ -26,9 +27,10 @@ from convo_pipeline.lake.retention import expire
 from convo_pipeline.lake.segments import read_index
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.upkeep import run_upkeep
-from convo_pipeline.schema import RAW
+from convo_pipeline.schema import NORMALISED, RAW
 from convo_pipeline.settings import Settings, StoreSettings
 from tests.inboxes import NOW, Inboxes, serve, stopped_clock
+from tests.raw_days import AT, day_of, read_sample
 from tests.s3_server import Proxy, S3Server
 from tests.test_s3 import TABLE, bucket, credentials, ids, machine, proxy, server, store_settings
 
@@ -247,6 +249,27 @@ def test_what_was_unsent_is_left_in_no_version(remote: Inboxes, server: S3Server
     assert list(left.messages) == [(conversation.conversation_id, taken_back.message_id)]
     assert [key for key, content in versions(server, bucket) if b"taken back" in content] == []
     assert len(remote.rows("messages")) == 6 + 4
+
+
+def test_a_damaged_raw_object_costs_nothing_that_another_object_holds(
+    machine: Callable[..., Store], server: S3Server, bucket: str
+) -> None:
+    day, stores = AT.date(), [machine("one"), machine("two")]
+    raw = day_of(*(read_sample(number) for number in (5, 6, 7)))
+    for table in ("conversations", "message_ids", "message_details"):
+        stores[0].merge(f"raw_{table}", "insta", day, getattr(raw, table))
+    derive_day(stores[0], "insta", day)
+    before = {table.name: stores[1].read(table.name, "insta", day) for table in NORMALISED}
+    stores[1].read("raw_message_details", "insta", day)
+    key = f"tables/raw_message_details/account=insta/date={day}/data.parquet"
+    held = server.client.get_object(Bucket=bucket, Key=key)
+    body = held["Body"].read()[:-100]
+    server.client.put_object(Bucket=bucket, Key=key, Body=body, Metadata=held["Metadata"])
+    with pytest.raises(CorruptError):
+        stores[0].read("raw_message_details", "insta", day)
+    for store in stores:
+        derive_day(store, "insta", day, is_forced=True)
+        assert {table.name: store.read(table.name, "insta", day) for table in NORMALISED} == before
 
 
 def test_days_that_are_too_old_leave_no_version(remote: Inboxes, server: S3Server, bucket: str) -> None:

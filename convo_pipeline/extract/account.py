@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 
@@ -41,9 +42,11 @@ from convo_pipeline.graph.rate_limit import CallBudget, SqliteLimiter
 from convo_pipeline.halt import Halt
 from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.identity import AccountIdentity
+from convo_pipeline.lake.partitions import Commit
 from convo_pipeline.lake.records import Run
 from convo_pipeline.lake.retention import RAW_NAMES
 from convo_pipeline.lake.run_balance import balance
+from convo_pipeline.lake.salvage import damaged_days, salvage_day
 from convo_pipeline.schema import RAW, TABLES
 from convo_pipeline.secrets import Credentials, read_credentials, redact
 from convo_pipeline.settings import AccountSettings, Settings
@@ -88,7 +91,7 @@ class AccountRun:
     def _work(self, user_id: str | None) -> AccountReport:
         try:
             self._claim_name()
-            left = [Loaded(quarantined=self._look_over())]
+            left = [Loaded(quarantined=self._look_over(), commits=self._salvage())]
             left += [self._load(spool) for spool in left_spools(self.store.state_path, self.account.name)]
             return self._call(read_credentials(self.account, self.environ), left, user_id)
         except Exception as error:
@@ -97,6 +100,12 @@ class AccountRun:
     def _look_over(self) -> list[str]:
         """Note raw files that are not what they were before anything relies on them; a short look leaves that to the night."""
         return [] if self.mode in ("capture", "find") else self.store.partitions.look_over(RAW, self.account.name)
+
+    def _salvage(self) -> list[Commit]:
+        """Put back what is still held of damaged raw files: this run may ask their days again and call them whole."""
+        days = sorted(damaged_days(self.store, self.account.name))
+        with self.store.lock_derivation(self.account.name) if days else nullcontext():
+            return [commit for day in days for commit in salvage_day(self.store, self.account.name, day)]
 
     def _failed(self, error: Exception) -> AccountReport:
         """Report what ended the account before its answers were stored; they are in the spool, for the next run."""
@@ -395,7 +404,7 @@ class AccountCalls:
 
     def _read_damaged_days(self) -> frozenset[date]:
         """Return the days of which a raw file was set aside and what it held was not asked again yet."""
-        return frozenset(day for table, _, day, _ in self._state.quarantines(self._name) if table in RAW_NAMES)
+        return frozenset(damaged_days(self._run.store, self._name))
 
     def report(self, loads: list[Loaded], credentials: Credentials) -> AccountReport:
         """Return what the run came to."""

@@ -103,6 +103,18 @@ def drop_outdated(store: Store) -> None:
         store.place.purge((COMPACT,))
 
 
+def read_compacted_day(store: Store, table: Table, account: str, day: date) -> pa.Table:
+    """Return the rows of a day as they were when its month was last compacted; none where it was not.
+
+    They may be older than the day's file, never from before an erasure: what is erased leaves the segments too.
+    """
+    segments, _ = read_index(store.place, table.name)
+    copies = _Copies(store, table, segments)
+    pieces = [piece for each in segments for piece in each.pieces if piece.key == (account, month_of(day))]
+    found = [rows.filter(pc.equal(rows["date"], day)) for piece in pieces if (rows := copies.rows(piece)) is not None]
+    return pa.concat_tables([table.schema.empty_table(), *(rows.select(table.column_names) for rows in found)])
+
+
 def _compact_table(store: Store, table: Table, months: Mapping[Key, _Month]) -> list[Piece]:
     held, mark = read_index(store.place, table.name)
     whole = [each for each in held if is_whole(store.place, table.name, each)]
