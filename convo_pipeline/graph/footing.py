@@ -55,7 +55,7 @@ class Footing:
         >>> footing = Footing("instagram", date(2026, 1, 1))
         >>> footing.note_given(EDGES[2]); footing.edge.limit
         10
-        >>> for _ in range(CLIMB_AFTER): footing.note_given(EDGES[2])
+        >>> for _ in range(2 * CLIMB_AFTER): footing.note_given(EDGES[2])
         >>> footing.edge.limit
         20
         """
@@ -74,7 +74,7 @@ class Footing:
                 self.edge, self._given_in_a_row = EDGES[EDGES.index(edge) - 1], 0
 
     def _stand_on(self, edge: Edge) -> None:
-        """Ask for less from now on; where a climb ended so, wait twice as long before the next."""
+        """Ask for so much from now on; if that is less than was tried, wait twice as long before more is tried."""
         if EDGES.index(edge) > EDGES.index(self.edge):
             self._climb_after = min(2 * self._climb_after, LONGEST_CLIMB_AFTER)
         self.edge, self._given_in_a_row = edge, 0
