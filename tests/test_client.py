@@ -520,7 +520,7 @@ def test_the_server_clock_is_ours_if_the_date_is_unreadable() -> None:
     assert DATE != "soon"
 
 
-def test_a_usage_header_slows_down_before_the_wall() -> None:
+def test_a19_a_usage_header_slows_down_before_the_wall() -> None:
     class Noting:
         def __init__(self) -> None:
             self.percents: list[float] = []

@@ -2,7 +2,9 @@
 
 import os
 import signal
+import sqlite3
 from collections import Counter
+from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -19,7 +21,9 @@ from convo_pipeline.emulator.switches import Switches
 from convo_pipeline.emulator.world import World
 from convo_pipeline.extract.run import extract
 from convo_pipeline.extract.spool import left_spools
+from convo_pipeline.graph.rate_limit import slow_factor
 from convo_pipeline.lake.files import Store
+from tests.fault_runs import PASSING
 from tests.inboxes import NOW, START, Inboxes, serve, small_world
 from tests.simulation import Ticking
 
@@ -48,6 +52,32 @@ def rows(inboxes: Inboxes) -> list[dict[str, object]]:
 
 def statuses(inboxes: Inboxes) -> Counter[object]:
     return Counter(row["detail_status"] for row in rows(inboxes))
+
+
+def test_a4_to_a15_a_fault_that_stays_changes_no_table_and_one_rerun_heals(tmp_path: Path) -> None:
+    with serve(tmp_path, insta_world(3)) as inboxes:
+        assert run(inboxes) == "complete"
+        [conversation] = inboxes.world.accounts["insta"].conversations.values()
+        before = inboxes.files()
+        for name in dict(PASSING).values():
+            inboxes.clock.advance(600)
+            conversation.add_message(name)
+            fault = make_fault(name, times=10_000)
+            inboxes.server.set_faults(fault)
+            [report] = inboxes.extract(accounts=["insta"])
+            assert (name, report.outcome, fault.fired > 0) == (name, "failed", True)
+            assert set(report.reasons) <= {"unreachable", "answer"}
+            assert inboxes.files() == before
+        assert run(inboxes) == "complete"
+        assert statuses(inboxes) == {"detailed": 3 + len(dict(PASSING))}
+
+
+def test_a19_a_usage_near_the_wall_is_known_to_every_process(tmp_path: Path) -> None:
+    with serve(tmp_path, insta_world(3)) as inboxes:
+        assert run(inboxes, "high_usage:95") == "complete"
+        with closing(sqlite3.connect(inboxes.store.state.path)) as state:
+            [(factor,)] = state.execute("SELECT slow_factor FROM rate_limits WHERE platform = 'instagram'")
+        assert factor == slow_factor(95) > 1
 
 
 @pytest.mark.parametrize(("code", "is_ended"), [(2, True), (-1, True), (-2, True), (1, False)])

@@ -126,7 +126,7 @@ def test_a_caller_held_up_after_its_stamp_moves_the_stamp(tmp_path: Path) -> Non
     connection.close()
 
 
-def test_a_block_stops_every_process_and_the_sibling_platform(tmp_path: Path) -> None:
+def test_a16_a_block_stops_every_process_and_the_sibling_platform(tmp_path: Path) -> None:
     now = Time()
     mine = SqliteLimiter(tmp_path / "s.db", KEY, clock=now.clock())
     sibling = SqliteLimiter(tmp_path / "s.db", KEY._replace(platform="messenger"), clock=now.clock())
@@ -148,7 +148,7 @@ def test_a_block_longer_than_two_minutes_is_not_slept_but_names_its_end(tmp_path
     assert caught.value.resume_at == datetime(2026, 2, 19, tzinfo=UTC) + timedelta(seconds=1600)
 
 
-def test_a_usage_near_the_wall_spaces_calls_out_and_a_low_one_lifts_it(tmp_path: Path) -> None:
+def test_a19_a_usage_near_the_wall_spaces_calls_out_and_a_low_one_lifts_it(tmp_path: Path) -> None:
     now = Time()
     limiter = SqliteLimiter(tmp_path / "s.db", KEY, clock=now.clock())
 
