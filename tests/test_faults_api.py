@@ -41,7 +41,9 @@ def test_b1_a_loop_that_heals_costs_a_restart_and_no_conversation() -> None:
 
 
 def test_b2_empty_pages_with_next_are_gone_through() -> None:
-    assert list_inbox([make_fault("empty_page", times=5)]).is_complete
+    fault = make_fault("empty_page", times=5)
+    assert list_inbox([fault]).is_complete
+    assert fault.fired == 5
 
 
 def test_b2_empty_pages_without_end_are_cut() -> None:
@@ -52,8 +54,9 @@ def test_b2_empty_pages_without_end_are_cut() -> None:
 
 @pytest.mark.parametrize(("number", "name"), [("B3", "short_page"), ("B4", "duplicates"), ("B5", "shuffled")])
 def test_short_doubled_and_shuffled_pages_lose_nothing_and_pass_no_row_on_twice(number: str, name: str) -> None:
-    outcome = list_inbox([name])
-    assert outcome.is_complete
+    fault = make_fault(name)
+    outcome = list_inbox([fault])
+    assert (outcome.is_complete, fault.fired) == (True, outcome.client.calls["listing"])
     assert len(outcome.ids) == len(set(outcome.ids))
 
 
@@ -129,8 +132,9 @@ def test_b15_the_server_s_clock_is_the_one_that_counts(seconds: str) -> None:
     ("number", "name"), [("B17", "impossible_times"), ("B19", "type_changes"), ("B20", "missing_id")]
 )
 def test_rows_that_cannot_be_understood_come_through_and_the_listing_ends(number: str, name: str) -> None:
-    outcome = list_inbox([name])
-    assert (outcome.error, outcome.summary.cuts) == (None, ())
+    fault = make_fault(name)
+    outcome = list_inbox([fault])
+    assert (outcome.error, outcome.summary.cuts, fault.fired) == (None, (), outcome.client.calls["listing"])
     assert len(outcome.rows) >= 130
     assert outcome.client.calls["listing"] <= 14
 

@@ -18,11 +18,14 @@ from convo_pipeline.emulator.fault import Fault, FaultKind, Occasion, message_ro
 from convo_pipeline.emulator.faults import make_fault
 from convo_pipeline.emulator.refusals import Refusal
 from convo_pipeline.emulator.switches import Switches
+from convo_pipeline.emulator.value_faults import HOSTILE
 from convo_pipeline.emulator.world import World
 from convo_pipeline.extract.run import extract
 from convo_pipeline.extract.spool import left_spools
+from convo_pipeline.graph.listing import EMPTY_PAGES
 from convo_pipeline.graph.rate_limit import slow_factor
 from convo_pipeline.lake.files import Store
+from convo_pipeline.schema import TABLES
 from tests.fault_runs import PASSING
 from tests.inboxes import NOW, START, Inboxes, serve, small_world
 from tests.simulation import Ticking
@@ -117,6 +120,62 @@ def test_a18_a_long_block_ends_the_account_as_incomplete_and_says_until_when(
         assert [call.code for call in inboxes.server.log].count(80002) == 1
         inboxes.clock.advance(1200)
         assert run(inboxes) == "complete"
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("cursor_loop", "cursor_loop"), ("empty_page", "empty_pages"), ("dead_cursor", "dead_cursor")],
+)
+def test_b1_b2_b7_a_listing_that_is_cut_is_incomplete_and_the_next_run_lists_what_it_lacks(
+    tmp_path: Path, name: str, reason: str
+) -> None:
+    cutting = make_fault("cursor_loop", "1", after_calls=1)
+    if name != "cursor_loop":
+        cutting = make_fault(name, times=10_000, after_calls=2)
+    with serve(tmp_path, insta_world(*[1] * 120)) as inboxes:
+        inboxes.server.set_faults(cutting)
+        [report] = inboxes.extract(accounts=["insta"])
+        assert (report.outcome, report.reasons) == ("incomplete", (reason,))
+        assert 50 <= len(inboxes.rows("raw_message_ids")) < 120
+        assert report.calls["listing"] <= 2 * EMPTY_PAGES + 1
+        inboxes.clock.advance(60)
+        assert run(inboxes) == "complete"
+        assert statuses(inboxes) == {"detailed": 120}
+
+
+def test_b4_b6_what_comes_twice_and_jumps_meanwhile_is_there_once_and_as_it_was_last(tmp_path: Path) -> None:
+    with serve(tmp_path, insta_world(*[1] * 60)) as inboxes:
+        assert run(inboxes, "duplicates", "bump") == "complete"
+        inboxes.clock.advance(60)
+        assert run(inboxes, "duplicates") == "complete"
+        held = Counter(row["message_id"] for row in rows(inboxes))
+        assert held == Counter(message.message_id for message in inboxes.world.truth())
+        assert len(held) > 60
+        days = Counter((row["conversation_id"], row["date"]) for row in inboxes.rows("raw_conversations"))
+        assert set(days.values()) == {1}
+
+
+def test_b6_what_comes_while_a_slow_listing_ends_is_held_after_the_next_run(tmp_path: Path) -> None:
+    """Four rows a page, a quarter of an hour each: what comes between the last pages comes before the last answer."""
+    world = insta_world(*[1] * 12)
+
+    def dawdle(occasion: Occasion) -> None:
+        occasion.call.params["limit"] = "4"
+        world.clock.advance(900)
+        [*_, (_, last)] = world.accounts["insta"].listing("*", world.refresh())
+        last.add_message("one more")
+
+    slow = Fault(FaultKind("dawdle", "", "", prepare=dawdle, kinds=("listing",)))
+    with serve(tmp_path, world) as inboxes:
+        inboxes.server.set_faults(slow)
+        [report] = inboxes.extract(accounts=["insta"])
+        listing: Any = report.report["listing"]
+        assert (report.outcome, listing["passes"], listing["moving"] > 0) == ("complete", 4, True)
+        assert len(inboxes.rows("raw_message_ids")) < len(list(world.truth()))
+        inboxes.clock.advance(60)
+        assert run(inboxes) == "complete"
+        held = Counter(row["message_id"] for row in rows(inboxes))
+        assert held == Counter(message.message_id for message in world.truth())
 
 
 def test_b9_a_message_that_comes_while_its_conversation_is_read_is_there_now_or_next_time(tmp_path: Path) -> None:
@@ -233,14 +292,53 @@ def test_b14_a_message_that_is_kept_from_us_is_not_said_to_be_gone_and_is_believ
             inboxes.clock.advance(600)
 
 
+def test_b16_a_time_in_any_spelling_is_the_same_time_in_utc(tmp_path: Path) -> None:
+    with serve(tmp_path, insta_world(9)) as inboxes:
+        assert run(inboxes, "mixed_times") == "complete"
+        truth = {message.message_id: message.created_at for message in inboxes.world.truth()}
+        assert {row["message_id"]: row["created_at"] for row in rows(inboxes)} == truth
+
+
 def test_b17_messages_of_impossible_times_are_present_flagged_and_never_move(tmp_path: Path) -> None:
     with serve(tmp_path, insta_world(9, 9)) as inboxes:
         run(inboxes, "impossible_times")
         first = {row["message_id"]: row["date"] for row in rows(inboxes)}
         assert len(first) == 18
+        assert {row["problem"] for row in rows(inboxes)} == {None, "time_unreadable"}
+        assert {row["created_at_source"] for row in inboxes.rows("raw_message_ids")} == {"message", "message_id"}
         inboxes.clock.advance(86_400)
         run(inboxes, mode="full")
         assert {row["message_id"]: row["date"] for row in rows(inboxes)} == first
+
+
+def test_b18_what_no_column_is_for_is_kept_beside_them(tmp_path: Path) -> None:
+    with serve(tmp_path, insta_world(3)) as inboxes:
+        assert run(inboxes, "unknown_fields") == "complete"
+        assert {row["extra"] for row in rows(inboxes)} == {'{"new_in_2027":{"nested":[1,"two",null]}}'}
+        assert {tuple(row) for row in rows(inboxes)} == {("account", "date", *TABLES["messages"].schema.names)}
+
+
+def test_b19_a_value_of_another_type_costs_no_message_and_is_kept_where_it_is_not_understood(tmp_path: Path) -> None:
+    with serve(tmp_path, insta_world(9, 9)) as inboxes:
+        assert run(inboxes, "type_changes") == "complete"
+        assert {row["message_id"] for row in rows(inboxes)} == {each.message_id for each in inboxes.world.truth()}
+        assert {type(row["sender_id"]) for row in rows(inboxes)} <= {str, type(None)}
+        unread = [row["extra"] for row in rows(inboxes) if row["problem"] == "field_unreadable"]
+        assert (len(unread) > 0, None in unread) == (True, False)
+
+
+def test_b20_a_message_that_lacks_a_key_is_a_row_and_one_without_an_id_is_kept_and_counted(tmp_path: Path) -> None:
+    with serve(tmp_path / "keys", insta_world(9, 9)) as inboxes:
+        assert run(inboxes, "missing_keys") == "complete"
+        assert {row["message_id"] for row in rows(inboxes)} == {each.message_id for each in inboxes.world.truth()}
+        lacking = {name for row in rows(inboxes) for name in ("sender_id", "text") if row[name] is None}
+        assert lacking == {"sender_id", "text"}
+    with serve(tmp_path / "ids", insta_world(9, 9)) as inboxes:
+        inboxes.server.set_faults("missing_id")
+        [report] = inboxes.extract(accounts=["insta"])
+        rejects = inboxes.rows("raw_rejects")
+        assert len(rejects) == report.counts["rejected"] == 18 - report.counts["ids_listed"] > 0
+        assert all('"message":"message ' in str(row["payload"]) for row in rejects)
 
 
 @pytest.mark.parametrize("fault", ["huge_message:3000000", "many_attachments:10000"])
@@ -266,6 +364,16 @@ def test_b23_half_a_character_is_replaced_and_flagged(tmp_path: Path) -> None:
     with serve(tmp_path, insta_world(3)) as inboxes:
         assert run(inboxes, "lone_surrogate") == "complete"
         assert {(str(row["text"])[-1], row["problem"]) for row in rows(inboxes)} == {("\ufffd", "surrogate_replaced")}
+
+
+def test_b24_hostile_ids_are_kept_as_they_are_in_their_own_account(tmp_path: Path) -> None:
+    world = insta_world(3, 30)
+    with serve(tmp_path, world) as inboxes:
+        assert run(inboxes, "hostile_ids") == "complete"
+        held = {(row["account"], row["message_id"]) for row in inboxes.rows("messages")}
+        assert held == {("insta", message.message_id + HOSTILE) for message in world.truth()}
+        assert statuses(inboxes) == {"detailed": 23, "beyond_20": 10}
+        assert {path.name for path in tmp_path.glob("messages/account=insta/*/*")} == {"data.parquet"}
 
 
 def test_b25_leading_zeros_and_twenty_digits_stay(tmp_path: Path) -> None:

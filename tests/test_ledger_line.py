@@ -38,7 +38,7 @@ def test_a_conversation_that_is_refused_is_recorded_with_its_error(tmp_path: Pat
     assert report["failed"] == report["listing"]["refused_nested"] == {"count": 1, "first": [refused]}
 
 
-def test_a_conversation_that_moves_to_the_end_is_named(tmp_path: Path) -> None:
+def test_b6_a_conversation_that_moves_to_the_end_is_named(tmp_path: Path) -> None:
     world = small_world()
     for number in range(60):
         world.accounts["insta"].add_conversation(f"C {number}").add_messages(1, NOW - (2 + number) * HOUR, 1.0)

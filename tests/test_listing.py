@@ -14,7 +14,7 @@ from convo_pipeline import errors
 from convo_pipeline.clock import Clock
 from convo_pipeline.graph.client import Endpoint, GraphClient
 from convo_pipeline.graph.ladder import TOP, Rung
-from convo_pipeline.graph.listing import ListedPage, Listing, ListingSummary
+from convo_pipeline.graph.listing import EMPTY_PAGES, ListedPage, Listing, ListingSummary
 from convo_pipeline.graph.rate_limit import NO_LIMIT, CallBudget
 from convo_pipeline.secrets import Credentials
 from tests.graph_server import Call, Reply, page, refusal, serving
@@ -140,7 +140,7 @@ def test_the_listing_stops_after_a_whole_page_older_than_the_bound() -> None:
     assert (result.summary.passes, result.summary.page_count, result.summary.listed_count) == (2, 4, 150)
 
 
-def test_a_broken_order_does_not_end_the_listing_early() -> None:
+def test_b5_a_broken_order_does_not_end_the_listing_early() -> None:
     inbox = inbox_of(200)
     inbox.hook = lambda box, number: None
     late = {"id": "t_late", "updated_time": "2026-02-19T07:00:00+0000"}
@@ -159,7 +159,7 @@ def in_pages_of(size: int, inbox: Inbox) -> Callable[[Call], Reply]:
 
 
 @pytest.mark.parametrize("size", [50, 10, 5, 2, 1])
-def test_a_row_out_of_its_place_does_not_end_a_listing_of_small_pages(size: int) -> None:
+def test_b5_a_row_out_of_its_place_does_not_end_a_listing_of_small_pages(size: int) -> None:
     inbox = inbox_of(60, minutes=1)
     true_row = inbox.row
     misplaced = {"updated_time": "2026-01-01T00:00:00+0000"}
@@ -174,7 +174,7 @@ def test_a_pass_over_an_idle_inbox_costs_at_most_ten_rows(size: int, calls: int)
     assert len(result.calls) == calls * result.summary.passes
 
 
-def test_a_conversation_that_jumps_to_the_front_is_not_missed() -> None:
+def test_b6_a_conversation_that_jumps_to_the_front_is_not_missed() -> None:
     def hook(inbox: Inbox, number: int) -> None:
         if number == 2:
             inbox.bump("t_180")  # behind the cursor from now on
@@ -194,7 +194,7 @@ def test_a_message_of_the_same_second_is_new() -> None:
     assert newest == ["m_t_0_0", "m_t_0_1"]
 
 
-def test_what_still_moves_after_the_last_pass_is_written_down() -> None:
+def test_b6_what_still_moves_after_the_last_pass_is_written_down() -> None:
     def hook(inbox: Inbox, number: int) -> None:
         inbox.bump("t_7", NOW + timedelta(seconds=number))
 
@@ -203,22 +203,22 @@ def test_what_still_moves_after_the_last_pass_is_written_down() -> None:
     assert result.summary.passes == 4
 
 
-def test_rows_that_come_twice_are_passed_on_once() -> None:
+def test_b4_rows_that_come_twice_are_passed_on_once() -> None:
     rows: list[object] = [inbox_of(3).row(f"t_{n}", True) for n in range(3)]
     older = {"id": "t_0", "updated_time": "2026-02-18T00:00:00+0000"}
     result = list_all([page(rows, "C1"), page([rows[0], older], "C2"), page([rows[2]]), page(rows)])
     assert result.ids == ["t_0", "t_1", "t_2"]
 
 
-def test_short_and_empty_pages_with_next_go_on() -> None:
+def test_b2_b3_short_and_empty_pages_with_next_go_on() -> None:
     rows: list[object] = [inbox_of(3).row(f"t_{n}", True) for n in range(3)]
-    result = list_all(
-        [page(rows[:1], "C1"), page([], "C2"), page([], "C3"), page(rows[1:], "C4"), page([]), page(rows)]
-    )
+    gaps = [[page([], f"E{gap}.{number}") for number in range(EMPTY_PAGES - 1)] for gap in range(2)]
+    script = [page(rows[:1], "C1"), *gaps[0], page(rows[1:2], "C2"), *gaps[1], page(rows[2:], "C3"), page([])]
+    result = list_all([*script, page(rows)])
     assert (result.ids, result.summary.cuts) == (["t_0", "t_1", "t_2"], ())
 
 
-def test_endless_empty_pages_end_the_listing_as_cut() -> None:
+def test_b2_endless_empty_pages_end_the_listing_as_cut() -> None:
     cursors = iter(range(1000))
     result = list_all(lambda call: page([], f"C{next(cursors)}"))
     assert result.summary.cuts == ("empty_pages",)
@@ -226,7 +226,7 @@ def test_endless_empty_pages_end_the_listing_as_cut() -> None:
 
 
 @pytest.mark.parametrize("cursors", [["C1", "C1"], ["C1", "C2", "C1", "C2"]])
-def test_a_cursor_loop_restarts_once_and_is_then_cut(cursors: list[str]) -> None:
+def test_b1_a_cursor_loop_restarts_once_and_is_then_cut(cursors: list[str]) -> None:
     def script(call: Call) -> Reply:
         after = call.parameters.get("after")
         return page([{"id": f"t_{after}"}], "C2" if after == "C1" and "C2" in cursors else "C1")
@@ -236,7 +236,7 @@ def test_a_cursor_loop_restarts_once_and_is_then_cut(cursors: list[str]) -> None
     assert len(result.calls) < 20
 
 
-def test_a_dead_cursor_restarts_from_the_head_and_nothing_is_missing() -> None:
+def test_b7_a_dead_cursor_restarts_from_the_head_and_nothing_is_missing() -> None:
     def hook(inbox: Inbox, number: int) -> Reply | None:
         return refusal(100, message="(#100) Invalid cursor") if number == 3 else None
 
@@ -245,7 +245,7 @@ def test_a_dead_cursor_restarts_from_the_head_and_nothing_is_missing() -> None:
     assert (result.summary.restarts, result.summary.cuts, len(result.ids)) == (1, (), 200)
 
 
-def test_a_cursor_that_always_dies_is_cut_after_three_restarts() -> None:
+def test_b7_a_cursor_that_always_dies_is_cut_after_three_restarts() -> None:
     result = list_all(lambda call: refusal(100, 33) if "after" in call.parameters else page([{"id": "t_1"}], "C"))
     assert (result.summary.restarts, result.summary.cuts, result.ids) == (3, ("dead_cursor",), ["t_1"])
 
