@@ -41,7 +41,7 @@ def insta_world(*counts: int) -> World:
     return world
 
 
-def run(inboxes: Inboxes, *faults: str, mode: str = "window") -> str:
+def run(inboxes: Inboxes, *faults: Fault | str, mode: str = "window") -> str:
     """Extract under faults and derive; return the outcome."""
     inboxes.server.set_faults(*faults)
     [report] = inboxes.extract(accounts=["insta"], mode=mode)
@@ -155,25 +155,30 @@ def test_b4_b6_what_comes_twice_and_jumps_meanwhile_is_there_once_and_as_it_was_
         assert set(days.values()) == {1}
 
 
+def in_pages_of_four(occasion: Occasion) -> None:
+    occasion.call.params["limit"] = "4"
+
+
 def test_b6_what_comes_while_a_slow_listing_ends_is_held_after_the_next_run(tmp_path: Path) -> None:
-    """Four rows a page, a quarter of an hour each: what comes between the last pages comes before the last answer."""
-    world = insta_world(*[1] * 12)
+    """Half an hour a page, and six conversations jump to the head each time: the last pages' are not seen."""
+    world = insta_world(*[1] * 30)
 
     def dawdle(occasion: Occasion) -> None:
-        occasion.call.params["limit"] = "4"
-        world.clock.advance(900)
-        [*_, (_, last)] = world.accounts["insta"].listing("*", world.refresh())
-        last.add_message("one more")
+        in_pages_of_four(occasion)
+        world.clock.advance(1800)
+        for _, conversation in world.accounts["insta"].listing("*", world.refresh())[-6:]:
+            conversation.add_message("one more")
 
-    slow = Fault(FaultKind("dawdle", "", "", prepare=dawdle, kinds=("listing",)))
     with serve(tmp_path, world) as inboxes:
-        inboxes.server.set_faults(slow)
+        inboxes.server.set_faults(Fault(FaultKind("slow", "", "", prepare=dawdle, kinds=("listing",))))
         [report] = inboxes.extract(accounts=["insta"])
         listing: Any = report.report["listing"]
         assert (report.outcome, listing["passes"], listing["moving"] > 0) == ("complete", 4, True)
         assert len(inboxes.rows("raw_message_ids")) < len(list(world.truth()))
         inboxes.clock.advance(60)
-        assert run(inboxes) == "complete"
+        assert (
+            run(inboxes, Fault(FaultKind("quick", "", "", prepare=in_pages_of_four, kinds=("listing",)))) == "complete"
+        )
         held = Counter(row["message_id"] for row in rows(inboxes))
         assert held == Counter(message.message_id for message in world.truth())
 
@@ -292,11 +297,31 @@ def test_b14_a_message_that_is_kept_from_us_is_not_said_to_be_gone_and_is_believ
             inboxes.clock.advance(600)
 
 
+def test_b15_what_a_lagging_server_did_not_show_is_still_within_the_next_listing(tmp_path: Path) -> None:
+    world = small_world()
+    for number in range(13):
+        start = NOW - timedelta(seconds=30 + 40 * number)
+        world.accounts["insta"].add_conversation(f"C {number}").add_messages(1, start, 1.0)
+    hidden = list(world.accounts["insta"].conversations)[-1]
+
+    def hide(occasion: Occasion, body: Any) -> Any:
+        return body | {"data": [row for row in body["data"] if row["id"] != hidden]}
+
+    with serve(tmp_path, world) as inboxes:
+        assert run(inboxes, Fault(FaultKind("lag", "", "", body=hide, kinds=("listing",)))) == "complete"
+        assert len(rows(inboxes)) == 12
+        assert (
+            run(inboxes, Fault(FaultKind("quick", "", "", prepare=in_pages_of_four, kinds=("listing",)))) == "complete"
+        )
+        assert len(rows(inboxes)) == 13
+
+
 def test_b16_a_time_in_any_spelling_is_the_same_time_in_utc(tmp_path: Path) -> None:
     with serve(tmp_path, insta_world(9)) as inboxes:
         assert run(inboxes, "mixed_times") == "complete"
         truth = {message.message_id: message.created_at for message in inboxes.world.truth()}
         assert {row["message_id"]: row["created_at"] for row in rows(inboxes)} == truth
+        assert {row["created_at_source"] for row in inboxes.rows("raw_message_ids")} == {"message"}
 
 
 def test_b17_messages_of_impossible_times_are_present_flagged_and_never_move(tmp_path: Path) -> None:
@@ -393,13 +418,13 @@ def test_b28_one_message_id_in_two_conversations_is_two_messages(tmp_path: Path)
 
 
 def test_b29_the_newest_text_and_reactions_stand(tmp_path: Path) -> None:
-    world = insta_world(2)
-    with serve(tmp_path, world) as inboxes:
-        for _ in range(3):
-            run(inboxes, "edit", mode="full")
+    edit = make_fault("edit")
+    with serve(tmp_path, insta_world(2)) as inboxes:
+        for count in (1, 2, 3):
+            assert run(inboxes, edit, mode="full") == "complete"
             inboxes.clock.advance(60)
-        [message] = [row for row in rows(inboxes) if str(row["text"]).startswith("edited")]
-        assert (message["text"], message["reaction_count"]) == ("edited 1", 1)
+            [message] = [row for row in rows(inboxes) if str(row["text"]).startswith("edited")]
+            assert (message["text"], message["reaction_count"]) == (f"edited {count}", count % 2)
 
 
 def test_c2_killed_at_any_call_a_run_is_taken_up_where_it_was(tmp_path: Path) -> None:
