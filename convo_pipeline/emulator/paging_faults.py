@@ -1,5 +1,6 @@
 """Faults of part B that spoil paging: cursors, pages, order, `next`."""
 
+from copy import deepcopy
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -65,8 +66,8 @@ def short_page(occasion: Occasion) -> None:
 def duplicates(occasion: Occasion, body: Any) -> Any:
     rows, key = rows_of(body), occasion.call.path
     if rows and "data" in body:
-        body["data"] = [*occasion.memory.get(key, []), *rows, rows[0]]
-        occasion.memory[key] = rows[-1:]
+        body["data"] = [*occasion.memory.get(key, []), *rows, deepcopy(rows[0])]
+        occasion.memory[key] = [deepcopy(rows[-1])]  # copies: what another fault does to a row, it does to each once
     return body
 
 
