@@ -25,6 +25,7 @@ from convo_pipeline.lake.place import write_file
 from convo_pipeline.lake.rename import rename_account
 from convo_pipeline.lake.retention import expire
 from convo_pipeline.lake.segments import read_index
+from convo_pipeline.lake.side_files import check_side_files
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.upkeep import run_upkeep
 from convo_pipeline.schema import NORMALISED, RAW
@@ -117,19 +118,23 @@ def test_a_few_days_are_fetched_alone_where_that_is_cheaper(
     assert [path.split("/")[1] for path in fetched(proxy)] == ["account=florist"] * 2
 
 
-@pytest.mark.parametrize("damage", ["gone", "damaged", "index"])
+@pytest.mark.parametrize("damage", ["gone", "damaged", "index", "no index"])
 def test_a_lost_or_damaged_compaction_is_no_damage(
     machine: Callable[..., Store], server: S3Server, bucket: str, damage: str
 ) -> None:
     store = filled(machine())
     compact(store, TODAY)
     (segment,) = read_index(store.place, TABLE)[0]
-    key = f"tables/.compact/{TABLE}/{'index.json' if damage == 'index' else segment.name}"
-    if damage == "gone":
+    assert list(check_side_files(store, is_quick=False)) == []
+    key = f"tables/.compact/{TABLE}/{'index.json' if 'index' in damage else segment.name}"
+    if damage in ("gone", "no index"):
         server.client.delete_object(Bucket=bucket, Key=key)
     else:
         server.client.put_object(Bucket=bucket, Key=key, Body=b"x" * segment.byte_count)
     assert answers(bucket, server.url) == expected()
+    assert [found[:2] for found in check_side_files(store, is_quick=False)] == [
+        ("compaction", key.removeprefix("tables/"))
+    ]
     compact(store, TODAY)
     drop_outdated(store)
     assert answers(bucket, server.url) == expected()
