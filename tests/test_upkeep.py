@@ -16,6 +16,7 @@ from convo_pipeline.clock import Clock
 from convo_pipeline.derive import derive_day
 from convo_pipeline.emulator.clock import VirtualClock
 from convo_pipeline.emulator.world import World
+from convo_pipeline.extract.spool import Spool
 from convo_pipeline.lake.files import Store
 from convo_pipeline.schema import RAW_MESSAGE_IDS
 from convo_pipeline.settings import StoreSettings
@@ -55,6 +56,20 @@ def test_verify_names_what_is_off_and_what_to_do_and_exits_with_one(root: Path) 
     assert result.exit_code == 1
     assert "messages/account=bakery/date=2026-01-05" in result.stdout
     assert "restore it, or let the next run set it aside" in " ".join(result.stdout.split())
+
+
+def test_verify_names_a_damaged_record_of_a_spool_without_a_word_of_it(root: Path) -> None:
+    spool = Spool.create(root / ".state", "bakery", "run")
+    for text in ("a word of Ada's", "another"):
+        spool.append({"kind": "edge", "text": text})
+    assert invoke("verify", "--root", str(root)).exit_code == 0
+    record = min(spool.folder.iterdir())
+    record.write_bytes(record.read_bytes().replace(b"word", b"wordy"))
+    result = invoke("verify", "--root", str(root), "--format", "json")
+    (finding,) = json.loads(result.stdout)["findings"]
+    assert (result.exit_code, finding["kind"], finding["where"]) == (1, "spool", f"spool/bakery/run/{record.name}")
+    assert "Ada" not in result.stdout
+    assert "asks again what it held" in " ".join(invoke("verify", "--root", str(root)).stdout.split())
 
 
 def test_verify_believes_a_backup_that_was_put_back_when_told_to(root: Path) -> None:

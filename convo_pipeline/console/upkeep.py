@@ -16,6 +16,7 @@ from convo_pipeline.console.results import counted
 from convo_pipeline.derive import stale_days
 from convo_pipeline.erasing import find_all_deleted, forget, remove_deleted
 from convo_pipeline.errors import SettingsError, StoreError
+from convo_pipeline.extract.spool import find_damaged_records
 from convo_pipeline.json_text import dump_json
 from convo_pipeline.lake.compact import compact
 from convo_pipeline.lake.deleted import Deleted
@@ -54,6 +55,7 @@ def verify_lake(settings: StoreSettings, progress: Console, *, is_quick: bool, i
             store,
             is_quick=is_quick,
             stale_days=stale_days,
+            damaged_records=find_damaged_records,
             on_progress=lambda done, total: bars.update(task, completed=done, total=total),
         )
 

@@ -112,6 +112,25 @@ def left_spools(state_path: Path, account: str) -> list[Spool]:
     return [Spool(run) for run in _runs(state_path, account)]
 
 
+def find_damaged_records(state_path: Path) -> list[Path]:
+    """Return the records of all spools whose bytes are not those that were written, below `state_path`, sorted.
+
+    They are hashed, never read as data. A run that is under way may remove a spool meanwhile: then it is stored.
+    """
+    found: list[Path] = []
+    for account in Folder(state_path).names((SPOOL,)):
+        for run in _runs(state_path, account):
+            found += [file.relative_to(state_path) for file in sorted(run.glob("*.json")) if not _is_as_written(file)]
+    return found
+
+
+def _is_as_written(file: Path) -> bool:
+    written = file.stem.partition("-")[2]
+    with suppress(FileNotFoundError):
+        return written in ("", _digest(file.read_bytes()))
+    return True
+
+
 def delete_old_spools(state_path: Path, now: datetime, accounts: Collection[str] = ()) -> int:
     """Remove spools older than seven days of all but these accounts; return how many.
 

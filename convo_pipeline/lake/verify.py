@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from itertools import groupby
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -40,6 +41,7 @@ KINDS = {
     "stale": "derived tables do not agree with the raw ones: run `convo-pipeline normalize`",
     "ledger": "a run's counts do not add up",
     "compaction": "a copy of closed months is not what was written: run `convo-pipeline compact`",
+    "spool": "an answer of a killed run is not what was written: the next run stores the others and asks again what it held",
     "erasure": "a receipt or its key is lost or damaged: put both back from your backup; until then no run stores anything",
     "retention": "the days that the tables reach back to cannot be read: run `convo-pipeline expire`",
     "state": "`state.db` is damaged: move it away with its -wal and -shm, and run `convo-pipeline verify --rebuild-state`",
@@ -101,13 +103,19 @@ def verify(
     *,
     is_quick: bool = False,
     stale_days: Callable[[Store, str], Iterable[date]] | None = None,
+    damaged_records: Callable[[Path], Iterable[Path]] = lambda state_path: (),
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Verification:
-    """Look at every file the disk or the state knows; `is_quick` compares names and sizes alone."""
+    """Look at every file the disk or the state knows; `is_quick` compares names and sizes alone.
+
+    Whoever derives says which days are out of date, and whoever spools which records, below the state, are damaged.
+    """
     places = _places(store)
     tally = _Tally()
     for kind, where, text in check_side_files(store, is_quick=is_quick):
         tally.add(kind, where, text)
+    for path in () if is_quick else damaged_records(store.state_path):
+        tally.add("spool", str(path), "its bytes have another hash than its name says")
     first_day = _first_balanced_day(store)
     if first_day is None:
         stale_days = None
