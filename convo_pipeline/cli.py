@@ -425,12 +425,16 @@ def serve(surroundings: Surroundings, port: int) -> None:
 
 @main.command()
 @click.option("--dry-run", is_flag=True, help="Only list what would go.")
+@click.option(
+    "--trust-clock", is_flag=True, help="This machine's clock is right, although no server told such a time lately."
+)
 @click.pass_obj
-def expire(surroundings: Surroundings, dry_run: bool) -> None:
+def expire(surroundings: Surroundings, dry_run: bool, trust_clock: bool) -> None:
     """Remove what is older than [retention] allows and what was unsent. The nightly upkeep does the same."""
     from convo_pipeline.console.upkeep import expire_rows, show_expired
 
-    show_expired(expire_rows(surroundings.settings, surroundings.clock, dry_run), Console())
+    leaving = expire_rows(surroundings.settings, surroundings.clock, dry_run, is_clock_trusted=trust_clock)
+    show_expired(leaving, Console())
 
 
 @main.command()

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 import convo_pipeline
+from convo_pipeline.clock import Clock
 from convo_pipeline.daily import derive_account_days, stale_account_days
 from convo_pipeline.derive import derive_day, stale_days
 from convo_pipeline.emulator.world import World
-from convo_pipeline.errors import BusyError, CorruptError, SettingsError
+from convo_pipeline.errors import BusyError, CorruptError, SettingsError, StoreError
 from convo_pipeline.lake.compact import compact
-from convo_pipeline.lake.retention import expire, find_expired, floors_of, read_floors
+from convo_pipeline.lake.retention import expire, expire_by_clock, find_expired, floors_of, read_floors
 from convo_pipeline.lake.segments import read_index
 from convo_pipeline.lake.verify import verify
 from convo_pipeline.orchestration.deployment import Deployment
@@ -189,6 +190,58 @@ def test_the_nightly_upkeep_removes_and_compacts(inboxes: Inboxes) -> None:
     assert (counts["erasures finished"], counts["partitions too old, removed"]) == (0, 2 * 8)
     assert counts["months compacted"] > 2 * len(RAW) - 2
     assert list(inboxes.store.root.glob(".compact/messages/2026-*.parquet"))
+
+
+AHEAD = NOW + timedelta(days=3650)
+LIMITS = {"raw_message_details": RAW_LIMIT}
+
+
+def test_a_clock_set_ahead_expires_by_the_servers_time_and_is_named(inboxes: Inboxes) -> None:
+    settings = inboxes.settings.model_copy(update={"retention": RetentionSettings.model_validate(LIMITS)})
+    for days in range(2):
+        ahead = AHEAD + timedelta(days=days)
+        (failure,) = run_upkeep(Deployment(settings, clock=Clock(now=lambda ahead=ahead: ahead)), print)  # type: ignore[misc]
+        assert "the machine's clock says 2036-03-0" in failure
+        assert f"the newest time a server told is {NOW + timedelta(days=days):%Y-%m-%d %H:%M}" in failure
+        assert "expire --trust-clock" in failure
+        inboxes.clock.advance(24 * 3600)
+        inboxes.extract()
+        expected = NOW.date() + timedelta(days=days) - timedelta(days=RAW_LIMIT - 1)
+        assert read_floors(inboxes.store)["raw_message_details"] == expected
+    assert inboxes.rows("raw_message_details")
+    assert run_upkeep(Deployment(settings, clock=stopped_clock(inboxes.clock)), print) == []
+
+
+def test_an_account_that_was_switched_off_expires_night_by_night(inboxes: Inboxes) -> None:
+    for night in range(RAW_LIMIT + 1):
+        expire_by_clock(inboxes.store, LIMITS, NOW + timedelta(days=night))
+    assert inboxes.rows("raw_message_details") == []
+
+
+def test_after_months_without_power_a_run_or_a_person_says_that_the_clock_is_right(inboxes: Inboxes) -> None:
+    store, later = inboxes.store, NOW + timedelta(days=90)
+    expire_by_clock(store, LIMITS, NOW)
+    for _ in range(2):
+        with pytest.raises(StoreError, match="rows leave as if it were 2026-03-10"):
+            expire_by_clock(store, LIMITS, later)
+    assert inboxes.rows("raw_message_details")
+    expire_by_clock(store, LIMITS, later, is_trusted=True)
+    assert inboxes.rows("raw_message_details") == []
+    expire_by_clock(store, LIMITS, later + timedelta(days=1))
+    assert read_floors(store)["messages"] == (later + timedelta(days=1)).date() - timedelta(days=RAW_LIMIT - 1)
+
+
+def test_a_clock_put_right_again_is_believed(inboxes: Inboxes) -> None:
+    store = inboxes.store
+    with pytest.raises(StoreError):
+        expire_by_clock(store, LIMITS, AHEAD)
+    expire_by_clock(store, LIMITS, NOW + timedelta(hours=8))
+    expire_by_clock(store, LIMITS, NOW + timedelta(hours=32))
+    assert read_floors(store)["messages"] == NOW.date() + timedelta(days=1) - timedelta(days=RAW_LIMIT - 1)
+
+
+def test_where_nothing_is_limited_the_clock_is_nobodys_concern(inboxes: Inboxes) -> None:
+    assert expire_by_clock(inboxes.store, {}, AHEAD) == []
 
 
 @pytest.mark.parametrize(

@@ -22,9 +22,10 @@ from convo_pipeline.lake.compact import compact
 from convo_pipeline.lake.deleted import Deleted
 from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.forget import Traces
+from convo_pipeline.lake.known_time import look_at_clock
 from convo_pipeline.lake.rebuild import rebuild_state
 from convo_pipeline.lake.rename import rename_account
-from convo_pipeline.lake.retention import Expired, expire, find_expired, floors_of
+from convo_pipeline.lake.retention import Expired, expire_by_clock, find_expired, floors_of
 from convo_pipeline.lake.suppression import Receipt
 from convo_pipeline.lake.verify import KINDS, NOTICES, Verification, verify
 from convo_pipeline.settings import Settings, StoreSettings
@@ -117,19 +118,20 @@ class Leaving:
     is_dry_run: bool
 
 
-def expire_rows(settings: Settings, clock: Clock, is_dry_run: bool) -> Leaving:
-    """Remove what is older than it may be and what was unsent, or only name it."""
-    today, retention = clock.now().astimezone(UTC).date(), settings.retention
+def expire_rows(settings: Settings, clock: Clock, is_dry_run: bool, *, is_clock_trusted: bool = False) -> Leaving:
+    """Remove what is older than it may be and what was unsent, or only name it; a StoreError names a clock that is not believed."""
+    now, retention = clock.now(), settings.retention
     if not retention.limits and retention.on_deleted == "keep":
         raise SettingsError("[retention] in the configuration has no limit, and on_deleted is keep: every row is kept")
     with open_lake(settings.store) as store:
         if is_dry_run:
-            expired = find_expired(store, floors_of(retention.limits, today))
+            known_at = now if is_clock_trusted else look_at_clock(store.state, now).at
+            expired = find_expired(store, floors_of(retention.limits, known_at.astimezone(UTC).date()))
             return Leaving(expired, find_all_deleted(settings, store), retention.on_deleted, is_dry_run)
         try:  # while the raw rows tell what was unsent
-            deleted = remove_deleted(settings, store, clock.now())
+            deleted = remove_deleted(settings, store, now)
         finally:
-            expired = expire(store, retention.limits, today)
+            expired = expire_by_clock(store, retention.limits, now, is_trusted=is_clock_trusted)
         return Leaving(expired, deleted, retention.on_deleted, is_dry_run)
 
 

@@ -15,6 +15,7 @@ from convo_pipeline.errors import StoreError
 from convo_pipeline.json_text import dump_json, load_json
 from convo_pipeline.lake.compact import drop_outdated
 from convo_pipeline.lake.files import Store
+from convo_pipeline.lake.known_time import KnownTime, look_at_clock, remember_look
 from convo_pipeline.lake.place import remove_file, write_file
 from convo_pipeline.schema import RAW, RUNS, TABLES
 
@@ -118,6 +119,18 @@ def expire(store: Store, limits: Mapping[str, int], today: date) -> list[Expired
     if errors:
         raise errors[0]
     return sorted(removed, key=_order)
+
+
+def expire_by_clock(
+    store: Store, limits: Mapping[str, int], now: datetime, *, is_trusted: bool = False
+) -> list[Expired]:
+    """Expire by the time that is believed of a clock that says `now`; a StoreError then says what is wrong with the clock."""
+    known = KnownTime(now) if is_trusted else look_at_clock(store.state, now)
+    removed = expire(store, limits, known.at.astimezone(UTC).date())
+    remember_look(store.state, now, known.at)
+    if known.doubt and limits:
+        raise StoreError(f"{len(removed)} partitions removed, but {known.doubt}")
+    return removed
 
 
 def read_floors_or_none(store: Store) -> dict[str, date] | None:

@@ -259,6 +259,13 @@ class State:
         rows = self.database.select(f"SELECT * FROM runs{where} ORDER BY started_us DESC LIMIT 1", *values)
         return read_run(rows[0]) if rows else None
 
+    def last_told_at(self) -> datetime | None:
+        """Return the newest time a server told: of complete runs that listed, for another's may be the machine's own."""
+        ((newest_us,),) = self.database.select(
+            "SELECT max(started_us) FROM runs WHERE outcome = 'complete' AND kind <> 'find'"
+        )
+        return None if newest_us is None else from_us(newest_us)
+
     def last_ended(self, account: str) -> Run | None:
         """Return the account's newest run that is not under way and was not killed."""
         rows = self.database.select(

@@ -12,7 +12,7 @@ from convo_pipeline.erasing import remove_deleted, resume
 from convo_pipeline.errors import ConvoError
 from convo_pipeline.lake.compact import compact
 from convo_pipeline.lake.files import Store
-from convo_pipeline.lake.retention import expire
+from convo_pipeline.lake.retention import expire_by_clock
 from convo_pipeline.orchestration.assets import Log
 from convo_pipeline.orchestration.deployment import Deployment
 
@@ -61,7 +61,7 @@ def run_upkeep(deployment: Deployment, log: Log) -> list[str]:
             "erasures finished": lambda: len(resume(settings, store, now)),
             "deletion requests finished": lambda: len(finish_open(settings, store, now)),
             "unsent messages removed": lambda: sum(len(each.messages) for each in remove_deleted(settings, store, now)),
-            "partitions too old, removed": lambda: len(expire(store, settings.retention.limits, today)),
+            "partitions too old, removed": lambda: len(expire_by_clock(store, settings.retention.limits, now)),
             "months compacted": lambda: len(compact(store, today)),
         }
         return [failure for name, step in steps.items() if (failure := _try(name, step, log))]
