@@ -61,6 +61,15 @@ def serve_s3() -> Iterator[S3Server]:
         server.stop()
 
 
+def copy_bucket(server: S3Server, name: str) -> str:
+    """Copy a bucket as it is now and return the copy's name."""
+    twin = f"{name}-before"
+    server.client.create_bucket(Bucket=twin)
+    for key in server.objects(name):
+        server.client.copy_object(Bucket=twin, Key=key, CopySource={"Bucket": name, "Key": key})
+    return twin
+
+
 class Fault:
     """What the proxy does to the next requests that match; counts all that came."""
 
@@ -72,6 +81,11 @@ class Fault:
         self.wait_seconds = 0.0
         self.drops_conditions = False
         self.before: Callable[[], None] | None = None
+        self.listed: tuple[str, str] | None = None
+
+    def list_from(self, bucket: str, twin: str) -> None:
+        """Let the bucket list what its copy holds from now on: a listing that lags."""
+        self.listed = (f"/{bucket}?", f"/{twin}?")
 
     def lose_answers(self, count: int, method: str = "PUT", wait_seconds: float = 0.0) -> None:
         """Let the next requests happen, but not their answers: cut the connection, after waiting."""
@@ -122,7 +136,10 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {name: value for name, value in self.headers.items() if name.lower() not in (*dropped, "expect")}
         connection = HTTPConnection(*self.target)
         try:
-            connection.request(self.command, self.path, body, headers)
+            path = self.path
+            if self.fault.listed and self.command == "GET" and "list-type=2" in path:
+                path = path.replace(*self.fault.listed, 1)
+            connection.request(self.command, path, body, headers)
             response = connection.getresponse()
             return response.status, response.getheaders(), response.read()
         finally:

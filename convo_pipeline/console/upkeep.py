@@ -30,6 +30,10 @@ from convo_pipeline.lake.suppression import Receipt
 from convo_pipeline.lake.verify import KINDS, NOTICES, Verification, verify
 from convo_pipeline.settings import Settings, StoreSettings
 
+REBUILT_FROM_LISTING = (
+    "the state is made again from what the bucket lists now; if its listings lag, wait after the last write before this"
+)
+
 
 @contextmanager
 def open_lake(settings: StoreSettings) -> Iterator[Store]:
@@ -50,6 +54,8 @@ def verify_lake(settings: StoreSettings, progress: Console, *, is_quick: bool, i
         Progress(*columns, console=progress, transient=True, disable=not progress.is_terminal) as bars,
     ):
         if is_rebuilt:
+            if store.place.is_shared:
+                progress.print(REBUILT_FROM_LISTING, markup=False, highlight=False, soft_wrap=True)
             rebuild_state(store)
         task = bars.add_task("files", total=None)
         return verify(

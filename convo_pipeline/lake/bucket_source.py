@@ -1,7 +1,8 @@
 """A bucket's tables as Arrow datasets: what a query needs is fetched, one GET a file, and nothing else.
 
 A query lists a table's files, and reads exactly the versions that were listed: `If-Match` refuses any other, the
-query then fails and is run again. So a reader never sees half a commit. A filter on `account` or `date` is answered
+query then fails and is run again. So a reader never sees half a commit. Where the new listing names the same dead
+version, the store's listings lag: then a file's newest version is read, which is whole as well. A filter on `account` or `date` is answered
 from the names alone. Where many days are needed, months come from compacted files, if those were made from the very
 versions that are listed. It knows names, versions and schemas; boto3 is `s3`'s business, DuckDB is `sql`'s.
 """
@@ -129,6 +130,9 @@ class _Listing:
         self._marks: dict[Parts, Mark] = {}
         self._pieces: dict[Piece, Segment] = {}
         self._listed_at: float | None = None
+        self._refused: dict[Parts, str] = {}
+        self.is_late = False
+        """Whether the store listed a version that it had refused before: its listings lag behind its objects."""
 
     def marks(self) -> dict[Parts, Mark]:
         """Return every file of the table with its mark; foreign files are none."""
@@ -137,6 +141,9 @@ class _Listing:
             found = self.bucket.marks((self.table.name,))
             self._marks = {parts: mark for parts, mark in found if self._is_data(parts)}
             self._pieces = self._current()
+            self.is_late |= any(
+                self._marks[each].tag == tag for each, tag in self._refused.items() if each in self._marks
+            )
             self._listed_at = now
         return self._marks
 
@@ -145,8 +152,9 @@ class _Listing:
         self.marks()
         return self._pieces
 
-    def expire(self) -> None:
-        """Believe the listing no longer."""
+    def expire(self, parts: Parts, tag: str) -> None:
+        """Believe the listing no longer: this version was refused."""
+        self._refused[parts] = tag
         self._listed_at = None
 
     def _current(self) -> dict[Piece, Segment]:
@@ -231,15 +239,25 @@ class _Scan:
 
     def _read(self, parts: Parts, mark: Mark) -> pa.Table:
         try:
-            content, found = self._listing.bucket.read_version(parts, mark.tag)
-            _check(self._listing.bucket.location(parts), content, found)
+            found = self._fetch(parts, mark)
         except ConflictError as error:
-            self._listing.expire()
+            self._listing.expire(parts, mark.tag)
             raise OSError(str(error)) from None
         except StoreError as error:
             raise OSError(str(error)) from None
+        if found is None:
+            return self.projected_schema.empty_table()
+        content, _ = found
         fragment = FORMAT.make_fragment(pa.BufferReader(content), partition_expression=self._partition(parts))
         return fragment.to_table(schema=self._schema, columns=self._columns, filter=self._filter, use_threads=False)
+
+    def _fetch(self, parts: Parts, mark: Mark) -> tuple[bytes, Mark] | None:
+        """Return the version that was listed, or the newest, if any, where listings lag."""
+        bucket = self._listing.bucket
+        found = bucket.read_marked(parts) if self._listing.is_late else bucket.read_version(parts, mark.tag)
+        if found:
+            _check(bucket.location(parts), *found)
+        return found
 
     def _read_segment(self, segment: Segment, pieces: Mapping[Piece, Segment]) -> pa.Table | None:
         """Return what is current in a compacted file; None if that is gone or damaged."""

@@ -8,7 +8,7 @@ segment they are in, so that one late message costs one file's copy, not a year 
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,9 +21,9 @@ import pyarrow.parquet as pq
 from convo_pipeline.errors import ConflictError, CorruptError
 from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.folder import Folder
-from convo_pipeline.lake.layout import DATA_FILE, folder_parts, read_date
+from convo_pipeline.lake.layout import DATA_FILE, file_parts, folder_parts, read_date
 from convo_pipeline.lake.partitions import Held
-from convo_pipeline.lake.place import remove_file, write_file, write_version
+from convo_pipeline.lake.place import Mark, remove_file, write_file, write_version
 from convo_pipeline.lake.records import Compaction
 from convo_pipeline.lake.segments import (
     COMPACT,
@@ -82,14 +82,17 @@ def compact(
     return made
 
 
-def drop_outdated(store: Store) -> None:
-    """Write anew, without it, every segment that holds a month that is not current: no erased row stays in one."""
+def drop_outdated(store: Store, changed: Collection[str] = ()) -> None:
+    """Write anew, without it, every segment that holds a month that is not current: no erased row stays in one.
+
+    Of `changed` accounts a listing is not believed: it may be from before the change.
+    """
     with store.locks.compaction():
         store.discard_staged([segment_parts(name, STAGED) for name in TABLES])
-        names = store.place.names((COMPACT,))
+        names = TABLES if store.place.is_shared else store.place.names((COMPACT,))
         for table in [TABLES[name] for name in TABLES if name in names]:
             held, mark = read_index(store.place, table.name)
-            current = _current(store, table)
+            current = _current(store, table, changed) if held else {}
             left = [
                 _keep(
                     store, table, segment, [piece for piece in segment.pieces if current.get(piece.key) == piece.source]
@@ -99,7 +102,7 @@ def drop_outdated(store: Store) -> None:
             segments = [segment for segment in left if segment]
             if segments != held:
                 write_version(store.place, segment_parts(table.name, INDEX_FILE), write_segments(segments), mark)
-            _remove_leftovers(store, table, segments)
+            _remove_leftovers(store, table, segments, held)
         store.place.purge((COMPACT,))
 
 
@@ -135,16 +138,16 @@ def _compact_table(store: Store, table: Table, months: Mapping[Key, _Month]) -> 
         write_version(store.place, segment_parts(table.name, INDEX_FILE), write_segments(segments), mark)
     if not store.place.is_shared:
         _save_lines(store, table, segments, months)
-    _remove_leftovers(store, table, segments)
+    _remove_leftovers(store, table, segments, held)
     before = {piece for each in whole for piece in each.pieces}
     return [piece for each in segments for piece in each.pieces if piece not in before]
 
 
-def _months(store: Store, table: Table) -> dict[Key, _Month]:
+def _months(store: Store, table: Table, changed: Collection[str] = ()) -> dict[Key, _Month]:
     """Return every account's months with the version of each daily file; one that is just being written is left out."""
     found: dict[Key, dict[date, tuple[str | None, int]]] = defaultdict(dict)
     for account, day, version, byte_count in (
-        _listed(store, table) if store.place.is_shared else _recorded(store, table)
+        _listed(store, table, changed) if store.place.is_shared else _recorded(store, table)
     ):
         found[account, month_of(day)][day] = (version, byte_count)
     return {
@@ -161,17 +164,31 @@ def _recorded(store: Store, table: Table) -> Iterator[tuple[str, date, str | Non
         yield each.account, each.date, None if each.next_sha256 is not None else each.sha256, each.byte_count
 
 
-def _listed(store: Store, table: Table) -> Iterator[tuple[str, date, str | None, int]]:
+def _listed(store: Store, table: Table, changed: Collection[str]) -> Iterator[tuple[str, date, str | None, int]]:
     for account in store.accounts(table.name):
-        for name, mark in store.place.holders(folder_parts(table, account), DATA_FILE).items():
-            if day := read_date(name):
-                yield account, day, mark.tag, mark.byte_count
+        holders = store.place.holders(folder_parts(table, account), DATA_FILE)
+        marks = {day: mark for name, mark in holders.items() if (day := read_date(name))}
+        for day, mark in (_looked_up(store, table, account, marks) if account in changed else marks).items():
+            yield account, day, mark.tag, mark.byte_count
 
 
-def _current(store: Store, table: Table) -> dict[Key, str]:
+def _looked_up(store: Store, table: Table, account: str, listed: Mapping[date, Mark]) -> dict[date, Mark]:
+    """Return the marks of an account's days, each looked at of which the state says something else than the listing."""
+    records = {record.date: record for record in store.state.partitions(account, table=table.name)}
+    found: dict[date, Mark] = {}
+    for day in sorted(records.keys() | listed.keys()):
+        mark, record = listed.get(day), records.get(day)
+        if mark is None or record is None or store.state.tag(record) != mark.tag:
+            mark = store.place.mark(file_parts(table, account, day))
+        if mark:
+            found[day] = mark
+    return found
+
+
+def _current(store: Store, table: Table, changed: Collection[str] = ()) -> dict[Key, str]:
     """Return the source of every month that readers take from a segment, or may."""
     if store.place.is_shared:
-        return {key: source_of(month.versions) for key, month in _months(store, table).items()}
+        return {key: source_of(month.versions) for key, month in _months(store, table, changed).items()}
     return {(line.account, line.month): line.source for line in store.state.compactions() if line.table == table.name}
 
 
@@ -220,12 +237,12 @@ def _write(store: Store, table: Table, name: str, content: bytes) -> None:
     store.place.publish(staged, segment_parts(table.name, name))
 
 
-def _remove_leftovers(store: Store, table: Table, segments: Sequence[Segment]) -> None:
-    """Remove files that the index does not name: nobody reads them."""
+def _remove_leftovers(store: Store, table: Table, segments: Sequence[Segment], held: Sequence[Segment]) -> None:
+    """Remove files that the index does not name, those that it named until now in any case: nobody reads them."""
     named = {segment_parts(table.name, name) for name in (INDEX_FILE, *(each.name for each in segments))}
-    for parts in list(store.place.files((COMPACT, table.name))):
-        if parts not in named:
-            remove_file(store.place, parts)
+    known = {segment_parts(table.name, each.name) for each in held}
+    for parts in sorted(known.union(store.place.files((COMPACT, table.name))) - named):
+        remove_file(store.place, parts)
 
 
 def _read_days(store: Store, table: Table, account: str, versions: Mapping[date, str]) -> pa.Table | None:

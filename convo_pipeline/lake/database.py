@@ -49,6 +49,7 @@ CREATE TABLE IF NOT EXISTS quarantines (
 CREATE TABLE IF NOT EXISTS compactions (
     table_name TEXT, account TEXT, month TEXT, source TEXT NOT NULL, day_count INTEGER NOT NULL,
     byte_count INTEGER NOT NULL, PRIMARY KEY (table_name, account, month)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS receipts (account TEXT, name TEXT, PRIMARY KEY (account, name)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS days_done (
     task TEXT, account TEXT, date TEXT, digest TEXT NOT NULL, PRIMARY KEY (account, task, date)) WITHOUT ROWID;
 """

@@ -138,7 +138,10 @@ class Store:
 
     def accounts(self, table: str) -> list[str]:
         """Return the accounts that have a folder in a table, sorted; removed ones too."""
-        return sorted(account for name in self.place.names((table,)) if (account := read_account(name)))
+        found = {account for name in self.place.names((table,)) if (account := read_account(name))}
+        if self.place.is_shared:  # a listing may be from before
+            found |= {record.account for record in self.state.partitions(table=table)}
+        return sorted(found)
 
     def raw_digest(self, account: str, day: date) -> str:
         """Return the digest of the day's raw files: derived partitions made from it are up to date."""
@@ -198,10 +201,15 @@ class Store:
 
     def set_aside_files(self, account: str | None = None) -> Iterator[tuple[Table, str, date, tuple[str, ...]]]:
         """Yield (table, account, date, parts) of every damaged file that was set aside, of one account or of all."""
+        noted: set[tuple[str, ...]] = set()
+        if self.place.is_shared:  # a listing may be from before
+            noted = {tuple(path.split("/")) for *_, path in self.state.quarantines(account)}
         for table in (*TABLES.values(), RUNS):
             for name in [""] if table is RUNS else self.accounts(table.name):
                 if account in (None, name):
-                    for parts in self.place.files(folder_parts(table, name)):
+                    folder = folder_parts(table, name)
+                    known = {parts for parts in noted if parts[: len(folder)] == folder}
+                    for parts in sorted(known.union(self.place.files(folder))):
                         if is_set_aside(parts[-1]) and (day := read_date(parts[-2])):
                             yield table, name, day, parts
 

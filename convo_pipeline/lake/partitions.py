@@ -246,6 +246,10 @@ class Partitions:
         is_same = hashlib.sha256(found[0]).hexdigest() == record.sha256
         return is_same and parquet.read_version(found[0]) == SCHEMA_VERSION
 
+    def is_unlisted(self, table: Table, account: str, day: date) -> bool:
+        """Say whether a shared place did not list a partition when its days were last asked for."""
+        return self._place.is_shared and self._seen.get((table.name, account, day)) is None
+
     # the parts of a commit; whoever calls them holds the partition's lock
 
     def _agree(self, action: Callable[[], Result]) -> Result:

@@ -21,7 +21,7 @@ def erase_remains(
     The caller holds what keeps others from copying the account's rows meanwhile. That a damaged day waits to be made
     again stays noted.
     """
-    drop_outdated(store)
+    drop_outdated(store, (account,))
     store.discard_staged(_stageable(account, today))
     for name in (account, ""):
         for table, _, day, parts in list(store.set_aside_files(name)):

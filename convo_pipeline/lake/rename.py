@@ -41,7 +41,7 @@ def rename_account(store: Store, old: str, new: str) -> list[str]:
         rename_receipts(store, old, new)
         ledger.change_runs(store, lambda rows: ledger.rename_account(rows, old, new))
         store.state.rename_account(old, new)
-        drop_outdated(store)
+        drop_outdated(store, (old, new))
         for table in TABLES:
             store.place.purge((table, f"account={old}"))
         remove_file(*note)

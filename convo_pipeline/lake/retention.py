@@ -114,7 +114,7 @@ def expire(store: Store, limits: Mapping[str, int], today: date) -> list[Expired
             )
         except StoreError as error:
             errors.append(error)
-    drop_outdated(store)
+    drop_outdated(store, {each.account for each in removed})
     _forget_state(store, floors)
     if errors:
         raise errors[0]

@@ -28,7 +28,9 @@ from convo_pipeline.lake.records import (
 )
 from convo_pipeline.tables.promise import Promise
 
-ACCOUNT_TABLES = ("partitions", "identities", "conversations", "memories", "placements", "runs", "tags", "quarantines")
+ACCOUNT_TABLES = (
+    "partitions", "identities", "conversations", "memories", "placements", "runs", "tags", "quarantines", "receipts",
+)  # fmt: skip
 """Everything that knows an account: `rename` and `forget` walk these; of `days_done` a new name begins anew."""
 _MONTH = (
     "SELECT date, sha256, next_sha256 FROM partitions WHERE table_name = ? AND account = ? AND substr(date, 1, 7) = ?"
@@ -218,6 +220,17 @@ class State:
         rows = [(account, *key, str(day)) for key, day in placements.items()]
         with self.database.transaction() as connection:
             connection.executemany("INSERT OR IGNORE INTO placements VALUES (?, ?, ?, ?)", rows)
+
+    # receipts
+
+    def receipts(self, account: str) -> set[str]:
+        """Return the names of the receipts that were written here."""
+        return {str(name) for (name,) in self.database.select("SELECT name FROM receipts WHERE account = ?", account)}
+
+    def save_receipt(self, account: str, name: str) -> None:
+        """Note a receipt, so that no listing is needed to find it."""
+        with self.database.transaction() as connection:
+            connection.execute("INSERT OR IGNORE INTO receipts VALUES (?, ?)", (account, name))
 
     # work by days
 

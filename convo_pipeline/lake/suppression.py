@@ -119,7 +119,8 @@ def read_receipts(store: Store, account: str) -> list[Receipt]:
 
 def _read_contents(store: Store, account: str) -> dict[tuple[str, ...], bytes]:
     folder = (RECEIPTS, f"account={account}")
-    places = [(*folder, name) for name in store.place.names(folder) if name.endswith(".json")]
+    listed = {name for name in store.place.names(folder) if name.endswith(".json")}
+    places = [(*folder, name) for name in sorted(listed | store.state.receipts(account))]
     return {parts: found[0] for parts in places if (found := store.place.read_marked(parts))}
 
 
@@ -144,6 +145,7 @@ def _is_as_written(content: bytes, key: bytes) -> bool:
 def save_receipt(store: Store, receipt: Receipt) -> None:
     """Put a receipt in place, durably."""
     parts = (RECEIPTS, f"account={receipt.account}", f"{receipt.person[:32]}.json")
+    store.state.save_receipt(receipt.account, parts[-1])
     write_file(store.place, parts, _sealed(receipt.to_json(), make_key(store.state_path)))
 
 

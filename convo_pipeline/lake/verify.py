@@ -49,8 +49,10 @@ KINDS = {
     " `convo-pipeline verify --rebuild-state`, or let the next `extract` (raw tables) or `normalize` make it again",
     "set aside": "a damaged file whose day was made again since, as far as that was possible; kept until you remove it",
     "foreign": "not ours: never read, never deleted",
+    "unlisted": "the bucket's listings lag behind its files: what is foreign may be missed, queries show new days later, and"
+    " `--rebuild-state` would not find all of them; wait, then verify again",
 }
-NOTICES = frozenset({"older", "foreign", "set aside"})
+NOTICES = frozenset({"older", "foreign", "set aside", "unlisted"})
 """What is worth telling and no damage."""
 READABLE = NOTICES | {"date", "key"}
 """What does not keep derived tables from being compared with the raw ones."""
@@ -162,6 +164,13 @@ def _compare_size(store: Store, table: Table, account: str, day: date, tally: _T
         tally.add("unrecorded", where, "there is a file")
     elif record.next_sha256 is None and size != record.byte_count:
         tally.add("damaged", where, f"{size} bytes instead of {record.byte_count}")
+    if size is not None:
+        _check_listed(store, table, account, day, tally)
+
+
+def _check_listed(store: Store, table: Table, account: str, day: date, tally: _Tally) -> None:
+    if store.partitions.is_unlisted(table, account, day):
+        tally.add("unlisted", _where(table, account, day), "the bucket has it and does not list it")
 
 
 def _verify_account(
@@ -219,6 +228,7 @@ def _verify_file(store: Store, table: Table, account: str, day: date, tally: _Ta
         return None
     tally.file_count += 1
     tally.byte_count += len(content)
+    _check_listed(store, table, account, day, tally)
     if not _is_recorded(table, content, record, where, tally):
         return None
     return _check_content(table, content, record, where, tally)
