@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from convo_pipeline.clock import Clock
 from convo_pipeline.derive import stale_days
 from convo_pipeline.emulator.clock import VirtualClock
 from convo_pipeline.emulator.world import Account, World
@@ -18,7 +19,9 @@ from convo_pipeline.lake.rebuild import rebuild_state
 from convo_pipeline.lake.verify import verify
 from convo_pipeline.orchestration.assets import run_normalise
 from convo_pipeline.orchestration.deployment import Deployment
+from convo_pipeline.orchestration.upkeep import run_upkeep
 from convo_pipeline.schema import DERIVED, RUNS
+from convo_pipeline.scrub import NIGHTS, is_due, scrub
 from tests.inboxes import NOW, Inboxes, serve, stopped_clock
 
 OLD, TODAY = NOW.date() - timedelta(days=6), NOW.date()
@@ -141,6 +144,40 @@ def test_a_rebuilt_state_vouches_for_no_byte_that_its_rows_do_not_give(inboxes: 
     path.write_bytes(whole[:start] + b"q" + whole[start + 1 :])
     rebuild_state(store)
     assert (path.read_bytes(), store.state.partitions()) == (whole, known)
+
+
+@pytest.mark.parametrize("table", ["raw_message_details", "messages", "account_days"])
+def test_damage_that_nobody_reads_is_found_within_four_weeks_and_made_good(inboxes: Inboxes, table: str) -> None:
+    """By the nightly upkeep, on the one night on which the day's turn is."""
+    run_normalise(deployment_of(inboxes), [f"insta|{TODAY}"])
+    store, before = inboxes.store, {name: inboxes.rows(name, "insta") for name in ("messages", "account_days")}
+    flip(store.path(table, "insta", OLD))
+    nights = [TODAY + timedelta(days=number) for number in range(NIGHTS)]
+    assert [night for night in nights if is_due(OLD, night)] == [OLD + timedelta(days=NIGHTS)]
+    found = {}
+    for night in (OLD + timedelta(days=NIGHTS + number) for number in (-1, 0, 1)):
+        try:
+            scrub(store, night, session_gap_hours=24)
+        except CorruptError as error:
+            found[night] = str(error)
+    assert list(found) == [OLD + timedelta(days=NIGHTS)]
+    assert f"{table}/account=insta/date={OLD}/data.parquet.corrupt-" in found[OLD + timedelta(days=NIGHTS)]
+    assert {name: inboxes.rows(name, "insta") for name in before} == before
+    inboxes.extract(NIGHT, mode="nightly")
+    assert kinds(inboxes) == ["set aside"]
+
+
+def test_the_nightly_upkeep_reads_a_share_of_the_files_and_is_red_when_one_is_damaged(inboxes: Inboxes) -> None:
+    told: list[str] = []
+    store, clock = inboxes.store, Clock(now=lambda: NOW + timedelta(days=NIGHTS - 6))
+    deployment = Deployment(inboxes.settings, environ=inboxes.environ, clock=clock)
+    count = sum(record.date == OLD for record in store.state.partitions())
+    assert run_upkeep(deployment, told.append) == []
+    assert f"files read and found whole: {count}" in told
+    flip(store.path("messages", "insta", OLD))
+    (failure,) = run_upkeep(deployment, told.append)
+    assert f"messages/account=insta/date={OLD}" in failure
+    assert run_upkeep(deployment, told.append) == []
 
 
 def crowd(account: Account, at: datetime) -> None:

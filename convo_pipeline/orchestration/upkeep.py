@@ -1,4 +1,4 @@
-"""The nightly upkeep: finish erasures, remove what was unsent or is too old, compact closed months. Calls nobody."""
+"""The nightly upkeep: finish erasures, remove what was unsent or is too old, look for damage, compact closed months. Calls nobody."""
 
 from collections.abc import Callable
 from contextlib import closing
@@ -15,6 +15,7 @@ from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.retention import expire_by_clock
 from convo_pipeline.orchestration.assets import Log
 from convo_pipeline.orchestration.deployment import Deployment
+from convo_pipeline.scrub import scrub
 
 UPKEEP_JOB = "upkeep_job"
 
@@ -31,7 +32,7 @@ def build_upkeep_job(deployment: Deployment) -> dg.JobDefinition:
 
     @dg.job(
         name=UPKEEP_JOB,
-        description="Remove what was unsent and what is older than [retention] allows, compact closed months.",
+        description="Remove what was unsent and what is older than [retention] allows, look for damaged files, compact closed months.",
     )
     def upkeep_job() -> None:
         upkeep()
@@ -46,7 +47,7 @@ def build_upkeep_schedule(deployment: Deployment, upkeep_job: dg.JobDefinition) 
         job=upkeep_job,
         cron_schedule=deployment.settings.schedule.upkeep,
         execution_timezone="UTC",
-        description="Removes what was unsent or is too old, compacts closed months. Turn it on here.",
+        description="Removes what was unsent or is too old, looks for damaged files, compacts closed months. Turn it on here.",
     )
 
 
@@ -61,6 +62,7 @@ def run_upkeep(deployment: Deployment, log: Log) -> list[str]:
             "erasures finished": lambda: len(resume(settings, store, now)),
             "deletion requests finished": lambda: len(finish_open(settings, store, now)),
             "unsent messages removed": lambda: sum(len(each.messages) for each in remove_deleted(settings, store, now)),
+            "files read and found whole": lambda: scrub(store, today, settings.metrics.session_gap_hours),
             "partitions too old, removed": lambda: len(expire_by_clock(store, settings.retention.limits, now)),
             "months compacted": lambda: len(compact(store, today)),
         }
