@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from convo_pipeline.emulator.faults import make_fault
 from convo_pipeline.emulator.world import World
 from convo_pipeline.extract.estimate import Estimate, fetch_estimate
 from convo_pipeline.extract.report import AccountReport, Progress
@@ -67,6 +68,17 @@ def test_b8_a_sweep_counts_exactly_what_had_been_missed(inboxes: Inboxes, miss: 
     assert (report.outcome, report.missed) == ("complete", missed_count)
     assert inboxes.store.state.runs("insta", limit=1)[0].counts["missed"] == missed_count  # type: ignore[index]
     assert run(inboxes, "full").missed == 0
+
+
+def test_a_message_that_comes_during_the_sweep_was_not_missed(inboxes: Inboxes) -> None:
+    """Its conversation was listed as it had been, without messages, and shows the new one when it is read."""
+    inboxes.server.set_faults("nested_refused")
+    run(inboxes)
+    midread = make_fault("message_midread", times=1)
+    inboxes.server.set_faults("nested_refused", midread)
+    report = run(inboxes, "full")
+    assert (report.outcome, report.missed, midread.fired) == ("complete", 0, 1)
+    assert len(inboxes.rows("raw_message_ids")) == 55
 
 
 @pytest.mark.parametrize("fault", ["edge_missing", "edge_empty"])

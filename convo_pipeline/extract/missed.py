@@ -28,7 +28,8 @@ class Claim:
         """Whether a message sent then, in a conversation held so and listed with this activity, had to be there."""
         if held is not None and held.due_reason:
             return False
-        if updated_us is not None and updated_us < self.listed_until_us and created_us >= self.since_us:
+        is_claimed = self.since_us <= created_us < self.listed_until_us  # what comes during the sweep is not
+        if is_claimed and updated_us is not None and updated_us < self.listed_until_us:
             return True
         if held is None or held.complete_since_us is None or held.updated_us is None:
             return False
