@@ -16,6 +16,7 @@ from convo_pipeline.emulator.faults import make_fault
 from convo_pipeline.emulator.refusals import Refusal
 from convo_pipeline.emulator.switches import Switches
 from convo_pipeline.extract.run import find
+from convo_pipeline.extract.verdict import PROOFS
 from tests.inboxes import NOW, Inboxes, serve, small_world, stopped_clock
 
 HOUR = timedelta(hours=1)
@@ -240,14 +241,16 @@ def test_what_can_be_read_beyond_20_is_not_given_up_for_one_failure(
         assert statuses(inboxes, "mess") == {"detailed": 30}
 
 
-def test_that_nothing_beyond_20_is_read_is_found_out_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("refused_as", "calls"), [("9000001", 1), ("100/33", PROOFS)])
+def test_that_nothing_beyond_20_is_read_is_found_out_once(tmp_path: Path, refused_as: str, calls: int) -> None:
+    """Also where the refusal may be about each message alone, and no conversation has enough of them to prove it."""
     world = small_world()
-    for number in range(4):
-        world.accounts["insta"].add_conversation(f"C{number}").add_messages(30, NOW - HOUR * (number + 1), 1.0)
-    with serve(tmp_path, world) as inboxes:
+    for number in range(5):
+        world.accounts["insta"].add_conversation(f"C{number}").add_messages(21, NOW - HOUR * (number + 1), 1.0)
+    with serve(tmp_path, world, Switches(refused_as=refused_as)) as inboxes:  # type: ignore[arg-type]
         [insta] = inboxes.extract(accounts=["insta"])
-        assert (insta.outcome, insta.calls["message"]) == ("complete", 1)
-        assert statuses(inboxes) == {"detailed": 80, "beyond_20": 40}
+        assert (insta.outcome, insta.calls["message"]) == ("complete", calls)
+        assert statuses(inboxes) == {"detailed": 100, "beyond_20": 5}
 
 
 @pytest.mark.parametrize("nested", ["", "nested_refused"], ids=["after_a_nested_page", "from_the_head"])

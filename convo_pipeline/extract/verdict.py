@@ -13,7 +13,7 @@ from convo_pipeline.schema import READABLE_COUNT
 NOT_FOUND_CODE = 100
 """With its subcode 33: this one message is gone, which says nothing of its neighbours."""
 PROOFS = 3
-"""So many messages that are refused, each for a reason that may be its own, are believed to speak for all."""
+"""So many messages of a run that are refused, each for a reason that may be its own, are believed to speak for all."""
 
 Look = Literal["read", "unreadable", "refused"]
 """What one message beyond the newest 20 came to; `refused` for a reason that may be its own."""
@@ -63,6 +63,7 @@ class RuleCheck:
     """Whether beyond the newest 20 nothing can be read: confirmed once a run and account, then used for all of them."""
 
     _holds: bool | None = None
+    _refused_count: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def holds(self, look: Callable[[int], Look], count: int) -> bool:
@@ -73,11 +74,12 @@ class RuleCheck:
         with self._lock:
             if self._holds is not None:
                 return self._holds
-            for place in range(min(PROOFS, count)):
+            for place in range(min(PROOFS - self._refused_count, count)):
                 found = look(place)
                 if found != "refused":
                     self._holds = found == "unreadable"
                     return self._holds
-            if count >= PROOFS:
+                self._refused_count += 1
+            if self._refused_count >= PROOFS:
                 self._holds = True
             return True
