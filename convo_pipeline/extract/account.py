@@ -89,13 +89,17 @@ class AccountRun:
             return self._failed(error)
 
     def _work(self, user_id: str | None) -> AccountReport:
+        left: list[Loaded] = []
         try:
             self._claim_name()
-            left = [Loaded(quarantined=self._look_over(), commits=self._salvage())]
-            left += [self._load(spool) for spool in left_spools(self.store.state_path, self.account.name)]
+            left.append(Loaded(quarantined=self._look_over(), commits=self._salvage()))
+            for spool in left_spools(self.store.state_path, self.account.name):
+                left.append(self._load(spool))
             return self._call(read_credentials(self.account, self.environ), left, user_id)
         except Exception as error:
-            return self._failed(error)
+            commits = tuple(commit for loaded in left for commit in loaded.commits)
+            counts = sum((loaded.counts for loaded in left), Counter[str]())
+            return replace(self._failed(error), commits=commits, counts=dict(sorted(counts.items())))
 
     def _look_over(self) -> list[str]:
         """Note raw files that are not what they were before anything relies on them; a short look leaves that to the night."""
@@ -108,7 +112,7 @@ class AccountRun:
             return [commit for day in days for commit in salvage_day(self.store, self.account.name, day)]
 
     def _failed(self, error: Exception) -> AccountReport:
-        """Report what ended the account before its answers were stored; they are in the spool, for the next run."""
+        """Report what ended the account before its own answers were stored; they are in the spool, for the next run."""
         if isinstance(error, SettingsError):
             return AccountReport(self.account.name, "failed", ("settings",), str(error))
         if isinstance(error, StoppedError):
