@@ -202,6 +202,29 @@ def test_many_bad_conversations_are_told_from_a_server_that_fails(tmp_path: Path
         assert [insta.counts.get(f"conversations_{fate}") for fate in ("failed", "fetched")] == [14, 2]
 
 
+@pytest.mark.parametrize(("code", "place"), [(2, 0), (1, 59)], ids=["listed", "asked_by_its_id"])
+def test_a_conversation_that_keeps_failing_costs_one_call_a_run_until_it_answers(
+    tmp_path: Path, code: int, place: int
+) -> None:
+    world = small_world()
+    conversations = [world.accounts["insta"].add_conversation(f"C{number}") for number in range(60)]
+    for number, conversation in enumerate(conversations):
+        conversation.add_messages(22 if number == place else 1, NOW - HOUR * (number + 1), 1.0)
+    bad = conversations[place]
+    bad.poison(code)
+    with serve(tmp_path, world) as inboxes:
+        for call_count in (None, 1, 1):
+            seen = len(inboxes.server.log)
+            [insta] = inboxes.extract(accounts=["insta"], mode="capture" if call_count else "window")
+            assert (insta.outcome, insta.reasons) == ("incomplete", ("conversation_failed",))
+            asked = [call for call in inboxes.server.log[seen:] if bad.conversation_id in call.path]
+            assert len(asked) == call_count or (call_count is None and len(asked) >= 3)
+            inboxes.clock.advance(3600)
+        bad.poison(None)
+        assert inboxes.extract(accounts=["insta"], mode="capture")[0].outcome == "complete"
+        assert statuses(inboxes) == {"detailed": 79, "beyond_20": 2}
+
+
 def test_find_reads_where_nesting_or_a_field_is_refused(tmp_path: Path) -> None:
     world = small_world()
     conversation = world.accounts["insta"].add_conversation("Ada")

@@ -62,6 +62,16 @@ def test_attempts_pauses_and_total_time_are_capped(
     assert decide(error, attempt, elapsed, draw=draw, is_heavy=is_heavy) == expected
 
 
+def test_a_probe_is_answered_by_the_first_error_that_has_a_code() -> None:
+    assert (
+        decide(RetryableError(CODE_2), 1, 0, is_probe=True)
+        == decide(RetryableError(CODE_1), 1, 0, is_probe=True)
+        == Stop()
+    )
+    assert decide(UnreachableError(NO_CODE), 1, 0, draw=0.0, is_probe=True) == Pause(0.5)
+    assert decide(ThrottledError(CODE_2), 1, 0, draw=0.0, is_probe=True) == Pause(4.0)
+
+
 def test_no_single_pause_is_longer_than_two_minutes() -> None:
     errors = [RetryableError(CODE_2), ThrottledError(NO_CODE), ThrottledError(NO_CODE, 119)]
     decisions = [decide(error, attempt, 0, draw=0.99) for error in errors for attempt in range(1, 9)]

@@ -54,6 +54,7 @@ FAULTS_IN_A_ROW = 10
 CONVERSATION_FAILED = "conversation_failed"
 REFUSED = "refused"
 """Why a conversation is due that was refused in a way that asking again does not cure; refused again, it is given up."""
+ANSWER = "answer"
 REASONS: Mapping[type[ConvoError], str] = {
     TokenError: "token",
     AccessDeniedError: "permission",
@@ -65,12 +66,12 @@ REASONS: Mapping[type[ConvoError], str] = {
     StoreError: "store",
     StoppedError: "stopped",
 }
-"""The ledger's word for what an error means; everything else is `answer`: one we do not understand."""
+"""The ledger's word for what an error means; everything else is ANSWER: one we do not understand."""
 
 
 def reason_of(error: BaseException) -> str:
     """Return the ledger's word for an error."""
-    return next((word for kind, word in REASONS.items() if isinstance(error, kind)), "answer")
+    return next((word for kind, word in REASONS.items() if isinstance(error, kind)), ANSWER)
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,10 @@ class Known:
         return frozenset(
             key for key, reason in self.due_reasons.items() if reason not in GIVEN_UP_REASONS or self.is_swept
         )
+
+    def was_failing(self, conversation_id: str) -> bool:
+        """Whether the server failed on a conversation when it was asked last: that may pass, and it may stay for ever."""
+        return self.due_reasons.get(conversation_id) == ANSWER
 
     def was_refused(self, conversation_id: str) -> bool:
         """Whether a conversation was refused when it was asked last, in a way that asking again does not cure."""
@@ -282,7 +287,16 @@ class InboxReader:
             self._tally("pending")
             return
         is_shown = bool(listed.nested.rows)
-        self._guard(listed.conversation_id, listed.at_us, lambda: self._read_to_end(listed), is_shown=is_shown)
+        self._guard(listed.conversation_id, listed.at_us, lambda: self._read_listed(listed), is_shown=is_shown)
+
+    def _read_listed(self, listed: Listed) -> None:
+        self._probe(listed.conversation_id)
+        self._read_to_end(listed)
+
+    def _probe(self, conversation_id: str) -> None:
+        """Where the server failed on a conversation in the run before, see first, by one call, whether it still does."""
+        if self._known.was_failing(conversation_id):
+            self._client.probe_conversation(conversation_id)
 
     def _read_to_end(self, listed: Listed) -> None:
         state = self._reader.read(listed)
@@ -296,6 +310,7 @@ class InboxReader:
 
     def _revisit(self, conversation_id: str) -> None:
         try:
+            self._probe(conversation_id)
             page = self._reader.find(conversation_id, self._rung)
         except ConvoError as error:
             self._tally("listed")

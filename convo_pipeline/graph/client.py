@@ -106,6 +106,7 @@ class _Request:
     path: str
     parameters: dict[str, str]
     is_heavy: bool = False
+    is_probe: bool = False
 
 
 class _Adapter(HTTPAdapter):
@@ -235,6 +236,11 @@ class GraphClient:
         parameters = {"fields": fields, "limit": str(limit)} | ({"after": after} if after else {})
         path = _path(conversation_id, "messages")
         return self._fetch(_Request("edge", path, parameters, limit > SMALLEST_EDGE), read_list)
+
+    def probe_conversation(self, conversation_id: str) -> None:
+        """Ask for a single message id; raises the first error that has a code."""
+        request = _Request("edge", _path(conversation_id, "messages"), {"fields": "id", "limit": "1"}, is_probe=True)
+        self._fetch(request, read_list)
 
     def fetch_conversation(self, conversation_id: str, fields: str) -> Answer:
         """Return one conversation; nested messages are read as a field (the node form)."""
@@ -370,7 +376,12 @@ class _Policy:
             return False
         elapsed_seconds = self._client._clock.monotonic_seconds() - self._started
         decision = decide(
-            error, state.attempt_number, elapsed_seconds, draw=self._client._draw(), is_heavy=self._request.is_heavy
+            error,
+            state.attempt_number,
+            elapsed_seconds,
+            draw=self._client._draw(),
+            is_heavy=self._request.is_heavy,
+            is_probe=self._request.is_probe,
         )
         if isinstance(error, ThrottledError):
             decision = self._client._block(error, decision)

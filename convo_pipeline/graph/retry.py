@@ -36,9 +36,17 @@ class Stop:
 
 
 def decide(
-    error: BaseException, attempt: int, elapsed_seconds: float, *, draw: float = 0.5, is_heavy: bool = False
+    error: BaseException,
+    attempt: int,
+    elapsed_seconds: float,
+    *,
+    draw: float = 0.5,
+    is_heavy: bool = False,
+    is_probe: bool = False,
 ) -> Stop | Pause:
     """Decide after `attempt` failed attempts (from 1); `draw` in [0, 1) is the jitter.
+
+    A probe only asks whether the server still fails on something: one answer that says so is enough.
 
     >>> from convo_pipeline.errors import GraphFault
     >>> decide(RetryableError(GraphFault(code=2)), 1, 0.3)
@@ -50,13 +58,15 @@ def decide(
         return _decide_throttled(error, attempt, draw)
     if not isinstance(error, RetryableError):
         return Stop()
-    if attempt >= _attempts(error, is_heavy) or elapsed_seconds >= TOTAL_SECONDS:
+    if attempt >= _attempts(error, is_heavy, is_probe) or elapsed_seconds >= TOTAL_SECONDS:
         return Stop()
     longest = min(FIRST_PAUSE_SECONDS * 2.0 ** (attempt - 1), LONGEST_PAUSE_SECONDS)
     return Pause(longest * (0.5 + draw / 2))
 
 
-def _attempts(error: GraphError, is_heavy: bool) -> int:
+def _attempts(error: GraphError, is_heavy: bool, is_probe: bool) -> int:
+    if is_probe and error.fault.code is not None:
+        return 1
     if is_heavy:
         return HEAVY_ATTEMPTS
     return UNKNOWN_ATTEMPTS if error.fault.code == 1 else ATTEMPTS
