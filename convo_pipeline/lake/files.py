@@ -138,10 +138,14 @@ class Store:
 
     def accounts(self, table: str) -> list[str]:
         """Return the accounts that have a folder in a table, sorted; removed ones too."""
-        found = {account for name in self.place.names((table,)) if (account := read_account(name))}
+        found = self.listed_accounts(table)
         if self.place.is_shared:  # a listing may be from before
             found |= {record.account for record in self.state.partitions(table=table)}
         return sorted(found)
+
+    def listed_accounts(self, table: str) -> set[str]:
+        """Return the accounts of which the table lists a folder."""
+        return {account for name in self.place.names((table,)) if (account := read_account(name))}
 
     def raw_digest(self, account: str, day: date) -> str:
         """Return the digest of the day's raw files: derived partitions made from it are up to date."""

@@ -10,9 +10,9 @@ from convo_pipeline.lake import deleted, forget, ledger
 from convo_pipeline.lake.compact import drop_outdated
 from convo_pipeline.lake.files import RENAMES, Store
 from convo_pipeline.lake.folder import Folder
-from convo_pipeline.lake.layout import check_account
+from convo_pipeline.lake.layout import check_account, file_parts, table_of
 from convo_pipeline.lake.place import remove_file, write_file
-from convo_pipeline.lake.suppression import rename_receipts
+from convo_pipeline.lake.suppression import RECEIPTS, rename_receipts
 from convo_pipeline.schema import TABLES
 
 SPOOL = "spool"
@@ -39,6 +39,7 @@ def rename_account(store: Store, old: str, new: str) -> list[str]:
             store.place.rename_folder((table, f"account={old}"), f"account={new}")
         _rename_spool(store, old, new)
         rename_receipts(store, old, new)
+        _check_moved(store, old)
         ledger.change_runs(store, lambda rows: ledger.rename_account(rows, old, new))
         store.state.rename_account(old, new)
         drop_outdated(store, (old, new))
@@ -49,7 +50,7 @@ def rename_account(store: Store, old: str, new: str) -> list[str]:
 
 
 def _check(store: Store, old: str, new: str, is_resumed: bool) -> list[str]:
-    tables = [table for table in TABLES if old in store.accounts(table)]
+    tables = [table for table in TABLES if old in store.listed_accounts(table)]
     is_old_known, is_new_known = _is_known(store, old), _is_known(store, new)
     if is_resumed and not tables and not is_old_known:
         return []  # all but the last steps were done
@@ -60,10 +61,23 @@ def _check(store: Store, old: str, new: str, is_resumed: bool) -> list[str]:
             f'an erasure in "{old}" was cut off, and it knows this name alone: finish it first, by the same'
             " `convo-pipeline forget` or `expire`, or let the nightly upkeep do it"
         )
-    taken = [table for table in tables if new in store.accounts(table)]
+    taken = [table for table in tables if new in store.listed_accounts(table)]
     if (taken and not is_resumed) or is_new_known:
         raise StoreError(f'"{new}" already holds rows of its own: choose another name for "{old}"')
     return tables
+
+
+def _check_moved(store: Store, old: str) -> None:
+    """Raise a StoreError where a bucket did not list what it has of the old name: it was not moved."""
+    if not store.place.is_shared:
+        return
+    known = [file_parts(table_of(each.table), old, each.date) for each in store.state.partitions(old)]
+    known += [(RECEIPTS, f"account={old}", name) for name in store.state.receipts(old)]
+    left = next((parts for parts in known if store.place.mark(parts)), None)
+    if left:
+        raise StoreError(
+            f"{store.place.location(left)} is there and was not listed: give the same command again, later"
+        )
 
 
 def _is_known(store: Store, account: str) -> bool:
