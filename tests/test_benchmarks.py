@@ -15,6 +15,7 @@ SMALLEST = {
     "dagster_share": ("--messages", "400", "--days", "2"),
     "fleet": ("--accounts", "2", "--conversations", "5", "--latency", "0.01", "--rate", "1000", "--singles", "1"),
     "forget": ("--messages", "2000", "--days", "3"),
+    "forget_talkative": ("--messages", "20", "--days", "2"),
     "memory": ("--scale", "0.005"),
     "night": ("--conversations", "10", "--rate", "1000", "--latency", "0.01", "--rounds", "1"),
     "normalise": ("--messages", "2000", "--rounds", "1"),

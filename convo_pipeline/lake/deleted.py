@@ -20,7 +20,7 @@ from convo_pipeline.json_text import dump_json, load_json
 from convo_pipeline.lake.columns import read_columns
 from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.folder import Folder
-from convo_pipeline.lake.mentions import names_any
+from convo_pipeline.lake.mentions import Mentions
 from convo_pipeline.lake.place import remove_file, write_file
 from convo_pipeline.lake.remains import erase_remains
 from convo_pipeline.schema import RAW_MESSAGE_DETAILS, RAW_MESSAGE_IDS, RAW_REJECTS, RUNS
@@ -74,9 +74,9 @@ def remove_content(store: Store, account: str, found: Iterable[Deleted], policy:
     """Take it out of the raw tables, what tells that it is to leave last; the caller holds `lock_person_out`."""
     found = list(found)
     save_pending(store, account, {*read_pending(store, account), *(each.date for each in found)})
-    names = [message_id for each in found for _, message_id in each.messages]
-    for day in store.days(RAW_REJECTS.name, account) if names else ():
-        store.shrink(RAW_REJECTS.name, account, day, lambda rows: _without_mentions(rows, names))
+    mentions = Mentions(message_id for each in found for _, message_id in each.messages)
+    for day in store.days(RAW_REJECTS.name, account) if found else ():
+        store.shrink(RAW_REJECTS.name, account, day, lambda rows: _without_mentions(rows, mentions))
     tables = (RAW_MESSAGE_DETAILS,) if policy == "redact" else (RAW_MESSAGE_DETAILS, RAW_MESSAGE_IDS)
     change = redact if policy == "redact" else _without
     for each in found:
@@ -89,8 +89,8 @@ def _without(rows: pa.Table, deleted: Mapping[Key, int]) -> pa.Table:
     return rows if all(is_kept) else rows.filter(pa.array(is_kept))
 
 
-def _without_mentions(rows: pa.Table, names: list[str]) -> pa.Table:
-    is_kept = [not names_any(text, names) for text in rows["payload"].to_pylist()]
+def _without_mentions(rows: pa.Table, mentions: Mentions) -> pa.Table:
+    is_kept = [not mentions.are_in(text) for text in rows["payload"].to_pylist()]
     return rows if all(is_kept) else rows.filter(pa.array(is_kept))
 
 

@@ -8,11 +8,12 @@ derived tables again, where the raw rows they are made from are still kept.
 """
 
 import hashlib
-import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
+from functools import cached_property
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,7 +24,7 @@ from convo_pipeline.lake import ledger
 from convo_pipeline.lake.columns import read_columns
 from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.folder import Folder
-from convo_pipeline.lake.mentions import names_any
+from convo_pipeline.lake.mentions import Mentions
 from convo_pipeline.lake.people import is_one_to_one, is_sent_by, people_in, people_of_message, without_person
 from convo_pipeline.lake.place import remove_file, write_file
 from convo_pipeline.lake.remains import erase_remains
@@ -50,6 +51,23 @@ class Traces:
     places: frozenset[tuple[str, date]] = frozenset()
     """Tables and days that hold any of it."""
     row_counts: dict[str, int] = field(default_factory=dict)
+
+    @cached_property
+    def mentions(self) -> Mentions:
+        """How their ids are found in texts."""
+        return Mentions((self.person_id, *self.own, *self.sent))
+
+    @cached_property
+    def own_ids(self) -> pa.Array:
+        return _texts(self.own)
+
+    @cached_property
+    def met_ids(self) -> pa.Array:
+        return _texts(self.own | self.shared)
+
+    @cached_property
+    def sent_ids(self) -> pa.Array:
+        return _texts(self.sent)
 
     @property
     def is_empty(self) -> bool:
@@ -154,11 +172,20 @@ class _Finder:
         ours = frozenset(self.own_ids)
         own = {each for each in self.met if is_one_to_one(self.people.get(each, set()), ours, self._is_person)}
         sent = {message for message, conversation in self.sent.items() if conversation not in own}
-        found = Traces(self.account, self.person_id, frozenset(own), frozenset(self.met - own), frozenset(sent))
+        met = Traces(self.account, self.person_id, frozenset(own), frozenset(self.met - own), frozenset(sent))
+        rest: set[str] = set()
+        counts: Counter[str] = Counter()
+        places = set()
         for table in _WITH_CONVERSATION if self.met else ():
             for day in self.store.days(table.name, self.account):
                 rows = _read_or_set_aside(self.store, table, self.account, day, _ids_of(table))
-                found = _add_place(found, table, day, rows)
+                rows = rows.filter(pc.is_in(rows["conversation_id"], value_set=met.met_ids))
+                if rows.num_rows:
+                    places.add((table.name, day))
+                    counts[table.name] += pc.sum(_is_leaving(table, rows, met)).as_py()
+                    rest.update(_messages_in(rows, met))
+        row_counts = {name: count for name, count in counts.items() if count}
+        found = replace(met, sent=met.sent | rest, places=frozenset(places), row_counts=row_counts)
         for day in self.store.days("raw_rejects", self.account):
             rows = _read_or_set_aside(self.store, TABLES["raw_rejects"], self.account, day, _REJECTED)
             found = _add_rejects(found, day, rows)
@@ -234,19 +261,16 @@ def _read_or_set_aside(store: Store, table: Table, account: str, day: date, name
         return table.schema.empty_table().select(names)
 
 
-def _add_place(found: Traces, table: Table, day: date, rows: pa.Table) -> Traces:
-    met = rows.filter(pc.is_in(rows["conversation_id"], value_set=_texts(found.own | found.shared)))
-    if not met.num_rows:
-        return found
-    row_count = pc.sum(_is_leaving(table, met, found)).as_py()
-    of_own = met.filter(pc.is_in(met["conversation_id"], value_set=_texts(found.own)))
-    sent = of_own["message_id"].to_pylist() if "message_id" in of_own.column_names else []
-    return replace(_add(found, table.name, day, row_count), sent=found.sent.union(sent))
+def _messages_in(rows: pa.Table, traces: Traces) -> list[str]:
+    """Return the ids of the messages of their own conversations: they leave, whoever sent them."""
+    if "message_id" not in rows.column_names:
+        return []
+    of_own = rows.filter(pc.is_in(rows["conversation_id"], value_set=traces.own_ids))
+    return of_own["message_id"].to_pylist()  # type: ignore[no-any-return]
 
 
 def _add_rejects(found: Traces, day: date, rows: pa.Table) -> Traces:
-    names = _names(found)
-    count = sum(_name_any(rows, names))
+    count = sum(_name_any(rows, found.mentions))
     return _add(found, "raw_rejects", day, count) if count else found
 
 
@@ -257,9 +281,9 @@ def _add(found: Traces, table: str, day: date, count: int) -> Traces:
 
 def _is_leaving(table: Table, rows: pa.Table, traces: Traces) -> pa.ChunkedArray:
     """Say which rows leave: those of their own conversations, what they sent in others, and what is about them there."""
-    is_leaving = pc.is_in(rows["conversation_id"], value_set=_texts(traces.own))
+    is_leaving = pc.is_in(rows["conversation_id"], value_set=traces.own_ids)
     if "message_id" in table.column_names and traces.sent:
-        is_leaving = pc.or_(is_leaving, pc.is_in(rows["message_id"], value_set=_texts(traces.sent)))
+        is_leaving = pc.or_(is_leaving, pc.is_in(rows["message_id"], value_set=traces.sent_ids))
     if table.name in _PERSON:
         is_leaving = pc.or_(is_leaving, pc.equal(rows[_PERSON[table.name]], traces.person_id))
     return is_leaving
@@ -276,17 +300,16 @@ def _erase_rows(store: Store, traces: Traces) -> None:
 def _keeper(table: Table, traces: Traces) -> Keep:
     """Return what leaves of a table's rows those that stay, without the person."""
     if table.name == "raw_rejects":
-        names = _names(traces)
-        return lambda rows: _filter(rows, pa.array(_name_any(rows, names)))
+        return lambda rows: _filter(rows, pa.array(_name_any(rows, traces.mentions)))
     if traces.shared:
         return lambda rows: _cut_rows(_filter(rows, _is_leaving(table, rows, traces)), traces)
     return lambda rows: _filter(rows, _is_leaving(table, rows, traces))
 
 
-def _name_any(rows: pa.Table, names: list[str]) -> list[bool]:
+def _name_any(rows: pa.Table, mentions: Mentions) -> list[bool]:
     """Say which rejected entries name one of these ids, in themselves or in why they were rejected."""
     texts = zip(*(rows[name].to_pylist() for name in _REJECTED), strict=True)
-    return [any(names_any(text, names) for text in entry) for entry in texts]
+    return [any(map(mentions.are_in, entry)) for entry in texts]
 
 
 def _filter(rows: pa.Table, is_leaving: pa.Array | pa.ChunkedArray) -> pa.Table:
@@ -343,24 +366,17 @@ def _texts(values: Iterable[str]) -> pa.Array:
     return pa.array(sorted(values), pa.string())
 
 
-def _names(traces: Traces) -> list[str]:
-    return [traces.person_id, *traces.own, *traces.sent]
-
-
 def _erase_texts(store: Store, traces: Traces) -> None:
     """Take the ids out of the state and out of what runs said of themselves."""
-    names = sorted(_names(traces), key=len, reverse=True)
 
     def redact(text: str) -> str:
         """Only texts are looked into: a number in a report is not an id."""
-        if not any(name in text for name in names):
-            return text
         if text.startswith("{"):
             with suppress(ValueError):
-                return dump_json(_map_texts(load_json(text), redact)).decode()
-        for name in names:
-            text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", ERASED, text) if name in text else text
-        return text
+                held = load_json(text)
+                left = _map_texts(held, redact)
+                return text if left == held else dump_json(left).decode()
+        return traces.mentions.replaced(text, ERASED)
 
     store.state.forget(traces.account, traces.own, traces.shared, traces.sent, redact)
     ledger.change_runs(store, lambda rows: ledger.redact_account(rows, traces.account, redact))
