@@ -22,6 +22,7 @@ SMALLEST = {
     "notebooks": ("--messages", "2000", "--days", "3", "--rounds", "1"),
     "query": ("--accounts", "2", "--days", "32", "--rows", "10"),
     "size": ("--messages", "2000", "--days", "3"),
+    "unsent": ("--days", "3", "--rounds", "1"),
 }
 PARTS = {"__init__", "inbox_server", "simple_script", "words"}
 """What the benchmarks are made of."""

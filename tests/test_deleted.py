@@ -2,8 +2,10 @@
 
 import json
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import date, datetime, timedelta
 from pathlib import Path
 
@@ -386,3 +388,46 @@ def test_no_life_takes_a_message_that_is_there_for_deleted(memory_path: Path, lo
     print(dict(tally))
     assert tally["deleted and there"] == 0
     assert min(tally["deleted and unsent"], tally["missing and there"]) > 0
+
+
+def test_a_night_reads_only_the_days_that_changed_since_it_looked(inboxes: Inboxes) -> None:
+    """An old message's second absence changes its day, so that is found; a policy looks for itself."""
+    settings, store = with_policy(inboxes, "redact"), inboxes.store
+    days = store.days("raw_message_ids", "insta")
+    with opened_files() as opened:
+        assert find_all_deleted(settings, store) == []
+        assert {path.parent.name for path in opened} == {f"date={day}" for day in days}
+        opened.clear()
+        assert find_all_deleted(settings, store) == []
+        assert opened == []
+        unsend(inboxes)
+        opened.clear()
+        (found,) = find_all_deleted(settings, store)
+        assert (found.date, {path.parent.name for path in opened}) == (UNSENT_DAY, {f"date={UNSENT_DAY}"})
+        assert len(find_all_deleted(with_policy(inboxes, "drop"), store)) == 1
+    assert remove(inboxes) == 1
+    assert (hits(inboxes), find_all_deleted(settings, store)) == ([], [])
+
+
+def test_a_day_that_is_damaged_is_not_taken_for_looked_at(inboxes: Inboxes) -> None:
+    store, settings = inboxes.store, with_policy(inboxes, "redact")
+    path = store.path("raw_message_ids", "insta", UNSENT_DAY)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + b"?")
+    assert find_all_deleted(settings, store) == []
+    assert UNSENT_DAY not in store.state.days_done("unsent redact", "insta")
+
+
+@contextmanager
+def opened_files() -> Iterator[list[Path]]:
+    """The raw tables' files that are opened meanwhile."""
+    opened: list[Path] = []
+    is_listening = True
+
+    def listen(event: str, arguments: tuple[object, ...]) -> None:
+        if is_listening and event == "open" and str(arguments[0]).endswith("data.parquet"):
+            opened.append(Path(str(arguments[0])))
+
+    sys.addaudithook(listen)
+    yield opened
+    is_listening = False

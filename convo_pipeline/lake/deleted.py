@@ -7,6 +7,7 @@ are made again by the caller, then what is left elsewhere is erased. Cut off hal
 """
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from functools import partial
@@ -28,6 +29,8 @@ from convo_pipeline.tables.merge import Key, redact
 
 Policy = Literal["redact", "keep", "drop"]
 PENDING = "deleted"
+TASK = "unsent"
+"""The state's name for having looked, with the policy after it."""
 EVIDENCE = (*RAW_MESSAGE_IDS.key, "deleted_at", "returned_at")
 
 
@@ -41,27 +44,45 @@ class Deleted:
 
 
 def find_deleted(store: Store, account: str, policy: Policy) -> list[Deleted]:
-    """Return what is to leave, oldest first; a damaged day waits until it is made again."""
-    days = store.days(RAW_MESSAGE_IDS.name, account) if policy != "keep" else []
-    found = [Deleted(account, day, _find_day(store, account, day, policy)) for day in days]
-    return [each for each in found if each.messages]
+    """Return what is to leave, oldest first; a damaged day waits until it is made again.
+
+    Days are read whose files are others than when nothing was found there: a night reads what the day changed.
+    """
+    if policy == "keep":
+        return []
+    task, found, looked = f"{TASK} {policy}", [], {}
+    known = store.state.days_done(task, account)
+    for day in store.days(RAW_MESSAGE_IDS.name, account):
+        with suppress(CorruptError):
+            digest = _digest(store, account, day)
+            if known.get(day) == digest:
+                continue
+            messages = _find_day(store, account, day, policy)
+            if messages:
+                found.append(Deleted(account, day, messages))
+            else:
+                looked[day] = digest
+    store.state.save_days_done(task, account, looked)
+    return found
+
+
+def _digest(store: Store, account: str, day: date) -> str:
+    """Return which files a day's unsent messages are found in."""
+    records = [store.partitions.record(table, account, day) for table in (RAW_MESSAGE_IDS, RAW_MESSAGE_DETAILS)]
+    return ":".join(record.sha256 if record else "" for record in records)
 
 
 def _find_day(store: Store, account: str, day: date, policy: Policy) -> dict[Key, int]:
-    try:
-        rows = read_columns(store, RAW_MESSAGE_IDS, account, day, EVIDENCE)
-        rows = rows.filter(pc.and_(pc.is_valid(rows["deleted_at"]), pc.is_null(rows["returned_at"])))
-        if not rows.num_rows:
-            return {}
-        times = rows["deleted_at"].cast(pa.int64()).to_pylist()
-        found = dict(zip(_keys(rows), times, strict=True))
-        if policy == "drop":
-            return found
-        details = read_columns(
-            store, RAW_MESSAGE_DETAILS, account, day, (*RAW_MESSAGE_IDS.key, "payload", "redacted_at")
-        )
-    except CorruptError:
+    rows = read_columns(store, RAW_MESSAGE_IDS, account, day, EVIDENCE)
+    rows = rows.filter(pc.and_(pc.is_valid(rows["deleted_at"]), pc.is_null(rows["returned_at"])))
+    if not rows.num_rows:
         return {}
+    times = rows["deleted_at"].cast(pa.int64()).to_pylist()
+    found = dict(zip(_keys(rows), times, strict=True))
+    if policy == "drop":
+        return found
+    names = (*RAW_MESSAGE_IDS.key, "payload", "redacted_at")
+    details = read_columns(store, RAW_MESSAGE_DETAILS, account, day, names)
     held = set(_keys(details.filter(pc.and_(pc.is_valid(details["payload"]), pc.is_null(details["redacted_at"])))))
     return {key: time for key, time in found.items() if key in held}
 

@@ -368,7 +368,8 @@ class State:
     def forget_before(self, day: date) -> None:
         """Remove what is known of messages and conversations that were last active before a day."""
         with self.database.transaction() as connection:
-            connection.execute("DELETE FROM placements WHERE date < ?", (str(day),))
+            for table in ("placements", "days_done"):
+                connection.execute(f"DELETE FROM {table} WHERE date < ?", (str(day),))
             before_us = to_us(datetime(day.year, day.month, day.day, tzinfo=UTC))
             connection.execute("DELETE FROM conversations WHERE updated_us < ?", (before_us,))
 
