@@ -22,7 +22,7 @@ from convo_pipeline.lake.identity import AccountIdentity
 from convo_pipeline.lake.retention import expire
 from convo_pipeline.lake.salvage import damaged_days, salvage_day
 from convo_pipeline.lake.verify import verify
-from convo_pipeline.schema import NORMALISED, RAW, RAW_REJECTS, TABLES
+from convo_pipeline.schema import NORMALISED, RAW, RAW_REJECTS, TABLES, VERSION_KEY
 from convo_pipeline.settings import StoreSettings
 from convo_pipeline.tables.merge import redact
 from tests.byte_grep import find_texts
@@ -179,6 +179,19 @@ def test_rejected_entries_are_taken_from_a_file_whose_pages_are_whole(store: Sto
     notice(store, RAW_REJECTS.name)
     salvage_day(store, "insta", DAY)
     assert path.read_bytes() == content
+
+
+def test_a_file_of_an_earlier_schema_that_nobody_knows_is_set_aside_and_gives_its_rows(store: Store) -> None:
+    """From a backup of long ago: whether it is whole cannot be told by its bytes, its pages say so."""
+    rows = store.read("raw_message_details", "insta", DAY)
+    path, tables = store.path("raw_message_details", "insta", DAY), derived(store)
+    older = rows.drop_columns(["redacted_at", "gone_at"]).replace_schema_metadata({VERSION_KEY: b"1"})
+    pq.write_table(older, path, write_page_checksum=True)
+    for name in tables:
+        store.drop(name, "insta", DAY)
+    notice(store, "raw_message_details")
+    salvage_day(store, "insta", DAY)
+    assert store.read("raw_message_details", "insta", DAY).equals(rows)
 
 
 def test_what_was_unsent_stays_without_content(store: Store) -> None:

@@ -13,12 +13,11 @@ from datetime import date
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from convo_pipeline.errors import CorruptError
+from convo_pipeline.errors import CorruptError, SchemaError
 from convo_pipeline.json_text import dump_json, load_json
 from convo_pipeline.lake import parquet
 from convo_pipeline.lake.compact import read_compacted_day
 from convo_pipeline.lake.files import Store
-from convo_pipeline.lake.layout import is_set_aside
 from convo_pipeline.lake.partitions import Commit
 from convo_pipeline.lake.people import is_one_to_one, is_sent_by, people_in, people_of_message, without_person
 from convo_pipeline.lake.retention import raw_floor
@@ -30,6 +29,7 @@ from convo_pipeline.schema import (
     RAW_MESSAGE_DETAILS,
     RAW_MESSAGE_IDS,
     RAW_REJECTS,
+    SCHEMA_VERSION,
     Table,
 )
 from convo_pipeline.tables.merge import merge
@@ -83,8 +83,8 @@ def _find_rows(store: Store, table: Table, account: str, day: date, derived: Der
             *(_complete(table, columns, remade) for columns in _read_damaged(store, table, account, day)),
         ]
     )
-    held = merge(table, _read_sound(store, table, account, day), as_told) if as_told.num_rows else None
-    held = _read_sound(store, table, account, day) if held is None else held
+    held = _read_sound(store, table, account, day)
+    held = merge(table, held, as_told) if as_told.num_rows else held
     if "payload" in table.column_names:
         held = held.filter(pc.is_valid(held["payload"]))
     is_lacking = pc.invert(pc.is_in(table.row_keys(remade), value_set=table.row_keys(held)))
@@ -93,10 +93,20 @@ def _find_rows(store: Store, table: Table, account: str, day: date, derived: Der
 
 def _read_damaged(store: Store, table: Table, account: str, day: date) -> Iterator[pa.Table]:
     """Yield what can be read of the partition's files that were set aside."""
-    for _, _, parts in (each[1:] for each in store.set_aside_files(account) if each[0] is table and each[2] == day):
-        found = store.place.read_marked(parts)
-        if found is not None and is_set_aside(parts[-1]):
-            yield parquet.decode_whole_columns(table, found[0])
+    for found_table, _, found_day, parts in store.set_aside_files(account):
+        found = store.place.read_marked(parts) if (found_table, found_day) == (table, day) else None
+        if found is not None:
+            older = _read_older(table, found[0])
+            yield parquet.decode_whole_columns(table, found[0]) if older is None else older
+
+
+def _read_older(table: Table, content: bytes) -> pa.Table | None:
+    """Return the rows of a whole file of an earlier schema, which is set aside where nobody knows its bytes; else None."""
+    try:
+        decoded = parquet.decode(table, content, "")
+        return decoded.fitting_rows() if decoded.version < SCHEMA_VERSION else None
+    except (CorruptError, SchemaError):
+        return None
 
 
 def _complete(table: Table, columns: pa.Table, remade: pa.Table) -> pa.Table:
@@ -170,7 +180,7 @@ def _cut(
         if suppression.holds(conversation_id) or (is_met and is_one_to_one(people, own_ids, suppression.holds)):
             forgotten.add(conversation_id)
         elif is_sent_by(payload, suppression.holds):
-            forgotten.add(row["message_id"])
+            forgotten.add(row.get("message_id", ""))
         cut = without_person(payload, suppression.holds)
         if cut == payload:
             left.append(row)
