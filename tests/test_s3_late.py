@@ -10,10 +10,12 @@ import pytest
 
 import convo_pipeline
 from convo_pipeline.derive import derive_day, stale_days
+from convo_pipeline.errors import CorruptError, StoreError
 from convo_pipeline.lake.compact import compact
 from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.forget import erase, find_traces, lock_person_out
 from convo_pipeline.lake.rebuild import rebuild_state
+from convo_pipeline.lake.rename import rename_account
 from convo_pipeline.lake.suppression import read_suppression
 from convo_pipeline.lake.verify import verify
 from convo_pipeline.schema import RAW_CONVERSATIONS, RAW_MESSAGE_DETAILS, RAW_MESSAGE_IDS
@@ -136,6 +138,36 @@ def test_d11_verify_says_that_listings_lag_and_finds_nothing_wrong(
     assert (store.state.quarantines(), held(store, FIRST)) == ([], ["m1"])
     proxy.fault.listed = None
     assert verify(machine(), is_quick=True).findings == ()
+
+
+def test_d11_a_rename_that_was_not_shown_all_says_so_and_is_finished_by_the_next(
+    machine: Callable[..., Store], server: S3Server, bucket: str, proxy: Proxy
+) -> None:
+    store = machine()
+    save(store, FIRST, "m1")
+    freeze(server, bucket, proxy)
+    save(store, SECOND, "m2")
+    with pytest.raises(StoreError, match=rf"date={SECOND}/data.parquet is there and was not listed"):
+        rename_account(store, ACCOUNT, "cafe")
+    proxy.fault.listed = None
+    assert rename_account(store, ACCOUNT, "cafe") == [IDS]
+    assert [store.read(IDS, "cafe", day)["message_id"].to_pylist() for day in (FIRST, SECOND)] == [["m1"], ["m2"]]
+    assert [key for key in server.objects(bucket) if ACCOUNT in key] == []
+
+
+def test_d11_a_damaged_file_is_known_by_where_it_was_set_aside(
+    machine: Callable[..., Store], server: S3Server, bucket: str, proxy: Proxy
+) -> None:
+    """Whoever erases a person removes such files: they may hold anybody."""
+    store = machine()
+    save(store, FIRST, "m1")
+    freeze(server, bucket, proxy)
+    key = f"tables/{IDS}/account={ACCOUNT}/date={FIRST}/data.parquet"
+    server.client.put_object(Bucket=bucket, Key=key, Body=b"no Parquet")
+    with pytest.raises(CorruptError):
+        held(store, FIRST)
+    ((_, account, day, parts),) = store.set_aside_files(ACCOUNT)
+    assert (account, day, "/".join(("tables", *parts)) in server.objects(bucket)) == (ACCOUNT, FIRST, True)
 
 
 @pytest.mark.slow
