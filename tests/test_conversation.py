@@ -225,6 +225,27 @@ def test_a_conversation_that_keeps_failing_costs_one_call_a_run_until_it_answers
         assert statuses(inboxes) == {"detailed": 79, "beyond_20": 2}
 
 
+@pytest.mark.parametrize(("name", "held"), [("cursor_loop", 222), ("cursor_repeated", 122), ("empty_page", 22)])
+def test_b1_b2_a_conversation_whose_pages_do_not_end_is_incomplete_however_often_and_then_whole(
+    tmp_path: Path, name: str, held: int
+) -> None:
+    world = small_world()
+    for count in (450, 2):
+        world.accounts["insta"].add_conversation(f"C {count}").add_messages(count, NOW - 25 * HOUR, 1.0)
+    endless = only(name, "edge", times=10_000)
+    with serve(tmp_path, world) as inboxes:
+        inboxes.server.set_faults(replace(endless, argument="1") if name == "cursor_loop" else endless)
+        for _ in range(3):
+            [insta] = inboxes.extract(accounts=["insta"])
+            assert (insta.outcome, insta.reasons) == ("incomplete", ("conversation_failed",))
+            assert insta.calls["edge"] <= 6
+            inboxes.clock.advance(600)
+        assert len(inboxes.rows("raw_message_ids")) == held
+        inboxes.server.set_faults()
+        assert inboxes.extract(accounts=["insta"])[0].outcome == "complete"
+        assert len(inboxes.rows("raw_message_ids")) == 452
+
+
 def test_find_reads_where_nesting_or_a_field_is_refused(tmp_path: Path) -> None:
     world = small_world()
     conversation = world.accounts["insta"].add_conversation("Ada")

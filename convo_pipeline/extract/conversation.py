@@ -11,6 +11,7 @@ from convo_pipeline.errors import (
     STOPPING,
     ConvoError,
     GraphError,
+    GraphFault,
     PayloadError,
     RetryableError,
     ThrottledError,
@@ -147,7 +148,7 @@ class ConversationReader:
         empty_pages = 0
         while after is not None and not walk.is_deep_enough:
             if after in cursors or empty_pages > MOST_EMPTY_PAGES:
-                raise PayloadError("the message listing repeats itself")
+                raise RetryableError(GraphFault(reason="the message listing does not come to its end"))
             cursors.add(after)
             page = self._fetch_older(listed, after, walk.count + 1)
             if self._is_doubtful(listed, page, walk):
