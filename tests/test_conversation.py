@@ -226,7 +226,7 @@ def test_a_conversation_that_keeps_failing_costs_one_call_a_run_until_it_answers
 
 
 @pytest.mark.parametrize(("name", "held"), [("cursor_loop", 222), ("cursor_repeated", 122), ("empty_page", 22)])
-def test_b1_b2_a_conversation_whose_pages_do_not_end_is_incomplete_however_often_and_then_whole(
+def test_b1_b2_b7_a_conversation_whose_pages_do_not_end_is_incomplete_however_often_and_then_whole(
     tmp_path: Path, name: str, held: int
 ) -> None:
     world = small_world()
@@ -244,6 +244,18 @@ def test_b1_b2_a_conversation_whose_pages_do_not_end_is_incomplete_however_often
         inboxes.server.set_faults()
         assert inboxes.extract(accounts=["insta"])[0].outcome == "complete"
         assert len(inboxes.rows("raw_message_ids")) == 452
+
+
+@pytest.mark.parametrize("missing", [False, True], ids=["bad_parameter", "missing"])
+def test_b7_a_dead_cursor_of_a_conversation_costs_a_restart_and_no_message(tmp_path: Path, missing: bool) -> None:
+    world = small_world()
+    world.accounts["insta"].add_conversation().add_messages(250, NOW - 25 * HOUR, 1.0)
+    dead = refusing(lambda _: Refusal(100, "x", subcode=33), "edge", times=2) if missing else only("dead_cursor", "edge", times=1)  # fmt: skip
+    with serve(tmp_path, world) as inboxes:
+        inboxes.server.set_faults(dead)
+        [insta] = inboxes.extract(accounts=["insta"])
+        assert (insta.outcome, insta.calls["edge"], dead.fired) == ("complete", 3 + dead.fired, 1 + missing)
+        assert statuses(inboxes) == {"detailed": 20, "beyond_20": 230}
 
 
 def test_find_reads_where_nesting_or_a_field_is_refused(tmp_path: Path) -> None:

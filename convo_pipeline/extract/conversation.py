@@ -4,7 +4,7 @@ It asks and spools; when to stop is decided in `walk`, what a row means in `rows
 """
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from convo_pipeline.errors import (
@@ -145,12 +145,23 @@ class ConversationReader:
         walk, after = self._meet_held(listed, listed.walk, listed.nested.rows), listed.nested.after
         is_whole = self._ask_bare(listed, listed.nested.rows, 1)
         cursors: set[str] = set()
-        empty_pages = 0
+        empty_pages, has_restarted = 0, False
         while after is not None and not walk.is_deep_enough:
             if after in cursors or empty_pages > MOST_EMPTY_PAGES:
                 raise RetryableError(GraphFault(reason="the message listing does not come to its end"))
             cursors.add(after)
-            page = self._fetch_older(listed, after, walk.count + 1)
+            try:
+                page = self._fetch_older(listed, after, walk.count + 1)
+            except GraphError as error:
+                if after == UNREAD or isinstance(error, STOPPING) or not is_final(error):
+                    raise
+                if has_restarted:  # the head was given: what is refused is the cursor, not the conversation
+                    raise RetryableError(
+                        replace(error.fault, reason="a later page of the messages is refused")
+                    ) from None
+                walk, after, has_restarted = Walk(walk.since_us, walk.held), UNREAD, True
+                cursors.clear()
+                continue
             if self._is_doubtful(listed, page, walk):
                 if after == UNREAD:
                     return failed_state_record(listed.conversation_id, listed.at_us, EMPTY_EDGE)
