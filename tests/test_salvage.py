@@ -16,6 +16,7 @@ from convo_pipeline.emulator.clock import VirtualClock
 from convo_pipeline.emulator.world import World
 from convo_pipeline.erasing import forget
 from convo_pipeline.errors import CorruptError
+from convo_pipeline.extract.spool import Spool
 from convo_pipeline.lake.compact import compact
 from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.identity import AccountIdentity
@@ -276,6 +277,21 @@ def test_d1_content_beyond_the_newest_20_outlives_damage_to_its_raw_file(inboxes
     assert heal(inboxes) == "complete"
     assert seen(inboxes) == before
     assert set(kinds(inboxes)) <= {"set aside"}
+
+
+def test_damage_that_is_met_while_a_killed_runs_spool_is_stored_costs_nothing_either(inboxes: Inboxes) -> None:
+    before, state = seen(inboxes), inboxes.store.state_path
+    message = next(row for row in before["messages"] if row["date"] == OLD)
+    told = {"id": message["message_id"], "created_time": f"{message['created_at']:%Y-%m-%dT%H:%M:%S+0000}"}
+    edge = {"kind": "edge", "conversation_id": message["conversation_id"], "rows": [told], "fields": ["id"]}
+    times = {"at_us": int(NOW.timestamp() * 1_000_000), "updated_us": None, "first_rank": 24}
+    Spool.create(state, "insta", "killed").append(edge | times)
+    truncated(inboxes.store.path("raw_message_details", "insta", OLD))
+    [report] = inboxes.extract(TODAY - timedelta(days=1), mode="nightly")
+    assert report.reasons == ("quarantined",)
+    assert damaged_days(inboxes.store, "insta") == set()
+    inboxes.derive()
+    assert seen(inboxes) == before
 
 
 @pytest.mark.parametrize("is_asked_first", [True, False])

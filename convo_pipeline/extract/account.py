@@ -4,7 +4,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 
@@ -46,7 +45,7 @@ from convo_pipeline.lake.partitions import Commit
 from convo_pipeline.lake.records import Run
 from convo_pipeline.lake.retention import RAW_NAMES
 from convo_pipeline.lake.run_balance import balance
-from convo_pipeline.lake.salvage import damaged_days, salvage_day
+from convo_pipeline.lake.salvage import damaged_days, salvage_days
 from convo_pipeline.schema import RAW, TABLES
 from convo_pipeline.secrets import Credentials, read_credentials, redact
 from convo_pipeline.settings import AccountSettings, Settings
@@ -107,9 +106,7 @@ class AccountRun:
 
     def _salvage(self) -> list[Commit]:
         """Put back what is still held of damaged raw files: this run may ask their days again and call them whole."""
-        days = sorted(damaged_days(self.store, self.account.name))
-        with self.store.lock_derivation(self.account.name) if days else nullcontext():
-            return [commit for day in days for commit in salvage_day(self.store, self.account.name, day)]
+        return salvage_days(self.store, self.account.name, damaged_days(self.store, self.account.name))
 
     def _failed(self, error: Exception) -> AccountReport:
         """Report what ended the account before its own answers were stored; they are in the spool, for the next run."""
@@ -148,7 +145,7 @@ class AccountRun:
                 calls.end(error)
             else:
                 calls.remember()
-                calls.settle_damage()
+                left.append(Loaded(commits=calls.settle_damage()))
             return calls.report(left, credentials)
 
     def _load(self, spool: Spool, contents: Contents | None = None) -> Loaded:
@@ -214,8 +211,8 @@ class AccountCalls:
         self._name = run.account.name
         self._memory = self._state.memory(self._name)
         self._covered = Coverage.read(self._memory)
-        self._damaged_days = self._read_damaged_days()
-        since = max(min(run.since, *self._damaged_days, run.until), run.account.start_date)
+        self._damaged = self._read_damaged()
+        since = max(min(run.since, *(day for _, _, day, _ in self._damaged), run.until), run.account.start_date)
         self._plan = plan_run(run.mode, since, run.clock.now(), self._covered, run.settings.schedule.recheck_days)
         ladder = self._memory.get("ladder")
         self._rung = ladder_from_json(ladder if isinstance(ladder, str) else None)
@@ -391,24 +388,27 @@ class AccountCalls:
                 memory["coverage"] = Coverage(since, rows.to_us(summary.started_at)).to_json()
         self._state.save_memory(self._name, memory)
 
-    def settle_damage(self) -> None:
-        """Call days whole again that lost a raw file before this run, if it read all there is of them since.
+    def settle_damage(self) -> list[Commit]:
+        """Call files whole again that were damaged or lost before this run, if it read all there is of their days since.
 
-        A file that was found damaged only while the run was at work waits for the next one.
+        One that was found damaged only while the run was at work waits for the next run. What is still held of the others goes
+        back before anybody believes them: return what that changed.
         """
-        if self._read_damaged_days() - self._damaged_days:
+        if self._read_damaged() - self._damaged:
             self._state.reopen(self._name)
-            return
+            return []
         covered = Coverage.read(self._state.memory(self._name))
         if covered is None or self._fetched.reasons:
-            return
-        for day in self._damaged_days:
-            if day >= covered.since:
-                self._state.settle_quarantines(self._name, RAW_NAMES, day)
+            return []
+        asked = [(day, path) for _, _, day, path in self._damaged if day >= covered.since]
+        commits = salvage_days(self._run.store, self._name, {day for day, _ in asked})
+        for _, path in asked:
+            self._state.remove_quarantine(path)
+        return commits
 
-    def _read_damaged_days(self) -> frozenset[date]:
-        """Return the days of which a raw file was set aside and what it held was not asked again yet."""
-        return frozenset(damaged_days(self._run.store, self._name))
+    def _read_damaged(self) -> frozenset[tuple[str, str, date, str]]:
+        """Return the raw files that were set aside or lost, and what they held was not asked again yet."""
+        return frozenset(each for each in self._state.quarantines(self._name) if each[0] in RAW_NAMES)
 
     def report(self, loads: list[Loaded], credentials: Credentials) -> AccountReport:
         """Return what the run came to."""

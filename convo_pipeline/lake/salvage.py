@@ -6,8 +6,8 @@ row afterwards counts as always, and doing it again changes nothing. Who was for
 what is too old. The day stays noted, to be asked again.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import nullcontext, suppress
 from datetime import date
 
 import pyarrow as pa
@@ -47,6 +47,12 @@ _ANSWER = ("fields", "payload")
 def damaged_days(store: Store, account: str) -> set[date]:
     """Return the days of which a raw file was set aside or lost, and that were not asked again since."""
     return {day for table, _, day, _ in store.state.quarantines(account) if table in _RAW_NAMES}
+
+
+def salvage_days(store: Store, account: str, days: Collection[date]) -> list[Commit]:
+    """Merge back what is still held of the damaged raw files of these days, while nobody derives or erases."""
+    with store.lock_derivation(account) if days else nullcontext():
+        return [commit for day in sorted(days) for commit in salvage_day(store, account, day)]
 
 
 def salvage_day(store: Store, account: str, day: date) -> list[Commit]:
