@@ -286,7 +286,7 @@ def test_damage_that_is_met_while_a_killed_runs_spool_is_stored_costs_nothing_ei
     edge = {"kind": "edge", "conversation_id": message["conversation_id"], "rows": [told], "fields": ["id"]}
     times = {"at_us": int(NOW.timestamp() * 1_000_000), "updated_us": None, "first_rank": 24}
     Spool.create(state, "insta", "killed").append(edge | times)
-    truncated(inboxes.store.path("raw_message_details", "insta", OLD))
+    in_column("message_id")(inboxes.store.path("raw_message_details", "insta", OLD))
     [report] = inboxes.extract(TODAY - timedelta(days=1), mode="nightly")
     assert report.reasons == ("quarantined",)
     assert damaged_days(inboxes.store, "insta") == set()
