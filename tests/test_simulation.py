@@ -235,7 +235,7 @@ def test_b13_a_vanished_conversation_does_not_keep_its_account_red_for_ever(tmp_
         inboxes.server.set_faults("vanish")
         outcomes = [inboxes.extract(accounts=["insta"])[0] for _ in range(4)]
         assert [each.outcome for each in outcomes] == ["incomplete", "complete", "complete", "complete"]
-        assert outcomes[1].counts["conversations_vanished"] == 1
+        assert [each.counts.get("conversations_vanished", 0) for each in outcomes] == [0, 1, 0, 0]
         inboxes.derive()
         assert len([row for row in inboxes.rows("messages") if row["detail_status"] == "detailed"]) == 23
 
