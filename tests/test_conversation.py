@@ -225,7 +225,9 @@ def test_a_conversation_that_keeps_failing_costs_one_call_a_run_until_it_answers
         assert statuses(inboxes) == {"detailed": 79, "beyond_20": 2}
 
 
-@pytest.mark.parametrize(("name", "held"), [("cursor_loop", 222), ("cursor_repeated", 122), ("empty_page", 22)])
+@pytest.mark.parametrize(
+    ("name", "held"), [("cursor_loop", 222), ("cursor_repeated", 122), ("empty_page", 22), ("dead_cursor", 102)]
+)
 def test_b1_b2_b7_a_conversation_whose_pages_do_not_end_is_incomplete_however_often_and_then_whole(
     tmp_path: Path, name: str, held: int
 ) -> None:
