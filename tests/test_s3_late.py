@@ -1,8 +1,6 @@
 """D11: a store whose listings lag behind its objects. Nothing that is written, read, verified or erased believes a listing."""
 
-import hashlib
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -22,38 +20,16 @@ from convo_pipeline.schema import RAW_CONVERSATIONS, RAW_MESSAGE_DETAILS, RAW_ME
 from convo_pipeline.settings import Settings, StoreSettings
 from tests.byte_grep import find_texts
 from tests.raw_days import conversation_row, detail_row, id_row, table
-from tests.s3_server import CREDENTIALS, Proxy, S3Server, copy_bucket, serve_s3
+from tests.s3_server import Proxy, S3Server, copy_bucket
+from tests.test_s3 import bucket, credentials, proxy, server
+
+__all__ = ["bucket", "credentials", "proxy", "server"]
 
 ACCOUNT = "bakery"
 FIRST, SECOND, THIRD = (date(2026, 1, day) for day in (5, 6, 7))
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 IDS = RAW_MESSAGE_IDS.name
 ADA, TEXT = "9990000000000101", "a secret of Ada's"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
-    with serve_s3() as server:
-        yield server
-
-
-@pytest.fixture(autouse=True)
-def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in CREDENTIALS.items():
-        monkeypatch.setenv(name, value)
-
-
-@pytest.fixture
-def bucket(server: S3Server, request: pytest.FixtureRequest) -> str:
-    name = "b" + hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:16]
-    server.client.create_bucket(Bucket=name)
-    return name
-
-
-@pytest.fixture
-def proxy(server: S3Server) -> Iterator[Proxy]:
-    with closing(Proxy(server)) as proxy:
-        yield proxy
 
 
 @pytest.fixture
