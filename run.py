@@ -117,15 +117,24 @@ def step(hint: str, command: list[str]) -> None:
 def test(arguments: list[str]) -> int:
     """Run all checks and say which failed; arguments replace the choice of tests."""
     codes = {}
+    collecting = None if arguments else collect()
     for name, command in CHECKS:
         if arguments and name != "tests":
             continue
         say(name)
+        if name == "tests" and collecting:
+            collecting.wait()
         given = [*command[:5], *arguments] if arguments else list(command)
         codes[name] = run([str(PYTHON), "-m", *given], {} if arguments else in_memory())
     failed = [name for name, code in codes.items() if code]
     say(f"failed: {', '.join(failed)}" if failed else "all passed")
     return max(codes.values())
+
+
+def collect() -> "subprocess.Popen[bytes]":
+    """Collect the tests beside what comes before them: the workers of a first run would all make the same byte code."""
+    command = [str(PYTHON), "-m", "pytest", "--collect-only"]
+    return subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def in_memory() -> dict[str, str]:

@@ -10,8 +10,8 @@ import pytest
 
 MEMORY = Path("/dev/shm")
 SLOW_FILES = (
-    "webserver", "simulation", "demo", "assets", "cli", "forget", "s3", "checks", "retention", "merge", "compact",
-    "notebooks", "faults_chain", "deleted", "extract", "verify", "hostile_chain", "metrics", "canary",
+    "simulation", "assets", "faults_chain", "forget", "conversation", "cli", "s3", "checks", "retention", "merge", "compact",
+    "notebooks", "deleted", "extract", "verify", "hostile_chain", "metrics", "canary",
 )  # fmt: skip
 """They take longest: started first, they are not what everybody waits for at the end."""
 COMMON_UMASK = 0o022

@@ -14,7 +14,7 @@ import requests
 from convo_pipeline.lake.sql import connect
 from tests.web_server import Web, free_port, wait_for
 
-pytestmark = pytest.mark.timeout(500)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
 
 
 def demo(root: Path, *arguments: str) -> "subprocess.Popen[str]":
@@ -32,7 +32,6 @@ def test_the_demo_gives_tables_and_an_answer_and_shows_no_token(tmp_path: Path) 
     assert "EAA" not in printed + errors + (root / "convo.toml").read_text()
 
 
-@pytest.mark.slow
 def test_the_demo_s_page_works_and_ends_with_a_signal(tmp_path: Path) -> None:
     root, port = tmp_path / "demo", free_port()
     process = demo(root, "--ui", "--port", str(port))

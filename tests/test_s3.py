@@ -117,6 +117,7 @@ def in_bucket(inboxes: Inboxes, store: Store, settings: StoreSettings) -> Inboxe
     return replace(inboxes, settings=inboxes.settings.model_copy(update={"store": settings}), store=store)
 
 
+@pytest.mark.slow
 def test_the_chain_into_a_bucket_gives_the_tables_of_a_folder_and_a_rerun_rewrites_none(
     inboxes: Inboxes, bucket: str, server: S3Server, tmp_path: Path
 ) -> None:

@@ -101,6 +101,7 @@ def test_d11_queries_show_whole_days_as_they_are_and_new_ones_once_they_are_list
     assert [held(store, day) for day in (FIRST, SECOND, THIRD)] == [["m1", "m3"], [], ["m4"]]
 
 
+@pytest.mark.slow
 def test_d11_verify_says_that_listings_lag_and_finds_nothing_wrong(
     machine: Callable[..., Store], server: S3Server, bucket: str, proxy: Proxy
 ) -> None:

@@ -17,7 +17,7 @@ RAW = ["raw_conversations", "raw_message_ids", "raw_message_details", "raw_rejec
 DERIVED = ["conversations", "participants", "messages", "attachments", "shares", "reactions"]
 DERIVED += ["coverage", "account_days"]
 WRONG_TOKEN, TEXT = "EAAwrongwrongwrongwrong", "canary4f1c" + "09e2b7"
-pytestmark = pytest.mark.timeout(500)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
 
 
 def canary_world(days: Days) -> World:
