@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import hmac
+import math
 import pickle
 import socket
 import struct
@@ -412,7 +413,7 @@ def test_the_server_sees_no_crowd_either(tmp_path: Path, long_run: bool) -> None
         list(pool.map(work, [server.url] * 4, [until] * 4))
     stamps.sort()
     crowded = sum(third - first <= 1 for first, third in zip(stamps, stamps[2:], strict=False))
-    assert crowded <= len(stamps) // 1000
+    assert crowded <= math.ceil(len(stamps) / 1000)  # what is sent in time may come late
 
 
 def test_a_busy_server_that_names_a_time_is_obeyed() -> None:
