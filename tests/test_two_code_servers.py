@@ -2,8 +2,6 @@
 
 import math
 import os
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from datetime import timedelta
@@ -20,7 +18,7 @@ from convo_pipeline.orchestration.capture import ACCOUNTS_TAG
 from convo_pipeline.schema import RAW_MESSAGE_IDS
 from convo_pipeline.settings import read_settings
 from tests.inbox_worlds import TOKENS, is_at_work, small_world, three_days, write_config
-from tests.web_server import LAUNCH, Web, end, free_port, is_up, wait_for
+from tests.web_server import LAUNCH, Web, serve_page, wait_for
 
 pytestmark = [pytest.mark.hunt, pytest.mark.timeout(400)]
 
@@ -43,28 +41,8 @@ def webserver(home: Path, environ: Mapping[str, str]) -> Iterator[Web]:
     home.mkdir()
     (home / "dagster.yaml").write_text(HOME)
     (home / "workspace.yaml").write_text(WORKSPACE)
-    port = free_port()
-    command = [
-        sys.executable,
-        "-m",
-        "dagster_webserver",
-        "-h",
-        "127.0.0.1",
-        "-p",
-        str(port),
-        "-w",
-        str(home / "workspace.yaml"),
-    ]
-    with (home / "web.log").open("ab") as log:
-        process = subprocess.Popen(
-            command, env={**environ, "DAGSTER_HOME": str(home)}, stdout=log, stderr=log, start_new_session=True
-        )
-        try:
-            web = Web(f"http://127.0.0.1:{port}", pid=process.pid)
-            wait_for(lambda: is_up(web, process), 180)
-            yield web
-        finally:
-            end(process)
+    with serve_page(home, environ, "dagster_webserver", "-w", str(home / "workspace.yaml")) as web:
+        yield web
 
 
 def launch_capture(web: Web, location: str, accounts: str = "") -> str:

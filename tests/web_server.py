@@ -129,9 +129,16 @@ def dagster_dev(home: Path, environ: Mapping[str, str], change: tuple[str, str] 
     patient = f"start_timeout_seconds: {180 * FAST}"
     config = (ROOT / "dagster.yaml").read_text().replace("start_timeout_seconds: 180", patient)
     (home / "dagster.yaml").write_text(config.replace(*change))
+    with serve_page(home, environ, "dagster", "dev") as web:
+        yield web
+
+
+@contextmanager
+def serve_page(home: Path, environ: Mapping[str, str], module: str, *arguments: str) -> Iterator[Web]:
+    """Run a module that serves Dagster's page, in the repository's root, until it is up; end it as a terminal would."""
     port = free_port()
-    command = [sys.executable, "-m", "dagster", "dev", "-h", "127.0.0.1", "-p", str(port)]
-    with (home / "dev.log").open("ab") as log:
+    command = [sys.executable, "-m", module, *arguments, "-h", "127.0.0.1", "-p", str(port)]
+    with (home / "web.log").open("ab") as log:
         process = subprocess.Popen(
             command,
             cwd=ROOT,

@@ -43,9 +43,8 @@ from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.identity import AccountIdentity
 from convo_pipeline.lake.partitions import Commit
 from convo_pipeline.lake.records import Run
-from convo_pipeline.lake.retention import RAW_NAMES
 from convo_pipeline.lake.run_balance import balance
-from convo_pipeline.lake.salvage import damaged_days, salvage_days
+from convo_pipeline.lake.salvage import damaged_days, damaged_files, salvage_days
 from convo_pipeline.schema import RAW, TABLES
 from convo_pipeline.secrets import Credentials, read_credentials, redact
 from convo_pipeline.settings import AccountSettings, Settings
@@ -211,7 +210,7 @@ class AccountCalls:
         self._name = run.account.name
         self._memory = self._state.memory(self._name)
         self._covered = Coverage.read(self._memory)
-        self._damaged = self._read_damaged()
+        self._damaged = damaged_files(run.store, self._name)
         since = max(min(run.since, *(day for _, _, day, _ in self._damaged), run.until), run.account.start_date)
         self._plan = plan_run(run.mode, since, run.clock.now(), self._covered, run.settings.schedule.recheck_days)
         ladder = self._memory.get("ladder")
@@ -394,7 +393,7 @@ class AccountCalls:
         One that was found damaged only while the run was at work waits for the next run. What is still held of the others goes
         back before anybody believes them: return what that changed.
         """
-        if self._read_damaged() - self._damaged:
+        if damaged_files(self._run.store, self._name) - self._damaged:
             self._state.reopen(self._name)
             return []
         covered = Coverage.read(self._state.memory(self._name))
@@ -405,10 +404,6 @@ class AccountCalls:
         for _, path in asked:
             self._state.remove_quarantine(path)
         return commits
-
-    def _read_damaged(self) -> frozenset[tuple[str, str, date, str]]:
-        """Return the raw files that were set aside or lost, and what they held was not asked again yet."""
-        return frozenset(each for each in self._state.quarantines(self._name) if each[0] in RAW_NAMES)
 
     def report(self, loads: list[Loaded], credentials: Credentials) -> AccountReport:
         """Return what the run came to."""

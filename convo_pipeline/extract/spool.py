@@ -85,15 +85,19 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
+def _is_as_written(file: Path, content: bytes) -> bool:
+    """Say whether a record has the hash that its name holds; an older one's name holds none."""
+    return file.stem.partition("-")[2] in ("", _digest(content))
+
+
 def _read(file: Path) -> Record | None:
     """Return a record, None if its bytes are not those that were written."""
     try:
         content = file.read_bytes()
     except OSError as error:
         raise refusal(file, "read", error) from None
-    written = file.stem.partition("-")[2]
     try:
-        record = load_json(content) if written in ("", _digest(content)) else None
+        record = load_json(content) if _is_as_written(file, content) else None
     except ValueError:
         return None
     return record if isinstance(record, dict) else None
@@ -120,15 +124,10 @@ def find_damaged_records(state_path: Path) -> list[Path]:
     found: list[Path] = []
     for account in Folder(state_path).names((SPOOL,)):
         for run in _runs(state_path, account):
-            found += [file.relative_to(state_path) for file in sorted(run.glob("*.json")) if not _is_as_written(file)]
+            for file in sorted(run.glob("*.json")):
+                with suppress(FileNotFoundError):
+                    found += [] if _is_as_written(file, file.read_bytes()) else [file.relative_to(state_path)]
     return found
-
-
-def _is_as_written(file: Path) -> bool:
-    written = file.stem.partition("-")[2]
-    with suppress(FileNotFoundError):
-        return written in ("", _digest(file.read_bytes()))
-    return True
 
 
 def delete_old_spools(state_path: Path, now: datetime, accounts: Collection[str] = ()) -> int:

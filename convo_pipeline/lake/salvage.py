@@ -20,7 +20,7 @@ from convo_pipeline.lake.compact import read_compacted_day
 from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.partitions import Commit
 from convo_pipeline.lake.people import is_one_to_one, is_sent_by, people_in, people_of_message, without_person
-from convo_pipeline.lake.retention import raw_floor
+from convo_pipeline.lake.retention import RAW_NAMES, raw_floor
 from convo_pipeline.lake.suppression import Suppression, read_suppression
 from convo_pipeline.schema import (
     NORMALISED,
@@ -44,9 +44,14 @@ _ANSWER = ("fields", "payload")
 """Columns that are of one answer: where one is damaged, both are taken from elsewhere."""
 
 
+def damaged_files(store: Store, account: str) -> frozenset[tuple[str, str, date, str]]:
+    """Return (table, account, date, path) of the raw files that were set aside or lost, and not asked again since."""
+    return frozenset(each for each in store.state.quarantines(account) if each[0] in RAW_NAMES)
+
+
 def damaged_days(store: Store, account: str) -> set[date]:
-    """Return the days of which a raw file was set aside or lost, and that were not asked again since."""
-    return {day for table, _, day, _ in store.state.quarantines(account) if table in _RAW_NAMES}
+    """Return the days of these files."""
+    return {day for _, _, day, _ in damaged_files(store, account)}
 
 
 def salvage_days(store: Store, account: str, days: Collection[date]) -> list[Commit]:
@@ -68,9 +73,6 @@ def salvage_day(store: Store, account: str, day: date) -> list[Commit]:
     found = {table: _find_rows(store, table, account, day, derived) for table in lost}
     kept = _without_forgotten(found, read_suppression(store, account), _own_ids(store, account))
     return [store.merge(table.name, account, day, rows) for table, rows in kept.items() if rows.num_rows]
-
-
-_RAW_NAMES = frozenset(table.name for table in RAW)
 
 
 def _read_sound(store: Store, table: Table, account: str, day: date) -> pa.Table:
