@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 
 from convo_pipeline.extract.contents import Contents, Journal
+from convo_pipeline.extract.conversation import failed_state_record
 from convo_pipeline.extract.load import load_spool
 from convo_pipeline.extract.spool import Spool
 from convo_pipeline.lake.run_balance import balance
@@ -65,6 +66,30 @@ def test_what_is_sorted_at_once_is_what_the_spool_gives_after_a_kill(tmp_path: P
         assert isinstance(tables, dict)
         assert sorted(tables[DAY]["message_id"].to_pylist()) == ["m2", "m3", "m4", "m5"]
         assert "paging" not in str(at_once)
+
+
+def test_the_next_record_carries_the_states_that_were_noted(tmp_path: Path) -> None:
+    with serve(tmp_path, small_world()) as inboxes:
+        journal = open_journal(inboxes)
+        for name in ("c1", "c2"):
+            journal.note(failed_state_record(name, 1, name))
+        assert (list(journal.spool), journal.contents.states) == ([], {})
+        journal.append(RECORD)
+        journal.note(failed_state_record("c3", 1, "c3"))
+        journal.note(failed_state_record("c1", 1, "met again"))
+        journal.flush()
+        journal.flush()
+        at_once = sorted_contents(journal.contents)
+        assert len(list(journal.spool)) == 2
+        again = Contents.create(inboxes.store, inboxes.settings.accounts[0], journal.spool)
+        for record in journal.spool:
+            again.read(record)
+        assert sorted_contents(again) == at_once
+        assert {key: state.due_reason for key, state in again.states.items()} == {
+            "c1": "met again",
+            "c2": "c2",
+            "c3": "c3",
+        }
 
 
 def test_a_record_that_could_not_be_sorted_is_in_the_spool(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from convo_pipeline.derive import stale_days
 from convo_pipeline.emulator.world import Account, Conversation, World
 from convo_pipeline.erasing import forget, forget_again, resume
 from convo_pipeline.errors import BusyError, StoreError
+from convo_pipeline.extract.conversation import failed_state_record
 from convo_pipeline.extract.load import load_spool
 from convo_pipeline.extract.spool import Spool, left_spools
 from convo_pipeline.lake.compact import compact
@@ -247,9 +248,13 @@ def test_a_spool_from_before_is_stored_without_the_person(inboxes: Inboxes) -> N
     spool.append({"kind": "listing", "at_us": int(NOW.timestamp() * 1_000_000), "folder": "", "fields": [],
                   "conversation_fields": ["id"], "conversations": [row], "states": []})  # fmt: skip
     edge = {"kind": "edge", "conversation_id": "t_9", "rows": [{"id": "m", "message": SECRET}]}
-    spool.append(edge | {"at_us": 1, "updated_us": None, "first_rank": 21, "fields": []})
+    states = [failed_state_record(chat, 1, "answer") for chat in ("t_9", "t_other")]
+    spool.append(edge | {"at_us": 1, "updated_us": None, "first_rank": 21, "fields": [], "states": states})
     loaded = load_spool(inboxes.store, inboxes.settings.account("insta"), spool)
     assert (loaded.commits, loaded.counts["suppressed_conversations"]) == ([], 1)
+    known = inboxes.store.state.conversations("insta")
+    assert "t_9" not in known
+    assert known["t_other"].due_reason == "answer", "a dropped record carried it"
     spool.delete()
 
 

@@ -138,6 +138,7 @@ class AccountRun:
             journal = Journal(spool, Contents.create(self.store, self.account, spool))
             calls = AccountCalls(self, client, journal)
             calls.fetch(user_id)
+            journal.flush()
             try:
                 left.append(self._load(spool, journal.contents if journal.is_whole else None))
             except StoppedError as error:

@@ -41,10 +41,16 @@ class Journal:
     contents: "Contents"
     is_whole: bool = True
     """Whether all that is in the spool was sorted too."""
+    _states: list[Record] = field(default_factory=list)
+    """States of conversations that no record carries yet."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def append(self, record: Record) -> None:
-        """Write one record durably, then sort it."""
+        """Write one record durably, with the states noted so far, then sort it."""
+        with self._lock:
+            states, self._states = self._states, []
+        if states:
+            record = {**record, "states": [*record.get("states", ()), *states]}  # type: ignore[misc]
         self.spool.append(record)
         with self._lock:
             try:
@@ -52,6 +58,22 @@ class Journal:
             except BaseException:
                 self.is_whole = False
                 raise
+
+    def note(self, state: Record) -> None:
+        """Let the next record carry a conversation's state: no file and no sync of its own.
+
+        What it is about is on disk already. If the process is killed before, the next run asks the conversation again.
+        """
+        with self._lock:
+            self._states.append(state)
+
+    def flush(self) -> None:
+        """Write the states that no record carries yet."""
+        with self._lock:
+            states, self._states = self._states, []
+        if states:
+            first, *others = states
+            self.append({**first, "states": others})
 
 
 @dataclass(frozen=True)
@@ -90,10 +112,12 @@ class Contents:
         return cls(Buckets(spool.folder / "buckets"), placements, Suppressor.read(store, account))
 
     def read(self, record: Record) -> None:
-        """Sort one record, without what was forgotten; an unknown kind is a defect of this program."""
-        kept = self.suppressor.clean(record)
-        if kept is not None:
-            READERS[str(kept["kind"])](self, kept)
+        """Sort one record and the states it carries, without what was forgotten; an unknown kind is a defect of ours."""
+        states: Sequence[Record] = record.get("states", ())  # type: ignore[assignment]
+        for part in (record, *states):
+            kept = self.suppressor.clean(part)
+            if kept is not None:
+                READERS[str(kept["kind"])](self, kept)
 
     def read_account(self, record: dict[str, Any]) -> None:
         self.known = OwnIdentity(record["own_id"], record["own_username"], record["own_id_source"])
@@ -113,8 +137,6 @@ class Contents:
             )
             self._keep_conversation(sighting, row)
             self._add_messages(self._nested(row, at_us), conversation_id, sighting.updated_us, 1, fields, at_us)
-        for state in record["states"]:
-            self.read_state(state)
 
     def read_edge(self, record: dict[str, Any]) -> None:
         self._add_messages(

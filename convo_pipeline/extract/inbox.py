@@ -300,7 +300,7 @@ class InboxReader:
 
     def _read_to_end(self, listed: Listed) -> None:
         state = self._reader.read(listed)
-        self._journal.append(state)
+        self._journal.note(state)
         self._tally("fetched")
         with self._lock:
             self._unreachable_in_a_row = self._faults_in_a_row = 0
@@ -316,7 +316,7 @@ class InboxReader:
             self._tally("listed")
             if not says_absent(error) or not self._known.was_refused(conversation_id):
                 raise
-            self._journal.append(failed_state_record(conversation_id, 0, due_reason=None))
+            self._journal.note(failed_state_record(conversation_id, 0, due_reason=None))
             self._tally("vanished")
             return
         for listed in self._take_page(page):
@@ -344,7 +344,7 @@ class InboxReader:
         is_given_up = is_refused and self._known.was_refused(conversation_id)
         given_up = GIVEN_UP if is_shown else GIVEN_UP_UNSHOWN
         due_reason = given_up if is_given_up else REFUSED if is_refused else reason_of(error)
-        self._journal.append(failed_state_record(conversation_id, at_us, due_reason))
+        self._journal.note(failed_state_record(conversation_id, at_us, due_reason))
         with self._lock:
             self.fetched.failures[conversation_id] = error
         if is_given_up:

@@ -41,13 +41,14 @@ class Suppressor:
         return cls(read_suppression(store, account.name), frozenset(own_ids))
 
     def clean(self, record: Record) -> Record | None:
-        """Return a spooled record without what was forgotten; None if nothing of it is left."""
+        """Return a spooled record without what was forgotten; None if nothing of it is left.
+
+        The states that it carries are records of their own.
+        """
         if self.suppression.is_empty or record["kind"] in OF_THE_ACCOUNT:
             return record
         if record["kind"] == "listing":
-            kept = self.clean_conversations(record["conversations"])  # type: ignore[arg-type]
-            states = [state for state in record["states"] if not self._is_dropped(state)]  # type: ignore[attr-defined]
-            return record | {"conversations": kept, "states": states}
+            return record | {"conversations": self.clean_conversations(record["conversations"])}  # type: ignore[arg-type]
         if self._is_dropped(record) or self._is_told_by(record):
             return None
         if record["kind"] == "edge":
