@@ -24,6 +24,7 @@ from convo_pipeline.graph.pages import nested_page
 from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.records import ConversationState
 from convo_pipeline.settings import AccountSettings
+from convo_pipeline.turns import ANSWER_TURN
 
 Placements = dict[tuple[str, str], date]
 ESTIMATES = ("conversation", "listing")
@@ -52,7 +53,7 @@ class Journal:
         if states:
             record = {**record, "states": [*record.get("states", ()), *states]}  # type: ignore[misc]
         self.spool.append(record)
-        with self._lock:
+        with self._lock, ANSWER_TURN:
             try:
                 self.contents.read(record)
             except BaseException:

@@ -21,6 +21,7 @@ from convo_pipeline.errors import PayloadError, StoreError
 from convo_pipeline.extract.paging import dump_without_paging
 from convo_pipeline.json_text import load_json
 from convo_pipeline.lake.folder import Folder, refusal
+from convo_pipeline.turns import ANSWER_TURN
 
 SPOOL = "spool"
 MAX_AGE = timedelta(days=7)
@@ -43,10 +44,12 @@ class Spool:
 
     def append(self, record: Record) -> None:
         """Write one record durably; it is there after a crash, or it is not there at all."""
-        content = _dump(record)
+        with ANSWER_TURN:
+            content = _dump(record)
+            digest = _digest(content)
         with self._lock:
             self._count += 1
-            name = f"{self._count:08d}-{_digest(content)}"
+            name = f"{self._count:08d}-{digest}"
         staged = self.folder / f"{name}.tmp"
         try:
             with open(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:

@@ -56,6 +56,7 @@ from convo_pipeline.graph.throttle import CALLS_IN_FLIGHT, Lanes, Patience
 from convo_pipeline.halt import Halt
 from convo_pipeline.secrets import Credentials, RedactingFilter
 from convo_pipeline.settings import AccountSettings, Settings
+from convo_pipeline.turns import ANSWER_TURN
 
 __all__ = ["Answer", "Endpoint", "GraphClient", "Identity"]
 
@@ -318,7 +319,8 @@ class GraphClient:
         if 300 <= received.status < 400:
             raise GraphError(_fault(request, received.status, "the server redirects, which is never followed"))
         try:
-            body = read_json(content)
+            with ANSWER_TURN:
+                body = read_json(content)
         except PayloadError as error:
             body, reason = None, str(error)
         else:
