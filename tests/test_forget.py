@@ -159,6 +159,19 @@ def texts_of(inboxes: Inboxes, conversation_id: str) -> list[str]:
     return sorted(str(row["text"]) for row in messages)
 
 
+def test_b28_a_message_of_another_conversation_that_has_the_same_id_stays(inboxes: Inboxes) -> None:
+    conversations = inboxes.world.accounts["insta"].conversations
+    (ada,) = conversations_of(inboxes, ADA) - conversations_of(inboxes, EVE)
+    (bob,) = conversations_of(inboxes, BOB)
+    twin = conversations[ada].add_message("Ada's", at(10, 11))
+    conversations[bob].add_message("Bob's", at(10, 11), message_id=twin.message_id)
+    inboxes.extract_whole()
+    before = others(inboxes, conversations_of(inboxes, ADA))
+    erase_ada(inboxes)
+    assert others(inboxes, conversations_of(inboxes, ADA)) == before
+    assert "Bob's" in texts_of(inboxes, bob)
+
+
 def test_ids_of_what_they_sent_to_a_group_leave_the_state_too(inboxes: Inboxes) -> None:
     (group,) = conversations_of(inboxes, EVE)
     account = inboxes.world.accounts["insta"]

@@ -66,6 +66,10 @@ class Traces:
         return _texts(self.own | self.shared)
 
     @cached_property
+    def shared_ids(self) -> pa.Array:
+        return _texts(self.shared)
+
+    @cached_property
     def sent_ids(self) -> pa.Array:
         return _texts(self.sent)
 
@@ -283,7 +287,11 @@ def _is_leaving(table: Table, rows: pa.Table, traces: Traces) -> pa.ChunkedArray
     """Say which rows leave: those of their own conversations, what they sent in others, and what is about them there."""
     is_leaving = pc.is_in(rows["conversation_id"], value_set=traces.own_ids)
     if "message_id" in table.column_names and traces.sent:
-        is_leaving = pc.or_(is_leaving, pc.is_in(rows["message_id"], value_set=traces.sent_ids))
+        is_shared = pc.is_in(
+            rows["conversation_id"], value_set=traces.shared_ids
+        )  # elsewhere the id is another message's
+        is_sent = pc.and_(is_shared, pc.is_in(rows["message_id"], value_set=traces.sent_ids))
+        is_leaving = pc.or_(is_leaving, is_sent)
     if table.name in _PERSON:
         is_leaving = pc.or_(is_leaving, pc.equal(rows[_PERSON[table.name]], traces.person_id))
     return is_leaving
@@ -318,7 +326,7 @@ def _filter(rows: pa.Table, is_leaving: pa.Array | pa.ChunkedArray) -> pa.Table:
 
 def _cut_rows(rows: pa.Table, traces: Traces) -> pa.Table:
     """Take the person out of the rows of shared conversations that stay."""
-    is_shared = pc.is_in(rows["conversation_id"], value_set=_texts(traces.shared))
+    is_shared = pc.is_in(rows["conversation_id"], value_set=traces.shared_ids)
     for name in _WITH_PEOPLE:
         if name in rows.column_names:
             rows = _cut_column(rows, name, is_shared, traces.person_id)
