@@ -320,6 +320,9 @@ class Referee:
 class Life:
     """One account's inbox, its plan and its lake."""
 
+    rest_seconds = 3600.0
+    """How long all is quiet before the last run, which makes all good."""
+
     def __init__(self, seed: int, folder: Path) -> None:
         self.rng = random.Random(seed)
         self.folder = folder
@@ -348,7 +351,7 @@ class Life:
                         self._let_happen()
                     self._run(plan)
                 self._server.set_faults()
-                self.world.clock.advance(3600)
+                self.world.clock.advance(self.rest_seconds)
                 for conversation in self.account.conversations.values():
                     conversation.poison(None)
                 healing = RunPlan(self.rng.choice(("full", "full", "window")), START)
@@ -376,7 +379,7 @@ class Life:
         self._last_mode = plan.mode
         self.referee.note_texts()
         before = {self.key(message) for message in self.truth()}
-        self._server.set_faults(*(_fault(text) for text in plan.faults))
+        self._server.set_faults(*self._faults(plan))
         ticking = Ticking(self.world.clock, self.rng.choice((0.0, 0.0, 0.2, 3.0)), plan.kill_after_calls)
         graph = self._settings.graph.model_copy(update={"calls_per_run": plan.calls_per_run})
         settings = self._settings.model_copy(update={"graph": graph})
@@ -386,7 +389,7 @@ class Life:
         try:
             [report] = extract(
                 settings, self.store, ["shop"], plan.since, until,
-                mode=plan.mode, environ={TOKEN_VARIABLE: EMULATOR_TOKEN}, clock=ticking.clock(),  # type: ignore[arg-type]
+                mode=plan.mode, environ={TOKEN_VARIABLE: EMULATOR_TOKEN}, clock=self._clock(ticking),  # type: ignore[arg-type]
             )  # fmt: skip
         except KilledError:
             self.store.close()
@@ -395,6 +398,12 @@ class Life:
         self.store.commits_left = None
         self.referee.check(plan, report, before)
         return report
+
+    def _faults(self, plan: RunPlan) -> list[Fault]:
+        return [make_drawn_fault(text) for text in plan.faults]
+
+    def _clock(self, ticking: Ticking) -> Clock:
+        return ticking.clock()
 
     def _derive(self) -> None:
         for day in stale_days(self.store, "shop"):
@@ -536,7 +545,8 @@ def _random_switches(rng: random.Random) -> Switches:
     return Switches(**chosen)  # type: ignore[arg-type]
 
 
-def _fault(text: str) -> Fault:
+def make_drawn_fault(text: str) -> Fault:
+    """Make a fault of what a plan says."""
     name, *rest = text.split(":")
     probability = float(rest.pop()) if rest and "." in rest[-1] else 1.0
     return make_fault(name, rest[0] if rest else None, probability)

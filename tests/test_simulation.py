@@ -1,6 +1,7 @@
 """Whole lives of an account by seed, and the bugs that they and the search for them brought to light.
 
-A failing seed is printed; `SIMULATION_SEED=1234 pytest tests/test_simulation.py -k one_seed` runs it alone.
+A failing seed is printed; `SIMULATION_SEED=1234 pytest tests/test_simulation.py -k one_seed` runs it alone, as
+an ordinary life and as a rough one.
 """
 
 import os
@@ -16,21 +17,25 @@ from convo_pipeline.emulator.fault import Fault, FaultKind, Occasion, conversati
 from convo_pipeline.emulator.faults import make_fault
 from convo_pipeline.extract.spool import Spool
 from tests.inboxes import NOW, START, Inboxes, serve, small_world
+from tests.rough_lives import simulate_rough
 from tests.simulation import FATES, simulate
 
 FAST_SEEDS, FAST_PARTS = 200, 4
 HUNT_SEEDS, LONG_SEEDS, HUNT_PARTS = 1_000, 20_000, 20
+FAST_ROUGH_SEEDS, HUNT_ROUGH_SEEDS, LONG_ROUGH_SEEDS, ROUGH_PARTS = 1, 80, 4_000, 4
+"""A rough life costs six ordinary ones."""
+Simulate = Callable[[int, Path], list[str]]
 OWN_SEED = os.environ.get("SIMULATION_SEED", "")
 
 
-def wrong_seeds(seeds: Iterable[int], folder: Path) -> dict[int, list[str]]:
+def wrong_seeds(seeds: Iterable[int], folder: Path, live: Simulate = simulate) -> dict[int, list[str]]:
     """Return what went wrong, by seed."""
-    return {seed: wrong for seed in seeds if (wrong := simulate_alone(seed, folder / str(seed)))}
+    return {seed: wrong for seed in seeds if (wrong := live_alone(live, seed, folder / str(seed)))}
 
 
-def simulate_alone(seed: int, folder: Path) -> list[str]:
+def live_alone(live: Simulate, seed: int, folder: Path) -> list[str]:
     try:
-        return simulate(seed, folder)
+        return live(seed, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -61,9 +66,24 @@ def test_no_seed_of_many_loses_doubles_or_misreports_a_message(memory_path: Path
     assert wrong_seeds(range(FAST_SEEDS + part, FAST_SEEDS + count, HUNT_PARTS), memory_path) == {}
 
 
+def test_no_rough_seed_loses_doubles_or_misreports_a_message(memory_path: Path) -> None:
+    assert wrong_seeds(range(FAST_ROUGH_SEEDS), memory_path, simulate_rough) == {}
+
+
+@pytest.mark.hunt
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("part", range(ROUGH_PARTS))
+def test_no_rough_seed_of_many_loses_doubles_or_misreports_a_message(
+    memory_path: Path, long_run: bool, part: int
+) -> None:
+    count = LONG_ROUGH_SEEDS if long_run else HUNT_ROUGH_SEEDS
+    assert wrong_seeds(range(FAST_ROUGH_SEEDS + part, count, ROUGH_PARTS), memory_path, simulate_rough) == {}
+
+
 @pytest.mark.skipif(not OWN_SEED, reason="SIMULATION_SEED names a seed to run alone")
-def test_one_seed(tmp_path: Path) -> None:
-    assert simulate(int(OWN_SEED), tmp_path) == []
+@pytest.mark.parametrize("live", [simulate, simulate_rough])
+def test_one_seed(tmp_path: Path, live: Simulate) -> None:
+    assert live(int(OWN_SEED), tmp_path) == []
 
 
 def test_an_impossible_time_of_a_message_does_not_end_its_conversation_walk(tmp_path: Path) -> None:
