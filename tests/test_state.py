@@ -194,14 +194,19 @@ def test_a_failed_transaction_leaves_everything_as_it_was(state: State) -> None:
     assert state.conversations("bakery") == {"c1": ConversationState("c1", 5)}
 
 
-def test_a_database_of_a_newer_version_is_refused(state: State) -> None:
+def test_a_database_of_a_newer_version_is_refused_and_left_as_it_is(state: State) -> None:
     state.save_memory("bakery", {})
     state.close()
     with sqlite3.connect(state.path) as connection:
         connection.execute("UPDATE lake_version SET version = 99")
+        connection.execute("DROP TABLE days_done")
+        before = list(connection.iterdump())
     connection.close()
     with pytest.raises(StoreError, match="written by a newer convo-pipeline"):
         state.memory("bakery")
+    with sqlite3.connect(state.path) as connection:
+        assert list(connection.iterdump()) == before
+    connection.close()
 
 
 def test_a_file_that_is_no_database_is_a_clear_error(tmp_path: Path) -> None:

@@ -147,14 +147,22 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 def _create(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("BEGIN IMMEDIATE")
+    version = _read_version(connection)
+    if version is not None and version > STATE_VERSION:
+        raise StoreError(f"{path} was written by a newer convo-pipeline (state version {version}): update this one")
     for statement in [*_SCHEMA.split(";"), *_TRIGGERS]:
         connection.execute(statement)
-    row = connection.execute("SELECT max(version) FROM lake_version").fetchone()
-    if row[0] is None:
+    if version is None:
         connection.execute("INSERT INTO lake_version VALUES (?)", (STATE_VERSION,))
     connection.execute("COMMIT")
-    if row[0] is not None and row[0] > STATE_VERSION:
-        raise StoreError(f"{path} was written by a newer convo-pipeline (state version {row[0]}): update this one")
+
+
+def _read_version(connection: sqlite3.Connection) -> int | None:
+    """Return which version made the file, None where it has just been made."""
+    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'lake_version'").fetchone():
+        return None
+    (version,) = connection.execute("SELECT max(version) FROM lake_version").fetchone()
+    return version  # type: ignore[no-any-return]
 
 
 @contextmanager
