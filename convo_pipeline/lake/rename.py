@@ -64,7 +64,18 @@ def _check(store: Store, old: str, new: str, is_resumed: bool) -> list[str]:
     taken = [table for table in tables if new in store.listed_accounts(table)]
     if (taken and not is_resumed) or is_new_known:
         raise StoreError(f'"{new}" already holds rows of its own: choose another name for "{old}"')
+    left = None if is_resumed else _left_of(store, new)
+    if left:
+        raise StoreError(f'"{new}" was an account before and left {left}: choose another name for "{old}"')
     return tables
+
+
+def _left_of(store: Store, account: str) -> str | None:
+    """Return where something lies that an account without rows left: a killed run's answers, or whom it forgot."""
+    for place, parts in ((Folder(store.state_path), (SPOOL, account)), (store.place, (RECEIPTS, f"account={account}"))):
+        if next(iter(place.files(parts)), None):
+            return place.location(parts)
+    return None
 
 
 def _check_moved(store: Store, old: str) -> None:
