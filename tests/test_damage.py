@@ -14,6 +14,7 @@ from convo_pipeline.derive import stale_days
 from convo_pipeline.emulator.clock import VirtualClock
 from convo_pipeline.emulator.world import Account, World
 from convo_pipeline.errors import CorruptError, StoreError
+from convo_pipeline.lake.identity import AccountIdentity
 from convo_pipeline.lake.ledger import export_runs, restore_runs
 from convo_pipeline.lake.rebuild import rebuild_state
 from convo_pipeline.lake.verify import verify
@@ -70,6 +71,31 @@ def test_d1_a_damaged_raw_day_is_asked_again_by_the_next_night_however_old_it_is
     assert kinds(inboxes) == ["set aside"]
     (kept,) = store.path(table, "insta", OLD).parent.glob("*.corrupt-*")
     assert kept.read_bytes() == damaged
+
+
+@pytest.mark.parametrize(("account", "day"), [("insta", TODAY), ("mess", OLD)])
+def test_files_that_changed_places_are_no_backup_and_bring_no_row_of_theirs(
+    inboxes: Inboxes, account: str, day: date
+) -> None:
+    """Each is whole, only of another day, or of another account's inbox: none is taken for the truth there."""
+    store = inboxes.store
+    store.state.set_identity(AccountIdentity("mess", "2222222222", "messenger"))
+    for table in RAW_FILES if account == "mess" else ():
+        store.merge(table, "mess", OLD, store.read(table, "insta", OLD))
+    before = inboxes.rows("messages")
+    for table in RAW_FILES:
+        one, other = store.path(table, "insta", OLD), store.path(table, account, day)
+        contents = one.read_bytes(), other.read_bytes()
+        one.write_bytes(contents[1])
+        other.write_bytes(contents[0])
+    assert set(kinds(inboxes)) == {"damaged"}
+    rebuild_state(store)
+    for table in RAW_FILES:
+        with pytest.raises(CorruptError, match="set aside"):
+            store.read(table, "insta", OLD)
+    inboxes.extract(NIGHT, mode="nightly")
+    inboxes.derive()
+    assert inboxes.rows("messages") == before
 
 
 def test_a_file_found_damaged_while_a_run_stores_waits_for_the_next_one(inboxes: Inboxes) -> None:

@@ -18,7 +18,7 @@ import pytest
 from convo_pipeline.derive import stale_days
 from convo_pipeline.emulator.world import Account, Conversation, World
 from convo_pipeline.erasing import forget, forget_again, resume
-from convo_pipeline.errors import BusyError, StoreError
+from convo_pipeline.errors import BusyError, CorruptError, StoreError
 from convo_pipeline.extract.conversation import failed_state_record
 from convo_pipeline.extract.load import load_spool
 from convo_pipeline.extract.spool import Spool, left_spools
@@ -313,6 +313,17 @@ def test_damaged_staged_and_compacted_copies_go_too(inboxes: Inboxes) -> None:
     other[0].unlink()
     assert verify(store, stale_days=stale_days).findings == ()
     assert {row["text"] for row in inboxes.rows("messages", "insta")} >= {"Eve in the group", "message 1"}
+
+
+def test_a_file_of_theirs_that_was_set_aside_in_another_accounts_folder_goes_too(inboxes: Inboxes) -> None:
+    store, day = inboxes.store, date(2026, 3, 2)
+    astray = store.path("messages", "mess", day)
+    astray.write_bytes(store.path("messages", "insta", day).read_bytes())
+    with pytest.raises(CorruptError, match="set aside"):
+        store.read("messages", "mess", day)
+    assert len(list(astray.parent.glob("*.corrupt-*"))) == 1
+    erase_ada(inboxes)
+    assert list(astray.parent.glob("*.corrupt-*")) == []
 
 
 def test_rejected_entries_and_run_errors_that_name_the_person_go(inboxes: Inboxes) -> None:

@@ -141,6 +141,11 @@ def put_back_another(store: Store) -> None:
     path.write_bytes(encode(TABLES["messages"], store.read("messages", ACCOUNT, DAY).slice(1), "another time"))
 
 
+def put_another_days_in_its_place(store: Store) -> None:
+    content = store.path("messages", ACCOUNT, date(2026, 1, 6)).read_bytes()
+    store.path("messages", ACCOUNT, DAY).write_bytes(content)
+
+
 def lose_file(store: Store) -> None:
     store.path("messages", ACCOUNT, DAY).unlink()
 
@@ -224,6 +229,7 @@ def leave_a_note(store: Store) -> None:
     [
         (damage, ["damaged"]),
         (put_back_another, ["restored"]),
+        (put_another_days_in_its_place, ["damaged"]),
         (lose_file, ["missing"]),
         (lose_record, ["unrecorded"]),
         (change_schema, ["schema", "unrecorded"]),

@@ -1,9 +1,11 @@
 """Tables to Parquet bytes and back: exact schema, deterministic, checked. It knows no path.
 
 The same rows give the same bytes: zstd, page checksums, no time of writing. The file's metadata carries the schema
-version and, for derived tables, `source`: the digest of the raw files it was made from.
+version, whose day it is (`place`) and, for derived tables, `source`: the digest of the raw files it was made from.
 """
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -14,6 +16,9 @@ from convo_pipeline.errors import CorruptError, SchemaError
 from convo_pipeline.schema import SCHEMA_VERSION, VERSION_KEY, Column, Table
 
 SOURCE_KEY = b"convo_pipeline.source"
+PLACE_KEY = b"convo_pipeline.place"
+SEAL_CHARACTERS = 16
+"""Of a place's hash, beside it: a footer has no checksum, and damage must not look like another partition's file."""
 NEUTRAL: dict[str, object] = {
     "text": "",
     "whole number": 0,
@@ -36,6 +41,8 @@ class FileContent:
     row_count: int
     version: int
     source: str
+    place: str = ""
+    """Of which partition it was written, as its writer said; empty where that cannot be told."""
     is_exact: bool = True
     """Whether the file itself has today's columns and types."""
     misfit: SchemaError | None = None
@@ -48,9 +55,10 @@ class FileContent:
         return self.rows
 
 
-def encode(table: Table, rows: pa.Table, source: str = "") -> bytes:
-    """Return the bytes of a data file; rows that were read from one give its bytes again."""
-    metadata = {VERSION_KEY: str(SCHEMA_VERSION).encode()} | ({SOURCE_KEY: source.encode()} if source else {})
+def encode(table: Table, rows: pa.Table, source: str = "", place: str = "") -> bytes:
+    """Return the bytes of a data file; rows that were read from one, with its source and place, give its bytes again."""
+    told = {SOURCE_KEY: source.encode(), PLACE_KEY: _sealed(place)}
+    metadata = {VERSION_KEY: str(SCHEMA_VERSION).encode()} | {key: value for key, value in told.items() if value}
     sink = pa.BufferOutputStream()
     pq.write_table(
         pa.Table.from_arrays(rows.columns, schema=table.schema.with_metadata(metadata)),
@@ -74,7 +82,7 @@ def decode(table: Table, content: bytes, name: str) -> FileContent:
         metadata = file.schema_arrow.metadata or {}
         version, source = int(metadata.get(VERSION_KEY, b"1")), metadata.get(SOURCE_KEY, b"").decode()
         is_exact = stored.schema.equals(table.schema)
-        return _content(table, stored, version, source, is_exact)
+        return _content(table, stored, version, source, _read_place(metadata), is_exact)
     except MemoryError:  # Arrow's own is an ArrowException as well, and says nothing about the file
         raise
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -90,6 +98,25 @@ def read_version(content: bytes) -> int | None:
         raise
     except (pa.ArrowException, OSError, ValueError):
         return None
+
+
+def read_place(content: bytes) -> str:
+    """Read off a data file's footer of which partition it was written; empty where that cannot be told."""
+    try:
+        return _read_place(pq.read_schema(pa.BufferReader(content)).metadata or {})
+    except MemoryError:
+        raise
+    except (pa.ArrowException, OSError, ValueError):
+        return ""
+
+
+def _sealed(place: str) -> bytes:
+    return f"{hashlib.sha256(place.encode()).hexdigest()[:SEAL_CHARACTERS]} {place}".encode() if place else b""
+
+
+def _read_place(metadata: Mapping[bytes, bytes]) -> str:
+    place = metadata.get(PLACE_KEY, b"").decode("utf-8", "replace")[SEAL_CHARACTERS + 1 :]
+    return place if place and _sealed(place) == metadata[PLACE_KEY] else ""
 
 
 def decode_whole_columns(table: Table, content: bytes) -> pa.Table:
@@ -118,11 +145,11 @@ def decode_whole_columns(table: Table, content: bytes) -> pa.Table:
     return pa.table(whole)
 
 
-def _content(table: Table, stored: pa.Table, version: int, source: str, is_exact: bool) -> FileContent:
+def _content(table: Table, stored: pa.Table, version: int, source: str, place: str, is_exact: bool) -> FileContent:
     try:
-        return FileContent(_upgrade(table, stored), stored.num_rows, version, source, is_exact)
+        return FileContent(_upgrade(table, stored), stored.num_rows, version, source, place, is_exact)
     except SchemaError as misfit:
-        return FileContent(table.schema.empty_table(), stored.num_rows, version, source, is_exact, misfit)
+        return FileContent(table.schema.empty_table(), stored.num_rows, version, source, place, is_exact, misfit)
 
 
 def is_as_written(table: Table, content: bytes) -> bool:
@@ -135,7 +162,7 @@ def is_as_written(table: Table, content: bytes) -> bool:
     except CorruptError:
         return False
     is_todays = found.is_exact and found.version == SCHEMA_VERSION
-    return is_todays and encode(table, found.rows, found.source) == content
+    return is_todays and encode(table, found.rows, found.source, found.place) == content
 
 
 def check_written(table: Table, rows: pa.Table, content: bytes, name: str) -> None:

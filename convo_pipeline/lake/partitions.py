@@ -86,6 +86,8 @@ class Partitions:
         content, mark = found
         location = self._place.location(file_parts(table, account, day))
         decoded = parquet.decode(table, content, location)
+        if self.is_other_place(decoded.place, account, day):
+            raise CorruptError(f"{location} is the file of another account or day")
         record = _describe(table, account, day, content, decoded.row_count, decoded.source)
         if mark.sha256 not in (None, record.sha256):
             raise CorruptError(f"{location} is damaged: its bytes are not those that were written")
@@ -155,7 +157,8 @@ class Partitions:
                 return committed(held.record, is_changed=False)
             if rows.num_rows == 0:
                 return self._remove(table, account, day, held)
-            content = parquet.encode(table, rows, source)
+            place = (held.content.place if held else "") or self._place_of(account, day)
+            content = parquet.encode(table, rows, source, place)
             record = _describe(table, account, day, content, rows.num_rows, source)
             if held and held.record.sha256 == record.sha256:
                 return committed(held.record, is_changed=False)
@@ -195,7 +198,7 @@ class Partitions:
                 return held
             self._note(held.record, held.mark)
             rows, source = held.content.rows, held.content.source
-            content = parquet.encode(table, rows, source)
+            content = parquet.encode(table, rows, source, held.content.place)
             record = _describe(table, account, day, content, rows.num_rows, source)
             if record.sha256 != held.record.sha256:
                 self._publish(table, parts, content, rows, held, record)
@@ -245,6 +248,20 @@ class Partitions:
             return found is None and record is None
         is_same = hashlib.sha256(found[0]).hexdigest() == record.sha256
         return is_same and parquet.read_version(found[0]) == SCHEMA_VERSION
+
+    def is_other_place(self, place: str, account: str, day: date) -> bool:
+        """Say whether a file says of itself that it was written of another day, or of another account's inbox.
+
+        An account is told by its page, for its name may change; where either does not say whose it is, nothing is known.
+        """
+        own, own_inbox = self._place_of(account, day).split(" ", 1)
+        found, _, found_inbox = place.partition(" ")
+        return bool(place) and (found != own or bool(found_inbox and own_inbox and found_inbox != own_inbox))
+
+    def _place_of(self, account: str, day: date) -> str:
+        """Return what a partition's file says of where it belongs."""
+        identity = self._state.identity(account) if account else None
+        return f"{day} {identity.platform} {identity.page_id}" if identity else f"{day} "
 
     def is_unlisted(self, table: Table, account: str, day: date) -> bool:
         """Say whether a shared place did not list a partition when its days were last asked for."""

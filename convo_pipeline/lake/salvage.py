@@ -103,7 +103,7 @@ def _read_damaged(store: Store, table: Table, account: str, day: date) -> Iterat
     """Yield what can be read of the partition's files that were set aside."""
     for found_table, _, found_day, parts in store.set_aside_files(account):
         found = store.place.read_marked(parts) if (found_table, found_day) == (table, day) else None
-        if found is not None:
+        if found and not store.partitions.is_other_place(parquet.read_place(found[0]), account, day):
             older = _read_older(table, found[0])
             yield parquet.decode_whole_columns(table, found[0]) if older is None else older
 

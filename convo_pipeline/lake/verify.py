@@ -229,6 +229,9 @@ def _verify_file(store: Store, table: Table, account: str, day: date, tally: _Ta
     tally.file_count += 1
     tally.byte_count += len(content)
     _check_listed(store, table, account, day, tally)
+    if store.partitions.is_other_place(parquet.read_place(content), account, day):
+        tally.add("damaged", where, "it is the file of another account or day")
+        return None
     if not _is_recorded(table, content, record, where, tally):
         return None
     return _check_content(table, content, record, where, tally)
