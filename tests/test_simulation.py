@@ -15,6 +15,7 @@ import pytest
 
 from convo_pipeline.emulator.fault import Fault, FaultKind, Occasion, conversation_rows, message_rows
 from convo_pipeline.emulator.faults import make_fault
+from convo_pipeline.emulator.switches import Switches
 from convo_pipeline.extract.spool import Spool
 from tests.inboxes import NOW, START, Inboxes, serve, small_world
 from tests.rough_lives import simulate_rough
@@ -196,6 +197,16 @@ def test_b20_a_message_that_is_answered_without_its_content_is_not_gone_and_is_a
         [healed] = inboxes.extract(accounts=["insta"])
         assert (stripped.reasons, sorted(map(str, statuses))) == (("message_failed",), ["detailed", "failed"])
         assert (healed.outcome, healed.counts["detailed"]) == ("complete", 2)
+
+
+def test_b3_an_unsent_message_below_a_short_page_is_gone_at_once(tmp_path: Path) -> None:
+    world = small_world()
+    messages = world.accounts["insta"].add_conversation().add_messages(8, at(3))
+    messages[1].unsend()
+    world.clock.advance(60)
+    with serve(tmp_path, world, Switches(unsent_rows="kept", messages_limit=3)) as inboxes:
+        [report] = inboxes.extract(accounts=["insta"])
+        assert (report.outcome, report.counts["gone"], report.counts["detailed"]) == ("complete", 1, 7)
 
 
 def test_b18_a_row_with_an_unknown_key_and_no_content_erases_nothing(tmp_path: Path) -> None:

@@ -303,8 +303,15 @@ class ConversationReader:
 
     def _is_in_reach(self, listed: Listed, message_id: str) -> bool:
         """Whether a message is still among the newest 20, whose content can be read."""
-        page = self.client.fetch_messages(listed.conversation_id, ",".join(BARE_FIELDS), READABLE_COUNT)
-        return message_id in map(rows.readable_id, page.rows)
+        left, after = READABLE_COUNT, None
+        while left > 0:  # pages may be shorter than asked for
+            page = self.client.fetch_messages(listed.conversation_id, ",".join(BARE_FIELDS), left, after)
+            if message_id in map(rows.readable_id, page.rows):
+                return True
+            left, after = left - len(page.rows), page.after
+            if after is None or not page.rows:
+                return False
+        return False
 
 
 def state_record(listed: Listed, walk: Walk, *, at_end: bool, due_reason: str | None = None) -> Record:
