@@ -80,13 +80,16 @@ def test_a_name_that_holds_rows_is_refused_and_nothing_moves(store: Store) -> No
     assert files(store) == before
 
 
-@pytest.mark.parametrize("left", [".state/spool/cafe/r9/1.json", ".forgotten/account=cafe/1.json"])
+@pytest.mark.parametrize(
+    "left", [".state/spool/cafe/r9/1.json", ".state/spool/cafe/r9/", ".forgotten/account=cafe/1.json"]
+)
 def test_a_name_that_an_account_without_rows_left_something_under_is_refused_before_anything_moves(
     store: Store, left: str
 ) -> None:
     before, path = files(store), store.root / left
-    path.parent.mkdir(parents=True)
-    path.write_bytes(b"{}")
+    (path if left.endswith("/") else path.parent).mkdir(parents=True)
+    if not left.endswith("/"):
+        path.write_bytes(b"{}")
     for receipts in (store.root / ".forgotten/account=bakery", store.state_path / "spool/bakery/r1"):
         receipts.mkdir(parents=True, exist_ok=True)
         (receipts / "1.json").write_bytes(b"{}")

@@ -72,10 +72,10 @@ def _check(store: Store, old: str, new: str, is_resumed: bool) -> list[str]:
 
 def _left_of(store: Store, account: str) -> str | None:
     """Return where something lies that an account without rows left: a killed run's answers, or whom it forgot."""
-    for place, parts in ((Folder(store.state_path), (SPOOL, account)), (store.place, (RECEIPTS, f"account={account}"))):
-        if next(iter(place.files(parts)), None):
-            return place.location(parts)
-    return None
+    spool, receipts = Folder(store.state_path), (RECEIPTS, f"account={account}")
+    if spool.names((SPOOL, account)):  # also a run's folder in which nothing is yet: no folder moves over it
+        return spool.location((SPOOL, account))
+    return store.place.location(receipts) if next(iter(store.place.files(receipts)), None) else None
 
 
 def _check_moved(store: Store, old: str) -> None:
