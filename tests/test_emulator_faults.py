@@ -180,6 +180,13 @@ def test_broken_connections_break(fault: str, error: type[Exception]) -> None:
         ask(server, timeout=1 if error is requests.ReadTimeout else 20)
 
 
+def test_an_answer_without_a_body_is_over_before_it_is_reset_and_the_server_lives() -> None:
+    with serve("redirect", "reset_mid_body") as server:
+        assert ask(server).status_code == 302
+        time.sleep(0.2)  # longer than the fault waits
+        assert ask(server).status_code == 302
+
+
 @pytest.mark.parametrize("fault", ["no_length", "truncated_json", "gzip_cut", "bad_utf8", "html_200", "latin1"])
 def test_broken_bodies_are_no_json(fault: str) -> None:
     with serve(fault) as server:

@@ -50,7 +50,7 @@ class Wire:
     def reset(self) -> None:
         """Close with an RST, unsent bytes thrown away."""
         found = self._transport.get_extra_info("socket")
-        if found is not None:
+        if found is not None and self.is_open:
             found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._transport.abort()
 
