@@ -81,7 +81,10 @@ def remake_message_ids(derived: Derived, day: date, uncertain: Collection[Key]) 
 
 
 def remake_message_details(derived: Derived) -> pa.Table:
-    """Return `raw_message_details` as far as the derived tables tell; a message that was never asked has no row."""
+    """Return `raw_message_details` as far as the derived tables tell.
+
+    A message that was never asked, or was told of without a word about it, has no row: the list of ids holds it.
+    """
     children = {name: _by_message(derived[name]) for name in ("attachments", "shares", "reactions")}
     rows = []
     for message in derived[schema.MESSAGES.name].to_pylist():
