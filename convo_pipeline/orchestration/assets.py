@@ -27,7 +27,7 @@ from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.metadata import partition_metadata, run_metadata, table_metadata
 from convo_pipeline.orchestration.outcome import Cell, Outcome, Told, tell
 from convo_pipeline.orchestration.partitions import Window, accounts_by_window, by_account, key_of, since_start
-from convo_pipeline.orchestration.pictures import picture_account
+from convo_pipeline.orchestration.pictures import PICTURED, picture_account
 from convo_pipeline.renewal import Renewal, Scope, end_renewal, plan_renewal, renew_day
 from convo_pipeline.sandbox import reachable
 
@@ -315,12 +315,24 @@ def add_pictures(deployment: Deployment, store: Store, account: str, days: Seque
 def draw_pictures(
     deployment: Deployment, store: Store, account: str, days: Sequence[date], outcome: Outcome
 ) -> dict[Cell, dg.MarkdownMetadataValue]:
-    """Draw an account's pictures of some days, for the newest of them; none if the account failed or holds nothing."""
+    """Draw an account's pictures of some days, for the newest of them; none if the account failed or holds nothing.
+
+    Tables are as right without pictures: what keeps these from being drawn stands in their place, and the day is green.
+    """
     if not days or account in outcome.failures:
         return {}
     settings = deployment.settings
     timezone, gap = settings.account(account).timezone, settings.metrics.session_gap_hours
-    draw = partial(picture_account, store, account, days, timezone=timezone, session_gap_hours=gap)
+
+    def draw() -> dict[str, dg.MarkdownMetadataValue]:
+        try:
+            return picture_account(store, account, days, timezone=timezone, session_gap_hours=gap)
+        except ConvoError:
+            raise
+        except Exception as error:
+            why = dg.MetadataValue.md(f"No pictures: {describe_defect(error)}.")
+            return dict.fromkeys(PICTURED, why)
+
     pages = alone(outcome, account, draw) or {}
     return {(table, key_of(account, max(days))): page for table, page in pages.items()}
 

@@ -24,13 +24,10 @@ from convo_pipeline.orchestration.assets import (
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.outcome import Cell, Outcome
 from convo_pipeline.orchestration.partitions import ONE_DAY, Window, accounts_by_window, by_account, since_start
-from convo_pipeline.schema import ACCOUNT_DAYS, COVERAGE
+from convo_pipeline.orchestration.pictures import PICTURED
 
 ACCOUNTS_TAG = "convo/accounts"
 """On a capture run that asks only some accounts: their names, separated by commas."""
-
-
-PICTURED = (ACCOUNT_DAYS.name, COVERAGE.name)
 Change = dg.AssetMaterialization | dg.AssetObservation
 
 

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+PICTURED = (ACCOUNT_DAYS.name, COVERAGE.name)
+"""The tables whose pages show pictures."""
 BLUE, ORANGE, YELLOW, VERMILION, GREY = "#0072B2", "#E69F00", "#F0E442", "#D55E00", "#999999"
 STATUS_COLOURS = {"detailed": BLUE, "beyond_20": ORANGE, "gone": GREY, "failed": VERMILION, "pending": YELLOW}
 SIZE_INCHES, DOTS_PER_INCH, COLOUR_COUNT = (7.6, 2.7), 110, 48
