@@ -7,6 +7,7 @@ import sys
 from contextlib import closing
 from datetime import UTC, datetime, time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,6 +59,68 @@ with dg.DagsterInstance.ephemeral() as instance:
         "colours": {table: colours(table) for table in tables},
     }))
 """
+POOL = """
+import resource, threading
+from convo_pipeline.pools import Pool
+
+def size():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[0]) * resource.getpagesize()
+
+stack = 8 << 20
+threading.stack_size(stack)
+_, most = resource.getrlimit(resource.RLIMIT_AS)
+for room in (stack // 2, 3 * stack):
+    resource.setrlimit(resource.RLIMIT_AS, (size() + room, most))
+    with Pool(8) as pool:
+        try:
+            print(list(pool.map(abs, range(-8, 0))), len(pool._threads) < 8)
+        except RuntimeError as error:
+            print(error)
+"""
+
+
+class Scarce(dict[str, str]):
+    """An environment for one of whose variables memory is too little, as often as it says."""
+
+    def __init__(self, variable: str, times: int) -> None:
+        super().__init__(TOKENS)
+        self.variable, self.times = variable, times
+
+    def get(self, key: str, default: Any = None) -> Any:
+        if key == self.variable and self.times:
+            self.times -= 1
+            raise MemoryError
+        return super().get(key, default)
+
+
+@pytest.mark.parametrize(
+    ("times", "outcomes"),
+    [
+        (1, [(BAKERY, "complete", ()), (BIKES, "complete", ())]),
+        (2, [(BAKERY, "failed", ("memory",)), (BIKES, "complete", ())]),
+    ],
+)
+def test_an_account_that_others_left_too_little_memory_is_done_once_more_alone(
+    tmp_path: Path, times: int, outcomes: list[tuple[str, str, tuple[str, ...]]]
+) -> None:
+    days = three_days()
+    with EmulatorServer(small_world(days)) as server:
+        settings = read_settings(write_config(tmp_path, server, days.start))
+        variable = settings.account(BAKERY).token_env
+        with closing(Store(settings.store)) as store:
+            reports = extract(settings, store, [BAKERY, BIKES], days[0], days.today, environ=Scarce(variable, times))
+            ledger = {run.account: (run.account, run.outcome, run.reasons) for run in store.state.runs()}
+    assert [(report.account, report.outcome, report.reasons) for report in reports] == outcomes
+    assert [ledger[BAKERY], ledger[BIKES]] == outcomes
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the limit is set from /proc")
+def test_a_pool_works_with_the_threads_there_is_room_for() -> None:
+    child = subprocess.run(
+        [sys.executable, "-c", POOL], env={**os.environ, **PLAIN_MEMORY}, capture_output=True, text=True
+    )
+    assert child.stdout.splitlines() == ["can't start new thread", "[8, 7, 6, 5, 4, 3, 2, 1] True"], child.stderr
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date
@@ -23,7 +23,7 @@ from convo_pipeline.errors import (
 from convo_pipeline.extract import rows
 from convo_pipeline.extract.contents import Contents, Journal
 from convo_pipeline.extract.conversation import ConversationReader
-from convo_pipeline.extract.defect import describe_defect
+from convo_pipeline.extract.defect import describe_defect, is_out_of_memory
 from convo_pipeline.extract.inbox import Fetched, InboxReader, Known, reason_of
 from convo_pipeline.extract.load import Loaded, load, load_spool
 from convo_pipeline.extract.plan import Coverage, Mode, plan_run
@@ -74,11 +74,15 @@ class AccountRun:
     found: list[str] = field(default_factory=list)
     """Ids of the conversations that `find` met."""
 
-    def report(self, user_id: str | None = None) -> AccountReport:
-        """Do the account's work; whatever goes wrong, foreseen or not, is in its report and stops no other account."""
+    def report(self, user_id: str | None = None, earlier: Sequence[Commit] = ()) -> AccountReport:
+        """Do the account's work; whatever goes wrong, foreseen or not, is in its report and stops no other account.
+
+        `earlier` is what this run stored before, if the account's work is done once more; the ledger keeps the last line.
+        """
         try:
             with self.store.lock_account(self.account.name):
                 report = self._work(user_id)
+                report = replace(report, commits=(*earlier, *report.commits))
                 self._save_ledger(report)
                 return report
         except BusyError as error:
@@ -115,7 +119,7 @@ class AccountRun:
             return AccountReport(self.account.name, "failed", ("stopped",), str(error))
         if isinstance(error, StoreError):
             return AccountReport(self.account.name, "failed", ("store",), str(error))
-        reason = "memory" if isinstance(error, MemoryError) else "defect"
+        reason = "memory" if is_out_of_memory(error) else "defect"
         return AccountReport(self.account.name, "failed", (reason,), describe_defect(error))
 
     def _claim_name(self, identity: Identity | None = None) -> None:

@@ -8,7 +8,7 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -46,6 +46,7 @@ from convo_pipeline.graph.ladder import TOP, Rung
 from convo_pipeline.graph.listing import ListedPage, Listing
 from convo_pipeline.graph.pages import Page, nested_page
 from convo_pipeline.lake.records import GIVEN_UP, GIVEN_UP_REASONS, GIVEN_UP_UNSHOWN
+from convo_pipeline.pools import Pool
 
 WALKS_IN_FLIGHT = 4
 UNREACHABLE_IN_A_ROW = 3
@@ -151,7 +152,7 @@ class InboxReader:
 
     def fetch(self, listing: Listing) -> Fetched:
         """Read everything the listing brings, then what is due from before; never raises a ConvoError."""
-        with ThreadPoolExecutor(WALKS_IN_FLIGHT, thread_name_prefix="walk") as pool:
+        with Pool(WALKS_IN_FLIGHT, thread_name_prefix="walk") as pool:
             reads: list[Future[None]] = []
             try:
                 for page in listing.pages():

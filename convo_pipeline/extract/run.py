@@ -6,7 +6,7 @@ One account's failure is its report's, never its neighbours'.
 import os
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from datetime import date
 
 from convo_pipeline.clock import SYSTEM_CLOCK, Clock
@@ -19,6 +19,7 @@ from convo_pipeline.extract.spool import delete_old_spools
 from convo_pipeline.halt import Halt
 from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.ledger import export_runs, restore_runs
+from convo_pipeline.pools import Pool
 from convo_pipeline.settings import Settings
 
 ACCOUNTS_IN_FLIGHT = 64
@@ -54,7 +55,7 @@ def extract(
     store.preflight()
     if mode != "capture":
         restore_runs(store)
-    run_id, loads, halt = new_run_id(clock), ThreadPoolExecutor(LOADS_IN_FLIGHT, thread_name_prefix="load"), Halt()
+    run_id, loads, halt = new_run_id(clock), Pool(LOADS_IN_FLIGHT, thread_name_prefix="load"), Halt()
     watched, on_progress = halt.watch(clock), on_progress or _ignore
     runs = [
         AccountRun(settings, store, account, since, until, mode, run_id, on_progress, environ, watched, loads, halt)
@@ -62,6 +63,7 @@ def extract(
     ]
     try:
         with calm_collector(), loads:
+            loads.submit(int).result()  # one thread there is from now on, however little memory the accounts leave
             reports = _report_all(runs, halt)
         delete_old_spools(store.state_path, clock.now(), [account.name for account in settings.accounts])
     finally:
@@ -70,19 +72,27 @@ def extract(
 
 
 def _report_all(runs: Sequence[AccountRun], halt: Halt) -> list[AccountReport]:
-    """Do every account's work, side by side; whatever ends this thread's wait ends theirs within seconds."""
-    with ThreadPoolExecutor(min(ACCOUNTS_IN_FLIGHT, max(1, len(runs))), thread_name_prefix="account") as pool:
-        try:
-            reports = [pool.submit(run.report) for run in runs]
-            waiting = set(reports)
-            while waiting:
-                done, waiting = wait(waiting, WAKE_SECONDS, FIRST_EXCEPTION)
-                for each in done:
-                    each.result()
-            return [each.result() for each in reports]
-        except BaseException:
-            halt.set()
-            raise
+    """Do every account's work, side by side; one for which the others left too little memory is done again alone."""
+    with Pool(min(ACCOUNTS_IN_FLIGHT, max(1, len(runs))), thread_name_prefix="account") as pool:
+        reports = _wait([pool.submit(run.report) for run in runs], halt)
+        for place, run in enumerate(runs):
+            if reports[place].reasons == ("memory",) and len(runs) > 1:
+                (reports[place],) = _wait([pool.submit(run.report, earlier=reports[place].commits)], halt)
+    return reports
+
+
+def _wait(reports: Sequence["Future[AccountReport]"], halt: Halt) -> list[AccountReport]:
+    """Wait for reports; whatever ends this thread's wait ends the accounts' work within seconds."""
+    try:
+        waiting = set(reports)
+        while waiting:
+            done, waiting = wait(waiting, WAKE_SECONDS, FIRST_EXCEPTION)
+            for each in done:
+                each.result()
+        return [each.result() for each in reports]
+    except BaseException:
+        halt.set()
+        raise
 
 
 def find(
