@@ -149,7 +149,7 @@ def test_no_body_crashes_the_chain_or_is_dropped(memory_path: Path) -> None:
 @pytest.mark.hunt
 @pytest.mark.timeout(0)
 def test_no_body_of_many_crashes_the_chain_or_is_dropped(memory_path: Path, long_run: bool) -> None:
-    hunt(memory_path, LONG_EXAMPLES if long_run else HUNT_EXAMPLES, derandomize=False)
+    hunt(memory_path, LONG_EXAMPLES if long_run else HUNT_EXAMPLES, derandomize=not long_run)
 
 
 def read_hostile(rows: list[Any], folder: Path) -> None:
@@ -198,4 +198,4 @@ def test_no_body_is_dropped_by_whoever_reads_it(memory_path: Path) -> None:
 @pytest.mark.hunt
 @pytest.mark.timeout(0)
 def test_no_body_of_very_many_is_dropped_by_whoever_reads_it(memory_path: Path, long_run: bool) -> None:
-    hunt_readings(memory_path, LONG_READINGS if long_run else HUNT_READINGS, derandomize=False)
+    hunt_readings(memory_path, LONG_READINGS if long_run else HUNT_READINGS, derandomize=not long_run)
