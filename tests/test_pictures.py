@@ -38,7 +38,7 @@ from tests.inbox_worlds import TOKENS, Days, small_settings, small_world, three_
 
 BAKERY, BIKES = "bakery-instagram", "bikes-messenger"
 MOST_BYTES = 60_000
-NOON, LATER = datetime(2026, 11, 24, 12, tzinfo=UTC), datetime(2027, 1, 1, tzinfo=UTC)
+NOON, LATER = datetime(2026, 11, 24, 12, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
 
 
 def subject_of(days: list[date]) -> Subject:
@@ -136,6 +136,25 @@ def test_a_day_on_which_nothing_is_held_has_no_picture(settings: Settings, days:
     with closing(Store(settings.store)) as store:
         assert picture_account(store, BIKES, [days[0] - timedelta(days=300)]) == {}
         assert picture_account(store, "nobody", [days[0]]) == {}
+
+
+def test_a_picture_that_cannot_be_drawn_costs_no_day(settings: Settings, days: Days) -> None:
+    accounts = [account.model_copy(update={"timezone": "Nowhere/At_All"}) for account in settings.accounts]
+    deployment = Deployment(settings.model_copy(update={"accounts": accounts}), environ=TOKENS)
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = (
+            build_definitions(deployment)
+            .resolve_job_def(NORMALISE_JOB)
+            .execute_in_process(
+                instance=instance, run_config=QUIET, tags=range_tags([BIKES], Window(days[0], days.today))
+            )
+        )
+        assert result.success
+        for table in ("account_days", "coverage"):
+            (page,) = pages(instance, table).values()
+            assert page.startswith(
+                "No pictures: a defect of this program, ArrowInvalid in convo_pipeline/tables/chart_data.py"
+            )
 
 
 def test_pictures_hold_no_text_no_name_and_no_id_of_a_person(
