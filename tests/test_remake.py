@@ -123,3 +123,12 @@ def test_a_redacted_message_is_made_again_as_a_redacted_one() -> None:
     (row,) = remade(redacted).message_details.to_pylist()
     assert (row["detail_status"], row["redacted_at"]) == ("gone", deleted_at)
     assert load_json(row["payload"]) == load_json(redacted.message_details["payload"][0].as_py())
+
+
+def test_a_message_that_is_gone_but_kept_is_not_made_again_as_a_redacted_one() -> None:
+    """What was held of it says that Meta shows nothing of it: that is content, and what it was asked for is counted."""
+    (withheld,) = (message for message in MESSAGES if "privacy rules" in str(message))
+    raw = raw_day("messenger", [id_row("m0")], [detail_row("m0", withheld, detail_status="gone", gone_at=AT)])
+    (row,) = normalize(raw)["messages"].to_pylist()
+    assert (row["content_type"], row["share_count"]) == ("unavailable", 0)
+    assert differences(raw, remade(raw).message_details) == []

@@ -93,7 +93,7 @@ def remake_message_details(derived: Derived) -> pa.Table:
         was_asked = message["detail_status"] != "pending" or message["changed_at"] != message["first_seen_at"]
         if payload is None and not was_asked:
             continue
-        is_redacted = payload is not None and message["detail_status"] == "gone" and _says_nothing(message)
+        is_redacted = payload is not None and _was_emptied(message)
         rows.append(
             {
                 name: message[name]
@@ -157,6 +157,12 @@ def _by_message(rows: pa.Table) -> dict[Key, list[Row]]:
 def _says_nothing(message: Row) -> bool:
     """Say whether no content is held of a message, only perhaps who wrote to whom."""
     return message["content_type"] == "unavailable" and message["text"] is None
+
+
+def _was_emptied(message: Row) -> bool:
+    """Say whether a message that is gone lost its content; of one that kept it, counts are known where they were asked for."""
+    is_uncounted = all(message[name] is None for name in _ASKED.values())
+    return message["detail_status"] == "gone" and is_uncounted and _says_nothing(message)
 
 
 def _fields_of(message: Row, payload: str) -> str:
