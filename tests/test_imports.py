@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "convo_pipeline"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-GROUND = {"errors", "schema", "settings", "secrets", "clock", "halt", "collector", "json_text", "turns"}
+GROUND = {"errors", "schema", "settings", "secrets", "clock", "halt", "collector", "json_text", "turns", "pools"}
 MAY_IMPORT = {
     "graph": {"graph", *GROUND},
     "tables": {"tables", *GROUND},
