@@ -25,8 +25,15 @@ LONG_MESSAGES, LONG_TEXT_BYTES = 20, 3_000_000
 """Together more than the room, and less than the largest answer that is taken."""
 PLAIN_MEMORY = {"MALLOC_ARENA_MAX": "1", "ARROW_DEFAULT_MEMORY_POOL": "system"}
 """No address space is reserved that is not used, and what is freed is given back: the limit is where it is set."""
+SIZE = """
+import resource
+
+def size():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[0]) * resource.getpagesize()
+"""
 CHILD = """
-import json, resource, sys
+import json, sys
 from datetime import date
 import dagster as dg
 from convo_pipeline.orchestration.deployment import Deployment
@@ -36,10 +43,6 @@ from convo_pipeline.settings import read_settings
 
 config, good, bad, since, until, room, *tables = sys.argv[1:]
 deployment, window = Deployment(read_settings(config)), Window(date.fromisoformat(since), date.fromisoformat(until))
-
-def size():
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[0]) * resource.getpagesize()
 
 def colours(table):
     storage = instance.event_log_storage
@@ -60,12 +63,8 @@ with dg.DagsterInstance.ephemeral() as instance:
     }))
 """
 POOL = """
-import resource, threading
+import threading
 from convo_pipeline.pools import Pool
-
-def size():
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[0]) * resource.getpagesize()
 
 stack = 8 << 20
 threading.stack_size(stack)
@@ -78,6 +77,8 @@ for room in (stack // 2, 3 * stack):
         except RuntimeError as error:
             print(error)
 """
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the limit is set from /proc")
 
 
 class Scarce(dict[str, str]):
@@ -115,16 +116,16 @@ def test_an_account_that_others_left_too_little_memory_is_done_once_more_alone(
     assert [ledger[BAKERY], ledger[BIKES]] == outcomes
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the limit is set from /proc")
+@needs_proc
 def test_a_pool_works_with_the_threads_there_is_room_for() -> None:
     child = subprocess.run(
-        [sys.executable, "-c", POOL], env={**os.environ, **PLAIN_MEMORY}, capture_output=True, text=True
+        [sys.executable, "-c", SIZE + POOL], env={**os.environ, **PLAIN_MEMORY}, capture_output=True, text=True
     )
     assert child.stdout.splitlines() == ["can't start new thread", "[8, 7, 6, 5, 4, 3, 2, 1] True"], child.stderr
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the limit is set from /proc")
+@needs_proc
 def test_c12_an_account_that_does_not_fit_into_memory_is_red_alone_and_the_other_is_whole(tmp_path: Path) -> None:
     """Its answer does not fit while it is read, nor does its day, stored before, while its tables are derived."""
     days = three_days()
@@ -141,7 +142,7 @@ def test_c12_an_account_that_does_not_fit_into_memory_is_red_alone_and_the_other
             assert report.outcome == "complete"
         arguments = [config, BAKERY, BIKES, days[0], days.today, ROOM_BYTES, "raw_message_ids", *DERIVED]
         child = subprocess.run(
-            [sys.executable, "-c", CHILD, *map(str, arguments)],
+            [sys.executable, "-c", SIZE + CHILD, *map(str, arguments)],
             env={**os.environ, **TOKENS, **PLAIN_MEMORY},
             capture_output=True,
             text=True,
