@@ -18,7 +18,6 @@ from tests.test_normalize_hostile import MESSAGES, PARTICIPANTS, raw_days
 
 DAY = AT.date()
 ANSWER = ["fields", "payload"]
-KEY = ["conversation_id", "message_id"]
 
 
 def remade(raw: RawDay, day: date = DAY) -> RawDay:
@@ -65,11 +64,10 @@ def is_known_of_nothing(raw: RawDay) -> bool:
 
     An extract writes none: each message it asks or is told of is in the list.
     """
-    listed = set(zip(*(raw.message_ids[name].to_pylist() for name in KEY), strict=True))
+    key = RAW_MESSAGE_DETAILS.key
+    listed = set(zip(*(raw.message_ids[name].to_pylist() for name in key), strict=True))
     return any(
-        (row["conversation_id"], row["message_id"]) not in listed
-        and row["payload"] is None
-        and row["detail_status"] == "pending"
+        tuple(row[name] for name in key) not in listed and row["payload"] is None and row["detail_status"] == "pending"
         for row in raw.message_details.to_pylist()
     )
 
