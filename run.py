@@ -38,7 +38,9 @@ def main(arguments: list[str]) -> int:
     """Run the command and return its exit code."""
     if sys.version_info < OLDEST_PYTHON:
         found = ".".join(map(str, sys.version_info[:3]))
-        return fail(f"Python 3.11 or newer is needed; this is {found}. Try: python3.12 run.py {' '.join(arguments)}")
+        return fail(
+            f"Python 3.11 or newer is needed; this is {found}. Try: python3.12 run.py {' '.join(arguments)}"
+        )
     if not arguments or arguments[0] in ("-h", "--help"):
         print(__doc__)
         return 0 if arguments else 2
@@ -83,7 +85,9 @@ def prepare(lock: Path) -> None:
 def is_prepared(lock: Path) -> bool:
     """The test environment holds everything the run environment needs."""
     stamps = [(stamp(one), one) for one in {lock, TEST_LOCK}]
-    return PYTHON.exists() and any(mark.is_file() and mark.read_text() == digest(one) for mark, one in stamps)
+    return PYTHON.exists() and any(
+        mark.is_file() and mark.read_text() == digest(one) for mark, one in stamps
+    )
 
 
 def stamp(lock: Path) -> Path:
@@ -99,7 +103,10 @@ def requirement(lock: Path, name: str) -> str:
     """Cut one package with its hashes out of a lock: a new pip first installs the rest in half the time."""
     lines = lock.read_text().splitlines(keepends=True)
     start = next(index for index, line in enumerate(lines) if line.startswith(f"{name}=="))
-    length = next((index for index, line in enumerate(lines[start + 1 :], 1) if not line.startswith(" ")), len(lines))
+    length = next(
+        (index for index, line in enumerate(lines[start + 1 :], 1) if not line.startswith(" ")),
+        len(lines),
+    )
     return "".join(lines[start : start + length])
 
 
@@ -134,12 +141,18 @@ def test(arguments: list[str]) -> int:
 def collect() -> "subprocess.Popen[bytes]":
     """Collect the tests beside what comes before them: the workers of a first run would all make the same byte code."""
     command = [str(PYTHON), "-m", "pytest", "--collect-only"]
-    return subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
 
 
 def in_memory() -> dict[str, str]:
     """Let the fast tests write where no disk is waited for, if the machine has such a place; the slow ones use a disk."""
-    has_room = MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > MEMORY_NEEDED
+    has_room = (
+        MEMORY.is_dir()
+        and os.access(MEMORY, os.W_OK)
+        and shutil.disk_usage(MEMORY).free > MEMORY_NEEDED
+    )
     return {"TMPDIR": str(MEMORY)} if has_room and "TMPDIR" not in os.environ else {}
 
 

@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import convo_pipeline
-from convo_pipeline.daily import BATCH_DAYS
-from convo_pipeline.lake.sql import Connection
+from convo_pipeline.derive.account_days import BATCH_DAYS
+from convo_pipeline.query.connection import Connection
 from convo_pipeline.schema import MESSAGES
 from convo_pipeline.tables.metrics import COLUMNS, account_days, needed_days
 from convo_pipeline.tables.promise import Promise
@@ -58,7 +58,9 @@ def main(message_count: int = 1_000_000, rounds: int = 3) -> None:
 def report(spent: dict[str, list[float]], message_count: int) -> None:
     medians = {name: statistics.median(seconds) for name, seconds in spent.items()}
     for name, seconds in medians.items():
-        print(f"{name:16} {seconds:6.2f} s CPU for {message_count:,} messages over {DAY_COUNT} days")
+        print(
+            f"{name:16} {seconds:6.2f} s CPU for {message_count:,} messages over {DAY_COUNT} days"
+        )
     print(f"ratio            {medians['account_days'] / medians['SQL in DuckDB']:6.2f} (at most 3)")
 
 
@@ -79,7 +81,9 @@ def peak_megabytes(root: Path, day_count: int) -> float:
         "from pathlib import Path; from account_days import make_all, own_peak; "
         f"make_all(Path({str(root)!r}), {day_count}); print(own_peak())"
     )
-    printed = subprocess.check_output([sys.executable, "-c", code], cwd=Path(__file__).parent, text=True)
+    printed = subprocess.check_output(
+        [sys.executable, "-c", code], cwd=Path(__file__).parent, text=True
+    )
     return float(printed) / 1024
 
 
@@ -100,10 +104,17 @@ def make_all(root: Path, day_count: int = DAY_COUNT) -> int:
     """Make every day, a month at a time as the pipeline does, from the files of the days it needs."""
     made = 0
     for start in range(0, day_count, BATCH_DAYS):
-        days = [SINCE + timedelta(days=start + index) for index in range(min(BATCH_DAYS, day_count - start))]
+        days = [
+            SINCE + timedelta(days=start + index)
+            for index in range(min(BATCH_DAYS, day_count - start))
+        ]
         first, last = needed_days(days[0])[0], needed_days(days[-1])[1]
-        paths = [partition(root, first + timedelta(days=index)) for index in range((last - first).days)]
-        held = pa.concat_tables([pq.read_table(path, columns=list(COLUMNS)) for path in paths if path.exists()])
+        paths = [
+            partition(root, first + timedelta(days=index)) for index in range((last - first).days)
+        ]
+        held = pa.concat_tables(
+            [pq.read_table(path, columns=list(COLUMNS)) for path in paths if path.exists()]
+        )
         made += len(account_days(held, days, promise=PROMISE))
     return made
 
@@ -128,7 +139,9 @@ def write_lake(root: Path, message_count: int, day_count: int = DAY_COUNT) -> No
         rows = np.flatnonzero(seconds // 86_400 == day)
         path = partition(root, SINCE + timedelta(days=day))
         path.parent.mkdir(parents=True)
-        pq.write_table(one_day(rows, conversation[rows], start + seconds[rows], direction[rows]), path)
+        pq.write_table(
+            one_day(rows, conversation[rows], start + seconds[rows], direction[rows]), path
+        )
 
 
 def one_day(
@@ -144,7 +157,9 @@ def one_day(
         "created_at": moment,
         "tie_rank": rows % PER_CONVERSATION,
         "direction": list(direction),
-        "text": [f"hello, this is message {row % 5000} of the shop" if row % 3 else "ok" for row in rows],
+        "text": [
+            f"hello, this is message {row % 5000} of the shop" if row % 3 else "ok" for row in rows
+        ],
         "content_type": ["text" if row % 9 else "image" for row in rows],
         "reaction_count": [int(row % 11 == 0) for row in rows],
         "detail_status": ["detailed" if word else "beyond_20" for word in direction],

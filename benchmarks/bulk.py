@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from benchmarks.inbox_server import inbox_server
 
 if TYPE_CHECKING:
-    from convo_pipeline.lake.files import Store
+    from convo_pipeline.lake.store import Store
     from convo_pipeline.settings import Settings
 
 ACCOUNT = "bulk"
@@ -44,13 +44,15 @@ def run_pipeline(base_url: str, root: Path, days: float) -> None:
         listed = read_inbox(settings, store)
         extracted = cpu_seconds()
         derive_all(store)
-    print(listed, f"extract {extracted - started:.2f} s, derive {cpu_seconds() - extracted:.2f} s CPU")
+    print(
+        listed, f"extract {extracted - started:.2f} s, derive {cpu_seconds() - extracted:.2f} s CPU"
+    )
 
 
 @contextmanager
 def bulk_lake(base_url: str, root: Path, days: float) -> Iterator[tuple["Settings", "Store"]]:
     """Open an empty lake configured for the served inbox, from its first day on."""
-    from convo_pipeline.lake.files import Store
+    from convo_pipeline.lake.store import Store
     from convo_pipeline.settings import parse_settings
 
     start = datetime.now(UTC).date() - timedelta(days=int(days) + 2)
@@ -76,7 +78,7 @@ def read_inbox(settings: "Settings", store: "Store") -> int:
 
 def derive_all(store: "Store") -> None:
     """Normalise every day."""
-    from convo_pipeline.derive import derive_day, stale_days
+    from convo_pipeline.derive.day import derive_day, stale_days
 
     for day in stale_days(store, ACCOUNT):
         derive_day(store, ACCOUNT, day)
@@ -109,11 +111,18 @@ def measure(step: str, base_url: str, days: float) -> tuple[float, float, float,
         printed = process.stdout.read().strip()
         _, status, usage = os.wait4(process.pid, 0)
         assert status == 0, printed
-        return usage.ru_utime + usage.ru_stime, time.monotonic() - started, usage.ru_maxrss / 1024, printed
+        return (
+            usage.ru_utime + usage.ru_stime,
+            time.monotonic() - started,
+            usage.ru_maxrss / 1024,
+            printed,
+        )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--messages", type=int, default=100_000)
     parser.add_argument("--days", type=float, default=90)
     parser.add_argument("--rounds", type=int, default=5)
@@ -122,7 +131,9 @@ def main() -> None:
     parser.add_argument("--root", type=Path)
     given = parser.parse_args()
     if given.step:
-        {"script": run_script, "pipeline": run_pipeline}[given.step](given.url, given.root, given.days)
+        {"script": run_script, "pipeline": run_pipeline}[given.step](
+            given.url, given.root, given.days
+        )
         return
     figures: dict[str, list[tuple[float, float, float, str]]] = {step: [] for step in STEPS}
     with inbox_server(given.messages // 20, 20, given.days) as server:
@@ -130,14 +141,21 @@ def main() -> None:
             for step in STEPS:
                 before = server.cpu_seconds()
                 figures[step].append(measure(step, server.base_url, given.days))
-                print(f"{step:9} {figures[step][-1]}, server {server.cpu_seconds() - before:.2f} s CPU", flush=True)
+                print(
+                    f"{step:9} {figures[step][-1]}, server {server.cpu_seconds() - before:.2f} s CPU",
+                    flush=True,
+                )
     medians = {
         step: [statistics.median(column) for column in list(zip(*rows, strict=True))[:3]]
         for step, rows in figures.items()
     }
     for step, (cpu, wall, peak) in medians.items():
-        print(f"{step:9} {given.messages:,} messages: {cpu:.2f} s CPU, {wall:.2f} s wall, peak {peak:.0f} MB")
-    print(f"ratio     CPU {medians['pipeline'][0] / medians['script'][0]:.2f} x the script (goal <= 1.5, aim <= 1.0)")
+        print(
+            f"{step:9} {given.messages:,} messages: {cpu:.2f} s CPU, {wall:.2f} s wall, peak {peak:.0f} MB"
+        )
+    print(
+        f"ratio     CPU {medians['pipeline'][0] / medians['script'][0]:.2f} x the script (goal <= 1.5, aim <= 1.0)"
+    )
 
 
 if __name__ == "__main__":

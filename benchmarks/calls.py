@@ -19,13 +19,13 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 from benchmarks.simple_script import Script
-from convo_pipeline.clock import Clock
+from convo_pipeline.base.clock import Clock
 from convo_pipeline.emulator.clock import VirtualClock
 from convo_pipeline.emulator.serve import EMULATOR_TOKEN, EmulatorServer
 from convo_pipeline.emulator.world import Account, World
 from convo_pipeline.extract.account import Mode
 from convo_pipeline.extract.run import AccountReport, extract
-from convo_pipeline.lake.files import Store
+from convo_pipeline.lake.store import Store
 from convo_pipeline.settings import Settings, parse_settings
 
 EVENING = datetime(2026, 3, 10, 0, 30, tzinfo=UTC)
@@ -51,7 +51,9 @@ class Night:
         account = world.add_account("night", "1234567890", platform)
         for number in range(2 * self.conversations):
             conversation = account.add_conversation(f"Customer {number}")
-            conversation.add_messages(4, EVENING - timedelta(days=5) + number * timedelta(seconds=30))
+            conversation.add_messages(
+                4, EVENING - timedelta(days=5) + number * timedelta(seconds=30)
+            )
         return world
 
     def fill(self, world: World) -> None:
@@ -90,12 +92,27 @@ class Inbox:
         clock = Clock(now=self.server.clock.now, sleep=lambda seconds: None)
         until = self.server.clock.now().date() + ONE_DAY
         since = START if mode == "window" else EVENING.date()
-        [report] = extract(self.settings, self.store, ["night"], since, until, mode=mode, environ=ENVIRON, clock=clock)
+        [report] = extract(
+            self.settings,
+            self.store,
+            ["night"],
+            since,
+            until,
+            mode=mode,
+            environ=ENVIRON,
+            clock=clock,
+        )
         assert report.outcome == "complete", report
         return len(self.server.log) - before, report
 
     def run_script(self, output: Path) -> int:
-        script = Script(self.server.base_url, self.account.page_id, self.account.platform, EMULATOR_TOKEN, EVENING)
+        script = Script(
+            self.server.base_url,
+            self.account.page_id,
+            self.account.platform,
+            EMULATOR_TOKEN,
+            EVENING,
+        )
         script.run(output)
         return script.calls
 
@@ -123,21 +140,31 @@ def count(night: Night, platform: str) -> None:
     with inbox(night, platform) as served, tempfile.TemporaryDirectory() as folder:
         script = served.run_script(Path(folder) / "messages.parquet")
         calls, report = served.run("nightly")
-        print(f"{platform} night: {calls} calls, script {script} (goal <= {script + 4}); {dict(report.calls)}")
+        print(
+            f"{platform} night: {calls} calls, script {script} (goal <= {script + 4}); {dict(report.calls)}"
+        )
         served.server.clock.advance(900)
         idle = {mode: served.run(mode)[0] for mode in ("capture", "window")}
-        print(f"{platform} idle: {idle['capture']} calls of a capture, {idle['window']} of a window (goal <= 3)")
+        print(
+            f"{platform} idle: {idle['capture']} calls of a capture, {idle['window']} of a window (goal <= 3)"
+        )
         again, _ = served.run("nightly")
-        print(f"{platform} nightly again: {again} calls; it reads what was active in the last two days for edits")
+        print(
+            f"{platform} nightly again: {again} calls; it reads what was active in the last two days for edits"
+        )
     with inbox(night, platform) as served:
         served.server.set_faults("nested_refused")
         calls, report = served.run("nightly")
         each = calls / night.conversations
-        print(f"{platform} refused: {calls} calls, {each:.3f} a conversation (goal <= 1.1); {dict(report.calls)}")
+        print(
+            f"{platform} refused: {calls} calls, {each:.3f} a conversation (goal <= 1.1); {dict(report.calls)}"
+        )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--conversations", type=int, default=500)
     parser.add_argument("--messages", type=int, default=5_000)
     given = parser.parse_args()

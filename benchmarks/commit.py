@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.words import text_of
-from convo_pipeline.json_text import dump_json
-from convo_pipeline.lake.files import Store
+from convo_pipeline.base.json_text import dump_json
+from convo_pipeline.lake.store import Store
 from convo_pipeline.schema import RAW_MESSAGE_DETAILS, TIME
 from convo_pipeline.settings import StoreSettings
 from convo_pipeline.tables.merge import merge
@@ -29,14 +29,20 @@ START_US = 1_767_600_000_000_000
 ROUNDS = 5
 
 
-def details(row_count: int, first: int = 0, looked_us: int = START_US, signature: str = "1") -> pa.Table:
+def details(
+    row_count: int, first: int = 0, looked_us: int = START_US, signature: str = "1"
+) -> pa.Table:
     """Return believable rows: a text of some words, every tenth with a picture whose URL is signed."""
-    fields = dump_json(dict.fromkeys(("message", "from", "to", "attachments", "created_time"), looked_us)).decode()
+    fields = dump_json(
+        dict.fromkeys(("message", "from", "to", "attachments", "created_time"), looked_us)
+    ).decode()
     numbers = range(first, first + row_count)
     count = len(numbers)
     columns = {
         "conversation_id": [f"t_{10_000_000_000 + n // 20}" for n in numbers],
-        "message_id": [f"aWdfZAG1faXRlbToxOklHTWVzc2FnZAUlEOjE3ODQ{n * 7919:014d}ZD" for n in numbers],
+        "message_id": [
+            f"aWdfZAG1faXRlbToxOklHTWVzc2FnZAUlEOjE3ODQ{n * 7919:014d}ZD" for n in numbers
+        ],
         "created_at": pa.array([START_US + n * 1_000_000 for n in numbers]).cast(TIME),
         "detail_status": ["detailed"] * count,
         "rank_when_asked": [n % 20 + 1 for n in numbers],
@@ -80,7 +86,9 @@ def compare(store: Store, folder: Path, row_count: int) -> None:
     for turn in range(ROUNDS):
         account = f"a{row_count}-{turn}"
         steps: dict[str, Callable[[], object]] = {
-            "plain write_table": lambda: pq.write_table(rows, folder / "plain.parquet", compression="zstd"),
+            "plain write_table": lambda: pq.write_table(
+                rows, folder / "plain.parquet", compression="zstd"
+            ),
             "first commit": lambda: store.merge(TABLE, account, DAY, rows),  # noqa: B023 - called in this turn
             "rerun, same rows": lambda: store.merge(TABLE, account, DAY, rows),  # noqa: B023
             "rerun, signed again": lambda: store.merge(TABLE, account, DAY, again),  # noqa: B023
@@ -93,7 +101,8 @@ def compare(store: Store, folder: Path, row_count: int) -> None:
         wall, cpu = medians(values)
         clock = f"{wall * 1000:>9.1f} ms {wall / plain[0]:>6.2f} x"
         print(
-            f"{row_count:>8} rows  {name:<20} {clock}  {cpu * 1000:>9.1f} ms CPU {cpu / plain[1]:>6.2f} x", flush=True
+            f"{row_count:>8} rows  {name:<20} {clock}  {cpu * 1000:>9.1f} ms CPU {cpu / plain[1]:>6.2f} x",
+            flush=True,
         )
 
 
@@ -111,14 +120,22 @@ def small_commits(store: Store, count: int = 200) -> None:
     }
     for name, step in steps.items():
         wall, cpu = seconds(lambda: [step(n) for n in range(count)])  # noqa: B023 - called here
-        print(f"merges a second {name:<20} {count / wall:>6.0f}, {count / cpu:>6.0f} a CPU second", flush=True)
+        print(
+            f"merges a second {name:<20} {count / wall:>6.0f}, {count / cpu:>6.0f} a CPU second",
+            flush=True,
+        )
 
 
 def million() -> None:
     """Print what merging takes without a disk."""
-    rows, again = details(1_000_000), details(1_000_000, looked_us=START_US + 900_000_000, signature="2")
+    rows, again = (
+        details(1_000_000),
+        details(1_000_000, looked_us=START_US + 900_000_000, signature="2"),
+    )
     empty = RAW_MESSAGE_DETAILS.schema.empty_table()
-    print(f"merge of 1,000,000 new rows: {seconds(lambda: merge(RAW_MESSAGE_DETAILS, empty, rows))[1]:.1f} s CPU")
+    print(
+        f"merge of 1,000,000 new rows: {seconds(lambda: merge(RAW_MESSAGE_DETAILS, empty, rows))[1]:.1f} s CPU"
+    )
     held = merge(RAW_MESSAGE_DETAILS, empty, rows)
     print(
         f"merge of 1,000,000 rows signed again: {seconds(lambda: merge(RAW_MESSAGE_DETAILS, held, again))[1]:.1f} s CPU"
@@ -126,7 +143,9 @@ def million() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", default="1,1000,100000")
     parser.add_argument("--long", action="store_true")
     parser.add_argument("folder", nargs="?")

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from benchmarks.bulk import PAGE_ID, cpu_seconds
 from benchmarks.inbox_server import inbox_server
-from convo_pipeline.clock import SYSTEM_CLOCK
-from convo_pipeline.derive import derive_day, stale_days
+from convo_pipeline.base.clock import SYSTEM_CLOCK
+from convo_pipeline.derive.day import derive_day, stale_days
 from convo_pipeline.extract.run import extract
-from convo_pipeline.lake.files import Store
+from convo_pipeline.lake.store import Store
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.instance import make_home, open_home
 from convo_pipeline.orchestration.partitions import Window
@@ -27,18 +27,29 @@ ENVIRON = {"T": "token"}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--messages", type=int, default=20_000)
     parser.add_argument("--days", type=int, default=30)
     given = parser.parse_args()
     today = datetime.now(UTC).date()
     window = Window(today - timedelta(days=given.days), today + timedelta(days=1))
     empty = Window(today, window.until)
-    with inbox_server(given.messages // 20, 20, given.days) as server, tempfile.TemporaryDirectory() as folder:
-        plain = run_plain(settings_of(server.base_url, Path(folder) / "plain", window.since), window)
+    with (
+        inbox_server(given.messages // 20, 20, given.days) as server,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        plain = run_plain(
+            settings_of(server.base_url, Path(folder) / "plain", window.since), window
+        )
         start, _ = run_dagster(settings_of(server.base_url, Path(folder) / "start", today), empty)
-        seconds, count = run_dagster(settings_of(server.base_url, Path(folder) / "dagster", window.since), window)
-    print(f"plain {plain:.2f} s CPU, Dagster's start-up and the jobs over a day without messages {start:.2f} s CPU")
+        seconds, count = run_dagster(
+            settings_of(server.base_url, Path(folder) / "dagster", window.since), window
+        )
+    print(
+        f"plain {plain:.2f} s CPU, Dagster's start-up and the jobs over a day without messages {start:.2f} s CPU"
+    )
     print(f"through Dagster {seconds:.2f} s CPU, {count} materialisations of asset and partition")
     print(f"Dagster's share {(seconds - plain) / count * 1000:.1f} ms each (goal <= 40)")
 
@@ -66,7 +77,9 @@ def run_dagster(settings: Settings, window: Window) -> tuple[float, int]:
     """Return CPU seconds of the same through the jobs, and how many partitions were materialised."""
     with tempfile.TemporaryDirectory() as home, open_home(make_home(Path(home))) as instance:
         started = cpu_seconds()
-        result = run_jobs(Deployment(settings, environ=ENVIRON, clock=SYSTEM_CLOCK), ["bulk"], window, instance)
+        result = run_jobs(
+            Deployment(settings, environ=ENVIRON, clock=SYSTEM_CLOCK), ["bulk"], window, instance
+        )
         seconds = cpu_seconds() - started
         assert result.is_complete, result.failures
         keys = instance.get_asset_keys()

@@ -21,7 +21,7 @@ from pathlib import Path
 from benchmarks.bulk import cpu_seconds
 from benchmarks.inbox_server import inbox_server
 from convo_pipeline.extract.run import extract
-from convo_pipeline.lake.files import Store
+from convo_pipeline.lake.store import Store
 from convo_pipeline.settings import Settings, parse_settings
 
 MESSAGES_EACH, DEEP_MESSAGES = 8, 40
@@ -64,7 +64,9 @@ def measure(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--accounts", type=int, default=50)
     parser.add_argument("--conversations", type=int, default=200)
     parser.add_argument("--latency", type=float, default=0.5)

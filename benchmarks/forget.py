@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 
 from benchmarks.bulk import ACCOUNT, bulk_lake, cpu_seconds, derive_all, read_inbox
 from benchmarks.inbox_server import inbox_server
-from convo_pipeline.daily import derive_account_days
-from convo_pipeline.erasing import forget
+from convo_pipeline.derive.account_days import derive_account_days
 from convo_pipeline.lake.compact import compact
+from convo_pipeline.privacy.erase import forget
 
 PERSON = 9_990_000_000_000_000
 """The bulk world's customers are numbered from here."""
@@ -32,13 +32,18 @@ def holds(path: Path, trace: str) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--messages", type=int, default=1_000_000)
     parser.add_argument("--days", type=int, default=90)
     given = parser.parse_args()
     conversations = given.messages // 20
     person = str(PERSON + conversations // 2)
-    with tempfile.TemporaryDirectory() as folder, inbox_server(conversations, 20, given.days) as server:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        inbox_server(conversations, 20, given.days) as server,
+    ):
         with bulk_lake(server.base_url, Path(folder), given.days) as (settings, store):
             count = read_inbox(settings, store)
             derive_all(store)
@@ -48,9 +53,15 @@ def main() -> None:
             receipt = forget(settings, store, ACCOUNT, person, datetime.now(UTC))
             wall, cpu = time.perf_counter() - started, cpu_seconds() - used
         assert receipt is not None
-        assert not any(holds(path, person) for path in Path(folder).rglob("*") if path.is_file()), "still there"
-    print(f"{count:,} messages, {given.days} days: {wall:.1f} s wall, {cpu:.1f} s CPU; left: {receipt.row_counts}")
-    print(f"per million messages: {wall / count * 1e6:.1f} s wall, {cpu / count * 1e6:.1f} s CPU (goal <= 60 s)")
+        assert not any(holds(path, person) for path in Path(folder).rglob("*") if path.is_file()), (
+            "still there"
+        )
+    print(
+        f"{count:,} messages, {given.days} days: {wall:.1f} s wall, {cpu:.1f} s CPU; left: {receipt.row_counts}"
+    )
+    print(
+        f"per million messages: {wall / count * 1e6:.1f} s wall, {cpu / count * 1e6:.1f} s CPU (goal <= 60 s)"
+    )
 
 
 if __name__ == "__main__":

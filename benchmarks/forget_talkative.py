@@ -18,15 +18,15 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from convo_pipeline.derive import derive_day
-from convo_pipeline.erasing import forget
-from convo_pipeline.json_text import dump_json
-from convo_pipeline.lake.files import Store
-from convo_pipeline.lake.identity import AccountIdentity
+from convo_pipeline.base.json_text import dump_json
+from convo_pipeline.derive.day import derive_day
 from convo_pipeline.lake.ledger import add_runs
-from convo_pipeline.lake.records import Run
+from convo_pipeline.lake.store import Store
+from convo_pipeline.privacy.erase import forget
 from convo_pipeline.schema import RUNS, TABLES
 from convo_pipeline.settings import Settings, StoreSettings
+from convo_pipeline.state.identity import AccountIdentity
+from convo_pipeline.state.records import Run
 
 ACCOUNT, PERSON, OWN = "insta", "9990000000000101", "17841401111111111"
 FIRST = date(2026, 1, 1)
@@ -98,7 +98,9 @@ def add_captures(store: Store, day: date, count: int) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for name, default in (("messages", 20_000), ("days", 365), ("runs-a-day", 20), ("others", 1)):
         parser.add_argument(f"--{name}", type=int, default=default)
     given = parser.parse_args()
@@ -120,7 +122,9 @@ def main() -> None:
     started = time.process_time()
     assert not any(name in text for text in texts[:SAMPLED] for name in names)
     plain = (time.process_time() - started) / min(SAMPLED, len(texts)) * len(texts) * 2
-    print(f"{len(names) - 1:,} messages in {given.days} days, {len(texts):,} runs, {row_count:,} rows: {cpu:.1f} s CPU")
+    print(
+        f"{len(names) - 1:,} messages in {given.days} days, {len(texts):,} runs, {row_count:,} rows: {cpu:.1f} s CPU"
+    )
     print(f"the search in the runs' texts by the plain way alone: {plain:.1f} s CPU")
 
 

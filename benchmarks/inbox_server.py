@@ -33,10 +33,17 @@ class Served:
 
 @contextmanager
 def inbox_server(
-    conversations: int, messages_each: int, days: float, latency_seconds: float = 0.0, deep_messages: int = 0
+    conversations: int,
+    messages_each: int,
+    days: float,
+    latency_seconds: float = 0.0,
+    deep_messages: int = 0,
 ) -> Iterator[Served]:
     """Start the server, wait until it answers, end it; `deep_messages` has every tenth conversation."""
-    numbers = [str(number) for number in (conversations, messages_each, days, latency_seconds, deep_messages)]
+    numbers = [
+        str(number)
+        for number in (conversations, messages_each, days, latency_seconds, deep_messages)
+    ]
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.inbox_server", *numbers],
         stdin=subprocess.PIPE,
@@ -66,7 +73,9 @@ def main() -> None:
         until=midnight - timedelta(seconds=1),
         deep_messages=int(given.deep_messages),
     )
-    with EmulatorServer(api=BulkApi(shape, CACHED_BYTES), latency_seconds=given.latency_seconds) as server:
+    with EmulatorServer(
+        api=BulkApi(shape, CACHED_BYTES), latency_seconds=given.latency_seconds
+    ) as server:
         print(server.base_url, flush=True)
         sys.stdin.read()
 

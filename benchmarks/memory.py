@@ -27,7 +27,9 @@ INBOXES = (Inbox(100_000, 9, 600), Inbox(1_000_000, 90, 600), Inbox(200_000, 1, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--scale", type=float, default=1.0)
     scale = parser.parse_args().scale
     for inbox in INBOXES:

@@ -24,7 +24,7 @@ from benchmarks.bulk import PAGE_ID
 from benchmarks.inbox_server import inbox_server
 from benchmarks.simple_script import Script
 from convo_pipeline.extract.run import extract
-from convo_pipeline.lake.files import Store
+from convo_pipeline.lake.store import Store
 from convo_pipeline.settings import Settings, parse_settings
 
 DEEP_MESSAGES = 40
@@ -53,7 +53,9 @@ def run_extract(base_url: str, calls_per_second: float) -> tuple[float, int]:
         store = Store(settings.store)
         started = time.perf_counter()
         since, until = today - timedelta(days=3), today + timedelta(days=1)
-        [report] = extract(settings, store, ["night"], since, until, mode="nightly", environ={"T": "token"})
+        [report] = extract(
+            settings, store, ["night"], since, until, mode="nightly", environ={"T": "token"}
+        )
         seconds = time.perf_counter() - started
         assert report.outcome == "complete", report
         store.close()
@@ -77,7 +79,9 @@ def median(runs: list[tuple[float, int]]) -> tuple[float, int]:
 def show_limit(base_url: str, rate: float, rounds: int) -> None:
     seconds, calls = median([run_extract(base_url, rate) for _ in range(rounds)])
     ratio = seconds * rate / calls
-    print(f"limit: {calls} calls at {rate:g} a second in {seconds:.2f} s, {ratio:.3f} x the floor (goal <= 1.15)")
+    print(
+        f"limit: {calls} calls at {rate:g} a second in {seconds:.2f} s, {ratio:.3f} x the floor (goal <= 1.15)"
+    )
 
 
 def show_latency(base_url: str, latency_seconds: float, rounds: int) -> None:
@@ -106,7 +110,9 @@ def show_starts() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--conversations", type=int, default=500)
     parser.add_argument("--messages-each", type=int, default=8)
     parser.add_argument("--rate", type=float, default=10.0)

@@ -24,14 +24,25 @@ import pandas as pd
 import pyarrow as pa
 
 from convo_pipeline import schema
-from convo_pipeline.lake.files import Store
+from convo_pipeline.lake.store import Store
 from convo_pipeline.settings import StoreSettings
 from convo_pipeline.tables.normalize import RawDay, normalize
 
 DAY = date(2026, 2, 19)
 START = datetime(2026, 2, 19, tzinfo=UTC)
 OWN_ID = "17841499990000001"
-FIELDS = ("attachments", "from", "id", "message", "reactions", "reply_to", "shares", "story", "tags", "to")
+FIELDS = (
+    "attachments",
+    "from",
+    "id",
+    "message",
+    "reactions",
+    "reply_to",
+    "shares",
+    "story",
+    "tags",
+    "to",
+)
 WORDS = [
     "hello",
     "is",
@@ -69,8 +80,12 @@ def make_day(message_count: int, seed: int = 7) -> RawDay:
             conversations.append(_conversation(conversation_id, number))
         message_id = f"aWdfZAG1faXRlbToxOklHTWVzc2FnZAUlEOjE3ODQxNDk5OTkwMDAwMDAx{number:080d}"
         created_at = START + timedelta(seconds=number % 86_400)
-        ids.append((conversation_id, message_id, created_at, "message", 0, created_at, None, None, None))
-        payload = orjson.dumps(_message(message_id, created_at, number, random), option=orjson.OPT_SORT_KEYS).decode()
+        ids.append(
+            (conversation_id, message_id, created_at, "message", 0, created_at, None, None, None)
+        )
+        payload = orjson.dumps(
+            _message(message_id, created_at, number, random), option=orjson.OPT_SORT_KEYS
+        ).decode()
         fields = orjson.dumps(dict.fromkeys(FIELDS, 1771491444000000 + number // 1000)).decode()
         details.append((conversation_id, message_id, created_at, "detailed", number % 20 + 1, None, None, fields, payload,
                         created_at, created_at, None, None))  # fmt: skip
@@ -86,7 +101,10 @@ def make_day(message_count: int, seed: int = 7) -> RawDay:
 def _table(table: schema.Table, rows: list[tuple[object, ...]]) -> pa.Table:
     columns = zip(*rows, strict=True)
     return pa.table(
-        [pa.array(values, column.type) for values, column in zip(columns, table.columns, strict=True)],
+        [
+            pa.array(values, column.type)
+            for values, column in zip(columns, table.columns, strict=True)
+        ],
         schema=table.schema,
     )
 
@@ -105,7 +123,9 @@ def _customer_id(number: int) -> str:
     return f"99900000{number // 20:08d}"
 
 
-def _message(message_id: str, created_at: datetime, number: int, random: Random) -> dict[str, object]:
+def _message(
+    message_id: str, created_at: datetime, number: int, random: Random
+) -> dict[str, object]:
     people = [
         {"id": _customer_id(number), "username": f"customer_{number // 20}"},
         {"id": OWN_ID, "username": "bakery"},
@@ -118,13 +138,21 @@ def _message(message_id: str, created_at: datetime, number: int, random: Random)
         "to": {"data": people[1:]},
         "message": " ".join(random.choices(WORDS, k=random.randint(2, 18))),
     }
-    link = (
-        f"https://lookaside.fbsbx.com/ig_messaging_cdn/?asset_id={number:017d}&signature={random.getrandbits(256):064x}"
-    )
+    link = f"https://lookaside.fbsbx.com/ig_messaging_cdn/?asset_id={number:017d}&signature={random.getrandbits(256):064x}"
     special = random.randrange(64)
     if special < 4:
-        image = {"url": link, "preview_url": link, "width": 1080, "height": 1350, "max_width": 1080, "max_height": 1350}
-        message |= {"message": "", "attachments": {"data": [{"id": str(number), "image_data": image}]}}
+        image = {
+            "url": link,
+            "preview_url": link,
+            "width": 1080,
+            "height": 1350,
+            "max_width": 1080,
+            "max_height": 1350,
+        }
+        message |= {
+            "message": "",
+            "attachments": {"data": [{"id": str(number), "image_data": image}]},
+        }
     elif special < 5:
         message |= {"message": "", "shares": {"data": [{"link": link}]}}
     elif special < 7:
@@ -147,7 +175,9 @@ def write_one_table(raw: RawDay, folder: Path) -> None:
     rows = []
     columns = [raw.message_details[name].to_pylist() for name in ("conversation_id", "created_at", "detail_status",
                                                                   "first_seen_at", "payload")]  # fmt: skip
-    for conversation_id, created_at, detail_status, first_seen_at, payload in zip(*columns, strict=True):
+    for conversation_id, created_at, detail_status, first_seen_at, payload in zip(
+        *columns, strict=True
+    ):
         message = orjson.loads(payload)
         sender = message.get("from") or {}
         sender_id = sender.get("id")
@@ -175,7 +205,9 @@ def write_one_table(raw: RawDay, folder: Path) -> None:
                 first_seen_at,
             ]
         )
-    pd.DataFrame(rows, columns=COLUMNS).to_parquet(folder / "messages.parquet", compression="zstd", index=False)
+    pd.DataFrame(rows, columns=COLUMNS).to_parquet(
+        folder / "messages.parquet", compression="zstd", index=False
+    )
 
 
 def _simple_content_type(message: dict[str, object]) -> str:
@@ -199,10 +231,14 @@ def cpu_seconds(write: Callable[[RawDay, Path], None], raw: RawDay) -> tuple[flo
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--messages", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--gc", choices=("on", "off"), default="on", help="garbage collector, for both ways")
+    parser.add_argument(
+        "--gc", choices=("on", "off"), default="on", help="garbage collector, for both ways"
+    )
     options = parser.parse_args()
     raw = make_day(options.messages)
     ways = {"six tables": write_six_tables, "one table": write_one_table}
@@ -213,10 +249,13 @@ def main() -> None:
         for name, write in ways.items():
             seconds[name].append(cpu_seconds(write, raw))
     medians = {
-        name: [statistics.median(column) for column in zip(*runs, strict=True)] for name, runs in seconds.items()
+        name: [statistics.median(column) for column in zip(*runs, strict=True)]
+        for name, runs in seconds.items()
     }
     for name, (cpu, wall) in medians.items():
-        print(f"{name}: {cpu:.2f} s CPU, {wall:.2f} s wall (median of {options.rounds}, {options.messages:,} messages)")
+        print(
+            f"{name}: {cpu:.2f} s CPU, {wall:.2f} s wall (median of {options.rounds}, {options.messages:,} messages)"
+        )
     print(
         f"speed of six tables: {medians['one table'][0] / medians['six tables'][0]:.2f} x the one-table row way (CPU)"
     )

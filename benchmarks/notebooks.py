@@ -34,8 +34,8 @@ def build(root: Path, message_count: int, days: float) -> None:
 
 
 def fill(base_url: str, root: str, days: float) -> None:
-    from convo_pipeline.daily import derive_account_days
-    from convo_pipeline.lake.files import Store
+    from convo_pipeline.derive.account_days import derive_account_days
+    from convo_pipeline.lake.store import Store
     from convo_pipeline.settings import StoreSettings
 
     run_pipeline(base_url, Path(root), days)
@@ -47,7 +47,9 @@ def execute(path: Path, root: Path) -> tuple[float, float]:
     notebook = nbformat.read(path, as_version=4)
     os.environ["CONVO_ROOT"] = str(root)
     begun, spent = time.perf_counter(), children_seconds()
-    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(path.parent)}}).execute()
+    NotebookClient(
+        notebook, timeout=600, resources={"metadata": {"path": str(path.parent)}}
+    ).execute()
     return time.perf_counter() - begun, children_seconds() - spent
 
 
@@ -57,7 +59,9 @@ def children_seconds() -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--messages", type=int, default=1_000_000)
     parser.add_argument("--days", type=float, default=90)
     parser.add_argument("--rounds", type=int, default=3)

@@ -20,10 +20,10 @@ import convo_pipeline
 from benchmarks.words import text_of
 from convo_pipeline.lake import parquet
 from convo_pipeline.lake.compact import compact
-from convo_pipeline.lake.files import Store
-from convo_pipeline.lake.rebuild import rebuild_state
+from convo_pipeline.lake.store import Store
 from convo_pipeline.schema import MESSAGES, TIME
 from convo_pipeline.settings import StoreSettings
+from convo_pipeline.upkeep.rebuild import rebuild_state
 
 FIRST = date(2025, 1, 1)
 TURNS = 9
@@ -34,8 +34,12 @@ def messages(account: int, day: date, count: int) -> pa.Table:
     numbers = [(account * 400 + (day - FIRST).days) * count + n for n in range(count)]
     at = int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()) * 1_000_000
     rows = {
-        "conversation_id": [f"aWdfZAG06MTpJR01lc3NhZA2VUaHJlYWQ6{account * 1000 + n // 6:012d}" for n in numbers],
-        "message_id": [f"aWdfZAG1faXRlbToxOklHTWVzc2FnZAUlEOjE3ODQ{n * 7919 % 10**14:014d}ZD" for n in numbers],
+        "conversation_id": [
+            f"aWdfZAG06MTpJR01lc3NhZA2VUaHJlYWQ6{account * 1000 + n // 6:012d}" for n in numbers
+        ],
+        "message_id": [
+            f"aWdfZAG1faXRlbToxOklHTWVzc2FnZAUlEOjE3ODQ{n * 7919 % 10**14:014d}ZD" for n in numbers
+        ],
         "platform": ["instagram"] * count,
         "created_at": pa.array([at + n % count * 1_000_000_000 for n in numbers]).cast(TIME),
         "tie_rank": [0] * count,
@@ -55,7 +59,9 @@ def messages(account: int, day: date, count: int) -> pa.Table:
 def fill(root: Path, accounts: int, days: int, rows: int) -> Path:
     """Write the daily files without the cost of commits, and one sorted file of the same rows; return its path."""
     one = root.parent / "one.parquet"
-    schema = pa.schema([pa.field("account", pa.string()), pa.field("date", pa.date32()), *MESSAGES.schema])
+    schema = pa.schema(
+        [pa.field("account", pa.string()), pa.field("date", pa.date32()), *MESSAGES.schema]
+    )
     with pq.ParquetWriter(one, schema, compression="zstd") as writer:
         for number in range(accounts):
             account, waiting = f"a{number:03d}", []
@@ -65,7 +71,10 @@ def fill(root: Path, accounts: int, days: int, rows: int) -> Path:
                 path = root / "messages" / f"account={account}" / f"date={day}" / "data.parquet"
                 path.parent.mkdir(parents=True)
                 path.write_bytes(parquet.encode(MESSAGES, table, "benchmark"))
-                paths = [pa.array([value] * rows, kind) for value, kind in ((account, pa.string()), (day, pa.date32()))]
+                paths = [
+                    pa.array([value] * rows, kind)
+                    for value, kind in ((account, pa.string()), (day, pa.date32()))
+                ]
                 waiting.append(pa.Table.from_arrays([*paths, *table.columns], schema=schema))
             writer.write_table(pa.concat_tables(waiting), row_group_size=122_880)
     return one
@@ -105,12 +114,18 @@ def compare(folder: Path, accounts: int, days: int, rows: int) -> None:
     started = time.process_time()
     made = compact(store, FIRST + timedelta(days=days))
     seconds = time.process_time() - started
-    print(f"{accounts} accounts x {days} days x {rows} rows: {len(made)} months compacted in {seconds:.0f} s CPU")
+    print(
+        f"{accounts} accounts x {days} days x {rows} rows: {len(made)} months compacted in {seconds:.0f} s CPU"
+    )
     time.sleep(2.1)
     with convo_pipeline.connect(root) as compacted, duckdb.connect() as plain, Bare(root) as daily:
         plain.execute("SET TimeZone = 'UTC'")
         plain.execute(f"CREATE VIEW messages AS SELECT * FROM read_parquet('{one}')")
-        readers = {"one sorted file": plain, "connect(), compacted": compacted, "connect(), daily files": daily}
+        readers = {
+            "one sorted file": plain,
+            "connect(), compacted": compacted,
+            "connect(), daily files": daily,
+        }
         for name, sql in asked.items():
             report(name, sql.format("messages"), readers)
     store.close()
@@ -122,9 +137,13 @@ class Bare:
     def __init__(self, root: Path) -> None:
         self.root = root.parent / "bare"
         self.root.mkdir()
-        shutil.copytree(root / "messages", self.root / "messages", copy_function=lambda a, b: Path(b).hardlink_to(a))
+        shutil.copytree(
+            root / "messages",
+            self.root / "messages",
+            copy_function=lambda a, b: Path(b).hardlink_to(a),
+        )
 
-    def __enter__(self) -> "convo_pipeline.lake.sql.Connection":
+    def __enter__(self) -> "convo_pipeline.query.connection.Connection":
         return convo_pipeline.connect(self.root)
 
     def __exit__(self, *exc: object) -> None:
@@ -141,7 +160,9 @@ def report(name: str, sql: str, readers: dict[str, object]) -> None:
             results[reader] = sorted(map(repr, con.execute(sql).fetchall()))  # type: ignore[attr-defined]
             timings[reader].append((time.perf_counter() - started, time.process_time() - used))
     assert len({tuple(rows) for rows in results.values()}) == 1, "the readers disagree"
-    base = [statistics.median(column) for column in zip(*timings["one sorted file"][1:], strict=True)]
+    base = [
+        statistics.median(column) for column in zip(*timings["one sorted file"][1:], strict=True)
+    ]
     for reader, values in timings.items():
         wall, cpu = (statistics.median(column) for column in zip(*values[1:], strict=True))
         print(

@@ -13,7 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import requests
 
-FIELDS = "id,created_time,from,to,message,attachments,shares{link,name},sticker,reactions,reply_to,tags"
+FIELDS = (
+    "id,created_time,from,to,message,attachments,shares{link,name},sticker,reactions,reply_to,tags"
+)
 SCHEMA = pa.schema(
     [
         ("conversation_id", pa.string()),
@@ -48,7 +50,11 @@ class Script:
         after = None
         while True:
             page = self._get(
-                f"{self.page_id}/conversations", platform=self.platform, fields=asked, limit=50, after=after
+                f"{self.page_id}/conversations",
+                platform=self.platform,
+                fields=asked,
+                limit=50,
+                after=after,
             )
             for conversation in page["data"]:
                 self._take_conversation(conversation)
@@ -57,7 +63,8 @@ class Script:
                 break
         pq.write_table(
             pa.Table.from_arrays(
-                [pa.array(c, t.type) for c, t in zip(self.columns, SCHEMA, strict=True)], schema=SCHEMA
+                [pa.array(c, t.type) for c, t in zip(self.columns, SCHEMA, strict=True)],
+                schema=SCHEMA,
             ),
             output,
             compression="zstd",
@@ -72,7 +79,9 @@ class Script:
             after = self._cursor(nested)
             if after is None or not rows or self._is_old(rows[-1]["created_time"]):
                 return
-            nested = self._get(f"{conversation['id']}/messages", fields=FIELDS, limit=100, after=after)
+            nested = self._get(
+                f"{conversation['id']}/messages", fields=FIELDS, limit=100, after=after
+            )
 
     def _take_messages(self, conversation_id: str, rows: list[dict]) -> None:
         conversation_ids, ids, times, sender_ids, sender_names, texts, payloads = self.columns
@@ -98,7 +107,9 @@ class Script:
             self.pause()  # type: ignore[operator]
         self.calls += 1
         answer = self._session.get(
-            f"{self.base_url}/v26.0/{path}", params={k: v for k, v in params.items() if v}, timeout=60
+            f"{self.base_url}/v26.0/{path}",
+            params={k: v for k, v in params.items() if v},
+            timeout=60,
         )
         answer.raise_for_status()
         return orjson.loads(answer.content)

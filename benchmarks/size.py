@@ -29,7 +29,11 @@ MESSAGES_EACH = 20
 def answers_size(base_url: str) -> tuple[int, int]:
     """Return the bytes of every answer of a whole listing, plain and compressed."""
     sink, plain = pa.BufferOutputStream(), 0
-    asked = {"platform": "messenger", "limit": "50", "fields": conversation_fields("messenger", MESSAGES_EACH)}
+    asked = {
+        "platform": "messenger",
+        "limit": "50",
+        "fields": conversation_fields("messenger", MESSAGES_EACH),
+    }
     with pa.CompressedOutputStream(sink, "zstd") as stream:
         while True:
             answer = requests.get(f"{base_url}/v26.0/{PAGE_ID}/conversations", asked, timeout=60)
@@ -48,11 +52,16 @@ def size_of(paths: Iterable[Path]) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--messages", type=int, default=100_000)
     parser.add_argument("--days", type=int, default=30)
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, inbox_server(given.messages // 20, 20, given.days) as server:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        inbox_server(given.messages // 20, 20, given.days) as server,
+    ):
         root = Path(folder)
         with bulk_lake(server.base_url, root, given.days) as (settings, store):
             count = read_inbox(settings, store)
@@ -62,14 +71,20 @@ def main() -> None:
         raw = [name for name, table in TABLES.items() if table.layer == "raw"]
         layers = {"answers, JSON": plain, "answers, zstd": packed}
         layers["raw tables"] = sum(size_of((root / name).rglob("*")) for name in raw)
-        layers["derived tables"] = sum(size_of((root / name).rglob("*")) for name in TABLES if name not in raw)
+        layers["derived tables"] = sum(
+            size_of((root / name).rglob("*")) for name in TABLES if name not in raw
+        )
         layers["compacted, raw"] = sum(size_of((root / COMPACT / name).rglob("*")) for name in raw)
-        layers["compacted, derived"] = size_of((root / COMPACT).rglob("*")) - layers["compacted, raw"]
+        layers["compacted, derived"] = (
+            size_of((root / COMPACT).rglob("*")) - layers["compacted, raw"]
+        )
         layers["state"] = size_of((root / ".state").rglob("*"))
     print(f"{count:,} messages in {given.days} days")
     for name, byte_count in layers.items():
         million = byte_count / count * 1_000_000 / 2**20
-        print(f"{name:20} {million:>8.1f} MiB a million messages {byte_count / packed:>7.2f} x the answers' zstd")
+        print(
+            f"{name:20} {million:>8.1f} MiB a million messages {byte_count / packed:>7.2f} x the answers' zstd"
+        )
 
 
 if __name__ == "__main__":

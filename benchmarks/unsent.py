@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from convo_pipeline.lake.deleted import TASK, find_deleted
-from convo_pipeline.lake.files import Store
+from convo_pipeline.lake.store import Store
+from convo_pipeline.privacy.unsent import TASK, find_deleted
 from convo_pipeline.schema import RAW_MESSAGE_IDS
 from convo_pipeline.settings import StoreSettings
 
@@ -29,8 +29,16 @@ opened: list[str] = []
 
 def ids(day: date, names: list[str]) -> pa.Table:
     at = datetime.combine(day, clock_time(9), tzinfo=UTC)
-    row = {"conversation_id": "c", "created_at": at, "created_at_source": "message", "tie_rank": 0, "first_seen_at": at}
-    return pa.Table.from_pylist([row | {"message_id": name} for name in names], schema=RAW_MESSAGE_IDS.schema)
+    row = {
+        "conversation_id": "c",
+        "created_at": at,
+        "created_at_source": "message",
+        "tie_rank": 0,
+        "first_seen_at": at,
+    }
+    return pa.Table.from_pylist(
+        [row | {"message_id": name} for name in names], schema=RAW_MESSAGE_IDS.schema
+    )
 
 
 def measure(work: Callable[[], object]) -> tuple[int, float]:
@@ -47,7 +55,9 @@ def listen(event: str, arguments: tuple[object, ...]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--days", type=int, default=300)
     parser.add_argument("--rows", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=3)
@@ -61,7 +71,10 @@ def main() -> None:
     ):
         for day in days:
             store.merge(
-                RAW_MESSAGE_IDS.name, ACCOUNT, day, ids(day, [f"{day}-{number:05}" for number in range(given.rows)])
+                RAW_MESSAGE_IDS.name,
+                ACCOUNT,
+                day,
+                ids(day, [f"{day}-{number:05}" for number in range(given.rows)]),
             )
         for number in range(given.rounds):
             store.state.remove_days_done(f"{TASK} redact", ACCOUNT, days)
@@ -71,7 +84,9 @@ def main() -> None:
     (files, cpu), (later_files, later_cpu) = (
         map(statistics.median, zip(*each, strict=True)) for each in (whole, later)
     )
-    print(f"{given.days} days of {given.rows} rows: remembering nothing {files:.0f} files, {cpu:.3f} s CPU")
+    print(
+        f"{given.days} days of {given.rows} rows: remembering nothing {files:.0f} files, {cpu:.3f} s CPU"
+    )
     print(
         f"a night later, one day changed: {later_files:.0f} files, {later_cpu:.3f} s CPU: {later_cpu / cpu:.2f} of it"
     )

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from convo_pipeline.lake.sql import connect
+    from convo_pipeline.query.connection import connect
 
 __all__ = ["connect"]
 
@@ -11,7 +11,7 @@ __all__ = ["connect"]
 def __getattr__(name: str) -> object:
     """Import `connect` when it is asked for: importing the package does nothing."""
     if name == "connect":
-        from convo_pipeline.lake.sql import connect
+        from convo_pipeline.query.connection import connect
 
         return connect
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,13 +14,19 @@ from typing import Any
 import click
 from rich.console import Console
 
-from convo_pipeline.clock import SYSTEM_CLOCK, Clock
+from convo_pipeline.base.clock import SYSTEM_CLOCK, Clock
+from convo_pipeline.base.secrets import redact
 from convo_pipeline.console.results import WRITERS, show
 from convo_pipeline.errors import ConvoError, SettingsError
-from convo_pipeline.lake.folder import PRIVATE_UMASK
-from convo_pipeline.lake.sql import Connection, QueryError, connect
-from convo_pipeline.secrets import redact
-from convo_pipeline.settings import CONFIG_VARIABLE, Settings, StoreSettings, find_settings_file, read_settings
+from convo_pipeline.query.connection import Connection, QueryError, connect
+from convo_pipeline.settings import (
+    CONFIG_VARIABLE,
+    Settings,
+    StoreSettings,
+    find_settings_file,
+    read_settings,
+)
+from convo_pipeline.storage.local import PRIVATE_UMASK
 
 EXIT_CODES = """\b
 Exit codes:
@@ -39,7 +45,10 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            click.echo(f"{ctx.info_name}: stopped; what came is kept, the same command goes on from there", err=True)
+            click.echo(
+                f"{ctx.info_name}: stopped; what came is kept, the same command goes on from there",
+                err=True,
+            )
             ctx.exit(EXIT_STOPPED)
         except SettingsError as error:
             _complain(error, ctx)
@@ -86,7 +95,9 @@ class Surroundings:
         if root is not None:
             file = Path(root) / "convo.toml"
             configured = read_settings(file) if file.is_file() else self._configured()
-            return root, configured if file.is_file() or (configured and configured.store.root == root) else None
+            return root, configured if file.is_file() or (
+                configured and configured.store.root == root
+            ) else None
         if self.config is None and not find_settings_file().exists():
             return "data", None
         settings = read_settings(self.config)
@@ -108,8 +119,14 @@ class Surroundings:
         return read_settings(self.config) if self.config or find_settings_file().exists() else None
 
 
-@click.group(cls=Commands, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--config", metavar="FILE", help=f"Configuration; default: ${CONFIG_VARIABLE}, else ./convo.toml.")
+@click.group(
+    cls=Commands, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]}
+)
+@click.option(
+    "--config",
+    metavar="FILE",
+    help=f"Configuration; default: ${CONFIG_VARIABLE}, else ./convo.toml.",
+)
 @click.version_option(package_name="convo-pipeline")
 @click.pass_context
 def main(ctx: click.Context, config: str | None) -> None:
@@ -120,9 +137,16 @@ def main(ctx: click.Context, config: str | None) -> None:
 
 
 @main.command()
-@click.option("--root", default="data/demo", show_default=True, help="Folder of the demo's tables and runs.")
+@click.option(
+    "--root", default="data/demo", show_default=True, help="Folder of the demo's tables and runs."
+)
 @click.option("--ui", is_flag=True, help="Then keep the emulator and Dagster's UI until Ctrl-C.")
-@click.option("--port", default=3000, show_default=True, help="Port of the UI; another free one if it is taken.")
+@click.option(
+    "--port",
+    default=3000,
+    show_default=True,
+    help="Port of the UI; another free one if it is taken.",
+)
 def demo(root: str, ui: bool, port: int) -> None:
     """Fetch a week of two invented inboxes and answer questions about it."""
     from convo_pipeline.console.demo import run_demo
@@ -132,11 +156,29 @@ def demo(root: str, ui: bool, port: int) -> None:
 
 
 @main.command()
-@click.option("--account", "accounts", multiple=True, metavar="NAME", help="Only this account; may be repeated.")
+@click.option(
+    "--account",
+    "accounts",
+    multiple=True,
+    metavar="NAME",
+    help="Only this account; may be repeated.",
+)
 @click.option("--since", type=Day(), help="First day, UTC. Default: where a night would start.")
-@click.option("--until", type=Day(), help="Day after the last, UTC. Default: today; with --since, tomorrow.")
-@click.option("--all", "everything", is_flag=True, help="From each account's start_date to now, after an estimate.")
-@click.option("--full", "sweep", is_flag=True, help="The same as if nothing were held; count what runs had missed.")
+@click.option(
+    "--until", type=Day(), help="Day after the last, UTC. Default: today; with --since, tomorrow."
+)
+@click.option(
+    "--all",
+    "everything",
+    is_flag=True,
+    help="From each account's start_date to now, after an estimate.",
+)
+@click.option(
+    "--full",
+    "sweep",
+    is_flag=True,
+    help="The same as if nothing were held; count what runs had missed.",
+)
 @click.pass_obj
 def extract(
     surroundings: Surroundings,
@@ -150,31 +192,50 @@ def extract(
     from convo_pipeline.console.extraction import announce_estimates, choose_window, run_extraction
 
     if (everything or sweep) and (since or until):
-        raise SettingsError(f"--{'all' if everything else 'full'} takes neither --since nor --until")
+        raise SettingsError(
+            f"--{'all' if everything else 'full'} takes neither --since nor --until"
+        )
     settings, clock = surroundings.settings, surroundings.clock
     names = _chosen(settings, accounts)
     window = choose_window(settings, names, clock.now().date(), since, until, everything or sweep)
     if everything:
         announce_estimates(settings, names, clock, os.environ, Console(stderr=True))
-    if not run_extraction(settings, names, window, clock, os.environ, "full" if sweep else "window"):
+    if not run_extraction(
+        settings, names, window, clock, os.environ, "full" if sweep else "window"
+    ):
         sys.exit(EXIT_FAILED)
 
 
 @main.command()
-@click.option("--account", "accounts", multiple=True, metavar="NAME", help="Only this account; may be repeated.")
+@click.option(
+    "--account",
+    "accounts",
+    multiple=True,
+    metavar="NAME",
+    help="Only this account; may be repeated.",
+)
 @click.option("--since", type=Day(), help="First day, UTC. Default: the account's start_date.")
 @click.option("--until", type=Day(), help="Day after the last, UTC. Default: tomorrow.")
 @click.option("--force", is_flag=True, help="Make every day again, also those that agree already.")
 @click.pass_obj
 def normalize(
-    surroundings: Surroundings, accounts: Sequence[str], since: date | None, until: date | None, force: bool
+    surroundings: Surroundings,
+    accounts: Sequence[str],
+    since: date | None,
+    until: date | None,
+    force: bool,
 ) -> None:
     """Make every table agree with the raw ones again; asks nobody.
 
     After an upgrade, raw files of an earlier schema are written in today's. Cut off anywhere, also with --force, the same
     command goes on where it was.
     """
-    from convo_pipeline.console.extraction import choose_window, normalise_unconfigured, run_normalisation, wished_scope
+    from convo_pipeline.console.extraction import (
+        choose_window,
+        normalise_unconfigured,
+        run_normalisation,
+        wished_scope,
+    )
 
     settings = surroundings.settings
     names = _chosen(settings, accounts)
@@ -182,7 +243,9 @@ def normalize(
     scope = wished_scope(force)
     if everything and not accounts:
         normalise_unconfigured(settings, scope)
-    window = choose_window(settings, names, surroundings.clock.now().date(), since, until, everything)
+    window = choose_window(
+        settings, names, surroundings.clock.now().date(), since, until, everything
+    )
     if not run_normalisation(settings, names, window, surroundings.clock, os.environ, scope):
         sys.exit(EXIT_FAILED)
 
@@ -202,12 +265,24 @@ def find(surroundings: Surroundings, account: str, user_id: str) -> None:
     from convo_pipeline.console.find import find_conversation, print_conversation
 
     settings = surroundings.settings
-    report, conversation_ids = find_conversation(settings, account, user_id, surroundings.clock, os.environ)
-    count = print_conversation(Console(), settings, account, conversation_ids) if conversation_ids else 0
+    report, conversation_ids = find_conversation(
+        settings, account, user_id, surroundings.clock, os.environ
+    )
+    count = (
+        print_conversation(Console(), settings, account, conversation_ids)
+        if conversation_ids
+        else 0
+    )
     if report.outcome != "complete":
-        raise ConvoError(f"{account}: {report.outcome}: {report.error or ', '.join(report.reasons)}")
+        raise ConvoError(
+            f"{account}: {report.outcome}: {report.error or ', '.join(report.reasons)}"
+        )
     if not count:
-        what = "nothing of the conversation with {} is kept" if conversation_ids else "no conversation with {}"
+        what = (
+            "nothing of the conversation with {} is kept"
+            if conversation_ids
+            else "no conversation with {}"
+        )
         click.echo(f"{account}: {what.format(user_id)}", err=True)
         sys.exit(EXIT_NOT_FOUND)
 
@@ -219,8 +294,16 @@ Exit codes:
   1  something is wrong or soon will be; the output says what to do
   2  wrong usage or settings"""
 )
-@click.option("--account", "accounts", multiple=True, metavar="NAME", help="Only this account; may be repeated.")
-@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@click.option(
+    "--account",
+    "accounts",
+    multiple=True,
+    metavar="NAME",
+    help="Only this account; may be repeated.",
+)
+@click.option(
+    "--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True
+)
 @click.pass_obj
 def check(surroundings: Surroundings, accounts: Sequence[str], form: str) -> None:
     """Try each account's token, permissions, ids and folders with a few calls; say what to do about each finding."""
@@ -242,8 +325,16 @@ Exit codes:
   1  something needs a look; the output says what
   2  wrong usage or settings"""
 )
-@click.option("--account", "accounts", multiple=True, metavar="NAME", help="Only this account; may be repeated.")
-@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@click.option(
+    "--account",
+    "accounts",
+    multiple=True,
+    metavar="NAME",
+    help="Only this account; may be repeated.",
+)
+@click.option(
+    "--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True
+)
 @click.pass_obj
 def status(surroundings: Surroundings, accounts: Sequence[str], form: str) -> None:
     """Say how each account is, from the stored tables alone; asks nobody.
@@ -263,10 +354,18 @@ def status(surroundings: Surroundings, accounts: Sequence[str], form: str) -> No
 @main.command()
 @click.argument("sql", required=False)
 @click.option("--root", help="The lake's folder. Default: the configuration's, else ./data.")
-@click.option("--format", "form", type=click.Choice(["table", *WRITERS]), default="table", show_default=True)
-@click.option("--output", type=click.Path(dir_okay=False, writable=True), help="File to write; default: stdout.")
+@click.option(
+    "--format", "form", type=click.Choice(["table", *WRITERS]), default="table", show_default=True
+)
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, writable=True),
+    help="File to write; default: stdout.",
+)
 @click.pass_obj
-def query(surroundings: Surroundings, sql: str | None, root: str | None, form: str, output: str | None) -> None:
+def query(
+    surroundings: Surroundings, sql: str | None, root: str | None, form: str, output: str | None
+) -> None:
     """Ask the tables in SQL (DuckDB); without SQL, open a shell.
 
     CSV is written so that no cell starts a formula in a spreadsheet: such texts get a leading apostrophe.
@@ -302,14 +401,20 @@ def _open_shell(con: Connection, form: str) -> None:
     from convo_pipeline.console.shell import run_shell
 
     if not sys.stdin.isatty():
-        raise SettingsError('no SQL was given and there is no terminal: convo-pipeline query "select ..."')
+        raise SettingsError(
+            'no SQL was given and there is no terminal: convo-pipeline query "select ..."'
+        )
     columns: dict[str, list[str]] = {}
-    sql = "select table_name, column_name from information_schema.columns where table_schema = 'main'"
+    sql = (
+        "select table_name, column_name from information_schema.columns where table_schema = 'main'"
+    )
     rows = con.execute(sql).fetchall()
     for table, column in rows:
         columns.setdefault(table, []).append(column)
     state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    run_shell(Console(), lambda sql: _try(con, sql, form), columns, state / "convo-pipeline" / "history")
+    run_shell(
+        Console(), lambda sql: _try(con, sql, form), columns, state / "convo-pipeline" / "history"
+    )
 
 
 def _try(con: Connection, sql: str, form: str) -> None:
@@ -322,15 +427,26 @@ def _try(con: Connection, sql: str, form: str) -> None:
 @main.command()
 @click.option("--root", help="The lake's folder. Default: the configuration's, else ./data.")
 @click.option("--quick", is_flag=True, help="Compare names and sizes only.")
-@click.option("--rebuild-state", is_flag=True, help="First take the files for the truth: after a backup was put back.")
-@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@click.option(
+    "--rebuild-state",
+    is_flag=True,
+    help="First take the files for the truth: after a backup was put back.",
+)
+@click.option(
+    "--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True
+)
 @click.pass_obj
-def verify(surroundings: Surroundings, root: str | None, quick: bool, rebuild_state: bool, form: str) -> None:
+def verify(
+    surroundings: Surroundings, root: str | None, quick: bool, rebuild_state: bool, form: str
+) -> None:
     """Re-read every file and say what is off; touches no file of the lake. Exit 1 if anything is damaged."""
     from convo_pipeline.console.upkeep import show_verification, verify_lake
 
     found = verify_lake(
-        surroundings.lake_settings(root), Console(stderr=True), is_quick=quick, is_rebuilt=rebuild_state
+        surroundings.lake_settings(root),
+        Console(stderr=True),
+        is_quick=quick,
+        is_rebuilt=rebuild_state,
     )
     show_verification(found, form, Console())
     if not found.is_sound:
@@ -347,16 +463,23 @@ def rename(surroundings: Surroundings, old: str, new: str, root: str | None) -> 
     from convo_pipeline.console.upkeep import rename as rename_in_lake
 
     tables = rename_in_lake(surroundings.lake_settings(root), old, new)
-    click.echo(f"{old} is now {new} in {len(tables)} tables; change its name in the configuration too", err=True)
+    click.echo(
+        f"{old} is now {new} in {len(tables)} tables; change its name in the configuration too",
+        err=True,
+    )
 
 
 @main.command()
 @click.argument("account")
 @click.argument("person_id", required=False)
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option("--again", is_flag=True, help="After a backup was put back: everybody who was forgotten before.")
+@click.option(
+    "--again", is_flag=True, help="After a backup was put back: everybody who was forgotten before."
+)
 @click.pass_obj
-def forget(surroundings: Surroundings, account: str, person_id: str | None, yes: bool, again: bool) -> None:
+def forget(
+    surroundings: Surroundings, account: str, person_id: str | None, yes: bool, again: bool
+) -> None:
     """Erase a person from everything ACCOUNT holds, for good; later runs do not store them again.
 
     PERSON_ID is the id by which this account knows them: participants.participant_id. Conversations between
@@ -370,7 +493,9 @@ def forget(surroundings: Surroundings, account: str, person_id: str | None, yes:
         return
     if person_id is None:
         raise click.UsageError("name the PERSON_ID, or --again")
-    is_agreed = (lambda text: True) if yes else (lambda text: click.confirm(f"{text} Go on?", err=True))
+    is_agreed = (
+        (lambda text: True) if yes else (lambda text: click.confirm(f"{text} Go on?", err=True))
+    )
     told = forget_person(surroundings.settings, account, person_id, surroundings.clock, is_agreed)
     if told is None:
         click.echo(f"{account}: nothing was erased", err=True)
@@ -415,7 +540,7 @@ def deletion_status(surroundings: Surroundings, code: str | None) -> None:
 @click.pass_obj
 def serve(surroundings: Surroundings, port: int) -> None:
     """Serve the callback on this machine until Ctrl-C; put your own TLS in front of it."""
-    from convo_pipeline.deletion_callback import make_application, make_callback_server
+    from convo_pipeline.privacy.deletion_callback import make_application, make_callback_server
 
     application = make_application(surroundings.settings, os.environ, surroundings.clock)
     with make_callback_server(application, port) as server:
@@ -426,24 +551,36 @@ def serve(surroundings: Surroundings, port: int) -> None:
 @main.command()
 @click.option("--dry-run", is_flag=True, help="Only list what would go.")
 @click.option(
-    "--trust-clock", is_flag=True, help="This machine's clock is right, although no server told such a time lately."
+    "--trust-clock",
+    is_flag=True,
+    help="This machine's clock is right, although no server told such a time lately.",
 )
 @click.pass_obj
 def expire(surroundings: Surroundings, dry_run: bool, trust_clock: bool) -> None:
     """Remove what is older than [retention] allows and what was unsent. The nightly upkeep does the same."""
     from convo_pipeline.console.upkeep import expire_rows, show_expired
 
-    leaving = expire_rows(surroundings.settings, surroundings.clock, dry_run, is_clock_trusted=trust_clock)
+    leaving = expire_rows(
+        surroundings.settings, surroundings.clock, dry_run, is_clock_trusted=trust_clock
+    )
     show_expired(leaving, Console())
 
 
 @main.command()
 @click.argument("accounts", nargs=-1)
-@click.option("--to", required=True, type=click.Path(path_type=Path), help="A new folder, outside the lake.")
-@click.option("--format", "form", type=click.Choice(["parquet", "csv"]), default="parquet", show_default=True)
-@click.option("--with-text", is_flag=True, help="With texts, links, file names and e-mail addresses.")
+@click.option(
+    "--to", required=True, type=click.Path(path_type=Path), help="A new folder, outside the lake."
+)
+@click.option(
+    "--format", "form", type=click.Choice(["parquet", "csv"]), default="parquet", show_default=True
+)
+@click.option(
+    "--with-text", is_flag=True, help="With texts, links, file names and e-mail addresses."
+)
 @click.pass_obj
-def export(surroundings: Surroundings, accounts: tuple[str, ...], to: Path, form: str, with_text: bool) -> None:
+def export(
+    surroundings: Surroundings, accounts: tuple[str, ...], to: Path, form: str, with_text: bool
+) -> None:
     """Write the tables of ACCOUNTS (default: all) elsewhere, with codes in the place of people.
 
     The same person has the same code in every table and export under one secret ([export] secret_env). What people
@@ -452,7 +589,9 @@ def export(surroundings: Surroundings, accounts: tuple[str, ...], to: Path, form
     from convo_pipeline.console.export import export_tables
 
     settings = surroundings.settings
-    counts = export_tables(settings, _chosen(settings, accounts), to, form, os.environ, with_text=with_text)
+    counts = export_tables(
+        settings, _chosen(settings, accounts), to, form, os.environ, with_text=with_text
+    )
     click.echo(f"{to}: " + ", ".join(f"{count:,} of {table}" for table, count in counts.items()))
 
 

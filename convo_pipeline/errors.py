@@ -118,7 +118,12 @@ class ThrottledError(RetryableError):
     With a `resume_at` it ends the account's run, and its text says so.
     """
 
-    def __init__(self, fault: GraphFault, wait_seconds: float | None = None, resume_at: datetime | None = None) -> None:
+    def __init__(
+        self,
+        fault: GraphFault,
+        wait_seconds: float | None = None,
+        resume_at: datetime | None = None,
+    ) -> None:
         super().__init__(fault)
         self.wait_seconds = wait_seconds
         self.resume_at = resume_at
@@ -128,7 +133,11 @@ class ThrottledError(RetryableError):
 
     def __str__(self) -> str:
         text = str(self.fault)
-        return f"throttled until {self.resume_at:%Y-%m-%dT%H:%M:%SZ}: {text}" if self.resume_at else text
+        return (
+            f"throttled until {self.resume_at:%Y-%m-%dT%H:%M:%SZ}: {text}"
+            if self.resume_at
+            else text
+        )
 
 
 class UnreachableError(RetryableError):
@@ -167,5 +176,13 @@ class SchemaError(StoreError):
     """A value or file does not fit its schema; the text names table, column and type."""
 
 
-STOPPING = (TokenError, AccessDeniedError, VersionError, ThrottledError, BudgetError, StoreError, StoppedError)
+STOPPING = (
+    TokenError,
+    AccessDeniedError,
+    VersionError,
+    ThrottledError,
+    BudgetError,
+    StoreError,
+    StoppedError,
+)
 """What ends the account's run; every other error costs what was asked for only."""

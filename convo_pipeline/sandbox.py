@@ -18,7 +18,9 @@ DEFAULT_SEED = 7
 
 
 @contextmanager
-def reachable(settings: Settings, environ: Mapping[str, str]) -> Iterator[tuple[Settings, Mapping[str, str]]]:
+def reachable(
+    settings: Settings, environ: Mapping[str, str]
+) -> Iterator[tuple[Settings, Mapping[str, str]]]:
     """Give settings whose accounts all have a real address, and the environment with the tokens to go there."""
     emulated = [account for account in settings.accounts if settings.base_url(account) == EMULATOR]
     if not emulated:
@@ -47,7 +49,9 @@ def serving(port: int = 0, seed: int = DEFAULT_SEED) -> Iterator[EmulatorServer]
 def pointed(settings: Settings, url: str) -> Settings:
     """Replace the word `emulator` by an address."""
     accounts = tuple(
-        account.model_copy(update={"base_url": url}) if settings.base_url(account) == EMULATOR else account
+        account.model_copy(update={"base_url": url})
+        if settings.base_url(account) == EMULATOR
+        else account
         for account in settings.accounts
     )
     return settings.model_copy(update={"accounts": accounts})
@@ -73,10 +77,15 @@ platform = "{platform}"
 token_env = "EMULATOR_TOKEN"
 start_date = "{start}"
 """
-DEFAULT_ACCOUNTS = (("bakery-instagram", "1234567890", "instagram"), ("bikes-messenger", "9876543210", "messenger"))
+DEFAULT_ACCOUNTS = (
+    ("bakery-instagram", "1234567890", "instagram"),
+    ("bikes-messenger", "9876543210", "messenger"),
+)
 
 
-def serve_emulator(port: int, seed: int, say: Callable[[str], None], faults: Sequence[str] = ()) -> None:
+def serve_emulator(
+    port: int, seed: int, say: Callable[[str], None], faults: Sequence[str] = ()
+) -> None:
     """Serve the emulator until Ctrl-C, with faults such as `slow_loris:0.1`; say how to reach it."""
     start = datetime.now(UTC).date() - timedelta(days=29)
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 SCHEMA_VERSION = 4
-"""Raise it whenever a table's columns change; before that, `python -m tests.write_lake` keeps a lake of the old ones."""
+"""Raise it whenever a table's columns change; before that, `python -m tests.support.write_lake` keeps a lake of the old ones."""
 VERSION_KEY = b"convo_pipeline.schema_version"
 
 TEXT = pa.string()
@@ -35,7 +35,13 @@ DETAIL_STATUSES = ("pending", "failed", "beyond_20", "gone", "detailed")
 READABLE_COUNT = 20
 """The API gives the content of so many of a conversation's newest messages."""
 CREATED_AT_SOURCES = ("message", "message_id", "conversation", "listing")
-PROBLEMS = ("payload_unreadable", "field_unreadable", "time_unreadable", "time_estimated", "surrogate_replaced")
+PROBLEMS = (
+    "payload_unreadable",
+    "field_unreadable",
+    "time_unreadable",
+    "time_estimated",
+    "surrogate_replaced",
+)
 DIRECTIONS = ("inbound", "outbound")
 
 
@@ -62,7 +68,10 @@ class Table:
     @cached_property
     def schema(self) -> pa.Schema:
         """Arrow schema of the files, with the schema version in its metadata."""
-        fields = [pa.field(column.name, column.type, nullable=not column.required) for column in self.columns]
+        fields = [
+            pa.field(column.name, column.type, nullable=not column.required)
+            for column in self.columns
+        ]
         return pa.schema(fields, metadata={VERSION_KEY: str(SCHEMA_VERSION).encode()})
 
     @cached_property
@@ -83,10 +92,18 @@ def _id(name: str, description: str, required: bool = True) -> Column:
 
 
 CONVERSATION_ID = _id("conversation_id", "The Graph API's id of the conversation, opaque.")
-MESSAGE_ID = _id("message_id", "The Graph API's id of the message, opaque; the same as `mid` in webhooks.")
-CREATED_AT = Column("created_at", TIME, "When the message was sent, to the second, UTC.", required=True)
-FIRST_SEEN_AT = Column("first_seen_at", TIME, "When an answer first held this content (server clock).", required=True)
-CHANGED_AT = Column("changed_at", TIME, "When an answer last changed this content (server clock).", required=True)
+MESSAGE_ID = _id(
+    "message_id", "The Graph API's id of the message, opaque; the same as `mid` in webhooks."
+)
+CREATED_AT = Column(
+    "created_at", TIME, "When the message was sent, to the second, UTC.", required=True
+)
+FIRST_SEEN_AT = Column(
+    "first_seen_at", TIME, "When an answer first held this content (server clock).", required=True
+)
+CHANGED_AT = Column(
+    "changed_at", TIME, "When an answer last changed this content (server clock).", required=True
+)
 POSITION = Column("position", COUNT, "Place in the message's list, from 0.", required=True)
 
 RAW_CONVERSATIONS = Table(
@@ -98,8 +115,12 @@ RAW_CONVERSATIONS = Table(
         CONVERSATION_ID,
         Column("platform", TEXT, "`instagram` or `messenger`.", required=True),
         Column("page_id", TEXT, "The Page (or `me`) whose inbox was listed.", required=True),
-        Column("folder", TEXT, "The folder asked for when it was found; null for the default listing."),
-        Column("own_id", TEXT, "The account's own id inside conversations; null where it is not known."),
+        Column(
+            "folder", TEXT, "The folder asked for when it was found; null for the default listing."
+        ),
+        Column(
+            "own_id", TEXT, "The account's own id inside conversations; null where it is not known."
+        ),
         Column("own_username", TEXT, "The account's own Instagram user name, where given."),
         Column(
             "fields",
@@ -107,7 +128,11 @@ RAW_CONVERSATIONS = Table(
             "JSON: each payload key asked for and the time (µs since 1970) of the answer it is from;"
             " 0: it was made again from derived tables.",
         ),
-        Column("payload", TEXT, "JSON of the stable part: no messages, paging, tokens, counters or snippet."),
+        Column(
+            "payload",
+            TEXT,
+            "JSON of the stable part: no messages, paging, tokens, counters or snippet.",
+        ),
         FIRST_SEEN_AT,
         CHANGED_AT,
     ),
@@ -121,12 +146,34 @@ RAW_MESSAGE_IDS = Table(
         CONVERSATION_ID,
         MESSAGE_ID,
         CREATED_AT,
-        Column("created_at_source", TEXT, f"Where created_at is from: {', '.join(CREATED_AT_SOURCES)}.", required=True),
-        Column("tie_rank", COUNT, "Order among the conversation's ids of one second, oldest 0.", required=True),
+        Column(
+            "created_at_source",
+            TEXT,
+            f"Where created_at is from: {', '.join(CREATED_AT_SOURCES)}.",
+            required=True,
+        ),
+        Column(
+            "tie_rank",
+            COUNT,
+            "Order among the conversation's ids of one second, oldest 0.",
+            required=True,
+        ),
         FIRST_SEEN_AT,
-        Column("missing_at", TIME, "When a contiguous walk first passed its place and it was not there."),
-        Column("deleted_at", TIME, "When a later answer listed what was sent before and after it, and again not it."),
-        Column("returned_at", TIME, "When it was first listed again after it was missed: then it was not deleted."),
+        Column(
+            "missing_at",
+            TIME,
+            "When a contiguous walk first passed its place and it was not there.",
+        ),
+        Column(
+            "deleted_at",
+            TIME,
+            "When a later answer listed what was sent before and after it, and again not it.",
+        ),
+        Column(
+            "returned_at",
+            TIME,
+            "When it was first listed again after it was missed: then it was not deleted.",
+        ),
     ),
 )
 RAW_MESSAGE_DETAILS = Table(
@@ -138,7 +185,12 @@ RAW_MESSAGE_DETAILS = Table(
         CONVERSATION_ID,
         MESSAGE_ID,
         CREATED_AT,
-        Column("detail_status", TEXT, f"How much is known: {', '.join(reversed(DETAIL_STATUSES))}.", required=True),
+        Column(
+            "detail_status",
+            TEXT,
+            f"How much is known: {', '.join(reversed(DETAIL_STATUSES))}.",
+            required=True,
+        ),
         Column("rank_when_asked", COUNT, "Place in the conversation when asked, newest 1."),
         Column("error_code", COUNT, "The Graph API's error code, where it refused."),
         Column("error_subcode", COUNT, "The Graph API's error subcode, where it refused."),
@@ -151,9 +203,13 @@ RAW_MESSAGE_DETAILS = Table(
         Column("payload", TEXT, "JSON of the message; paging and tokens stripped."),
         FIRST_SEEN_AT,
         CHANGED_AT,
-        Column("gone_at", TIME, "When the API first refused it although it was among the newest 20."),
         Column(
-            "redacted_at", TIME, "Its `deleted_at`, once its content was removed: what was said before is not kept."
+            "gone_at", TIME, "When the API first refused it although it was among the newest 20."
+        ),
+        Column(
+            "redacted_at",
+            TIME,
+            "Its `deleted_at`, once its content was removed: what was said before is not kept.",
         ),
     ),
 )
@@ -179,8 +235,17 @@ MESSAGES = Table(
         MESSAGE_ID,
         Column("platform", TEXT, "`instagram` or `messenger`."),
         CREATED_AT,
-        Column("tie_rank", COUNT, "Order among the conversation's messages of one second, oldest 0.", required=True),
-        Column("direction", TEXT, "`inbound` from the customer, `outbound` from us, null where we cannot know."),
+        Column(
+            "tie_rank",
+            COUNT,
+            "Order among the conversation's messages of one second, oldest 0.",
+            required=True,
+        ),
+        Column(
+            "direction",
+            TEXT,
+            "`inbound` from the customer, `outbound` from us, null where we cannot know.",
+        ),
         Column("sender_id", TEXT, "Who sent it."),
         Column("sender_name", TEXT, "The sender's name (Messenger)."),
         Column("sender_username", TEXT, "The sender's user name (Instagram)."),
@@ -195,11 +260,28 @@ MESSAGES = Table(
         Column("story_id", TEXT, "The story's id."),
         Column("story_url", TEXT, "The story's media (expires with the story)."),
         Column("reply_to_message_id", TEXT, "The message this one quotes."),
-        Column("is_unsupported", FLAG, "Meta says that its kind is not supported by the API; null without details."),
+        Column(
+            "is_unsupported",
+            FLAG,
+            "Meta says that its kind is not supported by the API; null without details.",
+        ),
         Column("tags", TEXTS, "Messenger's tags: folder, direction, client."),
-        Column("detail_status", TEXT, f"How much is known: {', '.join(reversed(DETAIL_STATUSES))}.", required=True),
-        Column("deleted_at", TIME, "When it was found that it had been unsent or deleted; null if it was not."),
-        Column("problem", TEXT, f"What could not be understood: {', '.join(PROBLEMS)}; null if nothing."),
+        Column(
+            "detail_status",
+            TEXT,
+            f"How much is known: {', '.join(reversed(DETAIL_STATUSES))}.",
+            required=True,
+        ),
+        Column(
+            "deleted_at",
+            TIME,
+            "When it was found that it had been unsent or deleted; null if it was not.",
+        ),
+        Column(
+            "problem",
+            TEXT,
+            f"What could not be understood: {', '.join(PROBLEMS)}; null if nothing.",
+        ),
         Column("extra", TEXT, "JSON of the payload's fields that have no column; null if none."),
         FIRST_SEEN_AT,
         CHANGED_AT,
@@ -217,7 +299,12 @@ ATTACHMENTS = Table(
         CREATED_AT,
         Column("attachment_id", TEXT, "The Graph API's id of the attachment."),
         Column("sticker_id", TEXT, "The sticker's id."),
-        Column("kind", TEXT, "image, video, audio, file, sticker, template, appointment, unavailable or other.", True),
+        Column(
+            "kind",
+            TEXT,
+            "image, video, audio, file, sticker, template, appointment, unavailable or other.",
+            True,
+        ),
         Column("mime_type", TEXT, "MIME type, where given."),
         Column("name", TEXT, "File name, where given."),
         Column("size_bytes", COUNT, "Size in bytes, where given."),
@@ -271,7 +358,10 @@ PARTICIPANTS = Table(
     ("conversation_id", "participant_id"),
     (
         CONVERSATION_ID,
-        _id("participant_id", "Page-scoped or Instagram-scoped id: it means this person to this account only."),
+        _id(
+            "participant_id",
+            "Page-scoped or Instagram-scoped id: it means this person to this account only.",
+        ),
         Column("name", TEXT, "Name (Messenger)."),
         Column("username", TEXT, "User name (Instagram)."),
         Column("email", TEXT, "Meta's relay address (Messenger)."),
@@ -297,7 +387,9 @@ CONVERSATIONS = Table(
         Column("message_count", COUNT, "Messages of the day.", required=True),
         Column("inbound_count", COUNT, "Messages of the day from the customer.", required=True),
         Column("outbound_count", COUNT, "Messages of the day from us.", required=True),
-        Column("detailed_count", COUNT, "Messages of the day whose content is held.", required=True),
+        Column(
+            "detailed_count", COUNT, "Messages of the day whose content is held.", required=True
+        ),
     ),
 )
 COVERAGE = Table(
@@ -308,7 +400,12 @@ COVERAGE = Table(
     (
         Column("ids_listed", COUNT, "Message ids held for the day.", required=True),
         Column("detailed", COUNT, "Ids whose content is held.", required=True),
-        Column("beyond_20", COUNT, "Ids that had left the newest 20 before they could be read.", required=True),
+        Column(
+            "beyond_20",
+            COUNT,
+            "Ids that had left the newest 20 before they could be read.",
+            required=True,
+        ),
         Column(
             "gone",
             COUNT,
@@ -320,7 +417,12 @@ COVERAGE = Table(
         Column("rejected", COUNT, "Entries that could not be read at all.", required=True),
         Column("share_detailed", RATIO, "detailed / ids_listed, 0 to 1; null without ids."),
         Column("conversation_count", COUNT, "Conversations of the day.", required=True),
-        Column("incomplete_conversation_count", COUNT, "Conversations with an id that is not detailed.", required=True),
+        Column(
+            "incomplete_conversation_count",
+            COUNT,
+            "Conversations with an id that is not detailed.",
+            required=True,
+        ),
         Column(
             "at_risk_conversation_count",
             COUNT,
@@ -337,25 +439,66 @@ ACCOUNT_DAYS = Table(
     (
         Column("inbound_count", COUNT, "Messages from customers.", required=True),
         Column("outbound_count", COUNT, "Messages from us.", required=True),
-        Column("automated_count", COUNT, "Messages from us that were likely not typed by a person.", required=True),
-        Column("unknown_count", COUNT, "Messages whose direction is not known: details missing.", required=True),
+        Column(
+            "automated_count",
+            COUNT,
+            "Messages from us that were likely not typed by a person.",
+            required=True,
+        ),
+        Column(
+            "unknown_count",
+            COUNT,
+            "Messages whose direction is not known: details missing.",
+            required=True,
+        ),
         Column("active_conversation_count", COUNT, "Conversations with a message.", required=True),
-        Column("active_customer_count", COUNT, "Conversations in which the customer wrote.", required=True),
-        Column("new_customer_count", COUNT, "Of these, those silent on both sides for 28 days before.", required=True),
+        Column(
+            "active_customer_count",
+            COUNT,
+            "Conversations in which the customer wrote.",
+            required=True,
+        ),
+        Column(
+            "new_customer_count",
+            COUNT,
+            "Of these, those silent on both sides for 28 days before.",
+            required=True,
+        ),
         Column("returning_customer_count", COUNT, "Of these, the others.", required=True),
         Column(
-            "history_days", COUNT, "Promised days before this one, at most 28: fewer make more look new.", required=True
+            "history_days",
+            COUNT,
+            "Promised days before this one, at most 28: fewer make more look new.",
+            required=True,
         ),
-        Column("session_count", COUNT, "Sessions in which the customer first wrote on this day.", required=True),
+        Column(
+            "session_count",
+            COUNT,
+            "Sessions in which the customer first wrote on this day.",
+            required=True,
+        ),
         Column(
             "judged_session_count",
             COUNT,
             "Of these, those whose beginning and answer, or lack of it, are known.",
             required=True,
         ),
-        Column("answered_session_count", COUNT, "Of these, those a person answered within 7 days.", required=True),
-        Column("median_first_response_seconds", RATIO, "Median wait for a person's first answer; null without one."),
-        Column("p90_first_response_seconds", RATIO, "Nine of ten waited at most so long; null without an answer."),
+        Column(
+            "answered_session_count",
+            COUNT,
+            "Of these, those a person answered within 7 days.",
+            required=True,
+        ),
+        Column(
+            "median_first_response_seconds",
+            RATIO,
+            "Median wait for a person's first answer; null without one.",
+        ),
+        Column(
+            "p90_first_response_seconds",
+            RATIO,
+            "Nine of ten waited at most so long; null without an answer.",
+        ),
         Column(
             "share_answered_1h",
             RATIO,
@@ -366,13 +509,20 @@ ACCOUNT_DAYS = Table(
             RATIO,
             "Answered within a day / judged sessions, 0 to 1; null without any, and until it is over.",
         ),
-        Column("backlog_count", COUNT, "Conversations that wait for us at the day's end, for 28 days at most.", True),
+        Column(
+            "backlog_count",
+            COUNT,
+            "Conversations that wait for us at the day's end, for 28 days at most.",
+            True,
+        ),
         Column("text_count", COUNT, "Messages of text.", required=True),
         Column("media_count", COUNT, "Pictures, videos, audio, files and stickers.", required=True),
         Column("share_count", COUNT, "Shared posts, reels and products.", required=True),
         Column("story_count", COUNT, "Story replies and mentions.", required=True),
         Column("other_count", COUNT, "Everything else, and what could not be read.", required=True),
-        Column("reaction_count", COUNT, "Reactions that stand on the day's messages.", required=True),
+        Column(
+            "reaction_count", COUNT, "Reactions that stand on the day's messages.", required=True
+        ),
         Column(
             "responsiveness_judged_count",
             COUNT,
@@ -380,16 +530,29 @@ ACCOUNT_DAYS = Table(
             True,
         ),
         Column(
-            "responsiveness_unsure_count", COUNT, "Those, real or possible, of which an unread message hides it.", True
+            "responsiveness_unsure_count",
+            COUNT,
+            "Those, real or possible, of which an unread message hides it.",
+            True,
         ),
         Column(
-            "responsiveness_rate", RATIO, "Meta's response rate over 7 days, 0 to 1, of the judged ones; null without."
+            "responsiveness_rate",
+            RATIO,
+            "Meta's response rate over 7 days, 0 to 1, of the judged ones; null without.",
         ),
-        Column("responsiveness_seconds", RATIO, "Meta's response time over 7 days; null without an answer."),
         Column(
-            "is_very_responsive", FLAG, "At least 90 % answered and within 15 minutes; null where unread ones decide."
+            "responsiveness_seconds",
+            RATIO,
+            "Meta's response time over 7 days; null without an answer.",
         ),
-        Column("responsiveness_version", TEXT, "Which reading of Meta's rule was used.", required=True),
+        Column(
+            "is_very_responsive",
+            FLAG,
+            "At least 90 % answered and within 15 minutes; null where unread ones decide.",
+        ),
+        Column(
+            "responsiveness_version", TEXT, "Which reading of Meta's rule was used.", required=True
+        ),
         Column(
             "is_lower_bound",
             FLAG,
@@ -409,7 +572,12 @@ ACCOUNT_DAYS = Table(
             True,
         ),
         Column("is_over", FLAG, "The day was over when the account was last asked.", required=True),
-        Column("is_final", FLAG, "The 7 days in which its sessions may still be answered are over.", required=True),
+        Column(
+            "is_final",
+            FLAG,
+            "The 7 days in which its sessions may still be answered are over.",
+            required=True,
+        ),
     ),
 )
 RUNS = Table(
@@ -429,7 +597,11 @@ RUNS = Table(
         Column("since", pa.date32(), "First date promised."),
         Column("until", pa.date32(), "Date after the last one promised."),
         Column("started_at", TIME, "When the first answer came (server clock).", required=True),
-        Column("ended_at", TIME, "When the account's part ended; null while it runs or if it was killed."),
+        Column(
+            "ended_at",
+            TIME,
+            "When the account's part ended; null while it runs or if it was killed.",
+        ),
         Column("outcome", TEXT, "complete, incomplete, failed or running.", required=True),
         Column("reasons", TEXTS, "Why it is not complete."),
         Column("error", TEXT, "What stopped it."),

@@ -104,7 +104,9 @@ class StoreSettings(_Section):
         if "://" in self.root and not _BUCKET_URL.fullmatch(self.root):
             raise ValueError("root must be a local folder or s3://bucket/prefix")
         if self.endpoint_url and not _ENDPOINT_URL.fullmatch(self.endpoint_url):
-            raise ValueError('endpoint_url must be an address such as "https://s3.example.org", without user or path')
+            raise ValueError(
+                'endpoint_url must be an address such as "https://s3.example.org", without user or path'
+            )
         return self
 
     @property
@@ -291,12 +293,16 @@ class Settings(_Section):
         return account.version or self.graph.version
 
 
-def find_settings_file(path: str | os.PathLike[str] | None = None, environ: Mapping[str, str] = os.environ) -> Path:
+def find_settings_file(
+    path: str | os.PathLike[str] | None = None, environ: Mapping[str, str] = os.environ
+) -> Path:
     """Return the file that counts: `path`, else $CONVO_CONFIG, else ./convo.toml."""
     return Path(path or environ.get(CONFIG_VARIABLE) or CONFIG_FILE)
 
 
-def read_settings(path: str | os.PathLike[str] | None = None, environ: Mapping[str, str] = os.environ) -> Settings:
+def read_settings(
+    path: str | os.PathLike[str] | None = None, environ: Mapping[str, str] = os.environ
+) -> Settings:
     """Read and validate the configuration; raise one SettingsError that names the key."""
     file = find_settings_file(path, environ)
     try:

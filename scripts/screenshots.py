@@ -26,7 +26,9 @@ import requests
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -43,7 +45,11 @@ MATERIALISED = """query($path: [String!]!) { assetNodeOrError(assetKey: {path: $
 
 
 def main() -> None:
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).resolve().parent.parent / "docs" / "images"
+    folder = (
+        Path(sys.argv[1])
+        if len(sys.argv) > 1
+        else Path(__file__).resolve().parent.parent / "docs" / "images"
+    )
     with tempfile.TemporaryDirectory() as root, demo_ui(Path(root)) as url:
         for path in take_screenshots(url, folder):
             print(f"{path}  {path.stat().st_size:,} bytes")
@@ -55,8 +61,20 @@ def demo_ui(root: Path) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "convo_pipeline.cli", "demo", "--root", str(root), "--ui", "--port", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "convo_pipeline.cli",
+        "demo",
+        "--root",
+        str(root),
+        "--ui",
+        "--port",
+        str(port),
+    ]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
     url = f"http://127.0.0.1:{port}"
     try:
         assert process.stdout is not None
@@ -143,7 +161,10 @@ def _materialise(page: Page, url: str, folder: Path, day: str) -> Iterator[Path]
     key, before = f"{ACCOUNT}|{day}", materialised(url, "account_days")
     page.get_by_role("button", name="Launch").last.click()
     wait_for(lambda: materialised(url, "account_days").get(key, "") > before.get(key, ""))
-    page.goto(f"{url}/assets/messages?view=partitions&partition={quote(key)}", wait_until="domcontentloaded")
+    page.goto(
+        f"{url}/assets/messages?view=partitions&partition={quote(key)}",
+        wait_until="domcontentloaded",
+    )
     page.get_by_text("Failed").first.wait_for()
     page.wait_for_timeout(4000)
     yield save(page, folder / "partitions.png")
@@ -180,7 +201,10 @@ def materialised(url: str, asset: str) -> dict[str, str]:
 def _show_pictures(page: Page, url: str, path: Path, asset: str, key: str) -> Path:
     """Open the pictures on the newest day of the demo's week."""
     page.set_viewport_size({"width": WIDTH, "height": TALL if asset == "account_days" else HEIGHT})
-    page.goto(f"{url}/assets/{asset}?view=partitions&partition={quote(key)}", wait_until="domcontentloaded")
+    page.goto(
+        f"{url}/assets/{asset}?view=partitions&partition={quote(key)}",
+        wait_until="domcontentloaded",
+    )
     page.get_by_text("Show Markdown").first.click()
     page.locator("img[src^='data:image/png']").first.wait_for()
     page.wait_for_timeout(2000)
@@ -190,7 +214,10 @@ def _show_pictures(page: Page, url: str, path: Path, asset: str, key: str) -> Pa
 
 
 def _show_checks(page: Page, url: str, folder: Path) -> Iterator[Path]:
-    page.goto(f"{url}/assets/coverage?view=checks&checkDetail=enough_is_detailed", wait_until="domcontentloaded")
+    page.goto(
+        f"{url}/assets/coverage?view=checks&checkDetail=enough_is_detailed",
+        wait_until="domcontentloaded",
+    )
     page.get_by_text("nothing_open").first.wait_for()
     page.wait_for_timeout(4000)
     yield save(page, folder / "checks.png")
@@ -200,7 +227,9 @@ def save(page: Page, path: Path) -> Path:
     """Write what the page shows as a PNG of few colours."""
     image = Image.open(io.BytesIO(page.screenshot()))
     for colour_count in (256, 96, 32):
-        image.convert("RGB").quantize(colour_count, dither=Image.Dither.NONE).save(path, "PNG", optimize=True)
+        image.convert("RGB").quantize(colour_count, dither=Image.Dither.NONE).save(
+            path, "PNG", optimize=True
+        )
         if path.stat().st_size <= MOST_BYTES:
             break
     return path

@@ -19,7 +19,11 @@ FOREIGN_VARIABLES = ("CONVO_CONFIG", "DAGSTER_HOME", "CONVO_EMULATOR_TOKEN")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--long", action="store_true", help="give the hunts all their rounds instead of a bounded few")
+    parser.addoption(
+        "--long",
+        action="store_true",
+        help="give the hunts all their rounds instead of a bounded few",
+    )
 
 
 @pytest.fixture(scope="session")

@@ -33,10 +33,10 @@ class Advice:
         return own or self.remedy
 
 
-NEW_TOKEN = "make a new one (a system user's Page token does not expire) and export it in {variable}"  # noqa: S105
-NEW_LOGIN_TOKEN = (
-    "make a new one by the account's login and export it in {variable}; it lives 60 days: refresh it before"  # noqa: S105
+NEW_TOKEN = (
+    "make a new one (a system user's Page token does not expire) and export it in {variable}"  # noqa: S105
 )
+NEW_LOGIN_TOKEN = "make a new one by the account's login and export it in {variable}; it lives 60 days: refresh it before"  # noqa: S105
 SCOPES: Mapping[Way, tuple[str, ...]] = {
     "messenger": ("pages_messaging", "pages_manage_metadata", "pages_read_engagement"),
     "instagram": ("instagram_basic", "instagram_manage_messages", "pages_manage_metadata"),
@@ -46,11 +46,20 @@ SCOPES: Mapping[Way, tuple[str, ...]] = {
 
 ADVICE: Mapping[str, Advice] = {
     # the token
-    "token_missing": Advice("problem", "{detail}", "export the account's token in {variable}; no file holds it"),
-    "token_invalid": Advice("problem", "the token is not valid", NEW_TOKEN, instagram_login=NEW_LOGIN_TOKEN),
-    "token_expired": Advice("problem", "the token has expired", NEW_TOKEN, instagram_login=NEW_LOGIN_TOKEN),
+    "token_missing": Advice(
+        "problem", "{detail}", "export the account's token in {variable}; no file holds it"
+    ),
+    "token_invalid": Advice(
+        "problem", "the token is not valid", NEW_TOKEN, instagram_login=NEW_LOGIN_TOKEN
+    ),
+    "token_expired": Advice(
+        "problem", "the token has expired", NEW_TOKEN, instagram_login=NEW_LOGIN_TOKEN
+    ),
     "token_password": Advice(
-        "problem", "the token died when its owner's password changed", NEW_TOKEN, instagram_login=NEW_LOGIN_TOKEN
+        "problem",
+        "the token died when its owner's password changed",
+        NEW_TOKEN,
+        instagram_login=NEW_LOGIN_TOKEN,
     ),
     "token_checkpoint": Advice(
         "problem",
@@ -59,7 +68,9 @@ ADVICE: Mapping[str, Advice] = {
         instagram_login="log in as that account on instagram.com, then retry",
     ),
     "token_unconfirmed": Advice(
-        "problem", "the token's owner has not confirmed the account", "log in as that person and confirm it, then retry"
+        "problem",
+        "the token's owner has not confirmed the account",
+        "log in as that person and confirm it, then retry",
     ),
     "app_removed": Advice(
         "problem",
@@ -74,7 +85,9 @@ ADVICE: Mapping[str, Advice] = {
         instagram_login="refresh it before that day (refresh_access_token) and export the new one in {variable}",
     ),
     "data_access_expiring": Advice(
-        "warning", "the app's access to data ends on {date}", "let the token's owner log in to the app again before"
+        "warning",
+        "the app's access to data ends on {date}",
+        "let the token's owner log in to the app again before",
     ),
     "token_kind": Advice(
         "problem",
@@ -127,10 +140,16 @@ ADVICE: Mapping[str, Advice] = {
         "grant instagram_basic; until then it is inferred from the messages",
         instagram_login="grant instagram_business_basic; until then it is inferred from the messages",
     ),
-    "other_inbox": Advice("problem", "{detail}", "give the new account a name of its own, or correct page_id"),
-    "version_retired": Advice("problem", "this version of the API is retired", "set graph.version to a later one"),
+    "other_inbox": Advice(
+        "problem", "{detail}", "give the new account a name of its own, or correct page_id"
+    ),
+    "version_retired": Advice(
+        "problem", "this version of the API is retired", "set graph.version to a later one"
+    ),
     "version_changed": Advice(
-        "warning", "{asked} was asked for, {served} answered", "set graph.version to a version that lives"
+        "warning",
+        "{asked} was asked for, {served} answered",
+        "set graph.version to a version that lives",
     ),
     # access
     "not_linked": Advice(
@@ -181,17 +200,31 @@ ADVICE: Mapping[str, Advice] = {
         instagram_login="if it should not be: allow access to messages (Connected tools), check Advanced Access",
     ),
     "folder_left_out": Advice(
-        "note", "the folder {folder} holds conversations and is not in `folders`", "add it to `folders` to extract it"
+        "note",
+        "the folder {folder} holds conversations and is not in `folders`",
+        "add it to `folders` to extract it",
     ),
-    "folder_refused": Advice("problem", "the folder {folder} is refused ({detail})", "take it out of `folders`"),
+    "folder_refused": Advice(
+        "problem", "the folder {folder} is refused ({detail})", "take it out of `folders`"
+    ),
     "folder_useless": Advice(
-        "warning", "`folders` names {folder}, which Instagram does not know", 'leave `folders` out: it is [""]'
+        "warning",
+        "`folders` names {folder}, which Instagram does not know",
+        'leave `folders` out: it is [""]',
     ),
     # calls
-    "blocked": Advice("warning", "the rate limit blocks this account until {until}", "wait: a call before extends it"),
-    "throttled": Advice("warning", "the rate limit answered", "wait, then check again; is another program calling?"),
+    "blocked": Advice(
+        "warning",
+        "the rate limit blocks this account until {until}",
+        "wait: a call before extends it",
+    ),
+    "throttled": Advice(
+        "warning", "the rate limit answered", "wait, then check again; is another program calling?"
+    ),
     "unreachable": Advice(
-        "problem", "no good answer came ({detail})", "check base_url, the network and Meta's status page"
+        "problem",
+        "no good answer came ({detail})",
+        "check base_url, the network and Meta's status page",
     ),
     "refused": Advice(
         "problem",

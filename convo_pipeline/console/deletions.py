@@ -2,14 +2,24 @@
 
 from collections.abc import Mapping
 
-from convo_pipeline.clock import Clock
+from convo_pipeline.base.clock import Clock
 from convo_pipeline.console.upkeep import open_lake
-from convo_pipeline.deletion import answer_of, describe, finish, read_request, read_requests, read_status_url, receive
 from convo_pipeline.errors import StoreError
+from convo_pipeline.privacy.deletion import (
+    answer_of,
+    describe,
+    finish,
+    read_request,
+    read_requests,
+    read_status_url,
+    receive,
+)
 from convo_pipeline.settings import Settings
 
 
-def answer_request(settings: Settings, text: str, environ: Mapping[str, str], clock: Clock) -> tuple[str, str]:
+def answer_request(
+    settings: Settings, text: str, environ: Mapping[str, str], clock: Clock
+) -> tuple[str, str]:
     """Note a signed request and forget the person; return the answer for Meta and what came of it."""
     read_status_url(settings)
     with open_lake(settings.store) as store:

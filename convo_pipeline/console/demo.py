@@ -23,11 +23,11 @@ from rich.panel import Panel
 from rich.table import Table
 
 from convo_pipeline.console.progress import ProgressLines
-from convo_pipeline.lake.sql import Connection, connect
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.instance import HOME_VARIABLE, make_home, open_instance
 from convo_pipeline.orchestration.partitions import ONE_DAY, Window
 from convo_pipeline.orchestration.runs import RunResult, run_jobs
+from convo_pipeline.query.connection import Connection, connect
 from convo_pipeline.sandbox import URL_VARIABLE, serving
 from convo_pipeline.settings import CONFIG_FILE, CONFIG_VARIABLE, read_settings
 
@@ -62,7 +62,12 @@ business_hours = "Mon-Sat 10:00-19:00"
 """
 
 
-def run_demo(root: Path, console: Console, ui_port: int | None = None, environ: Mapping[str, str] = os.environ) -> bool:
+def run_demo(
+    root: Path,
+    console: Console,
+    ui_port: int | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> bool:
     """Run the demo below `root`, print what came of it, keep the UI if a port is given; say whether all went well."""
     today = datetime.now(UTC).date()
     file = write_config(root, today)
@@ -70,7 +75,12 @@ def run_demo(root: Path, console: Console, ui_port: int | None = None, environ: 
     settings = read_settings(file)
     window = Window(today - timedelta(days=DAYS - 1), today + ONE_DAY)
     with serving() as server:
-        environ = {**environ, URL_VARIABLE: server.base_url, CONFIG_VARIABLE: str(file), HOME_VARIABLE: str(home)}
+        environ = {
+            **environ,
+            URL_VARIABLE: server.base_url,
+            CONFIG_VARIABLE: str(file),
+            HOME_VARIABLE: str(home),
+        }
         began = time.monotonic()
         result = _fetch(Deployment(settings, environ=environ), window, console)
         seconds = time.monotonic() - began
@@ -91,13 +101,20 @@ def write_config(root: Path, today: date) -> Path:
     start = today - timedelta(days=HISTORY_DAYS - 1)
     if file.is_file():  # a second demo goes on with the first one's partitions
         return file
-    file.write_text(CONFIG.format(root=json.dumps(str(root.resolve())), start=start.isoformat()), encoding="utf-8")
+    file.write_text(
+        CONFIG.format(root=json.dumps(str(root.resolve())), start=start.isoformat()),
+        encoding="utf-8",
+    )
     return file
 
 
 def _fetch(deployment: Deployment, window: Window, console: Console) -> RunResult:
     names = [account.name for account in deployment.settings.accounts]
-    console.print(f"Fetching {window.since} to {window.last} of {' and '.join(names)} …", style="dim", highlight=False)
+    console.print(
+        f"Fetching {window.since} to {window.last} of {' and '.join(names)} …",
+        style="dim",
+        highlight=False,
+    )
     with open_instance(deployment.environ) as instance, ProgressLines(console) as progress:
         return run_jobs(replace(deployment, on_progress=progress), names, window, instance)
 
@@ -118,7 +135,9 @@ from messages where direction = 'inbound' and date >= ? group by hour order by m
 """
 
 
-def _print_summary(console: Console, con: Connection, since: date, result: RunResult, seconds: float) -> None:
+def _print_summary(
+    console: Console, con: Connection, since: date, result: RunResult, seconds: float
+) -> None:
     """Print what was got of the days since then, how whole it is, what it cost, and an answer.
 
     Of older days only what came along is held, which says nothing of them.
@@ -128,14 +147,31 @@ def _print_summary(console: Console, con: Connection, since: date, result: RunRe
     table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     for name in ("account", "conversations", "messages", "in / out", "detailed", "unread", "calls"):
         table.add_column(name, justify="left" if name == "account" else "right", no_wrap=True)
-    for account, messages, conversations, inbound, outbound in con.execute(TOTALS, [since]).fetchall():
+    for account, messages, conversations, inbound, outbound in con.execute(
+        TOTALS, [since]
+    ).fetchall():
         share, beyond, gone = coverage.get(account, (None, 0, 0))
         whole = "–" if share is None else f"{share:.1%}"
-        cells = (f"{conversations:,}", f"{messages:,}", f"{inbound:,} / {outbound:,}", whole, f"{beyond + gone:,}")
+        cells = (
+            f"{conversations:,}",
+            f"{messages:,}",
+            f"{inbound:,} / {outbound:,}",
+            whole,
+            f"{beyond + gone:,}",
+        )
         table.add_row(account, *cells, f"{calls.get(account, 0):,}")
     console.print(table)
-    console.print(f"[bold]{sum(calls.values()):,} calls[/bold] and {seconds:.0f} seconds, recorded in Dagster.\n")
-    console.print(Panel(answer(con, since), title="A question, answered by DuckDB", title_align="left", expand=False))
+    console.print(
+        f"[bold]{sum(calls.values()):,} calls[/bold] and {seconds:.0f} seconds, recorded in Dagster.\n"
+    )
+    console.print(
+        Panel(
+            answer(con, since),
+            title="A question, answered by DuckDB",
+            title_align="left",
+            expand=False,
+        )
+    )
 
 
 def answer(con: Connection, since: date) -> str:
@@ -157,7 +193,9 @@ def _print_next(console: Console, root: Path, is_ui: bool) -> None:
     steps = [
         f"{program} query --root {folder} {sql}",
         f"{program} --config {config} extract    (the week before, too)",
-        "notebooks/  in Jupyter" if is_ui else f"{program} demo --root {folder} --ui    (Dagster in the browser)",
+        "notebooks/  in Jupyter"
+        if is_ui
+        else f"{program} demo --root {folder} --ui    (Dagster in the browser)",
     ]
     console.print("\nNext:", style="bold")
     for number, text in enumerate(steps, 1):
@@ -175,7 +213,16 @@ def free_port(wanted: int) -> int:
 
 def serve_ui(console: Console, environ: Mapping[str, str], port: int) -> None:
     """Run `dagster dev` until Ctrl-C, then end it and all it started."""
-    options = ["-m", "convo_pipeline.definitions", "-h", "127.0.0.1", "-p", str(port), "--log-level", "error"]
+    options = [
+        "-m",
+        "convo_pipeline.definitions",
+        "-h",
+        "127.0.0.1",
+        "-p",
+        str(port),
+        "--log-level",
+        "error",
+    ]
     command = [sys.executable, "-m", "dagster", "dev", *options]
     with suppress(KeyboardInterrupt), _interrupted_by_sigterm():
         process = subprocess.Popen(  # noqa: S603 (our own interpreter, nothing from outside)

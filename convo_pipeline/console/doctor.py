@@ -14,7 +14,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from convo_pipeline.clock import Clock
+from convo_pipeline.base.clock import Clock
+from convo_pipeline.base.json_text import dump_json
+from convo_pipeline.base.secrets import Credentials, read_credentials
 from convo_pipeline.console.advice import ADVICE, CODES, SCOPES, Level, Way
 from convo_pipeline.errors import (
     AccessDeniedError,
@@ -31,12 +33,10 @@ from convo_pipeline.errors import (
 from convo_pipeline.graph.answers import read_identity
 from convo_pipeline.graph.client import Endpoint, GraphClient
 from convo_pipeline.graph.rate_limit import CallBudget, SqliteLimiter, read_block
-from convo_pipeline.json_text import dump_json
-from convo_pipeline.lake.files import Store
-from convo_pipeline.lake.identity import AccountIdentity, check_identity
+from convo_pipeline.lake.store import Store
 from convo_pipeline.sandbox import reachable
-from convo_pipeline.secrets import Credentials, read_credentials
 from convo_pipeline.settings import AccountSettings, Settings
+from convo_pipeline.state.identity import AccountIdentity, check_identity
 
 MOST_CALLS = 40
 ACCOUNTS_IN_FLIGHT = 8
@@ -84,11 +84,18 @@ def check_accounts(
     settings: Settings, names: Sequence[str], environ: Mapping[str, str], clock: Clock
 ) -> tuple[list[Diagnosis], list[Finding]]:
     """Check these accounts side by side; return what was learnt of each, and findings about the whole configuration."""
-    with closing(Store(settings.store, clock)) as store, reachable(settings, environ) as (reached, tokens):
+    with (
+        closing(Store(settings.store, clock)) as store,
+        reachable(settings, environ) as (reached, tokens),
+    ):
         store.state.identities()
         chosen = [account for account in reached.accounts if account.name in names]
         with ThreadPoolExecutor(ACCOUNTS_IN_FLIGHT, thread_name_prefix="check") as pool:
-            examined = list(pool.map(lambda each: Examination(reached, store, each, tokens, clock).examine(), chosen))
+            examined = list(
+                pool.map(
+                    lambda each: Examination(reached, store, each, tokens, clock).examine(), chosen
+                )
+            )
     return examined, list(_check_size(settings, clock.now().date()))
 
 
@@ -102,14 +109,21 @@ def _check_size(settings: Settings, today: date) -> Iterator[Finding]:
 def _find(account: str, way: Way, name: str, details: Mapping[str, str]) -> Finding:
     advice = ADVICE[name]
     sentence, remedy = advice.sentence, advice.remedy_for(way)
-    return Finding(account, name, advice.level, sentence.format_map(details), remedy.format_map(details))
+    return Finding(
+        account, name, advice.level, sentence.format_map(details), remedy.format_map(details)
+    )
 
 
 class Examination:
     """The check of one account: cheap looks first, and no call that an earlier finding makes pointless."""
 
     def __init__(
-        self, settings: Settings, store: Store, account: AccountSettings, environ: Mapping[str, str], clock: Clock
+        self,
+        settings: Settings,
+        store: Store,
+        account: AccountSettings,
+        environ: Mapping[str, str],
+        clock: Clock,
     ) -> None:
         self._settings = settings
         self._store = store
@@ -167,13 +181,21 @@ class Examination:
         with (
             closing(SqliteLimiter(path, self._endpoint.limit_key, rate, self._clock)) as limiter,
             GraphClient(
-                self._endpoint, credentials, limiter, budget=CallBudget(MOST_CALLS), clock=self._clock
+                self._endpoint,
+                credentials,
+                limiter,
+                budget=CallBudget(MOST_CALLS),
+                clock=self._clock,
             ) as client,
         ):
             yield client
 
     def _call(self, client: GraphClient) -> None:
-        steps: tuple[Callable[[GraphClient], bool], ...] = (self._ask_token, self._ask_account, self._ask_folders)
+        steps: tuple[Callable[[GraphClient], bool], ...] = (
+            self._ask_token,
+            self._ask_account,
+            self._ask_folders,
+        )
         all(step(client) for step in steps)
         if client.version and client.version != client.endpoint.version:
             self._note("version_changed", asked=client.endpoint.version, served=client.version[:16])
@@ -201,7 +223,9 @@ class Examination:
             return True
         now, before = self._clock.now(), len(self.diagnosis.findings)
         kind = str(facts.get("type") or "")[:16]
-        ends, access_ends = (_moment(facts.get(key)) for key in ("expires_at", "data_access_expires_at"))
+        ends, access_ends = (
+            _moment(facts.get(key)) for key in ("expires_at", "data_access_expires_at")
+        )
         self.diagnosis.token_kind = kind.lower() or None
         self.diagnosis.expires = f"{ends:%Y-%m-%d}" if ends else "never"
         if facts.get("is_valid") is False or (ends and ends <= now):
@@ -225,7 +249,9 @@ class Examination:
         is_instagram = self._account.platform == "instagram"
         fields = "instagram_business_account{id,username}" if is_instagram else "category"
         try:
-            body = client.fetch_account("user_id,username" if self._is_instagram_login else fields).body
+            body = client.fetch_account(
+                "user_id,username" if self._is_instagram_login else fields
+            ).body
         except UnknownFieldError:
             self._note("wrong_id_kind")
             return False
@@ -244,7 +270,9 @@ class Examination:
 
     def _agrees_with_lake(self) -> bool:
         account, own_id = self._account, self.diagnosis.own_id
-        asked = AccountIdentity(account.name, account.page_id, account.platform, own_id, None, own_id and "asked")
+        asked = AccountIdentity(
+            account.name, account.page_id, account.platform, own_id, None, own_id and "asked"
+        )
         try:
             check_identity(asked, self._store.state.identities())
         except StoreError as error:
@@ -274,7 +302,9 @@ class Examination:
         try:
             count = len(client.fetch_conversations("id", 1, folder=folder).rows)
         except ConvoError as error:
-            is_of_folder = bool(folder) and not isinstance(error, TokenError | ThrottledError | UnreachableError)
+            is_of_folder = bool(folder) and not isinstance(
+                error, TokenError | ThrottledError | UnreachableError
+            )
             if is_of_folder:
                 self._note("folder_refused", folder=folder, detail=_brief(error))
             elif name_of(error) not in (finding.name for finding in self.diagnosis.findings):
@@ -302,7 +332,11 @@ def name_of(error: ConvoError) -> str:
         found = CODES.get((code, subcode)) or CODES.get((code, None))
         if found:
             return found
-    kinds = ((TokenError, "token_invalid"), (AccessDeniedError, "permission"), (ThrottledError, "throttled"))
+    kinds = (
+        (TokenError, "token_invalid"),
+        (AccessDeniedError, "permission"),
+        (ThrottledError, "throttled"),
+    )
     named = next((name for kind, name in kinds if isinstance(error, kind)), None)
     return named or ("unreachable" if isinstance(error, UnreachableError) else "refused")
 
@@ -328,7 +362,11 @@ def _wrong_host(account: AccountSettings, host: str, token: str) -> str | None:
 def _covers(facts: Mapping[str, object], page_id: str) -> bool:
     """Whether a Page token is this Page's; true where the answer does not say."""
     granular = facts.get("granular_scopes")
-    entries = [entry for entry in granular if isinstance(entry, dict)] if isinstance(granular, list) else []
+    entries = (
+        [entry for entry in granular if isinstance(entry, dict)]
+        if isinstance(granular, list)
+        else []
+    )
     pages = {
         target
         for entry in entries
@@ -353,18 +391,25 @@ def _moment(value: object) -> datetime | None:
 STYLES: Mapping[Level, str] = {"problem": "red", "warning": "yellow", "note": "dim"}
 
 
-def show_check(diagnoses: Sequence[Diagnosis], general: Sequence[Finding], form: str, console: Console) -> None:
+def show_check(
+    diagnoses: Sequence[Diagnosis], general: Sequence[Finding], form: str, console: Console
+) -> None:
     """Print a row an account, then every finding with what to do; or JSON."""
     if form == "json":
         accounts = [{**asdict(each), "is_fine": each.is_fine} for each in diagnoses]
         console.file.write(
-            dump_json({"accounts": accounts, "general": [asdict(each) for each in general]}).decode() + "\n"
+            dump_json(
+                {"accounts": accounts, "general": [asdict(each) for each in general]}
+            ).decode()
+            + "\n"
         )
         return
     console.print(_table(diagnoses))
     for finding in [*general, *(finding for each in diagnoses for finding in each.findings)]:
         where = f"{finding.account}: " if finding.account else ""
-        console.print(f"{where}{finding.sentence}", style=STYLES[finding.level], markup=False, highlight=False)
+        console.print(
+            f"{where}{finding.sentence}", style=STYLES[finding.level], markup=False, highlight=False
+        )
         console.print(f"  → {finding.remedy}", markup=False, highlight=False)
 
 
@@ -375,7 +420,10 @@ def _table(diagnoses: Sequence[Diagnosis]) -> Table:
         table.add_column(name, no_wrap=name != "own id", overflow="fold")
     table.add_column("calls", justify="right")
     for each in diagnoses:
-        worst = next((level for level in STYLES if any(found.level == level for found in each.findings)), None)
+        worst = next(
+            (level for level in STYLES if any(found.level == level for found in each.findings)),
+            None,
+        )
         result = "fine" if each.is_fine else f"{worst}"
         known = (value or "–" for value in (each.token_kind, each.expires, each.own_id))
         style = "" if each.is_fine else STYLES[worst or "problem"]

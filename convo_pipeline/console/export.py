@@ -7,22 +7,28 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from convo_pipeline.base.secrets import read_secret
 from convo_pipeline.console.results import write_csv_batches
 from convo_pipeline.console.upkeep import open_lake
 from convo_pipeline.errors import SettingsError, StoreError
-from convo_pipeline.lake.files import Store
-from convo_pipeline.lake.folder import Folder, make_private_folders
-from convo_pipeline.lake.pseudonyms import EXPORTED, pseudonymise
+from convo_pipeline.lake.store import Store
+from convo_pipeline.privacy.pseudonyms import EXPORTED, pseudonymise
 from convo_pipeline.schema import Table
-from convo_pipeline.secrets import read_secret
 from convo_pipeline.settings import Settings
+from convo_pipeline.storage.local import Folder, make_private_folders
 
 LEAST_CHARACTERS = 32
 MOST_BYTES_SEARCHED = 1 << 20
 
 
 def export_tables(
-    settings: Settings, accounts: Sequence[str], to: Path, form: str, environ: Mapping[str, str], *, with_text: bool
+    settings: Settings,
+    accounts: Sequence[str],
+    to: Path,
+    form: str,
+    environ: Mapping[str, str],
+    *,
+    with_text: bool,
 ) -> dict[str, int]:
     """Write the accounts' derived tables into a new or empty folder outside the lake; return their numbers of rows."""
     with open_lake(settings.store) as store:
@@ -30,7 +36,9 @@ def export_tables(
         check_target(store, to)
         make_private_folders(to)
         return {
-            table.name: _write(to / f"{table.name}.{form}", _batches(store, table, accounts, secret, with_text))
+            table.name: _write(
+                to / f"{table.name}.{form}", _batches(store, table, accounts, secret, with_text)
+            )
             for table in EXPORTED
         }
 
@@ -39,7 +47,9 @@ def read_export_secret(settings: Settings, store: Store, environ: Mapping[str, s
     """Return the secret; a SettingsError says that there is none, that it is short, or that it lies beside the data."""
     variable = settings.export.secret_env
     if variable is None:
-        raise SettingsError("export.secret_env: name the environment variable that holds the secret of the codes")
+        raise SettingsError(
+            "export.secret_env: name the environment variable that holds the secret of the codes"
+        )
     secret = read_secret(variable, "export", environ)
     if len(secret) < LEAST_CHARACTERS:
         raise SettingsError(
@@ -56,7 +66,12 @@ def read_export_secret(settings: Settings, store: Store, environ: Mapping[str, s
 
 def _files_beside(store: Store) -> Iterator[Path]:
     """Yield the small files that lie in the root or the state folder themselves: where settings and secrets are put."""
-    found = (path for folder in _own_folders(store) if folder.is_dir() for path in sorted(folder.iterdir()))
+    found = (
+        path
+        for folder in _own_folders(store)
+        if folder.is_dir()
+        for path in sorted(folder.iterdir())
+    )
     return (path for path in found if path.is_file() and path.stat().st_size <= MOST_BYTES_SEARCHED)
 
 
@@ -69,18 +84,25 @@ def check_target(store: Store, to: Path) -> None:
     """Refuse a folder in which forgetting would not look, or something is already."""
     target = to.resolve()
     if any(target.is_relative_to(folder.resolve()) for folder in _own_folders(store)):
-        raise StoreError(f"{to} is inside the lake: forget and retention do not reach exports, so write it elsewhere")
+        raise StoreError(
+            f"{to} is inside the lake: forget and retention do not reach exports, so write it elsewhere"
+        )
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise StoreError(f"{to} is not an empty folder: name a new one")
 
 
-def _batches(store: Store, table: Table, accounts: Sequence[str], secret: bytes, with_text: bool) -> Iterator[pa.Table]:
+def _batches(
+    store: Store, table: Table, accounts: Sequence[str], secret: bytes, with_text: bool
+) -> Iterator[pa.Table]:
     """Yield the table's rows, an account and day at a time; first none of them, for the columns."""
 
     def place(rows: pa.Table, account: str, day: object) -> pa.Table:
         coded = pseudonymise(table, rows, secret, with_text=with_text)
         count = rows.num_rows
-        own = {"account": pa.array([account] * count, pa.string()), "date": pa.array([day] * count, pa.date32())}
+        own = {
+            "account": pa.array([account] * count, pa.string()),
+            "date": pa.array([day] * count, pa.date32()),
+        }
         return pa.table(own | {name: coded[name] for name in coded.column_names})
 
     yield place(table.schema.empty_table(), "", None)
@@ -118,4 +140,7 @@ def _write_csv(path: Path, batches: Iterator[pa.Table]) -> int:
         return write_csv_batches(first.column_names, batches, file)
 
 
-WRITERS: dict[str, Callable[[Path, Iterator[pa.Table]], int]] = {".parquet": _write_parquet, ".csv": _write_csv}
+WRITERS: dict[str, Callable[[Path, Iterator[pa.Table]], int]] = {
+    ".parquet": _write_parquet,
+    ".csv": _write_csv,
+}

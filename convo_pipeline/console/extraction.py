@@ -10,25 +10,25 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from convo_pipeline.clock import Clock
+from convo_pipeline.base.clock import Clock
+from convo_pipeline.base.secrets import redact
 from convo_pipeline.console.progress import ProgressLines
-from convo_pipeline.daily import derive_account_days
+from convo_pipeline.derive.account_days import derive_account_days
+from convo_pipeline.derive.rederive import Scope, end_renewal, plan_renewal, renew_day
 from convo_pipeline.errors import ConvoError, SettingsError
 from convo_pipeline.extract.estimate import Estimate, fetch_estimate
 from convo_pipeline.extract.report import missed_in
 from convo_pipeline.extract.run import Mode
-from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.ledger import upgrade_runs
+from convo_pipeline.lake.store import Store
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.instance import open_instance
 from convo_pipeline.orchestration.jobs import NORMALISE_JOB
 from convo_pipeline.orchestration.partitions import ONE_DAY, Window
 from convo_pipeline.orchestration.runs import RunResult, run_jobs
 from convo_pipeline.orchestration.schedules import nightly_window, open_ledger
-from convo_pipeline.renewal import Scope, end_renewal, plan_renewal, renew_day
 from convo_pipeline.sandbox import reachable
 from convo_pipeline.schema import RAW_MESSAGE_IDS
-from convo_pipeline.secrets import redact
 from convo_pipeline.settings import Settings
 
 HOW_ESTIMATED = (
@@ -38,7 +38,12 @@ HOW_ESTIMATED = (
 
 
 def choose_window(
-    settings: Settings, accounts: Sequence[str], today: date, since: date | None, until: date | None, everything: bool
+    settings: Settings,
+    accounts: Sequence[str],
+    today: date,
+    since: date | None,
+    until: date | None,
+    everything: bool,
 ) -> Window:
     """Work out the days that are asked for; a SettingsError says what is wrong with the dates."""
     first = min(settings.account(name).start_date for name in accounts)
@@ -48,7 +53,9 @@ def choose_window(
         with open_ledger(settings) as state:
             night = nightly_window(settings, today, state)
         if night is None or night.until <= first:
-            raise SettingsError(f"nothing to do yet: the first day, {first}, is not over; use --since {first}")
+            raise SettingsError(
+                f"nothing to do yet: the first day, {first}, is not over; use --since {first}"
+            )
         return Window(max(night.since, first), night.until)
     since, until = since or first, until or today + ONE_DAY
     _check_dates(since, until, first, today)
@@ -59,9 +66,13 @@ def _check_dates(since: date, until: date, first: date, today: date) -> None:
     if since > today:
         raise SettingsError(f"--since {since} is in the future; today is {today} (UTC)")
     if until > today + ONE_DAY:
-        raise SettingsError(f"--until {until} is in the future; at most {today + ONE_DAY}, which includes today (UTC)")
+        raise SettingsError(
+            f"--until {until} is in the future; at most {today + ONE_DAY}, which includes today (UTC)"
+        )
     if since >= until:
-        raise SettingsError(f"--since {since} must be before --until {until} (the day after the last)")
+        raise SettingsError(
+            f"--since {since} must be before --until {until} (the day after the last)"
+        )
     if until <= first:
         raise SettingsError(f"--until {until} is before the first start_date, {first}")
 
@@ -86,15 +97,24 @@ def run_extraction(
 
 
 def announce_estimates(
-    settings: Settings, accounts: Sequence[str], clock: Clock, environ: Mapping[str, str], console: Console
+    settings: Settings,
+    accounts: Sequence[str],
+    clock: Clock,
+    environ: Mapping[str, str],
+    console: Console,
 ) -> None:
     """Say for each account about how many calls and minutes everything since its start date takes."""
-    with closing(Store(settings.store)) as store, reachable(settings, environ) as (reached, surroundings):
+    with (
+        closing(Store(settings.store)) as store,
+        reachable(settings, environ) as (reached, surroundings),
+    ):
         store.preflight()
         for name in accounts:
             try:
                 found = fetch_estimate(reached, store, reached.account(name), surroundings, clock)
-                text = describe_estimate(found, settings.graph.calls_per_second, settings.graph.calls_per_run)
+                text = describe_estimate(
+                    found, settings.graph.calls_per_second, settings.graph.calls_per_run
+                )
             except ConvoError as error:
                 text = f"no estimate: {redact(str(error))}"
             _say(console, f"{name}: {text}")
@@ -150,11 +170,15 @@ def normalise_unconfigured(settings: Settings, scope: Scope = "stale") -> None:
             renewal = plan_renewal(store, name, scope)
             for day in renewal.due:
                 renew_day(store, renewal, day)
-            derive_account_days(store, name, renewal.held if scope == "all" else None, session_gap_hours=gap)
+            derive_account_days(
+                store, name, renewal.held if scope == "all" else None, session_gap_hours=gap
+            )
             end_renewal(store, renewal, renewal.due)
 
 
-def _announce(console: Console, settings: Settings, accounts: Sequence[str], window: Window) -> None:
+def _announce(
+    console: Console, settings: Settings, accounts: Sequence[str], window: Window
+) -> None:
     """Say what is asked for, and the most it can cost."""
     graph = settings.graph
     minutes = graph.calls_per_run / graph.calls_per_second / 60
@@ -175,7 +199,9 @@ def _tell_missed(console: Console, result: RunResult) -> None:
     if missed == 0:
         _say(console, "swept: earlier runs had missed nothing")
     elif missed:
-        names = ", ".join(f"{report.account} {report.missed:,}" for report in result.reports if report.missed)
+        names = ", ".join(
+            f"{report.account} {report.missed:,}" for report in result.reports if report.missed
+        )
         console.print(
             f"ALARM: earlier runs had missed {missed:,} messages ({names}) and called themselves complete. They are"
             " stored now; sweep more often, and report it if it happens again",
@@ -190,7 +216,11 @@ def summary_table(result: RunResult) -> Table:
     """One line an account: how it ended, what it cost, what it brought, how many partitions changed."""
     table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     for name in ("account", "outcome", "calls", "saved", "messages", "detailed", "changed"):
-        table.add_column(name, justify="left" if name in ("account", "outcome") else "right", no_wrap=name == "account")
+        table.add_column(
+            name,
+            justify="left" if name in ("account", "outcome") else "right",
+            no_wrap=name == "account",
+        )
     for report in result.reports:
         colour = "green" if report.outcome == "complete" else "red"
         table.add_row(

@@ -7,12 +7,12 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from convo_pipeline.clock import Clock
+from convo_pipeline.base.clock import Clock
 from convo_pipeline.console.results import readable
-from convo_pipeline.derive import derive_day, stale_days
+from convo_pipeline.derive.day import derive_day, stale_days
 from convo_pipeline.extract.run import AccountReport, find
-from convo_pipeline.lake.files import Store
-from convo_pipeline.lake.sql import connect
+from convo_pipeline.lake.store import Store
+from convo_pipeline.query.connection import connect
 from convo_pipeline.sandbox import reachable
 from convo_pipeline.settings import Settings
 
@@ -29,13 +29,17 @@ def find_conversation(
     settings.account(account)
     with closing(Store(settings.store, clock)) as store:
         with reachable(settings, environ) as (reached, environ):
-            report, conversation_ids = find(reached, store, account, user_id, environ=environ, clock=clock)
+            report, conversation_ids = find(
+                reached, store, account, user_id, environ=environ, clock=clock
+            )
         for day in stale_days(store, account):
             derive_day(store, account, day)
     return report, conversation_ids
 
 
-def print_conversation(console: Console, settings: Settings, account: str, conversation_ids: list[str]) -> int:
+def print_conversation(
+    console: Console, settings: Settings, account: str, conversation_ids: list[str]
+) -> int:
     """Print the stored messages, newest last; return how many there are."""
     with connect(settings.store.root, settings=settings) as con:
         found = con.execute(MESSAGES, [account, conversation_ids]).fetchall()
@@ -44,7 +48,14 @@ def print_conversation(console: Console, settings: Settings, account: str, conve
     return len(found)
 
 
-def _line(created_at: Any, direction: str | None, sender: str | None, text: str | None, kind: str, status: str) -> Text:
+def _line(
+    created_at: Any,
+    direction: str | None,
+    sender: str | None,
+    text: str | None,
+    kind: str,
+    status: str,
+) -> Text:
     arrow = {"inbound": "→", "outbound": "←"}.get(direction or "", "·")
     content = readable(text) or (f"[{kind}]" if status == "detailed" else f"[{status}]")
     line = Text(f"{created_at:%Y-%m-%d %H:%M} {arrow} ", style="dim")

@@ -10,7 +10,12 @@ from rich.progress import SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from convo_pipeline.extract.run import Progress
 
-STEPS = {"conversations": "conversations", "messages": "messages", "days": "days", "partitions": "partitions stored"}
+STEPS = {
+    "conversations": "conversations",
+    "messages": "messages",
+    "days": "days",
+    "partitions": "partitions stored",
+}
 
 
 class ProgressLines:
@@ -35,7 +40,10 @@ class ProgressLines:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._bars.stop()
 

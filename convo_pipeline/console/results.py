@@ -36,7 +36,9 @@ def show(result: pa.Table, console: Console) -> None:
         return
     table = Table(box=box.SIMPLE_HEAD, header_style="bold")
     for field in result.schema:
-        table.add_column(Text(field.name), justify="right" if _is_number(field.type) else "left", overflow="fold")
+        table.add_column(
+            Text(field.name), justify="right" if _is_number(field.type) else "left", overflow="fold"
+        )
     for row in _rows(result.slice(0, MOST_ROWS_SHOWN)):
         table.add_row(*(Text(readable(cell)) for cell in row))
     console.print(table)
@@ -69,7 +71,10 @@ def _show_blocks(result: pa.Table, console: Console) -> None:
 
 def _say_how_many(shown_count: int, result: pa.Table, console: Console) -> None:
     if result.num_rows > shown_count:
-        console.print(f"{shown_count:,} of {result.num_rows:,} rows; --format csv gives all of them", style="dim")
+        console.print(
+            f"{shown_count:,} of {result.num_rows:,} rows; --format csv gives all of them",
+            style="dim",
+        )
 
 
 def readable(value: object) -> str:
@@ -82,7 +87,13 @@ def readable(value: object) -> str:
         return ""
     if isinstance(value, datetime):
         return value.strftime("%Y-%m-%d %H:%M:%S")
-    text = value if isinstance(value, str) else _json(value) if isinstance(value, list | dict) else str(value)
+    text = (
+        value
+        if isinstance(value, str)
+        else _json(value)
+        if isinstance(value, list | dict)
+        else str(value)
+    )
     text = _CONTROLS.sub(lambda match: " " if match[0] in "\n\t\r" else "", text)
     return text if len(text) <= MOST_CHARACTERS_SHOWN else text[: MOST_CHARACTERS_SHOWN - 1] + "…"
 
@@ -170,4 +181,6 @@ def _plain(value: object) -> object:
 
 
 def _is_number(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+    return bool(
+        pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+    )

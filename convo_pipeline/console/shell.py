@@ -64,9 +64,15 @@ def run_shell(
 ) -> None:
     """Read statements until the end and pass each to `answer`; `words` are the tables with their columns."""
     history.parent.mkdir(parents=True, exist_ok=True)
-    completer = WordCompleter([*words, *{name for names in words.values() for name in names}, *KEYWORDS])
+    completer = WordCompleter(
+        [*words, *{name for names in words.values() for name in names}, *KEYWORDS]
+    )
     session: PromptSession[str] = PromptSession(
-        history=FileHistory(str(history)), completer=completer, complete_while_typing=False, input=input, output=output
+        history=FileHistory(str(history)),
+        completer=completer,
+        complete_while_typing=False,
+        input=input,
+        output=output,
     )
     console.print(HELP, style="dim", highlight=False)
     pending = ""

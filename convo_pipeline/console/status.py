@@ -15,20 +15,20 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from convo_pipeline.base.cron import capture_cron, next_time
+from convo_pipeline.base.json_text import dump_json
 from convo_pipeline.console.results import counted
-from convo_pipeline.cron import capture_cron, next_time
-from convo_pipeline.derive import coverage_now, is_derived
+from convo_pipeline.derive.day import coverage_now, is_derived
 from convo_pipeline.errors import StoreError
+from convo_pipeline.extract.risk import find_risks
 from convo_pipeline.extract.spool import left_spools
 from convo_pipeline.graph.client import Endpoint
 from convo_pipeline.graph.rate_limit import read_block
-from convo_pipeline.json_text import dump_json
-from convo_pipeline.lake.database import STATE_FILE
-from convo_pipeline.lake.files import Store
-from convo_pipeline.lake.records import Run
-from convo_pipeline.risk import find_risks
+from convo_pipeline.lake.store import Store
 from convo_pipeline.schema import COVERAGE, RAW, RAW_MESSAGE_DETAILS
 from convo_pipeline.settings import AccountSettings, Settings
+from convo_pipeline.state.database import STATE_FILE
+from convo_pipeline.state.records import Run
 
 COVERAGE_DAYS = 7
 LOST_DAYS = 31
@@ -39,7 +39,10 @@ DERIVED_WITHIN = timedelta(hours=1)
 """So long after a night's end its days should be normalised: the follow-up run begins within a minute."""
 NIGHT_KINDS = ("nightly", "window", "full")
 """Runs that promise whole days, as the nightly one does; a capture promises none."""
-LOST_WORDS = {"beyond_20": "left the newest 20 unread", "gone": "deleted or hidden before they were read"}
+LOST_WORDS = {
+    "beyond_20": "left the newest 20 unread",
+    "gone": "deleted or hidden before they were read",
+}
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,9 @@ def read_status(settings: Settings, names: Sequence[str], now: datetime) -> Stat
     )
 
 
-def _read_accounts(settings: Settings, chosen: Sequence[AccountSettings], now: datetime) -> Iterator[AccountStatus]:
+def _read_accounts(
+    settings: Settings, chosen: Sequence[AccountSettings], now: datetime
+) -> Iterator[AccountStatus]:
     if not (settings.store.state_path / STATE_FILE).is_file():
         yield from (AccountStatus(account.name, account.platform) for account in chosen)
         return
@@ -136,7 +141,9 @@ def _read_accounts(settings: Settings, chosen: Sequence[AccountSettings], now: d
                 yield AccountStatus(account.name, account.platform, problem=str(error))
 
 
-def read_account(settings: Settings, store: Store, account: AccountSettings, now: datetime) -> AccountStatus:
+def read_account(
+    settings: Settings, store: Store, account: AccountSettings, now: datetime
+) -> AccountStatus:
     """Read the status of one account."""
     name, state = account.name, store.state
     newest: Run | None = next(iter(state.runs(name, limit=1)), None)
@@ -186,18 +193,24 @@ def _read_coverage(store: Store, account: str, today: date) -> dict[date, Mappin
     """Return the coverage of every recent day that has one, today included; days that hold nothing are not looked at."""
     held = {day for table in (*RAW, COVERAGE) for day in store.days(table.name, account)}
     recent = held.intersection(_last_days(today, LOST_DAYS))
-    found = {day: coverage_now(store, account, day).to_pylist() for day in sorted(recent, reverse=True)}
+    found = {
+        day: coverage_now(store, account, day).to_pylist() for day in sorted(recent, reverse=True)
+    }
     return {day: rows[0] for day, rows in found.items() if rows}
 
 
 def _add_up(rows: Mapping[date, Mapping[str, int]], days: Sequence[date]) -> Counter[str]:
     total: Counter[str] = Counter()
     for day in days:
-        total.update({name: value for name, value in rows.get(day, {}).items() if name != "share_detailed"})
+        total.update(
+            {name: value for name, value in rows.get(day, {}).items() if name != "share_detailed"}
+        )
     return total
 
 
-def find_lost(store: Store, account: str, today: date, rows: Mapping[date, Mapping[str, int]]) -> list[tuple[str, str]]:
+def find_lost(
+    store: Store, account: str, today: date, rows: Mapping[date, Mapping[str, int]]
+) -> list[tuple[str, str]]:
     """Return (conversation_id, reason) of every message sent under our eyes that was found out of reach since yesterday.
 
     `rows` is the coverage by day: only days that lack something are opened.
@@ -221,7 +234,14 @@ def _lost_of(
     store: Store, account: str, day: date, first_run_at: datetime, since: datetime
 ) -> Iterator[tuple[str, str]]:
     """Yield what was lost of a day; what was read and then unsent was not lost."""
-    columns = ["conversation_id", "detail_status", "created_at", "changed_at", "gone_at", "redacted_at"]
+    columns = [
+        "conversation_id",
+        "detail_status",
+        "created_at",
+        "changed_at",
+        "gone_at",
+        "redacted_at",
+    ]
     for row in store.read(RAW_MESSAGE_DETAILS.name, account, day).select(columns).to_pylist():
         is_lost = row["detail_status"] in LOST_WORDS and row["redacted_at"] is None
         is_ours = is_lost and row["created_at"] >= first_run_at
@@ -276,7 +296,9 @@ def _sentences(status: AccountStatus) -> Iterator[str]:
 
 def _lost_words(status: AccountStatus) -> str:
     total = sum(status.lost.values())
-    reasons = ", ".join(f"{count} {LOST_WORDS[reason]}" for reason, count in sorted(status.lost.items()))
+    reasons = ", ".join(
+        f"{count} {LOST_WORDS[reason]}" for reason, count in sorted(status.lost.items())
+    )
     return f"{total:,} in {counted(status.lost_conversation_count, 'conversation')} ({reasons})"
 
 
@@ -308,14 +330,22 @@ def show_status(status: Status, form: str, console: Console) -> None:
         f"{COVERAGE_DAYS} days: ids of {first} to {status.at.date()} that have content; lost: since {lost} (UTC)",
         style="dim", highlight=False,
     )  # fmt: skip
-    capture = f"capture {_clock(status.next_capture_at)}" if status.next_capture_at else "no captures"
-    console.print(f"next, if turned on in Dagster: {capture}; night {_clock(status.next_night_at)}", style="dim")
+    capture = (
+        f"capture {_clock(status.next_capture_at)}" if status.next_capture_at else "no captures"
+    )
+    console.print(
+        f"next, if turned on in Dagster: {capture}; night {_clock(status.next_night_at)}",
+        style="dim",
+    )
     console.print(_summary(status), style="bold", highlight=False)
 
 
 def _summary(status: Status) -> str:
     """Say last, below what may be many lines, how many accounts there is anything to say of."""
-    count, total = sum(bool(each.attention) for each in status.accounts), counted(len(status.accounts), "account")
+    count, total = (
+        sum(bool(each.attention) for each in status.accounts),
+        counted(len(status.accounts), "account"),
+    )
     return f"{count:,} of {total} to look at" if count else f"{total}, nothing to look at"
 
 
@@ -341,7 +371,8 @@ def _table(status: Status) -> Table:
 def as_dict(status: Status) -> dict[str, object]:
     """Return the status as JSON knows it: times in ISO 8601, what needs a look as sentences."""
     accounts = [
-        {**asdict(each), "share_detailed": each.share_detailed, "attention": each.attention} for each in status.accounts
+        {**asdict(each), "share_detailed": each.share_detailed, "attention": each.attention}
+        for each in status.accounts
     ]
     scope = {"covered_since": status.covered_since, "lost_since": status.lost_since}
     document = {**asdict(status), **scope, "accounts": accounts, "is_fine": status.is_fine}

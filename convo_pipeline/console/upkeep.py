@@ -10,29 +10,27 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-from convo_pipeline import erasing
-from convo_pipeline.clock import Clock
+from convo_pipeline.base.clock import Clock
+from convo_pipeline.base.json_text import dump_json
 from convo_pipeline.console.results import counted
-from convo_pipeline.derive import stale_days
-from convo_pipeline.erasing import find_all_deleted, forget, remove_deleted
+from convo_pipeline.derive.day import stale_days
 from convo_pipeline.errors import SettingsError, StoreError
 from convo_pipeline.extract.spool import find_damaged_records
-from convo_pipeline.json_text import dump_json
 from convo_pipeline.lake.compact import compact
-from convo_pipeline.lake.deleted import Deleted
-from convo_pipeline.lake.files import Store
-from convo_pipeline.lake.forget import Traces
-from convo_pipeline.lake.known_time import look_at_clock
-from convo_pipeline.lake.rebuild import rebuild_state
-from convo_pipeline.lake.rename import rename_account
-from convo_pipeline.lake.retention import Expired, expire_by_clock, find_expired, floors_of
+from convo_pipeline.lake.store import Store
 from convo_pipeline.lake.suppression import Receipt
-from convo_pipeline.lake.verify import KINDS, NOTICES, Verification, verify
+from convo_pipeline.privacy import erase
+from convo_pipeline.privacy.erase import find_all_deleted, forget, remove_deleted
+from convo_pipeline.privacy.forget import Traces
+from convo_pipeline.privacy.known_time import look_at_clock
+from convo_pipeline.privacy.retention import Expired, expire_by_clock, find_expired, floors_of
+from convo_pipeline.privacy.unsent import Deleted
 from convo_pipeline.settings import Settings, StoreSettings
+from convo_pipeline.upkeep.rebuild import rebuild_state
+from convo_pipeline.upkeep.rename import rename_account
+from convo_pipeline.upkeep.verify import KINDS, NOTICES, Verification, verify
 
-REBUILT_FROM_LISTING = (
-    "the state is made again from what the bucket lists now; if its listings lag, wait after the last write before this"
-)
+REBUILT_FROM_LISTING = "the state is made again from what the bucket lists now; if its listings lag, wait after the last write before this"
 
 
 @contextmanager
@@ -46,12 +44,16 @@ def open_lake(settings: StoreSettings) -> Iterator[Store]:
         yield store
 
 
-def verify_lake(settings: StoreSettings, progress: Console, *, is_quick: bool, is_rebuilt: bool) -> Verification:
+def verify_lake(
+    settings: StoreSettings, progress: Console, *, is_quick: bool, is_rebuilt: bool
+) -> Verification:
     """Look at every file of a lake, with a bar on a terminal; first take the files for the truth, if asked."""
     columns = (TextColumn("files"), BarColumn(), MofNCompleteColumn())
     with (
         open_lake(settings) as store,
-        Progress(*columns, console=progress, transient=True, disable=not progress.is_terminal) as bars,
+        Progress(
+            *columns, console=progress, transient=True, disable=not progress.is_terminal
+        ) as bars,
     ):
         if is_rebuilt:
             if store.place.is_shared:
@@ -92,18 +94,30 @@ def forget_person(
 ) -> str | None:
     """Erase a person and return what was done; None if nothing was found or the answer was no."""
     with open_lake(settings.store) as store:
-        receipt = forget(settings, store, account, person_id, clock.now(), lambda found: is_agreed(_describe(found)))
+        receipt = forget(
+            settings,
+            store,
+            account,
+            person_id,
+            clock.now(),
+            lambda found: is_agreed(_describe(found)),
+        )
     return _told(receipt) if receipt else None
 
 
 def forget_again(settings: Settings, account: str, clock: Clock) -> list[str]:
     """Erase again whoever came back with a backup; return what was done, a line each."""
     with open_lake(settings.store) as store:
-        return [_told(receipt) for receipt in erasing.forget_again(settings, store, account, clock.now())]
+        return [
+            _told(receipt) for receipt in erase.forget_again(settings, store, account, clock.now())
+        ]
 
 
 def _told(receipt: Receipt) -> str:
-    rows = ", ".join(f"{count:,} of {table}" for table, count in sorted(receipt.row_counts.items())) or "none"
+    rows = (
+        ", ".join(f"{count:,} of {table}" for table, count in sorted(receipt.row_counts.items()))
+        or "none"
+    )
     return f"erased from {receipt.account}; rows that left: {rows}; receipt {receipt.person[:32]}"
 
 
@@ -124,16 +138,24 @@ class Leaving:
     is_dry_run: bool
 
 
-def expire_rows(settings: Settings, clock: Clock, is_dry_run: bool, *, is_clock_trusted: bool = False) -> Leaving:
+def expire_rows(
+    settings: Settings, clock: Clock, is_dry_run: bool, *, is_clock_trusted: bool = False
+) -> Leaving:
     """Remove what is older than it may be and what was unsent, or only name it; a StoreError names a clock that is not believed."""
     now, retention = clock.now(), settings.retention
     if not retention.limits and retention.on_deleted == "keep":
-        raise SettingsError("[retention] in the configuration has no limit, and on_deleted is keep: every row is kept")
+        raise SettingsError(
+            "[retention] in the configuration has no limit, and on_deleted is keep: every row is kept"
+        )
     with open_lake(settings.store) as store:
         if is_dry_run:
             known_at = now if is_clock_trusted else look_at_clock(store.state, now).at
-            expired = find_expired(store, floors_of(retention.limits, known_at.astimezone(UTC).date()))
-            return Leaving(expired, find_all_deleted(settings, store), retention.on_deleted, is_dry_run)
+            expired = find_expired(
+                store, floors_of(retention.limits, known_at.astimezone(UTC).date())
+            )
+            return Leaving(
+                expired, find_all_deleted(settings, store), retention.on_deleted, is_dry_run
+            )
         try:  # while the raw rows tell what was unsent
             deleted = remove_deleted(settings, store, now)
         finally:

@@ -33,7 +33,9 @@ def _nested_limits(occasion: Occasion) -> list[int]:
     except FieldSyntaxError:
         return []
     return [
-        _limit(field.arguments.get("limit", "25")) for field in asked if field.name == "messages" and field.children
+        _limit(field.arguments.get("limit", "25"))
+        for field in asked
+        if field.name == "messages" and field.children
     ]
 
 
@@ -47,7 +49,14 @@ def nested_refused(occasion: Occasion) -> Refusal | None:
     return reduce_data() if _nested_limits(occasion) else None
 
 
-@register("B0", "a field is refused as nonexisting", "refuse", takes="field", default="reactions", kinds=ALL)
+@register(
+    "B0",
+    "a field is refused as nonexisting",
+    "refuse",
+    takes="field",
+    default="reactions",
+    kinds=ALL,
+)
 def nonexisting(occasion: Occasion) -> Refusal | None:
     try:
         asked = parse_fields(occasion.call.params.get("fields", "id"))
@@ -55,13 +64,19 @@ def nonexisting(occasion: Occasion) -> Refusal | None:
         return None
     names = [field.name for field in asked]
     nested = [child.name for field in asked for child in field.children or ()]
-    return nonexisting_field(occasion.argument, "Message") if occasion.argument in names + nested else None
+    return (
+        nonexisting_field(occasion.argument, "Message")
+        if occasion.argument in names + nested
+        else None
+    )
 
 
 @register("B11", "a page of content that reaches beyond the newest 20 is refused as a whole", "refuse", takes="nothing", kinds=("edge",))  # fmt: skip
 def old_page_refused(occasion: Occasion) -> Refusal | None:
     has_content = bool({"message", "from"} & set(occasion.call.params.get("fields", "").split(",")))
-    is_deep = "after" in occasion.call.params or _limit(occasion.call.params.get("limit", "25")) > 20
+    is_deep = (
+        "after" in occasion.call.params or _limit(occasion.call.params.get("limit", "25")) > 20
+    )
     return gone(occasion.switches.refused_as, "") if has_content and is_deep else None
 
 
@@ -75,9 +90,17 @@ def permission_200(occasion: Occasion) -> Refusal:
     return Refusal(200, "(#200) App does not have Advanced Access to pages_messaging permission")
 
 
-@register("B30", "code 200/2534041: the owner has switched off message access", "refuse", takes="nothing", kinds=ALL)
+@register(
+    "B30",
+    "code 200/2534041: the owner has switched off message access",
+    "refuse",
+    takes="nothing",
+    kinds=ALL,
+)
 def access_switched_off(occasion: Occasion) -> Refusal:
-    return Refusal(200, "(#200) The account owner has disabled access to instagram direct messages", 2534041)
+    return Refusal(
+        200, "(#200) The account owner has disabled access to instagram direct messages", 2534041
+    )
 
 
 @register("B30", "code 230: pages_messaging is missing", "refuse", takes="nothing", kinds=ALL)
@@ -85,7 +108,9 @@ def permission_230(occasion: Occasion) -> Refusal:
     return Refusal(230, "(#230) Requires pages_messaging permission to manage the object")
 
 
-@register("B30", "the token dies after so many calls (190/463)", "refuse", takes="calls", default="3")
+@register(
+    "B30", "the token dies after so many calls (190/463)", "refuse", takes="calls", default="3"
+)
 def token_dies(occasion: Occasion) -> Refusal | None:
     occasion.memory["calls"] = calls = occasion.memory.get("calls", 0) + 1
     return expired_token() if calls > occasion.number else None
@@ -103,12 +128,20 @@ def retired_version(occasion: Occasion) -> Refusal:
     return Refusal(2635, text)
 
 
-@register("B30", "the version is retired; another one serves", "content", takes="version", default="v27.0")
+@register(
+    "B30", "the version is retired; another one serves", "content", takes="version", default="v27.0"
+)
 def version_upgraded(occasion: Occasion, content: bytes, headers: dict[str, str]) -> bytes:
     headers["Facebook-API-Version"] = occasion.argument
     return content
 
 
-@register("B0", "items of a batch that timed out are null", "body", takes="nothing", kinds=("other",))
+@register(
+    "B0", "items of a batch that timed out are null", "body", takes="nothing", kinds=("other",)
+)
 def batch_null(occasion: Occasion, body: Any) -> Any:
-    return [None if position % 2 else item for position, item in enumerate(body)] if isinstance(body, list) else body
+    return (
+        [None if position % 2 else item for position, item in enumerate(body)]
+        if isinstance(body, list)
+        else body
+    )

@@ -41,7 +41,10 @@ class GraphApi:
     def answer(self, call: Call) -> Answer:
         """Return the answer to one call; errors are answers too."""
         now_us = self.world.refresh()
-        headers = {"Content-Type": "application/json; charset=UTF-8", "Cache-Control": "private, no-cache, no-store"}
+        headers = {
+            "Content-Type": "application/json; charset=UTF-8",
+            "Cache-Control": "private, no-cache, no-store",
+        }
         version = ""
         try:
             segments, version = self._read_version(call.segments)
@@ -50,13 +53,19 @@ class GraphApi:
         except Refusal as refusal:
             return self.refused(call, refusal, version)
         headers["Facebook-API-Version"] = version or self.switches.newest_version
-        headers["x-fb-trace-id"] = hashlib.blake2b(f"{call.number}:{call.path}".encode(), digest_size=8).hexdigest()
+        headers["x-fb-trace-id"] = hashlib.blake2b(
+            f"{call.number}:{call.path}".encode(), digest_size=8
+        ).hexdigest()
         return Answer(status, body, headers | self._usage(call))
 
     def refused(self, call: Call, refusal: Refusal, version: str = "") -> Answer:
         """Return the answer that a refusal is."""
         body, status = self._refuse(call, refusal)
-        headers = {"Content-Type": "application/json; charset=UTF-8", **refusal.headers, **_challenge(refusal)}
+        headers = {
+            "Content-Type": "application/json; charset=UTF-8",
+            **refusal.headers,
+            **_challenge(refusal),
+        }
         headers["Facebook-API-Version"] = version or self.switches.newest_version
         return Answer(status, body, headers | self._usage(call))
 
@@ -73,7 +82,8 @@ class GraphApi:
         if not segments or not _VERSION.fullmatch(segments[0]):
             return segments, self.switches.newest_version
         asked, oldest, newest = (
-            float(version[1:]) for version in (segments[0], self.switches.oldest_version, self.switches.newest_version)
+            float(version[1:])
+            for version in (segments[0], self.switches.oldest_version, self.switches.newest_version)
         )
         if asked > newest:
             raise refusals.unknown_path(f"/{segments[0]}")
@@ -86,7 +96,11 @@ class GraphApi:
             call.kind = "batch"
             return self._batch(call)
         if call.method not in ("GET", "HEAD"):
-            raise Refusal(3, "(#3) Application does not have the capability to make this API call.", status=400)
+            raise Refusal(
+                3,
+                "(#3) Application does not have the capability to make this API call.",
+                status=400,
+            )
         accounts = self._authorise(call, segments)
         view = self._view(call, version, now_us)
         if segments == ["debug_token"]:
@@ -99,7 +113,9 @@ class GraphApi:
             raise refusals.unknown_path("/")
         return self._object(call, accounts, segments, view)
 
-    def _object(self, call: Call, accounts: Sequence[Account], segments: list[str], view: View) -> Any:
+    def _object(
+        self, call: Call, accounts: Sequence[Account], segments: list[str], view: View
+    ) -> Any:
         node, edge = segments[0], segments[1] if len(segments) > 1 else ""
         if len(segments) > 2:
             raise refusals.unknown_path("/" + "/".join(segments[2:]))
@@ -112,7 +128,9 @@ class GraphApi:
         if owner := self._owner(accounts, node, call):
             return self._page_node(call, owner, node, edge, view)
         found = self._find(accounts, node, view)
-        self._count(call, found.account if isinstance(found, Conversation) else found.conversation.account)
+        self._count(
+            call, found.account if isinstance(found, Conversation) else found.conversation.account
+        )
         if isinstance(found, Conversation):
             return self._conversation(call, found, edge, view)
         return self._message(call, found, edge, view)
@@ -120,7 +138,9 @@ class GraphApi:
     def _view(self, call: Call, version: str, now_us: int) -> View:
         mode = self.switches.next_token
         has_token = mode == "always" or (mode == "as_sent" and call.token_in == "query")  # noqa: S105 - no secret
-        return View(now_us, self.switches, call.base_url, version, call.token if has_token else None)
+        return View(
+            now_us, self.switches, call.base_url, version, call.token if has_token else None
+        )
 
     # Who may ask
 
@@ -162,7 +182,9 @@ class GraphApi:
     def _owner(self, accounts: Sequence[Account], node: str, call: Call) -> Account | None:
         """Return the account a page id, an Instagram id or `me` names."""
         platform = call.params.get("platform", "").lower()
-        for account in sorted(accounts, key=lambda each: (each.platform != platform, each.platform)):
+        for account in sorted(
+            accounts, key=lambda each: (each.platform != platform, each.platform)
+        ):
             if node in (account.page_id, account.own_id, "me"):
                 return account
         return None
@@ -176,7 +198,9 @@ class GraphApi:
         known = IG_USER_FIELDS if is_user else PAGE_FIELDS
         check_fields(fields, known, "IGUser" if is_user else "Page", self.switches)
         facts = self._page_facts(owner, is_user)
-        shown = {field.name: _pick(facts[field.name], field) for field in fields if field.name in facts}
+        shown = {
+            field.name: _pick(facts[field.name], field) for field in fields if field.name in facts
+        }
         return shown | {"id": facts["id"]}
 
     def _page_facts(self, owner: Account, is_user: bool) -> Payload:
@@ -216,7 +240,9 @@ class GraphApi:
                 "issued_at": issued,
                 "profile_id": pages[0],
                 "scopes": scopes,
-                "granular_scopes": [{"scope": scope, "target_ids": _pages_with(scope, accounts)} for scope in scopes],
+                "granular_scopes": [
+                    {"scope": scope, "target_ids": _pages_with(scope, accounts)} for scope in scopes
+                ],
                 "user_id": "999000000000020",
             }
             | told
@@ -224,7 +250,9 @@ class GraphApi:
 
     # Conversations and messages
 
-    def _conversations(self, call: Call, accounts: Sequence[Account], node: str, view: View) -> Payload:
+    def _conversations(
+        self, call: Call, accounts: Sequence[Account], node: str, view: View
+    ) -> Payload:
         call.kind = "find" if "user_id" in call.params else "listing"
         platform = call.params.get("platform", "").lower()
         if platform not in ("", "instagram", "messenger"):
@@ -237,7 +265,9 @@ class GraphApi:
         if account is None:
             return _not_linked(platform)
         self._count(call, account)
-        paging = read_paging(call.params, self.switches.default_limit, self.switches.conversations_limit)
+        paging = read_paging(
+            call.params, self.switches.default_limit, self.switches.conversations_limit
+        )
         fields = _fields(call)
         rows = account.listing(self._folder(call, account), view.now_us)
         if user_id := call.params.get("user_id"):
@@ -255,7 +285,9 @@ class GraphApi:
             return "*" if self.switches.no_folder == "all" else ""
         return "" if asked == "inbox" else asked
 
-    def _find(self, accounts: Sequence[Account], shown_id: str, view: View) -> Conversation | Message:
+    def _find(
+        self, accounts: Sequence[Account], shown_id: str, view: View
+    ) -> Conversation | Message:
         world_id = read_id(shown_id, self.switches)
         for account in accounts if world_id else ():
             assert world_id is not None
@@ -292,7 +324,9 @@ class GraphApi:
         """Answer `?ids=`; each id is a call, and one bad id spoils all."""
         asked = [part for part in call.params["ids"].split(",") if part]
         if len(asked) > MOST_IN_BATCH:
-            raise Refusal(100, f"(#100) Too many IDs. Maximum: {MOST_IN_BATCH}. Provided: {len(asked)}")
+            raise Refusal(
+                100, f"(#100) Too many IDs. Maximum: {MOST_IN_BATCH}. Provided: {len(asked)}"
+            )
         found: Payload = {}
         for shown_id in asked:
             found[shown_id] = self._object(call, accounts, [shown_id], view)
@@ -317,7 +351,11 @@ class GraphApi:
 
     def _batch_item(self, call: Call, item: Payload, has_headers: bool) -> Payload:
         path, _, query = str(item.get("relative_url", "")).lstrip("/").partition("?")
-        shared = {key: call.params[key] for key in ("access_token", "appsecret_proof") if key in call.params}
+        shared = {
+            key: call.params[key]
+            for key in ("access_token", "appsecret_proof")
+            if key in call.params
+        }
         inner = Call(str(item.get("method", "GET")).upper(), path, shared | read_query(query), call.headers, call.base_url, call.number)  # fmt: skip
         inner.is_free = not self.switches.batch_counts_items
         answer = self.answer(inner)
@@ -351,7 +389,9 @@ def _fields(call: Call) -> tuple[Field, ...] | None:
 def _pick(value: Any, field: Field) -> Any:
     if not field.children or not isinstance(value, dict):
         return value
-    return {child.name: value[child.name] for child in field.children if child.name in value} | {"id": value["id"]}
+    return {child.name: value[child.name] for child in field.children if child.name in value} | {
+        "id": value["id"]
+    }
 
 
 def _pages_with(scope: str, accounts: Sequence[Account]) -> list[str]:
@@ -373,7 +413,9 @@ def _check_proof(params: dict[str, str], token: str, secrets: set[str]) -> None:
     proof, stamp = params.get("appsecret_proof", ""), params.get("appsecret_time", "")
     signed = f"{token}|{stamp}" if stamp else token
     is_fresh = not stamp or (stamp.isdigit() and abs(time.time() - int(stamp)) <= PROOF_SECONDS)
-    good = {hmac.new(secret.encode(), signed.encode(), hashlib.sha256).hexdigest() for secret in secrets}
+    good = {
+        hmac.new(secret.encode(), signed.encode(), hashlib.sha256).hexdigest() for secret in secrets
+    }
     if not is_fresh or proof not in good:
         raise refusals.bad_proof(is_missing=not proof)
 

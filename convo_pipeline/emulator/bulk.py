@@ -43,14 +43,20 @@ class BulkShape:
     """How many messages every tenth conversation has instead; 0 = none is deeper than the others."""
 
     def messages_of(self, conversation: int) -> int:
-        return self.deep_messages if self.deep_messages and conversation % 10 == 9 else self.messages_each
+        return (
+            self.deep_messages
+            if self.deep_messages and conversation % 10 == 9
+            else self.messages_each
+        )
 
     @cached_property
     def until_us(self) -> int:
         return to_us(self.until)
 
     def newest_us(self, conversation: int) -> int:
-        return self.until_us - int(conversation * self.days * 86_400 * MICROSECONDS / self.conversations)
+        return self.until_us - int(
+            conversation * self.days * 86_400 * MICROSECONDS / self.conversations
+        )
 
     def created_us(self, conversation: int, position: int) -> int:
         """Time of a message; position 0 is the newest."""
@@ -67,7 +73,11 @@ class BulkShape:
         for conversation in range(self.conversations):
             for position in range(self.messages_of(conversation)):
                 created_at = from_us(self.created_us(conversation, position))
-                yield self.conversation_id(conversation), self.message_id(conversation, position), created_at
+                yield (
+                    self.conversation_id(conversation),
+                    self.message_id(conversation, position),
+                    created_at,
+                )
 
 
 Write = Callable[[BulkShape, int, int], str]
@@ -102,8 +112,12 @@ _MESSAGE: dict[str, Write] = {
     "id": lambda shape, conversation, position: f'"{shape.message_id(conversation, position)}"',
     "created_time": _time,
     "from": _from,
-    "to": lambda shape, conversation, position: f'{{"data":[{_from(shape, conversation, position + 1)}]}}',
-    "message": lambda shape, conversation, position: f'"{TEXTS[(conversation + position) % len(TEXTS)]}"',
+    "to": lambda shape, conversation, position: (
+        f'{{"data":[{_from(shape, conversation, position + 1)}]}}'
+    ),
+    "message": lambda shape, conversation, position: (
+        f'"{TEXTS[(conversation + position) % len(TEXTS)]}"'
+    ),
     "tags": lambda shape, conversation, position: '{"data":[{"name":"inbox"},{"name":"read"}]}',
 }
 
@@ -124,14 +138,19 @@ class BulkApi:
         self._cache: OrderedDict[tuple[str, str], bytes] = OrderedDict()
 
     def answer(self, call: Call) -> Answer:
-        query = "&".join(f"{key}={value}" for key, value in sorted(call.params.items()) if key != "access_token")
+        query = "&".join(
+            f"{key}={value}" for key, value in sorted(call.params.items()) if key != "access_token"
+        )
         content = self._cache.get((call.path, query))
         if content is None:
             content = self._write(call).encode()
             if len(content) <= self._room:
                 self._room -= len(content)
                 self._cache[call.path, query] = content
-        headers = {"Content-Type": "application/json; charset=UTF-8", "Facebook-API-Version": "v26.0"}
+        headers = {
+            "Content-Type": "application/json; charset=UTF-8",
+            "Facebook-API-Version": "v26.0",
+        }
         return Answer(200, None, headers, content)
 
     def _write(self, call: Call) -> str:
@@ -144,7 +163,9 @@ class BulkApi:
             return self._listing(call, fields, start, min(limit, 200))
         if node.startswith("t_") and edge == "messages":
             call.kind = "edge"
-            return self._messages(call.base_url, int(node[2:]) - 1_000_000_000, fields, start, min(limit, 100))
+            return self._messages(
+                call.base_url, int(node[2:]) - 1_000_000_000, fields, start, min(limit, 100)
+            )
         if node.startswith("t_"):
             call.kind = "conversation"
             return self._conversation(call, int(node[2:]) - 1_000_000_000, fields)
@@ -166,13 +187,19 @@ class BulkApi:
             if field.name == "updated_time":
                 parts.append(f'"updated_time":{_time(self.shape, number, 0)}')
             elif field.name == "participants":
-                parts.append(f'"participants":{{"data":[{_customer(number)},{_us(self.shape.page_id)}]}}')
+                parts.append(
+                    f'"participants":{{"data":[{_customer(number)},{_us(self.shape.page_id)}]}}'
+                )
             elif field.name == "messages":
                 limit = int(field.arguments.get("limit", "25"))
-                parts.append(f'"messages":{self._messages(call.base_url, number, field.children, 0, limit)}')
+                parts.append(
+                    f'"messages":{self._messages(call.base_url, number, field.children, 0, limit)}'
+                )
         return "{" + ",".join(parts) + "}"
 
-    def _messages(self, base_url: str, number: int, fields: tuple[Field, ...] | None, start: int, limit: int) -> str:
+    def _messages(
+        self, base_url: str, number: int, fields: tuple[Field, ...] | None, start: int, limit: int
+    ) -> str:
         count = self.shape.messages_of(number)
         stop = min(start + limit, count)
         writers = _writers(fields)
@@ -181,7 +208,11 @@ class BulkApi:
         return f'{{"data":[{rows}],{self._paging(base_url, path, start, stop, count)}}}'
 
     def _message(self, number: int, position: int, writers: tuple[tuple[str, Write], ...]) -> str:
-        return "{" + ",".join([key + write(self.shape, number, position) for key, write in writers]) + "}"
+        return (
+            "{"
+            + ",".join([key + write(self.shape, number, position) for key, write in writers])
+            + "}"
+        )
 
     def _paging(self, base_url: str, path: str, start: int, stop: int, count: int) -> str:
         following = f',"next":"{base_url}/v26.0/{path}?after={stop}"' if stop < count else ""

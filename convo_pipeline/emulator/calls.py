@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
-SECRET_PARAMETERS = frozenset(("access_token", "appsecret_proof", "input_token", "batch", "client_secret"))
+SECRET_PARAMETERS = frozenset(
+    ("access_token", "appsecret_proof", "input_token", "batch", "client_secret")
+)
 
 
 @dataclass
@@ -36,7 +38,11 @@ class Call:
     def token_in(self) -> str | None:
         if "access_token" in self.params:
             return "query"
-        return "header" if self.headers.get("authorization", "").lower().startswith("bearer ") else None
+        return (
+            "header"
+            if self.headers.get("authorization", "").lower().startswith("bearer ")
+            else None
+        )
 
     @property
     def token(self) -> str | None:

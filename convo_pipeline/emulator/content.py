@@ -15,7 +15,15 @@ from faker import Faker
 from convo_pipeline.emulator import phrases
 from convo_pipeline.emulator.clock import MICROSECONDS, VirtualClock
 from convo_pipeline.emulator.media import INSTAGRAM_KINDS, MESSENGER_KINDS, dress
-from convo_pipeline.emulator.world import EMULATOR_TOKEN, Account, Conversation, Message, Payload, World, stable_number
+from convo_pipeline.emulator.world import (
+    EMULATOR_TOKEN,
+    Account,
+    Conversation,
+    Message,
+    Payload,
+    World,
+    stable_number,
+)
 
 DAY_US = 86_400 * MICROSECONDS
 HISTORY_DAYS = 90
@@ -39,16 +47,31 @@ class Line:
 
 
 def default_world(
-    clock: VirtualClock | None = None, seed: int = 7, history_days: int = HISTORY_DAYS, app_secret: str | None = None
+    clock: VirtualClock | None = None,
+    seed: int = 7,
+    history_days: int = HISTORY_DAYS,
+    app_secret: str | None = None,
 ) -> World:
     """Return two invented businesses with some 90 days of history that goes on as the clock does."""
     world = World(clock, seed)
     for name, page_id, platform, title, username in (
-        ("bakery-instagram", "1234567890", "instagram", "Bäckerei Sauerteig", "baeckerei.sauerteig"),
+        (
+            "bakery-instagram",
+            "1234567890",
+            "instagram",
+            "Bäckerei Sauerteig",
+            "baeckerei.sauerteig",
+        ),
         ("bikes-messenger", "9876543210", "messenger", "Kettenwerk Fahrräder", "kettenwerk"),
     ):
         world.add_account(
-            name, page_id, platform, title=title, username=username, app_secret=app_secret, tokens=(EMULATOR_TOKEN,)
+            name,
+            page_id,
+            platform,
+            title=title,
+            username=username,
+            app_secret=app_secret,
+            tokens=(EMULATOR_TOKEN,),
         )
     fill(world, history_days)
     return world
@@ -78,7 +101,11 @@ def _bear(account: Account, day: int, number: int, rng: random.Random, since_us:
     thread = day * 100 + number
     key = f"{account.world.seed}:{account.page_id}:{account.platform}:{thread}"
     language = rng.choices(list(phrases.WEIGHTS), list(phrases.WEIGHTS.values()))[0]
-    start_us = day * DAY_US + round(rng.triangular(5.5, 22.5, 13) * 3600) * MICROSECONDS + rng.randrange(1000) * 1000
+    start_us = (
+        day * DAY_US
+        + round(rng.triangular(5.5, 22.5, 13) * 3600) * MICROSECONDS
+        + rng.randrange(1000) * 1000
+    )
     lines = _plan(rng, _rare_kinds(account.platform, day, number))
     conversation = Conversation(
         account,
@@ -138,7 +165,13 @@ def _gap_us(rng: random.Random, was_ours: bool, is_ours: bool, count: int) -> in
 
 def _kind(rng: random.Random) -> str:
     draw = rng.random()
-    for limit, kind in ((0.035, "image"), (0.05, "reply_to"), (0.08, "reacted"), (0.09, "edited"), (0.105, "oddity")):
+    for limit, kind in (
+        (0.035, "image"),
+        (0.05, "reply_to"),
+        (0.08, "reacted"),
+        (0.09, "edited"),
+        (0.105, "oddity"),
+    ):
         if draw < limit:
             return kind
     return "text"
@@ -170,7 +203,11 @@ def _people(account: Account, key: str, language: str) -> list[Payload]:
     customer_id = str(stable_number(key, 16 if account.platform == "instagram" else 17))
     if account.platform == "instagram":
         return [{"username": f"{fake.user_name()}{customer_id[-2:]}", "id": customer_id}]
-    names = (fake.last_name(), fake.first_name()) if language == "ja" else (fake.first_name(), fake.last_name())
+    names = (
+        (fake.last_name(), fake.first_name())
+        if language == "ja"
+        else (fake.first_name(), fake.last_name())
+    )
     return [account.describe_customer(" ".join(names), customer_id)]
 
 
@@ -192,7 +229,9 @@ def _write(message: Message, key: str, language: str, position: int, line: Line)
     return dress(payload, line.kind, message, rng, line.is_ours)
 
 
-def _say(rng: random.Random, conversation: Conversation, language: str, position: int, line: Line) -> str:
+def _say(
+    rng: random.Random, conversation: Conversation, language: str, position: int, line: Line
+) -> str:
     scenes = SCENES[conversation.account.platform][language]
     if line.kind == "automatic":
         return phrases.AUTOMATIC[language]
@@ -204,7 +243,9 @@ def _say(rng: random.Random, conversation: Conversation, language: str, position
         return rng.choice(phrases.CHATTER_OF_OURS[language])
     if position % 4 == 0:
         return _scene(scenes, conversation, position // 4)[0]
-    return rng.choice((phrases.THANKS if position % 4 == 3 else phrases.CHATTER_OF_CUSTOMERS)[language])
+    return rng.choice(
+        (phrases.THANKS if position % 4 == 3 else phrases.CHATTER_OF_CUSTOMERS)[language]
+    )
 
 
 def _scene(scenes: phrases.Scenes, conversation: Conversation, number: int) -> tuple[str, str]:

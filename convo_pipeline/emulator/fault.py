@@ -150,7 +150,11 @@ def kind_of(call: Call) -> str:
         return "find" if "user_id" in call.params else "listing"
     if len(segments) == 2 and segments[1] == "messages":
         return "edge"
-    if len(segments) == 1 and segments[0] not in ("me", "debug_token") and not segments[0].isdigit():
+    if (
+        len(segments) == 1
+        and segments[0] not in ("me", "debug_token")
+        and not segments[0].isdigit()
+    ):
         return "node"
     return "other"
 
@@ -161,14 +165,20 @@ def rows_of(container: Any) -> list[dict[str, Any]]:
         container = container["data"]
     if isinstance(container, dict):
         container = [container]
-    return [row for row in container if isinstance(row, dict)] if isinstance(container, list) else []
+    return (
+        [row for row in container if isinstance(row, dict)] if isinstance(container, list) else []
+    )
 
 
 def conversation_rows(occasion: Occasion, body: Any) -> list[dict[str, Any]]:
     """Return the conversations of an answer."""
     if occasion.kind in ("listing", "find"):
         return rows_of(body)
-    if occasion.kind == "node" and isinstance(body, dict) and ("messages" in body or "participants" in body):
+    if (
+        occasion.kind == "node"
+        and isinstance(body, dict)
+        and ("messages" in body or "participants" in body)
+    ):
         return [body]
     return []
 
@@ -187,5 +197,7 @@ def walk(value: Any) -> Iterator[dict[str, Any]]:
     """Yield every object inside a value."""
     if isinstance(value, dict):
         yield value
-    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+    for inner in (
+        value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    ):
         yield from walk(inner)

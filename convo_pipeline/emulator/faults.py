@@ -11,14 +11,26 @@ from dataclasses import replace
 from types import MappingProxyType, ModuleType
 from typing import Any
 
-from convo_pipeline.emulator import access_faults, network_faults, paging_faults, value_faults, world_faults
+from convo_pipeline.emulator import (
+    access_faults,
+    network_faults,
+    paging_faults,
+    value_faults,
+    world_faults,
+)
 from convo_pipeline.emulator.calls import Answer, Call
 from convo_pipeline.emulator.fault import REGISTRY, Fault, FaultKind, Occasion, kind_of
 from convo_pipeline.emulator.refusals import Refusal
 from convo_pipeline.emulator.switches import Switches
 from convo_pipeline.emulator.world import World
 
-PARTS: tuple[ModuleType, ...] = (network_faults, paging_faults, world_faults, value_faults, access_faults)
+PARTS: tuple[ModuleType, ...] = (
+    network_faults,
+    paging_faults,
+    world_faults,
+    value_faults,
+    access_faults,
+)
 """The modules whose faults are entered below."""
 FAULTS: Mapping[str, FaultKind] = MappingProxyType(REGISTRY)
 """Every fault by name."""
@@ -40,7 +52,13 @@ def make_fault(
     kind = FAULTS.get(name)
     if kind is None:
         raise FaultError(f'no fault is called "{name}"; there are: {", ".join(sorted(FAULTS))}')
-    chosen = kind.default if argument is None else f"{argument:g}" if isinstance(argument, float) else str(argument)
+    chosen = (
+        kind.default
+        if argument is None
+        else f"{argument:g}"
+        if isinstance(argument, float)
+        else str(argument)
+    )
     if chosen and kind.takes not in TEXT_ARGUMENTS and not _is_number(chosen):
         raise FaultError(f'{name} takes {kind.takes}, a number, not "{chosen}"')
     if kind.takes == "times" and times is None and chosen:
@@ -59,7 +77,9 @@ def parse_fault(text: str) -> Fault:
     """
     name, *rest = text.split(":")
     if len(rest) > 2:
-        raise FaultError(f'"{text}" is not name, name:probability, name:argument or name:argument:probability')
+        raise FaultError(
+            f'"{text}" is not name, name:probability, name:argument or name:argument:probability'
+        )
     probability = 1.0
     if rest and "." in rest[-1] and _is_probability(rest[-1]):
         probability = float(rest.pop())
@@ -86,7 +106,12 @@ class Trouble:
     """All faults of a server, applied to each call in the order they were given."""
 
     def __init__(
-        self, faults: Sequence[Fault | str], world: World, switches: Switches, seed: int = 0, foreign_url: str = ""
+        self,
+        faults: Sequence[Fault | str],
+        world: World,
+        switches: Switches,
+        seed: int = 0,
+        foreign_url: str = "",
     ) -> None:
         self.faults = [parse_fault(each) if isinstance(each, str) else each for each in faults]
         self.foreign_url = foreign_url

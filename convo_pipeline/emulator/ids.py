@@ -66,7 +66,9 @@ def read_cursor(text: str) -> list[object] | None:
     """Return what a cursor of ours says; None when it is not one."""
     try:
         token = read_meta_text(text)
-        state = json.loads(base64.urlsafe_b64decode(token[3:])) if token.startswith(b"AQH") else None
+        state = (
+            json.loads(base64.urlsafe_b64decode(token[3:])) if token.startswith(b"AQH") else None
+        )
     except ValueError:
         return None
     return state if isinstance(state, list) else None

@@ -56,14 +56,29 @@ ATTACHMENT_FIELDS = frozenset(
         "url",
     )
 )
-SHARE_FIELDS = frozenset(("id", "link", "name", "description", "picture", "type", "url", "title", "template"))
-PAGE_FIELDS = frozenset(
-    ("id", "name", "username", "category", "instagram_business_account", "connected_instagram_account", "about", "link")
+SHARE_FIELDS = frozenset(
+    ("id", "link", "name", "description", "picture", "type", "url", "title", "template")
 )
-IG_USER_FIELDS = frozenset(("id", "user_id", "username", "name", "account_type", "profile_picture_url"))
+PAGE_FIELDS = frozenset(
+    (
+        "id",
+        "name",
+        "username",
+        "category",
+        "instagram_business_account",
+        "connected_instagram_account",
+        "about",
+        "link",
+    )
+)
+IG_USER_FIELDS = frozenset(
+    ("id", "user_id", "username", "name", "account_type", "profile_picture_url")
+)
 
 
-def check_fields(fields: Sequence[Field] | None, known: frozenset[str], node_type: str, switches: Switches) -> None:
+def check_fields(
+    fields: Sequence[Field] | None, known: frozenset[str], node_type: str, switches: Switches
+) -> None:
     """Refuse the whole call for one field that does not exist."""
     for field in fields or ():
         if field.name not in known or field.name in switches.refused_fields:
@@ -80,7 +95,9 @@ def check_message_fields(fields: Sequence[Field] | None, switches: Switches) -> 
             check_fields(field.children, SHARE_FIELDS, "MessageShare", switches)
 
 
-def check_conversation_fields(fields: Sequence[Field] | None, platform: str, switches: Switches) -> None:
+def check_conversation_fields(
+    fields: Sequence[Field] | None, platform: str, switches: Switches
+) -> None:
     """Check the fields of a conversation and of the messages nested in it."""
     known = CONVERSATION_FIELDS
     if platform == "messenger" and switches.undocumented_fields:

@@ -12,7 +12,9 @@ BURST = 2
 class ServerLimiter:
     """Say which calls are too many, by arrival; another rate than 2/s scales the window, not the burst."""
 
-    def __init__(self, switches: Switches, monotonic_seconds: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, switches: Switches, monotonic_seconds: Callable[[], float] = time.monotonic
+    ) -> None:
         self._kind = switches.limiter
         self._rate = switches.calls_per_second
         self._now = monotonic_seconds

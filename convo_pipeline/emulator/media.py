@@ -63,7 +63,13 @@ def _gif(key: str, rng: random.Random) -> Payload:
     links = ("url", "preview_url", "raw_gif_image", "raw_webp_image", "animated_gif_url", "animated_gif_preview_url", "animated_webp_url", "animated_webp_preview_url")  # fmt: skip
     data: Payload = {link: f"{FILE_CDN}{name}_{link}.gif" for link in links}
     data |= {"width": 244, "height": 150, "max_width": 244, "max_height": 150, "image_type": 1, "render_as_sticker": False}  # fmt: skip
-    return {"id": name, "mime_type": "image/gif", "name": f"{name}.gif", "size": None, "image_data": data}
+    return {
+        "id": name,
+        "mime_type": "image/gif",
+        "name": f"{name}.gif",
+        "size": None,
+        "image_data": data,
+    }
 
 
 def _video(key: str, rng: random.Random) -> Payload:
@@ -114,12 +120,21 @@ def _reel(key: str, rng: random.Random) -> Payload:
 
 
 def _link(key: str, rng: random.Random) -> Payload:
-    return {"id": None, "link": "https://example.org/sample.png", "name": "", "description": None, "picture": None}
+    return {
+        "id": None,
+        "link": "https://example.org/sample.png",
+        "name": "",
+        "description": None,
+        "picture": None,
+    }
 
 
 def _booking(key: str, rng: random.Random) -> Payload:
     times = {"start_time": "2026-03-05T10:00:00+0000", "end_time": "2026-03-05T10:30:00+0000", "timezone": "Europe/Berlin"}  # fmt: skip
-    return {"id": str(stable_number("booking" + key, 15)), "appointment_booking": {"status": "confirmed", **times}}
+    return {
+        "id": str(stable_number("booking" + key, 15)),
+        "appointment_booking": {"status": "confirmed", **times},
+    }
 
 
 Maker = Callable[[str, random.Random], Payload]
@@ -128,7 +143,10 @@ ATTACHMENTS: dict[str, dict[str, Maker]] = {
         "image": _image,
         "template": _template,
         "voice": lambda key, rng: {"id": str(stable_number(key, 15)), "file_url": _asset(key)},
-        "clip": lambda key, rng: {"id": str(stable_number(key, 15)), "video_data": {"url": _asset(key)}},
+        "clip": lambda key, rng: {
+            "id": str(stable_number(key, 15)),
+            "video_data": {"url": _asset(key)},
+        },
     },
     "messenger": {
         "image": _photo,
@@ -150,7 +168,9 @@ INSTAGRAM_KINDS = ("share", "story_reply", "story_mention", "image", "unsupporte
 MESSENGER_KINDS = ("sticker", "gif", "file", "video", "link", "reel", "template", "eu_note", "audio", "unsupported", "empty", "unsent", "album", "booking")  # fmt: skip
 
 
-def dress(payload: Payload, kind: str, message: Message, rng: random.Random, is_ours: bool) -> Payload:
+def dress(
+    payload: Payload, kind: str, message: Message, rng: random.Random, is_ours: bool
+) -> Payload:
     """Turn a plain text payload into one of the kind."""
     platform, key = message.conversation.account.platform, message.message_id
     if kind in ("text", "automatic", "oddity", "unsent"):
@@ -158,9 +178,13 @@ def dress(payload: Payload, kind: str, message: Message, rng: random.Random, is_
     if kind == "edited":
         return payload | {"message": payload["message"] + " *"}
     if kind == "reacted":
-        person = dict(message.conversation.people[0] if is_ours else message.conversation.account.person())
+        person = dict(
+            message.conversation.people[0] if is_ours else message.conversation.account.person()
+        )
         person.pop("email", None)
-        return payload | {"reactions": [{"reaction": rng.choice(["❤️", "👍🏽", "😂", "🥐"]), "users": [person]}]}
+        return payload | {
+            "reactions": [{"reaction": rng.choice(["❤️", "👍🏽", "😂", "🥐"]), "users": [person]}]
+        }
     if kind == "reply_to":
         return payload | _reply_to(message, is_ours)
     payload = payload | {"message": ""}
@@ -189,9 +213,14 @@ def _special(kind: str, platform: str, key: str, rng: random.Random) -> Payload:
         return {"sticker": f"{IMAGE_CDN}t39.1997-6/{stable_number(key, 15)}.png"}
     if kind == "story_reply":
         story = {"link": _asset(key), "id": str(stable_number("story" + key, 17))}
-        return {"message": rng.choice(("Lovely shot 👍🏼", "😍😍😍", "Wow!")), "story": {"reply_to": story}}
+        return {
+            "message": rng.choice(("Lovely shot 👍🏼", "😍😍😍", "Wow!")),
+            "story": {"reply_to": story},
+        }
     if kind == "story_mention":
-        return {"story": {"mention": {"link": _asset(key), "id": str(stable_number("story" + key, 17))}}}
+        return {
+            "story": {"mention": {"link": _asset(key), "id": str(stable_number("story" + key, 17))}}
+        }
     if kind == "unsupported":
         return {"is_unsupported": True}
     if kind == "eu_note":

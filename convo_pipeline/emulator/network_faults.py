@@ -17,17 +17,31 @@ HTML = b"<!DOCTYPE html><html><head><title>Sorry</title></head><body><h1>Somethi
 
 def head(answer: Answer, length: int | None, **more: str) -> bytes:
     """Write a status line and headers by hand."""
-    headers = {**answer.headers, **more} | ({} if length is None else {"Content-Length": str(length)})
-    lines = [f"HTTP/1.1 {answer.status} OK", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
+    headers = {**answer.headers, **more} | (
+        {} if length is None else {"Content-Length": str(length)}
+    )
+    lines = [
+        f"HTTP/1.1 {answer.status} OK",
+        *(f"{name}: {value}" for name, value in headers.items()),
+        "",
+        "",
+    ]
     return "\r\n".join(lines).encode("latin-1", "replace")
 
 
-@register("A1", "connections are not accepted (the whole server; connect time-out)", "prepare", takes="nothing")
+@register(
+    "A1",
+    "connections are not accepted (the whole server; connect time-out)",
+    "prepare",
+    takes="nothing",
+)
 def connect_timeout(occasion: Occasion) -> None:
     """Nothing to do at a call: `EmulatorServer` opens a port that answers no SYN."""
 
 
-@register("A2", "no answer for so many seconds, then none at all", "wire", takes="seconds", default="3600")
+@register(
+    "A2", "no answer for so many seconds, then none at all", "wire", takes="seconds", default="3600"
+)
 async def read_timeout(occasion: Occasion, wire: Wire, answer: Answer, content: bytes) -> None:
     await wire.wait(occasion.number)
     wire.close()
@@ -88,7 +102,12 @@ async def endless_chunks(occasion: Occasion, wire: Wire, answer: Answer, content
     wire.close()
 
 
-@register("A8", "cut at an object's edge: valid JSON that lacks what was asked for", "content", kinds=CALLS)
+@register(
+    "A8",
+    "cut at an object's edge: valid JSON that lacks what was asked for",
+    "content",
+    kinds=CALLS,
+)
 def cut_at_edge(occasion: Occasion, content: bytes, headers: dict[str, str]) -> bytes:
     return b'{"paging":{}}' if occasion.kind in ("listing", "edge") else b"{}"
 
@@ -138,7 +157,11 @@ def no_content(occasion: Occasion) -> Answer:
 
 @register("A13", "invalid UTF-8 inside a text", "content")
 def bad_utf8(occasion: Occasion, content: bytes, headers: dict[str, str]) -> bytes:
-    return content.replace(b'"data"', b'"d\xff\xfea":0,"data"', 1) if b'"data"' in content else b'{"x":"\xc3\x28"}'
+    return (
+        content.replace(b'"data"', b'"d\xff\xfea":0,"data"', 1)
+        if b'"data"' in content
+        else b'{"x":"\xc3\x28"}'
+    )
 
 
 @register("A13", "a byte order mark before the JSON", "content")
@@ -148,7 +171,11 @@ def byte_order_mark(occasion: Occasion, content: bytes, headers: dict[str, str])
 
 @register("A13", "Latin-1 instead of UTF-8", "content")
 def latin1(occasion: Occasion, content: bytes, headers: dict[str, str]) -> bytes:
-    return json.dumps({"note": "Bäckerei"}, ensure_ascii=False).encode("latin-1")[:-1] + b"," + content[1:]
+    return (
+        json.dumps({"note": "Bäckerei"}, ensure_ascii=False).encode("latin-1")[:-1]
+        + b","
+        + content[1:]
+    )
 
 
 @register("A14", "NaN and Infinity as numbers", "content")
@@ -181,12 +208,19 @@ def retry_after_seconds(occasion: Occasion) -> Answer:
 @register("A15", "503 with Retry-After as a date two seconds ahead", "refuse", default="1")
 def retry_after_date(occasion: Occasion) -> Answer:
     moment = occasion.world.clock.now() + timedelta(seconds=2)
-    return Answer(503, None, {"Retry-After": format_datetime(moment, usegmt=True), "Content-Type": "text/html"}, HTML)
+    return Answer(
+        503,
+        None,
+        {"Retry-After": format_datetime(moment, usegmt=True), "Content-Type": "text/html"},
+        HTML,
+    )
 
 
 @register("A15", "code 2, transient, so many times", "refuse", default="2")
 def transient(occasion: Occasion) -> Refusal:
-    return Refusal(2, "An unexpected error has occurred. Please retry your request later.", is_transient=True)
+    return Refusal(
+        2, "An unexpected error has occurred. Please retry your request later.", is_transient=True
+    )
 
 
 @register("A15", "code 1 without a reason, so many times", "refuse", default="1")
@@ -209,7 +243,9 @@ def throttle_4(occasion: Occasion) -> Refusal:
     return Refusal(4, "(#4) Application request limit reached", is_transient=True)
 
 
-@register("A17", "code 17: user limit, in a body with status 200", "refuse", default="1", kinds=CALLS)
+@register(
+    "A17", "code 17: user limit, in a body with status 200", "refuse", default="1", kinds=CALLS
+)
 def throttle_17(occasion: Occasion) -> Refusal:
     return Refusal(17, "(#17) User request limit reached", 2446079, is_transient=True, status=200)
 
@@ -234,26 +270,59 @@ def _business_limit(occasion: Occasion, code: int, kind: str, text: str) -> Refu
     case = {"type": kind, "call_count": 100, "total_cputime": 25, "total_time": 25, "estimated_time_to_regain_access": minutes}  # fmt: skip
     page_id = occasion.call.segments[-2] if len(occasion.call.segments) > 1 else "0"
     message = f"(#{code}) There have been too many {text} to this Page account. Wait a bit and try again. For more info, please refer to https://developers.facebook.com/docs/graph-api/overview/rate-limiting."  # fmt: skip
-    return Refusal(code, message, headers={"X-Business-Use-Case-Usage": json.dumps({page_id: [case]})})
+    return Refusal(
+        code, message, headers={"X-Business-Use-Case-Usage": json.dumps({page_id: [case]})}
+    )
 
 
 def _is_over(occasion: Occasion) -> bool:
     """Whether the block has passed, by the emulator's clock."""
-    until_us = occasion.memory.setdefault("until_us", occasion.world.clock.now_us() + int(occasion.number * 60_000_000))
+    until_us = occasion.memory.setdefault(
+        "until_us", occasion.world.clock.now_us() + int(occasion.number * 60_000_000)
+    )
     return bool(occasion.world.clock.now_us() >= until_us)
 
 
-@register("A18", "80006: Messenger limit for so many minutes", "refuse", takes="minutes", default="19", kinds=CALLS)
+@register(
+    "A18",
+    "80006: Messenger limit for so many minutes",
+    "refuse",
+    takes="minutes",
+    default="19",
+    kinds=CALLS,
+)
 def business_80006(occasion: Occasion) -> Refusal | None:
-    return None if _is_over(occasion) else _business_limit(occasion, 80006, "messenger", "messenger api calls")
+    return (
+        None
+        if _is_over(occasion)
+        else _business_limit(occasion, 80006, "messenger", "messenger api calls")
+    )
 
 
-@register("A18", "80002: Instagram limit for so many minutes", "refuse", takes="minutes", default="19", kinds=CALLS)
+@register(
+    "A18",
+    "80002: Instagram limit for so many minutes",
+    "refuse",
+    takes="minutes",
+    default="19",
+    kinds=CALLS,
+)
 def business_80002(occasion: Occasion) -> Refusal | None:
-    return None if _is_over(occasion) else _business_limit(occasion, 80002, "instagram", "instagram api calls")
+    return (
+        None
+        if _is_over(occasion)
+        else _business_limit(occasion, 80002, "instagram", "instagram api calls")
+    )
 
 
-@register("A18", "80001: Pages limit for so many minutes", "refuse", takes="minutes", default="19", kinds=CALLS)
+@register(
+    "A18",
+    "80001: Pages limit for so many minutes",
+    "refuse",
+    takes="minutes",
+    default="19",
+    kinds=CALLS,
+)
 def business_80001(occasion: Occasion) -> Refusal | None:
     return None if _is_over(occasion) else _business_limit(occasion, 80001, "pages", "calls")
 
@@ -267,7 +336,17 @@ def high_usage(occasion: Occasion, content: bytes, headers: dict[str, str]) -> b
     return content
 
 
-MALFORMED = ("", "{", "null", "[]", '{"call_count":"many"}', '{"1":[{}]}', '{"1":null}', "95%", '{"call_count":NaN}')
+MALFORMED = (
+    "",
+    "{",
+    "null",
+    "[]",
+    '{"call_count":"many"}',
+    '{"1":[{}]}',
+    '{"1":null}',
+    "95%",
+    '{"call_count":NaN}',
+)
 
 
 @register("A20", "usage headers that cannot be read", "content")
@@ -294,7 +373,13 @@ async def giant_body(occasion: Occasion, wire: Wire, answer: Answer, content: by
     await wire.send(content[-1:])
 
 
-@register("A24", "a small gzip body that unpacks to so many megabytes", "content", takes="megabytes", default="1024")
+@register(
+    "A24",
+    "a small gzip body that unpacks to so many megabytes",
+    "content",
+    takes="megabytes",
+    default="1024",
+)
 def zip_bomb(occasion: Occasion, content: bytes, headers: dict[str, str]) -> bytes:
     headers["Content-Encoding"] = "gzip"
     packer = zlib.compressobj(9, zlib.DEFLATED, 31)

@@ -62,7 +62,11 @@ def _start_after(keys: Sequence[Key], cursor: str, kind: str) -> int:
     place = _place(keys, cursor, kind)
     if kind == "offset":
         return place
-    return place + 1 if kind == "item" or (place < len(keys) and keys[place] == _key(cursor)) else place
+    return (
+        place + 1
+        if kind == "item" or (place < len(keys) and keys[place] == _key(cursor))
+        else place
+    )
 
 
 def _place(keys: Sequence[Key], cursor: str, kind: str) -> int:

@@ -49,25 +49,37 @@ def cursor_repeated(occasion: Occasion, body: Any) -> Any:
 def empty_page(occasion: Occasion, body: Any) -> Any:
     occasion.memory["salt"] = salt = occasion.memory.get("salt", 0) + 1
     asked = ids.read_cursor(occasion.call.params.get("after", "")) or ["s"]
-    after = ids.write_cursor([*asked[:3], f"salt{salt}"] if len(asked) > 1 else ["s", f"salt{salt}"])
+    after = ids.write_cursor(
+        [*asked[:3], f"salt{salt}"] if len(asked) > 1 else ["s", f"salt{salt}"]
+    )
     paging: Payload = {"cursors": {"before": after}}
     _link_to(paging, after, f"{occasion.call.base_url}{occasion.call.path}?limit=25")
     return {"data": [], "paging": paging}
 
 
-@register("B3", "pages shorter than asked for, with a next", "prepare", takes="nothing", kinds=LISTS)
+@register(
+    "B3", "pages shorter than asked for, with a next", "prepare", takes="nothing", kinds=LISTS
+)
 def short_page(occasion: Occasion) -> None:
     asked = occasion.call.params.get("limit", "25")
     if asked.isdigit():
         occasion.call.params["limit"] = str(max(1, int(asked) // 2))
 
 
-@register("B4", "each page begins with the last row of the one before", "body", takes="nothing", kinds=LISTS)
+@register(
+    "B4",
+    "each page begins with the last row of the one before",
+    "body",
+    takes="nothing",
+    kinds=LISTS,
+)
 def duplicates(occasion: Occasion, body: Any) -> Any:
     rows, key = rows_of(body), occasion.call.path
     if rows and "data" in body:
         body["data"] = [*occasion.memory.get(key, []), *rows, deepcopy(rows[0])]
-        occasion.memory[key] = [deepcopy(rows[-1])]  # copies: what another fault does to a row, it does to each once
+        occasion.memory[key] = [
+            deepcopy(rows[-1])
+        ]  # copies: what another fault does to a row, it does to each once
     return body
 
 

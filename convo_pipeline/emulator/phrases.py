@@ -30,9 +30,15 @@ BAKERY: Mapping[str, Scenes] = MappingProxyType(
     {
         "de": (
             ("Habt ihr am Sonntag offen?", "Ja, sonntags von 8 bis 12 Uhr 🥐"),
-            ("Kann ich eine Torte für Samstag bestellen?", "Gerne! Für wie viele Personen soll sie sein?"),
+            (
+                "Kann ich eine Torte für Samstag bestellen?",
+                "Gerne! Für wie viele Personen soll sie sein?",
+            ),
             ("Gibt es das Roggenbrot auch geschnitten?", "Klar, sagt es einfach an der Theke."),
-            ("Sind in den Zimtschnecken Nüsse?", "Nein, aber sie werden in derselben Backstube gebacken."),
+            (
+                "Sind in den Zimtschnecken Nüsse?",
+                "Nein, aber sie werden in derselben Backstube gebacken.",
+            ),
             ("Wie lange hält sich euer Sauerteigbrot?", "In Papier gewickelt gut fünf Tage."),
             ("Verkauft ihr Gutscheine?", "Ja, ab 10 €, direkt im Laden."),
             ("Was kostet ein Blech Zwetschgendatschi?", "Ein ganzes Blech 38 €, ein halbes 20 €."),
@@ -44,14 +50,23 @@ BAKERY: Mapping[str, Scenes] = MappingProxyType(
         "en": (
             ("Hi, are you open on Sunday?", "Good morning! Yes, 8 to 12 on Sundays 🥐"),
             ("Do you have gluten-free bread?", "On Tuesdays and Fridays, best to reserve one."),
-            ("Could you do a birthday cake for 12 people by Saturday?", "We'd love to. Chocolate, lemon or carrot?"),
+            (
+                "Could you do a birthday cake for 12 people by Saturday?",
+                "We'd love to. Chocolate, lemon or carrot?",
+            ),
             ("How much is the big sourdough?", "7.20 € for the two-pound loaf."),
             ("Do you deliver?", "Within the city for orders over 40 €, yes."),
             ("Is there dairy in the rye rolls?", "No dairy, no egg. Enjoy!"),
         ),
         "fr": (
-            ("Bonjour, faites-vous des gâteaux sans œufs ?", "Bonjour ! Oui, sur commande, deux jours à l’avance."),
-            ("Vous êtes ouverts le lundi de Pentecôte ?", "Non, nous serons de retour mardi dès 7 h."),
+            (
+                "Bonjour, faites-vous des gâteaux sans œufs ?",
+                "Bonjour ! Oui, sur commande, deux jours à l’avance.",
+            ),
+            (
+                "Vous êtes ouverts le lundi de Pentecôte ?",
+                "Non, nous serons de retour mardi dès 7 h.",
+            ),
             ("Il vous reste des croissants ?", "Encore une douzaine, on vous en garde ?"),
             ("C’est possible de commander 20 mini-quiches ?", "Bien sûr, pour quel jour ?"),
         ),
@@ -81,7 +96,9 @@ BAKERY: Mapping[str, Scenes] = MappingProxyType(
             ("Avete focaccia oggi?", "Sì, appena sfornata!"),
         ),
         "he": (("שלום, אתם פתוחים בשבת?", "שלום! בשבת אנחנו סגורים, ביום ראשון מ-8."),),
-        "uk": (("Добрий день, чи є у вас житній хліб?", "Добрий день! Так, щодня з восьмої ранку."),),
+        "uk": (
+            ("Добрий день, чи є у вас житній хліб?", "Добрий день! Так, щодня з восьмої ранку."),
+        ),
     }
 )
 
@@ -95,14 +112,20 @@ BIKES: Mapping[str, Scenes] = MappingProxyType(
             ("Habt ihr Kindersitze zum Ausprobieren?", "Drei Modelle stehen im Laden."),
             ("Wann ist mein Rad fertig?", "Morgen ab 15 Uhr kannst du es holen."),
             ("Was kostet eine Inspektion?", "69 € ohne Teile, dauert etwa zwei Tage."),
-            ("Repariert ihr auch E-Bikes von anderen Herstellern?", "Bosch und Shimano ja, andere leider nicht."),
+            (
+                "Repariert ihr auch E-Bikes von anderen Herstellern?",
+                "Bosch und Shimano ja, andere leider nicht.",
+            ),
             ("Kann man bei euch ein Lastenrad leihen?", "Ja, 29 € am Tag, 150 € Kaution."),
             ("Passt ein 28-Zoll-Reifen auf meine Felge? 700x35C", "Das ist dieselbe Größe, passt."),
         ),
         "en": (
             ("Do you rent bikes by the week?", "We do, 75 € for a city bike including a lock."),
             ("My brakes squeak like crazy 😩", "Bring it in, usually it takes ten minutes."),
-            ("Is the blue gravel bike still there?", "Yes, size M and L. Shall we keep one for you?"),
+            (
+                "Is the blue gravel bike still there?",
+                "Yes, size M and L. Shall we keep one for you?",
+            ),
             ("Can you ship a frame to Ireland?", "We can, it would be 49 €."),
             ("What are your opening hours?", "Mon-Fri 9 to 18, Saturday 10 to 14."),
         ),

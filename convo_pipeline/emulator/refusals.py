@@ -66,7 +66,9 @@ def gone(refused_as: str, object_id: str) -> Refusal:
 
 
 def nonexisting_field(name: str, node_type: str) -> Refusal:
-    return Refusal(100, f"(#100) Tried accessing nonexisting field ({name}) on node type ({node_type})")
+    return Refusal(
+        100, f"(#100) Tried accessing nonexisting field ({name}) on node type ({node_type})"
+    )
 
 
 def bad_parameter(text: str) -> Refusal:

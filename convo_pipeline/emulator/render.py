@@ -27,7 +27,11 @@ MEDIA = ("attachments", "shares", "sticker", "story")
 
 
 def messages_page(
-    view: View, conversation: Conversation, fields: Sequence[Field] | None, paging: Paging, expression: str
+    view: View,
+    conversation: Conversation,
+    fields: Sequence[Field] | None,
+    paging: Paging,
+    expression: str,
 ) -> Payload:
     """Return the messages edge of a conversation: `data` and `paging`."""
     refuse_poisoned(conversation)
@@ -41,7 +45,11 @@ def messages_page(
         for rank, message in enumerate(rows[part], part.start + 1)
     ]
     page: Payload = {"data": show_data(data, switches)}
-    arguments: dict[str, object] = {"pretty": 0, **({"fields": expression} if expression else {}), "limit": 25}
+    arguments: dict[str, object] = {
+        "pretty": 0,
+        **({"fields": expression} if expression else {}),
+        "limit": 25,
+    }
     path = f"{quote(show_id(conversation.conversation_id, switches), safe='')}/messages"
     if shown := show_paging(view, cut, path, arguments):
         page["paging"] = shown
@@ -72,7 +80,9 @@ def show_message_row(view: View, message: Message, fields: Sequence[Field], rank
         mode = "omit_fields"
     if mode == "full":
         return show_message(view, message, fields)
-    bare = show_message(view, message, [field for field in fields if field.name in ("id", "created_time")])
+    bare = show_message(
+        view, message, [field for field in fields if field.name in ("id", "created_time")]
+    )
     if mode == "error_row" and any(field.name not in ("id", "created_time") for field in fields):
         refusal = gone(switches.refused_as, bare["id"])
         bare |= refusal.envelope(message.message_id, localised=switches.localised)
@@ -88,7 +98,9 @@ def message_node(view: View, message: Message, fields: Sequence[Field] | None) -
 
 def refuse_poisoned(conversation: Conversation) -> None:
     if conversation.fault_code is not None:
-        raise Refusal(conversation.fault_code, "An unknown error occurred", conversation.fault_subcode)
+        raise Refusal(
+            conversation.fault_code, "An unknown error occurred", conversation.fault_subcode
+        )
 
 
 def refuse_unreadable(view: View, message: Message) -> None:
@@ -96,7 +108,9 @@ def refuse_unreadable(view: View, message: Message) -> None:
     refuse_poisoned(conversation)
     rows = conversation.rows(view.now_us, keep_unsent=switches.unsent_rows == "kept")
     is_old = message not in rows[: switches.readable_count]
-    if message.is_unsent(view.now_us) or (is_old and switches.old_nodes(conversation.account.platform) == "refused"):
+    if message.is_unsent(view.now_us) or (
+        is_old and switches.old_nodes(conversation.account.platform) == "refused"
+    ):
         raise gone(switches.refused_as, show_id(message.message_id, switches))
 
 
@@ -108,7 +122,9 @@ def show_message(view: View, message: Message, fields: Sequence[Field]) -> Paylo
         if field.name == "id":
             shown["id"] = payload.get("id", show_id(message.message_id, view.switches))
         elif field.name == "created_time":
-            shown["created_time"] = payload.get("created_time", show_time(message.created_us, view.switches))
+            shown["created_time"] = payload.get(
+                "created_time", show_time(message.created_us, view.switches)
+            )
         elif (value := _message_value(view, message, field, payload)) is not _ABSENT:
             shown[field.name] = value
     shown.setdefault("id", payload.get("id", show_id(message.message_id, view.switches)))
@@ -120,7 +136,11 @@ _ABSENT = object()
 
 def _message_value(view: View, message: Message, field: Field, payload: Payload) -> Any:
     name, switches = field.name, view.switches
-    if name in ("sticker", "attachments") and switches.sticker_shape != "url" and payload.get("sticker"):
+    if (
+        name in ("sticker", "attachments")
+        and switches.sticker_shape != "url"
+        and payload.get("sticker")
+    ):
         payload = _restick(payload, switches)
     if name not in payload:
         return _ABSENT
@@ -152,7 +172,11 @@ def _restick(payload: Payload, switches: Switches) -> Payload:
 
 def _signed(value: Any, view: View) -> Any:
     if isinstance(value, str):
-        return sign(value, view.now_us, view.switches.media_hours) if value.startswith("https://") else value
+        return (
+            sign(value, view.now_us, view.switches.media_hours)
+            if value.startswith("https://")
+            else value
+        )
     if isinstance(value, dict):
         return {key: _signed(inner, view) for key, inner in value.items()}
     return [_signed(inner, view) for inner in value] if isinstance(value, list) else value
@@ -179,16 +203,30 @@ def _narrow(value: Any, children: Sequence[Field] | None) -> Any:
     """Keep the sub-fields that were named."""
     if not children or not isinstance(value, dict):
         return value
-    return {child.name: _narrow(value[child.name], child.children) for child in children if child.name in value}
+    return {
+        child.name: _narrow(value[child.name], child.children)
+        for child in children
+        if child.name in value
+    }
 
 
-def message_edge(view: View, message: Message, name: str, fields: Sequence[Field] | None, after: str | None) -> Payload:
+def message_edge(
+    view: View, message: Message, name: str, fields: Sequence[Field] | None, after: str | None
+) -> Payload:
     """Return `/{message}/attachments` or `/shares`; behind the first page there is nothing."""
     refuse_unreadable(view, message)
     if after is not None:
         return {"data": []}
-    value = _message_value(view, message, Field(name, children=tuple(fields) if fields else None), message.payload)
-    return {"data": []} if value is _ABSENT else {"data": value["data"]} if isinstance(value, dict) else {"data": value}
+    value = _message_value(
+        view, message, Field(name, children=tuple(fields) if fields else None), message.payload
+    )
+    return (
+        {"data": []}
+        if value is _ABSENT
+        else {"data": value["data"]}
+        if isinstance(value, dict)
+        else {"data": value}
+    )
 
 
 # Conversations
@@ -206,14 +244,21 @@ def conversations_page(
     check_conversation_fields(fields, account.platform, view.switches)
     keys = [(moment, conversation.conversation_id) for moment, conversation in rows]
     part, cut = cut_page(keys, paging, view.switches.cursor_kind)
-    data = [show_conversation(view, conversation, fields or DEFAULT_CONVERSATION) for _, conversation in rows[part]]
+    data = [
+        show_conversation(view, conversation, fields or DEFAULT_CONVERSATION)
+        for _, conversation in rows[part]
+    ]
     page: Payload = {"data": show_data(data, view.switches)}
-    if shown := show_paging(view, cut, f"{account.page_id}/conversations", {**arguments, "limit": paging.limit}):
+    if shown := show_paging(
+        view, cut, f"{account.page_id}/conversations", {**arguments, "limit": paging.limit}
+    ):
         page["paging"] = shown
     return page
 
 
-def conversation_node(view: View, conversation: Conversation, fields: Sequence[Field] | None) -> Payload:
+def conversation_node(
+    view: View, conversation: Conversation, fields: Sequence[Field] | None
+) -> Payload:
     check_conversation_fields(fields, conversation.account.platform, view.switches)
     return show_conversation(view, conversation, fields or DEFAULT_CONVERSATION)
 
@@ -239,7 +284,8 @@ def _nested_messages(view: View, conversation: Conversation, field: Field) -> An
 def _write(fields: Sequence[Field] | None) -> str:
     """Return a field expression as text again."""
     return ",".join(
-        field.name + (f"{{{_write(field.children)}}}" if field.children is not None else "") for field in fields or ()
+        field.name + (f"{{{_write(field.children)}}}" if field.children is not None else "")
+        for field in fields or ()
     )
 
 
@@ -247,7 +293,9 @@ def _people(view: View, conversation: Conversation, field: Field) -> Payload:
     people = [*conversation.people, conversation.account.person()]
     if view.switches.participants_order == "account_first":
         people.reverse()
-    return {"data": show_data([_narrow(person, field.children) for person in people], view.switches)}
+    return {
+        "data": show_data([_narrow(person, field.children) for person in people], view.switches)
+    }
 
 
 def _snippet(view: View, conversation: Conversation, field: Field) -> Any:
@@ -271,13 +319,19 @@ _CONVERSATION: Mapping[str, Maker] = {
     "participants": _people,
     "messages": _nested_messages,
     "senders": _people,
-    "is_owner": lambda view, conversation, field: True if view.switches.conversation_routing else _ABSENT,
-    "message_count": lambda view, conversation, field: len(conversation.rows(view.now_us, keep_unsent=False)),
+    "is_owner": lambda view, conversation, field: (
+        True if view.switches.conversation_routing else _ABSENT
+    ),
+    "message_count": lambda view, conversation, field: len(
+        conversation.rows(view.now_us, keep_unsent=False)
+    ),
     "unread_count": lambda view, conversation, field: 0,
     "snippet": _snippet,
     "can_reply": lambda view, conversation, field: True,
     "is_subscribed": lambda view, conversation, field: True,
     "link": _link,
-    "scoped_thread_key": lambda view, conversation, field: show_id(conversation.conversation_id, view.switches),
+    "scoped_thread_key": lambda view, conversation, field: show_id(
+        conversation.conversation_id, view.switches
+    ),
     "former_participants": lambda view, conversation, field: {"data": []},
 }

@@ -33,7 +33,14 @@ from convo_pipeline.emulator.faults import (
     spoil_body,
     spoil_content,
 )
-from convo_pipeline.emulator.http_server import HOST, HttpServer, Written, bind, make_server, open_silent_port
+from convo_pipeline.emulator.http_server import (
+    HOST,
+    HttpServer,
+    Written,
+    bind,
+    make_server,
+    open_silent_port,
+)
 from convo_pipeline.emulator.switches import Switches
 from convo_pipeline.emulator.world import EMULATOR_TOKEN, World
 
@@ -110,7 +117,9 @@ class EmulatorServer:
         self.trouble.foreign_url = f"http://{HOST}:{self._foreign.getsockname()[1]}"
         self._server = make_server(self._app(), self._tls)
         sockets = ([self._socket, self._foreign],)
-        self._thread = threading.Thread(target=self._server.run, args=sockets, name="emulator", daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.run, args=sockets, name="emulator", daemon=True
+        )
         self._thread.start()
         self._server.is_ready.wait(10)
         return self
@@ -178,7 +187,9 @@ class EmulatorServer:
         else:
             call.kind = kind_of(call)
             answer = (
-                refusal if isinstance(refusal, Answer) else GraphApi(self.world, self.switches).refused(call, refusal)
+                refusal
+                if isinstance(refusal, Answer)
+                else GraphApi(self.world, self.switches).refused(call, refusal)
             )
         if answer.content is None:
             answer.body = spoil_body(drawn, answer.body) if answer.status == 200 else answer.body

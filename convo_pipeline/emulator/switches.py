@@ -113,7 +113,9 @@ SHAPES: Mapping[str, tuple[object, ...]] = {
 Row = dict[str, object]
 
 
-def every_combination(names: Sequence[str] = tuple(SHAPES), base: Switches | None = None) -> Iterator[Switches]:
+def every_combination(
+    names: Sequence[str] = tuple(SHAPES), base: Switches | None = None
+) -> Iterator[Switches]:
     """Yield the full product of the named switches (all of them together are millions)."""
     for values in itertools.product(*(SHAPES[name] for name in names)):
         yield _with(base, dict(zip(names, values, strict=True)))
@@ -125,7 +127,10 @@ def covering_switches(base: Switches | None = None, seed: int = 0) -> list[Switc
     missing = _pairs() - _pairs_of(chosen[0])
     rng = random.Random(seed)
     while missing:
-        row = max((_grow(missing, rng) for _ in range(8)), key=lambda candidate: len(_pairs_of(candidate) & missing))
+        row = max(
+            (_grow(missing, rng) for _ in range(8)),
+            key=lambda candidate: len(_pairs_of(candidate) & missing),
+        )
         chosen.append(row)
         missing -= _pairs_of(row)
     return [_with(base, row) for row in chosen]
@@ -144,7 +149,10 @@ def _pairs() -> set[Pair]:
 
 
 def _pairs_of(row: Row) -> set[Pair]:
-    return {(left, row[left], right, row[right]) for left, right in itertools.combinations(sorted(row), 2)}
+    return {
+        (left, row[left], right, row[right])
+        for left, right in itertools.combinations(sorted(row), 2)
+    }
 
 
 def _grow(missing: set[Pair], rng: random.Random) -> Row:

@@ -5,20 +5,31 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
-from convo_pipeline.emulator.fault import Occasion, conversation_rows, message_rows, register, rows_of, walk
+from convo_pipeline.emulator.fault import (
+    Occasion,
+    conversation_rows,
+    message_rows,
+    register,
+    rows_of,
+    walk,
+)
 
 ALL = ("listing", "find", "edge", "node")
 HOSTILE = "/|=..%*?['\"\x00\\ é" + "x" * 280
 TIME_KEYS = ("created_time", "updated_time")
 
 
-@register("B15", "the server's clock is off by so many seconds", "content", takes="seconds", default="600")
+@register(
+    "B15", "the server's clock is off by so many seconds", "content", takes="seconds", default="600"
+)
 def clock_skew(occasion: Occasion, content: bytes, headers: dict[str, str]) -> bytes:
     headers["x-emulator-skew-seconds"] = occasion.argument
     return content
 
 
-def _change_times(occasion: Occasion, body: Any, change: Callable[[random.Random, Any], Any]) -> Any:
+def _change_times(
+    occasion: Occasion, body: Any, change: Callable[[random.Random, Any], Any]
+) -> Any:
     for row in [*conversation_rows(occasion, body), *message_rows(occasion, body)]:
         for key in TIME_KEYS:
             if key in row:
@@ -37,7 +48,15 @@ def mixed_times(occasion: Occasion, body: Any) -> Any:
 
 @register("B17", "impossible times", "body", takes="nothing", kinds=ALL)
 def impossible_times(occasion: Occasion, body: Any) -> Any:
-    odd = ("1970-01-01T00:00:00+0000", "9999-12-31T23:59:59+0000", None, "soon", -1, 10**20, "2026-02-30T00:00:00+0000")
+    odd = (
+        "1970-01-01T00:00:00+0000",
+        "9999-12-31T23:59:59+0000",
+        None,
+        "soon",
+        -1,
+        10**20,
+        "2026-02-30T00:00:00+0000",
+    )
 
     def change(rng: random.Random, value: Any) -> Any:
         return rng.choice(odd) if rng.random() < 0.3 else value
@@ -59,7 +78,11 @@ def type_changes(occasion: Occasion, body: Any) -> Any:
             if key in row and occasion.rng.random() < 0.3:
                 row[key] = occasion.rng.choice((42, True, [row[key]], {"value": "x"}, "text", None))
     for person in walk(body):
-        if isinstance(person.get("id"), str) and person["id"].isdigit() and occasion.rng.random() < 0.5:
+        if (
+            isinstance(person.get("id"), str)
+            and person["id"].isdigit()
+            and occasion.rng.random() < 0.5
+        ):
             person["id"] = int(person["id"])
     return body
 
@@ -88,23 +111,37 @@ def huge_message(occasion: Occasion, body: Any) -> Any:
     return body
 
 
-@register("B21", "a message with so many attachments", "body", takes="attachments", default="10000", kinds=ALL)
+@register(
+    "B21",
+    "a message with so many attachments",
+    "body",
+    takes="attachments",
+    default="10000",
+    kinds=ALL,
+)
 def many_attachments(occasion: Occasion, body: Any) -> Any:
     for row in message_rows(occasion, body)[:1]:
         pictures = [
-            {"id": str(n), "image_data": {"url": f"https://example.org/{n}.jpg"}} for n in range(int(occasion.number))
+            {"id": str(n), "image_data": {"url": f"https://example.org/{n}.jpg"}}
+            for n in range(int(occasion.number))
         ]
         row["attachments"] = {"data": pictures}
     return body
 
 
 @register(
-    "B22", "NUL, control characters, right-to-left marks and joiners in texts", "body", takes="nothing", kinds=ALL
+    "B22",
+    "NUL, control characters, right-to-left marks and joiners in texts",
+    "body",
+    takes="nothing",
+    kinds=ALL,
 )
 def control_characters(occasion: Occasion, body: Any) -> Any:
     for row in message_rows(occasion, body):
         if isinstance(row.get("message"), str):
-            row["message"] = f"\x00\x01\x1b[31m\u202e\u200f👩‍👩‍👧‍👦\ufeff\r\n{row['message']}\u2028\x7f"
+            row["message"] = (
+                f"\x00\x01\x1b[31m\u202e\u200f👩‍👩‍👧‍👦\ufeff\r\n{row['message']}\u2028\x7f"
+            )
     return body
 
 
@@ -137,7 +174,9 @@ def hostile_ids(occasion: Occasion, body: Any) -> Any:
     return body
 
 
-@register("B25", "people's ids with leading zeros and twenty digits", "body", takes="nothing", kinds=ALL)
+@register(
+    "B25", "people's ids with leading zeros and twenty digits", "body", takes="nothing", kinds=ALL
+)
 def long_numbers(occasion: Occasion, body: Any) -> Any:
     for row in walk(body):
         for person in [row.get("from"), *rows_of(row.get("to")), *rows_of(row.get("participants"))]:

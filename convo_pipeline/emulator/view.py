@@ -50,7 +50,9 @@ def read_id(shown: str, switches: Switches) -> str | None:
     return shown.removesuffix(ids.HOSTILE_TAIL) if shown.endswith(ids.HOSTILE_TAIL) else None
 
 
-def show_paging(view: View, cut: Mapping[str, object], path: str, arguments: Mapping[str, object]) -> Payload | None:
+def show_paging(
+    view: View, cut: Mapping[str, object], path: str, arguments: Mapping[str, object]
+) -> Payload | None:
     """Return `paging` of an edge: cursors, and links that carry the token as Meta's do."""
     if "after" not in cut:
         return None

@@ -137,7 +137,9 @@ class Conversation:
         found.reverse()
         if keep_unsent:
             return found
-        return [message for message in found if message.unsent_us is None or message.unsent_us > now_us]
+        return [
+            message for message in found if message.unsent_us is None or message.unsent_us > now_us
+        ]
 
     def updated_us(self, now_us: int) -> int | None:
         """When something last happened; None before the first message."""
@@ -161,7 +163,9 @@ class Conversation:
         if self.is_hidden or self.is_vanished:
             return False
         updated_us = self.updated_us(now_us)
-        return updated_us is not None and not (self.is_request and now_us - updated_us >= REQUEST_IDLE_US)
+        return updated_us is not None and not (
+            self.is_request and now_us - updated_us >= REQUEST_IDLE_US
+        )
 
     def append(self, message: Message) -> None:
         """Put a message in its place by time and make it findable."""
@@ -193,10 +197,15 @@ class Conversation:
             self.append(message)
         return message
 
-    def add_messages(self, count: int, since: datetime, step_seconds: float = 60.0) -> list[Message]:
+    def add_messages(
+        self, count: int, since: datetime, step_seconds: float = 60.0
+    ) -> list[Message]:
         """Add `count` texts, every second one ours, from `since` on."""
         step = timedelta(seconds=step_seconds)
-        return [self.add_message(f"message {n + 1}", since + n * step, is_ours=n % 2 == 1) for n in range(count)]
+        return [
+            self.add_message(f"message {n + 1}", since + n * step, is_ours=n % 2 == 1)
+            for n in range(count)
+        ]
 
     def hide(self) -> None:
         """Take the conversation out of the app's sight (as a linked account's or an old request)."""
@@ -257,7 +266,9 @@ class Account:
         self.page_id = page_id
         self.platform = platform
         self.title = title or name.replace("-", " ").title()
-        self.own_id = own_id or (page_id if platform == "messenger" else "1784140" + page_id[-10:].zfill(10))
+        self.own_id = own_id or (
+            page_id if platform == "messenger" else "1784140" + page_id[-10:].zfill(10)
+        )
         self.username = username or name.replace("-", ".")
         self.tokens = set(tokens)
         self.app_secret = app_secret
@@ -300,9 +311,13 @@ class Account:
         """Add an empty conversation with one customer (or with `people`)."""
         with self.world.change():
             thread = 500_000_000 + len(self.conversations)
-            who = people or [self.describe_customer(customer_name, customer_id or str(9990000000000000 + thread))]
+            who = people or [
+                self.describe_customer(customer_name, customer_id or str(9990000000000000 + thread))
+            ]
             found = conversation_id or self.conversation_id(thread)
-            conversation = Conversation(self, found, thread, who, folder, is_request=is_request, is_hidden=is_hidden)
+            conversation = Conversation(
+                self, found, thread, who, folder, is_request=is_request, is_hidden=is_hidden
+            )
             self.conversations[found] = conversation
         return conversation
 
@@ -327,7 +342,11 @@ class Account:
     def listing(self, folder: str, now_us: int) -> list[tuple[int, Conversation]]:
         """Return (updated_us, conversation) of a folder ("*" = all), newest activity first."""
         held = self._listing.get(folder)
-        if held and held[0] == self.world.revision and held[1] > now_us >= (held[2][0][0] if held[2] else 0):
+        if (
+            held
+            and held[0] == self.world.revision
+            and held[1] > now_us >= (held[2][0][0] if held[2] else 0)
+        ):
             return held[2]
         rows = [
             (conversation.updated_us(now_us) or 0, conversation)
@@ -374,7 +393,9 @@ class World:
                 self.revision += 1
         return now_us
 
-    def truth(self, readable_count: int = 20, *, keep_unsent: bool = False) -> Iterator[TrueMessage]:
+    def truth(
+        self, readable_count: int = 20, *, keep_unsent: bool = False
+    ) -> Iterator[TrueMessage]:
         """Yield every message that exists; `readable_count` is how many of a conversation can be read (0 = all).
 
         `keep_unsent` counts unsent ones too, as `Switches.unsent_rows="kept"` does.
@@ -411,7 +432,9 @@ def _true_messages(
             message_id=message.message_id,
             created_at=message.created_at,
             rank=rank,
-            is_readable=is_visible and not is_unsent and (not readable_count or rank <= readable_count),
+            is_readable=is_visible
+            and not is_unsent
+            and (not readable_count or rank <= readable_count),
             is_unsent=is_unsent,
             is_visible=is_visible,
         )

@@ -57,7 +57,13 @@ def vanish_head(occasion: Occasion) -> None:
         listed[0].vanish()
 
 
-@register("B9", "a message arrives while its conversation is read", "prepare", takes="nothing", kinds=("edge", "node"))
+@register(
+    "B9",
+    "a message arrives while its conversation is read",
+    "prepare",
+    takes="nothing",
+    kinds=("edge", "node"),
+)
 def message_midread(occasion: Occasion) -> None:
     conversation = _asked_conversation(occasion)
     if conversation:
@@ -79,7 +85,9 @@ def flood(occasion: Occasion) -> None:
 @register("B12", "a message among the newest 20 is unsent after it was listed", "prepare", default="1", kinds=("edge", "node"))  # fmt: skip
 def unsend(occasion: Occasion) -> None:
     account, now_us = _account(occasion), occasion.world.clock.now_us()
-    found = (account.find_message(part, now_us) for part in _parts(occasion)) if account else iter(())
+    found = (
+        (account.find_message(part, now_us) for part in _parts(occasion)) if account else iter(())
+    )
     message = next((each for each in found if each), None)
     conversation = message.conversation if message else _asked_conversation(occasion)
     rows = conversation.rows(now_us, keep_unsent=False) if conversation else []
@@ -87,19 +95,33 @@ def unsend(occasion: Occasion) -> None:
         target.unsend()
 
 
-@register("B13", "the conversation asked for has vanished", "prepare", default="1", kinds=("edge", "node"))
+@register(
+    "B13", "the conversation asked for has vanished", "prepare", default="1", kinds=("edge", "node")
+)
 def vanish(occasion: Occasion) -> None:
     conversation = _asked_conversation(occasion)
     if conversation:
         conversation.vanish()
 
 
-@register("B14", "the messages edge of a listed conversation is not found", "refuse", takes="nothing", kinds=("edge",))
+@register(
+    "B14",
+    "the messages edge of a listed conversation is not found",
+    "refuse",
+    takes="nothing",
+    kinds=("edge",),
+)
 def edge_missing(occasion: Occasion) -> Refusal:
     return missing(occasion.call.segments[-2])
 
 
-@register("B14", "the messages edge of a listed conversation is empty", "body", takes="nothing", kinds=("edge",))
+@register(
+    "B14",
+    "the messages edge of a listed conversation is empty",
+    "body",
+    takes="nothing",
+    kinds=("edge",),
+)
 def edge_empty(occasion: Occasion, body: Any) -> Any:
     return {"data": []}
 
@@ -111,7 +133,13 @@ def nested_missing(occasion: Occasion, body: Any) -> Any:
     return body
 
 
-@register("B28", "two conversations hold a message of the same id", "prepare", takes="nothing", kinds=("listing",))
+@register(
+    "B28",
+    "two conversations hold a message of the same id",
+    "prepare",
+    takes="nothing",
+    kinds=("listing",),
+)
 def twin_ids(occasion: Occasion) -> None:
     listed = _listed(occasion)
     if len(listed) > 1 and not occasion.memory:

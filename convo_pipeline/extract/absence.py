@@ -27,14 +27,18 @@ Span = tuple[int, int, int]
 def span_of(found: Sequence[Sighting | Reject], at_us: int) -> Span | None:
     """Return what a page spans; None where a row without an id, a time or a place in the order could be any message."""
     times = [
-        entry.created_us for entry in found if isinstance(entry, Sighting) and entry.created_at_source == "message"
+        entry.created_us
+        for entry in found
+        if isinstance(entry, Sighting) and entry.created_at_source == "message"
     ]
     if len(times) < len(found) or len(times) < 2 or times != sorted(times, reverse=True):
         return None
     return times[-1], times[0], at_us
 
 
-def judge_missing(held: pa.Table, seen: pa.Table, spans: Mapping[str, Sequence[Span]]) -> pa.Table | None:
+def judge_missing(
+    held: pa.Table, seen: pa.Table, spans: Mapping[str, Sequence[Span]]
+) -> pa.Table | None:
     """Return the rows of `raw_message_ids` that were missed before and are now known to be deleted, or to be there.
 
     `held` are a day's rows as they are stored, `seen` those that the run met, `spans` the pages of each conversation.
@@ -66,5 +70,9 @@ def _deleted_us(row: Mapping[str, object], spans: Sequence[Span]) -> int | None:
     if row["created_at_source"] != "message":
         return None
     created_us, after_us = to_us(created_at), to_us(missing_at + CONFIRMED_AFTER)  # type: ignore[arg-type, operator]
-    times = (at_us for oldest_us, newest_us, at_us in spans if oldest_us < created_us < newest_us and at_us >= after_us)
+    times = (
+        at_us
+        for oldest_us, newest_us, at_us in spans
+        if oldest_us < created_us < newest_us and at_us >= after_us
+    )
     return min(times, default=None)

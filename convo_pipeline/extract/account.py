@@ -10,7 +10,9 @@ from datetime import date
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from convo_pipeline.clock import Clock
+from convo_pipeline.base.cancellation import Halt
+from convo_pipeline.base.clock import Clock
+from convo_pipeline.base.secrets import Credentials, read_credentials, redact
 from convo_pipeline.errors import (
     BusyError,
     ConvoError,
@@ -27,7 +29,14 @@ from convo_pipeline.extract.defect import describe_defect, is_out_of_memory
 from convo_pipeline.extract.inbox import Fetched, InboxReader, Known, reason_of
 from convo_pipeline.extract.load import Loaded, load, load_spool
 from convo_pipeline.extract.plan import Coverage, Mode, plan_run
-from convo_pipeline.extract.report import AccountReport, CallFigures, Progress, guide_calls, listing_details, refusals
+from convo_pipeline.extract.report import (
+    AccountReport,
+    CallFigures,
+    Progress,
+    guide_calls,
+    listing_details,
+    refusals,
+)
 from convo_pipeline.extract.spool import Spool, left_spools
 from convo_pipeline.extract.suppress import Suppressor
 from convo_pipeline.extract.verdict import RuleCheck
@@ -38,16 +47,14 @@ from convo_pipeline.graph.ladder import from_json as ladder_from_json
 from convo_pipeline.graph.ladder import to_json as ladder_to_json
 from convo_pipeline.graph.listing import Listing, ListingSummary
 from convo_pipeline.graph.rate_limit import CallBudget, SqliteLimiter
-from convo_pipeline.halt import Halt
-from convo_pipeline.lake.files import Store
-from convo_pipeline.lake.identity import AccountIdentity
 from convo_pipeline.lake.partitions import Commit
-from convo_pipeline.lake.records import Run
-from convo_pipeline.lake.run_balance import balance
 from convo_pipeline.lake.salvage import damaged_days, damaged_files, salvage_days
+from convo_pipeline.lake.store import Store
 from convo_pipeline.schema import RAW, TABLES
-from convo_pipeline.secrets import Credentials, read_credentials, redact
 from convo_pipeline.settings import AccountSettings, Settings
+from convo_pipeline.state.identity import AccountIdentity
+from convo_pipeline.state.records import Run
+from convo_pipeline.state.run_balance import balance
 
 MOST_SUSPECTS = 100
 """How many conversations are remembered for which a page was refused: each saves a search."""
@@ -101,15 +108,23 @@ class AccountRun:
         except Exception as error:
             commits = tuple(commit for loaded in left for commit in loaded.commits)
             counts = sum((loaded.counts for loaded in left), Counter[str]())
-            return replace(self._failed(error), commits=commits, counts=dict(sorted(counts.items())))
+            return replace(
+                self._failed(error), commits=commits, counts=dict(sorted(counts.items()))
+            )
 
     def _look_over(self) -> list[str]:
         """Note raw files that are not what they were before anything relies on them; a short look leaves that to the night."""
-        return [] if self.mode in ("capture", "find") else self.store.partitions.look_over(RAW, self.account.name)
+        return (
+            []
+            if self.mode in ("capture", "find")
+            else self.store.partitions.look_over(RAW, self.account.name)
+        )
 
     def _salvage(self) -> list[Commit]:
         """Put back what is still held of damaged raw files: this run may ask their days again and call them whole."""
-        return salvage_days(self.store, self.account.name, damaged_days(self.store, self.account.name))
+        return salvage_days(
+            self.store, self.account.name, damaged_days(self.store, self.account.name)
+        )
 
     def _failed(self, error: Exception) -> AccountReport:
         """Report what ended the account before its own answers were stored; they are in the spool, for the next run."""
@@ -136,8 +151,12 @@ class AccountRun:
             )
         )
 
-    def _call(self, credentials: Credentials, left: list[Loaded], user_id: str | None) -> AccountReport:
-        with open_client(self.settings, self.store, self.account, credentials, self.clock, self.halt) as client:
+    def _call(
+        self, credentials: Credentials, left: list[Loaded], user_id: str | None
+    ) -> AccountReport:
+        with open_client(
+            self.settings, self.store, self.account, credentials, self.clock, self.halt
+        ) as client:
             spool = Spool.create(self.store.state_path, self.account.name, self.run_id)
             journal = Journal(spool, Contents.create(self.store, self.account, spool))
             calls = AccountCalls(self, client, journal)
@@ -200,8 +219,17 @@ def open_client(
     """
     graph, endpoint = settings.graph, Endpoint.of(settings, account)
     lock = store.state.database.lock
-    limiter = SqliteLimiter(store.state.path, endpoint.limit_key, graph.calls_per_second, clock, lock)
-    return GraphClient(endpoint, credentials, limiter, budget=CallBudget(graph.calls_per_run), clock=clock, halt=halt)
+    limiter = SqliteLimiter(
+        store.state.path, endpoint.limit_key, graph.calls_per_second, clock, lock
+    )
+    return GraphClient(
+        endpoint,
+        credentials,
+        limiter,
+        budget=CallBudget(graph.calls_per_run),
+        clock=clock,
+        halt=halt,
+    )
 
 
 class AccountCalls:
@@ -216,12 +244,19 @@ class AccountCalls:
         self._memory = self._state.memory(self._name)
         self._covered = Coverage.read(self._memory)
         self._damaged = damaged_files(run.store, self._name)
-        since = max(min(run.since, *(day for _, _, day, _ in self._damaged), run.until), run.account.start_date)
-        self._plan = plan_run(run.mode, since, run.clock.now(), self._covered, run.settings.schedule.recheck_days)
+        since = max(
+            min(run.since, *(day for _, _, day, _ in self._damaged), run.until),
+            run.account.start_date,
+        )
+        self._plan = plan_run(
+            run.mode, since, run.clock.now(), self._covered, run.settings.schedule.recheck_days
+        )
         ladder = self._memory.get("ladder")
         self._rung = ladder_from_json(ladder if isinstance(ladder, str) else None)
         place = self._memory.get("edge_place")
-        self._footing = Footing(run.account.platform, run.clock.now().date(), place if isinstance(place, int) else 0)
+        self._footing = Footing(
+            run.account.platform, run.clock.now().date(), place if isinstance(place, int) else 0
+        )
         self._suppressor = Suppressor.read(run.store, run.account)
         self._fetched = Fetched()
         self._listing: Listing | None = None
@@ -281,7 +316,9 @@ class AccountCalls:
     def _is_identity_due(self) -> bool:
         """Whether nobody asked since yesterday; a clock that was set back does not put it off."""
         asked_us = self._memory.get("identity_asked_us")
-        elapsed_us = rows.to_us(self._run.clock.now()) - asked_us if isinstance(asked_us, int) else None
+        elapsed_us = (
+            rows.to_us(self._run.clock.now()) - asked_us if isinstance(asked_us, int) else None
+        )
         return elapsed_us is None or not 0 <= elapsed_us < rows.DAY
 
     def _claim(self, covered: Coverage) -> None:
@@ -324,7 +361,9 @@ class AccountCalls:
             conversation_reader,
             self._journal,
             known,
-            since_us=rows.start_us(min(self._plan.since, self._covered.since if self._covered else date.max)),
+            since_us=rows.start_us(
+                min(self._plan.since, self._covered.since if self._covered else date.max)
+            ),
             rung=self._rung,
             on_conversations=lambda count: self._tell("conversations", count),
             clean=self._suppressor.clean_conversations,
@@ -339,22 +378,31 @@ class AccountCalls:
     def _tell(self, step: str, count: int) -> None:
         self._run.on_progress(Progress(self._name, step, count))
 
-    def _held_as(self, conversation_id: str, message_id: str, created_us: int) -> list[tuple[str, int | None]]:
+    def _held_as(
+        self, conversation_id: str, message_id: str, created_us: int
+    ) -> list[tuple[str, int | None]]:
         """Return the message's `detail_status` and error code as they stand in the tables."""
         found = self._stored("raw_message_details", conversation_id, message_id, created_us)
-        return list(zip(found["detail_status"].to_pylist(), found["error_code"].to_pylist(), strict=True))
+        return list(
+            zip(found["detail_status"].to_pylist(), found["error_code"].to_pylist(), strict=True)
+        )
 
     def _is_stored(self, conversation_id: str, message_id: str, created_us: int) -> bool:
         """Whether the message has a row on its day."""
         return len(self._stored("raw_message_ids", conversation_id, message_id, created_us)) > 0
 
-    def _stored(self, table: str, conversation_id: str, message_id: str, created_us: int) -> pa.Table:
+    def _stored(
+        self, table: str, conversation_id: str, message_id: str, created_us: int
+    ) -> pa.Table:
         """Return what a raw table holds of one message; what is damaged holds nothing."""
         try:
             day = self._run.store.read(table, self._name, rows.day_of(created_us))
         except CorruptError:
             day = TABLES[table].schema.empty_table()
-        return day.filter((pc.field("conversation_id") == conversation_id) & (pc.field("message_id") == message_id))
+        return day.filter(
+            (pc.field("conversation_id") == conversation_id)
+            & (pc.field("message_id") == message_id)
+        )
 
     def _find(self, reader: InboxReader, user_id: str) -> Fetched:
         try:
@@ -383,12 +431,19 @@ class AccountCalls:
         """Keep, after everything is stored, what the next run may rely on."""
         memory, summary = dict(self._memory), self._summary
         rung = summary.rung if summary else self._rung
-        memory |= {"ladder": ladder_to_json(self._footing.remembered(rung)), "edge_place": self._footing.edge_place}
+        memory |= {
+            "ladder": ladder_to_json(self._footing.remembered(rung)),
+            "edge_place": self._footing.edge_place,
+        }
         if summary is not None:
             suspects = summary.poisoned if self._run.mode == "full" else summary.suspects
             memory["suspects"] = sorted(suspects)[:MOST_SUSPECTS]
             if self._fetched.error is None and summary.started_at is not None and not summary.cuts:
-                since = min(self._plan.since, self._covered.since) if self._covered else self._plan.since
+                since = (
+                    min(self._plan.since, self._covered.since)
+                    if self._covered
+                    else self._plan.since
+                )
                 memory["coverage"] = Coverage(since, rows.to_us(summary.started_at)).to_json()
         self._state.save_memory(self._name, memory)
 
@@ -421,7 +476,9 @@ class AccountCalls:
         for loaded in loads:
             counts.update(loaded.counts)
             counts["brought_along"] += sum(
-                count for day, count in loaded.ids_by_day.items() if not self._run.since <= day < self._run.until
+                count
+                for day, count in loaded.ids_by_day.items()
+                if not self._run.since <= day < self._run.until
             )
         balances = balance(counts)
         if any(balances.values()):
@@ -429,18 +486,23 @@ class AccountCalls:
         error = self._fetched.error
         is_partly_done = counts["conversations_listed"] or isinstance(error, ThrottledError)
         client = self._client
-        figures = CallFigures(sum(client.calls.values()), guide_calls(counts), client.refused, client.retried)
+        figures = CallFigures(
+            sum(client.calls.values()), guide_calls(counts), client.refused, client.retried
+        )
         return AccountReport(
             account=self._name,
             outcome="complete" if not reasons else "incomplete" if is_partly_done else "failed",
             reasons=tuple(sorted(reasons)),
-            error=redact(str(error), (credentials.token, credentials.app_secret or "")) if error else None,
+            error=redact(str(error), (credentials.token, credentials.app_secret or ""))
+            if error
+            else None,
             commits=tuple(commit for loaded in loads for commit in loaded.commits),
             calls=dict(sorted(self._client.calls.items())),
             counts=dict(sorted(counts.items())),
             started_at=summary.started_at if summary else None,
             figures=figures,
-            report=self._details(loads) | {"calls": asdict(figures) | {"saved": figures.saved}, "balance": balances},
+            report=self._details(loads)
+            | {"calls": asdict(figures) | {"saved": figures.saved}, "balance": balances},
         )
 
     def _details(self, loads: list[Loaded]) -> dict[str, object]:

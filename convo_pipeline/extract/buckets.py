@@ -93,7 +93,9 @@ def _refusals(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StoreError(f"cannot write the spool {path}: {error.strerror or type(error).__name__}") from None
+        raise StoreError(
+            f"cannot write the spool {path}: {error.strerror or type(error).__name__}"
+        ) from None
 
 
 def _read_batch(path: Path, index: int) -> pa.RecordBatch:
@@ -109,7 +111,11 @@ def _as_batch(sightings: Sequence[Sighting]) -> pa.RecordBatch:
 
 def _as_array(column: Sequence[object], field: pa.Field) -> pa.Array:
     """Payloads are our own JSON, so their UTF-8 needs no checking."""
-    return pa.array(column, pa.binary()).view(field.type) if field.name == "payload" else pa.array(column, field.type)
+    return (
+        pa.array(column, pa.binary()).view(field.type)
+        if field.name == "payload"
+        else pa.array(column, field.type)
+    )
 
 
 def _by_day(batch: pa.RecordBatch) -> Iterator[tuple[date, pa.RecordBatch]]:

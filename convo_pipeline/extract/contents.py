@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
+from convo_pipeline.base.turns import ANSWER_TURN
 from convo_pipeline.errors import PayloadError
 from convo_pipeline.extract import rows
 from convo_pipeline.extract.absence import Span, span_of
@@ -21,10 +22,9 @@ from convo_pipeline.extract.rows import ConversationSighting, Reject, Sighting
 from convo_pipeline.extract.spool import Record, Spool
 from convo_pipeline.extract.suppress import Suppressor
 from convo_pipeline.graph.pages import nested_page
-from convo_pipeline.lake.files import Store
-from convo_pipeline.lake.records import ConversationState
+from convo_pipeline.lake.store import Store
 from convo_pipeline.settings import AccountSettings
-from convo_pipeline.turns import ANSWER_TURN
+from convo_pipeline.state.records import ConversationState
 
 Placements = dict[tuple[str, str], date]
 ESTIMATES = ("conversation", "listing")
@@ -137,7 +137,9 @@ class Contents:
                 row, conversation_id, record["folder"], tuple(record["conversation_fields"]), at_us
             )
             self._keep_conversation(sighting, row)
-            self._add_messages(self._nested(row, at_us), conversation_id, sighting.updated_us, 1, fields, at_us)
+            self._add_messages(
+                self._nested(row, at_us), conversation_id, sighting.updated_us, 1, fields, at_us
+            )
 
     def read_edge(self, record: dict[str, Any]) -> None:
         self._add_messages(
@@ -217,13 +219,18 @@ class Contents:
         found: Placements = {}
         for day in self.buckets.days() if wanted else ():
             met = self.buckets.read(day).select(["conversation_id", "message_id"])
-            keys = wanted.intersection(zip(*(column.to_pylist() for column in met.columns), strict=True))
+            keys = wanted.intersection(
+                zip(*(column.to_pylist() for column in met.columns), strict=True)
+            )
             found |= dict.fromkeys(keys, day)
         return found
 
     def _keep_conversation(self, sighting: ConversationSighting, row: dict[str, object]) -> None:
         held = self.conversations.get(sighting.conversation_id)
-        if held is None or (sighting.at_us, sighting.folder or "") >= (held.at_us, held.folder or ""):
+        if held is None or (sighting.at_us, sighting.folder or "") >= (
+            held.at_us,
+            held.folder or "",
+        ):
             self.conversations[sighting.conversation_id] = sighting
         if not self.known.own_id:
             self.clues.add_conversation(sighting.conversation_id, row)
@@ -248,7 +255,9 @@ class Contents:
         span = span_of(found, at_us)
         if span:
             self.spans.setdefault(conversation_id, []).append(span)
-        self._add_sightings(conversation_id, [entry for entry in found if isinstance(entry, Sighting)])
+        self._add_sightings(
+            conversation_id, [entry for entry in found if isinstance(entry, Sighting)]
+        )
         for entry in found:
             if isinstance(entry, Reject):
                 self._reject(entry)
@@ -263,12 +272,18 @@ class Contents:
         self.conversations_with_messages.add(conversation_id)
         if self.placements:
             known = [sighting for sighting in sightings if _key(sighting) in self.placements]
-            self.buckets.extend([_moved(sighting, self.placements[_key(sighting)]) for sighting in known])
-            sightings = [sighting for sighting in sightings if _key(sighting) not in self.placements]
+            self.buckets.extend(
+                [_moved(sighting, self.placements[_key(sighting)]) for sighting in known]
+            )
+            sightings = [
+                sighting for sighting in sightings if _key(sighting) not in self.placements
+            ]
         untimed = [sighting for sighting in sightings if sighting.created_at_source in ESTIMATES]
         self.untimed += untimed
         self.buckets.extend(
-            [each for each in sightings if each.created_at_source not in ESTIMATES] if untimed else sightings
+            [each for each in sightings if each.created_at_source not in ESTIMATES]
+            if untimed
+            else sightings
         )
 
     def _nested(self, row: dict[str, object], at_us: int) -> Sequence[object]:

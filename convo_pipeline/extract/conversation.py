@@ -87,7 +87,11 @@ class Listed:
         if self.is_current:
             return True
         is_walked = self.nested.after is None or self.walk.is_deep_enough
-        return is_walked and not bare_readable(self.nested.rows, 1) and not bare_beyond(self.nested.rows, 1)
+        return (
+            is_walked
+            and not bare_readable(self.nested.rows, 1)
+            and not bare_beyond(self.nested.rows, 1)
+        )
 
 
 @dataclass(frozen=True)
@@ -148,14 +152,18 @@ class ConversationReader:
         empty_pages, has_restarted = 0, False
         while after is not None and not walk.is_deep_enough:
             if after in cursors or empty_pages > MOST_EMPTY_PAGES:
-                raise RetryableError(GraphFault(reason="the message listing does not come to its end"))
+                raise RetryableError(
+                    GraphFault(reason="the message listing does not come to its end")
+                )
             cursors.add(after)
             try:
                 page = self._fetch_older(listed, after, walk.count + 1)
             except GraphError as error:
                 if after == UNREAD or isinstance(error, STOPPING) or not is_final(error):
                     raise
-                if has_restarted:  # the head was given: what is refused is the cursor, not the conversation
+                if (
+                    has_restarted
+                ):  # the head was given: what is refused is the cursor, not the conversation
                     raise RetryableError(
                         replace(error.fault, reason="a later page of the messages is refused")
                     ) from None
@@ -165,17 +173,26 @@ class ConversationReader:
             if self._is_doubtful(listed, page, walk):
                 if after == UNREAD:
                     return failed_state_record(listed.conversation_id, listed.at_us, EMPTY_EDGE)
-                walk, after = Walk(walk.since_us, walk.held), UNREAD  # the listing of its own, from the head
+                walk, after = (
+                    Walk(walk.since_us, walk.held),
+                    UNREAD,
+                )  # the listing of its own, from the head
                 continue
             is_whole &= self._ask_bare(listed, page.rows, walk.count + 1)
             empty_pages = 0 if page.rows else empty_pages + 1
             walk, after = self._meet_held(listed, walk.extend(page.rows), page.rows), page.after
-        return state_record(listed, walk, at_end=after is None, due_reason=None if is_whole else MESSAGE_FAILED)
+        return state_record(
+            listed, walk, at_end=after is None, due_reason=None if is_whole else MESSAGE_FAILED
+        )
 
     def _meet_held(self, listed: Listed, walk: Walk, entries: Sequence[object]) -> Walk:
         """Let a walk meet what is held by another message than its newest, which may be unsent by now."""
         clue = walk.stored_clue(entries)
-        return walk.meet() if clue is not None and self.is_stored(listed.conversation_id, *clue) else walk
+        return (
+            walk.meet()
+            if clue is not None and self.is_stored(listed.conversation_id, *clue)
+            else walk
+        )
 
     def _is_doubtful(self, listed: Listed, page: Page, walk: Walk) -> bool:
         """Whether a page without rows ends a listing where there must be more, or may well be.
@@ -227,7 +244,9 @@ class ConversationReader:
         """Ask for one page of so many messages, without the fields that are refused."""
         conversation_id, cursor = listed.conversation_id, after or None
         if edge.is_bare:
-            return BARE_FIELDS, self.client.fetch_messages(conversation_id, ",".join(BARE_FIELDS), edge.limit, cursor)
+            return BARE_FIELDS, self.client.fetch_messages(
+                conversation_id, ",".join(BARE_FIELDS), edge.limit, cursor
+            )
         dropped, page = self.footing.ask(
             listed.dropped,
             lambda names: self.client.fetch_messages(
@@ -240,7 +259,9 @@ class ConversationReader:
     def _ask_bare(self, listed: Listed, entries: Sequence[object], first_rank: int) -> bool:
         """Ask singly for bare messages inside the newest 20, and for some beyond once a run; False if one failed."""
         due, beyond = bare_readable(entries, first_rank), bare_beyond(entries, first_rank)
-        if beyond and not self.rule.holds(lambda place: look_of(self._ask(listed, *beyond[place])[1]), len(beyond)):
+        if beyond and not self.rule.holds(
+            lambda place: look_of(self._ask(listed, *beyond[place])[1]), len(beyond)
+        ):
             due += beyond
         is_whole, failed_in_a_row = True, 0
         for bare in due:
@@ -251,7 +272,9 @@ class ConversationReader:
                 raise error
         return is_whole
 
-    def _ask(self, listed: Listed, rank: int, message_id: str, row: dict[str, object]) -> tuple[str, ConvoError | None]:
+    def _ask(
+        self, listed: Listed, rank: int, message_id: str, row: dict[str, object]
+    ) -> tuple[str, ConvoError | None]:
         """Read and spool one message; return its `detail_status` and what was raised instead of it.
 
         A refusal that asking again does not cure is believed when it is met twice: `settled`.
@@ -276,14 +299,22 @@ class ConversationReader:
         is_met_again = error is not None and is_final(error) and ("failed", found["code"]) in held
         return "settled" if is_met_again else str(found["verdict"]), error
 
-    def _fetch_message(self, listed: Listed, message_id: str, rank: int) -> tuple[Record, ConvoError | None]:
+    def _fetch_message(
+        self, listed: Listed, message_id: str, rank: int
+    ) -> tuple[Record, ConvoError | None]:
         """Ask for one message; raises where beyond the newest 20 no answer comes: that says nothing of the message."""
         throttled_seconds = self.client.throttled_seconds
-        asked = {"at_us": listed.at_us, "payload": None, "fields": message_field_names(self.platform, listed.dropped)}
+        asked = {
+            "at_us": listed.at_us,
+            "payload": None,
+            "fields": message_field_names(self.platform, listed.dropped),
+        }
         try:
             dropped, answer = self.footing.ask(
                 listed.dropped,
-                lambda names: self.client.fetch_message(message_id, message_fields(self.platform, names)),
+                lambda names: self.client.fetch_message(
+                    message_id, message_fields(self.platform, names)
+                ),
             )
         except STOPPING:
             raise
@@ -293,9 +324,14 @@ class ConversationReader:
                 raise
             found = judge(error, rank, is_calm)
             if found["verdict"] == "gone" and not self._is_in_reach(listed, message_id):
-                found |= {"verdict": "failed"}  # newer ones came meanwhile and pushed it out, or it is unsent
+                found |= {
+                    "verdict": "failed"
+                }  # newer ones came meanwhile and pushed it out, or it is unsent
             return asked | found, error
-        asked |= {"at_us": rows.to_us(answer.server_time), "fields": message_field_names(self.platform, dropped)}
+        asked |= {
+            "at_us": rows.to_us(answer.server_time),
+            "fields": message_field_names(self.platform, dropped),
+        }
         if not isinstance(answer.body, dict) or rows.lacks_content(answer.body):
             no_refusal = PayloadError("a message's answer has no content")
             return asked | judge(no_refusal, rank, is_calm=True), no_refusal
@@ -305,7 +341,9 @@ class ConversationReader:
         """Whether a message is still among the newest 20, whose content can be read."""
         left, after = READABLE_COUNT, None
         while left > 0:  # pages may be shorter than asked for
-            page = self.client.fetch_messages(listed.conversation_id, ",".join(BARE_FIELDS), left, after)
+            page = self.client.fetch_messages(
+                listed.conversation_id, ",".join(BARE_FIELDS), left, after
+            )
             if message_id in map(rows.readable_id, page.rows):
                 return True
             left, after = left - len(page.rows), page.after
@@ -314,7 +352,9 @@ class ConversationReader:
         return False
 
 
-def state_record(listed: Listed, walk: Walk, *, at_end: bool, due_reason: str | None = None) -> Record:
+def state_record(
+    listed: Listed, walk: Walk, *, at_end: bool, due_reason: str | None = None
+) -> Record:
     """Return how far a conversation is held now; `walked_down_to_us` is -1 for the very first message."""
     return {
         "kind": "state",

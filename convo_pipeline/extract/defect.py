@@ -21,7 +21,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     False
     """
     is_threadless = type(error) is RuntimeError and error.args == ("can't start new thread",)
-    return isinstance(error, MemoryError) or is_threadless or getattr(error, "errno", None) == errno.ENOMEM
+    return (
+        isinstance(error, MemoryError)
+        or is_threadless
+        or getattr(error, "errno", None) == errno.ENOMEM
+    )
 
 
 def describe_defect(error: BaseException) -> str:
@@ -32,7 +36,11 @@ def describe_defect(error: BaseException) -> str:
     >>> describe_defect(MemoryError())
     'out of memory, MemoryError: run it again with more memory or for fewer accounts at a time; what came is kept'
     """
-    inside = [frame for frame in traceback.extract_tb(error.__traceback__) if PACKAGE in Path(frame.filename).parents]
+    inside = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if PACKAGE in Path(frame.filename).parents
+    ]
     place = f" in {_place(inside[-1])}" if inside else ""
     what, remedy = _OUT_OF_MEMORY if is_out_of_memory(error) else _DEFECT
     return f"{what}, {type(error).__name__}{place}: {remedy}; what came is kept"

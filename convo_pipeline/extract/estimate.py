@@ -12,16 +12,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from convo_pipeline.clock import Clock
+from convo_pipeline.base.clock import Clock
+from convo_pipeline.base.secrets import read_credentials
 from convo_pipeline.errors import PayloadError, TooMuchDataError, UnknownFieldError
 from convo_pipeline.extract import rows
 from convo_pipeline.extract.account import open_client
 from convo_pipeline.graph.client import GraphClient
 from convo_pipeline.graph.ladder import TOP
 from convo_pipeline.graph.pages import Page, nested_page
-from convo_pipeline.lake.files import Store
+from convo_pipeline.lake.store import Store
 from convo_pipeline.schema import READABLE_COUNT
-from convo_pipeline.secrets import read_credentials
 from convo_pipeline.settings import AccountSettings, Settings
 
 PAGE = TOP.conversations_per_page
@@ -76,7 +76,11 @@ def estimate_calls(page: Sequence[Seen], since_us: int, now_us: int, *, is_last:
 
 
 def fetch_estimate(
-    settings: Settings, store: Store, account: AccountSettings, environ: Mapping[str, str], clock: Clock
+    settings: Settings,
+    store: Store,
+    account: AccountSettings,
+    environ: Mapping[str, str],
+    clock: Clock,
 ) -> Estimate:
     """Ask for one page a folder and estimate what everything since the start date takes; raises ConvoErrors."""
     total = Estimate(0, OTHER_CALLS, is_whole=True)
@@ -84,8 +88,12 @@ def fetch_estimate(
     with open_client(settings, store, account, read_credentials(account, environ), clock) as client:
         for folder in account.folders:
             page = _fetch_newest(client, folder)
-            seen = [_seen(row, since_us, page.server_time) for row in page.rows if isinstance(row, dict)]
-            total += estimate_calls(seen, since_us, rows.to_us(page.server_time), is_last=page.after is None)
+            seen = [
+                _seen(row, since_us, page.server_time) for row in page.rows if isinstance(row, dict)
+            ]
+            total += estimate_calls(
+                seen, since_us, rows.to_us(page.server_time), is_last=page.after is None
+            )
     return total
 
 

@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from convo_pipeline.base.pools import Pool
 from convo_pipeline.errors import (
     STOPPING,
     AccessDeniedError,
@@ -45,8 +46,7 @@ from convo_pipeline.graph.codes import is_final, is_outage
 from convo_pipeline.graph.ladder import TOP, Rung
 from convo_pipeline.graph.listing import ListedPage, Listing
 from convo_pipeline.graph.pages import Page, nested_page
-from convo_pipeline.lake.records import GIVEN_UP, GIVEN_UP_REASONS, GIVEN_UP_UNSHOWN
-from convo_pipeline.pools import Pool
+from convo_pipeline.state.records import GIVEN_UP, GIVEN_UP_REASONS, GIVEN_UP_UNSHOWN
 
 WALKS_IN_FLIGHT = 4
 UNREACHABLE_IN_A_ROW = 3
@@ -94,7 +94,9 @@ class Known:
     def due(self) -> frozenset[str]:
         """Conversations to ask by their ids if they are not listed."""
         return frozenset(
-            key for key, reason in self.due_reasons.items() if reason not in GIVEN_UP_REASONS or self.is_swept
+            key
+            for key, reason in self.due_reasons.items()
+            if reason not in GIVEN_UP_REASONS or self.is_swept
         )
 
     def was_failing(self, conversation_id: str) -> bool:
@@ -166,7 +168,8 @@ class InboxReader:
                 self._stop.set()  # whoever reads for us shall not go on for nobody
                 raise
             reads += [
-                pool.submit(self.revisit, conversation_id) for conversation_id in sorted(self._known.due - self._seen)
+                pool.submit(self.revisit, conversation_id)
+                for conversation_id in sorted(self._known.due - self._seen)
             ]
             for read in reads:
                 read.result()
@@ -174,7 +177,10 @@ class InboxReader:
 
     def adds_nothing(self, row: Mapping[str, object]) -> bool:
         """Whether a listed conversation is held as it is: below such a page, and old ones, nothing can be new."""
-        conversation_id, updated_us = rows.readable_id(row), rows.microseconds(row.get("updated_time"))
+        conversation_id, updated_us = (
+            rows.readable_id(row),
+            rows.microseconds(row.get("updated_time")),
+        )
         if conversation_id is None or not self._is_current(conversation_id, updated_us):
             return False
         entries = _nested_or_unread(row, rows.EPOCH).rows
@@ -191,7 +197,11 @@ class InboxReader:
         """Spool a page with the states of the conversations that need no more; return the others."""
         page = replace(page, rows=tuple(self._clean(page.rows)))
         self._rung = page.rung
-        listed = [self._listed(row, page) for row in page.rows if isinstance(row, dict) and rows.readable_id(row)]
+        listed = [
+            self._listed(row, page)
+            for row in page.rows
+            if isinstance(row, dict) and rows.readable_id(row)
+        ]
         with self._lock:
             self._seen.update(conversation.conversation_id for conversation in listed)
         self._tally("listed", len(listed))
@@ -199,7 +209,9 @@ class InboxReader:
         lacking = [conversation for conversation in listed if not conversation.needs_no_call]
         wanted = [conversation for conversation in lacking if not conversation.is_given_up]
         states = [
-            state_record(each, each.walk, at_end=each.nested.after is None) for each in done if not each.is_current
+            state_record(each, each.walk, at_end=each.nested.after is None)
+            for each in done
+            if not each.is_current
         ]
         self._spool_listing(page, states)
         self._count(done)
@@ -217,7 +229,9 @@ class InboxReader:
         nested = _nested_or_unread(row, page.server_time)
         is_current, is_shown = False, page.messages_limit > 0 and bool(nested.rows)
         if not is_shown:
-            is_current = self._is_current(conversation_id, updated_us) and self._is_trusted(updated_us)
+            is_current = self._is_current(conversation_id, updated_us) and self._is_trusted(
+                updated_us
+            )
             nested = Page((), UNREAD, page.server_time)
         return Listed(
             conversation_id,
@@ -242,7 +256,9 @@ class InboxReader:
             return False
         held, reread_since_us = self._known.held.get(conversation_id), self._known.reread_since_us
         is_deep_enough = held is not None and held.complete_since_us <= self._since_us
-        is_due = conversation_id in self._known.due or (reread_since_us is not None and updated_us >= reread_since_us)
+        is_due = conversation_id in self._known.due or (
+            reread_since_us is not None and updated_us >= reread_since_us
+        )
         return is_deep_enough and not is_due
 
     def _is_trusted(self, updated_us: int | None) -> bool:
@@ -255,7 +271,9 @@ class InboxReader:
         self._tally("unchanged", len(unchanged))
         self._tally("fetched", len(done) - len(unchanged))
         with self._lock:
-            self.fetched.counts["messages_unchanged"] += sum(len(listed.nested.rows) for listed in unchanged)
+            self.fetched.counts["messages_unchanged"] += sum(
+                len(listed.nested.rows) for listed in unchanged
+            )
 
     def _tally(self, fate: str, count: int = 1) -> None:
         """Count conversations by what became of them: `run_balance.PARTS` must add up."""
@@ -268,7 +286,11 @@ class InboxReader:
             return True
         held = self._known.held.get(listed.conversation_id)
         is_same_time = self._known.updated_us.get(listed.conversation_id) == listed.updated_us
-        return held is not None and is_same_time and held.newest_message_id == listed.walk.newest_message_id
+        return (
+            held is not None
+            and is_same_time
+            and held.newest_message_id == listed.walk.newest_message_id
+        )
 
     def _spool_listing(self, page: ListedPage, states: Sequence[Record]) -> None:
         self._journal.append(
@@ -288,7 +310,12 @@ class InboxReader:
             self._tally("pending")
             return
         is_shown = bool(listed.nested.rows)
-        self._guard(listed.conversation_id, listed.at_us, lambda: self._read_listed(listed), is_shown=is_shown)
+        self._guard(
+            listed.conversation_id,
+            listed.at_us,
+            lambda: self._read_listed(listed),
+            is_shown=is_shown,
+        )
 
     def _read_listed(self, listed: Listed) -> None:
         self._probe(listed.conversation_id)
@@ -323,7 +350,9 @@ class InboxReader:
         for listed in self._take_page(page):
             self._read_to_end(listed)
 
-    def _guard(self, conversation_id: str, at_us: int, step: Callable[[], None], *, is_shown: bool = False) -> None:
+    def _guard(
+        self, conversation_id: str, at_us: int, step: Callable[[], None], *, is_shown: bool = False
+    ) -> None:
         """Do one conversation's step; what fails there is due next run, or ends the account.
 
         `is_shown`: an answer held some of its messages before.
@@ -368,8 +397,14 @@ class InboxReader:
             failed = {*self.fetched.failures, *self._known.due_reasons}
             others = sorted(self._well or self._seen - failed)
         with self._doubt:
-            if isinstance(error, GraphError) and not (others and self._is_answered(random.choice(others))):
-                self._end(UnreachableError(replace(error.fault, reason="one conversation after the other fails")))
+            if isinstance(error, GraphError) and not (
+                others and self._is_answered(random.choice(others))
+            ):
+                self._end(
+                    UnreachableError(
+                        replace(error.fault, reason="one conversation after the other fails")
+                    )
+                )
 
     def _is_answered(self, conversation_id: str) -> bool:
         """Whether another conversation's messages can be read, so that those that failed are bad by themselves."""

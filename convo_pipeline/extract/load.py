@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from convo_pipeline import schema
+from convo_pipeline.base.cancellation import Halt
 from convo_pipeline.errors import CorruptError
 from convo_pipeline.extract import rows
 from convo_pipeline.extract.absence import judge_missing
@@ -22,13 +23,12 @@ from convo_pipeline.extract.contents import Contents, Placements
 from convo_pipeline.extract.missed import count_missed
 from convo_pipeline.extract.rows import ConversationSighting, Reject, Sighting
 from convo_pipeline.extract.spool import Spool
-from convo_pipeline.halt import Halt
-from convo_pipeline.lake.files import Store
-from convo_pipeline.lake.identity import AccountIdentity
+from convo_pipeline.lake.floors import raw_floor
 from convo_pipeline.lake.partitions import Commit
-from convo_pipeline.lake.records import ConversationState
-from convo_pipeline.lake.retention import raw_floor
+from convo_pipeline.lake.store import Store
 from convo_pipeline.settings import AccountSettings
+from convo_pipeline.state.identity import AccountIdentity
+from convo_pipeline.state.records import ConversationState
 
 KEY = ["conversation_id", "message_id"]
 PASSED_DAYS = timedelta(days=31)
@@ -48,7 +48,9 @@ class Loaded:
     quarantined: list[str] = field(default_factory=list)
 
 
-def load_spool(store: Store, account: AccountSettings, spool: Spool, halt: Halt | None = None) -> Loaded:
+def load_spool(
+    store: Store, account: AccountSettings, spool: Spool, halt: Halt | None = None
+) -> Loaded:
     """Merge everything a spool holds into the account's raw tables and its state.
 
     Where a record is damaged, what was read is stored, but none of it is called read to its end: the next run asks again.
@@ -59,17 +61,23 @@ def load_spool(store: Store, account: AccountSettings, spool: Spool, halt: Halt 
     if spool.damaged:
         contents.distrust()
     loaded = load(store, account, contents, halt)
-    loaded.quarantined += [f"{spool.folder / name} is damaged; what it held is asked again" for name in spool.damaged]
+    loaded.quarantined += [
+        f"{spool.folder / name} is damaged; what it held is asked again" for name in spool.damaged
+    ]
     return loaded
 
 
-def load(store: Store, account: AccountSettings, contents: Contents, halt: Halt | None = None) -> Loaded:
+def load(
+    store: Store, account: AccountSettings, contents: Contents, halt: Halt | None = None
+) -> Loaded:
     """Merge what a run brought into the account's raw tables and its state; StoppedError between days if `halt` is set."""
     placed = contents.place_untimed(_where_held(store, account.name, contents.untimed))
     if placed:
         store.state.save_placements(account.name, placed)
     identity = contents.identity(store, account)
-    loaded = Loaded(own_id=identity.own_id, own_username=identity.own_username, own_id_source=identity.source)
+    loaded = Loaded(
+        own_id=identity.own_id, own_username=identity.own_username, own_id_source=identity.source
+    )
     loaded.counts.update(contents.suppressor.counts)
     first_day = max(account.start_date, raw_floor(store))
     held = store.state.conversations(account.name)
@@ -95,7 +103,9 @@ def _where_held(store: Store, account: str, sightings: list[Sighting]) -> Placem
     found: Placements = {}
     for day in store.days("raw_message_ids", account) if wanted else ():
         held = store.read("raw_message_ids", account, day).select(KEY)
-        keys = wanted.intersection(zip(*(column.to_pylist() for column in held.columns), strict=True))
+        keys = wanted.intersection(
+            zip(*(column.to_pylist() for column in held.columns), strict=True)
+        )
         found |= dict.fromkeys(keys, day)
     return found
 
@@ -121,10 +131,16 @@ class _Writer:
         self.loaded.counts["rows_before"] += stored.num_rows if stored else 0
         if self.contents.claim and stored is not None:
             unstored = sightings.filter(pc.invert(is_stored))
-            missed = count_missed(self.contents.claim, unstored, self.held, self.contents.conversations)
+            missed = count_missed(
+                self.contents.claim, unstored, self.held, self.contents.conversations
+            )
             self.loaded.counts["missed"] += missed
         conversation_ids = pc.unique(sightings["conversation_id"]).to_pylist()
-        known = [self.contents.conversations[key] for key in conversation_ids if key in self.contents.conversations]
+        known = [
+            self.contents.conversations[key]
+            for key in conversation_ids
+            if key in self.contents.conversations
+        ]
         self._merge("raw_conversations", day, self._conversation_rows(known))
         ids = self._merge("raw_message_ids", day, self._id_rows(stored, sightings))
         self.loaded.counts["rows_after"] += ids.row_count if ids else 0
@@ -141,7 +157,9 @@ class _Writer:
             oldest = max(oldest, newest - PASSED_DAYS)
         met = set(self.contents.buckets.days())
         days = self.store.days("raw_message_ids", self.account.name)
-        return [day for day in days if max(oldest, self.first_day) <= day <= newest and day not in met]
+        return [
+            day for day in days if max(oldest, self.first_day) <= day <= newest and day not in met
+        ]
 
     def write_absences(self, day: date) -> None:
         """Merge what a day's ids were not met where they should have been."""
@@ -157,7 +175,9 @@ class _Writer:
             if conversation.conversation_id not in self.contents.conversations_with_messages:
                 time_us = conversation.updated_us
                 plausible = rows.is_plausible(time_us, conversation.at_us)
-                day = rows.day_of(time_us if plausible and time_us is not None else conversation.at_us)
+                day = rows.day_of(
+                    time_us if plausible and time_us is not None else conversation.at_us
+                )
                 lonely.setdefault(day, []).append(conversation)
         for day, conversations in sorted(lonely.items()):
             if day >= self.first_day:
@@ -183,10 +203,14 @@ class _Writer:
         self.loaded.commits.append(commit)
         return commit
 
-    def _count(self, day: date, sightings: pa.Table, keys: pa.ChunkedArray, is_stored: pa.ChunkedArray) -> None:
+    def _count(
+        self, day: date, sightings: pa.Table, keys: pa.ChunkedArray, is_stored: pa.ChunkedArray
+    ) -> None:
         """Count each message once, by the most that was learned of it, and those that have no row yet."""
         messages = _codes(keys)
-        ranks = pc.index_in(sightings["detail_status"], value_set=pa.array(schema.DETAIL_STATUSES)).to_numpy()
+        ranks = pc.index_in(
+            sightings["detail_status"], value_set=pa.array(schema.DETAIL_STATUSES)
+        ).to_numpy()
         most = np.zeros(messages.max(initial=-1) + 1, dtype=np.int64)
         np.maximum.at(most, messages, ranks)
         self.loaded.ids_by_day[day] += len(most)
@@ -197,9 +221,16 @@ class _Writer:
 
     def _conversation_rows(self, conversations: list[ConversationSighting]) -> pa.Table:
         count = len(conversations)
-        constant = (self.account.platform, self.account.page_id, self.loaded.own_id, self.loaded.own_username)
+        constant = (
+            self.account.platform,
+            self.account.page_id,
+            self.loaded.own_id,
+            self.loaded.own_username,
+        )
         platform, page_id, own_id, own_username = ([value] * count for value in constant)
-        times = pa.array([conversation.at_us for conversation in conversations], pa.int64()).cast(schema.TIME)
+        times = pa.array([conversation.at_us for conversation in conversations], pa.int64()).cast(
+            schema.TIME
+        )
         return _table(
             schema.RAW_CONVERSATIONS,
             conversation_id=[conversation.conversation_id for conversation in conversations],
@@ -228,7 +259,11 @@ class _Writer:
             deleted_at=pa.nulls(count, schema.TIME),
             returned_at=pa.nulls(count, schema.TIME),
         )
-        return pa.concat_tables([seen, self._absent_rows(stored, seen)]) if stored is not None else seen
+        return (
+            pa.concat_tables([seen, self._absent_rows(stored, seen)])
+            if stored is not None
+            else seen
+        )
 
     def _absent_rows(self, stored: pa.Table, seen: pa.Table) -> pa.Table:
         """Return the held ids of which the run learned that they are missing, deleted or back."""
@@ -240,13 +275,19 @@ class _Writer:
         conversation_ids, lows, times = self._walked
         places = pc.index_in(held["conversation_id"], value_set=conversation_ids)
         is_passed = pc.greater(held["created_at"].cast(pa.int64()), lows.take(places))
-        candidates = held.filter(pc.and_(pc.fill_null(is_passed, False), pc.is_null(held["missing_at"])))
-        is_met = pc.is_in(schema.RAW_MESSAGE_IDS.row_keys(candidates), schema.RAW_MESSAGE_IDS.row_keys(seen))
+        candidates = held.filter(
+            pc.and_(pc.fill_null(is_passed, False), pc.is_null(held["missing_at"]))
+        )
+        is_met = pc.is_in(
+            schema.RAW_MESSAGE_IDS.row_keys(candidates), schema.RAW_MESSAGE_IDS.row_keys(seen)
+        )
         absent = candidates.filter(pc.invert(is_met))
         if absent.num_rows == 0:
             return None
         self.loaded.counts["missing"] += absent.num_rows
-        missing_at = times.take(pc.index_in(absent["conversation_id"], value_set=conversation_ids)).cast(schema.TIME)
+        missing_at = times.take(
+            pc.index_in(absent["conversation_id"], value_set=conversation_ids)
+        ).cast(schema.TIME)
         index = absent.schema.get_field_index("missing_at")
         return absent.set_column(index, absent.field("missing_at"), missing_at)
 
@@ -254,7 +295,9 @@ class _Writer:
     def _walked(self) -> tuple[pa.Array, pa.Array, pa.Array]:
         """The conversations that were walked, how far down, and when."""
         walked = self.contents.walked_down_to
-        lows, times = (pa.array([place[part] for place in walked.values()], pa.int64()) for part in (0, 1))
+        lows, times = (
+            pa.array([place[part] for place in walked.values()], pa.int64()) for part in (0, 1)
+        )
         return pa.array(walked, pa.string()), lows, times
 
     def _read_ids(self, day: date) -> pa.Table | None:
@@ -311,7 +354,9 @@ def _tie_ranks(sightings: pa.Table) -> pa.Array:
     order = {
         (key, message_id): rank
         for key, group in groups.items()
-        for rank, message_id in enumerate(sorted(group, key=lambda message_id: (group[message_id][:2], message_id)))
+        for rank, message_id in enumerate(
+            sorted(group, key=lambda message_id: (group[message_id][:2], message_id))
+        )
     }
     for index, row in zip(tied.nonzero()[0], candidates, strict=True):
         ranks[index] = order[(row["conversation_id"], row["created_us"]), row["message_id"]]
@@ -360,7 +405,9 @@ def _save_states(
 ) -> None:
     if loaded.own_id_source == "inferred":
         store.state.set_identity(
-            AccountIdentity(account.name, account.page_id, account.platform, loaded.own_id, None, "inferred")
+            AccountIdentity(
+                account.name, account.page_id, account.platform, loaded.own_id, None, "inferred"
+            )
         )
     states = [_with_held(state, held.get(key)) for key, state in contents.states.items()]
     store.state.save_conversations(account.name, states)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from convo_pipeline.extract.rows import ConversationSighting
-from convo_pipeline.lake.records import ConversationState
 from convo_pipeline.schema import RAW_MESSAGE_IDS
+from convo_pipeline.state.records import ConversationState
 
 
 @dataclass(frozen=True)
@@ -24,16 +24,22 @@ class Claim:
     since_us: int
     listed_until_us: int
 
-    def covers(self, created_us: int, held: ConversationState | None, updated_us: int | None) -> bool:
+    def covers(
+        self, created_us: int, held: ConversationState | None, updated_us: int | None
+    ) -> bool:
         """Whether a message sent then, in a conversation held so and listed with this activity, had to be there."""
         if held is not None and held.due_reason:
             return False
-        is_claimed = self.since_us <= created_us < self.listed_until_us  # what comes during the sweep is not
+        is_claimed = (
+            self.since_us <= created_us < self.listed_until_us
+        )  # what comes during the sweep is not
         if is_claimed and updated_us is not None and updated_us < self.listed_until_us:
             return True
         if held is None or held.complete_since_us is None or held.updated_us is None:
             return False
-        return held.complete_since_us < created_us < held.updated_us  # at its end, some of one second may be left out
+        return (
+            held.complete_since_us < created_us < held.updated_us
+        )  # at its end, some of one second may be left out
 
 
 def count_missed(
@@ -46,7 +52,9 @@ def count_missed(
     absent = unstored.select([*RAW_MESSAGE_IDS.key, "created_us"]).to_pylist()
     times = {(row["conversation_id"], row["message_id"]): row["created_us"] for row in absent}
     return sum(
-        claim.covers(created_us, held.get(conversation_id), _updated_us(listed.get(conversation_id)))
+        claim.covers(
+            created_us, held.get(conversation_id), _updated_us(listed.get(conversation_id))
+        )
         for (conversation_id, _), created_us in times.items()
     )
 

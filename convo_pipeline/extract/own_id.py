@@ -20,7 +20,10 @@ class OwnIdClues:
 
     def add_conversation(self, conversation_id: str, row: dict[str, object]) -> None:
         for participant_id in _ids(row.get("participants")):
-            if self._first_conversation.setdefault(participant_id, conversation_id) != conversation_id:
+            if (
+                self._first_conversation.setdefault(participant_id, conversation_id)
+                != conversation_id
+            ):
                 self._in_several.add(participant_id)
 
     def add_message(self, row: object) -> None:

@@ -2,7 +2,7 @@
 
 import re
 
-from convo_pipeline.json_text import dump_json
+from convo_pipeline.base.json_text import dump_json
 
 _USUAL_PAGING = re.compile(
     rb',"paging":\{(?:"cursors":\{(?:"after":"[^"\\]*")?,?(?:"before":"[^"\\]*")?\})?'

@@ -31,7 +31,11 @@ class Coverage:
     @classmethod
     def read(cls, memory: Mapping[str, object]) -> "Coverage | None":
         held = memory.get("coverage")
-        return cls(date.fromisoformat(held["since"]), int(held["t0_us"])) if isinstance(held, dict) else None
+        return (
+            cls(date.fromisoformat(held["since"]), int(held["t0_us"]))
+            if isinstance(held, dict)
+            else None
+        )
 
     def to_json(self) -> dict[str, object]:
         return {"since": self.since.isoformat(), "t0_us": self.t0_us}
@@ -46,7 +50,9 @@ class Plan:
     is_incremental: bool
 
 
-def plan_run(mode: Mode, since: date, now: datetime, covered: Coverage | None, recheck_days: int) -> Plan:
+def plan_run(
+    mode: Mode, since: date, now: datetime, covered: Coverage | None, recheck_days: int
+) -> Plan:
     """Decide how far to list.
 
     >>> from datetime import UTC

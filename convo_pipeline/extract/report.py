@@ -11,8 +11,28 @@ from convo_pipeline.lake.partitions import Commit
 
 Outcome = Literal["complete", "incomplete", "failed", "busy"]
 REASONS = frozenset(
-    {"token", "permission", "version", "throttled", "budget", "unreachable", "missing", "answer", "store", "settings"}
-    | {"busy", "defect", "memory", "stopped", "conversation_failed", "message_failed", "empty_edge", "quarantined"}
+    {
+        "token",
+        "permission",
+        "version",
+        "throttled",
+        "budget",
+        "unreachable",
+        "missing",
+        "answer",
+        "store",
+        "settings",
+    }
+    | {
+        "busy",
+        "defect",
+        "memory",
+        "stopped",
+        "conversation_failed",
+        "message_failed",
+        "empty_edge",
+        "quarantined",
+    }
     | {"unbalanced", *get_args(Cut)}
 )
 """Why an outcome is not `complete`: a closed set."""
@@ -74,7 +94,9 @@ class AccountReport:
 def figures_in(reports: Sequence[AccountReport]) -> CallFigures:
     """Add up what accounts' runs cost."""
     names = [each.name for each in fields(CallFigures)]
-    return CallFigures(**{name: sum(getattr(report.figures, name) for report in reports) for name in names})
+    return CallFigures(
+        **{name: sum(getattr(report.figures, name) for report in reports) for name in names}
+    )
 
 
 def missed_in(reports: Sequence[AccountReport]) -> int | None:
@@ -123,7 +145,10 @@ def refusals(errors: Mapping[str, ConvoError]) -> dict[str, object]:
     >>> refusals({"t_1": MissingError(GraphFault(10, 2018336))})
     {'count': 1, 'first': [{'conversation_id': 't_1', 'error': 'MissingError', 'code': 10, 'subcode': 2018336}]}
     """
-    return {"count": len(errors), "first": [_refusal(key, errors[key]) for key in sorted(errors)[:NAMED]]}
+    return {
+        "count": len(errors),
+        "first": [_refusal(key, errors[key]) for key in sorted(errors)[:NAMED]],
+    }
 
 
 def _refusal(conversation_id: str, error: ConvoError) -> dict[str, object]:

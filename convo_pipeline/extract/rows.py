@@ -16,10 +16,10 @@ from functools import lru_cache
 from itertools import chain
 from typing import NamedTuple
 
+from convo_pipeline.base.json_text import dump_json
 from convo_pipeline.extract.paging import dump_without_paging
 from convo_pipeline.graph.fields import BASE_MESSAGE_FIELDS, OPTIONAL_MESSAGE_FIELDS
 from convo_pipeline.graph.pages import parse_time
-from convo_pipeline.json_text import dump_json
 from convo_pipeline.schema import READABLE_COUNT
 
 SECOND = 1_000_000
@@ -28,10 +28,21 @@ EARLIEST_US = 1_072_915_200 * SECOND
 """2004-01-01: no conversation on these platforms is older."""
 LATEST_MARGIN_US = DAY
 BARE_KEYS = frozenset({"id", "created_time"})
-CONTENT_KEYS = frozenset((*BASE_MESSAGE_FIELDS, *chain(*OPTIONAL_MESSAGE_FIELDS.values()))) - BARE_KEYS
+CONTENT_KEYS = (
+    frozenset((*BASE_MESSAGE_FIELDS, *chain(*OPTIONAL_MESSAGE_FIELDS.values()))) - BARE_KEYS
+)
 """What is asked of a message besides its id and time: a row with none of it says nothing of its content."""
 VOLATILE_CONVERSATION_KEYS = frozenset(
-    {"id", "messages", "updated_time", "snippet", "unread_count", "message_count", "senders", "can_reply"}
+    {
+        "id",
+        "messages",
+        "updated_time",
+        "snippet",
+        "unread_count",
+        "message_count",
+        "senders",
+        "can_reply",
+    }
 )
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TIME_IN_MESSAGE_ID = re.compile(rb"ig_dm_item:\d+:IGMessageID:\d+:\d+:(\d+)")
@@ -114,7 +125,13 @@ def message_id_us(message_id: str) -> int | None:
     `ig_dm_item:1:IGMessageID:<account>:<thread>:<item>`, and item is microseconds << 64
     (decoded from real ids; undocumented, so it only fills in where no time is given).
     """
-    plain = message_id.replace("ZD", "=").replace("ZB", "+").replace("ZC", "/").replace("ZA", "Z").rstrip("=")
+    plain = (
+        message_id.replace("ZD", "=")
+        .replace("ZB", "+")
+        .replace("ZC", "/")
+        .replace("ZA", "Z")
+        .rstrip("=")
+    )
     try:
         decoded = base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
     except (binascii.Error, ValueError):
@@ -123,7 +140,9 @@ def message_id_us(message_id: str) -> int | None:
     return int(match[1]) >> 64 if match else None
 
 
-def placed_time(row: dict[str, object], message_id: str, updated_us: int | None, at_us: int) -> tuple[int, str]:
+def placed_time(
+    row: dict[str, object], message_id: str, updated_us: int | None, at_us: int
+) -> tuple[int, str]:
     """Return when the message was sent and where that is from; see `schema.CREATED_AT_SOURCES`."""
     created_us = microseconds(row.get("created_time"))
     if created_us is not None and is_plausible(created_us, at_us):
@@ -192,21 +211,30 @@ def read_messages(
     for rank, row in enumerate(rows, first_rank):
         message_id = readable_id(row)
         if message_id is None or not isinstance(row, dict):
-            found.append(reject(row, f"a message of conversation {conversation_id} without an id", at_us))
+            found.append(
+                reject(row, f"a message of conversation {conversation_id} without an id", at_us)
+            )
             continue
         created_us, source = placed_time(row, message_id, updated_us, at_us)
         if "from" not in row and lacks_content(row):
             content = _poor_content(row, rank)
         else:
             content = "detailed", None, None, asked, dump_without_paging(row)
-        found.append(Sighting._make((conversation_id, message_id, created_us, source, rank, at_us, *content)))
+        found.append(
+            Sighting._make((conversation_id, message_id, created_us, source, rank, at_us, *content))
+        )
     return found
 
 
 def _poor_content(row: dict[str, object], rank: int) -> Content:
     """Return what a bare or refused row says of its message: status, error code and subcode, no fields, no payload."""
     status = "failed" if "error" in row else "pending"
-    return status if rank <= READABLE_COUNT else "beyond_20", *error_codes(row.get("error")), None, None
+    return (
+        status if rank <= READABLE_COUNT else "beyond_20",
+        *error_codes(row.get("error")),
+        None,
+        None,
+    )
 
 
 def error_codes(error: object) -> tuple[int | None, int | None]:

@@ -9,17 +9,17 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from datetime import date
 
-from convo_pipeline.clock import SYSTEM_CLOCK, Clock
-from convo_pipeline.collector import calm_collector
+from convo_pipeline.base.cancellation import Halt
+from convo_pipeline.base.clock import SYSTEM_CLOCK, Clock
+from convo_pipeline.base.collector import calm_collector
+from convo_pipeline.base.pools import Pool
 from convo_pipeline.errors import SettingsError
 from convo_pipeline.extract.account import AccountRun
 from convo_pipeline.extract.plan import Mode
 from convo_pipeline.extract.report import AccountReport, Progress
 from convo_pipeline.extract.spool import delete_old_spools
-from convo_pipeline.halt import Halt
-from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.ledger import export_runs, restore_runs
-from convo_pipeline.pools import Pool
+from convo_pipeline.lake.store import Store
 from convo_pipeline.settings import Settings
 
 ACCOUNTS_IN_FLIGHT = 64
@@ -55,17 +55,38 @@ def extract(
     store.preflight()
     if mode != "capture":
         restore_runs(store)
-    run_id, loads, halt = new_run_id(clock), Pool(LOADS_IN_FLIGHT, thread_name_prefix="load"), Halt()
+    run_id, loads, halt = (
+        new_run_id(clock),
+        Pool(LOADS_IN_FLIGHT, thread_name_prefix="load"),
+        Halt(),
+    )
     watched, on_progress = halt.watch(clock), on_progress or _ignore
     runs = [
-        AccountRun(settings, store, account, since, until, mode, run_id, on_progress, environ, watched, loads, halt)
+        AccountRun(
+            settings,
+            store,
+            account,
+            since,
+            until,
+            mode,
+            run_id,
+            on_progress,
+            environ,
+            watched,
+            loads,
+            halt,
+        )
         for account in chosen
     ]
     try:
         with calm_collector(), loads:
-            loads.submit(int).result()  # one thread there is from now on, however little memory the accounts leave
+            loads.submit(
+                int
+            ).result()  # one thread there is from now on, however little memory the accounts leave
             reports = _report_all(runs, halt)
-        delete_old_spools(store.state_path, clock.now(), [account.name for account in settings.accounts])
+        delete_old_spools(
+            store.state_path, clock.now(), [account.name for account in settings.accounts]
+        )
     finally:
         export_runs(store, run_id)
     return reports
@@ -77,7 +98,9 @@ def _report_all(runs: Sequence[AccountRun], halt: Halt) -> list[AccountReport]:
         reports = _wait([pool.submit(run.report) for run in runs], halt)
         for place, run in enumerate(runs):
             if reports[place].reasons == ("memory",) and len(runs) > 1:
-                (reports[place],) = _wait([pool.submit(run.report, earlier=reports[place].commits)], halt)
+                (reports[place],) = _wait(
+                    [pool.submit(run.report, earlier=reports[place].commits)], halt
+                )
     return reports
 
 
@@ -109,7 +132,16 @@ def find(
     store.preflight()
     today = clock.now().date()
     run = AccountRun(
-        settings, store, chosen, chosen.start_date, today, "find", new_run_id(clock), _ignore, environ, clock
+        settings,
+        store,
+        chosen,
+        chosen.start_date,
+        today,
+        "find",
+        new_run_id(clock),
+        _ignore,
+        environ,
+        clock,
     )
     report = run.report(user_id)
     return report, run.found

@@ -17,11 +17,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from convo_pipeline.base.json_text import load_json
+from convo_pipeline.base.turns import ANSWER_TURN
 from convo_pipeline.errors import PayloadError, StoreError
 from convo_pipeline.extract.paging import dump_without_paging
-from convo_pipeline.json_text import load_json
-from convo_pipeline.lake.folder import Folder, refusal
-from convo_pipeline.turns import ANSWER_TURN
+from convo_pipeline.storage.local import Folder, refusal
 
 SPOOL = "spool"
 MAX_AGE = timedelta(days=7)
@@ -129,7 +129,11 @@ def find_damaged_records(state_path: Path) -> list[Path]:
         for run in _runs(state_path, account):
             for file in sorted(run.glob("*.json")):
                 with suppress(FileNotFoundError):
-                    found += [] if _is_as_written(file, file.read_bytes()) else [file.relative_to(state_path)]
+                    found += (
+                        []
+                        if _is_as_written(file, file.read_bytes())
+                        else [file.relative_to(state_path)]
+                    )
     return found
 
 

@@ -12,10 +12,16 @@ from convo_pipeline.errors import PayloadError
 from convo_pipeline.extract import rows
 from convo_pipeline.extract.spool import Record
 from convo_pipeline.graph.pages import nested_page
-from convo_pipeline.lake.files import Store
-from convo_pipeline.lake.people import is_one_to_one, is_sent_by, people_in, people_of_message, without_person
+from convo_pipeline.lake.store import Store
 from convo_pipeline.lake.suppression import Suppression, read_suppression
 from convo_pipeline.settings import AccountSettings
+from convo_pipeline.tables.people import (
+    is_one_to_one,
+    is_sent_by,
+    people_in,
+    people_of_message,
+    without_person,
+)
 
 OF_THE_ACCOUNT = ("account", "claim")
 """Kinds of records that are about no conversation."""
@@ -62,14 +68,18 @@ class Suppressor:
         """Return a listing's conversations without forgotten ones."""
         if self.suppression.is_empty:
             return list(entries)
-        return [self._clean_conversation(entry) for entry in entries if not self._is_forgotten(entry)]
+        return [
+            self._clean_conversation(entry) for entry in entries if not self._is_forgotten(entry)
+        ]
 
     def _is_forgotten(self, entry: object) -> bool:
         if not isinstance(entry, dict):
             return False
         conversation_id = rows.readable_id(entry)
         people = people_in(entry.get("participants")) | people_in_messages(_messages(entry))
-        if self._is_theirs(people) or (conversation_id is not None and self.suppression.holds(conversation_id)):
+        if self._is_theirs(people) or (
+            conversation_id is not None and self.suppression.holds(conversation_id)
+        ):
             self._drop(conversation_id or "")
             return True
         if people:
@@ -97,14 +107,18 @@ class Suppressor:
     def _clean_conversation(self, entry: object) -> object:
         if not isinstance(entry, dict) or "messages" not in entry:
             return without_person(entry, self.suppression.holds)
-        rest = without_person({key: item for key, item in entry.items() if key != "messages"}, self.suppression.holds)
+        rest = without_person(
+            {key: item for key, item in entry.items() if key != "messages"}, self.suppression.holds
+        )
         assert isinstance(rest, dict)
         messages = entry["messages"]
         try:
             kept: object = self._clean_messages(nested_page(messages, rows.EPOCH).rows)
         except PayloadError:
             return rest | {"messages": without_person(messages, self.suppression.holds)}
-        wrapped = messages | {"data": kept} if isinstance(messages, dict) and "data" in messages else kept
+        wrapped = (
+            messages | {"data": kept} if isinstance(messages, dict) and "data" in messages else kept
+        )
         return rest | {"messages": wrapped}
 
     def _clean_messages(self, entries: Sequence[object]) -> list[object]:
@@ -117,7 +131,9 @@ class Suppressor:
 
     def keeps(self, conversation_id: str) -> bool:
         """Whether a conversation may be named: it is of nobody who was forgotten, as far as is known by now."""
-        return conversation_id not in self._conversations and not self.suppression.holds(conversation_id)
+        return conversation_id not in self._conversations and not self.suppression.holds(
+            conversation_id
+        )
 
 
 def people_in_messages(entries: Sequence[object]) -> set[str]:

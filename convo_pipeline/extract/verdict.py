@@ -42,7 +42,11 @@ def judge(error: ConvoError, rank: int, is_calm: bool) -> Record:
         return verdict("beyond_20")
     is_refusal = says_absent(error) and is_calm
     fault = error.fault if isinstance(error, GraphError) else None
-    return verdict("gone" if is_refusal else "failed", fault.code if fault else None, fault.subcode if fault else None)
+    return verdict(
+        "gone" if is_refusal else "failed",
+        fault.code if fault else None,
+        fault.subcode if fault else None,
+    )
 
 
 def verdict(status: str, code: int | None = None, subcode: int | None = None) -> Record:
@@ -54,7 +58,9 @@ def look_of(error: ConvoError | None) -> Look:
     """Say what asking for one message beyond the newest 20 shows of all that are there."""
     if error is None:
         return "read"
-    is_proof = isinstance(error, PayloadError) or (says_absent(error) and error.fault.code != NOT_FOUND_CODE)
+    is_proof = isinstance(error, PayloadError) or (
+        says_absent(error) and error.fault.code != NOT_FOUND_CODE
+    )
     return "unreadable" if is_proof else "refused"
 
 

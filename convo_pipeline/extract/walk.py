@@ -47,7 +47,8 @@ class Walk:
             self.count + len(entries),
             self.newest_message_id or next(filter(None, map(readable_id, entries)), None),
             min((low for low in lows if low is not None), default=None),
-            self.met_held or (self.held is not None and self.held.newest_message_id in map(readable_id, entries)),
+            self.met_held
+            or (self.held is not None and self.held.newest_message_id in map(readable_id, entries)),
         )
 
     def stored_clue(self, entries: Sequence[object]) -> tuple[str, int] | None:
@@ -71,12 +72,16 @@ class Walk:
     @property
     def is_contiguous_with_held(self) -> bool:
         """What is held below reaches the window's start: nothing is missing between."""
-        return self.met_held and self.held is not None and self.held.complete_since_us <= self.since_us
+        return (
+            self.met_held and self.held is not None and self.held.complete_since_us <= self.since_us
+        )
 
     @property
     def is_deep_enough(self) -> bool:
         """The last page ended before the window, or on what is held."""
-        return self.is_contiguous_with_held or (self.low_us is not None and self.low_us < self.since_us)
+        return self.is_contiguous_with_held or (
+            self.low_us is not None and self.low_us < self.since_us
+        )
 
     def complete_since_us(self, at_end: bool) -> int | None:
         """Return down to where the conversation is held without a gap once this walk is stored.
@@ -94,17 +99,23 @@ class Walk:
 
 def _first_time(entries: Iterable[object]) -> int | None:
     """Return the first time that can be true: one from before the platforms existed would end any walk."""
-    times = (microseconds(entry.get("created_time")) for entry in entries if isinstance(entry, dict))
+    times = (
+        microseconds(entry.get("created_time")) for entry in entries if isinstance(entry, dict)
+    )
     return next((time for time in times if time is not None and time >= EARLIEST_US), None)
 
 
-def bare_readable(entries: Sequence[object], first_rank: int) -> list[tuple[int, str, dict[str, object]]]:
+def bare_readable(
+    entries: Sequence[object], first_rank: int
+) -> list[tuple[int, str, dict[str, object]]]:
     """Return rank, id and row of the bare rows inside the newest 20: each is asked singly."""
     inside = entries[: max(0, READABLE_COUNT - first_rank + 1)]
     return _bare(inside, first_rank)
 
 
-def bare_beyond(entries: Sequence[object], first_rank: int) -> list[tuple[int, str, dict[str, object]]]:
+def bare_beyond(
+    entries: Sequence[object], first_rank: int
+) -> list[tuple[int, str, dict[str, object]]]:
     """Return rank, id and row of the bare rows beyond the newest 20: the rule takes their details."""
     skipped = max(0, READABLE_COUNT - first_rank + 1)
     return _bare(entries[skipped:], first_rank + skipped)

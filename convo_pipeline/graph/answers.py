@@ -32,7 +32,11 @@ def read_list(answer: Answer) -> Page:
 
 def read_found(answer: Answer) -> Page:
     """Read a look-up by user: a list of at most one, or the conversation itself (Meta's guide shows only an id)."""
-    if isinstance(answer.body, dict) and "data" not in answer.body and isinstance(answer.body.get("id"), str):
+    if (
+        isinstance(answer.body, dict)
+        and "data" not in answer.body
+        and isinstance(answer.body.get("id"), str)
+    ):
         return Page((answer.body,), None, answer.server_time)
     return read_list(answer)
 
@@ -50,4 +54,6 @@ def read_identity(value: object) -> Identity:
         return Identity()
     own_id, username = value.get("user_id") or value.get("id"), value.get("username")
     is_id = isinstance(own_id, str | int) and not isinstance(own_id, bool) and own_id != ""
-    return Identity(str(own_id) if is_id else None, username if isinstance(username, str) and username else None)
+    return Identity(
+        str(own_id) if is_id else None, username if isinstance(username, str) and username else None
+    )

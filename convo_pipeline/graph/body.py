@@ -32,7 +32,9 @@ def read_body(chunks: Iterable[bytes], encoding: str, most_bytes: int) -> Body:
     return Body(content, is_checked=content is None or inflator.eof)
 
 
-def _inflate(inflator: "zlib._Decompress", chunks: Iterable[bytes], most_bytes: int) -> Iterator[bytes]:
+def _inflate(
+    inflator: "zlib._Decompress", chunks: Iterable[bytes], most_bytes: int
+) -> Iterator[bytes]:
     """Yield unpacked chunks, none much larger than the cap: a packed kilobyte may hold a megabyte."""
     for chunk in chunks:
         while chunk and not inflator.eof:

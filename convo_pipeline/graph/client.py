@@ -30,7 +30,10 @@ import tenacity
 import urllib3
 from requests.adapters import HTTPAdapter
 
-from convo_pipeline.clock import SYSTEM_CLOCK, Clock
+from convo_pipeline.base.cancellation import Halt
+from convo_pipeline.base.clock import SYSTEM_CLOCK, Clock
+from convo_pipeline.base.secrets import Credentials, RedactingFilter
+from convo_pipeline.base.turns import ANSWER_TURN
 from convo_pipeline.errors import (
     GraphError,
     GraphFault,
@@ -43,7 +46,14 @@ from convo_pipeline.errors import (
     UnreachableError,
 )
 from convo_pipeline.graph import headers as answer_headers
-from convo_pipeline.graph.answers import Answer, Identity, read_found, read_identity, read_list, read_node
+from convo_pipeline.graph.answers import (
+    Answer,
+    Identity,
+    read_found,
+    read_identity,
+    read_list,
+    read_node,
+)
 from convo_pipeline.graph.body import Body, read_body
 from convo_pipeline.graph.codes import build_error, is_silent
 from convo_pipeline.graph.deadline import pool_classes
@@ -53,10 +63,7 @@ from convo_pipeline.graph.pages import Page, read_json
 from convo_pipeline.graph.rate_limit import CallBudget, Key, Limiter
 from convo_pipeline.graph.retry import Pause, Stop, decide
 from convo_pipeline.graph.throttle import CALLS_IN_FLIGHT, Lanes, Patience
-from convo_pipeline.halt import Halt
-from convo_pipeline.secrets import Credentials, RedactingFilter
 from convo_pipeline.settings import AccountSettings, Settings
-from convo_pipeline.turns import ANSWER_TURN
 
 __all__ = ["Answer", "Endpoint", "GraphClient", "Identity"]
 
@@ -197,7 +204,9 @@ class GraphClient:
         seconds = decision.seconds if isinstance(decision, Pause) else decision.blocked_seconds
         self._lanes.narrow()
         self._limiter.block(seconds)
-        if isinstance(decision, Pause) and self._patience.bears(self._clock.monotonic_seconds(), seconds):
+        if isinstance(decision, Pause) and self._patience.bears(
+            self._clock.monotonic_seconds(), seconds
+        ):
             with self._lock:
                 self.throttled_seconds += seconds
             return decision
@@ -217,11 +226,18 @@ class GraphClient:
         try:
             answer = self._fetch_node("identity", self.endpoint.page_id, fields)
         except UnknownFieldError:  # the user name is a convenience, the id is not
-            answer = self._fetch_node("identity", self.endpoint.page_id, fields.replace(",username", ""))
+            answer = self._fetch_node(
+                "identity", self.endpoint.page_id, fields.replace(",username", "")
+            )
         return answer.body if isinstance(answer.body, dict) else {}
 
     def fetch_conversations(
-        self, fields: str, limit: int, after: str | None = None, folder: str = "", user_id: str | None = None
+        self,
+        fields: str,
+        limit: int,
+        after: str | None = None,
+        folder: str = "",
+        user_id: str | None = None,
     ) -> Page:
         """Return one page of the inbox, newest activity first; with `user_id` the conversation with that person."""
         optional = {"after": after, "folder": folder, "user_id": user_id}
@@ -232,7 +248,9 @@ class GraphClient:
             return self._fetch(_Request("find", path, parameters), read_found)
         return self._fetch(_Request("listing", path, parameters, _is_nested(fields)), read_list)
 
-    def fetch_messages(self, conversation_id: str, fields: str, limit: int, after: str | None = None) -> Page:
+    def fetch_messages(
+        self, conversation_id: str, fields: str, limit: int, after: str | None = None
+    ) -> Page:
         """Return one page of a conversation's messages, newest first (the edge form)."""
         parameters = {"fields": fields, "limit": str(limit)} | ({"after": after} if after else {})
         path = _path(conversation_id, "messages")
@@ -240,7 +258,12 @@ class GraphClient:
 
     def probe_conversation(self, conversation_id: str) -> None:
         """Ask for a single message id; raises the first error that has a code."""
-        request = _Request("edge", _path(conversation_id, "messages"), {"fields": "id", "limit": "1"}, is_probe=True)
+        request = _Request(
+            "edge",
+            _path(conversation_id, "messages"),
+            {"fields": "id", "limit": "1"},
+            is_probe=True,
+        )
         self._fetch(request, read_list)
 
     def fetch_conversation(self, conversation_id: str, fields: str) -> Answer:
@@ -253,16 +276,23 @@ class GraphClient:
 
     def fetch_token(self) -> Answer:
         """Return what Meta knows of the token (debug_token)."""
-        return self._fetch(_Request("token", "debug_token", {"input_token": self._credentials.token}), read_node)
+        return self._fetch(
+            _Request("token", "debug_token", {"input_token": self._credentials.token}), read_node
+        )
 
     def _fetch_node(self, kind: Kind, node_id: str, fields: str) -> Answer:
-        return self._fetch(_Request(kind, _path(node_id), {"fields": fields}, _is_nested(fields)), read_node)
+        return self._fetch(
+            _Request(kind, _path(node_id), {"fields": fields}, _is_nested(fields)), read_node
+        )
 
     def _fetch(self, request: _Request, read: Callable[[Answer], T]) -> T:
         """Send until an answer is good or `decide` says stop."""
         policy = _Policy(self, request)
         retrying = tenacity.Retrying(
-            retry=policy.goes_on, wait=policy.pause_seconds, stop=tenacity.stop_never, sleep=self._clock.sleep
+            retry=policy.goes_on,
+            wait=policy.pause_seconds,
+            stop=tenacity.stop_never,
+            sleep=self._clock.sleep,
         )
         result: T = retrying(self._attempt, request, read)
         return result
@@ -302,11 +332,20 @@ class GraphClient:
         connect_seconds = min(LONGEST_CONNECT_SECONDS, self.endpoint.timeout_seconds / 2)
         timeout = (connect_seconds, self.endpoint.timeout_seconds - connect_seconds)
         try:
-            with self._session.get(url, stream=True, allow_redirects=False, timeout=timeout) as response:
+            with self._session.get(
+                url, stream=True, allow_redirects=False, timeout=timeout
+            ) as response:
                 chunks = response.raw.stream(_CHUNK_BYTES, decode_content=False)
-                body = read_body(chunks, response.headers.get("Content-Encoding", ""), LARGEST_ANSWER_BYTES)
+                body = read_body(
+                    chunks, response.headers.get("Content-Encoding", ""), LARGEST_ANSWER_BYTES
+                )
                 return _Received(response.status_code, response.headers, body)
-        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, zlib.error) as error:
+        except (
+            requests.RequestException,
+            urllib3.exceptions.HTTPError,
+            OSError,
+            zlib.error,
+        ) as error:
             failure = _no_answer(error, request)
         raise failure
 
@@ -315,9 +354,17 @@ class GraphClient:
         content = received.body.content
         if content is None:
             kind = TooMuchDataError if request.is_heavy else GraphError
-            raise kind(_fault(request, received.status, f"the answer is larger than {LARGEST_ANSWER_BYTES} bytes"))
+            raise kind(
+                _fault(
+                    request,
+                    received.status,
+                    f"the answer is larger than {LARGEST_ANSWER_BYTES} bytes",
+                )
+            )
         if 300 <= received.status < 400:
-            raise GraphError(_fault(request, received.status, "the server redirects, which is never followed"))
+            raise GraphError(
+                _fault(request, received.status, "the server redirects, which is never followed")
+            )
         try:
             with ANSWER_TURN:
                 body = read_json(content)
@@ -328,14 +375,21 @@ class GraphClient:
         now = self._clock.now()
         refusal = body.get("error") if isinstance(body, dict) else None
         if isinstance(refusal, dict) or body is None or received.status >= 400:
-            raise self._refusal(request, received, refusal if isinstance(refusal, dict) else {}, reason, now)
+            raise self._refusal(
+                request, received, refusal if isinstance(refusal, dict) else {}, reason, now
+            )
         moment = answer_headers.server_time(received.headers) or now
         with self._lock:
             self.unchecked += not received.body.is_checked
         return Answer(body, moment, len(content), received.headers.get("Facebook-API-Version"))
 
     def _refusal(
-        self, request: _Request, received: "_Received", error: dict[str, object], reason: str, now: datetime
+        self,
+        request: _Request,
+        received: "_Received",
+        error: dict[str, object],
+        reason: str,
+        now: datetime,
     ) -> GraphError:
         with self._lock:
             self.refused += 1
@@ -343,7 +397,12 @@ class GraphClient:
         server_time = answer_headers.server_time(received.headers) or now
         wait_seconds = answer_headers.wait_seconds(received.headers, server_time)
         failure = build_error(
-            error, received.status, request.path, is_heavy=request.is_heavy, asked=asked, wait_seconds=wait_seconds
+            error,
+            received.status,
+            request.path,
+            is_heavy=request.is_heavy,
+            asked=asked,
+            wait_seconds=wait_seconds,
         )
         if type(failure) is RetryableError and failure.fault.code is None:
             return UnreachableError(_fault(request, received.status, reason))
@@ -357,7 +416,9 @@ class GraphClient:
         if version and version != self.version:
             self.version = version
             if version != self.endpoint.version:
-                _LOG.warning("version %s was asked for, %s answered", self.endpoint.version, version[:16])
+                _LOG.warning(
+                    "version %s was asked for, %s answered", self.endpoint.version, version[:16]
+                )
         percent = answer_headers.usage_percent(headers)
         if percent is not None:
             self._limiter.slow_down(percent)
@@ -374,7 +435,9 @@ class _Policy:
 
     def goes_on(self, state: tenacity.RetryCallState) -> bool:
         error = state.outcome.exception() if state.outcome else None
-        if not isinstance(error, RetryableError) or (isinstance(error, ThrottledError) and error.resume_at):
+        if not isinstance(error, RetryableError) or (
+            isinstance(error, ThrottledError) and error.resume_at
+        ):
             return False
         elapsed_seconds = self._client._clock.monotonic_seconds() - self._started
         decision = decide(
@@ -411,7 +474,9 @@ def _open_session(endpoint: Endpoint, credentials: Credentials, halt: Halt) -> r
     session = requests.Session()
     session.trust_env = False
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    session.headers.update({"User-Agent": "convo-pipeline", "Accept": "application/json", "Accept-Encoding": "gzip"})
+    session.headers.update(
+        {"User-Agent": "convo-pipeline", "Accept": "application/json", "Accept-Encoding": "gzip"}
+    )
     if endpoint.token_in == "header":  # noqa: S105
         session.headers["Authorization"] = f"Bearer {credentials.token}"
     adapter = _Adapter(halt)
@@ -448,10 +513,16 @@ def _is_nested(fields: str) -> bool:
 def _no_answer(error: Exception, request: _Request) -> GraphError:
     if _is_caused_by(error, ssl.SSLCertVerificationError):
         return GraphError(_fault(request, None, "the server's certificate is not trusted"))
-    is_read_timeout = isinstance(error, requests.ReadTimeout | urllib3.exceptions.ReadTimeoutError | TimeoutError)
+    is_read_timeout = isinstance(
+        error, requests.ReadTimeout | urllib3.exceptions.ReadTimeoutError | TimeoutError
+    )
     if is_read_timeout and request.is_heavy:
         return TooMuchDataError(_fault(request, None, "the answer took too long"))
-    reason = "the answer took too long" if is_read_timeout else f"no whole answer came ({type(error).__name__})"
+    reason = (
+        "the answer took too long"
+        if is_read_timeout
+        else f"no whole answer came ({type(error).__name__})"
+    )
     return UnreachableError(_fault(request, None, reason))
 
 
@@ -459,8 +530,12 @@ def _is_caused_by(error: BaseException | None, kind: type[BaseException]) -> boo
     while error is not None:
         if isinstance(error, kind) or any(isinstance(part, kind) for part in error.args):
             return True
-        reason = getattr(error, "reason", None) or next((a.reason for a in error.args if hasattr(a, "reason")), None)
-        error = reason if isinstance(reason, BaseException) else error.__cause__ or error.__context__
+        reason = getattr(error, "reason", None) or next(
+            (a.reason for a in error.args if hasattr(a, "reason")), None
+        )
+        error = (
+            reason if isinstance(reason, BaseException) else error.__cause__ or error.__context__
+        )
     return False
 
 

@@ -73,7 +73,10 @@ CODES: dict[tuple[int, int | None], type[GraphError]] = {
 }
 REASONS: dict[tuple[type[GraphError], int | None], str] = {
     (VersionError, 2635): "this version of the API is retired: set graph.version to a later one",
-    (TokenError, 100): "the app's secret is not the one of the token's app, or is missing: check app_secret_env",
+    (
+        TokenError,
+        100,
+    ): "the app's secret is not the one of the token's app, or is missing: check app_secret_env",
 }
 """What to do, where the error's class and code do not say it."""
 ABOUT_THE_INBOX = {(100, 33), (803, None)}
@@ -149,11 +152,20 @@ def build_error(
 ) -> GraphError:
     """Turn the `error` object of an answer into the exception that says what to do next."""
     code, subcode = _integer(error.get("code")), _integer(error.get("error_subcode"))
-    kind = classify(code, subcode, status, is_heavy=is_heavy, is_transient=_is_true(error.get("is_transient")))
+    kind = classify(
+        code, subcode, status, is_heavy=is_heavy, is_transient=_is_true(error.get("is_transient"))
+    )
     text = str(error.get("message", ""))
     if code == 100 and kind is GraphError and PROOF in text:
         kind = TokenError
-    fault = GraphFault(code, subcode, status, _trace_id(error.get("fbtrace_id")), path, REASONS.get((kind, code), ""))
+    fault = GraphFault(
+        code,
+        subcode,
+        status,
+        _trace_id(error.get("fbtrace_id")),
+        path,
+        REASONS.get((kind, code), ""),
+    )
     if kind is RetryableError and wait_seconds is not None:
         kind = ThrottledError  # who names a time is obeyed
     if kind is ThrottledError:
@@ -172,7 +184,9 @@ def may_be_one_row(error: GraphError) -> bool:
     """
     if isinstance(error, MissingError):
         return (error.fault.code, error.fault.subcode) not in ABOUT_THE_INBOX
-    return isinstance(error, TooMuchDataError | RetryableError) and not isinstance(error, ThrottledError)
+    return isinstance(error, TooMuchDataError | RetryableError) and not isinstance(
+        error, ThrottledError
+    )
 
 
 def is_outage(error: ConvoError) -> bool:
@@ -190,7 +204,9 @@ def is_final(error: ConvoError) -> bool:
     >>> is_final(MissingError(GraphFault(100, 33))), is_final(GraphError(GraphFault(2500))), is_final(RetryableError(GraphFault(1)))
     (True, True, False)
     """
-    if isinstance(error, RetryableError):  # what stands before the API may not like an id, and says no code
+    if isinstance(
+        error, RetryableError
+    ):  # what stands before the API may not like an id, and says no code
         return error.fault.code is None and error.fault.status in REFUSING_STATUSES
     return isinstance(error, GraphError | PayloadError) and not isinstance(error, TooMuchDataError)
 

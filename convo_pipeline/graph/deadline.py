@@ -15,7 +15,7 @@ from typing import Any
 import urllib3
 import urllib3.connection
 
-from convo_pipeline.halt import LOOK_SECONDS, Halt
+from convo_pipeline.base.cancellation import LOOK_SECONDS, Halt
 
 
 class _DeadlineReader(io.RawIOBase):

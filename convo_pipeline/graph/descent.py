@@ -44,7 +44,9 @@ class Descent:
         self._route: tuple[Rung, ...] = ()
         """The rungs of the next pages, around rows that are known to be refused; the last one goes on as before."""
         self._climbed_from: Rung | None = None
-        self._refused_count = self._unanswered_count = self._isolated_count = self._nested_row_count = 0
+        self._refused_count = self._unanswered_count = self._isolated_count = (
+            self._nested_row_count
+        ) = 0
 
     @property
     def settled(self) -> Rung:
@@ -55,7 +57,9 @@ class Descent:
     def may_go_around(self) -> bool:
         """Whether a refused page is the first of its search, and more than one row."""
         is_searching = self._search is not None or self._route or self._climbed_from is not None
-        return self.rung.mode == "nested" and self.rung.conversations_per_page > 1 and not is_searching
+        return (
+            self.rung.mode == "nested" and self.rung.conversations_per_page > 1 and not is_searching
+        )
 
     def go_around(self, places: Sequence[int]) -> None:
         """List the rows at these places of the next page without their messages, and those between them with theirs.
@@ -99,7 +103,10 @@ class Descent:
         self._refused_count += 1
         self._unanswered_count += error.fault.code is None
         if self._route:
-            self._search, self._route = _Search(self._route[-1], self.rung.conversations_per_page), ()
+            self._search, self._route = (
+                _Search(self._route[-1], self.rung.conversations_per_page),
+                (),
+            )
         lower = step_down(self.rung, error, self.platform, self.today)
         if self._climbed_from is not None:
             self.rung, self._climbed_from = be_patient(self._climbed_from), None
@@ -129,10 +136,16 @@ class Descent:
         elif search is None:
             self._climb(rung)
         elif search.suspect_count > rung.conversations_per_page:
-            self._search = replace(search, suspect_count=search.suspect_count - rung.conversations_per_page)
+            self._search = replace(
+                search, suspect_count=search.suspect_count - rung.conversations_per_page
+            )
         else:
             self._search = None
-            self.rung = replace(search.resume, dropped=rung.dropped) if search.is_found else be_patient(rung)
+            self.rung = (
+                replace(search.resume, dropped=rung.dropped)
+                if search.is_found
+                else be_patient(rung)
+            )
 
     def _climb(self, rung: Rung) -> None:
         self.rung = step_up(rung)
@@ -155,7 +168,9 @@ class Descent:
         """List without messages from now on; return the rung to come back to."""
         before = self.settled
         self._search, self._climbed_from, self._route = None, None, ()
-        self.rung = replace(TOP, mode="light", dropped=self.rung.dropped, climb_after=self.rung.climb_after)
+        self.rung = replace(
+            TOP, mode="light", dropped=self.rung.dropped, climb_after=self.rung.climb_after
+        )
         return before
 
     def come_back(self, rung: Rung) -> None:
@@ -165,7 +180,9 @@ class Descent:
 
     @property
     def _is_hopeless(self) -> bool:
-        return is_nesting_hopeless(self._isolated_count, self._refused_count, self._nested_row_count)
+        return is_nesting_hopeless(
+            self._isolated_count, self._refused_count, self._nested_row_count
+        )
 
 
 def _size(rung: Rung) -> tuple[int, int]:

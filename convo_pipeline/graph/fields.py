@@ -10,7 +10,15 @@ from collections.abc import Collection
 BASE_MESSAGE_FIELDS = ("id", "created_time", "from", "to", "message")
 OPTIONAL_MESSAGE_FIELDS = {
     "instagram": ("attachments", "shares", "story", "reactions", "reply_to", "is_unsupported"),
-    "messenger": ("attachments", "shares", "sticker", "reactions", "reply_to", "tags", "is_unsupported"),
+    "messenger": (
+        "attachments",
+        "shares",
+        "sticker",
+        "reactions",
+        "reply_to",
+        "tags",
+        "is_unsupported",
+    ),
 }
 SHARE_FIELDS = ("id", "link", "name", "description", "type", "url", "title", "template")
 """`shares` gives nothing unless its fields are named (Meta's Message reference)."""
@@ -28,13 +36,18 @@ def message_field_names(platform: str, dropped: Collection[str] = ()) -> tuple[s
     ('id', 'created_time', 'from', 'to', 'message', 'attachments', 'shares', 'reactions', 'reply_to', 'is_unsupported')
     """
     optional = (name for name in OPTIONAL_MESSAGE_FIELDS[platform] if name not in dropped)
-    return (*BASE_MESSAGE_FIELDS, *(name for name in optional if name != "shares" or _share_fields(dropped)))
+    return (
+        *BASE_MESSAGE_FIELDS,
+        *(name for name in optional if name != "shares" or _share_fields(dropped)),
+    )
 
 
 def message_fields(platform: str, dropped: Collection[str] = ()) -> str:
     """Return the `fields` of a message, shares with their own fields."""
     shares = "shares{" + ",".join(_share_fields(dropped)) + "}"
-    return ",".join(shares if name == "shares" else name for name in message_field_names(platform, dropped))
+    return ",".join(
+        shares if name == "shares" else name for name in message_field_names(platform, dropped)
+    )
 
 
 def _share_fields(dropped: Collection[str]) -> tuple[str, ...]:
@@ -43,7 +56,9 @@ def _share_fields(dropped: Collection[str]) -> tuple[str, ...]:
 
 def conversation_field_names(dropped: Collection[str] = ()) -> tuple[str, ...]:
     """Return the top-level fields asked of a conversation, nested messages aside."""
-    return BASE_CONVERSATION_FIELDS + tuple(name for name in OPTIONAL_CONVERSATION_FIELDS if name not in dropped)
+    return BASE_CONVERSATION_FIELDS + tuple(
+        name for name in OPTIONAL_CONVERSATION_FIELDS if name not in dropped
+    )
 
 
 def conversation_fields(platform: str, messages_limit: int, dropped: Collection[str] = ()) -> str:
@@ -55,7 +70,9 @@ def conversation_fields(platform: str, messages_limit: int, dropped: Collection[
     names = conversation_field_names(dropped)
     if not messages_limit:
         return ",".join(names)
-    return ",".join((*names, f"messages.limit({messages_limit}){{{message_fields(platform, dropped)}}}"))
+    return ",".join(
+        (*names, f"messages.limit({messages_limit}){{{message_fields(platform, dropped)}}}")
+    )
 
 
 def droppable(name: str, platform: str, dropped: Collection[str] = ()) -> str | None:
@@ -75,7 +92,9 @@ def droppable(name: str, platform: str, dropped: Collection[str] = ()) -> str | 
 def optional_names(platform: str, dropped: Collection[str] = ()) -> tuple[str, ...]:
     """Return the optional fields that are still asked, those of conversations last."""
     asked = (*message_field_names(platform, dropped), *conversation_field_names(dropped))
-    return tuple(name for name in asked if name not in BASE_MESSAGE_FIELDS + BASE_CONVERSATION_FIELDS)
+    return tuple(
+        name for name in asked if name not in BASE_MESSAGE_FIELDS + BASE_CONVERSATION_FIELDS
+    )
 
 
 def optional_share_names(dropped: Collection[str] = ()) -> tuple[str, ...]:

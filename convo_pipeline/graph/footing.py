@@ -13,7 +13,14 @@ from typing import TypeVar
 from convo_pipeline.errors import GraphError, TooMuchDataError, UnknownFieldError
 from convo_pipeline.graph.codes import is_plain_100
 from convo_pipeline.graph.fields import droppable
-from convo_pipeline.graph.ladder import CLIMB_AFTER, EDGES, LONGEST_CLIMB_AFTER, Edge, Rung, find_refused_fields
+from convo_pipeline.graph.ladder import (
+    CLIMB_AFTER,
+    EDGES,
+    LONGEST_CLIMB_AFTER,
+    Edge,
+    Rung,
+    find_refused_fields,
+)
 
 T = TypeVar("T")
 
@@ -80,7 +87,11 @@ class Footing:
         self.edge, self._given_in_a_row = edge, 0
 
     def ask(
-        self, dropped: Collection[str], call: Callable[[frozenset[str]], T], *, is_plain_about_fields: bool = False
+        self,
+        dropped: Collection[str],
+        call: Callable[[frozenset[str]], T],
+        *,
+        is_plain_about_fields: bool = False,
     ) -> tuple[frozenset[str], T]:
         """Make a call without the fields that are refused; return which those were, and its answer.
 
@@ -109,14 +120,18 @@ class Footing:
         with self._lock:
             if dropped | self.dropped_names != asked_without:
                 return True  # another thread has learned meanwhile
-            named = isinstance(error, UnknownFieldError) and droppable(error.field, self._platform, asked_without)
+            named = isinstance(error, UnknownFieldError) and droppable(
+                error.field, self._platform, asked_without
+            )
             if named:
                 found: tuple[str, ...] = (named,)
             elif self._has_searched:
                 return False
             else:
                 self._has_searched = True
-                found = find_refused_fields(self._platform, asked_without, lambda names: is_accepted(call, names))
+                found = find_refused_fields(
+                    self._platform, asked_without, lambda names: is_accepted(call, names)
+                )
             self._dropped += tuple((name, self._today) for name in found)
             return bool(found)
 

@@ -34,7 +34,10 @@ def wait_seconds(headers: Mapping[str, str], now: datetime) -> float | None:
     >>> wait_seconds({"Retry-After": "7"}, datetime(2026, 1, 1, tzinfo=UTC))
     7.0
     """
-    times = [*_regain_seconds(headers), *_retry_after_seconds(headers.get("Retry-After", "").strip(), now)]
+    times = [
+        *_regain_seconds(headers),
+        *_retry_after_seconds(headers.get("Retry-After", "").strip(), now),
+    ]
     return max(times, default=None)
 
 
@@ -58,15 +61,25 @@ def usage_percent(headers: Mapping[str, str]) -> float | None:
     >>> usage_percent({"X-App-Usage": '{"call_count":28,"total_time":25,"total_cputime":25}'})
     28.0
     """
-    entries = [*_business_entries(headers), *_objects(headers, APP_USAGE), *_objects(headers, PAGE_USAGE)]
-    values = [value for entry in entries for name in _PERCENTAGES if _is_number(value := entry.get(name))]
+    entries = [
+        *_business_entries(headers),
+        *_objects(headers, APP_USAGE),
+        *_objects(headers, PAGE_USAGE),
+    ]
+    values = [
+        value for entry in entries for name in _PERCENTAGES if _is_number(value := entry.get(name))
+    ]
     return float(max(values)) if values else None
 
 
 def _business_entries(headers: Mapping[str, str]) -> Iterator[dict[str, object]]:
     for by_object in _objects(headers, BUSINESS_USAGE):
         for entries in by_object.values():
-            yield from (entry for entry in entries if isinstance(entry, dict)) if isinstance(entries, list) else ()
+            yield from (
+                (entry for entry in entries if isinstance(entry, dict))
+                if isinstance(entries, list)
+                else ()
+            )
 
 
 def _objects(headers: Mapping[str, str], name: str) -> Iterator[dict[str, object]]:

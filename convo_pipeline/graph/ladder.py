@@ -106,7 +106,9 @@ def without(rung: Rung, names: Iterable[str], today: date) -> Rung:
     return replace(rung, dropped=rung.dropped + tuple((name, today) for name in names))
 
 
-def find_refused(names: Sequence[str], is_accepted: Callable[[Sequence[str]], bool]) -> tuple[str, ...]:
+def find_refused(
+    names: Sequence[str], is_accepted: Callable[[Sequence[str]], bool]
+) -> tuple[str, ...]:
     """Return which of these fields, together refused, are refused by themselves; asks for halves of them.
 
     For an account whose refusals do not name the field (texts are localised).
@@ -117,7 +119,9 @@ def find_refused(names: Sequence[str], is_accepted: Callable[[Sequence[str]], bo
     if len(names) == 1:
         return tuple(names)
     halves = names[: len(names) // 2], names[len(names) // 2 :]
-    return tuple(name for half in halves if not is_accepted(half) for name in find_refused(half, is_accepted))
+    return tuple(
+        name for half in halves if not is_accepted(half) for name in find_refused(half, is_accepted)
+    )
 
 
 def find_refused_fields(
@@ -147,11 +151,23 @@ def find_refused_fields(
 def _smaller(rung: Rung, steps: int) -> Rung | None:
     if rung.mode == "nested":
         size = (rung.conversations_per_page, rung.messages_per_conversation)
-        smaller = [other for other in SIZES if other[0] <= size[0] and other[1] <= size[1] and other != size]
+        smaller = [
+            other
+            for other in SIZES
+            if other[0] <= size[0] and other[1] <= size[1] and other != size
+        ]
         if not smaller:
-            return replace(rung, conversations_per_page=50, messages_per_conversation=20, mode="light", streak=0)
+            return replace(
+                rung,
+                conversations_per_page=50,
+                messages_per_conversation=20,
+                mode="light",
+                streak=0,
+            )
         conversations, messages = smaller[min(steps, len(smaller)) - 1]
-        return replace(rung, conversations_per_page=conversations, messages_per_conversation=messages, streak=0)
+        return replace(
+            rung, conversations_per_page=conversations, messages_per_conversation=messages, streak=0
+        )
     below = [size for size in LIGHT_SIZES if size < rung.conversations_per_page]
     if rung.mode == "light" and below:
         return replace(rung, conversations_per_page=below[min(steps, len(below)) - 1], streak=0)
@@ -192,7 +208,11 @@ def step_up(rung: Rung) -> Rung:
 def _higher(rung: Rung) -> Rung | None:
     if rung.mode == "nested":
         size = (rung.conversations_per_page, rung.messages_per_conversation)
-        larger = [other for other in SIZES if other[0] >= size[0] and other[1] >= size[1] and other != size]
+        larger = [
+            other
+            for other in SIZES
+            if other[0] >= size[0] and other[1] >= size[1] and other != size
+        ]
         return replace(rung, conversations_per_page=larger[-1][0], messages_per_conversation=larger[-1][1]) if larger else None  # fmt: skip
     above = [size for size in LIGHT_SIZES if size > rung.conversations_per_page]
     if above:
@@ -216,7 +236,10 @@ def is_nesting_hopeless(isolated_count: int, refused_count: int, nested_row_coun
 
 def with_probes(rung: Rung, today: date) -> Rung:
     """Ask again for the fields that were dropped a week ago or earlier: a newer version may know them."""
-    return replace(rung, dropped=tuple((name, since) for name, since in rung.dropped if today - since < PROBE_AFTER))
+    return replace(
+        rung,
+        dropped=tuple((name, since) for name, since in rung.dropped if today - since < PROBE_AFTER),
+    )
 
 
 def to_json(rung: Rung) -> str:
@@ -234,8 +257,15 @@ def from_json(text: str | None) -> Rung:
         found = orjson.loads(text or "")
         dropped = tuple((str(name), date.fromisoformat(since)) for name, since in found["dropped"])
         size = (found["conversations_per_page"], found["messages_per_conversation"])
-        is_known = found["mode"] in MODES and 1 <= size[0] <= 50 and size[1] in {messages for _, messages in SIZES}
-        counts = (int(found["streak"]), min(max(int(found["climb_after"]), CLIMB_AFTER), LONGEST_CLIMB_AFTER))
+        is_known = (
+            found["mode"] in MODES
+            and 1 <= size[0] <= 50
+            and size[1] in {messages for _, messages in SIZES}
+        )
+        counts = (
+            int(found["streak"]),
+            min(max(int(found["climb_after"]), CLIMB_AFTER), LONGEST_CLIMB_AFTER),
+        )
     except (ValueError, KeyError, TypeError):
         return TOP
     return Rung(*size, found["mode"], dropped, *counts) if is_known else TOP

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import takewhile
 from typing import Literal
 
-from convo_pipeline.clock import SYSTEM_CLOCK, Clock
+from convo_pipeline.base.clock import SYSTEM_CLOCK, Clock
 from convo_pipeline.errors import (
     AccessDeniedError,
     GraphError,
@@ -198,7 +198,9 @@ class Listing:
         self._descent.come_back(rung)
         return walk
 
-    def _pass(self, folder: str, bound: datetime, *, is_head: bool) -> Generator[ListedPage, None, _Walk]:
+    def _pass(
+        self, folder: str, bound: datetime, *, is_head: bool
+    ) -> Generator[ListedPage, None, _Walk]:
         """Walk from the head to the bound; start again when the cursor is lost, a bounded number of times."""
         self._passes += 1
         fresh: set[str] = set()
@@ -215,7 +217,11 @@ class Listing:
 
     def _may_restart(self, cut: Cut) -> bool:
         self._loops += cut == "cursor_loop"
-        if cut == "empty_pages" or self._loops > LOOP_RESTARTS or self._restarts >= self._max_restarts:
+        if (
+            cut == "empty_pages"
+            or self._loops > LOOP_RESTARTS
+            or self._restarts >= self._max_restarts
+        ):
             return False
         self._restarts += 1
         return True
@@ -245,8 +251,16 @@ class Listing:
 
     def _is_end(self, rows: Sequence[object], walk: _Walk) -> bool:
         """Whether nothing below this page can matter: it and enough rows are older than the bound, or old and known."""
-        tail = list(takewhile(lambda row: _is_before(walk.bound, row) or self._adds_nothing(row, walk), reversed(rows)))
-        is_whole_page, is_past_bound = len(tail) == len(rows), any(_is_before(walk.bound, row) for row in tail)
+        tail = list(
+            takewhile(
+                lambda row: _is_before(walk.bound, row) or self._adds_nothing(row, walk),
+                reversed(rows),
+            )
+        )
+        is_whole_page, is_past_bound = (
+            len(tail) == len(rows),
+            any(_is_before(walk.bound, row) for row in tail),
+        )
         walk.idle_count = len(tail) + walk.idle_count * is_whole_page
         walk.is_past_bound = is_past_bound or (walk.is_past_bound and is_whole_page)
         return is_whole_page and walk.is_past_bound and walk.idle_count >= ENOUGH_ROWS
@@ -309,7 +323,9 @@ class Listing:
                 if self._page_count == 0 and is_silent(error):
                     raise  # a dead host, not a heavy page
                 if may_be_one_row(error):
-                    if not self._goes_around(error, folder, after) and not self._descent.refuse(error):
+                    if not self._goes_around(error, folder, after) and not self._descent.refuse(
+                        error
+                    ):
                         return self._isolate(error, folder, after)
                 elif not self._drops_field(error, folder, after):
                     raise _meaning(error, after) from None
@@ -349,10 +365,16 @@ class Listing:
 
     def _listed(self, page: Page, rung: Rung, folder: str) -> ListedPage:
         names = conversation_field_names(rung.dropped_names)
-        messages = message_field_names(self._platform, rung.dropped_names) if rung.nested_messages else ()
-        return ListedPage(page.rows, names, messages, rung.nested_messages, folder, page.server_time, rung)
+        messages = (
+            message_field_names(self._platform, rung.dropped_names) if rung.nested_messages else ()
+        )
+        return ListedPage(
+            page.rows, names, messages, rung.nested_messages, folder, page.server_time, rung
+        )
 
-    def _isolate(self, error: GraphError, folder: str, after: str | None) -> tuple[ListedPage, str | None]:
+    def _isolate(
+        self, error: GraphError, folder: str, after: str | None
+    ) -> tuple[ListedPage, str | None]:
         """List the one row that is refused without its messages, in the last resort with its id and time only."""
         alone = self._descent.rung
         light = replace(alone, mode="light", conversations_per_page=1)
@@ -366,7 +388,9 @@ class Listing:
                 if is_silent(refusal) or (self._page_count == 0 and is_outage(refusal)):
                     raise  # a server that never answered well, not one bad conversation
             else:
-                self._poisoned |= {found: error for row in page.rows if (found := _id(row)) is not None}
+                self._poisoned |= {
+                    found: error for row in page.rows if (found := _id(row)) is not None
+                }
                 self._descent.isolated()
                 return self._listed(page, rung, folder), page.after
         if after is None:
@@ -377,7 +401,9 @@ class Listing:
         """Go on without the field that a code 100 names, or may mean; False if it is not about fields."""
         if isinstance(error, UnknownFieldError) and self._descent.drop_field(error):
             return True
-        is_about_fields = isinstance(error, UnknownFieldError) or (is_plain_100(error) and after is None)
+        is_about_fields = isinstance(error, UnknownFieldError) or (
+            is_plain_100(error) and after is None
+        )
         if not is_about_fields or self._has_eliminated:
             return False
         self._has_eliminated = True
@@ -394,7 +420,9 @@ class Listing:
             fields = conversation_fields(self._platform, rung.nested_messages, dropped)
             return self._client.fetch_conversations(fields, 1, None, folder)
 
-        return find_refused_fields(self._platform, rung.dropped_names, lambda names: is_accepted(ask, names))
+        return find_refused_fields(
+            self._platform, rung.dropped_names, lambda names: is_accepted(ask, names)
+        )
 
 
 def _meaning(error: GraphError, after: str | None) -> Exception:
@@ -402,7 +430,9 @@ def _meaning(error: GraphError, after: str | None) -> Exception:
     if after is not None and (isinstance(error, MissingError) or is_plain_100(error)):
         return _CursorLostError("dead_cursor")
     if isinstance(error, MissingError):
-        return AccessDeniedError(replace(error.fault, reason="the inbox is not visible to this token"))
+        return AccessDeniedError(
+            replace(error.fault, reason="the inbox is not visible to this token")
+        )
     return error
 
 
@@ -411,7 +441,11 @@ def _id(row: object) -> str | None:
     value = row.get("id") if isinstance(row, dict) else None
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
         return None
-    return str(value) if not isinstance(value, str) or value.isascii() or _is_encodable(value) else None
+    return (
+        str(value)
+        if not isinstance(value, str) or value.isascii() or _is_encodable(value)
+        else None
+    )
 
 
 def _is_encodable(text: str) -> bool:
@@ -424,7 +458,10 @@ def _updated_at(row: object) -> datetime | None:
     if not isinstance(row, dict):
         return None
     newest = _newest_message(row)
-    times = (parse_time(row.get("updated_time")), parse_time(newest.get("created_time") if newest else None))
+    times = (
+        parse_time(row.get("updated_time")),
+        parse_time(newest.get("created_time") if newest else None),
+    )
     return next((time for time in times if time is not None and time >= EARLIEST), None)
 
 

@@ -92,7 +92,9 @@ def _read_carefully(content: bytes) -> object:
     failure = "not JSON"
     try:
         text = content.decode("utf-8")
-        value: object = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_refuse_twins)
+        value: object = json.loads(
+            text, parse_constant=_refuse_constant, object_pairs_hook=_refuse_twins
+        )
         return value
     except UnicodeDecodeError:
         failure = "not UTF-8"
@@ -133,7 +135,11 @@ def parse_time(value: object) -> datetime | None:
     match = _ISO_TIME.fullmatch(text)
     if match:
         return _iso_time(match)
-    return _unix_time(float(text) if "." in text else int(text)) if _UNIX_TIME.fullmatch(text) else None
+    return (
+        _unix_time(float(text) if "." in text else int(text))
+        if _UNIX_TIME.fullmatch(text)
+        else None
+    )
 
 
 def _iso_time(match: re.Match[str]) -> datetime | None:
@@ -141,7 +147,11 @@ def _iso_time(match: re.Match[str]) -> datetime | None:
     microsecond = int((match[7] or "0").ljust(6, "0")[:6])
     try:
         local = datetime(year, month, day, hour, minute, second, microsecond, tzinfo=UTC)
-        offset = (int(match[10]) * 3600 + int(match[11]) * 60) * (1 if match[9] == "-" else -1) if match[9] else 0
+        offset = (
+            (int(match[10]) * 3600 + int(match[11]) * 60) * (1 if match[9] == "-" else -1)
+            if match[9]
+            else 0
+        )
         return datetime.fromtimestamp(local.timestamp() + offset, UTC) if offset else local
     except (ValueError, OverflowError, OSError):
         return None

@@ -22,7 +22,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
-from convo_pipeline.clock import SYSTEM_CLOCK, Clock
+from convo_pipeline.base.clock import SYSTEM_CLOCK, Clock
 from convo_pipeline.errors import BudgetError, GraphFault, StoreError, ThrottledError
 from convo_pipeline.graph.throttle import LONGEST_SLEEP_SECONDS, Patience
 
@@ -59,7 +59,9 @@ UPDATE rate_limits SET last_sent = CASE WHEN last_sent = ?1 THEN ?2 ELSE last_se
     sent_before = CASE WHEN sent_before = ?1 THEN ?2 ELSE sent_before END
 WHERE host = ?3 AND page_id = ?4 AND platform = ?5
 """
-_BLOCK = "UPDATE rate_limits SET blocked_until = max(blocked_until, ?) WHERE host = ? AND page_id = ?"
+_BLOCK = (
+    "UPDATE rate_limits SET blocked_until = max(blocked_until, ?) WHERE host = ? AND page_id = ?"
+)
 _SLOW = f"UPDATE rate_limits SET slow_until = ?, slow_factor = ? {_WHERE}"  # noqa: S608
 
 T = TypeVar("T")
@@ -135,7 +137,11 @@ def next_step(slots: Slots, monotonic: float, unix: float, gap_seconds: float) -
     if 0 < blocked_seconds <= LONGEST_BLOCK_SECONDS:
         return Wait(blocked_seconds, is_block=True)
     if max(slots.last_sent, slots.next_slot - FURTHEST_SLOT_SECONDS - 10 * gap_seconds) > monotonic:
-        slots = Slots(blocked_until=slots.blocked_until, slow_until=slots.slow_until, slow_factor=slots.slow_factor)
+        slots = Slots(
+            blocked_until=slots.blocked_until,
+            slow_until=slots.slow_until,
+            slow_factor=slots.slow_factor,
+        )
     is_slow = 0 < slots.slow_until - unix <= SLOW_DOWN_SECONDS
     gap = gap_seconds * (slots.slow_factor if is_slow else 1.0)
     seconds = max(slots.next_slot, slots.sent_before + PAIR_SHARE * gap_seconds) - monotonic
@@ -143,7 +149,14 @@ def next_step(slots: Slots, monotonic: float, unix: float, gap_seconds: float) -
         return Wait(seconds, is_block=False)
     is_just_late = monotonic - slots.next_slot <= min(CATCH_UP_SECONDS, gap_seconds / 2)
     scheduled = slots.next_slot if is_just_late else monotonic
-    return Slots(scheduled + gap, monotonic, slots.last_sent, slots.blocked_until, slots.slow_until, slots.slow_factor)
+    return Slots(
+        scheduled + gap,
+        monotonic,
+        slots.last_sent,
+        slots.blocked_until,
+        slots.slow_until,
+        slots.slow_factor,
+    )
 
 
 def slow_factor(percent: float) -> float:
@@ -200,13 +213,18 @@ class SqliteLimiter:
         now = self._clock.monotonic_seconds()
         if now - stamp <= RESTAMP_SECONDS:
             return stamp
-        self._transact(lambda connection: connection.execute(_RESTAMP, (stamp, now, *self._key)) and None)
+        self._transact(
+            lambda connection: connection.execute(_RESTAMP, (stamp, now, *self._key)) and None
+        )
         return now
 
     def block(self, seconds: float) -> None:
         """Let no process call this Page, on either platform, for so long; never shortens a block."""
         until = self._clock.now().timestamp() + min(max(seconds, 0.0), LONGEST_BLOCK_SECONDS)
-        siblings = {Key(self._key.host, self._key.page_id, platform) for platform in (*PLATFORMS, self._key.platform)}
+        siblings = {
+            Key(self._key.host, self._key.page_id, platform)
+            for platform in (*PLATFORMS, self._key.platform)
+        }
 
         def write(connection: sqlite3.Connection) -> None:
             connection.executemany(_INSERT, sorted(siblings))
@@ -217,11 +235,15 @@ class SqliteLimiter:
     def slow_down(self, percent: float) -> None:
         """Space calls out when a usage header comes near the wall; a lower one lifts it again."""
         factor, now = slow_factor(percent), self._clock.now().timestamp()
-        if factor == self._factor and (factor == 1.0 or now < self._factor_until - SLOW_DOWN_SECONDS / 2):
+        if factor == self._factor and (
+            factor == 1.0 or now < self._factor_until - SLOW_DOWN_SECONDS / 2
+        ):
             return
         self._factor, self._factor_until = factor, now + SLOW_DOWN_SECONDS
         until = self._factor_until
-        self._transact(lambda connection: connection.execute(_SLOW, (until, factor, *self._key)) and None)
+        self._transact(
+            lambda connection: connection.execute(_SLOW, (until, factor, *self._key)) and None
+        )
 
     def close(self) -> None:
         with self._lock:
@@ -234,7 +256,9 @@ class SqliteLimiter:
         if row is None:
             connection.execute(_INSERT, self._key)
         slots = Slots(*row) if row else Slots()
-        step = next_step(slots, self._clock.monotonic_seconds(), self._clock.now().timestamp(), self._gap_seconds)
+        step = next_step(
+            slots, self._clock.monotonic_seconds(), self._clock.now().timestamp(), self._gap_seconds
+        )
         if isinstance(step, Wait):
             return step
         connection.execute(_STAMP, (step.next_slot, step.last_sent, step.sent_before, *self._key))
@@ -242,7 +266,9 @@ class SqliteLimiter:
 
     def _throttled(self, seconds: float) -> ThrottledError:
         resume_at = datetime.fromtimestamp(self._clock.now().timestamp() + seconds, UTC)
-        return ThrottledError(GraphFault(reason="the account is blocked after a throttle answer"), seconds, resume_at)
+        return ThrottledError(
+            GraphFault(reason="the account is blocked after a throttle answer"), seconds, resume_at
+        )
 
     def _transact(self, step: Callable[[sqlite3.Connection], T]) -> T:
         with self._lock:
@@ -258,13 +284,17 @@ class SqliteLimiter:
                     raise
                 return result
             except sqlite3.Error as error:
-                raise StoreError(f"the rate limiter's file {self._path} cannot be used: {error}") from None
+                raise StoreError(
+                    f"the rate limiter's file {self._path} cannot be used: {error}"
+                ) from None
 
     def _connect(self) -> sqlite3.Connection:
         """Open once per process: a connection does not survive a fork."""
         if self._connection is None or self._process_id != os.getpid():
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            connection = sqlite3.connect(self._path, timeout=30, isolation_level=None, check_same_thread=False)
+            connection = sqlite3.connect(
+                self._path, timeout=30, isolation_level=None, check_same_thread=False
+            )
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
             connection.execute(_CREATE)
@@ -302,5 +332,7 @@ class CallBudget:
         """Count one call; raise BudgetError if none is left."""
         with self._lock:
             if self._used >= self._limit:
-                raise BudgetError(f"the account used up its {self._limit} calls for this run (graph.calls_per_run)")
+                raise BudgetError(
+                    f"the account used up its {self._limit} calls for this run (graph.calls_per_run)"
+                )
             self._used += 1

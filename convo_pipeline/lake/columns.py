@@ -7,12 +7,14 @@ from datetime import date
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from convo_pipeline.lake.files import Store
-from convo_pipeline.lake.layout import file_parts
+from convo_pipeline.lake.store import Store
 from convo_pipeline.schema import Table
+from convo_pipeline.storage.layout import file_parts
 
 
-def read_columns(store: Store, table: Table, account: str, day: date, names: Sequence[str]) -> pa.Table:
+def read_columns(
+    store: Store, table: Table, account: str, day: date, names: Sequence[str]
+) -> pa.Table:
     """Return these columns of a partition, no rows if it has no file; a CorruptError names a damaged one.
 
     Only what is asked for is decoded, once the file's hash is the one that is known. Any other file is left to
@@ -20,7 +22,11 @@ def read_columns(store: Store, table: Table, account: str, day: date, names: Seq
     """
     found = store.place.read_marked(file_parts(table, account, day))
     record = store.state.partition(table.name, account, day)
-    if found is not None and record is not None and hashlib.sha256(found[0]).hexdigest() == record.sha256:
+    if (
+        found is not None
+        and record is not None
+        and hashlib.sha256(found[0]).hexdigest() == record.sha256
+    ):
         file = pq.ParquetFile(pa.BufferReader(found[0]))
         if all(file.schema_arrow.get_field_index(name) >= 0 for name in names):
             rows = file.read(list(names), use_threads=False).select(names)

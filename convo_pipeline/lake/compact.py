@@ -19,12 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from convo_pipeline.errors import ConflictError, CorruptError
-from convo_pipeline.lake.files import Store
-from convo_pipeline.lake.folder import Folder
-from convo_pipeline.lake.layout import DATA_FILE, file_parts, folder_parts, read_date
 from convo_pipeline.lake.partitions import Held
-from convo_pipeline.lake.place import Mark, remove_file, write_file, write_version
-from convo_pipeline.lake.records import Compaction
 from convo_pipeline.lake.segments import (
     COMPACT,
     INDEX_FILE,
@@ -40,7 +35,12 @@ from convo_pipeline.lake.segments import (
     source_of,
     write_segments,
 )
+from convo_pipeline.lake.store import Store
 from convo_pipeline.schema import SCHEMA_VERSION, TABLES, VERSION_KEY, Table
+from convo_pipeline.state.records import Compaction
+from convo_pipeline.storage.backend import Mark, remove_file, write_file, write_version
+from convo_pipeline.storage.layout import DATA_FILE, file_parts, folder_parts, read_date
+from convo_pipeline.storage.local import Folder
 
 ROWS_PER_GROUP = 65_536
 """Small enough that a query for one account or id skips most of a year, large enough to be read at full speed."""
@@ -75,7 +75,11 @@ def compact(
     made: list[Piece] = []
     with store.locks.compaction():
         for table in TABLES.values():
-            months = {key: month for key, month in _months(store, table).items() if key[1] < month_of(today)}
+            months = {
+                key: month
+                for key, month in _months(store, table).items()
+                if key[1] < month_of(today)
+            }
             with suppress(ConflictError):  # another machine compacts this table just now
                 made += _compact_table(store, table, months)
             on_progress(table.name, len(made))
@@ -95,13 +99,21 @@ def drop_outdated(store: Store, changed: Collection[str] = ()) -> None:
             current = _current(store, table, changed) if held else {}
             left = [
                 _keep(
-                    store, table, segment, [piece for piece in segment.pieces if current.get(piece.key) == piece.source]
+                    store,
+                    table,
+                    segment,
+                    [piece for piece in segment.pieces if current.get(piece.key) == piece.source],
                 )
                 for segment in held
             ]
             segments = [segment for segment in left if segment]
             if segments != held:
-                write_version(store.place, segment_parts(table.name, INDEX_FILE), write_segments(segments), mark)
+                write_version(
+                    store.place,
+                    segment_parts(table.name, INDEX_FILE),
+                    write_segments(segments),
+                    mark,
+                )
             _remove_leftovers(store, table, segments, held)
         store.place.purge((COMPACT,))
 
@@ -113,9 +125,17 @@ def read_compacted_day(store: Store, table: Table, account: str, day: date) -> p
     """
     segments, _ = read_index(store.place, table.name)
     copies = _Copies(store, table, segments)
-    pieces = [piece for each in segments for piece in each.pieces if piece.key == (account, month_of(day))]
-    found = [rows.filter(pc.equal(rows["date"], day)) for piece in pieces if (rows := copies.rows(piece)) is not None]
-    return pa.concat_tables([table.schema.empty_table(), *(rows.select(table.column_names) for rows in found)])
+    pieces = [
+        piece for each in segments for piece in each.pieces if piece.key == (account, month_of(day))
+    ]
+    found = [
+        rows.filter(pc.equal(rows["date"], day))
+        for piece in pieces
+        if (rows := copies.rows(piece)) is not None
+    ]
+    return pa.concat_tables(
+        [table.schema.empty_table(), *(rows.select(table.column_names) for rows in found)]
+    )
 
 
 def _compact_table(store: Store, table: Table, months: Mapping[Key, _Month]) -> list[Piece]:
@@ -127,7 +147,11 @@ def _compact_table(store: Store, table: Table, months: Mapping[Key, _Month]) -> 
 
     def read(piece: Piece) -> pa.Table | None:
         rows = copies.rows(piece)
-        return _read_days(store, table, piece.account, months[piece.key].versions) if rows is None else rows
+        return (
+            _read_days(store, table, piece.account, months[piece.key].versions)
+            if rows is None
+            else rows
+        )
 
     for label, keys in arrange({key: month.byte_count for key, month in months.items()}):
         goal = tuple(goals[key] for key in keys)
@@ -135,7 +159,9 @@ def _compact_table(store: Store, table: Table, months: Mapping[Key, _Month]) -> 
         made = same or _build(store, table, label, goal, read)
         segments += [made] if made else []
     if segments != held:
-        write_version(store.place, segment_parts(table.name, INDEX_FILE), write_segments(segments), mark)
+        write_version(
+            store.place, segment_parts(table.name, INDEX_FILE), write_segments(segments), mark
+        )
     if not store.place.is_shared:
         _save_lines(store, table, segments, months)
     _remove_leftovers(store, table, segments, held)
@@ -152,7 +178,8 @@ def _months(store: Store, table: Table, changed: Collection[str] = ()) -> dict[K
         found[account, month_of(day)][day] = (version, byte_count)
     return {
         key: _Month(
-            {day: version for day, (version, _) in days.items() if version}, sum(size for _, size in days.values())
+            {day: version for day, (version, _) in days.items() if version},
+            sum(size for _, size in days.values()),
         )
         for key, days in found.items()
         if all(version for version, _ in days.values())
@@ -161,18 +188,29 @@ def _months(store: Store, table: Table, changed: Collection[str] = ()) -> dict[K
 
 def _recorded(store: Store, table: Table) -> Iterator[tuple[str, date, str | None, int]]:
     for each in store.state.partitions(table=table.name):
-        yield each.account, each.date, None if each.next_sha256 is not None else each.sha256, each.byte_count
+        yield (
+            each.account,
+            each.date,
+            None if each.next_sha256 is not None else each.sha256,
+            each.byte_count,
+        )
 
 
-def _listed(store: Store, table: Table, changed: Collection[str]) -> Iterator[tuple[str, date, str | None, int]]:
+def _listed(
+    store: Store, table: Table, changed: Collection[str]
+) -> Iterator[tuple[str, date, str | None, int]]:
     for account in store.accounts(table.name):
         holders = store.place.holders(folder_parts(table, account), DATA_FILE)
         marks = {day: mark for name, mark in holders.items() if (day := read_date(name))}
-        for day, mark in (_looked_up(store, table, account, marks) if account in changed else marks).items():
+        for day, mark in (
+            _looked_up(store, table, account, marks) if account in changed else marks
+        ).items():
             yield account, day, mark.tag, mark.byte_count
 
 
-def _looked_up(store: Store, table: Table, account: str, listed: Mapping[date, Mark]) -> dict[date, Mark]:
+def _looked_up(
+    store: Store, table: Table, account: str, listed: Mapping[date, Mark]
+) -> dict[date, Mark]:
     """Return the marks of an account's days, each looked at of which the state says something else than the listing."""
     records = {record.date: record for record in store.state.partitions(account, table=table.name)}
     found: dict[date, Mark] = {}
@@ -188,20 +226,32 @@ def _looked_up(store: Store, table: Table, account: str, listed: Mapping[date, M
 def _current(store: Store, table: Table, changed: Collection[str] = ()) -> dict[Key, str]:
     """Return the source of every month that readers take from a segment, or may."""
     if store.place.is_shared:
-        return {key: source_of(month.versions) for key, month in _months(store, table, changed).items()}
-    return {(line.account, line.month): line.source for line in store.state.compactions() if line.table == table.name}
+        return {
+            key: source_of(month.versions) for key, month in _months(store, table, changed).items()
+        }
+    return {
+        (line.account, line.month): line.source
+        for line in store.state.compactions()
+        if line.table == table.name
+    }
 
 
-def _save_lines(store: Store, table: Table, segments: Sequence[Segment], months: Mapping[Key, _Month]) -> None:
+def _save_lines(
+    store: Store, table: Table, segments: Sequence[Segment], months: Mapping[Key, _Month]
+) -> None:
     current = _current(store, table)
     for segment in segments:
         for piece in segment.pieces:
             if current.get(piece.key) != piece.source:
-                line = Compaction(table.name, *piece.key, piece.source, piece.day_count, segment.byte_count)
+                line = Compaction(
+                    table.name, *piece.key, piece.source, piece.day_count, segment.byte_count
+                )
                 store.state.save_compaction(line, months[piece.key].versions)
 
 
-def _build(store: Store, table: Table, label: str, goal: Sequence[Piece], read: Read) -> Segment | None:
+def _build(
+    store: Store, table: Table, label: str, goal: Sequence[Piece], read: Read
+) -> Segment | None:
     """Write a segment of these months, those that can be read; None if none can."""
     writer = _Writer(table)
     pieces = []
@@ -223,7 +273,9 @@ def _keep(store: Store, table: Table, segment: Segment, pieces: Sequence[Piece])
     """Return a segment with these of its months alone."""
     if len(pieces) == len(segment.pieces):
         return segment
-    return _build(store, table, segment.name.rpartition("-")[0], pieces, _Copies(store, table, [segment]).rows)
+    return _build(
+        store, table, segment.name.rpartition("-")[0], pieces, _Copies(store, table, [segment]).rows
+    )
 
 
 def _write(store: Store, table: Table, name: str, content: bytes) -> None:
@@ -237,18 +289,28 @@ def _write(store: Store, table: Table, name: str, content: bytes) -> None:
     store.place.publish(staged, segment_parts(table.name, name))
 
 
-def _remove_leftovers(store: Store, table: Table, segments: Sequence[Segment], held: Sequence[Segment]) -> None:
+def _remove_leftovers(
+    store: Store, table: Table, segments: Sequence[Segment], held: Sequence[Segment]
+) -> None:
     """Remove files that the index does not name, those that it named until now in any case: nobody reads them."""
-    named = {segment_parts(table.name, name) for name in (INDEX_FILE, *(each.name for each in segments))}
+    named = {
+        segment_parts(table.name, name) for name in (INDEX_FILE, *(each.name for each in segments))
+    }
     known = {segment_parts(table.name, each.name) for each in held}
     for parts in sorted(known.union(store.place.files((COMPACT, table.name))) - named):
         remove_file(store.place, parts)
 
 
-def _read_days(store: Store, table: Table, account: str, versions: Mapping[date, str]) -> pa.Table | None:
+def _read_days(
+    store: Store, table: Table, account: str, versions: Mapping[date, str]
+) -> pa.Table | None:
     """Read a month's daily files with their account and date; None if one is not as it was recorded."""
     with ThreadPoolExecutor(FETCHERS if store.place.is_shared else 1) as pool:
-        tables = list(pool.map(lambda day: _read_day(store, table, account, day, versions[day]), sorted(versions)))
+        tables = list(
+            pool.map(
+                lambda day: _read_day(store, table, account, day, versions[day]), sorted(versions)
+            )
+        )
     return None if any(rows is None for rows in tables) else pa.concat_tables(tables)
 
 
@@ -259,7 +321,11 @@ def _read_day(store: Store, table: Table, account: str, day: date, version: str)
         return None
     if held is None or not held.content.is_exact or held.content.version != SCHEMA_VERSION:
         return None
-    return _with_path(table, held.content.rows, account, day) if _version(store, held) == version else None
+    return (
+        _with_path(table, held.content.rows, account, day)
+        if _version(store, held) == version
+        else None
+    )
 
 
 def _version(store: Store, held: Held) -> str:
@@ -267,14 +333,19 @@ def _version(store: Store, held: Held) -> str:
 
 
 def _with_path(table: Table, rows: pa.Table, account: str, day: date) -> pa.Table:
-    paths = [pa.repeat(account, rows.num_rows), pa.repeat(pa.scalar(day, pa.date32()), rows.num_rows)]
+    paths = [
+        pa.repeat(account, rows.num_rows),
+        pa.repeat(pa.scalar(day, pa.date32()), rows.num_rows),
+    ]
     return pa.Table.from_arrays([*paths, *rows.columns], schema=_schema(table))
 
 
 def _schema(table: Table) -> pa.Schema:
     """A segment's columns: the path's first, then the schema's."""
     metadata = {VERSION_KEY: str(SCHEMA_VERSION).encode()}
-    return pa.schema([pa.field("account", pa.string()), pa.field("date", pa.date32()), *table.schema], metadata)
+    return pa.schema(
+        [pa.field("account", pa.string()), pa.field("date", pa.date32()), *table.schema], metadata
+    )
 
 
 class _Writer:
@@ -329,14 +400,18 @@ class _Copies:
         if rows is None:
             return None
         first, last = bounds_of(piece.month)
-        return rows.filter(pc.and_(pc.greater_equal(rows["date"], first), pc.less_equal(rows["date"], last)))
+        return rows.filter(
+            pc.and_(pc.greater_equal(rows["date"], first), pc.less_equal(rows["date"], last))
+        )
 
     def _account_rows(self, segment: Segment, account: str) -> pa.Table | None:
         if self._read is None or self._read[:2] != (segment, account):
             file = self._open(segment)
             if file is None:
                 return None
-            groups = [index for index in range(file.num_row_groups) if _may_hold(file, index, account)]
+            groups = [
+                index for index in range(file.num_row_groups) if _may_hold(file, index, account)
+            ]
             rows = file.read_row_groups(groups, use_threads=False)
             self._read = segment, account, rows.filter(pc.equal(rows["account"], account))
         return self._read[2]
@@ -345,7 +420,10 @@ class _Copies:
         if self._opened is None or self._opened[0] is not segment:
             found = self._store.place.read_marked(segment_parts(self._table.name, segment.name))
             is_right = found is not None and hashlib.sha256(found[0]).hexdigest() == segment.sha256
-            self._opened = segment, pq.ParquetFile(pa.BufferReader(found[0])) if found and is_right else None
+            self._opened = (
+                segment,
+                pq.ParquetFile(pa.BufferReader(found[0])) if found and is_right else None,
+            )
         return self._opened[1]
 
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pyarrow as pa
 
+from convo_pipeline.base.json_text import dump_json, load_json
 from convo_pipeline.errors import CorruptError
-from convo_pipeline.json_text import dump_json, load_json
-from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.partitions import Commit, Held
-from convo_pipeline.lake.records import Run
+from convo_pipeline.lake.store import Store
 from convo_pipeline.schema import RUNS
+from convo_pipeline.state.records import Run
 
 Change = Callable[[pa.Table], pa.Table]
 
@@ -64,7 +64,10 @@ def rename_account(rows: pa.Table, old: str, new: str) -> pa.Table:
 def redact_account(rows: pa.Table, account: str, redact: Callable[[str], str]) -> pa.Table:
     """Return the ledger's rows with an account's texts redacted; the very rows given where there was nothing to do."""
     held = rows.to_pylist()
-    left = [row | {name: row[name] and redact(row[name]) for name in ("error", "report")} for row in held]
+    left = [
+        row | {name: row[name] and redact(row[name]) for name in ("error", "report")}
+        for row in held
+    ]
     left = [new if new["account"] == account else old for old, new in zip(held, left, strict=True)]
     return rows if left == held else pa.Table.from_pylist(left, schema=RUNS.schema)
 

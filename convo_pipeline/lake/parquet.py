@@ -58,7 +58,9 @@ class FileContent:
 def encode(table: Table, rows: pa.Table, source: str = "", place: str = "") -> bytes:
     """Return the bytes of a data file; rows that were read from one, with its source and place, give its bytes again."""
     told = {SOURCE_KEY: source.encode(), PLACE_KEY: _sealed(place)}
-    metadata = {VERSION_KEY: str(SCHEMA_VERSION).encode()} | {key: value for key, value in told.items() if value}
+    metadata = {VERSION_KEY: str(SCHEMA_VERSION).encode()} | {
+        key: value for key, value in told.items() if value
+    }
     sink = pa.BufferOutputStream()
     pq.write_table(
         pa.Table.from_arrays(rows.columns, schema=table.schema.with_metadata(metadata)),
@@ -67,7 +69,9 @@ def encode(table: Table, rows: pa.Table, source: str = "", place: str = "") -> b
         write_page_checksum=True,
         row_group_size=ROWS_PER_GROUP,
         use_dictionary=[
-            column.name for column in table.columns if column.name not in ("payload", "message_id", "text")
+            column.name
+            for column in table.columns
+            if column.name not in ("payload", "message_id", "text")
         ],
     )
     content: bytes = sink.getvalue().to_pybytes()
@@ -80,7 +84,10 @@ def decode(table: Table, content: bytes, name: str) -> FileContent:
         file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
         stored = file.read(use_threads=len(content) > THREADED_BYTES)
         metadata = file.schema_arrow.metadata or {}
-        version, source = int(metadata.get(VERSION_KEY, b"1")), metadata.get(SOURCE_KEY, b"").decode()
+        version, source = (
+            int(metadata.get(VERSION_KEY, b"1")),
+            metadata.get(SOURCE_KEY, b"").decode(),
+        )
         is_exact = stored.schema.equals(table.schema)
         return _content(table, stored, version, source, _read_place(metadata), is_exact)
     except MemoryError:  # Arrow's own is an ArrowException as well, and says nothing about the file
@@ -111,7 +118,11 @@ def read_place(content: bytes) -> str:
 
 
 def _sealed(place: str) -> bytes:
-    return f"{hashlib.sha256(place.encode()).hexdigest()[:SEAL_CHARACTERS]} {place}".encode() if place else b""
+    return (
+        f"{hashlib.sha256(place.encode()).hexdigest()[:SEAL_CHARACTERS]} {place}".encode()
+        if place
+        else b""
+    )
 
 
 def _read_place(metadata: Mapping[bytes, bytes]) -> str:
@@ -145,11 +156,17 @@ def decode_whole_columns(table: Table, content: bytes) -> pa.Table:
     return pa.table(whole)
 
 
-def _content(table: Table, stored: pa.Table, version: int, source: str, place: str, is_exact: bool) -> FileContent:
+def _content(
+    table: Table, stored: pa.Table, version: int, source: str, place: str, is_exact: bool
+) -> FileContent:
     try:
-        return FileContent(_upgrade(table, stored), stored.num_rows, version, source, place, is_exact)
+        return FileContent(
+            _upgrade(table, stored), stored.num_rows, version, source, place, is_exact
+        )
     except SchemaError as misfit:
-        return FileContent(table.schema.empty_table(), stored.num_rows, version, source, place, is_exact, misfit)
+        return FileContent(
+            table.schema.empty_table(), stored.num_rows, version, source, place, is_exact, misfit
+        )
 
 
 def is_as_written(table: Table, content: bytes) -> bool:
@@ -169,13 +186,19 @@ def check_written(table: Table, rows: pa.Table, content: bytes, name: str) -> No
     """Raise CorruptError unless the bytes hold exactly the keys of `rows`."""
     try:
         file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
-        keys = file.read(columns=list(table.key), use_threads=len(content) > THREADED_BYTES) if table.key else None
+        keys = (
+            file.read(columns=list(table.key), use_threads=len(content) > THREADED_BYTES)
+            if table.key
+            else None
+        )
         row_count = file.metadata.num_rows
     except MemoryError:
         raise
     except (pa.ArrowException, OSError) as error:
         raise CorruptError(f"{name} could not be read back: {type(error).__name__}") from None
-    if row_count != rows.num_rows or (keys is not None and not keys.equals(rows.select(list(table.key)))):
+    if row_count != rows.num_rows or (
+        keys is not None and not keys.equals(rows.select(list(table.key)))
+    ):
         raise CorruptError(f"{name} read back differs from what was written")
 
 
@@ -227,7 +250,9 @@ def _conform_column(table: Table, column: Column, rows: pa.Table) -> pa.ChunkedA
     except MemoryError:
         raise
     except (pa.ArrowException, TypeError):
-        raise SchemaError(f"{table.name}.{column.name}: {rows[column.name].type} is no {column.type}") from None
+        raise SchemaError(
+            f"{table.name}.{column.name}: {rows[column.name].type} is no {column.type}"
+        ) from None
     if _lacks_value(column, values):
         raise SchemaError(f"{table.name}.{column.name}: null, but a {column.type} is required")
     return values

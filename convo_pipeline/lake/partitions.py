@@ -14,15 +14,22 @@ from typing import TypeVar
 
 import pyarrow as pa
 
-from convo_pipeline.clock import Clock
+from convo_pipeline.base.clock import Clock
 from convo_pipeline.errors import ConflictError, CorruptError, SchemaError, StoreError
 from convo_pipeline.lake import parquet
-from convo_pipeline.lake.layout import DATA_FILE, file_parts, folder_parts, read_date, set_aside_name, table_of
-from convo_pipeline.lake.locks import Locks
-from convo_pipeline.lake.place import Mark, Place, remove_file
-from convo_pipeline.lake.records import Partition
-from convo_pipeline.lake.state import State
 from convo_pipeline.schema import RAW, SCHEMA_VERSION, Table
+from convo_pipeline.state.records import Partition
+from convo_pipeline.state.state import State
+from convo_pipeline.storage.backend import Mark, Place, remove_file
+from convo_pipeline.storage.layout import (
+    DATA_FILE,
+    file_parts,
+    folder_parts,
+    read_date,
+    set_aside_name,
+    table_of,
+)
+from convo_pipeline.storage.locks import Locks
 
 CONFLICT_TRIES = 20
 """How often a commit is made anew because another machine was first; of those who collide, one always gets through."""
@@ -71,7 +78,10 @@ class Partitions:
     def read(self, table: Table, account: str, day: date) -> Held | None:
         """Read a partition; look again under the lock if the file is not what the state says."""
         try:
-            held, record = self.read_file(table, account, day), self._state.partition(table.name, account, day)
+            held, record = (
+                self.read_file(table, account, day),
+                self._state.partition(table.name, account, day),
+            )
             if (held.record if held else None) == record:
                 return held
         except CorruptError:
@@ -103,7 +113,9 @@ class Partitions:
         held = self._read_locked(table, account, day)
         return held.record if held else None
 
-    def inspect(self, table: Table, account: str, day: date) -> tuple[bytes | None, Partition | None]:
+    def inspect(
+        self, table: Table, account: str, day: date
+    ) -> tuple[bytes | None, Partition | None]:
         """Return a partition's bytes and its record as they are, with no commit under way; changes nothing."""
         parts = file_parts(table, account, day)
         with self._locks.partition(parts):
@@ -143,13 +155,22 @@ class Partitions:
     # writing
 
     def commit(
-        self, table: Table, account: str, day: date, make: Callable[[Held | None], pa.Table], source: str = ""
+        self,
+        table: Table,
+        account: str,
+        day: date,
+        make: Callable[[Held | None], pa.Table],
+        source: str = "",
     ) -> Commit:
         """Put what `make` returns of the held rows in their place; nothing is touched where nothing changed."""
         parts = file_parts(table, account, day)
 
         def commit() -> Commit:
-            held = None if self._is_absent(table, account, day) else self._read_checked(table, account, day)
+            held = (
+                None
+                if self._is_absent(table, account, day)
+                else self._read_checked(table, account, day)
+            )
             if held and held.content.version > SCHEMA_VERSION:
                 raise SchemaError(_newer(self._place.location(parts), held.content.version))
             rows = make(held)
@@ -190,7 +211,9 @@ class Partitions:
                 held = self.read_file(table, account, day)
             except CorruptError:
                 return None
-            if held is None or (held.content.version == SCHEMA_VERSION and not held.content.is_exact):
+            if held is None or (
+                held.content.version == SCHEMA_VERSION and not held.content.is_exact
+            ):
                 return None
             self._doubt_other(table, held, self._state.partition(table.name, account, day))
             if held.content.version != SCHEMA_VERSION:
@@ -216,7 +239,9 @@ class Partitions:
         self._doubt(table, record.account, record.date)
         return table.layer in ("raw", "ledger")
 
-    def look_over(self, tables: Iterable[Table], account: str, hashed_days: Container[date] = ()) -> list[str]:
+    def look_over(
+        self, tables: Iterable[Table], account: str, hashed_days: Container[date] = ()
+    ) -> list[str]:
         """Read every file again that is not there, or not as long as it was written; return what is in doubt since.
 
         As cheap as a listing, for whoever is about to rely on what the state says. In a shared place both may be
@@ -234,7 +259,9 @@ class Partitions:
                     continue
                 mark = marks.get(f"date={record.date}")
                 is_other = mark is None or mark.byte_count != record.byte_count
-                if is_other or (is_hashed and self._hash(table, account, record.date) != record.sha256):
+                if is_other or (
+                    is_hashed and self._hash(table, account, record.date) != record.sha256
+                ):
                     with suppress(CorruptError):  # noted
                         self._read_locked(table, account, record.date)
         found = [each for each in self._state.quarantines(account) if each not in before]
@@ -256,7 +283,9 @@ class Partitions:
         """
         own, own_inbox = self._place_of(account, day).split(" ", 1)
         found, _, found_inbox = place.partition(" ")
-        return bool(place) and (found != own or bool(found_inbox and own_inbox and found_inbox != own_inbox))
+        return bool(place) and (
+            found != own or bool(found_inbox and own_inbox and found_inbox != own_inbox)
+        )
 
     def _place_of(self, account: str, day: date) -> str:
         """Return what a partition's file says of where it belongs."""
@@ -282,7 +311,13 @@ class Partitions:
         raise AssertionError("unreachable")
 
     def _publish(
-        self, table: Table, parts: tuple[str, ...], content: bytes, rows: pa.Table, held: Held | None, record: Partition
+        self,
+        table: Table,
+        parts: tuple[str, ...],
+        content: bytes,
+        rows: pa.Table,
+        held: Held | None,
+        record: Partition,
     ) -> None:
         def check(read_back: bytes, name: str) -> None:
             if read_back != content:
@@ -343,7 +378,9 @@ class Partitions:
         key = (record.table, record.account, record.date)
         return key in self._seen and self._seen[key] != self._state.tag(record)
 
-    def _settle_missing(self, table: Table, account: str, day: date, record: Partition | None) -> None:
+    def _settle_missing(
+        self, table: Table, account: str, day: date, record: Partition | None
+    ) -> None:
         if record is not None and self.give_up(record):
             location = self._place.location(file_parts(table, account, day))
             raise CorruptError(
@@ -359,31 +396,48 @@ class Partitions:
 
         In a shared place it is another machine's work, and in doubt only where rows are gone.
         """
-        if record is None or table.layer != "raw" or held.record.sha256 in (record.sha256, record.next_sha256):
+        if (
+            record is None
+            or table.layer != "raw"
+            or held.record.sha256 in (record.sha256, record.next_sha256)
+        ):
             return
         if not self._place.is_shared or held.record.row_count < record.row_count:
             self._doubt(table, record.account, record.date)
 
     def _doubt(self, table: Table, account: str, day: date) -> None:
         """Note that rows of a day may be gone that were held."""
-        self._state.add_quarantine(table.name, account, day, "/".join(file_parts(table, account, day)))
+        self._state.add_quarantine(
+            table.name, account, day, "/".join(file_parts(table, account, day))
+        )
 
     def _quarantine(self, table: Table, account: str, day: date, why: str) -> StoreError:
         """Set a damaged file aside, note it, and return the error that names it.
 
         One whose bytes are those that were written is not damaged, whatever kept us from reading it: it stays.
         """
-        parts, record = file_parts(table, account, day), self._state.partition(table.name, account, day)
+        parts, record = (
+            file_parts(table, account, day),
+            self._state.partition(table.name, account, day),
+        )
         content, mark = self._place.read_marked(parts) or (b"", Mark(0))
         digest = hashlib.sha256(content).hexdigest()
         if record is not None and digest == record.sha256:
-            return StoreError(f"{why}, and yet its bytes are those that were written: it stays; try again")
+            return StoreError(
+                f"{why}, and yet its bytes are those that were written: it stays; try again"
+            )
         name = set_aside_name(digest)
         self._state.add_quarantine(table.name, account, day, "/".join((*parts[:-1], name)))
         self._place.set_aside(parts, name, mark)
         self._seen.pop((table.name, account, day), None)
-        remedy = "it is asked again by the next run" if table.layer == "raw" else "it is made again from the raw tables"
-        return CorruptError(f"{self._place.location(parts)} is damaged and was set aside as {name}; {remedy}")
+        remedy = (
+            "it is asked again by the next run"
+            if table.layer == "raw"
+            else "it is made again from the raw tables"
+        )
+        return CorruptError(
+            f"{self._place.location(parts)} is damaged and was set aside as {name}; {remedy}"
+        )
 
     def _hash(self, table: Table, account: str, day: date) -> str | None:
         found = self._place.read_marked(file_parts(table, account, day))
@@ -409,12 +463,28 @@ class Partitions:
 def committed(record: Partition, is_changed: bool) -> Commit:
     """Return what to say of a partition that is now this."""
     return Commit(
-        record.table, record.account, record.date, record.row_count, record.byte_count, record.sha256, is_changed
+        record.table,
+        record.account,
+        record.date,
+        record.row_count,
+        record.byte_count,
+        record.sha256,
+        is_changed,
     )
 
 
-def _describe(table: Table, account: str, day: date, content: bytes, row_count: int, source: str) -> Partition:
-    return Partition(table.name, account, day, hashlib.sha256(content).hexdigest(), row_count, len(content), source)
+def _describe(
+    table: Table, account: str, day: date, content: bytes, row_count: int, source: str
+) -> Partition:
+    return Partition(
+        table.name,
+        account,
+        day,
+        hashlib.sha256(content).hexdigest(),
+        row_count,
+        len(content),
+        source,
+    )
 
 
 def _as_written(record: Partition, mark: Mark) -> Partition:

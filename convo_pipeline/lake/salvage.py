@@ -13,14 +13,13 @@ from datetime import date
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from convo_pipeline.base.json_text import dump_json, load_json
 from convo_pipeline.errors import CorruptError, SchemaError
-from convo_pipeline.json_text import dump_json, load_json
 from convo_pipeline.lake import parquet
 from convo_pipeline.lake.compact import read_compacted_day
-from convo_pipeline.lake.files import Store
+from convo_pipeline.lake.floors import RAW_NAMES, raw_floor
 from convo_pipeline.lake.partitions import Commit
-from convo_pipeline.lake.people import is_one_to_one, is_sent_by, people_in, people_of_message, without_person
-from convo_pipeline.lake.retention import RAW_NAMES, raw_floor
+from convo_pipeline.lake.store import Store
 from convo_pipeline.lake.suppression import Suppression, read_suppression
 from convo_pipeline.schema import (
     NORMALISED,
@@ -33,6 +32,13 @@ from convo_pipeline.schema import (
     Table,
 )
 from convo_pipeline.tables.merge import merge
+from convo_pipeline.tables.people import (
+    is_one_to_one,
+    is_sent_by,
+    people_in,
+    people_of_message,
+    without_person,
+)
 from convo_pipeline.tables.remake import (
     Derived,
     remake_conversations,
@@ -65,14 +71,18 @@ def salvage_day(store: Store, account: str, day: date) -> list[Commit]:
 
     The caller holds the account's `lock_derivation`: nobody erases meanwhile what is read here.
     """
-    noted = {table for table, _, noted_day, _ in store.state.quarantines(account) if noted_day == day}
+    noted = {
+        table for table, _, noted_day, _ in store.state.quarantines(account) if noted_day == day
+    }
     lost = [table for table in RAW if table.name in noted]
     if not lost or day < raw_floor(store):
         return []
     derived = {table.name: _read_sound(store, table, account, day) for table in NORMALISED}
     found = {table: _find_rows(store, table, account, day, derived) for table in lost}
     kept = _without_forgotten(found, read_suppression(store, account), _own_ids(store, account))
-    return [store.merge(table.name, account, day, rows) for table, rows in kept.items() if rows.num_rows]
+    return [
+        store.merge(table.name, account, day, rows) for table, rows in kept.items() if rows.num_rows
+    ]
 
 
 def _read_sound(store: Store, table: Table, account: str, day: date) -> pa.Table:
@@ -88,7 +98,10 @@ def _find_rows(store: Store, table: Table, account: str, day: date, derived: Der
     as_told = pa.concat_tables(
         [
             read_compacted_day(store, table, account, day),
-            *(_complete(table, columns, remade) for columns in _read_damaged(store, table, account, day)),
+            *(
+                _complete(table, columns, remade)
+                for columns in _read_damaged(store, table, account, day)
+            ),
         ]
     )
     held = _read_sound(store, table, account, day)
@@ -103,7 +116,9 @@ def _read_damaged(store: Store, table: Table, account: str, day: date) -> Iterat
     """Yield what can be read of the partition's files that were set aside."""
     for found_table, _, found_day, parts in store.set_aside_files(account):
         found = store.place.read_marked(parts) if (found_table, found_day) == (table, day) else None
-        if found and not store.partitions.is_other_place(parquet.read_place(found[0]), account, day):
+        if found and not store.partitions.is_other_place(
+            parquet.read_place(found[0]), account, day
+        ):
             older = _read_older(table, found[0])
             yield parquet.decode_whole_columns(table, found[0]) if older is None else older
 
@@ -129,7 +144,10 @@ def _complete(table: Table, columns: pa.Table, remade: pa.Table) -> pa.Table:
     if not names.issuperset(name for name in _ANSWER if name in table.column_names):
         names -= set(_ANSWER)
     places = pc.index_in(table.row_keys(columns), value_set=table.row_keys(remade))
-    whole = {name: columns[name] if name in names else remade[name].take(places) for name in table.column_names}
+    whole = {
+        name: columns[name] if name in names else remade[name].take(places)
+        for name in table.column_names
+    }
     rows = pa.table(whole)
     is_whole = pa.array([True] * rows.num_rows)
     for column in table.columns:
@@ -155,7 +173,11 @@ def _remake(store: Store, table: Table, account: str, day: date, derived: Derive
 
 def _own_ids(store: Store, account: str) -> frozenset[str]:
     identity = store.state.identity(account)
-    return frozenset(each for each in (identity.page_id, identity.own_id) if each) if identity else frozenset()
+    return (
+        frozenset(each for each in (identity.page_id, identity.own_id) if each)
+        if identity
+        else frozenset()
+    )
 
 
 def _without_forgotten(
@@ -166,7 +188,9 @@ def _without_forgotten(
         return found
     forgotten: set[str] = set()
     """Conversations and messages that are theirs."""
-    kept = {table: _cut(table, rows, suppression, own_ids, forgotten) for table, rows in found.items()}
+    kept = {
+        table: _cut(table, rows, suppression, own_ids, forgotten) for table, rows in found.items()
+    }
     is_theirs = pa.array(sorted(forgotten), pa.string())
     for table, rows in kept.items():
         for name in ("conversation_id", "message_id"):
@@ -177,7 +201,11 @@ def _without_forgotten(
 
 
 def _cut(
-    table: Table, rows: pa.Table, suppression: Suppression, own_ids: frozenset[str], forgotten: set[str]
+    table: Table,
+    rows: pa.Table,
+    suppression: Suppression,
+    own_ids: frozenset[str],
+    forgotten: set[str],
 ) -> pa.Table:
     """Cut forgotten people out of the payloads, and note what is theirs as a whole."""
     left = []
@@ -185,7 +213,9 @@ def _cut(
         conversation_id, payload = row.get("conversation_id", ""), _read_payload(row.get("payload"))
         people = people_of_message(payload) | people_in(payload.get("participants"))
         is_met = any(map(suppression.holds, people))
-        if suppression.holds(conversation_id) or (is_met and is_one_to_one(people, own_ids, suppression.holds)):
+        if suppression.holds(conversation_id) or (
+            is_met and is_one_to_one(people, own_ids, suppression.holds)
+        ):
             forgotten.add(conversation_id)
         elif is_sent_by(payload, suppression.holds):
             forgotten.add(row.get("message_id", ""))

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
 
-from convo_pipeline.json_text import dump_json, load_json
-from convo_pipeline.lake.place import Mark, Place
+from convo_pipeline.base.json_text import dump_json, load_json
 from convo_pipeline.schema import SCHEMA_VERSION
+from convo_pipeline.storage.backend import Mark, Place
 
 COMPACT = ".compact"
 INDEX_FILE = "index.json"
@@ -54,7 +54,9 @@ class Segment:
 
 def source_of(versions: Mapping[date, str]) -> str:
     """Return the digest of the daily files a piece was made from, given the version of each."""
-    return hashlib.sha256("".join(f"{day}:{versions[day]}\n" for day in sorted(versions)).encode()).hexdigest()
+    return hashlib.sha256(
+        "".join(f"{day}:{versions[day]}\n" for day in sorted(versions)).encode()
+    ).hexdigest()
 
 
 def month_of(day: date) -> str:
@@ -130,7 +132,10 @@ def read_segments(content: bytes) -> list[Segment]:
 def _read_segment(value: Any) -> Segment:
     """Return a segment; a name that is not of its hash, or leads elsewhere, was damaged."""
     segment = Segment(
-        value["name"], value["byte_count"], value["sha256"], tuple(Piece(*each) for each in value["pieces"])
+        value["name"],
+        value["byte_count"],
+        value["sha256"],
+        tuple(Piece(*each) for each in value["pieces"]),
     )
     if "/" in segment.name or not segment.name.endswith(f"-{segment.sha256[:16]}.parquet"):
         raise ValueError("this is no segment's name")

@@ -16,11 +16,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from convo_pipeline.base.json_text import dump_json, load_json
 from convo_pipeline.errors import StoreError
-from convo_pipeline.json_text import dump_json, load_json
-from convo_pipeline.lake.files import Store
-from convo_pipeline.lake.folder import make_private_folders, refusal, write_synced
-from convo_pipeline.lake.place import write_file
+from convo_pipeline.lake.store import Store
+from convo_pipeline.storage.backend import write_file
+from convo_pipeline.storage.local import make_private_folders, refusal, write_synced
 
 RECEIPTS = ".forgotten"
 KEY_FILE = "forget.key"
@@ -108,13 +108,18 @@ def read_suppression(store: Store, account: str) -> Suppression:
             " what was written, so forgotten people cannot be told apart from others: put both back from your backup"
         )
     return Suppression(
-        key, frozenset(each for receipt in receipts for each in (receipt.person, *receipt.conversations))
+        key,
+        frozenset(
+            each for receipt in receipts for each in (receipt.person, *receipt.conversations)
+        ),
     )
 
 
 def read_receipts(store: Store, account: str) -> list[Receipt]:
     """Return the account's receipts, sorted by the person's hash."""
-    return [_read_receipt(store, account, *found) for found in _read_contents(store, account).items()]
+    return [
+        _read_receipt(store, account, *found) for found in _read_contents(store, account).items()
+    ]
 
 
 def _read_contents(store: Store, account: str) -> dict[tuple[str, ...], bytes]:
@@ -129,7 +134,9 @@ def _read_receipt(store: Store, account: str, parts: tuple[str, ...], content: b
     try:
         return replace(Receipt.from_json(load_json(content)), account=account)
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise StoreError(f"{store.place.location(parts)} cannot be read: put it back from your backup") from None
+        raise StoreError(
+            f"{store.place.location(parts)} cannot be read: put it back from your backup"
+        ) from None
 
 
 def _sealed(fields: dict[str, object], key: bytes) -> bytes:

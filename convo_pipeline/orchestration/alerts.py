@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import dagster as dg
 
+from convo_pipeline.base.secrets import redact
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.webhook import post_json, read_webhook
-from convo_pipeline.secrets import redact
 
 LOOK_SECONDS = 30
 WHAT_NEXT = "convo-pipeline check says what to do about a refusal, convo-pipeline status how each account is"
@@ -57,7 +57,9 @@ def build_alert(deployment: Deployment) -> dg.SensorDefinition:
         run = context.dagster_run
         told = read_told(context.instance, run.run_id)
         if is_known(context.instance, run, told):
-            return dg.SkipReason("the run before failed for the same accounts and reason: told already")
+            return dg.SkipReason(
+                "the run before failed for the same accounts and reason: told already"
+            )
         post_json(read_webhook(variable, deployment.environ), describe(run, told))
         return None
 
@@ -90,21 +92,29 @@ def read_told(instance: dg.DagsterInstance, run_id: str) -> Told:
             lines += (told.description or "").splitlines()[1:]
         else:
             lines.append((told and told.description) or _unexpected(data.error))
-    return Told(tuple(dict.fromkeys(accounts)), tuple(lines or ["the run ended before a step began: see Dagster"]))
+    return Told(
+        tuple(dict.fromkeys(accounts)),
+        tuple(lines or ["the run ended before a step began: see Dagster"]),
+    )
 
 
 def _unexpected(error: object) -> str:
     while getattr(error, "cause", None) is not None:
         error = error.cause  # type: ignore[attr-defined]
-    return f"unexpected: {getattr(error, 'cls_name', None) or 'a step failed'}; see the run in Dagster"
+    return (
+        f"unexpected: {getattr(error, 'cls_name', None) or 'a step failed'}; see the run in Dagster"
+    )
 
 
 def is_known(instance: dg.DagsterInstance, run: dg.DagsterRun, told: Told) -> bool:
     """Whether the job's run before this one failed for the same accounts and reason."""
-    ended: Sequence[dg.DagsterRun] = instance.get_runs(dg.RunsFilter(job_name=run.job_name, statuses=ENDED), limit=20)
+    ended: Sequence[dg.DagsterRun] = instance.get_runs(
+        dg.RunsFilter(job_name=run.job_name, statuses=ENDED), limit=20
+    )
     ids = [each.run_id for each in ended]
     before = ended[ids.index(run.run_id) + 1 :][:1] if run.run_id in ids else []
     return any(
-        each.status == dg.DagsterRunStatus.FAILURE and read_told(instance, each.run_id).trouble == told.trouble
+        each.status == dg.DagsterRunStatus.FAILURE
+        and read_told(instance, each.run_id).trouble == told.trouble
         for each in before
     )

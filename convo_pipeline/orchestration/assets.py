@@ -15,20 +15,26 @@ from typing import Any, TypeVar
 import dagster as dg
 
 from convo_pipeline import schema
-from convo_pipeline.daily import derive_account_days, stale_account_days
-from convo_pipeline.derive import derive_day, stale_days
+from convo_pipeline.derive.account_days import derive_account_days, stale_account_days
+from convo_pipeline.derive.day import derive_day, stale_days
+from convo_pipeline.derive.rederive import Renewal, Scope, end_renewal, plan_renewal, renew_day
 from convo_pipeline.errors import ConvoError, StoreError
 from convo_pipeline.extract.defect import describe_defect
 from convo_pipeline.extract.run import AccountReport, Mode, Progress, extract
-from convo_pipeline.lake.files import Store
 from convo_pipeline.lake.partitions import Commit
+from convo_pipeline.lake.store import Store
 from convo_pipeline.orchestration.checks import checks_of, judge
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.metadata import partition_metadata, run_metadata, table_metadata
 from convo_pipeline.orchestration.outcome import Cell, Outcome, Told, tell
-from convo_pipeline.orchestration.partitions import Window, accounts_by_window, by_account, key_of, since_start
+from convo_pipeline.orchestration.partitions import (
+    Window,
+    accounts_by_window,
+    by_account,
+    key_of,
+    since_start,
+)
 from convo_pipeline.orchestration.pictures import PICTURED, picture_account
-from convo_pipeline.renewal import Renewal, Scope, end_renewal, plan_renewal, renew_day
 from convo_pipeline.sandbox import reachable
 
 RAW = tuple(table.name for table in schema.RAW)
@@ -55,7 +61,9 @@ Days = Mapping[str, list[date]]
 T = TypeVar("T")
 Log = Callable[[str], None]
 SINGLE_RUN = dg.BackfillPolicy.single_run()
-FRESHNESS = dg.FreshnessPolicy.time_window(warn_window=timedelta(hours=26), fail_window=timedelta(hours=50))
+FRESHNESS = dg.FreshnessPolicy.time_window(
+    warn_window=timedelta(hours=26), fail_window=timedelta(hours=50)
+)
 """A night late, two nights missed. It judges the age of a table's newest partition of any account and nothing else:
 whether the pipeline lives. A window, not a deadline: a schedule that is off owes nothing at a certain hour."""
 
@@ -76,7 +84,9 @@ def table_spec(table: schema.Table, problem: str | None = None) -> dg.AssetSpec:
     )
 
 
-def build_extract(deployment: Deployment, partitions: dg.PartitionsDefinition[Any]) -> dg.AssetsDefinition:
+def build_extract(
+    deployment: Deployment, partitions: dg.PartitionsDefinition[Any]
+) -> dg.AssetsDefinition:
     """Build the step that calls the API."""
 
     @dg.multi_asset(
@@ -97,7 +107,9 @@ def build_extract(deployment: Deployment, partitions: dg.PartitionsDefinition[An
     return extract_tables
 
 
-def build_normalise(deployment: Deployment, partitions: dg.PartitionsDefinition[Any]) -> dg.AssetsDefinition:
+def build_normalise(
+    deployment: Deployment, partitions: dg.PartitionsDefinition[Any]
+) -> dg.AssetsDefinition:
     """Build the step that derives every other table; it calls nobody."""
 
     @dg.multi_asset(
@@ -137,7 +149,12 @@ def run_checks(
 def build_problem(problem: str) -> dg.AssetsDefinition:
     """Build the one asset of a deployment without accounts: it says what is wrong."""
 
-    @dg.asset(name="configuration", description=f"**{problem}**", group_name="configuration", kinds={"toml"})
+    @dg.asset(
+        name="configuration",
+        description=f"**{problem}**",
+        group_name="configuration",
+        kinds={"toml"},
+    )
     def configuration() -> None:
         """Fail with what is wrong; correct the file, then reload the code location."""
         raise dg.Failure(f"{problem}; then reload the code location", allow_retries=False)
@@ -163,14 +180,18 @@ def scope_of(tags: Mapping[str, str]) -> Scope:
     return SCOPES.get(tags.get(SCOPE_TAG, ""), "asked")
 
 
-def run_extract(deployment: Deployment, keys: Iterable[str], log: Log, mode: Mode = "window") -> Outcome:
+def run_extract(
+    deployment: Deployment, keys: Iterable[str], log: Log, mode: Mode = "window"
+) -> Outcome:
     """Extract the keys' windows, all accounts of one window side by side."""
     asked = by_account(keys)
     days = since_start(deployment.settings.accounts, asked)
     for account in sorted(asked.keys() - days.keys()):
         log(f"{account}: skipped, all its days are before its start_date")
     if not days:
-        raise dg.Failure("nothing was asked: every day is before its account's start_date", allow_retries=False)
+        raise dg.Failure(
+            "nothing was asked: every day is before its account's start_date", allow_retries=False
+        )
     with open_store(deployment) as store:
         reports = extract_windows(deployment, store, accounts_by_window(days), mode)
         for report in reports:
@@ -181,12 +202,17 @@ def run_extract(deployment: Deployment, keys: Iterable[str], log: Log, mode: Mod
 def describe(report: AccountReport) -> str:
     """Say in one line how an account's run ended and what it cost."""
     cost = report.figures
-    missed = f"; {report.missed:,} messages had been MISSED by earlier runs" if report.missed else ""
+    missed = (
+        f"; {report.missed:,} messages had been MISSED by earlier runs" if report.missed else ""
+    )
     return f"{report.account}: {report.outcome}, {cost.used:,} calls ({cost.saved:,} saved, {cost.refused:,} refused){missed}"
 
 
 def extract_windows(
-    deployment: Deployment, store: Store, windows: Mapping[Window, Sequence[str]], mode: Mode = "window"
+    deployment: Deployment,
+    store: Store,
+    windows: Mapping[Window, Sequence[str]],
+    mode: Mode = "window",
 ) -> list[AccountReport]:
     reports: list[AccountReport] = []
     with reachable(deployment.settings, deployment.environ) as (settings, environ):
@@ -228,7 +254,9 @@ def open_store(deployment: Deployment) -> Iterator[Store]:
         raise dg.Failure(str(error), allow_retries=False) from None
 
 
-def judge_extract(store: Store, asked: Days, days: Days, reports: Sequence[AccountReport]) -> Outcome:
+def judge_extract(
+    store: Store, asked: Days, days: Days, reports: Sequence[AccountReport]
+) -> Outcome:
     """Turn reports into the truth per partition."""
     outcome = Outcome(failures=_failures(reports), summary=run_metadata(reports))
     promised = {(name, day) for name, some in days.items() for day in some}
@@ -238,7 +266,9 @@ def judge_extract(store: Store, asked: Days, days: Days, reports: Sequence[Accou
             note = None if (name, day) in promised else "before the account's start_date: not asked"
             reader.read_into(outcome, RAW, name, day, note)
     commits = [commit for report in reports for commit in report.commits]
-    outcome.extra.update(changed(commit for commit in commits if (commit.account, commit.date) not in promised))
+    outcome.extra.update(
+        changed(commit for commit in commits if (commit.account, commit.date) not in promised)
+    )
     return outcome
 
 
@@ -257,7 +287,10 @@ def remedy(report: AccountReport) -> str:
 def changed(commits: Iterable[Commit]) -> dict[tuple[str, str], dict[str, Any]]:
     """Pick the partitions whose file changed: what came along with the days that were asked for."""
     return {
-        (commit.table, key_of(commit.account, commit.date)): {"dagster/row_count": commit.row_count, "note": CAME_ALONG}
+        (commit.table, key_of(commit.account, commit.date)): {
+            "dagster/row_count": commit.row_count,
+            "note": CAME_ALONG,
+        }
         for commit in commits
         if commit.is_changed
     }
@@ -277,9 +310,17 @@ def run_normalise(deployment: Deployment, keys: Iterable[str], scope: Scope = "a
             for day in alone(outcome, account, partial(stale_days, store, account)) or ():
                 if day not in days:
                     outcome.extra.update(changed(derive(store, account, day, outcome) or ()))
-            figures = derive_figures(deployment, store, account, outcome, made if scope == "stale" else whole)
-            outcome.extra.update(changed(commit for commit in figures or () if commit.date not in days))
-            told = DERIVED if figures is not None else [name for name in DERIVED if name != schema.ACCOUNT_DAYS.name]
+            figures = derive_figures(
+                deployment, store, account, outcome, made if scope == "stale" else whole
+            )
+            outcome.extra.update(
+                changed(commit for commit in figures or () if commit.date not in days)
+            )
+            told = (
+                DERIVED
+                if figures is not None
+                else [name for name in DERIVED if name != schema.ACCOUNT_DAYS.name]
+            )
             for day in whole:
                 reader.read_into(outcome, told, account, day)
             add_pictures(deployment, store, account, whole, outcome)
@@ -296,7 +337,9 @@ def renew(deployment: Deployment, store: Store, renewal: Renewal, outcome: Outco
     for day in renewal.due:
         commits = alone(outcome, renewal.account, partial(renew_day, store, renewal, day))
         made |= set() if commits is None else {day}
-        tell_progress(deployment, outcome, Progress(renewal.account, "partitions", len(commits or ())))
+        tell_progress(
+            deployment, outcome, Progress(renewal.account, "partitions", len(commits or ()))
+        )
     return made
 
 
@@ -306,7 +349,9 @@ def tell_progress(deployment: Deployment, outcome: Outcome, step: Progress) -> N
         alone(outcome, step.account, partial(deployment.on_progress, step))
 
 
-def add_pictures(deployment: Deployment, store: Store, account: str, days: Sequence[date], outcome: Outcome) -> None:
+def add_pictures(
+    deployment: Deployment, store: Store, account: str, days: Sequence[date], outcome: Outcome
+) -> None:
     """Put an account's pictures of the run beside its newest day."""
     for cell, page in draw_pictures(deployment, store, account, days, outcome).items():
         outcome.newest[cell] = {"pictures": page, **outcome.stored[cell]}
@@ -355,7 +400,11 @@ def derive_figures(
         wanted = {*stale_account_days(store, account, session_gap_hours=gap), *days}
         before = {day: store.read(table, account, day) for day in wanted}
         commits = derive_account_days(store, account, wanted, session_gap_hours=gap)
-        return [commit for commit in commits if store.read(table, account, commit.date) != before[commit.date]]
+        return [
+            commit
+            for commit in commits
+            if store.read(table, account, commit.date) != before[commit.date]
+        ]
 
     return alone(outcome, account, derive_wanted)
 
@@ -368,7 +417,12 @@ class _Reader:
     with_preview: bool
 
     def read_into(
-        self, outcome: Outcome, tables: Sequence[str], account: str, day: date, note: str | None = None
+        self,
+        outcome: Outcome,
+        tables: Sequence[str],
+        account: str,
+        day: date,
+        note: str | None = None,
     ) -> None:
         for table in tables:
             metadata = alone(outcome, account, partial(self._metadata, table, account, day, note))

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 import dagster as dg
 
 from convo_pipeline.extract.report import AccountReport, figures_in
-from convo_pipeline.lake.files import Store
+from convo_pipeline.lake.store import Store
 from convo_pipeline.orchestration.assets import (
     Log,
     changed,
@@ -23,7 +23,13 @@ from convo_pipeline.orchestration.assets import (
 )
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.outcome import Cell, Outcome
-from convo_pipeline.orchestration.partitions import ONE_DAY, Window, accounts_by_window, by_account, since_start
+from convo_pipeline.orchestration.partitions import (
+    ONE_DAY,
+    Window,
+    accounts_by_window,
+    by_account,
+    since_start,
+)
 from convo_pipeline.orchestration.pictures import PICTURED
 
 ACCOUNTS_TAG = "convo/accounts"
@@ -34,7 +40,9 @@ Change = dg.AssetMaterialization | dg.AssetObservation
 def run_capture(deployment: Deployment, log: Log, names: Sequence[str] = ()) -> Outcome:
     """Ask these accounts, or all, for what came since their last look and derive what changed."""
     outcome = Outcome()
-    accounts = [account for account in deployment.settings.accounts if not names or account.name in names]
+    accounts = [
+        account for account in deployment.settings.accounts if not names or account.name in names
+    ]
     window = capture_window(deployment.clock.now(), deployment.settings.schedule.capture_minutes)
     with open_store(deployment) as store:
         days = since_start(accounts, {account.name: window.days for account in accounts})
@@ -78,7 +86,9 @@ def _take(deployment: Deployment, store: Store, report: AccountReport, outcome: 
     outcome.extra.update(changed(commits))
 
 
-def tell_changes(deployment: Deployment, instance: dg.DagsterInstance, outcome: Outcome) -> Iterator[Change]:
+def tell_changes(
+    deployment: Deployment, instance: dg.DagsterInstance, outcome: Outcome
+) -> Iterator[Change]:
     """Say which partitions changed, so that an asset's page, which shows its newest materialisation, keeps its pictures.
 
     A pictured table's partition is materialised once by captures, with pictures of its own. What changes in it later

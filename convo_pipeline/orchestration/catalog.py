@@ -7,7 +7,12 @@ from convo_pipeline.orchestration.assets import build_extract, build_normalise, 
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.jobs import build_capture_job, extract_job, normalise_job
 from convo_pipeline.orchestration.partitions import partitions_of
-from convo_pipeline.orchestration.schedules import build_capture_schedule, build_followers, build_nightly, build_sweep
+from convo_pipeline.orchestration.schedules import (
+    build_capture_schedule,
+    build_followers,
+    build_nightly,
+    build_sweep,
+)
 from convo_pipeline.orchestration.sooner import build_capture_sooner
 from convo_pipeline.orchestration.upkeep import build_upkeep_job, build_upkeep_schedule
 
@@ -31,6 +36,10 @@ def build_definitions(deployment: Deployment) -> dg.Definitions:
             *([build_capture_schedule(deployment, capture_job)] if minutes else []),
             build_upkeep_schedule(deployment, upkeep_job),
         ],
-        sensors=[*build_followers(), build_capture_sooner(deployment, capture_job), build_alert(deployment)],
+        sensors=[
+            *build_followers(),
+            build_capture_sooner(deployment, capture_job),
+            build_alert(deployment),
+        ],
         executor=dg.in_process_executor,
     )

@@ -13,19 +13,21 @@ from itertools import islice
 
 import dagster as dg
 import pyarrow as pa
-from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus as Status
+from dagster._core.storage.asset_check_execution_record import (
+    AssetCheckExecutionRecordStatus as Status,
+)
 
 from convo_pipeline import schema
-from convo_pipeline.derive import source_of
+from convo_pipeline.derive.day import source_of
 from convo_pipeline.errors import StoreError
 from convo_pipeline.extract.defect import describe_defect
 from convo_pipeline.lake.columns import read_columns
-from convo_pipeline.lake.files import Store
-from convo_pipeline.lake.rebuild import CERTAIN_SOURCES
-from convo_pipeline.lake.retention import read_floors
+from convo_pipeline.lake.floors import read_floors
+from convo_pipeline.lake.store import Store
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.partitions import key_of, split_key
 from convo_pipeline.tables.soundness import count_orphans, count_repeated, find_elsewhere
+from convo_pipeline.upkeep.rebuild import CERTAIN_SOURCES
 
 MOST_NAMED = 10
 MOST_RED = 200
@@ -34,7 +36,9 @@ LEAST_SHARE_DETAILED = 0.9
 CARRIED_DAYS = 31
 """How long a day stays red that nobody can mend any more."""
 MESSAGE_KEY = ("conversation_id", "message_id")
-AGAIN = "materialise the normalised tables of this day again; if it stays, run `convo-pipeline verify`"
+AGAIN = (
+    "materialise the normalised tables of this day again; if it stays, run `convo-pipeline verify`"
+)
 VERIFY = "run `convo-pipeline verify` and restore this day's file from a backup"
 SWEEP_AGAIN = "sweep again, and report it if that finds more (`convo-pipeline extract --full`)"
 READ_AGAIN = "materialise the raw tables of this day again"
@@ -136,9 +140,9 @@ def judge_completeness(table: str, raw: str, key: Sequence[str], day: Day) -> st
         return None
     lacking = count_orphans(day.rows(raw), day.rows(table), key)
     invented = count_orphans(day.rows(table), day.rows(raw), key)
-    found = [f"{lacking} ids of {raw} have no row"] * bool(lacking) + [f"{invented} rows are not in {raw}"] * bool(
-        invented
-    )
+    found = [f"{lacking} ids of {raw} have no row"] * bool(lacking) + [
+        f"{invented} rows are not in {raw}"
+    ] * bool(invented)
     return f"{', '.join(found)}: {AGAIN}" if found and day.is_settled() else None
 
 
@@ -165,11 +169,17 @@ def judge_figures_sum(day: Day) -> str | None:
 def judge_open(day: Day) -> str | None:
     """Nothing waits to be read, failed to be read or could not be understood."""
     rows = day.rows("coverage").to_pylist()
-    found = [f"{row[name]} {name}" for row in rows for name in ("pending", "failed", "rejected") if row[name]]
+    found = [
+        f"{row[name]} {name}"
+        for row in rows
+        for name in ("pending", "failed", "rejected")
+        if row[name]
+    ]
     if not found:
         return None
     is_waiting, is_rejected = (
-        any(row[name] for row in rows for name in names) for names in (("pending", "failed"), ("rejected",))
+        any(row[name] for row in rows for name in names)
+        for names in (("pending", "failed"), ("rejected",))
     )
     remedies = [READ_AGAIN] * is_waiting + ["look at raw_rejects"] * is_rejected
     return f"{', '.join(found)}: {'; '.join(remedies)}"
@@ -207,7 +217,11 @@ def _message(row: dict[str, object]) -> tuple[str, str]:
 
 def _every_table() -> Iterator[Check]:
     for table in schema.TABLES.values():
-        what = f"Its key, {', '.join(table.key)}, occurs once a day" if table.key else "There is one row a day"
+        what = (
+            f"Its key, {', '.join(table.key)}, occurs once a day"
+            if table.key
+            else "There is one row a day"
+        )
         yield Check(table.name, "keys_are_unique", f"{what}.", partial(judge_keys, table))
         if "created_at" in table.column_names:
             what = "Every message lies on the UTC day on which it was sent."
@@ -260,7 +274,9 @@ def find_failed_accounts(store: Store, accounts: Iterable[str]) -> dict[str, str
         last = store.state.last_ended(account)
         if last is not None and last.outcome in AFTER_A_RUN:
             why = last.error or "; ".join(last.reasons) or last.outcome
-            found[key_of(account, last.started_at.date())] = f"{why.rstrip('.')}: {AFTER_A_RUN[last.outcome]}"
+            found[key_of(account, last.started_at.date())] = (
+                f"{why.rstrip('.')}: {AFTER_A_RUN[last.outcome]}"
+            )
     return found
 
 
@@ -270,8 +286,12 @@ def find_missed(store: Store, accounts: Iterable[str]) -> dict[str, str]:
     for account in accounts:
         started_at, missed_count = store.state.last_sweep(account) or (None, 0)
         if started_at and missed_count:
-            what = f"{missed_count:,} messages had been missed by runs that called themselves complete"
-            found[key_of(account, started_at.date())] = f"{what}: they are stored now; {SWEEP_AGAIN}"
+            what = (
+                f"{missed_count:,} messages had been missed by runs that called themselves complete"
+            )
+            found[key_of(account, started_at.date())] = (
+                f"{what}: they are stored now; {SWEEP_AGAIN}"
+            )
     return found
 
 
@@ -280,7 +300,9 @@ def _of_accounts(name: str, what: str) -> Check:
 
 
 ACCOUNT_CHECKS: Mapping[Check, Callable[[Store, Iterable[str]], dict[str, str]]] = {
-    _of_accounts(NO_FAILED_ACCOUNTS, "The last run of every account was complete."): find_failed_accounts,
+    _of_accounts(
+        NO_FAILED_ACCOUNTS, "The last run of every account was complete."
+    ): find_failed_accounts,
     _of_accounts(
         NOTHING_MISSED, "The last sweep of every account found nothing that runs before had missed."
     ): find_missed,
@@ -339,14 +361,20 @@ def _judge_day(store: Store, key: str, checks: Iterable[Check]) -> dict[Check, s
     return found
 
 
-def _still_red(instance: dg.DagsterInstance, check: Check, accounts: Collection[str], since: date) -> set[str]:
+def _still_red(
+    instance: dg.DagsterInstance, check: Check, accounts: Collection[str], since: date
+) -> set[str]:
     """Return the partitions that the check's last evaluation left red, of accounts that there still are."""
     history = instance.event_log_storage.get_asset_check_execution_history(
         check.key, limit=1, status={Status.FAILED, Status.SUCCEEDED}
     )
     entries = [record.evaluation.metadata.get("red") for record in history if record.evaluation]
     tables = [entry for entry in entries if isinstance(entry, dg.TableMetadataValue)]
-    keys = {f"{record.data['account']}|{record.data['date']}" for table in tables for record in table.records}
+    keys = {
+        f"{record.data['account']}|{record.data['date']}"
+        for table in tables
+        for record in table.records
+    }
     places = {key: split_key(key) for key in keys}
     return {
         key for key, (account, day) in places.items()
@@ -377,7 +405,11 @@ def _result(check: Check, red: dict[str, str], judged_count: int, noun: str) -> 
 def _red_table(red: dict[str, str]) -> dg.TableMetadataValue:
     newest_first = sorted(red, key=lambda key: (split_key(key)[1], key), reverse=True)
     records = [
-        dg.TableRecord(dict(zip(("account", "date", "why"), (*map(str, split_key(key)), red[key]), strict=True)))
+        dg.TableRecord(
+            dict(
+                zip(("account", "date", "why"), (*map(str, split_key(key)), red[key]), strict=True)
+            )
+        )
         for key in newest_first[:MOST_RED]
     ]
     columns = [dg.TableColumn(name) for name in ("account", "date", "why")]

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from convo_pipeline.clock import SYSTEM_CLOCK, Clock
+from convo_pipeline.base.clock import SYSTEM_CLOCK, Clock
 from convo_pipeline.errors import SettingsError
 from convo_pipeline.extract.run import AccountReport, Progress
 from convo_pipeline.settings import Settings, find_settings_file, read_settings
@@ -28,5 +28,7 @@ def read_deployment(environ: Mapping[str, str] = os.environ) -> Deployment:
         settings = read_settings(environ=environ)
     except SettingsError as error:
         return Deployment(Settings(), problem=str(error), environ=environ)
-    problem = None if settings.accounts else f"{find_settings_file(environ=environ)}: no [[accounts]] yet"
+    problem = (
+        None if settings.accounts else f"{find_settings_file(environ=environ)}: no [[accounts]] yet"
+    )
     return Deployment(settings, problem=problem, environ=environ)

@@ -37,10 +37,14 @@ class KeptEventLog(SqliteEventLogStorage):
         if shard not in self._initialized_dbs:
             self._let_go(shard)
         if shard not in self._kept:
-            for other in self._kept.keys() - {INDEX_SHARD_NAME} if shard != INDEX_SHARD_NAME else ():
+            for other in (
+                self._kept.keys() - {INDEX_SHARD_NAME} if shard != INDEX_SHARD_NAME else ()
+            ):
                 self._let_go(other)
             address = self.conn_string_for_shard(shard)
-            self._kept[shard] = sqlalchemy.create_engine(address, connect_args={"timeout": BUSY_TIMEOUT_SECONDS})
+            self._kept[shard] = sqlalchemy.create_engine(
+                address, connect_args={"timeout": BUSY_TIMEOUT_SECONDS}
+            )
         if shard not in self._initialized_dbs:
             self._initdb(self._kept[shard])
             self._initialized_dbs.add(shard)

@@ -22,7 +22,9 @@ def open_instance(environ: Mapping[str, str]) -> dg.DagsterInstance:
     if not path.is_absolute():
         raise SettingsError(f"{HOME_VARIABLE} must be an absolute path, not {home}")
     if not path.is_dir():
-        raise SettingsError(f"{HOME_VARIABLE}: the folder {home} does not exist; make it: mkdir -p {home}")
+        raise SettingsError(
+            f"{HOME_VARIABLE}: the folder {home} does not exist; make it: mkdir -p {home}"
+        )
     return open_home(path)
 
 

@@ -23,7 +23,9 @@ IDLE_RUNS_KEPT_DAYS = 7
 MOST_PRUNED = 200
 
 extract_job = dg.define_asset_job(
-    EXTRACT_JOB, selection=list(RAW), description="Ask the API: the raw tables of a range of accounts × days."
+    EXTRACT_JOB,
+    selection=list(RAW),
+    description="Ask the API: the raw tables of a range of accounts × days.",
 )
 normalise_job = dg.define_asset_job(
     NORMALISE_JOB,
@@ -41,10 +43,14 @@ def build_capture_job(deployment: Deployment) -> dg.JobDefinition:
     @dg.op(name="capture")
     def capture(context: dg.OpExecutionContext) -> None:
         """Ask every account once, or those the run names; merge, normalise what changed; fail at the end if one failed."""
-        outcome = run_capture(deployment, context.log.info, accounts_asked(context.run.tags.items()))
+        outcome = run_capture(
+            deployment, context.log.info, accounts_asked(context.run.tags.items())
+        )
         if not outcome.extra and not outcome.failures:
             context.instance.add_run_tags(context.run_id, {IDLE_TAG: "true"})
-        prune_idle_runs(context.instance, deployment.clock.now() - timedelta(days=IDLE_RUNS_KEPT_DAYS))
+        prune_idle_runs(
+            context.instance, deployment.clock.now() - timedelta(days=IDLE_RUNS_KEPT_DAYS)
+        )
         for change in tell_changes(deployment, context.instance, outcome):
             context.log_event(change)
         if outcome.failures:

@@ -18,10 +18,24 @@ PREVIEW_ROWS = 5
 SHORT_ID_LENGTH = 6
 LONG_ID_LENGTH = 24
 HARMLESS_WORDS = frozenset(
-    {"platform", "direction", "content_type", "detail_status", "created_at_source", "kind", "problem", "folder"}
+    {
+        "platform",
+        "direction",
+        "content_type",
+        "detail_status",
+        "created_at_source",
+        "kind",
+        "problem",
+        "folder",
+    }
     | {"story_kind", "share_type", "mime_type"}
 )
-_TYPE_NAMES: dict[pa.DataType, str] = {TIME: "timestamp (UTC)", COUNT: "int", RATIO: "float", FLAG: "bool"}
+_TYPE_NAMES: dict[pa.DataType, str] = {
+    TIME: "timestamp (UTC)",
+    COUNT: "int",
+    RATIO: "float",
+    FLAG: "bool",
+}
 
 FIGURES: Mapping[str, tuple[str, ...]] = {
     "coverage": ("ids_listed", *DETAIL_STATUSES, "share_detailed", "incomplete_conversation_count", "at_risk_conversation_count"),
@@ -38,8 +52,12 @@ Metadata = Mapping[str, Any]
 def column_schema(table: Table) -> dg.TableSchema:
     """Describe a table's columns, the two of its partition first."""
     place = [
-        dg.TableColumn("account", "string", "The account's name: part of the path.", _constraints(True)),
-        dg.TableColumn("date", "date", "UTC day of `created_at`: part of the path.", _constraints(True)),
+        dg.TableColumn(
+            "account", "string", "The account's name: part of the path.", _constraints(True)
+        ),
+        dg.TableColumn(
+            "date", "date", "UTC day of `created_at`: part of the path.", _constraints(True)
+        ),
     ]
     columns = [
         dg.TableColumn(
@@ -99,7 +117,9 @@ def partition_metadata(table: Table, content: pa.Table, *, with_preview: bool) -
 
 def _figures(table: Table, content: pa.Table) -> dict[str, Any]:
     values = content.slice(0, 1).to_pylist() if table.name in FIGURES else []
-    return {name: row[name] for row in values for name in FIGURES[table.name] if row[name] is not None}
+    return {
+        name: row[name] for row in values for name in FIGURES[table.name] if row[name] is not None
+    }
 
 
 def preview(table: Table, content: pa.Table) -> dg.TableMetadataValue:

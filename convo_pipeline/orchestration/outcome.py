@@ -31,7 +31,9 @@ class Outcome:
 
 
 def tell(
-    context: dg.AssetExecutionContext, outcome: Outcome, judge: Callable[[], Iterable[dg.AssetCheckResult]]
+    context: dg.AssetExecutionContext,
+    outcome: Outcome,
+    judge: Callable[[], Iterable[dg.AssetCheckResult]],
 ) -> Iterator[Told]:
     """Report an outcome for the selected tables, in the order of the graph; raise Failure if an account failed.
 
@@ -40,11 +42,17 @@ def tell(
     selected = [key.to_user_string() for key in context.op_execution_context.selected_asset_keys]
     _log(context, outcome.extra)
     if outcome.failures:
-        _log(context, {cell: told for cell, told in outcome.stored.items() if cell not in outcome.newest})
+        _log(
+            context,
+            {cell: told for cell, told in outcome.stored.items() if cell not in outcome.newest},
+        )
         _log(context, outcome.newest)
         yield from judge()
         raise failure(outcome)
-    _log(context, {cell: metadata for cell, metadata in outcome.stored.items() if cell[0] not in selected})
+    _log(
+        context,
+        {cell: metadata for cell, metadata in outcome.stored.items() if cell[0] not in selected},
+    )
     for (table, key), metadata in outcome.stored.items():
         if table in selected:
             context.add_asset_metadata(dict(metadata), asset_key=table, partition_key=key)
@@ -64,7 +72,11 @@ def failure(outcome: Outcome) -> dg.Failure:
     """Name the failed accounts and, for each, what to do; no retry: it would ask for all accounts again."""
     names = sorted(outcome.failures)
     rest = "everything else is stored" if outcome.stored else "nothing was stored"
-    rows = [dg.TableRecord({"account": name, "what to do": outcome.failures[name]}) for name in names]
-    description = "\n".join([f"failed: {', '.join(names)}; {rest}", *(outcome.failures[name] for name in names)])
+    rows = [
+        dg.TableRecord({"account": name, "what to do": outcome.failures[name]}) for name in names
+    ]
+    description = "\n".join(
+        [f"failed: {', '.join(names)}; {rest}", *(outcome.failures[name] for name in names)]
+    )
     metadata = {**outcome.summary, "accounts": names, "remedies": dg.MetadataValue.table(rows)}
     return dg.Failure(description, metadata=metadata, allow_retries=False)

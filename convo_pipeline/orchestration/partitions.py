@@ -37,9 +37,13 @@ class Window:
 def partitions_of(settings: Settings) -> dg.MultiPartitionsDefinition:
     """Every account × every UTC day from the earliest start date to today, today included."""
     names = [account.name for account in settings.accounts]
-    first = min((account.start_date for account in settings.accounts), default=datetime.now(UTC).date())
+    first = min(
+        (account.start_date for account in settings.accounts), default=datetime.now(UTC).date()
+    )
     dates = dg.DailyPartitionsDefinition(start_date=first.isoformat(), end_offset=1)
-    return dg.MultiPartitionsDefinition({"account": dg.StaticPartitionsDefinition(names), "date": dates})
+    return dg.MultiPartitionsDefinition(
+        {"account": dg.StaticPartitionsDefinition(names), "date": dates}
+    )
 
 
 def key_of(account: str, day: date) -> str:
@@ -89,7 +93,9 @@ def accounts_by_window(days: dict[str, list[date]]) -> dict[Window, list[str]]:
     return dict(sorted(shared.items()))
 
 
-def since_start(accounts: Sequence[AccountSettings], days: dict[str, list[date]]) -> dict[str, list[date]]:
+def since_start(
+    accounts: Sequence[AccountSettings], days: dict[str, list[date]]
+) -> dict[str, list[date]]:
     """Keep the days from each account's start date on; an account without any is left out."""
     starts = {account.name: account.start_date for account in accounts}
     kept = {name: [day for day in some if day >= starts[name]] for name, some in days.items()}
@@ -98,7 +104,10 @@ def since_start(accounts: Sequence[AccountSettings], days: dict[str, list[date]]
 
 def range_tags(accounts: Sequence[str], window: Window) -> dict[str, str]:
     """Tags of one run over neighbouring `accounts` (in the order of the configuration) × the window's days."""
-    return {RANGE_START: key_of(accounts[0], window.since), RANGE_END: key_of(accounts[-1], window.last)}
+    return {
+        RANGE_START: key_of(accounts[0], window.since),
+        RANGE_END: key_of(accounts[-1], window.last),
+    }
 
 
 def neighbours(settings: Settings, accounts: Iterable[str]) -> list[list[str]]:

@@ -17,9 +17,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from convo_pipeline.daily import read_promise
+from convo_pipeline.derive.account_days import read_promise
 from convo_pipeline.lake.columns import read_columns
-from convo_pipeline.lake.files import Store
+from convo_pipeline.lake.store import Store
 from convo_pipeline.schema import ACCOUNT_DAYS, COVERAGE, MESSAGES, Table
 from convo_pipeline.tables.chart_data import (
     UNANSWERED,
@@ -35,7 +35,13 @@ from convo_pipeline.tables.chart_data import (
     mean_by_hour,
     span_of,
 )
-from convo_pipeline.tables.metrics import COLUMNS, LOOKBACK_DAYS, age_of, first_responses, needed_days
+from convo_pipeline.tables.metrics import (
+    COLUMNS,
+    LOOKBACK_DAYS,
+    age_of,
+    first_responses,
+    needed_days,
+)
 from convo_pipeline.tables.promise import Promise
 
 if TYPE_CHECKING:
@@ -45,7 +51,13 @@ if TYPE_CHECKING:
 PICTURED = (ACCOUNT_DAYS.name, COVERAGE.name)
 """The tables whose pages show pictures."""
 BLUE, ORANGE, YELLOW, VERMILION, GREY = "#0072B2", "#E69F00", "#F0E442", "#D55E00", "#999999"
-STATUS_COLOURS = {"detailed": BLUE, "beyond_20": ORANGE, "gone": GREY, "failed": VERMILION, "pending": YELLOW}
+STATUS_COLOURS = {
+    "detailed": BLUE,
+    "beyond_20": ORANGE,
+    "gone": GREY,
+    "failed": VERMILION,
+    "pending": YELLOW,
+}
 SIZE_INCHES, DOTS_PER_INCH, COLOUR_COUNT = (7.6, 2.7), 110, 48
 MARGINS = {"left": 0.085, "right": 0.855, "bottom": 0.19, "top": 0.89}
 WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
@@ -88,7 +100,12 @@ class Subject:
 
 
 def picture_account(
-    store: Store, account: str, days: Sequence[date], *, timezone: str = "UTC", session_gap_hours: float = 24
+    store: Store,
+    account: str,
+    days: Sequence[date],
+    *,
+    timezone: str = "UTC",
+    session_gap_hours: float = 24,
 ) -> dict[str, dg.MarkdownMetadataValue]:
     """Draw the pictures of some days of an account; return the Markdown by table, none where nothing is held."""
     held = store.days(COVERAGE.name, account)
@@ -123,7 +140,10 @@ def _coverage_page(store: Store, subject: Subject) -> str:
 
 
 def _page(subject: Subject, images: Mapping[str, bytes], table: str) -> str:
-    shown = [f"![{title}](data:image/png;base64,{base64.b64encode(image).decode()})" for title, image in images.items()]
+    shown = [
+        f"![{title}](data:image/png;base64,{base64.b64encode(image).decode()})"
+        for title, image in images.items()
+    ]
     return "\n\n".join([f"### {subject.title}", *shown, table, LINKS])
 
 
@@ -148,7 +168,9 @@ def _at_least(count: float | None, is_least: bool) -> str:
 def spell_new_count(row: Row, is_least: bool) -> str:
     """Say how many customers were new: fewer where the days looked back on are not all held, more where one is unread."""
     is_most = (row["history_days"] or 0) < LOOKBACK_DAYS
-    sign = {(False, False): "", (True, False): "≤ ", (False, True): "≥ ", (True, True): "≈ "}[is_most, is_least]
+    sign = {(False, False): "", (True, False): "≤ ", (False, True): "≥ ", (True, True): "≈ "}[
+        is_most, is_least
+    ]
     return f"{sign}{row['new_customer_count']}"
 
 
@@ -169,7 +191,9 @@ def _table(heads: Sequence[str], lines: Sequence[Sequence[object]]) -> str:
     if not lines:
         return "No messages on these days."
     rows = [heads, ["---", *["---:"] * (len(heads) - 1)], *lines]
-    return "\n".join(f"| {' | '.join('–' if cell is None else str(cell) for cell in row)} |" for row in rows)
+    return "\n".join(
+        f"| {' | '.join('–' if cell is None else str(cell) for cell in row)} |" for row in rows
+    )
 
 
 def _percent(share: float | None) -> str | None:
@@ -199,7 +223,9 @@ def read_rows(store: Store, table: Table, account: str, days: Sequence[date]) ->
     return {day: rows[0] for day, rows in found.items() if rows}
 
 
-def _read(store: Store, table: Table, account: str, days: Sequence[date], names: Sequence[str]) -> pa.Table:
+def _read(
+    store: Store, table: Table, account: str, days: Sequence[date], names: Sequence[str]
+) -> pa.Table:
     parts = [read_columns(store, table, account, day, names) for day in days]
     return pa.concat_tables([table.schema.empty_table().select(names), *parts])
 
@@ -211,13 +237,20 @@ def _read_waits(store: Store, subject: Subject, rows: Mapping[date, Row]) -> dic
     """
     pictured = [day for day in subject.span.pictured if day in rows]
     promised = [day for day in pictured if subject.is_promised(day)]
-    unpromised_count = sum(int(rows[day]["session_count"] or 0) for day in pictured if day not in promised)
+    unpromised_count = sum(
+        int(rows[day]["session_count"] or 0) for day in pictured if day not in promised
+    )
     gap = subject.session_gap_hours
-    first, last = needed_days(subject.span.pictured[0], gap)[0], needed_days(subject.span.pictured[-1], gap)[1]
+    first, last = (
+        needed_days(subject.span.pictured[0], gap)[0],
+        needed_days(subject.span.pictured[-1], gap)[1],
+    )
     around = [first + timedelta(days=index) for index in range((last - first).days)]
     messages = _read(store, MESSAGES, subject.account, around, COLUMNS)
     found = first_responses(messages, promised, promise=subject.promise, session_gap_hours=gap)
-    return class_waits(found.seconds, found.unanswered_count, found.unknown_count + unpromised_count)
+    return class_waits(
+        found.seconds, found.unanswered_count, found.unknown_count + unpromised_count
+    )
 
 
 # drawings
@@ -227,9 +260,13 @@ def draw_volume(store: Store, subject: Subject) -> bytes:
     """Draw when people write: one day by its hours, more of them by weekday and hour."""
     if len(subject.span.pictured) > 1:
         return draw_hours(mean_hours(store, subject), subject)
-    messages = _read(store, MESSAGES, subject.account, subject.span.pictured, ("created_at", "direction"))
+    messages = _read(
+        store, MESSAGES, subject.account, subject.span.pictured, ("created_at", "direction")
+    )
     counts = {
-        name: count_by_hour(messages.filter(_is_direction(messages, direction))["created_at"], subject.timezone)
+        name: count_by_hour(
+            messages.filter(_is_direction(messages, direction))["created_at"], subject.timezone
+        )
         for name, direction in (("in", "inbound"), ("out", "outbound"), ("unread", None))
     }
     return draw_day({name: found.sum(axis=0) for name, found in counts.items()}, subject)
@@ -242,21 +279,32 @@ def mean_hours(store: Store, subject: Subject) -> Floats:
     """
     if subject.promise is None:
         return np.full((7, 24), np.nan)
-    days, until = [day for day in subject.span.pictured if subject.is_promised(day)], subject.promise.until
+    days, until = (
+        [day for day in subject.span.pictured if subject.is_promised(day)],
+        subject.promise.until,
+    )
     written = _read(store, MESSAGES, subject.account, days, ("created_at",))["created_at"]
     is_before = pc.less(written, pa.scalar(until, written.type))
-    return mean_by_hour(count_by_hour(written.filter(is_before), subject.timezone), days, subject.timezone, until)
+    return mean_by_hour(
+        count_by_hour(written.filter(is_before), subject.timezone), days, subject.timezone, until
+    )
 
 
 def _is_direction(messages: pa.Table, direction: str | None) -> pa.ChunkedArray:
-    return pc.is_null(messages["direction"]) if direction is None else pc.equal(messages["direction"], direction)
+    return (
+        pc.is_null(messages["direction"])
+        if direction is None
+        else pc.equal(messages["direction"], direction)
+    )
 
 
 def draw_day(counts: Mapping[str, Ints], subject: Subject) -> bytes:
     """Draw one day's messages by hour: in, out, and unread ones, which may be either."""
 
     def draw(figure: "Figure", axes: "Axes") -> None:
-        for (name, hours), colour, shift in zip(counts.items(), (BLUE, ORANGE, GREY), (-0.28, 0, 0.28), strict=True):
+        for (name, hours), colour, shift in zip(
+            counts.items(), (BLUE, ORANGE, GREY), (-0.28, 0, 0.28), strict=True
+        ):
             axes.bar(np.arange(24) + shift, hours, 0.28, color=colour, label=name)
         _label_hours(axes, subject)
         _count_on(axes, "messages")
@@ -299,9 +347,15 @@ def draw_backlog(rows: Mapping[date, Row], subject: Subject) -> bytes:
 
     def draw(figure: "Figure", axes: "Axes") -> None:
         places = np.arange(len(days))
-        for name, colour, shift in (("inbound", BLUE, -0.28), ("outbound", ORANGE, 0), ("unknown", GREY, 0.28)):
+        for name, colour, shift in (
+            ("inbound", BLUE, -0.28),
+            ("outbound", ORANGE, 0),
+            ("unknown", GREY, 0.28),
+        ):
             label = {"inbound": "in", "outbound": "out", "unknown": "unread"}[name]
-            axes.bar(places + shift, daily(rows, days, f"{name}_count"), 0.28, color=colour, label=label)
+            axes.bar(
+                places + shift, daily(rows, days, f"{name}_count"), 0.28, color=colour, label=label
+            )
         backlog = daily(rows, days, "backlog_count", np.nan)
         is_known = daily(rows, days, "is_backlog_lower_bound") == 0
         axes.plot(places, backlog, color="black", linewidth=1.2)
@@ -310,7 +364,15 @@ def draw_backlog(rows: Mapping[date, Row], subject: Subject) -> bytes:
             ("waiting, ≥", "white", np.where(is_known, np.nan, backlog)),
         ):
             if not np.isnan(values).all():
-                axes.plot(places, values, "o", color="black", markerfacecolor=fill, markersize=3.5, label=label)
+                axes.plot(
+                    places,
+                    values,
+                    "o",
+                    color="black",
+                    markerfacecolor=fill,
+                    markersize=3.5,
+                    label=label,
+                )
         _hatch(axes, subject)
         _count_on(axes, "messages, conversations")
         _label_days(axes, subject.span)
@@ -328,7 +390,9 @@ def draw_coverage(rows: Mapping[date, Row], subject: Subject) -> bytes:
         for status, shares in coverage_shares(rows, days).items():
             heights = np.nan_to_num(shares) * 100
             if heights.any():
-                axes.bar(places, heights, 0.85, bottom=bottom, color=STATUS_COLOURS[status], label=status)
+                axes.bar(
+                    places, heights, 0.85, bottom=bottom, color=STATUS_COLOURS[status], label=status
+                )
             bottom = bottom + heights
         axes.set_ylim(0, 112)
         axes.set_yticks(range(0, 101, 25))
@@ -337,7 +401,13 @@ def draw_coverage(rows: Mapping[date, Row], subject: Subject) -> bytes:
             for place, count in enumerate(daily(rows, days, "ids_listed")):
                 box = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
                 axes.text(
-                    place, 103, f"{count:.0f}" if count else "", ha="center", fontsize=7, color="#444444", bbox=box
+                    place,
+                    103,
+                    f"{count:.0f}" if count else "",
+                    ha="center",
+                    fontsize=7,
+                    color="#444444",
+                    bbox=box,
                 )
         _hatch(axes, subject)
         _label_days(axes, subject.span)
@@ -353,7 +423,13 @@ def _hatch(axes: "Axes", subject: Subject) -> None:
     for first, last in _stretches(places):
         label = NOT_WHOLE if first == places[0] else None
         axes.axvspan(
-            first - 0.5, last + 0.5, facecolor="none", edgecolor="#777777", hatch="///", linewidth=0, label=label
+            first - 0.5,
+            last + 0.5,
+            facecolor="none",
+            edgecolor="#777777",
+            hatch="///",
+            linewidth=0,
+            label=label,
         )
 
 
@@ -411,7 +487,9 @@ def _draw(title: str, draw: Callable[["Figure", "Axes"], None]) -> bytes:
     canvas: Any = FigureCanvasAgg(figure)
     axes: Any = figure.subplots(gridspec_kw=MARGINS)
     draw(figure, axes)
-    axes.set_title(title, loc="left", fontsize=10, y=1.0)  # told where, nobody measures every label to find out
+    axes.set_title(
+        title, loc="left", fontsize=10, y=1.0
+    )  # told where, nobody measures every label to find out
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     canvas.draw()
@@ -424,5 +502,7 @@ def shrink(pixels: "np.typing.NDArray[np.uint8]", colour_count: int) -> bytes:
 
     image = Image.fromarray(pixels[..., :3])
     buffer = io.BytesIO()
-    image.quantize(colour_count, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(buffer, "PNG")
+    image.quantize(colour_count, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(
+        buffer, "PNG"
+    )
     return buffer.getvalue()

@@ -6,13 +6,13 @@ from typing import Any
 
 import dagster as dg
 
+from convo_pipeline.derive.rederive import Scope
 from convo_pipeline.extract.run import AccountReport, Mode
 from convo_pipeline.orchestration.assets import MODE_TAG, SCOPE_TAG
 from convo_pipeline.orchestration.catalog import build_definitions
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.jobs import EXTRACT_JOB, NORMALISE_JOB
 from convo_pipeline.orchestration.partitions import Window, neighbours, range_tags
-from convo_pipeline.renewal import Scope
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 

@@ -10,10 +10,8 @@ from datetime import UTC, date, timedelta
 
 import dagster as dg
 
-from convo_pipeline.cron import capture_cron, next_time
+from convo_pipeline.base.cron import capture_cron, next_time
 from convo_pipeline.extract.plan import Mode
-from convo_pipeline.lake.database import STATE_FILE
-from convo_pipeline.lake.state import State
 from convo_pipeline.orchestration.assets import DERIVED, MODE_TAG, RAW
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.jobs import EXTRACT_JOB, NORMALISE_JOB, extract_job, normalise_job
@@ -26,6 +24,8 @@ from convo_pipeline.orchestration.partitions import (
     range_tags,
 )
 from convo_pipeline.settings import AccountSettings, Settings
+from convo_pipeline.state.database import STATE_FILE
+from convo_pipeline.state.state import State
 
 MOST_DAYS_BACK = 30
 FOLLOW_SECONDS = 15
@@ -38,7 +38,10 @@ def nightly_window(settings: Settings, today: date, state: State | None = None) 
     30 days back, and always hold the last `recheck_days`.
     """
     recheck = today - timedelta(days=max(1, settings.schedule.recheck_days))
-    starts = [max(account.start_date, _first_needed(account, recheck, today, state)) for account in settings.accounts]
+    starts = [
+        max(account.start_date, _first_needed(account, recheck, today, state))
+        for account in settings.accounts
+    ]
     since = min(starts, default=today)
     return Window(since, today) if since < today else None
 
@@ -50,7 +53,9 @@ def sweep_window(settings: Settings, today: date) -> Window | None:
     return Window(since, today) if since < today else None
 
 
-def _first_needed(account: AccountSettings, recheck: date, today: date, state: State | None) -> date:
+def _first_needed(
+    account: AccountSettings, recheck: date, today: date, state: State | None
+) -> date:
     oldest = max(account.start_date, today - timedelta(days=MOST_DAYS_BACK))
     runs = state.runs(account.name) if state else []
     swept = {
@@ -59,7 +64,9 @@ def _first_needed(account: AccountSettings, recheck: date, today: date, state: S
         if run.outcome == "complete" and run.since and run.until
     }
     days = Window(oldest, recheck).days
-    return next((day for day in days if not any(since <= day < until for since, until in swept)), recheck)
+    return next(
+        (day for day in days if not any(since <= day < until for since, until in swept)), recheck
+    )
 
 
 def build_nightly(deployment: Deployment) -> dg.ScheduleDefinition:
@@ -99,11 +106,15 @@ def build_sweep(deployment: Deployment) -> dg.ScheduleDefinition:
     return sweep
 
 
-def _ask_all(deployment: Deployment, window: Window | None, mode: Mode) -> dg.RunRequest | dg.SkipReason:
+def _ask_all(
+    deployment: Deployment, window: Window | None, mode: Mode
+) -> dg.RunRequest | dg.SkipReason:
     """Request one run for all accounts, or say why there is nothing to ask."""
     if window is None:
         return dg.SkipReason(deployment.problem or "no account has a whole day yet")
-    (accounts,) = neighbours(deployment.settings, (account.name for account in deployment.settings.accounts))
+    (accounts,) = neighbours(
+        deployment.settings, (account.name for account in deployment.settings.accounts)
+    )
     return dg.RunRequest(tags={**range_tags(accounts, window), MODE_TAG: mode})
 
 
@@ -118,7 +129,9 @@ def open_ledger(settings: Settings) -> Iterator[State | None]:
         yield state
 
 
-def build_capture_schedule(deployment: Deployment, capture_job: dg.JobDefinition) -> dg.ScheduleDefinition:
+def build_capture_schedule(
+    deployment: Deployment, capture_job: dg.JobDefinition
+) -> dg.ScheduleDefinition:
     """Build the schedule of the looks between nights.
 
     After hours without a daemon Dagster asks for several of the looks that were missed, at once; one is enough.
@@ -135,7 +148,9 @@ def build_capture_schedule(deployment: Deployment, capture_job: dg.JobDefinition
     def capture(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         newer = next_time(cron, context.scheduled_execution_time.astimezone(UTC))
         if newer is not None and newer <= deployment.clock.now():
-            return dg.SkipReason(f"missed, as the daemon was not running; the look of {newer:%H:%M} UTC is due as well")
+            return dg.SkipReason(
+                f"missed, as the daemon was not running; the look of {newer:%H:%M} UTC is due as well"
+            )
         return dg.RunRequest()
 
     return capture
@@ -165,7 +180,9 @@ def _follower(name: str, status: dg.DagsterRunStatus) -> dg.SensorDefinition:
 def follow_up(run: dg.DagsterRun) -> dg.RunRequest | dg.SkipReason:
     """Ask for the normalise run of an extract run's partitions; skip runs that extracted nothing or normalised already."""
     assets = {key.to_user_string() for key in run.asset_selection or ()}
-    extracts = run.job_name == EXTRACT_JOB or (run.job_name != NORMALISE_JOB and not assets.isdisjoint(RAW))
+    extracts = run.job_name == EXTRACT_JOB or (
+        run.job_name != NORMALISE_JOB and not assets.isdisjoint(RAW)
+    )
     if not extracts:
         return dg.SkipReason(f"{run.job_name} extracted nothing")
     if run.is_success and assets.issuperset(DERIVED):

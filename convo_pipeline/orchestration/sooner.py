@@ -9,19 +9,21 @@ from datetime import datetime
 import dagster as dg
 
 from convo_pipeline.errors import StoreError
-from convo_pipeline.lake.database import STATE_FILE
-from convo_pipeline.lake.files import Store
+from convo_pipeline.extract.risk import AccountRisks, find_risks
+from convo_pipeline.lake.store import Store
 from convo_pipeline.orchestration.assets import open_store
 from convo_pipeline.orchestration.capture import ACCOUNTS_TAG
 from convo_pipeline.orchestration.deployment import Deployment
-from convo_pipeline.risk import AccountRisks, find_risks
 from convo_pipeline.settings import Settings
+from convo_pipeline.state.database import STATE_FILE
 
 LOOK_SECONDS = 30
 RUN_KEY_TAG = "dagster/run_key"
 
 
-def build_capture_sooner(deployment: Deployment, capture_job: dg.JobDefinition) -> dg.SensorDefinition:
+def build_capture_sooner(
+    deployment: Deployment, capture_job: dg.JobDefinition
+) -> dg.SensorDefinition:
     """Build the sensor that requests a capture of the accounts at risk."""
 
     @dg.sensor(
@@ -38,7 +40,9 @@ def build_capture_sooner(deployment: Deployment, capture_job: dg.JobDefinition) 
         with open_store(deployment) as store:
             risks = [each for each in all_risks(settings, store) if each.due_at is not None]
         asked = request(risks, deployment.clock.now())
-        return asked if isinstance(asked, dg.SkipReason) else again_if_failed(context.instance, asked)
+        return (
+            asked if isinstance(asked, dg.SkipReason) else again_if_failed(context.instance, asked)
+        )
 
     return capture_sooner
 
@@ -58,7 +62,10 @@ def request(risks: Sequence[AccountRisks], now: datetime) -> dg.RunRequest | dg.
     """Ask for one run of all accounts that are due; the key holds their last looks, so that each look is followed once."""
     due = [each for each in risks if each.due_at is not None and each.due_at <= now]
     if not due:
-        waiting = [f"{each.account}: {len(each.risks)} at risk, due {each.due_at:%H:%M:%S} UTC" for each in risks]
+        waiting = [
+            f"{each.account}: {len(each.risks)} at risk, due {each.due_at:%H:%M:%S} UTC"
+            for each in risks
+        ]
         return dg.SkipReason("; ".join(waiting) or "no conversation is at risk")
     names = ",".join(each.account for each in due)
     looks = ",".join(f"{each.last_look:%Y%m%dT%H%M%S}" for each in due)
@@ -67,7 +74,9 @@ def request(risks: Sequence[AccountRisks], now: datetime) -> dg.RunRequest | dg.
 
 def again_if_failed(instance: dg.DagsterInstance, asked: dg.RunRequest) -> dg.RunRequest:
     """Give a request whose run failed another key, once: it may have died before it looked, and a key is followed once."""
-    failed = dg.RunsFilter(tags={RUN_KEY_TAG: str(asked.run_key)}, statuses=[dg.DagsterRunStatus.FAILURE])
+    failed = dg.RunsFilter(
+        tags={RUN_KEY_TAG: str(asked.run_key)}, statuses=[dg.DagsterRunStatus.FAILURE]
+    )
     if not instance.get_runs(failed, limit=1):
         return asked
     return dg.RunRequest(run_key=f"{asked.run_key}/again", tags=dict(asked.tags))

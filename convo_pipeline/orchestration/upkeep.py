@@ -7,15 +7,15 @@ from pathlib import Path
 
 import dagster as dg
 
-from convo_pipeline.deletion import finish_open
-from convo_pipeline.erasing import remove_deleted, resume
 from convo_pipeline.errors import ConvoError
 from convo_pipeline.lake.compact import compact
-from convo_pipeline.lake.files import Store
-from convo_pipeline.lake.retention import expire_by_clock
+from convo_pipeline.lake.store import Store
 from convo_pipeline.orchestration.assets import Log
 from convo_pipeline.orchestration.deployment import Deployment
-from convo_pipeline.scrub import scrub
+from convo_pipeline.privacy.deletion import finish_open
+from convo_pipeline.privacy.erase import remove_deleted, resume
+from convo_pipeline.privacy.retention import expire_by_clock
+from convo_pipeline.upkeep.scrub import scrub
 
 UPKEEP_JOB = "upkeep_job"
 
@@ -40,7 +40,9 @@ def build_upkeep_job(deployment: Deployment) -> dg.JobDefinition:
     return upkeep_job
 
 
-def build_upkeep_schedule(deployment: Deployment, upkeep_job: dg.JobDefinition) -> dg.ScheduleDefinition:
+def build_upkeep_schedule(
+    deployment: Deployment, upkeep_job: dg.JobDefinition
+) -> dg.ScheduleDefinition:
     """Build its schedule."""
     return dg.ScheduleDefinition(
         name="upkeep",
@@ -61,9 +63,15 @@ def run_upkeep(deployment: Deployment, log: Log) -> list[str]:
         steps: dict[str, Callable[[], int]] = {
             "erasures finished": lambda: len(resume(settings, store, now)),
             "deletion requests finished": lambda: len(finish_open(settings, store, now)),
-            "unsent messages removed": lambda: sum(len(each.messages) for each in remove_deleted(settings, store, now)),
-            "files read and found whole": lambda: scrub(store, today, settings.metrics.session_gap_hours),
-            "partitions too old, removed": lambda: len(expire_by_clock(store, settings.retention.limits, now)),
+            "unsent messages removed": lambda: sum(
+                len(each.messages) for each in remove_deleted(settings, store, now)
+            ),
+            "files read and found whole": lambda: scrub(
+                store, today, settings.metrics.session_gap_hours
+            ),
+            "partitions too old, removed": lambda: len(
+                expire_by_clock(store, settings.retention.limits, now)
+            ),
             "months compacted": lambda: len(compact(store, today)),
         }
         return [failure for name, step in steps.items() if (failure := _try(name, step, log))]

@@ -25,12 +25,20 @@ def read_webhook(variable: str, environ: Mapping[str, str]) -> str:
         is_good = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK)
     except ValueError:
         is_good = False
-    if not is_good or not parts.hostname or not url.isascii() or not url.isprintable() or " " in url:
+    if (
+        not is_good
+        or not parts.hostname
+        or not url.isascii()
+        or not url.isprintable()
+        or " " in url
+    ):
         raise SettingsError(f"alerts.webhook_env: {variable} must hold an https address")
     return url
 
 
-def post_json(url: str, document: Mapping[str, object], timeout_seconds: float = TIMEOUT_SECONDS) -> None:
+def post_json(
+    url: str, document: Mapping[str, object], timeout_seconds: float = TIMEOUT_SECONDS
+) -> None:
     """Send it once; a ConvoError says what went wrong without the address."""
     body = json.dumps(document).encode()
     headers = {"Content-Type": "application/json", "User-Agent": "convo-pipeline"}

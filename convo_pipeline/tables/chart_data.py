@@ -27,7 +27,9 @@ Row = Mapping[str, float | None]
 def count_by_hour(created_at: pa.ChunkedArray, timezone: str) -> Ints:
     """Count messages by local weekday (Monday first) and local hour: an array of 7 × 24."""
     local = pc.local_timestamp(pc.cast(created_at, pa.timestamp("us", tz=timezone)))
-    slots = np.asarray(pc.add(pc.multiply(pc.day_of_week(local), 24), pc.hour(local)), dtype=np.int64)
+    slots = np.asarray(
+        pc.add(pc.multiply(pc.day_of_week(local), 24), pc.hour(local)), dtype=np.int64
+    )
     return np.bincount(slots, minlength=7 * 24).reshape(7, 24)
 
 
@@ -93,12 +95,15 @@ def coverage_shares(rows: Mapping[date, Row], days: Sequence[date]) -> dict[str,
     """Return each day's share of ids by what became of them, best first; not a number for days without ids."""
     listed = np.array([_value(rows, day, "ids_listed") for day in days])
     return {
-        status: np.array([_value(rows, day, status) for day in days]) / np.where(listed > 0, listed, np.nan)
+        status: np.array([_value(rows, day, status) for day in days])
+        / np.where(listed > 0, listed, np.nan)
         for status in reversed(DETAIL_STATUSES)
     }
 
 
-def daily(rows: Mapping[date, Row], days: Sequence[date], name: str, missing: float = 0.0) -> Floats:
+def daily(
+    rows: Mapping[date, Row], days: Sequence[date], name: str, missing: float = 0.0
+) -> Floats:
     """Return one column by day; `missing` for days without a row."""
     return np.array([_value(rows, day, name, missing) for day in days])
 

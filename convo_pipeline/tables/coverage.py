@@ -14,7 +14,9 @@ def count_coverage(raw: RawDay) -> pa.Table:
     """Return `coverage` of one account and date."""
     held = align_messages(raw.message_ids, raw.message_details)
     statuses = pc.fill_null(held["detail_status"], "pending")
-    counts = {status: pc.sum(pc.equal(statuses, status)).as_py() or 0 for status in schema.DETAIL_STATUSES}
+    counts = {
+        status: pc.sum(pc.equal(statuses, status)).as_py() or 0 for status in schema.DETAIL_STATUSES
+    }
     conversation_ids = set(raw.conversations["conversation_id"].to_pylist())
     conversation_ids |= set(held["conversation_id"].unique().to_pylist())
     if not conversation_ids and not len(raw.rejects):
@@ -27,6 +29,9 @@ def count_coverage(raw: RawDay) -> pa.Table:
         "share_detailed": counts["detailed"] / len(held) if len(held) else None,
         "conversation_count": len(conversation_ids),
         "incomplete_conversation_count": len(open_ids.unique()),
-        "at_risk_conversation_count": pc.sum(pc.greater(per_conversation, schema.READABLE_COUNT)).as_py() or 0,
+        "at_risk_conversation_count": pc.sum(
+            pc.greater(per_conversation, schema.READABLE_COUNT)
+        ).as_py()
+        or 0,
     }
     return pa.Table.from_pylist([row], schema=schema.COVERAGE.schema)

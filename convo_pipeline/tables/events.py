@@ -35,7 +35,9 @@ def read_events(body: object) -> list[Event]:
     envelope = Fields(body) if isinstance(body, dict) else Fields({})
     platform = OBJECTS.get(envelope.text("object") or "")
     if platform is None or not isinstance(envelope.rest.get("entry"), list):
-        raise PayloadError('no webhook body: it needs "object" (instagram or page) and a list "entry"')
+        raise PayloadError(
+            'no webhook body: it needs "object" (instagram or page) and a list "entry"'
+        )
     entries = [Fields(entry) for entry in envelope.items("entry") if isinstance(entry, dict)]
     return [event for entry in entries for event in _read_entry(entry, platform)]
 
@@ -53,7 +55,9 @@ def _read_event(event: Fields, platform: str, own_id: str | None) -> Event:
     content = event.open(key)
     kind, reaction = _find_kind(key, content), None
     if kind == "reaction":
-        reaction = "" if content.text("action") == "unreact" else content.first_text("emoji", "reaction")
+        reaction = (
+            "" if content.text("action") == "unreact" else content.first_text("emoji", "reaction")
+        )
     message_id, text = content.text("mid"), content.text("text")
     at = _read_ms(event.count("timestamp"))
     return Event(kind, platform, own_id, sender_id, recipient_id, at, message_id, text, reaction)
@@ -71,6 +75,10 @@ def _read_ms(value: int | None) -> datetime | None:
     """Read ms since 1970; None where it is no time of a calendar."""
     try:
         seconds, ms = divmod(value, 1000) if value is not None else (None, 0)
-        return None if seconds is None else datetime.fromtimestamp(seconds, UTC).replace(microsecond=ms * 1000)
+        return (
+            None
+            if seconds is None
+            else datetime.fromtimestamp(seconds, UTC).replace(microsecond=ms * 1000)
+        )
     except (ValueError, OverflowError, OSError):
         return None

@@ -18,7 +18,11 @@ REACTION_NAMES = ("reactor_id", "reaction", "reactor_username")
 KINDS = ("image", "video", "audio", "file", "sticker", "template")
 """Values of a 2026 attachment's `type` that are also our kinds."""
 
-_KIND_OF_KEY = {"generic_template": "template", "appointment_booking": "appointment", "video_data": "video"}
+_KIND_OF_KEY = {
+    "generic_template": "template",
+    "appointment_booking": "appointment",
+    "video_data": "video",
+}
 _FAMILIES = ("image", "video", "audio")
 _FILE_KEYS = ("file_url", "url", "mime_type")
 _PLACEHOLDER_KEYS = {"id", "name"}
@@ -50,21 +54,47 @@ def read_attachments(message: Fields) -> list[Row]:
 
 
 def _read_attachment(fields: Fields, kind: str) -> Row:
-    image, video, template = (fields.open(key) for key in ("image_data", "video_data", "generic_template"))
+    image, video, template = (
+        fields.open(key) for key in ("image_data", "video_data", "generic_template")
+    )
     media = video if "url" in video.rest else image
     attachment_id, sticker_id = fields.text("id"), fields.text("sticker_id")
-    url = media.text("url") or template.first_text("media_url", "medial_url") or fields.first_text("file_url", "url")
+    url = (
+        media.text("url")
+        or template.first_text("media_url", "medial_url")
+        or fields.first_text("file_url", "url")
+    )
     preview_url = media.text("preview_url")
     width, height = _read_size(video, image)
     duration_seconds, title = video.number("length"), template.text("title")
     if fields.rest.get("type") == kind:
         fields.drop(("type",))
     image.flag("render_as_sticker")
-    row = attachment_id, sticker_id, kind, fields.text("mime_type"), fields.text("name"), fields.count("size")
-    for key, inner in (("image_data", image), ("video_data", video), ("generic_template", template)):
+    row = (
+        attachment_id,
+        sticker_id,
+        kind,
+        fields.text("mime_type"),
+        fields.text("name"),
+        fields.count("size"),
+    )
+    for key, inner in (
+        ("image_data", image),
+        ("video_data", video),
+        ("generic_template", template),
+    ):
         fields.close(key, inner)
     sizes = width, height, duration_seconds
-    return *row, url, url_expires_at(url), preview_url, *sizes, kind == "sticker", title, fields.dump_rest()
+    return (
+        *row,
+        url,
+        url_expires_at(url),
+        preview_url,
+        *sizes,
+        kind == "sticker",
+        title,
+        fields.dump_rest(),
+    )
 
 
 def _read_size(video: Fields, image: Fields) -> tuple[int | None, int | None]:
@@ -77,7 +107,9 @@ def _find_kind(item: dict[str, object]) -> str:
     """Name an attachment by the first rule that fits; only an id and a name are Europe's placeholder."""
     image, given = item.get("image_data"), item.get("type")
     family = str(item.get("mime_type", "")).partition("/")[0]
-    if "sticker_id" in item or (isinstance(image, dict) and as_flag(image.get("render_as_sticker"))):
+    if "sticker_id" in item or (
+        isinstance(image, dict) and as_flag(image.get("render_as_sticker"))
+    ):
         return "sticker"
     if isinstance(given, str) and given in KINDS:
         return given

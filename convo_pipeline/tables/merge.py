@@ -17,8 +17,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from convo_pipeline.json_text import dump_json, load_json
-from convo_pipeline.schema import CREATED_AT_SOURCES, DETAIL_STATUSES, RAW_MESSAGE_DETAILS, TIME, Table
+from convo_pipeline.base.json_text import dump_json, load_json
+from convo_pipeline.schema import (
+    CREATED_AT_SOURCES,
+    DETAIL_STATUSES,
+    RAW_MESSAGE_DETAILS,
+    TIME,
+    Table,
+)
 
 Row = dict[str, Any]
 """One row as Python values; times are whole microseconds since 1970."""
@@ -77,7 +83,13 @@ def join(table: Table, left: pa.Table, right: pa.Table) -> pa.Table:
     """Return the pure lattice join of two tables of this schema, sorted by key."""
     left = _unite(table, _settle(table, left))
     right = _unite(table, _settle(table, right))
-    return _combine(table, _sort(table, left), right, _is_identical, lambda table, *rows: join_rows(table, *rows))
+    return _combine(
+        table,
+        _sort(table, left),
+        right,
+        _is_identical,
+        lambda table, *rows: join_rows(table, *rows),
+    )
 
 
 def join_rows(table: Table, left: Row, right: Row) -> Row:
@@ -105,10 +117,17 @@ def _combine(
         return held
     is_kept = np.ones(held.num_rows, dtype=bool)
     is_kept[held_places[open_pairs]] = False
-    return _sort(table, pa.concat_tables([held.filter(pa.array(is_kept)), decided, incoming.filter(pa.array(is_new))]))
+    return _sort(
+        table,
+        pa.concat_tables(
+            [held.filter(pa.array(is_kept)), decided, incoming.filter(pa.array(is_new))]
+        ),
+    )
 
 
-def _decide(table: Table, held: pa.Table, incoming: pa.Table, decide: Callable[[Table, Row, Row], Row]) -> pa.Table:
+def _decide(
+    table: Table, held: pa.Table, incoming: pa.Table, decide: Callable[[Table, Row, Row], Row]
+) -> pa.Table:
     pairs = zip(read_rows(held), read_rows(incoming), strict=True)
     return write_rows(table, [decide(table, *pair) for pair in pairs])
 
@@ -125,7 +144,11 @@ def write_rows(table: Table, rows: list[Row]) -> pa.Table:
     columns = []
     for field in table.schema:
         values = [row[field.name] for row in rows]
-        columns.append(pa.array(values, pa.int64()).cast(TIME) if field.type == TIME else pa.array(values, field.type))
+        columns.append(
+            pa.array(values, pa.int64()).cast(TIME)
+            if field.type == TIME
+            else pa.array(values, field.type)
+        )
     return pa.Table.from_arrays(columns, schema=table.schema)
 
 
@@ -150,9 +173,13 @@ def _unite(table: Table, rows: pa.Table) -> pa.Table:
         return rows
     is_shared = np.isin(first, first[is_repeat])
     united: dict[int, Row] = {}
-    for place, row in zip(first[is_shared].tolist(), read_rows(rows.filter(pa.array(is_shared))), strict=True):
+    for place, row in zip(
+        first[is_shared].tolist(), read_rows(rows.filter(pa.array(is_shared))), strict=True
+    ):
         united[place] = join_rows(table, united[place], row) if place in united else row
-    return pa.concat_tables([rows.filter(pa.array(~is_shared)), write_rows(table, list(united.values()))])
+    return pa.concat_tables(
+        [rows.filter(pa.array(~is_shared)), write_rows(table, list(united.values()))]
+    )
 
 
 def _settle(table: Table, rows: pa.Table) -> pa.Table:
@@ -165,18 +192,24 @@ def _settle(table: Table, rows: pa.Table) -> pa.Table:
         is_bare = pc.and_(pc.is_null(rows["payload"]), pc.is_valid(rows["fields"]))
         rows = _replace(rows, "fields", is_bare, pa.scalar(None, pa.string()))
     if "redacted_at" in names:
-        rows = _change_rows(rows, pc.is_valid(rows["redacted_at"]), lambda row: redact_row(row, row["redacted_at"]))
+        rows = _change_rows(
+            rows, pc.is_valid(rows["redacted_at"]), lambda row: redact_row(row, row["redacted_at"])
+        )
     return rows
 
 
-def _replace(rows: pa.Table, name: str, where: pa.ChunkedArray, value: pa.ChunkedArray | pa.Scalar) -> pa.Table:
+def _replace(
+    rows: pa.Table, name: str, where: pa.ChunkedArray, value: pa.ChunkedArray | pa.Scalar
+) -> pa.Table:
     if not pc.any(where).as_py():
         return rows
     place = rows.schema.get_field_index(name)
     return rows.set_column(place, rows.schema.field(name), pc.if_else(where, value, rows[name]))
 
 
-def _change_rows(details: pa.Table, where: pa.Array | pa.ChunkedArray, change: Callable[[Row], Row]) -> pa.Table:
+def _change_rows(
+    details: pa.Table, where: pa.Array | pa.ChunkedArray, change: Callable[[Row], Row]
+) -> pa.Table:
     """Change some rows of `raw_message_details` in their places; the very rows given where none changes."""
     places = np.flatnonzero(_flags(where))
     held = read_rows(details.take(pa.array(places))) if len(places) else []
@@ -185,7 +218,9 @@ def _change_rows(details: pa.Table, where: pa.Array | pa.ChunkedArray, change: C
         return details
     order = np.arange(details.num_rows)
     order[places] = details.num_rows + np.arange(len(places))
-    return pa.concat_tables([details, write_rows(RAW_MESSAGE_DETAILS, changed)]).take(pa.array(order))
+    return pa.concat_tables([details, write_rows(RAW_MESSAGE_DETAILS, changed)]).take(
+        pa.array(order)
+    )
 
 
 def _is_identical(table: Table, held: pa.Table, incoming: pa.Table) -> np.ndarray:
@@ -210,26 +245,36 @@ def _is_at_rest(table: Table, held: pa.Table, incoming: pa.Table) -> np.ndarray:
     return same | alike
 
 
-def _later(held: pa.Table, incoming: pa.Table, name: str, compare: Callable[..., Any]) -> np.ndarray:
+def _later(
+    held: pa.Table, incoming: pa.Table, name: str, compare: Callable[..., Any]
+) -> np.ndarray:
     return _flags(compare(incoming[name], held[name]))
 
 
 def _alike(
-    left: pa.ChunkedArray, right: pa.ChunkedArray, equal: np.ndarray, rewrites: tuple[tuple[str, str], ...] | None
+    left: pa.ChunkedArray,
+    right: pa.ChunkedArray,
+    equal: np.ndarray,
+    rewrites: tuple[tuple[str, str], ...] | None,
 ) -> np.ndarray:
     if rewrites is None or equal.all():
         return equal
     differs = pa.array(~equal)
     alike = equal.copy()
     alike[~equal] = _equal(
-        _rewrite_column(left.filter(differs), rewrites), _rewrite_column(right.filter(differs), rewrites)
+        _rewrite_column(left.filter(differs), rewrites),
+        _rewrite_column(right.filter(differs), rewrites),
     )
     return alike
 
 
-def _rewrite_column(column: pa.ChunkedArray, rewrites: tuple[tuple[str, str], ...]) -> pa.ChunkedArray:
+def _rewrite_column(
+    column: pa.ChunkedArray, rewrites: tuple[tuple[str, str], ...]
+) -> pa.ChunkedArray:
     """Rewrite each distinct text once: a page of rows often shares its `fields`."""
-    encoded = pa.chunked_array(column).combine_chunks().dictionary_encode() if column.num_chunks else None
+    encoded = (
+        pa.chunked_array(column).combine_chunks().dictionary_encode() if column.num_chunks else None
+    )
     if encoded is None:
         return column
     texts = encoded.dictionary
@@ -246,7 +291,9 @@ def _equal(left: pa.ChunkedArray, right: pa.ChunkedArray) -> np.ndarray:
 
 
 def _flags(values: pa.ChunkedArray) -> np.ndarray:
-    flags: np.ndarray = values.to_numpy(zero_copy_only=False) if isinstance(values, pa.Array) else values.to_numpy()
+    flags: np.ndarray = (
+        values.to_numpy(zero_copy_only=False) if isinstance(values, pa.Array) else values.to_numpy()
+    )
     return flags.astype(bool)
 
 
@@ -286,15 +333,26 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 
 def _join_conversation(left: Row, right: Row) -> Row:
     joined = {name: _largest(left[name], right[name]) for name in left}
-    return joined | _join_payload(left, right) | {"first_seen_at": min(left["first_seen_at"], right["first_seen_at"])}
+    return (
+        joined
+        | _join_payload(left, right)
+        | {"first_seen_at": min(left["first_seen_at"], right["first_seen_at"])}
+    )
 
 
 def _join_message_id(left: Row, right: Row) -> Row:
-    placed = min(left, right, key=lambda row: (CREATED_AT_SOURCES.index(row["created_at_source"]), row["created_at"]))
+    placed = min(
+        left,
+        right,
+        key=lambda row: (CREATED_AT_SOURCES.index(row["created_at_source"]), row["created_at"]),
+    )
     return placed | {
         "tie_rank": max(left["tie_rank"], right["tie_rank"]),
         "first_seen_at": min(left["first_seen_at"], right["first_seen_at"]),
-        **{name: _least(left[name], right[name]) for name in ("missing_at", "deleted_at", "returned_at")},
+        **{
+            name: _least(left[name], right[name])
+            for name in ("missing_at", "deleted_at", "returned_at")
+        },
     }
 
 
@@ -320,7 +378,9 @@ def redact(details: pa.Table, deleted: Mapping[Key, int]) -> pa.Table:
     keys = zip(*(details[name].to_pylist() for name in RAW_MESSAGE_DETAILS.key), strict=True)
     is_deleted = pa.array([key in deleted for key in keys], pa.bool_())
     return _change_rows(
-        details, is_deleted, lambda row: redact_row(row, deleted[row["conversation_id"], row["message_id"]])
+        details,
+        is_deleted,
+        lambda row: redact_row(row, deleted[row["conversation_id"], row["message_id"]]),
     )
 
 
@@ -337,7 +397,9 @@ def redact_row(row: Row, redacted_at: int) -> Row:
     for key in WHO_KEYS & held.keys() - left.keys():
         asked_at, is_present, value = held[key]
         left[key] = asked_at, is_present, _ids_only(value)
-    written = _write_answers(left, has_fields=any(asked_at != NEVER for asked_at, _, _ in left.values()))
+    written = _write_answers(
+        left, has_fields=any(asked_at != NEVER for asked_at, _, _ in left.values())
+    )
     return row | {
         **(written if left else {"payload": None, "fields": None}),
         "detail_status": "gone" if newest_at is None else "detailed",
@@ -360,7 +422,11 @@ def _ids_only(value: object) -> object:
         return [_ids_only(item) for item in value]
     if not isinstance(value, dict):
         return None
-    return {key: item if key == "id" else _ids_only(item) for key, item in value.items() if key in ("id", "data")}
+    return {
+        key: item if key == "id" else _ids_only(item)
+        for key, item in value.items()
+        if key in ("id", "data")
+    }
 
 
 def _join_reject(left: Row, right: Row) -> Row:
@@ -385,20 +451,29 @@ def _join_payload(left: Row, right: Row) -> Row:
         return {"payload": payload, "fields": fields}
     readable = [(payload, fields) for payload, fields in sides if _read_object(payload) is not None]
     if len(readable) < 2:
-        payload, fields = readable[0] if readable else max(sides, key=lambda side: (side[0], side[1] or ""))
+        payload, fields = (
+            readable[0] if readable else max(sides, key=lambda side: (side[0], side[1] or ""))
+        )
         return {"payload": payload, "fields": fields}
     return _join_objects([_read_answers(payload, fields) for payload, fields in readable], readable)
 
 
 def _join_objects(answers: list[dict[str, Answer]], sides: list[tuple[str, str | None]]) -> Row:
-    newest = {key: _newest(key, *(side[key] for side in answers if key in side)) for side in answers for key in side}
+    newest = {
+        key: _newest(key, *(side[key] for side in answers if key in side))
+        for side in answers
+        for key in side
+    }
     return _write_answers(newest, has_fields=any(fields is not None for _, fields in sides))
 
 
 def _write_answers(answers: Mapping[str, Answer], *, has_fields: bool) -> Row:
     payload = {key: value for key, (_, is_present, value) in answers.items() if is_present}
     times = {key: asked_at for key, (asked_at, _, _) in answers.items() if asked_at != NEVER}
-    return {"payload": dump_json(payload).decode(), "fields": dump_json(times).decode() if has_fields else None}
+    return {
+        "payload": dump_json(payload).decode(),
+        "fields": dump_json(times).decode() if has_fields else None,
+    }
 
 
 def _read_answers(payload: str, fields: str | None) -> dict[str, Answer]:
@@ -407,7 +482,11 @@ def _read_answers(payload: str, fields: str | None) -> dict[str, Answer]:
     answers: dict[str, Answer] = {}
     for key in values.keys() | times.keys():
         asked_at = times.get(key, NEVER)
-        answers[key] = (asked_at if isinstance(asked_at, int) else NEVER, key in values, values.get(key))
+        answers[key] = (
+            asked_at if isinstance(asked_at, int) else NEVER,
+            key in values,
+            values.get(key),
+        )
     return answers
 
 
@@ -416,7 +495,10 @@ def _newest(key: str, *answers: Answer) -> Answer:
     if len(answers) == 1:
         return answers[0]
     reduce = _ids_only if key in WHO_KEYS else lambda value: None
-    return max(answers, key=lambda answer: (*answer[:2], dump_json(reduce(answer[2])), dump_json(answer[2])))
+    return max(
+        answers,
+        key=lambda answer: (*answer[:2], dump_json(reduce(answer[2])), dump_json(answer[2])),
+    )
 
 
 def _read_object(text: str) -> dict[str, object] | None:

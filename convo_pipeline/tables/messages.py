@@ -21,7 +21,15 @@ from convo_pipeline.tables.media import Row
 from convo_pipeline.tables.payloads import Fields, parse_payload, parse_plain
 
 CHUNK_ROWS = 2048
-PLAIN_NAMES = ("sender_id", "sender_name", "sender_username", "recipient_ids", "text", "tags", "content_type")
+PLAIN_NAMES = (
+    "sender_id",
+    "sender_name",
+    "sender_username",
+    "recipient_ids",
+    "text",
+    "tags",
+    "content_type",
+)
 RARE_NAMES = (
     "attachment_count", "share_count", "reaction_count", "sticker_url", "story_kind", "story_id", "story_url",
     "reply_to_message_id", "is_unsupported", "problem", "extra",
@@ -62,13 +70,20 @@ class Contents:
 
 def read_contents(payloads: pa.ChunkedArray, chunk_rows: int = CHUNK_ROWS) -> Contents:
     """Read a column of payloads (JSON or null), some rows at a time: Python values of all would fill the memory."""
-    chunks = [_Chunk(start, payloads.slice(start, chunk_rows)) for start in range(0, len(payloads), chunk_rows)]
+    chunks = [
+        _Chunk(start, payloads.slice(start, chunk_rows))
+        for start in range(0, len(payloads), chunk_rows)
+    ]
     columns = {
-        name: pa.chunked_array([chunk.columns[name] for chunk in chunks], schema.MESSAGES.schema.field(name).type)
+        name: pa.chunked_array(
+            [chunk.columns[name] for chunk in chunks], schema.MESSAGES.schema.field(name).type
+        )
         for name in (*PLAIN_NAMES, *RARE_NAMES)
     }
     children = {
-        name: pa.concat_tables([chunk.children[name] for chunk in chunks] or [_child_table(name, [], [])])
+        name: pa.concat_tables(
+            [chunk.children[name] for chunk in chunks] or [_child_table(name, [], [])]
+        )
         for name in CHILD_NAMES
     }
     return Contents(columns, children)
@@ -100,10 +115,15 @@ class _Chunk:
         self.children = {name: _child_table(name, *rows) for name, rows in children.items()}
 
 
-def _to_columns(names: Iterable[str], rows: list[Row], table: schema.Table = schema.MESSAGES) -> dict[str, pa.Array]:
+def _to_columns(
+    names: Iterable[str], rows: list[Row], table: schema.Table = schema.MESSAGES
+) -> dict[str, pa.Array]:
     names = tuple(names)
     columns = zip(*rows, strict=True) if rows else [()] * len(names)
-    return {name: pa.array(column, table.schema.field(name).type) for name, column in zip(names, columns, strict=True)}
+    return {
+        name: pa.array(column, table.schema.field(name).type)
+        for name, column in zip(names, columns, strict=True)
+    }
 
 
 def _child_table(name: str, places: list[int], rows: list[Row]) -> pa.Table:
@@ -116,7 +136,12 @@ def read_plain(message: Any) -> Row | None:
     try:
         if not message.keys() <= _PLAIN_KEYS:
             return None
-        sender, to, text, tags = message["from"], message["to"], message.get("message"), message.get("tags")
+        sender, to, text, tags = (
+            message["from"],
+            message["to"],
+            message.get("message"),
+            message.get("tags"),
+        )
         sender_id, name, username = sender["id"], sender.get("name"), sender.get("username")
         recipients, tag_list = to["data"], () if tags is None else tags["data"]
         recipient_ids = [person["id"] for person in recipients if person.keys() <= _PERSON_KEYS]
@@ -153,7 +178,10 @@ def read_closely(message: Fields) -> Row:
     """Take a message's `PLAIN_NAMES` key by key, whatever they hold."""
     message.drop(("id", "created_time"))
     sender = _read_sender(message)
-    recipient_ids, tags = message.values("to", "id", ("name", "username", "email")), message.values("tags", "name")
+    recipient_ids, tags = (
+        message.values("to", "id", ("name", "username", "email")),
+        message.values("tags", "name"),
+    )
     text = message.text("message")
     return *sender, recipient_ids, text, tags, "text" if text else "empty"
 
@@ -169,20 +197,30 @@ def read_message(payload: str, parsed: object = None) -> tuple[Row, Row, Mapping
     return _UNREADABLE, _UNREADABLE_RARE, _NOTHING
 
 
-def _read_object(value: dict[str, object], is_replaced: bool) -> tuple[Row, Row, dict[str, list[Row]]]:
+def _read_object(
+    value: dict[str, object], is_replaced: bool
+) -> tuple[Row, Row, dict[str, list[Row]]]:
     row = read_plain({key: item for key, item in value.items() if key in _PLAIN_KEYS})
     if row is None:
         message = Fields(value)
         row = read_closely(message)
     else:
         message = Fields({key: item for key, item in value.items() if key not in _PLAIN_KEYS})
-    sticker_url, story, reply_to = message.text("sticker"), _read_story(message), _read_reply(message)
+    sticker_url, story, reply_to = (
+        message.text("sticker"),
+        _read_story(message),
+        _read_reply(message),
+    )
     is_unsupported = message.flag("is_unsupported") or False
-    children = {name: read(message) if name in message.rest else [] for name, read in _READ_CHILDREN.items()}
+    children = {
+        name: read(message) if name in message.rest else [] for name, read in _READ_CHILDREN.items()
+    }
     if is_unsupported:
         content_type = "unsupported"
     else:
-        content_type = _find_content_type(story[0], sticker_url, children, row[TEXT_PLACE], message.rest)
+        content_type = _find_content_type(
+            story[0], sticker_url, children, row[TEXT_PLACE], message.rest
+        )
     problem = None if message.is_readable else "field_unreadable"
     if problem is None and is_replaced:
         problem = "surrogate_replaced"
@@ -228,7 +266,11 @@ def _read_reply(message: Fields) -> str | None:
 
 
 def _find_content_type(
-    story_kind: object, sticker_url: object, children: dict[str, list[Row]], text: object, rest: dict[str, object]
+    story_kind: object,
+    sticker_url: object,
+    children: dict[str, list[Row]],
+    text: object,
+    rest: dict[str, object],
 ) -> str:
     """Return the first content type that fits (the order is the module's)."""
     kinds = [str(row[KIND_PLACE]) for row in children["attachments"]]

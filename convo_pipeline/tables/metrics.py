@@ -41,7 +41,12 @@ _OVER, _RIPE_1H, _RIPE_24H, _FINAL = 1, 2, 3, 4
 
 MEDIA = ("image", "video", "audio", "file", "sticker")
 STORIES = ("story_reply", "story_mention")
-CONTENT_GROUPS = {"text_count": ("text",), "media_count": MEDIA, "share_count": ("share",), "story_count": STORIES}
+CONTENT_GROUPS = {
+    "text_count": ("text",),
+    "media_count": MEDIA,
+    "share_count": ("share",),
+    "story_count": STORIES,
+}
 
 _SECOND = 1_000_000
 _DAY = 86_400 * _SECOND
@@ -92,7 +97,11 @@ def age_of(day: date, promise: Promise | None) -> Age:
 
 
 def account_days(
-    messages: pa.Table, days: Sequence[date], *, promise: Promise | None, session_gap_hours: float = 24
+    messages: pa.Table,
+    days: Sequence[date],
+    *,
+    promise: Promise | None,
+    session_gap_hours: float = 24,
 ) -> dict[date, pa.Table]:
     """Return one row for each of `days` that has a message, as a table of ACCOUNT_DAYS by date.
 
@@ -118,22 +127,34 @@ class FirstResponses:
 
 
 def first_responses(
-    messages: pa.Table, days: Sequence[date], *, promise: Promise | None, session_gap_hours: float = 24
+    messages: pa.Table,
+    days: Sequence[date],
+    *,
+    promise: Promise | None,
+    session_gap_hours: float = 24,
 ) -> FirstResponses:
     """Return every first response behind the days' medians; `messages` as for `account_days`."""
     if not len(messages):
         return FirstResponses(np.empty(0), 0, 0)
     thread = _Threads(messages, round(session_gap_hours * 3600 * _SECOND))
-    found = _Figures(thread, _known_from(promise, timedelta(hours=session_gap_hours))).first_responses
+    found = _Figures(
+        thread, _known_from(promise, timedelta(hours=session_gap_hours))
+    ).first_responses
     is_asked = np.isin(found.day, [_day_number(day) for day in days])
     is_judged, is_answered = found.is_judged & is_asked, found.is_answered & is_asked
     unanswered_count = int((is_judged & ~is_answered).sum())
-    return FirstResponses(found.seconds[is_answered], unanswered_count, int((is_asked & ~is_judged).sum()))
+    return FirstResponses(
+        found.seconds[is_answered], unanswered_count, int((is_asked & ~is_judged).sum())
+    )
 
 
 def _known_from(promise: Promise | None, edge: timedelta) -> int:
     """Return the moment, in µs, from which on a session cannot have begun before the promised days."""
-    return 0 if promise is None else _day_number(promise.since) * _DAY + edge // timedelta(microseconds=1)
+    return (
+        0
+        if promise is None
+        else _day_number(promise.since) * _DAY + edge // timedelta(microseconds=1)
+    )
 
 
 def _day_number(day: date) -> int:
@@ -145,7 +166,9 @@ class _Threads:
 
     def __init__(self, messages: pa.Table, gap: int) -> None:
         order = _order(messages)
-        rows = messages.select([name for name in COLUMNS if name not in ("message_id", "text")]).take(order)
+        rows = messages.select(
+            [name for name in COLUMNS if name not in ("message_id", "text")]
+        ).take(order)
         self.count = len(rows)
         self.conversation = _codes(rows["conversation_id"])
         self.at = _integers(rows["created_at"])
@@ -191,12 +214,16 @@ class _Threads:
 
     def _is_repeated(self, text: pa.ChunkedArray) -> Flags:
         """Ours, the same long text as in several conversations of the day."""
-        is_long = pc.fill_null(pc.greater_equal(pc.utf8_length(text), REPEATED_TEXT_CHARACTERS), False)
+        is_long = pc.fill_null(
+            pc.greater_equal(pc.utf8_length(text), REPEATED_TEXT_CHARACTERS), False
+        )
         rows = np.flatnonzero(self.is_outbound & _flags(is_long))
         codes = _codes(text.take(pa.array(rows)))
         sent = _dense(self.day[rows] * (codes.max(initial=0) + 1) + codes)
         pairs = np.unique(sent * (self.conversation.max() + 1) + self.conversation[rows])
-        conversations = np.bincount(pairs // (self.conversation.max() + 1), minlength=sent.max(initial=-1) + 1)
+        conversations = np.bincount(
+            pairs // (self.conversation.max() + 1), minlength=sent.max(initial=-1) + 1
+        )
         flags = np.zeros(self.count, dtype=bool)
         flags[rows] = conversations[sent] >= REPEATED_TEXT_CONVERSATIONS
         return flags
@@ -238,19 +265,29 @@ class _Answers:
 
     def between(self, first: int, last: int) -> "_Answers":
         """Those of the days `first` to `last`; the days are sorted."""
-        span = slice(np.searchsorted(self.day, first), np.searchsorted(self.day, last, side="right"))
-        return _Answers(self.day[span], self.is_judged[span], self.is_answered[span], self.seconds[span])
+        span = slice(
+            np.searchsorted(self.day, first), np.searchsorted(self.day, last, side="right")
+        )
+        return _Answers(
+            self.day[span], self.is_judged[span], self.is_answered[span], self.seconds[span]
+        )
 
     def sorted(self) -> "_Answers":
         order = np.argsort(self.day, kind="stable")
-        return _Answers(self.day[order], self.is_judged[order], self.is_answered[order], self.seconds[order])
+        return _Answers(
+            self.day[order], self.is_judged[order], self.is_answered[order], self.seconds[order]
+        )
 
     def share(self, seconds: float) -> float | None:
         judged = int(self.is_judged.sum())
         return float((self.seconds <= seconds).sum() / judged) if judged else None
 
     def quantile(self, share: float) -> float | None:
-        return float(np.quantile(self.seconds[self.is_answered], share)) if self.is_answered.any() else None
+        return (
+            float(np.quantile(self.seconds[self.is_answered], share))
+            if self.is_answered.any()
+            else None
+        )
 
 
 class _Figures:
@@ -277,14 +314,24 @@ class _Figures:
         week = self._daily_responses.between(day - RESPONSIVENESS_DAYS + 1, day)
         values = counts | _first_response_figures(sessions, age)
         values |= _responsiveness(
-            week, self._unsure_in_week(day), age.promised_days >= RESPONSIVENESS_DAYS - 1 and is_over
+            week,
+            self._unsure_in_week(day),
+            age.promised_days >= RESPONSIVENESS_DAYS - 1 and is_over,
         )
-        values["returning_customer_count"] = counts["active_customer_count"] - counts["new_customer_count"]
+        values["returning_customer_count"] = (
+            counts["active_customer_count"] - counts["new_customer_count"]
+        )
         values["history_days"] = max(0, age.promised_days)
-        unsure = counts["unknown_count"] + counts["unsure_automated_count"] + counts["unsure_backlog_count"]
+        unsure = (
+            counts["unknown_count"]
+            + counts["unsure_automated_count"]
+            + counts["unsure_backlog_count"]
+        )
         is_edge = not is_promised or timedelta(days=age.promised_days) < edge
         values["is_lower_bound"] = unsure > 0 or is_edge or not is_over
-        values["is_backlog_lower_bound"] = counts["unsure_backlog_count"] > 0 or age.promised_days < LOOKBACK_DAYS
+        values["is_backlog_lower_bound"] = (
+            counts["unsure_backlog_count"] > 0 or age.promised_days < LOOKBACK_DAYS
+        )
         values["is_promised"] = is_promised
         values["is_over"] = is_over
         values["is_final"] = is_promised and age.ripeness >= _FINAL
@@ -293,7 +340,11 @@ class _Figures:
     def _unsure_in_week(self, day: int) -> int:
         """Conversations of each day that may hold a customer's new message, all of whose candidates are unread."""
         index = day - self._origin
-        return int(self._counts["unsure_new_count"][max(0, index - RESPONSIVENESS_DAYS + 1) : index + 1].sum())
+        return int(
+            self._counts["unsure_new_count"][
+                max(0, index - RESPONSIVENESS_DAYS + 1) : index + 1
+            ].sum()
+        )
 
     def _per_day(self, flags: Flags) -> Ints:
         return np.bincount(self._thread.day[flags] - self._origin, minlength=self._length)
@@ -301,10 +352,13 @@ class _Figures:
     def _count_messages(self) -> dict[str, Ints]:
         thread = self._thread
         groups = {
-            name: _flags(pc.is_in(thread.content_type, pa.array(kinds))) for name, kinds in CONTENT_GROUPS.items()
+            name: _flags(pc.is_in(thread.content_type, pa.array(kinds)))
+            for name, kinds in CONTENT_GROUPS.items()
         }
         groups["other_count"] = ~np.logical_or.reduce(list(groups.values()))
-        reactions = np.bincount(thread.day - self._origin, weights=thread.reactions, minlength=self._length)
+        reactions = np.bincount(
+            thread.day - self._origin, weights=thread.reactions, minlength=self._length
+        )
         return {
             "inbound_count": self._per_day(thread.is_inbound),
             "outbound_count": self._per_day(thread.is_outbound),
@@ -357,7 +411,9 @@ class _Figures:
 
         def count(flags: Flags) -> Ints:
             steps = np.bincount(since[flags], minlength=self._length + 1)
-            return np.cumsum(steps - np.bincount(until[flags], minlength=self._length + 1))[: self._length]
+            return np.cumsum(steps - np.bincount(until[flags], minlength=self._length + 1))[
+                : self._length
+            ]
 
         waiting, unsure = count(thread.is_inbound[spoken]), count(thread.is_unsure[spoken])
         return {"backlog_count": waiting, "unsure_backlog_count": unsure}
@@ -383,7 +439,9 @@ class _Figures:
 def _unjudged(answers: _Answers, is_unsure: Flags) -> _Answers:
     """Leave out what an unread message before it may have begun."""
     is_judged, is_answered = answers.is_judged & ~is_unsure, answers.is_answered & ~is_unsure
-    return _Answers(answers.day, is_judged, is_answered, np.where(is_answered, answers.seconds, np.nan))
+    return _Answers(
+        answers.day, is_judged, is_answered, np.where(is_answered, answers.seconds, np.nan)
+    )
 
 
 def _first_response_figures(sessions: _Answers, age: Age) -> dict[str, Any]:
@@ -395,8 +453,12 @@ def _first_response_figures(sessions: _Answers, age: Age) -> dict[str, Any]:
         "answered_session_count": int(sessions.is_answered.sum()),
         "median_first_response_seconds": sessions.quantile(0.5) if is_promised else None,
         "p90_first_response_seconds": sessions.quantile(0.9) if is_promised else None,
-        "share_answered_1h": sessions.share(3600) if is_promised and age.ripeness >= _RIPE_1H else None,
-        "share_answered_24h": sessions.share(86_400) if is_promised and age.ripeness >= _RIPE_24H else None,
+        "share_answered_1h": sessions.share(3600)
+        if is_promised and age.ripeness >= _RIPE_1H
+        else None,
+        "share_answered_24h": sessions.share(86_400)
+        if is_promised and age.ripeness >= _RIPE_24H
+        else None,
     }
 
 
@@ -410,12 +472,16 @@ def _responsiveness(week: _Answers, unsure_new_count: int, is_whole: bool) -> di
         "responsiveness_unsure_count": unsure_count,
         "responsiveness_rate": week.share(np.inf) if is_whole else None,
         "responsiveness_seconds": week.quantile(0.5) if is_whole else None,
-        "is_very_responsive": _is_very_responsive(seconds, judged_count, unsure_count) if is_whole else None,
+        "is_very_responsive": _is_very_responsive(seconds, judged_count, unsure_count)
+        if is_whole
+        else None,
         "responsiveness_version": RESPONSIVENESS_VERSION,
     }
 
 
-def _is_very_responsive(seconds: npt.NDArray[np.float64], judged_count: int, unsure_count: int) -> bool | None:
+def _is_very_responsive(
+    seconds: npt.NDArray[np.float64], judged_count: int, unsure_count: int
+) -> bool | None:
     """Say whether the badge is earned whatever the unread messages were; None where they decide."""
     count = judged_count + unsure_count
     if not count:
@@ -456,7 +522,9 @@ def _integers(column: pa.Array | pa.ChunkedArray) -> Ints:
 
 
 def _directions(column: pa.ChunkedArray) -> Ints:
-    return _integers(pc.fill_null(pc.index_in(column, pa.array([None, "inbound", "outbound"])), _UNKNOWN))
+    return _integers(
+        pc.fill_null(pc.index_in(column, pa.array([None, "inbound", "outbound"])), _UNKNOWN)
+    )
 
 
 def _flags(column: pa.ChunkedArray) -> Flags:

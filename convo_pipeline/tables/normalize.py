@@ -12,7 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from convo_pipeline import schema
-from convo_pipeline.tables.conversations import normalize_conversations, normalize_participants, read_own_ids
+from convo_pipeline.tables.conversations import (
+    normalize_conversations,
+    normalize_participants,
+    read_own_ids,
+)
 from convo_pipeline.tables.messages import CHILD_NAMES, Contents, read_contents
 
 _NEVER = pa.scalar(0, schema.TIME)
@@ -49,11 +53,15 @@ def normalize(raw: RawDay) -> dict[str, pa.Table]:
     messages = _messages_table(held, contents, raw.platform, own_ids)
     participants = normalize_participants(raw.conversations, messages, own_ids)
     tables = {
-        "conversations": normalize_conversations(raw.conversations, messages, participants, raw.platform, raw.page_id),
+        "conversations": normalize_conversations(
+            raw.conversations, messages, participants, raw.platform, raw.page_id
+        ),
         "participants": participants,
         "messages": messages,
     }
-    return tables | {name: _child_table(name, contents.children[name], messages) for name in CHILD_NAMES}
+    return tables | {
+        name: _child_table(name, contents.children[name], messages) for name in CHILD_NAMES
+    }
 
 
 def align_messages(message_ids: pa.Table, details: pa.Table) -> pa.Table:
@@ -61,11 +69,17 @@ def align_messages(message_ids: pa.Table, details: pa.Table) -> pa.Table:
     ids, details = sort_by_key(message_ids), sort_by_key(details)
     key = list(schema.MESSAGES.key)
     shared = [name for name in details.column_names if name in ids.column_names and name not in key]
-    details = details.rename_columns([f"{name}_held" if name in shared else name for name in details.column_names])
+    details = details.rename_columns(
+        [f"{name}_held" if name in shared else name for name in details.column_names]
+    )
     if ids.select(key).equals(details.select(key)):
         rest = [name for name in details.column_names if name not in key]
         return pa.table(
-            {name: table[name] for table, names in ((ids, ids.column_names), (details, rest)) for name in names}
+            {
+                name: table[name]
+                for table, names in ((ids, ids.column_names), (details, rest))
+                for name in names
+            }
         )
     frame = pd.merge(_frame(ids), _frame(details), on=key, how="outer", sort=False)
     fields = {field.name: field.type for table in (details, ids) for field in table.schema}
@@ -101,7 +115,9 @@ def _frame(table: pa.Table) -> pd.DataFrame:
     return frame
 
 
-def _messages_table(held: pa.Table, contents: Contents, platform: str | None, own_ids: frozenset[str]) -> pa.Table:
+def _messages_table(
+    held: pa.Table, contents: Contents, platform: str | None, own_ids: frozenset[str]
+) -> pa.Table:
     columns: dict[str, object] = dict(contents.columns)
     is_redacted = pc.and_(pc.is_valid(held["redacted_at"]), pc.equal(held["detail_status"], "gone"))
     has_payload = pc.and_(pc.is_valid(held["payload"]), pc.invert(pc.fill_null(is_redacted, False)))
@@ -114,13 +130,19 @@ def _messages_table(held: pa.Table, contents: Contents, platform: str | None, ow
         "conversation_id": held["conversation_id"],
         "message_id": held["message_id"],
         "platform": pa.repeat(pa.scalar(platform, schema.TEXT), len(held)),
-        "created_at": pc.coalesce(held["created_at"], held["created_at_held"], held["first_seen_at"], _NEVER),
+        "created_at": pc.coalesce(
+            held["created_at"], held["created_at_held"], held["first_seen_at"], _NEVER
+        ),
         "tie_rank": pc.fill_null(held["tie_rank"], 0),
         "direction": _directions(sender_ids, own_ids),
         "detail_status": pc.fill_null(held["detail_status"], "pending"),
-        "deleted_at": pc.if_else(pc.is_null(held["returned_at"]), held["deleted_at"], pa.scalar(None, schema.TIME)),
+        "deleted_at": pc.if_else(
+            pc.is_null(held["returned_at"]), held["deleted_at"], pa.scalar(None, schema.TIME)
+        ),
         "problem": _problems(held, contents),
-        "first_seen_at": pc.coalesce(_earlier(held["first_seen_at"], held["first_seen_at_held"]), _NEVER),
+        "first_seen_at": pc.coalesce(
+            _earlier(held["first_seen_at"], held["first_seen_at_held"]), _NEVER
+        ),
         "changed_at": pc.coalesce(held["changed_at"], held["first_seen_at"], _NEVER),
     }
     return _build(schema.MESSAGES, columns)
@@ -173,7 +195,10 @@ def _problems(held: pa.Table, contents: Contents) -> object:
     return pc.case_when(
         pc.make_struct(
             is_lost,
-            pc.fill_null(pc.is_in(found, value_set=pa.array(["payload_unreadable", "field_unreadable"])), False),
+            pc.fill_null(
+                pc.is_in(found, value_set=pa.array(["payload_unreadable", "field_unreadable"])),
+                False,
+            ),
             pc.and_(is_undated, is_dated),
             pc.fill_null(pc.is_in(source, value_set=_ESTIMATES), False),
         ),
@@ -188,6 +213,9 @@ def _problems(held: pa.Table, contents: Contents) -> object:
 def _child_table(name: str, rows: pa.Table, messages: pa.Table) -> pa.Table:
     """Give children their message's key and time."""
     places = rows["row"]
-    of_message = {column: messages[column].take(places) for column in ("conversation_id", "message_id", "created_at")}
+    of_message = {
+        column: messages[column].take(places)
+        for column in ("conversation_id", "message_id", "created_at")
+    }
     own = {column: rows[column] for column in CHILD_NAMES[name]}
     return _build(schema.TABLES[name], of_message | own)

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import orjson
 
-from convo_pipeline.json_text import dump_json, load_json
+from convo_pipeline.base.json_text import dump_json, load_json
 
 _Value = TypeVar("_Value")
 
@@ -67,7 +67,9 @@ def _replace_surrogates(value: object) -> tuple[object, bool]:
         items = [_replace_surrogates(item) for item in value]
         return [item for item, _ in items], any(is_replaced for _, is_replaced in items)
     if isinstance(value, dict):
-        pairs = [(_replace_surrogates(key), _replace_surrogates(item)) for key, item in value.items()]
+        pairs = [
+            (_replace_surrogates(key), _replace_surrogates(item)) for key, item in value.items()
+        ]
         clean = {key: item for (key, _), (item, _) in pairs}
         return clean, any(in_key or in_item for (_, in_key), (_, in_item) in pairs)
     return value, False
@@ -170,7 +172,11 @@ class Fields:
             return []
         value = self.rest.pop(key)
         if isinstance(value, dict) and not value.keys().isdisjoint(_WRAPPER_KEYS):
-            unknown = {name: item for name, item in value.items() if name not in _WRAPPER_KEYS and item is not None}
+            unknown = {
+                name: item
+                for name, item in value.items()
+                if name not in _WRAPPER_KEYS and item is not None
+            }
             if unknown:
                 self.rest[key] = unknown
             value = value.get("data")

@@ -1,4 +1,4 @@
-"""What an account's runs promise. A value; who reads it from the run ledger is `lake/state.py`."""
+"""What an account's runs promise. A value; who reads it from the run ledger is `state/state.py`."""
 
 from dataclasses import dataclass
 from datetime import date, datetime

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from convo_pipeline import schema
-from convo_pipeline.json_text import dump_json, load_json
+from convo_pipeline.base.json_text import dump_json, load_json
 from convo_pipeline.tables import media
 from convo_pipeline.tables.payloads import Fields
 
@@ -69,10 +69,20 @@ def remake_message_ids(derived: Derived, day: date, uncertain: Collection[Key]) 
         rows.append(
             {
                 name: message[name]
-                for name in ("conversation_id", "message_id", "created_at", "tie_rank", "first_seen_at")
+                for name in (
+                    "conversation_id",
+                    "message_id",
+                    "created_at",
+                    "tie_rank",
+                    "first_seen_at",
+                )
             }
             | {
-                "created_at_source": "conversation" if is_estimated else "message_id" if is_undated else "message",
+                "created_at_source": "conversation"
+                if is_estimated
+                else "message_id"
+                if is_undated
+                else "message",
                 "missing_at": message["deleted_at"],
                 "deleted_at": message["deleted_at"],
             }
@@ -89,8 +99,13 @@ def remake_message_details(derived: Derived) -> pa.Table:
     rows = []
     for message in derived[schema.MESSAGES.name].to_pylist():
         key = message["conversation_id"], message["message_id"]
-        payload = _remake_payload(message, {name: found.get(key, []) for name, found in children.items()})
-        was_asked = message["detail_status"] != "pending" or message["changed_at"] != message["first_seen_at"]
+        payload = _remake_payload(
+            message, {name: found.get(key, []) for name, found in children.items()}
+        )
+        was_asked = (
+            message["detail_status"] != "pending"
+            or message["changed_at"] != message["first_seen_at"]
+        )
         if payload is None and not was_asked:
             continue
         is_redacted = payload is not None and _was_emptied(message)
@@ -115,13 +130,17 @@ def remake_message_details(derived: Derived) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=schema.RAW_MESSAGE_DETAILS.schema)
 
 
-def remake_conversations(derived: Derived, day: date, own_id: str | None, own_username: str | None) -> pa.Table:
+def remake_conversations(
+    derived: Derived, day: date, own_id: str | None, own_username: str | None
+) -> pa.Table:
     """Return `raw_conversations` as far as the derived tables tell; `own_id` is the account's where a conversation does not say."""
     people: dict[str, list[Row]] = defaultdict(list)
     for person in derived[schema.PARTICIPANTS.name].to_pylist():
         people[person["conversation_id"]].append(person)
     seen_at: dict[str, datetime] = {}
-    for message in derived[schema.MESSAGES.name].select(["conversation_id", "first_seen_at"]).to_pylist():
+    for message in (
+        derived[schema.MESSAGES.name].select(["conversation_id", "first_seen_at"]).to_pylist()
+    ):
         before = seen_at.setdefault(message["conversation_id"], message["first_seen_at"])
         seen_at[message["conversation_id"]] = min(before, message["first_seen_at"])
     rows = []
@@ -134,7 +153,10 @@ def remake_conversations(derived: Derived, day: date, own_id: str | None, own_us
         at = seen_at.get(conversation["conversation_id"], datetime.combine(day, time(), UTC))
         items = [_known({key: person[name] for key, name in _PERSON.items()}) for person in found]
         rows.append(
-            {name: conversation[name] for name in ("conversation_id", "platform", "page_id", "folder")}
+            {
+                name: conversation[name]
+                for name in ("conversation_id", "platform", "page_id", "folder")
+            }
             | {
                 "own_id": own["participant_id"] if own else own_id if is_known else None,
                 "own_username": own_username if is_known else None,
@@ -178,7 +200,9 @@ def _remake_payload(message: Row, children: Mapping[str, list[Row]]) -> str | No
     if message["content_type"] == "other" and message["problem"] == "payload_unreadable":
         return _UNREADABLE
     payload = _read_extra(message)
-    _put_object(payload, "from", {key: message[f"sender_{key}"] for key in ("id", "name", "username")})
+    _put_object(
+        payload, "from", {key: message[f"sender_{key}"] for key in ("id", "name", "username")}
+    )
     _put(payload, ("message",), message["text"])
     _put_list(payload, "to", _items("id", message["recipient_ids"]))
     _put_list(payload, "tags", _items("name", message["tags"]))
@@ -194,7 +218,10 @@ def _remake_payload(message: Row, children: Mapping[str, list[Row]]) -> str | No
         ("attachments", media.read_attachments, _propose_attachments),
         ("shares", media.read_shares, _propose_shares),
     ):
-        items = [_first_that_reads_back(key, read, propose(row), row, is_readable) for row in children[key]]
+        items = [
+            _first_that_reads_back(key, read, propose(row), row, is_readable)
+            for row in children[key]
+        ]
         _put_list(payload, key, items or None)
     _put_reactions(payload, children["reactions"], is_readable)
     if not payload and _says_nothing(message):
@@ -271,10 +298,18 @@ def _unwrap(held: object) -> tuple[list[object], Row]:
 
 
 def _first_that_reads_back(
-    key: str, read: Callable[[Fields], list[media.Row]], proposed: Iterator[Row], row: Row, is_readable: bool
+    key: str,
+    read: Callable[[Fields], list[media.Row]],
+    proposed: Iterator[Row],
+    row: Row,
+    is_readable: bool,
 ) -> object:
     """Return the first item that gives the row again, and is as readable; else one that gives less: nothing is dropped."""
-    names = [name for name in row if name not in ("conversation_id", "message_id", "created_at", "position")]
+    names = [
+        name
+        for name in row
+        if name not in ("conversation_id", "message_id", "created_at", "position")
+    ]
     wanted = tuple(row[name] for name in names)
     best: tuple[int, Row] | None = None
     for item in proposed:
@@ -292,16 +327,22 @@ def _propose_attachments(row: Row) -> Iterator[Row]:
     kind = row["kind"]
     usual = _URL_PLACES.get(kind, _ALL_URL_PLACES[0])
     for holder, key in (usual, *(place for place in _ALL_URL_PLACES if place != usual)):
-        for media_key in ("video_data", "image_data") if kind == "video" else ("image_data", "video_data"):
+        for media_key in (
+            ("video_data", "image_data") if kind == "video" else ("image_data", "video_data")
+        ):
             for is_typed in (False, True):
                 yield _attachment(row, kind, (holder, key), media_key, is_typed)
 
 
-def _attachment(row: Row, kind: str, url_place: tuple[str, str], media_key: str, is_typed: bool) -> Row:
+def _attachment(
+    row: Row, kind: str, url_place: tuple[str, str], media_key: str, is_typed: bool
+) -> Row:
     item = _read_extra(row)
     for key, name in _ATTACHMENT_KEYS.items():
         _put(item, (key,), row[name])
-    parts: dict[str, Row] = {name: _inner(item, name) for name in ("image_data", "video_data", "generic_template")}
+    parts: dict[str, Row] = {
+        name: _inner(item, name) for name in ("image_data", "video_data", "generic_template")
+    }
     for key in ("preview_url", "width", "height"):
         _put(parts[media_key], (key,), row[key])
     _put(parts["video_data"], ("length",), row["duration_seconds"])
@@ -322,7 +363,13 @@ def _propose_shares(row: Row) -> Iterator[Row]:
     for link in ("link", "url"):
         for name in ("name", "title"):
             item = _read_extra(row)
-            named = {"id": "share_id", "type": "share_type", link: "link", name: "name", "description": "description"}
+            named = {
+                "id": "share_id",
+                "type": "share_type",
+                link: "link",
+                name: "name",
+                "description": "description",
+            }
             for key, column in named.items():
                 _put(item, (key,), row[column])
             yield item
@@ -336,12 +383,16 @@ def _propose_shares(row: Row) -> Iterator[Row]:
         template = _inner(share, "template")
         payload = _inner(template, "payload")
         held = _inner(payload, "product")
-        yield share | {"template": template | {"payload": payload | {"product": held | {"elements": [product]}}}}
+        yield share | {
+            "template": template
+            | {"payload": payload | {"product": held | {"elements": [product]}}}
+        }
 
 
 def _put_reactions(payload: Row, rows: list[Row], is_readable: bool) -> None:
     items: list[object] = [
-        {"reaction": row["reaction"]} | ({"users": {"data": [_user(row)]}} if _user(row) else {}) for row in rows
+        {"reaction": row["reaction"]} | ({"users": {"data": [_user(row)]}} if _user(row) else {})
+        for row in rows
     ]
     left, rest = _unwrap(payload.get("reactions"))
     if left:

@@ -24,5 +24,7 @@ def find_elsewhere(rows: pa.Table, day: date) -> pa.Table:
 def count_orphans(rows: pa.Table, known: pa.Table, key: Sequence[str]) -> int:
     """Return how many distinct keys of `rows` have no row in `known`."""
     wanted = rows.select(list(key)).group_by(list(key)).aggregate([])
-    found = wanted.join(known.select(list(key)), keys=list(key), join_type="left anti", use_threads=False)
+    found = wanted.join(
+        known.select(list(key)), keys=list(key), join_type="left anti", use_threads=False
+    )
     return int(found.num_rows)

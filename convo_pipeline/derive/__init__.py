@@ -1,0 +1,1 @@
+"""Derived tables of one day, made from its raw tables."""

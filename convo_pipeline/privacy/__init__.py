@@ -1,0 +1,1 @@
+"""Erase, retain and pseudonymise people's data."""

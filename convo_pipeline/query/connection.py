@@ -1,0 +1,330 @@
+"""The tables as a DuckDB connection: one view per table, right while the pipeline writes.
+
+DuckDB opens a file more than once in a query, so a commit between two opens makes the query fail
+(never answer wrongly). Such a query is planned and run again, here, so that a reader never notices.
+It writes nothing, and what it may read is the lake's folder alone.
+"""
+
+import os
+import re
+import shutil
+import tempfile
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import duckdb
+
+from convo_pipeline.errors import CorruptError, StoreError
+from convo_pipeline.query.compacted_source import CompactedSource
+from convo_pipeline.query.response_times import answer_statements
+from convo_pipeline.query.sources import VIEWED_TABLES, Source, quote, select_nothing
+from convo_pipeline.query.views import views
+from convo_pipeline.settings import Settings, StoreSettings
+from convo_pipeline.state.database import STATE_FILE
+from convo_pipeline.storage.layout import DATA_FILE
+
+TRIES = 5
+PAUSE_SECONDS = 0.02
+READ_ERRORS = (
+    duckdb.Error,
+    duckdb.IOException,
+    duckdb.InvalidInputException,
+    duckdb.SerializationException,
+    duckdb.InternalException,
+)
+"""The very classes DuckDB raises when a file was replaced, removed or damaged; after the last one it answers no more."""
+QueryError = duckdb.Error
+"""What a wrong statement raises; for those who must not know DuckDB."""
+
+
+def connect(
+    root: str | os.PathLike[str] = "data",
+    *,
+    settings: Settings | None = None,
+    config: Mapping[str, str | int | bool] | None = None,
+) -> "Connection":
+    """Return a DuckDB connection with one view per table, and views that join them.
+
+    `settings` gives the views the accounts' time zones, business hours and the session gap (else UTC, none, 24 hours).
+    `config` holds DuckDB's own settings, such as `{"threads": 2}`; afterwards they are locked.
+    Files outside the lake cannot be read or written by SQL; a DataFrame is joined after `con.register(name, frame)`.
+    Times are shown in UTC. Raise StoreError where there is no lake, CorruptError naming a file that is damaged.
+    """
+    source = open_source(root, (settings or Settings()).store)
+    con = duckdb.connect(config=dict(config or {}))
+    spill = tempfile.mkdtemp(prefix="convo-sql-")
+    _restrict(con, source, spill)
+    lake = _Lake(con.cursor(), source, settings or Settings())
+    weakref.finalize(lake, shutil.rmtree, spill, ignore_errors=True)
+    return Connection(con, lake)
+
+
+def open_source(root: str | os.PathLike[str], settings: StoreSettings) -> Source:
+    """Return the lake at a local folder or an `s3://bucket/prefix`; a StoreError says that there is none."""
+    if not str(root).startswith("s3://"):
+        return CompactedSource(root, _state_file(root, settings))
+    from convo_pipeline.query.bucket_source import BucketSource
+
+    return BucketSource(str(root), settings.endpoint_url)
+
+
+def _state_file(root: str | os.PathLike[str], settings: StoreSettings) -> Path:
+    """Return where the lake's state is: as configured, if these are the settings of this lake, else at its usual place."""
+    is_ours = os.path.realpath(settings.root) == os.path.realpath(root)
+    folder = settings.state_path if is_ours else Path(root) / ".state"
+    return folder / STATE_FILE
+
+
+def _restrict(con: duckdb.DuckDBPyConnection, source: Source, spill: str) -> None:
+    """Show UTC, allow the lake's files alone, and let nothing undo that."""
+    con.execute("SET GLOBAL TimeZone = 'UTC'")
+    con.execute(f"SET temp_directory = {quote(spill)}")
+    con.execute("SET autoinstall_known_extensions = false")
+    con.execute("SET autoload_known_extensions = false")
+    folders = ", ".join(quote(folder) for folder in source.folders)
+    con.execute(f"SET allowed_directories = [{folders}]")
+    con.execute("SET enable_external_access = false")
+    con.execute("SET lock_configuration = true")
+
+
+class _Lake:
+    """The views of one lake, kept in step with which tables have files."""
+
+    def __init__(self, con: duckdb.DuckDBPyConnection, source: Source, settings: Settings) -> None:
+        self.source = source
+        self._con = con
+        self._lock = threading.Lock()
+        self._has_files: dict[str, bool] = {}
+        self._selects: dict[str, str] = {}
+        self._relations = source.relations()
+        self.prepare(con)
+        self.refresh(known=False)
+        for name, sql in views().items():
+            con.execute(f"CREATE VIEW {name} AS {sql}")
+        for statement in answer_statements(settings):
+            con.execute(statement)
+
+    def prepare(self, con: duckdb.DuckDBPyConnection) -> None:
+        """Give a connection what the views read from; DuckDB keeps such things per connection."""
+        for name, relation in self._relations.items():
+            con.register(name, relation)
+
+    def refresh(self, known: bool = True) -> None:
+        """Point each table's view at its files, or at nothing; `known` tables with files are taken to keep them."""
+        with self._lock:
+            for attempt in range(1, TRIES + 1):
+                try:
+                    self._point(known and attempt == 1)
+                except READ_ERRORS as error:
+                    if attempt == TRIES:
+                        raise
+                    if attempt > 1:
+                        self.source.distrust(str(error))
+                else:
+                    return
+
+    def _point(self, known: bool) -> None:
+        self.source.look()
+        for table in VIEWED_TABLES:
+            was = self._has_files.get(table.name)
+            if known and was and not self.source.is_changed(table):
+                continue
+            self._has_files.pop(table.name, None)
+            has_files = self.source.has_files(table)
+            sql = self.source.select(table) if has_files else select_nothing(table)
+            if sql != self._selects.get(table.name):
+                self._con.execute(f"CREATE OR REPLACE VIEW {table.name} AS {sql}")
+                self._selects[table.name] = sql
+            self._has_files[table.name] = has_files
+
+    def run(self, action: Callable[[], Any]) -> Any:
+        """Do it; where a file changed under it, do it again."""
+        self.refresh()
+        for attempt in range(1, TRIES + 1):
+            try:
+                return action()
+            except duckdb.Error as error:
+                if type(error) not in READ_ERRORS:
+                    raise
+                if attempt == TRIES or isinstance(error, duckdb.InternalException):
+                    raise self._explain(error) or error from None
+                if attempt > 1:
+                    self.source.distrust(str(error))
+                time.sleep(PAUSE_SECONDS * attempt)
+                self.refresh(known=False)
+        raise AssertionError("unreachable")
+
+    def _explain(self, error: duckdb.Error) -> Exception | None:
+        """Name the damaged file; an error that no file explains is the caller's own."""
+        for path in self._suspects(error):
+            if not self.source.is_readable(path):
+                return CorruptError(
+                    f"{path} is damaged and cannot be read; the other partitions can: leave it out with a filter "
+                    "on account and date, and run `convo-pipeline verify`"
+                )
+        return None
+
+    def _suspects(self, error: duckdb.Error) -> list[str]:
+        """The files that an error may be about: the one it names, else all; its own reader's errors have no class."""
+        message = str(error)
+        start, end = message.find(self.source.folders[0]), message.find(DATA_FILE)
+        if 0 <= start < end:
+            return [message[start : end + len(DATA_FILE)]]
+        is_readers = type(error) in (duckdb.Error, duckdb.InternalException)
+        is_about_files = "No files found" not in message and (
+            is_readers or re.search("file|parquet", message, re.I)
+        )
+        return (
+            [path for table in VIEWED_TABLES for path in self.source.files(table)]
+            if is_about_files
+            else []
+        )
+
+
+class Connection:
+    """A DuckDB connection whose reads outlive commits; everything else is DuckDB's own."""
+
+    def __init__(self, con: duckdb.DuckDBPyConnection, lake: _Lake) -> None:
+        self._con = con
+        self._lake = lake
+        lake.prepare(con)
+        self._again: Callable[[], Any] | None = None
+
+    def execute(self, query: Any, parameters: object = None) -> Self:
+        """Run a statement; fetch its rows from this connection."""
+        self._refuse_export(query)
+        arguments = (query,) if parameters is None else (query, parameters)
+        self._again = lambda: self._con.execute(*arguments)
+        self._lake.run(self._again)
+        return self
+
+    def cursor(self) -> "Connection":
+        """Return a second connection to the same views, for another thread or another result."""
+        return Connection(self._con.cursor(), self._lake)
+
+    def table(self, name: str) -> Any:
+        """Return a table, here always a view, as a relation."""
+        return self._relation(lambda: self._con.view(name))
+
+    def sql(self, query: Any, *, alias: str = "", params: object = None) -> Any:
+        """Return a query as a relation, run when its rows are asked for; a statement without rows runs at once."""
+        self._refuse_export(query)
+        return self._relation(lambda: self._con.sql(query, alias=alias, params=params))
+
+    query = sql
+
+    def _refuse_export(self, query: Any) -> None:
+        """The lake's folder is the only one SQL may open, and no query's result belongs between its files."""
+        statements = self._con.extract_statements(query) if isinstance(query, str) else []
+        if any(statement.type.name in ("COPY", "EXPORT") for statement in statements):
+            raise StoreError(
+                "SQL writes no file here: fetch the rows, with .df().to_csv(path), or add --output FILE to the command"
+            )
+
+    def close(self) -> None:
+        """Close the connection; what was spilled to disk goes with the last one to the same views."""
+        self._con.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._con, name)
+        if not callable(value):
+            return value
+        return (
+            self._fetching(value)
+            if name.startswith("fetch") or name in _READERS
+            else self._calling(value)
+        )
+
+    def _relation(self, make: Callable[[], Any]) -> Any:
+        self._again = None
+        return _wrap(self._lake.run(make), self._lake)
+
+    def _calling(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            result = self._lake.run(lambda: method(*args, **kwargs))
+            return self if result is self._con else _wrap(result, self._lake)
+
+        return call
+
+    def _fetching(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        """The first fetch of a result may run the statement again; after it, rows are already given out."""
+
+        def fetch(*args: Any, **kwargs: Any) -> Any:
+            again, self._again = self._again, None
+            if again is None:
+                return method(*args, **kwargs)
+            try:
+                return method(*args, **kwargs)
+            except duckdb.Error as error:
+                if type(error) not in READ_ERRORS:
+                    raise
+                return self._lake.run(lambda: (again(), method(*args, **kwargs))[1])
+
+        return fetch
+
+
+_READERS = ("df", "arrow", "pl", "torch", "tf", "to_arrow_table", "to_arrow_reader")
+
+
+def _wrap(value: Any, lake: _Lake) -> Any:
+    return Relation(value, lake) if isinstance(value, duckdb.DuckDBPyRelation) else value
+
+
+def _unwrap(value: Any) -> Any:
+    return value._relation if isinstance(value, Relation) else value
+
+
+class Relation:
+    """A DuckDB relation whose reads outlive commits."""
+
+    def __init__(self, relation: duckdb.DuckDBPyRelation, lake: _Lake) -> None:
+        self._relation = relation
+        self._lake = lake
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") and name not in _PROTOCOLS:
+            raise AttributeError(name)
+        value = self._lake.run(lambda: getattr(self._relation, name))
+        return self._calling(value) if callable(value) else _wrap(value, self._lake)
+
+    def _calling(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            plain = [_unwrap(value) for value in args]
+            named = {name: _unwrap(value) for name, value in kwargs.items()}
+            return _wrap(self._lake.run(lambda: method(*plain, **named)), self._lake)
+
+        return call
+
+    def __repr__(self) -> str:
+        return str(self._lake.run(lambda: repr(self._relation)))
+
+    def __str__(self) -> str:
+        return str(self._lake.run(lambda: str(self._relation)))
+
+    def __len__(self) -> int:
+        return int(self._lake.run(lambda: len(self._relation)))
+
+    def __contains__(self, name: str) -> bool:
+        return bool(self._lake.run(lambda: name in self._relation))
+
+    def __getitem__(self, name: str) -> Any:
+        return _wrap(self._lake.run(lambda: self._relation[name]), self._lake)
+
+
+_PROTOCOLS = ("__arrow_c_stream__",)

@@ -1,0 +1,330 @@
+"""How fast we answer, as SQL over `messages`: their order, response turns and sessions.
+
+The definitions, their sources and worked examples are in docs/metrics.md.
+A message whose direction is unknown (its details could not be read) may be ours or the customer's: what it could
+change is null or marked `is_lower_bound`, never guessed. It knows tables and columns; it runs nothing.
+"""
+
+from convo_pipeline.query.sources import quote
+from convo_pipeline.settings import DAYS, AccountSettings, Settings
+from convo_pipeline.tables.metrics import (
+    AUTOMATED_REPLY_SECONDS,
+    REPEATED_TEXT_CHARACTERS,
+    REPEATED_TEXT_CONVERSATIONS,
+)
+
+_BUSINESS_CLOCK = """
+CREATE MACRO internal.business_clock(wall, opens, closes, weekdays) AS
+    ((date_diff('day', DATE '1970-01-05', wall::DATE) - (isodow(wall) - 1)) // 7 * len(weekdays)
+        + len(list_filter(weekdays, lambda weekday: weekday < isodow(wall) - 1))) * (closes - opens)
+    + if(list_contains(weekdays, isodow(wall) - 1), greatest(0, least(epoch(wall::TIME), closes) - opens), 0)
+"""
+"""Open seconds between Monday 1970-01-05 and a wall clock's time: the difference of two is business time."""
+
+_BUSINESS_SECONDS = """
+CREATE MACRO internal.business_seconds(since, until, zone, opens, closes, weekdays) AS
+    greatest(0, internal.business_clock(timezone(coalesce(zone, 'UTC'), until), opens, closes, weekdays)
+        - internal.business_clock(timezone(coalesce(zone, 'UTC'), since), opens, closes, weekdays))::DOUBLE
+    + if(weekdays IS NULL OR until IS NULL, NULL, 0)
+"""
+_SECONDS = (
+    "CREATE MACRO internal.seconds(since, until) AS (epoch_us(until) - epoch_us(since)) / 1000000"
+)
+
+MESSAGE_ORDER = """
+WITH placed AS (
+    SELECT
+        account, date, conversation_id, message_id, created_at, direction, text,
+        row_number() OVER thread AS position,
+        lag(direction) OVER thread AS previous_direction,
+        lead(direction) OVER thread AS next_direction,
+        lead(created_at) OVER thread - created_at < {gap} AS is_followed,
+        coalesce(created_at - lag(created_at) OVER thread >= {gap}, true) AS is_session_start
+    FROM messages
+    WINDOW thread AS (PARTITION BY account, conversation_id ORDER BY created_at, tie_rank, message_id)
+),
+begun AS (
+    SELECT
+        *,
+        coalesce(direction = 'inbound', false)
+            AND (previous_direction IS DISTINCT FROM 'inbound' OR is_session_start) AS is_turn_start,
+        direction IS DISTINCT FROM 'outbound'
+            AND (previous_direction = 'outbound' OR is_session_start) AS is_stretch_start,
+        direction IS DISTINCT FROM 'outbound'
+            AND (previous_direction IS DISTINCT FROM 'inbound' OR is_session_start) AS is_possible_turn_start
+    FROM placed
+),
+numbered AS (
+    SELECT
+        *,
+        sum(is_session_start::INT) OVER so_far AS session_number,
+        sum(is_turn_start::INT) OVER so_far AS turn_number,
+        max(created_at) FILTER (is_stretch_start) OVER so_far AS stretch_began_at,
+        max(created_at) FILTER (is_possible_turn_start) OVER so_far AS turn_began_by
+    FROM begun
+    WINDOW so_far AS (PARTITION BY account, conversation_id ORDER BY position ROWS UNBOUNDED PRECEDING)
+),
+timed AS (
+    SELECT *, max(stretch_began_at) FILTER (direction = 'inbound') OVER so_far AS turn_began_after
+    FROM numbered
+    WINDOW so_far AS (PARTITION BY account, conversation_id ORDER BY position ROWS UNBOUNDED PRECEDING)
+),
+repeated AS (
+    SELECT account, date, text FROM messages
+    WHERE direction = 'outbound' AND length(text) >= {characters}
+    GROUP BY ALL HAVING count(DISTINCT conversation_id) >= {conversations}
+),
+judged AS (
+    SELECT
+        n.*,
+        CASE
+            WHEN direction IS DISTINCT FROM 'outbound' THEN NULL
+            WHEN created_at - turn_began_after <= to_seconds({seconds}) THEN 'fast_reply'
+            WHEN r.text IS NOT NULL THEN 'repeated_text'
+        END AS automated_reason,
+        coalesce(created_at - turn_began_by <= to_seconds({seconds}), false) AS is_maybe_fast
+    FROM timed AS n LEFT JOIN repeated AS r ON r.account = n.account AND r.date = n.date AND r.text = n.text
+)
+SELECT
+    account, date, conversation_id, message_id, created_at, direction,
+    position,
+    session_number::BIGINT AS session_number,
+    CASE WHEN direction = 'inbound' THEN turn_number::BIGINT END AS turn_number,
+    CASE WHEN direction = 'outbound' AND (automated_reason IS NOT NULL OR NOT is_maybe_fast)
+        THEN automated_reason IS NOT NULL END AS is_likely_automated,
+    automated_reason,
+    position > 1 AND NOT is_session_start AND previous_direction IS NULL AS follows_unknown,
+    coalesce(is_followed AND next_direction IS NULL, false) AS precedes_unknown
+FROM judged
+"""
+"""A turn began no earlier than the stretch without a message of ours that it is in, and at the latest with the newest
+message that may begin one: between the two lies what unread messages, which may be the customer's, leave open."""
+
+_FOLLOWED = """
+WITH looked_ahead AS (
+    SELECT
+        *,
+        min(position) FILTER (direction = 'outbound') OVER later AS next_outbound,
+        min(position) FILTER (is_likely_automated = false) OVER later AS next_human,
+        min(position) FILTER (direction IS NULL) OVER later AS next_unknown,
+        min(position) FILTER (direction IS DISTINCT FROM 'inbound' AND is_likely_automated IS NULL) OVER later
+            AS next_unsure,
+        min(created_at) FILTER (direction = 'outbound') OVER later AS next_outbound_at,
+        min(created_at) FILTER (is_likely_automated = false) OVER later AS next_human_at,
+        max(created_at) OVER later AS newest_at
+    FROM message_order
+    WINDOW later AS (
+        PARTITION BY account, conversation_id ORDER BY position ROWS BETWEEN 1 FOLLOWING AND UNBOUNDED FOLLOWING
+    )
+)
+SELECT
+    *,
+    CASE
+        WHEN next_unknown IS NULL AND next_outbound IS NULL THEN 'none'
+        WHEN next_unknown IS NULL OR next_outbound < next_unknown THEN 'known'
+        ELSE 'unknown'
+    END AS response,
+    CASE
+        WHEN next_unsure IS NULL AND next_human IS NULL THEN 'none'
+        WHEN next_unsure IS NULL OR next_human < next_unsure THEN 'known'
+        ELSE 'unknown'
+    END AS human_response
+FROM looked_ahead
+"""
+"""Every message with what came after it; `unknown` where an unread message, or one that may be automated, came first."""
+
+_KNOWN = """
+WITH listings AS (
+    SELECT account, date, run_id, since, started_at, max(started_at) OVER earlier AS reached_at
+    FROM runs WHERE outcome = 'complete' AND kind <> 'find' AND since IS NOT NULL
+    WINDOW earlier AS (
+        PARTITION BY account ORDER BY started_at, run_id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+    )
+),
+breaks AS (
+    SELECT l.account, max(l.started_at) AS started_at
+    FROM (SELECT * FROM listings WHERE since > reached_at::DATE) AS l
+    JOIN runs AS r ON r.date = l.date AND r.run_id = l.run_id AND r.account = l.account
+    WHERE NOT coalesce((r.report ->> 'is_incremental')::BOOLEAN, false)
+    GROUP BY l.account
+),
+promised AS (
+    SELECT l.account, min(l.since) AS since, max(l.started_at) AS known_until
+    FROM listings AS l LEFT JOIN breaks AS b ON b.account = l.account
+    WHERE l.started_at >= b.started_at OR b.started_at IS NULL
+    GROUP BY l.account
+),
+held AS (SELECT account, min(date) AS first_date FROM messages GROUP BY account)
+SELECT account, greatest(since, first_date)::TIMESTAMPTZ + {gap} AS known_from, known_until
+FROM promised JOIN held USING (account)
+"""
+"""Until `known_from` a session may have begun before the first day that is promised, and before that day messages may
+lack. After `known_until`, when the last complete run began, a run that was broken off may have brought a conversation's
+newest messages and not those before them.
+
+A run that does not go on from an earlier one, and begins on a later day than that one reached, leaves a hole: what was
+promised before it counts no longer. `state/state.py` asks the state the same. `report` is read only for such runs.
+"""
+
+RESPONSE_TURNS = """
+WITH turns AS (
+    SELECT
+        account, conversation_id, turn_number, session_number, response, human_response,
+        min(created_at) AS started_at,
+        max(created_at) AS ended_at,
+        count(*) AS inbound_count,
+        bool_or(follows_unknown OR precedes_unknown) AS touches_unknown,
+        max(newest_at) AS newest_at,
+        CASE WHEN response = 'known' THEN min(next_outbound) END AS response_position,
+        CASE WHEN response = 'known' THEN min(next_outbound_at) END AS response_at,
+        CASE WHEN human_response = 'known' THEN min(next_human_at) END AS human_response_at
+    FROM internal.followed
+    WHERE turn_number IS NOT NULL
+    GROUP BY account, conversation_id, turn_number, session_number, response, human_response
+)
+SELECT
+    t.account, t.started_at::DATE AS date, t.conversation_id, t.turn_number, t.session_number,
+    t.started_at, timezone(coalesce(c.timezone, 'UTC'), t.started_at) AS started_at_local, t.ended_at, t.inbound_count,
+    CASE t.human_response WHEN 'known' THEN true WHEN 'none' THEN false END AS is_answered,
+    t.response_at,
+    o.message_id AS response_message_id,
+    internal.seconds(t.started_at, t.response_at) AS response_seconds,
+    internal.business_seconds(t.started_at, t.response_at, c.timezone, c.opens, c.closes, c.weekdays)
+        AS response_business_seconds,
+    o.is_likely_automated, o.automated_reason,
+    t.human_response_at,
+    internal.seconds(t.started_at, t.human_response_at) AS human_response_seconds,
+    internal.business_seconds(t.started_at, t.human_response_at, c.timezone, c.opens, c.closes, c.weekdays)
+        AS human_response_business_seconds,
+    t.touches_unknown OR coalesce(
+        t.started_at < k.known_from
+            OR greatest(t.ended_at, coalesce(t.human_response_at, t.newest_at)) > k.known_until,
+        true
+    ) AS is_lower_bound
+FROM turns AS t
+LEFT JOIN internal.known AS k ON k.account = t.account
+LEFT JOIN internal.accounts AS c ON c.account = t.account
+LEFT JOIN message_order AS o
+    ON o.account = t.account AND o.conversation_id = t.conversation_id AND o.position = t.response_position
+"""
+
+SESSIONS = """
+WITH placed AS (
+    SELECT
+        *,
+        min(position) FILTER (direction = 'inbound') OVER (PARTITION BY account, conversation_id, session_number)
+            AS first_inbound
+    FROM internal.followed
+),
+grouped AS (
+    SELECT
+        account, conversation_id, session_number, first_inbound,
+        min(created_at) AS started_at,
+        max(created_at) AS ended_at,
+        count(*) AS message_count,
+        count(*) FILTER (direction = 'inbound') AS inbound_count,
+        count(*) FILTER (direction = 'outbound') AS outbound_count,
+        count(*) FILTER (is_likely_automated) AS automated_count,
+        count(*) FILTER (direction IS NULL) AS unknown_count,
+        count(DISTINCT turn_number) AS turn_count,
+        nullif(arg_min(coalesce(direction, ''), position), '') AS opener,
+        min(created_at) FILTER (direction = 'inbound') AS first_inbound_at,
+        coalesce(min(position) FILTER (direction IS NULL) < first_inbound, false) AS is_first_inbound_unsure,
+        min(next_human_at) FILTER (direction = 'inbound') AS next_human_at,
+        max(next_human_at) FILTER (direction = 'inbound') AS last_human_response_at,
+        greatest(max(newest_at), max(created_at)) AS newest_at,
+        arg_min(human_response, position) FILTER (direction = 'inbound') AS first_answer,
+        arg_max(human_response, position) FILTER (direction = 'inbound') AS last_answer,
+        min(created_at) FILTER (direction = 'inbound' AND human_response = 'none') AS unanswered_since,
+        count(*) FILTER (is_likely_automated = false AND position > first_inbound) AS reply_count,
+        max(created_at) FILTER (is_likely_automated = false) AS last_human_at,
+        max(position) FILTER (is_likely_automated = false) > max(position) FILTER (direction = 'inbound')
+            AS ends_with_reply
+    FROM placed GROUP BY account, conversation_id, session_number, first_inbound
+),
+judged AS (
+    SELECT
+        *,
+        CASE WHEN first_answer = 'known' AND NOT is_first_inbound_unsure THEN next_human_at END AS first_response_at,
+        unknown_count = 0 AND inbound_count > 0 AS is_whole
+    FROM grouped
+)
+SELECT
+    j.account, j.started_at::DATE AS date, j.conversation_id, j.session_number,
+    j.started_at, timezone(coalesce(c.timezone, 'UTC'), j.started_at) AS started_at_local, j.ended_at,
+    j.opener, j.message_count, j.inbound_count, j.outbound_count, j.automated_count, j.unknown_count, j.turn_count,
+    j.first_inbound_at, j.first_response_at,
+    internal.seconds(j.first_inbound_at, j.first_response_at) AS first_response_seconds,
+    internal.business_seconds(j.first_inbound_at, j.first_response_at, c.timezone, c.opens, c.closes, c.weekdays)
+        AS first_response_business_seconds,
+    CASE WHEN is_whole THEN coalesce(reply_count = 1 AND ends_with_reply, false) END AS is_one_touch,
+    CASE WHEN is_whole AND ends_with_reply THEN internal.seconds(first_inbound_at, last_human_at) END
+        AS resolution_gap_seconds,
+    CASE last_answer WHEN 'none' THEN true WHEN 'known' THEN false END AS is_unanswered,
+    j.unanswered_since,
+    j.unknown_count > 0 OR coalesce(
+        j.started_at < k.known_from
+            OR j.ended_at + {gap} > k.known_until
+            OR (j.inbound_count > 0 AND j.newest_at > k.known_until
+                AND (j.last_answer <> 'known' OR j.last_human_response_at > k.known_until)),
+        true
+    ) AS is_lower_bound
+FROM judged AS j
+LEFT JOIN internal.known AS k ON k.account = j.account
+LEFT JOIN internal.accounts AS c ON c.account = j.account
+"""
+
+
+def answer_statements(settings: Settings) -> list[str]:
+    """Return the statements that make these views, in order."""
+    gap = f"to_microseconds({round(settings.metrics.session_gap_hours * 3_600_000_000)})"
+    order = MESSAGE_ORDER.format(
+        gap=gap,
+        seconds=AUTOMATED_REPLY_SECONDS,
+        conversations=REPEATED_TEXT_CONVERSATIONS,
+        characters=REPEATED_TEXT_CHARACTERS,
+    )
+    return [
+        "CREATE SCHEMA internal",
+        _SECONDS,
+        _BUSINESS_CLOCK,
+        _BUSINESS_SECONDS,
+        f"CREATE VIEW internal.accounts AS {_accounts(settings)}",
+        f"CREATE VIEW message_order AS {order}",
+        f"CREATE VIEW internal.followed AS {_FOLLOWED}",
+        f"CREATE VIEW internal.known AS {_KNOWN.format(gap=gap)}",
+        f"CREATE VIEW response_turns AS {RESPONSE_TURNS}",
+        f"CREATE VIEW sessions AS {SESSIONS.format(gap=gap)}",
+    ]
+
+
+def _accounts(settings: Settings) -> str:
+    """Each configured account's clock; one without business hours has no open second."""
+    rows = [_account_row(account) for account in settings.accounts]
+    nothing = "(NULL::VARCHAR, NULL::VARCHAR, NULL::BIGINT, NULL::BIGINT, NULL::BIGINT[])"
+    values = ", ".join([nothing, *rows])
+    columns = "account, timezone, opens, closes, weekdays"
+    return f"SELECT * FROM (VALUES {values}) AS listed ({columns}) WHERE account IS NOT NULL"  # noqa: S608 - quoted
+
+
+def _account_row(account: AccountSettings) -> str:
+    hours = (
+        business_hours(account.business_hours)
+        if account.business_hours
+        else ("NULL", "NULL", "NULL")
+    )
+    return f"({quote(account.name)}, {quote(account.timezone)}, {hours[0]}, {hours[1]}, {hours[2]})"
+
+
+def business_hours(text: str) -> tuple[int, int, list[int]]:
+    """Return opening and closing seconds of the day, and the weekdays from Monday 0.
+
+    >>> business_hours("Fri-Mon 09:00-18:30")
+    (32400, 66600, [4, 5, 6, 0])
+    """
+    days, hours = text.split(" ")
+    first, _, last = days.partition("-")
+    start = DAYS.index(first)
+    count = (DAYS.index(last or first) - start) % len(DAYS) + 1
+    opens, closes = (int(clock[:2]) * 3600 + int(clock[3:]) * 60 for clock in hours.split("-"))
+    return opens, closes, [(start + day) % len(DAYS) for day in range(count)]

@@ -1,0 +1,1 @@
+"""The state database: everything known besides the rows."""

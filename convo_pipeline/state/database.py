@@ -1,0 +1,187 @@
+"""`state.db` as a file: its tables, private modes, one connection a process, transactions that last.
+
+SQLite in WAL mode. One `Database` may be used by many threads, one file by many processes.
+"""
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from convo_pipeline.errors import StoreError
+from convo_pipeline.storage.local import PRIVATE_FILE, make_private_folders, refusal
+
+STATE_FILE = "state.db"
+STATE_VERSION = 1
+WAIT_SECONDS = 60.0
+DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+REMEDY = "; move it away with its -wal and -shm, and run `convo-pipeline verify --rebuild-state`: it is made anew from the files"
+COMPACTIONS_SQL = (
+    "SELECT table_name, account, month, source, day_count, byte_count FROM compactions"
+)
+"""In the order of a `Compaction`'s fields; asked by the state and by the readers that only watch it."""
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS lake_version (version INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS partitions (
+    table_name TEXT, account TEXT, date TEXT, sha256 TEXT NOT NULL, row_count INTEGER NOT NULL,
+    byte_count INTEGER NOT NULL, source TEXT NOT NULL, next_sha256 TEXT,
+    PRIMARY KEY (account, date, table_name)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS identities (
+    account TEXT PRIMARY KEY, page_id TEXT NOT NULL, platform TEXT NOT NULL, own_id TEXT, own_username TEXT,
+    own_id_source TEXT) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS conversations (
+    account TEXT, conversation_id TEXT, updated_us INTEGER, newest_message_id TEXT, complete_since_us INTEGER,
+    due_reason TEXT, PRIMARY KEY (account, conversation_id)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS memories (account TEXT PRIMARY KEY, memory TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS placements (
+    account TEXT, conversation_id TEXT, message_id TEXT, date TEXT NOT NULL,
+    PRIMARY KEY (account, conversation_id, message_id)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS runs (
+    run_id TEXT, account TEXT, kind TEXT NOT NULL, since TEXT, until TEXT, started_us INTEGER NOT NULL,
+    ended_us INTEGER, outcome TEXT NOT NULL, reasons TEXT NOT NULL, error TEXT, calls TEXT NOT NULL,
+    counts TEXT NOT NULL, report TEXT NOT NULL, PRIMARY KEY (run_id, account)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS runs_by_account ON runs (account, started_us);
+CREATE TABLE IF NOT EXISTS tags (
+    table_name TEXT, account TEXT, date TEXT, sha256 TEXT NOT NULL, tag TEXT NOT NULL,
+    PRIMARY KEY (account, date, table_name)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS quarantines (
+    path TEXT PRIMARY KEY, table_name TEXT NOT NULL, account TEXT NOT NULL, date TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS compactions (
+    table_name TEXT, account TEXT, month TEXT, source TEXT NOT NULL, day_count INTEGER NOT NULL,
+    byte_count INTEGER NOT NULL, PRIMARY KEY (table_name, account, month)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS receipts (account TEXT, name TEXT, PRIMARY KEY (account, name)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS days_done (
+    task TEXT, account TEXT, date TEXT, digest TEXT NOT NULL, PRIMARY KEY (account, task, date)) WITHOUT ROWID;
+"""
+_TRIGGER = """
+CREATE TRIGGER IF NOT EXISTS compaction_ends_on_{event} AFTER {event} ON partitions BEGIN
+    DELETE FROM compactions WHERE table_name = {row}.table_name AND account = {row}.account
+        AND month = substr({row}.date, 1, 7);
+END
+"""
+_TRIGGERS = [
+    _TRIGGER.format(event=event, row=row)
+    for event, row in [("INSERT", "NEW"), ("UPDATE", "OLD"), ("DELETE", "OLD")]
+]
+"""A compaction is current as long as its line is there: whatever touches a partition removes it, in one transaction."""
+
+
+class Database:
+    """The SQLite file; opened at first use.
+
+    `lock` is held whenever its connection is used. Whoever writes to the file through a connection of their own holds it
+    too: threads then wait their turn, where SQLite would have them sleep and try again for up to a tenth of a second.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.lock = threading.RLock()
+        self._connection: sqlite3.Connection | None = None
+        self._owner_pid = 0
+        self._foreign: list[sqlite3.Connection] = []
+
+    def close(self) -> None:
+        """Close the database; the next use opens it again."""
+        with self.lock:
+            if self._connection is not None and self._owner_pid == os.getpid():
+                self._connection.close()
+            self._connection = None
+
+    def select(self, sql: str, *values: object) -> list[tuple[object, ...]]:
+        """Return the rows of a query."""
+        with self.lock, _explained(self.path):
+            rows: list[tuple[object, ...]] = self._open().execute(sql, values).fetchall()
+        return rows
+
+    @contextmanager
+    def transaction(self, is_durable: bool = True) -> Iterator[sqlite3.Connection]:
+        """Make one write transaction, all or nothing; durable ones are on disk when it ends."""
+        with self.lock, _explained(self.path):
+            connection = self._open()
+            connection.execute(f"PRAGMA synchronous = {'FULL' if is_durable else 'NORMAL'}")
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+            except BaseException:
+                connection.execute("ROLLBACK")
+                raise
+            connection.execute("COMMIT")
+
+    def defects(self) -> list[str]:
+        """Return what SQLite finds wrong with the file; nothing if it is whole. It has no checksums of values."""
+        return [
+            text
+            for (text,) in self.select("PRAGMA integrity_check(10)")
+            if isinstance(text, str) and text != "ok"
+        ]
+
+    def wipe_free_pages(self) -> None:
+        """Write the database anew, so that nothing removed from it can be found in its files."""
+        with self.lock, _explained(self.path):
+            connection = self._open()
+            connection.execute("VACUUM")
+            is_busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        if is_busy:
+            raise StoreError(
+                f"{self.path} is read by another process, so its log cannot be emptied: run this again"
+            )
+
+    def _open(self) -> sqlite3.Connection:
+        if self._connection is not None and self._owner_pid == os.getpid():
+            return self._connection
+        if self._connection is not None:
+            self._foreign.append(self._connection)  # a fork's parent owns it: never close it here
+        self._connection, self._owner_pid = _connect(self.path), os.getpid()
+        return self._connection
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    try:
+        make_private_folders(path.parent)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE_FILE))
+    except OSError as error:
+        raise refusal(path, "open", error) from None
+    connection = sqlite3.connect(
+        path, timeout=WAIT_SECONDS, isolation_level=None, check_same_thread=False
+    )
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        _create(connection, path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _create(connection: sqlite3.Connection, path: Path) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    version = _read_version(connection)
+    if version is not None and version > STATE_VERSION:
+        raise StoreError(
+            f"{path} was written by a newer convo-pipeline (state version {version}): update this one"
+        )
+    for statement in [*_SCHEMA.split(";"), *_TRIGGERS]:
+        connection.execute(statement)
+    if version is None:
+        connection.execute("INSERT INTO lake_version VALUES (?)", (STATE_VERSION,))
+    connection.execute("COMMIT")
+
+
+def _read_version(connection: sqlite3.Connection) -> int | None:
+    """Return which version made the file, None where it has just been made."""
+    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'lake_version'").fetchone():
+        return None
+    (version,) = connection.execute("SELECT max(version) FROM lake_version").fetchone()
+    return version  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        remedy = REMEDY if getattr(error, "sqlite_errorcode", None) in DAMAGED else ""
+        raise StoreError(f"{path}: {error}{remedy}") from None

@@ -1,0 +1,1 @@
+"""Keep the stored files sound: verify, rebuild, salvage, rename, compact."""

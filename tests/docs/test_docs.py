@@ -1,0 +1,412 @@
+"""What the guides say stands in the code: closed lists, settings, paths, links, commands, the capacity table."""
+
+import configparser
+import importlib
+import inspect
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from datetime import date, timedelta
+from math import ceil
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+import click
+import dagster._cli
+import dagster._daemon.cli
+import dagster_webserver.cli
+import pytest
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from convo_pipeline import cli, schema
+from convo_pipeline.emulator.clock import VirtualClock
+from convo_pipeline.emulator.faults import FAULTS
+from convo_pipeline.emulator.serve import EmulatorServer
+from convo_pipeline.emulator.world import World
+from convo_pipeline.extract.plan import Mode
+from convo_pipeline.extract.report import REASONS, Outcome
+from convo_pipeline.extract.run import ACCOUNTS_IN_FLIGHT
+from convo_pipeline.graph.ladder import EDGES, SIZES
+from convo_pipeline.orchestration.assets import FRESHNESS
+from convo_pipeline.orchestration.checks import (
+    ACCOUNT_CHECKS,
+    CARRIED_DAYS,
+    CHECKS,
+    LEAST_SHARE_DETAILED,
+)
+from convo_pipeline.settings import GraphSettings, ScheduleSettings, Settings
+from convo_pipeline.tables.chart_data import CONTEXT_DAYS, MOST_DAYS
+from convo_pipeline.upkeep.verify import KINDS
+from tests.support.inboxes import NOW, serve
+from tests.support.shown import (
+    PAGES,
+    ROOT,
+    anchors,
+    command_lines,
+    every_block,
+    in_code,
+    page,
+    rows,
+    section,
+    without_blocks,
+)
+
+OPERATE, CONNECT, SETTINGS = page("operate.md"), page("connect.md"), page("settings.md")
+
+
+def first_cells(text: str) -> list[str]:
+    return [name for row in rows(text) for name in in_code(row[0])]
+
+
+# closed lists
+
+
+def test_every_outcome_and_reason_of_a_run_is_explained_and_no_other() -> None:
+    named = first_cells(section(OPERATE, "How a run ends"))
+    outcomes = {*get_args(Outcome), "running"}
+    assert sorted(named) == sorted([*outcomes, *REASONS])
+    assert named[: len(outcomes)] == ["complete", "incomplete", "failed", "busy", "running"]
+
+
+def test_every_exit_code_is_explained() -> None:
+    known = {0, cli.EXIT_FAILED, cli.EXIT_USAGE, cli.EXIT_NOT_FOUND, cli.EXIT_STOPPED}
+    assert {int(row[0]) for row in rows(section(OPERATE, "Exit codes"))} == known
+    assert {int(code) for code in re.findall(r"^  (\d+)  ", cli.EXIT_CODES, re.M)} == known
+    line = re.search(r"^Exit codes: (.*)$", PAGES[0].read_text(), re.M)
+    assert line is not None
+    assert {int(code) for code in re.findall(r"\b(\d+) [a-z]", line[1])} == known
+
+
+def test_every_check_of_dagster_is_explained() -> None:
+    text = section(page("ui.md"), "Checks")
+    assert set(first_cells(text)) == {check.name for check in (*CHECKS, *ACCOUNT_CHECKS)}
+    warn = {check.name for check in (*CHECKS, *ACCOUNT_CHECKS) if check.severity.value == "WARN"}
+    assert {in_code(row[0])[0] for row in rows(text) if "(warns)" in row[0]} == warn
+    assert f"fewer than {LEAST_SHARE_DETAILED:.0%}".replace("%", " %") in text
+
+
+def test_everything_that_verify_finds_is_explained() -> None:
+    assert sorted(first_cells(section(OPERATE, "Verify"))) == sorted(KINDS)
+
+
+def test_every_fault_of_the_emulator_is_in_its_table_and_no_other() -> None:
+    assert {in_code(row[1])[0] for row in rows(section(page("emulator.md"), "Faults"))} == set(
+        FAULTS
+    )
+
+
+def test_every_table_and_view_of_the_readme_is_there() -> None:
+    named = first_cells(section(PAGES[0].read_text(), "The tables"))
+    assert sorted(named) == sorted(schema.TABLES)
+
+
+def test_the_kinds_of_runs_in_the_dictionary_are_all_there_are() -> None:
+    described = next(column.description for column in schema.RUNS.columns if column.name == "kind")
+    words = re.findall(r"(\w+)(?: \([^)]*\))?(?:,| or |\.)", described.split(":")[1])
+    assert sorted(words) == sorted(get_args(Mode))
+
+
+def test_the_hours_and_days_of_the_page_are_those_of_the_code() -> None:
+    text = page("ui.md")
+    windows = (FRESHNESS.warn_window, FRESHNESS.fail_window)
+    warn, fail = (round(each.to_timedelta().total_seconds() / 3600) for each in windows if each)
+    assert f"younger than {warn} hours, warns after" in section(text, "Freshness")
+    assert f"fails after {fail}:" in section(text, "Freshness")
+    assert f"the newest {MOST_DAYS} days" in section(text, "Pictures")
+    assert f"among the {CONTEXT_DAYS} days up to it" in section(text, "Pictures")
+    assert f"repeated for {CARRIED_DAYS} days" in section(text, "Checks")
+
+
+def test_the_emulators_server_takes_what_is_shown() -> None:
+    shown = re.search(r"`EmulatorServer\((world=None.*?)\)`", page("emulator.md"), re.S)
+    assert shown is not None
+    taken = inspect.signature(EmulatorServer).parameters.values()
+    assert re.findall(r"(\w+)=", shown[1]) == [each.name for each in taken]
+
+
+# settings
+
+
+def test_every_key_of_the_configuration_is_explained_with_type_and_default() -> None:
+    shown = {}
+    for part in SETTINGS.split("\n## ")[1:]:
+        name = re.match(r"\[+(\w+)\]+", part)
+        for cells in rows(part) if name else []:
+            shown[f"{name[1]}.{in_code(cells[0])[0]}"] = (cells[1], cells[2])  # type: ignore[index]
+            assert cells[3], cells
+    assert shown == dict(declared_keys())
+    assert [name for name in Settings.model_fields if f"[{name}]" not in SETTINGS] == []
+
+
+def declared_keys() -> Iterator[tuple[str, tuple[str, str]]]:
+    for name, part in Settings.model_fields.items():
+        kind = part.annotation
+        model = get_args(kind)[0] if get_origin(kind) is tuple else kind
+        if isinstance(model, type) and issubclass(model, BaseModel):
+            for key, field in model.model_fields.items():
+                yield f"{name}.{key}", (kind_of(key, field), default_of(field))
+
+
+def kind_of(key: str, field: FieldInfo) -> str:
+    if key.endswith("_env"):
+        return "name of a variable"
+    if key in ("nightly", "sweep", "upkeep"):
+        return "cron"
+    kind: Any = field.annotation
+    if get_origin(kind) in (Union, UnionType):
+        kind = next(each for each in get_args(kind) if each is not type(None))
+    kind = get_args(kind)[0] if hasattr(kind, "__metadata__") else kind
+    if get_origin(kind) is Literal:
+        return " or ".join(f'`"{value}"`' for value in get_args(kind))
+    names = {str: "text", int: "whole number", float: "number", date: "date"}
+    return "list of text" if get_origin(kind) is tuple else names[kind]
+
+
+def default_of(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    if field.default is None:
+        return "–"
+    if isinstance(field.default, tuple):
+        return f"`{list(field.default)}`".replace("'", '"')
+    return f'`"{field.default}"`' if isinstance(field.default, str) else f"`{field.default:g}`"
+
+
+# commands of others
+
+
+KNOWN_PROGRAMS = {".venv/bin/jupyter", ".venv/bin/python", "cp", "convo", "convo-pipeline", "dagster", "exec", "export", "git", "install", "mkdir", "python",
+                  "python3", "set", "systemctl", "tar", "useradd", "cd", "."}  # fmt: skip
+
+
+def words_of(line: str) -> Iterator[list[str]]:
+    """The simple commands of a line, each without the variables set before it."""
+    for part in line.split("&&"):
+        words = shlex.split(part)
+        while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+            words = words[1:]
+        yield words
+
+
+def test_every_command_that_is_shown_is_one_we_know() -> None:
+    assert {words[0] for line in command_lines() for words in words_of(line)} == KNOWN_PROGRAMS
+
+
+@pytest.mark.parametrize("block", every_block("sh"), ids=lambda block: block.splitlines()[0][:40])
+def test_a_shell_understands_every_block(block: str) -> None:
+    assert (
+        subprocess.run(
+            ["bash", "-n"], input=block, text=True, capture_output=True, check=False
+        ).stderr
+        == ""
+    )
+
+
+DAGSTER_LINES = sorted(
+    {shlex.join(words[words.index("dagster") :]) for line in command_lines() for words in words_of(line)
+     if "dagster" in words[:2]}
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("line", DAGSTER_LINES)
+def test_dagster_understands_the_command(line: str) -> None:
+    understand(dagster._cli.create_dagster_cli(), shlex.split(line)[1:])
+
+
+def understand(command: click.Command, words: list[str]) -> None:
+    """Parse the words down to the last subcommand; run nothing."""
+    context = command.make_context(command.name or "", words)
+    while isinstance(command, click.Group):
+        _, found, words = command.resolve_command(
+            context, [*context._protected_args, *context.args]
+        )
+        assert found is not None
+        command, context = found, found.make_context(found.name or "", words, parent=context)
+
+
+def units() -> Iterable[configparser.ConfigParser]:
+    for block in every_block("ini"):
+        unit = configparser.ConfigParser(strict=False)
+        unit.optionxform = str  # type: ignore[assignment,method-assign]
+        unit.read_string(block)
+        yield unit
+
+
+def test_the_services_run_programs_of_the_environment_with_options_they_know() -> None:
+    programs = {
+        "dagster-daemon": dagster._daemon.cli.create_dagster_daemon_cli(),
+        "dagster-webserver": dagster_webserver.cli.create_dagster_webserver_cli(),
+    }
+    for unit in units():
+        program, *options = shlex.split(unit["Service"]["ExecStart"])
+        command = programs.pop(Path(program).name)
+        assert (Path(sys.executable).parent / Path(program).name).exists()
+        understand(command, options)
+        assert unit["Service"]["UMask"] == "0077"
+    assert programs == {}
+    assert {f"{name}.service" for name in ("convo-daemon", "convo-page")} == set(
+        re.findall(r"/etc/systemd/system/(\S+)", CONNECT)
+    )
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd on this machine")
+def test_systemd_understands_the_services(tmp_path: Path) -> None:
+    files = []
+    for block in every_block("ini"):
+        name = re.match(r"# /etc/systemd/system/(\S+)", block)
+        assert name is not None
+        text = block.replace(
+            "/opt/convo-pipeline/.venv/bin", str(Path(sys.executable).parent)
+        ).replace("User=convo\n", "")
+        files.append(tmp_path / name[1])
+        files[-1].write_text(text.replace("/opt/convo-pipeline", str(ROOT)))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", *map(str, files)], capture_output=True, text=True, check=False
+    )
+    assert [
+        line for line in done.stderr.splitlines() if str(tmp_path) in line or "convo-" in line
+    ] == []
+
+
+# paths, names, links
+
+
+SOURCES = {str(path.relative_to(ROOT)) for place in ("convo_pipeline", "tests", "scripts", "benchmarks", "docs", "notebooks")
+           for path in (ROOT / place).rglob("*") if path.is_file()} | {path.name for path in ROOT.iterdir()}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_every_file_of_ours_that_is_named_exists(path: Path) -> None:
+    named = [
+        code
+        for code in in_code(without_blocks(path.read_text()))
+        if re.fullmatch(r"[\w./-]+\.(py|md|ipynb|lock)", code)
+    ]
+    places = ("", "convo_pipeline/", "tests/")
+    assert [
+        name for name in named if not any(f"{place}{name}" in SOURCES for place in places)
+    ] == []
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_every_link_to_a_heading_leads_to_one(path: Path) -> None:
+    text = path.read_text()
+    for target in re.findall(r"\]\(([^)\s]*#[^)\s]*)\)", text):
+        file, anchor = target.split("#")
+        if "://" not in target:
+            there = (path.parent / file).read_text() if file else text
+            assert anchor in set(anchors(there)), target
+
+
+def test_every_page_is_in_the_readmes_list() -> None:
+    listed = section(PAGES[0].read_text(), "More")
+    assert [path.name for path in PAGES[1:] if f"(docs/{path.name})" not in listed] == []
+
+
+def test_every_picture_is_shown() -> None:
+    text = "".join(path.read_text() for path in PAGES)
+    assert [
+        path.name
+        for path in (ROOT / "docs" / "images").iterdir()
+        if f"images/{path.name}" not in text
+    ] == []
+
+
+def test_every_name_of_the_code_that_the_walk_tells_is_there() -> None:
+    text = page("develop.md")
+    for name, place in (
+        ("plan_run", "extract.account"),
+        ("DERIVATION_VERSION", "derive"),
+        ("NORMALISED", "schema"),
+    ):
+        assert f"`{name}`" in text
+        assert hasattr(importlib.import_module(f"convo_pipeline.{place}"), name)
+
+
+# capacity
+
+
+def calls_of(
+    conversations: int, deep: int, messages_each: int, platform: str, *, is_capture: bool = False
+) -> int:
+    """The formula of operate.md: what one run of one account calls."""
+    listings = max(1, ceil(conversations / SIZES[0][0]))
+    pages = deep * max(0, ceil((messages_each - SIZES[0][1]) / EDGES[0].limit))
+    is_instagram = platform == "instagram"
+    return (
+        listings
+        + (listings > 1)
+        + pages
+        + (is_instagram and not is_capture)
+        + (is_instagram and pages > 0)
+    )
+
+
+def in_words(seconds: float) -> str:
+    return f"{max(1, round(seconds))} s" if seconds < 90 else f"{round(seconds / 60)} min"
+
+
+def test_the_capacity_table_is_what_the_formula_gives() -> None:
+    text = section(OPERATE, "Capacity")
+    rate = GraphSettings().calls_per_second
+    table = rows(text)
+    assert len(table) == 8
+    for kind, conversations, each, instagram, messenger, duration in table:
+        count, depth = number(conversations), number(each)
+        calls = [
+            calls_of(
+                count,
+                count if depth > 20 else 0,
+                depth,
+                platform,
+                is_capture=kind.startswith("capture"),
+            )
+            for platform in ("instagram", "messenger")
+        ]
+        assert [number(instagram), number(messenger)] == calls
+        assert duration == in_words(calls[0] / rate)
+    between = ScheduleSettings().capture_minutes * 60 * rate
+    assert f"{between:,.0f} calls: {between * SIZES[0][0]:,.0f} conversations" in text
+    assert f"{ACCOUNTS_IN_FLIGHT} are asked at a time" in text
+    assert f"⌈C / {SIZES[0][0]}⌉" in text
+    assert f"⌈(M − {SIZES[0][1]}) / {EDGES[0].limit}⌉" in text
+
+
+def number(cell: str) -> int:
+    return 0 if cell == "–" else int(cell.replace(",", ""))
+
+
+@pytest.mark.parametrize("platform", ["instagram", "messenger"])
+@pytest.mark.parametrize(
+    ("conversations", "messages_each"), [(30, 2), (110, 3), (12, 45), (3, 130)]
+)
+def test_the_formula_is_what_a_run_calls(
+    conversations: int, messages_each: int, platform: str, tmp_path: Path
+) -> None:
+    world = World(VirtualClock(NOW))
+    shop = world.add_account("shop", "111", platform)  # type: ignore[arg-type]
+    for index in range(conversations):
+        shop.add_conversation(f"Ada {index}").add_messages(
+            messages_each, NOW - timedelta(hours=1 + index), step_seconds=1
+        )
+    deep = conversations if messages_each > 20 else 0
+    with serve(tmp_path / "lake", world) as inboxes:
+        [first] = inboxes.extract()
+        [idle] = inboxes.extract(mode="capture")
+    assert first.outcome == idle.outcome == "complete"
+    assert sum(first.calls.values()) == calls_of(conversations, deep, messages_each, platform)
+    assert sum(idle.calls.values()) == calls_of(0, 0, 0, platform, is_capture=True)
+
+
+def test_the_quotas_are_those_of_the_settings() -> None:
+    graph, schedule = GraphSettings(), ScheduleSettings()
+    text = section(OPERATE, "Quotas")
+    assert f"for {graph.calls_per_second}," in text
+    assert f"({graph.calls_per_run:,})" in text
+    assert round(graph.calls_per_run / graph.calls_per_second / 3600) == 3
+    assert round(24 * 60 / schedule.capture_minutes + 2, -1) == 100

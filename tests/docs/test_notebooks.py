@@ -1,0 +1,177 @@
+"""The notebooks run from top to bottom over a lake, are committed without output and need no more than they say."""
+
+import ast
+import os
+import sys
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import matplotlib.pyplot as plt
+import nbformat
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from nbclient import NotebookClient
+
+from convo_pipeline.schema import CONVERSATIONS, COVERAGE, RUNS
+from convo_pipeline.tables.metrics import account_days
+from convo_pipeline.tables.promise import Promise
+from tests.support.metric_worlds import as_table, random_world, write_world
+from tests.support.paths import NOTEBOOKS as NOTEBOOKS_FOLDER
+
+NOTEBOOKS = sorted(NOTEBOOKS_FOLDER.glob("*.ipynb"))
+PROMISE = Promise(date(2026, 3, 3), datetime(2026, 3, 14, 12, tzinfo=UTC))
+ALLOWED_IMPORTS = {"convo_pipeline", "duckdb", "pandas", "matplotlib"}
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:zmq", "ignore::ResourceWarning")
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two weeks of two accounts, with the tables that the notebooks read."""
+    root = tmp_path_factory.mktemp("lake")
+    since = datetime(2026, 3, 1, tzinfo=UTC)
+    world = random_world(1, 60, since, timedelta(days=14))
+    write_world(root, world)
+    for account in ("account-0", "account-1"):
+        own = [message for message in world if message.account == account]
+        days = sorted({message.created_at.date() for message in own})
+        for day, content in account_days(as_table(own), days, promise=PROMISE).items():
+            put(root, "account_days", f"account={account}/date={day}", content)
+        for day in days:
+            put_counts(
+                root, account, day, [message for message in own if message.created_at.date() == day]
+            )
+    run = {
+        "run_id": "r",
+        "account": "account-0",
+        "kind": "nightly",
+        "started_at": since,
+        "outcome": "incomplete",
+    }
+    put(root, "runs", f"date={since.date()}", pa.Table.from_pylist([run], schema=RUNS.schema))
+    return root
+
+
+def put_counts(root: Path, account: str, day: Any, messages: list[Any]) -> None:
+    unknown = sum(message.direction is None for message in messages)
+    zeros = dict.fromkeys((column.name for column in COVERAGE.columns if column.required), 0)
+    coverage = zeros | {
+        "ids_listed": len(messages),
+        "detailed": len(messages) - unknown,
+        "beyond_20": unknown,
+    }
+    put(
+        root,
+        "coverage",
+        f"account={account}/date={day}",
+        pa.Table.from_pylist([coverage], schema=COVERAGE.schema),
+    )
+    rows = [
+        {
+            "conversation_id": conversation_id,
+            "participant_count": 2,
+            "customer_username": "somebody",
+            "last_message_at": messages[0].created_at,
+            "message_count": 2,
+            "inbound_count": 1,
+            "outbound_count": 0,
+            "detailed_count": 1,
+        }
+        for conversation_id in sorted({message.conversation_id for message in messages})
+    ]
+    content = pa.Table.from_pylist(rows, schema=CONVERSATIONS.schema)
+    put(root, "conversations", f"account={account}/date={day}", content)
+
+
+def put(root: Path, table: str, partition: str, content: pa.Table) -> None:
+    folder = root / table / partition
+    folder.mkdir(parents=True)
+    pq.write_table(content, folder / "data.parquet")
+
+
+def source(path: Path) -> str:
+    cells = nbformat.read(path, as_version=4).cells
+    return "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+
+
+@pytest.fixture(scope="module")
+def kernel(lake: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Jupyter's kernel in an empty folder: loading pandas and matplotlib into it takes longer than all notebooks."""
+    starter = NotebookClient(nbformat.v4.new_notebook())
+    with starter.setup_kernel(
+        cwd=str(tmp_path_factory.mktemp("work")), env={**os.environ, "CONVO_ROOT": str(lake)}
+    ):
+        yield starter.km
+
+
+def run(path: Path, kernel: Any) -> list[Any]:
+    """Execute a notebook as Jupyter does, without a name of the one before; return every output."""
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells.insert(0, nbformat.v4.new_code_cell("%reset -f"))
+    NotebookClient(notebook, km=kernel, timeout=60).execute()
+    return [output for cell in notebook.cells for output in cell.get("outputs", [])]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs_and_draws(path: Path, kernel: Any) -> None:
+    outputs = run(path, kernel)
+    assert [output for output in outputs if output.output_type in ("error", "stream")] == []
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs_over_an_empty_lake(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data").mkdir()
+    monkeypatch.chdir(tmp_path)
+    matplotlib.use("Agg")
+    exec(compile(source(path), path.name, "exec"), {})
+    plt.close("all")
+
+
+def test_waits_are_taken_of_promised_days_alone(
+    lake: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONVO_ROOT", str(lake))
+    matplotlib.use("Agg")
+    path, names = (
+        next(path for path in NOTEBOOKS if path.stem.startswith("how_fast")),
+        dict[str, Any](),
+    )
+    exec(compile(source(path), path.name, "exec"), names)
+    plt.close("all")
+    (first,) = names["con"].execute("SELECT min(date) FROM turns").fetchone()
+    (held,) = names["con"].execute("SELECT min(date) FROM response_turns").fetchone()
+    assert held < PROMISE.since <= first
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_committed_without_output(path: Path) -> None:
+    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    assert [cell.outputs for cell in cells] == [[]] * len(cells)
+    assert {cell.execution_count for cell in cells} == {None}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_needs_only_duckdb_pandas_and_matplotlib(path: Path) -> None:
+    tree = ast.parse(source(path))
+    names = {
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    }
+    names |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert {name.split(".")[0] for name in names} <= ALLOWED_IMPORTS | set(sys.stdlib_module_names)
+
+
+def test_the_three_notebooks_are_there() -> None:
+    assert [path.stem for path in NOTEBOOKS] == [
+        "first_look",
+        "how_fast_do_we_answer",
+        "what_did_we_miss",
+    ]

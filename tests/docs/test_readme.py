@@ -1,0 +1,81 @@
+"""What the README says can be typed, read and clicked."""
+
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import click
+import pytest
+
+from convo_pipeline.cli import main as cli
+from convo_pipeline.settings import parse_settings
+from tests.support.shown import PAGES, README, ROOT, command_lines, every_block
+
+
+@pytest.mark.parametrize(
+    "line", [line for line in command_lines() if line.startswith("convo-pipeline ")]
+)
+def test_a_command_that_is_shown_is_understood(line: str) -> None:
+    context = cli.make_context(
+        "convo-pipeline", shlex.split(line)[1:], resilient_parsing="--version" in line
+    )
+    if "--version" in line:
+        return
+    name, command, rest = cli.resolve_command(context, context._protected_args + context.args)
+    assert command is not None, name
+    command.make_context(name, rest, parent=context, resilient_parsing=False)
+
+
+def test_the_readme_names_every_command_and_no_other() -> None:
+    assert isinstance(cli, click.Group)
+    table = README.split("## The command line")[1].split("\n## ")[0]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    assert sorted(name for row in rows for name in re.findall(r"`(\w+)`", row)) == sorted(
+        cli.commands
+    )
+
+
+def test_every_configuration_that_is_shown_is_valid() -> None:
+    shown = [parse_settings(block.encode()) for block in every_block("toml")]
+    assert [account.name for settings in shown for account in settings.accounts][:1] == [
+        "bakery-instagram"
+    ]
+
+
+def test_the_shipped_configuration_is_valid_and_has_both_platforms() -> None:
+    settings = parse_settings((ROOT / "convo.toml").read_bytes())
+    assert [account.platform for account in settings.accounts] == ["instagram", "messenger"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
+    links = [
+        link.split("#")[0]
+        for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text())
+        if "://" not in link
+    ]
+    assert [link for link in links if link and not (page.parent / link).exists()] == []
+
+
+def test_the_lock_files_name_no_host_and_pin_all_they_name() -> None:
+    for lock in ("requirements.lock", "requirements-dev.lock"):
+        lines = (ROOT / lock).read_text().splitlines()
+        assert [
+            line for line in lines if "://" in line or "--index" in line or "--find-links" in line
+        ] == []
+        assert [line for line in lines if line[:1].isalnum() and "==" not in line] == []
+
+
+def test_the_packages_of_the_project_are_in_the_lock() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    locked = {
+        line.split("==")[0].split("[")[0]
+        for line in (ROOT / "requirements.lock").read_text().splitlines()
+        if "==" in line
+    }
+    wanted = {
+        re.split(r"[<>=\[;~ ]", entry)[0].lower().replace("_", "-")
+        for entry in project["dependencies"]
+    }
+    assert wanted - locked == set()

@@ -1,0 +1,513 @@
+"""The command line as a person meets it: what it prints, where, and the exit code."""
+
+import csv
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+
+import click
+import dagster as dg
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner, Result
+from prompt_toolkit.input import create_pipe_input
+from prompt_toolkit.output import DummyOutput
+from rich.console import Console
+
+from convo_pipeline.cli import main
+from convo_pipeline.console.shell import dotted, run_shell
+from convo_pipeline.emulator.serve import EMULATOR_TOKEN, EmulatorServer
+from convo_pipeline.lake.store import Store
+from convo_pipeline.query.connection import connect
+from convo_pipeline.settings import read_settings
+from tests.support.inbox_worlds import (
+    TOKENS,
+    Days,
+    is_at_work,
+    message_counts,
+    small_world,
+    three_days,
+    write_config,
+)
+from tests.support.web_server import wait_for
+
+BAKERY, BIKES = "bakery-instagram", "bikes-messenger"
+
+
+@pytest.fixture(scope="module")
+def days() -> Days:
+    return three_days()
+
+
+@pytest.fixture(scope="module")
+def server(days: Days) -> Iterator[EmulatorServer]:
+    with EmulatorServer(small_world(days)) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def extracted(
+    tmp_path_factory: pytest.TempPathFactory, server: EmulatorServer, days: Days
+) -> tuple[Path, Result]:
+    """A configuration whose lake holds the three days, and what their extraction said."""
+    folder = tmp_path_factory.mktemp("lake")
+    file = write_config(folder, server, days.start)
+    return file, invoke("--config", str(file), "extract", "--since", str(days[0]))
+
+
+@pytest.fixture(scope="module")
+def lake(extracted: tuple[Path, Result]) -> Path:
+    """A configuration whose lake holds the three days; read only."""
+    file, result = extracted
+    assert result.exit_code == 0, result.stderr
+    return file
+
+
+@pytest.fixture
+def config(tmp_path: Path, server: EmulatorServer, days: Days) -> Path:
+    return write_config(tmp_path, server, days.start)
+
+
+def invoke(*arguments: str, **environ: str) -> Result:
+    result = CliRunner().invoke(main, arguments, env={**TOKENS, **environ}, catch_exceptions=False)
+    assert "Traceback" not in result.output
+    return result
+
+
+def error_of(*arguments: str, **environ: str) -> tuple[int, str]:
+    """The exit code and the one line that says why."""
+    result = invoke(*arguments, **environ)
+    return result.exit_code, result.stderr.strip().splitlines()[-1]
+
+
+def test_every_command_has_help_and_the_exit_codes_are_documented() -> None:
+    assert "2  wrong usage or settings" in invoke("--help").stdout
+    for name, command in main.commands.items():
+        result = invoke(name, "--help")
+        assert result.exit_code == 0
+        assert isinstance(command, click.Command)
+        assert command.help
+
+
+def test_extract_stores_both_accounts_and_says_what_it_got(
+    extracted: tuple[Path, Result], days: Days
+) -> None:
+    file, result = extracted
+    assert result.exit_code == 0, result.stderr
+    assert BAKERY in result.stdout
+    assert "complete" in result.stdout
+    rows = invoke("--config", str(file), "query", "--format", "json", KEYS)
+    assert {row["key"]: row["n"] for row in json.loads(rows.stdout)} == message_counts(days)
+
+
+KEYS = "select account || '|' || date as key, count(*) as n from messages group by all"
+
+
+def test_extract_without_dates_does_what_a_night_would(config: Path, days: Days) -> None:
+    result = invoke("--config", str(config), "extract", "--account", BIKES)
+    assert result.exit_code == 0
+    assert f"{days.start} to {days[2]}" in " ".join(result.stderr.split())
+
+
+def test_all_goes_back_to_the_start_date_and_on_to_today_after_an_estimate(
+    config: Path, days: Days
+) -> None:
+    result = invoke("--config", str(config), "extract", "--all", "--account", BIKES)
+    assert result.exit_code == 0
+    said = " ".join(result.stderr.split())
+    assert f"{BIKES}: {days.start} to {days.today}" in said
+    assert f"{BIKES}: 6 conversations, about 3 calls or 1 minute" in said
+    assert said.index("estimated from the newest page") < said.index("at most 20,000 calls")
+
+
+@pytest.mark.slow
+def test_full_is_quiet_where_nothing_was_missed_and_loud_where_something_was(
+    lake: Path, days: Days
+) -> None:
+    whole = invoke("--config", str(lake), "extract", "--full", "--account", BIKES)
+    assert "swept: earlier runs had missed nothing" in whole.stderr
+    with closing(Store(read_settings(lake).store)) as store:
+        for table in ("raw_message_ids", "raw_message_details"):
+            store.shrink(table, BIKES, days[1], lambda rows: rows.slice(2))
+    swept = invoke("--config", str(lake), "extract", "--full", "--account", BIKES)
+    assert f"ALARM: earlier runs had missed 2 messages ({BIKES} 2)" in swept.stderr
+    again = invoke("--config", str(lake), "extract", "--full", "--account", BIKES)
+    assert "swept: earlier runs had missed nothing" in again.stderr
+    assert (whole.exit_code, swept.exit_code, again.exit_code) == (0, 0, 0)
+    assert error_of("extract", "--full", "--since", str(days[0])) == (2, "main: --full takes neither --since nor --until")  # fmt: skip
+
+
+def test_a_refused_account_fails_and_the_other_one_is_stored(config: Path, days: Days) -> None:
+    since = ["--since", str(days[0])]
+    result = invoke(
+        "--config", str(config), "extract", *since, BIKES_MESSENGER_TOKEN="EAAwrongwrongwrongwrong"
+    )
+    assert result.exit_code == 1
+    assert BIKES in result.stderr
+    assert "EAAwrong" not in result.output
+    rows = invoke("--config", str(config), "query", "--format", "json", KEYS)
+    stored = {row["key"]: row["n"] for row in json.loads(rows.stdout)}
+    assert stored == {key: n for key, n in message_counts(days).items() if BAKERY in key}
+
+
+def test_a_missing_token_names_its_variable(config: Path, days: Days) -> None:
+    wish = ("extract", "--account", BIKES, "--since", str(days[2]))
+    code, line = error_of("--config", str(config), *wish, BIKES_MESSENGER_TOKEN="")
+    assert code == 1
+    assert "BIKES_MESSENGER_TOKEN is not set" in line
+
+
+TODAY = three_days().today
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (
+            ["--account", "nobody"],
+            'unknown account "nobody"; the configuration has: bakery-instagram, bikes-messenger',
+        ),
+        (["--since", "2026-13-01"], "2026-13-01 is not a date such as 2026-11-21"),
+        (["--since", str(TODAY), "--until", str(TODAY)], "must be before --until"),
+        (["--since", str(TODAY + timedelta(days=3))], "is in the future"),
+        (["--since", str(TODAY), "--until", str(TODAY + timedelta(days=9))], "is in the future"),
+        (["--until", "2020-01-01", "--since", "2019-01-01"], "is before the first start_date"),
+        (["--all", "--since", str(TODAY)], "--all takes neither --since nor --until"),
+    ],
+)
+def test_wrong_wishes_are_one_clear_error(
+    config: Path, arguments: list[str], expected: str
+) -> None:
+    code, line = error_of("--config", str(config), "extract", *arguments)
+    assert code == 2
+    assert expected in line
+
+
+def test_no_configuration_is_one_clear_error(tmp_path: Path) -> None:
+    code, line = error_of("--config", str(tmp_path / "none.toml"), "extract")
+    assert code == 2
+    assert f"no configuration: {tmp_path / 'none.toml'} does not exist" in line
+
+
+def test_the_configuration_is_found_by_its_variable(config: Path) -> None:
+    code, line = error_of("extract", "--account", "nobody", CONVO_CONFIG=str(config))
+    assert (code, 'unknown account "nobody"' in line) == (2, True)
+
+
+def test_a_root_that_cannot_be_written_is_one_clear_error(
+    tmp_path: Path, server: EmulatorServer, days: Days
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    file = write_config(tmp_path, server, days.start, root=tmp_path / "file" / "lake")
+    code, line = error_of("--config", str(file), "extract", "--since", str(days[2]))
+    assert code == 1
+    assert str(tmp_path / "file") in line
+
+
+@pytest.mark.slow
+def test_runs_are_recorded_in_dagster_home(
+    config: Path, tmp_path: Path, days: Days, server: EmulatorServer
+) -> None:
+    home = tmp_path / "home"
+    code, line = error_of("--config", str(config), "extract", DAGSTER_HOME=str(home))
+    assert (code, line) == (
+        2,
+        f"main: DAGSTER_HOME: the folder {home} does not exist; make it: mkdir -p {home}",
+    )
+    code, line = error_of("--config", str(config), "extract", DAGSTER_HOME="here")
+    assert (code, line) == (2, "main: DAGSTER_HOME must be an absolute path, not here")
+    home.mkdir()
+    assert (
+        invoke(
+            "--config", str(config), "extract", "--since", str(days[2]), DAGSTER_HOME=str(home)
+        ).exit_code
+        == 0
+    )
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        runs = {run.job_name: run.status.value for run in instance.get_runs()}
+    assert runs == {"extract_job": "SUCCESS", "normalise_job": "SUCCESS"}
+    assert open_to_others(home) == open_to_others(config.parent / "lake") == set()
+    people = people_of(server)
+    assert len(people) > 2
+    assert files_that_name(home, people) == set(), "whoever is forgotten would be left there"
+
+
+def people_of(server: EmulatorServer) -> set[str]:
+    conversations = [
+        each
+        for account in server.world.accounts.values()
+        for each in account.conversations.values()
+    ]
+    return {str(person["id"]) for conversation in conversations for person in conversation.people}
+
+
+def files_that_name(folder: Path, names: set[str]) -> set[str]:
+    contents = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path)
+        for path, content in contents.items()
+        for name in names
+        if name.encode() in content
+    }
+
+
+def open_to_others(folder: Path) -> set[str]:
+    """What below a folder is not its owner's alone."""
+    modes = {path: stat.S_IMODE(path.lstat().st_mode) for path in folder.rglob("*")}
+    return {
+        str(path) for path, mode in modes.items() if mode != (0o700 if path.is_dir() else 0o600)
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_a_polite_kill_end_in_one_line_and_the_same_command_goes_on(
+    tmp_path: Path, days: Days, number: signal.Signals
+) -> None:
+    """Within ten seconds, whatever answer it waits for."""
+    with EmulatorServer(small_world(days), latency_seconds=20) as slow:
+        file = write_config(tmp_path, slow, days.start)
+        command = [sys.executable, "-m", "convo_pipeline.cli", "--config", str(file), "extract"]
+        process = subprocess.Popen(
+            command, stderr=subprocess.PIPE, text=True, env={**os.environ, **TOKENS}
+        )
+        wait_for(lambda: is_at_work(read_settings(file).store, BAKERY), 60)
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=10)
+        assert process.returncode == 130
+        _, line = stderr.strip().splitlines()
+        assert line.endswith("stopped; what came is kept, the same command goes on from there")
+        slow.latency_seconds = 0
+        ledger = invoke(
+            "--config", str(file), "query", "--format", "json", "select distinct reasons from runs"
+        )
+        assert json.loads(ledger.stdout) == [{"reasons": ["stopped"]}]
+        assert invoke("--config", str(file), "extract").exit_code == 0
+    rows = invoke("--config", str(file), "query", "--format", "json", KEYS)
+    assert {row["key"]: row["n"] for row in json.loads(rows.stdout)} == message_counts(days)
+
+
+def test_normalize_agrees_again_without_asking_anybody(
+    lake: Path, server: EmulatorServer, days: Days
+) -> None:
+    root = lake.parent / "lake"
+    removed = root / "messages" / f"account={BAKERY}" / f"date={days[0]}" / "data.parquet"
+    removed.unlink()
+    calls = len(server.log)
+    assert invoke("--config", str(lake), "normalize").exit_code == 0
+    assert removed.exists()
+    assert len(server.log) == calls
+
+
+def test_normalize_says_that_tables_agree_only_where_they_do_and_leaves_no_removed_account_out(
+    lake: Path, tmp_path: Path
+) -> None:
+    """An account that is no longer configured is still read, so it is still derived; of the other a raw file is gone."""
+    root = tmp_path / "lake"
+    shutil.copytree(lake.parent / "lake", root)
+    file = tmp_path / "convo.toml"
+    before, bakery, bikes = (
+        lake.read_text().replace(str(lake.parent), str(tmp_path)).split("[[accounts]]")
+    )
+    file.write_text("[[accounts]]".join([before, bakery if BAKERY in bakery else bikes]))
+    removed = next((root / "messages" / f"account={BIKES}").glob("*/data.parquet"))
+    removed.unlink()
+    next((root / "raw_message_ids" / f"account={BAKERY}").glob("*/data.parquet")).unlink()
+    result = invoke("--config", str(file), "normalize")
+    assert (
+        result.exit_code,
+        "agree" in result.stdout,
+        "is missing although it held" in result.stderr,
+    ) == (
+        1,
+        False,
+        True,
+    )
+    assert removed.exists()
+
+
+def test_query_prints_a_table_and_hides_control_characters(lake: Path) -> None:
+    result = invoke(
+        "--config", str(lake), "query", "select 'a' || chr(27) || '[31mb' as danger, 7 as n"
+    )
+    assert result.exit_code == 0
+    assert "\x1b" not in result.stdout
+    assert re.search(r"a\[31mb\s+7", result.stdout)
+
+
+def test_csv_has_no_formula(lake: Path) -> None:
+    sql = "select '=cmd()' as a, '-5' as b, -5 as c, '  @x' as d, 'plain' as e, null as f, ['=1'] as g, date '2026-01-02' as h"
+    result = invoke("--config", str(lake), "query", "--format", "csv", sql)
+    assert list(csv.reader(io.StringIO(result.stdout))) == [
+        ["a", "b", "c", "d", "e", "f", "g", "h"],
+        ["'=cmd()", "'-5", "-5", "'  @x", "plain", "", '["=1"]', "2026-01-02"],
+    ]
+
+
+def test_parquet_is_written_to_a_file(lake: Path, tmp_path: Path, days: Days) -> None:
+    file = tmp_path / "out.parquet"
+    sql = "select * from messages"
+    assert (
+        invoke(
+            "--config", str(lake), "query", "--format", "parquet", "--output", str(file), sql
+        ).exit_code
+        == 0
+    )
+    assert pq.read_table(file).num_rows == sum(message_counts(days).values())
+
+
+def test_wrong_sql_is_one_error(lake: Path) -> None:
+    code, line = error_of("--config", str(lake), "query", "select nothing from nowhere")
+    assert code == 1
+    assert line
+
+
+def test_query_without_a_lake_or_a_terminal_says_so(tmp_path: Path, lake: Path) -> None:
+    code, line = error_of("query", "--root", str(tmp_path / "none"), "select 1")
+    assert code == 1
+    assert str(tmp_path / "none") in line
+    code, line = error_of("--config", str(lake), "query")
+    assert code == 2
+    assert "no SQL was given" in line
+
+
+def test_find_prints_the_conversation_newest_last(config: Path, server: EmulatorServer) -> None:
+    account = server.world.accounts[BIKES]
+    conversation = next(iter(account.conversations.values()))
+    result = invoke("--config", str(config), "find", BIKES, str(conversation.people[0]["id"]))
+    assert result.exit_code == 0, result.stderr
+    lines = result.stdout.strip().splitlines()
+    assert [re.split(r"[→←] ", line)[1] for line in lines] == [
+        "Ada 00: message 1",
+        f"{account.title}: message 2",
+        "Ada 00: message 3",
+    ]
+
+
+def test_find_of_a_stranger_is_exit_code_3(config: Path) -> None:
+    code, line = error_of("--config", str(config), "find", BIKES, "1")
+    assert (code, line) == (3, f"{BIKES}: no conversation with 1")
+
+
+def test_find_of_a_forgotten_person_says_that_nothing_is_kept(
+    config: Path, server: EmulatorServer
+) -> None:
+    person = str(next(iter(server.world.accounts[BIKES].conversations.values())).people[0]["id"])
+    assert invoke("--config", str(config), "find", BIKES, person).exit_code == 0
+    assert invoke("--config", str(config), "forget", BIKES, person, "--yes").exit_code == 0
+    code, line = error_of("--config", str(config), "find", BIKES, person)
+    assert (code, line) == (3, f"{BIKES}: nothing of the conversation with {person} is kept")
+
+
+def test_the_shell_keeps_a_history_and_answers_until_it_is_left(tmp_path: Path) -> None:
+    asked: list[str] = []
+    history = tmp_path / "state" / "history"
+    with create_pipe_input() as keys:
+        keys.send_text("select 1\n;\n.tables\n.columns messages\n.quit\n")
+        run_shell(
+            Console(file=io.StringIO()),
+            asked.append,
+            {"messages": ["text"]},
+            history,
+            keys,
+            DummyOutput(),
+        )
+    assert asked == ["select 1\n;", dotted(".tables"), 'describe "messages"']
+    assert "+select 1" in history.read_text()
+
+
+def test_the_shell_is_left_in_the_middle_of_a_statement_too(tmp_path: Path) -> None:
+    asked: list[str] = []
+    with create_pipe_input() as keys:
+        keys.send_text("select 1\n.quit\nselect 2;\n")
+        run_shell(
+            Console(file=io.StringIO()), asked.append, {}, tmp_path / "history", keys, DummyOutput()
+        )
+    assert asked == []
+
+
+def test_every_table_that_the_shell_lists_can_be_asked(lake: Path) -> None:
+    listed = invoke(
+        "--config", str(lake), "query", "--format", "csv", dotted(".tables")
+    ).stdout.split()[1:]
+    assert {"messages", "sessions", "inbox", "runs"} <= set(listed)
+    assert {"followed", "known", "accounts"}.isdisjoint(listed)
+    with connect(lake.parent / "lake") as connection:
+        for name in listed:
+            assert connection.execute(f"describe {name}").fetchall()
+
+
+@pytest.mark.parametrize(
+    "name", ["account_days", "inbox", "messages", "sessions", "response_turns"]
+)
+def test_a_table_too_wide_for_the_terminal_is_shown_row_by_row(lake: Path, name: str) -> None:
+    shown = invoke("--config", str(lake), "query", f"from {name} limit 2", COLUMNS="80").stdout
+    assert shown.startswith("row 1 ─")
+    names = invoke(
+        "--config",
+        str(lake),
+        "query",
+        "--format",
+        "csv",
+        f"select column_name from (describe {name})",
+    )
+    lines = [line.split()[:2] for line in shown.splitlines() if line.strip()]
+    assert [
+        name for name in names.stdout.split()[1:] if name not in {line[0] for line in lines}
+    ] == []
+    assert ["account", "bakery-instagram"] in lines or ["account", "bikes-messenger"] in lines
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_emulator_prints_a_configuration_that_works(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "convo_pipeline.cli", "emulator"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+    )
+    assert process.stdout is not None
+    try:
+        lines: list[str] = []
+        while sum(line.startswith("start_date") for line in lines) < 2:
+            lines.append(process.stdout.readline())
+            assert lines[-1], "the emulator ended"
+        file = tmp_path / "convo.toml"
+        file.write_text("".join(lines) + f'[store]\nroot = "{tmp_path / "data"}"\n')
+        result = invoke("--config", str(file), "find", BIKES, "1", EMULATOR_TOKEN=EMULATOR_TOKEN)
+        assert (result.exit_code, result.stderr.strip()) == (3, f"{BIKES}: no conversation with 1")
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+        process.stdout.close()
+
+
+def test_status_and_check_print_json_and_their_exit_codes_say_whether_to_look(
+    lake: Path, config: Path, server: EmulatorServer
+) -> None:
+    result = invoke("--config", str(lake), "status", "--format", "json")
+    assert result.exit_code == 0, result.stdout
+    assert [account["account"] for account in json.loads(result.stdout)["accounts"]] == [
+        BAKERY,
+        BIKES,
+    ]
+    never = invoke("--config", str(config), "status", "--account", BIKES)
+    assert (
+        never.exit_code,
+        f"{BIKES}: never extracted: run convo-pipeline extract" in never.stdout,
+    ) == (1, True)
+    fine = invoke("--config", str(lake), "check", "--format", "json")
+    assert (fine.exit_code, json.loads(fine.stdout)["general"]) == (0, [])
+    wrong = invoke("--config", str(lake), "check", BIKES_MESSENGER_TOKEN="EAAwrongwrongwrongwrong")
+    assert wrong.exit_code == 1
+    assert f"{BIKES}: the token is not valid" in wrong.stdout
+    assert "export it in BIKES_MESSENGER_TOKEN" in " ".join(wrong.stdout.split())
+    assert "EAAwrong" not in wrong.output

@@ -1,0 +1,260 @@
+"""`verify`, `rename`, `forget`, `expire` and `compact` as a person meets them."""
+
+import json
+import shutil
+import stat
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner, Result
+
+from convo_pipeline.base.clock import Clock
+from convo_pipeline.cli import Surroundings, main
+from convo_pipeline.derive.day import derive_day
+from convo_pipeline.emulator.clock import VirtualClock
+from convo_pipeline.emulator.world import World
+from convo_pipeline.extract.spool import Spool
+from convo_pipeline.lake.store import Store
+from convo_pipeline.schema import RAW_MESSAGE_IDS
+from convo_pipeline.settings import StoreSettings
+from tests.support.inboxes import NOW, serve
+
+DAY = date(2026, 1, 5)
+NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A lake with one message."""
+    store = Store(StoreSettings(root=str(tmp_path / "lake")))
+    row = {
+        "conversation_id": "c",
+        "message_id": "m",
+        "created_at": NOON,
+        "created_at_source": "message",
+    }
+    rows = pa.Table.from_pylist(
+        [row | {"tie_rank": 0, "first_seen_at": NOON}], schema=RAW_MESSAGE_IDS.schema
+    )
+    store.merge("raw_message_ids", "bakery", DAY, rows)
+    derive_day(store, "bakery", DAY)
+    store.close()
+    return tmp_path / "lake"
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments, catch_exceptions=False)
+
+
+def test_verify_says_that_a_lake_is_sound_and_what_it_read(root: Path) -> None:
+    result = invoke("verify", "--root", str(root))
+    assert (result.exit_code, result.stdout.split(":")[0]) == (0, "sound")
+    assert "4 files" in result.stdout
+    assert "(names and sizes only)" in invoke("verify", "--root", str(root), "--quick").stdout
+
+
+def test_verify_names_what_is_off_and_what_to_do_and_exits_with_one(root: Path) -> None:
+    path = next(root.glob("messages/*/*/data.parquet"))
+    path.write_bytes(path.read_bytes()[:-1])
+    result = invoke("verify", "--root", str(root))
+    assert result.exit_code == 1
+    assert "messages/account=bakery/date=2026-01-05" in result.stdout
+    assert "restore it, or let the next run set it aside" in " ".join(result.stdout.split())
+
+
+def test_verify_names_a_damaged_record_of_a_spool_without_a_word_of_it(root: Path) -> None:
+    spool = Spool.create(root / ".state", "bakery", "run")
+    for text in ("a word of Ada's", "another"):
+        spool.append({"kind": "edge", "text": text})
+    assert invoke("verify", "--root", str(root)).exit_code == 0
+    record = min(spool.folder.iterdir())
+    record.write_bytes(record.read_bytes().replace(b"word", b"wordy"))
+    result = invoke("verify", "--root", str(root), "--format", "json")
+    (finding,) = json.loads(result.stdout)["findings"]
+    assert (result.exit_code, finding["kind"], finding["where"]) == (
+        1,
+        "spool",
+        f"spool/bakery/run/{record.name}",
+    )
+    assert "Ada" not in result.stdout
+    assert "asks again what it held" in " ".join(
+        invoke("verify", "--root", str(root)).stdout.split()
+    )
+
+
+def test_verify_believes_a_backup_that_was_put_back_when_told_to(root: Path) -> None:
+    for path in (root / ".state").glob("state.db*"):
+        path.unlink()
+    assert "--rebuild-state" in invoke("verify", "--root", str(root)).stdout
+    assert invoke("verify", "--root", str(root), "--rebuild-state").exit_code == 0
+
+
+def test_verify_speaks_json(root: Path) -> None:
+    (root / "messages" / "notes.txt").write_text("mine")
+    verdict = json.loads(invoke("verify", "--root", str(root), "--format", "json").stdout)
+    assert (verdict["is_sound"], [finding["kind"] for finding in verdict["findings"]]) == (
+        True,
+        ["foreign"],
+    )
+
+
+@pytest.mark.parametrize("command", [("verify",), ("rename", "bakery", "cafe")])
+def test_a_lake_that_is_not_there_is_not_created(tmp_path: Path, command: tuple[str, ...]) -> None:
+    result = invoke(*command, "--root", str(tmp_path / "typo"))
+    assert (result.exit_code, (tmp_path / "typo").exists()) == (1, False)
+    assert "the folder does not exist" in result.stderr
+
+
+def test_rename_moves_the_account_and_says_what_is_left_to_do(root: Path) -> None:
+    result = invoke("rename", "bakery", "cafe", "--root", str(root))
+    assert result.exit_code == 0
+    assert "change its name in the configuration too" in result.stderr
+    assert sorted(path.name for path in root.glob("messages/*")) == ["account=cafe"]
+    assert invoke("verify", "--root", str(root)).exit_code == 0
+
+
+ADA = "9990000000000101"
+SECRET = "a secret of Ada's"
+CONFIG = """
+[graph]
+base_url = "{url}"
+[store]
+root = "{root}"
+[retention]
+messages = 20
+[[accounts]]
+name = "insta"
+page_id = "1111111111"
+platform = "instagram"
+token_env = "INBOX_TOKEN"
+start_date = "2026-01-20"
+"""
+
+
+@pytest.fixture(scope="module")
+def extracted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A lake of one account: Ada and Bob, in January and in March."""
+    world = World(VirtualClock(NOW))
+    account = world.add_account("insta", "1111111111", "instagram")
+    for name, person, text in (("Ada", ADA, SECRET), ("Bob", "9990000000000202", "hello")):
+        conversation = account.add_conversation(name, person)
+        for at in (NOW - timedelta(days=45), NOW - timedelta(days=1)):
+            conversation.add_message(text, at)
+    root = tmp_path_factory.mktemp("extracted") / "lake"
+    with serve(root, world, start=date(2026, 1, 20)) as inboxes:
+        inboxes.extract_whole(date(2026, 1, 20))
+    return root
+
+
+@pytest.fixture
+def config(tmp_path: Path, extracted: Path) -> Path:
+    """A configuration of a copy of that lake, on a machine whose new files everybody may read."""
+    shutil.copytree(extracted, tmp_path / "lake")
+    file = tmp_path / "convo.toml"
+    file.write_text(CONFIG.format(url="http://127.0.0.1:9", root=tmp_path / "lake"))
+    return file
+
+
+def ask(config: Path, *arguments: str, answer: str = "") -> Result:
+    surroundings = Surroundings(str(config), Clock(now=lambda: NOW, sleep=lambda seconds: None))
+    return CliRunner().invoke(
+        main, arguments, obj=surroundings, input=answer, catch_exceptions=False
+    )
+
+
+def files_with(root: Path, text: str) -> list[str]:
+    files = (path for path in root.rglob("*") if path.is_file())
+    return [
+        path.name for path in files if text.encode() in path.read_bytes() or text in shown(path)
+    ]
+
+
+def shown(path: Path) -> str:
+    return str(pq.ParquetFile(path).read().to_pylist()) if path.suffix == ".parquet" else ""
+
+
+def test_forget_says_what_leaves_and_a_no_changes_nothing(config: Path) -> None:
+    before = files_with(config.parent, ADA)
+    result = ask(config, "forget", "insta", ADA, answer="n\n")
+    assert result.exit_code == 3
+    assert "1 conversation, 2 messages of insta leave for good. Go on?" in result.stderr
+    assert result.stderr.endswith("insta: nothing was erased\n")
+    assert files_with(config.parent, ADA) == before != []
+
+
+def test_forget_prints_a_receipt_and_leaves_not_a_byte(config: Path) -> None:
+    result = ask(config, "forget", "insta", ADA, answer="y\n")
+    assert (result.exit_code, result.stdout.split(";")[0]) == (0, "erased from insta")
+    assert "2 of raw_message_ids" in result.stdout
+    (receipt,) = (config.parent / "lake").glob(".forgotten/account=insta/*.json")
+    assert result.stdout.rstrip().endswith(f"receipt {receipt.stem[:32]}")
+    assert (files_with(config.parent, ADA), files_with(config.parent, SECRET)) == ([], [])
+    assert ask(config, "verify").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("nobody", ADA), 1, 'there is no account "nobody"'),
+        (("insta", "12345"), 3, "insta: nothing was erased"),
+        (("insta", "1111111111"), 1, "1111111111 is the account itself"),
+    ],
+)
+def test_forget_says_what_it_cannot_do(
+    config: Path, arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    result = ask(config, "forget", *arguments, "--yes")
+    assert (result.exit_code, message in result.stderr, result.stdout) == (code, True, "")
+
+
+def test_forget_wants_a_person_or_those_of_before(config: Path) -> None:
+    assert (
+        ask(config, "forget", "insta").exit_code,
+        ask(config, "forget", "insta", "--again").output,
+    ) == (2, "")
+
+
+def test_expire_names_by_day_what_would_go_and_then_removes_it(config: Path) -> None:
+    first = config.parent / "lake" / "messages" / "account=insta"
+    before = sorted(path.name for path in first.iterdir())
+    told = ask(config, "expire", "--dry-run")
+    assert (told.exit_code, sorted(path.name for path in first.iterdir())) == (0, before)
+    assert "1 partitions would go" in told.stdout
+    assert "messages  insta    1     2026-01-24  2026-01-24  2" in told.stdout
+    assert "1 partitions removed" in ask(config, "expire").stdout
+    assert sorted(path.name for path in first.iterdir()) == ["date=2026-03-09"]
+    assert "0 partitions would go" in ask(config, "expire", "--dry-run").stdout
+    assert ask(config, "verify").exit_code == 0
+
+
+def test_expire_where_nothing_can_leave_is_wrong_usage(config: Path) -> None:
+    config.write_text(config.read_text().replace("[retention]\nmessages = 20\n", ""))
+    assert ask(config, "expire").stdout == "0 partitions removed\n0 unsent messages redacted\n"
+    config.write_text(config.read_text() + '[retention]\non_deleted = "keep"\n')
+    result = ask(config, "expire")
+    assert (result.exit_code, "every row is kept" in result.stderr) == (2, True)
+
+
+def test_compact_counts_the_months_it_made_and_makes_them_once(config: Path) -> None:
+    made = ask(config, "compact")
+    assert (made.exit_code, ask(config, "compact").stdout) == (0, "0 months compacted\n")
+    count = len(list((config.parent / "lake" / ".compact").rglob("*.parquet")))
+    assert (made.stdout, count > 3) == (f"{count} months compacted\n", True)
+
+
+def test_whatever_upkeep_writes_is_its_owners_alone(config: Path) -> None:
+    lake = config.parent / "lake"
+    for arguments in (
+        ("compact",),
+        ("forget", "insta", ADA, "--yes"),
+        ("expire",),
+        ("verify", "--rebuild-state"),
+    ):
+        assert ask(config, *arguments).exit_code == 0
+    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in lake.rglob("*")}
+    assert {
+        path.name for path, mode in modes.items() if mode != (0o700 if path.is_dir() else 0o600)
+    } == set()

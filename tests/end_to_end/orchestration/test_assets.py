@@ -1,0 +1,491 @@
+"""Runs through real Dagster, real HTTP and real disk: what is stored is green, what failed is red, row counts are right."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from convo_pipeline import schema
+from convo_pipeline.derive.day import derive_day
+from convo_pipeline.emulator.serve import EmulatorServer
+from convo_pipeline.extract.run import Progress, extract
+from convo_pipeline.lake.store import Store
+from convo_pipeline.orchestration.assets import CAME_ALONG
+from convo_pipeline.orchestration.deployment import Deployment
+from convo_pipeline.orchestration.instance import make_home
+from convo_pipeline.orchestration.jobs import EXTRACT_JOB, NORMALISE_JOB, prune_idle_runs
+from convo_pipeline.orchestration.partitions import Window, partitions_of, range_tags
+from convo_pipeline.orchestration.runs import QUIET, run_jobs
+from convo_pipeline.settings import Settings
+from tests.support.inbox_runs import definitions_of
+from tests.support.inbox_worlds import (
+    TOKENS,
+    Days,
+    message_counts,
+    small_settings,
+    small_world,
+    three_days,
+)
+from tests.support.paths import PACKAGE
+
+BAKERY, BIKES = "bakery-instagram", "bikes-messenger"
+ALL = [BAKERY, BIKES]
+RAW = [table.name for table in schema.RAW]
+DERIVED = [table.name for table in schema.DERIVED]
+
+
+@pytest.fixture(scope="module")
+def days() -> Days:
+    return three_days()
+
+
+@pytest.fixture
+def server(days: Days) -> Iterator[EmulatorServer]:
+    with EmulatorServer(small_world(days)) as server:
+        yield server
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+@pytest.fixture
+def settings(tmp_path: Path, server: EmulatorServer, days: Days) -> Settings:
+    return small_settings(tmp_path, server, days.start)
+
+
+@pytest.fixture
+def deployment(settings: Settings) -> Deployment:
+    return Deployment(settings, environ=TOKENS)
+
+
+@pytest.fixture(scope="module")
+def whole(
+    tmp_path_factory: pytest.TempPathFactory, days: Days
+) -> Iterator[tuple[Deployment, dg.DagsterInstance]]:
+    """Both accounts, extracted and normalised: for tests that leave the lake as it is."""
+    with EmulatorServer(small_world(days)) as server, dg.DagsterInstance.ephemeral() as instance:
+        settings = small_settings(tmp_path_factory.mktemp("whole"), server, days.start)
+        deployment = Deployment(settings, environ=TOKENS)
+        for job in (EXTRACT_JOB, NORMALISE_JOB):
+            assert run(deployment, instance, job, ALL, Window(days[0], days.today)).success
+        yield deployment, instance
+
+
+def run(
+    deployment: Deployment,
+    instance: dg.DagsterInstance,
+    job: str,
+    accounts: list[str],
+    window: Window,
+) -> dg.ExecuteInProcessResult:
+    definitions = definitions_of(deployment)
+    tags = range_tags(accounts, window)
+    return definitions.resolve_job_def(job).execute_in_process(
+        instance=instance, raise_on_error=False, tags=tags, run_config=QUIET
+    )
+
+
+def counts(instance: dg.DagsterInstance, table: str) -> dict[str, int]:
+    """Row count per materialised partition, as the UI shows it; one event a partition and run."""
+    records = instance.fetch_materializations(dg.AssetKey(table), limit=1000).records
+    newest_first = [record.asset_materialization for record in records]
+    return {
+        str(event.partition): int(str(event.metadata["dagster/row_count"].value))
+        for event in reversed(newest_first)
+        if event is not None
+    }
+
+
+def fill(settings: Settings, store: Store, days: Days) -> None:
+    """Extract both accounts, without Dagster: for tests of what comes after."""
+    reports = extract(settings, store, ALL, days[0], days.today, environ=TOKENS)
+    assert [report.outcome for report in reports] == ["complete", "complete"]
+
+
+def status(
+    deployment: Deployment, instance: dg.DagsterInstance, table: str
+) -> tuple[set[str], set[str]]:
+    """Dagster's own partition status: (green, red)."""
+    partitions = partitions_of(deployment.settings)
+    found = instance.get_status_by_partition(
+        dg.AssetKey(table), partitions.get_partition_keys(), partitions
+    )
+    assert found is not None
+    words = {key: word.value for key, word in found.items() if word is not None}
+    return {key for key, word in words.items() if word == "MATERIALIZED"}, {
+        key for key, word in words.items() if word == "FAILED"
+    }
+
+
+def failure(result: dg.ExecuteInProcessResult) -> tuple[str, list[str]]:
+    """What the failed step told a person, and the accounts it named."""
+    (event,) = [event for event in result.all_events if event.is_step_failure]
+    told = event.step_failure_data.user_failure_data
+    assert told is not None
+    return told.description or "", list(told.metadata["accounts"].value)  # type: ignore[call-overload]
+
+
+def files(settings: Settings) -> dict[str, tuple[int, int]]:
+    """Every Parquet file of the tables with its time of change and inode."""
+    root = Path(settings.store.root)
+    found = [path for table in schema.TABLES for path in sorted((root / table).rglob("*.parquet"))]
+    return {
+        str(path.relative_to(root)): (path.stat().st_mtime_ns, path.stat().st_ino) for path in found
+    }
+
+
+def test_one_partition_is_stored_and_green_with_its_row_count(
+    deployment: Deployment, instance: dg.DagsterInstance, days: Days
+) -> None:
+    window = Window(days[1], days[2])
+    assert run(deployment, instance, EXTRACT_JOB, [BAKERY], window).success
+    assert run(deployment, instance, NORMALISE_JOB, [BAKERY], window).success
+    key = f"{BAKERY}|{days[1]}"
+    assert counts(instance, "raw_message_details")[key] == 4
+    assert counts(instance, "messages")[key] == 4
+    assert counts(instance, "conversations")[key] == 2
+    assert counts(instance, "coverage")[key] == 1
+
+
+def test_a_range_is_the_product_of_accounts_and_days_with_counts_of_their_own(
+    whole: tuple[Deployment, dg.DagsterInstance], days: Days
+) -> None:
+    deployment, instance = whole
+    assert counts(instance, "messages") == message_counts(days)
+    for table in (*RAW, *DERIVED):
+        assert status(deployment, instance, table) == (set(message_counts(days)), set())
+
+
+def test_content_of_other_days_is_kept_derived_and_shown(
+    deployment: Deployment, instance: dg.DagsterInstance, server: EmulatorServer, days: Days
+) -> None:
+    for conversation in list(server.world.accounts[BAKERY].conversations.values())[:1]:
+        conversation.add_message("one more today")
+    window = Window(days.today, days.today.fromordinal(days.today.toordinal() + 1))
+    run(deployment, instance, EXTRACT_JOB, [BAKERY], window)
+    run(deployment, instance, NORMALISE_JOB, [BAKERY], window)
+    shown = counts(instance, "messages")
+    assert shown[f"{BAKERY}|{days.today}"] == 1
+    assert shown[f"{BAKERY}|{days[0]}"] == 2
+
+
+def test_a_refused_account_is_red_and_the_other_one_green(
+    deployment: Deployment, instance: dg.DagsterInstance, days: Days
+) -> None:
+    window = Window(days[0], days[2])
+    broken = replace(
+        deployment, environ={**TOKENS, "BIKES_MESSENGER_TOKEN": "EAAwrongwrongwrongwrong"}
+    )
+    result = run(broken, instance, EXTRACT_JOB, ALL, window)
+    assert not result.success
+    text, accounts = failure(result)
+    assert accounts == [BIKES]
+    assert BIKES in text
+    assert "EAAwrong" not in str([event.message for event in result.all_events])
+    good, bad = ({f"{account}|{days[number]}" for number in (0, 1)} for account in ALL)
+    for table in RAW:
+        green, red = status(deployment, instance, table)
+        assert red == bad
+        assert good <= green
+
+
+def test_a_defect_in_one_accounts_run_is_red_for_that_account_alone_and_says_nothing_it_must_not(
+    deployment: Deployment, instance: dg.DagsterInstance, days: Days
+) -> None:
+    def stumble(progress: Progress) -> None:
+        if progress.account == BIKES:
+            raise RuntimeError(f"{TOKENS['BIKES_MESSENGER_TOKEN']} said hello")
+
+    told = replace(deployment, on_progress=stumble)
+    result = run_jobs(told, ALL, Window(days[0], days[2]), instance)
+    assert [report.outcome for report in result.reports] == ["complete", "failed"]
+    lines = [line for line in result.failures if line.startswith(f"{BIKES}:")]
+    for line, place in zip(lines, ("extract", "orchestration"), strict=True):
+        assert f"a defect of this program, RuntimeError in convo_pipeline/{place}/" in line
+        assert "please report this line" in line
+    assert "said hello" not in str(
+        [entry for run in instance.get_runs() for entry in instance.all_logs(run.run_id)]
+    )
+    green, red = status(deployment, instance, "raw_message_ids")
+    assert (red, {f"{BAKERY}|{days[number]}" for number in (0, 1)} <= green) == ({f"{BIKES}|{days[number]}" for number in (0, 1)}, True)  # fmt: skip
+
+
+def test_a_defect_while_an_accounts_tables_are_derived_is_red_for_that_account_alone(
+    deployment: Deployment, instance: dg.DagsterInstance, settings: Settings, days: Days
+) -> None:
+    """A line of the state that nobody can read."""
+    window = Window(days[0], days.today)
+    with closing(Store(settings.store)) as store:
+        fill(settings, store, days)
+        store.state.add_quarantine("messages", BIKES, "no date, said the customer", "nowhere")  # type: ignore[arg-type]
+    text, accounts = failure(run(deployment, instance, NORMALISE_JOB, ALL, window))
+    assert (
+        accounts,
+        "a defect of this program, ValueError in convo_pipeline/lake/state.py" in text,
+    ) == ([BIKES], True)
+    assert "said the customer" not in str([entry for each in instance.get_runs() for entry in instance.all_logs(each.run_id)])  # fmt: skip
+    good, bad = ({f"{account}|{days[number]}" for number in range(3)} for account in ALL)
+    for table in ("messages", "coverage", "account_days"):
+        assert status(deployment, instance, table) == (good, bad)
+
+
+def test_figures_that_cannot_be_made_are_red_and_the_tables_below_them_green(
+    deployment: Deployment, instance: dg.DagsterInstance, settings: Settings, days: Days
+) -> None:
+    """A day before the asked ones is damaged, and as long as it was: the figures look back at it."""
+    with closing(Store(settings.store)) as store:
+        fill(settings, store, days)
+        derive_day(store, BIKES, days[0])
+    path = (
+        Path(settings.store.root)
+        / "messages"
+        / f"account={BIKES}"
+        / f"date={days[0]}"
+        / "data.parquet"
+    )
+    path.write_bytes(b"x" * path.stat().st_size)
+    asked = {account: {f"{account}|{days[number]}" for number in (1, 2)} for account in ALL}
+    text, accounts = failure(
+        run(deployment, instance, NORMALISE_JOB, ALL, Window(days[1], days.today))
+    )
+    assert (accounts, "is damaged and was set aside" in text) == ([BIKES], True)
+    green, red = status(deployment, instance, "account_days")
+    assert (red, asked[BAKERY] <= green) == (asked[BIKES], True)
+    green, red = status(deployment, instance, "messages")
+    assert (red, asked[BAKERY] | asked[BIKES] <= green) == (set(), True)
+
+
+@pytest.mark.slow
+def test_normalise_after_a_partial_failure_makes_the_good_account_whole_and_a_new_try_heals_the_other(
+    deployment: Deployment, instance: dg.DagsterInstance, days: Days
+) -> None:
+    window = Window(days[0], days.today)
+    without = {name: token for name, token in TOKENS.items() if name != "BIKES_MESSENGER_TOKEN"}
+    text, _ = failure(run(replace(deployment, environ=without), instance, EXTRACT_JOB, ALL, window))
+    assert "BIKES_MESSENGER_TOKEN is not set" in text
+    assert run(deployment, instance, NORMALISE_JOB, ALL, window).success
+    expected = message_counts(days)
+    assert counts(instance, "messages") == {
+        key: n if BAKERY in key else 0 for key, n in expected.items()
+    }
+    assert run(deployment, instance, EXTRACT_JOB, [BIKES], window).success
+    assert run(deployment, instance, NORMALISE_JOB, [BIKES], window).success
+    assert counts(instance, "messages") == expected
+    assert status(deployment, instance, "raw_message_ids") == (set(expected), set())
+
+
+def test_what_a_run_cost_and_what_a_sweep_found_missing_is_beside_the_tables(
+    deployment: Deployment, instance: dg.DagsterInstance, settings: Settings, days: Days
+) -> None:
+    window = Window(days[0], days.today)
+    run(deployment, instance, EXTRACT_JOB, ALL, window)
+    first = cost(instance)
+    assert (first["calls"], first["calls_refused"], "missed_before" in first) == (3, 0, False)
+    assert (
+        first["calls_saved"]
+        == first["by_account"][0].data["saved"] + first["by_account"][1].data["saved"]
+        > 30
+    )
+    with closing(Store(settings.store)) as store:
+        store.shrink("raw_message_ids", BIKES, days[1], lambda rows: rows.slice(1))
+    run_jobs(deployment, ALL, window, instance, [EXTRACT_JOB], "full")
+    swept = cost(instance)
+    assert swept["missed_before"] == 1
+    assert [row.data["missed before"] for row in swept["by_account"]] == [0, 1]
+
+
+def cost(instance: dg.DagsterInstance) -> dict[str, Any]:
+    """What stands beside the newest event of a table that tells of its run."""
+    for record in instance.fetch_materializations(
+        dg.AssetKey("raw_message_ids"), limit=100
+    ).records:
+        event = record.asset_materialization
+        if event is not None and "calls" in event.metadata:
+            values = {name: entry.value for name, entry in event.metadata.items()}
+            return values | {"by_account": event.metadata["by_account"].records}  # type: ignore[attr-defined]
+    raise AssertionError("no event tells what the run cost")
+
+
+def test_c20_a_rerun_that_learns_nothing_rewrites_no_file(
+    whole: tuple[Deployment, dg.DagsterInstance], days: Days
+) -> None:
+    deployment, instance = whole
+    before = files(deployment.settings)
+    assert before
+    for job in (EXTRACT_JOB, NORMALISE_JOB):
+        assert run(deployment, instance, job, ALL, Window(days[0], days.today)).success
+    assert files(deployment.settings) == before
+
+
+def test_all_tables_of_a_partition_in_one_run_of_the_ui(
+    deployment: Deployment, instance: dg.DagsterInstance, days: Days
+) -> None:
+    key = f"{BIKES}|{days[2]}"
+    job = definitions_of(deployment).resolve_implicit_global_asset_job_def()
+    assert job.execute_in_process(instance=instance, run_config=QUIET, partition_key=key).success
+    assert {
+        table: counts(instance, table)[key]
+        for table in ("raw_conversations", "messages", "coverage")
+    } == {
+        "raw_conversations": 3,
+        "messages": 9,
+        "coverage": 1,
+    }
+
+
+def test_a_subset_of_tables_can_be_materialised(
+    deployment: Deployment, instance: dg.DagsterInstance, days: Days
+) -> None:
+    key = f"{BIKES}|{days[0]}"
+    job = definitions_of(deployment).resolve_implicit_global_asset_job_def()
+    for table in ("raw_conversations", "messages"):
+        subset = job.get_subset(asset_selection={dg.AssetKey(table)})
+        assert subset.execute_in_process(
+            instance=instance, run_config=QUIET, partition_key=key
+        ).success
+    assert counts(instance, "messages")[key] == 3
+    assert counts(instance, "raw_message_details")[key] == 3
+
+
+def test_days_before_an_accounts_start_are_not_asked_and_say_so(
+    deployment: Deployment, instance: dg.DagsterInstance, days: Days
+) -> None:
+    bakery, bikes = deployment.settings.accounts
+    later = bakery.model_copy(update={"start_date": days[2]})
+    settings = deployment.settings.model_copy(update={"accounts": (later, bikes)})
+    late = replace(deployment, settings=settings)
+    assert run(late, instance, EXTRACT_JOB, ALL, Window(days[1], days.today)).success
+    assert counts(instance, "raw_message_ids") == {
+        **{key: n for key, n in message_counts(days).items() if BIKES in key},
+        f"{BAKERY}|{days[1]}": 0,
+        f"{BAKERY}|{days[2]}": 6,
+    }
+    records = instance.fetch_materializations(dg.AssetKey("raw_message_ids"), limit=1000).records
+    metadata = {record.partition_key: record.asset_materialization.metadata for record in records if record.asset_materialization}  # fmt: skip
+    notes = {
+        key: str(entries["note"].value) for key, entries in metadata.items() if "note" in entries
+    }
+    assert notes == {
+        f"{BAKERY}|{days[1]}": "before the account's start_date: not asked",
+        f"{BIKES}|{days[0]}": CAME_ALONG,
+    }
+    result = run(late, instance, EXTRACT_JOB, [BAKERY], Window(days[0], days[1]))
+    assert not result.success
+
+
+def test_a_damaged_file_costs_its_account_only(
+    deployment: Deployment, instance: dg.DagsterInstance, settings: Settings, days: Days
+) -> None:
+    window = Window(days[0], days.today)
+    with closing(Store(settings.store)) as store:
+        fill(settings, store, days)
+    place = (
+        Path(settings.store.root) / "raw_message_details" / f"account={BIKES}" / f"date={days[1]}"
+    )
+    (place / "data.parquet").write_bytes(b"not parquet")
+    result = run(deployment, instance, NORMALISE_JOB, ALL, window)
+    text, accounts = failure(result)
+    assert accounts == [BIKES]
+    assert str(days[1]) in text
+    green, red = status(deployment, instance, "messages")
+    assert red == {f"{BIKES}|{days[1]}"}
+    assert green == set(message_counts(days)) - red
+
+
+def test_a_root_that_cannot_be_written_is_one_clear_error(
+    deployment: Deployment, instance: dg.DagsterInstance, tmp_path: Path, days: Days
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    store = deployment.settings.store.model_copy(update={"root": str(tmp_path / "file" / "lake")})
+    settings = deployment.settings.model_copy(update={"store": store})
+    result = run(
+        replace(deployment, settings=settings),
+        instance,
+        EXTRACT_JOB,
+        [BAKERY],
+        Window(days[0], days[1]),
+    )
+    (event,) = [event for event in result.all_events if event.is_step_failure]
+    told = event.step_failure_data.user_failure_data
+    assert told is not None
+    assert str(tmp_path / "file") in (told.description or "")
+
+
+def test_a_capture_shows_only_partitions_that_changed(
+    deployment: Deployment, instance: dg.DagsterInstance, server: EmulatorServer, days: Days
+) -> None:
+    job = definitions_of(deployment).resolve_job_def("capture_job")
+    assert job.execute_in_process(instance=instance, run_config=QUIET).success
+    conversation = next(iter(server.world.accounts[BIKES].conversations.values()))
+    before = instance.event_log_storage.get_maximum_record_id() or 0
+    assert job.execute_in_process(instance=instance, run_config=QUIET).success
+    assert materialised_since(instance, before) == set()
+    conversation.add_message("are you still open?")
+    before = instance.event_log_storage.get_maximum_record_id() or 0
+    assert job.execute_in_process(instance=instance, run_config=QUIET).success
+    changed = materialised_since(instance, before)
+    today = f"{BIKES}|{days.today}"
+    assert ("raw_message_details", today) in changed
+    assert ("messages", today) in changed
+    assert ("coverage", today) in changed
+    assert {key for _, key in changed} == {today}
+
+
+@pytest.mark.slow
+def test_captures_that_found_nothing_are_pruned_with_all_they_left_on_disk(
+    deployment: Deployment, tmp_path: Path, days: Days
+) -> None:
+    home = make_home(tmp_path / "home")
+    job = definitions_of(deployment).resolve_job_def("capture_job")
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        first, second = (
+            job.execute_in_process(instance=instance, run_config=QUIET).run_id for _ in range(2)
+        )
+        assert prune_idle_runs(instance, datetime.now(UTC) - timedelta(days=1)) == 0
+        assert prune_idle_runs(instance, datetime.now(UTC) + timedelta(days=1)) == 1
+        assert [run.run_id for run in instance.get_runs()] == [first]
+        assert [path for path in home.rglob("*") if second in path.name] == []
+        assert counts(instance, "messages")[f"{BIKES}|{days[2]}"] == 9
+
+
+def materialised_since(instance: dg.DagsterInstance, record_id: int) -> set[tuple[str, str]]:
+    found = set()
+    for table in schema.TABLES:
+        for record in instance.fetch_materializations(dg.AssetKey(table), limit=1000).records:
+            if record.storage_id > record_id:
+                found.add((table, str(record.partition_key)))
+    return found
+
+
+def test_a_capture_leaves_a_locked_account_alone_and_fails_for_a_refused_one(
+    deployment: Deployment, instance: dg.DagsterInstance, settings: Settings
+) -> None:
+    broken = replace(
+        deployment, environ={**TOKENS, "BIKES_MESSENGER_TOKEN": "EAAwrongwrongwrongwrong"}
+    )
+    job = definitions_of(broken).resolve_job_def("capture_job")
+    with closing(Store(settings.store)) as store, store.lock_account(BIKES):
+        assert job.execute_in_process(
+            instance=instance, run_config=QUIET, raise_on_error=False
+        ).success
+    text, accounts = failure(
+        job.execute_in_process(instance=instance, run_config=QUIET, raise_on_error=False)
+    )
+    assert accounts == [BIKES]
+    assert BAKERY not in text
+
+
+def test_no_module_with_assets_postpones_its_annotations() -> None:
+    folder = PACKAGE
+    for file in [*(folder / "orchestration").glob("*.py"), folder / "definitions.py"]:
+        assert "import annotations" not in file.read_text().replace(
+            "No `from __future__ import annotations`", ""
+        )

@@ -1,0 +1,482 @@
+"""The checks: each fault of a partition is found, named, said what to do about, and not hidden by a good run."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+
+import dagster as dg
+import pyarrow as pa
+import pytest
+
+from convo_pipeline import schema
+from convo_pipeline.derive.day import derive_day, source_of
+from convo_pipeline.emulator.serve import EmulatorServer
+from convo_pipeline.lake.floors import FLOORS
+from convo_pipeline.lake.parquet import encode
+from convo_pipeline.lake.store import Store
+from convo_pipeline.orchestration.checks import ACCOUNT_CHECKS, CHECKS, find_failed_accounts, judge
+from convo_pipeline.orchestration.deployment import Deployment
+from convo_pipeline.orchestration.jobs import EXTRACT_JOB, NORMALISE_JOB
+from convo_pipeline.orchestration.partitions import Window, range_tags
+from convo_pipeline.orchestration.runs import QUIET
+from convo_pipeline.state.records import Partition, Run
+from tests.support.inbox_runs import definitions_of
+from tests.support.inbox_worlds import TOKENS, Days, small_settings, small_world, three_days
+
+BAKERY, BIKES = "bakery-instagram", "bikes-messenger"
+ALL = [BAKERY, BIKES]
+KEYS = {check.key for check in (*CHECKS, *ACCOUNT_CHECKS)}
+
+
+@pytest.fixture(scope="module")
+def days() -> Days:
+    return three_days()
+
+
+@pytest.fixture
+def server(days: Days) -> Iterator[EmulatorServer]:
+    with EmulatorServer(small_world(days)) as server:
+        yield server
+
+
+@pytest.fixture
+def deployment(
+    tmp_path_factory: pytest.TempPathFactory, server: EmulatorServer, days: Days
+) -> Deployment:
+    return Deployment(
+        small_settings(tmp_path_factory.mktemp("lake"), server, days.start), environ=TOKENS
+    )
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+def run(
+    deployment: Deployment,
+    instance: dg.DagsterInstance,
+    job: str,
+    accounts: list[str],
+    window: Window,
+) -> dict[tuple[str, str], dg.AssetCheckEvaluation]:
+    """Run a job; return its evaluations by table and check."""
+    result = definitions_of(deployment).resolve_job_def(job).execute_in_process(
+        instance=instance, raise_on_error=False, run_config=QUIET, tags=range_tags(accounts, window)
+    )  # fmt: skip
+    found = result.get_asset_check_evaluations()
+    assert len({(each.asset_key, each.check_name) for each in found}) == len(found), (
+        "one evaluation a check and run"
+    )
+    return {(each.asset_key.to_user_string(), each.check_name): each for each in found}
+
+
+def ids(day: date, *names: str, conversation_id: str = "t_1") -> pa.Table:
+    noon = datetime(day.year, day.month, day.day, 12, tzinfo=UTC)
+    rows = [
+        {"conversation_id": conversation_id, "message_id": name, "created_at": noon, "created_at_source": "message",
+         "tie_rank": 0, "first_seen_at": noon}
+        for name in names
+    ]  # fmt: skip
+    return pa.Table.from_pylist(rows, schema=schema.RAW_MESSAGE_IDS.schema)
+
+
+def details(day: date, *names: str, status: str = "pending") -> pa.Table:
+    noon = datetime(day.year, day.month, day.day, 12, tzinfo=UTC)
+    rows = [
+        {"conversation_id": "t_1", "message_id": name, "created_at": noon, "detail_status": status,
+         "first_seen_at": noon, "changed_at": noon}
+        for name in names
+    ]  # fmt: skip
+    return pa.Table.from_pylist(rows, schema=schema.RAW_MESSAGE_DETAILS.schema)
+
+
+def conversation(day: date, conversation_id: str = "t_1") -> pa.Table:
+    noon = datetime(day.year, day.month, day.day, 12, tzinfo=UTC)
+    row = {"conversation_id": conversation_id, "platform": "messenger", "page_id": "9876543210", "fields": "{}",
+           "payload": "{}", "first_seen_at": noon, "changed_at": noon}  # fmt: skip
+    return pa.Table.from_pylist([row], schema=schema.RAW_CONVERSATIONS.schema)
+
+
+@pytest.fixture
+def lake(deployment: Deployment, days: Days) -> Iterator[Store]:
+    """One partition with two ids, one detailed row too few; derived."""
+    with closing(Store(deployment.settings.store)) as store:
+        store.merge("raw_conversations", BIKES, days[0], conversation(days[0]))
+        store.merge("raw_message_ids", BIKES, days[0], ids(days[0], "m_1", "m_2"))
+        store.merge(
+            "raw_message_details",
+            BIKES,
+            days[0],
+            details(days[0], "m_1", "m_2", status="beyond_20"),
+        )
+        derive_day(store, BIKES, days[0])
+        yield store
+
+
+def red(
+    deployment: Deployment, store: Store, instance: dg.DagsterInstance, day: date
+) -> dict[tuple[str, str], str]:
+    """What the checks say is wrong with one partition."""
+    results = judge(deployment, store, instance, [f"{BIKES}|{day}"], KEYS)
+    return {
+        (result.asset_key.to_user_string(), str(result.check_name)): str(result.description)
+        for result in results
+        if result.asset_key and not result.passed
+    }
+
+
+def test_every_table_is_checked_for_its_key_and_every_time_for_its_day() -> None:
+    checked = {(check.table, check.name) for check in CHECKS}
+    for name, table in schema.TABLES.items():
+        assert (name, "keys_are_unique") in checked
+        assert ((name, "dates_are_in_partition") in checked) == ("created_at" in table.column_names)
+    assert len(checked) == len(CHECKS)
+    assert not any(check.spec.blocking for check in (*CHECKS, *ACCOUNT_CHECKS))
+
+
+def test_a_whole_lake_is_good_in_every_check(
+    deployment: Deployment, instance: dg.DagsterInstance, days: Days
+) -> None:
+    window = Window(days[0], days.today)
+    found = run(deployment, instance, EXTRACT_JOB, ALL, window) | run(
+        deployment, instance, NORMALISE_JOB, ALL, window
+    )
+    assert {name for name, each in found.items() if not each.passed} == set()
+    assert {check.key for check in (*CHECKS, *ACCOUNT_CHECKS)} == {
+        dg.AssetCheckKey(dg.AssetKey(table), name) for table, name in found
+    }
+    assert found["messages", "keys_are_unique"].description == "good: 6 days judged"
+    assert {each.partition for each in found.values()} == {None}
+
+
+def test_one_partition_is_judged_alone(
+    deployment: Deployment, instance: dg.DagsterInstance, days: Days
+) -> None:
+    found = run(deployment, instance, EXTRACT_JOB, [BIKES], Window(days[1], days[2]))
+    assert {each.description for each in found.values()} == {"good: 1 days judged"}
+
+
+def test_lost_messages_are_a_warning_with_account_day_and_reason(
+    deployment: Deployment, lake: Store, instance: dg.DagsterInstance, days: Days
+) -> None:
+    found = red(deployment, lake, instance, days[0])
+    assert found == {
+        (
+            "coverage",
+            "enough_is_detailed",
+        ): f"{BIKES}|{days[0]}: 0% of 2 messages have content (2 had left the newest 20, "
+        "0 are gone): from before the account was connected: out of reach, nothing to do"
+    }
+    lake.state.save_run(
+        Run("r", BIKES, "window", datetime(2026, 1, 1, tzinfo=UTC), outcome="complete")
+    )
+    assert (
+        "capture more often"
+        in red(deployment, lake, instance, days[0])["coverage", "enough_is_detailed"]
+    )
+
+
+def test_an_id_without_a_row_and_a_row_without_an_id_are_found(
+    deployment: Deployment, lake: Store, instance: dg.DagsterInstance, days: Days
+) -> None:
+    rows = lake.read("messages", BIKES, days[0])
+    source = str(lake.source("messages", BIKES, days[0]))
+    lake.replace("messages", BIKES, days[0], rows.slice(0, 1), source)
+    text = red(deployment, lake, instance, days[0])["messages", "every_id_has_a_row"]
+    assert text.startswith(
+        f"{BIKES}|{days[0]}: 1 ids of raw_message_ids have no row: materialise the normalised tables"
+    )
+    strange = [*rows.to_pylist(), rows.to_pylist()[0] | {"message_id": "m_9"}]
+    lake.replace(
+        "messages",
+        BIKES,
+        days[0],
+        pa.Table.from_pylist(strange, schema=schema.MESSAGES.schema),
+        source,
+    )
+    assert (
+        "1 rows are not in raw_message_ids"
+        in red(deployment, lake, instance, days[0])["messages", "every_id_has_a_row"]
+    )
+
+
+def test_what_came_after_the_last_derivation_is_not_held_against_it(
+    deployment: Deployment, lake: Store, instance: dg.DagsterInstance, days: Days
+) -> None:
+    lake.merge("raw_message_ids", BIKES, days[0], ids(days[0], "m_3"))
+    assert set(red(deployment, lake, instance, days[0])) == {("coverage", "enough_is_detailed")}
+
+
+def test_what_points_to_nothing_is_found(
+    deployment: Deployment, lake: Store, instance: dg.DagsterInstance, days: Days
+) -> None:
+    lake.merge("raw_message_details", BIKES, days[0], details(days[0], "m_7"))
+    lake.merge("raw_message_ids", BIKES, days[0], ids(days[0], "m_8", conversation_id="t_unknown"))
+    found = red(deployment, lake, instance, days[0])
+    assert (
+        "1 messages are not in raw_message_ids: run `convo-pipeline verify`"
+        in found["raw_message_details", "ids_resolve"]
+    )
+    assert "1 conversations are not in raw_conversations" in found["raw_message_ids", "ids_resolve"]
+
+
+def test_a_message_of_another_day_is_found_unless_its_time_was_a_guess(
+    deployment: Deployment, lake: Store, instance: dg.DagsterInstance, days: Days
+) -> None:
+    lake.merge("raw_message_ids", BIKES, days[0], ids(days[1], "m_5"))
+    text = red(deployment, lake, instance, days[0])["raw_message_ids", "dates_are_in_partition"]
+    assert "1 messages were sent on another day" in text
+    lake.state.save_placements(BIKES, {("t_1", "m_5"): days[0]})
+    assert ("raw_message_ids", "dates_are_in_partition") not in red(
+        deployment, lake, instance, days[0]
+    )
+
+
+def test_counts_that_do_not_add_up_are_found(
+    deployment: Deployment, lake: Store, instance: dg.DagsterInstance, days: Days
+) -> None:
+    row = lake.read("coverage", BIKES, days[0]).to_pylist()[0] | {"ids_listed": 3}
+    source = str(lake.source("coverage", BIKES, days[0]))
+    lake.replace(
+        "coverage",
+        BIKES,
+        days[0],
+        pa.Table.from_pylist([row], schema=schema.COVERAGE.schema),
+        source,
+    )
+    assert (
+        "3 ids listed, 2 accounted for, 2 in raw_message_ids"
+        in red(deployment, lake, instance, days[0])["coverage", "adds_up"]
+    )
+
+
+def test_days_that_a_table_has_let_go_of_are_not_compared(
+    deployment: Deployment, lake: Store, instance: dg.DagsterInstance, days: Days
+) -> None:
+    for table in schema.RAW:
+        lake.drop(table.name, BIKES, days[0])
+    lake.place.replace(
+        FLOORS, f'{{"raw_message_ids": "{days[1]}"}}'.encode(), None, lambda content, name: None
+    )
+    assert set(red(deployment, lake, instance, days[0])) == {("coverage", "enough_is_detailed")}
+
+
+def test_every_check_turns_red_where_what_it_promises_is_broken(
+    deployment: Deployment, lake: Store, instance: dg.DagsterInstance, days: Days
+) -> None:
+    """Days as no commit of ours leaves them: a row twice, one of another day, ids that no other table knows, wrong sums."""
+    day = days[0]
+    sums = {"ids_listed": 5, "detailed": 1, "pending": 1, "rejected": 1, "share_detailed": 0.2}
+    reject = row_of(schema.RAW_REJECTS, day)
+    lake.merge(
+        "raw_rejects", BIKES, day, pa.Table.from_pylist([reject], schema=schema.RAW_REJECTS.schema)
+    )
+    derive_day(lake, BIKES, day)
+    for name, table in schema.TABLES.items():
+        one = row_of(table, day, **sums)
+        strange = row_of(
+            table, days[1], **sums, conversation_id=f"t_{name}", message_id=f"m_{name}"
+        )
+        source = "" if table in schema.RAW else source_of(lake.raw_digest(BIKES, day))
+        content = encode(
+            table, pa.Table.from_pylist([one, one, strange], schema=table.schema), source
+        )
+        path = lake.path(name, BIKES, day)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        lake.state.record(
+            Partition(
+                name, BIKES, day, hashlib.sha256(content).hexdigest(), 3, len(content), source
+            )
+        )
+    lake.state.save_run(
+        Run(
+            "r",
+            BIKES,
+            "full",
+            datetime(2026, 1, 1, tzinfo=UTC),
+            outcome="failed",
+            error="Refused.",
+            counts={"missed": 2},
+        )
+    )
+    found = red(deployment, lake, instance, day)
+    assert found.keys() == {(check.table, check.name) for check in (*CHECKS, *ACCOUNT_CHECKS)}
+    for (_, name), text in found.items():
+        where = (
+            f"{BIKES}|{'2026-01-01' if name in ('no_failed_accounts', 'nothing_missed') else day}"
+        )
+        assert text.startswith(f"{where}: ")
+        if name == "nothing_open":
+            assert text.endswith(
+                "materialise the raw tables of this day again; look at raw_rejects"
+            )
+        assert any(
+            word in text
+            for word in (
+                "materialise",
+                "convo-pipeline verify",
+                "nothing to do",
+                "capture more",
+                "--full",
+            )
+        )
+
+
+def row_of(table: schema.Table, day: date, **values: object) -> dict[str, object]:
+    """A row that fits its table, at noon of a day."""
+    noon = datetime(day.year, day.month, day.day, 12, tzinfo=UTC)
+    plain = {
+        schema.TEXT: "x",
+        schema.TIME: noon,
+        schema.COUNT: 0,
+        schema.RATIO: 0.0,
+        schema.FLAG: False,
+    }
+    known = {
+        "conversation_id": "t_1",
+        "message_id": "m_1",
+        "created_at_source": "message",
+        **values,
+    }
+    return {
+        column.name: known.get(column.name, plain.get(column.type) if column.required else None)
+        for column in table.columns
+    }
+
+
+def test_a_damaged_file_is_red_and_named(
+    deployment: Deployment, lake: Store, instance: dg.DagsterInstance, days: Days
+) -> None:
+    lake.path("messages", BIKES, days[0]).write_bytes(b"not parquet")
+    text = red(deployment, lake, instance, days[0])["messages", "keys_are_unique"]
+    assert text.startswith(f"{BIKES}|{days[0]}: ")
+    assert "messages/account=bikes-messenger" in text
+
+
+def test_a_good_run_of_one_account_does_not_hide_the_other_ones_trouble(
+    deployment: Deployment, instance: dg.DagsterInstance, days: Days
+) -> None:
+    with closing(Store(deployment.settings.store)) as store:
+        store.merge("raw_conversations", BIKES, days[0], conversation(days[0]))
+        store.merge("raw_message_ids", BIKES, days[0], ids(days[0], "m_open"))
+        store.merge("raw_message_details", BIKES, days[0], details(days[0], "m_open"))
+    first, second = Window(days[0], days[1]), Window(days[1], days[2])
+    name = ("coverage", "nothing_open")
+    text = f"{BIKES}|{days[0]}: 1 pending: materialise the raw tables of this day again"
+    assert run(deployment, instance, NORMALISE_JOB, [BIKES], first)[name].description == text
+    again = run(deployment, instance, NORMALISE_JOB, [BAKERY], second)[name]
+    assert (again.passed, again.severity, again.description) == (
+        False,
+        dg.AssetCheckSeverity.WARN,
+        text,
+    )
+    with closing(Store(deployment.settings.store)) as store:
+        store.merge(
+            "raw_message_details", BIKES, days[0], details(days[0], "m_open", status="beyond_20")
+        )
+        derive_day(store, BIKES, days[0])
+    assert run(deployment, instance, NORMALISE_JOB, [BAKERY], second)[name].passed
+
+
+def test_what_a_sweep_found_missing_is_red_until_another_sweep_finds_nothing(
+    deployment: Deployment, instance: dg.DagsterInstance, days: Days
+) -> None:
+    window, name = Window(days[0], days[1]), ("coverage", "nothing_missed")
+    with closing(Store(deployment.settings.store)) as store:
+        for hour, (mode, counts) in enumerate(
+            [("full", {"missed": 3}), ("capture", {}), ("full", {"missed": 0})]
+        ):
+            at = datetime(2026, 1, 1, hour, tzinfo=UTC)
+            store.state.save_run(
+                Run(f"r{hour}", BIKES, mode, at, outcome="complete", counts=counts)
+            )
+            found = run(deployment, instance, NORMALISE_JOB, [BAKERY], window)[name]
+            assert found.passed == (hour == 2)
+            if hour < 2:
+                what = "3 messages had been missed by runs that called themselves complete: they are stored now; sweep again"
+                assert str(found.description).startswith(f"{BIKES}|2026-01-01: {what}")
+
+
+def test_a_failed_account_is_named_until_it_went_well_and_its_neighbours_are_judged(
+    deployment: Deployment, instance: dg.DagsterInstance, days: Days
+) -> None:
+    window = Window(days[0], days[1])
+    broken = replace(
+        deployment, environ={**TOKENS, "BIKES_MESSENGER_TOKEN": "EAAwrongwrongwrongwrong"}
+    )
+    assert run(broken, instance, EXTRACT_JOB, ALL, window)[
+        "raw_message_ids", "keys_are_unique"
+    ].passed
+    found = run(deployment, instance, NORMALISE_JOB, ALL, window)["coverage", "no_failed_accounts"]
+    assert not found.passed
+    assert str(found.description).startswith(f"{BIKES}|{datetime.now(UTC).date()}: ")
+    assert "materialise its failed and missing partitions" in str(found.description)
+    assert "EAAwrong" not in str(found)
+    run(deployment, instance, EXTRACT_JOB, [BIKES], window)
+    assert run(deployment, instance, NORMALISE_JOB, [BIKES], window)[
+        "coverage", "no_failed_accounts"
+    ].passed
+
+
+def test_an_account_is_named_while_its_last_ended_run_was_not_complete(
+    deployment: Deployment,
+) -> None:
+    with closing(Store(deployment.settings.store)) as store:
+        for hour, (outcome, reasons, expected) in enumerate([
+            ("incomplete", ("throttled",), "throttled: what came is kept; the next run goes on from there"),
+            ("running", (), "throttled: what came is kept"),
+            ("failed", ("token",), "token: put that right, then materialise"),
+            ("complete", (), None),
+        ]):  # fmt: skip
+            at = datetime(2026, 1, 1, hour, tzinfo=UTC)
+            store.state.save_run(
+                Run(f"r{hour}", BIKES, "nightly", at, outcome=outcome, reasons=reasons)
+            )
+            found = find_failed_accounts(store, [BAKERY, BIKES])
+            assert list(found) == ([f"{BIKES}|2026-01-01"] if expected else [])
+            assert all(str(expected) in why for why in found.values())
+
+
+def test_a_check_started_by_itself_looks_at_what_was_red_and_calls_nobody(
+    deployment: Deployment, instance: dg.DagsterInstance, server: EmulatorServer, days: Days
+) -> None:
+    key = dg.AssetCheckKey(dg.AssetKey("raw_message_ids"), "keys_are_unique")
+    job = definitions_of(deployment).resolve_implicit_global_asset_job_def()
+    alone = job.get_subset(asset_selection=set(), asset_check_selection={key})
+    result = alone.execute_in_process(instance=instance, run_config=QUIET)
+    (evaluation,) = result.get_asset_check_evaluations()
+    assert (evaluation.passed, evaluation.metadata["judged_count"].value) == (True, 0)
+
+
+def test_a_day_that_nobody_can_mend_is_forgiven_after_a_month(
+    deployment: Deployment, instance: dg.DagsterInstance, days: Days
+) -> None:
+    old, recent = days[0] - timedelta(days=40), days[0]
+    table = dg.MetadataValue.table(
+        [
+            dg.TableRecord({"account": BIKES, "date": str(day), "why": "lost"})
+            for day in (old, recent)
+        ]
+    )
+    names = ("enough_is_detailed", "nothing_open")
+    for name in names:
+        evaluation = dg.AssetCheckEvaluation(
+            asset_key=dg.AssetKey("coverage"),
+            check_name=name,
+            passed=False,
+            metadata={"red": table},
+        )
+        instance.report_runless_asset_event(evaluation)
+    keys = {dg.AssetCheckKey(dg.AssetKey("coverage"), name) for name in names}
+    with closing(Store(deployment.settings.store)) as store:
+        results = list(judge(deployment, store, instance, [], keys))
+    counts = {result.check_name: dict(result.metadata)["judged_count"] for result in results}
+    assert counts == {
+        "enough_is_detailed": dg.MetadataValue.int(1),
+        "nothing_open": dg.MetadataValue.int(2),
+    }

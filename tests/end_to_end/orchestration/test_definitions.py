@@ -1,0 +1,279 @@
+"""The code location: what it holds, and that nothing wrong in a configuration can kill it."""
+
+import importlib
+import os
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import dagster as dg
+import pyarrow as pa
+import pytest
+
+from convo_pipeline import schema
+from convo_pipeline.orchestration.catalog import build_definitions
+from convo_pipeline.orchestration.deployment import Deployment, read_deployment
+from convo_pipeline.orchestration.metadata import preview
+from convo_pipeline.orchestration.partitions import RANGE_END, RANGE_START, Window
+from convo_pipeline.orchestration.schedules import follow_up, nightly_window
+from convo_pipeline.settings import Settings, parse_settings
+from convo_pipeline.state.records import Run
+from convo_pipeline.state.state import State
+
+CONFIG = """
+[store]
+root = "{root}"
+[[accounts]]
+name = "zoo-instagram"
+page_id = "1"
+platform = "instagram"
+token_env = "ZOO_TOKEN"
+start_date = "2026-01-05"
+[[accounts]]
+name = "ark-messenger"
+page_id = "2"
+platform = "messenger"
+token_env = "ARK_TOKEN"
+start_date = "2026-01-01"
+"""
+RAW = ["raw_conversations", "raw_message_ids", "raw_message_details", "raw_rejects"]
+NORMALISED = ["conversations", "participants", "messages", "attachments", "shares", "reactions"]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return parse_settings(CONFIG.format(root=tmp_path).encode())
+
+
+def asset_nodes(definitions: dg.Definitions) -> dict[str, dg.AssetSpec]:
+    return {spec.key.to_user_string(): spec for spec in definitions.resolve_all_asset_specs()}
+
+
+def test_asset_keys_are_pinned(settings: Settings) -> None:
+    nodes = asset_nodes(build_definitions(Deployment(settings)))
+    assert sorted(nodes) == sorted([*RAW, *NORMALISED, "coverage", "account_days"])
+
+
+def test_raw_assets_are_chained_and_derived_ones_follow_them(settings: Settings) -> None:
+    nodes = asset_nodes(build_definitions(Deployment(settings)))
+    deps = {
+        name: sorted(dep.asset_key.to_user_string() for dep in node.deps)
+        for name, node in nodes.items()
+    }
+    assert deps == {
+        "raw_conversations": [],
+        "raw_message_ids": ["raw_conversations"],
+        "raw_message_details": ["raw_message_ids"],
+        "raw_rejects": [],
+        **{name: ["raw_message_details"] for name in NORMALISED},
+        "coverage": ["messages", "raw_rejects"],
+        "account_days": ["messages"],
+    }
+
+
+def test_every_asset_has_group_kinds_description_and_the_schema_of_its_files(
+    settings: Settings,
+) -> None:
+    for name, node in asset_nodes(build_definitions(Deployment(settings))).items():
+        table = schema.TABLES[name]
+        assert node.group_name == table.layer
+        assert node.description == table.description
+        assert "parquet" in node.kinds
+        columns = node.metadata["dagster/column_schema"].columns
+        assert [column.name for column in columns] == ["account", "date", *table.column_names]
+        assert all(column.description for column in columns)
+
+
+def test_partitions_are_accounts_by_days_from_the_earliest_start_to_today(
+    settings: Settings,
+) -> None:
+    partitions = (
+        build_definitions(Deployment(settings)).resolve_assets_def("messages").partitions_def
+    )
+    assert partitions is not None
+    keys = set(partitions.get_partition_keys())
+    today = datetime.now(UTC).date()
+    assert {
+        "zoo-instagram|2026-01-01",
+        "ark-messenger|2026-01-01",
+        f"ark-messenger|{today}",
+    } <= keys
+    assert len(keys) == 2 * ((today - date(2026, 1, 1)).days + 1)
+
+
+@pytest.mark.parametrize(
+    "text", [None, "not toml", "[graph]\nspeed = 1\n", "[graph]\nversion = 'v26.0'\n"]
+)
+def test_c14_a_wrong_configuration_loads_no_accounts_and_says_why(
+    text: str | None, tmp_path: Path
+) -> None:
+    file = tmp_path / "convo.toml"
+    if text is not None:
+        file.write_text(text)
+    deployment = read_deployment({"CONVO_CONFIG": str(file)})
+    definitions = build_definitions(deployment)
+    dg.Definitions.validate_loadable(definitions)
+    assert deployment.problem
+    assert str(file) in deployment.problem
+    nodes = asset_nodes(definitions)
+    assert all(deployment.problem in (node.description or "") for node in nodes.values())
+    result = (
+        definitions.resolve_implicit_global_asset_job_def()
+        .get_subset(asset_selection={dg.AssetKey("configuration")})
+        .execute_in_process(raise_on_error=False)
+    )
+    (event,) = [event for event in result.all_events if event.is_step_failure]
+    told = event.step_failure_data.user_failure_data
+    assert told is not None
+    assert told.description == f"{deployment.problem}; then reload the code location"
+
+
+def test_nightly_asks_all_accounts_in_one_run_in_the_order_of_the_configuration(
+    settings: Settings,
+) -> None:
+    repository = build_definitions(Deployment(settings)).get_repository_def()
+    context = dg.build_schedule_context(
+        scheduled_execution_time=datetime(2026, 1, 3, 0, 15, tzinfo=UTC)
+    )
+    data = repository.get_schedule_def("nightly").evaluate_tick(context)
+    (request,) = data.run_requests
+    assert request.tags[RANGE_START] == "zoo-instagram|2026-01-01"
+    assert request.tags[RANGE_END] == "ark-messenger|2026-01-02"
+    assert request.tags["convo/mode"] == "nightly"
+
+
+def test_a_sweep_reads_the_last_thirty_days_of_all_accounts_as_if_nothing_were_held(
+    settings: Settings,
+) -> None:
+    repository = build_definitions(Deployment(settings)).get_repository_def()
+    schedule = repository.get_schedule_def("sweep")
+    assert schedule.default_status == dg.DefaultScheduleStatus.STOPPED
+    spans = {}
+    for day in (datetime(2026, 1, 1, 1, 30, tzinfo=UTC), datetime(2026, 1, 4, 1, 30, tzinfo=UTC), datetime(2026, 6, 7, 1, 30, tzinfo=UTC)):  # fmt: skip
+        data = schedule.evaluate_tick(dg.build_schedule_context(scheduled_execution_time=day))
+        tags = [request.tags for request in data.run_requests or ()]
+        assert {each["convo/mode"] for each in tags} <= {"full"}
+        spans[day.date()] = [(each[RANGE_START], each[RANGE_END]) for each in tags]
+    assert spans == {
+        date(2026, 1, 1): [],
+        date(2026, 1, 4): [("zoo-instagram|2026-01-01", "ark-messenger|2026-01-03")],
+        date(2026, 6, 7): [("zoo-instagram|2026-05-08", "ark-messenger|2026-06-06")],
+    }
+
+
+def test_nightly_goes_back_to_the_oldest_day_that_no_complete_run_swept(
+    settings: Settings, tmp_path: Path
+) -> None:
+    state = State(tmp_path / "state.db")
+    today = date(2026, 2, 20)
+    assert nightly_window(settings, today, state) == Window(date(2026, 1, 21), today)
+    for number, (account, since) in enumerate(
+        [("zoo-instagram", (1, 5)), ("ark-messenger", (1, 1))]
+    ):
+        state.save_run(
+            swept(
+                number,
+                account,
+                date(2026, *since),
+                date(2026, 2, 15),
+                datetime(2026, 2, 15, 1, tzinfo=UTC),
+            )
+        )
+    assert nightly_window(settings, today, state) == Window(date(2026, 2, 15), today)
+    state.save_run(
+        swept(8, "zoo-instagram", date(2026, 2, 14), today, datetime(2026, 2, 20, 1, tzinfo=UTC))
+    )
+    state.save_run(
+        swept(9, "ark-messenger", date(2026, 2, 14), today, datetime(2026, 2, 17, 12, tzinfo=UTC))
+    )
+    assert nightly_window(settings, today, state) == Window(date(2026, 2, 17), today)
+    state.save_run(
+        swept(10, "ark-messenger", date(2026, 2, 17), today, datetime(2026, 2, 20, 1, tzinfo=UTC))
+    )
+    assert nightly_window(settings, today, state) == Window(date(2026, 2, 18), today)
+    state.close()
+
+
+def swept(number: int, account: str, since: date, until: date, started_at: datetime) -> Run:
+    return Run(str(number), account, "window", started_at, since, until, started_at, "complete")
+
+
+def test_nightly_waits_until_the_first_day_is_over(settings: Settings) -> None:
+    assert nightly_window(settings, date(2026, 1, 1)) is None
+
+
+def make_run(
+    job: str, status: dg.DagsterRunStatus, assets: list[str] | None, tags: dict[str, str]
+) -> dg.DagsterRun:
+    selection = frozenset(map(dg.AssetKey, assets)) if assets else None
+    return dg.DagsterRun(
+        job_name=job, run_id="r1", status=status, asset_selection=selection, tags=tags
+    )
+
+
+ONE = {"dagster/partition": "a|2026-01-01"}
+SPAN = {RANGE_START: "a|2026-01-01", RANGE_END: "b|2026-01-03"}
+GOOD, BAD = dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE
+
+
+@pytest.mark.parametrize(
+    ("run", "tags"),
+    [
+        (make_run("extract_job", GOOD, None, SPAN), SPAN),
+        (make_run("extract_job", BAD, None, SPAN), SPAN),
+        (
+            make_run("__ASSET_JOB", GOOD, RAW, ONE),
+            {RANGE_START: "a|2026-01-01", RANGE_END: "a|2026-01-01"},
+        ),
+        (make_run("__ASSET_JOB", BAD, [*RAW, *NORMALISED, "coverage", "account_days"], SPAN), SPAN),
+        (
+            make_run("__ASSET_JOB", GOOD, [*RAW, *NORMALISED, "coverage", "account_days"], SPAN),
+            None,
+        ),
+        (make_run("__ASSET_JOB", GOOD, ["messages"], SPAN), None),
+        (make_run("normalise_job", GOOD, None, SPAN), None),
+        (make_run("capture_job", BAD, None, {}), None),
+    ],
+)
+def test_normalise_follows_every_extract_and_nothing_else(
+    run: dg.DagsterRun, tags: dict[str, str] | None
+) -> None:
+    answer = follow_up(run)
+    if tags is None:
+        assert isinstance(answer, dg.SkipReason)
+    else:
+        assert isinstance(answer, dg.RunRequest)
+        assert (answer.run_key, dict(answer.tags)) == ("r1", tags)
+
+
+def test_previews_hold_no_text_name_address_or_whole_id() -> None:
+    for table in schema.TABLES.values():
+        secret = "secret-of-a-customer@example.org/https"
+        row = {
+            column.name: secret if column.type in (schema.TEXT,) else None
+            for column in table.columns
+        }
+        harmless = {
+            "platform",
+            "direction",
+            "content_type",
+            "detail_status",
+            "created_at_source",
+            "kind",
+            "problem",
+        }
+        row |= {
+            name: "word"
+            for name in harmless | {"folder", "story_kind", "share_type", "mime_type"}
+            if name in row
+        }
+        content = pa.Table.from_pylist([row], schema=loose(table))
+        assert secret not in str(preview(table, content))
+
+
+def loose(table: schema.Table) -> pa.Schema:
+    return pa.schema([field.with_nullable(True) for field in table.schema])
+
+
+def test_the_code_location_leaves_nothing_that_others_can_read() -> None:
+    importlib.reload(importlib.import_module("convo_pipeline.definitions"))
+    assert os.umask(0o022) == 0o077

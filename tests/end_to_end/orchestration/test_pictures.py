@@ -1,0 +1,291 @@
+"""The pictures in the UI: drawn from a real lake, small, and about the days of the run."""
+
+import base64
+import io
+import re
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+
+import dagster as dg
+import numpy as np
+import pytest
+from PIL import Image
+
+from convo_pipeline.derive.account_days import derive_account_days
+from convo_pipeline.emulator.serve import EmulatorServer
+from convo_pipeline.lake.store import Store
+from convo_pipeline.orchestration.catalog import build_definitions
+from convo_pipeline.orchestration.deployment import Deployment
+from convo_pipeline.orchestration.jobs import EXTRACT_JOB, NORMALISE_JOB
+from convo_pipeline.orchestration.partitions import Window, range_tags
+from convo_pipeline.orchestration.pictures import (
+    Subject,
+    draw_backlog,
+    draw_coverage,
+    draw_hours,
+    mean_hours,
+    picture_account,
+    spell_new_count,
+)
+from convo_pipeline.orchestration.runs import QUIET
+from convo_pipeline.schema import ACCOUNT_DAYS
+from convo_pipeline.settings import Settings
+from convo_pipeline.tables.chart_data import span_of
+from convo_pipeline.tables.promise import Promise
+from tests.support.inbox_worlds import TOKENS, Days, small_settings, small_world, three_days
+
+BAKERY, BIKES = "bakery-instagram", "bikes-messenger"
+MOST_BYTES = 60_000
+NOON, LATER = datetime(2026, 11, 24, 12, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
+
+
+def subject_of(days: list[date]) -> Subject:
+    """Whole days of the bakery."""
+    return Subject(BAKERY, "UTC", 24, span_of(days), Promise(min(days), LATER))
+
+
+@pytest.fixture(scope="module")
+def days() -> Days:
+    return three_days()
+
+
+@pytest.fixture(scope="module")
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+@pytest.fixture(scope="module")
+def settings(
+    tmp_path_factory: pytest.TempPathFactory, days: Days, instance: dg.DagsterInstance
+) -> Iterator[Settings]:
+    """A lake of three days, and a run that made it."""
+    with EmulatorServer(small_world(days)) as server:
+        settings = small_settings(tmp_path_factory.mktemp("lake"), server, days.start)
+        definitions = build_definitions(Deployment(settings, environ=TOKENS))
+        for job in (EXTRACT_JOB, NORMALISE_JOB):
+            result = definitions.resolve_job_def(job).execute_in_process(
+                instance=instance,
+                run_config=QUIET,
+                tags=range_tags([BAKERY, BIKES], Window(days[0], days.today)),
+            )
+            assert result.success
+        yield settings
+
+
+def pages(instance: dg.DagsterInstance, table: str) -> dict[str, str]:
+    """The Markdown that the UI shows, by partition."""
+    records = instance.fetch_materializations(dg.AssetKey(table), limit=100).records
+    events = [record.asset_materialization for record in records if record.asset_materialization]
+    return {
+        str(event.partition): str(event.metadata["pictures"].value)
+        for event in events
+        if "pictures" in event.metadata
+    }
+
+
+def images(page: str) -> list[bytes]:
+    return [
+        base64.b64decode(text)
+        for text in re.findall(r"data:image/png;base64,([A-Za-z0-9+/=]+)\)", page)
+    ]
+
+
+def test_each_account_has_its_pictures_on_the_newest_day_of_the_run(
+    settings: Settings, instance: dg.DagsterInstance, days: Days
+) -> None:
+    for table, count in (("account_days", 3), ("coverage", 1)):
+        shown = pages(instance, table)
+        assert sorted(shown) == [f"{account}|{days[2]}" for account in (BAKERY, BIKES)]
+        for key, page in shown.items():
+            assert f"### {key.split('|')[0]} · {days[0]} to {days[2]}" in page
+            assert len(images(page)) == count
+
+
+def test_the_newest_event_of_a_table_is_one_with_pictures(
+    settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    for table in ("account_days", "coverage"):
+        event = instance.get_latest_materialization_event(dg.AssetKey(table))
+        assert event is not None
+        assert event.asset_materialization is not None
+        assert "pictures" in event.asset_materialization.metadata
+
+
+def test_every_picture_is_a_small_png_with_something_on_it(
+    settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    found = [
+        image
+        for table in ("account_days", "coverage")
+        for page in pages(instance, table).values()
+        for image in images(page)
+    ]
+    assert len(found) == 8
+    for content in found:
+        image = Image.open(io.BytesIO(content))
+        assert (image.format, len(content) < MOST_BYTES) == ("PNG", True)
+        assert len(image.convert("RGB").getcolors(1 << 16)) > 4
+
+
+def test_the_table_below_the_pictures_says_what_the_mart_says(
+    settings: Settings, instance: dg.DagsterInstance, days: Days
+) -> None:
+    page = pages(instance, "coverage")[f"{BIKES}|{days[2]}"]
+    assert f"| {days[2]} | 9 | 9 | 0 | 0 | 0 | 0 | 100% |\n| {days[1]} | 6 |" in page
+
+
+def test_one_day_is_pictured_by_its_hours_and_among_the_days_before(
+    settings: Settings, days: Days
+) -> None:
+    with closing(Store(settings.store)) as store:
+        page = picture_account(store, BIKES, [days[1]])["account_days"].value
+        assert f"### {BIKES} · {days[1]}\n" in str(page)
+        assert str(days[1]) in str(page)
+        assert f"| {days[0]} |" not in str(page)
+
+
+def test_a_day_on_which_nothing_is_held_has_no_picture(settings: Settings, days: Days) -> None:
+    with closing(Store(settings.store)) as store:
+        assert picture_account(store, BIKES, [days[0] - timedelta(days=300)]) == {}
+        assert picture_account(store, "nobody", [days[0]]) == {}
+
+
+def test_a_picture_that_cannot_be_drawn_costs_no_day(settings: Settings, days: Days) -> None:
+    accounts = [
+        account.model_copy(update={"timezone": "Nowhere/At_All"}) for account in settings.accounts
+    ]
+    deployment = Deployment(settings.model_copy(update={"accounts": accounts}), environ=TOKENS)
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = (
+            build_definitions(deployment)
+            .resolve_job_def(NORMALISE_JOB)
+            .execute_in_process(
+                instance=instance,
+                run_config=QUIET,
+                tags=range_tags([BIKES], Window(days[0], days.today)),
+            )
+        )
+        assert result.success
+        for table in ("account_days", "coverage"):
+            (page,) = pages(instance, table).values()
+            assert page.startswith(
+                "No pictures: a defect of this program, ArrowInvalid in convo_pipeline/tables/chart_data.py"
+            )
+
+
+def test_pictures_hold_no_text_no_name_and_no_id_of_a_person(
+    settings: Settings, instance: dg.DagsterInstance, days: Days
+) -> None:
+    words = "".join(re.sub(r"base64,[^)]+", "", page) for table in ("account_days", "coverage")
+                    for page in pages(instance, table).values())  # fmt: skip
+    with closing(Store(settings.store)) as store:
+        rows = [
+            row
+            for account in (BAKERY, BIKES)
+            for row in store.read("messages", account, days[2]).to_pylist()
+        ]
+    names = ("text", "sender_name", "sender_username", "sender_id", "message_id", "conversation_id")
+    secrets = {row[name] for row in rows for name in names if row[name]}
+    assert len(secrets) > 20
+    assert {secret for secret in secrets if secret in words} == set()
+
+
+def test_figures_are_numbers_that_the_page_can_plot(
+    settings: Settings, instance: dg.DagsterInstance, days: Days
+) -> None:
+    records = instance.fetch_materializations(dg.AssetKey("coverage"), limit=100).records
+    events = {record.partition_key: record.asset_materialization for record in records}
+    event = events[f"{BIKES}|{days[2]}"]
+    assert event is not None
+    assert (event.metadata["ids_listed"].value, event.metadata["share_detailed"].value) == (9, 1.0)
+
+
+def test_weekdays_that_were_not_asked_for_look_different_from_quiet_ones() -> None:
+    monday = date(2026, 11, 23)
+    subject = subject_of([monday, monday + timedelta(days=1)])
+    means = np.full((7, 24), np.nan)
+    means[:2] = 0
+    quiet, unknown = draw_hours(means, subject), draw_hours(np.full((7, 24), 0.0), subject)
+    assert quiet != unknown
+
+
+NUMBERS = {column.name for column in ACCOUNT_DAYS.columns if column.required} - {
+    "responsiveness_version"
+}
+QUIET_DAY = dict.fromkeys(NUMBERS, 0) | {"inbound_count": 3}
+THREE = [date(2026, 11, 23) + timedelta(days=index) for index in range(3)]
+
+
+@pytest.mark.parametrize("change", [{"unknown_count": 2}, {"is_backlog_lower_bound": True}])
+def test_a_day_with_unread_messages_looks_different(change: dict[str, object]) -> None:
+    known = dict.fromkeys(THREE, QUIET_DAY)
+    changed = known | {THREE[0]: QUIET_DAY | change}
+    assert draw_backlog(known, subject_of(THREE)) != draw_backlog(changed, subject_of(THREE))
+
+
+@pytest.mark.parametrize("promise", [Promise(THREE[1], LATER), Promise(THREE[0], NOON), None])
+@pytest.mark.parametrize("held", [THREE, THREE[1:2]])
+def test_a_day_that_is_not_whole_looks_different_whether_anything_is_held_or_not(
+    promise: Promise | None, held: list[date]
+) -> None:
+    whole, broken = subject_of(THREE), replace(subject_of(THREE), promise=promise)
+    ids = {"ids_listed": 4, "detailed": 4, "beyond_20": 0, "gone": 0, "failed": 0, "pending": 0}
+    for draw, row in ((draw_backlog, QUIET_DAY), (draw_coverage, ids)):
+        rows = dict.fromkeys(held, row)
+        assert draw(rows, whole) != draw(rows, broken)
+
+
+def test_a_title_of_one_day_says_that_it_is_not_whole() -> None:
+    titles = [replace(subject_of([day]), promise=Promise(THREE[1], NOON)).title for day in THREE]
+    assert titles == [
+        f"{BAKERY} · {day} ({why})"
+        for day, why in zip(THREE, ("not promised", *["not over"] * 2), strict=True)
+    ]
+
+
+def test_new_customers_are_told_as_surely_as_they_are_known() -> None:
+    rows: list[dict[str, float | None]] = [
+        {"history_days": days, "new_customer_count": 3} for days in (28, 27)
+    ]
+    assert [spell_new_count(row, flag) for row in rows for flag in (False, True)] == [
+        "3",
+        "≥ 3",
+        "≤ 3",
+        "≈ 3",
+    ]
+
+
+def test_hours_that_no_run_promised_are_not_averaged(settings: Settings, days: Days) -> None:
+    """Each day has one more conversation of three messages than the one before, at noon."""
+    all_days = [days[index] for index in range(3)]
+    with closing(Store(settings.store)) as store:
+        for since, expected in ((0, [3, 6, 9]), (1, [None, 6, 9])):
+            subject = replace(
+                subject_of(all_days), account=BIKES, promise=Promise(days[since], LATER)
+            )
+            means = mean_hours(store, subject)
+            found = [means[day.weekday(), 12] for day in all_days]
+            assert [None if np.isnan(mean) else mean for mean in found] == expected
+        assert np.isnan(mean_hours(store, replace(subject, promise=None))).all()
+
+
+def test_the_table_says_how_many_were_judged_and_which_days_are_not_whole(
+    settings: Settings, days: Days
+) -> None:
+    """The run promised three days; the account's first promise is moved to the last of them."""
+    with closing(Store(settings.store)) as store:
+        runs = store.state.runs(BAKERY)
+        for run in runs:
+            store.state.save_run(replace(run, since=days[2]))
+        derive_account_days(store, BAKERY)
+        pages = picture_account(store, BAKERY, [days[1], days[2]])
+        page, coverage = (str(pages[table].value) for table in ("account_days", "coverage"))
+        for run in runs:
+            store.state.save_run(run)
+        derive_account_days(store, BAKERY)
+    assert "| sessions | judged |" in page
+    assert f"| {days[1]} (not promised) | ≥ " in page
+    assert f"| {days[1]} (not promised) |" in coverage

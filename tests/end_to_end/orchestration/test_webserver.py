@@ -1,0 +1,116 @@
+"""The real web server and daemon, asked what the page in the browser asks."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from convo_pipeline.emulator.serve import EMULATOR_TOKEN, EmulatorServer
+from convo_pipeline.emulator.world import World
+from convo_pipeline.query.connection import connect
+from tests.support.inbox_worlds import (
+    TOKENS,
+    Days,
+    message_counts,
+    small_world,
+    three_days,
+    write_config,
+)
+from tests.support.shifted_clock import SharedClock
+from tests.support.web_server import Web, dagster_dev, wait_for
+
+BAKERY, BIKES = "bakery-instagram", "bikes-messenger"
+RAW = ["raw_conversations", "raw_message_ids", "raw_message_details", "raw_rejects"]
+DERIVED = ["conversations", "participants", "messages", "attachments", "shares", "reactions"]
+DERIVED += ["coverage", "account_days"]
+WRONG_TOKEN, TEXT = "EAAwrongwrongwrongwrong", "canary4f1c" + "09e2b7"
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
+
+
+def canary_world(days: Days) -> World:
+    """Every message has a text that nobody else can have said."""
+    world = small_world(days)
+    for account in world.accounts.values():
+        for conversation in account.conversations.values():
+            for message in conversation.messages:
+                message.edit(f"{TEXT} {message.message_id[-6:]}")
+    return world
+
+
+@pytest.fixture(scope="module")
+def days() -> Days:
+    return three_days()
+
+
+@pytest.fixture(scope="module")
+def keys(days: Days) -> list[str]:
+    """The partitions of the backfill: both accounts on the first day."""
+    return [f"{account}|{days[0]}" for account in (BAKERY, BIKES)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("web")
+
+
+@pytest.fixture(scope="module")
+def web(folder: Path, days: Days, keys: list[str]) -> Iterator[Web]:
+    """The Messenger account's token is wrong; the backfill waits for the daemon while other tests run, on a fast clock."""
+    tokens = {**TOKENS, "BIKES_MESSENGER_TOKEN": WRONG_TOKEN}
+    clock = SharedClock(folder / "ahead")
+    with EmulatorServer(canary_world(days)) as server:
+        environ = {
+            "CONVO_CONFIG": str(write_config(folder, server, days.start)),
+            **tokens,
+            **clock.environ,
+        }
+        with dagster_dev(folder / "home", environ) as web, clock.fast():
+            web.backfill(RAW, keys)
+            yield web
+
+
+def test_one_partition_of_every_table_is_materialised_from_the_page(web: Web, days: Days) -> None:
+    key = f"{BAKERY}|{days[2]}"
+    assert web.end_of(web.launch([*RAW, *DERIVED], key)) == "SUCCESS"
+    assert web.row_counts("messages")[key] == message_counts(days)[key]
+    assert web.row_counts("coverage")[key] == 1
+
+
+def test_a_backfill_with_a_refused_account_leaves_the_other_green_and_normalises_by_itself(
+    web: Web, days: Days, keys: list[str]
+) -> None:
+    good, bad = keys
+    wait_for(lambda: web.asset("raw_message_ids")["partitionStats"]["numFailed"] == 1, 120)
+    for table in RAW:
+        counts = web.row_counts(table)
+        assert good in counts
+        assert bad not in counts
+    wait_for(lambda: bad in web.row_counts("messages"), 90)
+    assert {key: web.row_counts("messages")[key] for key in keys} == {
+        good: message_counts(days)[good],
+        bad: 0,
+    }
+
+
+def test_s1_no_answer_of_the_web_server_holds_a_token_or_a_text(
+    web: Web, folder: Path, days: Days, keys: list[str]
+) -> None:
+    """Asks for the events and the output of every run, of those that other tests of this file launched, too."""
+    good, _ = keys
+    wait_for(lambda: web.asset("raw_message_ids")["partitionStats"]["numFailed"] == 1, 120)
+    wait_for(lambda: good in web.row_counts("messages"), 90)
+    web.ask_everything()
+    said = b"\n".join(web.answers)
+    assert f"{BIKES}: the Graph API refused, code 190".encode() in said, (
+        "failed runs are asked for, too"
+    )
+    assert [
+        secret
+        for secret in (WRONG_TOKEN, EMULATOR_TOKEN, TEXT, "access_token=")
+        if secret.encode() in said
+    ] == []
+    with connect(folder / "lake") as con:
+        (held_count,) = con.execute(
+            f"select count(*) from messages where text like '{TEXT}%'"
+        ).fetchone()
+    assert held_count >= message_counts(days)[good]

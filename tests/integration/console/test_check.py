@@ -1,0 +1,324 @@
+"""Every finding of the check, made by an emulated inbox in that state: the sentence, the remedy, and no token."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from datetime import date, timedelta
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from convo_pipeline.console.advice import ADVICE, CODES, SCOPES
+from convo_pipeline.console.doctor import Diagnosis, Finding, check_accounts, show_check
+from convo_pipeline.emulator.fault import Fault, FaultKind
+from convo_pipeline.emulator.refusals import Refusal
+from convo_pipeline.emulator.serve import EMULATOR_TOKEN
+from convo_pipeline.emulator.switches import Switches
+from convo_pipeline.graph.rate_limit import Key, SqliteLimiter
+from convo_pipeline.settings import AccountSettings
+from convo_pipeline.state.identity import AccountIdentity
+from tests.support.inboxes import TOKEN_VARIABLE, Inboxes, serve, small_world, stopped_clock
+from tests.support.paths import PACKAGE
+
+
+@pytest.fixture
+def inboxes(tmp_path: Path) -> Iterator[Inboxes]:
+    with serve_full(tmp_path) as inboxes:
+        yield inboxes
+
+
+def serve_full(root: Path, switches: Switches | None = None) -> AbstractContextManager[Inboxes]:
+    world = small_world()
+    for account in world.accounts.values():
+        account.add_conversation("Anna").add_messages(2, world.clock.now() - timedelta(hours=3))
+    return serve(root, world, switches)
+
+
+def check(inboxes: Inboxes) -> tuple[dict[str, Diagnosis], list[Finding]]:
+    clock = stopped_clock(inboxes.clock)
+    found, general = check_accounts(inboxes.settings, inboxes.names, inboxes.environ, clock)
+    for form in ("table", "json"):
+        assert EMULATOR_TOKEN not in shown(found, general, form)
+    return {each.account: each for each in found}, general
+
+
+def shown(found: list[Diagnosis], general: list[Finding], form: str) -> str:
+    console = Console(file=StringIO(), width=80)
+    show_check(found, general, form, console)
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+def names(inboxes: Inboxes) -> dict[str, list[str]]:
+    return {
+        name: [finding.name for finding in each.findings]
+        for name, each in check(inboxes)[0].items()
+    }
+
+
+def change(inboxes: Inboxes, name: str, **values: object) -> None:
+    """Configure one account otherwise."""
+    accounts = tuple(
+        AccountSettings.model_validate(
+            account.model_dump() | (values if account.name == name else {})
+        )
+        for account in inboxes.settings.accounts
+    )
+    inboxes.settings = inboxes.settings.model_copy(update={"accounts": accounts})
+
+
+def refuse_token(code: int, subcode: int | None = None) -> Fault:
+    """debug_token alone is refused."""
+
+    def refuse(occasion: object) -> Refusal | None:
+        path = occasion.call.path  # type: ignore[attr-defined]
+        return Refusal(code, "x", subcode) if path.endswith("debug_token") else None
+
+    return Fault(FaultKind("debug_token_refused", "B30", "debug_token is refused", refuse=refuse))
+
+
+def refuse_all(code: int, subcode: int | None = None) -> Fault:
+    return Fault(
+        FaultKind(
+            "refused", "B30", "everything is refused", refuse=lambda _: Refusal(code, "x", subcode)
+        )
+    )
+
+
+def test_a_good_set_up_is_fine_and_costs_few_calls(inboxes: Inboxes) -> None:
+    found, general = check(inboxes)
+    assert general == []
+    insta, mess = found["insta"], found["mess"]
+    assert (insta.findings, insta.token_kind, insta.expires, insta.folders) == (
+        [],
+        "page",
+        "never",
+        [""],
+    )
+    assert insta.own_id == inboxes.world.accounts["insta"].own_id
+    assert (mess.findings, mess.own_id, insta.call_count, mess.call_count) == (
+        [],
+        "2222222222",
+        3,
+        6,
+    )
+    assert len(inboxes.server.log) == 9
+
+
+Change = Callable[[Inboxes], None]
+
+
+def facts(**values: object) -> Change:
+    return lambda inboxes: inboxes.world.accounts["mess"].token_facts.update(values)
+
+
+def fault(*faults: Fault | str) -> Change:
+    return lambda inboxes: inboxes.server.set_faults(*faults)
+
+
+def at(inboxes: Inboxes, days: int) -> int:
+    return int((inboxes.clock.now() + timedelta(days=days)).timestamp())
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda inboxes: inboxes.environ.clear(), ["token_missing"]),
+        (
+            lambda inboxes: inboxes.environ.update({TOKEN_VARIABLE: "EAAwrongwrongwrong"}),
+            ["token_invalid"],
+        ),
+        (fault("token_revoked"), ["token_password"]),
+        (fault("token_dies:0"), ["token_expired"]),
+        (fault(refuse_all(190, 458)), ["app_removed"]),
+        (fault(refuse_all(190, 459)), ["token_checkpoint"]),
+        (fault(refuse_all(190, 464)), ["token_unconfirmed"]),
+        (facts(is_valid=False), ["token_invalid"]),
+        (lambda inboxes: facts(expires_at=at(inboxes, -1))(inboxes), ["token_expired"]),
+        (lambda inboxes: facts(expires_at=at(inboxes, 5))(inboxes), ["token_expiring"]),
+        (
+            lambda inboxes: facts(data_access_expires_at=at(inboxes, 5))(inboxes),
+            ["data_access_expiring"],
+        ),
+        (facts(type="USER"), ["token_kind"]),
+        (facts(granular_scopes=[], profile_id="77"), ["other_page"]),
+        (facts(scopes=["pages_messaging", "pages_manage_metadata"]), ["scope_missing"]),
+        (fault(refuse_token(100)), ["token_unknown"]),
+        (fault(refuse_token(10)), ["token_unknown"]),
+        (
+            lambda inboxes: change(inboxes, "mess", base_url="https://graph.instagram.com"),
+            ["wrong_host"],
+        ),
+        (lambda inboxes: change(inboxes, "mess", page_id="7"), ["other_page"]),
+        (fault("permission_10"), ["permission"]),
+        (fault("permission_230"), ["permission"]),
+        (fault("permission_200"), ["advanced_access"]),
+        (fault("access_switched_off"), ["switched_off"]),
+        (fault(refuse_all(368)), ["policy"]),
+        (fault("version_upgraded:v27.0"), ["version_changed"]),
+        (fault("retired_version"), ["version_retired"]),
+        (fault(refuse_all(613)), ["throttled"]),
+        (fault(refuse_all(2)), ["token_unknown", "refused"]),
+        (lambda inboxes: change(inboxes, "mess", folders=["", "other", "page_done", "spam"]), []),
+        (lambda inboxes: change(inboxes, "mess", folders=["done"]), ["inbox_empty"]),
+    ],
+)
+def test_each_mistake_of_a_messenger_account_has_its_finding(
+    inboxes: Inboxes, make: Change, expected: list[str]
+) -> None:
+    make(inboxes)
+    assert names(inboxes)["mess"] == expected
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (
+            lambda inboxes: change(
+                inboxes, "insta", page_id=inboxes.world.accounts["insta"].own_id
+            ),
+            ["wrong_id_kind"],
+        ),
+        (lambda inboxes: change(inboxes, "insta", page_id="2222222222"), ["not_linked"]),
+        (lambda inboxes: change(inboxes, "insta", page_id="77"), ["page_missing"]),
+        (lambda inboxes: change(inboxes, "insta", folders=["", "general"]), ["folder_useless"]),
+        (
+            lambda inboxes: change(
+                inboxes, "insta", base_url="https://graph.facebook.com", page_id="me"
+            ),
+            ["wrong_host"],
+        ),
+        (
+            lambda inboxes: change(
+                inboxes, "insta", base_url="https://graph.instagram.com", page_id="me"
+            ),
+            ["wrong_host"],
+        ),
+        (fault("access_switched_off"), ["switched_off"]),
+        (fault(refuse_all(36103)), ["token_unknown", "not_eligible"]),
+    ],
+)
+def test_each_mistake_of_an_instagram_account_has_its_finding(
+    inboxes: Inboxes, make: Change, expected: list[str]
+) -> None:
+    for account in inboxes.world.accounts.values():
+        account.token_facts["granular_scopes"] = []
+        account.token_facts["profile_id"] = None
+    make(inboxes)
+    assert names(inboxes)["insta"] == expected
+
+
+def test_a_page_that_does_not_tell_the_own_id_is_a_note(tmp_path: Path) -> None:
+    with serve_full(tmp_path, Switches(own_id="refused")) as inboxes:
+        found, _ = check(inboxes)
+        assert [finding.name for finding in found["insta"].findings] == ["own_id_unknown"]
+        assert found["insta"].is_fine
+
+
+def test_instagram_login_needs_its_own_permissions(inboxes: Inboxes) -> None:
+    change(inboxes, "insta", page_id="me")
+    (finding,) = check(inboxes)[0]["insta"].findings
+    assert (
+        finding.sentence
+        == "the token lacks instagram_business_basic, instagram_business_manage_messages"
+    )
+
+
+@pytest.mark.parametrize(
+    ("fault_name", "words"),
+    [
+        ("token_dies:0", "by the account's login"),
+        ("token_revoked", "by the account's login"),
+        ("permission_10", "check instagram_business_manage_messages"),
+        ("permission_200", "Advanced Access to instagram_business_manage_messages"),
+    ],
+)
+def test_instagram_login_has_remedies_of_its_own(
+    inboxes: Inboxes, fault_name: str, words: str
+) -> None:
+    inboxes.world.accounts["insta"].token_facts["scopes"] = list(SCOPES["instagram_login"])
+    change(inboxes, "insta", page_id="me")
+    inboxes.server.set_faults(fault_name)
+    (finding,) = check(inboxes)[0]["insta"].findings
+    assert words in finding.remedy
+    assert "Page" not in finding.remedy
+
+
+def test_no_remedy_sends_instagram_login_to_a_page() -> None:
+    of_pages = {"wrong_host", "token_kind", "other_page", "wrong_id_kind", "not_linked"}
+    found = {
+        name for name, advice in ADVICE.items() if "Page" in advice.remedy_for("instagram_login")
+    }
+    assert found <= of_pages
+
+
+def test_a_folder_that_holds_conversations_and_is_not_asked_for_is_noted(inboxes: Inboxes) -> None:
+    inboxes.world.accounts["mess"].add_conversation("Ben", folder="spam").add_message("hello")
+    (finding,) = check(inboxes)[0]["mess"].findings
+    assert (finding.level, finding.sentence) == (
+        "note",
+        "the folder spam holds conversations and is not in `folders`",
+    )
+
+
+def test_a_blocked_account_is_not_called(inboxes: Inboxes) -> None:
+    inboxes.store.state.identities()
+    key = Key(inboxes.server.base_url.removeprefix("http://"), "2222222222", "messenger")
+    limiter = SqliteLimiter(inboxes.store.state.path, key, clock=stopped_clock(inboxes.clock))
+    limiter.block(3600)
+    limiter.close()
+    mess = check(inboxes)[0]["mess"]
+    assert [finding.sentence for finding in mess.findings] == [
+        "the rate limit blocks this account until 2026-03-10 13:00 UTC"
+    ]
+    assert mess.call_count == 0
+
+
+def test_a_name_that_stands_for_another_inbox_is_said(inboxes: Inboxes) -> None:
+    inboxes.store.state.set_identity(AccountIdentity("mess", "99", "messenger"))
+    (finding,) = check(inboxes)[0]["mess"].findings
+    assert finding.sentence.startswith(
+        'the account name "mess" already stands for messenger page 99'
+    )
+
+
+def test_an_unreachable_server_is_said(inboxes: Inboxes) -> None:
+    inboxes.server.stop()
+    assert names(inboxes) == {"insta": ["unreachable"], "mess": ["unreachable"]}
+
+
+def test_too_many_partitions_are_said_once(inboxes: Inboxes) -> None:
+    many = [
+        AccountSettings.model_validate(
+            inboxes.settings.accounts[1].model_dump() | {"name": f"m{number}"}
+        )
+        for number in range(20)
+    ]
+    old = many[0].model_copy(update={"start_date": date(2011, 1, 1)})
+    inboxes.settings = inboxes.settings.model_copy(update={"accounts": (old, *many[1:])})
+    clock = stopped_clock(inboxes.clock)
+    _, general = check_accounts(inboxes.settings, ["m0"], inboxes.environ, clock)
+    assert [(finding.name, finding.sentence) for finding in general] == [
+        ("many_partitions", "110,960 partitions an asset: Dagster advises at most 100,000")
+    ]
+
+
+def test_the_table_shows_what_to_do_and_json_says_the_same(inboxes: Inboxes) -> None:
+    inboxes.server.set_faults("access_switched_off")
+    found, general = check_accounts(
+        inboxes.settings, ["insta"], inboxes.environ, stopped_clock(inboxes.clock)
+    )
+    text = shown(found, general, "table")
+    assert max(map(len, text.splitlines())) <= 80
+    assert "Connected tools" in " ".join(text.split())
+    (account,) = json.loads(shown(found, general, "json"))["accounts"]
+    assert account["is_fine"] is False
+    assert account["findings"][0]["name"] == "switched_off"
+
+
+def test_every_advice_is_led_to_and_every_code_has_one() -> None:
+    assert set(CODES.values()) <= set(ADVICE)
+    source = PACKAGE / "console" / "doctor.py"
+    led_to = set(CODES.values()) | {name for name in ADVICE if f'"{name}"' in source.read_text()}
+    assert led_to == set(ADVICE)

@@ -1,0 +1,303 @@
+"""How the accounts are, read from the lake alone: every sentence from a real inbox in that state."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from convo_pipeline.console.status import AccountStatus, Status, read_status, show_status
+from convo_pipeline.graph.rate_limit import SqliteLimiter
+from convo_pipeline.state.records import ConversationState, Run
+from tests.support.inboxes import Inboxes, serve, small_world
+
+STATUS_KEYS = {
+    "at",
+    "accounts",
+    "next_capture_at",
+    "next_night_at",
+    "covered_since",
+    "lost_since",
+    "is_fine",
+}
+ACCOUNT_KEYS = {
+    "account",
+    "platform",
+    "last_complete_at",
+    "last_run_at",
+    "running_since",
+    "last_outcome",
+    "last_reasons",
+    "listed_count",
+    "detailed_count",
+    "open_count",
+    "lost",
+    "lost_conversation_count",
+    "at_risk_count",
+    "most_expected",
+    "look_due_at",
+    "due_conversation_count",
+    "open_spool_count",
+    "underived_day_count",
+    "quarantine_count",
+    "missed_count",
+    "blocked_until",
+    "is_late",
+    "is_night_late",
+    "is_derivation_late",
+    "problem",
+    "share_detailed",
+    "attention",
+}
+EVENING = datetime(2026, 3, 10, 12, 15, tzinfo=UTC)
+
+
+@pytest.fixture
+def inboxes(tmp_path: Path) -> Iterator[Inboxes]:
+    world = small_world()
+    for account in world.accounts.values():
+        for number in range(2):
+            account.add_conversation(f"Person {number}").add_messages(
+                2, world.clock.now() - timedelta(hours=3)
+            )
+    with serve(tmp_path, world) as inboxes:
+        yield inboxes
+
+
+def status_of(inboxes: Inboxes) -> Status:
+    calls = len(inboxes.server.log)
+    found = read_status(inboxes.settings, inboxes.names, inboxes.clock.now())
+    assert len(inboxes.server.log) == calls
+    return found
+
+
+def shown(status: Status, form: str = "table") -> str:
+    console = Console(file=StringIO(), width=80)
+    show_status(status, form, console)
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+def attention(inboxes: Inboxes) -> dict[str, list[str]]:
+    return {each.account: each.attention for each in status_of(inboxes).accounts}
+
+
+def test_nothing_is_made_where_nothing_was_extracted(inboxes: Inboxes, tmp_path: Path) -> None:
+    assert attention(inboxes) == {
+        name: ["never extracted: run convo-pipeline extract"] for name in inboxes.names
+    }
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_complete_accounts_need_no_look(inboxes: Inboxes) -> None:
+    inboxes.extract_whole()
+    status = status_of(inboxes)
+    assert status.is_fine
+    assert [
+        (each.listed_count, each.share_detailed, each.last_outcome) for each in status.accounts
+    ] == [
+        (4, 1.0, "complete"),
+        (4, 1.0, "complete"),
+    ]
+    assert (status.next_capture_at, status.next_night_at) == (
+        EVENING,
+        datetime(2026, 3, 11, 0, 15, tzinfo=UTC),
+    )
+
+
+def test_what_was_lost_under_our_eyes_is_counted_by_reason_and_what_was_out_of_reach_before_is_not(
+    inboxes: Inboxes,
+) -> None:
+    busy, quiet = inboxes.world.accounts["insta"].conversations.values()
+    old = inboxes.world.accounts["insta"].add_conversation("Deep")
+    old.add_messages(30, inboxes.clock.now() - timedelta(hours=5), step_seconds=60)
+    inboxes.extract_whole()
+    assert status_of(inboxes).is_fine
+    inboxes.clock.advance(900)
+    busy.add_messages(25, inboxes.clock.now() - timedelta(minutes=10), step_seconds=10)
+    quiet.add_messages(27, inboxes.clock.now() - timedelta(minutes=10), step_seconds=10)
+    inboxes.extract_whole()
+    lost, risk = attention(inboxes)["insta"]
+    assert lost == "lost since yesterday: 12 in 2 conversations (12 left the newest 20 unread)"
+    assert risk.startswith(
+        "about to be lost: 2 conversations may collect up to 54 messages before the next look; due 2026"
+    )
+    inboxes.clock.advance(2 * 86_400)
+    assert [line for line in attention(inboxes)["insta"] if "lost since" in line] == []
+
+
+def test_what_was_lost_on_a_day_that_is_not_normalised_yet_is_counted_all_the_same(
+    inboxes: Inboxes,
+) -> None:
+    inboxes.extract_whole()
+    inboxes.clock.advance(900)
+    busy, quiet = inboxes.world.accounts["insta"].conversations.values()
+    for conversation, count in ((busy, 25), (quiet, 27)):
+        conversation.add_messages(
+            count, inboxes.clock.now() - timedelta(minutes=10), step_seconds=10
+        )
+    inboxes.extract()
+    insta, mess = status_of(inboxes).accounts
+    assert (insta.underived_day_count, insta.listed_count, insta.detailed_count) == (1, 56, 44)
+    assert (
+        insta.attention[0]
+        == "lost since yesterday: 12 in 2 conversations (12 left the newest 20 unread)"
+    )
+    assert "insta: 1 day counted here and not yet normalised" in shown(status_of(inboxes))
+    assert (mess.underived_day_count, mess.listed_count) == (0, 4)
+    inboxes.derive()
+    assert status_of(inboxes).accounts[0] == replace(insta, underived_day_count=0)
+
+
+def test_captures_do_not_hide_that_a_night_is_overdue(inboxes: Inboxes) -> None:
+    inboxes.extract_whole()
+    inboxes.clock.advance(27 * 3600)
+    today = inboxes.clock.now().date()
+    inboxes.extract(today, mode="capture")
+    overdue = "a night is overdue: captures run, but no run promised whole days for more than a day; is nightly on?"
+    assert [overdue in lines for lines in attention(inboxes).values()] == [True, True]
+    inboxes.extract(today - timedelta(days=1), mode="nightly")
+    assert [overdue in lines for lines in attention(inboxes).values()] == [False, False]
+
+
+def test_late_blocked_due_and_failed_accounts_say_so(inboxes: Inboxes) -> None:
+    inboxes.extract_whole()
+    inboxes.clock.advance(27 * 3600)
+    inboxes.environ["INBOX_TOKEN"] = "EAAwrongwrongwrongwrong"
+    inboxes.extract(accounts=["mess"])
+    inboxes.store.state.save_conversations(
+        "mess",
+        [
+            ConversationState("t_1", due_reason="unreachable"),
+            ConversationState("t_2", due_reason="given_up"),
+        ],
+    )
+    client = Client(inboxes)
+    client.limiter.block(3600)
+    assert attention(inboxes) == {
+        "insta": ["no complete run for more than a day: is the nightly schedule on?"],
+        "mess": [
+            "last run failed: token; convo-pipeline check says what to do",
+            "no complete run for more than a day: is the nightly schedule on?",
+            "still to be read: 0 messages, 1 conversation; the next run asks again",
+            "blocked by the rate limit until 2026-03-11 16:00 UTC: wait, no run calls before",
+        ],
+    }
+    client.limiter.close()
+
+
+class Client:
+    """The limiter as the account's own calls use it."""
+
+    def __init__(self, inboxes: Inboxes) -> None:
+        from tests.support.inboxes import stopped_clock
+
+        host = inboxes.server.base_url.removeprefix("http://")
+        path = inboxes.store.state.path
+        self.limiter = SqliteLimiter(
+            path, (host, "2222222222", "messenger"), clock=stopped_clock(inboxes.clock)
+        )  # type: ignore[arg-type]
+
+
+def test_a_run_under_way_is_no_trouble_and_hides_none(inboxes: Inboxes) -> None:
+    running = Run("r_now", "insta", "capture", inboxes.clock.now() + timedelta(minutes=10))
+    inboxes.store.state.save_run(running)
+    assert attention(inboxes)["insta"] == []
+    inboxes.extract_whole()
+    assert attention(inboxes)["insta"] == []
+    text = " ".join(shown(status_of(inboxes)).split())
+    assert (
+        "insta: a run is under way since 2026-03-10 12:10 UTC, or was killed and the next one stores what it left"
+        in text
+    )
+    inboxes.store.state.save_run(replace(running, run_id="r_bad", started_at=inboxes.clock.now() + timedelta(minutes=5),
+                                         outcome="failed", reasons=("token",)))  # fmt: skip
+    assert attention(inboxes)["insta"] == [
+        "last run failed: token; convo-pipeline check says what to do"
+    ]
+
+
+def test_days_that_nobody_normalises_are_told_after_an_hour(inboxes: Inboxes) -> None:
+    inboxes.extract()
+    assert attention(inboxes) == {"insta": [], "mess": []}
+    inboxes.clock.advance(3700)
+    told = "1 day not normalised for more than an hour: does the daemon run? convo-pipeline normalize does it"
+    assert attention(inboxes) == {"insta": [told], "mess": [told]}
+    inboxes.store.state.save_run(Run("r_now", "insta", "capture", inboxes.clock.now()))
+    assert attention(inboxes) == {"insta": [], "mess": [told]}
+    inboxes.derive()
+    assert attention(inboxes) == {"insta": [], "mess": []}
+
+
+def test_an_unreadable_account_says_so_and_the_other_one_is_told(inboxes: Inboxes) -> None:
+    inboxes.extract_whole()
+    inboxes.store.path("coverage", "insta", inboxes.clock.now().date()).write_bytes(
+        b"PAR1 not a table"
+    )
+    insta, mess = status_of(inboxes).accounts
+    assert "coverage" in str(insta.problem)
+    assert mess.attention == []
+
+
+def test_the_table_fits_80_columns_and_json_says_the_same() -> None:
+    worst = AccountStatus(
+        account="a" * 63,
+        platform="instagram",
+        last_complete_at=EVENING,
+        last_outcome="complete",
+        listed_count=1_000_000,
+        detailed_count=999_999,
+        open_count=10_000,
+        lost={"beyond_20": 10_000, "gone": 2},
+        lost_conversation_count=200,
+        at_risk_count=12,
+        most_expected=400,
+        look_due_at=EVENING,
+        open_spool_count=2,
+        underived_day_count=31,
+    )
+    status = Status(EVENING, (worst,), EVENING, EVENING)
+    text = shown(status)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "10,002 in 200 conversations" in " ".join(text.split())
+    assert text.splitlines()[-1] == "1 of 1 account to look at"
+    document = json.loads(shown(status, "json"))
+    assert document["is_fine"] is False
+    assert document["next_night_at"] == "2026-03-10T12:15:00+00:00"
+    assert (
+        "7 days: ids of 2026-03-04 to 2026-03-10 that have content; lost: since 2026-03-09 (UTC)"
+        in " ".join(text.split())
+    )
+    assert (document["covered_since"], document["lost_since"]) == (
+        "2026-03-04",
+        "2026-03-09T00:00:00+00:00",
+    )
+    (account,) = document["accounts"]
+    assert set(document) == STATUS_KEYS, "a monitor reads these: add, never rename"
+    assert set(account) == ACCOUNT_KEYS, "a monitor reads these: add, never rename"
+    assert (account["lost"], account["share_detailed"]) == (
+        {"beyond_20": 10_000, "gone": 2},
+        0.999999,
+    )
+    assert account["attention"] == worst.attention
+
+
+def test_what_a_sweep_found_missing_is_told_until_another_finds_nothing(inboxes: Inboxes) -> None:
+    inboxes.extract_whole()
+    inboxes.store.shrink(
+        "raw_message_ids", "insta", inboxes.clock.now().date(), lambda rows: rows.slice(3)
+    )
+    inboxes.clock.advance(3600)
+    inboxes.extract(mode="full")
+    inboxes.derive()
+    told = (
+        "the last sweep found 3 messages that runs before it had missed; they are stored now: sweep again, and report"
+        " it if that finds more"
+    )
+    assert attention(inboxes) == {"insta": [told], "mess": []}
+    inboxes.clock.advance(3600)
+    inboxes.extract(mode="full")
+    assert attention(inboxes) == {"insta": [], "mess": []}

@@ -1,0 +1,220 @@
+"""Each switch changes what it says, and the covering set leaves no pair of values out."""
+
+import dataclasses
+import itertools
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import requests
+
+from convo_pipeline.emulator.clock import VirtualClock
+from convo_pipeline.emulator.serve import EMULATOR_TOKEN, EmulatorServer
+from convo_pipeline.emulator.switches import SHAPES, Switches, covering_switches, every_combination
+from convo_pipeline.emulator.world import World
+from tests.support.paths import DOCS
+
+START = datetime(2026, 2, 19, 12, tzinfo=UTC)
+
+
+def make_world() -> World:
+    world = World(VirtualClock(START))
+    shop = world.add_account("shop", "111", "instagram", own_id="17840", username="shop")
+    page = world.add_account("page", "111", "messenger", title="Page")
+    for account in (shop, page):
+        conversation = account.add_conversation("Ada Invented", "42")
+        conversation.add_messages(22, START - timedelta(hours=1))
+        conversation.add_message(
+            "ünï/code", START, reactions=[{"reaction": "❤️", "users": [{"id": "42"}]}]
+        )
+        conversation.add_message("", START, is_unsupported=True)
+        conversation.add_message("", START, sticker="https://scontent.xx.fbcdn.net/v/s/77.png")
+        conversation.add_message(
+            "", START, shares=[{"link": "https://lookaside.fbsbx.com/ig_messaging_cdn/?asset_id=1"}]
+        )
+    return world
+
+
+def rows(
+    platform: str = "instagram", fields: str = "message", **switches: Any
+) -> list[dict[str, Any]]:
+    (row,) = ask(
+        "111/conversations", f"messages.limit(50){{{fields}}}", platform=platform, **switches
+    ).json()["data"]
+    found: list[dict[str, Any]] = row["messages"]["data"]
+    return found
+
+
+def ask(path: str, fields: str, platform: str = "instagram", **switches: Any) -> requests.Response:
+    with EmulatorServer(make_world(), Switches(**switches)) as server:
+        query = {"access_token": EMULATOR_TOKEN, "platform": platform, "fields": fields}
+        return requests.get(f"{server.base_url}/v26.0/{path}", params=query, timeout=10)
+
+
+@pytest.mark.parametrize("platform", ["instagram", "messenger"])
+def test_rows_beyond_twenty_are_bare_errors_or_whole(platform: str) -> None:
+    found = {}
+    for mode in ("omit_fields", "error_row", "full"):
+        found[mode] = rows(platform, **{f"old_rows_{platform}": mode})
+    assert set(found["omit_fields"][20]) == {"id"}
+    assert found["error_row"][20]["error"]["code"] == 9000001
+    assert found["full"][20]["message"] == "message 6"
+    assert found["omit_fields"][:20] == found["error_row"][:20] == found["full"][:20]
+
+
+@pytest.mark.parametrize(
+    ("switches", "expected"),
+    [
+        ({}, "2026-02-19T12:00:00+0000"),
+        ({"time_offset": "+00:00"}, "2026-02-19T12:00:00+00:00"),
+        ({"time_offset": "Z"}, "2026-02-19T12:00:00Z"),
+        ({"time_format": "unix"}, 1771502400),
+        ({"time_format": "unix_string"}, "1771502400"),
+        ({"time_format": "ms"}, 1771502400000),
+    ],
+)
+def test_times_come_in_the_chosen_form(switches: dict[str, Any], expected: object) -> None:
+    assert rows(fields="created_time", **switches)[0]["created_time"] == expected
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ("data", {"data": [{"reaction": "❤️", "users": [{"id": "42"}]}]}),
+        ("list", [{"reaction": "❤️", "users": [{"id": "42"}]}]),
+        ("object", {"reaction": "❤️", "users": [{"id": "42"}]}),
+    ],
+)
+def test_reactions_come_in_the_chosen_shape(shape: str, expected: object) -> None:
+    assert rows(fields="reactions", reactions_shape=shape)[3]["reactions"] == expected
+
+
+def test_is_unsupported_is_a_flag_or_a_word() -> None:
+    assert rows(fields="is_unsupported")[2]["is_unsupported"] is True
+    assert (
+        rows(fields="is_unsupported", is_unsupported_type="string")[2]["is_unsupported"] == "true"
+    )
+
+
+def test_a_single_entry_may_stand_where_a_list_is_expected() -> None:
+    page = ask(
+        "111/conversations", "participants,messages.limit(1){to}", data_shape="object_if_single"
+    ).json()
+    assert page["data"]["messages"]["data"]["to"]["data"] == {"username": "shop", "id": "17840"}
+    assert len(page["data"]["participants"]["data"]) == 2
+
+
+def test_stickers_are_a_link_an_attachment_or_both() -> None:
+    keys = {
+        shape: {"sticker", "attachments"}
+        & set(rows("messenger", "sticker,attachments", sticker_shape=shape)[1])
+        for shape in ("url", "attachment", "both")
+    }
+    assert keys == {
+        "url": {"sticker"},
+        "attachment": {"attachments"},
+        "both": {"sticker", "attachments"},
+    }
+
+
+def test_the_own_id_may_be_refused() -> None:
+    assert ask("111", "instagram_business_account{id}", own_id="refused").json() == {"id": "111"}
+    assert ask("me", "user_id,username", own_id="refused").json()["error"]["code"] == 10
+
+
+def test_participants_come_in_either_order() -> None:
+    orders = []
+    for order in ("customer_first", "account_first"):
+        (row,) = ask("111/conversations", "participants", participants_order=order).json()["data"]
+        orders.append([person["id"] for person in row["participants"]["data"]])
+    assert orders == [["42", "17840"], ["17840", "42"]]
+
+
+def test_json_is_escaped_as_meta_does_or_plain() -> None:
+    assert b"\\u00fcn\\u00ef\\/code" in ask("111/conversations", "messages{message}").content
+    assert (
+        "ünï/code".encode()
+        in ask("111/conversations", "messages{message}", json_escapes="plain").content
+    )
+
+
+def test_errors_may_be_localised_and_come_with_any_status() -> None:
+    plain = ask("999", "id")
+    odd = ask("999", "id", localised=True, error_statuses=((100, 404),))
+    hidden = ask("999", "id", errors_as_200=True)
+    assert [answer.status_code for answer in (plain, odd, hidden)] == [400, 404, 200]
+    assert (
+        odd.json()["error"]["message"]
+        != plain.json()["error"]["message"]
+        == hidden.json()["error"]["message"]
+    )
+
+
+def test_hostile_ids_are_shown_and_found() -> None:
+    with EmulatorServer(make_world(), Switches(id_alphabet="hostile")) as server:
+        query = {
+            "access_token": EMULATOR_TOKEN,
+            "platform": "instagram",
+            "fields": "messages.limit(1)",
+        }
+        (row,) = requests.get(
+            f"{server.base_url}/111/conversations", params=query, timeout=10
+        ).json()["data"]
+        (message,) = row["messages"]["data"]
+        path = requests.utils.quote(message["id"], safe="")
+        answer = requests.get(
+            f"{server.base_url}/{path}", params=query | {"fields": "id"}, timeout=10
+        )
+    assert message["id"].endswith("+/=:-_")
+    assert answer.json() == {"id": message["id"]}
+
+
+def test_unsent_rows_may_keep_their_place() -> None:
+    for mode, count in (("removed", 1), ("kept", 2)):
+        world = World(VirtualClock(START))
+        conversation = world.add_account("shop", "111", "instagram").add_conversation()
+        conversation.add_messages(2, START - timedelta(minutes=5))
+        conversation.messages[1].unsend()
+        with EmulatorServer(world, Switches(unsent_rows=mode)) as server:  # type: ignore[arg-type]
+            url = f"{server.base_url}/{conversation.conversation_id}/messages"
+            query = {"access_token": EMULATOR_TOKEN, "fields": "id,message"}
+            found = requests.get(url, params=query, timeout=10).json()["data"]
+        assert [("message" in row) for row in found] == [False, True][2 - count :]
+
+
+def test_a_deleted_message_may_answer_as_a_missing_object() -> None:
+    world = make_world()
+    old = world.accounts["shop"].conversations
+    message_id = next(iter(old.values())).messages[0].message_id
+    with EmulatorServer(world, Switches(refused_as="100/33")) as server:
+        answer = requests.get(
+            f"{server.base_url}/{message_id}?access_token={EMULATOR_TOKEN}", timeout=10
+        ).json()
+    assert (answer["error"]["code"], answer["error"]["error_subcode"]) == (100, 33)
+
+
+def test_any_field_can_be_refused() -> None:
+    answer = ask("111/conversations", "messages{reply_to}", refused_fields=frozenset(["reply_to"]))
+    assert "nonexisting field (reply_to)" in answer.json()["error"]["message"]
+
+
+def test_the_covering_set_is_small_and_leaves_no_pair_out() -> None:
+    chosen = covering_switches()
+    assert chosen[0] == Switches()
+    assert len(chosen) <= 30
+    for left, right in itertools.combinations(SHAPES, 2):
+        met = {(getattr(each, left), getattr(each, right)) for each in chosen}
+        assert met == set(itertools.product(SHAPES[left], SHAPES[right]))
+
+
+def test_the_full_product_of_a_few_switches_is_enumerated() -> None:
+    chosen = list(every_combination(["own_id", "time_format"]))
+    assert len(set(chosen)) == 8
+
+
+def test_every_switch_is_in_the_documentation_with_its_default_and_values() -> None:
+    lines = (DOCS / "emulator.md").read_text().splitlines()
+    for each in dataclasses.fields(Switches):
+        default = "none" if isinstance(each.default, frozenset) else each.default
+        values = ", ".join(f"`{value}`" for value in SHAPES.get(each.name, ()))
+        assert f"| `{each.name}` | `{default}` | {values} |" in lines

@@ -1,0 +1,150 @@
+"""A run that is ended from outside: within seconds whatever it waits for, with a line in the ledger, and nothing lost."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from convo_pipeline.base.cancellation import Halt
+from convo_pipeline.base.clock import Clock
+from convo_pipeline.emulator.clock import VirtualClock
+from convo_pipeline.emulator.faults import parse_fault
+from convo_pipeline.emulator.world import World
+from convo_pipeline.errors import StoppedError
+from convo_pipeline.extract.run import Progress, extract
+from convo_pipeline.extract.spool import left_spools
+from convo_pipeline.graph.client import Endpoint
+from convo_pipeline.graph.rate_limit import SqliteLimiter
+from tests.support.inboxes import NOW, START, Inboxes, serve
+
+MOST_SECONDS = 5
+LONG = 40
+
+
+@pytest.fixture
+def inboxes(tmp_path: Path) -> Iterator[Inboxes]:
+    """Two accounts with a page of conversations and a long one, which needs calls of its own."""
+    world = World(VirtualClock(NOW))
+    for name, page_id, platform in (
+        ("insta", "1111111111", "instagram"),
+        ("mess", "2222222222", "messenger"),
+    ):
+        account = world.add_account(name, page_id, platform)
+        account.add_conversation("Ada").add_messages(LONG, NOW - timedelta(days=2))
+        account.add_conversation("Bob").add_messages(2, NOW - timedelta(days=1))
+    with serve(tmp_path, world) as inboxes:
+        yield inboxes
+
+
+def kill_process() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def kill_this_thread() -> None:
+    """What the system may do with a signal too: it gives it to a thread that is not the main one."""
+    signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+
+def interrupt(
+    inboxes: Inboxes,
+    is_due: Callable[[], bool],
+    on_progress: Callable[[Progress], None],
+    kill: Callable[[], None] = kill_process,
+) -> None:
+    """Extract by the machine's own clock, and send this process what Ctrl-C sends once it is due."""
+    moments: list[float] = []
+
+    def wait() -> None:
+        while not is_due():
+            time.sleep(0.02)
+        time.sleep(0.3)
+        moments.append(time.monotonic())
+        kill()
+
+    threading.Thread(target=wait, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        extract(
+            inboxes.settings, inboxes.store, inboxes.names, START, NOW.date() + timedelta(days=1),
+            environ=inboxes.environ, clock=Clock(now=inboxes.clock.now), on_progress=on_progress,
+        )  # fmt: skip
+    assert time.monotonic() - moments[0] < MOST_SECONDS
+
+
+def check_stopped(inboxes: Inboxes, outcome: str) -> None:
+    """The ledger says so, in the state and in the lake."""
+    why = "the run was stopped; the next one stores what came and goes on from there"
+    for name in inboxes.names:
+        (run,) = inboxes.store.state.runs(name)
+        assert (run.outcome, run.reasons, run.error) == (outcome, ("stopped",), why)
+    ledger = inboxes.store.read("runs", "", NOW.date())
+    assert ledger["reasons"].to_pylist() == [["stopped"]] * len(inboxes.names)
+
+
+def check_healed(inboxes: Inboxes) -> None:
+    """The locks are free and one more run makes everything whole."""
+    inboxes.server.trouble.faults.clear()
+    inboxes.extract_whole()
+    for name in inboxes.names:
+        assert len(inboxes.rows("messages", name)) == LONG + 2
+        assert left_spools(inboxes.store.state_path, name) == []
+
+
+@pytest.mark.parametrize("kill", [kill_process, kill_this_thread])
+def test_a_run_that_is_ended_while_answers_are_due_ends_in_seconds_and_says_so(
+    inboxes: Inboxes, kill: Callable[[], None]
+) -> None:
+    """Its first page is in the spool, the calls for the long conversations are under way."""
+    listed: set[str] = set()
+    fault = parse_fault("read_timeout:60")
+    inboxes.server.trouble.faults[:] = [replace(fault, kind=replace(fault.kind, kinds=("edge",)))]
+    interrupt(
+        inboxes,
+        lambda: len(listed) == len(inboxes.names),
+        lambda progress: listed.add(progress.account),
+        kill,
+    )
+    check_stopped(inboxes, "incomplete")
+    assert [
+        len(list(left_spools(inboxes.store.state_path, name)[0])) for name in inboxes.names
+    ] == [2, 2]
+    check_healed(inboxes)
+
+
+def test_a_run_that_is_ended_while_it_waits_for_the_rate_limit_ends_in_seconds(
+    inboxes: Inboxes,
+) -> None:
+    for account in inboxes.settings.accounts:
+        key = Endpoint.of(inboxes.settings, account).limit_key
+        with closing(
+            SqliteLimiter(inboxes.store.state.path, key, clock=Clock(now=inboxes.clock.now))
+        ) as limiter:
+            limiter.block(100)
+    start = time.monotonic()
+    interrupt(inboxes, lambda: time.monotonic() - start > 0.5, lambda progress: None)
+    check_stopped(inboxes, "failed")
+    assert len(inboxes.server.log) == 0
+    inboxes.clock.advance(101)
+    check_healed(inboxes)
+
+
+def test_a_sleep_ends_with_the_run() -> None:
+    """Within a second however long it is; without an end it is as long as it was asked to be."""
+    slept: list[float] = []
+    halt = Halt()
+    halt.watch(Clock(sleep=slept.append)).sleep(2.5)
+    assert slept == [1.0, 1.0, 0.5]
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        halt.set()
+
+    with pytest.raises(StoppedError):
+        halt.watch(Clock(sleep=sleep)).sleep(120)
+    assert slept[3:] == [1.0]

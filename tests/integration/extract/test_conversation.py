@@ -1,0 +1,430 @@
+"""One conversation's own calls where the server refuses, fails or contradicts itself: what can be had is had."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+
+from convo_pipeline.emulator.calls import Answer
+from convo_pipeline.emulator.fault import Fault, FaultKind, Occasion
+from convo_pipeline.emulator.faults import make_fault
+from convo_pipeline.emulator.refusals import Refusal
+from convo_pipeline.emulator.switches import Switches
+from convo_pipeline.extract.run import find
+from convo_pipeline.extract.verdict import PROOFS
+from tests.support.inboxes import NOW, Inboxes, serve, small_world, stopped_clock
+
+HOUR = timedelta(hours=1)
+
+
+def refusing(
+    refuse: Callable[[Occasion], Refusal | Answer | None], *kinds: str, times: int | None = None
+) -> Fault:
+    """A fault of this test alone."""
+    return Fault(FaultKind("own", "B0", "refuses", kinds=kinds, refuse=refuse), times=times)
+
+
+def only(name: str, *kinds: str, times: int | None = None) -> Fault:
+    """A fault of the catalogue, for these kinds of calls alone."""
+    fault = make_fault(name, times=times)
+    return replace(fault, kind=replace(fault.kind, kinds=kinds))
+
+
+def statuses(inboxes: Inboxes, account: str = "insta") -> Counter[object]:
+    inboxes.derive()
+    return Counter(row["detail_status"] for row in inboxes.rows("messages", account))
+
+
+def test_a_field_refused_where_nothing_is_nested_costs_only_itself(tmp_path: Path) -> None:
+    world = small_world()
+    for number in range(5):
+        world.accounts["insta"].add_conversation(f"C{number}").add_messages(
+            5, NOW - HOUR * (number + 1), 1.0
+        )
+    with serve(tmp_path, world) as inboxes:
+        inboxes.server.set_faults("nested_refused", "nonexisting:reactions")
+        [insta] = inboxes.extract(accounts=["insta"])
+        assert (insta.outcome, statuses(inboxes)) == ("complete", {"detailed": 25})
+        assert "reactions" in str(inboxes.store.state.memory("insta")["ladder"])
+
+
+def test_a_field_refused_without_a_name_is_found_by_asking_a_conversation(tmp_path: Path) -> None:
+    world = small_world()
+    world.accounts["mess"].add_conversation().add_messages(60, NOW - HOUR, 1.0)
+    with serve(tmp_path, world, Switches(localised=True, old_rows_messenger="full")) as inboxes:
+        inboxes.server.set_faults("nested_refused", "nonexisting:reactions")
+        [mess] = inboxes.extract(accounts=["mess"])
+        assert (mess.outcome, statuses(inboxes, "mess")) == ("complete", {"detailed": 60})
+
+
+def test_one_poisoned_message_costs_no_other(tmp_path: Path) -> None:
+    world = small_world()
+    messages = world.accounts["insta"].add_conversation().add_messages(12, NOW - HOUR, 1.0)
+
+    def poison(occasion: Occasion) -> Refusal | None:
+        fields = occasion.call.params.get("fields", "")
+        is_it = messages[9].message_id in unquote(occasion.call.path)
+        return (
+            Refusal(1, "x")
+            if is_it or ("message" in fields.replace("messages", "") and occasion.kind != "node")
+            else None
+        )
+
+    with serve(tmp_path, world) as inboxes:
+        inboxes.server.set_faults(refusing(poison, "listing", "edge", "node"))
+        [insta] = inboxes.extract(accounts=["insta"])
+        assert (insta.outcome, insta.reasons) == ("incomplete", ("message_failed",))
+        assert statuses(inboxes) == {"detailed": 11, "failed": 1}
+
+
+def test_a_server_that_fails_on_every_message_is_not_asked_for_all_of_them(tmp_path: Path) -> None:
+    world = small_world()
+    world.accounts["insta"].add_conversation().add_messages(20, NOW - HOUR, 1.0)
+    with serve(tmp_path, world, Switches(old_rows_instagram="omit_fields")) as inboxes:
+        bare = refusing(lambda occasion: Refusal(1, "x") if "from" in occasion.call.params["fields"] else None, "listing", "edge", "node")  # fmt: skip
+        inboxes.server.set_faults(bare)
+        [insta] = inboxes.extract(accounts=["insta"])
+        assert insta.outcome == "incomplete"
+        assert insta.calls["message"] <= 15
+
+
+def test_a_conversation_that_is_due_is_read_where_nesting_is_refused(tmp_path: Path) -> None:
+    world = small_world()
+    conversation = world.accounts["insta"].add_conversation()
+    conversation.add_messages(30, NOW - HOUR, 1.0)
+    with serve(tmp_path, world) as inboxes:
+        inboxes.server.set_faults(
+            "nested_refused", refusing(lambda _: Refusal(2, "x"), "edge", times=5)
+        )
+        assert inboxes.extract(accounts=["insta"])[0].reasons == ("conversation_failed",)
+        inboxes.clock.advance(86_400)
+        inboxes.server.set_faults("nested_refused")
+        assert inboxes.extract(accounts=["insta"], mode="capture")[0].outcome == "complete"
+        assert statuses(inboxes) == {"detailed": 20, "beyond_20": 10}
+
+
+@pytest.mark.parametrize(
+    "code", [None, (2500, None), (100, 33), (100, None), (10, 2018336), (0, None)]
+)
+def test_b24_what_is_refused_for_good_is_recorded_and_given_up_until_something_comes_or_a_sweep(
+    tmp_path: Path, code: tuple[int, int | None] | None
+) -> None:
+    world = small_world()
+    bad, good = (
+        world.accounts["insta"].add_conversation(name, conversation_id=name) for name in (".." if code is None else "t_1", "t_2")
+    )  # fmt: skip
+    for conversation in (bad, good):
+        conversation.add_messages(30, NOW - 2 * HOUR, 1.0)
+
+    def refuse(occasion: Occasion) -> Refusal | Answer | None:
+        """Refuse with the code, or as a gateway does, which knows none."""
+        if not code or "/t_1/" not in occasion.call.path:
+            return None
+        return Refusal(code[0], "x", code[1]) if code[0] else Answer(414, None, {}, b"<html>")
+
+    def run(mode: str = "capture") -> tuple[str, int, int, int]:
+        inboxes.clock.advance(3600)
+        [insta] = inboxes.extract(accounts=["insta"], mode=mode)
+        fates = [insta.counts.get(f"conversations_{fate}", 0) for fate in ("failed", "given_up")]
+        return (
+            insta.outcome,
+            *fates,
+            sum(count for kind, count in insta.calls.items() if kind in ("edge", "conversation")),
+        )
+
+    with serve(tmp_path, world) as inboxes:
+        inboxes.server.set_faults(refusing(refuse, "edge"))
+        assert run("full")[:3] == ("incomplete", 1, 0)
+        assert run()[:3] == ("complete", 0, 1)
+        inboxes.clock.advance(3600)
+        assert [run()[:3], run("nightly")] == [("complete", 0, 0), ("complete", 0, 0, 0)]
+        assert statuses(inboxes) == {"detailed": 40, "beyond_20": 10}
+        bad.add_message("new", inboxes.clock.now())
+        assert run()[:3] == ("complete", 0, 1)
+        assert run("full")[:3] == ("complete", 0, 1)
+        [line] = inboxes.store.state.runs("insta", limit=1)
+        assert line.report["failed"]["count"] == 1  # type: ignore[index]
+        assert statuses(inboxes) == {"detailed": 41, "beyond_20": 10}
+        inboxes.server.set_faults()
+        if code:
+            assert (run("full")[0], statuses(inboxes)) == (
+                "complete",
+                {"detailed": 41, "beyond_20": 20},
+            )
+
+
+def test_b24_a_conversation_given_up_without_a_message_shown_is_read_once_one_is(
+    tmp_path: Path,
+) -> None:
+    world = small_world()
+    conversation = world.accounts["insta"].add_conversation()
+    conversation.add_messages(22, NOW - 2 * HOUR, 1.0)
+    with serve(tmp_path, world) as inboxes:
+        outcomes = []
+        for code in (10, 10, 10, None):
+            conversation.poison(code, 2018336)
+            [insta] = inboxes.extract(accounts=["insta"])
+            outcomes.append((insta.outcome, insta.counts.get("conversations_given_up", 0)))
+            inboxes.clock.advance(60)
+        assert outcomes == [("incomplete", 0), ("complete", 1), ("complete", 0), ("complete", 0)]
+        assert statuses(inboxes) == {"detailed": 20, "beyond_20": 2}
+
+
+@pytest.mark.parametrize(
+    "answer", [Refusal(2, "x"), Answer(200, None, {}, b"<html>")], ids=["code_2", "no_json"]
+)
+def test_conversations_that_always_fail_keep_no_other_from_being_read(
+    tmp_path: Path, answer: Refusal | Answer
+) -> None:
+    world = small_world()
+    for number in range(22):
+        conversation_id = f"t_{'bad' if number < 10 else 'good'}_{number}"
+        conversation = world.accounts["insta"].add_conversation(conversation_id=conversation_id)
+        conversation.add_messages(21, NOW - HOUR * (2 + number), 1.0)
+
+    def refuse(occasion: Occasion) -> Refusal | Answer | None:
+        return answer if "t_bad" in occasion.call.path else None
+
+    with serve(tmp_path, world) as inboxes:
+        inboxes.server.set_faults(refusing(refuse, "edge"))
+        for _ in range(
+            5
+        ):  # each one learns of three bad ones at least: the fourth reads all others, if not one before
+            inboxes.clock.advance(3600)
+            [insta] = inboxes.extract(accounts=["insta"])
+        assert (insta.reasons, insta.error) == (("conversation_failed",), None)
+        assert [insta.counts.get(f"conversations_{fate}") for fate in ("failed", "unchanged")] == [
+            10,
+            12,
+        ]
+        assert statuses(inboxes) == {"detailed": 440, "beyond_20": 12}
+        covered: Any = inboxes.store.state.memory("insta")["coverage"]
+        assert covered["t0_us"] == inboxes.clock.now_us() // 1_000_000 * 1_000_000
+
+
+def test_many_bad_conversations_are_told_from_a_server_that_fails(tmp_path: Path) -> None:
+    world = small_world()
+    for number in range(22):
+        conversation = world.accounts["insta"].add_conversation(conversation_id=f"t_{number:02}")
+        conversation.add_messages(21, NOW - HOUR * (2 + number), 1.0)
+    with serve(tmp_path, world) as inboxes:
+        inboxes.extract_whole()
+        inboxes.clock.advance(3600)
+        for conversation in list(world.accounts["insta"].conversations.values())[:16]:
+            conversation.add_messages(30, inboxes.clock.now() - timedelta(minutes=9), 1.0)
+        bad = refusing(
+            lambda occasion: Refusal(2, "x") if occasion.call.path < "/v26.0/t_14" else None, "edge"
+        )
+        inboxes.server.set_faults(bad)
+        [insta] = inboxes.extract(accounts=["insta"])
+        assert (insta.reasons, insta.error) == (("conversation_failed",), None)
+        assert [insta.counts.get(f"conversations_{fate}") for fate in ("failed", "fetched")] == [
+            14,
+            2,
+        ]
+
+
+@pytest.mark.parametrize(("code", "place"), [(2, 0), (1, 59)], ids=["listed", "asked_by_its_id"])
+def test_a_conversation_that_keeps_failing_costs_one_call_a_run_until_it_answers(
+    tmp_path: Path, code: int, place: int
+) -> None:
+    world = small_world()
+    conversations = [world.accounts["insta"].add_conversation(f"C{number}") for number in range(60)]
+    for number, conversation in enumerate(conversations):
+        conversation.add_messages(22 if number == place else 1, NOW - HOUR * (number + 1), 1.0)
+    bad = conversations[place]
+    bad.poison(code)
+    with serve(tmp_path, world) as inboxes:
+        for call_count in (None, 1, 1):
+            seen = len(inboxes.server.log)
+            [insta] = inboxes.extract(
+                accounts=["insta"], mode="capture" if call_count else "window"
+            )
+            assert (insta.outcome, insta.reasons) == ("incomplete", ("conversation_failed",))
+            asked = [call for call in inboxes.server.log[seen:] if bad.conversation_id in call.path]
+            assert len(asked) == call_count or (call_count is None and len(asked) >= 3)
+            inboxes.clock.advance(3600)
+        bad.poison(None)
+        assert inboxes.extract(accounts=["insta"], mode="capture")[0].outcome == "complete"
+        assert statuses(inboxes) == {"detailed": 79, "beyond_20": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "held"),
+    [("cursor_loop", 222), ("cursor_repeated", 122), ("empty_page", 22), ("dead_cursor", 102)],
+)
+def test_b1_b2_b7_a_conversation_whose_pages_do_not_end_is_incomplete_however_often_and_then_whole(
+    tmp_path: Path, name: str, held: int
+) -> None:
+    world = small_world()
+    for count in (450, 2):
+        world.accounts["insta"].add_conversation(f"C {count}").add_messages(
+            count, NOW - 25 * HOUR, 1.0
+        )
+    endless = only(name, "edge", times=10_000)
+    with serve(tmp_path, world) as inboxes:
+        inboxes.server.set_faults(
+            replace(endless, argument="1") if name == "cursor_loop" else endless
+        )
+        for _ in range(3):
+            [insta] = inboxes.extract(accounts=["insta"])
+            assert (insta.outcome, insta.reasons) == ("incomplete", ("conversation_failed",))
+            assert insta.calls["edge"] <= 6
+            inboxes.clock.advance(600)
+        assert len(inboxes.rows("raw_message_ids")) == held
+        inboxes.server.set_faults()
+        assert inboxes.extract(accounts=["insta"])[0].outcome == "complete"
+        assert len(inboxes.rows("raw_message_ids")) == 452
+
+
+@pytest.mark.parametrize("missing", [False, True], ids=["bad_parameter", "missing"])
+def test_b7_a_dead_cursor_of_a_conversation_costs_a_restart_and_no_message(
+    tmp_path: Path, missing: bool
+) -> None:
+    world = small_world()
+    world.accounts["insta"].add_conversation().add_messages(250, NOW - 25 * HOUR, 1.0)
+    dead = refusing(lambda _: Refusal(100, "x", subcode=33), "edge", times=2) if missing else only("dead_cursor", "edge", times=1)  # fmt: skip
+    with serve(tmp_path, world) as inboxes:
+        inboxes.server.set_faults(dead)
+        [insta] = inboxes.extract(accounts=["insta"])
+        assert (insta.outcome, insta.calls["edge"], dead.fired) == (
+            "complete",
+            3 + dead.fired,
+            1 + missing,
+        )
+        assert statuses(inboxes) == {"detailed": 20, "beyond_20": 230}
+
+
+def test_find_reads_where_nesting_or_a_field_is_refused(tmp_path: Path) -> None:
+    world = small_world()
+    conversation = world.accounts["insta"].add_conversation("Ada")
+    conversation.add_messages(3, NOW - HOUR, 1.0)
+    with serve(tmp_path, world) as inboxes:
+        inboxes.server.set_faults("nested_refused", "nonexisting:story")
+        person = str(conversation.people[0]["id"])
+        report, found = find(
+            inboxes.settings,
+            inboxes.store,
+            "insta",
+            person,
+            environ=inboxes.environ,
+            clock=stopped_clock(world.clock),
+        )
+        assert (report.outcome, found) == ("complete", [conversation.conversation_id])
+        assert statuses(inboxes) == {"detailed": 3}
+
+
+@pytest.mark.parametrize(
+    ("fault", "is_known_at_once"),
+    [
+        (only("reset", "node", times=30), False),
+        (refusing(lambda _: Refusal(2, "x"), "node", times=30), False),
+        (refusing(lambda _: Refusal(100, "x", subcode=33), "node", times=1), True),
+        (refusing(lambda _: Refusal(1, "x"), "node", times=3), True),
+    ],
+    ids=["no_answer", "outage", "that_message_is_gone", "that_message_is_poisoned"],
+)
+def test_what_can_be_read_beyond_20_is_not_given_up_for_one_failure(
+    tmp_path: Path, fault: Fault, is_known_at_once: bool
+) -> None:
+    world = small_world()
+    world.accounts["mess"].add_conversation().add_messages(30, NOW - HOUR, 1.0)
+    with serve(
+        tmp_path, world, Switches(old_rows_messenger="omit_fields", old_nodes_messenger="readable")
+    ) as inboxes:
+        inboxes.server.set_faults(fault)
+        [mess] = inboxes.extract(accounts=["mess"])
+        assert (mess.outcome == "complete") == is_known_at_once
+        inboxes.server.set_faults()
+        inboxes.clock.advance(60)
+        assert inboxes.extract(accounts=["mess"])[0].outcome == "complete"
+        assert statuses(inboxes, "mess") == {"detailed": 30}
+
+
+@pytest.mark.parametrize(("refused_as", "calls"), [("9000001", 1), ("100/33", PROOFS)])
+def test_that_nothing_beyond_20_is_read_is_found_out_once(
+    tmp_path: Path, refused_as: str, calls: int
+) -> None:
+    """Also where the refusal may be about each message alone, and no conversation has enough of them to prove it."""
+    world = small_world()
+    for number in range(5):
+        world.accounts["insta"].add_conversation(f"C{number}").add_messages(
+            21, NOW - HOUR * (number + 1), 1.0
+        )
+    with serve(tmp_path, world, Switches(refused_as=refused_as)) as inboxes:  # type: ignore[arg-type]
+        [insta] = inboxes.extract(accounts=["insta"])
+        assert (insta.outcome, insta.calls["message"]) == ("complete", calls)
+        assert statuses(inboxes) == {"detailed": 100, "beyond_20": 5}
+
+
+@pytest.mark.parametrize(
+    "nested", ["", "nested_refused"], ids=["after_a_nested_page", "from_the_head"]
+)
+def test_b14_an_edge_that_is_empty_once_hides_nothing(tmp_path: Path, nested: str) -> None:
+    world = small_world()
+    for number in range(3):
+        world.accounts["insta"].add_conversation(f"C{number}").add_messages(
+            60, NOW - HOUR * (number + 1), 1.0
+        )
+    with serve(tmp_path, world) as inboxes:
+        faults = [nested] if nested else []
+        inboxes.server.set_faults(*faults, "edge_empty")
+        [insta] = inboxes.extract(accounts=["insta"])
+        assert (insta.outcome, insta.reasons) == ("incomplete", ("empty_edge",))
+        inboxes.clock.advance(60)
+        inboxes.server.set_faults(*faults)
+        assert inboxes.extract(accounts=["insta"])[0].outcome == "complete"
+        assert statuses(inboxes) == {"detailed": 60, "beyond_20": 120}
+
+
+def test_b14_an_empty_edge_calls_nothing_missing_until_it_is_met_again(tmp_path: Path) -> None:
+    world = small_world()
+    conversation = world.accounts["insta"].add_conversation()
+    conversation.add_messages(20, NOW - HOUR, 1.0)
+    with serve(tmp_path, world) as inboxes:
+        inboxes.extract_whole()
+        inboxes.server.set_faults("nested_refused")
+        for message in list(conversation.messages):
+            message.unsend()
+        for outcome, missing in (("incomplete", 0), ("complete", 20)):
+            inboxes.clock.advance(60)
+            [insta] = inboxes.extract(accounts=["insta"], mode="full")
+            found = [row for row in inboxes.rows("raw_message_ids", "insta") if row["missing_at"]]
+            assert (insta.outcome, len(found)) == (outcome, missing)
+
+
+def test_b14_an_edge_that_ends_after_a_full_nested_page_is_asked_again_from_its_head(
+    tmp_path: Path,
+) -> None:
+    world = small_world()
+    world.accounts["insta"].add_conversation().add_messages(30, NOW - HOUR, 1.0)
+    with serve(tmp_path, world) as inboxes:
+        inboxes.server.set_faults(make_fault("edge_empty", times=1))
+        [insta] = inboxes.extract(accounts=["insta"])
+        assert (insta.outcome, insta.calls["edge"]) == ("complete", 2)
+        assert statuses(inboxes) == {"detailed": 20, "beyond_20": 10}
+
+
+def test_a_conversation_whose_newest_held_message_is_unsent_is_not_walked_again(
+    tmp_path: Path,
+) -> None:
+    world = small_world()
+    conversation = world.accounts["insta"].add_conversation()
+    messages = conversation.add_messages(300, NOW - timedelta(days=8), 400)
+    with serve(tmp_path, world) as inboxes:
+        inboxes.extract_whole()
+        messages[-1].unsend()
+        conversation.add_message("new", NOW)
+        inboxes.clock.advance(3600)
+        [insta] = inboxes.extract(accounts=["insta"])
+        assert (insta.outcome, insta.calls["listing"], "edge" in insta.calls) == (
+            "complete",
+            1,
+            False,
+        )
+        assert sum(statuses(inboxes).values()) == 301

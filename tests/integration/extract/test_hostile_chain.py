@@ -1,0 +1,224 @@
+"""Hostile ids, times and bodies through the whole chain: real HTTP, real store, derived tables; nothing crashes or drops."""
+
+import json
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from convo_pipeline.emulator.calls import Answer, Call
+from convo_pipeline.emulator.clock import VirtualClock
+from convo_pipeline.emulator.serve import EMULATOR_TOKEN, EmulatorServer
+from convo_pipeline.emulator.world import World
+from convo_pipeline.extract.buckets import Buckets
+from convo_pipeline.extract.contents import Contents, Journal
+from convo_pipeline.extract.report import REASONS
+from convo_pipeline.extract.rows import to_us
+from convo_pipeline.extract.spool import Spool
+from convo_pipeline.extract.suppress import Suppressor
+from convo_pipeline.graph.answers import Answer as Answered
+from convo_pipeline.graph.answers import read_list
+from convo_pipeline.graph.fields import conversation_field_names, message_field_names
+from convo_pipeline.graph.pages import read_json
+from convo_pipeline.lake.store import Store
+from convo_pipeline.lake.suppression import Suppression
+from tests.support.inboxes import NOW, TOKEN_VARIABLE, Inboxes, date, settings_for, stopped_clock
+
+FAST_EXAMPLES, HUNT_EXAMPLES, LONG_EXAMPLES = 25, 150, 5_000
+"""Of the whole chain, about 25 bodies each."""
+FAST_READINGS, HUNT_READINGS, LONG_READINGS = 40, 1_000, 100_000
+"""Of what reads an answer alone: without a server and tables, for a tenth of the time."""
+
+TEXTS = st.text(st.characters(exclude_categories=()), max_size=8)
+NUMBERS = st.one_of(
+    st.integers(), st.integers(-(10**30), 10**30), st.floats(allow_nan=False, allow_infinity=False)
+)
+SCALARS = st.one_of(st.none(), st.booleans(), NUMBERS, TEXTS)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=6,
+)
+IDS = st.one_of(
+    st.sampled_from(["1", "m_1", "m_2", "m_3", "t_1", "0123", "/|=..%*?['\"", "..", ".", "\x00", "\ud800", "é", "x" * 400, ""]),
+    st.integers(-9, 10**25),
+    VALUES,
+)  # fmt: skip
+TIMES = st.one_of(
+    st.sampled_from(["2026-03-09T10:00:00+0000", "2026-03-08T23:59:59Z", "2026-03-09T23:59:59-0100", "1970-01-01T00:00:00+0000", "9999-12-31T23:59:59+0000", "2026-02-30T00:00:00+0000", 1_773_000_000, "1773000000123", -1, 10**20]),
+    VALUES,
+)  # fmt: skip
+PEOPLE = st.one_of(
+    VALUES, st.fixed_dictionaries({"id": IDS}, optional={"username": VALUES, "name": VALUES})
+)
+MESSAGES = st.one_of(
+    VALUES,
+    st.fixed_dictionaries(
+        {"id": IDS, "created_time": TIMES},
+        optional=dict.fromkeys(("message", "attachments", "shares", "reactions", "story", "reply_to", "tags", "sticker", "error", "paging", "new"), VALUES) | {"from": PEOPLE, "to": st.one_of(VALUES, st.fixed_dictionaries({"data": st.lists(PEOPLE, max_size=2)}))},
+    ),
+)  # fmt: skip
+NESTED = st.one_of(VALUES, st.lists(MESSAGES, max_size=6), st.fixed_dictionaries({"data": st.lists(MESSAGES, max_size=8)}))  # fmt: skip
+CONVERSATIONS = st.one_of(
+    VALUES,
+    st.fixed_dictionaries(
+        {"id": IDS, "updated_time": TIMES},
+        optional={"messages": NESTED, "participants": st.one_of(VALUES, st.lists(PEOPLE, max_size=3)), "paging": VALUES, "new": VALUES},
+    ),
+)  # fmt: skip
+
+
+class HostileApi:
+    """Answers one listing with what it was given, and every other call with an error."""
+
+    def __init__(self) -> None:
+        self.rows: list[Any] = []
+
+    def answer(self, call: Call) -> Answer:
+        is_listing = call.path.endswith("/conversations")
+        body = (
+            {"data": self.rows}
+            if is_listing
+            else {"error": {"code": 100, "error_subcode": 33, "message": "no"}}
+        )
+        return Answer(
+            200 if is_listing else 400,
+            None,
+            {"Content-Type": "application/json"},
+            json.dumps(body).encode(),
+        )
+
+
+def run_hostile(api: HostileApi, inboxes: Inboxes) -> None:
+    """Extract twice and derive; check that all that has ids stands once, and that what has none is a reject."""
+    for _ in range(2):
+        [report] = inboxes.extract(date(2010, 1, 1))
+        assert report.outcome in ("complete", "incomplete", "failed")
+        assert set(report.reasons) <= REASONS
+    inboxes.derive()
+    wanted, has_reject = _expected(api.rows)
+    held = Counter((row["conversation_id"], row["message_id"]) for row in inboxes.rows("messages"))
+    assert set(held) == wanted
+    assert set(held.values()) <= {1}
+    assert bool(inboxes.rows("raw_rejects")) >= has_reject
+
+
+def _expected(rows: list[Any]) -> tuple[set[tuple[str, str]], bool]:
+    """What must be rows, and whether something must be a reject; written apart from the code under test."""
+    wanted: set[tuple[str, str]] = set()
+    has_reject = False
+    latest = {found: row for row in rows if (found := _spelled(row))}
+    for row in rows:
+        conversation_id = _spelled(row)
+        has_reject |= conversation_id is None
+        if conversation_id is None or latest[conversation_id] is not row:
+            continue
+        messages = row.get("messages")
+        entries = messages.get("data", messages) if isinstance(messages, dict) else messages
+        entries = entries if isinstance(entries, list) else [entries] if entries else []
+        wanted |= {(conversation_id, found) for entry in entries if (found := _spelled(entry))}
+    return wanted, has_reject
+
+
+def _spelled(row: Any) -> str | None:
+    value = row.get("id") if isinstance(row, dict) else None
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        return None
+    text = str(value)
+    return text if text and text == text.encode("utf-8", "replace").decode() else None
+
+
+def hunt(folder: Path, examples: int, *, derandomize: bool) -> None:
+    world = World(VirtualClock(NOW))
+    account = world.add_account("shop", "1111111111", "messenger")
+    api = HostileApi()
+    with EmulatorServer(world, api=api) as server:
+
+        @settings(
+            max_examples=examples, deadline=None, database=None, derandomize=derandomize,
+            suppress_health_check=list(HealthCheck),
+        )  # fmt: skip
+        @given(st.lists(CONVERSATIONS, max_size=6, unique_by=lambda row: _spelled(row) or id(row)))
+        def survives(rows: list[Any]) -> None:
+            api.rows = rows
+            with tempfile.TemporaryDirectory(dir=folder) as root:
+                made = settings_for(
+                    [account], server.base_url, Path(root), date(2010, 1, 1), timeout_seconds=5
+                )
+                store = Store(made.store, stopped_clock(world.clock))
+                try:
+                    run_hostile(api, Inboxes(server, made, store, {TOKEN_VARIABLE: EMULATOR_TOKEN}))
+                finally:
+                    store.close()
+
+        survives()
+
+
+@pytest.mark.slow
+def test_no_body_crashes_the_chain_or_is_dropped(memory_path: Path) -> None:
+    hunt(memory_path, FAST_EXAMPLES, derandomize=True)
+
+
+@pytest.mark.hunt
+@pytest.mark.timeout(0)
+def test_no_body_of_many_crashes_the_chain_or_is_dropped(memory_path: Path, long_run: bool) -> None:
+    hunt(memory_path, LONG_EXAMPLES if long_run else HUNT_EXAMPLES, derandomize=not long_run)
+
+
+def read_hostile(rows: list[Any], folder: Path) -> None:
+    """Read an answer as a run does, from its bytes to rows by day; everything is a row or a reject."""
+    spool = Spool(folder)
+    body = read_json(json.dumps({"data": rows}).encode())
+    page = read_list(Answered(body, NOW, 1, None))
+    contents = Contents(Buckets(folder / "buckets"), {}, Suppressor(Suppression(b"", frozenset())))
+    journal = Journal(spool, contents)
+    journal.append(
+        {
+            "kind": "listing",
+            "at_us": to_us(NOW),
+            "folder": "",
+            "fields": message_field_names("messenger"),
+            "conversation_fields": conversation_field_names(),
+            "conversations": list(page.rows),
+            "states": [],
+        }
+    )
+    contents.place_untimed({})
+    sightings = [
+        row for day in contents.buckets.days() for row in contents.buckets.read(day).to_pylist()
+    ]
+    wanted, has_reject = _expected(rows)
+    assert {(row["conversation_id"], row["message_id"]) for row in sightings} == wanted
+    assert bool(contents.rejects) >= has_reject
+    assert [record["kind"] for record in spool] == ["listing"]
+
+
+def hunt_readings(folder: Path, examples: int, *, derandomize: bool) -> None:
+    @settings(
+        max_examples=examples, deadline=None, database=None, derandomize=derandomize,
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    @given(st.lists(CONVERSATIONS, max_size=6, unique_by=lambda row: _spelled(row) or id(row)))
+    def survives(rows: list[Any]) -> None:
+        with tempfile.TemporaryDirectory(dir=folder) as root:
+            read_hostile(rows, Path(root))
+
+    survives()
+
+
+def test_no_body_is_dropped_by_whoever_reads_it(memory_path: Path) -> None:
+    hunt_readings(memory_path, FAST_READINGS, derandomize=True)
+
+
+@pytest.mark.hunt
+@pytest.mark.timeout(0)
+def test_no_body_of_very_many_is_dropped_by_whoever_reads_it(
+    memory_path: Path, long_run: bool
+) -> None:
+    hunt_readings(
+        memory_path, LONG_READINGS if long_run else HUNT_READINGS, derandomize=not long_run
+    )

@@ -1,0 +1,281 @@
+"""Faults B1 to B30, semantics of the API, as far as the graph layer answers them, against the emulator.
+
+What becomes of the rows (B11 to B14, B16 to B25, B28, B29) is for the tests of extraction; here they must come through.
+"""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from convo_pipeline import errors
+from convo_pipeline.base.secrets import Credentials
+from convo_pipeline.emulator.faults import make_fault
+from convo_pipeline.emulator.serve import EMULATOR_TOKEN, EmulatorServer
+from convo_pipeline.emulator.switches import Switches, covering_switches
+from convo_pipeline.graph.client import Endpoint, GraphClient
+from convo_pipeline.graph.pages import nested_page
+from convo_pipeline.graph.rate_limit import NO_LIMIT, CallBudget
+from tests.support.fault_runs import NOW, list_inbox, make_inbox
+
+ITEM_CURSORS = Switches(cursor_kind="item")
+UNTOUCHED_ROWS = [
+    ("B10", "flood"), ("B16", "mixed_times"), ("B18", "unknown_fields"),
+    ("B20", "missing_keys"), ("B21", "huge_message"), ("B22", "control_characters"), ("B23", "lone_surrogate"),
+    ("B25", "long_numbers"), ("B26", "foreign_next"), ("B27", "altered_next"), ("B28", "twin_ids"), ("B29", "edit"),
+]  # fmt: skip
+DENIED = ["permission_10", "permission_200", "access_switched_off", "permission_230"]
+
+
+@pytest.mark.parametrize("name", ["cursor_loop", "cursor_repeated"])
+def test_b1_a_cursor_loop_ends_as_cut_after_one_restart(name: str) -> None:
+    outcome = list_inbox(
+        [make_fault(name, times=None if name == "cursor_loop" else 10_000)], account=make_inbox(230)
+    )
+    assert (outcome.summary.cuts, outcome.summary.restarts, outcome.error) == (
+        ("cursor_loop",),
+        1,
+        None,
+    )
+    assert outcome.client.calls["listing"] <= 20
+
+
+def test_b1_a_loop_that_heals_costs_a_restart_and_no_conversation() -> None:
+    outcome = list_inbox(
+        [make_fault("cursor_repeated", times=1, after_calls=1)], account=make_inbox(230)
+    )
+    assert outcome.is_complete
+    assert outcome.summary.restarts == 1
+
+
+def test_b2_empty_pages_with_next_are_gone_through() -> None:
+    fault = make_fault("empty_page", times=5)
+    assert list_inbox([fault]).is_complete
+    assert fault.fired == 5
+
+
+def test_b2_empty_pages_without_end_are_cut() -> None:
+    outcome = list_inbox([make_fault("empty_page", times=10_000)], account=make_inbox(5))
+    assert outcome.summary.cuts == ("empty_pages",)
+    assert outcome.client.calls["listing"] <= 50
+
+
+@pytest.mark.parametrize(
+    ("number", "name"), [("B3", "short_page"), ("B4", "duplicates"), ("B5", "shuffled")]
+)
+def test_short_doubled_and_shuffled_pages_lose_nothing_and_pass_no_row_on_twice(
+    number: str, name: str
+) -> None:
+    fault = make_fault(name)
+    outcome = list_inbox([fault])
+    assert (outcome.is_complete, fault.fired) == (True, outcome.client.calls["listing"])
+    assert len(outcome.ids) == len(set(outcome.ids))
+
+
+def test_b5_a_shuffled_listing_still_reaches_its_bound() -> None:
+    since = NOW - timedelta(hours=20)
+    outcome = list_inbox(["shuffled"], since=since, account=make_inbox(400))
+    due = {
+        c.conversation_id
+        for c in outcome.account.conversations.values()
+        if c.messages[-1].created_at >= since
+    }
+    assert due <= set(outcome.ids)
+    assert outcome.summary.inversions > 0
+    assert outcome.client.calls["listing"] < 8
+
+
+@pytest.mark.parametrize("cursor_kind", ["keyset", "item"])
+def test_b6_what_jumps_to_the_front_is_read_again_or_due_next_run(cursor_kind: str) -> None:
+    switches = replace(Switches(), cursor_kind=cursor_kind)
+    outcome = list_inbox(["bump"], switches=switches)
+    assert set(outcome.ids) == set(outcome.account.conversations)
+    assert outcome.summary.passes >= 3
+    assert outcome.summary.started_at is not None
+    later = list_inbox(account=outcome.account, switches=switches, since=outcome.summary.started_at)
+    newest = {row["id"]: _newest_id(row) for row in [*outcome.rows, *later.rows]}
+    now_us = outcome.account.world.clock.now_us()
+    truth = {
+        c.conversation_id: c.rows(now_us, keep_unsent=False)[0]
+        for c in outcome.account.conversations.values()
+    }
+    assert newest == {
+        conversation_id: message.message_id for conversation_id, message in truth.items()
+    }
+
+
+def _newest_id(row: dict[str, object]) -> object:
+    message = nested_page(row["messages"], NOW).rows[0]
+    return message["id"] if isinstance(message, dict) else None
+
+
+@pytest.mark.parametrize(("calls", "restarts"), [(1, 1), (3, 2), (5, 3)])
+def test_b7_a_dead_cursor_costs_a_restart_and_no_conversation(calls: int, restarts: int) -> None:
+    outcome = list_inbox([make_fault("dead_cursor", times=calls, after_calls=1)])
+    assert outcome.is_complete
+    assert (outcome.summary.restarts, len(outcome.ids)) == (restarts, 130)
+
+
+def test_b8_deletions_behind_a_keyset_cursor_lose_nothing_else() -> None:
+    outcome = list_inbox(["vanish_head"])
+    visible = {
+        c.conversation_id for c in outcome.account.conversations.values() if not c.is_vanished
+    }
+    assert visible <= set(outcome.ids)
+
+
+@pytest.mark.parametrize(("number", "name"), UNTOUCHED_ROWS)
+def test_a_fault_in_content_reaches_the_reader_whole(number: str, name: str) -> None:
+    fault = make_fault(name)
+    outcome = list_inbox([fault])
+    assert fault.fired
+    assert outcome.is_complete
+    assert (outcome.summary.restarts, outcome.server.foreign_calls) == (0, [])
+
+
+def test_b12_to_b14_a_missing_conversation_is_only_its_own_matter() -> None:
+    account = make_inbox(3)
+    with EmulatorServer(account.world, faults=["edge_missing"]) as server:
+        endpoint = Endpoint(server.base_url, "v26.0", account.page_id, account.platform)
+        with GraphClient(
+            endpoint, Credentials(EMULATOR_TOKEN), NO_LIMIT, budget=CallBudget(9)
+        ) as client:
+            with pytest.raises(errors.MissingError):
+                client.fetch_messages(next(iter(account.conversations)), "id", 20)
+            assert client.calls["edge"] == 1
+
+
+@pytest.mark.parametrize("seconds", ["600", "-600"])
+def test_b15_the_server_s_clock_is_the_one_that_counts(seconds: str) -> None:
+    outcome = list_inbox([f"clock_skew:{seconds}"])
+    assert outcome.is_complete
+    assert outcome.summary.started_at is not None
+    assert outcome.summary.started_at == NOW + timedelta(seconds=int(seconds))
+
+
+@pytest.mark.parametrize(
+    ("number", "name"),
+    [("B17", "impossible_times"), ("B19", "type_changes"), ("B20", "missing_id")],
+)
+def test_rows_that_cannot_be_understood_come_through_and_the_listing_ends(
+    number: str, name: str
+) -> None:
+    fault = make_fault(name)
+    outcome = list_inbox([fault])
+    assert (outcome.error, outcome.summary.cuts, fault.fired) == (
+        None,
+        (),
+        outcome.client.calls["listing"],
+    )
+    assert len(outcome.rows) >= 130
+    assert outcome.client.calls["listing"] <= 14
+
+
+def test_b21_ten_thousand_attachments_are_one_row() -> None:
+    outcome = list_inbox(["many_attachments"], account=make_inbox(3))
+    assert outcome.is_complete
+
+
+def test_b24_hostile_ids_are_asked_for_under_their_own_name() -> None:
+    account = make_inbox(5)
+    with EmulatorServer(account.world, faults=["hostile_ids"]) as server:
+        endpoint = Endpoint(server.base_url, "v26.0", account.page_id, account.platform)
+        with GraphClient(
+            endpoint, Credentials(EMULATOR_TOKEN), NO_LIMIT, budget=CallBudget(99)
+        ) as client:
+            rows = client.fetch_conversations("id", 50).rows
+            ids = [row["id"] for row in rows if isinstance(row, dict)]
+            found = [client.fetch_conversation(each, "id").body for each in ids]
+    assert found == [{"id": each} for each in ids]
+    assert len(set(ids)) == 5
+
+
+@pytest.mark.parametrize("name", DENIED)
+def test_b30_a_missing_permission_stops_the_account_without_a_retry(name: str) -> None:
+    outcome = list_inbox([name])
+    assert isinstance(outcome.error, errors.AccessDeniedError)
+    assert (len(outcome.server.log), outcome.sleeps) == (1, [])
+
+
+def test_b30_a_token_that_dies_keeps_what_was_fetched_and_costs_no_more_calls() -> None:
+    outcome = list_inbox(["token_dies:2"])
+    assert isinstance(outcome.error, errors.TokenError)
+    assert (len(outcome.ids), len(outcome.server.log)) == (100, 3)
+
+
+def test_b30_a_version_that_serves_in_place_of_another_is_recorded() -> None:
+    outcome = list_inbox(["version_upgraded"])
+    assert outcome.is_complete
+    assert outcome.client.version == "v27.0"
+
+
+def test_b30_a_retired_version_stops_the_account() -> None:
+    outcome = list_inbox(["retired_version"])
+    assert isinstance(outcome.error, errors.VersionError)
+    assert "set graph.version" in str(outcome.error)
+    assert len(outcome.server.log) == 1
+
+
+@pytest.mark.parametrize("rows", [1000, 500, 200, 100, 40])
+def test_reduce_the_data_goes_down_the_ladder_and_keeps_every_message(rows: int) -> None:
+    outcome = list_inbox([f"reduce_above:{rows}"], account=make_inbox(100))
+    assert outcome.is_complete
+    floor = 3 * 1000 / rows
+    assert outcome.client.calls["listing"] <= 1.6 * floor + 12
+
+
+def test_where_no_nesting_is_allowed_the_conversations_are_listed_light() -> None:
+    outcome = list_inbox(["reduce_above:5"], account=make_inbox(80))
+    assert set(outcome.ids) == set(outcome.account.conversations)
+    assert outcome.summary.rung.mode == "light"
+    assert outcome.client.calls["listing"] <= 80 / 5 + 40
+
+
+@pytest.mark.parametrize("position", [1, 2, 49, 50, 51, 130])
+def test_a_poisoned_conversation_costs_only_itself(position: int) -> None:
+    outcome = list_inbox([f"poisoned:{position}"])
+    poisoned = {c.conversation_id for c in outcome.account.conversations.values() if c.fault_code}
+    assert set(outcome.summary.poisoned) == poisoned
+    assert {row["id"] for row in outcome.rows if "messages" in row} == set(
+        outcome.account.conversations
+    ) - poisoned
+    assert set(outcome.ids) == set(outcome.account.conversations)
+    assert outcome.client.calls["listing"] <= 22
+
+
+@pytest.mark.parametrize(
+    "field", ["reactions", "story", "is_unsupported", "shares", "participants"]
+)
+@pytest.mark.parametrize("localised", [False, True])
+def test_a_nonexisting_field_is_dropped_alone(field: str, localised: bool) -> None:
+    outcome = list_inbox(
+        [f"nonexisting:{field}"], switches=replace(Switches(), localised=localised)
+    )
+    assert outcome.is_complete
+    names = outcome.summary.rung.dropped_names
+    assert names == {field} or (
+        field == "shares" and {name.partition(".")[0] for name in names} == {"shares"}
+    )
+
+
+@pytest.mark.parametrize("platform", ["instagram", "messenger"])
+@pytest.mark.parametrize("switches", covering_switches(), ids=lambda switches: "")
+def test_every_shape_the_api_may_have_is_listed_whole(switches: Switches, platform: str) -> None:
+    outcome = list_inbox(switches=switches, account=make_inbox(60, platform=platform))
+    assert (outcome.error, outcome.summary.cuts) == (None, ())
+    assert len(set(outcome.ids)) == 60
+    assert all(nested_page(row["messages"], NOW).rows for row in outcome.rows)
+
+
+def test_a_listing_without_updated_time_uses_the_newest_message() -> None:
+    since = NOW - timedelta(hours=5)
+    outcome = list_inbox(
+        switches=Switches(has_updated_time=False), since=since, account=make_inbox(400)
+    )
+    assert outcome.client.calls["listing"] <= 4
+    assert len(outcome.ids) >= 30
+
+
+def test_offset_cursors_are_followed() -> None:
+    assert list_inbox(switches=Switches(cursor_kind="offset")).is_complete
+    assert list_inbox(switches=ITEM_CURSORS).is_complete

@@ -1,0 +1,392 @@
+"""What is still held of a damaged raw file goes back, though the API does not give it any more."""
+
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from datetime import UTC, date, datetime, time, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from convo_pipeline.derive.day import derive_day, stale_days
+from convo_pipeline.emulator.clock import VirtualClock
+from convo_pipeline.emulator.world import World
+from convo_pipeline.errors import CorruptError
+from convo_pipeline.extract.spool import Spool
+from convo_pipeline.lake.compact import compact
+from convo_pipeline.lake.salvage import damaged_days, salvage_day
+from convo_pipeline.lake.store import Store
+from convo_pipeline.privacy.erase import forget
+from convo_pipeline.privacy.retention import expire
+from convo_pipeline.schema import NORMALISED, RAW, RAW_REJECTS, TABLES, VERSION_KEY
+from convo_pipeline.settings import StoreSettings
+from convo_pipeline.state.identity import AccountIdentity
+from convo_pipeline.tables.merge import redact
+from convo_pipeline.upkeep.verify import verify
+from tests.support.byte_grep import find_texts
+from tests.support.inboxes import NOW, Inboxes, reopened, serve
+from tests.support.raw_days import AT, OWN_IDS, PAGE_ID, conversation_row, detail_row, id_row, table
+from tests.unit.tables.test_normalize_hostile import MESSAGES, PARTICIPANTS
+
+OLD, TODAY = NOW.date() - timedelta(days=40), NOW.date()
+START = OLD - timedelta(days=3)
+RAW_FILES = ("raw_conversations", "raw_message_ids", "raw_message_details")
+ADA, ADAS = "9990000000000301", "a word of Ada's"
+DAY = AT.date()
+Harm = Callable[[Path], None]
+
+
+def flip(path: Path, place: int, bit: int = 0) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1 << bit
+    path.write_bytes(content)
+
+
+def in_column(name: str) -> Harm:
+    """Flip a bit inside a column's pages."""
+
+    def harm(path: Path) -> None:
+        group = pq.ParquetFile(path).metadata.row_group(0)
+        (column,) = [
+            group.column(i)
+            for i in range(group.num_columns)
+            if group.column(i).path_in_schema == name
+        ]
+        start = column.dictionary_page_offset or column.data_page_offset
+        flip(path, start + column.total_compressed_size - 1)
+
+    return harm
+
+
+def in_footer(path: Path) -> None:
+    content = path.read_bytes()
+    flip(path, len(content) - 8 - int.from_bytes(content[-8:-4], "little"))
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+HARMS: dict[str, Harm] = {
+    "payload": in_column("payload"),
+    "key": in_column("message_id"),
+    "footer": in_footer,
+    "truncated": truncated,
+    "removed": Path.unlink,
+}
+
+
+@pytest.fixture
+def store(memory_path: Path) -> Iterator[Store]:
+    """A day of every shape that is known, derived."""
+    with closing(Store(StoreSettings(root=str(memory_path / "lake")))) as store:
+        store.state.set_identity(
+            AccountIdentity("insta", PAGE_ID, "instagram", OWN_IDS["instagram"], None, "asked")
+        )
+        rows = {
+            "raw_conversations": [conversation_row("instagram", PARTICIPANTS)],
+            "raw_message_ids": [id_row(f"m{number}") for number in range(len(MESSAGES))],
+            "raw_message_details": [
+                detail_row(f"m{number}", payload) for number, payload in enumerate(MESSAGES)
+            ],
+        }
+        for name, some in rows.items():
+            store.merge(name, "insta", DAY, table(TABLES[name], some))
+        derive_day(store, "insta", DAY)
+        yield store
+
+
+def notice(store: Store, name: str, day: date = DAY) -> None:
+    """Read the file, as somebody would; it is set aside."""
+    with suppress(CorruptError):
+        store.read(name, "insta", day)
+    assert day in damaged_days(store, "insta")
+
+
+def derived(store: Store, day: date = DAY) -> dict[str, Any]:
+    return {table.name: store.read(table.name, "insta", day) for table in NORMALISED}
+
+
+@pytest.mark.parametrize("name", RAW_FILES)
+def test_damage_to_a_column_costs_no_other_column_and_nothing_of_the_derived_tables(
+    store: Store, name: str
+) -> None:
+    path, tables = store.path(name, "insta", DAY), derived(store)
+    whole, rows = path.read_bytes(), store.read(name, "insta", DAY)
+    for column in TABLES[name].column_names:
+        path.write_bytes(whole)
+        in_column(column)(path)
+        notice(store, name)
+        salvage_day(store, "insta", DAY)
+        found = store.read(name, "insta", DAY)
+        if column not in TABLES[name].key:
+            others = [
+                each for each in rows.column_names if each not in (column, "fields", "payload")
+            ]
+            assert found.select(others).equals(rows.select(others)), column
+        derive_day(store, "insta", DAY)
+        assert derived(store) == tables, column
+        store.state.settle_quarantines("insta", [name], DAY)
+        (kept,) = path.parent.glob("*.corrupt-*")
+        kept.unlink()
+
+
+def test_what_is_salvaged_is_dated_before_every_answer_and_salvaged_once(store: Store) -> None:
+    path = store.path("raw_message_details", "insta", DAY)
+    in_footer(path)
+    notice(store, "raw_message_details")
+    assert [commit.is_changed for commit in salvage_day(store, "insta", DAY)] == [True]
+    fields = store.read("raw_message_details", "insta", DAY)["fields"].to_pylist()
+    assert all(text.count(":0") == text.count(":") for text in fields)
+    content = path.read_bytes()
+    assert salvage_day(store, "insta", DAY) == []
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("name", RAW_FILES)
+def test_a_backup_put_in_its_place_is_what_counts_and_nothing_is_doubled(
+    store: Store, name: str
+) -> None:
+    path, tables = store.path(name, "insta", DAY), derived(store)
+    whole = path.read_bytes()
+    truncated(path)
+    notice(store, name)
+    derive_day(store, "insta", DAY)
+    assert path.exists()
+    path.write_bytes(whole)
+    salvage_day(store, "insta", DAY)
+    derive_day(store, "insta", DAY)
+    assert (path.read_bytes(), derived(store)) == (whole, tables)
+
+
+def test_a_month_that_was_compacted_gives_every_byte_back(store: Store) -> None:
+    compact(store, TODAY)
+    before = {path: path.read_bytes() for path in store.root.rglob("data.parquet")}
+    for name in RAW_FILES:
+        truncated(store.path(name, "insta", DAY))
+        notice(store, name)
+    salvage_day(store, "insta", DAY)
+    assert {path: path.read_bytes() for path in store.root.rglob("data.parquet")} == before
+    assert stale_days(store, "insta") == []
+
+
+def test_a_damaged_derived_table_gives_nothing_wrong(store: Store) -> None:
+    flip(store.path("messages", "insta", DAY), 300)
+    in_column("payload")(store.path("raw_message_details", "insta", DAY))
+    notice(store, "raw_message_details")
+    salvage_day(store, "insta", DAY)
+    assert store.read("raw_message_details", "insta", DAY).num_rows == 0
+    derive_day(store, "insta", DAY)
+    messages = store.read("messages", "insta", DAY)
+    assert set(messages["detail_status"].to_pylist()) == {"pending"}
+
+
+def test_rejected_entries_are_taken_from_a_file_whose_pages_are_whole(store: Store) -> None:
+    rows = [{"digest": "d" * 64, "reason": "no id", "payload": "{}", "first_seen_at": AT}]
+    store.merge(RAW_REJECTS.name, "insta", DAY, table(RAW_REJECTS, rows))
+    path = store.path(RAW_REJECTS.name, "insta", DAY)
+    content = path.read_bytes()
+    start = content.index(b"parquet-cpp-arrow")
+    path.write_bytes(content[:start] + b"q" + content[start + 1 :])
+    notice(store, RAW_REJECTS.name)
+    salvage_day(store, "insta", DAY)
+    assert path.read_bytes() == content
+
+
+def test_a_file_of_an_earlier_schema_that_nobody_knows_is_set_aside_and_gives_its_rows(
+    store: Store,
+) -> None:
+    """From a backup of long ago: whether it is whole cannot be told by its bytes, its pages say so."""
+    rows = store.read("raw_message_details", "insta", DAY)
+    path, tables = store.path("raw_message_details", "insta", DAY), derived(store)
+    older = rows.drop_columns(["redacted_at", "gone_at"]).replace_schema_metadata(
+        {VERSION_KEY: b"1"}
+    )
+    pq.write_table(older, path, write_page_checksum=True)
+    for name in tables:
+        store.drop(name, "insta", DAY)
+    notice(store, "raw_message_details")
+    salvage_day(store, "insta", DAY)
+    assert store.read("raw_message_details", "insta", DAY).equals(rows)
+
+
+def test_what_was_unsent_stays_without_content(store: Store) -> None:
+    """It says so itself afterwards, so that an answer from before does not bring its content back."""
+    key, deleted_at = ("c1", "m0"), AT + timedelta(days=1)
+    whole = store.read("raw_message_details", "insta", DAY)
+    us = (deleted_at - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+    store.shrink("raw_message_details", "insta", DAY, lambda rows: redact(rows, {key: us}))
+    derive_day(store, "insta", DAY)
+    tables = derived(store)
+    truncated(store.path("raw_message_details", "insta", DAY))
+    notice(store, "raw_message_details")
+    salvage_day(store, "insta", DAY)
+    store.merge("raw_message_details", "insta", DAY, whole)
+    derive_day(store, "insta", DAY)
+    assert derived(store)["messages"].slice(0, 1).equals(tables["messages"].slice(0, 1))
+
+
+def test_what_is_too_old_does_not_come_back(store: Store) -> None:
+    damaged = store.path("raw_message_details", "insta", DAY)
+    truncated(damaged)
+    notice(store, "raw_message_details")
+    (aside,) = damaged.parent.glob("*.corrupt-*")
+    content, place = aside.read_bytes(), aside
+    expire(store, {"raw_message_details": 2}, DAY + timedelta(days=5))
+    place.parent.mkdir(parents=True)
+    place.write_bytes(content)
+    store.state.add_quarantine(
+        "raw_message_details", "insta", DAY, str(place.relative_to(store.root))
+    )
+    assert salvage_day(store, "insta", DAY) == []
+    assert not damaged.exists()
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Inboxes]:
+    """Old messages of two people that were read in time, and have left the newest 20 since."""
+    clock = VirtualClock(datetime.combine(OLD, time(18), UTC))
+    world = World(clock)
+    account = world.add_account("insta", "1111111111", "instagram")
+    people = [account.add_conversation("Ada", ADA), account.add_conversation("Bob")]
+    for guest, words in zip(people, (ADAS, "🧁 Bob's"), strict=True):
+        guest.add_messages(3, clock.now() - timedelta(hours=3))
+        guest.add_message(words, clock.now() - timedelta(hours=1))
+    with serve(tmp_path_factory.mktemp("served") / "lake", world, start=START) as inboxes:
+        inboxes.extract_whole(START)
+        clock.advance((NOW - clock.now()).total_seconds())
+        for guest in people:
+            guest.add_messages(25, NOW - timedelta(hours=3))
+        inboxes.extract_whole(START)
+        inboxes.store.close()
+        yield inboxes
+
+
+@pytest.fixture
+def inboxes(served: Inboxes, memory_path: Path) -> Iterator[Inboxes]:
+    """A copy of that lake, the world served."""
+    shutil.copytree(Path(served.settings.store.root), memory_path / "lake")
+    inboxes = reopened(served, memory_path / "lake")
+    yield inboxes
+    inboxes.store.close()
+
+
+def seen(inboxes: Inboxes) -> dict[str, Any]:
+    return {table.name: inboxes.rows(table.name, "insta") for table in NORMALISED}
+
+
+def heal(inboxes: Inboxes) -> str:
+    """Let a night pass; return how it ended."""
+    [report] = inboxes.extract(TODAY - timedelta(days=1), mode="nightly")
+    inboxes.derive()
+    return report.outcome
+
+
+def kinds(inboxes: Inboxes) -> list[str]:
+    return sorted(
+        {finding.kind for finding in verify(inboxes.store, stale_days=stale_days).findings}
+    )
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_d1_content_beyond_the_newest_20_outlives_damage_to_its_raw_file(
+    inboxes: Inboxes, harm: str
+) -> None:
+    before = seen(inboxes)
+    HARMS[harm](inboxes.store.path("raw_message_details", "insta", OLD))
+    notice(inboxes.store, "raw_message_details", OLD)
+    assert heal(inboxes) == "complete"
+    assert seen(inboxes) == before
+    assert set(kinds(inboxes)) <= {"set aside"}
+
+
+def test_damage_that_is_met_while_a_killed_runs_spool_is_stored_costs_nothing_either(
+    inboxes: Inboxes,
+) -> None:
+    before, state = seen(inboxes), inboxes.store.state_path
+    message = next(row for row in before["messages"] if row["date"] == OLD)
+    told = {
+        "id": message["message_id"],
+        "created_time": f"{message['created_at']:%Y-%m-%dT%H:%M:%S+0000}",
+    }
+    edge = {
+        "kind": "edge",
+        "conversation_id": message["conversation_id"],
+        "rows": [told],
+        "fields": ["id"],
+    }
+    times = {"at_us": int(NOW.timestamp() * 1_000_000), "updated_us": None, "first_rank": 24}
+    Spool.create(state, "insta", "killed").append(edge | times)
+    in_column("message_id")(inboxes.store.path("raw_message_details", "insta", OLD))
+    [report] = inboxes.extract(TODAY - timedelta(days=1), mode="nightly")
+    assert report.reasons == ("quarantined",)
+    assert damaged_days(inboxes.store, "insta") == set()
+    inboxes.derive()
+    assert seen(inboxes) == before
+
+
+@pytest.mark.parametrize("is_asked_first", [True, False])
+def test_a_whole_raw_day_that_was_lost_is_made_again(
+    inboxes: Inboxes, is_asked_first: bool
+) -> None:
+    before = seen(inboxes)
+    for name in RAW_FILES:
+        shutil.rmtree(inboxes.store.path(name, "insta", OLD).parent)
+        notice(inboxes.store, name, OLD)
+    if not is_asked_first:
+        inboxes.derive()
+        assert seen(inboxes) == before
+    assert heal(inboxes) == "complete"
+    assert (seen(inboxes), kinds(inboxes)) == (before, [])
+
+
+def test_whoever_is_forgotten_does_not_come_back_and_takes_nobody_along(inboxes: Inboxes) -> None:
+    store = inboxes.store
+    (hers,) = {
+        row["conversation_id"]
+        for row in inboxes.rows("participants", "insta")
+        if row["participant_id"] == ADA
+    }
+    bobs = [row for row in inboxes.rows("messages", "insta") if row["conversation_id"] != hers]
+    damaged = store.path("raw_message_details", "insta", OLD)
+    backup = store.root.parent / "backup"
+    shutil.copytree(store.root, backup, ignore=shutil.ignore_patterns(".state", ".forgotten"))
+    truncated(damaged)
+    assert forget(inboxes.settings, store, "insta", ADA, inboxes.clock.now())
+    assert inboxes.rows("messages", "insta") == bobs
+    assert find_texts(store.root, [ADA, ADAS]) == []
+    for name in RAW_FILES:  # a damaged file from before, beside what is there now
+        path = store.path(name, "insta", OLD)
+        aside = path.with_name("data.parquet.corrupt-0badbeef")
+        shutil.copyfile(backup / path.relative_to(store.root), aside)
+        store.state.add_quarantine(name, "insta", OLD, str(aside.relative_to(store.root)))
+    assert heal(inboxes) == "complete"
+    assert inboxes.rows("messages", "insta") == bobs
+    assert [
+        row
+        for name in RAW_FILES
+        for row in inboxes.rows(name, "insta")
+        if row["conversation_id"] == hers
+    ] == []
+
+
+@pytest.mark.hunt
+@pytest.mark.timeout(7200)
+def test_no_flip_in_a_raw_file_costs_what_can_be_read_elsewhere(
+    inboxes: Inboxes, long_run: bool
+) -> None:
+    store, chance = inboxes.store, random.Random(20)
+    before = seen(inboxes)
+    for _ in range(2_000 if long_run else 30):
+        name = chance.choice(RAW_FILES)
+        path = store.path(name, "insta", OLD)
+        flip(path, chance.randrange(path.stat().st_size), chance.randrange(8))
+        notice(store, name, OLD)
+        inboxes.derive()
+        assert seen(inboxes) == before
+        store.state.settle_quarantines("insta", [table.name for table in RAW], OLD)
+        for kept in path.parent.glob("*.corrupt-*"):
+            kept.unlink()

@@ -1,0 +1,253 @@
+"""A lake that an earlier version wrote is read as it is, upgraded when written, derived again from its raw rows."""
+
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from convo_pipeline.console.extraction import normalise_unconfigured
+from convo_pipeline.derive.day import derive_day, stale_days
+from convo_pipeline.errors import SchemaError
+from convo_pipeline.lake.store import Store
+from convo_pipeline.privacy.forget import lock_person_out
+from convo_pipeline.privacy.unsent import find_deleted, remove_content
+from convo_pipeline.query.connection import connect
+from convo_pipeline.schema import (
+    DERIVED,
+    RAW,
+    RAW_MESSAGE_IDS,
+    SCHEMA_VERSION,
+    TABLES,
+    VERSION_KEY,
+    Table,
+)
+from convo_pipeline.settings import Settings, StoreSettings, parse_settings
+from convo_pipeline.state.identity import AccountIdentity
+from convo_pipeline.upkeep.rebuild import rebuild_state
+from convo_pipeline.upkeep.verify import verify
+from tests.support import write_lake as lake
+from tests.support.paths import LAKES
+
+ACCOUNT, DAY = "bakery", date(2025, 11, 3)
+SENT_AT = datetime(2025, 11, 3, 9, 30, tzinfo=UTC)
+OLD_LAKE = LAKES / "version_0"
+"""Three messages; times in ms, counts in int32, without `gone_at`, `missing_at`, `folder`; `messages` with a column more."""
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    shutil.copytree(OLD_LAKE, tmp_path / "lake")
+    store = Store(StoreSettings(root=str(tmp_path / "lake")))
+    rebuild_state(store)
+    yield store
+    store.close()
+
+
+def version_of(store: Store, table: str) -> bytes:
+    version: bytes = pq.read_schema(store.path(table, ACCOUNT, DAY)).metadata[VERSION_KEY]
+    return version
+
+
+def test_d5_older_raw_files_are_read_in_todays_schema(store: Store) -> None:
+    rows = store.read("raw_message_details", ACCOUNT, DAY)
+    assert rows.schema.equals(TABLES["raw_message_details"].schema, check_metadata=True)
+    assert rows["created_at"].to_pylist() == [SENT_AT] * 3
+    assert rows["rank_when_asked"].to_pylist() == [2, 1, None]
+    assert rows["gone_at"].to_pylist() == [None] * 3
+
+
+def test_state_is_rebuilt_from_older_files(store: Store) -> None:
+    assert store.state.identity(ACCOUNT) == AccountIdentity(
+        ACCOUNT, "1001", "instagram", "17841", None, "inferred"
+    )
+    assert [record.row_count for record in store.state.partitions(ACCOUNT)] == [3, 1, 3, 3]
+
+
+def test_reading_leaves_older_files_as_they_are(store: Store) -> None:
+    for table in RAW:
+        store.read(table.name, ACCOUNT, DAY)
+    for path in OLD_LAKE.rglob("*.parquet"):
+        assert (store.root / path.relative_to(OLD_LAKE)).read_bytes() == path.read_bytes()
+
+
+def test_a_merge_upgrades_an_older_file_even_if_it_learns_nothing(store: Store) -> None:
+    before = store.read("raw_message_ids", ACCOUNT, DAY)
+    commit = store.merge("raw_message_ids", ACCOUNT, DAY, RAW_MESSAGE_IDS.schema.empty_table())
+    assert commit.is_changed
+    assert version_of(store, "raw_message_ids") == str(SCHEMA_VERSION).encode()
+    assert store.read("raw_message_ids", ACCOUNT, DAY).equals(before)
+
+
+def test_derived_tables_of_an_older_lake_are_made_again(store: Store) -> None:
+    assert stale_days(store, ACCOUNT) == [DAY]
+    derive_day(store, ACCOUNT, DAY)
+    messages = store.read("messages", ACCOUNT, DAY)
+    assert messages["text"].to_pylist() == ["Guten Morgen 🥐", "hello", None]
+    assert messages["direction"].to_pylist() == ["inbound", "outbound", None]
+    assert version_of(store, "messages") == str(SCHEMA_VERSION).encode()
+    assert stale_days(store, ACCOUNT) == []
+
+
+def test_verify_tells_older_files_and_calls_them_sound_once_derived(store: Store) -> None:
+    derive_day(store, ACCOUNT, DAY)
+    found = verify(store, stale_days=stale_days)
+    assert ({finding.kind for finding in found.findings}, found.is_sound) == ({"older"}, True)
+
+
+def test_a_derived_file_that_cannot_be_read_says_which_column(store: Store) -> None:
+    with pytest.raises(SchemaError, match=r"messages\.is_unsupported: string is no bool"):
+        store.read("messages", ACCOUNT, DAY)
+
+
+LAKE_OF_VERSION_1 = LAKES / "version_1"
+"""Three messages as version 1 wrote them: nothing tells what was unsent."""
+MARCH_3 = date(2026, 3, 3)
+
+
+@pytest.fixture
+def second(tmp_path: Path) -> Iterator[Store]:
+    shutil.copytree(LAKE_OF_VERSION_1, tmp_path / "second")
+    store = Store(StoreSettings(root=str(tmp_path / "second")))
+    rebuild_state(store)
+    yield store
+    store.close()
+
+
+def test_a_lake_of_version_1_says_the_same_once_derived_and_nothing_was_unsent(
+    second: Store,
+) -> None:
+    before = second.read("messages", "insta", MARCH_3)
+    assert stale_days(second, "insta") == [MARCH_3]
+    derive_day(second, "insta", MARCH_3)
+    assert second.read("messages", "insta", MARCH_3).equals(before)
+    assert (before["text"].to_pylist(), before["deleted_at"].null_count) == (
+        ["hello", "we answer", ""],
+        3,
+    )
+    assert find_deleted(second, "insta", "redact") == []
+
+
+def test_a_message_that_version_1_wrote_is_redacted_all_the_same(second: Store) -> None:
+    held = second.read("raw_message_ids", "insta", MARCH_3).slice(0, 1).to_pylist()
+    row = held[0] | {"missing_at": SENT_AT, "deleted_at": SENT_AT + timedelta(days=200)}
+    second.merge(
+        "raw_message_ids",
+        "insta",
+        MARCH_3,
+        pa.Table.from_pylist([row], schema=RAW_MESSAGE_IDS.schema),
+    )
+    with lock_person_out(second, "insta"):
+        remove_content(second, "insta", find_deleted(second, "insta", "redact"), "redact")
+    derive_day(second, "insta", MARCH_3)
+    assert second.read("messages", "insta", MARCH_3)["text"].to_pylist() == [None, "we answer", ""]
+    payloads = second.read("raw_message_details", "insta", MARCH_3)["payload"].to_pylist()
+    assert ["hello" in payload for payload in payloads] == [False] * 3
+
+
+VERSIONS = range(SCHEMA_VERSION)
+NORMALISED_SINCE = 1
+"""What version 0 derived cannot be read in today's schema."""
+SAME_FIGURES_SINCE = {"account_days": 3}
+"""Version 3 counts from what was promised, and says of each figure whether it is one."""
+
+
+@dataclass(frozen=True)
+class Older:
+    """A copy of an older lake, with a state of its own."""
+
+    version: int
+    settings: Settings
+    store: Store
+
+    @property
+    def account(self) -> str:
+        return ACCOUNT if self.version == 0 else lake.ACCOUNT
+
+    @property
+    def day(self) -> date:
+        return DAY if self.version == 0 else lake.DAY
+
+    def rows(self, tables: Iterable[Table]) -> dict[str, list[dict[str, Any]]]:
+        return {
+            each.name: self.store.read(each.name, self.account, self.day).to_pylist()
+            for each in tables
+        }
+
+    def versions(self) -> set[bytes]:
+        return {
+            pq.read_schema(path).metadata[VERSION_KEY]
+            for path in self.store.root.rglob("data.parquet")
+        }
+
+
+@pytest.fixture(params=VERSIONS)
+def older(request: pytest.FixtureRequest, memory_path: Path) -> Iterator[Older]:
+    shutil.copytree(LAKES / f"version_{request.param}", memory_path / "lake")
+    settings = parse_settings(f'[store]\nroot = "{memory_path / "lake"}"'.encode())
+    with closing(Store(settings.store)) as store:
+        rebuild_state(store)
+        yield Older(request.param, settings, store)
+
+
+def test_there_is_a_lake_of_every_earlier_version_that_this_version_wrote() -> None:
+    """Fails when SCHEMA_VERSION was raised and `python -m tests.support.write_lake` had not been run before."""
+    written = {
+        folder.name: {
+            pq.read_schema(path).metadata[VERSION_KEY] for path in folder.rglob("data.parquet")
+        }
+        for folder in LAKES.iterdir()
+    }
+    assert {f"version_{each}" for each in VERSIONS} <= written.keys()
+    assert written == {name: {name.removeprefix("version_").encode()} for name in written}
+
+
+def test_an_older_lake_is_read_at_once_and_left_as_it_is(older: Older) -> None:
+    files = {path: path.read_bytes() for path in older.store.root.rglob("data.parquet")}
+    rows = older.rows(RAW if older.version < NORMALISED_SINCE else TABLES.values())
+    with connect(older.settings.store.root, settings=older.settings) as con:
+        for name in rows:
+            assert con.sql(f"select count(*) from {name}").fetchall() == [(len(rows[name]),)]
+    assert {path: path.read_bytes() for path in older.store.root.rglob("data.parquet")} == files
+    assert len(rows["raw_message_details"]) >= 3
+
+
+def test_the_next_write_upgrades_an_older_file_and_keeps_its_rows(older: Older) -> None:
+    before = older.rows([RAW_MESSAGE_IDS])[RAW_MESSAGE_IDS.name]
+    new = before[0] | {"message_id": "zz-new"}
+    more = pa.Table.from_pylist([new], schema=RAW_MESSAGE_IDS.schema)
+    older.store.merge(RAW_MESSAGE_IDS.name, older.account, older.day, more)
+    assert older.rows([RAW_MESSAGE_IDS])[RAW_MESSAGE_IDS.name] == [*before, new]
+    path = older.store.path(RAW_MESSAGE_IDS.name, older.account, older.day)
+    assert pq.read_schema(path).metadata[VERSION_KEY] == str(SCHEMA_VERSION).encode()
+
+
+def test_normalize_upgrades_an_older_lake_and_changes_no_row_but_what_the_version_says(
+    older: Older,
+) -> None:
+    raw = older.rows(RAW)
+    derived = older.rows(DERIVED) if older.version >= NORMALISED_SINCE else {}
+    normalise_unconfigured(older.settings)
+    assert (older.rows(RAW), older.versions()) == (raw, {str(SCHEMA_VERSION).encode()})
+    assert verify(older.store, stale_days=stale_days).findings == ()
+    for name, rows in derived.items():
+        if rows and older.version >= SAME_FIGURES_SINCE.get(name, 0):
+            assert older.rows([TABLES[name]]) == {name: rows}
+
+
+@pytest.mark.parametrize("older", [each for each in VERSIONS if each > 1], indirect=True)
+def test_what_an_older_version_found_unsent_leaves(older: Older) -> None:
+    (found,) = find_deleted(older.store, older.account, "redact")
+    assert list(found.messages) == [("c1", "m4")]
+    with lock_person_out(older.store, older.account):
+        remove_content(older.store, older.account, [found], "redact")
+    normalise_unconfigured(older.settings)
+    rows = older.rows([TABLES["messages"]])["messages"]
+    assert [row["text"] for row in rows] == ["hello", "we answer", "", None]
+    assert verify(older.store, stale_days=stale_days).findings == ()

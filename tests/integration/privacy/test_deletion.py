@@ -1,0 +1,355 @@
+"""Meta's data deletion callback: only what Meta signed is believed, and the person is forgotten wherever they are known."""
+
+import base64
+import hashlib
+import hmac
+import http.client
+import json
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlencode, urlsplit
+from wsgiref.validate import validator
+
+import pytest
+from click.testing import CliRunner, Result
+
+from convo_pipeline.base.json_text import dump_json
+from convo_pipeline.cli import main
+from convo_pipeline.errors import BusyError, PayloadError, SettingsError
+from convo_pipeline.extract.spool import Spool
+from convo_pipeline.lake.suppression import read_receipts
+from convo_pipeline.orchestration.deployment import Deployment
+from convo_pipeline.orchestration.upkeep import run_upkeep
+from convo_pipeline.privacy.deletion import (
+    DeletionRequest,
+    finish,
+    finish_open,
+    read_request,
+    read_requests,
+    receive,
+)
+from convo_pipeline.privacy.deletion_callback import make_application, make_callback_server
+from convo_pipeline.privacy.signed_request import read_signed_request, read_user_id
+from convo_pipeline.settings import DeletionSettings, parse_settings
+from convo_pipeline.state.identity import AccountIdentity
+from tests.support.byte_grep import find_texts
+from tests.support.inboxes import NOW, Inboxes, serve, small_world, stopped_clock
+
+ADA, NOBODY, SECRET = "9990000000000101", "5550000000000001", "app-secret-of-the-tests"
+SAID = "what Ada wrote"
+STATUS_URL = "https://privacy.example.org/deletion"
+PUBLISHED = "vlXgu64BQGFSQrY0ZcJBZASMvYvTHu9GQ0YM9rjPSso.eyJhbGdvcml0aG0iOiJITUFDLVNIQTI1NiIsIjAiOiJwYXlsb2FkIn0"
+"""The example of Meta's old page on signed requests; its secret is `secret`."""
+
+
+def encode(content: bytes) -> str:
+    return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
+
+
+def sign(payload: object, secret: str = SECRET) -> str:
+    text = encode(payload if isinstance(payload, bytes) else dump_json(payload))
+    return f"{encode(hmac.digest(secret.encode(), text.encode(), hashlib.sha256))}.{text}"
+
+
+def request_for(person_id: object, **more: object) -> str:
+    return sign(
+        {"algorithm": "HMAC-SHA256", "issued_at": 1_291_836_800, "user_id": person_id, **more}
+    )
+
+
+def test_the_published_example_is_believed() -> None:
+    assert read_signed_request(PUBLISHED, "secret") == {"algorithm": "HMAC-SHA256", "0": "payload"}
+    assert (
+        read_signed_request(f" {PUBLISHED}=\n".replace(".", "=.").replace("=\n", "\n"), "secret")[
+            "0"
+        ]
+        == "payload"
+    )
+
+
+@pytest.mark.parametrize("person_id", [ADA, int(ADA)])
+def test_the_person_is_named_by_text_or_number(person_id: object) -> None:
+    assert read_user_id(read_signed_request(request_for(person_id), SECRET)) == ADA
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "no signed request"),
+        ("abc", "no signed request"),
+        ("a" * 9000 + ".b", "no signed request"),
+        ("é.é", "no signed request"),
+        ("é.eyJ9", "not base64url"),
+        ("!!!.eyJ9", "not base64url"),
+        (request_for(ADA)[1:], "not "),
+        ("." + request_for(ADA).split(".")[1], "not signed"),
+        (sign({"algorithm": "HMAC-SHA256", "user_id": ADA}, "another secret"), "not signed"),
+        (request_for(ADA).split(".")[0] + "." + request_for(NOBODY).split(".")[1], "not signed"),
+        (request_for(ADA) + ".x", "not signed"),
+        (sign({"user_id": ADA}), "another algorithm"),
+        (sign({"algorithm": "none", "user_id": ADA}), "another algorithm"),
+        (sign(b"[1]"), "no JSON object"),
+        (sign(b"\xff"), "no JSON object"),
+        *(
+            (request_for(person_id), "no user_id")
+            for person_id in (None, True, "", "../x", "1" * 33, {"id": ADA})
+        ),
+    ],
+)
+def test_what_meta_did_not_sign_is_not_believed(text: str, message: str) -> None:
+    with pytest.raises(PayloadError, match=message) as caught:
+        read_user_id(read_signed_request(text, SECRET))
+    assert ADA not in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def extracted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ada wrote to both accounts, Bob to one."""
+    root = tmp_path_factory.mktemp("deletion") / "lake"
+    world = small_world()
+    for account in world.accounts.values():
+        account.add_conversation("Ada", ADA).add_message(SAID, NOW.replace(day=3))
+    world.accounts["mess"].add_conversation("Bob", "9990000000000202").add_message(
+        "Bob's", NOW.replace(day=3)
+    )
+    with serve(root, world) as inboxes:
+        inboxes.extract_whole()
+    return root
+
+
+@pytest.fixture
+def inboxes(tmp_path: Path, extracted: Path) -> Iterator[Inboxes]:
+    shutil.copytree(extracted, tmp_path / "lake")
+    with serve(tmp_path / "lake", small_world()) as inboxes:
+        inboxes.environ["APP_SECRET"] = SECRET
+        deletion = DeletionSettings(app_secret_env="APP_SECRET", status_url=STATUS_URL)
+        inboxes.settings = inboxes.settings.model_copy(update={"deletion": deletion})
+        yield inboxes
+
+
+def test_a_person_whom_only_a_killed_first_run_met_is_forgotten_too(tmp_path: Path) -> None:
+    with serve(tmp_path / "lake", small_world()) as inboxes:
+        inboxes.store.state.set_identity(AccountIdentity("insta", "1111111111", "instagram"))
+        people = {"data": [{"id": ADA}, {"id": "1111111111"}]}
+        chat = {
+            "id": "t_1",
+            "participants": people,
+            "messages": {"data": [{"id": "m_1", "message": SAID}]},
+        }
+        spool = Spool.create(inboxes.store.state_path, "insta", "killed")
+        spool.append({"kind": "listing", "at_us": int(NOW.timestamp()) * 1_000_000, "folder": "", "fields": ["message"],
+                      "conversation_fields": ["participants"], "conversations": [chat], "states": []})  # fmt: skip
+        request = DeletionRequest("code", NOW, person_id=ADA)
+        assert finish(inboxes.settings, inboxes.store, request, NOW).accounts == ("insta",)
+        assert find_texts(tmp_path, [ADA, SAID]) == []
+
+
+@contextmanager
+def callback(inboxes: Inboxes) -> Iterator[int]:
+    """The callback on a loopback port, checked for what WSGI asks; when it is left, all that was begun is done."""
+    application = make_application(inboxes.settings, inboxes.environ, stopped_clock(inboxes.clock))
+    with make_callback_server(validator(application), 0) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def ask(
+    port: int, method: str, path: str = "/", body: str | None = None, **headers: str
+) -> tuple[int, str]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    form = {"Content-Type": "application/x-www-form-urlencoded"} if body is not None else {}
+    connection.request(method, path, body, form | headers)
+    answer = connection.getresponse()
+    text = answer.read().decode()
+    connection.close()
+    return answer.status, text
+
+
+def post(port: int, text: str) -> tuple[int, str]:
+    return ask(port, "POST", "/meta", urlencode({"signed_request": text}))
+
+
+def test_s15_the_person_is_forgotten_in_every_account_and_told_so(
+    inboxes: Inboxes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert find_texts(inboxes.store.root, [ADA, SAID], "insta")
+    with callback(inboxes) as port:
+        status, text = post(port, request_for(ADA))
+    answer = json.loads(text)
+    assert (status, set(answer)) == (200, {"url", "confirmation_code"})
+    assert answer["url"] == f"{STATUS_URL}?code={answer['confirmation_code']}"
+    assert answer["confirmation_code"].isalnum()
+    for account in ("insta", "mess"):
+        assert find_texts(inboxes.store.root, [ADA, SAID, SECRET], account) == []
+        assert len(read_receipts(inboxes.store, account)) == 1
+    assert [row["text"] for row in inboxes.rows("messages")] == ["Bob's"]
+    with callback(inboxes) as port:
+        told = ask(port, "GET", f"/?{urlsplit(answer['url']).query}")
+        assert ask(port, "HEAD", f"/?{urlsplit(answer['url']).query}") == (200, "")
+    assert (told[0], "have been deleted. Done on 2026-03-10" in told[1], ADA in told[1]) == (
+        200,
+        True,
+        False,
+    )
+    output = capfd.readouterr()
+    assert (output.out, output.err) == ("", "")
+
+
+def test_the_same_request_has_the_same_code_and_another_one_another(inboxes: Inboxes) -> None:
+    with callback(inboxes) as port:
+        codes = [
+            post(port, text)[1]
+            for text in (request_for(NOBODY), request_for(NOBODY), request_for(NOBODY, issued_at=7))
+        ]
+    assert (codes[0] == codes[1], codes[0] == codes[2]) == (True, False)
+    assert len(read_requests(inboxes.store)) == 2
+
+
+def test_nobody_found_is_answered_all_the_same_and_noted_without_the_id(inboxes: Inboxes) -> None:
+    before = inboxes.files()
+    with callback(inboxes) as port:
+        status, text = post(port, request_for(NOBODY))
+        code = json.loads(text)["confirmation_code"]
+    with callback(inboxes) as port:
+        told = ask(port, "GET", f"/?code={code}")[1]
+    assert (status, "Nothing is stored under the id" in told) == (200, True)
+    assert (inboxes.files(), find_texts(inboxes.store.root, [NOBODY])) == (before, [])
+    [request] = read_requests(inboxes.store)
+    assert request == DeletionRequest(code, NOW, "nobody", NOW, (), None)
+
+
+def test_what_is_not_believed_changes_nothing_and_is_refused_without_words_from_it(
+    inboxes: Inboxes,
+) -> None:
+    before = inboxes.files()
+    with callback(inboxes) as port:
+        answers = [
+            post(port, sign({"algorithm": "HMAC-SHA256", "user_id": ADA}, "another secret")),
+            ask(port, "POST", "/", "nothing=here"),
+            ask(port, "POST", "/", "signed_request=%FF"),
+            ask(port, "POST", "/", "é"),
+            ask(port, "POST", "/", "", **{"Content-Length": "99999999"}),
+            ask(port, "PUT", "/", "x"),
+            ask(port, "GET", "/?code=../forget.key"),
+            ask(port, "GET", "/"),
+        ]
+    assert [status for status, _ in answers] == [400, 400, 400, 400, 400, 405, 404, 404]
+    assert ADA not in "".join(text for _, text in answers)
+    assert (inboxes.files(), read_requests(inboxes.store)) == (before, [])
+
+
+def test_an_account_at_work_is_finished_by_the_nightly_upkeep(inboxes: Inboxes) -> None:
+    with inboxes.store.lock_account("mess"):
+        with callback(inboxes) as port:
+            code = json.loads(post(port, request_for(ADA))[1])["confirmation_code"]
+        held = read_request(inboxes.store, code)
+        assert held is not None
+        assert (held.outcome, held.accounts, held.person_id) == ("open", ("insta",), ADA)
+        with pytest.raises(BusyError):
+            finish_open(inboxes.settings, inboxes.store, NOW)
+    told: list[str] = []
+    assert (
+        run_upkeep(
+            Deployment(inboxes.settings, environ={}, clock=stopped_clock(inboxes.clock)),
+            told.append,
+        )
+        == []
+    )
+    assert "deletion requests finished: 1" in told
+    held = read_request(inboxes.store, code)
+    assert held is not None
+    assert (held.outcome, held.accounts, held.person_id) == ("erased", ("insta", "mess"), None)
+    assert find_texts(inboxes.store.root, [ADA], "mess") == []
+
+
+def test_a_request_that_was_noted_before_a_kill_is_finished_later(inboxes: Inboxes) -> None:
+    receive(inboxes.settings, inboxes.store, request_for(ADA), inboxes.environ, NOW)
+    assert inboxes.rows("messages", "insta")
+    [request] = finish_open(inboxes.settings, inboxes.store, NOW)
+    assert (request.outcome, finish_open(inboxes.settings, inboxes.store, NOW)) == ("erased", [])
+
+
+def test_it_listens_on_the_loopback_address_alone(inboxes: Inboxes) -> None:
+    application = make_application(inboxes.settings, inboxes.environ)
+    with make_callback_server(application, 0) as server:
+        assert server.server_address[0] == "127.0.0.1"
+
+
+def test_what_it_needs_is_named_before_anything_is_served(inboxes: Inboxes) -> None:
+    with pytest.raises(SettingsError, match=r"deletion\.app_secret_env"):
+        make_application(parse_settings(b""), {})
+    with pytest.raises(SettingsError, match="APP_SECRET is not set"):
+        make_application(inboxes.settings, {})
+    with pytest.raises(SettingsError, match=r"deletion\.status_url"):
+        make_application(parse_settings(b'[deletion]\napp_secret_env = "S"'), {"S": "s"})
+    with pytest.raises(SettingsError, match=r"deletion\.status_url: must be an https address"):
+        parse_settings(b'[deletion]\nstatus_url = "http://example.org/deletion"')
+
+
+def write_config(inboxes: Inboxes, folder: Path) -> str:
+    config = folder / "convo.toml"
+    config.write_text(
+        f'[store]\nroot = "{inboxes.store.root}"\n[deletion]\napp_secret_env = "APP_SECRET"\nstatus_url = "{STATUS_URL}"\n'
+        '[[accounts]]\nname = "insta"\npage_id = "1111111111"\nplatform = "instagram"\ntoken_env = "T"\n'
+        'start_date = "2026-03-01"\n'
+    )
+    return str(config)
+
+
+def test_at_a_terminal_it_is_answered_listed_and_told(inboxes: Inboxes, tmp_path: Path) -> None:
+    config = write_config(inboxes, tmp_path)
+
+    def run(*words: str, given: str = "") -> Result:
+        words = ("--config", config, "deletion", *words)
+        return CliRunner().invoke(main, words, input=given, env={"APP_SECRET": SECRET})
+
+    done = run("answer", given=request_for(ADA) + "\n")
+    code = json.loads(done.stdout)["confirmation_code"]
+    assert (done.exit_code, done.stderr) == (0, "erased from insta, mess\n")
+    assert run("status", code).stdout.startswith(f"Request {code}, received on")
+    listed = run("status").stdout.split()
+    assert (listed[0], listed[3:]) == (code, ["erased", "insta,", "mess"])
+    assert (
+        "look whether the person is known by another one"
+        in run("answer", request_for(NOBODY)).stderr
+    )
+    refused = run("answer", request_for(ADA)[1:])
+    assert (run("status", "nobody").exit_code, refused.exit_code, ADA in refused.output) == (
+        3,
+        1,
+        False,
+    )
+
+
+def test_serve_prints_its_address_and_answers(inboxes: Inboxes, tmp_path: Path) -> None:
+    config = write_config(inboxes, tmp_path)
+    words = [
+        sys.executable,
+        "-m",
+        "convo_pipeline.cli",
+        "--config",
+        config,
+        "deletion",
+        "serve",
+        "--port",
+        "0",
+    ]
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, text=True, env={"APP_SECRET": SECRET}
+    ) as process:
+        try:
+            assert process.stdout is not None
+            url = urlsplit(process.stdout.readline().strip())
+            assert (url.hostname, ask(url.port or 0, "GET", "/?code=x")[0]) == ("127.0.0.1", 404)
+        finally:
+            process.terminate()

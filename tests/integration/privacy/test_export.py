@@ -1,0 +1,198 @@
+"""An export has codes in the place of people: the same in every table and export, worth nothing without the secret."""
+
+import csv
+import hashlib
+import hmac
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner, Result
+
+from convo_pipeline.cli import main
+from convo_pipeline.privacy.pseudonyms import EXPORTED, KINDS, PLAIN, WITH_TEXT, code
+from tests.support.byte_grep import unpacked
+from tests.support.inboxes import NOW, TOKEN_VARIABLE, serve, small_world
+
+ADA, SECRET, OTHER = "9990000000000101", "k" * 32, "q" * 32
+TEXT = "=a text of Ada's"
+NAMED = [ADA, "Ada Lovelace", "ada_lovelace"]
+SAID = [TEXT, "a picture of Ada's", f"{ADA}@facebook.com"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A lake of two accounts and its configuration."""
+    home, world = tmp_path_factory.mktemp("export"), small_world()
+    for account in world.accounts.values():
+        ada = account.add_conversation("Ada Lovelace", ADA)
+        ada.add_message(
+            TEXT, NOW.replace(day=2), attachments=[{"id": "5", "name": "a picture of Ada's"}]
+        )
+        ada.add_message("we answer", NOW.replace(day=3), is_ours=True).react(
+            "❤️", {"id": ADA, "username": "ada_lovelace"}
+        )
+        account.add_conversation("Bob", "9990000000000202").add_messages(2, NOW.replace(day=3))
+    with serve(home / "lake", world) as inboxes:
+        inboxes.extract_whole()
+    entries = "".join(
+        f'[[accounts]]\nname = "{name}"\npage_id = "{page_id}"\nplatform = "{platform}"\ntoken_env = "{TOKEN_VARIABLE}"\n'
+        'start_date = "2026-03-01"\n'
+        for name, page_id, platform in (
+            ("insta", "1111111111", "instagram"),
+            ("mess", "2222222222", "messenger"),
+        )
+    )
+    (home / "convo.toml").write_text(
+        f'[store]\nroot = "{home / "lake"}"\n[export]\nsecret_env = "SECRET"\n{entries}'
+    )
+    return home
+
+
+def export(home: Path, to: Path, *options: str, secret: str | None = SECRET) -> Result:
+    words = ["--config", str(home / "convo.toml"), "export", "--to", str(to), *options]
+    return CliRunner().invoke(main, words, env={"SECRET": secret})
+
+
+def contents(folder: Path) -> Iterator[tuple[str, bytes]]:
+    for path in folder.iterdir():
+        yield path.name, path.read_bytes() + unpacked(path)
+
+
+def rows(folder: Path, table: str) -> list[dict[str, object]]:
+    found: list[dict[str, object]] = pq.read_table(folder / f"{table}.parquet").to_pylist()
+    return found
+
+
+def test_s17_the_same_person_has_the_same_code_everywhere_and_no_name_or_text_is_there(
+    home: Path, tmp_path: Path
+) -> None:
+    for name in ("one", "two"):
+        assert export(home, tmp_path / name, secret=SECRET).exit_code == 0
+    one = tmp_path / "one"
+    assert sorted(path.name for path in one.iterdir()) == sorted(
+        f"{table.name}.parquet" for table in EXPORTED
+    )
+    assert [
+        (name, word)
+        for name, content in contents(one)
+        for word in (*NAMED, *SAID)
+        if word.encode() in content
+    ] == []
+    ada = code(ADA, "person", SECRET.encode())
+    assert (
+        ada == hmac.new(SECRET.encode(), f"person:{ADA}".encode(), hashlib.sha256).hexdigest()[:32]
+    )
+    for table, column in (("messages", "sender_id"), ("participants", "participant_id"), ("conversations", "customer_id"),
+                          ("reactions", "reactor_id")):  # fmt: skip
+        assert ada in {row[column] for row in rows(one, table)}, table
+    sent = [row for row in rows(one, "messages") if row["direction"] == "outbound"]
+    assert sum(ada in row["recipient_ids"] for row in sent) == 2  # type: ignore[operator]
+    known = {row["message_id"] for row in rows(one, "messages")}
+    assert {row["message_id"] for row in rows(one, "attachments")} <= known
+    assert {path.name: path.read_bytes() for path in one.iterdir()} == {
+        path.name: path.read_bytes() for path in (tmp_path / "two").iterdir()
+    }
+
+
+def test_s17_another_secret_matches_nothing_and_a_plain_hash_finds_nobody(
+    home: Path, tmp_path: Path
+) -> None:
+    for name, secret in (("one", SECRET), ("two", OTHER)):
+        assert export(home, tmp_path / name, secret=secret).exit_code == 0
+    one, two = (
+        {
+            row[name]
+            for row in rows(tmp_path / folder, "participants")
+            for name in ("participant_id", "name", "username")
+        }
+        for folder in ("one", "two")
+    )
+    assert one & two == {None}
+    hashes = {
+        hash(word.encode()).hexdigest()[:32]
+        for word in (ADA, f"person:{ADA}")
+        for hash in (hashlib.sha256, hashlib.md5)
+    }
+    assert not hashes & one
+
+
+def test_texts_and_links_are_there_if_asked_for_and_start_no_formula(
+    home: Path, tmp_path: Path
+) -> None:
+    assert export(home, tmp_path / "out", "--with-text", "--format", "csv").exit_code == 0
+    with (tmp_path / "out" / "messages.csv").open(newline="", encoding="utf-8") as file:
+        texts = [row["text"] for row in csv.DictReader(file)]
+    assert f"'{TEXT}" in texts
+    everything = b"".join(content for _, content in contents(tmp_path / "out"))
+    assert [word for word in SAID if word.encode() not in everything] == []
+    assert [word for word in NAMED[1:] if word.encode() in everything] == []
+
+
+def test_one_account_and_only_its_owner_may_read_it(home: Path, tmp_path: Path) -> None:
+    done = export(home, tmp_path / "out", "mess")
+    assert "4 of messages" in done.stdout
+    assert {row["account"] for table in EXPORTED for row in rows(tmp_path / "out", table.name)} == {
+        "mess"
+    }
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "out").iterdir()} == {0o600}
+
+
+def test_every_column_is_coded_withheld_or_plain() -> None:
+    spelled = [
+        ({f"{table.name}.{name}", name}, name) for table in EXPORTED for name in table.column_names
+    ]
+    lists = (set(KINDS), set(WITH_TEXT), set(PLAIN))
+    assert [
+        name for names, name in spelled if sum(bool(names & listed) for listed in lists) != 1
+    ] == []
+    known = set.union(*(names for names, _ in spelled))
+    assert set.union(*lists) - known == set()
+
+
+@pytest.mark.parametrize(
+    ("secret", "to", "code", "message"),
+    [
+        (None, "out", 2, "export: the environment variable SECRET is not set"),
+        ("short", "out", 2, "SECRET holds fewer than 32 characters"),
+        (SECRET, "lake/out", 1, "is inside the lake"),
+        (SECRET, "lake/.state", 1, "is inside the lake"),
+        (SECRET, ".", 1, "is not an empty folder"),
+    ],
+)
+def test_an_export_that_would_give_people_away_is_refused(
+    home: Path, secret: str | None, to: str, code: int, message: str
+) -> None:
+    done = export(home, home / to, secret=secret)
+    assert (done.exit_code, message in done.stderr, done.stdout) == (code, True, "")
+    assert not (home / "out").exists()
+
+
+@pytest.mark.parametrize("beside", [".env", ".state/secret"])
+def test_a_secret_that_lies_beside_the_data_is_refused_and_not_shown(
+    home: Path, tmp_path: Path, beside: str
+) -> None:
+    path = home / "lake" / beside
+    path.write_text(f"SECRET={SECRET}\n")
+    try:
+        done = export(home, tmp_path / "out")
+    finally:
+        path.unlink()
+    assert (done.exit_code, f"also stands in {path}" in done.stderr, SECRET in done.stderr) == (
+        2,
+        True,
+        False,
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_a_named_variable_there_is_no_export(home: Path, tmp_path: Path) -> None:
+    text = (home / "convo.toml").read_text().replace('[export]\nsecret_env = "SECRET"\n', "")
+    (tmp_path / "convo.toml").write_text(text)
+    done = export(tmp_path, tmp_path / "out")
+    assert (done.exit_code, "export.secret_env: name the environment variable" in done.stderr) == (
+        2,
+        True,
+    )

@@ -1,0 +1,326 @@
+"""Rows that are older than they may be leave, everything that was made of them agrees, and nothing brings them back."""
+
+import shutil
+from collections.abc import Iterator
+from datetime import date, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+import convo_pipeline
+from convo_pipeline.base.clock import Clock
+from convo_pipeline.derive.account_days import derive_account_days, stale_account_days
+from convo_pipeline.derive.day import derive_day, stale_days
+from convo_pipeline.emulator.world import World
+from convo_pipeline.errors import BusyError, CorruptError, SettingsError, StoreError
+from convo_pipeline.lake.compact import compact
+from convo_pipeline.lake.floors import read_floors
+from convo_pipeline.lake.segments import read_index
+from convo_pipeline.orchestration.deployment import Deployment
+from convo_pipeline.orchestration.upkeep import run_upkeep
+from convo_pipeline.privacy.retention import expire, expire_by_clock, find_expired, floors_of
+from convo_pipeline.schema import NORMALISED, RAW, RUNS, TABLES
+from convo_pipeline.settings import RetentionSettings, parse_settings
+from convo_pipeline.upkeep.verify import verify
+from tests.support.inboxes import NOW, Inboxes, serve, small_world, stopped_clock
+
+FIRST = date(2026, 1, 1)
+TODAY = NOW.date()
+RAW_LIMIT, MESSAGES_LIMIT = 40, 20
+WITH_TIMES = (
+    "raw_message_ids",
+    "raw_message_details",
+    "messages",
+    "attachments",
+    "shares",
+    "reactions",
+)
+
+
+def make_world() -> World:
+    """A text every fourth day since the first of January, in two accounts."""
+    world = small_world()
+    for account in world.accounts.values():
+        conversation = account.add_conversation()
+        for index in range(18):
+            conversation.add_message(f"text {index}", NOW - timedelta(days=4 * index))
+    return world
+
+
+@pytest.fixture(scope="module")
+def extracted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The lake of that world, read whole once."""
+    root = tmp_path_factory.mktemp("extracted") / "lake"
+    with serve(root, make_world(), start=FIRST) as inboxes:
+        inboxes.extract_whole(FIRST)
+    return root
+
+
+@pytest.fixture
+def inboxes(tmp_path: Path, extracted: Path) -> Iterator[Inboxes]:
+    """A copy of that lake, and its world served."""
+    shutil.copytree(extracted, tmp_path / "lake")
+    with serve(tmp_path / "lake", make_world(), start=FIRST) as inboxes:
+        yield inboxes
+
+
+def rows_by_table(inboxes: Inboxes) -> dict[str, list[dict[str, object]]]:
+    return {table: inboxes.rows(table) for table in TABLES}
+
+
+def oldest(inboxes: Inboxes, table: str) -> date | None:
+    return min(
+        (day for name in inboxes.names for day in inboxes.store.days(table, name)), default=None
+    )
+
+
+def run(inboxes: Inboxes, limits: dict[str, int], now: datetime = NOW) -> None:
+    expire(inboxes.store, limits, now.date())
+
+
+def test_no_row_is_older_than_its_limit_whatever_the_hour(inboxes: Inboxes) -> None:
+    for days in range(0, 12, 5):
+        now = (NOW + timedelta(days=days)).replace(hour=23, minute=59)
+        run(inboxes, {"raw_message_details": RAW_LIMIT, "messages": MESSAGES_LIMIT}, now)
+        for table, limit in [
+            *((name, RAW_LIMIT) for name in WITH_TIMES),
+            ("messages", MESSAGES_LIMIT),
+        ]:
+            times = [row["created_at"] for row in inboxes.rows(table)]
+            assert all(now - when < timedelta(days=limit) for when in times)
+        assert inboxes.rows("messages")
+        assert len(inboxes.rows("raw_message_ids")) > len(inboxes.rows("messages"))
+
+
+def test_what_left_is_not_fetched_or_made_again(inboxes: Inboxes) -> None:
+    run(inboxes, {"raw_message_details": RAW_LIMIT, "messages": MESSAGES_LIMIT})
+    before = inboxes.files()
+    assert [stale_days(inboxes.store, name) for name in inboxes.names] == [[], []]
+    inboxes.store.state.reopen("insta")
+    inboxes.store.state.reopen("mess")
+    inboxes.extract_whole(FIRST)
+    for name in inboxes.names:
+        for index in range(70):
+            derive_day(inboxes.store, name, FIRST + timedelta(days=index), is_forced=True)
+    assert inboxes.files() == before
+    assert verify(inboxes.store, stale_days=stale_days).findings == ()
+
+
+def test_derived_tables_leave_with_the_raw_ones_unless_they_may_stay_longer(
+    inboxes: Inboxes,
+) -> None:
+    rows = inboxes.rows("messages")
+    run(inboxes, {"raw_message_ids": 10, "messages": 400, "coverage": 400})
+    assert inboxes.rows("messages") == rows
+    assert oldest(inboxes, "coverage") == oldest(inboxes, "messages") == date(2026, 1, 1)
+    expected = {
+        "raw_message_details": TODAY - timedelta(days=8),
+        "participants": TODAY - timedelta(days=8),
+    }
+    assert {name: oldest(inboxes, name) for name in expected} == expected
+    inboxes.derive()
+    for name in inboxes.names:
+        derive_day(inboxes.store, name, FIRST, is_forced=True)
+    assert inboxes.rows("messages") == rows
+    assert verify(inboxes.store, stale_days=stale_days).findings == ()
+
+
+def test_figures_of_days_stay_when_the_messages_around_them_left(inboxes: Inboxes) -> None:
+    for name in inboxes.names:
+        derive_account_days(inboxes.store, name)
+    figures = inboxes.rows("account_days")
+    run(inboxes, {"raw_message_ids": 30, "account_days": 400})
+    for name in inboxes.names:
+        assert stale_account_days(inboxes.store, name) == []
+        derive_account_days(inboxes.store, name)
+    assert inboxes.rows("account_days") == figures
+
+
+def test_a_dry_run_names_what_would_go_and_removes_nothing(inboxes: Inboxes) -> None:
+    before = inboxes.files()
+    found = find_expired(inboxes.store, floors_of({"messages": MESSAGES_LIMIT}, TODAY))
+    assert inboxes.files() == before
+    assert {each.table for each in found} == {"messages"}
+    assert sum(each.row_count for each in found) == 2 * 13
+    assert expire(inboxes.store, {"messages": MESSAGES_LIMIT}, TODAY) == found
+    assert find_expired(inboxes.store, read_floors(inboxes.store)) == []
+
+
+def test_compactions_damaged_files_and_the_state_keep_nothing_of_it(inboxes: Inboxes) -> None:
+    store = inboxes.store
+    compact(store, TODAY)
+    path = store.path("raw_message_ids", "insta", date(2026, 1, 1))
+    path.write_bytes(b"damaged")
+    inboxes.extract(FIRST)
+    store.path("messages", "insta", date(2026, 1, 5)).write_bytes(b"damaged")
+    for table, day in (("messages", date(2026, 1, 13)), ("raw_message_ids", date(2026, 1, 9))):
+        store.path(table, "insta", day).write_bytes(b"damaged")
+        with pytest.raises(CorruptError):
+            store.read(table, "insta", day)
+    derive_day(store, "insta", date(2026, 1, 13))
+    run(inboxes, {table.name: 30 for table in RAW})
+    left = {path.name for path in store.root.rglob("*") if "2026-01" in path.name}
+    months = {
+        piece.month
+        for table in TABLES
+        for each in read_index(store.place, table)[0]
+        for piece in each.pieces
+    }
+    assert (left, months & {"2026-01"}) == (set(), set())
+    assert store.state.quarantines() == []
+    assert [
+        record
+        for record in store.state.partitions()
+        if record.date < date(2026, 2, 9) and record.account
+    ] == []
+    compact(store, TODAY)
+    with convo_pipeline.connect(store.root) as con:
+        assert con.sql("SELECT min(date) FROM messages").fetchall() == [(date(2026, 2, 10),)]
+    assert verify(store, stale_days=stale_days).findings == ()
+
+
+def test_a_conversation_that_was_quiet_too_long_is_not_remembered(tmp_path: Path) -> None:
+    world = small_world()
+    world.accounts["insta"].add_conversation().add_message("long ago", NOW - timedelta(days=60))
+    recent = world.accounts["insta"].add_conversation()
+    recent.add_message("lately", NOW - timedelta(days=2))
+    with serve(tmp_path, world, start=FIRST) as inboxes:
+        inboxes.extract_whole(FIRST)
+        run(inboxes, {table.name: 30 for table in RAW})
+        assert set(inboxes.store.state.conversations("insta")) == {recent.conversation_id}
+
+
+def test_the_ledger_has_a_limit_of_its_own(inboxes: Inboxes) -> None:
+    run(inboxes, {"runs": 30})
+    assert list(inboxes.store.root.glob("runs/*/data.parquet"))
+    run(inboxes, {"runs": 30}, NOW + timedelta(days=30))
+    assert list(inboxes.store.root.glob("runs/*")) == []
+    assert inboxes.store.state.runs() == []
+    assert verify(inboxes.store).findings == ()
+
+
+def test_an_account_at_work_is_left_to_the_next_time_and_the_others_are_done(
+    inboxes: Inboxes,
+) -> None:
+    with inboxes.store.lock_account("insta"), pytest.raises(BusyError):
+        run(inboxes, {"messages": MESSAGES_LIMIT})
+    first = TODAY - timedelta(days=MESSAGES_LIMIT - 1)
+    assert (
+        inboxes.store.days("messages", "insta")[0]
+        < first
+        <= inboxes.store.days("messages", "mess")[0]
+    )
+
+
+def test_the_nightly_upkeep_removes_and_compacts(inboxes: Inboxes) -> None:
+    settings = inboxes.settings.model_copy(
+        update={"retention": RetentionSettings.model_validate({"messages": 40, RUNS.name: 90})}
+    )
+    told: list[str] = []
+    deployment = Deployment(settings, clock=stopped_clock(inboxes.clock))
+    assert run_upkeep(deployment, told.append) == []
+    counts = {text.split(": ")[0]: int(text.split(": ")[1]) for text in told}
+    assert (counts["erasures finished"], counts["partitions too old, removed"]) == (0, 2 * 8)
+    assert counts["months compacted"] > 2 * len(RAW) - 2
+    assert list(inboxes.store.root.glob(".compact/messages/2026-*.parquet"))
+
+
+AHEAD = NOW + timedelta(days=3650)
+LIMITS = {"raw_message_details": RAW_LIMIT}
+
+
+def test_a_clock_set_ahead_expires_by_the_servers_time_and_is_named(inboxes: Inboxes) -> None:
+    settings = inboxes.settings.model_copy(
+        update={"retention": RetentionSettings.model_validate(LIMITS)}
+    )
+    for days in range(2):
+        ahead = AHEAD + timedelta(days=days)
+        (failure,) = run_upkeep(
+            Deployment(settings, clock=Clock(now=lambda ahead=ahead: ahead)), print
+        )  # type: ignore[misc]
+        assert "the machine's clock says 2036-03-0" in failure
+        assert (
+            f"the newest time a server told is {NOW + timedelta(days=days):%Y-%m-%d %H:%M}"
+            in failure
+        )
+        assert "expire --trust-clock" in failure
+        inboxes.clock.advance(24 * 3600)
+        inboxes.extract()
+        expected = NOW.date() + timedelta(days=days) - timedelta(days=RAW_LIMIT - 1)
+        assert read_floors(inboxes.store)["raw_message_details"] == expected
+    assert inboxes.rows("raw_message_details")
+    assert run_upkeep(Deployment(settings, clock=stopped_clock(inboxes.clock)), print) == []
+
+
+def test_an_account_that_was_switched_off_expires_night_by_night(inboxes: Inboxes) -> None:
+    for night in range(RAW_LIMIT + 1):
+        expire_by_clock(inboxes.store, LIMITS, NOW + timedelta(days=night))
+    assert inboxes.rows("raw_message_details") == []
+
+
+def test_after_months_without_power_a_run_or_a_person_says_that_the_clock_is_right(
+    inboxes: Inboxes,
+) -> None:
+    store, later = inboxes.store, NOW + timedelta(days=90)
+    expire_by_clock(store, LIMITS, NOW)
+    for _ in range(2):
+        with pytest.raises(StoreError, match="rows leave as if it were 2026-03-10"):
+            expire_by_clock(store, LIMITS, later)
+    assert inboxes.rows("raw_message_details")
+    expire_by_clock(store, LIMITS, later, is_trusted=True)
+    assert inboxes.rows("raw_message_details") == []
+    expire_by_clock(store, LIMITS, later + timedelta(days=1))
+    assert read_floors(store)["messages"] == (later + timedelta(days=1)).date() - timedelta(
+        days=RAW_LIMIT - 1
+    )
+
+
+def test_a_clock_put_right_again_is_believed(inboxes: Inboxes) -> None:
+    store = inboxes.store
+    with pytest.raises(StoreError):
+        expire_by_clock(store, LIMITS, AHEAD)
+    expire_by_clock(store, LIMITS, NOW + timedelta(hours=8))
+    expire_by_clock(store, LIMITS, NOW + timedelta(hours=32))
+    assert read_floors(store)["messages"] == NOW.date() + timedelta(days=1) - timedelta(
+        days=RAW_LIMIT - 1
+    )
+
+
+def test_where_nothing_is_limited_the_clock_is_nobodys_concern(inboxes: Inboxes) -> None:
+    assert expire_by_clock(inboxes.store, {}, AHEAD) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "mesages = 3",
+            "retention: there is no table 'mesages'; the tables are: raw_conversations,",
+        ),
+        ("messages = 0", "retention: messages must be kept for at least one day"),
+        ('messages = "a year"', "retention.messages: Input should be a valid integer"),
+        (
+            "messages = 400\ncoverage = 30",
+            "retention: coverage must be kept at least as long as every table",
+        ),
+        ("coverage = 30", "retention: coverage must be kept at least as long as every table"),
+        (
+            "raw_message_ids = 30\nmessages = 90",
+            "retention: coverage must be kept at least as long as every table",
+        ),
+    ],
+)
+def test_a_wrong_limit_is_named(text: str, expected: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        parse_settings(f"[retention]\n{text}".encode())
+    assert expected in str(caught.value)
+
+
+def test_limits_are_read_from_the_configuration() -> None:
+    settings = parse_settings(b"[retention]\nraw_message_details = 90\nmessages = 30\nruns = 700")
+    floors = floors_of(settings.retention.limits, date(2026, 12, 31))
+    others = {table.name: date(2026, 10, 3) for table in (*RAW, *NORMALISED)}
+    assert floors == others | {
+        "coverage": date(2026, 10, 3), "account_days": date(2026, 10, 3), "messages": date(2026, 12, 2),
+        "runs": date(2025, 1, 31),
+    }  # fmt: skip

@@ -1,0 +1,499 @@
+"""What a customer took back leaves as `on_deleted` says: once two answers prove it, to the last byte, for good."""
+
+import json
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import date, datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from convo_pipeline.base.clock import Clock
+from convo_pipeline.console.status import find_lost
+from convo_pipeline.console.upkeep import expire_rows
+from convo_pipeline.derive.day import stale_days
+from convo_pipeline.emulator.switches import Switches
+from convo_pipeline.emulator.world import Conversation, Message
+from convo_pipeline.errors import BusyError, SettingsError, StoreError
+from convo_pipeline.extract.absence import span_of
+from convo_pipeline.extract.rows import Reject, Sighting
+from convo_pipeline.extract.spool import Spool, left_spools
+from convo_pipeline.lake.compact import compact
+from convo_pipeline.lake.store import Store
+from convo_pipeline.orchestration.deployment import Deployment
+from convo_pipeline.orchestration.upkeep import run_upkeep
+from convo_pipeline.privacy import unsent
+from convo_pipeline.privacy.erase import find_all_deleted, remove_deleted
+from convo_pipeline.schema import TABLES
+from convo_pipeline.settings import RetentionSettings, StoreSettings, parse_settings
+from convo_pipeline.upkeep.rebuild import rebuild_state
+from convo_pipeline.upkeep.verify import verify
+from tests.integration.privacy.test_forget import kill_everywhere
+from tests.support.byte_grep import find_texts
+from tests.support.inboxes import NOW, Inboxes, serve, small_world
+from tests.support.simulation import Life
+
+SECRET, PICTURE = "a word that was taken back, örtlich", "a picture that was taken back"
+HOUR = timedelta(hours=1).total_seconds()
+UNSENT_DAY = date(2026, 3, 4)
+
+
+def at(day: int, hour: int = 9) -> datetime:
+    return datetime(2026, 3, day, hour, tzinfo=NOW.tzinfo)
+
+
+@pytest.fixture
+def inboxes(tmp_path: Path) -> Iterator[Inboxes]:
+    """An inbox that was read whole; nothing is unsent yet."""
+    with serve(tmp_path / "lake", small_world()) as inboxes:
+        conversation = inboxes.world.accounts["insta"].add_conversation()
+        conversation.add_messages(3, at(2))
+        conversation.add_message(SECRET, at(4), attachments=[{"id": "5", "name": PICTURE}])
+        conversation.add_messages(3, at(6))
+        inboxes.extract_whole()
+        yield inboxes
+
+
+def chat(inboxes: Inboxes) -> Conversation:
+    return next(iter(inboxes.world.accounts["insta"].conversations.values()))
+
+
+def secret_of(inboxes: Inboxes) -> Message:
+    return next(
+        message for message in chat(inboxes).messages if message.payload.get("message") == SECRET
+    )
+
+
+def unsend(inboxes: Inboxes, looks: int = 2, mode: str = "full") -> Message:
+    """Take the message back; the account is then read some times, two hours apart."""
+    message = secret_of(inboxes)
+    message.unsend()
+    for _ in range(looks):
+        look(inboxes, mode)
+    return message
+
+
+def look(inboxes: Inboxes, mode: str = "full") -> None:
+    inboxes.clock.advance(2 * HOUR)
+    assert [report.outcome for report in inboxes.extract(accounts=["insta"], mode=mode)] == [
+        "complete"
+    ]
+    inboxes.derive()
+
+
+def remove(inboxes: Inboxes, on_deleted: str = "redact") -> int:
+    return sum(
+        len(each.messages)
+        for each in remove_deleted(
+            with_policy(inboxes, on_deleted), inboxes.store, inboxes.clock.now()
+        )
+    )
+
+
+def with_policy(inboxes: Inboxes, on_deleted: str):  # type: ignore[no-untyped-def]
+    retention = inboxes.settings.retention.model_copy(update={"on_deleted": on_deleted})
+    return inboxes.settings.model_copy(update={"retention": retention})
+
+
+def hits(inboxes: Inboxes) -> list[tuple[str, str]]:
+    return find_texts(inboxes.store.root, (SECRET, PICTURE))
+
+
+def row_of(inboxes: Inboxes, table: str, message: Message) -> dict[str, object]:
+    [row] = [row for row in inboxes.rows(table, "insta") if row["message_id"] == message.message_id]
+    return row
+
+
+def test_s18_the_content_is_gone_to_the_last_byte_and_id_and_time_are_kept(
+    inboxes: Inboxes,
+) -> None:
+    compact(inboxes.store, date(2026, 5, 2))
+    message = unsend(inboxes)
+    compact(inboxes.store, date(2026, 5, 2))
+    before = {row["message_id"]: row for row in inboxes.rows("messages", "insta")}
+    assert {text for _, text in hits(inboxes)} == {SECRET, PICTURE}
+    assert remove(inboxes) == 1
+    assert hits(inboxes) == []
+    after = {row["message_id"]: row for row in inboxes.rows("messages", "insta")}
+    row, held = after.pop(message.message_id), before.pop(message.message_id)
+    assert after == before
+    kept = (
+        "conversation_id",
+        "message_id",
+        "created_at",
+        "direction",
+        "sender_id",
+        "recipient_ids",
+        "first_seen_at",
+    )
+    assert {name: row[name] for name in kept} == {name: held[name] for name in kept}
+    assert (row["text"], row["sender_username"], row["content_type"], row["attachment_count"], row["problem"]) == (
+        None, None, "unavailable", None, None)  # fmt: skip
+    assert (row["detail_status"], row["deleted_at"]) == (
+        "gone",
+        row_of(inboxes, "raw_message_ids", message)["deleted_at"],
+    )
+    assert inboxes.rows("attachments", "insta") == []
+    assert verify(inboxes.store, stale_days=stale_days).findings == ()
+
+
+def test_neither_a_rerun_nor_a_killed_spool_nor_an_old_answer_brings_it_back(
+    inboxes: Inboxes,
+) -> None:
+    message = secret_of(inboxes)
+    held = inboxes.store.read("raw_message_details", "insta", UNSENT_DAY)
+    unsend(inboxes)
+    leave_spool(inboxes, message)
+    assert remove(inboxes) == 1
+    assert (hits(inboxes), left_spools(inboxes.store.state_path, "insta")) == ([], [])
+    files = inboxes.files()
+    leave_spool(inboxes, message)
+    look(inboxes)
+    inboxes.store.merge("raw_message_details", "insta", UNSENT_DAY, held)
+    inboxes.derive()
+    assert hits(inboxes) == []
+    assert {
+        path: content for path, (content, _) in inboxes.files().items() if "raw_message_d" in path
+    } == {path: content for path, (content, _) in files.items() if "raw_message_d" in path}
+    assert remove(inboxes) == 0
+
+
+def leave_spool(inboxes: Inboxes, message: Message) -> None:
+    """Leave what a killed run had read of the message before it was taken back."""
+    spool = Spool.create(inboxes.store.state_path, "insta", "killed")
+    row = {
+        "id": message.message_id,
+        "created_time": "2026-03-04T09:00:00+0000",
+        "message": SECRET,
+        "from": {"id": "7"},
+    }
+    spool.append({"kind": "edge", "at_us": int(NOW.timestamp() * 1_000_000), "conversation_id": chat(inboxes).conversation_id,
+                  "updated_us": None, "first_rank": 4, "fields": ["message", "from"], "rows": [row]})  # fmt: skip
+
+
+def test_one_look_proves_nothing_and_two_must_lie_an_hour_apart(inboxes: Inboxes) -> None:
+    message = unsend(inboxes, looks=1)
+    inboxes.clock.advance(0.5 * HOUR)
+    inboxes.extract(mode="full")
+    row = row_of(inboxes, "raw_message_ids", message)
+    assert (row["missing_at"] is not None, row["deleted_at"], remove(inboxes)) == (True, None, 0)
+    look(inboxes)
+    assert (
+        row_of(inboxes, "raw_message_ids", message)["deleted_at"] is not None,
+        remove(inboxes),
+    ) == (True, 1)
+
+
+def test_a_message_that_is_listed_again_was_not_deleted(inboxes: Inboxes) -> None:
+    message = unsend(inboxes)
+    message.unsent_us = None
+    look(inboxes)
+    assert row_of(inboxes, "messages", message)["deleted_at"] is None
+    assert remove(inboxes) == 0
+    assert row_of(inboxes, "messages", message)["text"] == SECRET
+
+
+def test_the_newest_message_waits_until_something_newer_is_listed(inboxes: Inboxes) -> None:
+    newest = chat(inboxes).add_message(SECRET, at(10, 11))
+    look(inboxes)
+    newest.unsend()
+    look(inboxes)
+    look(inboxes)
+    assert remove(inboxes) == 0
+    chat(inboxes).add_message("newer", inboxes.clock.now())
+    look(inboxes)
+    assert remove(inboxes) == 1
+
+
+@pytest.mark.parametrize("refused_as", ["9000001", "100/33"])
+def test_an_error_is_no_proof_neither_within_the_newest_20_nor_beyond(
+    tmp_path: Path, refused_as: str
+) -> None:
+    with serve(
+        tmp_path / "lake", small_world(), Switches(refused_as=refused_as, unsent_rows="kept")
+    ) as inboxes:  # type: ignore[arg-type]
+        conversation = inboxes.world.accounts["insta"].add_conversation()
+        conversation.add_message(SECRET, at(3))
+        conversation.add_messages(9, at(4))
+        inboxes.extract_whole()
+        conversation.messages[5].unsend()
+        conversation.add_messages(25, at(9))
+        look(inboxes)
+        look(inboxes)
+        assert remove(inboxes) == 0
+        assert row_of(inboxes, "messages", conversation.messages[0])["text"] == SECRET
+
+
+def test_a_nightly_run_finds_it_on_a_day_of_which_nothing_else_is_listed(inboxes: Inboxes) -> None:
+    secret_of(inboxes).unsend()
+    for _ in range(2):
+        inboxes.clock.advance(2 * HOUR)
+        chat(inboxes).add_message("we talk on", inboxes.clock.now() - timedelta(minutes=5))
+        look(inboxes, mode="nightly")
+    assert remove(inboxes) == 1
+
+
+def test_drop_removes_the_rows_and_keep_keeps_all(inboxes: Inboxes) -> None:
+    message = unsend(inboxes)
+    files = inboxes.files()
+    assert (remove(inboxes, "keep"), inboxes.files()) == (0, files)
+    assert remove(inboxes, "drop") == 1
+    for table in ("raw_message_ids", "raw_message_details", "messages"):
+        assert message.message_id not in [row["message_id"] for row in inboxes.rows(table, "insta")]
+    assert hits(inboxes) == []
+    look(inboxes)
+    assert message.message_id not in [
+        row["message_id"] for row in inboxes.rows("messages", "insta")
+    ]
+    assert verify(inboxes.store, stale_days=stale_days).findings == ()
+
+
+def test_what_was_unsent_after_it_was_read_is_not_counted_as_lost(inboxes: Inboxes) -> None:
+    inboxes.clock.advance(HOUR)
+    late = chat(inboxes).add_message("read in time", inboxes.clock.now())
+    chat(inboxes).add_message("newer", inboxes.clock.now() + timedelta(minutes=1))
+    look(inboxes)
+    late.unsend()
+    for _ in range(2):
+        look(inboxes)
+    assert remove(inboxes) == 1
+    today = inboxes.clock.now().date()
+    [coverage] = [row for row in inboxes.rows("coverage", "insta") if row["date"] == today]
+    assert coverage["gone"] == 1
+    assert find_lost(inboxes.store, "insta", today, {today: coverage}) == []
+
+
+def test_damaged_staged_and_rejected_copies_go_too(inboxes: Inboxes) -> None:
+    message = unsend(inboxes)
+    store = inboxes.store
+    path = store.path("messages", "insta", UNSENT_DAY)
+    path.with_name("data.parquet.corrupt-00000001").write_bytes(SECRET.encode())
+    other = store.path("messages", "insta", date(2026, 3, 2)).with_name(
+        "data.parquet.corrupt-00000002"
+    )
+    other.write_bytes(b"another day's")
+    staged, _ = store.folder.stage(
+        ("messages", "account=insta", f"date={UNSENT_DAY}", "data.parquet"), SECRET.encode()
+    )
+    entry = json.dumps({"quoted": message.message_id, "message": SECRET}, ensure_ascii=False)
+    row = {"digest": "1", "reason": "no id", "payload": entry, "first_seen_at": NOW}
+    schema = TABLES["raw_rejects"].schema
+    store.merge(
+        "raw_rejects", "insta", date(2026, 3, 9), pa.Table.from_pylist([row], schema=schema)
+    )
+    assert remove(inboxes) == 1
+    assert (hits(inboxes), staged.exists(), other.exists()) == ([], False, True)
+
+
+def test_a_removal_that_was_cut_off_is_finished_by_the_next(inboxes: Inboxes) -> None:
+    unsend(inboxes)
+    compact(inboxes.store, date(2026, 5, 2))
+    with inboxes.store.lock_account("insta"), inboxes.store.lock_derivation("insta"):
+        unsent.remove_content(
+            inboxes.store, "insta", unsent.find_deleted(inboxes.store, "insta", "redact"), "redact"
+        )
+    assert (find_all_deleted(inboxes.settings, inboxes.store), hits(inboxes) != []) == ([], True)
+    assert (remove(inboxes), hits(inboxes)) == (0, [])
+    assert unsent.read_pending(inboxes.store, "insta") == set()
+
+
+def test_it_leaves_also_on_the_night_on_which_the_raw_rows_of_its_day_expire(
+    inboxes: Inboxes,
+) -> None:
+    unsend(inboxes)
+    limits = {
+        "raw_message_ids": 3,
+        **dict.fromkeys(("messages", "attachments", "coverage", "account_days"), 400),
+    }
+    retention = RetentionSettings.model_validate(limits)
+    settings = inboxes.settings.model_copy(update={"retention": retention})
+    leaving = expire_rows(settings, Clock(now=inboxes.clock.now), is_dry_run=False)
+    assert (len(leaving.deleted), hits(inboxes)) == (1, [])
+    assert {each.table for each in leaving.expired} >= {"raw_message_details"}
+
+
+def test_an_account_at_work_waits_and_the_others_are_done(inboxes: Inboxes) -> None:
+    unsend(inboxes)
+    with inboxes.store.lock_account("insta"), pytest.raises(BusyError):
+        remove(inboxes)
+    assert remove(inboxes) == 1
+
+
+def test_the_nightly_upkeep_removes_it(inboxes: Inboxes) -> None:
+    unsend(inboxes)
+    told: list[str] = []
+    deployment = Deployment(
+        inboxes.settings, environ=inboxes.environ, clock=Clock(now=inboxes.clock.now)
+    )
+    assert run_upkeep(deployment, told.append) == []
+    assert ("unsent messages removed: 1" in told, hits(inboxes)) == (True, [])
+
+
+def test_a_backup_from_before_is_cleaned_once_it_is_proved_again(
+    inboxes: Inboxes, tmp_path: Path
+) -> None:
+    backup = tmp_path / "backup"
+    for table in ("raw_message_ids", "raw_message_details"):
+        shutil.copytree(inboxes.store.root / table, backup / table)
+    unsend(inboxes)
+    remove(inboxes)
+    shutil.copytree(backup, inboxes.store.root, dirs_exist_ok=True)
+    rebuild_state(inboxes.store)
+    look(inboxes)
+    look(inboxes)
+    assert (remove(inboxes), hits(inboxes)) == (1, [])
+
+
+def sighted(seconds: int, source: str = "message") -> Sighting:
+    return Sighting(
+        "c", str(seconds), seconds * 1_000_000, source, 1, 0, "detailed", None, None, None, None
+    )
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        [],
+        [sighted(9)],
+        [sighted(9), sighted(7, "listing")],
+        [sighted(7), sighted(9)],
+        [sighted(9), Reject("digest", "no id", "{}", 0), sighted(7)],
+    ],
+)
+def test_a_page_that_could_hide_a_message_spans_nothing(found: list[Sighting | Reject]) -> None:
+    assert span_of(found, 0) is None
+    assert span_of([sighted(9), sighted(7)], 5) == (7_000_000, 9_000_000, 5)
+
+
+def test_more_than_a_person_expects_leaves_only_when_a_person_says_so(inboxes: Inboxes) -> None:
+    """An API that hides messages looks like customers who take them back."""
+    other = next(
+        message for message in chat(inboxes).messages[1:] if message is not secret_of(inboxes)
+    )
+    other.unsend()
+    unsend(inboxes)
+
+    def remove_at_most(most: int) -> int:
+        retention = inboxes.settings.retention.model_copy(update={"most_unsent_at_once": most})
+        settings = inboxes.settings.model_copy(update={"retention": retention})
+        return sum(
+            len(each.messages)
+            for each in remove_deleted(settings, inboxes.store, inboxes.clock.now())
+        )
+
+    before = inboxes.rows("messages", "insta")
+    with pytest.raises(
+        StoreError,
+        match=r"2 messages of insta would leave as unsent at once.* most_unsent_at_once is 1",
+    ):
+        remove_at_most(1)
+    assert inboxes.rows("messages", "insta") == before
+    assert remove_at_most(2) == 2
+    assert hits(inboxes) == []
+
+
+def test_what_to_do_is_read_from_the_configuration() -> None:
+    assert parse_settings(b"").retention.on_deleted == "redact"
+    settings = parse_settings(b'[retention]\non_deleted = "drop"\nmessages = 30')
+    assert (settings.retention.on_deleted, settings.retention.limits) == ("drop", {"messages": 30})
+    with pytest.raises(
+        SettingsError, match=r"retention\.on_deleted: Input should be 'redact', 'keep' or 'drop'"
+    ):
+        parse_settings(b'[retention]\non_deleted = "forget"')
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_removal_killed_anywhere_is_finished_by_the_next(
+    inboxes: Inboxes, long_run: bool
+) -> None:
+    unsend(inboxes)
+    compact(inboxes.store, date(2026, 5, 2))
+
+    def attempt() -> None:
+        fresh = Store(inboxes.settings.store)
+        remove_deleted(inboxes.settings, fresh, inboxes.clock.now())
+
+    inboxes.store.close()
+    kill_everywhere(attempt, long_run=long_run)
+    remove(inboxes)
+    assert hits(inboxes) == []
+    assert verify(inboxes.store, stale_days=stale_days).findings == ()
+
+
+@pytest.mark.hunt
+@pytest.mark.timeout(36_000)
+def test_no_life_takes_a_message_that_is_there_for_deleted(
+    memory_path: Path, long_run: bool
+) -> None:
+    """Long lives with every fault: what hides rows makes messages missing, never deleted; and what is unsent is found."""
+    tally: Counter[str] = Counter()
+    for seed in range(1_000 if long_run else 25):
+        life = Life(seed, memory_path / str(seed))
+        life.plans = [life._plan_run(number) for number in range(8)]
+        life.live()
+        now_us = life.world.clock.now_us()
+        unsent = {key for key, message in life.messages() if message.is_unsent(now_us)}
+        store = Store(StoreSettings(root=str(life.folder)))
+        for day in store.days("raw_message_ids", "shop"):
+            for row in store.read("raw_message_ids", "shop", day).to_pylist():
+                is_unsent = (row["conversation_id"], row["message_id"]) in unsent
+                tally["missing and there"] += row["missing_at"] is not None and not is_unsent
+                is_deleted = row["deleted_at"] is not None and row["returned_at"] is None
+                tally["deleted and unsent" if is_unsent else "deleted and there"] += is_deleted
+        store.close()
+        shutil.rmtree(life.folder)
+    print(dict(tally))
+    assert tally["deleted and there"] == 0
+    assert min(tally["deleted and unsent"], tally["missing and there"]) > 0
+
+
+def test_a_night_reads_only_the_days_that_changed_since_it_looked(inboxes: Inboxes) -> None:
+    """An old message's second absence changes its day, so that is found; a policy looks for itself."""
+    settings, store = with_policy(inboxes, "redact"), inboxes.store
+    days = store.days("raw_message_ids", "insta")
+    with opened_files() as opened:
+        assert find_all_deleted(settings, store) == []
+        assert {path.parent.name for path in opened} == {f"date={day}" for day in days}
+        opened.clear()
+        assert find_all_deleted(settings, store) == []
+        assert opened == []
+        unsend(inboxes)
+        opened.clear()
+        (found,) = find_all_deleted(settings, store)
+        assert (found.date, {path.parent.name for path in opened}) == (
+            UNSENT_DAY,
+            {f"date={UNSENT_DAY}"},
+        )
+        assert len(find_all_deleted(with_policy(inboxes, "drop"), store)) == 1
+    assert remove(inboxes) == 1
+    assert (hits(inboxes), find_all_deleted(settings, store)) == ([], [])
+
+
+def test_a_day_that_is_damaged_is_not_taken_for_looked_at(inboxes: Inboxes) -> None:
+    store, settings = inboxes.store, with_policy(inboxes, "redact")
+    path = store.path("raw_message_ids", "insta", UNSENT_DAY)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + b"?")
+    assert find_all_deleted(settings, store) == []
+    assert UNSENT_DAY not in store.state.days_done("unsent redact", "insta")
+
+
+@contextmanager
+def opened_files() -> Iterator[list[Path]]:
+    """The raw tables' files that are opened meanwhile."""
+    opened: list[Path] = []
+    is_listening = True
+
+    def listen(event: str, arguments: tuple[object, ...]) -> None:
+        if is_listening and event == "open" and str(arguments[0]).endswith("data.parquet"):
+            opened.append(Path(str(arguments[0])))
+
+    sys.addaudithook(listen)
+    yield opened
+    is_listening = False

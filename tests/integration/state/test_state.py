@@ -1,0 +1,311 @@
+"""`state.db` on a real disk: what is kept, what is refused, and who may share it."""
+
+import multiprocessing
+import os
+import sqlite3
+import stat
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from convo_pipeline.errors import StoreError
+from convo_pipeline.state.identity import AccountIdentity
+from convo_pipeline.state.records import ConversationState, Partition, Run
+from convo_pipeline.state.state import State
+
+DAY = date(2026, 1, 5)
+NOON = datetime(2026, 1, 5, 12, 0, 0, 123, tzinfo=UTC)
+BAKERY = AccountIdentity("bakery", "1001", "instagram", "17841", "bakery.berlin", "asked")
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[State]:
+    state = State(tmp_path / "deep" / "state.db")
+    yield state
+    state.close()
+
+
+def partition(
+    table: str = "messages", account: str = "bakery", day: date = DAY, sha256: str = "ab"
+) -> Partition:
+    return Partition(table, account, day, sha256, 3, 900, "digest")
+
+
+def test_the_database_and_its_folder_are_private(state: State) -> None:
+    state.save_memory("bakery", {})
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in state.path.parent.iterdir()}
+    assert modes == {"state.db": 0o600, "state.db-wal": 0o600, "state.db-shm": 0o600}
+    assert stat.S_IMODE(state.path.parent.stat().st_mode) == 0o700
+
+
+def test_partitions_are_kept_and_listed_by_account_date_and_table(state: State) -> None:
+    recorded = [
+        partition("shares"),
+        partition("messages", day=date(2026, 1, 4)),
+        partition("messages", "florist"),
+    ]
+    for one in recorded:
+        state.record(one)
+    state.record(partition("shares", sha256="cd"))
+    assert state.partition("shares", "bakery", DAY) == partition("shares", sha256="cd")
+    assert state.partitions("bakery") == [recorded[1], partition("shares", sha256="cd")]
+    assert state.partitions(day=DAY) == [partition("shares", sha256="cd"), recorded[2]]
+    state.remove_partition("shares", "bakery", DAY)
+    assert state.partition("shares", "bakery", DAY) is None
+
+
+def test_an_intent_stays_until_the_partition_is_recorded(state: State) -> None:
+    state.record(partition())
+    state.intend(partition(), "ef")
+    noted = state.partition("messages", "bakery", DAY)
+    assert noted == Partition("messages", "bakery", DAY, "ab", 3, 900, "digest", "ef")
+    state.record(partition(sha256="ef"))
+    assert state.partition("messages", "bakery", DAY) == partition(sha256="ef")
+
+
+def test_an_identity_is_kept_and_learns_its_own_id(state: State) -> None:
+    unknown = AccountIdentity("bakery", "1001", "instagram")
+    inferred = AccountIdentity("bakery", "1001", "instagram", "17840", None, "inferred")
+    assert state.set_identity(unknown) == unknown
+    assert state.set_identity(inferred) == inferred
+    assert state.set_identity(BAKERY) == BAKERY
+    assert state.set_identity(inferred) == BAKERY
+    assert state.set_identity(unknown) == BAKERY
+    assert state.identity("bakery") == BAKERY
+    assert state.identity("florist") is None
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (
+            AccountIdentity("bakery", "2002", "instagram"),
+            "instagram page 1001 .own id 17841., not for instagram page 2002",
+        ),
+        (
+            AccountIdentity("bakery", "1001", "messenger"),
+            "instagram page 1001 .own id 17841., not for messenger page 1001",
+        ),
+        (
+            AccountIdentity("bakery", "1001", "instagram", "9", None, "asked"),
+            r"\(own id 17841\), not for .*\(own id 9\)",
+        ),
+        (
+            AccountIdentity("cafe", "1001", "instagram"),
+            'already stored as "bakery".*convo-pipeline rename bakery cafe',
+        ),
+    ],
+)
+def test_another_inbox_under_a_name_or_another_name_is_refused(
+    state: State, other: AccountIdentity, message: str
+) -> None:
+    state.set_identity(BAKERY)
+    with pytest.raises(StoreError, match=message):
+        state.set_identity(other)
+    assert state.identities() == [BAKERY]
+
+
+def test_two_instagram_logins_are_told_apart_by_their_own_ids(state: State) -> None:
+    one = AccountIdentity("bakery", "me", "instagram", "17841", "bakery", "asked")
+    state.set_identity(one)
+    state.set_identity(AccountIdentity("florist", "me", "instagram", "17842", "florist", "asked"))
+    with pytest.raises(StoreError, match='already stored as "bakery"'):
+        state.set_identity(AccountIdentity("cafe", "me", "instagram", "17841", "bakery", "asked"))
+
+
+def test_conversations_are_kept_by_account(state: State) -> None:
+    first = [ConversationState("c1", 5, "m1", 3), ConversationState("c2", due_reason="refused")]
+    state.save_conversations("bakery", first)
+    state.save_conversations("bakery", [ConversationState("c2", 9, "m2", 9)])
+    assert state.conversations("bakery") == {
+        "c1": first[0],
+        "c2": ConversationState("c2", 9, "m2", 9),
+    }
+    assert state.conversations("florist") == {}
+
+
+def test_a_damaged_raw_file_reopens_every_conversation_of_its_account(state: State) -> None:
+    state.save_conversations("bakery", [ConversationState("c1", 5, "m1", 3)])
+    state.save_memory("bakery", {"coverage": {"since": "2026-01-01"}, "ladder": "x"})
+    state.record(partition("raw_message_ids"))
+    state.add_quarantine("raw_message_ids", "bakery", DAY, "a/b.corrupt-1")
+    assert state.conversations("bakery") == {"c1": ConversationState("c1", 5, "m1", None)}
+    assert (state.partitions(), state.memory("bakery")) == ([], {"ladder": "x"})
+    assert state.quarantines("bakery") == [("raw_message_ids", "bakery", DAY, "a/b.corrupt-1")]
+    state.remove_quarantine("a/b.corrupt-1")
+    assert state.quarantines() == []
+
+
+def test_memory_is_replaced_whole(state: State) -> None:
+    assert state.memory("bakery") == {}
+    state.save_memory("bakery", {"page_size": 25, "dropped": ["tags"]})
+    state.save_memory("bakery", {"page_size": 50})
+    assert state.memory("bakery") == {"page_size": 50}
+
+
+def test_a_placement_never_moves(state: State) -> None:
+    state.save_placements("bakery", {("c", "m"): DAY})
+    state.save_placements("bakery", {("c", "m"): date(2026, 2, 1), ("c", "n"): DAY})
+    assert state.placements("bakery") == {("c", "m"): DAY, ("c", "n"): DAY}
+
+
+def run(
+    run_id: str,
+    hours: int = 0,
+    account: str = "bakery",
+    outcome: str = "complete",
+    kind: str = "extract",
+) -> Run:
+    started_at = NOON + timedelta(hours=hours)
+    return Run(
+        run_id,
+        account,
+        kind,
+        started_at,
+        DAY,
+        DAY,
+        started_at,
+        outcome,
+        ("throttled",),
+        "x",
+        {"listing": 2},
+        {},
+        {},
+    )
+
+
+def test_runs_come_back_whole_and_newest_first(state: State) -> None:
+    runs = [run("r1"), run("r2", 1), run("r2", 1, "florist")]
+    for one in runs:
+        state.save_run(one)
+    assert state.runs("bakery") == [runs[1], runs[0]]
+    assert state.runs(run_id="r2") == [runs[1], runs[2]]
+    assert state.runs(limit=1) == [runs[1]]
+
+
+def test_the_last_complete_run_is_found_by_kind(state: State) -> None:
+    for one in (
+        run("r1"),
+        run("r2", 1, kind="capture"),
+        run("r3", 2, outcome="incomplete"),
+        run("r4", 3, "florist"),
+    ):
+        state.save_run(one)
+    assert state.last_complete("bakery") == run("r2", 1, kind="capture")
+    assert state.last_complete("bakery", "extract") == run("r1")
+    assert state.last_complete("cafe") is None
+
+
+def test_a_run_that_still_runs_is_replaced_by_its_end(state: State) -> None:
+    state.save_run(Run("r1", "bakery", "extract", NOON))
+    assert state.runs()[0].outcome == "running"
+    state.save_run(run("r1"))
+    assert state.runs() == [run("r1")]
+
+
+def test_pruning_counts_the_runs_it_removes(state: State) -> None:
+    for hours in range(5):
+        state.save_run(run(f"r{hours}", hours))
+    assert state.prune_runs(NOON + timedelta(hours=3)) == 3
+    assert [one.run_id for one in state.runs()] == ["r4", "r3"]
+
+
+def test_renaming_an_account_moves_all_that_is_known_of_it(state: State) -> None:
+    state.set_identity(BAKERY)
+    state.save_memory("bakery", {"page_size": 25})
+    state.save_run(run("r1"))
+    state.rename_account("bakery", "cafe")
+    assert (state.identity("bakery"), state.memory("bakery"), state.runs("bakery")) == (
+        None,
+        {},
+        [],
+    )
+    assert (state.memory("cafe"), state.runs("cafe")[0].account) == ({"page_size": 25}, "cafe")
+
+
+def test_a_failed_transaction_leaves_everything_as_it_was(state: State) -> None:
+    state.save_conversations("bakery", [ConversationState("c1", 5)])
+    with pytest.raises(StoreError):
+        state.save_conversations(
+            "bakery", [ConversationState("c1", 6), ConversationState(["no id"])]
+        )  # type: ignore[arg-type]
+    assert state.conversations("bakery") == {"c1": ConversationState("c1", 5)}
+
+
+def test_a_database_of_a_newer_version_is_refused_and_left_as_it_is(state: State) -> None:
+    state.save_memory("bakery", {})
+    state.close()
+    with sqlite3.connect(state.path) as connection:
+        connection.execute("UPDATE lake_version SET version = 99")
+        connection.execute("DROP TABLE days_done")
+        before = list(connection.iterdump())
+    connection.close()
+    with pytest.raises(StoreError, match="written by a newer convo-pipeline"):
+        state.memory("bakery")
+    with sqlite3.connect(state.path) as connection:
+        assert list(connection.iterdump()) == before
+    connection.close()
+
+
+def test_a_file_that_is_no_database_is_a_clear_error(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    path.write_bytes(b"no database" * 100)
+    with pytest.raises(
+        StoreError,
+        match=r"state\.db: file is not a database; move it away .* verify --rebuild-state",
+    ):
+        State(path).memory("bakery")
+
+
+def test_a_symbolic_link_in_place_of_the_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "state.db").symlink_to(tmp_path / "elsewhere.db")
+    with pytest.raises(StoreError, match="symbolic link"):
+        State(tmp_path / "state.db").memory("bakery")
+
+
+def test_many_threads_share_one_state(state: State) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: state.record(partition(day=DAY + timedelta(days=n))), range(100)))
+    assert len(state.partitions("bakery")) == 100
+
+
+def record_many(path: Path, writer: int) -> None:
+    state = State(path)
+    for n in range(10):
+        state.record(partition(account=f"a{writer}", day=DAY + timedelta(days=n)))
+    state.close()
+
+
+def test_many_processes_share_one_file_from_its_creation_on(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["convo_pipeline.lake.store"])
+    processes = [
+        context.Process(target=record_many, args=(tmp_path / "state.db", n)) for n in range(8)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    state = State(tmp_path / "state.db")
+    assert [process.exitcode for process in processes] == [0] * 8
+    assert len(state.partitions()) == 80
+    state.close()
+
+
+def test_a_forked_child_opens_its_own_connection(state: State) -> None:
+    state.save_memory("bakery", {"from": "parent"})
+    child = os.fork()
+    if child == 0:
+        try:
+            state.save_memory("florist", {"from": "child"})
+            os._exit(0)
+        except BaseException:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert (state.memory("bakery"), state.memory("florist")) == (
+        {"from": "parent"},
+        {"from": "child"},
+    )

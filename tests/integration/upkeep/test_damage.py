@@ -1,0 +1,367 @@
+"""A damaged file from end to end: set aside, named, made again by whoever can, and told apart from one that waits."""
+
+import hashlib
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from datetime import date, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from convo_pipeline.base.clock import Clock
+from convo_pipeline.derive.day import stale_days
+from convo_pipeline.emulator.clock import VirtualClock
+from convo_pipeline.emulator.world import Account, World
+from convo_pipeline.errors import CorruptError, StoreError
+from convo_pipeline.lake.ledger import export_runs, restore_runs
+from convo_pipeline.orchestration.assets import run_normalise
+from convo_pipeline.orchestration.deployment import Deployment
+from convo_pipeline.orchestration.upkeep import run_upkeep
+from convo_pipeline.schema import DERIVED, RUNS
+from convo_pipeline.state.identity import AccountIdentity
+from convo_pipeline.upkeep.rebuild import rebuild_state
+from convo_pipeline.upkeep.scrub import NIGHTS, is_due, scrub
+from convo_pipeline.upkeep.verify import verify
+from tests.support.inboxes import NOW, Inboxes, serve, stopped_clock
+
+OLD, TODAY = NOW.date() - timedelta(days=6), NOW.date()
+NIGHT = TODAY - timedelta(days=1)
+RAW_FILES = ("raw_conversations", "raw_message_ids", "raw_message_details")
+
+
+@pytest.fixture
+def inboxes(tmp_path: Path) -> Iterator[Inboxes]:
+    """One conversation of two days, within the 20 messages whose content the API still gives."""
+    world = World(VirtualClock(NOW))
+    guest = world.add_account("insta", "1111111111", "instagram").add_conversation("Ada")
+    for at in (NOW - timedelta(days=6), NOW - timedelta(hours=2)):
+        guest.add_messages(3, at)
+    with serve(tmp_path / "lake", world) as inboxes:
+        inboxes.extract_whole()
+        yield inboxes
+
+
+def flip(path: Path) -> bytes:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    return bytes(content)
+
+
+def kinds(inboxes: Inboxes) -> list[str]:
+    return sorted(
+        {finding.kind for finding in verify(inboxes.store, stale_days=stale_days).findings}
+    )
+
+
+@pytest.mark.parametrize("table", RAW_FILES)
+def test_d1_a_damaged_raw_day_is_asked_again_by_the_next_night_however_old_it_is(
+    inboxes: Inboxes, table: str
+) -> None:
+    store, before = (
+        inboxes.store,
+        {name: inboxes.rows(name, "insta") for name in ("messages", "participants")},
+    )
+    damaged = flip(store.path(table, "insta", OLD))
+    assert kinds(inboxes) == ["damaged"]
+    with pytest.raises(
+        CorruptError,
+        match=f"{table}/account=insta/date={OLD}.*set aside as.*asked again by the next run",
+    ):
+        store.read(table, "insta", OLD)
+    assert "quarantine" in kinds(inboxes)
+    reports = inboxes.extract(NIGHT, mode="nightly")
+    inboxes.derive()
+    assert [report.outcome for report in reports] == ["complete"]
+    assert store.state.quarantines() == []
+    assert {name: inboxes.rows(name, "insta") for name in before} == before
+    assert kinds(inboxes) == ["set aside"]
+    (kept,) = store.path(table, "insta", OLD).parent.glob("*.corrupt-*")
+    assert kept.read_bytes() == damaged
+
+
+@pytest.mark.parametrize(("account", "day"), [("insta", TODAY), ("mess", OLD)])
+def test_files_that_changed_places_are_no_backup_and_bring_no_row_of_theirs(
+    inboxes: Inboxes, account: str, day: date
+) -> None:
+    """Each is whole, only of another day, or of another account's inbox: none is taken for the truth there."""
+    store = inboxes.store
+    store.state.set_identity(AccountIdentity("mess", "2222222222", "messenger"))
+    for table in RAW_FILES if account == "mess" else ():
+        store.merge(table, "mess", OLD, store.read(table, "insta", OLD))
+    before = inboxes.rows("messages")
+    for table in RAW_FILES:
+        one, other = store.path(table, "insta", OLD), store.path(table, account, day)
+        contents = one.read_bytes(), other.read_bytes()
+        one.write_bytes(contents[1])
+        other.write_bytes(contents[0])
+    assert set(kinds(inboxes)) == {"damaged"}
+    rebuild_state(store)
+    for table in RAW_FILES:
+        with pytest.raises(CorruptError, match="set aside"):
+            store.read(table, "insta", OLD)
+    inboxes.extract(NIGHT, mode="nightly")
+    inboxes.derive()
+    assert inboxes.rows("messages") == before
+
+
+def test_a_file_found_damaged_while_a_run_stores_waits_for_the_next_one(inboxes: Inboxes) -> None:
+    before = inboxes.rows("messages", "insta")
+    (conversation,) = inboxes.world.accounts["insta"].conversations.values()
+    conversation.add_message("late", NOW - timedelta(minutes=1))
+    flip(inboxes.store.path("raw_message_details", "insta", TODAY))
+    [report] = inboxes.extract(NIGHT, accounts=["insta"], mode="nightly")
+    assert (report.outcome, report.reasons) == ("incomplete", ("quarantined",))
+    assert [entry[:3] for entry in inboxes.store.state.quarantines()] == [
+        ("raw_message_details", "insta", TODAY)
+    ]
+    [report] = inboxes.extract(NIGHT, accounts=["insta"], mode="nightly")
+    inboxes.derive()
+    assert (report.outcome, inboxes.store.state.quarantines()) == ("complete", [])
+    assert [row for row in inboxes.rows("messages", "insta") if row["text"] != "late"] == before
+    assert kinds(inboxes) == ["set aside"]
+
+
+def test_d1_a_damaged_derived_day_is_made_again_from_the_raw_one(inboxes: Inboxes) -> None:
+    path = inboxes.store.path("messages", "insta", OLD)
+    whole = path.read_bytes()
+    flip(path)
+    with pytest.raises(CorruptError, match="it is made again from the raw tables"):
+        inboxes.store.read("messages", "insta", OLD)
+    assert kinds(inboxes) == ["quarantine", "stale"]
+    inboxes.derive()
+    assert path.read_bytes() == whole
+    assert kinds(inboxes) == ["set aside"]
+
+
+def test_a_damaged_day_of_the_ledger_is_written_again_from_the_state(inboxes: Inboxes) -> None:
+    store = inboxes.store
+    before = store.read(RUNS.name, "", TODAY)
+    flip(store.path(RUNS.name, "", TODAY))
+    export_runs(store, str(before["run_id"][0]))
+    assert store.read(RUNS.name, "", TODAY).equals(before)
+    assert (store.state.quarantines(), kinds(inboxes)) == ([], ["set aside"])
+
+
+def test_a_file_with_the_bytes_that_were_written_is_never_set_aside(inboxes: Inboxes) -> None:
+    """Too little memory, no more threads: much can keep a whole file from being read."""
+    store = inboxes.store
+    path, held = (
+        store.path("messages", "insta", OLD),
+        store.state.partition("messages", "insta", OLD),
+    )
+    assert held is not None
+    path.write_bytes(b"unreadable")
+    store.state.record(replace(held, sha256=hashlib.sha256(b"unreadable").hexdigest()))
+    with pytest.raises(StoreError, match="its bytes are those that were written: it stays"):
+        store.read("messages", "insta", OLD)
+    assert (path.read_bytes(), store.state.quarantines()) == (b"unreadable", [])
+
+
+def test_a_backup_without_state_remembers_what_lies_set_aside(inboxes: Inboxes) -> None:
+    store = inboxes.store
+    flip(store.path("raw_message_ids", "insta", OLD))
+    with pytest.raises(CorruptError):
+        store.read("raw_message_ids", "insta", OLD)
+    noted = store.state.quarantines()
+    for _, _, _, path in noted:
+        store.state.remove_quarantine(path)
+    rebuild_state(store)
+    assert store.state.quarantines() == noted
+    inboxes.extract(NIGHT, mode="nightly")
+    assert store.state.quarantines() == []
+
+
+def test_a_rebuilt_state_vouches_for_no_byte_that_its_rows_do_not_give(inboxes: Inboxes) -> None:
+    """A footer has no checksum: where one was changed and can still be read, the file is written anew from its rows."""
+    store = inboxes.store
+    known = store.state.partitions()
+    path = store.path("raw_message_ids", "insta", OLD)
+    whole = path.read_bytes()
+    start = whole.index(b"parquet-cpp-arrow")
+    path.write_bytes(whole[:start] + b"q" + whole[start + 1 :])
+    rebuild_state(store)
+    assert (path.read_bytes(), store.state.partitions()) == (whole, known)
+
+
+@pytest.mark.parametrize("table", ["raw_message_details", "messages", "account_days"])
+def test_damage_that_nobody_reads_is_found_within_four_weeks_and_made_good(
+    inboxes: Inboxes, table: str
+) -> None:
+    """By the nightly upkeep, on the one night on which the day's turn is."""
+    run_normalise(deployment_of(inboxes), [f"insta|{TODAY}"])
+    store, before = (
+        inboxes.store,
+        {name: inboxes.rows(name, "insta") for name in ("messages", "account_days")},
+    )
+    flip(store.path(table, "insta", OLD))
+    nights = [TODAY + timedelta(days=number) for number in range(NIGHTS)]
+    assert [night for night in nights if is_due(OLD, night)] == [OLD + timedelta(days=NIGHTS)]
+    found = {}
+    for night in (OLD + timedelta(days=NIGHTS + number) for number in (-1, 0, 1)):
+        try:
+            scrub(store, night, session_gap_hours=24)
+        except CorruptError as error:
+            found[night] = str(error)
+    assert list(found) == [OLD + timedelta(days=NIGHTS)]
+    assert (
+        f"{table}/account=insta/date={OLD}/data.parquet.corrupt-"
+        in found[OLD + timedelta(days=NIGHTS)]
+    )
+    assert {name: inboxes.rows(name, "insta") for name in before} == before
+    inboxes.extract(NIGHT, mode="nightly")
+    assert kinds(inboxes) == ["set aside"]
+
+
+def test_the_nightly_upkeep_reads_a_share_of_the_files_and_is_red_when_one_is_damaged(
+    inboxes: Inboxes,
+) -> None:
+    told: list[str] = []
+    store, clock = inboxes.store, Clock(now=lambda: NOW + timedelta(days=NIGHTS - 6))
+    deployment = Deployment(inboxes.settings, environ=inboxes.environ, clock=clock)
+    count = sum(record.date == OLD for record in store.state.partitions())
+    assert run_upkeep(deployment, told.append) == []
+    assert f"files read and found whole: {count}" in told
+    flip(store.path("messages", "insta", OLD))
+    (failure,) = run_upkeep(deployment, told.append)
+    assert f"messages/account=insta/date={OLD}" in failure
+    assert run_upkeep(deployment, told.append) == []
+
+
+def crowd(account: Account, at: datetime) -> None:
+    """Fill the listing's first page with other conversations, so that nothing older comes along by chance."""
+    for number in range(60):
+        account.add_conversation(f"Eve {at} {number}").add_messages(
+            1, at - timedelta(minutes=number)
+        )
+
+
+def remove_day(inboxes: Inboxes, day: date, tables: Iterable[str]) -> None:
+    for table in tables:
+        shutil.rmtree(inboxes.store.path(table, "insta", day).parent)
+
+
+@pytest.fixture
+def quiet(tmp_path: Path) -> Iterator[Inboxes]:
+    """A guest who wrote once, days ago, below more conversations than a page shows."""
+    world = World(VirtualClock(NOW))
+    account = world.add_account("insta", "1111111111", "instagram")
+    account.add_conversation("Ada").add_messages(2, NOW - timedelta(days=5))
+    crowd(account, NOW - timedelta(hours=3))
+    with serve(tmp_path / "lake", world) as inboxes:
+        inboxes.extract_whole()
+        yield inboxes
+
+
+QUIET = TODAY - timedelta(days=5)
+
+
+def deployment_of(inboxes: Inboxes) -> Deployment:
+    return Deployment(inboxes.settings, environ=inboxes.environ, clock=stopped_clock(inboxes.clock))
+
+
+@pytest.mark.parametrize("tables", [*((table,) for table in RAW_FILES), RAW_FILES])
+def test_d13_raw_days_removed_by_hand_are_missed_by_the_next_night_and_asked_again(
+    quiet: Inboxes, tables: tuple[str, ...]
+) -> None:
+    before = quiet.rows("messages", "insta")
+    remove_day(quiet, QUIET, tables)
+    assert kinds(quiet) == ["missing"]
+    reports = [*quiet.extract(NIGHT, mode="nightly"), *quiet.extract(NIGHT, mode="nightly")]
+    quiet.derive()
+    assert [(report.outcome, report.reasons) for report in reports] == [
+        ("incomplete", ("quarantined",)),
+        ("complete", ()),
+    ]
+    named = [
+        f"{table}/account=insta/date={QUIET}/data.parquet was lost, damaged or put back from a backup"
+        for table in tables
+    ]
+    assert reports[0].report["quarantined"] == sorted(named)
+    assert (quiet.rows("messages", "insta"), kinds(quiet)) == (before, [])
+
+
+def test_d13_a_derived_day_removed_by_hand_is_made_again_by_the_next_normalisation(
+    quiet: Inboxes,
+) -> None:
+    run_normalise(deployment_of(quiet), [f"insta|{TODAY}"])
+    before = {
+        name: quiet.rows(name, "insta") for name in ("messages", "participants", "account_days")
+    }
+    remove_day(quiet, QUIET, before)
+    assert kinds(quiet) == ["missing"]
+    outcome = run_normalise(deployment_of(quiet), [f"insta|{TODAY}"])
+    assert (outcome.failures, {name: quiet.rows(name, "insta") for name in before}) == ({}, before)
+    assert (kinds(quiet), quiet.store.state.quarantines()) == ([], [])
+
+
+def test_d13_a_day_of_the_ledger_removed_by_hand_is_written_again_by_the_next_run(
+    quiet: Inboxes,
+) -> None:
+    store = quiet.store
+    before = store.read(RUNS.name, "", TODAY)
+    shutil.rmtree(store.path(RUNS.name, "", TODAY).parent)
+    restore_runs(store)
+    assert (store.read(RUNS.name, "", TODAY).equals(before), kinds(quiet)) == (True, [])
+
+
+def live_on(inboxes: Inboxes) -> date:
+    """Let five days pass with messages on the first of them and many on the last, and ask for them; return the last."""
+    account, clock = inboxes.world.accounts["insta"], inboxes.clock
+    for name, hours in (("Bob", 1), ("Joe", 24)):
+        account.add_conversation(name).add_messages(2, NOW + timedelta(hours=hours))
+    clock.advance(timedelta(days=5).total_seconds())
+    crowd(account, clock.now() - timedelta(hours=13))
+    inboxes.extract_whole()
+    return clock.now().date() - timedelta(days=1)
+
+
+@pytest.mark.parametrize("is_rebuilt", [False, True])
+def test_d15_days_that_a_restored_backup_lacks_are_asked_again_by_the_next_night(
+    quiet: Inboxes, is_rebuilt: bool
+) -> None:
+    """Days are gone with the backup, and one is older than it was; the state knows them still."""
+    store, backup = quiet.store, quiet.store.root.parent / "backup"
+    shutil.copytree(store.root, backup, ignore=shutil.ignore_patterns(".state"))
+    night = live_on(quiet)
+    before = quiet.rows("messages", "insta")
+    for folder in store.root.glob("[!.]*"):
+        shutil.rmtree(folder)
+    shutil.copytree(backup, store.root, dirs_exist_ok=True)
+    if is_rebuilt:
+        rebuild_state(store)
+    else:
+        assert set(kinds(quiet)) == {"missing", "restored"}
+    reports = [*quiet.extract(night, mode="nightly"), *quiet.extract(night, mode="nightly")]
+    store.partitions.look_over(DERIVED, "insta")
+    quiet.derive()
+    assert [report.outcome for report in reports] == [
+        "complete" if is_rebuilt else "incomplete",
+        "complete",
+    ]
+    assert (quiet.rows("messages", "insta"), kinds(quiet), store.state.quarantines()) == (
+        before,
+        [],
+        [],
+    )
+    assert list(store.root.rglob("*.corrupt-*")) == []
+
+
+def test_d15_files_newer_than_the_state_are_taken_for_the_truth(quiet: Inboxes) -> None:
+    """The state alone is from a backup: whole files of ours are no damage, whatever it says."""
+    store = quiet.store
+    store.close()
+    backup = {path: path.read_bytes() for path in store.state_path.glob("state.db*")}
+    night = live_on(quiet)
+    before = quiet.rows("messages", "insta")
+    store.close()
+    for path in store.state_path.glob("state.db*"):
+        path.unlink()
+    for path, content in backup.items():
+        path.write_bytes(content)
+    assert "restored" in kinds(quiet)
+    assert quiet.rows("messages", "insta") == before
+    quiet.extract(night, mode="nightly")
+    quiet.derive()
+    assert (quiet.rows("messages", "insta"), list(store.root.rglob("*.corrupt-*"))) == (before, [])

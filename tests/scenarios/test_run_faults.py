@@ -1,0 +1,238 @@
+"""A whole run on a machine that fails it: disks full, read-only or broken, processes killed, others at the same work."""
+
+import errno
+import itertools
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from convo_pipeline.derive.day import derive_day, stale_days
+from convo_pipeline.emulator.clock import VirtualClock
+from convo_pipeline.emulator.world import World
+from convo_pipeline.errors import BusyError
+from convo_pipeline.extract import spool as spool_module
+from convo_pipeline.extract.spool import left_spools
+from convo_pipeline.lake.compact import compact
+from convo_pipeline.lake.store import Store
+from convo_pipeline.settings import StoreSettings
+from convo_pipeline.storage import local as folder_module
+from convo_pipeline.upkeep.verify import verify
+from tests.scenarios.test_kills import TroubledOs, refused, run_child, void
+from tests.support.inboxes import NOW, Inboxes, reopened, serve
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+TODAY = NOW.date()
+
+
+@pytest.fixture(scope="module")
+def inbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Inboxes]:
+    """An account with one long and two short conversations, on three days."""
+    world = World(VirtualClock(NOW))
+    account = world.add_account("insta", "1111111111", "instagram")
+    for guest, count, days in (("Ada", 30, 2), ("Bob", 3, 1), ("Eve", 4, 0)):
+        account.add_conversation(guest).add_messages(count, NOW - timedelta(days=days, hours=2))
+    with serve(tmp_path_factory.mktemp("inbox") / "lake", world) as inboxes:
+        yield inboxes
+
+
+def check_whole(inboxes: Inboxes) -> None:
+    """One run and nothing is missing, left over or off."""
+    inboxes.extract_whole()
+    found = {row["message_id"] for row in inboxes.rows("messages")}
+    conversations = inboxes.world.accounts["insta"].conversations.values()
+    assert found == {
+        message.message_id for conversation in conversations for message in conversation.messages
+    }
+    assert left_spools(inboxes.store.state_path, "insta") == []
+    assert verify(inboxes.store, stale_days=stale_days).findings == ()
+    inboxes.store.close()
+
+
+# every file-system call of a run
+
+
+def run_troubled(
+    inboxes: Inboxes, monkeypatch: pytest.MonkeyPatch, trouble: Callable[[int, str], None]
+) -> int:
+    """Run while file-system calls of the spool and the lake are troubled; return how many there were."""
+    fake = TroubledOs(trouble)
+    monkeypatch.setattr(folder_module, "os", fake)
+    monkeypatch.setattr(spool_module, "os", fake)
+    try:
+        inboxes.extract()
+        inboxes.derive()
+    finally:
+        monkeypatch.setattr(folder_module, "os", os)
+        monkeypatch.setattr(spool_module, "os", os)
+        inboxes.store.close()
+    return len(fake.log)
+
+
+def trouble_at(now: int, name: str, place: int, number: int | None) -> None:
+    """At one call, die or, where there is an error number, fail."""
+    if now == place and number is None:
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif now == place and number is not None:
+        raise OSError(number, os.strerror(number))
+
+
+@pytest.mark.hunt
+@pytest.mark.timeout(7200)
+def test_a_run_that_is_killed_or_refused_at_any_file_system_call_is_made_whole_by_the_next(
+    tmp_path: Path, inbox: Inboxes, monkeypatch: pytest.MonkeyPatch, long_run: bool
+) -> None:
+    """Every answer of the API is written before the next is asked: these are all the moments around its calls too."""
+    total = run_troubled(reopened(inbox, tmp_path / "clean"), monkeypatch, lambda now, name: None)
+    troubles = itertools.cycle((None, errno.EIO, errno.ENOSPC))
+    cases = list(zip(range(1, total + 1), troubles, strict=False))
+    chosen = cases if long_run else random.Random(20260301).sample(cases, 6)
+    for case, (place, number) in enumerate(chosen):
+        inboxes = reopened(inbox, tmp_path / str(case))
+        work = partial(
+            run_troubled, inboxes, monkeypatch, partial(trouble_at, place=place, number=number)
+        )
+        if number is None:
+            assert run_child(lambda: void(work())) == -signal.SIGKILL  # noqa: B023
+        else:
+            told = refused(lambda: void(work()))  # noqa: B023
+            assert told is None or os.strerror(number) in told
+        check_whole(reopened(inbox, tmp_path / str(case)))
+        shutil.rmtree(tmp_path / str(case))
+    print(
+        f"{total} file-system calls a run, {len(chosen)} of them killed or refused, each run whole after one more"
+    )
+
+
+# disks
+
+
+DISK_SCRIPT = """
+set -e
+mount -t tmpfs -o size=1m,mode=700 tmpfs {disk}
+{python} {script} {disk}/lake
+mount -o remount,ro {disk}
+{python} {script} {disk}/lake
+"""
+EXTRACT_SCRIPT = """
+import sys
+from datetime import date
+from convo_pipeline.errors import StoreError
+from convo_pipeline.extract.run import extract
+from convo_pipeline.lake.store import Store
+from convo_pipeline.settings import parse_settings
+settings = parse_settings({settings!r}.replace("ROOT", sys.argv[1]).encode())
+try:
+    days = date(2026, 3, 1), date(2026, 3, 2)
+    extract(settings, Store(settings.store), ["insta"], *days, mode="window", environ={{"T": "x"}})
+    sys.exit("a disk that takes nothing was not noticed")
+except StoreError as error:
+    print(error)
+"""
+SETTINGS = """
+[graph]
+base_url = "{url}"
+[store]
+root = "ROOT"
+[[accounts]]
+name = "insta"
+page_id = "1111111111"
+platform = "instagram"
+token_env = "T"
+start_date = "2026-03-01"
+"""
+
+
+def test_c7_c8_a_full_or_read_only_disk_is_refused_before_the_first_call(
+    tmp_path: Path, inbox: Inboxes
+) -> None:
+    """A real file system of one MiB, then the same one mounted for reading only."""
+    asked = len(inbox.server.log)
+    disk, script = tmp_path / "disk", tmp_path / "extract.py"
+    disk.mkdir()
+    script.write_text(EXTRACT_SCRIPT.format(settings=SETTINGS.format(url=inbox.server.base_url)))
+    code = DISK_SCRIPT.format(disk=disk, python=sys.executable, script=script)
+    done = subprocess.run(
+        ["unshare", "-Urm", "sh", "-c", code], capture_output=True, text=True, check=False
+    )
+    if "unshare" in done.stderr and done.returncode:
+        pytest.skip("no private mounts here")
+    assert done.returncode == 0, done.stdout + done.stderr
+    full, read_only = done.stdout.splitlines()
+    assert (
+        full == f"the disk of {disk}/lake is full: 1.0 MiB free, 64.0 MiB needed, 63.0 MiB missing"
+    )
+    assert read_only.endswith("Read-only file system")
+    assert len(inbox.server.log) == asked
+
+
+# others at the same work
+
+
+def start(work: Callable[[], object]) -> int:
+    """Do work in a forked child and return its process id."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+            os._exit(0)
+        except BusyError:
+            os._exit(0)
+        except BaseException:
+            os._exit(1)
+    return child
+
+
+def test_c10_backfill_night_capture_and_upkeep_over_the_same_days_end_and_make_a_union(
+    tmp_path: Path, inbox: Inboxes
+) -> None:
+    def own() -> Inboxes:
+        return reopened(inbox, tmp_path)
+
+    def derive_often() -> None:
+        store = own().store
+        for _ in range(5):
+            for day in stale_days(store, "insta"):
+                derive_day(store, "insta", day)
+            compact(store, TODAY + timedelta(days=40))
+            verify(store)
+
+    works: list[Callable[[], object]] = [
+        lambda: own().extract(),
+        lambda: own().extract(TODAY - timedelta(days=1), mode="nightly"),
+        lambda: own().extract(TODAY, mode="capture"),
+        derive_often,
+    ]
+    children = [start(work) for work in works for _ in range(2)]
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    assert codes == [0] * len(children)
+    check_whole(own())
+
+
+def test_c11_the_lock_of_a_killed_run_is_free_at_once(tmp_path: Path) -> None:
+    store = Store(StoreSettings(root=str(tmp_path)))
+    reader, writer = os.pipe()
+
+    def hold() -> None:
+        with Store(StoreSettings(root=str(tmp_path))).lock_account("insta"):
+            os.write(writer, b"held")
+            time.sleep(600)
+
+    child = start(hold)
+    assert os.read(reader, 4) == b"held"
+    with pytest.raises(BusyError, match="account insta is busy"), store.lock_account("insta"):
+        pass
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    with store.lock_account("insta"):
+        pass
+    store.close()

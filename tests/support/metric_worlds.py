@@ -1,0 +1,530 @@
+"""Invented inboxes for the metrics' tests, and what the metrics must be, worked out one message at a time.
+
+The second formulation shares no code with the package: loops over plain rows instead of window functions.
+"""
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime, timedelta
+from itertools import product
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from convo_pipeline.schema import MESSAGES, RUNS
+
+LONG_TEXT = "Thank you for your message, we will be back tomorrow."
+TEXTS = ("", "ok", "short answer", LONG_TEXT, LONG_TEXT + "!", None)
+STEPS_SECONDS = (0, 1, 3, 5, 6, 40, 600, 3599, 3600, 8000, 40_000, 86_399, 86_400, 90_000, 250_000)
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message of a world."""
+
+    account: str
+    conversation_id: str
+    message_id: str
+    created_at: datetime
+    direction: str | None
+    text: str | None = None
+    tie_rank: int = 0
+    content_type: str = "text"
+    reaction_count: int | None = 0
+
+    @property
+    def order(self) -> tuple[datetime, int, str]:
+        return (self.created_at, self.tie_rank, self.message_id)
+
+
+def row(message: Message) -> dict[str, object]:
+    """The message as a row of `messages`."""
+    return {
+        "conversation_id": message.conversation_id,
+        "message_id": message.message_id,
+        "created_at": message.created_at,
+        "tie_rank": message.tie_rank,
+        "direction": message.direction,
+        "text": message.text,
+        "content_type": message.content_type,
+        "reaction_count": message.reaction_count,
+        "detail_status": "detailed" if message.direction else "beyond_20",
+        "first_seen_at": message.created_at,
+        "changed_at": message.created_at,
+    }
+
+
+def as_table(messages: Iterable[Message]) -> pa.Table:
+    """The messages as one table, as the mart is given them."""
+    return pa.Table.from_pylist([row(message) for message in messages], schema=MESSAGES.schema)
+
+
+LONG_AFTER = datetime(2027, 1, 1, tzinfo=UTC)
+
+
+def write_world(
+    root: Path,
+    messages: Iterable[Message],
+    promised: Mapping[str, date] | None = None,
+    until: datetime = LONG_AFTER,
+) -> Path:
+    """Write `messages` as the lake keeps it, and a run that promised each account's days; return the root.
+
+    By default all days are promised, from the first with a message on. The run began at `until`.
+    """
+    partitions: dict[tuple[str, date], list[Message]] = defaultdict(list)
+    for message in messages:
+        partitions[message.account, message.created_at.date()].append(message)
+    for (account, day), found in partitions.items():
+        put(root, f"messages/account={account}/date={day}", as_table(found))
+    root.mkdir(parents=True, exist_ok=True)
+    write_runs(root, first_days(partitions) if promised is None else promised, until=until)
+    return root
+
+
+def first_days(partitions: Iterable[tuple[str, date]]) -> dict[str, date]:
+    """Each account's first day."""
+    return dict(sorted(partitions, reverse=True))
+
+
+def write_runs(
+    root: Path,
+    promised: Mapping[str, date],
+    lines: Iterable[Mapping[str, object]] = (),
+    until: datetime = LONG_AFTER,
+) -> None:
+    """Write the ledger's line of one complete run for each account, begun at `until`, and these beside them."""
+    values = {"run_id": "r", "kind": "window", "started_at": until, "outcome": "complete"}
+    rows = [{"account": account, "since": day, **values} for account, day in promised.items()]
+    put(
+        root,
+        f"runs/date={until.date()}",
+        pa.Table.from_pylist([*rows, *map(dict, lines)], schema=RUNS.schema),
+    )
+
+
+def put(root: Path, folder: str, content: pa.Table) -> None:
+    """Write one partition."""
+    path = root / folder / "data.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(content, path)
+
+
+def truncated(
+    messages: Iterable[Message], since: date, seed: int, share: float = 0.5
+) -> list[Message]:
+    """What would be held of a world whose days from `since` on were promised: of older days what came along, of a
+    conversation's older messages often only the id: of so many conversations, some messages are unread."""
+    world = random.Random(seed)
+    held: list[Message] = []
+    for thread in threads(messages).values():
+        own = list(thread)
+        if own[-1].created_at.date() < since:
+            continue
+        came_along = world.randrange(3)
+        older = [message for message in own if message.created_at.date() < since]
+        held += older[len(older) - came_along :] if came_along else []
+        newer = own[len(older) :]
+        is_whole = world.random() >= share
+        unread = 0 if is_whole else world.randrange(len(newer) + 1)
+        stray = 0 if is_whole else world.choice((0, 0.2))
+        for index, message in enumerate(newer):
+            is_unread = index < unread or world.random() < stray
+            held.append(
+                replace(message, direction=None, text=None, reaction_count=None)
+                if is_unread
+                else message
+            )
+    return held
+
+
+def broken_off(
+    messages: Iterable[Message], until: datetime, seed: int
+) -> tuple[list[Message], list[Message]]:
+    """What is held after a run that began at `until` and several that were broken off later, and what they saw.
+
+    These brought nothing of some conversations, of others only the newest messages, or in two pieces.
+    """
+    world = random.Random(seed)
+    held: list[Message] = []
+    seen: list[Message] = []
+    for own in threads(messages).values():
+        later = sum(message.created_at > until for message in own)
+        known, new = own[: len(own) - later], own[len(own) - later :]
+        brought = set(range(later)[later - world.randrange(later + 1) :])
+        if world.random() < 0.3:
+            brought = {index for index in brought if index > later - 3 or index % 3 == 0}
+        held += [*known, *(message for index, message in enumerate(new) if index in brought)]
+        seen += [*known, *(new if brought else [])]
+    return held, seen
+
+
+def random_world(
+    seed: int,
+    conversations: int,
+    since: datetime,
+    span: timedelta,
+    accounts: int = 2,
+    *,
+    is_known: bool = False,
+) -> list[Message]:
+    """Bursts, long silences; unless all `is_known`, messages of one second, canned texts and unknown senders too."""
+    world = random.Random(seed)
+    messages: list[Message] = []
+    for number in range(conversations):
+        moment = since + timedelta(seconds=world.randrange(int(span.total_seconds())))
+        share_unknown = 0 if is_known else world.choice((0, 0, 0.1, 0.5))
+        for index in range(world.randint(1, 14)):
+            moment += timedelta(
+                seconds=world.choice(STEPS_SECONDS[1:] if is_known else STEPS_SECONDS)
+            )
+            if moment >= since + span:
+                break
+            direction = (
+                None
+                if world.random() < share_unknown
+                else world.choice(("inbound", "inbound", "outbound"))
+            )
+            messages.append(
+                Message(
+                    f"account-{number % accounts}",
+                    f"t_{number // accounts}",
+                    f"m_{number}_{world.randrange(10**6)}_{index}",
+                    moment,
+                    direction,
+                    f"{number} {index}" if is_known else world.choice(TEXTS) if direction else None,
+                    tie_rank=index,
+                    content_type=world.choice(
+                        ("text", "image", "story_reply", "share", "unsupported")
+                    ),
+                    reaction_count=world.choice((0, 0, 1)) if direction else None,
+                )
+            )
+    world.shuffle(messages)
+    return messages
+
+
+def threads(messages: Iterable[Message]) -> dict[tuple[str, str], list[Message]]:
+    """Each conversation's messages, oldest first."""
+    found: dict[tuple[str, str], list[Message]] = defaultdict(list)
+    for message in sorted(messages, key=lambda message: message.order):
+        found[message.account, message.conversation_id].append(message)
+    return found
+
+
+def repeated_texts(messages: Iterable[Message]) -> set[tuple[str, date, str]]:
+    """Texts of 20 characters or more that went to 5 conversations or more on one day."""
+    seen: dict[tuple[str, date, str], set[str]] = defaultdict(set)
+    for message in messages:
+        if message.direction == "outbound" and message.text is not None and len(message.text) >= 20:
+            seen[message.account, message.created_at.date(), message.text].add(
+                message.conversation_id
+            )
+    return {key for key, found in seen.items() if len(found) >= 5}
+
+
+@dataclass
+class Step:
+    """A message in its place."""
+
+    message: Message
+    session: int
+    turn: int | None = None
+    reason: str | None = None
+    is_unsure: bool = False
+    follows_unknown: bool = False
+    precedes_unknown: bool = False
+
+    @property
+    def kind(self) -> str:
+        if self.message.direction is None:
+            return "unknown"
+        if self.message.direction == "inbound":
+            return "inbound"
+        if self.is_unsure:
+            return "unsure"
+        return "automated" if self.reason else "human"
+
+
+def steps(
+    thread: list[Message], repeated: set[tuple[str, date, str]], gap: timedelta
+) -> list[Step]:
+    """Number the sessions and turns of a conversation and judge our messages."""
+    found: list[Step] = []
+    session = turn = 0
+    for index, message in enumerate(thread):
+        before = thread[index - 1] if index else None
+        after = thread[index + 1] if index + 1 < len(thread) else None
+        is_new = before is None or message.created_at - before.created_at >= gap
+        session += is_new
+        step = Step(message, session)
+        step.follows_unknown = not is_new and before is not None and before.direction is None
+        step.precedes_unknown = (
+            after is not None
+            and after.direction is None
+            and after.created_at - message.created_at < gap
+        )
+        if message.direction == "inbound":
+            if is_new or before is None or before.direction != "inbound":
+                turn += 1
+            step.turn = turn
+        if message.direction == "outbound":
+            is_fast = judge_fast(thread[:index], message, gap)
+            if is_fast:
+                step.reason = "fast_reply"
+            elif (message.account, message.created_at.date(), message.text) in repeated:
+                step.reason = "repeated_text"
+            else:
+                step.is_unsure = is_fast is None
+        found.append(step)
+    return found
+
+
+def judge_fast(before: list[Message], ours: Message, gap: timedelta) -> bool | None:
+    """Whether ours was sent at most 5 seconds after the customer began to write: the first message of the turn.
+
+    Every unread message is tried as the customer's and as ours; None where that decides.
+    """
+    settled = [
+        index
+        for index, message in enumerate(before)
+        if message.direction == "outbound"
+        and ours.created_at - message.created_at > timedelta(seconds=5)
+    ]
+    near = before[settled[-1] if settled else 0 :]
+    unread = [index for index, message in enumerate(near) if message.direction is None]
+    if len(unread) > 12:
+        raise AssertionError("too many to try them all")
+    verdicts = set()
+    for guess in product(("inbound", "outbound"), repeat=len(unread)):
+        directions = [message.direction for message in near]
+        for index, direction in zip(unread, guess, strict=True):
+            directions[index] = direction
+        began = None
+        for index, message in enumerate(near):
+            is_silent = index > 0 and message.created_at - near[index - 1].created_at >= gap
+            if directions[index] == "inbound" and (
+                index == 0 or directions[index - 1] != "inbound" or is_silent
+            ):
+                began = message.created_at
+        verdicts.add(began is not None and ours.created_at - began <= timedelta(seconds=5))
+    return verdicts.pop() if len(verdicts) == 1 else None
+
+
+def next_answer(after: list[Step], kinds: tuple[str, ...]) -> tuple[str, Step | None]:
+    """What comes first: an answer (`known`), a message of unknown direction (`unknown`), or neither (`none`)."""
+    for step in after:
+        if step.kind in kinds:
+            return "known", step
+        if step.kind in ("unknown", "unsure"):
+            return "unknown", None
+    return "none", None
+
+
+def seconds_between(since: datetime, until: datetime | None) -> float | None:
+    return None if until is None else (until - since).total_seconds()
+
+
+@dataclass(frozen=True)
+class Hours:
+    """Business hours of an account: whole hours of a wall clock on some weekdays."""
+
+    zone: str = "UTC"
+    opens: int = 9
+    closes: int = 18
+    weekdays: tuple[int, ...] = (0, 1, 2, 3, 4)
+
+
+def business_seconds(since: datetime, until: datetime | None, hours: Hours) -> float | None:
+    """Sum the open seconds of each local day, on the wall clock."""
+    if until is None:
+        return None
+    start, end = (
+        moment.astimezone(ZoneInfo(hours.zone)).replace(tzinfo=None) for moment in (since, until)
+    )
+    total, day = 0.0, start.date()
+    while day <= end.date():
+        midnight = datetime.combine(day, datetime.min.time())
+        opening, closing = (
+            midnight + timedelta(hours=hours.opens),
+            midnight + timedelta(hours=hours.closes),
+        )
+        if day.weekday() in hours.weekdays:
+            total += max(0.0, (min(end, closing) - max(start, opening)).total_seconds())
+        day += timedelta(days=1)
+    return total
+
+
+@dataclass
+class World:
+    """A world in order, with what is asked of it most; `promised` is each account's first promised day, `until` when the
+    last complete run began."""
+
+    messages: list[Message]
+    gap: timedelta = timedelta(hours=24)
+    promised: Mapping[str, date] | None = None
+    until: datetime = LONG_AFTER
+    threads: dict[tuple[str, str], list[Step]] = field(init=False)
+    known_from: dict[str, datetime] = field(init=False)
+
+    def __post_init__(self) -> None:
+        repeated = repeated_texts(self.messages)
+        self.threads = {
+            key: steps(thread, repeated, self.gap) for key, thread in threads(self.messages).items()
+        }
+        held = first_days((message.account, message.created_at.date()) for message in self.messages)
+        promised = held if self.promised is None else self.promised
+        self.known_from = {
+            account: datetime.combine(max(day, held[account]), datetime.min.time(), UTC) + self.gap
+            for account, day in promised.items()
+            if account in held
+        }
+
+    def is_known(self, account: str, moment: datetime) -> bool:
+        """Whether what began then cannot have begun before the promised days."""
+        return account in self.known_from and moment >= self.known_from[account]
+
+    def may_lack(self, thread: list[Step], ended: datetime, answered: datetime | None) -> bool:
+        """Whether messages may lack before what answered, or, where nothing did, before any later one."""
+        latest = answered or thread[-1].message.created_at
+        return max(ended, latest) > self.until
+
+
+def response_turns(world: World, hours: dict[str, Hours]) -> list[dict[str, object]]:
+    """Every inbound run and what answered it."""
+    found = []
+    for (account, conversation_id), thread in world.threads.items():
+        for turn in range(1, max((step.turn or 0 for step in thread), default=0) + 1):
+            run = [index for index, step in enumerate(thread) if step.turn == turn]
+            first, after = thread[run[0]], thread[run[-1] + 1 :]
+            began = first.message.created_at
+            _, any_answer = next_answer(after, ("human", "automated", "unsure"))
+            human_status, human = next_answer(
+                [step for step in after if step.kind != "automated"], ("human",)
+            )
+            answered_at = any_answer.message.created_at if any_answer else None
+            human_at = human.message.created_at if human else None
+            clock = hours.get(account)
+            found.append(
+                {
+                    "account": account,
+                    "date": began.date(),
+                    "conversation_id": conversation_id,
+                    "turn_number": turn,
+                    "session_number": first.session,
+                    "started_at": began,
+                    "ended_at": thread[run[-1]].message.created_at,
+                    "inbound_count": len(run),
+                    "is_answered": {"known": True, "none": False, "unknown": None}[human_status],
+                    "response_at": answered_at,
+                    "response_message_id": any_answer.message.message_id if any_answer else None,
+                    "response_seconds": seconds_between(began, answered_at),
+                    "response_business_seconds": business_seconds(began, answered_at, clock)
+                    if clock
+                    else None,
+                    "is_likely_automated": any_answer.kind == "automated"
+                    if any_answer and not any_answer.is_unsure
+                    else None,
+                    "automated_reason": any_answer.reason if any_answer else None,
+                    "human_response_at": human_at,
+                    "human_response_seconds": seconds_between(began, human_at),
+                    "human_response_business_seconds": business_seconds(began, human_at, clock)
+                    if clock
+                    else None,
+                    "is_lower_bound": first.follows_unknown
+                    or thread[run[-1]].precedes_unknown
+                    or not world.is_known(account, began)
+                    or world.may_lack(thread, thread[run[-1]].message.created_at, human_at),
+                }
+            )
+    return found
+
+
+def sessions(world: World, hours: dict[str, Hours]) -> list[dict[str, object]]:
+    """Every stretch of a conversation without a long silence."""
+    found = []
+    for (account, conversation_id), thread in world.threads.items():
+        for number in range(1, thread[-1].session + 1):
+            inside = [index for index, step in enumerate(thread) if step.session == number]
+            found.append(
+                one_session(world, account, conversation_id, thread, inside, hours.get(account))
+            )
+    return found
+
+
+def one_session(
+    world: World,
+    account: str,
+    conversation_id: str,
+    thread: list[Step],
+    inside: list[int],
+    clock: Hours | None,
+) -> dict[str, object]:
+    own = [thread[index] for index in inside]
+    kinds = Counter(step.kind for step in own)
+    inbound = [index for index in inside if thread[index].kind == "inbound"]
+    spoken = [step for step in own if step.kind != "automated"]
+    began, ended = own[0].message.created_at, own[-1].message.created_at
+    first_inbound_at = response_at = unanswered_since = is_unanswered = one_touch = resolution = (
+        None
+    )
+    may_lack = ended + world.gap > world.until
+    if inbound:
+        first_inbound_at = thread[inbound[0]].message.created_at
+        human_after = [step for step in thread[inbound[0] + 1 :] if step.kind != "automated"]
+        _, answer = next_answer(human_after, ("human",))
+        unsure = any(thread[index].kind == "unknown" for index in inside if index < inbound[0])
+        response_at = answer.message.created_at if answer and not unsure else None
+        last = [step for step in thread[inbound[-1] + 1 :] if step.kind != "automated"]
+        status, last_answer = next_answer(last, ("human",))
+        is_unanswered = {"known": False, "none": True, "unknown": None}[status]
+        may_lack |= world.may_lack(thread, ended, last_answer and last_answer.message.created_at)
+        if is_unanswered:
+            for index in reversed(range(inbound[-1] + 1)):
+                if index not in inside or thread[index].kind in ("human", "unknown", "unsure"):
+                    break
+                if thread[index].kind == "inbound":
+                    unanswered_since = thread[index].message.created_at
+        if not kinds["unknown"]:
+            replies = [
+                index for index in inside if index > inbound[0] and thread[index].kind == "human"
+            ]
+            is_closed = spoken[-1].kind == "human"
+            one_touch = is_closed and len(replies) == 1
+            resolution = (
+                seconds_between(first_inbound_at, thread[replies[-1]].message.created_at)
+                if is_closed
+                else None
+            )
+    return {
+        "account": account,
+        "date": began.date(),
+        "conversation_id": conversation_id,
+        "session_number": own[0].session,
+        "started_at": began,
+        "ended_at": ended,
+        "opener": own[0].message.direction,
+        "message_count": len(own),
+        "inbound_count": len(inbound),
+        "outbound_count": kinds["human"] + kinds["automated"] + kinds["unsure"],
+        "automated_count": kinds["automated"],
+        "unknown_count": kinds["unknown"],
+        "turn_count": len({step.turn for step in own if step.turn}),
+        "first_inbound_at": first_inbound_at,
+        "first_response_at": response_at,
+        "first_response_seconds": seconds_between(first_inbound_at, response_at)
+        if first_inbound_at
+        else None,
+        "first_response_business_seconds": business_seconds(first_inbound_at, response_at, clock)
+        if first_inbound_at and clock
+        else None,
+        "is_one_touch": one_touch,
+        "resolution_gap_seconds": resolution,
+        "is_unanswered": is_unanswered,
+        "unanswered_since": unanswered_since,
+        "is_lower_bound": kinds["unknown"] > 0 or not world.is_known(account, began) or may_lack,
+    }

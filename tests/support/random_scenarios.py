@@ -1,0 +1,299 @@
+"""Rougher lives than `simulation` draws: pages of a few rows, an inbox that moves with any call, faults that begin and end
+within a run or outlast it, a client's clock that is wrong or steps, and upkeep between the runs.
+
+`simulate_rough(seed, folder)` returns what went wrong, nothing if all is well. What must hold after every run is the same;
+on top of it, who was forgotten never comes back, and only what was unsent is taken for unsent.
+"""
+
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from convo_pipeline.base.clock import Clock
+from convo_pipeline.emulator.fault import Fault, FaultKind, Occasion
+from convo_pipeline.emulator.serve import EMULATOR_TOKEN
+from convo_pipeline.emulator.view import show_id
+from convo_pipeline.emulator.world import Conversation, TrueMessage
+from convo_pipeline.errors import StoreError
+from convo_pipeline.extract.run import AccountReport, find
+from convo_pipeline.lake.compact import compact
+from convo_pipeline.privacy.erase import forget, remove_deleted
+from convo_pipeline.upkeep.rebuild import rebuild_state
+from convo_pipeline.upkeep.rename import rename_account
+from tests.support.inboxes import TOKEN_VARIABLE
+from tests.support.simulation import Key, Life, RunPlan, Ticking, make_drawn_fault
+
+FIRST_SEED = 10**9
+"""Rough lives are no continuation of the ordinary ones."""
+MORE_SWITCHES: dict[str, tuple[object, ...]] = {
+    "conversations_limit": (1, 2, 3, 5),
+    "messages_limit": (3, 7, 25),
+    "old_nodes_instagram": ("readable",),
+    "has_updated_time": (False,),
+    "refused_fields": (
+        frozenset({"reactions"}),
+        frozenset({"shares", "story"}),
+        frozenset({"participants", "tags"}),
+    ),
+    "usage_headers_after": (0,),
+    "calls_per_hour": (12,),
+    "no_folder": ("all",),
+    "error_statuses": (
+        ((1, 200), (2, 200)),
+        ((100, 404), (190, 401)),
+        ((613, 429), (4, 403)),
+        ((1, 400), (2, 400)),
+    ),
+}
+WHOLE_RUN = (0, None)
+CLOCK_ERRORS_SECONDS = (-3_600, -600, 600, 3_600, 40 * 86_400)
+CLOCK_STEPS_SECONDS = (-3_600, -300, 300, 3_600)
+DO_ONCE = frozenset({"token_dies", "flood", "twin_ids", "poisoned", "withheld", "hostile_ids"})
+"""Faults that count for themselves how often they act, or that make no sense to a half."""
+MOST_MESSAGES = 200
+PASSING_POISONS = frozenset({1, 2})
+
+
+@dataclass(frozen=True)
+class RoughPlan(RunPlan):
+    """A run whose faults have windows: (calls that pass before, how often it fires), None for always."""
+
+    windows: tuple[tuple[int, int | None], ...] = ()
+
+
+class RoughLife(Life):
+    """A life in which everything moves."""
+
+    rest_seconds = 3 * 3_600.0
+    """No block outlasts it that a client's wrong clock has made longer."""
+
+    def __init__(self, seed: int, folder: Path) -> None:
+        self.forgotten: set[str] = set()
+        self._moves = random.Random(seed)
+        self._lasting_faults: tuple[str, ...] = ()
+        super().__init__(FIRST_SEED + seed, folder)
+        rng = self.rng
+        more = {
+            name: rng.choice(values)
+            for name, values in MORE_SWITCHES.items()
+            if rng.random() < (0.6 if name.endswith("_limit") else 0.15)
+        }
+        self.switches = replace(self.switches, **more)  # type: ignore[arg-type]
+        for _ in range(rng.choice((0, 2, 6))):
+            self._open_conversation()
+
+    def truth(self) -> list[TrueMessage]:
+        return [
+            each
+            for each in super().truth()
+            if show_id(each.conversation_id, self.switches) not in self.forgotten
+        ]
+
+    # the plan
+
+    def _plan_runs(self) -> list[RunPlan]:
+        return [self._plan_run(number) for number in range(self.rng.choice((2, 2, 3, 4, 5)))]
+
+    def _plan_run(self, number: int) -> RunPlan:
+        """Draw a run; some faults of the one before last on, and each has its window."""
+        rng, plan = self.rng, super()._plan_run(number)
+        faults = plan.faults
+        if rng.random() < 0.3:
+            faults += self._lasting_faults
+        if rng.random() < 0.3:
+            faults += (self._random_fault(),)
+        self._lasting_faults = faults
+        windows = tuple(self._random_window() for _ in faults)
+        calls = rng.choice((1, 2, 3, 5, 8, 13)) if rng.random() < 0.25 else plan.calls_per_run
+        drawn = {each.name: getattr(plan, each.name) for each in fields(plan)}
+        return RoughPlan(**drawn | {"faults": faults, "windows": windows, "calls_per_run": calls})
+
+    def _random_window(self) -> tuple[int, int | None]:
+        rng = self.rng
+        begun, over = (rng.randrange(1, 12), None), (0, rng.randrange(1, 9))
+        return rng.choice(
+            (WHOLE_RUN, WHOLE_RUN, begun, over, (rng.randrange(1, 9), rng.randrange(1, 5)))
+        )
+
+    # a run
+
+    def _faults(self, plan: RunPlan) -> list[Fault]:
+        if not isinstance(plan, RoughPlan):
+            return super()._faults(plan)
+        log = self._server.log
+        calls_so_far = log[-1].number if len(log) else 0
+        found = [
+            _windowed(fault, calls_so_far, *window)
+            for fault, window in zip(super()._faults(plan), plan.windows, strict=True)
+        ]
+        if self._moves.random() < 0.6:
+            kind = FaultKind("motion", "B6", "the inbox moves with any call", prepare=self._move)
+            found.append(Fault(kind, probability=self._moves.choice((0.05, 0.2, 0.5))))
+        return found
+
+    def _clock(self, ticking: Ticking) -> Clock:
+        """Return the client's clock: now and then wrong, or put right or wrong in the middle of the run."""
+        rng, clock = self.rng, ticking.clock()
+        error_seconds = rng.choice(CLOCK_ERRORS_SECONDS) if rng.random() < 0.3 else 0
+        step_seconds = rng.choice(CLOCK_STEPS_SECONDS) if rng.random() < 0.15 else 0
+        looks_left = rng.randrange(1, 60)
+
+        def now() -> datetime:
+            nonlocal looks_left
+            looks_left -= 1
+            return clock.now() + timedelta(seconds=error_seconds + step_seconds * (looks_left < 0))
+
+        return replace(clock, now=now)
+
+    def _run(self, plan: RunPlan) -> AccountReport | None:
+        report = super()._run(plan)
+        self._check_forgotten(self.referee.held)
+        return report
+
+    def _check_forgotten(self, keys: Iterable[Key]) -> None:
+        if any(key[0] in self.forgotten for key in keys):
+            self.referee.wrong.append("somebody who was forgotten is there")
+
+    def _move(self, occasion: Occasion) -> None:
+        """Let something happen in the inbox just before a call is answered."""
+        rng, conversations = self._moves, list(self.account.conversations.values())
+        self.world.clock.advance(rng.choice((0, 0.3, 2)))
+        deed = rng.random()
+        if deed < 0.1 or not conversations:
+            number = len(conversations)
+            self.account.add_conversation(f"New {number}", str(5_000 + number)).add_message(
+                "one more"
+            )
+            return
+        last = min(conversations, key=lambda each: each.updated_us(self.world.clock.now_us()) or 0)
+        conversation = last if rng.random() < 0.4 else rng.choice(conversations)
+        newest = conversation.messages[-25:]
+        if deed < 0.55:
+            for _ in range(
+                rng.choice((1, 1, 2, 22)) if len(conversation.messages) < MOST_MESSAGES else 0
+            ):
+                conversation.add_message(
+                    f"one more {len(conversation.messages)}", is_ours=rng.random() < 0.5
+                )
+        elif deed < 0.65 and newest:
+            rng.choice(newest).edit(f"edited {rng.randrange(99)}")
+        elif deed < 0.75 and newest:
+            rng.choice(newest).unsend()
+        elif deed < 0.8:
+            conversation.vanish()
+            self.referee.faults_so_far.add("vanish")
+        elif deed < 0.85:
+            conversation.touch()
+        elif deed < 0.9:
+            conversation.poison(1)
+        elif conversation.fault_code in PASSING_POISONS:
+            conversation.poison(None)
+
+    # between two runs
+
+    def _let_happen(self) -> None:
+        super()._let_happen()
+        rng = self.rng
+        for conversation in self.account.conversations.values():
+            if rng.random() < 0.1:
+                conversation.touch()
+        upkeep = (
+            self._forget,
+            self._remove_unsent,
+            self._rename,
+            self._find,
+            self._rebuild,
+            self._compact,
+        )
+        if rng.random() < 0.66:
+            rng.choice(upkeep)()
+
+    def _forget(self) -> None:
+        """Forget somebody who is in one conversation alone."""
+        alone = [each for each in self.account.conversations.values() if len(each.people) == 1]
+        if not alone:
+            return
+        chosen = self.rng.choice(alone)
+        person_id, now = str(chosen.people[0]["id"]), self.world.clock.now()
+        if forget(self._settings, self.store, "shop", person_id, now):
+            self.forgotten.add(show_id(chosen.conversation_id, self.switches))
+        self._compare_but({key for key in self.referee.held if key[0] in self.forgotten})
+
+    def _remove_unsent(self) -> None:
+        true = {self.key(message): message for message in self.truth()}
+        try:
+            found = remove_deleted(self._settings, self.store, self.world.clock.now())
+        except StoreError:  # so many at once that a person should look
+            return
+        removed = {key for each in found for key in each.messages}
+        if not self.referee._is_blind and any(
+            key in true and not true[key].is_unsent for key in removed
+        ):
+            self.referee.wrong.append("taken for unsent, and it is there")
+        self._compare_but(removed)
+
+    def _rename(self) -> None:
+        for old, new in (("shop", "store"), ("store", "shop")):
+            rename_account(self.store, old, new)
+        self._compare_but(set())
+
+    def _find(self) -> None:
+        people = [_person_id(each) for each in self.account.conversations.values()]
+        faults = [self._random_fault()] if self.rng.random() < 0.3 else []
+        if not people:
+            return
+        self.referee.faults_so_far |= {text.partition(":")[0] for text in faults}
+        self._server.set_faults(*map(make_drawn_fault, faults))
+        environ, clock = {TOKEN_VARIABLE: EMULATOR_TOKEN}, Ticking(self.world.clock, 0.2).clock()
+        report, _ = find(
+            self._settings,
+            self.store,
+            "shop",
+            self.rng.choice(people),
+            environ=environ,
+            clock=clock,
+        )
+        self._note_unsent()
+        self.referee.note_texts()
+        self._compare_but(set())
+        self.referee._check_ledger(report)
+        self.referee._check_details(self.referee.held)
+
+    def _rebuild(self) -> None:
+        rebuild_state(self.store)
+        self._compare_but(set())
+
+    def _compact(self) -> None:
+        compact(self.store, self.world.clock.now().date())
+        self._compare_but(set())
+
+    def _compare_but(self, removed: set[Key]) -> None:
+        """Look that nothing but these rows was lost or changed for the worse."""
+        referee = self.referee
+        rows = referee._read_rows(is_cut=True)
+        for key in removed:
+            referee.held.pop(key, None)
+        self._check_forgotten(rows)
+        referee._check_nothing_lost(rows)
+        referee.held = rows
+
+
+def simulate_rough(seed: int, folder: Path) -> list[str]:
+    """Live the rough life of this seed; return what went wrong."""
+    return RoughLife(seed, folder).live()
+
+
+def _windowed(fault: Fault, calls_so_far: int, after_calls: int, times: int | None) -> Fault:
+    if fault.kind.name in DO_ONCE:
+        return fault
+    return replace(
+        fault,
+        after_calls=calls_so_far + after_calls,
+        times=times if fault.times is None else fault.times,
+    )
+
+
+def _person_id(conversation: Conversation) -> str:
+    return str(conversation.people[0]["id"])

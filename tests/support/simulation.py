@@ -1,0 +1,648 @@
+"""A seeded life of one account: a random inbox, random shapes and faults, several runs, kills in and between them.
+
+`simulate(seed, folder)` returns what went wrong, nothing if all is well. After every run the raw tables and the ledger
+are compared with the emulator's truth; what must hold is written down in `Referee`. A seed fixes the plan; threads
+race as they do in life, so it does not fix in which order four conversations are answered.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime, timedelta
+from functools import lru_cache
+from pathlib import Path
+
+import pyarrow as pa
+
+from convo_pipeline.base.clock import Clock
+from convo_pipeline.base.json_text import load_json
+from convo_pipeline.derive.day import derive_day, stale_days
+from convo_pipeline.emulator.clock import VirtualClock
+from convo_pipeline.emulator.fault import Fault
+from convo_pipeline.emulator.faults import make_fault
+from convo_pipeline.emulator.serve import EMULATOR_TOKEN, EmulatorServer
+from convo_pipeline.emulator.switches import SHAPES, Switches
+from convo_pipeline.emulator.value_faults import HOSTILE
+from convo_pipeline.emulator.view import show_id
+from convo_pipeline.emulator.world import Account, Conversation, Message, TrueMessage, World
+from convo_pipeline.extract.report import REASONS
+from convo_pipeline.extract.run import AccountReport, extract
+from convo_pipeline.lake.partitions import Commit
+from convo_pipeline.lake.store import Store
+from convo_pipeline.settings import Settings
+from convo_pipeline.upkeep.verify import verify
+from tests.support.inboxes import NOW, START, TOKEN_VARIABLE, settings_for
+
+ONE_DAY = timedelta(days=1)
+LARGE_SHARE = 0.12
+"""How many lives have many conversations, days and runs. A bug shows in a small life as a rule, and for a third of the cost."""
+DERIVED_SHARE = 0.03
+"""How many are derived and verified at their end, which costs as much as all that was before."""
+FATES = ("unchanged", "fetched", "failed", "vanished", "given_up", "pending")
+"""What becomes of a listed conversation: these add up."""
+Key = tuple[str, str]
+Row = dict[str, object]
+
+PASSING = (
+    "reset", "reset_mid_body", "short_body", "no_length", "truncated_json", "endless_chunks", "cut_at_edge", "gzip_cut",
+    "gzip_bad_crc", "gzip_garbage", "html_200", "empty_body", "no_content", "bad_utf8", "nan", "duplicate_keys",
+    "server_error", "transient", "unknown_error", "too_many_requests", "throttle_613", "throttle_4", "throttle_17",
+    "throttle_32", "throttle_341", "retry_after_seconds", "dead_cursor", "cursor_repeated", "empty_page", "redirect",
+    "latin1", "deep_nesting", "retry_after_date",
+)  # fmt: skip
+"""Faults that fire on a number of calls."""
+LASTING = (
+    "gzip_no_trailer", "byte_order_mark", "high_usage", "malformed_usage", "business_80006", "reduce_above",
+    "poisoned", "nonexisting", "cursor_loop", "short_page", "duplicates", "shuffled", "bump", "vanish_head",
+    "message_midread", "flood", "old_page_refused", "unsend", "vanish", "edge_missing", "edge_empty", "nested_missing",
+    "clock_skew", "mixed_times", "impossible_times", "unknown_fields", "type_changes", "missing_keys", "missing_id",
+    "control_characters", "lone_surrogate", "long_numbers", "foreign_next", "altered_next", "twin_ids", "edit",
+    "token_dies", "permission_10", "throttle_as_missing", "version_upgraded", "nested_refused", "hostile_ids", "withheld",
+    "permission_200", "permission_230", "access_switched_off", "token_revoked", "retired_version", "business_80001",
+    "business_80002", "huge_message", "many_attachments",
+)  # fmt: skip
+"""Faults that fire by chance, as long as they are switched on. Left out are those that cost real time or memory."""
+TIMES_SPOILED = frozenset({"mixed_times", "impossible_times", "missing_keys"})
+TEXTS_SPOILED = frozenset(
+    {
+        "control_characters",
+        "lone_surrogate",
+        "type_changes",
+        "missing_keys",
+        "huge_message",
+        "many_attachments",
+    }
+)
+ROWS_HIDDEN = frozenset({"edge_empty"})
+"""Good-looking answers that hide what is there: nobody can tell them from an end."""
+IDS_SPOILED = frozenset({"hostile_ids"})
+"""Messages come under other ids than the truth has them."""
+POISONS = ((None, None), (None, None), (1, None), (1, None), (2, None), (551, None), (10, 2018336))
+"""Code and subcode that a conversation is refused with, or that it heals."""
+BELIEVED_CODES = frozenset({551, 10})
+"""By these a conversation is missing or withheld, which is believed when it is met twice."""
+ARGUMENTS = {"huge_message": ("20000",), "many_attachments": ("40",), "business_80001": ("1", "19"), "business_80002": ("1", "19"), "reduce_above": ("0", "5", "20", "100"), "flood": ("3", "25"), "token_dies": ("0", "1", "2", "4"), "business_80006": ("1", "19"), "clock_skew": ("600", "-600"), "nonexisting": ("reactions", "link", "participants", "messages")}  # fmt: skip
+
+
+class KilledError(BaseException):
+    """The process is gone."""
+
+
+class DyingStore(Store):
+    """A store whose process is killed before one of its commits."""
+
+    commits_left: int | None = None
+
+    def merge(self, table: str, account: str, day: date, incoming: pa.Table) -> Commit:
+        if self.commits_left is not None:
+            self.commits_left -= 1
+            if self.commits_left < 0:
+                raise KilledError
+        return super().merge(table, account, day, incoming)
+
+
+@dataclass
+class Ticking:
+    """Time that passes with every call, and the end of it all after so many."""
+
+    world: VirtualClock
+    step_seconds: float
+    calls_left: int | None = None
+    elapsed_seconds: float = 1_000_000.0
+
+    def monotonic_seconds(self) -> float:
+        if self.calls_left is not None:
+            self.calls_left -= 1
+            if self.calls_left < 0:
+                raise KilledError
+        self.elapsed_seconds += 0.01
+        self.world.advance(self.step_seconds)
+        return self.elapsed_seconds
+
+    def sleep(self, seconds: float) -> None:
+        self.elapsed_seconds += seconds
+        self.world.advance(seconds + 0.001)
+
+    def clock(self) -> Clock:
+        return Clock(self.world.now, self.monotonic_seconds, self.sleep)
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """One run: what is asked, what goes wrong."""
+
+    mode: str
+    since: date
+    faults: tuple[str, ...] = ()
+    calls_per_run: int = 20_000
+    kill_after_calls: int | None = None
+    kill_after_commits: int | None = None
+
+
+@dataclass
+class Referee:
+    """What must hold after every run."""
+
+    life: "Life"
+    held: dict[Key, tuple[date, Row]] = field(default_factory=dict)
+    texts: dict[Key, set[object]] = field(default_factory=dict)
+    could_be_listed: set[Key] = field(default_factory=set)
+    """Every message that was in sight when a run started that was complete."""
+    asked_at: datetime = NOW
+    """When the last run ended."""
+    promised_since: date | None = None
+    faults_so_far: set[str] = field(default_factory=set)
+    wrong: list[str] = field(default_factory=list)
+
+    def note_texts(self) -> None:
+        """Keep every text that a message has had."""
+        for key, message in self.life.messages():
+            self.texts.setdefault(key, set()).add(message.payload.get("message"))
+
+    def check(self, plan: RunPlan, report: AccountReport | None, before: set[Key]) -> None:
+        """Compare tables, report and truth after a run; `before` is what could be listed at its start."""
+        self.note_texts()
+        self.faults_so_far |= {fault.partition(":")[0] for fault in plan.faults}
+        rows = self._read_rows(is_cut=report is None)
+        self._check_nothing_lost(rows)
+        if report is not None and report.missed and not self._is_blind:
+            self._check_missed(report.missed, rows)
+        self.held = rows
+        before = before & {self.life.key(message) for message in self.life.truth()}
+        if report is not None and report.outcome == "complete":
+            self.could_be_listed |= before
+        self.asked_at = self.life.world.clock.now()
+        if report is None:
+            return
+        self._check_ledger(report)
+        if report.outcome == "complete":
+            self._check_complete(plan, report, before, rows)
+        self._check_details(rows)
+
+    def _say(self, text: str) -> None:
+        self.wrong.append(text)
+
+    def _read_rows(self, *, is_cut: bool) -> dict[Key, tuple[date, Row]]:
+        rows: dict[Key, tuple[date, Row]] = {}
+        ids: dict[Key, date] = {}
+        for day in self.life.store.days("raw_message_ids", "shop"):
+            columns = self.life.store.read("raw_message_ids", "shop", day)
+            for key in zip(
+                columns["conversation_id"].to_pylist(),
+                columns["message_id"].to_pylist(),
+                strict=True,
+            ):
+                if key in ids:
+                    self._say(f"filed under {ids[key]} and {day}: {_short(key)}")
+                ids[key] = day
+        for day in self.life.store.days("raw_message_details", "shop"):
+            details = self.life.store.read("raw_message_details", "shop", day)
+            for row in details.select(
+                ["conversation_id", "message_id", "detail_status", "payload"]
+            ).to_pylist():
+                key = (row["conversation_id"], row["message_id"])
+                if key in rows:
+                    self._say(f"detailed on {rows[key][0]} and {day}: {_short(key)}")
+                rows[key] = (day, row)
+        if not is_cut and (
+            rows.keys() != ids.keys() or any(ids[key] != day for key, (day, _) in rows.items())
+        ):
+            self._say("raw_message_ids and raw_message_details differ")
+        return rows
+
+    def _check_nothing_lost(self, rows: dict[Key, tuple[date, Row]]) -> None:
+        for key, (day, before) in self.held.items():
+            if key not in rows:
+                self._say(f"lost row {_short(key)}")
+                continue
+            now_day, now = rows[key]
+            if now_day != day:
+                self._say(f"moved from {day} to {now_day}: {_short(key)}")
+            if before["detail_status"] == "detailed" and now["detail_status"] != "detailed":
+                self._say(f"content became {now['detail_status']}: {_short(key)}")
+            if _text(before) and not _text(now) and not self.faults_so_far & TEXTS_SPOILED:
+                self._say(f"text erased: {_short(key)}")
+
+    def _check_missed(self, missed_count: int, rows: dict[Key, tuple[date, Row]]) -> None:
+        """A sweep counts no more than what came into view too late for earlier runs, or came to them without an id or its time."""
+        sent_at = {key: message.created_at for key, message in self.life.messages()}
+        unseen = [
+            key for key in rows.keys() - self.held.keys() - self.could_be_listed if key in sent_at
+        ]
+        late_count = sum(sent_at[key] <= self.asked_at for key in unseen)
+        if missed_count > late_count and not self.faults_so_far & {"missing_id", *TIMES_SPOILED}:
+            self._say(
+                f"{missed_count} messages said to be missed, {late_count} came into view late"
+            )
+
+    def _check_ledger(self, report: AccountReport) -> None:
+        counts = Counter(dict(report.counts))
+        if counts["ids_listed"] != sum(
+            counts[name] for name in ("detailed", "beyond_20", "gone", "failed", "pending")
+        ):
+            self._say(f"ids do not balance: {dict(counts)}")
+        if counts["conversations_listed"] != sum(counts[f"conversations_{fate}"] for fate in FATES):
+            self._say(f"conversations do not balance: {dict(counts)}")
+        if report.outcome == "complete" and (
+            counts["conversations_pending"] or counts["conversations_failed"]
+        ):
+            self._say(f"complete in spite of {dict(counts)}")
+        if (report.outcome == "complete") != (not report.reasons) or not set(
+            report.reasons
+        ) <= REASONS:
+            self._say(f"{report.outcome} for {report.reasons}")
+        lines = [
+            (run.outcome, run.reasons, dict(run.counts or {}))
+            for run in self.life.store.state.runs("shop")
+        ]
+        if (report.outcome, report.reasons, dict(report.counts)) not in lines:
+            self._say("the ledger is not the report")
+
+    def _check_complete(
+        self,
+        plan: RunPlan,
+        report: AccountReport,
+        before: set[Key],
+        rows: dict[Key, tuple[date, Row]],
+    ) -> None:
+        """What a complete run promised is there, each message once and on its own day, and read where it can be."""
+        asked = plan.since
+        if plan.mode == "capture":
+            asked = self.promised_since or date.fromisoformat(
+                str(report.report["listed_since"])[:10]
+            )
+        self.promised_since = min(asked, self.promised_since or asked)
+        if self._is_blind:
+            return
+        true = {
+            self.life.key(message): message
+            for message in self.life.truth()
+            if self.life.key(message) in before
+        }
+        rejected = sum(
+            self.life.store.read("raw_rejects", "shop", day).num_rows
+            for day in self.life.store.days("raw_rejects", "shop")
+        )
+        missing: dict[str, datetime] = {}
+        for key, message in true.items():
+            day = message.created_at.date()
+            if day < self.promised_since:
+                continue
+            if key not in rows:
+                said = f"promised and missing: {_short(key)} of {message.created_at}, rank {message.rank}"
+                missing[said] = message.created_at.replace(microsecond=0)
+                continue
+            held_day, row = rows[key]
+            if held_day != day and not self.faults_so_far & TIMES_SPOILED:
+                self._say(f"{_short(key)} of {day} is filed under {held_day}")
+            is_settled = key[0] not in self.life.with_unsent and message.is_readable
+            is_disguised = (
+                row["detail_status"] == "gone" and "throttle_as_missing" in self.faults_so_far
+            )
+            if is_settled and not is_disguised and row["detail_status"] != "detailed":
+                self._say(
+                    f"complete, rank {message.rank}, and {row['detail_status']}: {_short(key)}"
+                )
+        if len(set(missing.values())) > rejected:  # without an id, bare rows of one second are one
+            self.wrong += missing
+
+    @property
+    def _is_blind(self) -> bool:
+        """Whether something happened that no client can see."""
+        is_offset_moved = self.life.switches.cursor_kind == "offset" and (
+            self.faults_so_far & {"vanish_head", "unsend", "vanish"} or self.life.with_unsent
+        )
+        return bool(self.faults_so_far & (ROWS_HIDDEN | IDS_SPOILED) or is_offset_moved)
+
+    def _check_details(self, rows: dict[Key, tuple[date, Row]]) -> None:
+        """A row without details says why, and it is true; content is what the message once said."""
+        true = {self.life.key(message): message for message in self.life.truth()}
+        for key, (_, row) in rows.items():
+            status, message = row["detail_status"], true.get(key)
+            if status == "detailed":
+                self._check_text(key, row)
+            if message is None or key[0] in self.life.with_unsent or self._is_blind:
+                continue
+            if status == "gone" and "throttle_as_missing" not in self.faults_so_far:
+                self._say(f"said to be gone and is not: {_short(key)}")
+            if (
+                status == "beyond_20"
+                and message.rank <= 20
+                and not self.faults_so_far & {"duplicates"}
+            ):
+                self._say(f"said to be beyond 20, rank {message.rank}: {_short(key)}")
+
+    def _check_text(self, key: Key, row: Row) -> None:
+        text = _text(row)
+        was_edited = isinstance(text, str) and text.startswith(
+            ("edited ", "twin", "flood", "and another", "one more")
+        )
+        conversation_id, message_id = (part.replace(HOSTILE, "") for part in key)
+        texts = self.texts.get((conversation_id, message_id), ())
+        if self.faults_so_far & TEXTS_SPOILED or was_edited or text in texts:
+            return
+        self._say(f"text was never said: {_short(key)} {text!r}")
+
+    def check_end(self, report: AccountReport, *, is_full: bool) -> None:
+        """After everything healed, one run makes all good; that a conversation is gone or empty is believed when met twice."""
+        if report.outcome != "complete":
+            self._say(f"does not heal: {report.outcome} {report.reasons} {report.error}")
+            return
+        for message in self.life.truth() if is_full else ():
+            key = self.life.key(message)
+            if message.created_at.date() < START:
+                continue
+            if key not in self.held:
+                self._say(f"a sweep did not find {_short(key)}, rank {message.rank}")
+                continue
+            if not message.is_readable:
+                continue
+            row = self.held[key][1]
+            now = self.life.find(message).payload.get("message")
+            if row["detail_status"] != "detailed" or _text(row) != now:
+                self._say(
+                    f"not as it is now: {_short(key)} {row['detail_status']} {_text(row)!r} {now!r}"
+                )
+
+
+class Life:
+    """One account's inbox, its plan and its lake."""
+
+    rest_seconds = 3600.0
+    """How long all is quiet before the last run, which makes all good."""
+
+    def __init__(self, seed: int, folder: Path) -> None:
+        self.rng = random.Random(seed)
+        self.folder = folder
+        self.world = World(VirtualClock(NOW))
+        platform = self.rng.choice(("instagram", "messenger"))
+        self.account: Account = self.world.add_account("shop", "1111111111", platform)
+        self.switches = _random_switches(self.rng)
+        self.with_unsent: set[str] = set()
+        self._said = 0
+        self.is_large = self.rng.random() < LARGE_SHARE
+        for _ in range(self.rng.choice((0, 1, 2, 3, 5, 8) if self.is_large else (1, 1, 1, 2, 3))):
+            self._open_conversation()
+        self.plans = self._plan_runs()
+        self.referee = Referee(self)
+        self._server: EmulatorServer
+        self._settings: Settings
+        self.store: DyingStore
+
+    def live(self) -> list[str]:
+        """Live it all; return what was wrong."""
+        with EmulatorServer(self.world, self.switches, seed=self.rng.randrange(99)) as self._server:
+            self._settings = settings_for(
+                [self.account], self._server.base_url, self.folder, timeout_seconds=5
+            )
+            with self._opened():
+                for number, plan in enumerate(self.plans):
+                    if number:
+                        self._let_happen()
+                    self._run(plan)
+                self._server.set_faults()
+                self.world.clock.advance(self.rest_seconds)
+                for conversation in self.account.conversations.values():
+                    conversation.poison(None)
+                healing = RunPlan(self.rng.choice(("full", "full", "window")), START)
+                report = self._run(healing)
+                assert report is not None
+                is_vanished = any(
+                    conversation.is_vanished for conversation in self.account.conversations.values()
+                )
+                is_renamed = bool(self.referee.faults_so_far & IDS_SPOILED)
+                if is_vanished or is_renamed or report.reasons == ("empty_edge",):
+                    report = self._run(healing)
+                    assert report is not None
+                self.referee.check_end(report, is_full=self._last_mode == "full")
+                if self.rng.random() < DERIVED_SHARE:
+                    self._derive()
+        return self.referee.wrong
+
+    @contextmanager
+    def _opened(self) -> Iterator[None]:
+        self.store = DyingStore(self._settings.store, Clock(self.world.clock.now))
+        try:
+            yield
+        finally:
+            self.store.close()
+
+    def _run(self, plan: RunPlan) -> AccountReport | None:
+        self._last_mode = plan.mode
+        self.referee.note_texts()
+        before = {self.key(message) for message in self.truth()}
+        self._server.set_faults(*self._faults(plan))
+        ticking = Ticking(
+            self.world.clock, self.rng.choice((0.0, 0.0, 0.2, 3.0)), plan.kill_after_calls
+        )
+        graph = self._settings.graph.model_copy(update={"calls_per_run": plan.calls_per_run})
+        settings = self._settings.model_copy(update={"graph": graph})
+        self.store.commits_left = plan.kill_after_commits
+        until = self.world.clock.now().date() + ONE_DAY
+        report: AccountReport | None = None
+        try:
+            [report] = extract(
+                settings, self.store, ["shop"], plan.since, until,
+                mode=plan.mode, environ={TOKEN_VARIABLE: EMULATOR_TOKEN}, clock=self._clock(ticking),  # type: ignore[arg-type]
+            )  # fmt: skip
+        except KilledError:
+            self.store.close()
+            self.store = DyingStore(self._settings.store, Clock(self.world.clock.now))
+        self._note_unsent()
+        self.store.commits_left = None
+        self.referee.check(plan, report, before)
+        return report
+
+    def _faults(self, plan: RunPlan) -> list[Fault]:
+        return [make_drawn_fault(text) for text in plan.faults]
+
+    def _clock(self, ticking: Ticking) -> Clock:
+        return ticking.clock()
+
+    def _derive(self) -> None:
+        for day in stale_days(self.store, "shop"):
+            derive_day(self.store, "shop", day)
+        found = verify(self.store, stale_days=stale_days).findings
+        self.referee.wrong += [f"verify: {finding}" for finding in found if finding.kind != "date"]
+        held = Counter(
+            (row["conversation_id"], row["message_id"])
+            for day in self.store.days("messages", "shop")
+            for row in self.store.read("messages", "shop", day).to_pylist()
+        )
+        if set(held) != set(self.referee.held) or set(held.values()) - {1}:
+            self.referee.wrong.append("messages is not raw_message_ids")
+
+    # the truth
+
+    def key(self, message: TrueMessage) -> Key:
+        return show_id(message.conversation_id, self.switches), show_id(
+            message.message_id, self.switches
+        )
+
+    def truth(self) -> list[TrueMessage]:
+        """Every message that can be listed now."""
+        kept = self.switches.unsent_rows == "kept"
+        readable = 20
+        refused = {
+            key
+            for key, each in self.account.conversations.items()
+            if each.fault_code in BELIEVED_CODES
+        }
+        true = self.world.truth(readable, keep_unsent=kept)
+        return [each for each in true if each.is_visible and each.conversation_id not in refused]
+
+    def messages(self) -> Iterator[tuple[Key, Message]]:
+        for conversation in self.account.conversations.values():
+            for message in conversation.messages:
+                yield (
+                    (
+                        show_id(conversation.conversation_id, self.switches),
+                        show_id(message.message_id, self.switches),
+                    ),
+                    message,
+                )
+
+    def find(self, true: TrueMessage) -> Message:
+        conversation = self.account.conversations[true.conversation_id]
+        return next(each for each in conversation.messages if each.message_id == true.message_id)
+
+    def _note_unsent(self) -> None:
+        now_us = self.world.clock.now_us()
+        self.with_unsent |= {
+            show_id(conversation.conversation_id, self.switches)
+            for conversation in self.account.conversations.values()
+            if any(message.is_unsent(now_us) for message in conversation.messages)
+        }
+
+    # what happens
+
+    def _plan_runs(self) -> list[RunPlan]:
+        return [
+            self._plan_run(number)
+            for number in range(self.rng.choice((1, 2, 2, 3) if self.is_large else (1, 1, 1, 2)))
+        ]
+
+    def _plan_run(self, number: int) -> RunPlan:
+        rng = self.rng
+        mode = rng.choice(("window", "window", "nightly", "capture", "full"))
+        since = START + ONE_DAY * rng.choice((0, 0, 7, 9))
+        plan = RunPlan(
+            mode, since, tuple(self._random_fault() for _ in range(rng.choice((0, 1, 1, 2, 3))))
+        )
+        trouble = rng.random()
+        if trouble < 0.1:
+            return replace(plan, kill_after_calls=rng.randrange(1, 25))
+        if trouble < 0.2:
+            return replace(plan, kill_after_commits=rng.randrange(6))
+        return replace(plan, calls_per_run=rng.choice((1, 2, 4, 7))) if trouble < 0.3 else plan
+
+    def _random_fault(self) -> str:
+        if self.rng.random() < 0.4:
+            return f"{self.rng.choice(PASSING)}:{self.rng.choice((1, 2, 9))}:0.5"
+        name = self.rng.choice(LASTING)
+        chance = self.rng.choice(("", ":0.5")) if name not in ("token_dies", "reduce_above") else ""
+        return name + (f":{self.rng.choice(ARGUMENTS[name])}" if name in ARGUMENTS else "") + chance
+
+    def _let_happen(self) -> None:
+        """Between two runs: time passes, people write, correct, react, take back."""
+        rng = self.rng
+        self.world.clock.advance(rng.choice((0.4, 30, 700, 700, 7_200, 100_000)))
+        for conversation in list(self.account.conversations.values()):
+            if rng.random() < 0.5:
+                self._write(conversation, rng.choice((1, 1, 2, 6, 24, 45)))
+            if rng.random() < 0.3 and conversation.messages:
+                self._meddle(rng.choice(conversation.messages))
+            if rng.random() < 0.05:
+                conversation.vanish()
+            if rng.random() < 0.1:
+                conversation.poison(*rng.choice(POISONS))
+        if rng.random() < 0.4:
+            self._open_conversation()
+
+    def _meddle(self, message: Message) -> None:
+        deed = self.rng.random()
+        if deed < 0.4:
+            message.edit(self._text())
+        elif deed < 0.7:
+            message.react("❤️")
+        else:
+            message.unsend()
+            self._note_unsent()
+
+    def _open_conversation(self) -> None:
+        rng, number = self.rng, len(self.account.conversations)
+        people = [self.account.describe_customer(f"Ada {number}", str(990 + number))]
+        if rng.random() < 0.1:
+            people += [
+                self.account.describe_customer(f"Bo {number}", "0123"),
+                self.account.describe_customer("Cy", "7"),
+            ]
+        hostile = (
+            f"{number}/|=..%*?[]'\"\\ é#&+{'x' * rng.choice((0, 200))}"
+            if rng.random() < 0.1
+            else None
+        )
+        conversation = self.account.add_conversation(
+            f"Ada {number}", people=people, conversation_id=hostile
+        )
+        now = self.world.clock.now()
+        ages = (
+            (5, 3_000, 3_000, 90_000, 200_000)
+            if self.is_large
+            else (5, 3_000, 3_000, 3_000, 3_000, 90_000)
+        )
+        self._write(
+            conversation,
+            rng.choice((0, 1, 2, 3, 5, 19, 20, 21, 22, 45)),
+            now - timedelta(seconds=rng.choice(ages)),
+        )
+
+    def _write(self, conversation: Conversation, count: int, start: datetime | None = None) -> None:
+        """Add messages until about now, some within one second, some a little in the future."""
+        rng, now = self.rng, self.world.clock.now()
+        last = conversation.messages[-1].created_at if conversation.messages else now - ONE_DAY * 2
+        moment = max(last, start or now - timedelta(seconds=rng.choice((0, 20, 600))))
+        for _ in range(count):
+            moment = min(
+                moment + timedelta(seconds=rng.choice((0, 0.25, 1, 40, 400))),
+                max(now + timedelta(seconds=8), last),
+            )
+            conversation.add_message(self._text(), moment, is_ours=rng.random() < 0.5)
+
+    def _text(self) -> str:
+        self._said += 1
+        return f"text {self._said}"
+
+
+def simulate(seed: int, folder: Path) -> list[str]:
+    """Live the life of this seed; return what went wrong."""
+    return Life(seed, folder).live()
+
+
+def _random_switches(rng: random.Random) -> Switches:
+    chosen = {name: rng.choice(values) for name, values in SHAPES.items() if rng.random() < 0.3}
+    return Switches(**chosen)  # type: ignore[arg-type]
+
+
+def make_drawn_fault(text: str) -> Fault:
+    """Make a fault of what a plan says."""
+    name, *rest = text.split(":")
+    probability = float(rest.pop()) if rest and "." in rest[-1] else 1.0
+    return make_fault(name, rest[0] if rest else None, probability)
+
+
+def _text(row: Row) -> object:
+    payload = row["payload"]
+    return _text_in(payload) if isinstance(payload, str) else None
+
+
+@lru_cache(maxsize=4096)
+def _text_in(payload: str) -> object:
+    value = load_json(payload)
+    return value.get("message") if isinstance(value, dict) else None
+
+
+def _short(key: Key) -> str:
+    return f"{key[0][-12:]}/{key[1][-16:]}"

@@ -1,0 +1,203 @@
+"""`dagster dev` as a newcomer starts it, and the questions its page asks."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from tests.support.paths import ROOT
+from tests.support.shifted_clock import FAST
+
+LOCATION = "convo-pipeline"
+STARTS, NOT_SPOKEN_TO = 3, "No heartbeat received"
+STATUS = """query($path: [String!]!) { assetNodeOrError(assetKey: {path: $path}) { ... on AssetNode {
+  partitionStats { numMaterialized numFailed }
+  assetMaterializations(limit: 100) { partition metadataEntries { label ... on IntMetadataEntry { intValue } } }
+  assetPartitionStatuses { ... on MultiPartitionStatuses { ranges { primaryDimStartKey primaryDimEndKey
+    secondaryDim { ... on DefaultPartitionStatuses { materializedPartitions failedPartitions } } } } } } } }"""
+LAUNCH = """mutation($params: ExecutionParams!) { launchRun(executionParams: $params) { __typename
+  ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
+RUN = """query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"""
+RUNS = """{ runsOrError { ... on Runs { results { runId jobName status tags { key value } } } } }"""
+EVENTS = """query($id: ID!) { logsForRun(runId: $id, limit: 1000) { ... on EventConnection { events { __typename
+  ... on MessageEvent { message level stepKey }
+  ... on DisplayableEvent { label description metadataEntries { ...entry } }
+  ... on ErrorEvent { error { message stack causes { message stack } } }
+  ... on ExecutionStepFailureEvent { failureMetadata { metadataEntries { ...entry } } }
+  ... on LogsCapturedEvent { fileKey } } } } }
+fragment entry on MetadataEntry { label description
+  ... on TextMetadataEntry { text } ... on MarkdownMetadataEntry { mdStr } ... on JsonMetadataEntry { jsonString }
+  ... on TableMetadataEntry { table { records } } }"""
+OUTPUT = """query($key: [String!]!) { capturedLogs(logKey: $key) { stdout stderr } }"""
+DETAILS = """{ runsOrError { ... on Runs { results { runId jobName status runConfigYaml tags { key value } } } } }"""
+BACKFILL = """mutation($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $params) { __typename
+  ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }"""
+
+
+@dataclass(frozen=True)
+class Web:
+    """The running web server."""
+
+    url: str
+    answers: list[bytes] = field(default_factory=list)
+    """Every answer the page got."""
+    pid: int = 0
+    """Of `dagster dev`, which started everything else."""
+
+    def ask(self, query: str, **variables: Any) -> Any:
+        answer = requests.post(
+            f"{self.url}/graphql", json={"query": query, "variables": variables}, timeout=30
+        )
+        self.answers.append(answer.content)
+        body = answer.json()
+        assert "errors" not in body, body["errors"]
+        (result,) = body["data"].values()
+        return result
+
+    def asset(self, name: str) -> Any:
+        return self.ask(STATUS, path=[name])
+
+    def row_counts(self, name: str) -> dict[str, int]:
+        """Row count per partition, the newest materialisation wins."""
+        events = reversed(self.asset(name)["assetMaterializations"])
+        return {
+            event["partition"]: entry["intValue"]
+            for event in events
+            for entry in event["metadataEntries"]
+            if entry["label"] == "dagster/row_count"
+        }
+
+    def launch(self, assets: list[str], partition: str, location: str = LOCATION) -> str:
+        selector = {
+            "repositoryLocationName": location,
+            "repositoryName": "__repository__",
+            "jobName": "__ASSET_JOB",
+            "assetSelection": [{"path": [asset]} for asset in assets],
+        }
+        tags = [{"key": "dagster/partition", "value": partition}]
+        result = self.ask(
+            LAUNCH, params={"selector": selector, "executionMetadata": {"tags": tags}}
+        )
+        assert result["__typename"] == "LaunchRunSuccess", result
+        return str(result["run"]["runId"])
+
+    def backfill(self, assets: list[str], partitions: list[str]) -> None:
+        params = {
+            "assetSelection": [{"path": [asset]} for asset in assets],
+            "partitionNames": partitions,
+        }
+        result = self.ask(BACKFILL, params=params)
+        assert result["__typename"] == "LaunchBackfillSuccess", result
+
+    def end_of(self, run_id: str, seconds: float = 90) -> str:
+        """Wait for a run's end and return its status."""
+        ended = ("SUCCESS", "FAILURE", "CANCELED")
+        return str(
+            wait_for(
+                lambda: status if (status := self.ask(RUN, id=run_id)["status"]) in ended else "",
+                seconds,
+            )
+        )
+
+    def ask_everything(self) -> None:
+        """Ask for all that the page can show of every run: its events, errors, metadata, configuration and output."""
+        self.ask(DETAILS)
+        for run in self.ask(RUNS)["results"]:
+            events = self.ask(EVENTS, id=run["runId"])["events"]
+            for file_key in [event["fileKey"] for event in events if "fileKey" in event]:
+                self.ask(OUTPUT, key=[run["runId"], "compute_logs", file_key])
+
+    def runs(self, job: str) -> list[str]:
+        """Status of every run of a job."""
+        return [run["status"] for run in self.ask(RUNS)["results"] if run["jobName"] == job]
+
+
+def wait_for(question: Callable[[], Any], seconds: float) -> Any:
+    """Ask until the answer is true."""
+    deadline = time.monotonic() + seconds
+    while True:
+        if answer := question():
+            return answer
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.5)
+
+
+@contextmanager
+def dagster_dev(
+    home: Path, environ: Mapping[str, str], change: tuple[str, str] = ("", "")
+) -> Iterator[Web]:
+    """Start `dagster dev` in the repository's root, with its own home; end it as a terminal would.
+
+    A run has as much of the machine's time to start as it has without a fast clock; `change` replaces one more line
+    of the shipped dagster.yaml.
+    """
+    home.mkdir(exist_ok=True)
+    patient = f"start_timeout_seconds: {180 * FAST}"
+    config = (ROOT / "dagster.yaml").read_text().replace("start_timeout_seconds: 180", patient)
+    (home / "dagster.yaml").write_text(config.replace(*change))
+    with serve_page(home, environ, "dagster", "dev") as web:
+        yield web
+
+
+@contextmanager
+def serve_page(
+    home: Path, environ: Mapping[str, str], module: str, *arguments: str
+) -> Iterator[Web]:
+    """Run a module that serves Dagster's page, in the repository's root, until it is up; end it as a terminal would.
+
+    Dagster gives up where its code server is not spoken to within 45 s, which a crowded machine may not manage: one
+    that gave up so is started again, as whoever keeps it running would.
+    """
+    for _ in range(STARTS):
+        port = free_port()
+        with (home / "web.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", module, *arguments, "-h", "127.0.0.1", "-p", str(port)],
+                cwd=ROOT,
+                env={**os.environ, "DAGSTER_HOME": str(home), **environ},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        web = Web(f"http://127.0.0.1:{port}", pid=process.pid)
+        try:
+            wait_for(lambda web=web, process=process: process.poll() is not None or is_up(web), 180)
+            if process.poll() is None:
+                yield web
+                return
+        finally:
+            end(process)
+        assert NOT_SPOKEN_TO in (home / "web.log").read_text(), "dagster ended"
+    raise AssertionError(f"dagster gave up {STARTS} times")
+
+
+def end(process: "subprocess.Popen[bytes]", seconds: float = 60) -> None:
+    """Ask it to end with all it started; kill what does not listen, so that nothing outlives the tests."""
+    process.terminate()
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def is_up(web: Web) -> bool:
+    try:
+        return requests.get(f"{web.url}/server_info", timeout=5).ok
+    except requests.RequestException:
+        return False
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,148 @@
+"""`extract.rows`: what one answer says about conversations and messages."""
+
+import base64
+from datetime import UTC, date, datetime
+
+import pytest
+
+from convo_pipeline.extract import rows
+from convo_pipeline.extract.rows import Reject, Sighting
+
+AT_US = rows.to_us(datetime(2026, 3, 1, 12, tzinfo=UTC))
+SENT = "2026-02-19T08:57:24+0000"
+SENT_US = rows.to_us(datetime(2026, 2, 19, 8, 57, 24, tzinfo=UTC))
+
+
+def read(
+    *entries: object, first_rank: int = 1, updated_us: int | None = None
+) -> list[Sighting | Reject]:
+    found = rows.read_messages(
+        entries,
+        conversation_id="c",
+        updated_us=updated_us,
+        first_rank=first_rank,
+        fields=("id", "created_time", "message"),
+        at_us=AT_US,
+    )
+    return list(found)
+
+
+def instagram_id(sent_us: int) -> str:
+    plain = f"ig_dm_item:1:IGMessageID:17841499990000001:340282366841710301244270000000000000001:{sent_us << 64}"
+    encoded = base64.b64encode(plain.encode()).decode()
+    return encoded.replace("Z", "ZA").replace("=", "ZD").replace("+", "ZB").replace("/", "ZC")
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        (SENT, SENT_US),
+        ("2026-02-19T08:57:24Z", SENT_US),
+        ("2026-02-19T10:57:24+02:00", SENT_US),
+        (SENT_US // 1_000_000, SENT_US),
+        (str(SENT_US // 1_000), SENT_US),
+        ("2026-02-30T08:57:24+0000", None),
+        ("2026-02-19T25:57:24+0000", None),
+        ("2026-02-19 08:57:24+0000", SENT_US),
+        ("yesterday", None),
+        (None, None),
+        (True, None),
+    ],
+)
+def test_every_spelling_of_a_time_is_read(written: object, expected: int | None) -> None:
+    assert rows.microseconds(written) == expected
+
+
+def test_a_row_with_content_is_detailed_and_keeps_its_payload() -> None:
+    entry = {"message": "hé", "id": "m", "created_time": SENT}
+    assert read(entry) == [
+        Sighting(
+            conversation_id="c",
+            message_id="m",
+            created_us=SENT_US,
+            created_at_source="message",
+            rank=1,
+            at_us=AT_US,
+            detail_status="detailed",
+            error_code=None,
+            error_subcode=None,
+            fields=f'{{"created_time":{AT_US},"id":{AT_US},"message":{AT_US}}}',
+            payload=f'{{"created_time":"{SENT}","id":"m","message":"hé"}}'.encode(),
+        )
+    ]
+
+
+@pytest.mark.parametrize(("rank", "status"), [(1, "pending"), (20, "pending"), (21, "beyond_20")])
+def test_a_bare_row_is_judged_by_its_place(rank: int, status: str) -> None:
+    [sighting] = read({"id": "m", "created_time": SENT}, first_rank=rank)
+    assert isinstance(sighting, Sighting)
+    assert (sighting.detail_status, sighting.payload, sighting.fields) == (status, None, None)
+
+
+@pytest.mark.parametrize(("rank", "status"), [(20, "failed"), (21, "beyond_20")])
+def test_a_row_that_is_an_error_keeps_its_codes(rank: int, status: str) -> None:
+    [sighting] = read(
+        {"id": "m", "created_time": SENT, "error": {"code": 9000001}}, first_rank=rank
+    )
+    assert isinstance(sighting, Sighting)
+    assert (sighting.detail_status, sighting.error_code, sighting.error_subcode) == (
+        status,
+        9000001,
+        None,
+    )
+
+
+def test_an_entry_without_an_id_is_rejected_and_its_neighbours_pass() -> None:
+    found = read({"message": "lost"}, {"id": 7, "created_time": SENT, "message": "kept"}, "noise")
+    assert [type(entry) for entry in found] == [Reject, Sighting, Reject]
+    assert isinstance(found[0], Reject)
+    assert found[0].payload == '{"message":"lost"}'
+    assert isinstance(found[1], Sighting)
+    assert found[1].message_id == "7"
+
+
+def test_a_message_without_a_time_takes_the_one_inside_its_id() -> None:
+    message_id = instagram_id(SENT_US + 123_456)
+    assert rows.message_id_us(message_id) == SENT_US + 123_456
+    assert rows.placed_time({}, message_id, None, AT_US) == (SENT_US, "message_id")
+
+
+def test_a_message_without_any_time_takes_its_conversations_or_the_listings_day() -> None:
+    assert rows.placed_time({}, "m", SENT_US, AT_US) == (SENT_US, "conversation")
+    assert rows.placed_time({}, "m", None, AT_US) == (rows.start_us(date(2026, 3, 1)), "listing")
+
+
+@pytest.mark.parametrize(
+    "impossible", ["1970-01-01T00:00:00+0000", "9999-12-31T23:59:59+0000", 0, "soon"]
+)
+def test_an_impossible_time_is_no_time(impossible: object) -> None:
+    assert rows.placed_time({"created_time": impossible}, "m", SENT_US, AT_US) == (
+        SENT_US,
+        "conversation",
+    )
+
+
+@pytest.mark.parametrize("message_id", ["", "m_abc", "ZZZZ", "===", "é", "aWdfZAG1", "a" * 400])
+def test_a_foreign_id_has_no_time_inside(message_id: str) -> None:
+    assert rows.message_id_us(message_id) is None
+
+
+def test_a_conversation_keeps_only_what_does_not_change_with_every_message() -> None:
+    listed = {
+        "id": "c",
+        "updated_time": SENT,
+        "participants": {"data": [{"id": "1"}]},
+        "messages": {"data": []},
+        "unread_count": 3,
+    }
+    sighting = rows.read_conversation(
+        listed, "c", "", ("id", "updated_time", "participants"), AT_US
+    )
+    assert sighting == rows.ConversationSighting(
+        "c",
+        None,
+        SENT_US,
+        AT_US,
+        f'{{"participants":{AT_US}}}',
+        '{"participants":{"data":[{"id":"1"}]}}',
+    )

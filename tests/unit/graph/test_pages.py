@@ -1,0 +1,173 @@
+"""Reading answers: strict JSON, every time format, every shape of a list."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from convo_pipeline.errors import PayloadError
+from convo_pipeline.graph.pages import Page, nested_page, parse_time, read_json, read_page
+
+NOW = datetime(2026, 2, 19, 9, tzinfo=UTC)
+MOMENT = datetime(2019, 4, 24, 10, 38, 15, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["2019-04-24T10:38:15+0000", "2019-04-24T10:38:15+00:00", "2019-04-24T10:38:15Z", "2019-04-24T10:38:15",
+     "2019-04-24T12:38:15+0200", "2019-04-24T05:08:15-05:30", "2019-04-24 10:38:15 +0000", 1556102295, 1556102295000,
+     "1556102295", "1556102295000", 1556102295.0, "1556102295.0", " 2019-04-24T10:38:15+0000 "],
+)  # fmt: skip
+def test_every_spelling_of_a_time_is_the_same_time(text: object) -> None:
+    assert parse_time(text) == MOMENT
+
+
+def test_fractions_are_kept_to_the_microsecond() -> None:
+    assert parse_time("2019-04-24T10:38:15.123456789Z") == MOMENT.replace(microsecond=123456)
+    assert parse_time(1556102295123) == MOMENT.replace(microsecond=123000)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, "", "soon", True, [], {}, "2019-02-30T00:00:00Z", "2019-04-24T25:00:00Z", "2019-04-24", 10**30, "9" * 16,
+     float("inf"), float("nan"), "0000-01-01T00:00:00Z", "9999-12-31T23:59:59-2359", "١٥٥٦١٠٢٢٩٥"],
+)  # fmt: skip
+def test_what_is_no_time_is_none(value: object) -> None:
+    assert parse_time(value) is None
+
+
+def test_impossible_but_valid_times_are_times() -> None:
+    assert (
+        parse_time("1970-01-01T00:00:00+0000") == parse_time(0) == datetime(1970, 1, 1, tzinfo=UTC)
+    )
+    assert parse_time("9999-12-31T23:59:59Z") == datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
+
+
+@settings(deadline=None)
+@given(st.one_of(st.text(), st.integers(), st.floats(), st.none(), st.booleans(), st.binary()))
+def test_parsing_a_time_never_raises(value: object) -> None:
+    found = parse_time(value)
+    assert found is None or found.tzinfo is UTC
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(JSON, st.booleans())
+def test_json_is_read_as_the_standard_library_reads_it(value: Any, is_ascii: bool) -> None:
+    content = json.dumps(value, ensure_ascii=is_ascii).encode("utf-8", "surrogatepass")
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        with pytest.raises(PayloadError):
+            read_json(content)
+    else:
+        assert read_json(content) == json.loads(content)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (rb'{"a": "\ud800"}', {"a": "\ud800"}),
+        (rb'{"a": "\ud83d\ude00"}', {"a": "😀"}),
+        (b'{"a": 340282366841710301244270000000000000001}', {"a": 340282366841710301244270000000000000001}),
+        (b'[-18446744073709551617 ]', [-18446744073709551617]),
+        (b'{"a":' + b" " * 20 + b"18446744073709551616}", {"a": 18446744073709551616}),
+        (b'{"u": "/12345678901234567890_1.jpg", "a": [1, 18446744073709551616]}', {"u": "/12345678901234567890_1.jpg", "a": [1, 18446744073709551616]}),
+        (b'{"a":18446744073709551616}', {"a": 18446744073709551616}),
+        (b'{"a":9223372036854775807, "b": "x:12345678901234567890,"}', {"a": 9223372036854775807, "b": "x:12345678901234567890,"}),
+        (b'\xef\xbb\xbf{"a": 1}', {"a": 1}),
+        (b'{"a": "b:c", "d": 1, "a": "b:c"}', {"a": "b:c", "d": 1}),
+        (b'{"a": "nul \\u0000 here"}', {"a": "nul \x00 here"}),
+    ],
+)  # fmt: skip
+def test_json_keeps_text_and_numbers_exactly(content: bytes, expected: object) -> None:
+    assert read_json(content) == expected
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"<html>", b'{"a": NaN}', b'{"a": Infinity}', b'{"a": 1', b'{"a": "\xff"}', b"[" * 100_000, b'{"a" 1}',
+     b'{"data": [1, 2], "data": [3]}', b'{"data": [1], "paging": {}, "data": []}', b'[{"a": {"b": 1, "c": 2, "b": 3}}]',
+     b'{"data" : ["\\u003a"], "data":["::"], "x": "\\ud800"}', b'{"a":' * 300 + b'{"b":1,"b":2}' + b"}" * 300,
+     b"{\"a\": '1'}", b'{"data": [{"id": "1"}],}', b'{"a": 1} x', '{"a": "ü"}'.encode("latin-1")],
+)  # fmt: skip
+def test_broken_json_is_refused(content: bytes) -> None:
+    with pytest.raises(PayloadError):
+        read_json(content)
+
+
+ROW = {"id": "t_1"}
+
+
+@pytest.mark.parametrize(
+    ("body", "rows", "after"),
+    [
+        ({"data": [ROW]}, (ROW,), None),
+        ({"data": []}, (), None),
+        ({"data": {}}, (), None),
+        ({"data": ROW}, (ROW,), None),
+        ([ROW], (ROW,), None),
+        ({"data": [ROW], "paging": {"cursors": {"after": "A"}}}, (ROW,), None),
+        (
+            {"data": [ROW], "paging": {"cursors": {"after": "A"}, "next": "https://x/?after=B"}},
+            (ROW,),
+            "A",
+        ),
+        ({"data": [], "paging": {"next": "https://u:p@x:9/y?after=B%3D&limit=1"}}, (), "B="),
+        ({"data": [], "paging": {"cursors": {"after": 5}, "next": "x"}}, (), "5"),
+        ({"data": [], "paging": {"cursors": {"after": "A"}, "next": ""}}, (), None),
+        ({"data": [], "paging": None}, (), None),
+        ({"data": [], "paging": []}, (), None),
+    ],
+)
+def test_a_page_has_rows_and_a_cursor_only_while_next_exists(
+    body: object, rows: Any, after: str | None
+) -> None:
+    assert read_page(body, NOW) == Page(rows, after, NOW)
+
+
+@pytest.mark.parametrize(
+    "body", [None, 1, "x", {}, {"paging": {}}, {"data": None}, {"data": "x"}, {"id": "t_1"},
+             {"data": [], "paging": {"next": "https://x/?until=5"}}, {"data": [], "paging": {"next": 7}},
+             {"data": [], "paging": {"next": "http://[x"}}],
+)  # fmt: skip
+def test_what_is_no_list_or_hides_its_rest_is_refused(body: object) -> None:
+    with pytest.raises(PayloadError):
+        read_page(body, NOW)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (None, Page((), None, NOW)),
+        ({}, Page((), None, NOW)),
+        ([ROW], Page((ROW,), None, NOW)),
+        (ROW, Page((ROW,), None, NOW)),
+        ({"data": None}, Page((), None, NOW)),
+        (
+            {"data": [ROW], "paging": {"cursors": {"after": "A"}, "next": "n"}},
+            Page((ROW,), "A", NOW),
+        ),
+        ({"data": [ROW], "paging": {"next": "https://x/?__paging_token=1"}}, Page((ROW,), "", NOW)),
+    ],
+)
+def test_a_nested_list_is_read_in_every_shape(value: object, expected: Page) -> None:
+    assert nested_page(value, NOW) == expected
+
+
+@pytest.mark.parametrize("value", ["x", 5, True])
+def test_a_nested_value_that_is_no_list_is_refused(value: object) -> None:
+    with pytest.raises(PayloadError):
+        nested_page(value, NOW)

@@ -1,0 +1,210 @@
+"""The shared rate limit: as a pure table, with real processes, and at the wall."""
+
+import multiprocessing
+import sqlite3
+import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from convo_pipeline.base.clock import Clock
+from convo_pipeline.errors import BudgetError, StoreError, ThrottledError
+from convo_pipeline.graph.rate_limit import CallBudget, Key, Slots, SqliteLimiter, Wait, next_step
+
+KEY = Key("graph.facebook.com", "17", "instagram")
+GAP = 1 / 1.8
+
+
+class Time:
+    """A clock that passes only by sleeping."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+        self.sleeps: list[float] = []
+
+    def sleep(self, seconds: float) -> None:
+        self.sleeps.append(seconds)
+        self.seconds += seconds
+
+    def clock(self) -> Clock:
+        start = datetime(2026, 2, 19, tzinfo=UTC)
+        return Clock(
+            lambda: start + timedelta(seconds=self.seconds), lambda: self.seconds, self.sleep
+        )
+
+
+def stamp_calls(
+    path: Path, key: Key, until: float, results: "multiprocessing.Queue[list[float]]"
+) -> None:
+    limiter = SqliteLimiter(path, key)
+    stamps = []
+    while time.monotonic() < until:
+        limiter.acquire()
+        stamps.append(time.monotonic())
+    results.put(stamps)
+
+
+def run_processes(path: Path, count: int, seconds: float, kill_one: bool = False) -> list[float]:
+    context = multiprocessing.get_context("spawn")
+    results: multiprocessing.Queue[list[float]] = context.Queue()
+    until = time.monotonic() + seconds
+    workers = [
+        context.Process(target=stamp_calls, args=(path, KEY, until, results)) for _ in range(count)
+    ]
+    victim = context.Process(target=stamp_calls, args=(path, KEY, until, context.Queue()))
+    for worker in [*workers, victim] if kill_one else workers:
+        worker.start()
+    if kill_one:
+        time.sleep(seconds / 3)
+        victim.kill()
+        victim.join()
+    stamps = sorted(stamp for _ in workers for stamp in results.get(timeout=seconds + 60))
+    for worker in workers:
+        worker.join()
+    return stamps
+
+
+def crowded_windows(stamps: list[float]) -> int:
+    return sum(third - first <= 1.0 for first, third in zip(stamps, stamps[2:], strict=False))
+
+
+def test_c22_four_processes_never_send_three_calls_in_a_second_and_waste_no_slot(
+    tmp_path: Path,
+) -> None:
+    stamps = run_processes(tmp_path / "state.db", 4, 10)
+    assert crowded_windows(stamps) == 0
+    assert (len(stamps) - 1) / (stamps[-1] - stamps[0]) >= 1.75
+
+
+@pytest.mark.hunt
+@pytest.mark.timeout(900)
+def test_the_bound_holds_for_long_and_over_a_killed_process(tmp_path: Path, long_run: bool) -> None:
+    stamps = run_processes(tmp_path / "state.db", 4, 600 if long_run else 60, kill_one=True)
+    assert crowded_windows(stamps) == 0
+    assert (len(stamps) - 1) / (stamps[-1] - stamps[0]) >= 1.75
+    assert max(later - earlier for earlier, later in pairwise(stamps)) < 2.5
+
+
+def test_the_first_call_waits_for_nothing_and_the_next_ones_for_their_slot(tmp_path: Path) -> None:
+    now = Time()
+    limiter = SqliteLimiter(tmp_path / "s.db", KEY, clock=now.clock())
+    for _ in range(4):
+        limiter.acquire()
+    assert now.sleeps == pytest.approx([GAP] * 3)
+
+
+@pytest.mark.parametrize(
+    ("slots", "monotonic", "unix", "expected"),
+    [
+        (Slots(), 100.0, 5.0, Slots(100.0 + GAP, 100.0, -1e9)),
+        (Slots(next_slot=100.3, last_sent=99.8), 100.0, 5.0, Wait(pytest.approx(0.3), False)),
+        (Slots(next_slot=100.0, last_sent=99.9, sent_before=99.5), 100.0, 5.0, Wait(pytest.approx(99.5 + 1.95 * GAP - 100), False)),
+        (Slots(blocked_until=65.0), 100.0, 5.0, Wait(60.0, True)),
+        (Slots(next_slot=9000.0, last_sent=8999.0), 100.0, 5.0, Slots(100.0 + GAP, 100.0, -1e9)),
+        (Slots(blocked_until=5.0 + 90_000), 100.0, 5.0, Slots(100.0 + GAP, 100.0, -1e9, 5.0 + 90_000)),
+        (Slots(100.0, 99.0, 98.0, 0.0, 60.0, 4.0), 100.0, 5.0, Slots(100.0 + 4 * GAP, 100.0, 99.0, 0.0, 60.0, 4.0)),
+        (Slots(99.85, 99.0, 98.0), 100.0, 5.0, Slots(99.85 + GAP, 100.0, 99.0)),
+        (Slots(99.5, 99.0, 98.0), 100.0, 5.0, Slots(100.0 + GAP, 100.0, 99.0)),
+        (Slots(100.0, 99.0, 98.0, 0.0, 4.0, 4.0), 100.0, 5.0, Slots(100.0 + GAP, 100.0, 99.0, 0.0, 4.0, 4.0)),
+    ],
+)  # fmt: skip
+def test_the_next_step(slots: Slots, monotonic: float, unix: float, expected: Slots | Wait) -> None:
+    found = next_step(slots, monotonic, unix, GAP)
+    if isinstance(expected, Wait):
+        assert found == expected
+    else:
+        assert isinstance(found, Slots)
+        assert vars(found) == pytest.approx(vars(expected))
+
+
+def test_a_caller_held_up_after_its_stamp_moves_the_stamp(tmp_path: Path) -> None:
+    now = Time()
+    readings = iter([0.0, 0.3, 0.31])  # at the stamp, when it returns, once more
+
+    def monotonic() -> float:
+        return now.seconds + next(readings, 0.31)
+
+    held_up = SqliteLimiter(
+        tmp_path / "s.db", KEY, clock=replace(now.clock(), monotonic_seconds=monotonic)
+    )
+    held_up.acquire()
+    connection = sqlite3.connect(tmp_path / "s.db")
+    assert connection.execute("SELECT last_sent FROM rate_limits").fetchall() == [(1000.3,)]
+    connection.close()
+
+
+def test_a16_a_block_stops_every_process_and_the_sibling_platform(tmp_path: Path) -> None:
+    now = Time()
+    mine = SqliteLimiter(tmp_path / "s.db", KEY, clock=now.clock())
+    sibling = SqliteLimiter(
+        tmp_path / "s.db", KEY._replace(platform="messenger"), clock=now.clock()
+    )
+    other = SqliteLimiter(tmp_path / "s.db", KEY._replace(page_id="18"), clock=now.clock())
+    mine.block(30)
+    assert other.acquire() == 0.0
+    assert sibling.acquire() == pytest.approx(30)
+    assert mine.acquire() == 0.0
+
+
+def test_a_block_longer_than_two_minutes_is_not_slept_but_names_its_end(tmp_path: Path) -> None:
+    now = Time()
+    limiter = SqliteLimiter(tmp_path / "s.db", KEY, clock=now.clock())
+    limiter.block(600)
+    limiter.block(5)  # never shortens
+    with pytest.raises(ThrottledError) as caught:
+        limiter.acquire()
+    assert now.sleeps == []
+    assert caught.value.resume_at == datetime(2026, 2, 19, tzinfo=UTC) + timedelta(seconds=1600)
+
+
+def test_a19_a_usage_near_the_wall_spaces_calls_out_and_a_low_one_lifts_it(tmp_path: Path) -> None:
+    now = Time()
+    limiter = SqliteLimiter(tmp_path / "s.db", KEY, clock=now.clock())
+
+    def pace() -> float:
+        limiter.acquire()
+        limiter.acquire()
+        start = now.seconds
+        limiter.acquire()
+        return now.seconds - start
+
+    normal = pace()
+    limiter.slow_down(96)
+    slow = pace()
+    limiter.slow_down(10)
+    limiter.acquire()
+    assert normal <= GAP * 1.91
+    assert slow == pytest.approx(8 * GAP)
+    assert pace() <= GAP * 1.91
+
+
+def test_a_file_that_is_no_database_is_a_store_error(tmp_path: Path) -> None:
+    (tmp_path / "s.db").write_bytes(b"not a database at all" * 100)
+    with pytest.raises(StoreError, match=r"s\.db"):
+        SqliteLimiter(tmp_path / "s.db", KEY).acquire()
+
+
+def test_the_limiter_shares_the_state_file_with_other_tables(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "s.db") as connection:
+        connection.execute("CREATE TABLE runs (x)")
+    limiter = SqliteLimiter(tmp_path / "s.db", KEY)
+    limiter.acquire()
+    limiter.close()
+    connection = sqlite3.connect(tmp_path / "s.db")
+    names = {
+        row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+    }
+    connection.close()
+    assert names == {"runs", "rate_limits"}
+
+
+def test_the_budget_counts_down_and_refuses() -> None:
+    budget = CallBudget(2)
+    budget.spend()
+    assert budget.left == 1
+    budget.spend()
+    with pytest.raises(BudgetError):
+        budget.spend()

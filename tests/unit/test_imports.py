@@ -1,0 +1,134 @@
+"""The picture in docs/design.md stays true: imports go one way, and each library has one owner."""
+
+import ast
+import sys
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+from tests.support.paths import PACKAGE, ROOT
+
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+FLOORS = (
+    {"errors"},
+    {"schema"},
+    {"settings"},
+    {"base"},
+    {"emulator"},
+    {"storage"},
+    {"graph", "tables"},
+    {"state"},
+    {"lake"},
+    {"derive", "query"},
+    {"extract"},
+    {"privacy"},
+    {"upkeep"},
+    {"sandbox"},
+    {"orchestration"},
+    {"console"},
+    {"cli", "definitions", "__init__"},
+)
+"""Each folder and root module may import only the floors above it in this list."""
+OWNERS = {
+    "requests": ["graph/client.py"],
+    "urllib3": ["graph/client.py", "graph/deadline.py"],
+    "urllib.request": ["orchestration/webhook.py"],
+    "duckdb": ["query/connection.py"],
+    "boto3": ["storage/s3.py"],
+    "botocore": ["storage/s3.py"],
+    "sqlite3": ["graph/rate_limit.py", "state/database.py", "state/compaction_watch.py"],
+    "dagster": ["definitions.py", "orchestration/"],
+    "matplotlib": ["orchestration/pictures.py"],
+    "faker": ["emulator/"],
+    "starlette": ["emulator/"],
+    "uvicorn": ["emulator/"],
+    "pickle": [],
+    "yaml": [],
+}
+
+
+@cache
+def imported(path: Path) -> frozenset[str]:
+    """Every absolute module name a file imports, wherever it does so."""
+    return frozenset(read_imports(path))
+
+
+def read_imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            assert node.module is not None
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def place(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def own_places(path: Path) -> set[str]:
+    names = [name.split(".") for name in imported(path) if name.startswith("convo_pipeline.")]
+    return {parts[1] for parts in names} - {place(path)}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_down(path: Path) -> None:
+    floor = next(index for index, names in enumerate(FLOORS) if place(path) in names)
+    below = set().union(*FLOORS[:floor])
+    if place(path) == "emulator":
+        below = set()
+    assert own_places(path) <= below - ({"emulator"} if place(path) != "sandbox" else set())
+
+
+@pytest.mark.parametrize("library", OWNERS)
+def test_each_library_has_one_owner(library: str) -> None:
+    users = {
+        str(path.relative_to(PACKAGE))
+        for path in MODULES
+        if any(name == library or name.startswith(f"{library}.") for name in imported(path))
+    }
+    assert {
+        user for user in users if not any(user.startswith(owner) for owner in OWNERS[library])
+    } == set()
+
+
+def test_no_module_with_assets_postpones_its_annotations() -> None:
+    postponing = [path for path in MODULES if "__future__.annotations" in imported(path)]
+    assert postponing == []
+
+
+@pytest.mark.parametrize(
+    ("folder", "extras"),
+    [("convo_pipeline", ()), ("benchmarks", ("dev",)), ("scripts", ("dev",)), ("tests", ("dev",))],
+)
+def test_every_package_that_is_imported_is_declared(folder: str, extras: tuple[str, ...]) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    entries = [
+        *project["dependencies"],
+        *(entry for extra in extras for entry in project["optional-dependencies"][extra]),
+    ]
+    declared = {_name(entry) for entry in entries}
+    distributions = packages_distributions()
+    top_level = {
+        name.split(".")[0] for path in (ROOT / folder).rglob("*.py") for name in imported(path)
+    }
+    foreign = (
+        top_level - {"convo_pipeline", "tests", "benchmarks", "scripts"} - sys.stdlib_module_names
+    )
+    needed = {name: {_name(each) for each in distributions.get(name, ())} for name in foreign}
+    assert {
+        name: candidates for name, candidates in needed.items() if not candidates & declared
+    } == {}
+
+
+def _name(requirement: str) -> str:
+    for mark in "<>=![;~ ":
+        requirement = requirement.split(mark)[0]
+    return requirement.lower().replace("_", "-")
