@@ -321,7 +321,7 @@ def test_every_name_of_the_code_that_the_walk_tells_is_there() -> None:
     text = page("develop.md")
     for name, place in (
         ("plan_run", "extract.account"),
-        ("DERIVATION_VERSION", "derive"),
+        ("DERIVATION_VERSION", "derive.day"),
         ("NORMALISED", "schema"),
     ):
         assert f"`{name}`" in text

@@ -229,7 +229,7 @@ def test_a_defect_while_an_accounts_tables_are_derived_is_red_for_that_account_a
     text, accounts = failure(run(deployment, instance, NORMALISE_JOB, ALL, window))
     assert (
         accounts,
-        "a defect of this program, ValueError in convo_pipeline/lake/state.py" in text,
+        "a defect of this program, ValueError in convo_pipeline/state/state.py" in text,
     ) == ([BIKES], True)
     assert "said the customer" not in str([entry for each in instance.get_runs() for entry in instance.all_logs(each.run_id)])  # fmt: skip
     good, bad = ({f"{account}|{days[number]}" for number in range(3)} for account in ALL)
