@@ -1,4 +1,4 @@
-"""How a run is ended from outside (Ctrl-C, SIGTERM, a cancelled run): whoever waits or calls for it looks here first."""
+"""Cancel a run from another thread: after Ctrl-C, SIGTERM or a cancelled Dagster run."""
 
 import threading
 from dataclasses import replace
@@ -6,35 +6,35 @@ from dataclasses import replace
 from convo_pipeline.base.clock import Clock
 from convo_pipeline.errors import StoppedError
 
-LOOK_SECONDS = 1.0
-"""The longest wait without a look."""
+CHECK_SECONDS = 1.0
+"""The longest wait between two checks."""
 
 
-class Halt:
-    """Set once, by the thread that was told to end; safe for all threads of a run."""
+class Cancellation:
+    """A flag that is set once; all threads of a run check it."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
 
-    def set(self) -> None:
-        """End the run: every later check raises."""
+    def cancel(self) -> None:
+        """Cancel the run: every later check raises."""
         self._event.set()
 
     def check(self) -> None:
-        """Raise StoppedError if the run was ended."""
+        """Raise StoppedError if the run was cancelled."""
         if self._event.is_set():
             raise StoppedError(
-                "the run was stopped; the next one stores what came and goes on from there"
+                "the run was stopped; the next run stores the spooled messages and continues"
             )
 
     def watch(self, clock: Clock) -> Clock:
-        """Return the clock with a sleep that ends soon after the run was."""
+        """Return the clock with a `sleep` that raises StoppedError soon after a cancellation."""
 
         def sleep(seconds: float) -> None:
             self.check()
             while seconds > 0:
-                clock.sleep(min(seconds, LOOK_SECONDS))
-                seconds -= LOOK_SECONDS
+                clock.sleep(min(seconds, CHECK_SECONDS))
+                seconds -= CHECK_SECONDS
                 self.check()
 
         return replace(clock, sleep=sleep)

@@ -11,7 +11,7 @@ from datetime import date
 import pyarrow as pa
 
 from convo_pipeline import schema
-from convo_pipeline.base.collector import calm_collector
+from convo_pipeline.base.threads import rare_garbage_collection
 from convo_pipeline.lake.floors import read_floors
 from convo_pipeline.lake.partitions import Commit
 from convo_pipeline.lake.salvage import salvage_day
@@ -74,7 +74,7 @@ def _first_day(store: Store) -> date:
 
 def _derive(store: Store, account: str, day: date) -> list[Commit]:
     floors = read_floors(store)
-    with store.lock_derivation(account), calm_collector():
+    with store.lock_derivation(account), rare_garbage_collection():
         salvage_day(
             store, account, day
         )  # what these tables hold of a damaged raw file goes back before they are replaced

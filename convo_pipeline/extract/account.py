@@ -10,7 +10,7 @@ from datetime import date
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from convo_pipeline.base.cancellation import Halt
+from convo_pipeline.base.cancellation import Cancellation
 from convo_pipeline.base.clock import Clock
 from convo_pipeline.base.secrets import Credentials, read_credentials, redact
 from convo_pipeline.errors import (
@@ -77,7 +77,7 @@ class AccountRun:
     loads: Executor | None = None
     """Fills tables, for few accounts at a time and in threads of its own: a day's rows stand in memory then, and Arrow
     keeps some 10 MB for every thread that ever used it."""
-    halt: Halt = field(default_factory=Halt)
+    cancellation: Cancellation = field(default_factory=Cancellation)
     found: list[str] = field(default_factory=list)
     """Ids of the conversations that `find` met."""
 
@@ -155,7 +155,7 @@ class AccountRun:
         self, credentials: Credentials, left: list[Loaded], user_id: str | None
     ) -> AccountReport:
         with open_client(
-            self.settings, self.store, self.account, credentials, self.clock, self.halt
+            self.settings, self.store, self.account, credentials, self.clock, self.cancellation
         ) as client:
             spool = Spool.create(self.store.state_path, self.account.name, self.run_id)
             journal = Journal(spool, Contents.create(self.store, self.account, spool))
@@ -175,10 +175,10 @@ class AccountRun:
         """Store what a spool holds, read from it anew unless its contents are at hand; then the spool can go."""
 
         def fill() -> Loaded:
-            self.halt.check()
+            self.cancellation.check()
             if contents:
-                return load(self.store, self.account, contents, self.halt)
-            return load_spool(self.store, self.account, spool, self.halt)
+                return load(self.store, self.account, contents, self.cancellation)
+            return load_spool(self.store, self.account, spool, self.cancellation)
 
         loaded = self.loads.submit(fill).result() if self.loads else fill()
         spool.delete()
@@ -211,11 +211,11 @@ def open_client(
     account: AccountSettings,
     credentials: Credentials,
     clock: Clock,
-    halt: Halt | None = None,
+    cancellation: Cancellation | None = None,
 ) -> GraphClient:
     """Return the client of one account's run, inside its rate limit and its budget, until the run is ended.
 
-    `clock` is one that `halt` watches: the waits of client and limiter end with the run.
+    `clock` is one that `cancellation` watches: the waits of client and limiter end with the run.
     """
     graph, endpoint = settings.graph, Endpoint.of(settings, account)
     lock = store.state.database.lock
@@ -228,7 +228,7 @@ def open_client(
         limiter,
         budget=CallBudget(graph.calls_per_run),
         clock=clock,
-        halt=halt,
+        cancellation=cancellation,
     )
 
 

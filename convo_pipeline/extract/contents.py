@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
-from convo_pipeline.base.turns import ANSWER_TURN
+from convo_pipeline.base.threads import PARSE_LOCK
 from convo_pipeline.errors import PayloadError
 from convo_pipeline.extract import rows
 from convo_pipeline.extract.absence import Span, span_of
@@ -53,7 +53,7 @@ class Journal:
         if states:
             record = {**record, "states": [*record.get("states", ()), *states]}  # type: ignore[misc]
         self.spool.append(record)
-        with self._lock, ANSWER_TURN:
+        with self._lock, PARSE_LOCK:
             try:
                 self.contents.read(record)
             except BaseException:

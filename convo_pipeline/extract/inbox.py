@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from convo_pipeline.base.pools import Pool
+from convo_pipeline.base.threads import ThreadPool
 from convo_pipeline.errors import (
     STOPPING,
     AccessDeniedError,
@@ -154,7 +154,7 @@ class InboxReader:
 
     def fetch(self, listing: Listing) -> Fetched:
         """Read everything the listing brings, then what is due from before; never raises a ConvoError."""
-        with Pool(WALKS_IN_FLIGHT, thread_name_prefix="walk") as pool:
+        with ThreadPool(WALKS_IN_FLIGHT, thread_name_prefix="walk") as pool:
             reads: list[Future[None]] = []
             try:
                 for page in listing.pages():

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from convo_pipeline import schema
-from convo_pipeline.base.cancellation import Halt
+from convo_pipeline.base.cancellation import Cancellation
 from convo_pipeline.errors import CorruptError
 from convo_pipeline.extract import rows
 from convo_pipeline.extract.absence import judge_missing
@@ -49,7 +49,7 @@ class Loaded:
 
 
 def load_spool(
-    store: Store, account: AccountSettings, spool: Spool, halt: Halt | None = None
+    store: Store, account: AccountSettings, spool: Spool, cancellation: Cancellation | None = None
 ) -> Loaded:
     """Merge everything a spool holds into the account's raw tables and its state.
 
@@ -60,7 +60,7 @@ def load_spool(
         contents.read(record)
     if spool.damaged:
         contents.distrust()
-    loaded = load(store, account, contents, halt)
+    loaded = load(store, account, contents, cancellation)
     loaded.quarantined += [
         f"{spool.folder / name} is damaged; what it held is asked again" for name in spool.damaged
     ]
@@ -68,9 +68,12 @@ def load_spool(
 
 
 def load(
-    store: Store, account: AccountSettings, contents: Contents, halt: Halt | None = None
+    store: Store,
+    account: AccountSettings,
+    contents: Contents,
+    cancellation: Cancellation | None = None,
 ) -> Loaded:
-    """Merge what a run brought into the account's raw tables and its state; StoppedError between days if `halt` is set."""
+    """Merge what a run brought into the account's raw tables and its state; StoppedError between days if `cancellation` is set."""
     placed = contents.place_untimed(_where_held(store, account.name, contents.untimed))
     if placed:
         store.state.save_placements(account.name, placed)
@@ -85,8 +88,8 @@ def load(
     if contents.claim:
         loaded.counts["missed"] = 0
     for day in contents.buckets.days():
-        if halt:
-            halt.check()
+        if cancellation:
+            cancellation.check()
         if day >= first_day:
             writer.write_day(day)
     for day in writer.passed_days():

@@ -9,10 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from datetime import date
 
-from convo_pipeline.base.cancellation import Halt
+from convo_pipeline.base.cancellation import Cancellation
 from convo_pipeline.base.clock import SYSTEM_CLOCK, Clock
-from convo_pipeline.base.collector import calm_collector
-from convo_pipeline.base.pools import Pool
+from convo_pipeline.base.threads import ThreadPool, rare_garbage_collection
 from convo_pipeline.errors import SettingsError
 from convo_pipeline.extract.account import AccountRun
 from convo_pipeline.extract.plan import Mode
@@ -55,12 +54,12 @@ def extract(
     store.preflight()
     if mode != "capture":
         restore_runs(store)
-    run_id, loads, halt = (
+    run_id, loads, cancellation = (
         new_run_id(clock),
-        Pool(LOADS_IN_FLIGHT, thread_name_prefix="load"),
-        Halt(),
+        ThreadPool(LOADS_IN_FLIGHT, thread_name_prefix="load"),
+        Cancellation(),
     )
-    watched, on_progress = halt.watch(clock), on_progress or _ignore
+    watched, on_progress = cancellation.watch(clock), on_progress or _ignore
     runs = [
         AccountRun(
             settings,
@@ -74,16 +73,16 @@ def extract(
             environ,
             watched,
             loads,
-            halt,
+            cancellation,
         )
         for account in chosen
     ]
     try:
-        with calm_collector(), loads:
+        with rare_garbage_collection(), loads:
             loads.submit(
                 int
             ).result()  # one thread there is from now on, however little memory the accounts leave
-            reports = _report_all(runs, halt)
+            reports = _report_all(runs, cancellation)
         delete_old_spools(
             store.state_path, clock.now(), [account.name for account in settings.accounts]
         )
@@ -92,19 +91,23 @@ def extract(
     return reports
 
 
-def _report_all(runs: Sequence[AccountRun], halt: Halt) -> list[AccountReport]:
+def _report_all(runs: Sequence[AccountRun], cancellation: Cancellation) -> list[AccountReport]:
     """Do every account's work, side by side; one for which the others left too little memory is done again alone."""
-    with Pool(min(ACCOUNTS_IN_FLIGHT, max(1, len(runs))), thread_name_prefix="account") as pool:
-        reports = _wait([pool.submit(run.report) for run in runs], halt)
+    with ThreadPool(
+        min(ACCOUNTS_IN_FLIGHT, max(1, len(runs))), thread_name_prefix="account"
+    ) as pool:
+        reports = _wait([pool.submit(run.report) for run in runs], cancellation)
         for place, run in enumerate(runs):
             if reports[place].reasons == ("memory",) and len(runs) > 1:
                 (reports[place],) = _wait(
-                    [pool.submit(run.report, earlier=reports[place].commits)], halt
+                    [pool.submit(run.report, earlier=reports[place].commits)], cancellation
                 )
     return reports
 
 
-def _wait(reports: Sequence["Future[AccountReport]"], halt: Halt) -> list[AccountReport]:
+def _wait(
+    reports: Sequence["Future[AccountReport]"], cancellation: Cancellation
+) -> list[AccountReport]:
     """Wait for reports; whatever ends this thread's wait ends the accounts' work within seconds."""
     try:
         waiting = set(reports)
@@ -114,7 +117,7 @@ def _wait(reports: Sequence["Future[AccountReport]"], halt: Halt) -> list[Accoun
                 each.result()
         return [each.result() for each in reports]
     except BaseException:
-        halt.set()
+        cancellation.cancel()
         raise
 
 

@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from convo_pipeline.base.json_text import load_json
-from convo_pipeline.base.turns import ANSWER_TURN
+from convo_pipeline.base.threads import PARSE_LOCK
 from convo_pipeline.errors import PayloadError, StoreError
 from convo_pipeline.extract.paging import dump_without_paging
 from convo_pipeline.storage.local import Folder, refusal
@@ -44,7 +44,7 @@ class Spool:
 
     def append(self, record: Record) -> None:
         """Write one record durably; it is there after a crash, or it is not there at all."""
-        with ANSWER_TURN:
+        with PARSE_LOCK:
             content = _dump(record)
             digest = _digest(content)
         with self._lock:

@@ -30,10 +30,10 @@ import tenacity
 import urllib3
 from requests.adapters import HTTPAdapter
 
-from convo_pipeline.base.cancellation import Halt
+from convo_pipeline.base.cancellation import Cancellation
 from convo_pipeline.base.clock import SYSTEM_CLOCK, Clock
 from convo_pipeline.base.secrets import Credentials, RedactingFilter
-from convo_pipeline.base.turns import ANSWER_TURN
+from convo_pipeline.base.threads import PARSE_LOCK
 from convo_pipeline.errors import (
     GraphError,
     GraphFault,
@@ -120,13 +120,13 @@ class _Request:
 class _Adapter(HTTPAdapter):
     """Gives requests the connections that keep a deadline and end with the run."""
 
-    def __init__(self, halt: Halt) -> None:
-        self._halt = halt
+    def __init__(self, cancellation: Cancellation) -> None:
+        self._cancellation = cancellation
         super().__init__(pool_connections=1, pool_maxsize=CALLS_IN_FLIGHT, max_retries=0)
 
     def init_poolmanager(self, *arguments: object, **named: object) -> None:
         super().init_poolmanager(*arguments, **named)  # type: ignore[arg-type]
-        self.poolmanager.pool_classes_by_scheme = pool_classes(self._halt)
+        self.poolmanager.pool_classes_by_scheme = pool_classes(self._cancellation)
 
 
 class GraphClient:
@@ -134,7 +134,7 @@ class GraphClient:
 
     Raises the errors of `errors.py` by `codes.CODES`. A heavy request (nested messages, a long edge page) that is
     refused with code 1 or does not end in time raises TooMuchDataError: ask for less. After a TokenError no call
-    is sent any more; once `halt` is set, every call ends with StoppedError, and every wait if it watches the clock.
+    is sent any more; once `cancellation` is set, every call ends with StoppedError, and every wait if it watches the clock.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class GraphClient:
         budget: CallBudget,
         clock: Clock = SYSTEM_CLOCK,
         draw: Callable[[], float] = random.random,
-        halt: Halt | None = None,
+        cancellation: Cancellation | None = None,
     ) -> None:
         self.endpoint = endpoint
         self.calls: Counter[str] = Counter()
@@ -159,14 +159,14 @@ class GraphClient:
         self._credentials = credentials
         self._limiter = limiter
         self._budget = budget
-        self._halt = halt or Halt()
+        self._cancellation = cancellation or Cancellation()
         self._clock = clock
         self._draw = draw
         self._lock = threading.Lock()
         self._patience, self._endurance = Patience(), Patience()
         self._lanes = Lanes()
         self._token_error: TokenError | None = None
-        self._session = _open_session(endpoint, credentials, self._halt)
+        self._session = _open_session(endpoint, credentials, self._cancellation)
         self._secret_parameters = _secret_parameters(endpoint, credentials)
 
     def close(self) -> None:
@@ -313,7 +313,7 @@ class GraphClient:
 
     def _await_turn(self, request: _Request) -> None:
         """Wait until the call may be sent, and count it."""
-        self._halt.check()
+        self._cancellation.check()
         blocked_seconds = self._limiter.acquire(self._patience)
         if self._token_error is not None:
             raise self._token_error
@@ -366,7 +366,7 @@ class GraphClient:
                 _fault(request, received.status, "the server redirects, which is never followed")
             )
         try:
-            with ANSWER_TURN:
+            with PARSE_LOCK:
                 body = read_json(content)
         except PayloadError as error:
             body, reason = None, str(error)
@@ -470,7 +470,9 @@ class _Received:
     body: Body
 
 
-def _open_session(endpoint: Endpoint, credentials: Credentials, halt: Halt) -> requests.Session:
+def _open_session(
+    endpoint: Endpoint, credentials: Credentials, cancellation: Cancellation
+) -> requests.Session:
     session = requests.Session()
     session.trust_env = False
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
@@ -479,7 +481,7 @@ def _open_session(endpoint: Endpoint, credentials: Credentials, halt: Halt) -> r
     )
     if endpoint.token_in == "header":  # noqa: S105
         session.headers["Authorization"] = f"Bearer {credentials.token}"
-    adapter = _Adapter(halt)
+    adapter = _Adapter(cancellation)
     for scheme in ("https://", "http://"):
         session.mount(scheme, adapter)
     logging.getLogger("urllib3.connectionpool").addFilter(_URLLIB3_FILTER)

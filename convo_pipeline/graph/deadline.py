@@ -15,28 +15,30 @@ from typing import Any
 import urllib3
 import urllib3.connection
 
-from convo_pipeline.base.cancellation import LOOK_SECONDS, Halt
+from convo_pipeline.base.cancellation import CHECK_SECONDS, Cancellation
 
 
 class _DeadlineReader(io.RawIOBase):
     """Reads a socket until the deadline, or the end of the run."""
 
-    def __init__(self, connection: socket.socket, deadline_seconds: float, halt: Halt) -> None:
+    def __init__(
+        self, connection: socket.socket, deadline_seconds: float, cancellation: Cancellation
+    ) -> None:
         self._socket = connection
         self._held_open = connection.makefile("rb", buffering=0)
         self._deadline_seconds = deadline_seconds
-        self._halt = halt
+        self._cancellation = cancellation
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
         while True:
-            self._halt.check()
+            self._cancellation.check()
             left = self._deadline_seconds - time.monotonic()
             if left <= 0:
                 raise TimeoutError("the whole answer took too long")
-            self._socket.settimeout(min(left, LOOK_SECONDS))
+            self._socket.settimeout(min(left, CHECK_SECONDS))
             with suppress(TimeoutError):
                 return self._socket.recv_into(buffer)
 
@@ -48,14 +50,16 @@ class _DeadlineReader(io.RawIOBase):
 class _SocketView:
     """Gives `http.client` the reader it asks a socket for."""
 
-    def __init__(self, connection: socket.socket, deadline_seconds: float, halt: Halt) -> None:
-        self._reader = _DeadlineReader(connection, deadline_seconds, halt)
+    def __init__(
+        self, connection: socket.socket, deadline_seconds: float, cancellation: Cancellation
+    ) -> None:
+        self._reader = _DeadlineReader(connection, deadline_seconds, cancellation)
 
     def makefile(self, mode: str) -> io.BufferedReader:
         return io.BufferedReader(self._reader, 1 << 16)
 
 
-def pool_classes(halt: Halt) -> dict[str, type[urllib3.HTTPConnectionPool]]:
+def pool_classes(cancellation: Cancellation) -> dict[str, type[urllib3.HTTPConnectionPool]]:
     """Return the pools by scheme whose connections keep a deadline and end with the run."""
 
     class Response(http.client.HTTPResponse):
@@ -63,7 +67,7 @@ def pool_classes(halt: Halt) -> dict[str, type[urllib3.HTTPConnectionPool]]:
             timeout_seconds = sock.gettimeout()
             if timeout_seconds is None:
                 raise ValueError("a connection with a deadline needs a time-out")
-            view = _SocketView(sock, time.monotonic() + timeout_seconds, halt)
+            view = _SocketView(sock, time.monotonic() + timeout_seconds, cancellation)
             super().__init__(view, *arguments, **named)  # type: ignore[arg-type]
 
     class HttpConnection(urllib3.connection.HTTPConnection):

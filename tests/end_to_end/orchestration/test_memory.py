@@ -64,14 +64,14 @@ with dg.DagsterInstance.ephemeral() as instance:
 """
 POOL = """
 import threading
-from convo_pipeline.base.pools import Pool
+from convo_pipeline.base.threads import ThreadPool
 
 stack = 8 << 20
 threading.stack_size(stack)
 _, most = resource.getrlimit(resource.RLIMIT_AS)
 for room in (stack // 2, 3 * stack):
     resource.setrlimit(resource.RLIMIT_AS, (size() + room, most))
-    with Pool(8) as pool:
+    with ThreadPool(8) as pool:
         try:
             print(list(pool.map(abs, range(-8, 0))), len(pool._threads) < 8)
         except RuntimeError as error:

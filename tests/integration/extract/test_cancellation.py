@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from convo_pipeline.base.cancellation import Halt
+from convo_pipeline.base.cancellation import Cancellation
 from convo_pipeline.base.clock import Clock
 from convo_pipeline.emulator.clock import VirtualClock
 from convo_pipeline.emulator.faults import parse_fault
@@ -79,7 +79,7 @@ def interrupt(
 
 def check_stopped(inboxes: Inboxes, outcome: str) -> None:
     """The ledger says so, in the state and in the lake."""
-    why = "the run was stopped; the next one stores what came and goes on from there"
+    why = "the run was stopped; the next run stores the spooled messages and continues"
     for name in inboxes.names:
         (run,) = inboxes.store.state.runs(name)
         assert (run.outcome, run.reasons, run.error) == (outcome, ("stopped",), why)
@@ -137,14 +137,14 @@ def test_a_run_that_is_ended_while_it_waits_for_the_rate_limit_ends_in_seconds(
 def test_a_sleep_ends_with_the_run() -> None:
     """Within a second however long it is; without an end it is as long as it was asked to be."""
     slept: list[float] = []
-    halt = Halt()
-    halt.watch(Clock(sleep=slept.append)).sleep(2.5)
+    cancellation = Cancellation()
+    cancellation.watch(Clock(sleep=slept.append)).sleep(2.5)
     assert slept == [1.0, 1.0, 0.5]
 
     def sleep(seconds: float) -> None:
         slept.append(seconds)
-        halt.set()
+        cancellation.cancel()
 
     with pytest.raises(StoppedError):
-        halt.watch(Clock(sleep=sleep)).sleep(120)
+        cancellation.watch(Clock(sleep=sleep)).sleep(120)
     assert slept[3:] == [1.0]
