@@ -1,11 +1,18 @@
-"""Write the small lake of the schema as it is: `python -m tests.support.write_lake`, before SCHEMA_VERSION is raised.
+"""Write two small lakes in the current schema: `python -m tests.support.write_lake`.
 
-It goes to `tests/lakes/version_N`, and stays there as an older lake that every later version must read, write to and
-derive anew (`test_schema_versions.py`). One conversation of one day: a text, our answer, a picture, and a message that was
-unsent and whose content has not been removed yet; a run that promised the day; all that is derived from it.
+Run it before SCHEMA_VERSION is raised. `test_schema_versions.py` checks that later versions read, upgrade and continue
+both lakes.
+
+- `tests/lakes/version_N`: one conversation on one day with four messages: a text, a reply, a picture, and an unsent
+  message whose content is still stored; one complete run; all derived tables. It has no state.
+- `tests/lakes/killed_run_version_N`: a lake with its `.state` folder. One run ended. A second run was killed while it
+  stored its results: its write-ahead log is left, and one commit is neither recorded nor rolled back.
 """
 
+import os
 import shutil
+import signal
+import sqlite3
 import tempfile
 from collections.abc import Mapping
 from contextlib import closing
@@ -18,11 +25,14 @@ from convo_pipeline import schema
 from convo_pipeline.base.json_text import dump_json
 from convo_pipeline.derive.account_days import derive_account_days
 from convo_pipeline.derive.day import derive_day
+from convo_pipeline.emulator.world import World
 from convo_pipeline.lake.ledger import export_runs
 from convo_pipeline.lake.store import Store
 from convo_pipeline.settings import StoreSettings
 from convo_pipeline.state.identity import AccountIdentity
-from convo_pipeline.state.records import Run
+from convo_pipeline.state.records import Partition, Run
+from convo_pipeline.state.state import State
+from tests.support.inboxes import Inboxes, serve, small_world
 from tests.support.paths import LAKES
 
 ACCOUNT, DAY = "insta", date(2026, 3, 3)
@@ -72,6 +82,67 @@ def write_lake(root: Path) -> None:
             store.merge(table, ACCOUNT, DAY, _table(schema.TABLES[table], rows))
         derive_day(store, ACCOUNT, DAY)
         derive_account_days(store, ACCOUNT)
+
+
+def write_killed_run(root: Path) -> None:
+    """Write a lake with its state, and leave it as a run that is killed while it stores its results."""
+    world = small_world()
+    add_first_messages(world)
+    with serve(root, world) as inboxes:
+        inboxes.extract_whole()
+        derive_account_days(inboxes.store, ACCOUNT)
+        add_later_messages(world)
+        inboxes.store.close()
+        child = os.fork()
+        if child == 0:
+            _extract_until_killed(inboxes)
+        _, status = os.waitpid(child, 0)
+        assert os.WTERMSIG(status) == signal.SIGKILL
+    with closing(sqlite3.connect(root / ".state" / "state.db")) as connection:
+        connection.execute("PRAGMA journal_mode = DELETE")
+    shutil.rmtree(root / ".state" / "locks")
+
+
+def add_first_messages(world: World) -> None:
+    """Add what the first run reads: 3 messages of one conversation, 25 of another."""
+    account = world.accounts[ACCOUNT]
+    _add_messages(
+        world, account.add_conversation("Ada", conversation_id="c1").conversation_id, 3, 3
+    )
+    _add_messages(
+        world, account.add_conversation("Bob", conversation_id="c2").conversation_id, 25, 8
+    )
+
+
+def add_later_messages(world: World) -> None:
+    """Add what the killed run reads: 2 newer messages and a new conversation."""
+    _add_messages(world, "c1", 2, 9)
+    world.accounts[ACCOUNT].add_conversation("Eve", conversation_id="c3")
+    _add_messages(world, "c3", 4, 8)
+
+
+def _add_messages(world: World, conversation_id: str, count: int, day: int) -> None:
+    conversation = world.accounts[ACCOUNT].conversations[conversation_id]
+    for number in range(count):
+        sent_at = datetime(2026, 3, day, 9, number, tzinfo=UTC)
+        message_id = f"{conversation_id}-{day}-{number:02}"
+        conversation.add_message(
+            f"text {message_id}", sent_at, is_ours=number % 2 == 1, message_id=message_id
+        )
+
+
+def _extract_until_killed(inboxes: Inboxes) -> None:
+    """Extract, and kill the process after the third file is replaced, before its commit is recorded."""
+    record, commits = State.record, []
+
+    def record_twice(state: State, partition: Partition) -> None:
+        commits.append(partition)
+        if len(commits) == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        record(state, partition)
+
+    State.record = record_twice  # type: ignore[method-assign]
+    inboxes.extract(accounts=[ACCOUNT])
 
 
 def raw_rows() -> dict[str, list[Row]]:
@@ -136,6 +207,7 @@ def _json(value: object) -> str:
 
 
 if __name__ == "__main__":
-    target = LAKES / f"version_{schema.SCHEMA_VERSION}"
-    shutil.rmtree(target, ignore_errors=True)
-    write_lake(target)
+    for name, write in (("version", write_lake), ("killed_run_version", write_killed_run)):
+        target = LAKES / f"{name}_{schema.SCHEMA_VERSION}"
+        shutil.rmtree(target, ignore_errors=True)
+        write(target)

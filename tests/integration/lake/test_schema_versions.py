@@ -1,6 +1,7 @@
 """A lake that an earlier version wrote is read as it is, upgraded when written, derived again from its raw rows."""
 
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from convo_pipeline.console.extraction import normalise_unconfigured
+from convo_pipeline.derive.account_days import derive_account_days
 from convo_pipeline.derive.day import derive_day, stale_days
 from convo_pipeline.errors import SchemaError
 from convo_pipeline.lake.store import Store
@@ -33,6 +35,7 @@ from convo_pipeline.state.identity import AccountIdentity
 from convo_pipeline.upkeep.rebuild import rebuild_state
 from convo_pipeline.upkeep.verify import verify
 from tests.support import write_lake as lake
+from tests.support.inboxes import serve, small_world
 from tests.support.paths import LAKES
 
 ACCOUNT, DAY = "bakery", date(2025, 11, 3)
@@ -151,7 +154,8 @@ def test_a_message_that_version_1_wrote_is_redacted_all_the_same(second: Store) 
     assert ["hello" in payload for payload in payloads] == [False] * 3
 
 
-VERSIONS = range(SCHEMA_VERSION)
+VERSIONS = range(SCHEMA_VERSION + 1)
+EARLIER = range(SCHEMA_VERSION)
 NORMALISED_SINCE = 1
 """What version 0 derived cannot be read in today's schema."""
 SAME_FIGURES_SINCE = {"account_days": 3}
@@ -202,9 +206,9 @@ def test_there_is_a_lake_of_every_earlier_version_that_this_version_wrote() -> N
         folder.name: {
             pq.read_schema(path).metadata[VERSION_KEY] for path in folder.rglob("data.parquet")
         }
-        for folder in LAKES.iterdir()
+        for folder in LAKES.glob("version_*")
     }
-    assert {f"version_{each}" for each in VERSIONS} <= written.keys()
+    assert {f"version_{each}" for each in EARLIER} <= written.keys()
     assert written == {name: {name.removeprefix("version_").encode()} for name in written}
 
 
@@ -251,3 +255,34 @@ def test_what_an_older_version_found_unsent_leaves(older: Older) -> None:
     rows = older.rows([TABLES["messages"]])["messages"]
     assert [row["text"] for row in rows] == ["hello", "we answer", "", None]
     assert verify(older.store, stale_days=stale_days).findings == ()
+
+
+@pytest.mark.parametrize(
+    "path", sorted(LAKES.glob("killed_run_version_*")), ids=lambda path: path.name
+)
+def test_a_run_that_an_earlier_version_left_killed_is_continued(
+    path: Path, memory_path: Path
+) -> None:
+    """The next run stores the spool of the killed one, loses no row, and calls the API for nothing stored."""
+    shutil.copytree(path, memory_path / "lake")
+    world = small_world()
+    lake.add_first_messages(world)
+    lake.add_later_messages(world)
+    with serve(memory_path / "lake", world) as inboxes:
+        stored = {row["message_id"] for row in inboxes.rows("messages", lake.ACCOUNT)}
+        [report] = inboxes.extract(accounts=[lake.ACCOUNT], mode="window")
+        assert (report.outcome, report.calls) == ("complete", {"listing": 1})
+        inboxes.derive()
+        derive_account_days(inboxes.store, lake.ACCOUNT)
+        rows = {row["message_id"]: row for row in inboxes.rows("messages", lake.ACCOUNT)}
+        assert len(stored) == 28
+        assert stored < rows.keys()
+        assert rows.keys() == {message.message_id for message in world.truth()}
+        statuses = Counter(row["detail_status"] for row in rows.values())
+        assert statuses == {"detailed": 29, "beyond_20": 5}
+        findings = verify(inboxes.store, stale_days=stale_days).findings
+        assert {finding.kind for finding in findings} <= {"older"}
+        normalise_unconfigured(inboxes.settings)
+        assert verify(inboxes.store, stale_days=stale_days).findings == ()
+        [full] = inboxes.extract(accounts=[lake.ACCOUNT], mode="full")
+        assert (full.outcome, full.counts["missed"]) == ("complete", 0)
