@@ -19,7 +19,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from convo_pipeline.lake.store import Store
-from convo_pipeline.privacy.unsent import TASK, find_deleted
+from convo_pipeline.privacy.unsent import TASK, find_unsent
 from convo_pipeline.schema import RAW_MESSAGE_IDS
 from convo_pipeline.settings import StoreSettings
 
@@ -78,9 +78,9 @@ def main() -> None:
             )
         for number in range(given.rounds):
             store.state.remove_days_done(f"{TASK} redact", ACCOUNT, days)
-            whole.append(measure(lambda: find_deleted(store, ACCOUNT, "redact")))
+            whole.append(measure(lambda: find_unsent(store, ACCOUNT, "redact")))
             store.merge(RAW_MESSAGE_IDS.name, ACCOUNT, days[-1], ids(days[-1], [f"late-{number}"]))
-            later.append(measure(lambda: find_deleted(store, ACCOUNT, "redact")))
+            later.append(measure(lambda: find_unsent(store, ACCOUNT, "redact")))
     (files, cpu), (later_files, later_cpu) = (
         map(statistics.median, zip(*each, strict=True)) for each in (whole, later)
     )

@@ -6,7 +6,7 @@ from convo_pipeline.base.clock import Clock
 from convo_pipeline.console.upkeep import open_lake
 from convo_pipeline.errors import StoreError
 from convo_pipeline.privacy.deletion import (
-    answer_of,
+    callback_response,
     describe,
     finish,
     read_request,
@@ -24,7 +24,7 @@ def answer_request(
     read_status_url(settings)
     with open_lake(settings.store) as store:
         request = receive(settings, store, text, environ, clock.now())
-        reply = answer_of(settings, request).decode()
+        reply = callback_response(settings, request).decode()
         try:
             request = finish(settings, store, request, clock.now())
         except StoreError as error:

@@ -20,11 +20,16 @@ from convo_pipeline.lake.compact import compact
 from convo_pipeline.lake.store import Store
 from convo_pipeline.lake.suppression import Receipt
 from convo_pipeline.privacy import erase
-from convo_pipeline.privacy.erase import find_all_deleted, forget, remove_deleted
-from convo_pipeline.privacy.forget import Traces
+from convo_pipeline.privacy.erase import find_all_unsent, forget, remove_unsent
+from convo_pipeline.privacy.forget import ErasurePlan
 from convo_pipeline.privacy.known_time import look_at_clock
-from convo_pipeline.privacy.retention import Expired, expire_by_clock, find_expired, floors_of
-from convo_pipeline.privacy.unsent import Deleted
+from convo_pipeline.privacy.retention import (
+    ExpiredPartition,
+    expire_by_clock,
+    find_expired,
+    first_kept_days,
+)
+from convo_pipeline.privacy.unsent import UnsentMessages
 from convo_pipeline.settings import Settings, StoreSettings
 from convo_pipeline.upkeep.rebuild import rebuild_state
 from convo_pipeline.upkeep.rename import rename_account
@@ -121,7 +126,7 @@ def _told(receipt: Receipt) -> str:
     return f"erased from {receipt.account}; rows that left: {rows}; receipt {receipt.person[:32]}"
 
 
-def _describe(found: Traces) -> str:
+def _describe(found: ErasurePlan) -> str:
     messages = found.row_counts.get("raw_message_ids", 0)
     shared = f" and their part in {len(found.shared)} with others" if found.shared else ""
     own = counted(len(found.own), "conversation")
@@ -132,8 +137,8 @@ def _describe(found: Traces) -> str:
 class Leaving:
     """What leaves by `[retention]`: partitions by their age, messages because they were unsent."""
 
-    expired: list[Expired]
-    deleted: list[Deleted]
+    expired: list[ExpiredPartition]
+    deleted: list[UnsentMessages]
     on_deleted: str
     is_dry_run: bool
 
@@ -151,13 +156,13 @@ def expire_rows(
         if is_dry_run:
             known_at = now if is_clock_trusted else look_at_clock(store.state, now).at
             expired = find_expired(
-                store, floors_of(retention.limits, known_at.astimezone(UTC).date())
+                store, first_kept_days(retention.limits, known_at.astimezone(UTC).date())
             )
             return Leaving(
-                expired, find_all_deleted(settings, store), retention.on_deleted, is_dry_run
+                expired, find_all_unsent(settings, store), retention.on_deleted, is_dry_run
             )
         try:  # while the raw rows tell what was unsent
-            deleted = remove_deleted(settings, store, now)
+            deleted = remove_unsent(settings, store, now)
         finally:
             expired = expire_by_clock(store, retention.limits, now, is_trusted=is_clock_trusted)
         return Leaving(expired, deleted, retention.on_deleted, is_dry_run)
@@ -165,7 +170,7 @@ def expire_rows(
 
 def show_expired(leaving: Leaving, console: Console) -> None:
     """Print one line for each table and account."""
-    groups: dict[tuple[str, str], list[Expired]] = {}
+    groups: dict[tuple[str, str], list[ExpiredPartition]] = {}
     for each in leaving.expired:
         groups.setdefault((each.table, each.account), []).append(each)
     table = Table("table", "account", "days", "from", "to", "rows", "bytes", box=None)

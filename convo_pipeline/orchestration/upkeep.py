@@ -12,8 +12,8 @@ from convo_pipeline.lake.compact import compact
 from convo_pipeline.lake.store import Store
 from convo_pipeline.orchestration.assets import Log
 from convo_pipeline.orchestration.deployment import Deployment
-from convo_pipeline.privacy.deletion import finish_open
-from convo_pipeline.privacy.erase import remove_deleted, resume
+from convo_pipeline.privacy.deletion import finish_open_requests
+from convo_pipeline.privacy.erase import remove_unsent, resume_erasures
 from convo_pipeline.privacy.retention import expire_by_clock
 from convo_pipeline.upkeep.scrub import scrub
 
@@ -61,10 +61,10 @@ def run_upkeep(deployment: Deployment, log: Log) -> list[str]:
     today = now.astimezone(UTC).date()
     with closing(Store(settings.store, deployment.clock)) as store:
         steps: dict[str, Callable[[], int]] = {
-            "erasures finished": lambda: len(resume(settings, store, now)),
-            "deletion requests finished": lambda: len(finish_open(settings, store, now)),
+            "erasures finished": lambda: len(resume_erasures(settings, store, now)),
+            "deletion requests finished": lambda: len(finish_open_requests(settings, store, now)),
             "unsent messages removed": lambda: sum(
-                len(each.messages) for each in remove_deleted(settings, store, now)
+                len(each.messages) for each in remove_unsent(settings, store, now)
             ),
             "files read and found whole": lambda: scrub(
                 store, today, settings.metrics.session_gap_hours

@@ -108,7 +108,7 @@ def _accounts(store: Store) -> set[str]:
     return stored | {identity.account for identity in store.state.identities()}
 
 
-def finish_open(settings: Settings, store: Store, now: datetime) -> list[DeletionRequest]:
+def finish_open_requests(settings: Settings, store: Store, now: datetime) -> list[DeletionRequest]:
     """Finish every request that is still open; what keeps one from it is raised when the others are done."""
     done, errors = [], []
     for request in read_requests(store):
@@ -122,7 +122,7 @@ def finish_open(settings: Settings, store: Store, now: datetime) -> list[Deletio
     return done
 
 
-def answer_of(settings: Settings, request: DeletionRequest) -> bytes:
+def callback_response(settings: Settings, request: DeletionRequest) -> bytes:
     """Return what Meta wants to hear, as JSON: where the person can look, and the code."""
     url = f"{read_status_url(settings)}?{urlencode({'code': request.code})}"
     return dump_json({"url": url, "confirmation_code": request.code})

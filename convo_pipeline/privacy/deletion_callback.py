@@ -18,7 +18,7 @@ from convo_pipeline.errors import ConvoError, PayloadError
 from convo_pipeline.lake.store import Store
 from convo_pipeline.privacy.deletion import (
     DeletionRequest,
-    answer_of,
+    callback_response,
     describe,
     finish,
     read_app_secret,
@@ -109,7 +109,7 @@ class _Callback:
     def _receive(self, text: str) -> tuple[Answer, DeletionRequest]:
         with self._open() as store:
             noted = receive(self._settings, store, text, self._environ, self._clock.now())
-        return ("200 OK", JSON, answer_of(self._settings, noted)), noted
+        return ("200 OK", JSON, callback_response(self._settings, noted)), noted
 
     def _tell(self, code: str, *, is_head: bool) -> Answer:
         with self._open() as store:

@@ -14,12 +14,18 @@ from convo_pipeline.extract.spool import left_spools
 from convo_pipeline.lake.salvage import damaged_days, salvage_day
 from convo_pipeline.lake.store import Store
 from convo_pipeline.lake.suppression import Receipt, keyed_hash, make_key, read_receipts
-from convo_pipeline.privacy.forget import Traces, erase, find_traces, lock_person_out, read_pending
+from convo_pipeline.privacy.forget import (
+    ErasurePlan,
+    erase,
+    lock_for_erasure,
+    plan_erasure,
+    read_pending,
+)
 from convo_pipeline.privacy.forget import finish as finish_erasing
-from convo_pipeline.privacy.returned import find_returned
+from convo_pipeline.privacy.returned import find_returned_people
 from convo_pipeline.privacy.unsent import (
-    Deleted,
-    find_deleted,
+    UnsentMessages,
+    find_unsent,
     finish,
     pending_accounts,
     remove_content,
@@ -35,11 +41,11 @@ R = TypeVar("R")
 
 def forget(
     settings: Settings, store: Store, account: str, person_id: str, now: datetime,
-    is_agreed: Callable[[Traces], bool] = lambda traces: True,
+    is_agreed: Callable[[ErasurePlan], bool] = lambda traces: True,
 ) -> Receipt | None:  # fmt: skip
     """Erase the person and return the receipt; None where nothing was found, or `is_agreed` said no to what was."""
     store.preflight()
-    with lock_person_out(store, account):
+    with lock_for_erasure(store, account):
         _load_left(settings, store, account)
         traces = _find_traces(store, account, person_id)
         if not is_known(store, traces):
@@ -57,23 +63,24 @@ def forget_again(settings: Settings, store: Store, account: str, now: datetime) 
     """Forget everybody who was forgotten before and came back with a backup; return their receipts."""
     settle(store, account, settings.metrics.session_gap_hours)
     found = [
-        forget(settings, store, account, person, now) for person in find_returned(store, account)
+        forget(settings, store, account, person, now)
+        for person in find_returned_people(store, account)
     ]
     return [receipt for receipt in found if receipt]
 
 
-def _find_traces(store: Store, account: str, person_id: str) -> Traces:
+def _find_traces(store: Store, account: str, person_id: str) -> ErasurePlan:
     """Find where the person is, in what can be read of damaged files too: these leave, and others' rows are in them."""
     while True:
         for day in sorted(damaged_days(store, account)):
             salvage_day(store, account, day)
         noted = store.state.quarantines(account)
-        traces = find_traces(store, account, person_id)
+        traces = plan_erasure(store, account, person_id)
         if store.state.quarantines(account) == noted:
             return traces
 
 
-def is_known(store: Store, traces: Traces) -> bool:
+def is_known(store: Store, traces: ErasurePlan) -> bool:
     """Whether there is anything to erase, or was: then erasing again, after a backup was put back, is no mistake."""
     receipts = read_receipts(store, traces.account)
     if not traces.is_empty or not receipts:
@@ -96,7 +103,7 @@ def _check_damaged(store: Store, account: str) -> None:
         )
 
 
-def resume(settings: Settings, store: Store, now: datetime) -> list[Receipt]:
+def resume_erasures(settings: Settings, store: Store, now: datetime) -> list[Receipt]:
     """Finish every erasure that was cut off; what keeps one from it is raised when the others are done."""
     pending = read_pending(store)
     receipts = _for_all(
@@ -118,17 +125,17 @@ def _for_all(items: Iterable[T], work: Callable[[T], R]) -> list[R]:
     return done
 
 
-def find_all_deleted(settings: Settings, store: Store) -> list[Deleted]:
+def find_all_unsent(settings: Settings, store: Store) -> list[UnsentMessages]:
     """Return what was unsent and is still to leave, in every account."""
     accounts = store.accounts(RAW_MESSAGE_IDS.name)
     return [
         each
         for account in accounts
-        for each in find_deleted(store, account, settings.retention.on_deleted)
+        for each in find_unsent(store, account, settings.retention.on_deleted)
     ]
 
 
-def remove_deleted(settings: Settings, store: Store, now: datetime) -> list[Deleted]:
+def remove_unsent(settings: Settings, store: Store, now: datetime) -> list[UnsentMessages]:
     """Do with every account's unsent messages as `[retention] on_deleted` says; return what left.
 
     An account at work is left to the next time; its BusyError is raised when the others are done.
@@ -138,24 +145,26 @@ def remove_deleted(settings: Settings, store: Store, now: datetime) -> list[Dele
     return [each for some in removed for each in some]
 
 
-def _remove_deleted(settings: Settings, store: Store, account: str, now: datetime) -> list[Deleted]:
+def _remove_deleted(
+    settings: Settings, store: Store, account: str, now: datetime
+) -> list[UnsentMessages]:
     policy = settings.retention.on_deleted
-    found = find_deleted(store, account, policy)
+    found = find_unsent(store, account, policy)
     if not found and not read_pending_days(store, account):
         return []
     store.preflight()
-    with lock_person_out(store, account):
+    with lock_for_erasure(store, account):
         _load_left(settings, store, account)
-        found = find_deleted(store, account, policy)
+        found = find_unsent(store, account, policy)
         _check_count(account, found, settings.retention.most_unsent_at_once)
         remove_content(store, account, found, policy)
     settle(store, account, settings.metrics.session_gap_hours)
-    with lock_person_out(store, account):
+    with lock_for_erasure(store, account):
         finish(store, account, now.astimezone(UTC).date())
     return found
 
 
-def _check_count(account: str, found: Iterable[Deleted], most: int) -> None:
+def _check_count(account: str, found: Iterable[UnsentMessages], most: int) -> None:
     """Raise a StoreError where so much was unsent at once that a person should look: content does not come back."""
     count = sum(len(each.messages) for each in found)
     if count > most:

@@ -31,11 +31,11 @@ from convo_pipeline.lake.suppression import (
     read_receipts,
     save_receipt,
 )
-from convo_pipeline.privacy.remains import erase_remains
+from convo_pipeline.privacy.remains import erase_copies
 from convo_pipeline.schema import TABLES, Table
 from convo_pipeline.storage.backend import remove_file, write_file
 from convo_pipeline.storage.local import Folder
-from convo_pipeline.tables.mentions import Mentions
+from convo_pipeline.tables.mentions import IdMatcher
 from convo_pipeline.tables.people import (
     is_one_to_one,
     is_sent_by,
@@ -50,7 +50,7 @@ Keep = Callable[[pa.Table], pa.Table]
 
 
 @dataclass(frozen=True)
-class Traces:
+class ErasurePlan:
     """Where a person is found in an account."""
 
     account: str
@@ -66,9 +66,9 @@ class Traces:
     row_counts: dict[str, int] = field(default_factory=dict)
 
     @cached_property
-    def mentions(self) -> Mentions:
+    def mentions(self) -> IdMatcher:
         """How their ids are found in texts."""
-        return Mentions((self.person_id, *self.own, *self.sent))
+        return IdMatcher((self.person_id, *self.own, *self.sent))
 
     @cached_property
     def own_ids(self) -> pa.Array:
@@ -90,7 +90,7 @@ class Traces:
     def is_empty(self) -> bool:
         return not (self.own or self.shared or self.sent or self.row_counts)
 
-    def __or__(self, other: "Traces") -> "Traces":
+    def __or__(self, other: "ErasurePlan") -> "ErasurePlan":
         counts = {
             name: max(self.row_counts.get(name, 0), other.row_counts.get(name, 0))
             for name in {**self.row_counts, **other.row_counts}
@@ -101,7 +101,7 @@ class Traces:
         return replace(self, own=own, shared=shared, sent=sent, places=places, row_counts=counts)
 
 
-def find_traces(store: Store, account: str, person_id: str) -> Traces:
+def plan_erasure(store: Store, account: str, person_id: str) -> ErasurePlan:
     """Return where the person is found; a StoreError says that this is the account itself."""
     identity = store.state.identity(account)
     if not identity and not any(account in store.accounts(table) for table in TABLES):
@@ -122,10 +122,10 @@ def find_traces(store: Store, account: str, person_id: str) -> Traces:
     return found | pending[0] if pending else found
 
 
-def erase(store: Store, traces: Traces, now: datetime) -> Receipt:
+def erase(store: Store, traces: ErasurePlan, now: datetime) -> Receipt:
     """Take what was found out of every file and the state; return the receipt.
 
-    The caller holds `lock_person_out` since before the traces were found, and calls `finish` at the very end.
+    The caller holds `lock_for_erasure` since before the traces were found, and calls `finish` at the very end.
     """
     key = make_key(store.state_path)
     person = keyed_hash(key, traces.person_id)
@@ -139,7 +139,7 @@ def erase(store: Store, traces: Traces, now: datetime) -> Receipt:
     save_receipt(store, receipt)
     _erase_rows(store, traces)
     _erase_texts(store, traces)
-    erase_remains(store, traces.account, now.astimezone(UTC).date())
+    erase_copies(store, traces.account, now.astimezone(UTC).date())
     store.state.database.wipe_free_pages()
     if traces.row_counts or receipt.finished_at is None:
         receipt = replace(receipt, finished_at=now, row_counts=traces.row_counts)
@@ -153,13 +153,13 @@ def finish(store: Store, receipt: Receipt) -> None:
 
 
 @contextmanager
-def lock_person_out(store: Store, account: str) -> Iterator[None]:
+def lock_for_erasure(store: Store, account: str) -> Iterator[None]:
     """Keep everybody from adding rows to an account, and from copying them into other files."""
     with store.lock_account(account), store.lock_derivation(account):
         yield
 
 
-def read_pending(store: Store) -> list[Traces]:
+def read_pending(store: Store) -> list[ErasurePlan]:
     """Return the erasures that were cut off."""
     folder = _pending_folder(store)
     contents = [
@@ -192,7 +192,7 @@ class _Finder:
             "conversations": self._reader("customer_id"),
         }
 
-    def traces(self) -> Traces:
+    def traces(self) -> ErasurePlan:
         """Sort the conversations in which the person was met, then find all their rows and count what leaves."""
         ours = frozenset(self.own_ids)
         own = {
@@ -201,7 +201,7 @@ class _Finder:
             if is_one_to_one(self.people.get(each, set()), ours, self._is_person)
         }
         sent = {message for message, conversation in self.sent.items() if conversation not in own}
-        met = Traces(
+        met = ErasurePlan(
             self.account, self.person_id, frozenset(own), frozenset(self.met - own), frozenset(sent)
         )
         rest: set[str] = set()
@@ -310,7 +310,7 @@ def _read_or_set_aside(
         return table.schema.empty_table().select(names)
 
 
-def _messages_in(rows: pa.Table, traces: Traces) -> list[str]:
+def _messages_in(rows: pa.Table, traces: ErasurePlan) -> list[str]:
     """Return the ids of the messages of their own conversations: they leave, whoever sent them."""
     if "message_id" not in rows.column_names:
         return []
@@ -318,17 +318,17 @@ def _messages_in(rows: pa.Table, traces: Traces) -> list[str]:
     return of_own["message_id"].to_pylist()  # type: ignore[no-any-return]
 
 
-def _add_rejects(found: Traces, day: date, rows: pa.Table) -> Traces:
+def _add_rejects(found: ErasurePlan, day: date, rows: pa.Table) -> ErasurePlan:
     count = sum(_name_any(rows, found.mentions))
     return _add(found, "raw_rejects", day, count) if count else found
 
 
-def _add(found: Traces, table: str, day: date, count: int) -> Traces:
+def _add(found: ErasurePlan, table: str, day: date, count: int) -> ErasurePlan:
     counts = found.row_counts | ({table: found.row_counts.get(table, 0) + count} if count else {})
     return replace(found, places=found.places | {(table, day)}, row_counts=counts)
 
 
-def _is_leaving(table: Table, rows: pa.Table, traces: Traces) -> pa.ChunkedArray:
+def _is_leaving(table: Table, rows: pa.Table, traces: ErasurePlan) -> pa.ChunkedArray:
     """Say which rows leave: those of their own conversations, what they sent in others, and what is about them there."""
     is_leaving = pc.is_in(rows["conversation_id"], value_set=traces.own_ids)
     if "message_id" in table.column_names and traces.sent:
@@ -342,7 +342,7 @@ def _is_leaving(table: Table, rows: pa.Table, traces: Traces) -> pa.ChunkedArray
     return is_leaving
 
 
-def _erase_rows(store: Store, traces: Traces) -> None:
+def _erase_rows(store: Store, traces: ErasurePlan) -> None:
     """Raw rows first: what is derived from what is left is then right."""
     order = list(TABLES)
     for table, day in sorted(traces.places, key=lambda place: (order.index(place[0]), place[1])):
@@ -350,7 +350,7 @@ def _erase_rows(store: Store, traces: Traces) -> None:
             store.shrink(table, traces.account, day, _keeper(TABLES[table], traces))
 
 
-def _keeper(table: Table, traces: Traces) -> Keep:
+def _keeper(table: Table, traces: ErasurePlan) -> Keep:
     """Return what leaves of a table's rows those that stay, without the person."""
     if table.name == "raw_rejects":
         return lambda rows: _filter(rows, pa.array(_name_any(rows, traces.mentions)))
@@ -359,10 +359,10 @@ def _keeper(table: Table, traces: Traces) -> Keep:
     return lambda rows: _filter(rows, _is_leaving(table, rows, traces))
 
 
-def _name_any(rows: pa.Table, mentions: Mentions) -> list[bool]:
+def _name_any(rows: pa.Table, mentions: IdMatcher) -> list[bool]:
     """Say which rejected entries name one of these ids, in themselves or in why they were rejected."""
     texts = zip(*(rows[name].to_pylist() for name in _REJECTED), strict=True)
-    return [any(map(mentions.are_in, entry)) for entry in texts]
+    return [any(map(mentions.occur_in, entry)) for entry in texts]
 
 
 def _filter(rows: pa.Table, is_leaving: pa.Array | pa.ChunkedArray) -> pa.Table:
@@ -371,7 +371,7 @@ def _filter(rows: pa.Table, is_leaving: pa.Array | pa.ChunkedArray) -> pa.Table:
     )
 
 
-def _cut_rows(rows: pa.Table, traces: Traces) -> pa.Table:
+def _cut_rows(rows: pa.Table, traces: ErasurePlan) -> pa.Table:
     """Take the person out of the rows of shared conversations that stay."""
     is_shared = pc.is_in(rows["conversation_id"], value_set=traces.shared_ids)
     for name in _WITH_PEOPLE:
@@ -422,7 +422,7 @@ def _texts(values: Iterable[str]) -> pa.Array:
     return pa.array(sorted(values), pa.string())
 
 
-def _erase_texts(store: Store, traces: Traces) -> None:
+def _erase_texts(store: Store, traces: ErasurePlan) -> None:
     """Take the ids out of the state and out of what runs said of themselves."""
 
     def redact(text: str) -> str:
@@ -454,7 +454,7 @@ def _pending_name(account: str, person: str) -> str:
     return f"{account}.{hashlib.sha256(person.encode()).hexdigest()[:16]}.json"
 
 
-def _save_pending(store: Store, traces: Traces, person: str) -> None:
+def _save_pending(store: Store, traces: ErasurePlan, person: str) -> None:
     folder, parts = _pending_folder(store), (PENDING, _pending_name(traces.account, person))
     texts: dict[str, object] = {
         name: sorted(getattr(traces, name)) for name in ("own", "shared", "sent")
@@ -469,11 +469,11 @@ def _save_pending(store: Store, traces: Traces, person: str) -> None:
     write_file(folder, parts, dump_json(content))
 
 
-def _read_traces(value: object) -> Traces:
+def _read_traces(value: object) -> ErasurePlan:
     assert isinstance(value, dict)
     sets = {name: frozenset(value[name]) for name in ("own", "shared", "sent")}
     places = frozenset((table, date.fromisoformat(day)) for table, day in value["places"])
-    return Traces(
+    return ErasurePlan(
         value["account"],
         value["person_id"],
         places=places,

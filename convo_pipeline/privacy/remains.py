@@ -14,7 +14,7 @@ FIRST_DAY = date(2004, 1, 1)
 """No message is older: every partition a killed writer can have staged lies after it."""
 
 
-def erase_remains(
+def erase_copies(
     store: Store,
     account: str,
     today: date,

@@ -20,7 +20,7 @@ from convo_pipeline.storage.backend import remove_file
 
 
 @dataclass(frozen=True)
-class Expired:
+class ExpiredPartition:
     """A partition that is older than it may be."""
 
     table: str
@@ -30,12 +30,12 @@ class Expired:
     byte_count: int
 
 
-def floors_of(limits: Mapping[str, int], today: date) -> dict[str, date]:
+def first_kept_days(limits: Mapping[str, int], today: date) -> dict[str, date]:
     """Return the first day that each table may still hold; a table that may hold all is left out.
 
     A limit counts today, so that no row is ever older than so many days.
 
-    >>> floors_of({"raw_message_details": 90, "coverage": 400}, date(2026, 3, 31))["messages"]
+    >>> first_kept_days({"raw_message_details": 90, "coverage": 400}, date(2026, 3, 31))["messages"]
     datetime.date(2026, 1, 1)
     """
     raw = min((limits[name] for name in RAW_NAMES if name in limits), default=None)
@@ -46,34 +46,36 @@ def floors_of(limits: Mapping[str, int], today: date) -> dict[str, date]:
     }
 
 
-def find_expired(store: Store, floors: Mapping[str, date]) -> list[Expired]:
+def find_expired(store: Store, floors: Mapping[str, date]) -> list[ExpiredPartition]:
     """Return every partition before its table's floor, oldest first."""
     found = []
     for table, account, day in store.data_files():
         if day < floors.get(table.name, date.min):
             size, record = store.partitions.measure(table, account, day)
             found.append(
-                Expired(table.name, account, day, record.row_count if record else 0, size or 0)
+                ExpiredPartition(
+                    table.name, account, day, record.row_count if record else 0, size or 0
+                )
             )
     return sorted(found, key=_order)
 
 
-def _order(each: Expired) -> tuple[date, str, str]:
+def _order(each: ExpiredPartition) -> tuple[date, str, str]:
     return each.date, each.account, each.table
 
 
-def expire(store: Store, limits: Mapping[str, int], today: date) -> list[Expired]:
+def expire(store: Store, limits: Mapping[str, int], today: date) -> list[ExpiredPartition]:
     """Remove what is older than its limit, in every account; return what left.
 
     A BusyError of one account leaves its days to the next time; it is raised when the others are done.
     """
-    floors = floors_of(limits, today)
+    floors = first_kept_days(limits, today)
     if floors != read_floors_or_none(store):
         write_floors(store, floors)
     expired = find_expired(store, floors)
     damaged = _find_set_aside(store, floors)
     errors: list[StoreError] = []
-    removed: list[Expired] = []
+    removed: list[ExpiredPartition] = []
     for account in sorted({each.account for each in expired} | damaged.keys()):
         try:
             removed += _expire_account(
@@ -93,7 +95,7 @@ def expire(store: Store, limits: Mapping[str, int], today: date) -> list[Expired
 
 def expire_by_clock(
     store: Store, limits: Mapping[str, int], now: datetime, *, is_trusted: bool = False
-) -> list[Expired]:
+) -> list[ExpiredPartition]:
     """Expire by the time that is believed of a clock that says `now`; a StoreError then says what is wrong with the clock."""
     known = KnownTime(now) if is_trusted else look_at_clock(store.state, now)
     removed = expire(store, limits, known.at.astimezone(UTC).date())
@@ -113,8 +115,8 @@ def _find_set_aside(store: Store, floors: Mapping[str, date]) -> dict[str, list[
 
 
 def _expire_account(
-    store: Store, account: str, expired: list[Expired], damaged: list[tuple[str, ...]]
-) -> list[Expired]:
+    store: Store, account: str, expired: list[ExpiredPartition], damaged: list[tuple[str, ...]]
+) -> list[ExpiredPartition]:
     with ExitStack() as locks:
         if account:  # the ledger is nobody's
             locks.enter_context(store.lock_account(account, wait_seconds=1))
@@ -128,7 +130,7 @@ def _expire_account(
     return expired
 
 
-def _folder_of(each: Expired) -> tuple[str, ...]:
+def _folder_of(each: ExpiredPartition) -> tuple[str, ...]:
     return (each.table, f"account={each.account}") if each.account else (each.table,)
 
 

@@ -19,7 +19,7 @@ PEOPLE = {
 """A column of each derived table that names people; recipients are read besides."""
 
 
-def find_returned(store: Store, account: str) -> list[str]:
+def find_returned_people(store: Store, account: str) -> list[str]:
     """Return the ids of forgotten people whom the derived tables name, sorted; these have been made again before."""
     forgotten = {receipt.person for receipt in read_receipts(store, account)}
     key = read_suppression(store, account).key

@@ -20,11 +20,11 @@ from convo_pipeline.base.json_text import dump_json, load_json
 from convo_pipeline.errors import CorruptError
 from convo_pipeline.lake.columns import read_columns
 from convo_pipeline.lake.store import Store
-from convo_pipeline.privacy.remains import erase_remains
+from convo_pipeline.privacy.remains import erase_copies
 from convo_pipeline.schema import RAW_MESSAGE_DETAILS, RAW_MESSAGE_IDS, RAW_REJECTS, RUNS
 from convo_pipeline.storage.backend import remove_file, write_file
 from convo_pipeline.storage.local import Folder
-from convo_pipeline.tables.mentions import Mentions
+from convo_pipeline.tables.mentions import IdMatcher
 from convo_pipeline.tables.merge import Key, redact
 
 Policy = Literal["redact", "keep", "drop"]
@@ -35,7 +35,7 @@ EVIDENCE = (*RAW_MESSAGE_IDS.key, "deleted_at", "returned_at")
 
 
 @dataclass(frozen=True)
-class Deleted:
+class UnsentMessages:
     """A day's messages that were unsent and are still to leave; when each was found deleted, in µs since 1970."""
 
     account: str
@@ -43,7 +43,7 @@ class Deleted:
     messages: Mapping[Key, int]
 
 
-def find_deleted(store: Store, account: str, policy: Policy) -> list[Deleted]:
+def find_unsent(store: Store, account: str, policy: Policy) -> list[UnsentMessages]:
     """Return what is to leave, oldest first; a damaged day waits until it is made again.
 
     Days are read whose files are others than when nothing was found there: a night reads what the day changed.
@@ -59,7 +59,7 @@ def find_deleted(store: Store, account: str, policy: Policy) -> list[Deleted]:
                 continue
             messages = _find_day(store, account, day, policy)
             if messages:
-                found.append(Deleted(account, day, messages))
+                found.append(UnsentMessages(account, day, messages))
             else:
                 looked[day] = digest
     store.state.save_days_done(task, account, looked)
@@ -100,11 +100,13 @@ def _keys(rows: pa.Table) -> list[Key]:
     return list(zip(*(rows[name].to_pylist() for name in RAW_MESSAGE_IDS.key), strict=True))
 
 
-def remove_content(store: Store, account: str, found: Iterable[Deleted], policy: Policy) -> None:
-    """Take it out of the raw tables, what tells that it is to leave last; the caller holds `lock_person_out`."""
+def remove_content(
+    store: Store, account: str, found: Iterable[UnsentMessages], policy: Policy
+) -> None:
+    """Take it out of the raw tables, what tells that it is to leave last; the caller holds `lock_for_erasure`."""
     found = list(found)
     save_pending(store, account, {*read_pending(store, account), *(each.date for each in found)})
-    mentions = Mentions(message_id for each in found for _, message_id in each.messages)
+    mentions = IdMatcher(message_id for each in found for _, message_id in each.messages)
     for day in store.days(RAW_REJECTS.name, account) if found else ():
         store.shrink(RAW_REJECTS.name, account, day, lambda rows: _without_mentions(rows, mentions))
     tables = (
@@ -121,15 +123,15 @@ def _without(rows: pa.Table, deleted: Mapping[Key, int]) -> pa.Table:
     return rows if all(is_kept) else rows.filter(pa.array(is_kept))
 
 
-def _without_mentions(rows: pa.Table, mentions: Mentions) -> pa.Table:
-    is_kept = [not mentions.are_in(text) for text in rows["payload"].to_pylist()]
+def _without_mentions(rows: pa.Table, mentions: IdMatcher) -> pa.Table:
+    is_kept = [not mentions.occur_in(text) for text in rows["payload"].to_pylist()]
     return rows if all(is_kept) else rows.filter(pa.array(is_kept))
 
 
 def finish(store: Store, account: str, today: date) -> None:
     """Erase what is left of it outside the partitions; the derived tables have been made again."""
     days = read_pending(store, account)
-    erase_remains(
+    erase_copies(
         store,
         account,
         today,

@@ -8,11 +8,11 @@ _WORD = re.compile(r"\w+")
 _WORD_CHARACTER = re.compile(r"\w")
 
 
-class Mentions:
+class IdMatcher:
     """Ids that may be mentioned: whole, not as a part of a longer one.
 
-    >>> mentions = Mentions(["12", "m_a-1"])
-    >>> mentions.are_in('{"id":"12"}'), mentions.are_in('{"id":"123"}')
+    >>> mentions = IdMatcher(["12", "m_a-1"])
+    >>> mentions.occur_in('{"id":"12"}'), mentions.occur_in('{"id":"123"}')
     (True, False)
     >>> mentions.replaced("of m_a-1, not of m_a-13", "?")
     'of ?, not of m_a-13'
@@ -31,7 +31,7 @@ class Mentions:
                 self._others.append(name)
         self._others.sort(key=len, reverse=True)
 
-    def are_in(self, text: str) -> bool:
+    def occur_in(self, text: str) -> bool:
         """Say whether a text names one of the ids."""
         return next(self._places(text), None) is not None or any(
             _pattern(name).search(text) for name in self._others

@@ -59,7 +59,7 @@ READABLE = NOTICES | {"date", "key"}
 
 
 @dataclass(frozen=True)
-class Finding:
+class VerifyFinding:
     """One thing that is off: what kind, where, and in one sentence what was found."""
 
     kind: str
@@ -74,7 +74,7 @@ class Verification:
     file_count: int
     row_count: int
     byte_count: int
-    findings: tuple[Finding, ...]
+    findings: tuple[VerifyFinding, ...]
     is_quick: bool = False
 
     @property
@@ -97,10 +97,10 @@ class _Tally:
     file_count: int = 0
     row_count: int = 0
     byte_count: int = 0
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[VerifyFinding] = field(default_factory=list)
 
     def add(self, kind: str, where: str, text: str) -> None:
-        self.findings.append(Finding(kind, where, text))
+        self.findings.append(VerifyFinding(kind, where, text))
 
 
 def verify(

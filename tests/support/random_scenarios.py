@@ -19,7 +19,7 @@ from convo_pipeline.emulator.world import Conversation, TrueMessage
 from convo_pipeline.errors import StoreError
 from convo_pipeline.extract.run import AccountReport, find
 from convo_pipeline.lake.compact import compact
-from convo_pipeline.privacy.erase import forget, remove_deleted
+from convo_pipeline.privacy.erase import forget, remove_unsent
 from convo_pipeline.upkeep.rebuild import rebuild_state
 from convo_pipeline.upkeep.rename import rename_account
 from tests.support.inboxes import TOKEN_VARIABLE
@@ -224,7 +224,7 @@ class RoughLife(Life):
     def _remove_unsent(self) -> None:
         true = {self.key(message): message for message in self.truth()}
         try:
-            found = remove_deleted(self._settings, self.store, self.world.clock.now())
+            found = remove_unsent(self._settings, self.store, self.world.clock.now())
         except StoreError:  # so many at once that a person should look
             return
         removed = {key for each in found for key in each.messages}

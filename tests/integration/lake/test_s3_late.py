@@ -12,7 +12,7 @@ from convo_pipeline.errors import CorruptError, StoreError
 from convo_pipeline.lake.compact import compact
 from convo_pipeline.lake.store import Store
 from convo_pipeline.lake.suppression import read_suppression
-from convo_pipeline.privacy.forget import erase, find_traces, lock_person_out
+from convo_pipeline.privacy.forget import erase, lock_for_erasure, plan_erasure
 from convo_pipeline.schema import RAW_CONVERSATIONS, RAW_MESSAGE_DETAILS, RAW_MESSAGE_IDS
 from convo_pipeline.settings import Settings, StoreSettings
 from convo_pipeline.upkeep.rebuild import rebuild_state
@@ -189,8 +189,8 @@ def test_d11_who_is_forgotten_is_gone_from_every_object_and_stays_away_whatever_
         derive_day(store, ACCOUNT, day)
     compact(store, NOW.date())
     freeze(server, bucket, proxy)
-    with lock_person_out(store, ACCOUNT):
-        erase(store, find_traces(store, ACCOUNT, ADA), NOW)
+    with lock_for_erasure(store, ACCOUNT):
+        erase(store, plan_erasure(store, ACCOUNT, ADA), NOW)
     for key in server.objects(bucket):
         path = tmp_path / "objects" / key
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -18,8 +18,8 @@ from convo_pipeline.derive.account_days import derive_account_days
 from convo_pipeline.derive.day import derive_day, stale_days
 from convo_pipeline.errors import SchemaError
 from convo_pipeline.lake.store import Store
-from convo_pipeline.privacy.forget import lock_person_out
-from convo_pipeline.privacy.unsent import find_deleted, remove_content
+from convo_pipeline.privacy.forget import lock_for_erasure
+from convo_pipeline.privacy.unsent import find_unsent, remove_content
 from convo_pipeline.query.connection import connect
 from convo_pipeline.schema import (
     DERIVED,
@@ -134,7 +134,7 @@ def test_a_lake_of_version_1_says_the_same_once_derived_and_nothing_was_unsent(
         ["hello", "we answer", ""],
         3,
     )
-    assert find_deleted(second, "insta", "redact") == []
+    assert find_unsent(second, "insta", "redact") == []
 
 
 def test_a_message_that_version_1_wrote_is_redacted_all_the_same(second: Store) -> None:
@@ -146,8 +146,8 @@ def test_a_message_that_version_1_wrote_is_redacted_all_the_same(second: Store) 
         MARCH_3,
         pa.Table.from_pylist([row], schema=RAW_MESSAGE_IDS.schema),
     )
-    with lock_person_out(second, "insta"):
-        remove_content(second, "insta", find_deleted(second, "insta", "redact"), "redact")
+    with lock_for_erasure(second, "insta"):
+        remove_content(second, "insta", find_unsent(second, "insta", "redact"), "redact")
     derive_day(second, "insta", MARCH_3)
     assert second.read("messages", "insta", MARCH_3)["text"].to_pylist() == [None, "we answer", ""]
     payloads = second.read("raw_message_details", "insta", MARCH_3)["payload"].to_pylist()
@@ -247,9 +247,9 @@ def test_normalize_upgrades_an_older_lake_and_changes_no_row_but_what_the_versio
 
 @pytest.mark.parametrize("older", [each for each in VERSIONS if each > 1], indirect=True)
 def test_what_an_older_version_found_unsent_leaves(older: Older) -> None:
-    (found,) = find_deleted(older.store, older.account, "redact")
+    (found,) = find_unsent(older.store, older.account, "redact")
     assert list(found.messages) == [("c1", "m4")]
-    with lock_person_out(older.store, older.account):
+    with lock_for_erasure(older.store, older.account):
         remove_content(older.store, older.account, [found], "redact")
     normalise_unconfigured(older.settings)
     rows = older.rows([TABLES["messages"]])["messages"]

@@ -28,7 +28,7 @@ from convo_pipeline.orchestration.upkeep import run_upkeep
 from convo_pipeline.privacy.deletion import (
     DeletionRequest,
     finish,
-    finish_open,
+    finish_open_requests,
     read_request,
     read_requests,
     receive,
@@ -256,7 +256,7 @@ def test_an_account_at_work_is_finished_by_the_nightly_upkeep(inboxes: Inboxes) 
         assert held is not None
         assert (held.outcome, held.accounts, held.person_id) == ("open", ("insta",), ADA)
         with pytest.raises(BusyError):
-            finish_open(inboxes.settings, inboxes.store, NOW)
+            finish_open_requests(inboxes.settings, inboxes.store, NOW)
     told: list[str] = []
     assert (
         run_upkeep(
@@ -275,8 +275,11 @@ def test_an_account_at_work_is_finished_by_the_nightly_upkeep(inboxes: Inboxes) 
 def test_a_request_that_was_noted_before_a_kill_is_finished_later(inboxes: Inboxes) -> None:
     receive(inboxes.settings, inboxes.store, request_for(ADA), inboxes.environ, NOW)
     assert inboxes.rows("messages", "insta")
-    [request] = finish_open(inboxes.settings, inboxes.store, NOW)
-    assert (request.outcome, finish_open(inboxes.settings, inboxes.store, NOW)) == ("erased", [])
+    [request] = finish_open_requests(inboxes.settings, inboxes.store, NOW)
+    assert (request.outcome, finish_open_requests(inboxes.settings, inboxes.store, NOW)) == (
+        "erased",
+        [],
+    )
 
 
 def test_it_listens_on_the_loopback_address_alone(inboxes: Inboxes) -> None:

@@ -25,8 +25,8 @@ from convo_pipeline.lake.compact import compact
 from convo_pipeline.lake.ledger import export_runs
 from convo_pipeline.lake.store import Store
 from convo_pipeline.lake.suppression import Receipt, read_receipts
-from convo_pipeline.privacy.erase import forget, forget_again, resume
-from convo_pipeline.privacy.forget import erase, find_traces, lock_person_out, read_pending
+from convo_pipeline.privacy.erase import forget, forget_again, resume_erasures
+from convo_pipeline.privacy.forget import erase, lock_for_erasure, plan_erasure, read_pending
 from convo_pipeline.privacy.retention import expire
 from convo_pipeline.schema import RAW, TABLES
 from convo_pipeline.storage.local import Folder
@@ -570,18 +570,18 @@ def test_one_erasure_that_cannot_be_finished_keeps_no_other_from_it(inboxes: Inb
     for account in ("insta", "mess"):
         begin(inboxes.store, account)
     with inboxes.store.lock_account("insta"), pytest.raises(BusyError):
-        resume(inboxes.settings, inboxes.store, NOW)
+        resume_erasures(inboxes.settings, inboxes.store, NOW)
     assert [each.account for each in read_pending(inboxes.store)] == ["insta"]
-    assert [receipt.account for receipt in resume(inboxes.settings, inboxes.store, NOW)] == [
-        "insta"
-    ]
+    assert [
+        receipt.account for receipt in resume_erasures(inboxes.settings, inboxes.store, NOW)
+    ] == ["insta"]
     assert (hits(Path(inboxes.store.root)), read_pending(inboxes.store)) == ([], [])
 
 
 def begin(store: Store, account: str) -> None:
     """Leave what an erasure of Ada leaves that was cut off before its figures were made again."""
-    with lock_person_out(store, account):
-        erase(store, find_traces(store, account, ADA), NOW)
+    with lock_for_erasure(store, account):
+        erase(store, plan_erasure(store, account, ADA), NOW)
 
 
 def test_an_account_at_work_is_left_alone(inboxes: Inboxes) -> None:
@@ -666,7 +666,7 @@ def test_an_erasure_killed_once_is_finished_by_the_nightly_upkeep(
         )
         with closing(Store(inboxes.settings.store)) as store:
             is_begun = bool(read_pending(store) or read_receipts(store, "insta"))
-            resume(inboxes.settings, store, NOW)
+            resume_erasures(inboxes.settings, store, NOW)
             assert (hits(lake) == [], read_pending(store)) == (is_begun, [])
             assert all(receipt.finished_at for receipt in read_receipts(store, "insta"))
         outcomes["finished" if is_begun else "not begun"] += 1

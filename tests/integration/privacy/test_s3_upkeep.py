@@ -22,7 +22,7 @@ from convo_pipeline.lake.segments import read_index
 from convo_pipeline.lake.store import Store
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.upkeep import run_upkeep
-from convo_pipeline.privacy.erase import forget, remove_deleted
+from convo_pipeline.privacy.erase import forget, remove_unsent
 from convo_pipeline.privacy.retention import expire
 from convo_pipeline.query.bucket_source import REQUEST_BYTES
 from convo_pipeline.schema import NORMALISED, RAW
@@ -303,7 +303,7 @@ def test_what_was_unsent_is_left_in_no_version(
         remote.clock.advance(7200)
         remote.extract(mode="full")
     assert [key for key, content in versions(server, bucket) if b"taken back" in content]
-    [left] = remove_deleted(remote.settings, remote.store, remote.clock.now())
+    [left] = remove_unsent(remote.settings, remote.store, remote.clock.now())
     assert list(left.messages) == [(conversation.conversation_id, taken_back.message_id)]
     assert [key for key, content in versions(server, bucket) if b"taken back" in content] == []
     assert len(remote.rows("messages")) == 6 + 4

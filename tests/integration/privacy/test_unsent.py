@@ -27,7 +27,7 @@ from convo_pipeline.lake.store import Store
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.upkeep import run_upkeep
 from convo_pipeline.privacy import unsent
-from convo_pipeline.privacy.erase import find_all_deleted, remove_deleted
+from convo_pipeline.privacy.erase import find_all_unsent, remove_unsent
 from convo_pipeline.schema import TABLES
 from convo_pipeline.settings import RetentionSettings, StoreSettings, parse_settings
 from convo_pipeline.upkeep.rebuild import rebuild_state
@@ -88,7 +88,7 @@ def look(inboxes: Inboxes, mode: str = "full") -> None:
 def remove(inboxes: Inboxes, on_deleted: str = "redact") -> int:
     return sum(
         len(each.messages)
-        for each in remove_deleted(
+        for each in remove_unsent(
             with_policy(inboxes, on_deleted), inboxes.store, inboxes.clock.now()
         )
     )
@@ -294,9 +294,9 @@ def test_a_removal_that_was_cut_off_is_finished_by_the_next(inboxes: Inboxes) ->
     compact(inboxes.store, date(2026, 5, 2))
     with inboxes.store.lock_account("insta"), inboxes.store.lock_derivation("insta"):
         unsent.remove_content(
-            inboxes.store, "insta", unsent.find_deleted(inboxes.store, "insta", "redact"), "redact"
+            inboxes.store, "insta", unsent.find_unsent(inboxes.store, "insta", "redact"), "redact"
         )
-    assert (find_all_deleted(inboxes.settings, inboxes.store), hits(inboxes) != []) == ([], True)
+    assert (find_all_unsent(inboxes.settings, inboxes.store), hits(inboxes) != []) == ([], True)
     assert (remove(inboxes), hits(inboxes)) == (0, [])
     assert unsent.read_pending(inboxes.store, "insta") == set()
 
@@ -382,7 +382,7 @@ def test_more_than_a_person_expects_leaves_only_when_a_person_says_so(inboxes: I
         settings = inboxes.settings.model_copy(update={"retention": retention})
         return sum(
             len(each.messages)
-            for each in remove_deleted(settings, inboxes.store, inboxes.clock.now())
+            for each in remove_unsent(settings, inboxes.store, inboxes.clock.now())
         )
 
     before = inboxes.rows("messages", "insta")
@@ -417,7 +417,7 @@ def test_a_removal_killed_anywhere_is_finished_by_the_next(
 
     def attempt() -> None:
         fresh = Store(inboxes.settings.store)
-        remove_deleted(inboxes.settings, fresh, inboxes.clock.now())
+        remove_unsent(inboxes.settings, fresh, inboxes.clock.now())
 
     inboxes.store.close()
     kill_everywhere(attempt, long_run=long_run)
@@ -458,21 +458,21 @@ def test_a_night_reads_only_the_days_that_changed_since_it_looked(inboxes: Inbox
     settings, store = with_policy(inboxes, "redact"), inboxes.store
     days = store.days("raw_message_ids", "insta")
     with opened_files() as opened:
-        assert find_all_deleted(settings, store) == []
+        assert find_all_unsent(settings, store) == []
         assert {path.parent.name for path in opened} == {f"date={day}" for day in days}
         opened.clear()
-        assert find_all_deleted(settings, store) == []
+        assert find_all_unsent(settings, store) == []
         assert opened == []
         unsend(inboxes)
         opened.clear()
-        (found,) = find_all_deleted(settings, store)
+        (found,) = find_all_unsent(settings, store)
         assert (found.date, {path.parent.name for path in opened}) == (
             UNSENT_DAY,
             {f"date={UNSENT_DAY}"},
         )
-        assert len(find_all_deleted(with_policy(inboxes, "drop"), store)) == 1
+        assert len(find_all_unsent(with_policy(inboxes, "drop"), store)) == 1
     assert remove(inboxes) == 1
-    assert (hits(inboxes), find_all_deleted(settings, store)) == ([], [])
+    assert (hits(inboxes), find_all_unsent(settings, store)) == ([], [])
 
 
 def test_a_day_that_is_damaged_is_not_taken_for_looked_at(inboxes: Inboxes) -> None:
@@ -480,7 +480,7 @@ def test_a_day_that_is_damaged_is_not_taken_for_looked_at(inboxes: Inboxes) -> N
     path = store.path("raw_message_ids", "insta", UNSENT_DAY)
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + b"?")
-    assert find_all_deleted(settings, store) == []
+    assert find_all_unsent(settings, store) == []
     assert UNSENT_DAY not in store.state.days_done("unsent redact", "insta")
 
 

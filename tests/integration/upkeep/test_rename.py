@@ -13,7 +13,7 @@ from convo_pipeline.errors import BusyError, StoreError
 from convo_pipeline.lake.ledger import export_runs
 from convo_pipeline.lake.store import Store
 from convo_pipeline.privacy import forget, unsent
-from convo_pipeline.privacy.erase import remove_deleted, resume
+from convo_pipeline.privacy.erase import remove_unsent, resume_erasures
 from convo_pipeline.schema import RAW_MESSAGE_IDS, REACTIONS
 from convo_pipeline.settings import Settings, StoreSettings
 from convo_pipeline.state.identity import AccountIdentity
@@ -195,11 +195,11 @@ def test_while_an_account_is_half_renamed_nobody_works_on_it_or_gives_it_a_third
 def test_an_account_with_an_erasure_that_was_cut_off_keeps_its_name_until_it_is_finished(
     store: Store,
 ) -> None:
-    with forget.lock_person_out(store, "bakery"):
-        forget.erase(store, forget.find_traces(store, "bakery", "1"), NOON)
+    with forget.lock_for_erasure(store, "bakery"):
+        forget.erase(store, forget.plan_erasure(store, "bakery", "1"), NOON)
     unsent.save_pending(store, "bakery", [DAY])
     (store.state_path / "spool" / "bakery" / "r1").rmdir()
-    for finish in (resume, remove_deleted):
+    for finish in (resume_erasures, remove_unsent):
         with pytest.raises(StoreError, match='an erasure in "bakery" was cut off'):
             rename_account(store, "bakery", "cafe")
         finish(Settings(store=StoreSettings(root=str(store.root))), store, NOON)

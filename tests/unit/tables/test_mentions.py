@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from convo_pipeline.tables.mentions import Mentions
+from convo_pipeline.tables.mentions import IdMatcher
 
 ALPHABET = "ab1_-=.é "
 
@@ -25,8 +25,8 @@ def test_any_ids_are_found_in_any_text_where_a_pattern_finds_them_and_none_is_le
             "".join(rng.choices(ALPHABET, k=rng.randint(1, 5))) for _ in range(rng.randint(0, 6))
         ]
         text = "".join(rng.choices(ALPHABET, k=rng.randint(0, 25)))
-        mentions = Mentions(names)
-        assert mentions.are_in(text) == names_plainly(text, names)
+        mentions = IdMatcher(names)
+        assert mentions.occur_in(text) == names_plainly(text, names)
         left = mentions.replaced(text, "#")
         assert (left == text) == (not names_plainly(text, names))
         assert not names_plainly(left.replace("#", "ß"), names)
@@ -35,6 +35,6 @@ def test_any_ids_are_found_in_any_text_where_a_pattern_finds_them_and_none_is_le
 
 
 def test_the_longer_of_two_ids_is_replaced_and_what_only_contains_one_stays() -> None:
-    assert Mentions(["m_1", "m_1-2"]).replaced("m_1-2, m_1, m_12, xm_1", "?") == "?, ?, m_12, xm_1"
-    assert Mentions([]).replaced("m_1", "?") == "m_1"
-    assert not Mentions(["", "m_1"]).are_in("")
+    assert IdMatcher(["m_1", "m_1-2"]).replaced("m_1-2, m_1, m_12, xm_1", "?") == "?, ?, m_12, xm_1"
+    assert IdMatcher([]).replaced("m_1", "?") == "m_1"
+    assert not IdMatcher(["", "m_1"]).occur_in("")
