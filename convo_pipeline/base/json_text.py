@@ -46,5 +46,25 @@ def load_json(content: bytes | str) -> object:
         raise ValueError("nested too deeply") from None
 
 
+def readable_id(value: object) -> str | None:
+    """Return the `id` of a JSON object, or None if it has no usable one.
+
+    An id with half a surrogate pair is unusable: no address and no file can hold it.
+
+    >>> readable_id({"id": 17}), readable_id({"id": ""}), readable_id("17")
+    ('17', None, None)
+    """
+    if not isinstance(value, dict):
+        return None
+    found = value.get("id")
+    if isinstance(found, str) and found:
+        return found if found.isascii() or _is_encodable(found) else None
+    return str(found) if isinstance(found, int) and not isinstance(found, bool) else None
+
+
+def _is_encodable(text: str) -> bool:
+    return text == text.encode("utf-8", "replace").decode()
+
+
 def _refuse_constant(name: str) -> object:
     raise ValueError(f"{name} is not JSON")

@@ -16,7 +16,8 @@ from datetime import datetime, timedelta
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from convo_pipeline.extract.rows import Reject, Sighting, from_us, to_us
+from convo_pipeline.base.times import from_us, to_us
+from convo_pipeline.extract.rows import Reject, Sighting
 from convo_pipeline.schema import RAW_MESSAGE_IDS
 
 CONFIRMED_AFTER = timedelta(hours=1)

@@ -12,7 +12,9 @@ import pyarrow.compute as pc
 
 from convo_pipeline.base.cancellation import Cancellation
 from convo_pipeline.base.clock import Clock
+from convo_pipeline.base.json_text import readable_id
 from convo_pipeline.base.secrets import Credentials, read_credentials, redact
+from convo_pipeline.base.times import DAY_US, day_of, day_start_us, to_us
 from convo_pipeline.errors import (
     BusyError,
     ConvoError,
@@ -22,7 +24,6 @@ from convo_pipeline.errors import (
     StoreError,
     ThrottledError,
 )
-from convo_pipeline.extract import rows
 from convo_pipeline.extract.contents import Contents, Journal
 from convo_pipeline.extract.conversation import ConversationReader
 from convo_pipeline.extract.defect import describe_defect, is_out_of_memory
@@ -303,7 +304,7 @@ class AccountCalls:
         if self._run.mode in ("nightly", "full") or (not is_told and self._is_identity_due()):
             self._run._claim_name(self._client.fetch_identity())
             held = self._state.identity(self._name)
-            self._memory["identity_asked_us"] = rows.to_us(self._run.clock.now())
+            self._memory["identity_asked_us"] = to_us(self._run.clock.now())
         self._journal.append(
             {
                 "kind": "account",
@@ -316,18 +317,16 @@ class AccountCalls:
     def _is_identity_due(self) -> bool:
         """Whether nobody asked since yesterday; a clock that was set back does not put it off."""
         asked_us = self._memory.get("identity_asked_us")
-        elapsed_us = (
-            rows.to_us(self._run.clock.now()) - asked_us if isinstance(asked_us, int) else None
-        )
-        return elapsed_us is None or not 0 <= elapsed_us < rows.DAY
+        elapsed_us = to_us(self._run.clock.now()) - asked_us if isinstance(asked_us, int) else None
+        return elapsed_us is None or not 0 <= elapsed_us < DAY_US
 
     def _claim(self, covered: Coverage) -> None:
         """Write down what earlier runs claimed to hold, before it is swept again."""
         self._journal.append(
             {
                 "kind": "claim",
-                "since_us": rows.start_us(covered.since),
-                "listed_until_us": rows.to_us(covered.settled_before),
+                "since_us": day_start_us(covered.since),
+                "listed_until_us": to_us(covered.settled_before),
             }
         )
 
@@ -343,7 +342,7 @@ class AccountCalls:
             {key: state.updated_us for key, state in conversations.items()},
             {key: state.due_reason for key, state in conversations.items() if state.due_reason},
             reread_since_us=self._reread_since_us(),
-            trusted_before_us=rows.to_us(self._covered.settled_before) if self._covered else None,
+            trusted_before_us=to_us(self._covered.settled_before) if self._covered else None,
             is_swept=self._run.mode == "full",
         )
         conversation_reader = ConversationReader(
@@ -361,7 +360,7 @@ class AccountCalls:
             conversation_reader,
             self._journal,
             known,
-            since_us=rows.start_us(
+            since_us=day_start_us(
                 min(self._plan.since, self._covered.since if self._covered else date.max)
             ),
             rung=self._rung,
@@ -373,7 +372,7 @@ class AccountCalls:
         """From which last activity on a conversation is read again although nothing in it moved: all of them by `full`."""
         if self._run.mode == "full":
             return 0
-        return rows.to_us(self._plan.listed_since) if self._run.mode == "nightly" else None
+        return to_us(self._plan.listed_since) if self._run.mode == "nightly" else None
 
     def _tell(self, step: str, count: int) -> None:
         self._run.on_progress(Progress(self._name, step, count))
@@ -396,7 +395,7 @@ class AccountCalls:
     ) -> pa.Table:
         """Return what a raw table holds of one message; what is damaged holds nothing."""
         try:
-            day = self._run.store.read(table, self._name, rows.day_of(created_us))
+            day = self._run.store.read(table, self._name, day_of(created_us))
         except CorruptError:
             day = TABLES[table].schema.empty_table()
         return day.filter(
@@ -409,7 +408,7 @@ class AccountCalls:
             page = self._client.fetch_conversations("id", 1, user_id=user_id)
         except ConvoError as error:
             return Fetched({reason_of(error)}, error)
-        self._run.found += [found for row in page.rows if (found := rows.readable_id(row))]
+        self._run.found += [found for row in page.rows if (found := readable_id(row))]
         for conversation_id in self._run.found:
             reader.revisit(conversation_id)
         return reader.fetched
@@ -444,7 +443,7 @@ class AccountCalls:
                     if self._covered
                     else self._plan.since
                 )
-                memory["coverage"] = Coverage(since, rows.to_us(summary.started_at)).to_json()
+                memory["coverage"] = Coverage(since, to_us(summary.started_at)).to_json()
         self._state.save_memory(self._name, memory)
 
     def settle_damage(self) -> list[Commit]:

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from convo_pipeline.base.times import DAY_US, day_of
 from convo_pipeline.errors import StoreError
-from convo_pipeline.extract.rows import DAY, Sighting, day_of
+from convo_pipeline.extract.rows import Sighting
 
 FLUSH_ROWS = 5_000
 SIGHTINGS = pa.schema(
@@ -121,7 +122,7 @@ def _as_array(column: Sequence[object], field: pa.Field) -> pa.Array:
 def _by_day(batch: pa.RecordBatch) -> Iterator[tuple[date, pa.RecordBatch]]:
     """Split rows by the day of their time, each day's rows in order of arrival."""
     times = batch.column("created_us").to_numpy()
-    days = times // DAY
+    days = times // DAY_US
     order = np.argsort(days, kind="stable")
     starts = np.flatnonzero(np.diff(days[order], prepend=days[order[0]] - 1))
     batch = batch.take(pa.array(order))

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
+from convo_pipeline.base.json_text import readable_id
 from convo_pipeline.base.threads import PARSE_LOCK
+from convo_pipeline.base.times import DAY_US, EPOCH, SECOND_US, day_of, day_start_us
 from convo_pipeline.errors import PayloadError
 from convo_pipeline.extract import rows
 from convo_pipeline.extract.absence import Span, span_of
@@ -129,7 +131,7 @@ class Contents:
     def read_listing(self, record: dict[str, Any]) -> None:
         at_us, fields = record["at_us"], tuple(record["fields"])
         for row in record["conversations"]:
-            conversation_id = rows.readable_id(row)
+            conversation_id = readable_id(row)
             if conversation_id is None:
                 self._reject(rows.reject(row, "a conversation without an id", at_us))
                 continue
@@ -208,7 +210,7 @@ class Contents:
         known = self._where_timed() | held
         for sighting in self.untimed:
             key = (sighting.conversation_id, sighting.message_id)
-            day = placed.setdefault(key, known.get(key) or rows.day_of(sighting.created_us))
+            day = placed.setdefault(key, known.get(key) or day_of(sighting.created_us))
             self.buckets.add(_moved(sighting, day))
         self.untimed.clear()
         return placed
@@ -288,9 +290,9 @@ class Contents:
 
     def _nested(self, row: dict[str, object], at_us: int) -> Sequence[object]:
         try:
-            return nested_page(row.get("messages"), rows.EPOCH).rows
+            return nested_page(row.get("messages"), EPOCH).rows
         except PayloadError:
-            reason = f"the messages of conversation {rows.readable_id(row)} are no list"
+            reason = f"the messages of conversation {readable_id(row)} are no list"
             self._reject(rows.reject(row.get("messages"), reason, at_us))
             return ()
 
@@ -317,7 +319,7 @@ def _moved(sighting: Sighting, day: date) -> Sighting:
 
     The time it takes there loses every merge against the one that is held.
     """
-    if rows.day_of(sighting.created_us) == day:
+    if day_of(sighting.created_us) == day:
         return sighting
-    last_us = rows.start_us(day) + rows.DAY - rows.SECOND
+    last_us = day_start_us(day) + DAY_US - SECOND_US
     return sighting._replace(created_us=last_us, created_at_source="listing")

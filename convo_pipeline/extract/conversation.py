@@ -7,6 +7,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from convo_pipeline.base.json_text import readable_id
+from convo_pipeline.base.times import SECOND_US, to_us
 from convo_pipeline.errors import (
     STOPPING,
     ConvoError,
@@ -38,7 +40,7 @@ from convo_pipeline.graph.pages import Page
 from convo_pipeline.schema import READABLE_COUNT
 
 MOST_EMPTY_PAGES = 3
-SETTLED_AFTER_US = 2 * rows.SECOND
+SETTLED_AFTER_US = 2 * SECOND_US
 BARE_FIELDS = ("id", "created_time")
 MOST_FAILED_IN_A_ROW = 5
 """Single messages of a conversation that the server fails on before the conversation waits for the next run."""
@@ -74,7 +76,7 @@ class Listed:
 
     @property
     def at_us(self) -> int:
-        return rows.to_us(self.nested.server_time)
+        return to_us(self.nested.server_time)
 
     @property
     def is_settled(self) -> bool:
@@ -214,7 +216,7 @@ class ConversationReader:
         self.journal.append(
             {
                 "kind": "edge",
-                "at_us": rows.to_us(page.server_time),
+                "at_us": to_us(page.server_time),
                 "conversation_id": listed.conversation_id,
                 "updated_us": listed.updated_us,
                 "first_rank": first_rank,
@@ -329,7 +331,7 @@ class ConversationReader:
                 }  # newer ones came meanwhile and pushed it out, or it is unsent
             return asked | found, error
         asked |= {
-            "at_us": rows.to_us(answer.server_time),
+            "at_us": to_us(answer.server_time),
             "fields": message_field_names(self.platform, dropped),
         }
         if not isinstance(answer.body, dict) or rows.lacks_content(answer.body):
@@ -344,7 +346,7 @@ class ConversationReader:
             page = self.client.fetch_messages(
                 listed.conversation_id, ",".join(BARE_FIELDS), left, after
             )
-            if message_id in map(rows.readable_id, page.rows):
+            if message_id in map(readable_id, page.rows):
                 return True
             left, after = left - len(page.rows), page.after
             if after is None or not page.rows:

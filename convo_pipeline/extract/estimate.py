@@ -14,8 +14,8 @@ from datetime import datetime
 
 from convo_pipeline.base.clock import Clock
 from convo_pipeline.base.secrets import read_credentials
+from convo_pipeline.base.times import SECOND_US, day_start_us, parse_time_us, to_us
 from convo_pipeline.errors import PayloadError, TooMuchDataError, UnknownFieldError
-from convo_pipeline.extract import rows
 from convo_pipeline.extract.account import open_client
 from convo_pipeline.graph.client import GraphClient
 from convo_pipeline.graph.ladder import TOP
@@ -60,7 +60,7 @@ NOTHING = Estimate(0, 0, is_whole=True)
 def estimate_calls(page: Sequence[Seen], since_us: int, now_us: int, *, is_last: bool) -> Estimate:
     """Work out the calls for everything since a time from the newest page.
 
-    >>> day = rows.DAY
+    >>> day = DAY_US
     >>> estimate_calls([Seen(9 * day, True), Seen(8 * day, False)], 0, 10 * day, is_last=False)
     Estimate(conversation_count=10, call_count=6, is_whole=False)
     """
@@ -69,7 +69,7 @@ def estimate_calls(page: Sequence[Seen], since_us: int, now_us: int, *, is_last:
     wanted = [seen for seen in page if seen.updated_us is None or seen.updated_us >= since_us]
     count = len(wanted)
     if not is_whole:
-        span_us = max(now_us - min(times), rows.SECOND)
+        span_us = max(now_us - min(times), SECOND_US)
         count = max(count, round(count * (now_us - since_us) / span_us))
     deep_share = sum(seen.is_deeper for seen in wanted) / len(wanted) if wanted else 0.0
     return Estimate(count, math.ceil(count / PAGE) + round(count * deep_share), is_whole)
@@ -84,7 +84,7 @@ def fetch_estimate(
 ) -> Estimate:
     """Ask for one page a folder and estimate what everything since the start date takes; raises ConvoErrors."""
     total = Estimate(0, OTHER_CALLS, is_whole=True)
-    since_us = rows.start_us(account.start_date)
+    since_us = day_start_us(account.start_date)
     with open_client(settings, store, account, read_credentials(account, environ), clock) as client:
         for folder in account.folders:
             page = _fetch_newest(client, folder)
@@ -92,7 +92,7 @@ def fetch_estimate(
                 _seen(row, since_us, page.server_time) for row in page.rows if isinstance(row, dict)
             ]
             total += estimate_calls(
-                seen, since_us, rows.to_us(page.server_time), is_last=page.after is None
+                seen, since_us, to_us(page.server_time), is_last=page.after is None
             )
     return total
 
@@ -111,6 +111,6 @@ def _seen(row: dict[str, object], since_us: int, server_time: datetime) -> Seen:
     except PayloadError:
         nested = Page((), None, server_time)
     oldest = nested.rows[-1] if nested.rows else None
-    oldest_us = rows.microseconds(oldest.get("created_time")) if isinstance(oldest, dict) else None
+    oldest_us = parse_time_us(oldest.get("created_time")) if isinstance(oldest, dict) else None
     is_deeper = nested.after is not None and (oldest_us is None or oldest_us >= since_us)
-    return Seen(rows.microseconds(row.get("updated_time")), is_deeper)
+    return Seen(parse_time_us(row.get("updated_time")), is_deeper)

@@ -12,7 +12,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from convo_pipeline.base.json_text import readable_id
 from convo_pipeline.base.threads import ThreadPool
+from convo_pipeline.base.times import EPOCH, parse_time_us, to_us
 from convo_pipeline.errors import (
     STOPPING,
     AccessDeniedError,
@@ -28,7 +30,6 @@ from convo_pipeline.errors import (
     UnreachableError,
     VersionError,
 )
-from convo_pipeline.extract import rows
 from convo_pipeline.extract.contents import Journal
 from convo_pipeline.extract.conversation import (
     EMPTY_EDGE,
@@ -178,15 +179,15 @@ class InboxReader:
     def adds_nothing(self, row: Mapping[str, object]) -> bool:
         """Whether a listed conversation is held as it is: below such a page, and old ones, nothing can be new."""
         conversation_id, updated_us = (
-            rows.readable_id(row),
-            rows.microseconds(row.get("updated_time")),
+            readable_id(row),
+            parse_time_us(row.get("updated_time")),
         )
         if conversation_id is None or not self._is_current(conversation_id, updated_us):
             return False
-        entries = _nested_or_unread(row, rows.EPOCH).rows
+        entries = _nested_or_unread(row, EPOCH).rows
         if not entries:
             return self._is_trusted(updated_us)
-        return rows.readable_id(entries[0]) == self._known.held[conversation_id].newest_message_id
+        return readable_id(entries[0]) == self._known.held[conversation_id].newest_message_id
 
     def revisit(self, conversation_id: str) -> None:
         """Ask one conversation by its id, with its newest messages nested, and read what it lacks."""
@@ -200,7 +201,7 @@ class InboxReader:
         listed = [
             self._listed(row, page)
             for row in page.rows
-            if isinstance(row, dict) and rows.readable_id(row)
+            if isinstance(row, dict) and readable_id(row)
         ]
         with self._lock:
             self._seen.update(conversation.conversation_id for conversation in listed)
@@ -221,9 +222,9 @@ class InboxReader:
         return wanted
 
     def _listed(self, row: dict[str, object], page: ListedPage) -> Listed:
-        conversation_id = rows.readable_id(row)
+        conversation_id = readable_id(row)
         assert conversation_id is not None
-        updated_us = rows.microseconds(row.get("updated_time"))
+        updated_us = parse_time_us(row.get("updated_time"))
         held = None if self._known.is_swept else self._known.held.get(conversation_id)
         walk = Walk(self._since_us, held)
         nested = _nested_or_unread(row, page.server_time)
@@ -296,7 +297,7 @@ class InboxReader:
         self._journal.append(
             {
                 "kind": "listing",
-                "at_us": rows.to_us(page.server_time),
+                "at_us": to_us(page.server_time),
                 "folder": page.folder,
                 "fields": page.message_fields,
                 "conversation_fields": page.conversation_fields,

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from convo_pipeline import schema
 from convo_pipeline.base.cancellation import Cancellation
+from convo_pipeline.base.times import day_of
 from convo_pipeline.errors import CorruptError
 from convo_pipeline.extract import rows
 from convo_pipeline.extract.absence import judge_missing
@@ -154,8 +155,8 @@ class _Writer:
         lows, times = (column.to_numpy() for column in self._walked[1:])
         if not len(lows):
             return []
-        newest = rows.day_of(int(times.max()))
-        oldest = rows.day_of(max(int(lows.min()), 0))
+        newest = day_of(int(times.max()))
+        oldest = day_of(max(int(lows.min()), 0))
         if not self.contents.claim:
             oldest = max(oldest, newest - PASSED_DAYS)
         met = set(self.contents.buckets.days())
@@ -178,9 +179,7 @@ class _Writer:
             if conversation.conversation_id not in self.contents.conversations_with_messages:
                 time_us = conversation.updated_us
                 plausible = rows.is_plausible(time_us, conversation.at_us)
-                day = rows.day_of(
-                    time_us if plausible and time_us is not None else conversation.at_us
-                )
+                day = day_of(time_us if plausible and time_us is not None else conversation.at_us)
                 lonely.setdefault(day, []).append(conversation)
         for day, conversations in sorted(lonely.items()):
             if day >= self.first_day:
@@ -189,7 +188,7 @@ class _Writer:
     def write_rejects(self) -> None:
         by_day: dict[date, list[Reject]] = {}
         for entry in self.contents.rejects.values():
-            by_day.setdefault(rows.day_of(entry.at_us), []).append(entry)
+            by_day.setdefault(day_of(entry.at_us), []).append(entry)
         self.loaded.counts["rejected"] = len(self.contents.rejects)
         for day, entries in sorted(by_day.items()):
             self._merge("raw_rejects", day, _reject_rows(entries))

@@ -1,12 +1,13 @@
 """Who "we" are where the API refuses to say: inferred from what the conversations show. Pure.
 
+
 On Instagram the account's id inside conversations is not the Page's. Where it cannot be asked for, it is the one
 participant common to at least two conversations that is also `from` of one message and in `to` of another.
 """
 
 from dataclasses import dataclass, field
 
-from convo_pipeline.extract.rows import readable_id
+from convo_pipeline.base.json_text import readable_id
 
 
 @dataclass

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Literal
 
-from convo_pipeline.extract import rows
+from convo_pipeline.base.times import day_start_us, from_us
 
 MARGIN = timedelta(minutes=10)
 """What is listed again behind a saved position: clocks differ, and the listing's order is not promised."""
@@ -26,7 +26,7 @@ class Coverage:
     @property
     def settled_before(self) -> datetime:
         """Activity before this was over when it was listed: from here on the next listing looks again."""
-        return rows.from_us(self.t0_us) - MARGIN
+        return from_us(self.t0_us) - MARGIN
 
     @classmethod
     def read(cls, memory: Mapping[str, object]) -> "Coverage | None":
@@ -57,7 +57,7 @@ def plan_run(
 
     >>> from datetime import UTC
     >>> now = datetime(2026, 3, 9, tzinfo=UTC)
-    >>> held = Coverage(date(2026, 1, 1), rows.to_us(datetime(2026, 3, 8, 12, tzinfo=UTC)))
+    >>> held = Coverage(date(2026, 1, 1), to_us(datetime(2026, 3, 8, 12, tzinfo=UTC)))
     >>> plan_run("window", date(2026, 3, 8), now, held, 2).listed_since.isoformat()
     '2026-03-08T11:50:00+00:00'
     >>> plan_run("window", date(2025, 12, 1), now, held, 2).listed_since.isoformat()
@@ -65,7 +65,7 @@ def plan_run(
     """
     if mode == "capture":
         since = covered.since if covered else (now - ONE_DAY).date()
-    start = rows.from_us(rows.start_us(since))
+    start = from_us(day_start_us(since))
     if covered is None or covered.since > since:
         return Plan(since, start, is_incremental=False)
     listed_since = covered.settled_before

@@ -11,22 +11,17 @@ import binascii
 import hashlib
 import re
 from collections.abc import Sequence
-from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from itertools import chain
 from typing import NamedTuple
 
-from convo_pipeline.base.json_text import dump_json
+from convo_pipeline.base.json_text import dump_json, readable_id
+from convo_pipeline.base.times import DAY_US, EARLIEST_US, SECOND_US, parse_time_us
 from convo_pipeline.extract.paging import dump_without_paging
 from convo_pipeline.graph.fields import BASE_MESSAGE_FIELDS, OPTIONAL_MESSAGE_FIELDS
-from convo_pipeline.graph.pages import parse_time
 from convo_pipeline.schema import READABLE_COUNT
 
-SECOND = 1_000_000
-DAY = 86_400 * SECOND
-EARLIEST_US = 1_072_915_200 * SECOND
-"""2004-01-01: no conversation on these platforms is older."""
-LATEST_MARGIN_US = DAY
+LATEST_MARGIN_US = DAY_US
 BARE_KEYS = frozenset({"id", "created_time"})
 CONTENT_KEYS = (
     frozenset((*BASE_MESSAGE_FIELDS, *chain(*OPTIONAL_MESSAGE_FIELDS.values()))) - BARE_KEYS
@@ -44,7 +39,6 @@ VOLATILE_CONVERSATION_KEYS = frozenset(
         "can_reply",
     }
 )
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TIME_IN_MESSAGE_ID = re.compile(rb"ig_dm_item:\d+:IGMessageID:\d+:\d+:(\d+)")
 
 Content = tuple[str, int | None, int | None, str | None, bytes | None]
@@ -88,31 +82,6 @@ class Reject(NamedTuple):
     at_us: int
 
 
-def microseconds(value: object) -> int | None:
-    """Return a Graph time as microseconds since 1970, or None if it is none.
-
-    >>> microseconds("2026-02-19T08:57:24+0000")
-    1771491444000000
-    """
-    if isinstance(value, str) and len(value) == 24 and value[4:20:3] == "--T::+":
-        try:
-            return int(datetime.fromisoformat(value).timestamp()) * SECOND
-        except ValueError:
-            return None
-    moment = parse_time(value)
-    return None if moment is None else to_us(moment)
-
-
-def to_us(moment: datetime) -> int:
-    """Return an aware time as microseconds since 1970."""
-    return (moment - EPOCH) // timedelta(microseconds=1)
-
-
-def from_us(time_us: int) -> datetime:
-    """Return microseconds since 1970 as an aware UTC time."""
-    return EPOCH + timedelta(microseconds=time_us)
-
-
 def is_plausible(time_us: int | None, at_us: int) -> bool:
     """Say whether a message can have been sent then: not before 2004, not a day ahead of the server."""
     return time_us is not None and EARLIEST_US <= time_us <= at_us + LATEST_MARGIN_US
@@ -144,44 +113,15 @@ def placed_time(
     row: dict[str, object], message_id: str, updated_us: int | None, at_us: int
 ) -> tuple[int, str]:
     """Return when the message was sent and where that is from; see `schema.CREATED_AT_SOURCES`."""
-    created_us = microseconds(row.get("created_time"))
+    created_us = parse_time_us(row.get("created_time"))
     if created_us is not None and is_plausible(created_us, at_us):
         return created_us, "message"
     id_us = message_id_us(message_id)
     if id_us is not None and is_plausible(id_us, at_us):
-        return id_us // SECOND * SECOND, "message_id"
+        return id_us // SECOND_US * SECOND_US, "message_id"
     if updated_us is not None and is_plausible(updated_us, at_us):
         return updated_us, "conversation"
-    return at_us // DAY * DAY, "listing"
-
-
-def day_of(time_us: int) -> date:
-    """Return the UTC date of a time."""
-    return date.fromordinal(EPOCH.toordinal() + time_us // DAY)
-
-
-def start_us(day: date) -> int:
-    """Return the first microsecond of a UTC date."""
-    return (day.toordinal() - EPOCH.toordinal()) * DAY
-
-
-def readable_id(row: object) -> str | None:
-    """Return the id of an entry, or None if it has none we can use."""
-    if not isinstance(row, dict):
-        return None
-    value = row.get("id")
-    if isinstance(value, str) and value:
-        return value if value.isascii() or is_encodable(value) else None
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def is_encodable(text: str) -> bool:
-    """Say whether a text can be written at all: half a surrogate pair cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return at_us // DAY_US * DAY_US, "listing"
 
 
 def lacks_content(row: dict[str, object]) -> bool:
@@ -259,7 +199,7 @@ def read_conversation(
     return ConversationSighting(
         conversation_id,
         folder or None,
-        microseconds(row.get("updated_time")),
+        parse_time_us(row.get("updated_time")),
         at_us,
         fields_json(stable_fields, at_us),
         dump_without_paging(stable).decode(),

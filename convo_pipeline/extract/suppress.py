@@ -8,8 +8,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from convo_pipeline.base.json_text import readable_id
+from convo_pipeline.base.times import EPOCH
 from convo_pipeline.errors import PayloadError
-from convo_pipeline.extract import rows
 from convo_pipeline.extract.spool import Record
 from convo_pipeline.graph.pages import nested_page
 from convo_pipeline.lake.store import Store
@@ -75,7 +76,7 @@ class Suppressor:
     def _is_forgotten(self, entry: object) -> bool:
         if not isinstance(entry, dict):
             return False
-        conversation_id = rows.readable_id(entry)
+        conversation_id = readable_id(entry)
         people = people_in(entry.get("participants")) | people_in_messages(_messages(entry))
         if self._is_theirs(people) or (
             conversation_id is not None and self.suppression.holds(conversation_id)
@@ -113,7 +114,7 @@ class Suppressor:
         assert isinstance(rest, dict)
         messages = entry["messages"]
         try:
-            kept: object = self._clean_messages(nested_page(messages, rows.EPOCH).rows)
+            kept: object = self._clean_messages(nested_page(messages, EPOCH).rows)
         except PayloadError:
             return rest | {"messages": without_person(messages, self.suppression.holds)}
         wrapped = (
@@ -143,6 +144,6 @@ def people_in_messages(entries: Sequence[object]) -> set[str]:
 
 def _messages(entry: dict[str, object]) -> Sequence[object]:
     try:
-        return nested_page(entry.get("messages"), rows.EPOCH).rows
+        return nested_page(entry.get("messages"), EPOCH).rows
     except PayloadError:
         return ()

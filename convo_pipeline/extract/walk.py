@@ -1,12 +1,14 @@
 """How far a conversation must be walked, decided from what was shown and what is held. Pure.
 
-Times are microseconds since 1970, UTC.
+Times are parse_time_us since 1970, UTC.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from convo_pipeline.extract.rows import EARLIEST_US, lacks_content, microseconds, readable_id
+from convo_pipeline.base.json_text import readable_id
+from convo_pipeline.base.times import EARLIEST_US, parse_time_us
+from convo_pipeline.extract.rows import lacks_content
 from convo_pipeline.schema import READABLE_COUNT
 
 UNBOUNDED_US = 0
@@ -59,7 +61,7 @@ class Walk:
         if self.met_held or self.held is None or self.held.until_us is None:
             return None
         last = next((entry for entry in reversed(entries) if isinstance(entry, dict)), {})
-        message_id, created_us = readable_id(last), microseconds(last.get("created_time"))
+        message_id, created_us = readable_id(last), parse_time_us(last.get("created_time"))
         if message_id is None or created_us is None:
             return None
         is_within = self.held.complete_since_us <= created_us < self.held.until_us
@@ -100,7 +102,7 @@ class Walk:
 def _first_time(entries: Iterable[object]) -> int | None:
     """Return the first time that can be true: one from before the platforms existed would end any walk."""
     times = (
-        microseconds(entry.get("created_time")) for entry in entries if isinstance(entry, dict)
+        parse_time_us(entry.get("created_time")) for entry in entries if isinstance(entry, dict)
     )
     return next((time for time in times if time is not None and time >= EARLIEST_US), None)
 

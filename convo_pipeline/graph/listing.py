@@ -10,11 +10,13 @@ It knows no table and stores nothing; a row is passed on once, and again only if
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import takewhile
 from typing import Literal
 
 from convo_pipeline.base.clock import SYSTEM_CLOCK, Clock
+from convo_pipeline.base.json_text import readable_id
+from convo_pipeline.base.times import EARLIEST, parse_time
 from convo_pipeline.errors import (
     AccessDeniedError,
     GraphError,
@@ -32,11 +34,9 @@ from convo_pipeline.graph.fields import (
 )
 from convo_pipeline.graph.footing import is_accepted
 from convo_pipeline.graph.ladder import TOP, Rung, find_refused_fields, without
-from convo_pipeline.graph.pages import Page, parse_time
+from convo_pipeline.graph.pages import Page
 
 MARGIN = timedelta(minutes=10)
-EARLIEST = datetime(2004, 1, 1, tzinfo=UTC)
-"""No conversation on these platforms is older; an earlier time is none, and would end a pass."""
 HEAD_PASSES = 3
 EMPTY_PAGES = 20
 LOOP_RESTARTS = 1
@@ -266,7 +266,7 @@ class Listing:
         return is_whole_page and walk.is_past_bound and walk.idle_count >= ENOUGH_ROWS
 
     def _adds_nothing(self, row: object, walk: _Walk) -> bool:
-        conversation_id = _id(row)
+        conversation_id = readable_id(row)
         if conversation_id is None or not isinstance(row, dict):
             return False
         if walk.is_head:
@@ -281,7 +281,7 @@ class Listing:
         ids: list[str] = []
         for row in listed.rows:
             self._count_inversion(row, walk)
-            conversation_id = _id(row)
+            conversation_id = readable_id(row)
             if conversation_id is None or not isinstance(row, dict):
                 kept.append(row)
             elif self._is_fresh(row, conversation_id):
@@ -344,7 +344,9 @@ class Listing:
             if may_be_one_row(refusal):
                 return False
             raise _meaning(refusal, after) from None
-        places = [place for place, row in enumerate(page.rows) if _id(row) in self._suspects]
+        places = [
+            place for place, row in enumerate(page.rows) if readable_id(row) in self._suspects
+        ]
         if places:
             self._suspicion = error
             self._descent.go_around(places)
@@ -353,7 +355,7 @@ class Listing:
     def _note_suspects(self, rung: Rung, page: Page) -> None:
         """Note those that were listed apart from the others: they were not asked for their messages again."""
         if rung.mode == "light" and self._suspicion is not None:
-            found = {found for row in page.rows if (found := _id(row)) in self._suspects}
+            found = {found for row in page.rows if (found := readable_id(row)) in self._suspects}
             self._poisoned |= dict.fromkeys(found, self._suspicion)
 
     def _fetch(self, rung: Rung, folder: str, after: str | None) -> Page:
@@ -389,7 +391,7 @@ class Listing:
                     raise  # a server that never answered well, not one bad conversation
             else:
                 self._poisoned |= {
-                    found: error for row in page.rows if (found := _id(row)) is not None
+                    found: error for row in page.rows if (found := readable_id(row)) is not None
                 }
                 self._descent.isolated()
                 return self._listed(page, rung, folder), page.after
@@ -436,23 +438,6 @@ def _meaning(error: GraphError, after: str | None) -> Exception:
     return error
 
 
-def _id(row: object) -> str | None:
-    """Return the row's id as text; None if it has none that can be one."""
-    value = row.get("id") if isinstance(row, dict) else None
-    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
-        return None
-    return (
-        str(value)
-        if not isinstance(value, str) or value.isascii() or _is_encodable(value)
-        else None
-    )
-
-
-def _is_encodable(text: str) -> bool:
-    """Whether an address can hold it: half a surrogate pair cannot be written."""
-    return text == text.encode("utf-8", "replace").decode()
-
-
 def _updated_at(row: object) -> datetime | None:
     """Return when the conversation last changed; where the API does not say, when its newest message was sent."""
     if not isinstance(row, dict):
@@ -477,4 +462,4 @@ def _newest_message(row: Row) -> Row | None:
 
 
 def _newest_message_id(row: Row) -> str | None:
-    return _id(_newest_message(row))
+    return readable_id(_newest_message(row))

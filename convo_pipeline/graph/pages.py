@@ -1,4 +1,4 @@
-"""Answers as values: strict JSON, times, and one page of rows with the cursor that follows it. Pure.
+"""Answers as values: strict JSON, and one page of rows with the cursor that follows it. Pure.
 
 `paging.next` carries the token and may point anywhere: of it only the cursor is taken, never the address.
 """
@@ -6,7 +6,7 @@
 import json
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import NoReturn
 from urllib.parse import parse_qs, urlsplit
 
@@ -21,15 +21,6 @@ _BEFORE_NUMBER = (b":", b"[", b",")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 Pairs = list[tuple[str, object]]
-
-_ISO_TIME = re.compile(
-    r"(\d{4})-(\d\d)-(\d\d)[T ](\d\d):(\d\d):(\d\d)(?:[.,](\d{1,9}))?\s*(?:(Z)|([+-])(\d\d):?(\d\d))?",
-    re.IGNORECASE | re.ASCII,
-)
-_UNIX_TIME = re.compile(r"-?\d{1,16}(?:\.\d{1,9})?", re.ASCII)
-MILLISECONDS_FROM = 100_000_000_000
-"""Larger unix numbers are milliseconds: as seconds they would lie beyond the year 5138."""
-LAST_SECOND = 253_402_300_799
 
 
 @dataclass(frozen=True)
@@ -115,56 +106,6 @@ def _refuse_twins(pairs: Pairs) -> object:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(name)
-
-
-def parse_time(value: object) -> datetime | None:
-    """Read any time the API writes as an aware UTC time; None if it is none.
-
-    >>> parse_time("2019-04-24T10:38:15+0000").isoformat()
-    '2019-04-24T10:38:15+00:00'
-    >>> parse_time(1556102295) == parse_time("1556102295000") == parse_time("2019-04-24T12:38:15.000+02:00")
-    True
-    """
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, int | float):
-        return _unix_time(value)
-    if not isinstance(value, str):
-        return None
-    text = value.strip()
-    match = _ISO_TIME.fullmatch(text)
-    if match:
-        return _iso_time(match)
-    return (
-        _unix_time(float(text) if "." in text else int(text))
-        if _UNIX_TIME.fullmatch(text)
-        else None
-    )
-
-
-def _iso_time(match: re.Match[str]) -> datetime | None:
-    year, month, day, hour, minute, second = (int(part) for part in match.groups()[:6])
-    microsecond = int((match[7] or "0").ljust(6, "0")[:6])
-    try:
-        local = datetime(year, month, day, hour, minute, second, microsecond, tzinfo=UTC)
-        offset = (
-            (int(match[10]) * 3600 + int(match[11]) * 60) * (1 if match[9] == "-" else -1)
-            if match[9]
-            else 0
-        )
-        return datetime.fromtimestamp(local.timestamp() + offset, UTC) if offset else local
-    except (ValueError, OverflowError, OSError):
-        return None
-
-
-def _unix_time(number: int | float) -> datetime | None:
-    seconds = number / 1000 if abs(number) >= MILLISECONDS_FROM else number
-    if not -LAST_SECOND <= seconds <= LAST_SECOND:
-        return None
-    try:
-        return datetime.fromtimestamp(seconds, UTC)
-    except (ValueError, OverflowError, OSError):
-        return None
 
 
 def read_page(body: object, server_time: datetime) -> Page:

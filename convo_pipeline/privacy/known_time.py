@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from convo_pipeline.state.records import from_us, to_us
+from convo_pipeline.base.times import from_us, to_us
 from convo_pipeline.state.state import State
 
 MOST_AHEAD = timedelta(days=2)

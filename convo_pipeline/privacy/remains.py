@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from datetime import date, timedelta
 
+from convo_pipeline.base.times import EARLIEST
 from convo_pipeline.lake.compact import drop_outdated
 from convo_pipeline.lake.parquet import read_place
 from convo_pipeline.lake.store import Store
@@ -10,8 +11,8 @@ from convo_pipeline.schema import RUNS, TABLES, Table
 from convo_pipeline.storage.backend import remove_file
 from convo_pipeline.storage.layout import DATA_FILE, folder_parts
 
-FIRST_DAY = date(2004, 1, 1)
-"""No message is older: every partition a killed writer can have staged lies after it."""
+FIRST_DAY = EARLIEST.date()
+"""Every partition that a killed writer can have staged is of this day or later."""
 
 
 def erase_copies(

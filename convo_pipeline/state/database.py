@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from convo_pipeline.errors import StoreError
 from convo_pipeline.storage.local import PRIVATE_FILE, make_private_folders, refusal
@@ -89,10 +90,10 @@ class Database:
                 self._connection.close()
             self._connection = None
 
-    def select(self, sql: str, *values: object) -> list[tuple[object, ...]]:
+    def select(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
         """Return the rows of a query."""
         with self.lock, _explained(self.path):
-            rows: list[tuple[object, ...]] = self._open().execute(sql, values).fetchall()
+            rows: list[tuple[Any, ...]] = self._open().execute(sql, values).fetchall()
         return rows
 
     @contextmanager

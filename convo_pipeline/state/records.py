@@ -5,11 +5,12 @@ Times are whole microseconds since 1970 in the rows.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime
+from typing import Any
 
 from convo_pipeline.base.json_text import dump_json, load_json
+from convo_pipeline.base.times import from_us, to_us
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 GIVEN_UP = "given_up"
 GIVEN_UP_UNSHOWN = "given_up_unshown"
 """Given up while no answer showed any of its messages: one that does ends it."""
@@ -84,9 +85,9 @@ def partition_key(partition: Partition) -> tuple[str, str, str]:
     return partition.table, partition.account, str(partition.date)
 
 
-def read_partition(row: tuple[object, ...]) -> Partition:
+def read_partition(row: tuple[Any, ...]) -> Partition:
     """Return the partition of a row."""
-    return Partition(str(row[0]), str(row[1]), date.fromisoformat(str(row[2])), *row[3:])  # type: ignore[arg-type]
+    return Partition(str(row[0]), str(row[1]), date.fromisoformat(str(row[2])), *row[3:])
 
 
 def run_values(run: Run) -> tuple[object, ...]:
@@ -107,7 +108,7 @@ def run_values(run: Run) -> tuple[object, ...]:
     )
 
 
-def read_run(row: tuple[object, ...]) -> Run:
+def read_run(row: tuple[Any, ...]) -> Run:
     """Return the run of a row."""
     (
         run_id,
@@ -150,13 +151,3 @@ def read_json(text: object) -> dict[str, object]:
     """Return what `write_json` stored of a dictionary."""
     value = load_json(str(text))
     return value if isinstance(value, dict) else {}
-
-
-def to_us(time: datetime) -> int:
-    """Return whole microseconds since 1970."""
-    return (time - EPOCH) // timedelta(microseconds=1)
-
-
-def from_us(us: object) -> datetime:
-    """Return the UTC time of whole microseconds since 1970."""
-    return EPOCH + timedelta(microseconds=int(str(us)))

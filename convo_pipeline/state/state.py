@@ -8,8 +8,9 @@ since 1970 inside; it knows no Parquet and no API. One `State` may be used by ma
 import os
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import astuple
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 
+from convo_pipeline.base.times import day_start_us, from_us, to_us
 from convo_pipeline.state.database import COMPACTIONS_SQL, Database
 from convo_pipeline.state.identity import AccountIdentity, check_identity
 from convo_pipeline.state.records import (
@@ -17,13 +18,11 @@ from convo_pipeline.state.records import (
     ConversationState,
     Partition,
     Run,
-    from_us,
     partition_key,
     read_json,
     read_partition,
     read_run,
     run_values,
-    to_us,
     write_json,
 )
 from convo_pipeline.tables.promise import Promise
@@ -193,7 +192,7 @@ class State:
         """Return every account that was ever seen, sorted by name; removed ones too."""
         where, values = _where({"account": account})
         rows = self.database.select(f"{_IDENTITIES}{where} ORDER BY account", *values)
-        return [AccountIdentity(*row) for row in rows]  # type: ignore[arg-type]
+        return [AccountIdentity(*row) for row in rows]
 
     def set_identity(self, identity: AccountIdentity) -> AccountIdentity:
         """Check and keep whose inbox an account is; return what is known now. A StoreError names both on a mismatch."""
@@ -214,7 +213,7 @@ class State:
             " FROM conversations WHERE account = ?",
             account,
         )
-        return {str(row[0]): ConversationState(*row) for row in rows}  # type: ignore[arg-type]
+        return {str(row[0]): ConversationState(*row) for row in rows}
 
     def save_conversations(self, account: str, conversations: Iterable[ConversationState]) -> None:
         """Insert or replace what is known of these conversations, all or none."""
@@ -376,7 +375,7 @@ class State:
         rows = self.database.select(
             f"{COMPACTIONS_SQL}{where} ORDER BY table_name, account, month", *values
         )
-        return [Compaction(*row) for row in rows]  # type: ignore[arg-type]
+        return [Compaction(*row) for row in rows]
 
     def save_compaction(self, compaction: Compaction, sha256s: Mapping[date, str]) -> bool:
         """Call a compaction current if the month's partitions still are these; say whether they are."""
@@ -434,8 +433,9 @@ class State:
         with self.database.transaction() as connection:
             for table in ("placements", "days_done"):
                 connection.execute(f"DELETE FROM {table} WHERE date < ?", (str(day),))
-            before_us = to_us(datetime(day.year, day.month, day.day, tzinfo=UTC))
-            connection.execute("DELETE FROM conversations WHERE updated_us < ?", (before_us,))
+            connection.execute(
+                "DELETE FROM conversations WHERE updated_us < ?", (day_start_us(day),)
+            )
 
 
 def _where(wanted: Mapping[str, object]) -> tuple[str, list[object]]:

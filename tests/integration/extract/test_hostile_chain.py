@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from convo_pipeline.base.times import to_us
 from convo_pipeline.emulator.calls import Answer, Call
 from convo_pipeline.emulator.clock import VirtualClock
 from convo_pipeline.emulator.serve import EMULATOR_TOKEN, EmulatorServer
@@ -17,7 +18,6 @@ from convo_pipeline.emulator.world import World
 from convo_pipeline.extract.buckets import Buckets
 from convo_pipeline.extract.contents import Contents, Journal
 from convo_pipeline.extract.report import REASONS
-from convo_pipeline.extract.rows import to_us
 from convo_pipeline.extract.spool import Spool
 from convo_pipeline.extract.suppress import Suppressor
 from convo_pipeline.graph.answers import Answer as Answered

@@ -6,16 +6,17 @@ from pathlib import Path
 
 import pytest
 
+from convo_pipeline.base.times import day_start_us
 from convo_pipeline.errors import StoreError
 from convo_pipeline.extract import buckets
 from convo_pipeline.extract.buckets import Buckets
-from convo_pipeline.extract.rows import Sighting, start_us
+from convo_pipeline.extract.rows import Sighting
 from convo_pipeline.extract.spool import Spool, delete_old_spools, left_spools
 
 
 def sighting(number: int, day: date) -> Sighting:
     return Sighting(
-        "c", f"m{number}", start_us(day), "message", 1, 0, "detailed", None, None, "{}", b"{}"
+        "c", f"m{number}", day_start_us(day), "message", 1, 0, "detailed", None, None, "{}", b"{}"
     )
 
 
