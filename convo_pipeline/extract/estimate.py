@@ -60,7 +60,7 @@ NOTHING = Estimate(0, 0, is_whole=True)
 def estimate_calls(page: Sequence[Seen], since_us: int, now_us: int, *, is_last: bool) -> Estimate:
     """Work out the calls for everything since a time from the newest page.
 
-    >>> day = DAY_US
+    >>> from convo_pipeline.base.times import DAY_US as day
     >>> estimate_calls([Seen(9 * day, True), Seen(8 * day, False)], 0, 10 * day, is_last=False)
     Estimate(conversation_count=10, call_count=6, is_whole=False)
     """

@@ -56,6 +56,7 @@ def plan_run(
     """Decide how far to list.
 
     >>> from datetime import UTC
+    >>> from convo_pipeline.base.times import to_us
     >>> now = datetime(2026, 3, 9, tzinfo=UTC)
     >>> held = Coverage(date(2026, 1, 1), to_us(datetime(2026, 3, 8, 12, tzinfo=UTC)))
     >>> plan_run("window", date(2026, 3, 8), now, held, 2).listed_since.isoformat()
