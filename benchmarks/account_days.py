@@ -22,8 +22,8 @@ import convo_pipeline
 from convo_pipeline.derive.account_days import BATCH_DAYS
 from convo_pipeline.query.connection import Connection
 from convo_pipeline.schema import MESSAGES
+from convo_pipeline.tables.complete_range import CompleteRange
 from convo_pipeline.tables.metrics import COLUMNS, account_days, needed_days
-from convo_pipeline.tables.promise import Promise
 
 SINCE = date(2026, 1, 1)
 DAY_COUNT = 90
@@ -31,8 +31,12 @@ MEMORY_SHAPES = ((10, 90), (1, 90), (1, 360))
 """Lakes whose peak memory is shown: one part in so many of the messages a day, for so many days."""
 PER_CONVERSATION = 10
 SQL = (Path(__file__).parent / "account_days.sql").read_text()
-PROMISE = Promise(SINCE, datetime(2026, 12, 31, tzinfo=UTC))
-PARAMETERS = {"since": PROMISE.since, "until": PROMISE.until, "edge": timedelta(hours=24)}
+COMPLETE_RANGE = CompleteRange(SINCE, datetime(2026, 12, 31, tzinfo=UTC))
+PARAMETERS = {
+    "since": COMPLETE_RANGE.since,
+    "until": COMPLETE_RANGE.until,
+    "edge": timedelta(hours=24),
+}
 
 
 def main(message_count: int = 1_000_000, rounds: int = 3) -> None:
@@ -115,7 +119,7 @@ def make_all(root: Path, day_count: int = DAY_COUNT) -> int:
         held = pa.concat_tables(
             [pq.read_table(path, columns=list(COLUMNS)) for path in paths if path.exists()]
         )
-        made += len(account_days(held, days, promise=PROMISE))
+        made += len(account_days(held, days, complete_range=COMPLETE_RANGE))
     return made
 
 

@@ -1,7 +1,7 @@
 """Keep `account_days` in agreement with `messages`: a row depends on the days around it, so one day remakes several.
 
 Glue between the lake and the pure metrics. A row's `source` is a digest of the sources of all the messages it was made
-from, so what a late answer, a backfill or another session gap changes is stale, and nothing else is. What the runs promise of
+from, so what a late answer, a backfill or another session gap changes is stale, and nothing else is. What the complete range says of
 the day, and whether its answers may still come, belongs to it: a day is made again when its answers' time is over.
 """
 
@@ -17,8 +17,8 @@ from convo_pipeline.lake.floors import read_floors
 from convo_pipeline.lake.partitions import Commit
 from convo_pipeline.lake.store import Store
 from convo_pipeline.schema import ACCOUNT_DAYS, MESSAGES, SCHEMA_VERSION
+from convo_pipeline.tables.complete_range import CompleteRange
 from convo_pipeline.tables.metrics import COLUMNS, LOOKBACK_DAYS, account_days, age_of, needed_days
-from convo_pipeline.tables.promise import Promise
 
 METRICS_VERSION = 3
 """Raise it whenever the same messages give other figures: every stored day is then made again."""
@@ -31,9 +31,11 @@ def stale_account_days(store: Store, account: str, *, session_gap_hours: float =
     held = _message_sources(store, account)
     days = sorted({*held, *store.days(ACCOUNT_DAYS.name, account)})
     first_day = _first_day(store)
-    promise = read_promise(store, account)
+    complete_range = read_complete_range(store, account)
     wanted = {
-        day: _source(held, day, session_gap_hours, promise) for day in days if day >= first_day
+        day: _source(held, day, session_gap_hours, complete_range)
+        for day in days
+        if day >= first_day
     }
     return [day for day in wanted if store.source(ACCOUNT_DAYS.name, account, day) != wanted[day]]
 
@@ -49,14 +51,16 @@ def derive_account_days(
     )
     first_day = _first_day(store)
     held = _message_sources(store, account)
-    promise = read_promise(store, account)
+    complete_range = read_complete_range(store, account)
     commits: list[Commit] = []
     for some in _batches(sorted({day for day in asked if day >= first_day})):
         messages = _read_around(store, account, some, held, session_gap_hours)
-        made = account_days(messages, some, promise=promise, session_gap_hours=session_gap_hours)
+        made = account_days(
+            messages, some, complete_range=complete_range, session_gap_hours=session_gap_hours
+        )
         for day in some:
             content = made.get(day, ACCOUNT_DAYS.schema.empty_table())
-            source = _source(held, day, session_gap_hours, promise) or ""
+            source = _source(held, day, session_gap_hours, complete_range) or ""
             commits.append(store.replace(ACCOUNT_DAYS.name, account, day, content, source))
     damaged = {
         day for table, _, day, _ in store.state.quarantines(account) if table == ACCOUNT_DAYS.name
@@ -66,13 +70,13 @@ def derive_account_days(
     return commits
 
 
-def read_promise(store: Store, account: str) -> Promise | None:
+def read_complete_range(store: Store, account: str) -> CompleteRange | None:
     """Return what the account's runs promised, as far as messages are still held."""
-    promise, first_day = (
-        store.state.promise(account),
+    complete_range, first_day = (
+        store.state.complete_range(account),
         min(store.days(MESSAGES.name, account), default=date.min),
     )
-    return promise and replace(promise, since=max(promise.since, first_day))
+    return complete_range and replace(complete_range, since=max(complete_range.since, first_day))
 
 
 def _first_day(store: Store) -> date:
@@ -103,12 +107,15 @@ def _message_sources(store: Store, account: str) -> dict[date, str]:
 
 
 def _source(
-    held: Mapping[date, str], day: date, session_gap_hours: float, promise: Promise | None
+    held: Mapping[date, str],
+    day: date,
+    session_gap_hours: float,
+    complete_range: CompleteRange | None,
 ) -> str | None:
     """The digest of everything a day's row is made of; None for a day without messages."""
     if day not in held:
         return None
-    age = age_of(day, promise)
+    age = age_of(day, complete_range)
     parts = [
         f"{METRICS_VERSION}:{SCHEMA_VERSION}:{session_gap_hours}:{age.promised_days}:{age.ripeness}"
     ]

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from convo_pipeline.derive.account_days import read_promise
+from convo_pipeline.derive.account_days import read_complete_range
 from convo_pipeline.lake.columns import read_columns
 from convo_pipeline.lake.store import Store
 from convo_pipeline.schema import ACCOUNT_DAYS, COVERAGE, MESSAGES, Table
@@ -35,6 +35,7 @@ from convo_pipeline.tables.chart_data import (
     mean_by_hour,
     span_of,
 )
+from convo_pipeline.tables.complete_range import CompleteRange
 from convo_pipeline.tables.metrics import (
     COLUMNS,
     LOOKBACK_DAYS,
@@ -42,7 +43,6 @@ from convo_pipeline.tables.metrics import (
     first_responses,
     needed_days,
 )
-from convo_pipeline.tables.promise import Promise
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -72,13 +72,13 @@ LINKS = (
 
 @dataclass(frozen=True)
 class Subject:
-    """Whose pictures: an account, its time zone, its session gap, the days of the run, and what its runs promise."""
+    """Whose pictures: an account, its time zone, its session gap, the days of the run, and its complete range."""
 
     account: str
     timezone: str
     session_gap_hours: float
     span: Span
-    promise: Promise | None
+    complete_range: CompleteRange | None
 
     @property
     def title(self) -> str:
@@ -86,11 +86,11 @@ class Subject:
         return f"{self.account} · {self.name(days[0]) if len(days) == 1 else self.span.title}"
 
     def is_promised(self, day: date) -> bool:
-        return age_of(day, self.promise).promised_days >= 0
+        return age_of(day, self.complete_range).promised_days >= 0
 
     def is_whole(self, day: date) -> bool:
         """Say whether all of the day is held: a run promised it, and it was over."""
-        return self.is_promised(day) and age_of(day, self.promise).ripeness > 0
+        return self.is_promised(day) and age_of(day, self.complete_range).ripeness > 0
 
     def name(self, day: date) -> str:
         """Name a day, and say why it is not whole."""
@@ -110,7 +110,9 @@ def picture_account(
     """Draw the pictures of some days of an account; return the Markdown by table, none where nothing is held."""
     held = store.days(COVERAGE.name, account)
     span = span_of(days, first_day=min(held, default=None))
-    subject = Subject(account, timezone, session_gap_hours, span, read_promise(store, account))
+    subject = Subject(
+        account, timezone, session_gap_hours, span, read_complete_range(store, account)
+    )
     if not set(held).intersection(subject.span.shown):
         return {}
     return {
@@ -247,7 +249,9 @@ def _read_waits(store: Store, subject: Subject, rows: Mapping[date, Row]) -> dic
     )
     around = [first + timedelta(days=index) for index in range((last - first).days)]
     messages = _read(store, MESSAGES, subject.account, around, COLUMNS)
-    found = first_responses(messages, promised, promise=subject.promise, session_gap_hours=gap)
+    found = first_responses(
+        messages, promised, complete_range=subject.complete_range, session_gap_hours=gap
+    )
     return class_waits(
         found.seconds, found.unanswered_count, found.unknown_count + unpromised_count
     )
@@ -277,11 +281,11 @@ def mean_hours(store: Store, subject: Subject) -> Floats:
 
     What is held of others would make the means too small.
     """
-    if subject.promise is None:
+    if subject.complete_range is None:
         return np.full((7, 24), np.nan)
     days, until = (
         [day for day in subject.span.pictured if subject.is_promised(day)],
-        subject.promise.until,
+        subject.complete_range.until,
     )
     written = _read(store, MESSAGES, subject.account, days, ("created_at",))["created_at"]
     is_before = pc.less(written, pa.scalar(until, written.type))

@@ -25,7 +25,7 @@ from convo_pipeline.state.records import (
     run_values,
     write_json,
 )
-from convo_pipeline.tables.promise import Promise
+from convo_pipeline.tables.complete_range import CompleteRange
 
 ACCOUNT_TABLES = (
     "partitions", "identities", "conversations", "memories", "placements", "runs", "tags", "quarantines", "receipts",
@@ -48,7 +48,7 @@ _REMOVE_PLACEMENT = (
 _RUN_TEXTS = "SELECT run_id, error, report FROM runs WHERE account = ?"
 _SAVE_RUN_TEXTS = "UPDATE runs SET error = ?, report = ? WHERE run_id = ? AND account = ?"
 _RENAME_PATHS = "UPDATE quarantines SET path = replace(path, ?, ?) WHERE account = ?"
-_PROMISE = """
+_COMPLETE_RANGE = """
 WITH listings AS (
     SELECT since, started_us, report, max(started_us) OVER earlier AS reached_us
     FROM runs WHERE account = ? AND outcome = 'complete' AND kind <> 'find' AND since IS NOT NULL
@@ -347,10 +347,14 @@ class State:
         )
         return None if first_us is None else from_us(first_us)
 
-    def promise(self, account: str) -> Promise | None:
+    def complete_range(self, account: str) -> CompleteRange | None:
         """Return since when everything of the account is held, as its complete runs promised; None if none was."""
-        ((since, until_us),) = self.database.select(_PROMISE, account)
-        return None if since is None else Promise(date.fromisoformat(str(since)), from_us(until_us))
+        ((since, until_us),) = self.database.select(_COMPLETE_RANGE, account)
+        return (
+            None
+            if since is None
+            else CompleteRange(date.fromisoformat(str(since)), from_us(until_us))
+        )
 
     def prune_runs(self, before: datetime) -> int:
         """Remove runs that started earlier and say how many; the exported ledger keeps them."""

@@ -1,7 +1,7 @@
 """Each day of an account in figures: volume, first responses, backlog, Meta's responsiveness rule.
 
 Pure: message rows of the days around in, one row a day out; the definitions are in docs/metrics.md. A day's row depends
-on the messages from `LOOKBACK_DAYS` before it to `LOOKAHEAD_DAYS` after it, on what the runs promise of it and on nothing
+on the messages from `LOOKBACK_DAYS` before it to `LOOKAHEAD_DAYS` after it, on the complete range and on nothing
 else, however many days are made at once. It works on arrays, one pass over all messages, and knows no file.
 """
 
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from convo_pipeline.schema import ACCOUNT_DAYS
-from convo_pipeline.tables.promise import Promise
+from convo_pipeline.tables.complete_range import CompleteRange
 
 LOOKBACK_DAYS = 28
 LOOKAHEAD_DAYS = 7
@@ -82,25 +82,25 @@ class Age:
     ripeness: int
 
 
-def age_of(day: date, promise: Promise | None) -> Age:
-    """Place a day; without a promise nothing of it is known to be whole.
+def age_of(day: date, complete_range: CompleteRange | None) -> Age:
+    """Place a day; without a complete range nothing of it is known to be whole.
 
-    >>> promise = Promise(date(2026, 3, 1), datetime(2026, 3, 10, 0, 15, tzinfo=UTC))
-    >>> age_of(date(2026, 3, 9), promise), age_of(date(2026, 2, 28), promise)
+    >>> complete_range = CompleteRange(date(2026, 3, 1), datetime(2026, 3, 10, 0, 15, tzinfo=UTC))
+    >>> age_of(date(2026, 3, 9), complete_range), age_of(date(2026, 2, 28), complete_range)
     (Age(promised_days=8, ripeness=1), Age(promised_days=-1, ripeness=4))
     """
-    if promise is None:
+    if complete_range is None:
         return Age(-1, 0)
     end = datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1)
-    ripeness = sum(end + wait <= promise.until for wait in RIPE_AFTER)
-    return Age(max(-1, min(LOOKBACK_DAYS, (day - promise.since).days)), ripeness)
+    ripeness = sum(end + wait <= complete_range.until for wait in RIPE_AFTER)
+    return Age(max(-1, min(LOOKBACK_DAYS, (day - complete_range.since).days)), ripeness)
 
 
 def account_days(
     messages: pa.Table,
     days: Sequence[date],
     *,
-    promise: Promise | None,
+    complete_range: CompleteRange | None,
     session_gap_hours: float = 24,
 ) -> dict[date, pa.Table]:
     """Return one row for each of `days` that has a message, as a table of ACCOUNT_DAYS by date.
@@ -112,9 +112,9 @@ def account_days(
         return {}
     thread = _Threads(messages, round(session_gap_hours * 3600 * _SECOND))
     edge = timedelta(hours=session_gap_hours)
-    figures = _Figures(thread, _known_from(promise, edge))
+    figures = _Figures(thread, _known_from(complete_range, edge))
     asked = [day for day in sorted(set(days)) if figures.has(_day_number(day))]
-    return {day: figures.row(_day_number(day), age_of(day, promise), edge) for day in asked}
+    return {day: figures.row(_day_number(day), age_of(day, complete_range), edge) for day in asked}
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def first_responses(
     messages: pa.Table,
     days: Sequence[date],
     *,
-    promise: Promise | None,
+    complete_range: CompleteRange | None,
     session_gap_hours: float = 24,
 ) -> FirstResponses:
     """Return every first response behind the days' medians; `messages` as for `account_days`."""
@@ -138,7 +138,7 @@ def first_responses(
         return FirstResponses(np.empty(0), 0, 0)
     thread = _Threads(messages, round(session_gap_hours * 3600 * _SECOND))
     found = _Figures(
-        thread, _known_from(promise, timedelta(hours=session_gap_hours))
+        thread, _known_from(complete_range, timedelta(hours=session_gap_hours))
     ).first_responses
     is_asked = np.isin(found.day, [_day_number(day) for day in days])
     is_judged, is_answered = found.is_judged & is_asked, found.is_answered & is_asked
@@ -148,12 +148,12 @@ def first_responses(
     )
 
 
-def _known_from(promise: Promise | None, edge: timedelta) -> int:
+def _known_from(complete_range: CompleteRange | None, edge: timedelta) -> int:
     """Return the moment, in µs, from which on a session cannot have begun before the promised days."""
     return (
         0
-        if promise is None
-        else _day_number(promise.since) * _DAY + edge // timedelta(microseconds=1)
+        if complete_range is None
+        else _day_number(complete_range.since) * _DAY + edge // timedelta(microseconds=1)
     )
 
 

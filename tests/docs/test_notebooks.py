@@ -17,13 +17,13 @@ import pytest
 from nbclient import NotebookClient
 
 from convo_pipeline.schema import CONVERSATIONS, COVERAGE, RUNS
+from convo_pipeline.tables.complete_range import CompleteRange
 from convo_pipeline.tables.metrics import account_days
-from convo_pipeline.tables.promise import Promise
 from tests.support.metric_worlds import as_table, random_world, write_world
 from tests.support.paths import NOTEBOOKS as NOTEBOOKS_FOLDER
 
 NOTEBOOKS = sorted(NOTEBOOKS_FOLDER.glob("*.ipynb"))
-PROMISE = Promise(date(2026, 3, 3), datetime(2026, 3, 14, 12, tzinfo=UTC))
+COMPLETE_RANGE = CompleteRange(date(2026, 3, 3), datetime(2026, 3, 14, 12, tzinfo=UTC))
 ALLOWED_IMPORTS = {"convo_pipeline", "duckdb", "pandas", "matplotlib"}
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:zmq", "ignore::ResourceWarning")
 
@@ -38,7 +38,9 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for account in ("account-0", "account-1"):
         own = [message for message in world if message.account == account]
         days = sorted({message.created_at.date() for message in own})
-        for day, content in account_days(as_table(own), days, promise=PROMISE).items():
+        for day, content in account_days(
+            as_table(own), days, complete_range=COMPLETE_RANGE
+        ).items():
             put(root, "account_days", f"account={account}/date={day}", content)
         for day in days:
             put_counts(
@@ -146,7 +148,7 @@ def test_waits_are_taken_of_promised_days_alone(
     plt.close("all")
     (first,) = names["con"].execute("SELECT min(date) FROM turns").fetchone()
     (held,) = names["con"].execute("SELECT min(date) FROM response_turns").fetchone()
-    assert held < PROMISE.since <= first
+    assert held < COMPLETE_RANGE.since <= first
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

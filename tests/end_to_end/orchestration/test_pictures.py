@@ -33,7 +33,7 @@ from convo_pipeline.orchestration.runs import QUIET
 from convo_pipeline.schema import ACCOUNT_DAYS
 from convo_pipeline.settings import Settings
 from convo_pipeline.tables.chart_data import span_of
-from convo_pipeline.tables.promise import Promise
+from convo_pipeline.tables.complete_range import CompleteRange
 from tests.support.inbox_worlds import TOKENS, Days, small_settings, small_world, three_days
 
 BAKERY, BIKES = "bakery-instagram", "bikes-messenger"
@@ -43,7 +43,7 @@ NOON, LATER = datetime(2026, 11, 24, 12, tzinfo=UTC), datetime(2100, 1, 1, tzinf
 
 def subject_of(days: list[date]) -> Subject:
     """Whole days of the bakery."""
-    return Subject(BAKERY, "UTC", 24, span_of(days), Promise(min(days), LATER))
+    return Subject(BAKERY, "UTC", 24, span_of(days), CompleteRange(min(days), LATER))
 
 
 @pytest.fixture(scope="module")
@@ -226,12 +226,14 @@ def test_a_day_with_unread_messages_looks_different(change: dict[str, object]) -
     assert draw_backlog(known, subject_of(THREE)) != draw_backlog(changed, subject_of(THREE))
 
 
-@pytest.mark.parametrize("promise", [Promise(THREE[1], LATER), Promise(THREE[0], NOON), None])
+@pytest.mark.parametrize(
+    "complete_range", [CompleteRange(THREE[1], LATER), CompleteRange(THREE[0], NOON), None]
+)
 @pytest.mark.parametrize("held", [THREE, THREE[1:2]])
 def test_a_day_that_is_not_whole_looks_different_whether_anything_is_held_or_not(
-    promise: Promise | None, held: list[date]
+    complete_range: CompleteRange | None, held: list[date]
 ) -> None:
-    whole, broken = subject_of(THREE), replace(subject_of(THREE), promise=promise)
+    whole, broken = subject_of(THREE), replace(subject_of(THREE), complete_range=complete_range)
     ids = {"ids_listed": 4, "detailed": 4, "beyond_20": 0, "gone": 0, "failed": 0, "pending": 0}
     for draw, row in ((draw_backlog, QUIET_DAY), (draw_coverage, ids)):
         rows = dict.fromkeys(held, row)
@@ -239,7 +241,10 @@ def test_a_day_that_is_not_whole_looks_different_whether_anything_is_held_or_not
 
 
 def test_a_title_of_one_day_says_that_it_is_not_whole() -> None:
-    titles = [replace(subject_of([day]), promise=Promise(THREE[1], NOON)).title for day in THREE]
+    titles = [
+        replace(subject_of([day]), complete_range=CompleteRange(THREE[1], NOON)).title
+        for day in THREE
+    ]
     assert titles == [
         f"{BAKERY} · {day} ({why})"
         for day, why in zip(THREE, ("not promised", *["not over"] * 2), strict=True)
@@ -264,18 +269,20 @@ def test_hours_that_no_run_promised_are_not_averaged(settings: Settings, days: D
     with closing(Store(settings.store)) as store:
         for since, expected in ((0, [3, 6, 9]), (1, [None, 6, 9])):
             subject = replace(
-                subject_of(all_days), account=BIKES, promise=Promise(days[since], LATER)
+                subject_of(all_days),
+                account=BIKES,
+                complete_range=CompleteRange(days[since], LATER),
             )
             means = mean_hours(store, subject)
             found = [means[day.weekday(), 12] for day in all_days]
             assert [None if np.isnan(mean) else mean for mean in found] == expected
-        assert np.isnan(mean_hours(store, replace(subject, promise=None))).all()
+        assert np.isnan(mean_hours(store, replace(subject, complete_range=None))).all()
 
 
 def test_the_table_says_how_many_were_judged_and_which_days_are_not_whole(
     settings: Settings, days: Days
 ) -> None:
-    """The run promised three days; the account's first promise is moved to the last of them."""
+    """The run promised three days; the account's complete range is moved to the last of them."""
     with closing(Store(settings.store)) as store:
         runs = store.state.runs(BAKERY)
         for run in runs:

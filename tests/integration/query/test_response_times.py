@@ -293,11 +293,13 @@ def test_the_ledgers_files_and_the_state_promise_the_same(tmp_path: Path, long_r
             for run in runs:
                 store.state.save_run(run)
                 export_runs(store, run.run_id)
-            promise = store.state.promise("bakery")
+            complete_range = store.state.complete_range("bakery")
         with convo_pipeline.connect(root) as con:
             found = con.sql("SELECT known_from FROM internal.known").fetchall()
         since = (
-            [datetime.combine(promise.since, time(), UTC) + timedelta(days=1)] if promise else []
+            [datetime.combine(complete_range.since, time(), UTC) + timedelta(days=1)]
+            if complete_range
+            else []
         )
         assert [row[0] for row in found] == since, seed
 

@@ -10,8 +10,8 @@ import pytest
 
 import convo_pipeline
 from convo_pipeline.schema import ACCOUNT_DAYS
+from convo_pipeline.tables.complete_range import CompleteRange
 from convo_pipeline.tables.metrics import account_days, changed_days, needed_days
-from convo_pipeline.tables.promise import Promise
 from tests.support.metric_worlds import (
     LONG_TEXT,
     Message,
@@ -25,7 +25,7 @@ from tests.support.paths import ROOT
 SQL = (ROOT / "benchmarks" / "account_days.sql").read_text()
 DAY = date(2026, 3, 10)
 LATER = datetime(2026, 12, 1, tzinfo=UTC)
-LONG_PROMISE = Promise(date(2026, 1, 1), LATER)
+LONG_RANGE = CompleteRange(date(2026, 1, 1), LATER)
 
 
 def at(clock: str, day: int = 10) -> datetime:
@@ -40,9 +40,9 @@ def say(conversation: str, moment: datetime, direction: str | None, **values: An
 
 
 def one_day(
-    messages: list[Message], day: date = DAY, promise: Promise | None = LONG_PROMISE
+    messages: list[Message], day: date = DAY, complete_range: CompleteRange | None = LONG_RANGE
 ) -> dict[str, Any]:
-    (row,) = account_days(as_table(messages), [day], promise=promise)[day].to_pylist()
+    (row,) = account_days(as_table(messages), [day], complete_range=complete_range)[day].to_pylist()
     return dict(row)
 
 
@@ -63,7 +63,7 @@ EXAMPLE = [
 
 def test_the_worked_example_of_a_day() -> None:
     """docs/metrics.md, account_days."""
-    assert one_day(EXAMPLE, promise=Promise(date(2026, 3, 1), LATER)) == {
+    assert one_day(EXAMPLE, complete_range=CompleteRange(date(2026, 3, 1), LATER)) == {
         "inbound_count": 4,
         "outbound_count": 3,
         "automated_count": 1,
@@ -157,12 +157,12 @@ def test_nine_of_ten_answered_within_a_quarter_of_an_hour_is_very_responsive() -
 
 def test_a_day_without_a_message_has_no_row() -> None:
     days = [date(2026, 3, 11), date(2027, 1, 1)]
-    assert account_days(as_table(EXAMPLE), days, promise=LONG_PROMISE) == {}
-    assert account_days(as_table([]), [DAY], promise=LONG_PROMISE) == {}
+    assert account_days(as_table(EXAMPLE), days, complete_range=LONG_RANGE) == {}
+    assert account_days(as_table([]), [DAY], complete_range=LONG_RANGE) == {}
 
 
 def test_the_row_has_the_schema_of_the_table() -> None:
-    assert account_days(as_table(EXAMPLE), [DAY], promise=None)[DAY].schema.equals(
+    assert account_days(as_table(EXAMPLE), [DAY], complete_range=None)[DAY].schema.equals(
         ACCOUNT_DAYS.schema, check_metadata=True
     )
 
@@ -181,12 +181,12 @@ def test_a_day_is_the_same_made_alone_or_with_all_others(long_run: bool) -> None
         since = datetime(2026, 1, 1, tzinfo=UTC)
         world = random_world(seed, 80, since, span, accounts=1)
         days = [since.date() + timedelta(days=index) for index in range(span.days)]
-        promise = Promise(days[9], since + timedelta(days=60, minutes=15))
-        together = account_days(as_table(world), days, promise=promise)
+        complete_range = CompleteRange(days[9], since + timedelta(days=60, minutes=15))
+        together = account_days(as_table(world), days, complete_range=complete_range)
         for day in days:
             first, last = needed_days(day)
             near = [message for message in world if first <= message.created_at.date() < last]
-            alone = account_days(as_table(near), [day], promise=promise)
+            alone = account_days(as_table(near), [day], complete_range=complete_range)
             assert alone.get(day) == together.get(day), (seed, day)
 
 
@@ -197,10 +197,14 @@ def test_the_figures_agree_with_sql(tmp_path: Path, long_run: bool) -> None:
         span = timedelta(days=(26, 9)[seed % 2])
         since = datetime(2026, 1, 1, tzinfo=UTC)
         messages = random_world(seed, 120, since, span)
-        promise = Promise(
+        complete_range = CompleteRange(
             (since + timedelta(days=seed % 4)).date(), since + span - timedelta(hours=seed % 48)
         )
-        options = {"since": promise.since, "until": promise.until, "edge": timedelta(hours=24)}
+        options = {
+            "since": complete_range.since,
+            "until": complete_range.until,
+            "edge": timedelta(hours=24),
+        }
         with convo_pipeline.connect(write_world(tmp_path / str(seed), messages)) as con:
             found_rows = con.sql(SQL, params=options).to_arrow_table().to_pylist()
         wanted = {(row["account"], row["date"]): row for row in found_rows}
@@ -211,7 +215,7 @@ def test_the_figures_agree_with_sql(tmp_path: Path, long_run: bool) -> None:
             for day, table in account_days(
                 as_table(message for message in messages if message.account == account),
                 days,
-                promise=promise,
+                complete_range=complete_range,
             ).items()
         }
         assert found.keys() == wanted.keys()
@@ -220,7 +224,7 @@ def test_the_figures_agree_with_sql(tmp_path: Path, long_run: bool) -> None:
 
 
 def test_a_day_that_no_run_promised_says_so_and_has_no_median() -> None:
-    row = one_day(EXAMPLE, promise=Promise(date(2026, 3, 11), LATER))
+    row = one_day(EXAMPLE, complete_range=CompleteRange(date(2026, 3, 11), LATER))
     marks = (
         "is_lower_bound",
         "is_backlog_lower_bound",
@@ -233,14 +237,14 @@ def test_a_day_that_no_run_promised_says_so_and_has_no_median() -> None:
     unknown = ("median_first_response_seconds", "p90_first_response_seconds", "share_answered_1h", "share_answered_24h",
                "responsiveness_rate", "responsiveness_seconds", "is_very_responsive")  # fmt: skip
     assert [row[name] for name in unknown] == [None] * 7
-    assert one_day(EXAMPLE, promise=None) == row | {"is_over": False}
+    assert one_day(EXAMPLE, complete_range=None) == row | {"is_over": False}
 
 
 def test_the_first_promised_day_and_a_short_history_are_marked() -> None:
     answered = [say("anna", at("10:00"), "inbound"), say("anna", at("10:05"), "outbound")]
     marks = ("is_lower_bound", "is_backlog_lower_bound", "history_days")
     for since, expected in ((10, [True, True, 0]), (9, [False, True, 1])):
-        row = one_day(answered, promise=Promise(date(2026, 3, since), LATER))
+        row = one_day(answered, complete_range=CompleteRange(date(2026, 3, since), LATER))
         assert [row[name] for name in marks] == expected
     assert one_day(answered)["is_backlog_lower_bound"] is False
 
@@ -254,16 +258,24 @@ def test_a_session_that_may_have_begun_before_the_promised_days_is_not_judged_on
     ]  # fmt: skip
     names = ("session_count", "judged_session_count", "median_first_response_seconds")
     for since, expected in ((9, [1, 0, None]), (8, [1, 1, 3600])):
-        row = one_day(world, promise=Promise(date(2026, 3, since), LATER))
+        row = one_day(world, complete_range=CompleteRange(date(2026, 3, since), LATER))
         assert [row[name] for name in names] == expected
 
 
 def test_a_week_that_was_not_promised_whole_gives_no_responsiveness() -> None:
     answered = [say("anna", at("10:00"), "inbound"), say("anna", at("10:05"), "outbound")]
     assert (
-        one_day(answered, promise=Promise(date(2026, 3, 5), LATER))["responsiveness_rate"] is None
+        one_day(answered, complete_range=CompleteRange(date(2026, 3, 5), LATER))[
+            "responsiveness_rate"
+        ]
+        is None
     )
-    assert one_day(answered, promise=Promise(date(2026, 3, 4), LATER))["responsiveness_rate"] == 1
+    assert (
+        one_day(answered, complete_range=CompleteRange(date(2026, 3, 4), LATER))[
+            "responsiveness_rate"
+        ]
+        == 1
+    )
 
 
 def test_unread_messages_of_the_week_leave_the_badge_open() -> None:
@@ -296,7 +308,7 @@ def test_a_day_that_is_not_over_is_not_judged_by_the_answers_it_may_still_get() 
         (at("00:00", 12), [0, 0, 0, False, False]),
         (at("00:00", 18), [0, 0, 0, False, True]),
     ):
-        row = one_day(asked, promise=Promise(date(2026, 1, 1), until))
+        row = one_day(asked, complete_range=CompleteRange(date(2026, 1, 1), until))
         assert [row[name] for name in names] == expected, until
 
 
@@ -334,11 +346,13 @@ def test_what_is_not_marked_is_what_the_whole_inbox_says(long_run: bool) -> None
     for seed in range(100 if long_run else 6):
         since, span = datetime(2026, 1, 1, tzinfo=UTC), timedelta(days=60)
         whole = random_world(seed, 60, since, span, accounts=1, is_known=True)
-        promise = Promise((since + timedelta(days=10)).date(), LATER)
+        complete_range = CompleteRange((since + timedelta(days=10)).date(), LATER)
         days = [since.date() + timedelta(days=index) for index in range(span.days)]
-        truth = account_days(as_table(whole), days, promise=LONG_PROMISE)
+        truth = account_days(as_table(whole), days, complete_range=LONG_RANGE)
         for day, table in account_days(
-            as_table(truncated(whole, promise.since, seed, 0.1)), days, promise=promise
+            as_table(truncated(whole, complete_range.since, seed, 0.1)),
+            days,
+            complete_range=complete_range,
         ).items():
             (found,), (wanted,) = table.to_pylist(), truth[day].to_pylist()
             sure = [] if found["is_lower_bound"] else [*counts]
