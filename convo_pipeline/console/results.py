@@ -4,13 +4,10 @@ What customers wrote is data from strangers: control characters do not reach the
 file starts a formula in a spreadsheet.
 """
 
-import csv
-import io
-import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import date, datetime
-from typing import Any, BinaryIO
+from collections.abc import Callable
+from datetime import datetime
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,13 +16,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from convo_pipeline.base.csv_text import cell_json, iterate_rows, write_csv_batches
+
 MOST_ROWS_SHOWN = 200
 MOST_BLOCKS_SHOWN = 20
 """Rows shown one below the other, where the terminal is too narrow for their columns."""
 MOST_CHARACTERS_SHOWN = 200
 NARROWEST_TEXT = 12
 """Characters that a text column keeps at least; numbers, times and names are never folded."""
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "|", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
@@ -39,7 +37,7 @@ def show(result: pa.Table, console: Console) -> None:
         table.add_column(
             Text(field.name), justify="right" if _is_number(field.type) else "left", overflow="fold"
         )
-    for row in _rows(result.slice(0, MOST_ROWS_SHOWN)):
+    for row in iterate_rows(result.slice(0, MOST_ROWS_SHOWN)):
         table.add_row(*(Text(readable(cell)) for cell in row))
     console.print(table)
     _say_how_many(MOST_ROWS_SHOWN, result, console)
@@ -56,7 +54,7 @@ def needed_width(result: pa.Table) -> int:
 
 
 def _show_blocks(result: pa.Table, console: Console) -> None:
-    for number, row in enumerate(_rows(result.slice(0, MOST_BLOCKS_SHOWN)), 1):
+    for number, row in enumerate(iterate_rows(result.slice(0, MOST_BLOCKS_SHOWN)), 1):
         block = Table(box=None, show_header=False, pad_edge=False)
         block.add_column(no_wrap=True, style="bold")
         block.add_column(overflow="fold")
@@ -90,7 +88,7 @@ def readable(value: object) -> str:
     text = (
         value
         if isinstance(value, str)
-        else _json(value)
+        else cell_json(value)
         if isinstance(value, list | dict)
         else str(value)
     )
@@ -112,43 +110,14 @@ def write_csv(result: pa.Table, out: BinaryIO) -> None:
     write_csv_batches(result.column_names, [result], out)
 
 
-def write_csv_batches(names: Sequence[str], batches: Iterable[pa.Table], out: BinaryIO) -> int:
-    """Write tables of the same columns as one CSV, as `write_csv` does; return the number of rows."""
-    text = io.TextIOWrapper(out, encoding="utf-8", errors="replace", newline="", write_through=True)
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([guard(name) for name in names])
-    count = 0
-    for batch in batches:
-        count += batch.num_rows
-        for row in _rows(batch):
-            writer.writerow([_csv_cell(cell) for cell in row])
-    text.detach()
-    return count
-
-
-def guard(text: str) -> str:
-    """Disarm a formula.
-
-    >>> guard("=1+1"), guard("hello"), guard("-5")
-    ("'=1+1", 'hello', "'-5")
-    """
-    return "'" + text if text.lstrip(" ").startswith(FORMULA_STARTS) else text
-
-
-def _csv_cell(value: object) -> object:
-    if isinstance(value, str):
-        return guard(value)
-    if isinstance(value, datetime | date):
-        return value.isoformat()
-    return guard(_json(value)) if isinstance(value, list | dict) else value
-
-
 def write_json(result: pa.Table, out: BinaryIO) -> None:
     """Write one JSON array of objects."""
     out.write(b"[")
-    for index, row in enumerate(_rows(result)):
+    for index, row in enumerate(iterate_rows(result)):
         record = dict(zip(result.column_names, row, strict=True))
-        out.write((",\n " if index else "\n ").encode() + _json(record).encode("utf-8", "replace"))
+        out.write(
+            (",\n " if index else "\n ").encode() + cell_json(record).encode("utf-8", "replace")
+        )
     out.write(b"\n]\n" if result.num_rows else b"]\n")
 
 
@@ -164,20 +133,6 @@ WRITERS: dict[str, Callable[[pa.Table, BinaryIO], None]] = {
     "json": write_json,
     "parquet": write_parquet,
 }
-
-
-def _rows(result: pa.Table) -> Iterator[tuple[Any, ...]]:
-    for batch in result.to_batches(max_chunksize=10_000):
-        columns = [column.to_pylist() for column in batch.columns]
-        yield from zip(*columns, strict=True) if columns else iter(())
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, default=_plain)
-
-
-def _plain(value: object) -> object:
-    return value.isoformat() if isinstance(value, datetime | date) else str(value)
 
 
 def _is_number(kind: pa.DataType) -> bool:

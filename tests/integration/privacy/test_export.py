@@ -12,7 +12,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from convo_pipeline.cli import main
-from convo_pipeline.privacy.pseudonyms import EXPORTED, KINDS, PLAIN, WITH_TEXT, code
+from convo_pipeline.privacy.export import (
+    EXPORTED_TABLES,
+    PLAIN,
+    PSEUDONYM_KINDS,
+    WITH_TEXT,
+    pseudonym,
+)
 from tests.support.byte_grep import unpacked
 from tests.support.inboxes import NOW, TOKEN_VARIABLE, serve, small_world
 
@@ -73,7 +79,7 @@ def test_s17_the_same_person_has_the_same_code_everywhere_and_no_name_or_text_is
         assert export(home, tmp_path / name, secret=SECRET).exit_code == 0
     one = tmp_path / "one"
     assert sorted(path.name for path in one.iterdir()) == sorted(
-        f"{table.name}.parquet" for table in EXPORTED
+        f"{table.name}.parquet" for table in EXPORTED_TABLES
     )
     assert [
         (name, word)
@@ -81,7 +87,7 @@ def test_s17_the_same_person_has_the_same_code_everywhere_and_no_name_or_text_is
         for word in (*NAMED, *SAID)
         if word.encode() in content
     ] == []
-    ada = code(ADA, "person", SECRET.encode())
+    ada = pseudonym(ADA, "person", SECRET.encode())
     assert (
         ada == hmac.new(SECRET.encode(), f"person:{ADA}".encode(), hashlib.sha256).hexdigest()[:32]
     )
@@ -134,17 +140,19 @@ def test_texts_and_links_are_there_if_asked_for_and_start_no_formula(
 def test_one_account_and_only_its_owner_may_read_it(home: Path, tmp_path: Path) -> None:
     done = export(home, tmp_path / "out", "mess")
     assert "4 of messages" in done.stdout
-    assert {row["account"] for table in EXPORTED for row in rows(tmp_path / "out", table.name)} == {
-        "mess"
-    }
+    assert {
+        row["account"] for table in EXPORTED_TABLES for row in rows(tmp_path / "out", table.name)
+    } == {"mess"}
     assert {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "out").iterdir()} == {0o600}
 
 
 def test_every_column_is_coded_withheld_or_plain() -> None:
     spelled = [
-        ({f"{table.name}.{name}", name}, name) for table in EXPORTED for name in table.column_names
+        ({f"{table.name}.{name}", name}, name)
+        for table in EXPORTED_TABLES
+        for name in table.column_names
     ]
-    lists = (set(KINDS), set(WITH_TEXT), set(PLAIN))
+    lists = (set(PSEUDONYM_KINDS), set(WITH_TEXT), set(PLAIN))
     assert [
         name for names, name in spelled if sum(bool(names & listed) for listed in lists) != 1
     ] == []
@@ -180,7 +188,7 @@ def test_a_secret_that_lies_beside_the_data_is_refused_and_not_shown(
         done = export(home, tmp_path / "out")
     finally:
         path.unlink()
-    assert (done.exit_code, f"also stands in {path}" in done.stderr, SECRET in done.stderr) == (
+    assert (done.exit_code, f"is also in {path}" in done.stderr, SECRET in done.stderr) == (
         2,
         True,
         False,
