@@ -22,7 +22,7 @@ from tests.support.graph_server import serving
 from tests.support.paths import TESTS
 
 ACCOUNT = "acc"
-TOKEN_VARIABLE = "CASE_TOKEN"  # noqa: S105
+TOKEN_VARIABLE = "CASE_TOKEN"
 CASES = {path.name[:2]: path for path in sorted((TESTS / "cases").glob("*.json"))}
 
 
