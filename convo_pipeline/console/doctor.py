@@ -1,6 +1,6 @@
 """Try an account's set-up with a few calls and say what is wrong in words a person can act on.
 
-It uses the limiter that all runs share, stores nothing of what it reads, and prints no token. The words are in `advice`.
+It uses the limiter that all runs share, stores nothing of what it reads, and prints no token. The words are in `reasons`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ from rich.table import Table
 from convo_pipeline.base.clock import Clock
 from convo_pipeline.base.json_text import dump_json
 from convo_pipeline.base.secrets import Credentials, read_credentials
-from convo_pipeline.console.advice import ADVICE, CODES, SCOPES, Level, Way
+from convo_pipeline.console.advice import CODES, SCOPES
 from convo_pipeline.errors import (
     AccessDeniedError,
     ConvoError,
@@ -34,6 +34,7 @@ from convo_pipeline.graph.answers import read_identity
 from convo_pipeline.graph.client import Endpoint, GraphClient
 from convo_pipeline.graph.rate_limit import CallBudget, SqliteLimiter, read_block
 from convo_pipeline.lake.store import Store
+from convo_pipeline.reasons import REASONS, Connection, Level, reason_of
 from convo_pipeline.sandbox import reachable
 from convo_pipeline.settings import AccountSettings, Settings
 from convo_pipeline.state.identity import AccountIdentity, check_identity
@@ -106,12 +107,13 @@ def _check_size(settings: Settings, today: date) -> Iterator[Finding]:
         yield _find("", "messenger", "many_partitions", {"count": f"{count:,}"})
 
 
-def _find(account: str, way: Way, name: str, details: Mapping[str, str]) -> Finding:
-    advice = ADVICE[name]
-    sentence, remedy = advice.sentence, advice.remedy_for(way)
-    return Finding(
-        account, name, advice.level, sentence.format_map(details), remedy.format_map(details)
-    )
+def _find(account: str, connection: Connection, name: str, details: Mapping[str, str]) -> Finding:
+    reason = REASONS[name]
+    sentence = reason.describe(details)
+    if details.get("detail"):
+        sentence += f" ({details['detail']})"
+    remedy = reason.remedy_for(connection, details=details)
+    return Finding(account, name, reason.level, sentence, remedy)
 
 
 class Examination:
@@ -139,7 +141,7 @@ class Examination:
         return is_login and self._account.platform == "instagram"
 
     @property
-    def _way(self) -> Way:
+    def _connection(self) -> Connection:
         return "instagram_login" if self._is_instagram_login else self._account.platform
 
     def examine(self) -> Diagnosis:
@@ -160,7 +162,7 @@ class Examination:
 
     def _note(self, name: str, **details: str) -> None:
         known = {"variable": self._account.token_env, "page_id": self._account.page_id, **details}
-        self.diagnosis.findings.append(_find(self._account.name, self._way, name, known))
+        self.diagnosis.findings.append(_find(self._account.name, self._connection, name, known))
 
     def _note_error(self, error: ConvoError) -> None:
         self._note(name_of(error), detail=_brief(error))
@@ -236,7 +238,9 @@ class Examination:
                 self._note(name, date=f"{end:%Y-%m-%d}")
         if kind and kind != "PAGE" and not self._is_instagram_login:
             self._note("token_kind", kind=kind.lower())
-        missing = [scope for scope in SCOPES[self._way] if scope not in _texts(facts.get("scopes"))]
+        missing = [
+            scope for scope in SCOPES[self._connection] if scope not in _texts(facts.get("scopes"))
+        ]
         if missing:
             self._note("scope_missing", scopes=", ".join(missing))
         if not self._is_instagram_login and not _covers(facts, self._account.page_id):
@@ -321,24 +325,18 @@ class Examination:
             return False
 
 
-BROKEN = frozenset({*CODES.values(), "throttled", "unreachable", "refused"})
+BROKEN = frozenset({*CODES.values(), "throttled", "unreachable", "answer"})
 """Findings after which the inbox says nothing more."""
 
 
 def name_of(error: ConvoError) -> str:
-    """Return the advice for an error: by its numbers, else by its class."""
+    """Return the reason for an error: by its code, else by its class."""
     if isinstance(error, GraphError) and error.fault.code is not None:
         code, subcode = error.fault.code, error.fault.subcode
         found = CODES.get((code, subcode)) or CODES.get((code, None))
         if found:
             return found
-    kinds = (
-        (TokenError, "token_invalid"),
-        (AccessDeniedError, "permission"),
-        (ThrottledError, "throttled"),
-    )
-    named = next((name for kind, name in kinds if isinstance(error, kind)), None)
-    return named or ("unreachable" if isinstance(error, UnreachableError) else "refused")
+    return "token_invalid" if isinstance(error, TokenError) else reason_of(error)
 
 
 def _brief(error: ConvoError) -> str:

@@ -27,7 +27,7 @@ from convo_pipeline.errors import (
 from convo_pipeline.extract.contents import Contents, Journal
 from convo_pipeline.extract.conversation import ConversationReader
 from convo_pipeline.extract.defect import describe_defect, is_out_of_memory
-from convo_pipeline.extract.inbox import Fetched, InboxReader, Known, reason_of
+from convo_pipeline.extract.inbox import Fetched, InboxReader, Known
 from convo_pipeline.extract.load import Loaded, load, load_spool
 from convo_pipeline.extract.plan import Coverage, Mode, plan_run
 from convo_pipeline.extract.report import (
@@ -51,6 +51,7 @@ from convo_pipeline.graph.rate_limit import CallBudget, SqliteLimiter
 from convo_pipeline.lake.partitions import Commit
 from convo_pipeline.lake.salvage import damaged_days, damaged_files, salvage_days
 from convo_pipeline.lake.store import Store
+from convo_pipeline.reasons import reason_of
 from convo_pipeline.schema import RAW, TABLES
 from convo_pipeline.settings import AccountSettings, Settings
 from convo_pipeline.state.identity import AccountIdentity

@@ -17,18 +17,10 @@ from convo_pipeline.base.threads import ThreadPool
 from convo_pipeline.base.times import EPOCH, parse_time_us, to_us
 from convo_pipeline.errors import (
     STOPPING,
-    AccessDeniedError,
-    BudgetError,
     ConvoError,
     GraphError,
-    MissingError,
     PayloadError,
-    StoppedError,
-    StoreError,
-    ThrottledError,
-    TokenError,
     UnreachableError,
-    VersionError,
 )
 from convo_pipeline.extract.contents import Journal
 from convo_pipeline.extract.conversation import (
@@ -47,6 +39,7 @@ from convo_pipeline.graph.codes import is_final, is_outage
 from convo_pipeline.graph.ladder import TOP, Rung
 from convo_pipeline.graph.listing import ListedPage, Listing
 from convo_pipeline.graph.pages import Page, nested_page
+from convo_pipeline.reasons import reason_of
 from convo_pipeline.state.records import GIVEN_UP, GIVEN_UP_REASONS, GIVEN_UP_UNSHOWN
 
 WALKS_IN_FLIGHT = 4
@@ -57,23 +50,6 @@ CONVERSATION_FAILED = "conversation_failed"
 REFUSED = "refused"
 """Why a conversation is due that was refused in a way that asking again does not cure; refused again, it is given up."""
 ANSWER = "answer"
-REASONS: Mapping[type[ConvoError], str] = {
-    TokenError: "token",
-    AccessDeniedError: "permission",
-    VersionError: "version",
-    ThrottledError: "throttled",
-    BudgetError: "budget",
-    UnreachableError: "unreachable",
-    MissingError: "missing",
-    StoreError: "store",
-    StoppedError: "stopped",
-}
-"""The ledger's word for what an error means; everything else is ANSWER: one we do not understand."""
-
-
-def reason_of(error: BaseException) -> str:
-    """Return the ledger's word for an error."""
-    return next((word for kind, word in REASONS.items() if isinstance(error, kind)), ANSWER)
 
 
 @dataclass(frozen=True)

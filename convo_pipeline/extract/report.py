@@ -3,39 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
-from typing import Literal, get_args
+from typing import Literal
 
 from convo_pipeline.errors import ConvoError, GraphError, GraphFault
-from convo_pipeline.graph.listing import Cut, ListingSummary
+from convo_pipeline.graph.listing import ListingSummary
 from convo_pipeline.lake.partitions import Commit
 
 Outcome = Literal["complete", "incomplete", "failed", "busy"]
-REASONS = frozenset(
-    {
-        "token",
-        "permission",
-        "version",
-        "throttled",
-        "budget",
-        "unreachable",
-        "missing",
-        "answer",
-        "store",
-        "settings",
-    }
-    | {
-        "busy",
-        "defect",
-        "memory",
-        "stopped",
-        "conversation_failed",
-        "message_failed",
-        "empty_edge",
-        "quarantined",
-    }
-    | {"unbalanced", *get_args(Cut)}
-)
-"""Why an outcome is not `complete`: a closed set."""
 NAMED = 100
 """Of how many conversations a ledger line names the ids."""
 GUIDE_PAGE = 25

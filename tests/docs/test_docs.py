@@ -29,7 +29,7 @@ from convo_pipeline.emulator.faults import FAULTS
 from convo_pipeline.emulator.serve import EmulatorServer
 from convo_pipeline.emulator.world import World
 from convo_pipeline.extract.plan import Mode
-from convo_pipeline.extract.report import REASONS, Outcome
+from convo_pipeline.extract.report import Outcome
 from convo_pipeline.extract.run import ACCOUNTS_IN_FLIGHT
 from convo_pipeline.graph.ladder import EDGES, SIZES
 from convo_pipeline.orchestration.assets import FRESHNESS
@@ -39,6 +39,7 @@ from convo_pipeline.orchestration.checks import (
     CHECKS,
     LEAST_SHARE_DETAILED,
 )
+from convo_pipeline.reasons import RUN_REASONS
 from convo_pipeline.settings import GraphSettings, ScheduleSettings, Settings
 from convo_pipeline.tables.chart_data import CONTEXT_DAYS, MOST_DAYS
 from convo_pipeline.upkeep.verify import KINDS
@@ -69,7 +70,7 @@ def first_cells(text: str) -> list[str]:
 def test_every_outcome_and_reason_of_a_run_is_explained_and_no_other() -> None:
     named = first_cells(section(OPERATE, "How a run ends"))
     outcomes = {*get_args(Outcome), "running"}
-    assert sorted(named) == sorted([*outcomes, *REASONS])
+    assert sorted(named) == sorted([*outcomes, *RUN_REASONS])
     assert named[: len(outcomes)] == ["complete", "incomplete", "failed", "busy", "running"]
 
 

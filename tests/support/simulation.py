@@ -27,10 +27,10 @@ from convo_pipeline.emulator.switches import SHAPES, Switches
 from convo_pipeline.emulator.value_faults import HOSTILE
 from convo_pipeline.emulator.view import show_id
 from convo_pipeline.emulator.world import Account, Conversation, Message, TrueMessage, World
-from convo_pipeline.extract.report import REASONS
 from convo_pipeline.extract.run import AccountReport, extract
 from convo_pipeline.lake.partitions import Commit
 from convo_pipeline.lake.store import Store
+from convo_pipeline.reasons import RUN_REASONS
 from convo_pipeline.settings import Settings
 from convo_pipeline.upkeep.verify import verify
 from tests.support.inboxes import NOW, START, TOKEN_VARIABLE, settings_for
@@ -251,7 +251,7 @@ class Referee:
             self._say(f"complete in spite of {dict(counts)}")
         if (report.outcome == "complete") != (not report.reasons) or not set(
             report.reasons
-        ) <= REASONS:
+        ) <= RUN_REASONS:
             self._say(f"{report.outcome} for {report.reasons}")
         lines = [
             (run.outcome, run.reasons, dict(run.counts or {}))

@@ -16,6 +16,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = (
     {"errors"},
+    {"reasons"},
     {"schema"},
     {"settings"},
     {"base"},

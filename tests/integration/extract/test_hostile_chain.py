@@ -17,7 +17,6 @@ from convo_pipeline.emulator.serve import EMULATOR_TOKEN, EmulatorServer
 from convo_pipeline.emulator.world import World
 from convo_pipeline.extract.buckets import Buckets
 from convo_pipeline.extract.contents import Contents, Journal
-from convo_pipeline.extract.report import REASONS
 from convo_pipeline.extract.spool import Spool
 from convo_pipeline.extract.suppress import Suppressor
 from convo_pipeline.graph.answers import Answer as Answered
@@ -26,6 +25,7 @@ from convo_pipeline.graph.fields import conversation_field_names, message_field_
 from convo_pipeline.graph.pages import read_json
 from convo_pipeline.lake.store import Store
 from convo_pipeline.lake.suppression import Suppression
+from convo_pipeline.reasons import RUN_REASONS
 from tests.support.inboxes import NOW, TOKEN_VARIABLE, Inboxes, date, settings_for, stopped_clock
 
 FAST_EXAMPLES, HUNT_EXAMPLES, LONG_EXAMPLES = 25, 150, 5_000
@@ -98,7 +98,7 @@ def run_hostile(api: HostileApi, inboxes: Inboxes) -> None:
     for _ in range(2):
         [report] = inboxes.extract(date(2010, 1, 1))
         assert report.outcome in ("complete", "incomplete", "failed")
-        assert set(report.reasons) <= REASONS
+        assert set(report.reasons) <= RUN_REASONS
     inboxes.derive()
     wanted, has_reject = _expected(api.rows)
     held = Counter((row["conversation_id"], row["message_id"]) for row in inboxes.rows("messages"))
