@@ -178,7 +178,7 @@ def read_account(
         due_conversation_count=sum(each.is_due for each in state.conversations(name).values()),
         open_spool_count=len(left_spools(store.state_path, name)),
         underived_day_count=underived_count,
-        quarantine_count=len(state.quarantines(name)),
+        quarantine_count=len(state.suspect_files(name)),
         missed_count=missed_count,
         blocked_until=read_block(state.path, key, now),
         is_late=_is_late(complete, now),

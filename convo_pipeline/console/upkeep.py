@@ -61,7 +61,7 @@ def verify_lake(
         ) as bars,
     ):
         if is_rebuilt:
-            if store.place.is_shared:
+            if store.backend.is_shared:
                 progress.print(REBUILT_FROM_LISTING, markup=False, highlight=False, soft_wrap=True)
             rebuild_state(store)
         task = bars.add_task("files", total=None)

@@ -63,10 +63,10 @@ def derive_account_days(
             source = _source(held, day, session_gap_hours, complete_range) or ""
             commits.append(store.replace(ACCOUNT_DAYS.name, account, day, content, source))
     damaged = {
-        day for table, _, day, _ in store.state.quarantines(account) if table == ACCOUNT_DAYS.name
+        day for table, _, day, _ in store.state.suspect_files(account) if table == ACCOUNT_DAYS.name
     }
     for day in damaged.intersection(commit.date for commit in commits):
-        store.state.settle_quarantines(account, [ACCOUNT_DAYS.name], day)
+        store.state.clear_suspects(account, [ACCOUNT_DAYS.name], day)
     return commits
 
 

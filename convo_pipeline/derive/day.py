@@ -46,8 +46,8 @@ def derive_day(store: Store, account: str, day: date, *, is_forced: bool = False
     if day < _first_day(store) or (not is_forced and _is_current(store, account, day)):
         return [_held(store, table, account, day) for table in DERIVED]
     commits = _derive(store, account, day)
-    for _ in range(LOOKS if store.place.is_shared else 0):
-        store.partitions.look_again(account, day)
+    for _ in range(LOOKS if store.backend.is_shared else 0):
+        store.partitions.refresh_versions(account, day)
         if _is_current(store, account, day):
             break
         commits = _derive(store, account, day)
@@ -86,7 +86,7 @@ def _derive(store: Store, account: str, day: date) -> list[Commit]:
                 tables[table] = schema.TABLES[table].schema.empty_table()
         commits = [store.replace(table, account, day, tables[table], source) for table in DERIVED]
     if _has_quarantine(store, account, day):
-        store.state.settle_quarantines(account, DERIVED, day)
+        store.state.clear_suspects(account, DERIVED, day)
     return commits
 
 
@@ -119,7 +119,7 @@ def _is_current(store: Store, account: str, day: date) -> bool:
 def _has_quarantine(store: Store, account: str, day: date) -> bool:
     """Say whether a derived table of the day was damaged and not made again."""
     return any(
-        table in DERIVED and held == day for table, _, held, _ in store.state.quarantines(account)
+        table in DERIVED and held == day for table, _, held, _ in store.state.suspect_files(account)
     )
 
 

@@ -46,23 +46,25 @@ def plan_renewal(
     each is read and compared with its hash.
     """
     if scope == "asked":
-        store.partitions.look_over(schema.DERIVED, account)
+        store.partitions.check_files(schema.DERIVED, account)
         return Renewal(account, scope, sorted(asked or ()), sorted(asked or ()))
     held = {
         day for table in (*schema.RAW, *schema.DERIVED) for day in store.days(table.name, account)
     }
     held |= {record.date for record in store.state.partitions(account)}
     held = held if asked is None else held.intersection(asked)
-    store.partitions.look_over(schema.DERIVED, account, hashed_days=held)
+    store.partitions.check_files(schema.DERIVED, account, hashed_days=held)
     damaged = {
-        day for table, _, day, _ in store.state.quarantines(account) if not table.startswith("raw_")
+        day
+        for table, _, day, _ in store.state.suspect_files(account)
+        if not table.startswith("raw_")
     }
     held |= damaged if asked is None else damaged.intersection(asked)
     due = damaged.union(stale_days(store, account))
     due |= {
         day
         for day in held - due
-        if not all(store.partitions.is_todays(raw, account, day) for raw in schema.RAW)
+        if not all(store.partitions.is_up_to_date(raw, account, day) for raw in schema.RAW)
     }
     done = held if scope == "stale" else store.state.days_done(RENEWAL, account).keys()
     return Renewal(

@@ -119,7 +119,7 @@ class AccountRun:
         return (
             []
             if self.mode in ("capture", "find")
-            else self.store.partitions.look_over(RAW, self.account.name)
+            else self.store.partitions.check_files(RAW, self.account.name)
         )
 
     def _salvage(self) -> list[Commit]:
@@ -454,7 +454,7 @@ class AccountCalls:
         back before anybody believes them: return what that changed.
         """
         if damaged_files(self._run.store, self._name) - self._damaged:
-            self._state.reopen(self._name)
+            self._state.reset_progress(self._name)
             return []
         covered = Coverage.read(self._state.memory(self._name))
         if covered is None or self._fetched.reasons:
@@ -462,7 +462,7 @@ class AccountCalls:
         asked = [(day, path) for _, _, day, path in self._damaged if day >= covered.since]
         commits = salvage_days(self._run.store, self._name, {day for day, _ in asked})
         for _, path in asked:
-            self._state.remove_quarantine(path)
+            self._state.remove_suspect(path)
         return commits
 
     def report(self, loads: list[Loaded], credentials: Credentials) -> AccountReport:

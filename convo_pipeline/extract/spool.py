@@ -21,7 +21,7 @@ from convo_pipeline.base.json_text import load_json
 from convo_pipeline.base.threads import PARSE_LOCK
 from convo_pipeline.errors import PayloadError, StoreError
 from convo_pipeline.extract.paging import dump_without_paging
-from convo_pipeline.storage.local import Folder, refusal
+from convo_pipeline.storage.local import LocalFolder, refusal
 
 SPOOL = "spool"
 MAX_AGE = timedelta(days=7)
@@ -40,7 +40,7 @@ class Spool:
 
     @classmethod
     def create(cls, state_path: Path, account: str, run_id: str) -> "Spool":
-        return cls(Folder(state_path).make_folder((SPOOL, account, run_id)))
+        return cls(LocalFolder(state_path).make_folder((SPOOL, account, run_id)))
 
     def append(self, record: Record) -> None:
         """Write one record durably; it is there after a crash, or it is not there at all."""
@@ -125,7 +125,7 @@ def find_damaged_records(state_path: Path) -> list[Path]:
     They are hashed, never read as data. A run that is under way may remove a spool meanwhile: then it is stored.
     """
     found: list[Path] = []
-    for account in Folder(state_path).names((SPOOL,)):
+    for account in LocalFolder(state_path).list_names((SPOOL,)):
         for run in _runs(state_path, account):
             for file in sorted(run.glob("*.json")):
                 with suppress(FileNotFoundError):
@@ -145,7 +145,9 @@ def delete_old_spools(state_path: Path, now: datetime, accounts: Collection[str]
     limit = (now - MAX_AGE).timestamp()
     old: list[Path] = []
     with suppress(StoreError):  # a link: whoever opens that spool says so
-        for account in sorted(set(Folder(state_path).names((SPOOL,))).difference(accounts)):
+        for account in sorted(
+            set(LocalFolder(state_path).list_names((SPOOL,))).difference(accounts)
+        ):
             with suppress(StoreError):
                 old += [run for run in _runs(state_path, account) if run.stat().st_mtime < limit]
     for run in old:
@@ -155,6 +157,6 @@ def delete_old_spools(state_path: Path, now: datetime, accounts: Collection[str]
 
 def _runs(state_path: Path, account: str) -> list[Path]:
     """Return the folders of an account's runs, oldest first; a StoreError says that one is a symbolic link."""
-    folder = Folder(state_path)
-    runs = (folder.path((SPOOL, account, run)) for run in folder.names((SPOOL, account)))
+    folder = LocalFolder(state_path)
+    runs = (folder.path((SPOOL, account, run)) for run in folder.list_names((SPOOL, account)))
     return [run for run in runs if run.is_dir()]

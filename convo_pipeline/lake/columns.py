@@ -20,7 +20,7 @@ def read_columns(
     Only what is asked for is decoded, once the file's hash is the one that is known. Any other file is left to
     `Store.read`: one of an earlier version, a damaged one, one that was missed or is just being replaced.
     """
-    found = store.place.read_marked(file_parts(table, account, day))
+    found = store.backend.read(file_parts(table, account, day))
     record = store.state.partition(table.name, account, day)
     if (
         found is not None

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from convo_pipeline.errors import ConflictError, CorruptError
-from convo_pipeline.lake.partitions import Held
+from convo_pipeline.lake.partitions import StoredPartition
 from convo_pipeline.lake.segments import (
     COMPACT,
     INDEX_FILE,
@@ -38,9 +38,9 @@ from convo_pipeline.lake.segments import (
 from convo_pipeline.lake.store import Store
 from convo_pipeline.schema import SCHEMA_VERSION, TABLES, VERSION_KEY, Table
 from convo_pipeline.state.records import Compaction
-from convo_pipeline.storage.backend import Mark, remove_file, write_file, write_version
+from convo_pipeline.storage.backend import FileVersion, remove_file, write_file, write_version
 from convo_pipeline.storage.layout import DATA_FILE, file_parts, folder_parts, read_date
-from convo_pipeline.storage.local import Folder
+from convo_pipeline.storage.local import LocalFolder
 
 ROWS_PER_GROUP = 65_536
 """Small enough that a query for one account or id skips most of a year, large enough to be read at full speed."""
@@ -93,9 +93,9 @@ def drop_outdated(store: Store, changed: Collection[str] = ()) -> None:
     """
     with store.locks.compaction():
         store.discard_staged([segment_parts(name, STAGED) for name in TABLES])
-        names = TABLES if store.place.is_shared else store.place.names((COMPACT,))
+        names = TABLES if store.backend.is_shared else store.backend.list_names((COMPACT,))
         for table in [TABLES[name] for name in TABLES if name in names]:
-            held, mark = read_index(store.place, table.name)
+            held, mark = read_index(store.backend, table.name)
             current = _current(store, table, changed) if held else {}
             left = [
                 _keep(
@@ -109,13 +109,13 @@ def drop_outdated(store: Store, changed: Collection[str] = ()) -> None:
             segments = [segment for segment in left if segment]
             if segments != held:
                 write_version(
-                    store.place,
+                    store.backend,
                     segment_parts(table.name, INDEX_FILE),
                     write_segments(segments),
                     mark,
                 )
             _remove_leftovers(store, table, segments, held)
-        store.place.purge((COMPACT,))
+        store.backend.delete_old_versions((COMPACT,))
 
 
 def read_compacted_day(store: Store, table: Table, account: str, day: date) -> pa.Table:
@@ -123,7 +123,7 @@ def read_compacted_day(store: Store, table: Table, account: str, day: date) -> p
 
     They may be older than the day's file, never from before an erasure: what is erased leaves the segments too.
     """
-    segments, _ = read_index(store.place, table.name)
+    segments, _ = read_index(store.backend, table.name)
     copies = _Copies(store, table, segments)
     pieces = [
         piece for each in segments for piece in each.pieces if piece.key == (account, month_of(day))
@@ -139,8 +139,8 @@ def read_compacted_day(store: Store, table: Table, account: str, day: date) -> p
 
 
 def _compact_table(store: Store, table: Table, months: Mapping[Key, _Month]) -> list[Piece]:
-    held, mark = read_index(store.place, table.name)
-    whole = [each for each in held if is_whole(store.place, table.name, each)]
+    held, mark = read_index(store.backend, table.name)
+    whole = [each for each in held if is_whole(store.backend, table.name, each)]
     goals = {key: month.piece(key) for key, month in months.items()}
     copies = _Copies(store, table, whole)
     segments: list[Segment] = []
@@ -160,9 +160,9 @@ def _compact_table(store: Store, table: Table, months: Mapping[Key, _Month]) -> 
         segments += [made] if made else []
     if segments != held:
         write_version(
-            store.place, segment_parts(table.name, INDEX_FILE), write_segments(segments), mark
+            store.backend, segment_parts(table.name, INDEX_FILE), write_segments(segments), mark
         )
-    if not store.place.is_shared:
+    if not store.backend.is_shared:
         _save_lines(store, table, segments, months)
     _remove_leftovers(store, table, segments, held)
     before = {piece for each in whole for piece in each.pieces}
@@ -173,7 +173,7 @@ def _months(store: Store, table: Table, changed: Collection[str] = ()) -> dict[K
     """Return every account's months with the version of each daily file; one that is just being written is left out."""
     found: dict[Key, dict[date, tuple[str | None, int]]] = defaultdict(dict)
     for account, day, version, byte_count in (
-        _listed(store, table, changed) if store.place.is_shared else _recorded(store, table)
+        _listed(store, table, changed) if store.backend.is_shared else _recorded(store, table)
     ):
         found[account, month_of(day)][day] = (version, byte_count)
     return {
@@ -200,24 +200,24 @@ def _listed(
     store: Store, table: Table, changed: Collection[str]
 ) -> Iterator[tuple[str, date, str | None, int]]:
     for account in store.accounts(table.name):
-        holders = store.place.holders(folder_parts(table, account), DATA_FILE)
+        holders = store.backend.folders_with(folder_parts(table, account), DATA_FILE)
         marks = {day: mark for name, mark in holders.items() if (day := read_date(name))}
         for day, mark in (
             _looked_up(store, table, account, marks) if account in changed else marks
         ).items():
-            yield account, day, mark.tag, mark.byte_count
+            yield account, day, mark.etag, mark.byte_count
 
 
 def _looked_up(
-    store: Store, table: Table, account: str, listed: Mapping[date, Mark]
-) -> dict[date, Mark]:
+    store: Store, table: Table, account: str, listed: Mapping[date, FileVersion]
+) -> dict[date, FileVersion]:
     """Return the marks of an account's days, each looked at of which the state says something else than the listing."""
     records = {record.date: record for record in store.state.partitions(account, table=table.name)}
-    found: dict[date, Mark] = {}
+    found: dict[date, FileVersion] = {}
     for day in sorted(records.keys() | listed.keys()):
         mark, record = listed.get(day), records.get(day)
-        if mark is None or record is None or store.state.tag(record) != mark.tag:
-            mark = store.place.mark(file_parts(table, account, day))
+        if mark is None or record is None or store.state.etag(record) != mark.etag:
+            mark = store.backend.version(file_parts(table, account, day))
         if mark:
             found[day] = mark
     return found
@@ -225,7 +225,7 @@ def _looked_up(
 
 def _current(store: Store, table: Table, changed: Collection[str] = ()) -> dict[Key, str]:
     """Return the source of every month that readers take from a segment, or may."""
-    if store.place.is_shared:
+    if store.backend.is_shared:
         return {
             key: source_of(month.versions) for key, month in _months(store, table, changed).items()
         }
@@ -279,14 +279,14 @@ def _keep(store: Store, table: Table, segment: Segment, pieces: Sequence[Piece])
 
 
 def _write(store: Store, table: Table, name: str, content: bytes) -> None:
-    if not isinstance(store.place, Folder):
-        write_file(store.place, segment_parts(table.name, name), content)
+    if not isinstance(store.backend, LocalFolder):
+        write_file(store.backend, segment_parts(table.name, name), content)
         return
-    staged, read_back = store.place.stage(segment_parts(table.name, STAGED), content)
+    staged, read_back = store.backend.stage(segment_parts(table.name, STAGED), content)
     if read_back != content:
-        store.place.discard(staged)
+        store.backend.discard(staged)
         raise CorruptError(f"{staged} read back differs from what was written")
-    store.place.publish(staged, segment_parts(table.name, name))
+    store.backend.publish(staged, segment_parts(table.name, name))
 
 
 def _remove_leftovers(
@@ -297,15 +297,15 @@ def _remove_leftovers(
         segment_parts(table.name, name) for name in (INDEX_FILE, *(each.name for each in segments))
     }
     known = {segment_parts(table.name, each.name) for each in held}
-    for parts in sorted(known.union(store.place.files((COMPACT, table.name))) - named):
-        remove_file(store.place, parts)
+    for parts in sorted(known.union(store.backend.list_files((COMPACT, table.name))) - named):
+        remove_file(store.backend, parts)
 
 
 def _read_days(
     store: Store, table: Table, account: str, versions: Mapping[date, str]
 ) -> pa.Table | None:
     """Read a month's daily files with their account and date; None if one is not as it was recorded."""
-    with ThreadPoolExecutor(FETCHERS if store.place.is_shared else 1) as pool:
+    with ThreadPoolExecutor(FETCHERS if store.backend.is_shared else 1) as pool:
         tables = list(
             pool.map(
                 lambda day: _read_day(store, table, account, day, versions[day]), sorted(versions)
@@ -328,8 +328,8 @@ def _read_day(store: Store, table: Table, account: str, day: date, version: str)
     )
 
 
-def _version(store: Store, held: Held) -> str:
-    return held.mark.tag if store.place.is_shared else held.record.sha256
+def _version(store: Store, held: StoredPartition) -> str:
+    return held.mark.etag if store.backend.is_shared else held.record.sha256
 
 
 def _with_path(table: Table, rows: pa.Table, account: str, day: date) -> pa.Table:
@@ -418,7 +418,7 @@ class _Copies:
 
     def _open(self, segment: Segment) -> pq.ParquetFile | None:
         if self._opened is None or self._opened[0] is not segment:
-            found = self._store.place.read_marked(segment_parts(self._table.name, segment.name))
+            found = self._store.backend.read(segment_parts(self._table.name, segment.name))
             is_right = found is not None and hashlib.sha256(found[0]).hexdigest() == segment.sha256
             self._opened = (
                 segment,

@@ -19,7 +19,7 @@ RAW_NAMES = tuple(table.name for table in RAW)
 
 def read_floors(store: Store) -> dict[str, date]:
     """Return the first day that each table holds since rows last left; empty if none ever did."""
-    found = store.place.read_marked(FLOORS)
+    found = store.backend.read(FLOORS)
     if found is None:
         return {}
     try:
@@ -30,7 +30,7 @@ def read_floors(store: Store) -> dict[str, date]:
         return {name: date.fromisoformat(day) for name, day in value.items()}
     except (ValueError, TypeError, AssertionError):
         raise StoreError(
-            f"{store.place.location(FLOORS)} cannot be read: run `convo-pipeline expire`"
+            f"{store.backend.location(FLOORS)} cannot be read: run `convo-pipeline expire`"
         ) from None
 
 
@@ -59,4 +59,4 @@ def read_floors_or_none(store: Store) -> dict[str, date] | None:
 def write_floors(store: Store, floors: Mapping[str, date]) -> None:
     """Store the first day that each table holds."""
     days = {name: str(day) for name, day in sorted(floors.items())}
-    write_file(store.place, FLOORS, dump_json(days | {SEAL: _seal(days)}))
+    write_file(store.backend, FLOORS, dump_json(days | {SEAL: _seal(days)}))

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from convo_pipeline.base.json_text import dump_json, load_json
 from convo_pipeline.errors import CorruptError
-from convo_pipeline.lake.partitions import Commit, Held
+from convo_pipeline.lake.partitions import Commit, StoredPartition
 from convo_pipeline.lake.store import Store
 from convo_pipeline.schema import RUNS
 from convo_pipeline.state.records import Run
@@ -28,11 +28,11 @@ def export_runs(store: Store, run_id: str) -> list[Commit]:
 
 def restore_runs(store: Store) -> None:
     """Write the ledger's lost and damaged days anew, from the lines that the state still has."""
-    store.partitions.look_over([RUNS], "")
-    for _, _, day, _ in store.state.quarantines(""):
+    store.partitions.check_files([RUNS], "")
+    for _, _, day, _ in store.state.suspect_files(""):
         lines = partial(add_runs, runs=_runs_of(store, day))
         _change_day(store, day, lines)
-        store.state.settle_quarantines("", [RUNS.name], day)
+        store.state.clear_suspects("", [RUNS.name], day)
 
 
 def change_runs(store: Store, change: Change) -> None:
@@ -44,7 +44,7 @@ def change_runs(store: Store, change: Change) -> None:
 def upgrade_runs(store: Store) -> None:
     """Write the ledger's files of an earlier schema in today's."""
     for day in store.days(RUNS.name, ""):
-        if not store.partitions.is_todays(RUNS, "", day):
+        if not store.partitions.is_up_to_date(RUNS, "", day):
             _change_day(store, day, lambda rows: rows)
 
 
@@ -80,7 +80,7 @@ def read_runs(rows: pa.Table) -> list[Run]:
 def _change_day(store: Store, day: date, change: Change) -> Commit:
     """Change a day's lines; where its file was damaged and set aside, those that the state still has."""
 
-    def make(held: Held | None) -> pa.Table:
+    def make(held: StoredPartition | None) -> pa.Table:
         return change(held.content.fitting_rows() if held else RUNS.schema.empty_table())
 
     try:
@@ -88,7 +88,7 @@ def _change_day(store: Store, day: date, change: Change) -> Commit:
     except CorruptError:
         known = add_runs(RUNS.schema.empty_table(), _runs_of(store, day))
         commit = store.partitions.commit(RUNS, "", day, lambda held: change(known))
-        store.state.settle_quarantines("", [RUNS.name], day)
+        store.state.clear_suspects("", [RUNS.name], day)
         return commit
 
 

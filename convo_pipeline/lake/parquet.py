@@ -178,8 +178,8 @@ def is_as_written(table: Table, content: bytes) -> bool:
         found = decode(table, content, "")
     except CorruptError:
         return False
-    is_todays = found.is_exact and found.version == SCHEMA_VERSION
-    return is_todays and encode(table, found.rows, found.source, found.place) == content
+    is_up_to_date = found.is_exact and found.version == SCHEMA_VERSION
+    return is_up_to_date and encode(table, found.rows, found.source, found.place) == content
 
 
 def check_written(table: Table, rows: pa.Table, content: bytes, name: str) -> None:

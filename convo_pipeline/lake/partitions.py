@@ -20,7 +20,7 @@ from convo_pipeline.lake import parquet
 from convo_pipeline.schema import RAW, SCHEMA_VERSION, Table
 from convo_pipeline.state.records import Partition
 from convo_pipeline.state.state import State
-from convo_pipeline.storage.backend import Mark, Place, remove_file
+from convo_pipeline.storage.backend import FileVersion, StorageBackend, remove_file
 from convo_pipeline.storage.layout import (
     DATA_FILE,
     file_parts,
@@ -51,21 +51,21 @@ class Commit:
 
 
 @dataclass(frozen=True)
-class Held:
+class StoredPartition:
     """A partition's file as it was read, and what it hashed to."""
 
     content: parquet.FileContent
     record: Partition
-    mark: Mark
+    mark: FileVersion
 
 
 class Partitions:
     """The files of the tables' days, each read and written under its lock and with its line in the state."""
 
-    def __init__(self, place: Place, state: State, locks: Locks, clock: Clock) -> None:
+    def __init__(self, place: StorageBackend, state: State, locks: Locks, clock: Clock) -> None:
         self.conflict_count = 0
         """How often another writer was first and a commit was made anew."""
-        self._place = place
+        self._backend = place
         self._state = state
         self._locks = locks
         self._clock = clock
@@ -75,7 +75,7 @@ class Partitions:
 
     # reading
 
-    def read(self, table: Table, account: str, day: date) -> Held | None:
+    def read(self, table: Table, account: str, day: date) -> StoredPartition | None:
         """Read a partition; look again under the lock if the file is not what the state says."""
         try:
             held, record = (
@@ -88,20 +88,20 @@ class Partitions:
             pass
         return self._read_locked(table, account, day)
 
-    def read_file(self, table: Table, account: str, day: date) -> Held | None:
+    def read_file(self, table: Table, account: str, day: date) -> StoredPartition | None:
         """Read a partition as it is on disk, whatever the state says of it; a CorruptError names the file."""
-        found = self._place.read_marked(file_parts(table, account, day))
+        found = self._backend.read(file_parts(table, account, day))
         if found is None:
             return None
         content, mark = found
-        location = self._place.location(file_parts(table, account, day))
+        location = self._backend.location(file_parts(table, account, day))
         decoded = parquet.decode(table, content, location)
         if self.is_other_place(decoded.place, account, day):
             raise CorruptError(f"{location} is the file of another account or day")
         record = _describe(table, account, day, content, decoded.row_count, decoded.source)
         if mark.sha256 not in (None, record.sha256):
             raise CorruptError(f"{location} is damaged: its bytes are not those that were written")
-        return Held(decoded, record, mark)
+        return StoredPartition(decoded, record, mark)
 
     def record(self, table: Table, account: str, day: date) -> Partition | None:
         """Return what a partition is; a commit that was cut off is settled first."""
@@ -119,7 +119,7 @@ class Partitions:
         """Return a partition's bytes and its record as they are, with no commit under way; changes nothing."""
         parts = file_parts(table, account, day)
         with self._locks.partition(parts):
-            content, mark = self._place.read_marked(parts) or (None, None)
+            content, mark = self._backend.read(parts) or (None, None)
             record = self._state.partition(table.name, account, day)
         if content is not None and mark and mark.sha256 == hashlib.sha256(content).hexdigest():
             record = _as_written(record or Partition(table.name, account, day, "", 0, 0), mark)
@@ -127,7 +127,7 @@ class Partitions:
 
     def measure(self, table: Table, account: str, day: date) -> tuple[int | None, Partition | None]:
         """Return the size of a partition's file without reading it, and its record as `inspect` does."""
-        mark = self._place.mark(file_parts(table, account, day))
+        mark = self._backend.version(file_parts(table, account, day))
         record = self._state.partition(table.name, account, day)
         if mark and mark.sha256:
             record = _as_written(record or Partition(table.name, account, day, "", 0, 0), mark)
@@ -135,22 +135,22 @@ class Partitions:
 
     def days(self, table: Table, account: str) -> list[date]:
         """Return the dates that have a file; of a shared place, those that are recorded and those that are listed."""
-        holders = self._place.holders(folder_parts(table, account), DATA_FILE)
+        holders = self._backend.folders_with(folder_parts(table, account), DATA_FILE)
         marks = {day: mark for name, mark in holders.items() if (day := read_date(name))}
-        if not self._place.is_shared:
+        if not self._backend.is_shared:
             return sorted(marks)
         records = [each for each in self._state.partitions(account) if each.table == table.name]
         known = {each.date for each in records if each.next_sha256 != ""}
         self._seen_folders.add((table.name, account))
         for day in known | marks.keys():
-            self._seen[table.name, account, day] = marks[day].tag if day in marks else None
+            self._seen[table.name, account, day] = marks[day].etag if day in marks else None
         return sorted(known | marks.keys())
 
-    def look_again(self, account: str, day: date) -> None:
+    def refresh_versions(self, account: str, day: date) -> None:
         """Learn what other machines made of the day's raw files since they were read."""
-        for table in RAW if self._place.is_shared else ():
-            mark = self._place.mark(file_parts(table, account, day))
-            self._seen[table.name, account, day] = mark.tag if mark else None
+        for table in RAW if self._backend.is_shared else ():
+            mark = self._backend.version(file_parts(table, account, day))
+            self._seen[table.name, account, day] = mark.etag if mark else None
 
     # writing
 
@@ -159,7 +159,7 @@ class Partitions:
         table: Table,
         account: str,
         day: date,
-        make: Callable[[Held | None], pa.Table],
+        make: Callable[[StoredPartition | None], pa.Table],
         source: str = "",
     ) -> Commit:
         """Put what `make` returns of the held rows in their place; nothing is touched where nothing changed."""
@@ -172,7 +172,7 @@ class Partitions:
                 else self._read_checked(table, account, day)
             )
             if held and held.content.version > SCHEMA_VERSION:
-                raise SchemaError(_newer(self._place.location(parts), held.content.version))
+                raise SchemaError(_newer(self._backend.location(parts), held.content.version))
             rows = make(held)
             if held and rows is held.content.rows and held.content.version == SCHEMA_VERSION:
                 return committed(held.record, is_changed=False)
@@ -195,12 +195,12 @@ class Partitions:
         with self._locks.partition(parts):
             record = self._state.partition(table.name, account, day)
             if record:
-                self._state.intend(record, "")
-            self._agree(lambda: remove_file(self._place, parts))
+                self._state.save_intent(record, "")
+            self._agree(lambda: remove_file(self._backend, parts))
             self._state.remove_partition(table.name, account, day)
             self._seen.pop((table.name, account, day), None)
 
-    def adopt(self, table: Table, account: str, day: date) -> Held | None:
+    def register_file(self, table: Table, account: str, day: date) -> StoredPartition | None:
         """Take a partition's file for the truth, whatever the state says; None if there is none or it is damaged.
 
         Its pages carry checksums, its footer none: a file that is not what its rows give is written anew from them.
@@ -227,7 +227,7 @@ class Partitions:
                 self._publish(table, parts, content, rows, held, record)
             return held
 
-    def give_up(self, record: Partition) -> bool:
+    def forget_missing(self, record: Partition) -> bool:
         """Forget a file that is gone, and note its day if it was lost; say whether nothing can make it again from others.
 
         The next run asks a raw table's day again, the next derivation makes the others'.
@@ -239,7 +239,7 @@ class Partitions:
         self._doubt(table, record.account, record.date)
         return table.layer in ("raw", "ledger")
 
-    def look_over(
+    def check_files(
         self, tables: Iterable[Table], account: str, hashed_days: Container[date] = ()
     ) -> list[str]:
         """Read every file again that is not there, or not as long as it was written; return what is in doubt since.
@@ -248,14 +248,14 @@ class Partitions:
         the work of another machine: there a file is looked at when it is read. Of `hashed_days` the bytes are compared
         as well, in any place.
         """
-        if self._place.is_shared and not hashed_days:
+        if self._backend.is_shared and not hashed_days:
             return []
-        before = set(self._state.quarantines(account))
+        before = set(self._state.suspect_files(account))
         for table in tables:
-            marks = self._place.holders(folder_parts(table, account), DATA_FILE)
+            marks = self._backend.folders_with(folder_parts(table, account), DATA_FILE)
             for record in self._state.partitions(account, table=table.name):
                 is_hashed = record.date in hashed_days
-                if self._place.is_shared and not is_hashed:
+                if self._backend.is_shared and not is_hashed:
                     continue
                 mark = marks.get(f"date={record.date}")
                 is_other = mark is None or mark.byte_count != record.byte_count
@@ -264,12 +264,12 @@ class Partitions:
                 ):
                     with suppress(CorruptError):  # noted
                         self._read_locked(table, account, record.date)
-        found = [each for each in self._state.quarantines(account) if each not in before]
+        found = [each for each in self._state.suspect_files(account) if each not in before]
         return [f"{path} was lost, damaged or put back from a backup" for *_, path in found]
 
-    def is_todays(self, table: Table, account: str, day: date) -> bool:
+    def is_up_to_date(self, table: Table, account: str, day: date) -> bool:
         """Say whether a partition's file is the one that is recorded, and of today's schema; or there is neither."""
-        found = self._place.read_marked(file_parts(table, account, day))
+        found = self._backend.read(file_parts(table, account, day))
         record = self._state.partition(table.name, account, day)
         if found is None or record is None:
             return found is None and record is None
@@ -294,7 +294,7 @@ class Partitions:
 
     def is_unlisted(self, table: Table, account: str, day: date) -> bool:
         """Say whether a shared place did not list a partition when its days were last asked for."""
-        return self._place.is_shared and self._seen.get((table.name, account, day)) is None
+        return self._backend.is_shared and self._seen.get((table.name, account, day)) is None
 
     # the parts of a commit; whoever calls them holds the partition's lock
 
@@ -316,7 +316,7 @@ class Partitions:
         parts: tuple[str, ...],
         content: bytes,
         rows: pa.Table,
-        held: Held | None,
+        held: StoredPartition | None,
         record: Partition,
     ) -> None:
         def check(read_back: bytes, name: str) -> None:
@@ -324,30 +324,32 @@ class Partitions:
                 raise CorruptError(f"{name} read back differs from what was written")
             parquet.check_written(table, rows, read_back, name)
             if held:
-                self._state.intend(held.record, record.sha256)
+                self._state.save_intent(held.record, record.sha256)
 
         try:
-            mark = self._place.replace(parts, content, held.mark if held else None, check)
+            mark = self._backend.replace(parts, content, held.mark if held else None, check)
         except ConflictError:
             self._seen[record.table, record.account, record.date] = ""
             raise
         self._note(record, mark)
 
-    def _remove(self, table: Table, account: str, day: date, held: Held | None) -> Commit:
+    def _remove(
+        self, table: Table, account: str, day: date, held: StoredPartition | None
+    ) -> Commit:
         empty = Partition(table.name, account, day, "", 0, 0)
         if held is None:
             return committed(empty, is_changed=False)
-        self._state.intend(held.record, "")
-        self._place.remove(file_parts(table, account, day), held.mark)
+        self._state.save_intent(held.record, "")
+        self._backend.remove(file_parts(table, account, day), held.mark)
         self._state.remove_partition(table.name, account, day)
         self._seen.pop((table.name, account, day), None)
         return committed(empty, is_changed=True)
 
-    def _read_locked(self, table: Table, account: str, day: date) -> Held | None:
+    def _read_locked(self, table: Table, account: str, day: date) -> StoredPartition | None:
         with self._locks.partition(file_parts(table, account, day)):
             return self._agree(lambda: self._read_checked(table, account, day))
 
-    def _read_checked(self, table: Table, account: str, day: date) -> Held | None:
+    def _read_checked(self, table: Table, account: str, day: date) -> StoredPartition | None:
         """Read a partition and make the state agree; a damaged file is set aside and named."""
         record = self._state.partition(table.name, account, day)
         try:
@@ -366,32 +368,32 @@ class Partitions:
             self._note(held.record, held.mark)
         return held
 
-    def _note(self, record: Partition, mark: Mark) -> None:
+    def _note(self, record: Partition, mark: FileVersion) -> None:
         """Keep what a partition is; of a shared place also which version that was."""
         self._state.record(record)
-        if self._place.is_shared:
-            self._state.save_tag(record, mark.tag)
-            self._seen[record.table, record.account, record.date] = mark.tag
+        if self._backend.is_shared:
+            self._state.save_etag(record, mark.etag)
+            self._seen[record.table, record.account, record.date] = mark.etag
 
     def _is_outdated(self, record: Partition) -> bool:
         """Say whether another machine changed the partition since it was recorded, as far as was seen."""
         key = (record.table, record.account, record.date)
-        return key in self._seen and self._seen[key] != self._state.tag(record)
+        return key in self._seen and self._seen[key] != self._state.etag(record)
 
     def _settle_missing(
         self, table: Table, account: str, day: date, record: Partition | None
     ) -> None:
-        if record is not None and self.give_up(record):
-            location = self._place.location(file_parts(table, account, day))
+        if record is not None and self.forget_missing(record):
+            location = self._backend.location(file_parts(table, account, day))
             raise CorruptError(
                 f"{location} is missing although it held {record.row_count} rows: restore it, or run again"
             )
 
     def _is_as_written(self, table: Table, account: str, day: date) -> bool:
-        found = self._place.read_marked(file_parts(table, account, day))
+        found = self._backend.read(file_parts(table, account, day))
         return found is not None and parquet.is_as_written(table, found[0])
 
-    def _doubt_other(self, table: Table, held: Held, record: Partition | None) -> None:
+    def _doubt_other(self, table: Table, held: StoredPartition, record: Partition | None) -> None:
         """Doubt a raw file that is another than it was: a backup was put back, or the state is older than the file.
 
         In a shared place it is another machine's work, and in doubt only where rows are gone.
@@ -402,12 +404,12 @@ class Partitions:
             or held.record.sha256 in (record.sha256, record.next_sha256)
         ):
             return
-        if not self._place.is_shared or held.record.row_count < record.row_count:
+        if not self._backend.is_shared or held.record.row_count < record.row_count:
             self._doubt(table, record.account, record.date)
 
     def _doubt(self, table: Table, account: str, day: date) -> None:
         """Note that rows of a day may be gone that were held."""
-        self._state.add_quarantine(
+        self._state.mark_suspect(
             table.name, account, day, "/".join(file_parts(table, account, day))
         )
 
@@ -420,15 +422,15 @@ class Partitions:
             file_parts(table, account, day),
             self._state.partition(table.name, account, day),
         )
-        content, mark = self._place.read_marked(parts) or (b"", Mark(0))
+        content, mark = self._backend.read(parts) or (b"", FileVersion(0))
         digest = hashlib.sha256(content).hexdigest()
         if record is not None and digest == record.sha256:
             return StoreError(
                 f"{why}, and yet its bytes are those that were written: it stays; try again"
             )
         name = set_aside_name(digest)
-        self._state.add_quarantine(table.name, account, day, "/".join((*parts[:-1], name)))
-        self._place.set_aside(parts, name, mark)
+        self._state.mark_suspect(table.name, account, day, "/".join((*parts[:-1], name)))
+        self._backend.set_aside(parts, name, mark)
         self._seen.pop((table.name, account, day), None)
         remedy = (
             "it is asked again by the next run"
@@ -436,24 +438,27 @@ class Partitions:
             else "it is made again from the raw tables"
         )
         return CorruptError(
-            f"{self._place.location(parts)} is damaged and was set aside as {name}; {remedy}"
+            f"{self._backend.location(parts)} is damaged and was set aside as {name}; {remedy}"
         )
 
     def _hash(self, table: Table, account: str, day: date) -> str | None:
-        found = self._place.read_marked(file_parts(table, account, day))
+        found = self._backend.read(file_parts(table, account, day))
         return hashlib.sha256(found[0]).hexdigest() if found else None
 
     def _exists(self, table: Table, account: str, day: date) -> bool:
-        if self._place.is_shared:
+        if self._backend.is_shared:
             return not self._is_absent(table, account, day)
-        return self._place.mark(file_parts(table, account, day)) is not None
+        return self._backend.version(file_parts(table, account, day)) is not None
 
     def _is_absent(self, table: Table, account: str, day: date) -> bool:
         """Say whether a shared place has no such file, by state and listing: saves a request for each new file.
 
         A listing that is out of date does no harm: a write that expects nothing is refused where there is something.
         """
-        if not self._place.is_shared or self._state.partition(table.name, account, day) is not None:
+        if (
+            not self._backend.is_shared
+            or self._state.partition(table.name, account, day) is not None
+        ):
             return False
         if (table.name, account) not in self._seen_folders:
             self.days(table, account)
@@ -487,7 +492,7 @@ def _describe(
     )
 
 
-def _as_written(record: Partition, mark: Mark) -> Partition:
+def _as_written(record: Partition, mark: FileVersion) -> Partition:
     """Another machine's commit is to us one that is under way: the file may be what it wrote."""
     return record if record.sha256 == mark.sha256 else replace(record, next_sha256=mark.sha256)
 

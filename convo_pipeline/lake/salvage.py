@@ -52,7 +52,7 @@ _ANSWER = ("fields", "payload")
 
 def damaged_files(store: Store, account: str) -> frozenset[tuple[str, str, date, str]]:
     """Return (table, account, date, path) of the raw files that were set aside or lost, and not asked again since."""
-    return frozenset(each for each in store.state.quarantines(account) if each[0] in RAW_NAMES)
+    return frozenset(each for each in store.state.suspect_files(account) if each[0] in RAW_NAMES)
 
 
 def damaged_days(store: Store, account: str) -> set[date]:
@@ -72,7 +72,7 @@ def salvage_day(store: Store, account: str, day: date) -> list[Commit]:
     The caller holds the account's `lock_derivation`: nobody erases meanwhile what is read here.
     """
     noted = {
-        table for table, _, noted_day, _ in store.state.quarantines(account) if noted_day == day
+        table for table, _, noted_day, _ in store.state.suspect_files(account) if noted_day == day
     }
     lost = [table for table in RAW if table.name in noted]
     if not lost or day < raw_floor(store):
@@ -115,7 +115,7 @@ def _find_rows(store: Store, table: Table, account: str, day: date, derived: Der
 def _read_damaged(store: Store, table: Table, account: str, day: date) -> Iterator[pa.Table]:
     """Yield what can be read of the partition's files that were set aside."""
     for found_table, _, found_day, parts in store.set_aside_files(account):
-        found = store.place.read_marked(parts) if (found_table, found_day) == (table, day) else None
+        found = store.backend.read(parts) if (found_table, found_day) == (table, day) else None
         if found and not store.partitions.is_other_place(
             parquet.read_place(found[0]), account, day
         ):

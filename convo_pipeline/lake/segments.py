@@ -13,7 +13,7 @@ from typing import Any
 
 from convo_pipeline.base.json_text import dump_json, load_json
 from convo_pipeline.schema import SCHEMA_VERSION
-from convo_pipeline.storage.backend import Mark, Place
+from convo_pipeline.storage.backend import FileVersion, StorageBackend
 
 COMPACT = ".compact"
 INDEX_FILE = "index.json"
@@ -102,19 +102,19 @@ def segment_parts(table: str, name: str) -> tuple[str, ...]:
     return COMPACT, table, name
 
 
-def read_index(place: Place, table: str) -> tuple[list[Segment], Mark | None]:
+def read_index(place: StorageBackend, table: str) -> tuple[list[Segment], FileVersion | None]:
     """Return a table's segments and the mark of the file that names them; none where it cannot be read or is outdated."""
-    found = place.read_marked(segment_parts(table, INDEX_FILE))
+    found = place.read(segment_parts(table, INDEX_FILE))
     return (read_segments(found[0]), found[1]) if found else ([], None)
 
 
-def is_whole(place: Place, table: str, segment: Segment) -> bool:
+def is_whole(place: StorageBackend, table: str, segment: Segment) -> bool:
     """Say whether a segment has the bytes that were written; in a bucket, which checks them itself, whether it is there."""
     parts = segment_parts(table, segment.name)
     if place.is_shared:
-        mark = place.mark(parts)
+        mark = place.version(parts)
         return mark is not None and mark.byte_count == segment.byte_count
-    found = place.read_marked(parts)
+    found = place.read(parts)
     return found is not None and segment.is_of(found[0])
 
 

@@ -14,13 +14,13 @@ import pyarrow as pa
 from convo_pipeline.base.clock import SYSTEM_CLOCK, Clock
 from convo_pipeline.errors import StoreError
 from convo_pipeline.lake import parquet
-from convo_pipeline.lake.partitions import Commit, Held, Partitions, committed
+from convo_pipeline.lake.partitions import Commit, Partitions, StoredPartition, committed
 from convo_pipeline.schema import RAW, RUNS, TABLES, Table
 from convo_pipeline.settings import StoreSettings
 from convo_pipeline.state.database import STATE_FILE
 from convo_pipeline.state.records import Partition
 from convo_pipeline.state.state import State
-from convo_pipeline.storage.backend import Place
+from convo_pipeline.storage.backend import StorageBackend
 from convo_pipeline.storage.layout import (
     file_parts,
     folder_parts,
@@ -30,7 +30,7 @@ from convo_pipeline.storage.layout import (
     read_date,
     table_of,
 )
-from convo_pipeline.storage.local import NEEDED_BYTES, Folder, staged_name
+from convo_pipeline.storage.local import NEEDED_BYTES, LocalFolder, staged_name
 from convo_pipeline.storage.locks import Locks
 from convo_pipeline.tables.merge import merge
 
@@ -44,21 +44,21 @@ class Store:
     """The tables below one root and the state beside them."""
 
     def __init__(self, settings: StoreSettings, clock: Clock = SYSTEM_CLOCK) -> None:
-        self.place = open_place(settings)
+        self.backend = open_backend(settings)
         self.state_path = settings.state_path.absolute()
         self.state = State(self.state_path / STATE_FILE)
         self.locks = Locks(self.state_path / "locks")
-        self.partitions = Partitions(self.place, self.state, self.locks, clock)
+        self.partitions = Partitions(self.backend, self.state, self.locks, clock)
         self._clock = clock
 
     @property
-    def folder(self) -> Folder:
+    def folder(self) -> LocalFolder:
         """The local folder of the tables; a StoreError says that they are in a bucket."""
-        if not isinstance(self.place, Folder):
+        if not isinstance(self.backend, LocalFolder):
             raise StoreError(
-                f"{self.place.location()}: this works in a local folder only, not yet in a bucket"
+                f"{self.backend.location()}: this works in a local folder only, not yet in a bucket"
             )
-        return self.place
+        return self.backend
 
     @property
     def root(self) -> Path:
@@ -68,13 +68,13 @@ class Store:
     def close(self) -> None:
         """Close the state's database."""
         self.state.close()
-        self.place.close()
+        self.backend.close()
 
     def preflight(self, needed_bytes: int = NEEDED_BYTES) -> None:
         """Raise a StoreError, before any work is done, if root or state cannot be written or lack room."""
-        for place in (self.place, Folder(self.state_path)):
+        for place in (self.backend, LocalFolder(self.state_path)):
             place.check_writable(needed_bytes)
-            place.sweep(self._clock.now() - ABANDONED_AFTER)
+            place.remove_stale_files(self._clock.now() - ABANDONED_AFTER)
         self.state.partition("", "", date.min)
 
     def read(self, table: str, account: str, day: date) -> pa.Table:
@@ -90,7 +90,7 @@ class Store:
             raise StoreError(f"{table} is no raw table: replace it, do not merge into it")
         rows = parquet.conform(declared, incoming)
 
-        def grow(held: Held | None) -> pa.Table:
+        def grow(held: StoredPartition | None) -> pa.Table:
             before = held.content.fitting_rows() if held else declared.schema.empty_table()
             after = merge(declared, before, rows)
             if after.num_rows < before.num_rows:
@@ -102,7 +102,7 @@ class Store:
     def upgrade_raw(self, account: str, day: date) -> None:
         """Write a day's raw files of an earlier schema in today's; a CorruptError names one that is damaged or gone."""
         for table in RAW:
-            if not self.partitions.is_todays(table, account, day):
+            if not self.partitions.is_up_to_date(table, account, day):
                 self.merge(table.name, account, day, table.schema.empty_table())
 
     def replace(
@@ -148,13 +148,15 @@ class Store:
     def accounts(self, table: str) -> list[str]:
         """Return the accounts that have a folder in a table, sorted; removed ones too."""
         found = self.listed_accounts(table)
-        if self.place.is_shared:  # a listing may be from before
+        if self.backend.is_shared:  # a listing may be from before
             found |= {record.account for record in self.state.partitions(table=table)}
         return sorted(found)
 
     def listed_accounts(self, table: str) -> set[str]:
         """Return the accounts of which the table lists a folder."""
-        return {account for name in self.place.names((table,)) if (account := read_account(name))}
+        return {
+            account for name in self.backend.list_names((table,)) if (account := read_account(name))
+        }
 
     def raw_digest(self, account: str, day: date) -> str:
         """Return the digest of the day's raw files: derived partitions made from it are up to date."""
@@ -189,7 +191,7 @@ class Store:
 
     def check_name(self, account: str, besides: str = "") -> None:
         """Raise a StoreError if the account is half under another name, by another rename than the one `besides`."""
-        for note in Folder(self.state_path).names((RENAMES,)):
+        for note in LocalFolder(self.state_path).list_names((RENAMES,)):
             names = note.split(".")
             if account in names and note != besides:
                 raise StoreError(
@@ -198,7 +200,7 @@ class Store:
 
     def discard_staged(self, partitions: Iterable[Sequence[str]]) -> None:
         """Remove what killed writers of these partitions left staged."""
-        if not isinstance(self.place, Folder):
+        if not isinstance(self.backend, LocalFolder):
             return
         staged = set(self.folder.staged_names())
         for parts in partitions if staged else ():
@@ -208,8 +210,8 @@ class Store:
 
     def foreign_files(self) -> list[tuple[str, ...]]:
         """Return what lies in the tables' folders and is not ours, as parts: never read, never deleted."""
-        tables = [name for name in (*TABLES, RUNS.name) if name in self.place.names()]
-        found = (parts for table in tables for parts in self.place.files((table,)))
+        tables = [name for name in (*TABLES, RUNS.name) if name in self.backend.list_names()]
+        found = (parts for table in tables for parts in self.backend.list_files((table,)))
         return [parts for parts in found if not is_ours(parts)]
 
     def set_aside_files(
@@ -217,14 +219,14 @@ class Store:
     ) -> Iterator[tuple[Table, str, date, tuple[str, ...]]]:
         """Yield (table, account, date, parts) of every damaged file that was set aside, of one account or of all."""
         noted: set[tuple[str, ...]] = set()
-        if self.place.is_shared:  # a listing may be from before
-            noted = {tuple(path.split("/")) for *_, path in self.state.quarantines(account)}
+        if self.backend.is_shared:  # a listing may be from before
+            noted = {tuple(path.split("/")) for *_, path in self.state.suspect_files(account)}
         for table in (*TABLES.values(), RUNS):
             for name in [""] if table is RUNS else self.accounts(table.name):
                 if account in (None, name):
                     folder = folder_parts(table, name)
                     known = {parts for parts in noted if parts[: len(folder)] == folder}
-                    for parts in sorted(known.union(self.place.files(folder))):
+                    for parts in sorted(known.union(self.backend.list_files(folder))):
                         if is_set_aside(parts[-1]) and (day := read_date(parts[-2])):
                             yield table, name, day, parts
 
@@ -235,10 +237,10 @@ class Store:
                 yield from ((table, account, day) for day in self.partitions.days(table, account))
 
 
-def open_place(settings: StoreSettings) -> Place:
+def open_backend(settings: StoreSettings) -> StorageBackend:
     """Return the place of the tables; nothing is asked of it yet."""
     if not settings.is_remote:
-        return Folder(Path(settings.root))
-    from convo_pipeline.storage.s3 import Bucket
+        return LocalFolder(Path(settings.root))
+    from convo_pipeline.storage.s3 import S3Bucket
 
-    return Bucket(settings.root, settings.endpoint_url)
+    return S3Bucket(settings.root, settings.endpoint_url)

@@ -98,13 +98,13 @@ def read_suppression(store: Store, account: str) -> Suppression:
     if key is None:
         raise StoreError(
             f"{store.state_path / KEY_FILE} is missing, so forgotten people cannot be told apart from others: put it"
-            f" back from your backup; without one, remove {store.place.location((RECEIPTS,))}, forget these people again and"
+            f" back from your backup; without one, remove {store.backend.location((RECEIPTS,))}, forget these people again and"
             " expect them to come back until then"
         )
     receipts = [_read_receipt(store, account, *found) for found in contents.items()]
     if not all(_is_as_written(content, key) for content in contents.values()):
         raise StoreError(
-            f"a receipt in {store.place.location((RECEIPTS, f'account={account}'))}, or {store.state_path / KEY_FILE}, is not"
+            f"a receipt in {store.backend.location((RECEIPTS, f'account={account}'))}, or {store.state_path / KEY_FILE}, is not"
             " what was written, so forgotten people cannot be told apart from others: put both back from your backup"
         )
     return Suppression(
@@ -124,9 +124,9 @@ def read_receipts(store: Store, account: str) -> list[Receipt]:
 
 def _read_contents(store: Store, account: str) -> dict[tuple[str, ...], bytes]:
     folder = (RECEIPTS, f"account={account}")
-    listed = {name for name in store.place.names(folder) if name.endswith(".json")}
+    listed = {name for name in store.backend.list_names(folder) if name.endswith(".json")}
     places = [(*folder, name) for name in sorted(listed | store.state.receipts(account))]
-    return {parts: found[0] for parts in places if (found := store.place.read_marked(parts))}
+    return {parts: found[0] for parts in places if (found := store.backend.read(parts))}
 
 
 def _read_receipt(store: Store, account: str, parts: tuple[str, ...], content: bytes) -> Receipt:
@@ -135,7 +135,7 @@ def _read_receipt(store: Store, account: str, parts: tuple[str, ...], content: b
         return replace(Receipt.from_json(load_json(content)), account=account)
     except (ValueError, KeyError, TypeError, AttributeError):
         raise StoreError(
-            f"{store.place.location(parts)} cannot be read: put it back from your backup"
+            f"{store.backend.location(parts)} cannot be read: put it back from your backup"
         ) from None
 
 
@@ -153,13 +153,13 @@ def save_receipt(store: Store, receipt: Receipt) -> None:
     """Put a receipt in place, durably."""
     parts = (RECEIPTS, f"account={receipt.account}", f"{receipt.person[:32]}.json")
     store.state.save_receipt(receipt.account, parts[-1])
-    write_file(store.place, parts, _sealed(receipt.to_json(), make_key(store.state_path)))
+    write_file(store.backend, parts, _sealed(receipt.to_json(), make_key(store.state_path)))
 
 
 def rename_receipts(store: Store, old: str, new: str) -> None:
     """Give an account's receipts its new name: the folder says whose they are."""
-    if f"account={old}" in store.place.names((RECEIPTS,)):
-        store.place.rename_folder((RECEIPTS, f"account={old}"), f"account={new}")
+    if f"account={old}" in store.backend.list_names((RECEIPTS,)):
+        store.backend.rename_folder((RECEIPTS, f"account={old}"), f"account={new}")
 
 
 def make_key(state_path: Path) -> bytes:

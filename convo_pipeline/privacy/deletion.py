@@ -22,7 +22,7 @@ from convo_pipeline.privacy.signed_request import read_signed_request, read_user
 from convo_pipeline.schema import TABLES
 from convo_pipeline.settings import Settings
 from convo_pipeline.storage.backend import write_file
-from convo_pipeline.storage.local import Folder
+from convo_pipeline.storage.local import LocalFolder
 
 REQUESTS = "deletions"
 CODE_CHARACTERS = 24
@@ -136,7 +136,7 @@ def describe(request: DeletionRequest) -> str:
 
 def read_requests(store: Store) -> list[DeletionRequest]:
     """Return every request, oldest first."""
-    names = Folder(store.state_path).names((REQUESTS,))
+    names = LocalFolder(store.state_path).list_names((REQUESTS,))
     found = [
         read_request(store, name.removesuffix(".json")) for name in names if name.endswith(".json")
     ]
@@ -147,7 +147,7 @@ def read_request(store: Store, code: str) -> DeletionRequest | None:
     """Return the request with this code, None where there is none."""
     if not (code.isascii() and code.isalnum()):
         return None
-    content = Folder(store.state_path).read((REQUESTS, f"{code}.json"))
+    content = LocalFolder(store.state_path).read_bytes((REQUESTS, f"{code}.json"))
     return DeletionRequest.from_json(load_json(content)) if content else None  # type: ignore[arg-type]
 
 
@@ -172,5 +172,7 @@ def read_status_url(settings: Settings) -> str:
 
 def _save(store: Store, request: DeletionRequest) -> None:
     write_file(
-        Folder(store.state_path), (REQUESTS, f"{request.code}.json"), dump_json(request.to_json())
+        LocalFolder(store.state_path),
+        (REQUESTS, f"{request.code}.json"),
+        dump_json(request.to_json()),
     )

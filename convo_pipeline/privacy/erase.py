@@ -74,9 +74,9 @@ def _find_traces(store: Store, account: str, person_id: str) -> ErasurePlan:
     while True:
         for day in sorted(damaged_days(store, account)):
             salvage_day(store, account, day)
-        noted = store.state.quarantines(account)
+        noted = store.state.suspect_files(account)
         traces = plan_erasure(store, account, person_id)
-        if store.state.quarantines(account) == noted:
+        if store.state.suspect_files(account) == noted:
             return traces
 
 
@@ -93,7 +93,7 @@ def _check_damaged(store: Store, account: str) -> None:
     """Raise a StoreError where nobody can say that a person is not there: their rows may be in a damaged file."""
     damaged = [
         path
-        for *_, path in store.state.quarantines(account)
+        for *_, path in store.state.suspect_files(account)
         if is_set_aside(path.rpartition("/")[2])
     ]
     if damaged:

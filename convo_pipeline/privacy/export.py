@@ -21,7 +21,7 @@ from convo_pipeline.lake.store import Store
 from convo_pipeline.lake.suppression import keyed_hash
 from convo_pipeline.schema import ACCOUNT_DAYS, COVERAGE, NORMALISED, TEXT, TEXTS, Table
 from convo_pipeline.settings import Settings
-from convo_pipeline.storage.local import Folder, make_private_folders
+from convo_pipeline.storage.local import LocalFolder, make_private_folders
 
 EXPORTED_TABLES = (*NORMALISED, COVERAGE, ACCOUNT_DAYS)
 LEAST_SECRET_CHARACTERS = 32
@@ -160,7 +160,7 @@ def _read_export_secret(settings: Settings, store: Store, environ: Mapping[str, 
 
 def _lake_folders(store: Store) -> list[Path]:
     """Return the folders on this machine that belong to the lake."""
-    return [store.state_path, *([store.root] if isinstance(store.place, Folder) else [])]
+    return [store.state_path, *([store.root] if isinstance(store.backend, LocalFolder) else [])]
 
 
 def _check_target(store: Store, to: Path) -> None:

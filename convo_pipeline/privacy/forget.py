@@ -34,7 +34,7 @@ from convo_pipeline.lake.suppression import (
 from convo_pipeline.privacy.remains import erase_copies
 from convo_pipeline.schema import TABLES, Table
 from convo_pipeline.storage.backend import remove_file, write_file
-from convo_pipeline.storage.local import Folder
+from convo_pipeline.storage.local import LocalFolder
 from convo_pipeline.tables.mentions import IdMatcher
 from convo_pipeline.tables.people import (
     is_one_to_one,
@@ -163,7 +163,9 @@ def read_pending(store: Store) -> list[ErasurePlan]:
     """Return the erasures that were cut off."""
     folder = _pending_folder(store)
     contents = [
-        folder.read((PENDING, name)) for name in folder.names((PENDING,)) if name.endswith(".json")
+        folder.read_bytes((PENDING, name))
+        for name in folder.list_names((PENDING,))
+        if name.endswith(".json")
     ]
     return [_read_traces(load_json(content)) for content in contents if content is not None]
 
@@ -446,8 +448,8 @@ def _map_texts(value: object, change: Callable[[str], str]) -> object:
     return change(value) if isinstance(value, str) else value
 
 
-def _pending_folder(store: Store) -> Folder:
-    return Folder(store.state_path)
+def _pending_folder(store: Store) -> LocalFolder:
+    return LocalFolder(store.state_path)
 
 
 def _pending_name(account: str, person: str) -> str:

@@ -61,7 +61,7 @@ def believe(now: datetime, told_at: datetime | None, last: Look | None) -> datet
 
 def look_at_clock(state: State, now: datetime) -> KnownTime:
     """Return what is believed of a clock that says `now`."""
-    told_at, last = state.last_told_at(), _read(state.memory(NOBODY).get(_MEMORY))
+    told_at, last = state.last_server_time(), _read(state.memory(NOBODY).get(_MEMORY))
     at = believe(now, told_at, last)
     if at == now:
         return KnownTime(now)
@@ -80,7 +80,7 @@ def look_at_clock(state: State, now: datetime) -> KnownTime:
 
 def remember_look(state: State, now: datetime, believed_at: datetime) -> None:
     """Keep what was believed, for the next look to go on from."""
-    told_at = state.last_told_at()
+    told_at = state.last_server_time()
     look = {
         "clock_us": to_us(now),
         "believed_us": to_us(believed_at),

@@ -33,14 +33,14 @@ def erase_copies(
         if is_doubtful(table, day) and (
             name in (account, "") or _is_misplaced(store, name, day, parts)
         ):
-            remove_file(store.place, parts)
+            remove_file(store.backend, parts)
     for table in (*TABLES.values(), RUNS):
-        store.place.purge(folder_parts(table, account))
+        store.backend.delete_old_versions(folder_parts(table, account))
 
 
 def _is_misplaced(store: Store, account: str, day: date, parts: tuple[str, ...]) -> bool:
     """Say whether a file that was set aside is another partition's: it may be one of the account from which rows leave."""
-    found = store.place.read_marked(parts)
+    found = store.backend.read(parts)
     return found is not None and store.partitions.is_other_place(read_place(found[0]), account, day)
 
 

@@ -124,9 +124,9 @@ def _expire_account(
         for each in expired:
             store.drop(each.table, account, each.date)
         for parts in damaged:
-            remove_file(store.place, parts)
+            remove_file(store.backend, parts)
         for folder in {*(_folder_of(each) for each in expired), *(parts[:-2] for parts in damaged)}:
-            store.place.purge(folder)
+            store.backend.delete_old_versions(folder)
     return expired
 
 
@@ -135,9 +135,9 @@ def _folder_of(each: ExpiredPartition) -> tuple[str, ...]:
 
 
 def _forget_state(store: Store, floors: Mapping[str, date]) -> None:
-    for table, _, day, path in store.state.quarantines():
+    for table, _, day, path in store.state.suspect_files():
         if day < floors.get(table, date.min):
-            store.state.remove_quarantine(path)
+            store.state.remove_suspect(path)
     if RAW_NAMES[0] in floors:
         store.state.forget_before(floors[RAW_NAMES[0]])
     if RUNS.name in floors:

@@ -23,7 +23,7 @@ from convo_pipeline.lake.store import Store
 from convo_pipeline.privacy.remains import erase_copies
 from convo_pipeline.schema import RAW_MESSAGE_DETAILS, RAW_MESSAGE_IDS, RAW_REJECTS, RUNS
 from convo_pipeline.storage.backend import remove_file, write_file
-from convo_pipeline.storage.local import Folder
+from convo_pipeline.storage.local import LocalFolder
 from convo_pipeline.tables.mentions import IdMatcher
 from convo_pipeline.tables.merge import Key, redact
 
@@ -137,23 +137,25 @@ def finish(store: Store, account: str, today: date) -> None:
         today,
         lambda table, day: table is RAW_REJECTS or (table is not RUNS and day in days),
     )
-    remove_file(Folder(store.state_path), _pending(account))
+    remove_file(LocalFolder(store.state_path), _pending(account))
 
 
 def read_pending(store: Store, account: str) -> set[date]:
     """Return the days that were begun and not finished."""
-    content = Folder(store.state_path).read(_pending(account))
+    content = LocalFolder(store.state_path).read_bytes(_pending(account))
     return {date.fromisoformat(day) for day in load_json(content)} if content else set()  # type: ignore[attr-defined]
 
 
 def pending_accounts(store: Store) -> set[str]:
     """Return the accounts in which a removal was cut off."""
-    return {name.removesuffix(".json") for name in Folder(store.state_path).names((PENDING,))}
+    return {
+        name.removesuffix(".json") for name in LocalFolder(store.state_path).list_names((PENDING,))
+    }
 
 
 def save_pending(store: Store, account: str, days: Iterable[date]) -> None:
     """Note the days that are about to change."""
-    write_file(Folder(store.state_path), _pending(account), dump_json(sorted(map(str, days))))
+    write_file(LocalFolder(store.state_path), _pending(account), dump_json(sorted(map(str, days))))
 
 
 def _pending(account: str) -> tuple[str, str]:

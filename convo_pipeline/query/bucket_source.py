@@ -38,9 +38,9 @@ from convo_pipeline.lake.segments import (
 )
 from convo_pipeline.query.sources import column_types, quote_name
 from convo_pipeline.schema import LEDGER, TABLES, Table
-from convo_pipeline.storage.backend import Mark
+from convo_pipeline.storage.backend import FileVersion
 from convo_pipeline.storage.layout import DATA_FILE
-from convo_pipeline.storage.s3 import Bucket
+from convo_pipeline.storage.s3 import S3Bucket
 
 LISTING_SECONDS = 15.0
 """A connection that stays open sees new files after this long; a changed one it sees at once."""
@@ -66,13 +66,13 @@ class BucketSource:
         endpoint_url: str = "",
         monotonic_seconds: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.bucket = Bucket(url, endpoint_url)
+        self.bucket = S3Bucket(url, endpoint_url)
         self.folders: Parts = (f"{self.bucket.location()}/",)
         self._listings = {
             table.name: _Listing(self.bucket, table, monotonic_seconds) for table in _viewed()
         }
         self.bucket.check_readable()
-        if not self.bucket.names():
+        if not self.bucket.list_names():
             raise StoreError(
                 f"no lake at {url}: nothing is stored there; name the prefix that holds the tables"
             )
@@ -107,7 +107,7 @@ class BucketSource:
     def is_readable(self, path: str) -> bool:
         """Say whether a file is whole, or gone."""
         parts = tuple(path.removeprefix(self.folders[0]).split("/"))
-        found = self.bucket.read_marked(parts)
+        found = self.bucket.read(parts)
         if found is None:
             return True
         try:
@@ -139,28 +139,28 @@ class _Listing:
     """Which files a table has and in which versions, as of a moment ago."""
 
     def __init__(
-        self, bucket: Bucket, table: Table, monotonic_seconds: Callable[[], float]
+        self, bucket: S3Bucket, table: Table, monotonic_seconds: Callable[[], float]
     ) -> None:
         self.bucket = bucket
         self.table = table
         self._monotonic_seconds = monotonic_seconds
         self._pattern = re.compile(_DATE if table.layer == "ledger" else f"{_ACCOUNT}/{_DATE}")
-        self._marks: dict[Parts, Mark] = {}
+        self._marks: dict[Parts, FileVersion] = {}
         self._pieces: dict[Piece, Segment] = {}
         self._listed_at: float | None = None
         self._refused: dict[Parts, str] = {}
         self.is_late = False
         """Whether the store listed a version that it had refused before: its listings lag behind its objects."""
 
-    def marks(self) -> dict[Parts, Mark]:
+    def marks(self) -> dict[Parts, FileVersion]:
         """Return every file of the table with its mark; foreign files are none."""
         now = self._monotonic_seconds()
         if self._listed_at is None or now - self._listed_at > LISTING_SECONDS:
-            found = self.bucket.marks((self.table.name,))
+            found = self.bucket.list_versions((self.table.name,))
             self._marks = {parts: mark for parts, mark in found if self._is_data(parts)}
             self._pieces = self._current()
             self.is_late |= any(
-                self._marks[each].tag == tag
+                self._marks[each].etag == tag
                 for each, tag in self._refused.items()
                 if each in self._marks
             )
@@ -182,7 +182,7 @@ class _Listing:
         months: dict[Key, dict[date, str]] = defaultdict(dict)
         for parts, mark in self._marks.items() if segments else ():
             key, day = _place_of(parts)
-            months[key][day] = mark.tag
+            months[key][day] = mark.etag
         current = {
             Piece(*key, source_of(versions), len(versions)) for key, versions in months.items()
         }
@@ -278,11 +278,11 @@ class _Scan:
         )
         return [tuple(fragment.path.split("/")) for fragment in known.get_fragments(self._filter)]
 
-    def _read(self, parts: Parts, mark: Mark) -> pa.Table:
+    def _read(self, parts: Parts, mark: FileVersion) -> pa.Table:
         try:
             found = self._fetch(parts, mark)
         except ConflictError as error:
-            self._listing.expire(parts, mark.tag)
+            self._listing.expire(parts, mark.etag)
             raise OSError(str(error)) from None
         except StoreError as error:
             raise OSError(str(error)) from None
@@ -296,13 +296,11 @@ class _Scan:
             schema=self._schema, columns=self._columns, filter=self._filter, use_threads=False
         )
 
-    def _fetch(self, parts: Parts, mark: Mark) -> tuple[bytes, Mark] | None:
+    def _fetch(self, parts: Parts, mark: FileVersion) -> tuple[bytes, FileVersion] | None:
         """Return the version that was listed, or the newest, if any, where listings lag."""
         bucket = self._listing.bucket
         found = (
-            bucket.read_marked(parts)
-            if self._listing.is_late
-            else bucket.read_version(parts, mark.tag)
+            bucket.read(parts) if self._listing.is_late else bucket.read_version(parts, mark.etag)
         )
         if found:
             _check(bucket.location(parts), *found)
@@ -310,9 +308,7 @@ class _Scan:
 
     def _read_segment(self, segment: Segment, pieces: Mapping[Piece, Segment]) -> pa.Table | None:
         """Return what is current in a compacted file; None if that is gone or damaged."""
-        found = self._listing.bucket.read_marked(
-            segment_parts(self._listing.table.name, segment.name)
-        )
+        found = self._listing.bucket.read(segment_parts(self._listing.table.name, segment.name))
         if found is None or hashlib.sha256(found[0]).hexdigest() != segment.sha256:
             return None
         fragment = FORMAT.make_fragment(pa.BufferReader(found[0]))
@@ -328,7 +324,7 @@ class _Scan:
 
 
 def _worthwhile(
-    files: Sequence[Parts], marks: Mapping[Parts, Mark], pieces: Mapping[Piece, Segment]
+    files: Sequence[Parts], marks: Mapping[Parts, FileVersion], pieces: Mapping[Piece, Segment]
 ) -> dict[Segment | None, list[Parts]]:
     """Sort files by the compacted file to read in place of them, None where that would cost more than they do."""
     segments = {piece.key: segment for piece, segment in pieces.items()}
@@ -379,6 +375,6 @@ def _in_order(
         ahead.extend(pool.submit(fetch, each) for each in islice(parts, 1))
 
 
-def _check(location: str, content: bytes, mark: Mark) -> None:
+def _check(location: str, content: bytes, mark: FileVersion) -> None:
     if mark.sha256 not in (None, hashlib.sha256(content).hexdigest()):
         raise CorruptError(f"{location} is damaged: its bytes are not those that were written")

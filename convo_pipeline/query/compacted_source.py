@@ -29,7 +29,7 @@ from convo_pipeline.schema import Table
 from convo_pipeline.state.compaction_watch import CompactionWatch
 from convo_pipeline.state.records import Compaction
 from convo_pipeline.storage.layout import DATA_FILE
-from convo_pipeline.storage.local import Folder
+from convo_pipeline.storage.local import LocalFolder
 
 SETTLED_SECONDS = 2.0
 """A folder that changed so lately may change again without its time of change showing it: it is looked at again."""
@@ -79,7 +79,7 @@ class CompactedSource(LocalSource):
             self._version, self._current = None, {}
 
     def _is_damaged(self) -> bool:
-        place = Folder(Path(self.root))
+        place = LocalFolder(Path(self.root))
         read = ((name, each) for name, plan in self._plans.items() for each in plan.segments)
         return any(not is_whole(place, name, each) for name, each in read)
 

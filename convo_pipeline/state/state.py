@@ -105,7 +105,7 @@ class State:
             for row in self.database.select(f"{_PARTITIONS}{where} ORDER BY 2, 3, 1", *values)
         ]
 
-    def intend(self, held: Partition, next_sha256: str) -> None:
+    def save_intent(self, held: Partition, next_sha256: str) -> None:
         """Note durably what a partition is about to become, so that a killed commit is no damage."""
         with self.database.transaction() as connection:
             connection.execute(
@@ -127,7 +127,7 @@ class State:
         with self.database.transaction() as connection:
             connection.execute(_REMOVE_PARTITION, (account, str(day), table))
 
-    def tag(self, partition: Partition) -> str | None:
+    def etag(self, partition: Partition) -> str | None:
         """Return which version in a shared place the partition is, None if that is not known."""
         key = (partition.account, str(partition.date), partition.table, partition.sha256)
         rows = self.database.select(
@@ -136,13 +136,13 @@ class State:
         )
         return str(rows[0][0]) if rows else None
 
-    def save_tag(self, partition: Partition, tag: str) -> None:
+    def save_etag(self, partition: Partition, tag: str) -> None:
         """Note which version in a shared place the partition is."""
         with self.database.transaction(is_durable=False) as connection:
             row = (*partition_key(partition), partition.sha256, tag)
             connection.execute("INSERT OR REPLACE INTO tags VALUES (?, ?, ?, ?, ?)", row)
 
-    def add_quarantine(self, table: str, account: str, day: date, path: str) -> None:
+    def mark_suspect(self, table: str, account: str, day: date, path: str) -> None:
         """Note a damaged file that was set aside, or by its own path one that lost rows; its account is asked again."""
         with self.database.transaction() as connection:
             connection.execute(
@@ -153,13 +153,13 @@ class State:
             for statement in _REOPEN if table.startswith("raw_") else ():
                 connection.execute(statement, (account,))
 
-    def reopen(self, account: str) -> None:
+    def reset_progress(self, account: str) -> None:
         """Believe no longer that anything of the account is held to its end: the next run lists and walks it all."""
         with self.database.transaction() as connection:
             for statement in _REOPEN:
                 connection.execute(statement, (account,))
 
-    def quarantines(self, account: str | None = None) -> list[tuple[str, str, date, str]]:
+    def suspect_files(self, account: str | None = None) -> list[tuple[str, str, date, str]]:
         """Return (table, account, date, path) of every file that was set aside or lost rows, and its day is not whole."""
         where, values = _where({"account": account})
         rows = self.database.select(
@@ -169,12 +169,12 @@ class State:
             (str(row[0]), str(row[1]), date.fromisoformat(str(row[2])), str(row[3])) for row in rows
         ]
 
-    def remove_quarantine(self, path: str) -> None:
+    def remove_suspect(self, path: str) -> None:
         """Forget a damaged file that is no longer there."""
         with self.database.transaction() as connection:
             connection.execute("DELETE FROM quarantines WHERE path = ?", (path,))
 
-    def settle_quarantines(self, account: str, tables: Iterable[str], day: date) -> None:
+    def clear_suspects(self, account: str, tables: Iterable[str], day: date) -> None:
         """Call a day of these tables whole again; the damaged files are kept, but no longer waited for."""
         with self.database.transaction() as connection:
             keys = [(account, str(day), table) for table in tables]
@@ -316,7 +316,7 @@ class State:
         )
         return read_run(rows[0]) if rows else None
 
-    def last_told_at(self) -> datetime | None:
+    def last_server_time(self) -> datetime | None:
         """Return the newest time a server told: of complete runs that listed, for another's may be the machine's own."""
         ((newest_us,),) = self.database.select(
             "SELECT max(started_us) FROM runs WHERE outcome = 'complete' AND kind <> 'find'"

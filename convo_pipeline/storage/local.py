@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 from convo_pipeline.errors import StoreError
-from convo_pipeline.storage.backend import Mark
+from convo_pipeline.storage.backend import FileVersion
 
 STAGING = ".staging"
 NEEDED_BYTES = 64 * 1024 * 1024
@@ -22,7 +22,7 @@ PRIVATE_UMASK = 0o077
 """For a program that writes by others' hands too: Dagster's runs and logs, an exported file."""
 
 
-class Folder:
+class LocalFolder:
     """The files below one root; everything it writes is readable by its owner alone.
 
     Whoever writes a file holds its lock, so a mark needs no tag here.
@@ -33,7 +33,7 @@ class Folder:
     def __init__(self, root: Path) -> None:
         self.root = Path(os.path.realpath(root))
 
-    def read(self, parts: Sequence[str]) -> bytes | None:
+    def read_bytes(self, parts: Sequence[str]) -> bytes | None:
         """Return a file's bytes, None where there is none."""
         path = self.path(parts)
         try:
@@ -47,23 +47,23 @@ class Folder:
         """Return a file's path."""
         return str(self.root.joinpath(*parts))
 
-    def read_marked(self, parts: Sequence[str]) -> tuple[bytes, Mark] | None:
+    def read(self, parts: Sequence[str]) -> tuple[bytes, FileVersion] | None:
         """Return a file's bytes and mark, None where there is none."""
-        content = self.read(parts)
-        return None if content is None else (content, Mark(len(content)))
+        content = self.read_bytes(parts)
+        return None if content is None else (content, FileVersion(len(content)))
 
-    def mark(self, parts: Sequence[str]) -> Mark | None:
+    def version(self, parts: Sequence[str]) -> FileVersion | None:
         """Return a file's mark without reading it, None where there is none."""
         byte_count = self.size(parts)
-        return None if byte_count is None else Mark(byte_count)
+        return None if byte_count is None else FileVersion(byte_count)
 
     def replace(
         self,
         parts: Sequence[str],
         content: bytes,
-        held: Mark | None,
+        held: FileVersion | None,
         check: Callable[[bytes, str], None],
-    ) -> Mark:
+    ) -> FileVersion:
         """Stage bytes, let `check` see what the disk gives back, and put them in the file's place."""
         staged, read_back = self.stage(parts, content)
         try:
@@ -72,7 +72,7 @@ class Folder:
             self.discard(staged)
             raise
         self.publish(staged, parts)
-        return Mark(len(content))
+        return FileVersion(len(content))
 
     def stage(self, parts: Sequence[str], content: bytes) -> tuple[Path, bytes]:
         """Write and sync bytes beside the lake; return where they are and what the disk gives back.
@@ -122,13 +122,13 @@ class Folder:
 
     def staged_names(self) -> list[str]:
         """Return the names of all staged files."""
-        return self.names((STAGING,))
+        return self.list_names((STAGING,))
 
     def discard_staged(self, parts: Sequence[str]) -> None:
         """Remove what was staged for a file and never published."""
         self.discard(self.path((STAGING, staged_name(parts))))
 
-    def remove(self, parts: Sequence[str], held: Mark | None = None) -> None:
+    def remove(self, parts: Sequence[str], held: FileVersion | None = None) -> None:
         """Remove a file and the folders it leaves empty."""
         path = self.path(parts)
         try:
@@ -156,10 +156,10 @@ class Folder:
         """Give a folder another name."""
         self.rename(parts, new_name)
 
-    def purge(self, parts: Sequence[str]) -> None:
+    def delete_old_versions(self, parts: Sequence[str]) -> None:
         """There is nothing to remove: a disk keeps no versions."""
 
-    def set_aside(self, parts: Sequence[str], new_name: str, held: Mark) -> str:
+    def set_aside(self, parts: Sequence[str], new_name: str, held: FileVersion) -> str:
         """Give a file another name in its own folder; return its path."""
         return str(self.rename(parts, new_name))
 
@@ -171,7 +171,7 @@ class Folder:
         found = _look(self.path(parts))
         return found.st_size if found and stat.S_ISREG(found.st_mode) else None
 
-    def names(self, parts: Sequence[str] = ()) -> list[str]:
+    def list_names(self, parts: Sequence[str] = ()) -> list[str]:
         """Return the sorted names in a folder; none if it is not there."""
         path = self.path(parts)
         try:
@@ -181,17 +181,19 @@ class Folder:
         except OSError as error:
             raise refusal(path, "list", error) from None
 
-    def holders(self, parts: Sequence[str], name: str) -> dict[str, Mark]:
+    def folders_with(self, parts: Sequence[str], name: str) -> dict[str, FileVersion]:
         """Return the folders in a folder that hold a file of this name, sorted, with its mark."""
-        marks = ((folder, self.mark((*parts, folder, name))) for folder in self.names(parts))
+        marks = (
+            (folder, self.version((*parts, folder, name))) for folder in self.list_names(parts)
+        )
         return {folder: mark for folder, mark in marks if mark}
 
-    def files(self, parts: Sequence[str] = ()) -> Iterator[tuple[str, ...]]:
+    def list_files(self, parts: Sequence[str] = ()) -> Iterator[tuple[str, ...]]:
         """Yield everything below a folder that is no folder, links included, as parts."""
-        for name in self.names(parts):
+        for name in self.list_names(parts):
             inner = (*parts, name)
             if stat.S_ISDIR(_mode(self.root.joinpath(*inner))):
-                yield from self.files(inner)
+                yield from self.list_files(inner)
             else:
                 yield inner
 
@@ -209,10 +211,12 @@ class Folder:
             self.discard(probe)
         check_room(self.root, space.f_bavail * space.f_frsize, needed_bytes)
 
-    def sweep(self, before: datetime) -> int:
+    def remove_stale_files(self, before: datetime) -> int:
         """Remove staged files that dead writers left before a time; return how many."""
         staged = [
-            self.path((STAGING, name)) for name in self.names((STAGING,)) if name.endswith(".tmp")
+            self.path((STAGING, name))
+            for name in self.list_names((STAGING,))
+            if name.endswith(".tmp")
         ]
         abandoned = [path for path in staged if _changed_seconds(path) < before.timestamp()]
         for path in abandoned:

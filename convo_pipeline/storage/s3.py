@@ -34,7 +34,7 @@ from botocore.exceptions import (
 )
 
 from convo_pipeline.errors import ConflictError, StoreError
-from convo_pipeline.storage.backend import Mark
+from convo_pipeline.storage.backend import FileVersion
 
 MOST_BYTES = 5 * 2**30
 """The most that one PUT may hold. Partitions are far smaller; nothing is ever uploaded in parts."""
@@ -69,7 +69,7 @@ ADVICE = {
 BY_STATUS = {401: "InvalidAccessKeyId", 403: "AccessDenied", 301: "PermanentRedirect"}
 
 
-class Bucket:
+class S3Bucket:
     """The objects below one `s3://bucket/prefix`."""
 
     is_shared = True
@@ -89,18 +89,18 @@ class Bucket:
         """Return an object's address."""
         return "/".join((self.url, *parts))
 
-    def read_marked(self, parts: Sequence[str]) -> tuple[bytes, Mark] | None:
+    def read(self, parts: Sequence[str]) -> tuple[bytes, FileVersion] | None:
         """Return an object's bytes and the mark of these very bytes, None where there is none."""
         return self._read(parts, {})
 
-    def read_version(self, parts: Sequence[str], tag: str) -> tuple[bytes, Mark]:
+    def read_version(self, parts: Sequence[str], tag: str) -> tuple[bytes, FileVersion]:
         """Return one version's bytes; a ConflictError says that it is no longer there."""
         found = self._read(parts, {"IfMatch": tag})
         if found is None:
             raise ConflictError(f"{self.location(parts)} was removed")
         return found
 
-    def mark(self, parts: Sequence[str]) -> Mark | None:
+    def version(self, parts: Sequence[str]) -> FileVersion | None:
         """Return an object's mark without reading it, None where there is none."""
         try:
             return _mark(self._call("head_object", Key=self._key(parts)))
@@ -113,9 +113,9 @@ class Bucket:
         self,
         parts: Sequence[str],
         content: bytes,
-        held: Mark | None,
+        held: FileVersion | None,
         check: Callable[[bytes, str], None],
-    ) -> Mark:
+    ) -> FileVersion:
         """Put bytes in place of the version that is held; a ConflictError says that another one is there."""
         if len(content) > MOST_BYTES:
             raise StoreError(
@@ -124,30 +124,30 @@ class Bucket:
         check(content, self.location(parts))
         sha256 = hashlib.sha256(content).hexdigest()
         try:
-            return Mark(len(content), self._put(parts, content, sha256, held), sha256)
+            return FileVersion(len(content), self._put(parts, content, sha256, held), sha256)
         except (BotoCoreError, ClientError) as error:
             if not _is_doubtful(error):
                 raise self._refusal("write", parts, error) from None
             return self._settle(parts, sha256, error)
 
-    def remove(self, parts: Sequence[str], held: Mark) -> None:
+    def remove(self, parts: Sequence[str], held: FileVersion) -> None:
         """Remove the version that is held; a ConflictError says that another one is there."""
         try:
-            self._call("delete_object", Key=self._key(parts), IfMatch=held.tag)
+            self._call("delete_object", Key=self._key(parts), IfMatch=held.etag)
         except (BotoCoreError, ClientError) as error:
             if not _is_doubtful(error):
                 raise self._refusal("remove", parts, error) from None
-            if self.mark(parts) is None:
+            if self.version(parts) is None:
                 return
             raise self._doubt("remove", parts, error) from None
 
-    def set_aside(self, parts: Sequence[str], new_name: str, held: Mark) -> str:
+    def set_aside(self, parts: Sequence[str], new_name: str, held: FileVersion) -> str:
         """Keep the version that is held under another name: a copy first, then the removal."""
         target = (*parts[:-1], new_name)
         source = {"Bucket": self.name, "Key": self._key(parts)}
         try:
             self._call(
-                "copy_object", Key=self._key(target), CopySource=source, CopySourceIfMatch=held.tag
+                "copy_object", Key=self._key(target), CopySource=source, CopySourceIfMatch=held.etag
             )
         except (BotoCoreError, ClientError) as error:
             raise self._doubt("set aside", parts, error) from None
@@ -161,10 +161,10 @@ class Bucket:
             self._move(inner, (*parts[:-1], new_name, *inner[len(parts) :]))
 
         with ThreadPoolExecutor(MOVERS) as pool:
-            for _ in pool.map(move, list(self.files(parts))):
+            for _ in pool.map(move, list(self.list_files(parts))):
                 pass
 
-    def purge(self, parts: Sequence[str]) -> None:
+    def delete_old_versions(self, parts: Sequence[str]) -> None:
         """Remove every version below a folder but the current ones, where the bucket keeps them."""
         if not self._keeps_versions:
             return
@@ -181,7 +181,7 @@ class Bucket:
                 f"cannot purge {self.location(parts)}: {_advice(error)}; {hint}"
             ) from None
 
-    def names(self, parts: Sequence[str] = ()) -> list[str]:
+    def list_names(self, parts: Sequence[str] = ()) -> list[str]:
         """Return the sorted names in a folder."""
         prefix = self._folder_key(parts)
         found = set()
@@ -192,24 +192,26 @@ class Bucket:
             found |= {each["Key"][len(prefix) :] for each in page.get("Contents", ())}
         return sorted(found - {""})
 
-    def files(self, parts: Sequence[str] = ()) -> Iterator[tuple[str, ...]]:
+    def list_files(self, parts: Sequence[str] = ()) -> Iterator[tuple[str, ...]]:
         """Yield the parts of every object below a folder."""
-        for inner, _ in self.marks(parts):
+        for inner, _ in self.list_versions(parts):
             yield inner
 
-    def marks(self, parts: Sequence[str] = ()) -> Iterator[tuple[tuple[str, ...], Mark]]:
+    def list_versions(
+        self, parts: Sequence[str] = ()
+    ) -> Iterator[tuple[tuple[str, ...], FileVersion]]:
         """Yield every object below a folder as it is listed, with its mark."""
         start = len(self._folder_key())
         for page in self._list(parts, Prefix=self._folder_key(parts)):
             for each in page.get("Contents", ()):
-                yield tuple(each["Key"][start:].split("/")), Mark(each["Size"], each["ETag"])
+                yield tuple(each["Key"][start:].split("/")), FileVersion(each["Size"], each["ETag"])
 
-    def holders(self, parts: Sequence[str], name: str) -> dict[str, Mark]:
+    def folders_with(self, parts: Sequence[str], name: str) -> dict[str, FileVersion]:
         """Return the folders in a folder that hold an object of this name, sorted, with its mark."""
         depth = len(parts)
         return {
             inner[depth]: mark
-            for inner, mark in self.marks(parts)
+            for inner, mark in self.list_versions(parts)
             if len(inner) == depth + 2 and inner[-1] == name and inner[depth]
         }
 
@@ -221,7 +223,7 @@ class Bucket:
         """Raise a StoreError unless the bucket can be listed, read and written under conditions that hold."""
         self.check_readable()
         content, sha256 = b"probe", hashlib.sha256(b"probe").hexdigest()
-        stale = Mark(0, '"00000000000000000000000000000000"')
+        stale = FileVersion(0, '"00000000000000000000000000000000"')
         try:
             self._is_put(content, sha256, None)
             is_obeyed = not self._is_put(content, sha256, None) and not self._is_put(
@@ -233,9 +235,9 @@ class Bucket:
             raise self._refusal("write", PROBE, error) from None
         if not is_obeyed:
             raise self._unconditional()
-        self.read_marked(PROBE)
+        self.read(PROBE)
 
-    def sweep(self, before: datetime) -> int:
+    def remove_stale_files(self, before: datetime) -> int:
         """Nothing is ever left half-written: an object is there after its PUT, or not at all."""
         return 0
 
@@ -248,9 +250,9 @@ class Bucket:
 
     def _move(self, parts: tuple[str, ...], target: tuple[str, ...]) -> None:
         """Copy an object and remove it; one that changes in between is copied again."""
-        copied: Mark | None = None
+        copied: FileVersion | None = None
         for attempt in range(1, READ_TRIES + 1):
-            found = self.read_marked(parts)
+            found = self.read(parts)
             if found is None:
                 return
             try:
@@ -261,9 +263,11 @@ class Bucket:
                 if attempt == READ_TRIES:
                     raise
 
-    def _copy(self, target: Sequence[str], content: bytes, mark: Mark, copied: Mark | None) -> Mark:
+    def _copy(
+        self, target: Sequence[str], content: bytes, mark: FileVersion, copied: FileVersion | None
+    ) -> FileVersion:
         """Put bytes where there must be nothing, the copy made before, or these very bytes."""
-        held = copied or self.mark(target)
+        held = copied or self.version(target)
         if held and held.sha256 == mark.sha256 == hashlib.sha256(content).hexdigest():
             return held
         if held and not copied:
@@ -272,7 +276,9 @@ class Bucket:
             )
         return self.replace(target, content, held, lambda read_back, name: None)
 
-    def _read(self, parts: Sequence[str], condition: dict[str, str]) -> tuple[bytes, Mark] | None:
+    def _read(
+        self, parts: Sequence[str], condition: dict[str, str]
+    ) -> tuple[bytes, FileVersion] | None:
         for attempt in range(1, READ_TRIES + 1):
             try:
                 answer = self._call("get_object", Key=self._key(parts), **condition)
@@ -287,8 +293,10 @@ class Bucket:
                 raise self._doubt("read", parts, error) from None
         raise AssertionError("unreachable")
 
-    def _put(self, parts: Sequence[str], content: bytes, sha256: str, held: Mark | None) -> str:
-        condition = {"IfMatch": held.tag} if held else {"IfNoneMatch": "*"}
+    def _put(
+        self, parts: Sequence[str], content: bytes, sha256: str, held: FileVersion | None
+    ) -> str:
+        condition = {"IfMatch": held.etag} if held else {"IfNoneMatch": "*"}
         answer = self._call(
             "put_object",
             Key=self._key(parts),
@@ -301,7 +309,7 @@ class Bucket:
         )
         return str(answer["ETag"])
 
-    def _is_put(self, content: bytes, sha256: str, held: Mark | None) -> bool:
+    def _is_put(self, content: bytes, sha256: str, held: FileVersion | None) -> bool:
         """Say whether a probe was accepted."""
         try:
             self._put(PROBE, content, sha256, held)
@@ -311,9 +319,9 @@ class Bucket:
             return False
         return True
 
-    def _settle(self, parts: Sequence[str], sha256: str, error: Exception) -> Mark:
+    def _settle(self, parts: Sequence[str], sha256: str, error: Exception) -> FileVersion:
         """After a PUT of unknown end: what is there decides."""
-        found = self.mark(parts)
+        found = self.version(parts)
         if found is not None and found.sha256 == sha256:
             return found
         raise self._doubt("write", parts, error) from None
@@ -400,8 +408,10 @@ def _descriptions() -> Any:
     return botocore.session.get_session().get_component("data_loader")
 
 
-def _mark(answer: Any) -> Mark:
-    return Mark(answer["ContentLength"], answer["ETag"], answer.get("Metadata", {}).get(SEAL))
+def _mark(answer: Any) -> FileVersion:
+    return FileVersion(
+        answer["ContentLength"], answer["ETag"], answer.get("Metadata", {}).get(SEAL)
+    )
 
 
 def _status(error: Exception) -> int:

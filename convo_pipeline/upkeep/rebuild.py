@@ -27,7 +27,7 @@ def rebuild_state(store: Store) -> None:
         (record.table, record.account, record.date): record for record in store.state.partitions()
     }
     for table, account, day in store.data_files():
-        held = store.partitions.adopt(table, account, day)
+        held = store.partitions.register_file(table, account, day)
         if held is None:
             continue
         known.pop((table.name, account, day), None)
@@ -41,22 +41,22 @@ def rebuild_state(store: Store) -> None:
             for run in read_runs(held.content.rows):
                 store.state.save_run(run)
     for record in known.values():
-        store.partitions.give_up(record)
+        store.partitions.forget_missing(record)
     restore_runs(store)
     for identity in identities.values():
         store.state.set_identity(identity)
     for identity in store.state.identities():
-        store.state.reopen(identity.account)
+        store.state.reset_progress(identity.account)
 
 
 def _note_set_aside(store: Store) -> None:
     """Note every damaged file that was set aside, made again since or not; the ledger's are made again at once."""
-    for _, _, _, path in store.state.quarantines():
+    for _, _, _, path in store.state.suspect_files():
         if is_set_aside(path.rpartition("/")[2]):
-            store.state.remove_quarantine(path)
+            store.state.remove_suspect(path)
     for table, account, day, parts in store.set_aside_files():
         if table is not RUNS:
-            store.state.add_quarantine(table.name, account, day, "/".join(parts))
+            store.state.mark_suspect(table.name, account, day, "/".join(parts))
 
 
 def _newest_identity(

@@ -14,7 +14,7 @@ from convo_pipeline.privacy import forget, unsent
 from convo_pipeline.schema import TABLES
 from convo_pipeline.storage.backend import remove_file, write_file
 from convo_pipeline.storage.layout import check_account, file_parts, table_of
-from convo_pipeline.storage.local import Folder
+from convo_pipeline.storage.local import LocalFolder
 
 SPOOL = "spool"
 
@@ -33,11 +33,11 @@ def rename_account(store: Store, old: str, new: str) -> list[str]:
                 locks.enter_context(lock(account))
         for account in (old, new):
             store.check_name(account, besides=f"{old}.{new}")
-        note = Folder(store.state_path), (RENAMES, f"{old}.{new}")
+        note = LocalFolder(store.state_path), (RENAMES, f"{old}.{new}")
         tables = _check(store, old, new, is_resumed=note[0].exists(note[1]))
         write_file(*note, b"")
         for table in tables:
-            store.place.rename_folder((table, f"account={old}"), f"account={new}")
+            store.backend.rename_folder((table, f"account={old}"), f"account={new}")
         _rename_spool(store, old, new)
         rename_receipts(store, old, new)
         _check_moved(store, old)
@@ -45,7 +45,7 @@ def rename_account(store: Store, old: str, new: str) -> list[str]:
         store.state.rename_account(old, new)
         drop_outdated(store, (old, new))
         for table in TABLES:
-            store.place.purge((table, f"account={old}"))
+            store.backend.delete_old_versions((table, f"account={old}"))
         remove_file(*note)
     return tables
 
@@ -77,26 +77,30 @@ def _check(store: Store, old: str, new: str, is_resumed: bool) -> list[str]:
 
 def _left_of(store: Store, account: str) -> str | None:
     """Return where something lies that an account without rows left: a killed run's answers, or whom it forgot."""
-    spool, receipts = Folder(store.state_path), (RECEIPTS, f"account={account}")
-    if spool.names(
+    spool, receipts = LocalFolder(store.state_path), (RECEIPTS, f"account={account}")
+    if spool.list_names(
         (SPOOL, account)
     ):  # also a run's folder in which nothing is yet: no folder moves over it
         return spool.location((SPOOL, account))
-    return store.place.location(receipts) if next(iter(store.place.files(receipts)), None) else None
+    return (
+        store.backend.location(receipts)
+        if next(iter(store.backend.list_files(receipts)), None)
+        else None
+    )
 
 
 def _check_moved(store: Store, old: str) -> None:
     """Raise a StoreError where a bucket did not list what it has of the old name: it was not moved."""
-    if not store.place.is_shared:
+    if not store.backend.is_shared:
         return
     known = [
         file_parts(table_of(each.table), old, each.date) for each in store.state.partitions(old)
     ]
     known += [(RECEIPTS, f"account={old}", name) for name in store.state.receipts(old)]
-    left = next((parts for parts in known if store.place.mark(parts)), None)
+    left = next((parts for parts in known if store.backend.version(parts)), None)
     if left:
         raise StoreError(
-            f"{store.place.location(left)} is there and was not listed: give the same command again, later"
+            f"{store.backend.location(left)} is there and was not listed: give the same command again, later"
         )
 
 
@@ -105,6 +109,6 @@ def _is_known(store: Store, account: str) -> bool:
 
 
 def _rename_spool(store: Store, old: str, new: str) -> None:
-    folder = Folder(store.state_path)
-    if old in folder.names((SPOOL,)):
+    folder = LocalFolder(store.state_path)
+    if old in folder.list_names((SPOOL,)):
         folder.rename((SPOOL, old), new)

@@ -31,13 +31,13 @@ def scrub(store: Store, today: date, session_gap_hours: float) -> int:
 
     A CorruptError names what was damaged, when it has been set aside and made again as far as that goes without a call.
     """
-    if store.place.is_shared:
+    if store.backend.is_shared:
         return 0
     records = store.state.partitions()
     due = {record.date for record in records if is_due(record.date, today)}
     found: list[str] = []
     for account in sorted({record.account for record in records}):
-        damaged = store.partitions.look_over(
+        damaged = store.partitions.check_files(
             TABLES.values() if account else [RUNS], account, hashed_days=due
         )
         if damaged and account:

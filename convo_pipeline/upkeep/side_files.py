@@ -28,7 +28,7 @@ Found = tuple[str, str, str]
 
 def check_side_files(store: Store, *, is_quick: bool) -> Iterator[Found]:
     """Yield what is off; of compactions `is_quick` compares names and sizes alone, and looks at nothing else."""
-    for name in store.place.names((COMPACT,)):
+    for name in store.backend.list_names((COMPACT,)):
         if name in TABLES:
             yield from _check_compaction(store, name, is_quick=is_quick)
     if not is_quick:
@@ -40,7 +40,7 @@ def check_side_files(store: Store, *, is_quick: bool) -> Iterator[Found]:
 
 
 def _check_compaction(store: Store, table: str, *, is_quick: bool) -> Iterator[Found]:
-    segments, _ = read_index(store.place, table)
+    segments, _ = read_index(store.backend, table)
     if not segments and (lost := _count_segments(store, table)):
         yield (
             "compaction",
@@ -48,7 +48,7 @@ def _check_compaction(store: Store, table: str, *, is_quick: bool) -> Iterator[F
             f"it names none of the {lost} files beside it",
         )
     listed = {piece.key: piece.source for segment in segments for piece in segment.pieces}
-    for line in () if store.place.is_shared else store.state.compactions():
+    for line in () if store.backend.is_shared else store.state.compactions():
         if line.table == table and listed.get((line.account, line.month)) != line.source:
             where = "/".join(segment_parts(table, INDEX_FILE))
             yield (
@@ -65,11 +65,11 @@ def _check_compaction(store: Store, table: str, *, is_quick: bool) -> Iterator[F
 
 
 def _count_segments(store: Store, table: str) -> int:
-    return sum(name.endswith(".parquet") for name in store.place.names((COMPACT, table)))
+    return sum(name.endswith(".parquet") for name in store.backend.list_names((COMPACT, table)))
 
 
 def _differs_in_size(store: Store, table: str, segment: Segment) -> str | None:
-    mark = store.place.mark(segment_parts(table, segment.name))
+    mark = store.backend.version(segment_parts(table, segment.name))
     if mark is None:
         return "there is no file"
     return (
@@ -83,7 +83,7 @@ def _differs(store: Store, table: str, segment: Segment) -> str | None:
     text = _differs_in_size(store, table, segment)
     if text:
         return text
-    content, _ = store.place.read_marked(segment_parts(table, segment.name)) or (b"", None)
+    content, _ = store.backend.read(segment_parts(table, segment.name)) or (b"", None)
     if not segment.is_of(content):
         return f"its hash is not {segment.sha256[:8]}…"
     if _days_of(content) != {piece.key: piece.day_count for piece in segment.pieces}:
@@ -108,7 +108,7 @@ def _days_of(content: bytes) -> dict[Key, int]:
 
 
 def _check_receipts(store: Store) -> Iterator[Found]:
-    for name in store.place.names((RECEIPTS,)):
+    for name in store.backend.list_names((RECEIPTS,)):
         try:
             read_suppression(store, name.removeprefix("account="))
         except StoreError as error:

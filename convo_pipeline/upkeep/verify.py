@@ -335,7 +335,8 @@ def _unbalanced(counts: Mapping[str, int]) -> Iterator[str]:
 
 def _report_leftovers(store: Store, tally: _Tally) -> None:
     waiting = {
-        path: (_table(name), account, day) for name, account, day, path in store.state.quarantines()
+        path: (_table(name), account, day)
+        for name, account, day, path in store.state.suspect_files()
     }
     kept = {
         "/".join(parts): (table, account, day)

@@ -225,7 +225,7 @@ def test_a_defect_while_an_accounts_tables_are_derived_is_red_for_that_account_a
     window = Window(days[0], days.today)
     with closing(Store(settings.store)) as store:
         fill(settings, store, days)
-        store.state.add_quarantine("messages", BIKES, "no date, said the customer", "nowhere")  # type: ignore[arg-type]
+        store.state.mark_suspect("messages", BIKES, "no date, said the customer", "nowhere")  # type: ignore[arg-type]
     text, accounts = failure(run(deployment, instance, NORMALISE_JOB, ALL, window))
     assert (
         accounts,

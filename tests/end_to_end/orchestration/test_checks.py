@@ -259,7 +259,7 @@ def test_days_that_a_table_has_let_go_of_are_not_compared(
 ) -> None:
     for table in schema.RAW:
         lake.drop(table.name, BIKES, days[0])
-    lake.place.replace(
+    lake.backend.replace(
         FLOORS, f'{{"raw_message_ids": "{days[1]}"}}'.encode(), None, lambda content, name: None
     )
     assert set(red(deployment, lake, instance, days[0])) == {("coverage", "enough_is_detailed")}

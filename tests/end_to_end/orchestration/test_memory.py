@@ -192,5 +192,5 @@ def test_c12_an_account_that_does_not_fit_into_memory_is_red_alone_and_the_other
     for table in DERIVED:
         assert told["colours"][table] == [[*keys[BAKERY], *short], [keys[BIKES][1]]]
     with closing(Store(settings.store)) as store:
-        assert store.state.quarantines() == []
+        assert store.state.suspect_files() == []
         assert store.read("raw_message_details", BIKES, days[1]).num_rows == LONG_MESSAGES + 2 * 3

@@ -155,7 +155,7 @@ def test_derived_files_of_the_same_size_with_other_bytes_are_made_again(
     assert normalise(settings, "stale") == {"days": COUNT, "days done": COUNT - 3, "partitions": 3}
     assert derived_files(settings) == whole
     with closing(Store(settings.store)) as store:
-        assert store.state.quarantines() == []
+        assert store.state.suspect_files() == []
 
 
 MANY = 60

@@ -104,7 +104,7 @@ def expected(store: Store, folder: Path, wheres: tuple[str, ...] = WHERES) -> li
 
 
 def segments(store: Store, table: str = "messages") -> list[Segment]:
-    return read_index(store.place, table)[0]
+    return read_index(store.backend, table)[0]
 
 
 def months_read(con: Connection, store: Store) -> int:
@@ -344,7 +344,7 @@ def test_a_day_that_changes_while_its_month_is_compacted_makes_no_current_compac
 ) -> None:
     partition = store.state.partition("messages", "bakery", FIRST)
     assert partition is not None
-    store.state.intend(partition, "another")
+    store.state.save_intent(partition, "another")
     compact(store, TODAY)
     (segment,) = segments(store)
     assert [each.month for each in segment.pieces if each.account == "bakery"] == ["2026-02"]

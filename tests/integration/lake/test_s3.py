@@ -25,7 +25,7 @@ from convo_pipeline.lake.store import Store
 from convo_pipeline.query.bucket_source import LISTING_SECONDS, BucketSource
 from convo_pipeline.schema import TABLES
 from convo_pipeline.settings import Settings, StoreSettings
-from convo_pipeline.storage.s3 import Bucket
+from convo_pipeline.storage.s3 import S3Bucket
 from convo_pipeline.upkeep.rebuild import rebuild_state
 from convo_pipeline.upkeep.verify import verify
 from tests.support.inbox_worlds import PAGES, TOKENS, three_days, write_config
@@ -184,7 +184,7 @@ def test_d9_an_object_is_one_put_without_parts(machine: Callable[..., Store], pr
         for method, path in proxy.fault.seen
         if method not in ("GET", "HEAD")
     ]
-    assert writes == [("PUT", f"/{store.place.name}/{KEY}")]  # type: ignore[attr-defined]
+    assert writes == [("PUT", f"/{store.backend.name}/{KEY}")]  # type: ignore[attr-defined]
     assert (commit.row_count, commit.is_changed, held(store)) == (1, True, ["m1"])
 
 
@@ -207,7 +207,7 @@ def test_d10_many_machines_at_one_partition_make_a_union(machine: Callable[..., 
 
 
 def test_a_stale_version_is_never_overwritten_or_removed(machine: Callable[..., Store]) -> None:
-    place = machine().place
+    place = machine().backend
     first = place.replace(PARTS, b"one", None, lambda content, name: None)
     second = place.replace(PARTS, b"two", first, lambda content, name: None)
     for held_mark in (first, None):
@@ -215,11 +215,11 @@ def test_a_stale_version_is_never_overwritten_or_removed(machine: Callable[..., 
             place.replace(PARTS, b"three", held_mark, lambda content, name: None)
     with pytest.raises(ConflictError):
         place.remove(PARTS, first)
-    assert place.read_marked(PARTS) == (b"two", second)
+    assert place.read(PARTS) == (b"two", second)
     place.remove(PARTS, second)
     with pytest.raises(ConflictError):
         place.replace(PARTS, b"four", second, lambda content, name: None)
-    assert place.mark(PARTS) is None
+    assert place.version(PARTS) is None
 
 
 def test_another_machine_that_is_first_is_merged_with_and_counted(
@@ -252,21 +252,21 @@ def test_a_put_whose_answer_was_lost_counts_once(
 def test_d12_a_put_that_timed_out_after_it_succeeded_is_settled_by_looking(
     bucket: str, proxy: Proxy
 ) -> None:
-    place = Bucket(f"s3://{bucket}/tables", proxy.url, timeout_seconds=0.3)
+    place = S3Bucket(f"s3://{bucket}/tables", proxy.url, timeout_seconds=0.3)
     proxy.fault.lose_answers(1, wait_seconds=1)
     mark = place.replace(PARTS, b"one", None, lambda content, name: None)
-    assert place.read_marked(PARTS) == (b"one", mark)
+    assert place.read(PARTS) == (b"one", mark)
     place.close()
 
 
 def test_a_removal_whose_answer_was_lost_is_a_removal(
     machine: Callable[..., Store], proxy: Proxy
 ) -> None:
-    place = machine(url=proxy.url).place
+    place = machine(url=proxy.url).backend
     mark = place.replace(PARTS, b"one", None, lambda content, name: None)
     proxy.fault.lose_answers(1, method="DELETE")
     place.remove(PARTS, mark)
-    assert place.mark(PARTS) is None
+    assert place.version(PARTS) is None
 
 
 def test_an_answer_cut_short_is_read_again(machine: Callable[..., Store], proxy: Proxy) -> None:
@@ -290,7 +290,7 @@ def test_a_corrupt_object_is_named_and_set_aside_as_no_data_file(
         store.read(TABLE, ACCOUNT, DAY)
     (kept,) = [key for key in server.objects(bucket) if TABLE in key]
     assert kept.startswith(f"{KEY}.corrupt-")
-    assert store.state.quarantines()[0][:3] == (TABLE, ACCOUNT, DAY)
+    assert store.state.suspect_files()[0][:3] == (TABLE, ACCOUNT, DAY)
     assert (store.days(TABLE, ACCOUNT), store.foreign_files()) == ([], [])
     assert store.merge(TABLE, ACCOUNT, DAY, ids("m1")).row_count == 1
 
@@ -425,7 +425,7 @@ def test_a_store_that_does_not_answer_is_named(
 ) -> None:
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     with pytest.raises(StoreError, match="the store does not answer"):
-        Bucket(f"s3://{bucket}", "http://127.0.0.1:9").check_readable()
+        S3Bucket(f"s3://{bucket}", "http://127.0.0.1:9").check_readable()
 
 
 def test_a_bucket_has_no_path_and_says_so(machine: Callable[..., Store], bucket: str) -> None:

@@ -117,7 +117,7 @@ def test_d11_verify_says_that_listings_lag_and_finds_nothing_wrong(
     found = verify(store, stale_days=stale_days)
     assert ({finding.kind for finding in found.findings}, found.is_sound) == ({"unlisted"}, True)
     rebuild_state(store)
-    assert (store.state.quarantines(), held(store, FIRST)) == ([], ["m1"])
+    assert (store.state.suspect_files(), held(store, FIRST)) == ([], ["m1"])
     proxy.fault.listed = None
     assert verify(machine(), is_quick=True).findings == ()
 

@@ -129,7 +129,7 @@ def test_damage_to_a_column_costs_no_other_column_and_nothing_of_the_derived_tab
             assert found.select(others).equals(rows.select(others)), column
         derive_day(store, "insta", DAY)
         assert derived(store) == tables, column
-        store.state.settle_quarantines("insta", [name], DAY)
+        store.state.clear_suspects("insta", [name], DAY)
         (kept,) = path.parent.glob("*.corrupt-*")
         kept.unlink()
 
@@ -238,7 +238,7 @@ def test_what_is_too_old_does_not_come_back(store: Store) -> None:
     expire(store, {"raw_message_details": 2}, DAY + timedelta(days=5))
     place.parent.mkdir(parents=True)
     place.write_bytes(content)
-    store.state.add_quarantine(
+    store.state.mark_suspect(
         "raw_message_details", "insta", DAY, str(place.relative_to(store.root))
     )
     assert salvage_day(store, "insta", DAY) == []
@@ -362,7 +362,7 @@ def test_whoever_is_forgotten_does_not_come_back_and_takes_nobody_along(inboxes:
         path = store.path(name, "insta", OLD)
         aside = path.with_name("data.parquet.corrupt-0badbeef")
         shutil.copyfile(backup / path.relative_to(store.root), aside)
-        store.state.add_quarantine(name, "insta", OLD, str(aside.relative_to(store.root)))
+        store.state.mark_suspect(name, "insta", OLD, str(aside.relative_to(store.root)))
     assert heal(inboxes) == "complete"
     assert inboxes.rows("messages", "insta") == bobs
     assert [
@@ -387,6 +387,6 @@ def test_no_flip_in_a_raw_file_costs_what_can_be_read_elsewhere(
         notice(store, name, OLD)
         inboxes.derive()
         assert seen(inboxes) == before
-        store.state.settle_quarantines("insta", [table.name for table in RAW], OLD)
+        store.state.clear_suspects("insta", [table.name for table in RAW], OLD)
         for kept in path.parent.glob("*.corrupt-*"):
             kept.unlink()

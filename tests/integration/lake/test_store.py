@@ -24,7 +24,7 @@ from convo_pipeline.schema import RAW_MESSAGE_IDS, REACTIONS, SCHEMA_VERSION, VE
 from convo_pipeline.settings import StoreSettings
 from convo_pipeline.state.identity import AccountIdentity
 from convo_pipeline.state.records import ConversationState, Partition, Run
-from convo_pipeline.storage.local import Folder
+from convo_pipeline.storage.local import LocalFolder
 from convo_pipeline.upkeep.rebuild import rebuild_state
 from tests.support.paths import ROOT
 
@@ -286,7 +286,7 @@ def test_d1_a_damaged_file_is_set_aside_and_named_and_never_taken_as_empty(
         store.merge(TABLE, ACCOUNT, DAY, ids("m3"))
     (kept,) = file_of(store).parent.iterdir()
     assert kept.read_bytes() == damaged
-    assert [entry[:3] for entry in store.state.quarantines()] == [(TABLE, ACCOUNT, DAY)]
+    assert [entry[:3] for entry in store.state.suspect_files()] == [(TABLE, ACCOUNT, DAY)]
     assert store.foreign_files() == []
     store.merge(TABLE, ACCOUNT, DAY, ids("m3"))
     assert held_ids(store) == ["m3"]
@@ -431,7 +431,7 @@ def test_a_commit_cut_off_before_the_replace_leaves_the_old_file(store: Store) -
     store.merge(TABLE, ACCOUNT, DAY, ids("m1"))
     held = store.state.partition(TABLE, ACCOUNT, DAY)
     assert held is not None
-    store.state.intend(held, "0" * 64)
+    store.state.save_intent(held, "0" * 64)
     assert held_ids(store) == ["m1"]
     assert store.raw_digest(ACCOUNT, DAY) != ""
     assert store.state.partition(TABLE, ACCOUNT, DAY) == held
@@ -444,7 +444,7 @@ def test_a_commit_cut_off_after_the_replace_left_the_new_file(store: Store) -> N
     after = store.state.partition(TABLE, ACCOUNT, DAY)
     assert before is not None
     assert after is not None
-    store.state.intend(before, after.sha256)
+    store.state.save_intent(before, after.sha256)
     assert store.merge(TABLE, ACCOUNT, DAY, ids("m2")).is_changed is False
     assert store.state.partition(TABLE, ACCOUNT, DAY) == after
 
@@ -529,7 +529,7 @@ def test_two_threads_share_one_store(store: Store) -> None:
 
 
 def test_paths_outside_the_root_are_refused(tmp_path: Path) -> None:
-    folder = Folder(tmp_path)
+    folder = LocalFolder(tmp_path)
     for parts in (("..",), ("a/b",), ("",), ("a\0b",), (".",)):
         with pytest.raises(StoreError, match="is no name of a file or folder"):
             folder.read(parts)

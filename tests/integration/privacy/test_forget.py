@@ -29,7 +29,7 @@ from convo_pipeline.privacy.erase import forget, forget_again, resume_erasures
 from convo_pipeline.privacy.forget import erase, lock_for_erasure, plan_erasure, read_pending
 from convo_pipeline.privacy.retention import expire
 from convo_pipeline.schema import RAW, TABLES
-from convo_pipeline.storage.local import Folder
+from convo_pipeline.storage.local import LocalFolder
 from convo_pipeline.upkeep.rebuild import rebuild_state
 from convo_pipeline.upkeep.rename import rename_account
 from convo_pipeline.upkeep.verify import verify
@@ -453,7 +453,7 @@ def test_a_ledger_that_a_killed_writer_left_staged_goes(inboxes: Inboxes) -> Non
 def test_what_a_killed_writer_left_staged_beside_the_state_goes_after_an_hour(
     inboxes: Inboxes,
 ) -> None:
-    beside = Folder(inboxes.store.state_path)
+    beside = LocalFolder(inboxes.store.state_path)
     old, new = (
         beside.stage(("deletions", f"{name}.json"), ADA.encode())[0] for name in ("old", "new")
     )

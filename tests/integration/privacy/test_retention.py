@@ -96,8 +96,8 @@ def test_what_left_is_not_fetched_or_made_again(inboxes: Inboxes) -> None:
     run(inboxes, {"raw_message_details": RAW_LIMIT, "messages": MESSAGES_LIMIT})
     before = inboxes.files()
     assert [stale_days(inboxes.store, name) for name in inboxes.names] == [[], []]
-    inboxes.store.state.reopen("insta")
-    inboxes.store.state.reopen("mess")
+    inboxes.store.state.reset_progress("insta")
+    inboxes.store.state.reset_progress("mess")
     inboxes.extract_whole(FIRST)
     for name in inboxes.names:
         for index in range(70):
@@ -163,11 +163,11 @@ def test_compactions_damaged_files_and_the_state_keep_nothing_of_it(inboxes: Inb
     months = {
         piece.month
         for table in TABLES
-        for each in read_index(store.place, table)[0]
+        for each in read_index(store.backend, table)[0]
         for piece in each.pieces
     }
     assert (left, months & {"2026-01"}) == (set(), set())
-    assert store.state.quarantines() == []
+    assert store.state.suspect_files() == []
     assert [
         record
         for record in store.state.partitions()

@@ -89,7 +89,7 @@ def test_a_year_is_one_request_and_what_changed_since_is_read_by_day(
     store = filled(machine())
     assert len(compact(store, TODAY)) == 4
     assert compact(store, TODAY) == []
-    (segment,) = read_index(store.place, TABLE)[0]
+    (segment,) = read_index(store.backend, TABLE)[0]
     fetched(proxy)
     assert answers(bucket, proxy.url) == expected()
     march = [
@@ -135,7 +135,7 @@ def test_a_few_days_are_fetched_alone_where_that_is_cheaper(
     store.merge(TABLE, "bakery", DAYS[0], large)
     filled(store, ("florist",))
     compact(store, TODAY)
-    assert read_index(store.place, TABLE)[0][0].byte_count > 2 * REQUEST_BYTES
+    assert read_index(store.backend, TABLE)[0][0].byte_count > 2 * REQUEST_BYTES
     fetched(proxy)
     assert (
         answers(bucket, proxy.url, "account = 'florist' AND date < '2026-02-01'")
@@ -150,7 +150,7 @@ def test_a_lost_or_damaged_compaction_is_no_damage(
 ) -> None:
     store = filled(machine())
     compact(store, TODAY)
-    (segment,) = read_index(store.place, TABLE)[0]
+    (segment,) = read_index(store.backend, TABLE)[0]
     assert list(check_side_files(store, is_quick=False)) == []
     key = f"tables/.compact/{TABLE}/{'index.json' if 'index' in damage else segment.name}"
     if damage in ("gone", "no index"):
@@ -175,7 +175,7 @@ def test_an_account_gets_another_name_and_a_second_machine_learns_it(
     assert rename_account(store, "bakery", "cafe") == [TABLE]
     assert not [key for key in server.objects(bucket) if "account=bakery" in key]
     assert {
-        piece.account for each in read_index(store.place, TABLE)[0] for piece in each.pieces
+        piece.account for each in read_index(store.backend, TABLE)[0] for piece in each.pieces
     } == {"florist"}
     assert answers(bucket, server.url) == expected(("cafe", "florist"))
     assert store.read(TABLE, "cafe", DAYS[1])["message_id"].to_pylist() == [f"m{DAYS[1]:%d}"]
@@ -187,10 +187,10 @@ def test_a_rename_that_was_cut_off_is_run_again_and_never_writes_over_others_row
     machine: Callable[..., Store], server: S3Server, bucket: str
 ) -> None:
     store = filled(machine(), ("bakery",))
-    place = store.place
+    place = store.backend
     for day in DAYS[:2]:  # what a killed rename leaves: one object copied, one moved
         source = (TABLE, "account=bakery", f"date={day}", "data.parquet")
-        copy = place.read_marked(source)
+        copy = place.read(source)
         assert copy is not None
         write_file(place, (TABLE, "account=cafe", *source[2:]), copy[0])
     place.remove(source, copy[1])

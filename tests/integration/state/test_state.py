@@ -59,7 +59,7 @@ def test_partitions_are_kept_and_listed_by_account_date_and_table(state: State) 
 
 def test_an_intent_stays_until_the_partition_is_recorded(state: State) -> None:
     state.record(partition())
-    state.intend(partition(), "ef")
+    state.save_intent(partition(), "ef")
     noted = state.partition("messages", "bakery", DAY)
     assert noted == Partition("messages", "bakery", DAY, "ab", 3, 900, "digest", "ef")
     state.record(partition(sha256="ef"))
@@ -131,12 +131,12 @@ def test_a_damaged_raw_file_reopens_every_conversation_of_its_account(state: Sta
     state.save_conversations("bakery", [ConversationState("c1", 5, "m1", 3)])
     state.save_memory("bakery", {"coverage": {"since": "2026-01-01"}, "ladder": "x"})
     state.record(partition("raw_message_ids"))
-    state.add_quarantine("raw_message_ids", "bakery", DAY, "a/b.corrupt-1")
+    state.mark_suspect("raw_message_ids", "bakery", DAY, "a/b.corrupt-1")
     assert state.conversations("bakery") == {"c1": ConversationState("c1", 5, "m1", None)}
     assert (state.partitions(), state.memory("bakery")) == ([], {"ladder": "x"})
-    assert state.quarantines("bakery") == [("raw_message_ids", "bakery", DAY, "a/b.corrupt-1")]
-    state.remove_quarantine("a/b.corrupt-1")
-    assert state.quarantines() == []
+    assert state.suspect_files("bakery") == [("raw_message_ids", "bakery", DAY, "a/b.corrupt-1")]
+    state.remove_suspect("a/b.corrupt-1")
+    assert state.suspect_files() == []
 
 
 def test_memory_is_replaced_whole(state: State) -> None:

@@ -74,7 +74,7 @@ def test_d1_a_damaged_raw_day_is_asked_again_by_the_next_night_however_old_it_is
     reports = inboxes.extract(NIGHT, mode="nightly")
     inboxes.derive()
     assert [report.outcome for report in reports] == ["complete"]
-    assert store.state.quarantines() == []
+    assert store.state.suspect_files() == []
     assert {name: inboxes.rows(name, "insta") for name in before} == before
     assert kinds(inboxes) == ["set aside"]
     (kept,) = store.path(table, "insta", OLD).parent.glob("*.corrupt-*")
@@ -113,12 +113,12 @@ def test_a_file_found_damaged_while_a_run_stores_waits_for_the_next_one(inboxes:
     flip(inboxes.store.path("raw_message_details", "insta", TODAY))
     [report] = inboxes.extract(NIGHT, accounts=["insta"], mode="nightly")
     assert (report.outcome, report.reasons) == ("incomplete", ("quarantined",))
-    assert [entry[:3] for entry in inboxes.store.state.quarantines()] == [
+    assert [entry[:3] for entry in inboxes.store.state.suspect_files()] == [
         ("raw_message_details", "insta", TODAY)
     ]
     [report] = inboxes.extract(NIGHT, accounts=["insta"], mode="nightly")
     inboxes.derive()
-    assert (report.outcome, inboxes.store.state.quarantines()) == ("complete", [])
+    assert (report.outcome, inboxes.store.state.suspect_files()) == ("complete", [])
     assert [row for row in inboxes.rows("messages", "insta") if row["text"] != "late"] == before
     assert kinds(inboxes) == ["set aside"]
 
@@ -141,7 +141,7 @@ def test_a_damaged_day_of_the_ledger_is_written_again_from_the_state(inboxes: In
     flip(store.path(RUNS.name, "", TODAY))
     export_runs(store, str(before["run_id"][0]))
     assert store.read(RUNS.name, "", TODAY).equals(before)
-    assert (store.state.quarantines(), kinds(inboxes)) == ([], ["set aside"])
+    assert (store.state.suspect_files(), kinds(inboxes)) == ([], ["set aside"])
 
 
 def test_a_file_with_the_bytes_that_were_written_is_never_set_aside(inboxes: Inboxes) -> None:
@@ -156,7 +156,7 @@ def test_a_file_with_the_bytes_that_were_written_is_never_set_aside(inboxes: Inb
     store.state.record(replace(held, sha256=hashlib.sha256(b"unreadable").hexdigest()))
     with pytest.raises(StoreError, match="its bytes are those that were written: it stays"):
         store.read("messages", "insta", OLD)
-    assert (path.read_bytes(), store.state.quarantines()) == (b"unreadable", [])
+    assert (path.read_bytes(), store.state.suspect_files()) == (b"unreadable", [])
 
 
 def test_a_backup_without_state_remembers_what_lies_set_aside(inboxes: Inboxes) -> None:
@@ -164,13 +164,13 @@ def test_a_backup_without_state_remembers_what_lies_set_aside(inboxes: Inboxes) 
     flip(store.path("raw_message_ids", "insta", OLD))
     with pytest.raises(CorruptError):
         store.read("raw_message_ids", "insta", OLD)
-    noted = store.state.quarantines()
+    noted = store.state.suspect_files()
     for _, _, _, path in noted:
-        store.state.remove_quarantine(path)
+        store.state.remove_suspect(path)
     rebuild_state(store)
-    assert store.state.quarantines() == noted
+    assert store.state.suspect_files() == noted
     inboxes.extract(NIGHT, mode="nightly")
-    assert store.state.quarantines() == []
+    assert store.state.suspect_files() == []
 
 
 def test_a_rebuilt_state_vouches_for_no_byte_that_its_rows_do_not_give(inboxes: Inboxes) -> None:
@@ -293,7 +293,7 @@ def test_d13_a_derived_day_removed_by_hand_is_made_again_by_the_next_normalisati
     assert kinds(quiet) == ["missing"]
     outcome = run_normalise(deployment_of(quiet), [f"insta|{TODAY}"])
     assert (outcome.failures, {name: quiet.rows(name, "insta") for name in before}) == ({}, before)
-    assert (kinds(quiet), quiet.store.state.quarantines()) == ([], [])
+    assert (kinds(quiet), quiet.store.state.suspect_files()) == ([], [])
 
 
 def test_d13_a_day_of_the_ledger_removed_by_hand_is_written_again_by_the_next_run(
@@ -334,13 +334,13 @@ def test_d15_days_that_a_restored_backup_lacks_are_asked_again_by_the_next_night
     else:
         assert set(kinds(quiet)) == {"missing", "restored"}
     reports = [*quiet.extract(night, mode="nightly"), *quiet.extract(night, mode="nightly")]
-    store.partitions.look_over(DERIVED, "insta")
+    store.partitions.check_files(DERIVED, "insta")
     quiet.derive()
     assert [report.outcome for report in reports] == [
         "complete" if is_rebuilt else "incomplete",
         "complete",
     ]
-    assert (quiet.rows("messages", "insta"), kinds(quiet), store.state.quarantines()) == (
+    assert (quiet.rows("messages", "insta"), kinds(quiet), store.state.suspect_files()) == (
         before,
         [],
         [],

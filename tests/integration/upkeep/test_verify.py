@@ -239,7 +239,7 @@ def set_aside(store: Store) -> None:
     ).write_bytes(b"x")
     path = f"raw_conversations/account={ACCOUNT}/date={DAY}/data.parquet.corrupt-12345678"
     record = store.state.partition("raw_conversations", ACCOUNT, DAY)
-    store.state.add_quarantine("raw_conversations", ACCOUNT, DAY, path)
+    store.state.mark_suspect("raw_conversations", ACCOUNT, DAY, path)
     assert isinstance(record, Partition)
     store.state.record(record)
 
