@@ -10,7 +10,9 @@ import pytest
 
 from convo_pipeline.cli import main as cli
 from convo_pipeline.settings import parse_settings
-from tests.support.shown import PAGES, README, ROOT, command_lines, every_block
+from run import CHECKS
+from scripts.commands import write_commands
+from tests.support.shown import PAGES, README, ROOT, command_lines, every_block, page
 
 
 @pytest.mark.parametrize(
@@ -27,13 +29,19 @@ def test_a_command_that_is_shown_is_understood(line: str) -> None:
     command.make_context(name, rest, parent=context, resilient_parsing=False)
 
 
-def test_the_readme_names_every_command_and_no_other() -> None:
+def test_the_commands_page_is_current() -> None:
+    assert page("commands.md") == write_commands(), "python -m scripts.commands > docs/commands.md"
+
+
+def test_the_commands_page_has_every_command() -> None:
     assert isinstance(cli, click.Group)
-    table = README.split("## The command line")[1].split("\n## ")[0]
-    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
-    assert sorted(name for row in rows for name in re.findall(r"`(\w+)`", row)) == sorted(
-        cli.commands
-    )
+    headings = re.findall(r"^## convo-pipeline (\w+)$", page("commands.md"), re.M)
+    assert sorted(headings) == sorted(cli.commands)
+
+
+def test_the_readme_shows_what_the_test_command_prints() -> None:
+    shown = README.split("<!-- output: test -->\n```text\n")[1].split("```")[0]
+    assert shown.splitlines() == [f"── {name}" for name, _ in CHECKS] + ["── all passed"]
 
 
 def test_every_configuration_that_is_shown_is_valid() -> None:
@@ -48,14 +56,14 @@ def test_the_shipped_configuration_is_valid_and_has_both_platforms() -> None:
     assert [account.platform for account in settings.accounts] == ["instagram", "messenger"]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_every_link_to_a_file_leads_somewhere(path: Path) -> None:
     links = [
         link.split("#")[0]
-        for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text())
+        for link in re.findall(r"\]\(([^)\s]+)\)", path.read_text())
         if "://" not in link
     ]
-    assert [link for link in links if link and not (page.parent / link).exists()] == []
+    assert [link for link in links if link and not (path.parent / link).exists()] == []
 
 
 def test_the_lock_files_name_no_host_and_pin_all_they_name() -> None:

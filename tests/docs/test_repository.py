@@ -89,12 +89,3 @@ def test_s20_no_file_of_an_environment_is_tracked() -> None:
         for path in tracked()
         if path.name.startswith(".env") or path.suffix in (".pem", ".key", ".p12")
     ] == []
-
-
-@pytest.mark.parametrize(
-    "fault",
-    [*(f"c{number}" for number in range(1, 23)), *(f"d{number}" for number in range(1, 17))],
-)
-def test_every_fault_of_processes_and_of_storage_is_named_by_a_test(fault: str) -> None:
-    named = rf"def test(_[a-d]\d+)*_{fault}(_[a-d]\d+)*_"
-    assert any(re.search(named, path.read_text()) for path in (ROOT / "tests").rglob("test_*.py"))
