@@ -121,7 +121,9 @@ def test_every_package_that_is_imported_is_declared(folder: str, extras: tuple[s
         name.split(".")[0] for path in (ROOT / folder).rglob("*.py") for name in imported(path)
     }
     foreign = (
-        top_level - {"convo_pipeline", "tests", "benchmarks", "scripts", "run"} - sys.stdlib_module_names
+        top_level
+        - {"convo_pipeline", "tests", "benchmarks", "scripts", "run"}
+        - sys.stdlib_module_names
     )
     needed = {name: {_name(each) for each in distributions.get(name, ())} for name in foreign}
     assert {
