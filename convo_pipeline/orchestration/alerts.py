@@ -22,7 +22,7 @@ ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
 
 
 @dataclass(frozen=True)
-class Told:
+class RunFailure:
     """What the failed steps of one run said."""
 
     accounts: tuple[str, ...] = ()
@@ -33,7 +33,7 @@ class Told:
         """Whose trouble it is and of what kind: the same again is no news, whatever its times and trace ids are.
 
         >>> lines = ("bakery: code 190/460, trace A1", "bakery: code 190/460, trace B2", "bakery: code 190/463")
-        >>> first, again, other = (Told(("bakery",), (line,)).trouble for line in lines)
+        >>> first, again, other = (RunFailure(("bakery",), (line,)).trouble for line in lines)
         >>> first == again, first == other
         (True, False)
         """
@@ -55,7 +55,7 @@ def build_alert(deployment: Deployment) -> dg.SensorDefinition:
         if not variable:
             return dg.SkipReason("alerts.webhook_env names no variable")
         run = context.dagster_run
-        told = read_told(context.instance, run.run_id)
+        told = read_failure(context.instance, run.run_id)
         if is_known(context.instance, run, told):
             return dg.SkipReason(
                 "the run before failed for the same accounts and reason: told already"
@@ -66,7 +66,7 @@ def build_alert(deployment: Deployment) -> dg.SensorDefinition:
     return alert
 
 
-def describe(run: dg.DagsterRun, told: Told) -> dict[str, object]:
+def describe(run: dg.DagsterRun, told: RunFailure) -> dict[str, object]:
     """Make the document: `text` alone says everything, for chats that show only that."""
     who = ", ".join(told.accounts) or "no account by name"
     lines = [redact(line) for line in told.lines]
@@ -79,7 +79,7 @@ def describe(run: dg.DagsterRun, told: Told) -> dict[str, object]:
     }
 
 
-def read_told(instance: dg.DagsterInstance, run_id: str) -> Told:
+def read_failure(instance: dg.DagsterInstance, run_id: str) -> RunFailure:
     """Read what the failed steps of a run told a person; an unexpected error is named by its kind alone."""
     accounts: list[str] = []
     lines: list[str] = []
@@ -92,7 +92,7 @@ def read_told(instance: dg.DagsterInstance, run_id: str) -> Told:
             lines += (told.description or "").splitlines()[1:]
         else:
             lines.append((told and told.description) or _unexpected(data.error))
-    return Told(
+    return RunFailure(
         tuple(dict.fromkeys(accounts)),
         tuple(lines or ["the run ended before a step began: see Dagster"]),
     )
@@ -106,7 +106,7 @@ def _unexpected(error: object) -> str:
     )
 
 
-def is_known(instance: dg.DagsterInstance, run: dg.DagsterRun, told: Told) -> bool:
+def is_known(instance: dg.DagsterInstance, run: dg.DagsterRun, told: RunFailure) -> bool:
     """Whether the job's run before this one failed for the same accounts and reason."""
     ended: Sequence[dg.DagsterRun] = instance.get_runs(
         dg.RunsFilter(job_name=run.job_name, statuses=ENDED), limit=20
@@ -115,6 +115,6 @@ def is_known(instance: dg.DagsterInstance, run: dg.DagsterRun, told: Told) -> bo
     before = ended[ids.index(run.run_id) + 1 :][:1] if run.run_id in ids else []
     return any(
         each.status == dg.DagsterRunStatus.FAILURE
-        and read_told(instance, each.run_id).trouble == told.trouble
+        and read_failure(instance, each.run_id).trouble == told.trouble
         for each in before
     )

@@ -23,10 +23,15 @@ from convo_pipeline.extract.defect import describe_defect
 from convo_pipeline.extract.run import AccountReport, Mode, Progress, extract
 from convo_pipeline.lake.partitions import Commit
 from convo_pipeline.lake.store import Store
+from convo_pipeline.orchestration.asset_events import (
+    AssetEvent,
+    StepResult,
+    TablePartition,
+    report_to_dagster,
+)
 from convo_pipeline.orchestration.checks import checks_of, judge
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.metadata import partition_metadata, run_metadata, table_metadata
-from convo_pipeline.orchestration.outcome import Cell, Outcome, Told, tell
 from convo_pipeline.orchestration.partitions import (
     Window,
     accounts_by_window,
@@ -97,12 +102,14 @@ def build_extract(
         backfill_policy=SINGLE_RUN,
         can_subset=True,
     )
-    def extract_tables(context: dg.AssetExecutionContext) -> Iterator[Told]:
+    def extract_tables(context: dg.AssetExecutionContext) -> Iterator[AssetEvent]:
         """List the accounts' conversations down to the range's start and merge everything that came."""
-        outcome, keys, mode = Outcome(), keys_of(context), mode_of(context.run.tags)
+        outcome, keys, mode = StepResult(), keys_of(context), mode_of(context.run.tags)
         if context.op_execution_context.selected_asset_keys:
             outcome = run_extract(deployment, keys, context.log.info, mode)
-        yield from tell(context, outcome, lambda: run_checks(deployment, context, keys))
+        yield from report_to_dagster(
+            context, outcome, lambda: run_checks(deployment, context, keys)
+        )
 
     return extract_tables
 
@@ -120,12 +127,14 @@ def build_normalise(
         backfill_policy=SINGLE_RUN,
         can_subset=True,
     )
-    def normalise_tables(context: dg.AssetExecutionContext) -> Iterator[Told]:
+    def normalise_tables(context: dg.AssetExecutionContext) -> Iterator[AssetEvent]:
         """Make the derived tables agree with the raw ones: the run's partitions and all that are stale."""
-        outcome, keys = Outcome(), keys_of(context)
+        outcome, keys = StepResult(), keys_of(context)
         if context.op_execution_context.selected_asset_keys:
             outcome = run_normalise(deployment, keys, scope_of(context.run.tags))
-        yield from tell(context, outcome, lambda: run_checks(deployment, context, keys))
+        yield from report_to_dagster(
+            context, outcome, lambda: run_checks(deployment, context, keys)
+        )
 
     return normalise_tables
 
@@ -182,7 +191,7 @@ def scope_of(tags: Mapping[str, str]) -> Scope:
 
 def run_extract(
     deployment: Deployment, keys: Iterable[str], log: Log, mode: Mode = "window"
-) -> Outcome:
+) -> StepResult:
     """Extract the keys' windows, all accounts of one window side by side."""
     asked = by_account(keys)
     days = since_start(deployment.settings.accounts, asked)
@@ -233,7 +242,7 @@ def extract_windows(
     return reports
 
 
-def alone(outcome: Outcome, account: str, work: Callable[[], T]) -> T | None:
+def alone(outcome: StepResult, account: str, work: Callable[[], T]) -> T | None:
     """Do some of an account's work; what goes wrong, foreseen or not, fails that account and no other: None."""
     try:
         return work()
@@ -256,9 +265,9 @@ def open_store(deployment: Deployment) -> Iterator[Store]:
 
 def judge_extract(
     store: Store, asked: Days, days: Days, reports: Sequence[AccountReport]
-) -> Outcome:
+) -> StepResult:
     """Turn reports into the truth per partition."""
-    outcome = Outcome(failures=_failures(reports), summary=run_metadata(reports))
+    outcome = StepResult(failures=_failures(reports), summary=run_metadata(reports))
     promised = {(name, day) for name, some in days.items() for day in some}
     reader = _Reader(store, with_preview=len(promised) <= MOST_PREVIEWS)
     for name in sorted(asked.keys() - outcome.failures.keys()):
@@ -296,9 +305,11 @@ def changed(commits: Iterable[Commit]) -> dict[tuple[str, str], dict[str, Any]]:
     }
 
 
-def run_normalise(deployment: Deployment, keys: Iterable[str], scope: Scope = "asked") -> Outcome:
+def run_normalise(
+    deployment: Deployment, keys: Iterable[str], scope: Scope = "asked"
+) -> StepResult:
     """Derive the keys' partitions, as many as the scope says, then every other stale day of the same accounts."""
-    asked, outcome = by_account(keys), Outcome()
+    asked, outcome = by_account(keys), StepResult()
     with open_store(deployment) as store:
         reader = _Reader(store, with_preview=sum(map(len, asked.values())) <= MOST_PREVIEWS)
         for account, days in asked.items():
@@ -329,8 +340,8 @@ def run_normalise(deployment: Deployment, keys: Iterable[str], scope: Scope = "a
     return outcome
 
 
-def renew(deployment: Deployment, store: Store, renewal: Renewal, outcome: Outcome) -> set[date]:
-    """Derive what is due of an account's days and tell how far it is; return the days that are whole now."""
+def renew(deployment: Deployment, store: Store, renewal: Renewal, outcome: StepResult) -> set[date]:
+    """Derive what is due of an account's days and report_to_dagster how far it is; return the days that are whole now."""
     tell_progress(deployment, outcome, Progress(renewal.account, "days", len(renewal.held)))
     tell_progress(deployment, outcome, Progress(renewal.account, "days done", renewal.done_count))
     made = set()
@@ -343,14 +354,14 @@ def renew(deployment: Deployment, store: Store, renewal: Renewal, outcome: Outco
     return made
 
 
-def tell_progress(deployment: Deployment, outcome: Outcome, step: Progress) -> None:
+def tell_progress(deployment: Deployment, outcome: StepResult, step: Progress) -> None:
     """Tell whoever waits; that this fails is the account's own defect."""
     if deployment.on_progress:
         alone(outcome, step.account, partial(deployment.on_progress, step))
 
 
 def add_pictures(
-    deployment: Deployment, store: Store, account: str, days: Sequence[date], outcome: Outcome
+    deployment: Deployment, store: Store, account: str, days: Sequence[date], outcome: StepResult
 ) -> None:
     """Put an account's pictures of the run beside its newest day."""
     for cell, page in draw_pictures(deployment, store, account, days, outcome).items():
@@ -358,8 +369,8 @@ def add_pictures(
 
 
 def draw_pictures(
-    deployment: Deployment, store: Store, account: str, days: Sequence[date], outcome: Outcome
-) -> dict[Cell, dg.MarkdownMetadataValue]:
+    deployment: Deployment, store: Store, account: str, days: Sequence[date], outcome: StepResult
+) -> dict[TablePartition, dg.MarkdownMetadataValue]:
     """Draw an account's pictures of some days, for the newest of them; none if the account failed or holds nothing.
 
     Tables are as right without pictures: what keeps these from being drawn stands in their place, and the day is green.
@@ -382,13 +393,17 @@ def draw_pictures(
     return {(table, key_of(account, max(days))): page for table, page in pages.items()}
 
 
-def derive(store: Store, account: str, day: date, outcome: Outcome) -> list[Commit] | None:
+def derive(store: Store, account: str, day: date, outcome: StepResult) -> list[Commit] | None:
     """Derive one partition; a damaged one fails its account and no other day."""
     return alone(outcome, account, partial(derive_day, store, account, day))
 
 
 def derive_figures(
-    deployment: Deployment, store: Store, account: str, outcome: Outcome, days: Iterable[date] = ()
+    deployment: Deployment,
+    store: Store,
+    account: str,
+    outcome: StepResult,
+    days: Iterable[date] = (),
 ) -> list[Commit] | None:
     """Make `account_days` of these days and of all that a changed message around them made stale; None if that failed.
 
@@ -418,7 +433,7 @@ class _Reader:
 
     def read_into(
         self,
-        outcome: Outcome,
+        outcome: StepResult,
         tables: Sequence[str],
         account: str,
         day: date,

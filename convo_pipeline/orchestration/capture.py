@@ -11,6 +11,7 @@ import dagster as dg
 
 from convo_pipeline.extract.report import AccountReport, figures_in
 from convo_pipeline.lake.store import Store
+from convo_pipeline.orchestration.asset_events import StepResult, TablePartition
 from convo_pipeline.orchestration.assets import (
     Log,
     changed,
@@ -22,7 +23,6 @@ from convo_pipeline.orchestration.assets import (
     remedy,
 )
 from convo_pipeline.orchestration.deployment import Deployment
-from convo_pipeline.orchestration.outcome import Cell, Outcome
 from convo_pipeline.orchestration.partitions import (
     ONE_DAY,
     Window,
@@ -37,9 +37,9 @@ ACCOUNTS_TAG = "convo/accounts"
 Change = dg.AssetMaterialization | dg.AssetObservation
 
 
-def run_capture(deployment: Deployment, log: Log, names: Sequence[str] = ()) -> Outcome:
+def run_capture(deployment: Deployment, log: Log, names: Sequence[str] = ()) -> StepResult:
     """Ask these accounts, or all, for what came since their last look and derive what changed."""
-    outcome = Outcome()
+    outcome = StepResult()
     accounts = [
         account for account in deployment.settings.accounts if not names or account.name in names
     ]
@@ -74,8 +74,8 @@ def capture_window(now: datetime, capture_minutes: int) -> Window:
     return Window((now - margin).date(), now.date() + ONE_DAY)
 
 
-def _take(deployment: Deployment, store: Store, report: AccountReport, outcome: Outcome) -> None:
-    """Derive the days that one account's report changed and tell what is new."""
+def _take(deployment: Deployment, store: Store, report: AccountReport, outcome: StepResult) -> None:
+    """Derive the days that one account's report changed and report_to_dagster what is new."""
     if report.outcome == "failed":
         outcome.failures[report.account] = remedy(report)
     commits = [commit for commit in report.commits if commit.is_changed]
@@ -87,7 +87,7 @@ def _take(deployment: Deployment, store: Store, report: AccountReport, outcome: 
 
 
 def tell_changes(
-    deployment: Deployment, instance: dg.DagsterInstance, outcome: Outcome
+    deployment: Deployment, instance: dg.DagsterInstance, outcome: StepResult
 ) -> Iterator[Change]:
     """Say which partitions changed, so that an asset's page, which shows its newest materialisation, keeps its pictures.
 
@@ -107,10 +107,12 @@ def tell_changes(
         yield dg.AssetMaterialization(table, partition=key, metadata=metadata)
 
 
-def _draw(deployment: Deployment, cells: Iterable[Cell], outcome: Outcome) -> Mapping[Cell, object]:
+def _draw(
+    deployment: Deployment, cells: Iterable[TablePartition], outcome: StepResult
+) -> Mapping[TablePartition, object]:
     """Draw the days of these cells, by account; told after all others, a page with pictures is what is shown."""
     days_of = by_account(key for _, key in cells)
-    pages: dict[Cell, object] = {}
+    pages: dict[TablePartition, object] = {}
     if days_of:
         with open_store(deployment) as store:
             for account, days in days_of.items():
@@ -118,6 +120,6 @@ def _draw(deployment: Deployment, cells: Iterable[Cell], outcome: Outcome) -> Ma
     return {cell: page for cell, page in pages.items() if cell in outcome.extra}
 
 
-def _is_materialised(instance: dg.DagsterInstance, cell: Cell) -> bool:
+def _is_materialised(instance: dg.DagsterInstance, cell: TablePartition) -> bool:
     records = dg.AssetRecordsFilter(asset_key=dg.AssetKey(cell[0]), asset_partitions=[cell[1]])
     return bool(instance.fetch_materializations(records, limit=1).records)

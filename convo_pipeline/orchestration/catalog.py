@@ -5,6 +5,7 @@ import dagster as dg
 from convo_pipeline.orchestration.alerts import build_alert
 from convo_pipeline.orchestration.assets import build_extract, build_normalise, build_problem
 from convo_pipeline.orchestration.deployment import Deployment
+from convo_pipeline.orchestration.early_capture import build_early_capture
 from convo_pipeline.orchestration.jobs import build_capture_job, extract_job, normalise_job
 from convo_pipeline.orchestration.partitions import partitions_of
 from convo_pipeline.orchestration.schedules import (
@@ -13,7 +14,6 @@ from convo_pipeline.orchestration.schedules import (
     build_nightly,
     build_sweep,
 )
-from convo_pipeline.orchestration.sooner import build_capture_sooner
 from convo_pipeline.orchestration.upkeep import build_upkeep_job, build_upkeep_schedule
 
 
@@ -38,7 +38,7 @@ def build_definitions(deployment: Deployment) -> dg.Definitions:
         ],
         sensors=[
             *build_followers(),
-            build_capture_sooner(deployment, capture_job),
+            build_early_capture(deployment, capture_job),
             build_alert(deployment),
         ],
         executor=dg.in_process_executor,

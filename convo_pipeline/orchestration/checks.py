@@ -45,7 +45,7 @@ READ_AGAIN = "materialise the raw tables of this day again"
 
 
 @dataclass(frozen=True)
-class Day:
+class CheckedPartition:
     """One partition as the checks see it: keys, times, counts; every file is read once at most."""
 
     store: Store
@@ -77,7 +77,7 @@ class Day:
         return all(self.day >= self._floors.get(name, date.min) for name in names)
 
 
-Judge = Callable[[Day], str | None]
+Judge = Callable[[CheckedPartition], str | None]
 
 
 @dataclass(frozen=True)
@@ -103,12 +103,12 @@ class Check:
 # what can be wrong with one partition
 
 
-def judge_keys(table: schema.Table, day: Day) -> str | None:
+def judge_keys(table: schema.Table, day: CheckedPartition) -> str | None:
     count = count_repeated(table, day.rows(table.name))
     return f"{count} rows too many for their key: {_mend(table.name)}" if count else None
 
 
-def judge_dates(table: schema.Table, day: Day) -> str | None:
+def judge_dates(table: schema.Table, day: CheckedPartition) -> str | None:
     """A message whose time the API did not say lies where it was first filed; any other on its own day."""
     elsewhere = find_elsewhere(day.rows(table.name), day.day)
     if not elsewhere.num_rows:
@@ -121,7 +121,7 @@ def judge_dates(table: schema.Table, day: Day) -> str | None:
     return f"{count} messages were sent on another day: {_mend(table.name)}" if count else None
 
 
-def judge_ids(table: str, known: str, key: Sequence[str], day: Day) -> str | None:
+def judge_ids(table: str, known: str, key: Sequence[str], day: CheckedPartition) -> str | None:
     """Every key of `table` has a row in `known`. What points is read before what it points to: writers go the other way."""
     if not day.is_held((table, known)):
         return None
@@ -134,7 +134,9 @@ def judge_ids(table: str, known: str, key: Sequence[str], day: Day) -> str | Non
     )
 
 
-def judge_completeness(table: str, raw: str, key: Sequence[str], day: Day) -> str | None:
+def judge_completeness(
+    table: str, raw: str, key: Sequence[str], day: CheckedPartition
+) -> str | None:
     """Every raw id has a row, and no row is without its raw id."""
     if not day.is_held((table, raw)):
         return None
@@ -146,7 +148,7 @@ def judge_completeness(table: str, raw: str, key: Sequence[str], day: Day) -> st
     return f"{', '.join(found)}: {AGAIN}" if found and day.is_settled() else None
 
 
-def judge_coverage_sum(day: Day) -> str | None:
+def judge_coverage_sum(day: CheckedPartition) -> str | None:
     listed = day.rows("raw_message_ids").num_rows
     is_listed = day.is_held(("coverage", "raw_message_ids")) and day.is_settled()
     for row in day.rows("coverage").to_pylist():
@@ -156,7 +158,7 @@ def judge_coverage_sum(day: Day) -> str | None:
     return None
 
 
-def judge_figures_sum(day: Day) -> str | None:
+def judge_figures_sum(day: CheckedPartition) -> str | None:
     messages = day.rows("messages").num_rows
     is_held = day.is_held(("account_days", "messages"))
     for row in day.rows("account_days").to_pylist():
@@ -166,7 +168,7 @@ def judge_figures_sum(day: Day) -> str | None:
     return None
 
 
-def judge_open(day: Day) -> str | None:
+def judge_open(day: CheckedPartition) -> str | None:
     """Nothing waits to be read, failed to be read or could not be understood."""
     rows = day.rows("coverage").to_pylist()
     found = [
@@ -185,7 +187,7 @@ def judge_open(day: Day) -> str | None:
     return f"{', '.join(found)}: {'; '.join(remedies)}"
 
 
-def judge_share(day: Day) -> str | None:
+def judge_share(day: CheckedPartition) -> str | None:
     """Enough of the day's messages have their content."""
     for row in day.rows("coverage").to_pylist():
         share = row["share_detailed"]
@@ -195,7 +197,7 @@ def judge_share(day: Day) -> str | None:
     return None
 
 
-def _share_remedy(day: Day) -> str:
+def _share_remedy(day: CheckedPartition) -> str:
     """What was lost before the account was connected is nobody's to mend; afterwards a shorter interval helps."""
     runs = day.store.state.runs(day.account)
     connected = min((run.started_at.date() for run in runs), default=None)
@@ -346,7 +348,7 @@ def judge(
 def _judge_day(store: Store, key: str, checks: Iterable[Check]) -> dict[Check, str]:
     """Judge one partition; no derivation goes on meanwhile."""
     account, day = split_key(key)
-    seen = Day(store, account, day)
+    seen = CheckedPartition(store, account, day)
     found: dict[Check, str] = {}
     with store.lock_derivation(account):
         for check in checks:

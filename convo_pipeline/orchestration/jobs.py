@@ -9,10 +9,10 @@ from pathlib import Path
 
 import dagster as dg
 
+from convo_pipeline.orchestration.asset_events import failure
 from convo_pipeline.orchestration.assets import DERIVED, RAW
 from convo_pipeline.orchestration.capture import accounts_asked, run_capture, tell_changes
 from convo_pipeline.orchestration.deployment import Deployment
-from convo_pipeline.orchestration.outcome import failure
 
 EXTRACT_JOB = "extract_job"
 NORMALISE_JOB = "normalise_job"

@@ -145,7 +145,7 @@ def _cell(name: str, value: object) -> str | int | float | bool | None:
 
 
 def shorten_id(value: str) -> str:
-    """Shorten an id: enough to tell rows apart, not enough to look anybody up.
+    """Shorten an id: enough to report_to_dagster rows apart, not enough to look anybody up.
 
     A number keeps its end. Long ids may all end alike, as Instagram's do: they become the beginning of their SHA-256,
     which `WHERE sha256(message_id) LIKE '22496f%'` finds.

@@ -24,16 +24,16 @@ from convo_pipeline.schema import ACCOUNT_DAYS, COVERAGE, MESSAGES, Table
 from convo_pipeline.tables.chart_data import (
     UNANSWERED,
     UNKNOWN,
+    ChartDays,
     Floats,
     Ints,
     Row,
-    Span,
+    choose_chart_days,
     class_waits,
     count_by_hour,
     coverage_shares,
     daily,
     mean_by_hour,
-    span_of,
 )
 from convo_pipeline.tables.complete_range import CompleteRange
 from convo_pipeline.tables.metrics import (
@@ -71,13 +71,13 @@ LINKS = (
 
 
 @dataclass(frozen=True)
-class Subject:
+class ChartContext:
     """Whose pictures: an account, its time zone, its session gap, the days of the run, and its complete range."""
 
     account: str
     timezone: str
     session_gap_hours: float
-    span: Span
+    span: ChartDays
     complete_range: CompleteRange | None
 
     @property
@@ -109,8 +109,8 @@ def picture_account(
 ) -> dict[str, dg.MarkdownMetadataValue]:
     """Draw the pictures of some days of an account; return the Markdown by table, none where nothing is held."""
     held = store.days(COVERAGE.name, account)
-    span = span_of(days, first_day=min(held, default=None))
-    subject = Subject(
+    span = choose_chart_days(days, first_day=min(held, default=None))
+    subject = ChartContext(
         account, timezone, session_gap_hours, span, read_complete_range(store, account)
     )
     if not set(held).intersection(subject.span.shown):
@@ -124,7 +124,7 @@ def picture_account(
 # pages
 
 
-def _account_days_page(store: Store, subject: Subject) -> str:
+def _account_days_page(store: Store, subject: ChartContext) -> str:
     rows = read_rows(store, ACCOUNT_DAYS, subject.account, subject.span.shown)
     waits = _read_waits(store, subject, rows)
     images = {
@@ -135,13 +135,13 @@ def _account_days_page(store: Store, subject: Subject) -> str:
     return _page(subject, images, _figures_table(rows, subject))
 
 
-def _coverage_page(store: Store, subject: Subject) -> str:
+def _coverage_page(store: Store, subject: ChartContext) -> str:
     rows = read_rows(store, COVERAGE, subject.account, subject.span.shown)
     images = {"Coverage by day": draw_coverage(rows, subject)}
     return _page(subject, images, _coverage_table(rows, subject))
 
 
-def _page(subject: Subject, images: Mapping[str, bytes], table: str) -> str:
+def _page(subject: ChartContext, images: Mapping[str, bytes], table: str) -> str:
     shown = [
         f"![{title}](data:image/png;base64,{base64.b64encode(image).decode()})"
         for title, image in images.items()
@@ -149,7 +149,7 @@ def _page(subject: Subject, images: Mapping[str, bytes], table: str) -> str:
     return "\n\n".join([f"### {subject.title}", *shown, table, LINKS])
 
 
-def _figures_table(rows: Mapping[date, Row], subject: Subject) -> str:
+def _figures_table(rows: Mapping[date, Row], subject: ChartContext) -> str:
     heads = ("date", "in", "out", "unread", "new customers", "sessions", "judged", "median first answer",
              "answered in 24 h, of judged", "backlog")  # fmt: skip
     lines = [
@@ -176,7 +176,7 @@ def spell_new_count(row: Row, is_least: bool) -> str:
     return f"{sign}{row['new_customer_count']}"
 
 
-def _coverage_table(rows: Mapping[date, Row], subject: Subject) -> str:
+def _coverage_table(rows: Mapping[date, Row], subject: ChartContext) -> str:
     names = ("ids_listed", *STATUS_COLOURS)
     lines = [
         (subject.name(day), *(row[name] for name in names), _percent(row["share_detailed"]))
@@ -232,7 +232,7 @@ def _read(
     return pa.concat_tables([table.schema.empty_table().select(names), *parts])
 
 
-def _read_waits(store: Store, subject: Subject, rows: Mapping[date, Row]) -> dict[str, int]:
+def _read_waits(store: Store, subject: ChartContext, rows: Mapping[date, Row]) -> dict[str, int]:
     """Class the first responses of the pictured days; the neighbouring days say which sessions are new.
 
     Of a day that no run promised only some sessions are held, those that went on longest: their waits are not counted.
@@ -260,7 +260,7 @@ def _read_waits(store: Store, subject: Subject, rows: Mapping[date, Row]) -> dic
 # drawings
 
 
-def draw_volume(store: Store, subject: Subject) -> bytes:
+def draw_volume(store: Store, subject: ChartContext) -> bytes:
     """Draw when people write: one day by its hours, more of them by weekday and hour."""
     if len(subject.span.pictured) > 1:
         return draw_hours(mean_hours(store, subject), subject)
@@ -276,7 +276,7 @@ def draw_volume(store: Store, subject: Subject) -> bytes:
     return draw_day({name: found.sum(axis=0) for name, found in counts.items()}, subject)
 
 
-def mean_hours(store: Store, subject: Subject) -> Floats:
+def mean_hours(store: Store, subject: ChartContext) -> Floats:
     """Return messages an hour by weekday and hour, over the hours that a run promised and that were over.
 
     What is held of others would make the means too small.
@@ -302,7 +302,7 @@ def _is_direction(messages: pa.Table, direction: str | None) -> pa.ChunkedArray:
     )
 
 
-def draw_day(counts: Mapping[str, Ints], subject: Subject) -> bytes:
+def draw_day(counts: Mapping[str, Ints], subject: ChartContext) -> bytes:
     """Draw one day's messages by hour: in, out, and unread ones, which may be either."""
 
     def draw(figure: "Figure", axes: "Axes") -> None:
@@ -317,7 +317,7 @@ def draw_day(counts: Mapping[str, Ints], subject: Subject) -> bytes:
     return _draw(f"Messages by hour · {subject.title} (UTC day)", draw)
 
 
-def draw_hours(means: Floats, subject: Subject) -> bytes:
+def draw_hours(means: Floats, subject: ChartContext) -> bytes:
     """Draw messages by hour and weekday; an hour that the days do not hold, or not yet, stays grey."""
 
     def draw(figure: "Figure", axes: "Axes") -> None:
@@ -331,7 +331,7 @@ def draw_hours(means: Floats, subject: Subject) -> bytes:
     return _draw(f"Messages by hour and weekday · {subject.title}", draw)
 
 
-def draw_waits(waits: Mapping[str, int], subject: Subject) -> bytes:
+def draw_waits(waits: Mapping[str, int], subject: ChartContext) -> bytes:
     """Draw how many sessions had their first answer how soon."""
 
     def draw(figure: "Figure", axes: "Axes") -> None:
@@ -345,7 +345,7 @@ def draw_waits(waits: Mapping[str, int], subject: Subject) -> bytes:
     return _draw(f"Time to the first answer · {subject.title}", draw)
 
 
-def draw_backlog(rows: Mapping[date, Row], subject: Subject) -> bytes:
+def draw_backlog(rows: Mapping[date, Row], subject: ChartContext) -> bytes:
     """Draw messages in and out by day, and how many conversations wait at each day's end."""
     days = subject.span.shown
 
@@ -385,7 +385,7 @@ def draw_backlog(rows: Mapping[date, Row], subject: Subject) -> bytes:
     return _draw(f"Volume and backlog by day · {_shown_title(subject)}", draw)
 
 
-def draw_coverage(rows: Mapping[date, Row], subject: Subject) -> bytes:
+def draw_coverage(rows: Mapping[date, Row], subject: ChartContext) -> bytes:
     """Draw what became of each day's ids, as shares, and how many there were."""
     days = subject.span.shown
 
@@ -421,7 +421,7 @@ def draw_coverage(rows: Mapping[date, Row], subject: Subject) -> bytes:
     return _draw(f"Coverage by day, number of ids on top · {_shown_title(subject)}", draw)
 
 
-def _hatch(axes: "Axes", subject: Subject) -> None:
+def _hatch(axes: "Axes", subject: ChartContext) -> None:
     """Hatch the days that are not whole, over what is drawn of them: an empty one is not a quiet one."""
     places = [place for place, day in enumerate(subject.span.shown) if not subject.is_whole(day)]
     for first, last in _stretches(places):
@@ -457,16 +457,16 @@ def _count_on(axes: "Axes", label: str) -> None:
     axes.set_ylabel(label)
 
 
-def _label_hours(axes: "Axes", subject: Subject, note: str = "") -> None:
+def _label_hours(axes: "Axes", subject: ChartContext, note: str = "") -> None:
     axes.set_xticks(range(0, 24, 3), [f"{hour:02}:00" for hour in range(0, 24, 3)])
     axes.set_xlabel(f"hour ({subject.timezone}){note}")
 
 
-def _shown_title(subject: Subject) -> str:
+def _shown_title(subject: ChartContext) -> str:
     return f"{subject.account} · {subject.span.shown[0]} to {subject.span.shown[-1]}"
 
 
-def _label_days(axes: "Axes", span: Span) -> None:
+def _label_days(axes: "Axes", span: ChartDays) -> None:
     """Write every so many dates; where one day is shown among others, mark it."""
     count = len(span.shown)
     step = max(1, -(-count // 10))

@@ -60,7 +60,7 @@ def class_waits(seconds: Floats, unanswered_count: int, unknown_count: int) -> d
 
 
 @dataclass(frozen=True)
-class Span:
+class ChartDays:
     """The days a picture is about, and the days it shows: a single day is shown among those before it."""
 
     pictured: tuple[date, ...]
@@ -72,12 +72,12 @@ class Span:
         return f"{first}" if first == last else f"{first} to {last}"
 
 
-def span_of(days: Sequence[date], *, first_day: date | None = None) -> Span:
+def choose_chart_days(days: Sequence[date], *, first_day: date | None = None) -> ChartDays:
     """Return what to show of some days: all from the first to the last, at most the newest 92; of one day the 28 up to it.
 
     Nothing is shown before `first_day`, the first that is held, except what was asked for.
 
-    >>> span = span_of([date(2026, 3, 1), date(2026, 3, 4)])
+    >>> span = choose_chart_days([date(2026, 3, 1), date(2026, 3, 4)])
     >>> span.title, len(span.shown)
     ('2026-03-01 to 2026-03-04', 4)
     """
@@ -88,7 +88,7 @@ def span_of(days: Sequence[date], *, first_day: date | None = None) -> Span:
     if len(pictured) == 1:
         start = min(first, max(last - timedelta(days=CONTEXT_DAYS - 1), first_day or date.min))
     shown = tuple(start + timedelta(days=index) for index in range((last - start).days + 1))
-    return Span(pictured, shown)
+    return ChartDays(pictured, shown)
 
 
 def coverage_shares(rows: Mapping[date, Row], days: Sequence[date]) -> dict[str, Floats]:

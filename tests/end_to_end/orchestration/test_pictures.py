@@ -21,7 +21,7 @@ from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.jobs import EXTRACT_JOB, NORMALISE_JOB
 from convo_pipeline.orchestration.partitions import Window, range_tags
 from convo_pipeline.orchestration.pictures import (
-    Subject,
+    ChartContext,
     draw_backlog,
     draw_coverage,
     draw_hours,
@@ -32,7 +32,7 @@ from convo_pipeline.orchestration.pictures import (
 from convo_pipeline.orchestration.runs import QUIET
 from convo_pipeline.schema import ACCOUNT_DAYS
 from convo_pipeline.settings import Settings
-from convo_pipeline.tables.chart_data import span_of
+from convo_pipeline.tables.chart_data import choose_chart_days
 from convo_pipeline.tables.complete_range import CompleteRange
 from tests.support.inbox_worlds import TOKENS, Days, small_settings, small_world, three_days
 
@@ -41,9 +41,9 @@ MOST_BYTES = 60_000
 NOON, LATER = datetime(2026, 11, 24, 12, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
 
 
-def subject_of(days: list[date]) -> Subject:
+def subject_of(days: list[date]) -> ChartContext:
     """Whole days of the bakery."""
-    return Subject(BAKERY, "UTC", 24, span_of(days), CompleteRange(min(days), LATER))
+    return ChartContext(BAKERY, "UTC", 24, choose_chart_days(days), CompleteRange(min(days), LATER))
 
 
 @pytest.fixture(scope="module")

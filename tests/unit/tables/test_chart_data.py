@@ -7,13 +7,13 @@ import pyarrow as pa
 import pytest
 
 from convo_pipeline.tables.chart_data import (
+    choose_chart_days,
     class_waits,
     count_by_hour,
     count_hours,
     coverage_shares,
     daily,
     mean_by_hour,
-    span_of,
 )
 
 SATURDAY = date(2026, 11, 21)
@@ -82,15 +82,17 @@ def test_waits_fall_into_classes_by_their_upper_end() -> None:
 
 
 def test_one_day_is_shown_among_the_28_up_to_it_but_not_before_the_first_that_is_held() -> None:
-    assert span_of([SATURDAY]).shown[0] == SATURDAY - timedelta(days=27)
-    span = span_of([SATURDAY], first_day=SATURDAY - timedelta(days=2))
+    assert choose_chart_days([SATURDAY]).shown[0] == SATURDAY - timedelta(days=27)
+    span = choose_chart_days([SATURDAY], first_day=SATURDAY - timedelta(days=2))
     assert (len(span.shown), span.pictured, span.title) == (3, (SATURDAY,), "2026-11-21")
-    assert span_of([SATURDAY], first_day=SATURDAY + timedelta(days=9)).shown == (SATURDAY,)
+    assert choose_chart_days([SATURDAY], first_day=SATURDAY + timedelta(days=9)).shown == (
+        SATURDAY,
+    )
 
 
 def test_a_range_shows_itself_and_of_a_long_one_the_newest_days() -> None:
-    assert span_of(WEEK).shown == tuple(sorted(WEEK))
-    long = span_of([SATURDAY - timedelta(days=index) for index in range(400)])
+    assert choose_chart_days(WEEK).shown == tuple(sorted(WEEK))
+    long = choose_chart_days([SATURDAY - timedelta(days=index) for index in range(400)])
     assert (len(long.shown), long.shown[-1]) == (92, SATURDAY)
 
 

@@ -21,7 +21,7 @@ LOOK_SECONDS = 30
 RUN_KEY_TAG = "dagster/run_key"
 
 
-def build_capture_sooner(
+def build_early_capture(
     deployment: Deployment, capture_job: dg.JobDefinition
 ) -> dg.SensorDefinition:
     """Build the sensor that requests a capture of the accounts at risk."""

@@ -10,31 +10,31 @@ from typing import Any
 
 import dagster as dg
 
-Told = dg.MaterializeResult[None] | dg.AssetCheckResult
-Cell = tuple[str, str]
+AssetEvent = dg.MaterializeResult[None] | dg.AssetCheckResult
+TablePartition = tuple[str, str]
 """A table and a partition key."""
 
 
 @dataclass
-class Outcome:
+class StepResult:
     """What a step did. `stored`: promised and whole. `extra`: changed beyond the promise. `failures`: per account.
 
     `newest`: those of `stored` that are told again after all others, with more to show: an asset's page shows its
     newest event, and a step that returns has no say in the order of its partitions.
     """
 
-    stored: dict[Cell, Mapping[str, Any]] = field(default_factory=dict)
-    extra: dict[Cell, Mapping[str, Any]] = field(default_factory=dict)
-    newest: dict[Cell, Mapping[str, Any]] = field(default_factory=dict)
+    stored: dict[TablePartition, Mapping[str, Any]] = field(default_factory=dict)
+    extra: dict[TablePartition, Mapping[str, Any]] = field(default_factory=dict)
+    newest: dict[TablePartition, Mapping[str, Any]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     summary: Mapping[str, Any] = field(default_factory=dict)
 
 
-def tell(
+def report_to_dagster(
     context: dg.AssetExecutionContext,
-    outcome: Outcome,
+    outcome: StepResult,
     judge: Callable[[], Iterable[dg.AssetCheckResult]],
-) -> Iterator[Told]:
+) -> Iterator[AssetEvent]:
     """Report an outcome for the selected tables, in the order of the graph; raise Failure if an account failed.
 
     What is stored is judged in either case, when it is already shown.
@@ -63,12 +63,14 @@ def tell(
     yield from judge()
 
 
-def _log(context: dg.AssetExecutionContext, cells: Mapping[Cell, Mapping[str, Any]]) -> None:
+def _log(
+    context: dg.AssetExecutionContext, cells: Mapping[TablePartition, Mapping[str, Any]]
+) -> None:
     for (table, key), metadata in cells.items():
         context.log_event(dg.AssetMaterialization(table, partition=key, metadata=dict(metadata)))
 
 
-def failure(outcome: Outcome) -> dg.Failure:
+def failure(outcome: StepResult) -> dg.Failure:
     """Name the failed accounts and, for each, what to do; no retry: it would ask for all accounts again."""
     names = sorted(outcome.failures)
     rest = "everything else is stored" if outcome.stored else "nothing was stored"
