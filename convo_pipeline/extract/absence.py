@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from convo_pipeline.base.times import from_us, to_us
-from convo_pipeline.extract.rows import Reject, Sighting
+from convo_pipeline.extract.observations import MessageObservation, Reject
 from convo_pipeline.schema import RAW_MESSAGE_IDS
 
 CONFIRMED_AFTER = timedelta(hours=1)
@@ -25,12 +25,12 @@ Span = tuple[int, int, int]
 """One page of a conversation: its oldest and newest message's time and the answer's, in microseconds since 1970."""
 
 
-def span_of(found: Sequence[Sighting | Reject], at_us: int) -> Span | None:
+def span_of(found: Sequence[MessageObservation | Reject], at_us: int) -> Span | None:
     """Return what a page spans; None where a row without an id, a time or a place in the order could be any message."""
     times = [
         entry.created_us
         for entry in found
-        if isinstance(entry, Sighting) and entry.created_at_source == "message"
+        if isinstance(entry, MessageObservation) and entry.created_at_source == "message"
     ]
     if len(times) < len(found) or len(times) < 2 or times != sorted(times, reverse=True):
         return None

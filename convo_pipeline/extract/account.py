@@ -29,6 +29,7 @@ from convo_pipeline.extract.conversation import ConversationReader
 from convo_pipeline.extract.defect import describe_defect, is_out_of_memory
 from convo_pipeline.extract.inbox import Fetched, InboxReader, Known
 from convo_pipeline.extract.load import Loaded, load, load_spool
+from convo_pipeline.extract.newest20_probe import Newest20Probe
 from convo_pipeline.extract.plan import Coverage, Mode, plan_run
 from convo_pipeline.extract.report import (
     AccountReport,
@@ -39,8 +40,7 @@ from convo_pipeline.extract.report import (
     refusals,
 )
 from convo_pipeline.extract.spool import Spool, left_spools
-from convo_pipeline.extract.suppress import Suppressor
-from convo_pipeline.extract.verdict import RuleCheck
+from convo_pipeline.extract.suppression_filter import SuppressionFilter
 from convo_pipeline.extract.walk import Held
 from convo_pipeline.graph.client import Endpoint, GraphClient, Identity
 from convo_pipeline.graph.footing import Footing
@@ -259,7 +259,7 @@ class AccountCalls:
         self._footing = Footing(
             run.account.platform, run.clock.now().date(), place if isinstance(place, int) else 0
         )
-        self._suppressor = Suppressor.read(run.store, run.account)
+        self._suppressor = SuppressionFilter.read(run.store, run.account)
         self._fetched = Fetched()
         self._listing: Listing | None = None
         self._started_seconds = time.monotonic()
@@ -350,7 +350,7 @@ class AccountCalls:
             self._client,
             self._journal,
             self._run.account.platform,
-            RuleCheck(),
+            Newest20Probe(),
             self._footing,
             held_as=self._held_as,
             is_stored=self._is_stored,

@@ -15,10 +15,10 @@ import pyarrow as pa
 
 from convo_pipeline.base.times import DAY_US, day_of
 from convo_pipeline.errors import StoreError
-from convo_pipeline.extract.rows import Sighting
+from convo_pipeline.extract.observations import MessageObservation
 
 FLUSH_ROWS = 5_000
-SIGHTINGS = pa.schema(
+OBSERVATION_SCHEMA = pa.schema(
     [
         pa.field("conversation_id", pa.string()),
         pa.field("message_id", pa.string()),
@@ -44,7 +44,7 @@ class Buckets:
     """
 
     folder: Path
-    _waiting: list[Sighting] = field(default_factory=list)
+    _waiting: list[MessageObservation] = field(default_factory=list)
     _places: dict[date, list[tuple[Path, int]]] = field(default_factory=dict)
     _file_count: int = 0
 
@@ -54,26 +54,26 @@ class Buckets:
             for left in self.folder.iterdir():
                 left.unlink()
 
-    def add(self, sighting: Sighting) -> None:
-        """Put a sighting under the day of its time."""
-        self.extend((sighting,))
+    def add(self, observation: MessageObservation) -> None:
+        """Put a observation under the day of its time."""
+        self.extend((observation,))
 
-    def extend(self, sightings: Sequence[Sighting]) -> None:
-        """Put each sighting under the day of its time."""
-        self._waiting += sightings
+    def extend(self, observations: Sequence[MessageObservation]) -> None:
+        """Put each observation under the day of its time."""
+        self._waiting += observations
         if len(self._waiting) >= FLUSH_ROWS:
             self._flush()
 
     def days(self) -> list[date]:
-        """Return the dates that have sightings, oldest first."""
+        """Return the dates that have observations, oldest first."""
         self._flush()
         return sorted(self._places)
 
     def read(self, day: date) -> pa.Table:
-        """Return the day's sightings in order of arrival."""
+        """Return the day's observations in order of arrival."""
         self._flush()
         batches = [_read_batch(path, index) for path, index in self._places.get(day, [])]
-        return pa.Table.from_batches(batches, schema=SIGHTINGS)
+        return pa.Table.from_batches(batches, schema=OBSERVATION_SCHEMA)
 
     def _flush(self) -> None:
         if not self._waiting:
@@ -82,7 +82,10 @@ class Buckets:
         path = self.folder / f"{self._file_count:06d}.arrow"
         with _refusals(path):
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with open(descriptor, "wb") as sink, pa.ipc.new_file(sink, SIGHTINGS) as writer:
+            with (
+                open(descriptor, "wb") as sink,
+                pa.ipc.new_file(sink, OBSERVATION_SCHEMA) as writer,
+            ):
                 for index, (day, batch) in enumerate(_by_day(_as_batch(self._waiting))):
                     writer.write_batch(batch)
                     self._places.setdefault(day, []).append((path, index))
@@ -104,10 +107,12 @@ def _read_batch(path: Path, index: int) -> pa.RecordBatch:
         return pa.ipc.open_file(source).get_batch(index)
 
 
-def _as_batch(sightings: Sequence[Sighting]) -> pa.RecordBatch:
-    columns = zip(*sightings, strict=True)
-    arrays = [_as_array(column, field) for column, field in zip(columns, SIGHTINGS, strict=True)]
-    return pa.RecordBatch.from_arrays(arrays, schema=SIGHTINGS)
+def _as_batch(observations: Sequence[MessageObservation]) -> pa.RecordBatch:
+    columns = zip(*observations, strict=True)
+    arrays = [
+        _as_array(column, field) for column, field in zip(columns, OBSERVATION_SCHEMA, strict=True)
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=OBSERVATION_SCHEMA)
 
 
 def _as_array(column: Sequence[object], field: pa.Field) -> pa.Array:

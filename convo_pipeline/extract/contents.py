@@ -14,15 +14,22 @@ from convo_pipeline.base.json_text import readable_id
 from convo_pipeline.base.threads import PARSE_LOCK
 from convo_pipeline.base.times import DAY_US, EPOCH, SECOND_US, day_of, day_start_us
 from convo_pipeline.errors import PayloadError
-from convo_pipeline.extract import rows
 from convo_pipeline.extract.absence import Span, span_of
 from convo_pipeline.extract.buckets import Buckets
 from convo_pipeline.extract.missed import Claim
+from convo_pipeline.extract.observations import (
+    ConversationObservation,
+    MessageObservation,
+    Reject,
+    fields_json,
+    read_conversation,
+    read_messages,
+    reject,
+)
 from convo_pipeline.extract.own_id import OwnIdClues
 from convo_pipeline.extract.paging import dump_without_paging
-from convo_pipeline.extract.rows import ConversationSighting, Reject, Sighting
 from convo_pipeline.extract.spool import Record, Spool
-from convo_pipeline.extract.suppress import Suppressor
+from convo_pipeline.extract.suppression_filter import SuppressionFilter
 from convo_pipeline.graph.pages import nested_page
 from convo_pipeline.lake.store import Store
 from convo_pipeline.settings import AccountSettings
@@ -94,13 +101,13 @@ class Contents:
 
     buckets: Buckets
     placements: Placements
-    suppressor: Suppressor
-    conversations: dict[str, ConversationSighting] = field(default_factory=dict)
+    suppressor: SuppressionFilter
+    conversations: dict[str, ConversationObservation] = field(default_factory=dict)
     states: dict[str, ConversationState] = field(default_factory=dict)
     walked_down_to: dict[str, tuple[int, int]] = field(default_factory=dict)
     spans: dict[str, list[Span]] = field(default_factory=dict)
     """What each conversation's pages span, by which a message that is not in them is known to be gone."""
-    untimed: list[Sighting] = field(default_factory=list)
+    untimed: list[MessageObservation] = field(default_factory=list)
     rejects: dict[str, Reject] = field(default_factory=dict)
     clues: OwnIdClues = field(default_factory=OwnIdClues)
     known: OwnIdentity = OwnIdentity()
@@ -112,7 +119,9 @@ class Contents:
     def create(cls, store: Store, account: AccountSettings, spool: Spool) -> "Contents":
         """Return empty contents whose scratch files stand beside the spool."""
         placements = store.state.placements(account.name)
-        return cls(Buckets(spool.folder / "buckets"), placements, Suppressor.read(store, account))
+        return cls(
+            Buckets(spool.folder / "buckets"), placements, SuppressionFilter.read(store, account)
+        )
 
     def read(self, record: Record) -> None:
         """Sort one record and the states it carries, without what was forgotten; an unknown kind is a defect of ours."""
@@ -133,14 +142,14 @@ class Contents:
         for row in record["conversations"]:
             conversation_id = readable_id(row)
             if conversation_id is None:
-                self._reject(rows.reject(row, "a conversation without an id", at_us))
+                self._reject(reject(row, "a conversation without an id", at_us))
                 continue
-            sighting = rows.read_conversation(
+            observation = read_conversation(
                 row, conversation_id, record["folder"], tuple(record["conversation_fields"]), at_us
             )
-            self._keep_conversation(sighting, row)
+            self._keep_conversation(observation, row)
             self._add_messages(
-                self._nested(row, at_us), conversation_id, sighting.updated_us, 1, fields, at_us
+                self._nested(row, at_us), conversation_id, observation.updated_us, 1, fields, at_us
             )
 
     def read_edge(self, record: dict[str, Any]) -> None:
@@ -157,7 +166,7 @@ class Contents:
         """A message asked singly: its content, or the verdict on the refusal."""
         at_us, payload = record["at_us"], record["payload"]
         is_detailed = record["verdict"] == "detailed"
-        sighting = Sighting(
+        observation = MessageObservation(
             conversation_id=record["conversation_id"],
             message_id=record["message_id"],
             created_us=record["created_us"],
@@ -167,10 +176,10 @@ class Contents:
             detail_status=record["verdict"],
             error_code=record["code"],
             error_subcode=record["subcode"],
-            fields=rows.fields_json(tuple(record["fields"]), at_us) if is_detailed else None,
+            fields=fields_json(tuple(record["fields"]), at_us) if is_detailed else None,
             payload=dump_without_paging(payload) if is_detailed else None,
         )
-        self._add_sightings(sighting.conversation_id, [sighting])
+        self._add_sightings(observation.conversation_id, [observation])
         self.clues.add_message(payload)
 
     def read_state(self, record: dict[str, Any]) -> None:
@@ -208,16 +217,18 @@ class Contents:
         """
         placed: Placements = {}
         known = self._where_timed() | held
-        for sighting in self.untimed:
-            key = (sighting.conversation_id, sighting.message_id)
-            day = placed.setdefault(key, known.get(key) or day_of(sighting.created_us))
-            self.buckets.add(_moved(sighting, day))
+        for observation in self.untimed:
+            key = (observation.conversation_id, observation.message_id)
+            day = placed.setdefault(key, known.get(key) or day_of(observation.created_us))
+            self.buckets.add(_moved(observation, day))
         self.untimed.clear()
         return placed
 
     def _where_timed(self) -> Placements:
         """Return where messages stand that came once without a time and, in another answer of this run, with one."""
-        wanted = {(sighting.conversation_id, sighting.message_id) for sighting in self.untimed}
+        wanted = {
+            (observation.conversation_id, observation.message_id) for observation in self.untimed
+        }
         found: Placements = {}
         for day in self.buckets.days() if wanted else ():
             met = self.buckets.read(day).select(["conversation_id", "message_id"])
@@ -227,15 +238,17 @@ class Contents:
             found |= dict.fromkeys(keys, day)
         return found
 
-    def _keep_conversation(self, sighting: ConversationSighting, row: dict[str, object]) -> None:
-        held = self.conversations.get(sighting.conversation_id)
-        if held is None or (sighting.at_us, sighting.folder or "") >= (
+    def _keep_conversation(
+        self, observation: ConversationObservation, row: dict[str, object]
+    ) -> None:
+        held = self.conversations.get(observation.conversation_id)
+        if held is None or (observation.at_us, observation.folder or "") >= (
             held.at_us,
             held.folder or "",
         ):
-            self.conversations[sighting.conversation_id] = sighting
+            self.conversations[observation.conversation_id] = observation
         if not self.known.own_id:
-            self.clues.add_conversation(sighting.conversation_id, row)
+            self.clues.add_conversation(observation.conversation_id, row)
 
     def _add_messages(
         self,
@@ -246,7 +259,7 @@ class Contents:
         fields: tuple[str, ...],
         at_us: int,
     ) -> None:
-        found = rows.read_messages(
+        found = read_messages(
             entries,
             conversation_id=conversation_id,
             updated_us=updated_us,
@@ -258,7 +271,7 @@ class Contents:
         if span:
             self.spans.setdefault(conversation_id, []).append(span)
         self._add_sightings(
-            conversation_id, [entry for entry in found if isinstance(entry, Sighting)]
+            conversation_id, [entry for entry in found if isinstance(entry, MessageObservation)]
         )
         for entry in found:
             if isinstance(entry, Reject):
@@ -267,25 +280,33 @@ class Contents:
             for row in entries:
                 self.clues.add_message(row)
 
-    def _add_sightings(self, conversation_id: str, sightings: list[Sighting]) -> None:
+    def _add_sightings(self, conversation_id: str, observations: list[MessageObservation]) -> None:
         """Put messages under their days; those without a time of their own wait for `place_untimed`."""
-        if not sightings:
+        if not observations:
             return
         self.conversations_with_messages.add(conversation_id)
         if self.placements:
-            known = [sighting for sighting in sightings if _key(sighting) in self.placements]
-            self.buckets.extend(
-                [_moved(sighting, self.placements[_key(sighting)]) for sighting in known]
-            )
-            sightings = [
-                sighting for sighting in sightings if _key(sighting) not in self.placements
+            known = [
+                observation for observation in observations if _key(observation) in self.placements
             ]
-        untimed = [sighting for sighting in sightings if sighting.created_at_source in ESTIMATES]
+            self.buckets.extend(
+                [_moved(observation, self.placements[_key(observation)]) for observation in known]
+            )
+            observations = [
+                observation
+                for observation in observations
+                if _key(observation) not in self.placements
+            ]
+        untimed = [
+            observation
+            for observation in observations
+            if observation.created_at_source in ESTIMATES
+        ]
         self.untimed += untimed
         self.buckets.extend(
-            [each for each in sightings if each.created_at_source not in ESTIMATES]
+            [each for each in observations if each.created_at_source not in ESTIMATES]
             if untimed
-            else sightings
+            else observations
         )
 
     def _nested(self, row: dict[str, object], at_us: int) -> Sequence[object]:
@@ -293,7 +314,7 @@ class Contents:
             return nested_page(row.get("messages"), EPOCH).rows
         except PayloadError:
             reason = f"the messages of conversation {readable_id(row)} are no list"
-            self._reject(rows.reject(row.get("messages"), reason, at_us))
+            self._reject(reject(row.get("messages"), reason, at_us))
             return ()
 
     def _reject(self, entry: Reject) -> None:
@@ -310,16 +331,16 @@ READERS: dict[str, Callable[[Contents, dict[str, Any]], None]] = {
 }
 
 
-def _key(sighting: Sighting) -> tuple[str, str]:
-    return sighting.conversation_id, sighting.message_id
+def _key(observation: MessageObservation) -> tuple[str, str]:
+    return observation.conversation_id, observation.message_id
 
 
-def _moved(sighting: Sighting, day: date) -> Sighting:
+def _moved(observation: MessageObservation, day: date) -> MessageObservation:
     """Keep a message on the day where it was first placed: a row never moves.
 
     The time it takes there loses every merge against the one that is held.
     """
-    if day_of(sighting.created_us) == day:
-        return sighting
+    if day_of(observation.created_us) == day:
+        return observation
     last_us = day_start_us(day) + DAY_US - SECOND_US
-    return sighting._replace(created_us=last_us, created_at_source="listing")
+    return observation._replace(created_us=last_us, created_at_source="listing")

@@ -20,10 +20,10 @@ from convo_pipeline.errors import (
     TooMuchDataError,
     UnknownFieldError,
 )
-from convo_pipeline.extract import rows
 from convo_pipeline.extract.contents import Journal
+from convo_pipeline.extract.newest20_probe import Newest20Probe, is_telling, judge, look_of, verdict
+from convo_pipeline.extract.observations import lacks_content, placed_time
 from convo_pipeline.extract.spool import Record
-from convo_pipeline.extract.verdict import RuleCheck, is_telling, judge, look_of, verdict
 from convo_pipeline.extract.walk import Walk, bare_beyond, bare_readable
 from convo_pipeline.graph.client import GraphClient
 from convo_pipeline.graph.codes import is_final
@@ -103,7 +103,7 @@ class ConversationReader:
     client: GraphClient
     journal: Journal
     platform: str
-    rule: RuleCheck
+    rule: Newest20Probe
     footing: Footing
     held_as: Callable[[str, str, int], Collection[tuple[str, int | None]]]
     """Under which `detail_status` and error code (conversation_id, message_id, created_us) is held; empty: not at all."""
@@ -281,7 +281,7 @@ class ConversationReader:
 
         A refusal that asking again does not cure is believed when it is met twice: `settled`.
         """
-        created_us, source = rows.placed_time(row, message_id, listed.updated_us, listed.at_us)
+        created_us, source = placed_time(row, message_id, listed.updated_us, listed.at_us)
         is_readable = rank <= READABLE_COUNT
         held = self.held_as(listed.conversation_id, message_id, created_us) if is_readable else ()
         if any(status in SETTLED_STATUSES for status, _ in held):
@@ -334,7 +334,7 @@ class ConversationReader:
             "at_us": to_us(answer.server_time),
             "fields": message_field_names(self.platform, dropped),
         }
-        if not isinstance(answer.body, dict) or rows.lacks_content(answer.body):
+        if not isinstance(answer.body, dict) or lacks_content(answer.body):
             no_refusal = PayloadError("a message's answer has no content")
             return asked | judge(no_refusal, rank, is_calm=True), no_refusal
         return asked | {"payload": answer.body} | verdict("detailed"), None

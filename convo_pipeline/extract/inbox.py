@@ -31,8 +31,8 @@ from convo_pipeline.extract.conversation import (
     failed_state_record,
     state_record,
 )
+from convo_pipeline.extract.newest20_probe import says_absent
 from convo_pipeline.extract.spool import Record
-from convo_pipeline.extract.verdict import says_absent
 from convo_pipeline.extract.walk import Held, Walk
 from convo_pipeline.graph.client import GraphClient
 from convo_pipeline.graph.codes import is_final, is_outage

@@ -18,11 +18,16 @@ from convo_pipeline import schema
 from convo_pipeline.base.cancellation import Cancellation
 from convo_pipeline.base.times import day_of
 from convo_pipeline.errors import CorruptError
-from convo_pipeline.extract import rows
 from convo_pipeline.extract.absence import judge_missing
 from convo_pipeline.extract.contents import Contents, Placements
 from convo_pipeline.extract.missed import count_missed
-from convo_pipeline.extract.rows import ConversationSighting, Reject, Sighting
+from convo_pipeline.extract.observations import (
+    ConversationObservation,
+    MessageObservation,
+    Reject,
+    is_plausible,
+    message_id_us,
+)
 from convo_pipeline.extract.spool import Spool
 from convo_pipeline.lake.floors import raw_floor
 from convo_pipeline.lake.partitions import Commit
@@ -101,9 +106,9 @@ def load(
     return loaded
 
 
-def _where_held(store: Store, account: str, sightings: list[Sighting]) -> Placements:
+def _where_held(store: Store, account: str, observations: list[MessageObservation]) -> Placements:
     """Return where the lake has messages that came without a time of their own."""
-    wanted = {(sighting.conversation_id, sighting.message_id) for sighting in sightings}
+    wanted = {(observation.conversation_id, observation.message_id) for observation in observations}
     found: Placements = {}
     for day in store.days("raw_message_ids", account) if wanted else ():
         held = store.read("raw_message_ids", account, day).select(KEY)
@@ -127,28 +132,28 @@ class _Writer:
     """The conversations as earlier runs left them."""
 
     def write_day(self, day: date) -> None:
-        sightings = self.contents.buckets.read(day)
+        observations = self.contents.buckets.read(day)
         stored = self._read_ids(day)
-        keys = schema.RAW_MESSAGE_IDS.row_keys(sightings)
+        keys = schema.RAW_MESSAGE_IDS.row_keys(observations)
         is_stored = _is_stored(keys, stored)
-        self._count(day, sightings, keys, is_stored)
+        self._count(day, observations, keys, is_stored)
         self.loaded.counts["rows_before"] += stored.num_rows if stored else 0
         if self.contents.claim and stored is not None:
-            unstored = sightings.filter(pc.invert(is_stored))
+            unstored = observations.filter(pc.invert(is_stored))
             missed = count_missed(
                 self.contents.claim, unstored, self.held, self.contents.conversations
             )
             self.loaded.counts["missed"] += missed
-        conversation_ids = pc.unique(sightings["conversation_id"]).to_pylist()
+        conversation_ids = pc.unique(observations["conversation_id"]).to_pylist()
         known = [
             self.contents.conversations[key]
             for key in conversation_ids
             if key in self.contents.conversations
         ]
         self._merge("raw_conversations", day, self._conversation_rows(known))
-        ids = self._merge("raw_message_ids", day, self._id_rows(stored, sightings))
+        ids = self._merge("raw_message_ids", day, self._id_rows(stored, observations))
         self.loaded.counts["rows_after"] += ids.row_count if ids else 0
-        self._merge("raw_message_details", day, _detail_rows(sightings))
+        self._merge("raw_message_details", day, _detail_rows(observations))
 
     def passed_days(self) -> list[date]:
         """Return the days that walks passed without meeting a message there: of a run that is no sweep, the last ones."""
@@ -174,11 +179,11 @@ class _Writer:
 
     def write_lonely_conversations(self) -> None:
         """File conversations that showed no message under the day of their last activity."""
-        lonely: dict[date, list[ConversationSighting]] = {}
+        lonely: dict[date, list[ConversationObservation]] = {}
         for conversation in self.contents.conversations.values():
             if conversation.conversation_id not in self.contents.conversations_with_messages:
                 time_us = conversation.updated_us
-                plausible = rows.is_plausible(time_us, conversation.at_us)
+                plausible = is_plausible(time_us, conversation.at_us)
                 day = day_of(time_us if plausible and time_us is not None else conversation.at_us)
                 lonely.setdefault(day, []).append(conversation)
         for day, conversations in sorted(lonely.items()):
@@ -206,12 +211,12 @@ class _Writer:
         return commit
 
     def _count(
-        self, day: date, sightings: pa.Table, keys: pa.ChunkedArray, is_stored: pa.ChunkedArray
+        self, day: date, observations: pa.Table, keys: pa.ChunkedArray, is_stored: pa.ChunkedArray
     ) -> None:
         """Count each message once, by the most that was learned of it, and those that have no row yet."""
         messages = _codes(keys)
         ranks = pc.index_in(
-            sightings["detail_status"], value_set=pa.array(schema.DETAIL_STATUSES)
+            observations["detail_status"], value_set=pa.array(schema.DETAIL_STATUSES)
         ).to_numpy()
         most = np.zeros(messages.max(initial=-1) + 1, dtype=np.int64)
         np.maximum.at(most, messages, ranks)
@@ -221,7 +226,7 @@ class _Writer:
         for rank, count in zip(*np.unique(most, return_counts=True), strict=True):
             self.loaded.counts[schema.DETAIL_STATUSES[rank]] += int(count)
 
-    def _conversation_rows(self, conversations: list[ConversationSighting]) -> pa.Table:
+    def _conversation_rows(self, conversations: list[ConversationObservation]) -> pa.Table:
         count = len(conversations)
         constant = (
             self.account.platform,
@@ -247,16 +252,16 @@ class _Writer:
             changed_at=times,
         )
 
-    def _id_rows(self, stored: pa.Table | None, sightings: pa.Table) -> pa.Table:
-        count = sightings.num_rows
+    def _id_rows(self, stored: pa.Table | None, observations: pa.Table) -> pa.Table:
+        count = observations.num_rows
         seen = _table(
             schema.RAW_MESSAGE_IDS,
-            conversation_id=sightings["conversation_id"],
-            message_id=sightings["message_id"],
-            created_at=sightings["created_us"].cast(schema.TIME),
-            created_at_source=sightings["created_at_source"],
-            tie_rank=_tie_ranks(sightings),
-            first_seen_at=sightings["at_us"].cast(schema.TIME),
+            conversation_id=observations["conversation_id"],
+            message_id=observations["message_id"],
+            created_at=observations["created_us"].cast(schema.TIME),
+            created_at_source=observations["created_at_source"],
+            tie_rank=_tie_ranks(observations),
+            first_seen_at=observations["at_us"].cast(schema.TIME),
             missing_at=pa.nulls(count, schema.TIME),
             deleted_at=pa.nulls(count, schema.TIME),
             returned_at=pa.nulls(count, schema.TIME),
@@ -317,39 +322,39 @@ def _is_stored(keys: pa.ChunkedArray, stored: pa.Table | None) -> pa.ChunkedArra
     return pc.is_in(keys, value_set=value_set)
 
 
-def _detail_rows(sightings: pa.Table) -> pa.Table:
-    seen_at = sightings["at_us"].cast(schema.TIME)
-    is_gone = pc.equal(sightings["detail_status"], "gone")
+def _detail_rows(observations: pa.Table) -> pa.Table:
+    seen_at = observations["at_us"].cast(schema.TIME)
+    is_gone = pc.equal(observations["detail_status"], "gone")
     return _table(
         schema.RAW_MESSAGE_DETAILS,
-        conversation_id=sightings["conversation_id"],
-        message_id=sightings["message_id"],
-        created_at=sightings["created_us"].cast(schema.TIME),
-        detail_status=sightings["detail_status"],
-        rank_when_asked=sightings["rank"],
-        error_code=sightings["error_code"],
-        error_subcode=sightings["error_subcode"],
-        fields=sightings["fields"],
-        payload=sightings["payload"],
+        conversation_id=observations["conversation_id"],
+        message_id=observations["message_id"],
+        created_at=observations["created_us"].cast(schema.TIME),
+        detail_status=observations["detail_status"],
+        rank_when_asked=observations["rank"],
+        error_code=observations["error_code"],
+        error_subcode=observations["error_subcode"],
+        fields=observations["fields"],
+        payload=observations["payload"],
         first_seen_at=seen_at,
         changed_at=seen_at,
         gone_at=pc.if_else(is_gone, seen_at, pa.scalar(None, schema.TIME)),
-        redacted_at=pa.nulls(sightings.num_rows, schema.TIME),
+        redacted_at=pa.nulls(observations.num_rows, schema.TIME),
     )
 
 
-def _tie_ranks(sightings: pa.Table) -> pa.Array:
+def _tie_ranks(observations: pa.Table) -> pa.Array:
     """Return the order among a conversation's messages of one second, the oldest 0.
 
     The newest answer that showed a message says its place; ids with a time inside are ordered by that.
     """
-    ranks = np.zeros(sightings.num_rows, dtype=np.int64)
-    tied = _are_seconds_shared(sightings)
+    ranks = np.zeros(observations.num_rows, dtype=np.int64)
+    tied = _are_seconds_shared(observations)
     groups: dict[tuple[str, int], dict[str, tuple[int, int, int]]] = {}
-    candidates = sightings.filter(pa.array(tied)).to_pylist()
+    candidates = observations.filter(pa.array(tied)).to_pylist()
     for row in candidates:
         group = groups.setdefault((row["conversation_id"], row["created_us"]), {})
-        place = (rows.message_id_us(row["message_id"]) or 0, -row["rank"], row["at_us"])
+        place = (message_id_us(row["message_id"]) or 0, -row["rank"], row["at_us"])
         held = group.get(row["message_id"])
         if held is None or held[2] <= row["at_us"]:
             group[row["message_id"]] = place
@@ -365,10 +370,10 @@ def _tie_ranks(sightings: pa.Table) -> pa.Array:
     return pa.array(ranks)
 
 
-def _are_seconds_shared(sightings: pa.Table) -> np.ndarray:
+def _are_seconds_shared(observations: pa.Table) -> np.ndarray:
     """Say for each row whether another one is of the same conversation and time."""
-    seconds = sightings["created_us"].cast(pa.string())
-    codes = _codes(pc.binary_join_element_wise(seconds, sightings["conversation_id"], " "))
+    seconds = observations["created_us"].cast(pa.string())
+    codes = _codes(pc.binary_join_element_wise(seconds, observations["conversation_id"], " "))
     is_shared: np.ndarray = np.bincount(codes)[codes] > 1
     return is_shared
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from convo_pipeline.extract.rows import ConversationSighting
+from convo_pipeline.extract.observations import ConversationObservation
 from convo_pipeline.schema import RAW_MESSAGE_IDS
 from convo_pipeline.state.records import ConversationState
 
@@ -46,7 +46,7 @@ def count_missed(
     claim: Claim,
     unstored: pa.Table,
     held: Mapping[str, ConversationState],
-    listed: Mapping[str, ConversationSighting],
+    listed: Mapping[str, ConversationObservation],
 ) -> int:
     """Count those of one day's messages without a row that were claimed; `held` is as before the sweep."""
     absent = unstored.select([*RAW_MESSAGE_IDS.key, "created_us"]).to_pylist()
@@ -59,5 +59,5 @@ def count_missed(
     )
 
 
-def _updated_us(sighting: ConversationSighting | None) -> int | None:
-    return sighting.updated_us if sighting else None
+def _updated_us(observation: ConversationObservation | None) -> int | None:
+    return observation.updated_us if observation else None

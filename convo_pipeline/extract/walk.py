@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from convo_pipeline.base.json_text import readable_id
 from convo_pipeline.base.times import EARLIEST_US, parse_time_us
-from convo_pipeline.extract.rows import lacks_content
+from convo_pipeline.extract.observations import lacks_content
 from convo_pipeline.schema import READABLE_COUNT
 
 UNBOUNDED_US = 0

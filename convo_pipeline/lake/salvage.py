@@ -1,7 +1,7 @@
 """What is still held of a raw file that was damaged or lost, merged back: what can be read of it anywhere is not lost.
 
 Three places may hold its rows: the damaged file itself (each column whose pages are whole), the compaction of its month,
-and the tables that were derived from it. All are merged as any sighting is, so that what the API or a backup says of a
+and the tables that were derived from it. All are merged as any observation is, so that what the API or a backup says of a
 row afterwards counts as always, and doing it again changes nothing. Who was forgotten does not come back, nor does
 what is too old. The day stays noted, to be asked again.
 """

@@ -1,4 +1,4 @@
-"""Merge two sightings of a raw table: what was read stays, and the order of arrival does not matter.
+"""Merge two observations of a raw table: what was read stays, and the order of arrival does not matter.
 
 `join` is a lattice join per key: idempotent, commutative, associative, keys = union.
 `merge` is `join` plus rest: where the join says nothing new but volatile parts (signed URLs, counters,

@@ -15,8 +15,8 @@ from convo_pipeline.emulator.fault import Fault, FaultKind, Occasion
 from convo_pipeline.emulator.faults import make_fault
 from convo_pipeline.emulator.refusals import Refusal
 from convo_pipeline.emulator.switches import Switches
+from convo_pipeline.extract.newest20_probe import PROOFS
 from convo_pipeline.extract.run import find
-from convo_pipeline.extract.verdict import PROOFS
 from tests.support.inboxes import NOW, Inboxes, serve, small_world, stopped_clock
 
 HOUR = timedelta(hours=1)

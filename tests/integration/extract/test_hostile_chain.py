@@ -18,7 +18,7 @@ from convo_pipeline.emulator.world import World
 from convo_pipeline.extract.buckets import Buckets
 from convo_pipeline.extract.contents import Contents, Journal
 from convo_pipeline.extract.spool import Spool
-from convo_pipeline.extract.suppress import Suppressor
+from convo_pipeline.extract.suppression_filter import SuppressionFilter
 from convo_pipeline.graph.answers import Answer as Answered
 from convo_pipeline.graph.answers import read_list
 from convo_pipeline.graph.fields import conversation_field_names, message_field_names
@@ -174,7 +174,9 @@ def read_hostile(rows: list[Any], folder: Path) -> None:
     spool = Spool(folder)
     body = read_json(json.dumps({"data": rows}).encode())
     page = read_list(Answered(body, NOW, 1, None))
-    contents = Contents(Buckets(folder / "buckets"), {}, Suppressor(Suppression(b"", frozenset())))
+    contents = Contents(
+        Buckets(folder / "buckets"), {}, SuppressionFilter(Suppression(b"", frozenset()))
+    )
     journal = Journal(spool, contents)
     journal.append(
         {
@@ -188,11 +190,11 @@ def read_hostile(rows: list[Any], folder: Path) -> None:
         }
     )
     contents.place_untimed({})
-    sightings = [
+    observations = [
         row for day in contents.buckets.days() for row in contents.buckets.read(day).to_pylist()
     ]
     wanted, has_reject = _expected(rows)
-    assert {(row["conversation_id"], row["message_id"]) for row in sightings} == wanted
+    assert {(row["conversation_id"], row["message_id"]) for row in observations} == wanted
     assert bool(contents.rejects) >= has_reject
     assert [record["kind"] for record in spool] == ["listing"]
 

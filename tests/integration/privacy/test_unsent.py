@@ -20,7 +20,7 @@ from convo_pipeline.emulator.switches import Switches
 from convo_pipeline.emulator.world import Conversation, Message
 from convo_pipeline.errors import BusyError, SettingsError, StoreError
 from convo_pipeline.extract.absence import span_of
-from convo_pipeline.extract.rows import Reject, Sighting
+from convo_pipeline.extract.observations import MessageObservation, Reject
 from convo_pipeline.extract.spool import Spool, left_spools
 from convo_pipeline.lake.compact import compact
 from convo_pipeline.lake.store import Store
@@ -348,8 +348,8 @@ def test_a_backup_from_before_is_cleaned_once_it_is_proved_again(
     assert (remove(inboxes), hits(inboxes)) == (1, [])
 
 
-def sighted(seconds: int, source: str = "message") -> Sighting:
-    return Sighting(
+def sighted(seconds: int, source: str = "message") -> MessageObservation:
+    return MessageObservation(
         "c", str(seconds), seconds * 1_000_000, source, 1, 0, "detailed", None, None, None, None
     )
 
@@ -364,7 +364,9 @@ def sighted(seconds: int, source: str = "message") -> Sighting:
         [sighted(9), Reject("digest", "no id", "{}", 0), sighted(7)],
     ],
 )
-def test_a_page_that_could_hide_a_message_spans_nothing(found: list[Sighting | Reject]) -> None:
+def test_a_page_that_could_hide_a_message_spans_nothing(
+    found: list[MessageObservation | Reject],
+) -> None:
     assert span_of(found, 0) is None
     assert span_of([sighted(9), sighted(7)], 5) == (7_000_000, 9_000_000, 5)
 

@@ -10,12 +10,12 @@ from convo_pipeline.base.times import day_start_us
 from convo_pipeline.errors import StoreError
 from convo_pipeline.extract import buckets
 from convo_pipeline.extract.buckets import Buckets
-from convo_pipeline.extract.rows import Sighting
+from convo_pipeline.extract.observations import MessageObservation
 from convo_pipeline.extract.spool import Spool, delete_old_spools, left_spools
 
 
-def sighting(number: int, day: date) -> Sighting:
-    return Sighting(
+def observation(number: int, day: date) -> MessageObservation:
+    return MessageObservation(
         "c", f"m{number}", day_start_us(day), "message", 1, 0, "detailed", None, None, "{}", b"{}"
     )
 
@@ -131,7 +131,7 @@ def test_buckets_return_each_date_once_whatever_was_flushed(
     days = [date(2026, 1, 1), date(2026, 1, 2)]
     kept = Buckets(tmp_path / "buckets")
     for number in range(8):
-        kept.add(sighting(number, days[number % 2]))
+        kept.add(observation(number, days[number % 2]))
     assert kept.days() == days
     assert [kept.read(day)["message_id"].to_pylist() for day in days] == [
         ["m0", "m2", "m4", "m6"],
@@ -143,5 +143,5 @@ def test_buckets_of_an_earlier_try_are_scratch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(buckets, "FLUSH_ROWS", 1)
-    Buckets(tmp_path / "buckets").add(sighting(1, date(2026, 1, 1)))
+    Buckets(tmp_path / "buckets").add(observation(1, date(2026, 1, 1)))
     assert Buckets(tmp_path / "buckets").days() == []

@@ -112,7 +112,7 @@ COLUMNS: dict[str, dict[str, st.SearchStrategy[object]]] = {
 }
 
 
-def sightings(table: Table) -> st.SearchStrategy[pa.Table]:
+def observations(table: Table) -> st.SearchStrategy[pa.Table]:
     """Rows of a raw table in any order, keys repeated."""
     row = st.fixed_dictionaries(COLUMNS[table.name])
     if "fields" in table.column_names:
@@ -121,7 +121,7 @@ def sightings(table: Table) -> st.SearchStrategy[pa.Table]:
 
 
 TABLES_AND_SIGHTINGS = st.sampled_from(RAW).flatmap(
-    lambda table: st.tuples(st.just(table), *[sightings(table)] * 3)  # type: ignore[arg-type]
+    lambda table: st.tuples(st.just(table), *[observations(table)] * 3)  # type: ignore[arg-type]
 )
 EXAMPLES = settings(max_examples=50, deadline=None)
 

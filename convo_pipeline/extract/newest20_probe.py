@@ -65,7 +65,7 @@ def look_of(error: ConvoError | None) -> Look:
 
 
 @dataclass
-class RuleCheck:
+class Newest20Probe:
     """Whether beyond the newest 20 nothing can be read: confirmed once a run and account, then used for all of them."""
 
     _holds: bool | None = None

@@ -42,10 +42,10 @@ VOLATILE_CONVERSATION_KEYS = frozenset(
 _TIME_IN_MESSAGE_ID = re.compile(rb"ig_dm_item:\d+:IGMessageID:\d+:\d+:(\d+)")
 
 Content = tuple[str, int | None, int | None, str | None, bytes | None]
-"""The last five columns of a sighting."""
+"""The last five columns of a observation."""
 
 
-class Sighting(NamedTuple):
+class MessageObservation(NamedTuple):
     """One message as one answer showed it: the columns of `raw_message_ids` and `raw_message_details` and its place."""
 
     conversation_id: str
@@ -62,7 +62,7 @@ class Sighting(NamedTuple):
     """JSON, UTF-8; most of it is never looked at, so it becomes no Python text."""
 
 
-class ConversationSighting(NamedTuple):
+class ConversationObservation(NamedTuple):
     """One conversation as one answer showed it."""
 
     conversation_id: str
@@ -143,10 +143,10 @@ def read_messages(
     first_rank: int,
     fields: tuple[str, ...],
     at_us: int,
-) -> list[Sighting | Reject]:
+) -> list[MessageObservation | Reject]:
     """Read the message rows of one answer, newest first, the first at `first_rank`."""
     asked = fields_json(fields, at_us)
-    found: list[Sighting | Reject] = []
+    found: list[MessageObservation | Reject] = []
     content: Content
     for rank, row in enumerate(rows, first_rank):
         message_id = readable_id(row)
@@ -161,7 +161,9 @@ def read_messages(
         else:
             content = "detailed", None, None, asked, dump_without_paging(row)
         found.append(
-            Sighting._make((conversation_id, message_id, created_us, source, rank, at_us, *content))
+            MessageObservation._make(
+                (conversation_id, message_id, created_us, source, rank, at_us, *content)
+            )
         )
     return found
 
@@ -192,11 +194,11 @@ def _small(number: object) -> int | None:
 
 def read_conversation(
     row: dict[str, object], conversation_id: str, folder: str, fields: tuple[str, ...], at_us: int
-) -> ConversationSighting:
+) -> ConversationObservation:
     """Read a listed conversation; what changes with every message is left out, so its daily rows agree."""
     stable = {key: value for key, value in row.items() if key not in VOLATILE_CONVERSATION_KEYS}
     stable_fields = tuple(name for name in fields if name not in VOLATILE_CONVERSATION_KEYS)
-    return ConversationSighting(
+    return ConversationObservation(
         conversation_id,
         folder or None,
         parse_time_us(row.get("updated_time")),

@@ -29,7 +29,7 @@ OF_THE_ACCOUNT = ("account", "claim")
 
 
 @dataclass
-class Suppressor:
+class SuppressionFilter:
     """What one account's run must not keep, and how much of it was met."""
 
     suppression: Suppression
@@ -41,7 +41,7 @@ class Suppressor:
     """Those whose people were listed, and they are not theirs."""
 
     @classmethod
-    def read(cls, store: Store, account: AccountSettings) -> "Suppressor":
+    def read(cls, store: Store, account: AccountSettings) -> "SuppressionFilter":
         """Read who was forgotten."""
         identity = store.state.identity(account.name)
         own_ids = {account.page_id, *((identity.own_id,) if identity and identity.own_id else ())}

@@ -1,4 +1,4 @@
-"""`extract.rows`: what one answer says about conversations and messages."""
+"""`extract.observations`: what one answer says about conversations and messages."""
 
 import base64
 from datetime import UTC, date, datetime
@@ -6,8 +6,8 @@ from datetime import UTC, date, datetime
 import pytest
 
 from convo_pipeline.base.times import day_start_us, to_us
-from convo_pipeline.extract import rows
-from convo_pipeline.extract.rows import Reject, Sighting
+from convo_pipeline.extract import observations
+from convo_pipeline.extract.observations import MessageObservation, Reject
 
 AT_US = to_us(datetime(2026, 3, 1, 12, tzinfo=UTC))
 SENT = "2026-02-19T08:57:24+0000"
@@ -16,8 +16,8 @@ SENT_US = to_us(datetime(2026, 2, 19, 8, 57, 24, tzinfo=UTC))
 
 def read(
     *entries: object, first_rank: int = 1, updated_us: int | None = None
-) -> list[Sighting | Reject]:
-    found = rows.read_messages(
+) -> list[MessageObservation | Reject]:
+    found = observations.read_messages(
         entries,
         conversation_id="c",
         updated_us=updated_us,
@@ -37,7 +37,7 @@ def instagram_id(sent_us: int) -> str:
 def test_a_row_with_content_is_detailed_and_keeps_its_payload() -> None:
     entry = {"message": "hé", "id": "m", "created_time": SENT}
     assert read(entry) == [
-        Sighting(
+        MessageObservation(
             conversation_id="c",
             message_id="m",
             created_us=SENT_US,
@@ -55,18 +55,22 @@ def test_a_row_with_content_is_detailed_and_keeps_its_payload() -> None:
 
 @pytest.mark.parametrize(("rank", "status"), [(1, "pending"), (20, "pending"), (21, "beyond_20")])
 def test_a_bare_row_is_judged_by_its_place(rank: int, status: str) -> None:
-    [sighting] = read({"id": "m", "created_time": SENT}, first_rank=rank)
-    assert isinstance(sighting, Sighting)
-    assert (sighting.detail_status, sighting.payload, sighting.fields) == (status, None, None)
+    [observation] = read({"id": "m", "created_time": SENT}, first_rank=rank)
+    assert isinstance(observation, MessageObservation)
+    assert (observation.detail_status, observation.payload, observation.fields) == (
+        status,
+        None,
+        None,
+    )
 
 
 @pytest.mark.parametrize(("rank", "status"), [(20, "failed"), (21, "beyond_20")])
 def test_a_row_that_is_an_error_keeps_its_codes(rank: int, status: str) -> None:
-    [sighting] = read(
+    [observation] = read(
         {"id": "m", "created_time": SENT, "error": {"code": 9000001}}, first_rank=rank
     )
-    assert isinstance(sighting, Sighting)
-    assert (sighting.detail_status, sighting.error_code, sighting.error_subcode) == (
+    assert isinstance(observation, MessageObservation)
+    assert (observation.detail_status, observation.error_code, observation.error_subcode) == (
         status,
         9000001,
         None,
@@ -75,29 +79,32 @@ def test_a_row_that_is_an_error_keeps_its_codes(rank: int, status: str) -> None:
 
 def test_an_entry_without_an_id_is_rejected_and_its_neighbours_pass() -> None:
     found = read({"message": "lost"}, {"id": 7, "created_time": SENT, "message": "kept"}, "noise")
-    assert [type(entry) for entry in found] == [Reject, Sighting, Reject]
+    assert [type(entry) for entry in found] == [Reject, MessageObservation, Reject]
     assert isinstance(found[0], Reject)
     assert found[0].payload == '{"message":"lost"}'
-    assert isinstance(found[1], Sighting)
+    assert isinstance(found[1], MessageObservation)
     assert found[1].message_id == "7"
 
 
 def test_a_message_without_a_time_takes_the_one_inside_its_id() -> None:
     message_id = instagram_id(SENT_US + 123_456)
-    assert rows.message_id_us(message_id) == SENT_US + 123_456
-    assert rows.placed_time({}, message_id, None, AT_US) == (SENT_US, "message_id")
+    assert observations.message_id_us(message_id) == SENT_US + 123_456
+    assert observations.placed_time({}, message_id, None, AT_US) == (SENT_US, "message_id")
 
 
 def test_a_message_without_any_time_takes_its_conversations_or_the_listings_day() -> None:
-    assert rows.placed_time({}, "m", SENT_US, AT_US) == (SENT_US, "conversation")
-    assert rows.placed_time({}, "m", None, AT_US) == (day_start_us(date(2026, 3, 1)), "listing")
+    assert observations.placed_time({}, "m", SENT_US, AT_US) == (SENT_US, "conversation")
+    assert observations.placed_time({}, "m", None, AT_US) == (
+        day_start_us(date(2026, 3, 1)),
+        "listing",
+    )
 
 
 @pytest.mark.parametrize(
     "impossible", ["1970-01-01T00:00:00+0000", "9999-12-31T23:59:59+0000", 0, "soon"]
 )
 def test_an_impossible_time_is_no_time(impossible: object) -> None:
-    assert rows.placed_time({"created_time": impossible}, "m", SENT_US, AT_US) == (
+    assert observations.placed_time({"created_time": impossible}, "m", SENT_US, AT_US) == (
         SENT_US,
         "conversation",
     )
@@ -105,7 +112,7 @@ def test_an_impossible_time_is_no_time(impossible: object) -> None:
 
 @pytest.mark.parametrize("message_id", ["", "m_abc", "ZZZZ", "===", "é", "aWdfZAG1", "a" * 400])
 def test_a_foreign_id_has_no_time_inside(message_id: str) -> None:
-    assert rows.message_id_us(message_id) is None
+    assert observations.message_id_us(message_id) is None
 
 
 def test_a_conversation_keeps_only_what_does_not_change_with_every_message() -> None:
@@ -116,10 +123,10 @@ def test_a_conversation_keeps_only_what_does_not_change_with_every_message() -> 
         "messages": {"data": []},
         "unread_count": 3,
     }
-    sighting = rows.read_conversation(
+    observation = observations.read_conversation(
         listed, "c", "", ("id", "updated_time", "participants"), AT_US
     )
-    assert sighting == rows.ConversationSighting(
+    assert observation == observations.ConversationObservation(
         "c",
         None,
         SENT_US,
