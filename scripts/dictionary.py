@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import pyarrow as pa
 
 from convo_pipeline import schema
-from convo_pipeline.query.view_schema import LOCAL_TIME, VIEWS, View
+from convo_pipeline.query.view_schema import LOCAL_TIME, VIEWS, ViewSchema
 from convo_pipeline.schema import Column, Table
 
 _INTRODUCTION = f"""\
@@ -69,7 +69,7 @@ def write_dictionary() -> str:
     return "".join(parts)
 
 
-def _describe_view(view: View) -> str:
+def _describe_view(view: ViewSchema) -> str:
     besides = f" Every column of `{view.of.name}`, and:" if view.of else ""
     lines = (
         f"| `{column.name}` | {_TYPES[column.type]} | {column.description} |"

@@ -14,7 +14,7 @@ from convo_pipeline.base.clock import Clock
 from convo_pipeline.base.secrets import redact
 from convo_pipeline.console.progress import ProgressLines
 from convo_pipeline.derive.account_days import derive_account_days
-from convo_pipeline.derive.rederive import Scope, end_renewal, plan_renewal, renew_day
+from convo_pipeline.derive.rederive import Scope, finish_rederivation, plan_rederivation, rederive_day
 from convo_pipeline.errors import ConvoError, SettingsError
 from convo_pipeline.extract.estimate import Estimate, fetch_estimate
 from convo_pipeline.extract.report import missed_in
@@ -167,13 +167,13 @@ def normalise_unconfigured(settings: Settings, scope: Scope = "stale") -> None:
         upgrade_runs(store)
         known = {account.name for account in settings.accounts}
         for name in sorted(set(store.accounts(RAW_MESSAGE_IDS.name)) - known):
-            renewal = plan_renewal(store, name, scope)
-            for day in renewal.due:
-                renew_day(store, renewal, day)
+            rederivation = plan_rederivation(store, name, scope)
+            for day in rederivation.remaining_days:
+                rederive_day(store, rederivation, day)
             derive_account_days(
-                store, name, renewal.held if scope == "all" else None, session_gap_hours=gap
+                store, name, rederivation.days if scope == "all" else None, session_gap_hours=gap
             )
-            end_renewal(store, renewal, renewal.due)
+            finish_rederivation(store, rederivation, rederivation.remaining_days)
 
 
 def _announce(

@@ -18,7 +18,7 @@ from rich.table import Table
 from convo_pipeline.base.cron import capture_cron, next_time
 from convo_pipeline.base.json_text import dump_json
 from convo_pipeline.console.results import counted
-from convo_pipeline.derive.day import coverage_now, is_derived
+from convo_pipeline.derive.day import current_coverage, is_derived
 from convo_pipeline.errors import StoreError
 from convo_pipeline.extract.risk import find_risks
 from convo_pipeline.extract.spool import left_spools
@@ -194,7 +194,7 @@ def _read_coverage(store: Store, account: str, today: date) -> dict[date, Mappin
     held = {day for table in (*RAW, COVERAGE) for day in store.days(table.name, account)}
     recent = held.intersection(_last_days(today, LOST_DAYS))
     found = {
-        day: coverage_now(store, account, day).to_pylist() for day in sorted(recent, reverse=True)
+        day: current_coverage(store, account, day).to_pylist() for day in sorted(recent, reverse=True)
     }
     return {day: rows[0] for day, rows in found.items() if rows}
 

@@ -59,7 +59,7 @@ def is_derived(store: Store, account: str, day: date) -> bool:
     return day < _first_day(store) or _is_current(store, account, day)
 
 
-def coverage_now(store: Store, account: str, day: date) -> pa.Table:
+def current_coverage(store: Store, account: str, day: date) -> pa.Table:
     """Return a day's `coverage` as its raw tables are now: the stored row, or counted anew where that is older."""
     if is_derived(store, account, day):
         return store.read(_LAST, account, day)
@@ -78,7 +78,7 @@ def _derive(store: Store, account: str, day: date) -> list[Commit]:
         salvage_day(
             store, account, day
         )  # what these tables hold of a damaged raw file goes back before they are replaced
-        source = source_of(store.raw_digest(account, day))
+        source = derivation_source(store.raw_digest(account, day))
         raw = read_raw_day(store, account, day)
         tables = normalize(raw) | {_LAST: count_coverage(raw)}
         for table in DERIVED:
@@ -90,7 +90,7 @@ def _derive(store: Store, account: str, day: date) -> list[Commit]:
     return commits
 
 
-def source_of(raw_digest: str, derivation_version: int = DERIVATION_VERSION) -> str:
+def derivation_source(raw_digest: str, derivation_version: int = DERIVATION_VERSION) -> str:
     """Return the source of derived tables: which raw bytes, by which derivation, into which schema."""
     versions = f"{raw_digest}:{derivation_version}:{schema.SCHEMA_VERSION}"
     return hashlib.sha256(versions.encode()).hexdigest()
@@ -112,7 +112,7 @@ def _is_current(store: Store, account: str, day: date) -> bool:
         return False
     if not any(store.source(table.name, account, day) is not None for table in schema.RAW):
         return not any(sources.values())
-    wanted = source_of(store.raw_digest(account, day))
+    wanted = derivation_source(store.raw_digest(account, day))
     return sources[_LAST] == wanted and set(sources.values()) <= {wanted, None}
 
 

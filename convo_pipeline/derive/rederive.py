@@ -1,8 +1,7 @@
-"""Which days are to be derived again, so that a `normalize` that was cut off goes on where it was.
+"""Derive many days again. A task that was interrupted goes on with the days that remain.
 
-Glue between the lake and the derivation of a day. What a day was derived from stands in its files, so whoever only wants
-the tables to agree needs no other memory. Whoever wants every day made again does: those are noted in the state, until
-all of the account's days that were asked for are done.
+The files of a day say which raw files they are derived from, so the scope `stale` needs no record.
+The scope `all` records the finished days in the state until every day is done.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -17,79 +16,78 @@ from convo_pipeline.lake.partitions import Commit
 from convo_pipeline.lake.store import Store
 
 Scope = Literal["asked", "stale", "all"]
-"""Which days are made again: those that are asked for, whatever they hold; those of them that do not agree with their raw
-tables; all of them that hold anything. `stale` and `all` go on where they were cut off."""
-RENEWAL = "normalize --force"
-"""The state's name for the task of making every day again."""
+"""Which days are derived again: the given ones; those of them that are stale; all with any rows."""
+FORCE_TASK = "normalize --force"
+"""The name under which the state records the finished days of the scope `all`."""
 
 
 @dataclass(frozen=True)
-class Renewal:
-    """The days of an account that it is about, and those of them that are still to be made again; sorted."""
+class Rederivation:
+    """The days of one account that a task covers, and those that remain; both sorted."""
 
     account: str
     scope: Scope
-    held: Sequence[date]
-    due: Sequence[date]
+    days: Sequence[date]
+    remaining_days: Sequence[date]
 
     @property
     def done_count(self) -> int:
-        return len(self.held) - len(self.due)
+        return len(self.days) - len(self.remaining_days)
 
 
-def plan_renewal(
+def plan_rederivation(
     store: Store, account: str, scope: Scope, asked: Collection[date] | None = None
-) -> Renewal:
-    """Return what is to be done of these days, by default of all.
+) -> Rederivation:
+    """Return which of the asked days (by default all) must be derived again.
 
-    Stale is a day of which a raw file changed or is of an earlier schema, or any file is gone or not what was written:
-    each is read and compared with its hash.
+    A day is stale if a raw file changed or has an older schema, or if a derived file is missing or
+    damaged. Every derived file is read and compared with its hash.
     """
     if scope == "asked":
         store.partitions.check_files(schema.DERIVED, account)
-        return Renewal(account, scope, sorted(asked or ()), sorted(asked or ()))
-    held = {
+        return Rederivation(account, scope, sorted(asked or ()), sorted(asked or ()))
+    days = {
         day for table in (*schema.RAW, *schema.DERIVED) for day in store.days(table.name, account)
     }
-    held |= {record.date for record in store.state.partitions(account)}
-    held = held if asked is None else held.intersection(asked)
-    store.partitions.check_files(schema.DERIVED, account, hashed_days=held)
+    days |= {record.date for record in store.state.partitions(account)}
+    days = days if asked is None else days.intersection(asked)
+    store.partitions.check_files(schema.DERIVED, account, hashed_days=days)
     damaged = {
-        day
-        for table, _, day, _ in store.state.suspect_files(account)
-        if not table.startswith("raw_")
+        day for table, _, day, _ in store.state.quarantines(account) if not table.startswith("raw_")
     }
-    held |= damaged if asked is None else damaged.intersection(asked)
-    due = damaged.union(stale_days(store, account))
-    due |= {
+    days |= damaged if asked is None else damaged.intersection(asked)
+    stale = damaged.union(stale_days(store, account))
+    stale |= {
         day
-        for day in held - due
+        for day in days - stale
         if not all(store.partitions.is_up_to_date(raw, account, day) for raw in schema.RAW)
     }
-    done = held if scope == "stale" else store.state.days_done(RENEWAL, account).keys()
-    return Renewal(
-        account, scope, sorted(held), sorted(day for day in held if day in due or day not in done)
-    )
+    done = days if scope == "stale" else store.state.days_done(FORCE_TASK, account).keys()
+    remaining = sorted(day for day in days if day in stale or day not in done)
+    return Rederivation(account, scope, sorted(days), remaining)
 
 
-def renew_day(store: Store, renewal: Renewal, day: date) -> list[Commit]:
-    """Make a day's derived tables again, whatever they are; where not just it was asked for, from raw files of today's schema."""
-    if renewal.scope != "asked":
-        store.upgrade_raw(renewal.account, day)
-    commits = derive_day(store, renewal.account, day, is_forced=True)
-    if renewal.scope == "all":
-        store.state.save_days_done(RENEWAL, renewal.account, {day: ""})
+def rederive_day(store: Store, rederivation: Rederivation, day: date) -> list[Commit]:
+    """Derive one day again, whether it is stale or not.
+
+    The scopes `stale` and `all` first upgrade the day's raw files to the current schema.
+    """
+    if rederivation.scope != "asked":
+        store.upgrade_raw(rederivation.account, day)
+    commits = derive_day(store, rederivation.account, day, is_forced=True)
+    if rederivation.scope == "all":
+        store.state.save_days_done(FORCE_TASK, rederivation.account, {day: ""})
     return commits
 
 
-def end_renewal(store: Store, renewal: Renewal, done: Iterable[date]) -> None:
-    """Forget which days were made again where no other is left: whoever asks for it after this wants it anew."""
-    if renewal.scope == "all" and set(done).issuperset(renewal.due):
-        store.state.remove_days_done(RENEWAL, renewal.account, renewal.held)
+def finish_rederivation(store: Store, rederivation: Rederivation, done: Iterable[date]) -> None:
+    """Forget the record of finished days when none remains, so that the next task starts anew."""
+    if rederivation.scope == "all" and set(done).issuperset(rederivation.remaining_days):
+        store.state.remove_days_done(FORCE_TASK, rederivation.account, rederivation.days)
 
 
-def settle(store: Store, account: str, session_gap_hours: float) -> None:
-    """Make the derived tables agree with what is left of the raw ones."""
+def derive_stale_days(store: Store, account: str, session_gap_hours: float) -> None:
+    """Derive the stale days of an account, and its `account_days` if it has any."""
     for day in stale_days(store, account):
         derive_day(store, account, day)
     if store.days(schema.ACCOUNT_DAYS.name, account):

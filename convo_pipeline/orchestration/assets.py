@@ -17,7 +17,7 @@ import dagster as dg
 from convo_pipeline import schema
 from convo_pipeline.derive.account_days import derive_account_days, stale_account_days
 from convo_pipeline.derive.day import derive_day, stale_days
-from convo_pipeline.derive.rederive import Renewal, Scope, end_renewal, plan_renewal, renew_day
+from convo_pipeline.derive.rederive import Rederivation, Scope, finish_rederivation, plan_rederivation, rederive_day
 from convo_pipeline.errors import ConvoError, StoreError
 from convo_pipeline.extract.defect import describe_defect
 from convo_pipeline.extract.run import AccountReport, Mode, Progress, extract
@@ -313,11 +313,11 @@ def run_normalise(
     with open_store(deployment) as store:
         reader = _Reader(store, with_preview=sum(map(len, asked.values())) <= MOST_PREVIEWS)
         for account, days in asked.items():
-            renewal = alone(outcome, account, partial(plan_renewal, store, account, scope, days))
-            if renewal is None:
+            rederivation = alone(outcome, account, partial(plan_rederivation, store, account, scope, days))
+            if rederivation is None:
                 continue
-            made = renew(deployment, store, renewal, outcome)
-            whole = [day for day in days if day in made or day not in renewal.due]
+            made = renew(deployment, store, rederivation, outcome)
+            whole = [day for day in days if day in made or day not in rederivation.remaining_days]
             for day in alone(outcome, account, partial(stale_days, store, account)) or ():
                 if day not in days:
                     outcome.extra.update(changed(derive(store, account, day, outcome) or ()))
@@ -336,20 +336,20 @@ def run_normalise(
                 reader.read_into(outcome, told, account, day)
             add_pictures(deployment, store, account, whole, outcome)
             if figures is not None:
-                alone(outcome, account, partial(end_renewal, store, renewal, made))
+                alone(outcome, account, partial(finish_rederivation, store, rederivation, made))
     return outcome
 
 
-def renew(deployment: Deployment, store: Store, renewal: Renewal, outcome: StepResult) -> set[date]:
+def renew(deployment: Deployment, store: Store, rederivation: Rederivation, outcome: StepResult) -> set[date]:
     """Derive what is due of an account's days and report_to_dagster how far it is; return the days that are whole now."""
-    tell_progress(deployment, outcome, Progress(renewal.account, "days", len(renewal.held)))
-    tell_progress(deployment, outcome, Progress(renewal.account, "days done", renewal.done_count))
+    tell_progress(deployment, outcome, Progress(rederivation.account, "days", len(rederivation.days)))
+    tell_progress(deployment, outcome, Progress(rederivation.account, "days done", rederivation.done_count))
     made = set()
-    for day in renewal.due:
-        commits = alone(outcome, renewal.account, partial(renew_day, store, renewal, day))
+    for day in rederivation.remaining_days:
+        commits = alone(outcome, rederivation.account, partial(rederive_day, store, rederivation, day))
         made |= set() if commits is None else {day}
         tell_progress(
-            deployment, outcome, Progress(renewal.account, "partitions", len(commits or ()))
+            deployment, outcome, Progress(rederivation.account, "partitions", len(commits or ()))
         )
     return made
 

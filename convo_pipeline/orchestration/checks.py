@@ -18,7 +18,7 @@ from dagster._core.storage.asset_check_execution_record import (
 )
 
 from convo_pipeline import schema
-from convo_pipeline.derive.day import source_of
+from convo_pipeline.derive.day import derivation_source
 from convo_pipeline.errors import StoreError
 from convo_pipeline.extract.defect import describe_defect
 from convo_pipeline.lake.columns import read_columns
@@ -26,7 +26,7 @@ from convo_pipeline.lake.floors import read_floors
 from convo_pipeline.lake.store import Store
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.partitions import key_of, split_key
-from convo_pipeline.tables.soundness import count_orphans, count_repeated, find_elsewhere
+from convo_pipeline.tables.integrity import count_orphans, count_duplicates, find_misdated
 from convo_pipeline.upkeep.rebuild import CERTAIN_SOURCES
 
 MOST_NAMED = 10
@@ -66,7 +66,7 @@ class CheckedPartition:
     def is_settled(self) -> bool:
         """Whether the derived tables were made from the raw ones as they are; else the next run judges them."""
         made_from = self.store.source(schema.COVERAGE.name, self.account, self.day)
-        return made_from == source_of(self.store.raw_digest(self.account, self.day))
+        return made_from == derivation_source(self.store.raw_digest(self.account, self.day))
 
     @cached_property
     def _floors(self) -> dict[str, date]:
@@ -104,13 +104,13 @@ class Check:
 
 
 def judge_keys(table: schema.Table, day: CheckedPartition) -> str | None:
-    count = count_repeated(table, day.rows(table.name))
+    count = count_duplicates(table, day.rows(table.name))
     return f"{count} rows too many for their key: {_mend(table.name)}" if count else None
 
 
 def judge_dates(table: schema.Table, day: CheckedPartition) -> str | None:
     """A message whose time the API did not say lies where it was first filed; any other on its own day."""
-    elsewhere = find_elsewhere(day.rows(table.name), day.day)
+    elsewhere = find_misdated(day.rows(table.name), day.day)
     if not elsewhere.num_rows:
         return None
     placed = day.store.state.placements(day.account)

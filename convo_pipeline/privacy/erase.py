@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import TypeVar
 
-from convo_pipeline.derive.rederive import settle
+from convo_pipeline.derive.rederive import derive_stale_days
 from convo_pipeline.errors import StoreError
 from convo_pipeline.extract.load import load_spool
 from convo_pipeline.extract.spool import left_spools
@@ -54,14 +54,14 @@ def forget(
         if not is_agreed(traces):
             return None
         receipt = erase(store, traces, now)
-    settle(store, account, settings.metrics.session_gap_hours)
+    derive_stale_days(store, account, settings.metrics.session_gap_hours)
     finish_erasing(store, receipt)
     return receipt
 
 
 def forget_again(settings: Settings, store: Store, account: str, now: datetime) -> list[Receipt]:
     """Forget everybody who was forgotten before and came back with a backup; return their receipts."""
-    settle(store, account, settings.metrics.session_gap_hours)
+    derive_stale_days(store, account, settings.metrics.session_gap_hours)
     found = [
         forget(settings, store, account, person, now)
         for person in find_returned_people(store, account)
@@ -158,7 +158,7 @@ def _remove_deleted(
         found = find_unsent(store, account, policy)
         _check_count(account, found, settings.retention.most_unsent_at_once)
         remove_content(store, account, found, policy)
-    settle(store, account, settings.metrics.session_gap_hours)
+    derive_stale_days(store, account, settings.metrics.session_gap_hours)
     with lock_for_erasure(store, account):
         finish(store, account, now.astimezone(UTC).date())
     return found

@@ -35,7 +35,7 @@ from convo_pipeline.privacy.remains import erase_copies
 from convo_pipeline.schema import TABLES, Table
 from convo_pipeline.storage.backend import remove_file, write_file
 from convo_pipeline.storage.local import LocalFolder
-from convo_pipeline.tables.mentions import IdMatcher
+from convo_pipeline.tables.people import IdMatcher
 from convo_pipeline.tables.people import (
     is_one_to_one,
     is_sent_by,
@@ -364,7 +364,7 @@ def _keeper(table: Table, traces: ErasurePlan) -> Keep:
 def _name_any(rows: pa.Table, mentions: IdMatcher) -> list[bool]:
     """Say which rejected entries name one of these ids, in themselves or in why they were rejected."""
     texts = zip(*(rows[name].to_pylist() for name in _REJECTED), strict=True)
-    return [any(map(mentions.occur_in, entry)) for entry in texts]
+    return [any(map(mentions.matches, entry)) for entry in texts]
 
 
 def _filter(rows: pa.Table, is_leaving: pa.Array | pa.ChunkedArray) -> pa.Table:
@@ -434,7 +434,7 @@ def _erase_texts(store: Store, traces: ErasurePlan) -> None:
                 held = load_json(text)
                 left = _map_texts(held, redact)
                 return text if left == held else dump_json(left).decode()
-        return traces.mentions.replaced(text, ERASED)
+        return traces.mentions.replace(text, ERASED)
 
     store.state.forget(traces.account, traces.own, traces.shared, traces.sent, redact)
     ledger.change_runs(store, lambda rows: ledger.redact_account(rows, traces.account, redact))

@@ -24,7 +24,7 @@ from convo_pipeline.privacy.remains import erase_copies
 from convo_pipeline.schema import RAW_MESSAGE_DETAILS, RAW_MESSAGE_IDS, RAW_REJECTS, RUNS
 from convo_pipeline.storage.backend import remove_file, write_file
 from convo_pipeline.storage.local import LocalFolder
-from convo_pipeline.tables.mentions import IdMatcher
+from convo_pipeline.tables.people import IdMatcher
 from convo_pipeline.tables.merge import Key, redact
 
 Policy = Literal["redact", "keep", "drop"]
@@ -124,7 +124,7 @@ def _without(rows: pa.Table, deleted: Mapping[Key, int]) -> pa.Table:
 
 
 def _without_mentions(rows: pa.Table, mentions: IdMatcher) -> pa.Table:
-    is_kept = [not mentions.occur_in(text) for text in rows["payload"].to_pylist()]
+    is_kept = [not mentions.matches(text) for text in rows["payload"].to_pylist()]
     return rows if all(is_kept) else rows.filter(pa.array(is_kept))
 
 

@@ -21,7 +21,7 @@ import duckdb
 
 from convo_pipeline.errors import CorruptError, StoreError
 from convo_pipeline.query.compacted_source import CompactedSource
-from convo_pipeline.query.response_times import answer_statements
+from convo_pipeline.query.response_times import response_time_statements
 from convo_pipeline.query.sources import VIEWED_TABLES, Source, quote, select_nothing
 from convo_pipeline.query.views import views
 from convo_pipeline.settings import Settings, StoreSettings
@@ -106,7 +106,7 @@ class _Lake:
         self.refresh(known=False)
         for name, sql in views().items():
             con.execute(f"CREATE VIEW {name} AS {sql}")
-        for statement in answer_statements(settings):
+        for statement in response_time_statements(settings):
             con.execute(statement)
 
     def prepare(self, con: duckdb.DuckDBPyConnection) -> None:

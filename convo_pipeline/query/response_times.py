@@ -275,7 +275,7 @@ LEFT JOIN internal.accounts AS c ON c.account = j.account
 """
 
 
-def answer_statements(settings: Settings) -> list[str]:
+def response_time_statements(settings: Settings) -> list[str]:
     """Return the statements that make these views, in order."""
     gap = f"to_microseconds({round(settings.metrics.session_gap_hours * 3_600_000_000)})"
     order = MESSAGE_ORDER.format(

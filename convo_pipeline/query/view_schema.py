@@ -25,7 +25,7 @@ LOCAL_TIME = pa.timestamp("us")
 
 
 @dataclass(frozen=True)
-class View:
+class ViewSchema:
     """One view: its own columns, and the table whose columns it has besides, if there is one."""
 
     name: str
@@ -49,7 +49,7 @@ _DATES = (
     Column("last_date", DAY, "The last UTC day on which there is a row."),
 )
 VIEWS = (
-    View(
+    ViewSchema(
         "inbox",
         "A message, its conversation and its customer in one wide row.",
         (
@@ -62,19 +62,19 @@ VIEWS = (
         ),
         MESSAGES,
     ),
-    View(
+    ViewSchema(
         "conversations_latest",
         "One row per conversation: every field as last known, its counts and times over all days.",
         _DATES,
         CONVERSATIONS,
     ),
-    View(
+    ViewSchema(
         "participants_latest",
         "One row per conversation and participant: every field as last known.",
         _DATES,
         PARTICIPANTS,
     ),
-    View(
+    ViewSchema(
         "message_order",
         "Every message in its place.",
         (
@@ -91,7 +91,7 @@ VIEWS = (
             Column("precedes_unknown", FLAG, "The message after it, of the same session, is unread."),
         ),
     ),
-    View(
+    ViewSchema(
         "response_turns",
         "Every run of a customer's messages without one of ours between them, and what answered it.",
         (
@@ -116,7 +116,7 @@ VIEWS = (
                    "than the last complete run."),
         ),
     ),
-    View(
+    ViewSchema(
         "sessions",
         "Stretches of a conversation without a silence of `session_gap_hours`.",
         (

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from convo_pipeline import schema
-from convo_pipeline.tables.payloads import Fields, parse_payload
+from convo_pipeline.tables.payloads import PayloadReader, parse_payload
 
 _PERSON = ("name", "username", "email")
 _NOT_AN_ID = "me"
@@ -81,7 +81,7 @@ def _read_people(conversations: pa.Table) -> Iterator[Person]:
     )
     for conversation_id, payload in zip(ids, payloads, strict=True):
         for item in _read_participants(payload):
-            person = Fields(item if isinstance(item, dict) else {"id": item})
+            person = PayloadReader(item if isinstance(item, dict) else {"id": item})
             participant_id = person.text("id")
             if participant_id is not None:
                 yield conversation_id, participant_id, *(person.text(key) for key in _PERSON)
@@ -93,7 +93,7 @@ def _read_participants(payload: str | None) -> list[object]:
         value, _ = parse_payload(payload or "{}")
     except ValueError:
         return []
-    return Fields(value).items("participants") if isinstance(value, dict) else []
+    return PayloadReader(value).items("participants") if isinstance(value, dict) else []
 
 
 def _people_of_messages(messages: pa.Table, conversation_ids: Iterable[str]) -> Iterator[Person]:

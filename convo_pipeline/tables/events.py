@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from convo_pipeline.errors import PayloadError
-from convo_pipeline.tables.payloads import Fields
+from convo_pipeline.tables.payloads import PayloadReader
 
 OBJECTS = {"instagram": "instagram", "page": "messenger"}
 KINDS = ("message", "echo", "unsend", "edit", "reaction", "other")
@@ -32,24 +32,24 @@ class Event:
 
 def read_events(body: object) -> list[Event]:
     """Return the events of a webhook body, in its order; PayloadError if it is none."""
-    envelope = Fields(body) if isinstance(body, dict) else Fields({})
+    envelope = PayloadReader(body) if isinstance(body, dict) else PayloadReader({})
     platform = OBJECTS.get(envelope.text("object") or "")
     if platform is None or not isinstance(envelope.rest.get("entry"), list):
         raise PayloadError(
             'no webhook body: it needs "object" (instagram or page) and a list "entry"'
         )
-    entries = [Fields(entry) for entry in envelope.items("entry") if isinstance(entry, dict)]
+    entries = [PayloadReader(entry) for entry in envelope.items("entry") if isinstance(entry, dict)]
     return [event for entry in entries for event in _read_entry(entry, platform)]
 
 
-def _read_entry(entry: Fields, platform: str) -> Iterator[Event]:
+def _read_entry(entry: PayloadReader, platform: str) -> Iterator[Event]:
     own_id = entry.text("id")
     for item in entry.items("messaging"):
         if isinstance(item, dict):
-            yield _read_event(Fields(item), platform, own_id)
+            yield _read_event(PayloadReader(item), platform, own_id)
 
 
-def _read_event(event: Fields, platform: str, own_id: str | None) -> Event:
+def _read_event(event: PayloadReader, platform: str, own_id: str | None) -> Event:
     sender_id, recipient_id = event.open("sender").text("id"), event.open("recipient").text("id")
     key = next((key for key in ("message", "message_edit", "reaction") if key in event.rest), "")
     content = event.open(key)
@@ -63,7 +63,7 @@ def _read_event(event: Fields, platform: str, own_id: str | None) -> Event:
     return Event(kind, platform, own_id, sender_id, recipient_id, at, message_id, text, reaction)
 
 
-def _find_kind(key: str, content: Fields) -> str:
+def _find_kind(key: str, content: PayloadReader) -> str:
     if key == "message":
         if content.flag("is_deleted"):
             return "unsend"

@@ -1,13 +1,13 @@
 """Read what hangs on a message: attachments, shares, reactions. Rows are tuples in the order of the names above them.
 
 It knows Meta's shapes (all the kinds in public answers) and nothing of frames or files. Each reader takes its
-keys from the message's `Fields`; what it has no column for goes to the row's `extra`.
+keys from the message's `PayloadReader`; what it has no column for goes to the row's `extra`.
 """
 
 import re
 from datetime import UTC, datetime
 
-from convo_pipeline.tables.payloads import Fields, as_flag, dump
+from convo_pipeline.tables.payloads import PayloadReader, as_flag, dump
 
 ATTACHMENT_NAMES = (
     "position", "attachment_id", "sticker_id", "kind", "mime_type", "name", "size_bytes", "url", "url_expires_at",
@@ -43,17 +43,17 @@ def url_expires_at(url: str | None) -> datetime | None:
     return datetime.fromtimestamp(int(match[1], 16), UTC) if match else None
 
 
-def read_attachments(message: Fields) -> list[Row]:
+def read_attachments(message: PayloadReader) -> list[Row]:
     """Take `attachments`; one row each, in Meta's order."""
     rows: list[Row] = []
     for item in take_objects(message, "attachments"):
-        fields = Fields(item)
+        fields = PayloadReader(item)
         rows.append((len(rows), *_read_attachment(fields, _find_kind(fields.rest))))
         message.is_readable &= fields.is_readable
     return rows
 
 
-def _read_attachment(fields: Fields, kind: str) -> Row:
+def _read_attachment(fields: PayloadReader, kind: str) -> Row:
     image, video, template = (
         fields.open(key) for key in ("image_data", "video_data", "generic_template")
     )
@@ -97,7 +97,7 @@ def _read_attachment(fields: Fields, kind: str) -> Row:
     )
 
 
-def _read_size(video: Fields, image: Fields) -> tuple[int | None, int | None]:
+def _read_size(video: PayloadReader, image: PayloadReader) -> tuple[int | None, int | None]:
     """Take width and height of both; a video's picture repeats them."""
     sizes = [(media.count("width"), media.count("height")) for media in (video, image)]
     return sizes[0] if sizes[0] != (None, None) else sizes[1]
@@ -125,11 +125,11 @@ def _find_kind(item: dict[str, object]) -> str:
     return "file" if not item.keys().isdisjoint(_FILE_KEYS) else "other"
 
 
-def read_shares(message: Fields) -> list[Row]:
+def read_shares(message: PayloadReader) -> list[Row]:
     """Take `shares`; one row each, for a product template one row for each of its elements."""
     rows: list[Row] = []
     for item in take_objects(message, "shares"):
-        fields = Fields(item)
+        fields = PayloadReader(item)
         products = [_read_product(product, fields) for product in _take_products(fields)]
         for row in products or [_read_share(fields)]:
             rows.append((len(rows), *row))
@@ -137,14 +137,14 @@ def read_shares(message: Fields) -> list[Row]:
     return rows
 
 
-def _read_share(fields: Fields) -> Row:
+def _read_share(fields: PayloadReader) -> Row:
     share_id, share_type = fields.text("id"), fields.text("type")
     link, name = fields.first_text("link", "url"), fields.first_text("name", "title")
     return share_id, share_type, link, name, fields.text("description"), fields.dump_rest()
 
 
-def _read_product(product: dict[str, object], share: Fields) -> Row:
-    fields = Fields(product)
+def _read_product(product: dict[str, object], share: PayloadReader) -> Row:
+    fields = PayloadReader(product)
     if fields.rest.get("id") in (_HIDDEN_ID, 0):
         del fields.rest["id"]
     share_id, link = fields.text("id"), fields.first_text("url", "image_url")
@@ -154,7 +154,7 @@ def _read_product(product: dict[str, object], share: Fields) -> Row:
     return share_id, "product", link, name, description, dump(extra) if extra else None
 
 
-def _take_products(share: Fields) -> list[dict[str, object]]:
+def _take_products(share: PayloadReader) -> list[dict[str, object]]:
     """Take `template.payload.product.elements`; anything else in `template` stays."""
     if "template" not in share.rest:
         return []
@@ -168,12 +168,12 @@ def _take_products(share: Fields) -> list[dict[str, object]]:
     return products
 
 
-def read_reactions(message: Fields) -> list[Row]:
+def read_reactions(message: PayloadReader) -> list[Row]:
     """Take `reactions`; one row for each reaction and user, sorted; without users the reactor is ""."""
     rows: dict[tuple[str, str], str | None] = {}
     left: list[object] = []
     for item in take_objects(message, "reactions"):
-        fields = Fields(item)
+        fields = PayloadReader(item)
         reaction = fields.first_text("reaction", "emoji")
         if reaction is None:
             message.is_readable = False
@@ -189,11 +189,11 @@ def read_reactions(message: Fields) -> list[Row]:
     return [(*key, rows[key]) for key in sorted(rows)]
 
 
-def _read_users(reaction: Fields) -> list[tuple[str, str | None]]:
+def _read_users(reaction: PayloadReader) -> list[tuple[str, str | None]]:
     users: list[tuple[str, str | None]] = []
     left: list[object] = []
     for item in reaction.items("users"):
-        user = Fields(item if isinstance(item, dict) else {"id": item})
+        user = PayloadReader(item if isinstance(item, dict) else {"id": item})
         users.append((user.text("id") or "", user.first_text("username", "name")))
         user.drop(("email",))
         reaction.is_readable &= user.is_readable
@@ -203,7 +203,7 @@ def _read_users(reaction: Fields) -> list[tuple[str, str | None]]:
     return users
 
 
-def take_objects(message: Fields, key: str) -> list[dict[str, object]]:
+def take_objects(message: PayloadReader, key: str) -> list[dict[str, object]]:
     """Take a list's objects; what is none of them cannot be read and stays."""
     items = message.items(key)
     left = [item for item in items if not isinstance(item, dict) and item is not None]

@@ -18,7 +18,7 @@ import pyarrow as pa
 from convo_pipeline import schema
 from convo_pipeline.tables import media
 from convo_pipeline.tables.media import Row
-from convo_pipeline.tables.payloads import Fields, parse_payload, parse_plain
+from convo_pipeline.tables.payloads import PayloadReader, parse_payload, parse_plain
 
 CHUNK_ROWS = 2048
 PLAIN_NAMES = (
@@ -61,14 +61,14 @@ _NOTHING: dict[str, list[Row]] = {name: [] for name in CHILD_NAMES}
 
 
 @dataclass(frozen=True)
-class Contents:
+class ParsedPayloads:
     """What payloads say, row for row: columns of `messages`, and children with the `row` they belong to."""
 
     columns: dict[str, pa.ChunkedArray]
     children: dict[str, pa.Table]
 
 
-def read_contents(payloads: pa.ChunkedArray, chunk_rows: int = CHUNK_ROWS) -> Contents:
+def parse_payloads(payloads: pa.ChunkedArray, chunk_rows: int = CHUNK_ROWS) -> ParsedPayloads:
     """Read a column of payloads (JSON or null), some rows at a time: Python values of all would fill the memory."""
     chunks = [
         _Chunk(start, payloads.slice(start, chunk_rows))
@@ -86,7 +86,7 @@ def read_contents(payloads: pa.ChunkedArray, chunk_rows: int = CHUNK_ROWS) -> Co
         )
         for name in CHILD_NAMES
     }
-    return Contents(columns, children)
+    return ParsedPayloads(columns, children)
 
 
 class _Chunk:
@@ -174,7 +174,7 @@ def read_plain(message: Any) -> Row | None:
     )
 
 
-def read_closely(message: Fields) -> Row:
+def read_closely(message: PayloadReader) -> Row:
     """Take a message's `PLAIN_NAMES` key by key, whatever they hold."""
     message.drop(("id", "created_time"))
     sender = _read_sender(message)
@@ -202,10 +202,10 @@ def _read_object(
 ) -> tuple[Row, Row, dict[str, list[Row]]]:
     row = read_plain({key: item for key, item in value.items() if key in _PLAIN_KEYS})
     if row is None:
-        message = Fields(value)
+        message = PayloadReader(value)
         row = read_closely(message)
     else:
-        message = Fields({key: item for key, item in value.items() if key not in _PLAIN_KEYS})
+        message = PayloadReader({key: item for key, item in value.items() if key not in _PLAIN_KEYS})
     sticker_url, story, reply_to = (
         message.text("sticker"),
         _read_story(message),
@@ -229,7 +229,7 @@ def _read_object(
     return (*row[:-1], content_type), rare, children
 
 
-def _read_sender(message: Fields) -> Row:
+def _read_sender(message: PayloadReader) -> Row:
     """Take `from`: id, name and user name; a bare id is read as one."""
     if isinstance(message.rest.get("from"), str | int):
         return message.text("from"), None, None
@@ -240,7 +240,7 @@ def _read_sender(message: Fields) -> Row:
     return row
 
 
-def _read_story(message: Fields) -> Row:
+def _read_story(message: PayloadReader) -> Row:
     """Take `story`: kind, id and link of the story it mentions or answers."""
     if "story" not in message.rest:
         return None, None, None
@@ -255,7 +255,7 @@ def _read_story(message: Fields) -> Row:
     return row
 
 
-def _read_reply(message: Fields) -> str | None:
+def _read_reply(message: PayloadReader) -> str | None:
     """Take `reply_to`: the id of the message it quotes."""
     if "reply_to" not in message.rest:
         return None

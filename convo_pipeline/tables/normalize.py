@@ -17,7 +17,7 @@ from convo_pipeline.tables.conversations import (
     normalize_participants,
     read_own_ids,
 )
-from convo_pipeline.tables.messages import CHILD_NAMES, Contents, read_contents
+from convo_pipeline.tables.messages import CHILD_NAMES, ParsedPayloads, parse_payloads
 
 _NEVER = pa.scalar(0, schema.TIME)
 _ESTIMATES = pa.array(["conversation", "listing"])
@@ -49,7 +49,7 @@ def normalize(raw: RawDay) -> dict[str, pa.Table]:
     """Return the six normalised tables of a partition; every listed id has exactly one row in `messages`."""
     own_ids = read_own_ids(raw.conversations, raw.platform, raw.page_id)
     held = align_messages(raw.message_ids, raw.message_details)
-    contents = read_contents(held["payload"])
+    contents = parse_payloads(held["payload"])
     messages = _messages_table(held, contents, raw.platform, own_ids)
     participants = normalize_participants(raw.conversations, messages, own_ids)
     tables = {
@@ -116,7 +116,7 @@ def _frame(table: pa.Table) -> pd.DataFrame:
 
 
 def _messages_table(
-    held: pa.Table, contents: Contents, platform: str | None, own_ids: frozenset[str]
+    held: pa.Table, contents: ParsedPayloads, platform: str | None, own_ids: frozenset[str]
 ) -> pa.Table:
     columns: dict[str, object] = dict(contents.columns)
     is_redacted = pc.and_(pc.is_valid(held["redacted_at"]), pc.equal(held["detail_status"], "gone"))
@@ -184,7 +184,7 @@ def _fill_asked(column: pa.ChunkedArray, has_payload: object, was_asked: object)
     )
 
 
-def _problems(held: pa.Table, contents: Contents) -> object:
+def _problems(held: pa.Table, contents: ParsedPayloads) -> object:
     """Name one problem a row: the first of `schema.PROBLEMS` that it has."""
     found = contents.columns["problem"]
     is_detailed = pc.equal(held["detail_status"], "detailed")

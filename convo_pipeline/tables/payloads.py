@@ -113,7 +113,7 @@ def as_flag(value: object) -> bool | None:
     return _FLAGS.get(value) if isinstance(value, str | int) else None
 
 
-class Fields:
+class PayloadReader:
     """A payload's keys, taken one by one; `rest` is what has no column or could not be read. Null is absent."""
 
     __slots__ = ("is_readable", "rest")
@@ -151,17 +151,17 @@ class Fields:
         for key in keys:
             self.rest.pop(key, None)
 
-    def open(self, key: str) -> "Fields":
+    def open(self, key: str) -> "PayloadReader":
         """Take an object's keys; give back what is left of it by `close`."""
         if key not in self.rest:
             return NOTHING
         value = self.rest.pop(key)
         if isinstance(value, dict):
-            return Fields(value)
+            return PayloadReader(value)
         self.refuse(key, value)
         return NOTHING
 
-    def close(self, key: str, inner: "Fields") -> None:
+    def close(self, key: str, inner: "PayloadReader") -> None:
         self.is_readable &= inner.is_readable
         if inner.rest and key not in self.rest:
             self.rest[key] = inner.rest
@@ -192,7 +192,7 @@ class Fields:
     def values(self, key: str, name: str, known: Iterable[str] = ()) -> list[str] | None:
         """Take one key of each of a list's items, or the bare items; None if there is no list.
 
-        >>> Fields({"to": {"data": [{"id": "1", "email": "a@b.c"}, 2]}}).values("to", "id", ["email"])
+        >>> PayloadReader({"to": {"data": [{"id": "1", "email": "a@b.c"}, 2]}}).values("to", "id", ["email"])
         ['1', '2']
         """
         if key not in self.rest:
@@ -200,7 +200,7 @@ class Fields:
         values: list[str] = []
         left: list[object] = []
         for item in self.items(key):
-            inner = Fields(item if isinstance(item, dict) else {name: item})
+            inner = PayloadReader(item if isinstance(item, dict) else {name: item})
             value = inner.text(name)
             if value is not None:
                 values.append(value)
@@ -233,5 +233,5 @@ class Fields:
         return value
 
 
-NOTHING = Fields({})
+NOTHING = PayloadReader({})
 """What is opened where nothing is; it has no key to take."""

@@ -15,7 +15,7 @@ import pyarrow as pa
 from convo_pipeline import schema
 from convo_pipeline.base.json_text import dump_json, load_json
 from convo_pipeline.tables import media
-from convo_pipeline.tables.payloads import Fields
+from convo_pipeline.tables.payloads import PayloadReader
 
 REMADE = 0
 """The time of every key of a payload that was made again, in `fields`: older than any answer."""
@@ -286,7 +286,7 @@ def _put_list(payload: Row, key: str, items: list[object] | None) -> None:
 
 
 def _unwrap(held: object) -> tuple[list[object], Row]:
-    """Return what `Fields` left of a list: its items and its wrapper's other keys."""
+    """Return what `PayloadReader` left of a list: its items and its wrapper's other keys."""
     if isinstance(held, list):
         return held, {}
     if not isinstance(held, dict):
@@ -299,7 +299,7 @@ def _unwrap(held: object) -> tuple[list[object], Row]:
 
 def _first_that_reads_back(
     key: str,
-    read: Callable[[Fields], list[media.Row]],
+    read: Callable[[PayloadReader], list[media.Row]],
     proposed: Iterator[Row],
     row: Row,
     is_readable: bool,
@@ -313,7 +313,7 @@ def _first_that_reads_back(
     wanted = tuple(row[name] for name in names)
     best: tuple[int, Row] | None = None
     for item in proposed:
-        fields = Fields({key: {"data": [item]}})
+        fields = PayloadReader({key: {"data": [item]}})
         is_same = [found[1:] for found in read(fields)] == [wanted]
         likeness = is_same * 2 + (fields.is_readable == is_readable)
         if likeness == 3:

@@ -6,7 +6,7 @@ derivation. A bucket is left out: its store checks its own bytes, and each look 
 
 from datetime import date
 
-from convo_pipeline.derive.rederive import settle
+from convo_pipeline.derive.rederive import derive_stale_days
 from convo_pipeline.errors import CorruptError
 from convo_pipeline.lake.ledger import restore_runs
 from convo_pipeline.lake.store import Store
@@ -41,7 +41,7 @@ def scrub(store: Store, today: date, session_gap_hours: float) -> int:
             TABLES.values() if account else [RUNS], account, hashed_days=due
         )
         if damaged and account:
-            settle(store, account, session_gap_hours)
+            derive_stale_days(store, account, session_gap_hours)
         found += damaged
     restore_runs(store)
     if found:

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 import convo_pipeline
-from convo_pipeline.query.response_times import answer_statements
-from convo_pipeline.query.view_schema import VIEWS, View
+from convo_pipeline.query.response_times import response_time_statements
+from convo_pipeline.query.view_schema import VIEWS, ViewSchema
 from convo_pipeline.query.views import views
 from convo_pipeline.settings import Settings
 from scripts.dictionary import write_dictionary
@@ -22,7 +22,7 @@ def test_the_committed_dictionary_is_current() -> None:
 
 
 @pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.name)
-def test_a_view_has_the_columns_and_types_that_are_declared(view: View, tmp_path: Path) -> None:
+def test_a_view_has_the_columns_and_types_that_are_declared(view: ViewSchema, tmp_path: Path) -> None:
     with convo_pipeline.connect(tmp_path) as con:
         found = con.sql(f"from {view.name} limit 0").to_arrow_table().schema
     types = {field.name: field.type for field in found if field.name not in ("account", "date")}
@@ -32,7 +32,7 @@ def test_a_view_has_the_columns_and_types_that_are_declared(view: View, tmp_path
 
 
 def test_every_view_is_declared() -> None:
-    made = "\n".join(answer_statements(Settings()))
+    made = "\n".join(response_time_statements(Settings()))
     named = {
         word
         for word in made.split("CREATE VIEW ")[1:]

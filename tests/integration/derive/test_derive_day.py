@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from convo_pipeline import schema
-from convo_pipeline.derive.day import DERIVATION_VERSION, derive_day, source_of, stale_days
+from convo_pipeline.derive.day import DERIVATION_VERSION, derive_day, derivation_source, stale_days
 from convo_pipeline.errors import CorruptError
 from convo_pipeline.lake.partitions import Commit
 from convo_pipeline.lake.store import Store
@@ -173,8 +173,8 @@ def test_another_derivation_version_is_another_source(store: Store) -> None:
     save_id(store, "m1")
     derive_day(store, ACCOUNT, DAY)
     digest = store.raw_digest(ACCOUNT, DAY)
-    assert store.source("messages", ACCOUNT, DAY) == source_of(digest)
-    assert source_of(digest) != source_of(digest, DERIVATION_VERSION + 1)
+    assert store.source("messages", ACCOUNT, DAY) == derivation_source(digest)
+    assert derivation_source(digest) != derivation_source(digest, DERIVATION_VERSION + 1)
 
 
 def test_a_day_cut_off_between_two_tables_is_derived_again(store: Store) -> None:

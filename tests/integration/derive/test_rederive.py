@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from convo_pipeline import schema
 from convo_pipeline.cli import main
 from convo_pipeline.derive.day import stale_days
-from convo_pipeline.derive.rederive import RENEWAL, Scope
+from convo_pipeline.derive.rederive import FORCE_TASK, Scope
 from convo_pipeline.extract.report import Progress
 from convo_pipeline.lake.store import Store
 from convo_pipeline.orchestration.assets import run_normalise
@@ -197,7 +197,7 @@ def kill_on_the_way(settings: Settings, arguments: list[str]) -> int:
     def count() -> int:
         with closing(Store(settings.store)) as store:
             if arguments:
-                return len(store.state.days_done(RENEWAL, ACCOUNT))
+                return len(store.state.days_done(FORCE_TASK, ACCOUNT))
             stale = stale_days(store, ACCOUNT)
             return MANY - len(stale)
 

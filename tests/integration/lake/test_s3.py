@@ -16,7 +16,7 @@ from click.testing import CliRunner
 import convo_pipeline
 from convo_pipeline.base.clock import SYSTEM_CLOCK, Clock
 from convo_pipeline.cli import main
-from convo_pipeline.derive.day import derive_day, source_of, stale_days
+from convo_pipeline.derive.day import derive_day, derivation_source, stale_days
 from convo_pipeline.emulator.clock import VirtualClock
 from convo_pipeline.emulator.serve import EmulatorServer
 from convo_pipeline.emulator.world import World
@@ -353,7 +353,7 @@ def test_derived_tables_that_another_machine_overtook_are_made_again(
     proxy.fault.do_before(f"messages/account={ACCOUNT}/date={DAY}/data.parquet", overtake)
     derive_day(one, ACCOUNT, DAY)
     assert held(one, "messages") == ["m1", "m2"]
-    assert one.source("messages", ACCOUNT, DAY) == source_of(two.raw_digest(ACCOUNT, DAY))
+    assert one.source("messages", ACCOUNT, DAY) == derivation_source(two.raw_digest(ACCOUNT, DAY))
     assert verify(two, stale_days=stale_days).findings == ()
 
 

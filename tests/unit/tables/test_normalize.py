@@ -9,9 +9,9 @@ import pytest
 
 from convo_pipeline import schema
 from convo_pipeline.tables.media import url_expires_at
-from convo_pipeline.tables.messages import PLAIN_NAMES, read_closely, read_contents, read_plain
+from convo_pipeline.tables.messages import PLAIN_NAMES, read_closely, parse_payloads, read_plain
 from convo_pipeline.tables.normalize import RawDay, normalize
-from convo_pipeline.tables.payloads import Fields
+from convo_pipeline.tables.payloads import PayloadReader
 from tests.support.raw_days import (
     AT,
     OWN_IDS,
@@ -90,7 +90,7 @@ def test_chunks_make_no_difference() -> None:
     payloads = day_of(
         *([read_sample(9), read_sample(5), None, "{", read_sample(12)] * 5)
     ).message_details["payload"]
-    whole, chunked = read_contents(payloads), read_contents(payloads, chunk_rows=3)
+    whole, chunked = parse_payloads(payloads), parse_payloads(payloads, chunk_rows=3)
     assert chunked.columns == whole.columns
     assert chunked.children == whole.children
 
@@ -575,7 +575,7 @@ def test_counts_of_what_nobody_asked_for_are_null() -> None:
 def test_the_short_way_gives_what_reading_closely_gives(message: dict[str, object]) -> None:
     plain = read_plain(message)
     assert plain is not None
-    closely = Fields(message)
+    closely = PayloadReader(message)
     assert dict(zip(PLAIN_NAMES, plain, strict=True)) == dict(
         zip(PLAIN_NAMES, read_closely(closely), strict=True)
     )

@@ -9,14 +9,14 @@ import pyarrow.compute as pc
 from convo_pipeline.schema import Table
 
 
-def count_repeated(table: Table, rows: pa.Table) -> int:
+def count_duplicates(table: Table, rows: pa.Table) -> int:
     """Return how many rows of a partition are too many for its key; a table without one has one row a partition."""
     if not table.key:
         return max(0, int(rows.num_rows) - 1)
     return int(rows.num_rows - rows.group_by(list(table.key)).aggregate([]).num_rows)
 
 
-def find_elsewhere(rows: pa.Table, day: date) -> pa.Table:
+def find_misdated(rows: pa.Table, day: date) -> pa.Table:
     """Return the rows whose `created_at` is not on that UTC day."""
     return rows.filter(pc.not_equal(pc.cast(rows["created_at"], pa.date32()), day))
 
