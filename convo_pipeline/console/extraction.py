@@ -14,7 +14,12 @@ from convo_pipeline.base.clock import Clock
 from convo_pipeline.base.secrets import redact
 from convo_pipeline.console.progress import ProgressLines
 from convo_pipeline.derive.account_days import derive_account_days
-from convo_pipeline.derive.rederive import Scope, finish_rederivation, plan_rederivation, rederive_day
+from convo_pipeline.derive.rederive import (
+    Scope,
+    finish_rederivation,
+    plan_rederivation,
+    rederive_day,
+)
 from convo_pipeline.errors import ConvoError, SettingsError
 from convo_pipeline.extract.estimate import Estimate, fetch_estimate
 from convo_pipeline.extract.report import missed_in

@@ -194,7 +194,8 @@ def _read_coverage(store: Store, account: str, today: date) -> dict[date, Mappin
     held = {day for table in (*RAW, COVERAGE) for day in store.days(table.name, account)}
     recent = held.intersection(_last_days(today, LOST_DAYS))
     found = {
-        day: current_coverage(store, account, day).to_pylist() for day in sorted(recent, reverse=True)
+        day: current_coverage(store, account, day).to_pylist()
+        for day in sorted(recent, reverse=True)
     }
     return {day: rows[0] for day, rows in found.items() if rows}
 

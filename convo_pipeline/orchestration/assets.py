@@ -17,7 +17,13 @@ import dagster as dg
 from convo_pipeline import schema
 from convo_pipeline.derive.account_days import derive_account_days, stale_account_days
 from convo_pipeline.derive.day import derive_day, stale_days
-from convo_pipeline.derive.rederive import Rederivation, Scope, finish_rederivation, plan_rederivation, rederive_day
+from convo_pipeline.derive.rederive import (
+    Rederivation,
+    Scope,
+    finish_rederivation,
+    plan_rederivation,
+    rederive_day,
+)
 from convo_pipeline.errors import ConvoError, StoreError
 from convo_pipeline.extract.defect import describe_defect
 from convo_pipeline.extract.run import AccountReport, Mode, Progress, extract
@@ -313,7 +319,9 @@ def run_normalise(
     with open_store(deployment) as store:
         reader = _Reader(store, with_preview=sum(map(len, asked.values())) <= MOST_PREVIEWS)
         for account, days in asked.items():
-            rederivation = alone(outcome, account, partial(plan_rederivation, store, account, scope, days))
+            rederivation = alone(
+                outcome, account, partial(plan_rederivation, store, account, scope, days)
+            )
             if rederivation is None:
                 continue
             made = renew(deployment, store, rederivation, outcome)
@@ -340,13 +348,21 @@ def run_normalise(
     return outcome
 
 
-def renew(deployment: Deployment, store: Store, rederivation: Rederivation, outcome: StepResult) -> set[date]:
+def renew(
+    deployment: Deployment, store: Store, rederivation: Rederivation, outcome: StepResult
+) -> set[date]:
     """Derive what is due of an account's days and report_to_dagster how far it is; return the days that are whole now."""
-    tell_progress(deployment, outcome, Progress(rederivation.account, "days", len(rederivation.days)))
-    tell_progress(deployment, outcome, Progress(rederivation.account, "days done", rederivation.done_count))
+    tell_progress(
+        deployment, outcome, Progress(rederivation.account, "days", len(rederivation.days))
+    )
+    tell_progress(
+        deployment, outcome, Progress(rederivation.account, "days done", rederivation.done_count)
+    )
     made = set()
     for day in rederivation.remaining_days:
-        commits = alone(outcome, rederivation.account, partial(rederive_day, store, rederivation, day))
+        commits = alone(
+            outcome, rederivation.account, partial(rederive_day, store, rederivation, day)
+        )
         made |= set() if commits is None else {day}
         tell_progress(
             deployment, outcome, Progress(rederivation.account, "partitions", len(commits or ()))

@@ -26,7 +26,7 @@ from convo_pipeline.lake.floors import read_floors
 from convo_pipeline.lake.store import Store
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.partitions import key_of, split_key
-from convo_pipeline.tables.integrity import count_orphans, count_duplicates, find_misdated
+from convo_pipeline.tables.integrity import count_duplicates, count_orphans, find_misdated
 from convo_pipeline.upkeep.rebuild import CERTAIN_SOURCES
 
 MOST_NAMED = 10

@@ -35,8 +35,8 @@ from convo_pipeline.privacy.remains import erase_copies
 from convo_pipeline.schema import TABLES, Table
 from convo_pipeline.storage.backend import remove_file, write_file
 from convo_pipeline.storage.local import LocalFolder
-from convo_pipeline.tables.people import IdMatcher
 from convo_pipeline.tables.people import (
+    IdMatcher,
     is_one_to_one,
     is_sent_by,
     people_in,

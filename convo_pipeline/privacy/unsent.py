@@ -24,8 +24,8 @@ from convo_pipeline.privacy.remains import erase_copies
 from convo_pipeline.schema import RAW_MESSAGE_DETAILS, RAW_MESSAGE_IDS, RAW_REJECTS, RUNS
 from convo_pipeline.storage.backend import remove_file, write_file
 from convo_pipeline.storage.local import LocalFolder
-from convo_pipeline.tables.people import IdMatcher
 from convo_pipeline.tables.merge import Key, redact
+from convo_pipeline.tables.people import IdMatcher
 
 Policy = Literal["redact", "keep", "drop"]
 PENDING = "deleted"

@@ -205,7 +205,9 @@ def _read_object(
         message = PayloadReader(value)
         row = read_closely(message)
     else:
-        message = PayloadReader({key: item for key, item in value.items() if key not in _PLAIN_KEYS})
+        message = PayloadReader(
+            {key: item for key, item in value.items() if key not in _PLAIN_KEYS}
+        )
     sticker_url, story, reply_to = (
         message.text("sticker"),
         _read_story(message),

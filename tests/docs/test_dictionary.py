@@ -22,7 +22,9 @@ def test_the_committed_dictionary_is_current() -> None:
 
 
 @pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.name)
-def test_a_view_has_the_columns_and_types_that_are_declared(view: ViewSchema, tmp_path: Path) -> None:
+def test_a_view_has_the_columns_and_types_that_are_declared(
+    view: ViewSchema, tmp_path: Path
+) -> None:
     with convo_pipeline.connect(tmp_path) as con:
         found = con.sql(f"from {view.name} limit 0").to_arrow_table().schema
     types = {field.name: field.type for field in found if field.name not in ("account", "date")}

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from convo_pipeline import schema
-from convo_pipeline.derive.day import derive_day, derivation_source
+from convo_pipeline.derive.day import derivation_source, derive_day
 from convo_pipeline.emulator.serve import EmulatorServer
 from convo_pipeline.lake.floors import FLOORS
 from convo_pipeline.lake.parquet import encode

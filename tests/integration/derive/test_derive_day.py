@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from convo_pipeline import schema
-from convo_pipeline.derive.day import DERIVATION_VERSION, derive_day, derivation_source, stale_days
+from convo_pipeline.derive.day import DERIVATION_VERSION, derivation_source, derive_day, stale_days
 from convo_pipeline.errors import CorruptError
 from convo_pipeline.lake.partitions import Commit
 from convo_pipeline.lake.store import Store

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 import convo_pipeline
 from convo_pipeline.base.clock import SYSTEM_CLOCK, Clock
 from convo_pipeline.cli import main
-from convo_pipeline.derive.day import derive_day, derivation_source, stale_days
+from convo_pipeline.derive.day import derivation_source, derive_day, stale_days
 from convo_pipeline.emulator.clock import VirtualClock
 from convo_pipeline.emulator.serve import EmulatorServer
 from convo_pipeline.emulator.world import World

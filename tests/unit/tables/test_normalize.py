@@ -9,7 +9,7 @@ import pytest
 
 from convo_pipeline import schema
 from convo_pipeline.tables.media import url_expires_at
-from convo_pipeline.tables.messages import PLAIN_NAMES, read_closely, parse_payloads, read_plain
+from convo_pipeline.tables.messages import PLAIN_NAMES, parse_payloads, read_closely, read_plain
 from convo_pipeline.tables.normalize import RawDay, normalize
 from convo_pipeline.tables.payloads import PayloadReader
 from tests.support.raw_days import (
