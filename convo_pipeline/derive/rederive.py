@@ -53,7 +53,9 @@ def plan_rederivation(
     days = days if asked is None else days.intersection(asked)
     store.partitions.check_files(schema.DERIVED, account, hashed_days=days)
     damaged = {
-        day for table, _, day, _ in store.state.suspect_files(account) if not table.startswith("raw_")
+        day
+        for table, _, day, _ in store.state.suspect_files(account)
+        if not table.startswith("raw_")
     }
     days |= damaged if asked is None else damaged.intersection(asked)
     stale = damaged.union(stale_days(store, account))
