@@ -409,7 +409,7 @@ class AccountCalls:
             page = self._client.fetch_conversations("id", 1, user_id=user_id)
         except ConvoError as error:
             return Fetched({reason_of(error)}, error)
-        self._run.found += [found for row in page.rows if (found := readable_id(row))]
+        self._run.found += [found for row in page.rows if (found := readable_id(row.payload))]
         for conversation_id in self._run.found:
             reader.revisit(conversation_id)
         return reader.fetched

@@ -13,7 +13,6 @@ from typing import Any
 from convo_pipeline.base.json_text import readable_id
 from convo_pipeline.base.threads import PARSE_LOCK
 from convo_pipeline.base.times import DAY_US, EPOCH, SECOND_US, day_of, day_start_us
-from convo_pipeline.errors import PayloadError
 from convo_pipeline.extract.absence import Span, span_of
 from convo_pipeline.extract.buckets import Buckets
 from convo_pipeline.extract.missed import Claim
@@ -30,7 +29,7 @@ from convo_pipeline.extract.own_id import OwnIdClues
 from convo_pipeline.extract.paging import dump_without_paging
 from convo_pipeline.extract.spool import Record, Spool
 from convo_pipeline.extract.suppression_filter import SuppressionFilter
-from convo_pipeline.graph.pages import nested_page
+from convo_pipeline.graph.pages import read_conversation_row
 from convo_pipeline.lake.store import Store
 from convo_pipeline.settings import AccountSettings
 from convo_pipeline.state.records import ConversationState
@@ -310,12 +309,11 @@ class Contents:
         )
 
     def _nested(self, row: dict[str, object], at_us: int) -> Sequence[object]:
-        try:
-            return nested_page(row.get("messages"), EPOCH).rows
-        except PayloadError:
+        conversation = read_conversation_row(row, EPOCH)
+        if conversation.malformed_messages is not None:
             reason = f"the messages of conversation {readable_id(row)} are no list"
-            self._reject(reject(row.get("messages"), reason, at_us))
-            return ()
+            self._reject(reject(conversation.malformed_messages, reason, at_us))
+        return conversation.messages.rows
 
     def _reject(self, entry: Reject) -> None:
         self.rejects.setdefault(entry.digest, entry)

@@ -123,22 +123,20 @@ class ConversationReader:
         return self._find(conversation_id, rung, 0)
 
     def _find(self, conversation_id: str, rung: Rung, messages_limit: int) -> ListedPage:
-        dropped, answer = self.footing.ask(
+        dropped, page = self.footing.ask(
             rung.dropped_names,
             lambda names: self.client.fetch_conversation(
                 conversation_id, conversation_fields(self.platform, messages_limit, names)
             ),
             is_plain_about_fields=True,
         )
-        if not isinstance(answer.body, dict):
-            raise PayloadError("a conversation's answer is no object")
         return ListedPage(
-            ({"id": conversation_id, **answer.body},),
+            page.rows,
             conversation_field_names(dropped),
             message_field_names(self.platform, dropped) if messages_limit else (),
             messages_limit,
             "",
-            answer.server_time,
+            page.server_time,
             rung,
         )
 

@@ -10,16 +10,15 @@ which no page tells; that is rather too few.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
 from convo_pipeline.base.clock import Clock
 from convo_pipeline.base.secrets import read_credentials
 from convo_pipeline.base.times import SECOND_US, day_start_us, parse_time_us, to_us
-from convo_pipeline.errors import PayloadError, TooMuchDataError, UnknownFieldError
+from convo_pipeline.errors import TooMuchDataError, UnknownFieldError
 from convo_pipeline.extract.account import open_client
 from convo_pipeline.graph.client import GraphClient
 from convo_pipeline.graph.ladder import TOP
-from convo_pipeline.graph.pages import Page, nested_page
+from convo_pipeline.graph.pages import ConversationPage, ConversationRow
 from convo_pipeline.lake.store import Store
 from convo_pipeline.schema import READABLE_COUNT
 from convo_pipeline.settings import AccountSettings, Settings
@@ -88,16 +87,14 @@ def fetch_estimate(
     with open_client(settings, store, account, read_credentials(account, environ), clock) as client:
         for folder in account.folders:
             page = _fetch_newest(client, folder)
-            seen = [
-                _seen(row, since_us, page.server_time) for row in page.rows if isinstance(row, dict)
-            ]
+            seen = [_seen(row, since_us) for row in page.rows if isinstance(row.payload, dict)]
             total += estimate_calls(
                 seen, since_us, to_us(page.server_time), is_last=page.after is None
             )
     return total
 
 
-def _fetch_newest(client: GraphClient, folder: str) -> Page:
+def _fetch_newest(client: GraphClient, folder: str) -> ConversationPage:
     """Return the newest page; without messages where they cannot be nested."""
     try:
         return client.fetch_conversations(TIMES, PAGE, folder=folder)
@@ -105,12 +102,14 @@ def _fetch_newest(client: GraphClient, folder: str) -> Page:
         return client.fetch_conversations("id,updated_time", PAGE, folder=folder)
 
 
-def _seen(row: dict[str, object], since_us: int, server_time: datetime) -> Seen:
-    try:
-        nested = nested_page(row.get("messages"), server_time)
-    except PayloadError:
-        nested = Page((), None, server_time)
+def _seen(row: ConversationRow, since_us: int) -> Seen:
+    nested = row.messages
     oldest = nested.rows[-1] if nested.rows else None
     oldest_us = parse_time_us(oldest.get("created_time")) if isinstance(oldest, dict) else None
-    is_deeper = nested.after is not None and (oldest_us is None or oldest_us >= since_us)
-    return Seen(parse_time_us(row.get("updated_time")), is_deeper)
+    is_deeper = (
+        nested.after is not None
+        and row.malformed_messages is None
+        and (oldest_us is None or oldest_us >= since_us)
+    )
+    updated_time = row.payload.get("updated_time") if isinstance(row.payload, dict) else None
+    return Seen(parse_time_us(updated_time), is_deeper)

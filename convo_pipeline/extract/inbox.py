@@ -10,16 +10,14 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 
 from convo_pipeline.base.json_text import readable_id
 from convo_pipeline.base.threads import ThreadPool
-from convo_pipeline.base.times import EPOCH, parse_time_us, to_us
+from convo_pipeline.base.times import parse_time_us, to_us
 from convo_pipeline.errors import (
     STOPPING,
     ConvoError,
     GraphError,
-    PayloadError,
     UnreachableError,
 )
 from convo_pipeline.extract.contents import Journal
@@ -38,7 +36,7 @@ from convo_pipeline.graph.client import GraphClient
 from convo_pipeline.graph.codes import is_final, is_outage
 from convo_pipeline.graph.ladder import TOP, Rung
 from convo_pipeline.graph.listing import ListedPage, Listing
-from convo_pipeline.graph.pages import Page, nested_page
+from convo_pipeline.graph.pages import ConversationRow, Page
 from convo_pipeline.reasons import reason_of
 from convo_pipeline.state.records import GIVEN_UP, GIVEN_UP_REASONS, GIVEN_UP_UNSHOWN
 
@@ -109,7 +107,9 @@ class InboxReader:
         since_us: int,
         rung: Rung = TOP,
         on_conversations: Callable[[int], None] = lambda count: None,
-        clean: Callable[[Sequence[object]], Sequence[object]] = lambda listed: listed,
+        clean: Callable[[Sequence[ConversationRow]], Sequence[ConversationRow]] = lambda listed: (
+            listed
+        ),
     ) -> None:
         self.fetched = Fetched()
         self._client = client
@@ -152,15 +152,12 @@ class InboxReader:
                 read.result()
         return self.fetched
 
-    def adds_nothing(self, row: Mapping[str, object]) -> bool:
+    def adds_nothing(self, row: ConversationRow) -> bool:
         """Whether a listed conversation is held as it is: below such a page, and old ones, nothing can be new."""
-        conversation_id, updated_us = (
-            readable_id(row),
-            parse_time_us(row.get("updated_time")),
-        )
+        conversation_id, updated_us = readable_id(row.payload), _updated_us(row)
         if conversation_id is None or not self._is_current(conversation_id, updated_us):
             return False
-        entries = _nested_or_unread(row, EPOCH).rows
+        entries = row.messages.rows
         if not entries:
             return self._is_trusted(updated_us)
         return readable_id(entries[0]) == self._known.held[conversation_id].newest_message_id
@@ -174,11 +171,7 @@ class InboxReader:
         """Spool a page with the states of the conversations that need no more; return the others."""
         page = replace(page, rows=tuple(self._clean(page.rows)))
         self._rung = page.rung
-        listed = [
-            self._listed(row, page)
-            for row in page.rows
-            if isinstance(row, dict) and readable_id(row)
-        ]
+        listed = [self._listed(row, page) for row in page.rows if readable_id(row.payload)]
         with self._lock:
             self._seen.update(conversation.conversation_id for conversation in listed)
         self._tally("listed", len(listed))
@@ -197,13 +190,13 @@ class InboxReader:
         self._tally("unchanged", len(lacking) - len(wanted))
         return wanted
 
-    def _listed(self, row: dict[str, object], page: ListedPage) -> Listed:
-        conversation_id = readable_id(row)
+    def _listed(self, row: ConversationRow, page: ListedPage) -> Listed:
+        conversation_id = readable_id(row.payload)
         assert conversation_id is not None
-        updated_us = parse_time_us(row.get("updated_time"))
+        updated_us = _updated_us(row)
         held = None if self._known.is_swept else self._known.held.get(conversation_id)
         walk = Walk(self._since_us, held)
-        nested = _nested_or_unread(row, page.server_time)
+        nested = row.messages
         is_current, is_shown = False, page.messages_limit > 0 and bool(nested.rows)
         if not is_shown:
             is_current = self._is_current(conversation_id, updated_us) and self._is_trusted(
@@ -277,7 +270,7 @@ class InboxReader:
                 "folder": page.folder,
                 "fields": page.message_fields,
                 "conversation_fields": page.conversation_fields,
-                "conversations": [_without_cursor(row) for row in page.rows],
+                "conversations": [row.to_json() for row in page.rows],
                 "states": states,
             }
         )
@@ -404,17 +397,6 @@ class InboxReader:
         self._stop.set()
 
 
-def _without_cursor(row: object) -> object:
-    """Return a listed conversation without its messages' `paging`, the one that nearly every row has."""
-    messages = row.get("messages") if isinstance(row, dict) else None
-    if not isinstance(row, dict) or not isinstance(messages, dict):
-        return row
-    return row | {"messages": {key: value for key, value in messages.items() if key != "paging"}}
-
-
-def _nested_or_unread(row: Mapping[str, object], server_time: datetime) -> Page:
-    """Return the nested messages; where their shape is unknown, a page that says: walk the edge from its head."""
-    try:
-        return nested_page(row.get("messages"), server_time)
-    except PayloadError:
-        return Page((), UNREAD, server_time)
+def _updated_us(row: ConversationRow) -> int | None:
+    updated_time = row.payload.get("updated_time") if isinstance(row.payload, dict) else None
+    return parse_time_us(updated_time)

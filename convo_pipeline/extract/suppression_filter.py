@@ -6,13 +6,12 @@ others too, what they sent is dropped, and who they are is cut out of the rest.
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from convo_pipeline.base.json_text import readable_id
 from convo_pipeline.base.times import EPOCH
-from convo_pipeline.errors import PayloadError
 from convo_pipeline.extract.spool import Record
-from convo_pipeline.graph.pages import nested_page
+from convo_pipeline.graph.pages import ConversationRow, read_conversation_row
 from convo_pipeline.lake.store import Store
 from convo_pipeline.lake.suppression import Suppression, read_suppression
 from convo_pipeline.settings import AccountSettings
@@ -55,17 +54,21 @@ class SuppressionFilter:
         if self.suppression.is_empty or record["kind"] in OF_THE_ACCOUNT:
             return record
         if record["kind"] == "listing":
-            return record | {"conversations": self.clean_conversations(record["conversations"])}  # type: ignore[arg-type]
+            entries: Sequence[object] = record["conversations"]  # type: ignore[assignment]
+            kept = self.clean_conversations(
+                [read_conversation_row(entry, EPOCH) for entry in entries]
+            )
+            return record | {"conversations": [row.to_json() for row in kept]}
         if self._is_dropped(record) or self._is_told_by(record):
             return None
         if record["kind"] == "edge":
             return record | {"rows": self._clean_messages(record["rows"])}  # type: ignore[arg-type]
         if record["kind"] == "message" and record["payload"] is not None:
-            kept = self._clean_messages([record["payload"]])
-            return record | {"payload": kept[0]} if kept else None
+            payloads = self._clean_messages([record["payload"]])
+            return record | {"payload": payloads[0]} if payloads else None
         return record
 
-    def clean_conversations(self, entries: Sequence[object]) -> list[object]:
+    def clean_conversations(self, entries: Sequence[ConversationRow]) -> list[ConversationRow]:
         """Return a listing's conversations without forgotten ones."""
         if self.suppression.is_empty:
             return list(entries)
@@ -73,11 +76,11 @@ class SuppressionFilter:
             self._clean_conversation(entry) for entry in entries if not self._is_forgotten(entry)
         ]
 
-    def _is_forgotten(self, entry: object) -> bool:
-        if not isinstance(entry, dict):
+    def _is_forgotten(self, row: ConversationRow) -> bool:
+        if not isinstance(row.payload, dict):
             return False
-        conversation_id = readable_id(entry)
-        people = people_in(entry.get("participants")) | people_in_messages(_messages(entry))
+        conversation_id = readable_id(row.payload)
+        people = people_in(row.payload.get("participants")) | people_in_messages(row.messages.rows)
         if self._is_theirs(people) or (
             conversation_id is not None and self.suppression.holds(conversation_id)
         ):
@@ -105,22 +108,13 @@ class SuppressionFilter:
             self.counts["suppressed_conversations"] += 1
         self._conversations.add(conversation_id)
 
-    def _clean_conversation(self, entry: object) -> object:
-        if not isinstance(entry, dict) or "messages" not in entry:
-            return without_person(entry, self.suppression.holds)
-        rest = without_person(
-            {key: item for key, item in entry.items() if key != "messages"}, self.suppression.holds
+    def _clean_conversation(self, row: ConversationRow) -> ConversationRow:
+        holds = self.suppression.holds
+        return ConversationRow(
+            without_person(row.payload, holds),
+            replace(row.messages, rows=tuple(self._clean_messages(row.messages.rows))),
+            without_person(row.malformed_messages, holds),
         )
-        assert isinstance(rest, dict)
-        messages = entry["messages"]
-        try:
-            kept: object = self._clean_messages(nested_page(messages, EPOCH).rows)
-        except PayloadError:
-            return rest | {"messages": without_person(messages, self.suppression.holds)}
-        wrapped = (
-            messages | {"data": kept} if isinstance(messages, dict) and "data" in messages else kept
-        )
-        return rest | {"messages": wrapped}
 
     def _clean_messages(self, entries: Sequence[object]) -> list[object]:
         kept = [entry for entry in entries if not is_sent_by(entry, self.suppression.holds)]
@@ -140,10 +134,3 @@ class SuppressionFilter:
 def people_in_messages(entries: Sequence[object]) -> set[str]:
     """Return who sent these messages and who received them."""
     return set().union(*map(people_of_message, entries))
-
-
-def _messages(entry: dict[str, object]) -> Sequence[object]:
-    try:
-        return nested_page(entry.get("messages"), EPOCH).rows
-    except PayloadError:
-        return ()

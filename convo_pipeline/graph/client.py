@@ -59,7 +59,13 @@ from convo_pipeline.graph.codes import build_error, is_silent
 from convo_pipeline.graph.deadline import pool_classes
 from convo_pipeline.graph.fields import names_in
 from convo_pipeline.graph.ladder import SMALLEST_EDGE
-from convo_pipeline.graph.pages import Page, read_json
+from convo_pipeline.graph.pages import (
+    ConversationPage,
+    Page,
+    read_conversation_row,
+    read_conversations,
+    read_json,
+)
 from convo_pipeline.graph.rate_limit import CallBudget, Key, Limiter
 from convo_pipeline.graph.retry import Pause, Stop, decide
 from convo_pipeline.graph.throttle import CALLS_IN_FLIGHT, Lanes, Patience
@@ -238,15 +244,16 @@ class GraphClient:
         after: str | None = None,
         folder: str = "",
         user_id: str | None = None,
-    ) -> Page:
+    ) -> ConversationPage:
         """Return one page of the inbox, newest activity first; with `user_id` the conversation with that person."""
         optional = {"after": after, "folder": folder, "user_id": user_id}
         parameters = {"platform": self.endpoint.platform, "fields": fields, "limit": str(limit)}
         parameters |= {name: value for name, value in optional.items() if value}
         path = _path(self.endpoint.page_id, "conversations")
         if user_id:
-            return self._fetch(_Request("find", path, parameters), read_found)
-        return self._fetch(_Request("listing", path, parameters, _is_nested(fields)), read_list)
+            return read_conversations(self._fetch(_Request("find", path, parameters), read_found))
+        request = _Request("listing", path, parameters, _is_nested(fields))
+        return read_conversations(self._fetch(request, read_list))
 
     def fetch_messages(
         self, conversation_id: str, fields: str, limit: int, after: str | None = None
@@ -266,9 +273,13 @@ class GraphClient:
         )
         self._fetch(request, read_list)
 
-    def fetch_conversation(self, conversation_id: str, fields: str) -> Answer:
-        """Return one conversation; nested messages are read as a field (the node form)."""
-        return self._fetch_node("conversation", conversation_id, fields)
+    def fetch_conversation(self, conversation_id: str, fields: str) -> ConversationPage:
+        """Return one conversation by its id, as a page of one row."""
+        answer = self._fetch_node("conversation", conversation_id, fields)
+        assert isinstance(answer.body, dict)
+        payload = {"id": conversation_id, **answer.body}
+        row = read_conversation_row(payload, answer.server_time)
+        return ConversationPage((row,), None, answer.server_time)
 
     def fetch_message(self, message_id: str, fields: str) -> Answer:
         """Return one message; MissingError says deleted or too old alike."""

@@ -34,7 +34,7 @@ from convo_pipeline.graph.fields import (
 )
 from convo_pipeline.graph.footing import is_accepted
 from convo_pipeline.graph.ladder import TOP, Rung, find_refused_fields, without
-from convo_pipeline.graph.pages import Page
+from convo_pipeline.graph.pages import ConversationPage, ConversationRow
 
 MARGIN = timedelta(minutes=10)
 HEAD_PASSES = 3
@@ -46,8 +46,7 @@ ENOUGH_ROWS = 10
 Cut = Literal["cursor_loop", "dead_cursor", "empty_pages", "page_refused"]
 """Why a listing ended before its stop."""
 
-Row = Mapping[str, object]
-IsKnown = Callable[[Row], bool]
+IsKnown = Callable[[ConversationRow], bool]
 
 
 @dataclass(frozen=True)
@@ -55,10 +54,10 @@ class ListedPage:
     """New and changed rows of one call, and what that call asked for.
 
     `messages_limit` is 0 where the messages were not asked for: each conversation then needs a call of its own.
-    Rows are as the API sent them; some may be no conversation at all.
+    The payload of a row is as the API sent it; it may be no conversation at all.
     """
 
-    rows: tuple[object, ...]
+    rows: tuple[ConversationRow, ...]
     conversation_fields: tuple[str, ...]
     message_fields: tuple[str, ...]
     messages_limit: int
@@ -249,7 +248,7 @@ class Listing:
                 walk.cut = "cursor_loop"
             cursors.add(after)
 
-    def _is_end(self, rows: Sequence[object], walk: _Walk) -> bool:
+    def _is_end(self, rows: Sequence[ConversationRow], walk: _Walk) -> bool:
         """Whether nothing below this page can matter: it and enough rows are older than the bound, or old and known."""
         tail = list(
             takewhile(
@@ -265,9 +264,9 @@ class Listing:
         walk.is_past_bound = is_past_bound or (walk.is_past_bound and is_whole_page)
         return is_whole_page and walk.is_past_bound and walk.idle_count >= ENOUGH_ROWS
 
-    def _adds_nothing(self, row: object, walk: _Walk) -> bool:
-        conversation_id = readable_id(row)
-        if conversation_id is None or not isinstance(row, dict):
+    def _adds_nothing(self, row: ConversationRow, walk: _Walk) -> bool:
+        conversation_id = readable_id(row.payload)
+        if conversation_id is None:
             return False
         if walk.is_head:
             return not self._is_fresh(row, conversation_id)
@@ -277,15 +276,15 @@ class Listing:
         """Keep the rows that are new or changed since they were seen in this listing."""
         walk.started_at = walk.started_at or listed.server_time
         walk.page_count += 1
-        kept: list[object] = []
+        kept: list[ConversationRow] = []
         ids: list[str] = []
         for row in listed.rows:
             self._count_inversion(row, walk)
-            conversation_id = readable_id(row)
-            if conversation_id is None or not isinstance(row, dict):
+            conversation_id = readable_id(row.payload)
+            if conversation_id is None:
                 kept.append(row)
             elif self._is_fresh(row, conversation_id):
-                self._seen[conversation_id] = (row.get("updated_time"), _newest_message_id(row))
+                self._seen[conversation_id] = (_updated_time(row), _newest_message_id(row))
                 kept.append(row)
                 ids.append(conversation_id)
         walk.fresh.update(ids)
@@ -295,18 +294,18 @@ class Listing:
                 self._suspects.discard(conversation_id)
         return replace(listed, rows=tuple(kept))
 
-    def _is_fresh(self, row: Row, conversation_id: str) -> bool:
+    def _is_fresh(self, row: ConversationRow, conversation_id: str) -> bool:
         """Same time and same newest message is nothing new; an older time is a late copy of what we have."""
         seen = self._seen.get(conversation_id)
         if seen is None:
             return True
-        updated_time, newest = row.get("updated_time"), _newest_message_id(row)
+        updated_time, newest = _updated_time(row), _newest_message_id(row)
         if updated_time == seen[0]:
             return newest is not None and seen[1] is not None and newest != seen[1]
         before, now = parse_time(seen[0]), parse_time(updated_time)
         return before is None or now is None or now > before
 
-    def _count_inversion(self, row: object, walk: _Walk) -> None:
+    def _count_inversion(self, row: ConversationRow, walk: _Walk) -> None:
         time = _updated_at(row)
         if time is None:
             return
@@ -345,27 +344,31 @@ class Listing:
                 return False
             raise _meaning(refusal, after) from None
         places = [
-            place for place, row in enumerate(page.rows) if readable_id(row) in self._suspects
+            place
+            for place, row in enumerate(page.rows)
+            if readable_id(row.payload) in self._suspects
         ]
         if places:
             self._suspicion = error
             self._descent.go_around(places)
         return bool(places)
 
-    def _note_suspects(self, rung: Rung, page: Page) -> None:
+    def _note_suspects(self, rung: Rung, page: ConversationPage) -> None:
         """Note those that were listed apart from the others: they were not asked for their messages again."""
         if rung.mode == "light" and self._suspicion is not None:
-            found = {found for row in page.rows if (found := readable_id(row)) in self._suspects}
+            found = {
+                found for row in page.rows if (found := readable_id(row.payload)) in self._suspects
+            }
             self._poisoned |= dict.fromkeys(found, self._suspicion)
 
-    def _fetch(self, rung: Rung, folder: str, after: str | None) -> Page:
+    def _fetch(self, rung: Rung, folder: str, after: str | None) -> ConversationPage:
         fields = conversation_fields(self._platform, rung.nested_messages, rung.dropped_names)
         page = self._client.fetch_conversations(fields, rung.conversations_per_page, after, folder)
         self._page_count += 1
         self._started_at = self._started_at or page.server_time
         return page
 
-    def _listed(self, page: Page, rung: Rung, folder: str) -> ListedPage:
+    def _listed(self, page: ConversationPage, rung: Rung, folder: str) -> ListedPage:
         names = conversation_field_names(rung.dropped_names)
         messages = (
             message_field_names(self._platform, rung.dropped_names) if rung.nested_messages else ()
@@ -391,7 +394,9 @@ class Listing:
                     raise  # a server that never answered well, not one bad conversation
             else:
                 self._poisoned |= {
-                    found: error for row in page.rows if (found := readable_id(row)) is not None
+                    found: error
+                    for row in page.rows
+                    if (found := readable_id(row.payload)) is not None
                 }
                 self._descent.isolated()
                 return self._listed(page, rung, folder), page.after
@@ -418,7 +423,7 @@ class Listing:
         """Find by asking which fields are refused, where no text names them; empty if it is none of them."""
         rung = self._descent.rung
 
-        def ask(dropped: frozenset[str]) -> Page:
+        def ask(dropped: frozenset[str]) -> ConversationPage:
             fields = conversation_fields(self._platform, rung.nested_messages, dropped)
             return self._client.fetch_conversations(fields, 1, None, folder)
 
@@ -438,28 +443,26 @@ def _meaning(error: GraphError, after: str | None) -> Exception:
     return error
 
 
-def _updated_at(row: object) -> datetime | None:
+def _updated_time(row: ConversationRow) -> object:
+    return row.payload.get("updated_time") if isinstance(row.payload, dict) else None
+
+
+def _updated_at(row: ConversationRow) -> datetime | None:
     """Return when the conversation last changed; where the API does not say, when its newest message was sent."""
-    if not isinstance(row, dict):
-        return None
     newest = _newest_message(row)
-    times = (
-        parse_time(row.get("updated_time")),
-        parse_time(newest.get("created_time") if newest else None),
-    )
+    created_time = newest.get("created_time") if isinstance(newest, dict) else None
+    times = (parse_time(_updated_time(row)), parse_time(created_time))
     return next((time for time in times if time is not None and time >= EARLIEST), None)
 
 
-def _is_before(bound: datetime, row: object) -> bool:
+def _is_before(bound: datetime, row: ConversationRow) -> bool:
     time = _updated_at(row)
     return time is not None and time < bound
 
 
-def _newest_message(row: Row) -> Row | None:
-    messages = row.get("messages")
-    rows = messages.get("data") if isinstance(messages, dict) else messages
-    return rows[0] if isinstance(rows, list) and rows and isinstance(rows[0], dict) else None
+def _newest_message(row: ConversationRow) -> object:
+    return row.messages.rows[0] if row.messages.rows else None
 
 
-def _newest_message_id(row: Row) -> str | None:
+def _newest_message_id(row: ConversationRow) -> str | None:
     return readable_id(_newest_message(row))

@@ -36,6 +36,61 @@ class Page:
     server_time: datetime
 
 
+@dataclass(frozen=True)
+class ConversationRow:
+    """One row of a conversation list, its nested messages read into a page of their own.
+
+    `payload` is the row without `messages`, or the value that the API sent instead of an object.
+    `messages` has no rows if the row has no messages. If their shape is unknown, its cursor is ""
+    and `malformed_messages` holds the value.
+    """
+
+    payload: object
+    messages: Page
+    malformed_messages: object = None
+
+    def to_json(self) -> object:
+        """Return the row with its messages inside again, without their `paging`."""
+        if not isinstance(self.payload, dict):
+            return self.payload
+        if self.malformed_messages is not None:
+            return self.payload | {"messages": self.malformed_messages}
+        nested = {"messages": {"data": list(self.messages.rows)}} if self.messages.rows else {}
+        return self.payload | nested
+
+
+@dataclass(frozen=True)
+class ConversationPage:
+    """One page of a conversation list; `after` as in `Page`."""
+
+    rows: tuple[ConversationRow, ...]
+    after: str | None
+    server_time: datetime
+
+
+def read_conversation_row(value: object, server_time: datetime) -> ConversationRow:
+    """Separate a row of a conversation list from the messages nested in it.
+
+    >>> row = read_conversation_row({"id": "t_1", "messages": {"data": [{"id": "m_1"}]}}, datetime.min)
+    >>> row.payload, row.messages.rows
+    ({'id': 't_1'}, ({'id': 'm_1'},))
+    """
+    if not isinstance(value, dict):
+        return ConversationRow(value, Page((), None, server_time))
+    payload = {key: item for key, item in value.items() if key != "messages"}
+    messages = value.get("messages")
+    try:
+        return ConversationRow(payload, _read_nested(messages, server_time))
+    except PayloadError:
+        return ConversationRow(payload, Page((), "", server_time), messages)
+
+
+def read_conversations(page: Page) -> ConversationPage:
+    """Return a page of conversations with the nested messages of each row."""
+    rows = tuple(read_conversation_row(row, page.server_time) for row in page.rows)
+    return ConversationPage(rows, page.after, page.server_time)
+
+
 def read_json(content: bytes) -> object:
     """Parse JSON strictly from bytes; raise PayloadError if it is broken.
 
@@ -123,7 +178,7 @@ def read_page(body: object, server_time: datetime) -> Page:
     return Page(_rows(body["data"]), after, server_time)
 
 
-def nested_page(value: object, server_time: datetime) -> Page:
+def _read_nested(value: object, server_time: datetime) -> Page:
     """Read a list nested in a row: `{"data": [...]}`, a bare list, one object, or nothing at all."""
     if value is None:
         return Page((), None, server_time)

@@ -52,7 +52,8 @@ class Outcome:
 
     @property
     def rows(self) -> list[dict[str, object]]:
-        return [row for page in self.pages for row in page.rows if isinstance(row, dict)]
+        rows = [row.to_json() for page in self.pages for row in page.rows]
+        return [row for row in rows if isinstance(row, dict)]
 
     @property
     def ids(self) -> list[object]:

@@ -24,7 +24,7 @@ from convo_pipeline import errors
 from convo_pipeline.base.clock import Clock
 from convo_pipeline.base.secrets import Credentials
 from convo_pipeline.graph.client import Answer, Endpoint, GraphClient, Identity
-from convo_pipeline.graph.pages import Page
+from convo_pipeline.graph.pages import ConversationPage, ConversationRow, Page
 from convo_pipeline.graph.rate_limit import NO_LIMIT, CallBudget, Key, SqliteLimiter
 from convo_pipeline.graph.throttle import Patience
 from tests.support.graph_server import DATE, Call, Reply, drip, page, refusal, serving, write
@@ -70,7 +70,8 @@ def client_of(
 def test_a_listing_sends_platform_fields_limit_and_the_token_in_the_header() -> None:
     with serving([page([ROW], "C1")]) as server, client_of(server.url) as client:
         found = client.fetch_conversations("id,updated_time", 50, after="C0", folder="other")
-    assert found == Page((ROW,), "C1", SERVER_TIME)
+    row = ConversationRow(ROW, Page((), None, SERVER_TIME))
+    assert found == ConversationPage((row,), "C1", SERVER_TIME)
     assert server.calls[0].raw_path == "/v26.0/17/conversations"
     assert server.calls[0].parameters == {
         "platform": "messenger", "fields": "id,updated_time", "limit": "50", "after": "C0", "folder": "other",
@@ -147,7 +148,7 @@ def test_messengers_own_id_is_the_page_and_costs_no_call() -> None:
 )
 def test_a_look_up_by_user_accepts_a_list_of_one_and_the_bare_object(body: Any) -> None:
     with serving([Reply(body)]) as server, client_of(server.url) as client:
-        assert client.fetch_conversations("id", 1, user_id="99").rows == ({"id": "t_1"},)
+        assert client.fetch_conversations("id", 1, user_id="99").rows[0].payload == {"id": "t_1"}
     assert server.calls[0].parameters["user_id"] == "99"
     assert client.calls == Counter(find=1)
 

@@ -5,6 +5,7 @@ What becomes of the rows (B11 to B14, B16 to B25, B28, B29) is for the tests of 
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,6 @@ from convo_pipeline.emulator.faults import make_fault
 from convo_pipeline.emulator.serve import EMULATOR_TOKEN, EmulatorServer
 from convo_pipeline.emulator.switches import Switches, covering_switches
 from convo_pipeline.graph.client import Endpoint, GraphClient
-from convo_pipeline.graph.pages import nested_page
 from convo_pipeline.graph.rate_limit import NO_LIMIT, CallBudget
 from tests.support.fault_runs import NOW, list_inbox, make_inbox
 
@@ -104,9 +104,8 @@ def test_b6_what_jumps_to_the_front_is_read_again_or_due_next_run(cursor_kind: s
     }
 
 
-def _newest_id(row: dict[str, object]) -> object:
-    message = nested_page(row["messages"], NOW).rows[0]
-    return message["id"] if isinstance(message, dict) else None
+def _newest_id(row: dict[str, Any]) -> object:
+    return row["messages"]["data"][0]["id"]
 
 
 @pytest.mark.parametrize(("calls", "restarts"), [(1, 1), (3, 2), (5, 3)])
@@ -184,9 +183,9 @@ def test_b24_hostile_ids_are_asked_for_under_their_own_name() -> None:
             endpoint, Credentials(EMULATOR_TOKEN), NO_LIMIT, budget=CallBudget(99)
         ) as client:
             rows = client.fetch_conversations("id", 50).rows
-            ids = [row["id"] for row in rows if isinstance(row, dict)]
-            found = [client.fetch_conversation(each, "id").body for each in ids]
-    assert found == [{"id": each} for each in ids]
+            ids = [row.payload["id"] for row in rows if isinstance(row.payload, dict)]
+            found = [client.fetch_conversation(each, "id").rows for each in ids]
+    assert [row.payload for (row,) in found] == [{"id": each} for each in ids]
     assert len(set(ids)) == 5
 
 
@@ -264,7 +263,7 @@ def test_every_shape_the_api_may_have_is_listed_whole(switches: Switches, platfo
     outcome = list_inbox(switches=switches, account=make_inbox(60, platform=platform))
     assert (outcome.error, outcome.summary.cuts) == (None, ())
     assert len(set(outcome.ids)) == 60
-    assert all(nested_page(row["messages"], NOW).rows for row in outcome.rows)
+    assert all(row["messages"]["data"] for row in outcome.rows)
 
 
 def test_a_listing_without_updated_time_uses_the_newest_message() -> None:

@@ -95,17 +95,17 @@ class Result:
     error: Exception | None = None
 
     @property
+    def rows(self) -> list[dict[str, Any]]:
+        rows = [row.to_json() for page in self.pages for row in page.rows]
+        return [row for row in rows if isinstance(row, dict)]
+
+    @property
     def ids(self) -> list[str]:
-        return [row["id"] for page in self.pages for row in page.rows if isinstance(row, dict)]
+        return [row["id"] for row in self.rows]
 
     @property
     def nested(self) -> set[str]:
-        return {
-            row["id"]
-            for page in self.pages
-            for row in page.rows
-            if isinstance(row, dict) and "messages" in row
-        }
+        return {row["id"] for row in self.rows if "messages" in row}
 
 
 def list_all(script: Any, rung: Rung = TOP, since: datetime = LONG_AGO, **options: Any) -> Result:
@@ -152,7 +152,7 @@ def test_a_page_of_old_and_known_rows_ends_the_listing() -> None:
     result = list_all(inbox, since=NOW - timedelta(minutes=2), is_known=lambda row: True)
     assert len(result.calls) == 1
     changed = list_all(
-        inbox, since=NOW - timedelta(minutes=2), is_known=lambda row: row["id"] != "t_3"
+        inbox, since=NOW - timedelta(minutes=2), is_known=lambda row: row.payload["id"] != "t_3"
     )
     assert len(changed.calls) == 3  # the next page is wholly old, then the head again
 
@@ -220,12 +220,7 @@ def test_a_message_of_the_same_second_is_new() -> None:
             inbox.messages["t_0"] = 1
 
     result = list_all(inbox_of(60, hook=hook))
-    newest = [
-        row["messages"]["data"][0]["id"]
-        for page in result.pages
-        for row in page.rows
-        if row["id"] == "t_0"
-    ]
+    newest = [row["messages"]["data"][0]["id"] for row in result.rows if row["id"] == "t_0"]
     assert newest == ["m_t_0_0", "m_t_0_1"]
 
 
@@ -322,7 +317,9 @@ def test_a_poisoned_conversation_is_isolated_and_its_neighbours_are_whole() -> N
     assert set(result.summary.poisoned) == {"t_77"}
     assert result.summary.poisoned["t_77"].fault.code == 1
     light = [page for page in result.pages if page.messages_limit == 0]
-    assert [[row["id"] for row in page.rows] for page in light] == [["t_77"]]
+    assert [[row.payload for row in page.rows] for page in light] == [
+        [{"id": "t_77", "updated_time": "2026-02-16T03:00:00+0000"}]
+    ]
     assert len(result.calls) <= 20
     assert result.summary.rung == replace(TOP, streak=result.summary.rung.streak)
 
@@ -462,7 +459,7 @@ def test_rows_that_are_no_conversations_are_passed_on() -> None:
         {"id": "t_1", "updated_time": None},
     ]
     result = list_all([page(rows)])
-    assert list(result.pages[0].rows) == rows
+    assert [row.payload for row in result.pages[0].rows] == rows
     assert result.summary.listed_count == 2
 
 
@@ -503,9 +500,7 @@ def test_no_conversation_and_no_message_is_missed_whatever_moves(long_run: bool)
     failing = []
     for seed in range(2000 if long_run else 25):
         inbox, result, truth = simulate(seed)
-        newest = {
-            row["id"]: row for page in result.pages for row in page.rows if isinstance(row, dict)
-        }
+        newest = {row["id"]: row for row in result.rows}
         missed = set(inbox.times) - set(newest)
         stale = {
             key

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convo_pipeline.errors import PayloadError
-from convo_pipeline.graph.pages import Page, nested_page, read_json, read_page
+from convo_pipeline.graph.pages import Page, read_conversation_row, read_json, read_page
 
 NOW = datetime(2026, 2, 19, 9, tzinfo=UTC)
 
@@ -125,10 +125,26 @@ def test_what_is_no_list_or_hides_its_rest_is_refused(body: object) -> None:
     ],
 )
 def test_a_nested_list_is_read_in_every_shape(value: object, expected: Page) -> None:
-    assert nested_page(value, NOW) == expected
+    row = read_conversation_row({"id": "t_1", "messages": value}, NOW)
+    assert (row.payload, row.messages, row.malformed_messages) == ({"id": "t_1"}, expected, None)
 
 
 @pytest.mark.parametrize("value", ["x", 5, True])
-def test_a_nested_value_that_is_no_list_is_refused(value: object) -> None:
-    with pytest.raises(PayloadError):
-        nested_page(value, NOW)
+def test_a_nested_value_that_is_no_list_is_kept_and_the_messages_are_read_from_the_head(
+    value: object,
+) -> None:
+    row = read_conversation_row({"id": "t_1", "messages": value}, NOW)
+    assert (row.messages, row.malformed_messages) == (Page((), "", NOW), value)
+    assert row.to_json() == {"id": "t_1", "messages": value}
+
+
+def test_a_row_that_is_no_object_is_its_own_payload() -> None:
+    row = read_conversation_row(5, NOW)
+    assert (row.payload, row.messages, row.to_json()) == (5, Page((), None, NOW), 5)
+
+
+def test_a_row_is_written_with_its_messages_and_without_their_cursor() -> None:
+    nested = {"data": [ROW], "paging": {"cursors": {"after": "A"}, "next": "n"}}
+    row = read_conversation_row({"id": "t_1", "messages": nested}, NOW)
+    assert row.to_json() == {"id": "t_1", "messages": {"data": [ROW]}}
+    assert read_conversation_row({"id": "t_1"}, NOW).to_json() == {"id": "t_1"}
