@@ -1,1 +1,1 @@
-"""Values and helpers without knowledge of the product: clock, cancellation, threads, JSON, secrets."""
+"""Values and helpers that know nothing of the product."""

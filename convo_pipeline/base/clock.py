@@ -1,4 +1,4 @@
-"""Time as a value that is passed in, so that a test can let it pass without waiting."""
+"""A clock that is passed in as a value, so that tests need not wait."""
 
 import time
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 @dataclass(frozen=True)
 class Clock:
-    """What time it is and how to wait; the default is the machine's."""
+    """Read the time and sleep; the default is the machine's clock in UTC."""
 
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     monotonic_seconds: Callable[[], float] = time.monotonic

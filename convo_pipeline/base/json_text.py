@@ -1,15 +1,19 @@
-"""JSON as this project keeps it: canonical text that holds exactly what the API said.
+"""JSON without loss: canonical text out, exact values in.
 
-Two inputs that most libraries bend are kept whole: a lone surrogate (it stays an ASCII escape such as
-`\\ud83d`) and a whole number beyond 64 bits (it stays a whole number).
+Most libraries change two kinds of values. This module keeps both: a lone surrogate stays an ASCII
+escape such as `\\ud83d`, and an integer beyond 64 bits keeps all its digits.
 """
 
 import json
 import re
+from typing import NoReturn
 
 import orjson
 
-_LONG_NUMBER = re.compile(rb"[:\[,]\s*-?\d{19}")
+_LONG_DIGITS = b"0" * 19
+_DIGITS_TO_ZERO = bytes.maketrans(b"123456789", b"0" * 9)
+_DIGITS = re.compile(rb"0*")
+_BEFORE_NUMBER = (b":", b"[", b",")
 
 
 def dump_json(value: object) -> bytes:
@@ -27,23 +31,39 @@ def dump_json(value: object) -> bytes:
         return text.encode("utf-8", "backslashreplace")
 
 
-def load_json(content: bytes | str) -> object:
-    """Read JSON text exactly; raise ValueError if it is none (NaN and infinities are none).
+def load_json(content: bytes | str, *, unique_keys: bool = False) -> object:
+    """Parse JSON exactly; raise ValueError for anything else, NaN and infinities included.
+
+    With `unique_keys`, an object that has one key with two different values is refused too.
 
     >>> load_json(b'{"id": 340282366841710300949110269838224261120}')
     {'id': 340282366841710300949110269838224261120}
+    >>> load_json('{"data": [], "data": [1]}', unique_keys=True)
+    Traceback (most recent call last):
+    ValueError: not JSON
     """
     if isinstance(content, str):
         content = content.encode("utf-8", "backslashreplace")
-    if not _LONG_NUMBER.search(content):
+    if not has_long_number(content):
         try:
-            return orjson.loads(content)
+            value: object = orjson.loads(content)
         except orjson.JSONDecodeError:
             pass
+        else:
+            if not unique_keys or not _may_have_lost_a_key(content, value):
+                return value
     try:
-        return json.loads(content.decode("utf-8"), parse_constant=_refuse_constant)
+        return json.loads(
+            content.decode("utf-8"),
+            parse_constant=_refuse_constant,
+            object_pairs_hook=_refuse_duplicate_keys if unique_keys else None,
+        )
+    except UnicodeDecodeError:
+        raise ValueError("not UTF-8") from None
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    except ValueError:
+        raise ValueError("not JSON") from None
 
 
 def readable_id(value: object) -> str | None:
@@ -66,5 +86,36 @@ def _is_encodable(text: str) -> bool:
     return text == text.encode("utf-8", "replace").decode()
 
 
-def _refuse_constant(name: str) -> object:
-    raise ValueError(f"{name} is not JSON")
+def has_long_number(content: bytes) -> bool:
+    """Whether the text may hold an integer beyond 64 bits, which orjson rounds to a float."""
+    zeros = content.translate(_DIGITS_TO_ZERO)
+    start = zeros.find(_LONG_DIGITS)
+    while start >= 0:
+        before = content[max(start - 8, 0) : start].rstrip(b" \t\r\n-")
+        if not before or before.endswith(_BEFORE_NUMBER):
+            return True
+        digits = _DIGITS.match(zeros, start)
+        start = zeros.find(_LONG_DIGITS, digits.end() if digits else len(zeros))
+    return False
+
+
+def _may_have_lost_a_key(content: bytes, value: object) -> bool:
+    """Whether the text has more colons than the parsed value: orjson drops duplicate keys.
+
+    This takes a third of orjson's time. The exact parser takes three times the whole.
+    """
+    try:
+        return content.count(b":") > orjson.dumps(value).count(b":")
+    except orjson.JSONEncodeError:  # nested more deeply than orjson writes
+        return True
+
+
+def _refuse_duplicate_keys(pairs: list[tuple[str, object]]) -> object:
+    found = dict(pairs)
+    if len(found) != len(pairs) and any(found[key] != value for key, value in pairs):
+        raise ValueError("a key occurs twice")
+    return found
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(name)
