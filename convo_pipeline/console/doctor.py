@@ -30,9 +30,9 @@ from convo_pipeline.errors import (
     UnreachableError,
     VersionError,
 )
-from convo_pipeline.graph.answers import read_identity
 from convo_pipeline.graph.client import Endpoint, GraphClient
 from convo_pipeline.graph.rate_limit import CallBudget, SqliteLimiter, read_block
+from convo_pipeline.graph.responses import read_identity
 from convo_pipeline.lake.store import Store
 from convo_pipeline.reasons import REASONS, Connection, Level, reason_of
 from convo_pipeline.sandbox import reachable

@@ -29,7 +29,7 @@ from convo_pipeline.extract.own_id import OwnIdClues
 from convo_pipeline.extract.paging import dump_without_paging
 from convo_pipeline.extract.spool import Record, Spool
 from convo_pipeline.extract.suppression_filter import SuppressionFilter
-from convo_pipeline.graph.pages import read_conversation_row
+from convo_pipeline.graph.responses import read_conversation_row
 from convo_pipeline.lake.store import Store
 from convo_pipeline.settings import AccountSettings
 from convo_pipeline.state.records import ConversationState

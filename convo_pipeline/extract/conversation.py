@@ -26,7 +26,7 @@ from convo_pipeline.extract.observations import lacks_content, placed_time
 from convo_pipeline.extract.spool import Record
 from convo_pipeline.extract.walk import Walk, bare_beyond, bare_readable
 from convo_pipeline.graph.client import GraphClient
-from convo_pipeline.graph.codes import is_final
+from convo_pipeline.graph.codes import is_permanent
 from convo_pipeline.graph.fields import (
     conversation_field_names,
     conversation_fields,
@@ -36,7 +36,7 @@ from convo_pipeline.graph.fields import (
 from convo_pipeline.graph.footing import Footing
 from convo_pipeline.graph.ladder import Edge, Rung, smaller_edge
 from convo_pipeline.graph.listing import ListedPage
-from convo_pipeline.graph.pages import Page
+from convo_pipeline.graph.responses import Page
 from convo_pipeline.schema import READABLE_COUNT
 
 MOST_EMPTY_PAGES = 3
@@ -159,7 +159,7 @@ class ConversationReader:
             try:
                 page = self._fetch_older(listed, after, walk.count + 1)
             except GraphError as error:
-                if after == UNREAD or isinstance(error, STOPPING) or not is_final(error):
+                if after == UNREAD or isinstance(error, STOPPING) or not is_permanent(error):
                     raise
                 if (
                     has_restarted
@@ -296,7 +296,9 @@ class ConversationReader:
                 **found,
             }
         )
-        is_met_again = error is not None and is_final(error) and ("failed", found["code"]) in held
+        is_met_again = (
+            error is not None and is_permanent(error) and ("failed", found["code"]) in held
+        )
         return "settled" if is_met_again else str(found["verdict"]), error
 
     def _fetch_message(

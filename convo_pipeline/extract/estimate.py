@@ -18,7 +18,7 @@ from convo_pipeline.errors import TooMuchDataError, UnknownFieldError
 from convo_pipeline.extract.account import open_client
 from convo_pipeline.graph.client import GraphClient
 from convo_pipeline.graph.ladder import TOP
-from convo_pipeline.graph.pages import ConversationPage, ConversationRow
+from convo_pipeline.graph.responses import ConversationPage, ConversationRow
 from convo_pipeline.lake.store import Store
 from convo_pipeline.schema import READABLE_COUNT
 from convo_pipeline.settings import AccountSettings, Settings

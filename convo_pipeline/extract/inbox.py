@@ -33,10 +33,10 @@ from convo_pipeline.extract.newest20_probe import says_absent
 from convo_pipeline.extract.spool import Record
 from convo_pipeline.extract.walk import Held, Walk
 from convo_pipeline.graph.client import GraphClient
-from convo_pipeline.graph.codes import is_final, is_outage
+from convo_pipeline.graph.codes import is_outage, is_permanent
 from convo_pipeline.graph.ladder import TOP, Rung
 from convo_pipeline.graph.listing import ListedPage, Listing
-from convo_pipeline.graph.pages import ConversationRow, Page
+from convo_pipeline.graph.responses import ConversationRow, Page
 from convo_pipeline.reasons import reason_of
 from convo_pipeline.state.records import GIVEN_UP, GIVEN_UP_REASONS, GIVEN_UP_UNSHOWN
 
@@ -340,7 +340,7 @@ class InboxReader:
 
     def _fail(self, conversation_id: str, at_us: int, error: ConvoError, is_shown: bool) -> None:
         """Note what a conversation failed with: it is due next run, unless it was refused for good and so before."""
-        is_refused = is_final(error)
+        is_refused = is_permanent(error)
         is_given_up = is_refused and self._known.was_refused(conversation_id)
         given_up = GIVEN_UP if is_shown else GIVEN_UP_UNSHOWN
         due_reason = given_up if is_given_up else REFUSED if is_refused else reason_of(error)

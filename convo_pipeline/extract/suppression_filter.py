@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from convo_pipeline.base.json_text import readable_id
 from convo_pipeline.base.times import EPOCH
 from convo_pipeline.extract.spool import Record
-from convo_pipeline.graph.pages import ConversationRow, read_conversation_row
+from convo_pipeline.graph.responses import ConversationRow, read_conversation_row
 from convo_pipeline.lake.store import Store
 from convo_pipeline.lake.suppression import Suppression, read_suppression
 from convo_pipeline.settings import AccountSettings

@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from http.cookiejar import DefaultCookiePolicy
 from typing import Literal, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
@@ -46,36 +47,34 @@ from convo_pipeline.errors import (
     UnreachableError,
 )
 from convo_pipeline.graph import headers as answer_headers
-from convo_pipeline.graph.answers import (
-    Answer,
-    Identity,
-    read_found,
-    read_identity,
-    read_list,
-    read_node,
-)
 from convo_pipeline.graph.body import Body, read_body
-from convo_pipeline.graph.codes import build_error, is_silent
+from convo_pipeline.graph.codes import build_error, is_unanswered
 from convo_pipeline.graph.deadline import pool_classes
 from convo_pipeline.graph.fields import names_in
 from convo_pipeline.graph.ladder import SMALLEST_EDGE
-from convo_pipeline.graph.pages import (
+from convo_pipeline.graph.rate_limit import CallBudget, LimitKey, RateLimiter
+from convo_pipeline.graph.responses import (
     ConversationPage,
+    GraphResponse,
+    Identity,
     Page,
-    read_conversation_row,
+    read_conversation,
+    read_conversation_of_user,
     read_conversations,
+    read_identity,
     read_json,
+    read_object,
+    read_page,
 )
-from convo_pipeline.graph.rate_limit import CallBudget, Key, Limiter
 from convo_pipeline.graph.retry import Pause, Stop, decide
-from convo_pipeline.graph.throttle import CALLS_IN_FLIGHT, Lanes, Patience
+from convo_pipeline.graph.throttle import CALLS_IN_FLIGHT, ConcurrencyLimit, WaitBudget
 from convo_pipeline.settings import AccountSettings, Settings
 
-__all__ = ["Answer", "Endpoint", "GraphClient", "Identity"]
+__all__ = ["Endpoint", "GraphClient", "GraphResponse", "Identity"]
 
 Kind = Literal["listing", "conversation", "edge", "message", "identity", "token", "find"]
 
-LARGEST_ANSWER_BYTES = 64 * 1024 * 1024
+LARGEST_RESPONSE_BYTES = 64 * 1024 * 1024
 LONGEST_CONNECT_SECONDS = 8.0
 """A run that is ended ends within ten seconds, and nobody looks while a connection is made."""
 _LOG = logging.getLogger(__name__)
@@ -109,9 +108,9 @@ class Endpoint:
         )
 
     @property
-    def limit_key(self) -> Key:
+    def limit_key(self) -> LimitKey:
         """What the rate limit counts separately."""
-        return Key(urlsplit(self.base_url).netloc, self.page_id, self.platform)
+        return LimitKey(urlsplit(self.base_url).netloc, self.page_id, self.platform)
 
 
 @dataclass(frozen=True)
@@ -147,7 +146,7 @@ class GraphClient:
         self,
         endpoint: Endpoint,
         credentials: Credentials,
-        limiter: Limiter,
+        limiter: RateLimiter,
         *,
         budget: CallBudget,
         clock: Clock = SYSTEM_CLOCK,
@@ -169,8 +168,8 @@ class GraphClient:
         self._clock = clock
         self._draw = draw
         self._lock = threading.Lock()
-        self._patience, self._endurance = Patience(), Patience()
-        self._lanes = Lanes()
+        self._patience, self._endurance = WaitBudget(), WaitBudget()
+        self._lanes = ConcurrencyLimit()
         self._token_error: TokenError | None = None
         self._session = _open_session(endpoint, credentials, self._cancellation)
         self._secret_parameters = _secret_parameters(endpoint, credentials)
@@ -196,12 +195,12 @@ class GraphClient:
         try:
             body = self._fetch_identity_fields(field)
         except GraphError as error:
-            if isinstance(error, TokenError | ThrottledError) or is_silent(error):
+            if isinstance(error, TokenError | ThrottledError) or is_unanswered(error):
                 raise
             return Identity()
         return read_identity(body if page_id == "me" else body.get("instagram_business_account"))
 
-    def fetch_account(self, fields: str) -> Answer:
+    def fetch_account(self, fields: str) -> GraphResponse:
         """Return fields of the account's own node: the Page, or `/me` with Instagram Login."""
         return self._fetch_node("identity", self.endpoint.page_id, fields)
 
@@ -251,9 +250,10 @@ class GraphClient:
         parameters |= {name: value for name, value in optional.items() if value}
         path = _path(self.endpoint.page_id, "conversations")
         if user_id:
-            return read_conversations(self._fetch(_Request("find", path, parameters), read_found))
+            request = _Request("find", path, parameters)
+            return self._fetch(request, read_conversation_of_user)
         request = _Request("listing", path, parameters, _is_nested(fields))
-        return read_conversations(self._fetch(request, read_list))
+        return self._fetch(request, read_conversations)
 
     def fetch_messages(
         self, conversation_id: str, fields: str, limit: int, after: str | None = None
@@ -261,7 +261,7 @@ class GraphClient:
         """Return one page of a conversation's messages, newest first (the edge form)."""
         parameters = {"fields": fields, "limit": str(limit)} | ({"after": after} if after else {})
         path = _path(conversation_id, "messages")
-        return self._fetch(_Request("edge", path, parameters, limit > SMALLEST_EDGE), read_list)
+        return self._fetch(_Request("edge", path, parameters, limit > SMALLEST_EDGE), read_page)
 
     def probe_conversation(self, conversation_id: str) -> None:
         """Ask for a single message id; raises the first error that has a code."""
@@ -271,32 +271,31 @@ class GraphClient:
             {"fields": "id", "limit": "1"},
             is_probe=True,
         )
-        self._fetch(request, read_list)
+        self._fetch(request, read_page)
 
     def fetch_conversation(self, conversation_id: str, fields: str) -> ConversationPage:
         """Return one conversation by its id, as a page of one row."""
-        answer = self._fetch_node("conversation", conversation_id, fields)
-        assert isinstance(answer.body, dict)
-        payload = {"id": conversation_id, **answer.body}
-        row = read_conversation_row(payload, answer.server_time)
-        return ConversationPage((row,), None, answer.server_time)
+        request = _Request(
+            "conversation", _path(conversation_id), {"fields": fields}, _is_nested(fields)
+        )
+        return self._fetch(request, partial(read_conversation, conversation_id=conversation_id))
 
-    def fetch_message(self, message_id: str, fields: str) -> Answer:
+    def fetch_message(self, message_id: str, fields: str) -> GraphResponse:
         """Return one message; MissingError says deleted or too old alike."""
         return self._fetch_node("message", message_id, fields)
 
-    def fetch_token(self) -> Answer:
+    def fetch_token(self) -> GraphResponse:
         """Return what Meta knows of the token (debug_token)."""
         return self._fetch(
-            _Request("token", "debug_token", {"input_token": self._credentials.token}), read_node
+            _Request("token", "debug_token", {"input_token": self._credentials.token}), read_object
         )
 
-    def _fetch_node(self, kind: Kind, node_id: str, fields: str) -> Answer:
+    def _fetch_node(self, kind: Kind, node_id: str, fields: str) -> GraphResponse:
         return self._fetch(
-            _Request(kind, _path(node_id), {"fields": fields}, _is_nested(fields)), read_node
+            _Request(kind, _path(node_id), {"fields": fields}, _is_nested(fields)), read_object
         )
 
-    def _fetch(self, request: _Request, read: Callable[[Answer], T]) -> T:
+    def _fetch(self, request: _Request, read: Callable[[GraphResponse], T]) -> T:
         """Send until an answer is good or `decide` says stop."""
         policy = _Policy(self, request)
         retrying = tenacity.Retrying(
@@ -308,7 +307,7 @@ class GraphClient:
         result: T = retrying(self._attempt, request, read)
         return result
 
-    def _attempt(self, request: _Request, read: Callable[[Answer], T]) -> T:
+    def _attempt(self, request: _Request, read: Callable[[GraphResponse], T]) -> T:
         with self._lanes.lane():
             self._await_turn(request)
             received = self._exchange(request)
@@ -323,7 +322,7 @@ class GraphClient:
         raise UnreachableError(GraphFault(status=200, path=request.path, reason=reason))
 
     def _await_turn(self, request: _Request) -> None:
-        """Wait until the call may be sent, and count it."""
+        """Delay until the call may be sent, and count it."""
         self._cancellation.check()
         blocked_seconds = self._limiter.acquire(self._patience)
         if self._token_error is not None:
@@ -348,7 +347,7 @@ class GraphClient:
             ) as response:
                 chunks = response.raw.stream(_CHUNK_BYTES, decode_content=False)
                 body = read_body(
-                    chunks, response.headers.get("Content-Encoding", ""), LARGEST_ANSWER_BYTES
+                    chunks, response.headers.get("Content-Encoding", ""), LARGEST_RESPONSE_BYTES
                 )
                 return _Received(response.status_code, response.headers, body)
         except (
@@ -360,7 +359,7 @@ class GraphClient:
             failure = _no_answer(error, request)
         raise failure
 
-    def _read_answer(self, request: _Request, received: "_Received") -> Answer:
+    def _read_answer(self, request: _Request, received: "_Received") -> GraphResponse:
         self._heed(received.headers)
         content = received.body.content
         if content is None:
@@ -369,7 +368,7 @@ class GraphClient:
                 _fault(
                     request,
                     received.status,
-                    f"the answer is larger than {LARGEST_ANSWER_BYTES} bytes",
+                    f"the answer is larger than {LARGEST_RESPONSE_BYTES} bytes",
                 )
             )
         if 300 <= received.status < 400:
@@ -392,7 +391,9 @@ class GraphClient:
         moment = answer_headers.server_time(received.headers) or now
         with self._lock:
             self.unchecked += not received.body.is_checked
-        return Answer(body, moment, len(content), received.headers.get("Facebook-API-Version"))
+        return GraphResponse(
+            body, moment, len(content), received.headers.get("Facebook-API-Version")
+        )
 
     def _refusal(
         self,

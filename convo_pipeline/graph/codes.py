@@ -176,10 +176,10 @@ def build_error(
     return kind(fault)
 
 
-def may_be_one_row(error: GraphError) -> bool:
+def may_concern_one_row(error: GraphError) -> bool:
     """Whether a page may be refused because of a single row on it, so that a smaller page may be given.
 
-    >>> may_be_one_row(MissingError(GraphFault(551))), may_be_one_row(MissingError(GraphFault(100, 33)))
+    >>> may_concern_one_row(MissingError(GraphFault(551))), may_concern_one_row(MissingError(GraphFault(100, 33)))
     (True, False)
     """
     if isinstance(error, MissingError):
@@ -198,10 +198,10 @@ def is_outage(error: ConvoError) -> bool:
     return isinstance(error, RetryableError) and error.fault.code != TOO_MUCH_CODE
 
 
-def is_final(error: ConvoError) -> bool:
+def is_permanent(error: ConvoError) -> bool:
     """Whether asking for one object again is no cure, as far as one answer can tell.
 
-    >>> is_final(MissingError(GraphFault(100, 33))), is_final(GraphError(GraphFault(2500))), is_final(RetryableError(GraphFault(1)))
+    >>> is_permanent(MissingError(GraphFault(100, 33))), is_permanent(GraphError(GraphFault(2500))), is_permanent(RetryableError(GraphFault(1)))
     (True, True, False)
     """
     if isinstance(
@@ -211,12 +211,12 @@ def is_final(error: ConvoError) -> bool:
     return isinstance(error, GraphError | PayloadError) and not isinstance(error, TooMuchDataError)
 
 
-def is_plain_100(error: GraphError) -> bool:
+def is_unspecific_100(error: GraphError) -> bool:
     """Whether it is the code 100 that says nothing of its reason."""
     return type(error) is GraphError and error.fault.code == 100
 
 
-def is_silent(error: BaseException) -> bool:
+def is_unanswered(error: BaseException) -> bool:
     """Whether not even a broken answer came."""
     return isinstance(error, UnreachableError) and error.fault.status is None
 

@@ -11,7 +11,7 @@ from datetime import date
 from typing import TypeVar
 
 from convo_pipeline.errors import GraphError, TooMuchDataError, UnknownFieldError
-from convo_pipeline.graph.codes import is_plain_100
+from convo_pipeline.graph.codes import is_unspecific_100
 from convo_pipeline.graph.fields import droppable
 from convo_pipeline.graph.ladder import (
     CLIMB_AFTER,
@@ -104,7 +104,7 @@ class Footing:
                 return names, call(names)
             except GraphError as error:
                 is_about_fields = isinstance(error, UnknownFieldError) or (
-                    is_plain_about_fields and is_plain_100(error)
+                    is_plain_about_fields and is_unspecific_100(error)
                 )
                 if not is_about_fields or not self._learn(error, names, frozenset(dropped), call):
                     raise
@@ -143,7 +143,7 @@ def is_accepted(call: Callable[[frozenset[str]], object], names: frozenset[str])
     except TooMuchDataError:
         return True
     except GraphError as error:
-        if not isinstance(error, UnknownFieldError) and not is_plain_100(error):
+        if not isinstance(error, UnknownFieldError) and not is_unspecific_100(error):
             raise
         return False
     return True

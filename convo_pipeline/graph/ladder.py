@@ -20,7 +20,7 @@ from convo_pipeline.errors import (
     TooMuchDataError,
     UnknownFieldError,
 )
-from convo_pipeline.graph.codes import TOO_MUCH_CODE, may_be_one_row
+from convo_pipeline.graph.codes import TOO_MUCH_CODE, may_concern_one_row
 from convo_pipeline.graph.fields import droppable, optional_names, optional_share_names
 
 Mode = Literal["nested", "light"]
@@ -88,7 +88,7 @@ def step_down(rung: Rung, failure: GraphError, platform: str, today: date) -> Ru
     """
     if isinstance(failure, UnknownFieldError):
         return _without(rung, failure.field, platform, today)
-    if not may_be_one_row(failure):
+    if not may_concern_one_row(failure):
         return None
     was_refused = not isinstance(failure, RetryableError) and failure.fault.code is not None
     return _smaller(rung, 1 if was_refused else 2)
@@ -221,7 +221,7 @@ def _higher(rung: Rung) -> Rung | None:
 
 
 def be_patient(rung: Rung) -> Rung:
-    """Wait twice as long before the next climb: the last one was refused."""
+    """Delay twice as long before the next climb: the last one was refused."""
     return replace(rung, climb_after=min(rung.climb_after * 2, LONGEST_CLIMB_AFTER))
 
 

@@ -24,7 +24,12 @@ from convo_pipeline.errors import (
     UnknownFieldError,
 )
 from convo_pipeline.graph.client import GraphClient
-from convo_pipeline.graph.codes import is_outage, is_plain_100, is_silent, may_be_one_row
+from convo_pipeline.graph.codes import (
+    is_outage,
+    is_unanswered,
+    is_unspecific_100,
+    may_concern_one_row,
+)
 from convo_pipeline.graph.descent import Descent
 from convo_pipeline.graph.fields import (
     OPTIONAL_CONVERSATION_FIELDS,
@@ -34,7 +39,7 @@ from convo_pipeline.graph.fields import (
 )
 from convo_pipeline.graph.footing import is_accepted
 from convo_pipeline.graph.ladder import TOP, Rung, find_refused_fields, without
-from convo_pipeline.graph.pages import ConversationPage, ConversationRow
+from convo_pipeline.graph.responses import ConversationPage, ConversationRow
 
 MARGIN = timedelta(minutes=10)
 HEAD_PASSES = 3
@@ -319,9 +324,9 @@ class Listing:
             try:
                 page = self._fetch(rung, folder, after)
             except GraphError as error:
-                if self._page_count == 0 and is_silent(error):
+                if self._page_count == 0 and is_unanswered(error):
                     raise  # a dead host, not a heavy page
-                if may_be_one_row(error):
+                if may_concern_one_row(error):
                     if not self._goes_around(error, folder, after) and not self._descent.refuse(
                         error
                     ):
@@ -340,7 +345,7 @@ class Listing:
         try:
             page = self._fetch(replace(self._descent.rung, mode="light"), folder, after)
         except GraphError as refusal:
-            if may_be_one_row(refusal):
+            if may_concern_one_row(refusal):
                 return False
             raise _meaning(refusal, after) from None
         places = [
@@ -388,9 +393,9 @@ class Listing:
             try:
                 page = self._fetch(rung, folder, after)
             except GraphError as refusal:
-                if not may_be_one_row(refusal):
+                if not may_concern_one_row(refusal):
                     raise _meaning(refusal, after) from None
-                if is_silent(refusal) or (self._page_count == 0 and is_outage(refusal)):
+                if is_unanswered(refusal) or (self._page_count == 0 and is_outage(refusal)):
                     raise  # a server that never answered well, not one bad conversation
             else:
                 self._poisoned |= {
@@ -409,7 +414,7 @@ class Listing:
         if isinstance(error, UnknownFieldError) and self._descent.drop_field(error):
             return True
         is_about_fields = isinstance(error, UnknownFieldError) or (
-            is_plain_100(error) and after is None
+            is_unspecific_100(error) and after is None
         )
         if not is_about_fields or self._has_eliminated:
             return False
@@ -434,7 +439,7 @@ class Listing:
 
 def _meaning(error: GraphError, after: str | None) -> Exception:
     """A bad parameter or missing object behind a cursor is the cursor; at the head it is the inbox itself."""
-    if after is not None and (isinstance(error, MissingError) or is_plain_100(error)):
+    if after is not None and (isinstance(error, MissingError) or is_unspecific_100(error)):
         return _CursorLostError("dead_cursor")
     if isinstance(error, MissingError):
         return AccessDeniedError(

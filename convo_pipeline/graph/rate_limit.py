@@ -8,7 +8,7 @@ calls a second (it polls), as 2 calls per window it sends pairs 0.3 ms apart wit
 by its own words, for one thread per process; it stamps wall-clock milliseconds, so a clock step lets calls through;
 and it has no block that Meta's throttle answers could set for every process. What is needed fits below.
 
-Slots use the monotonic clock (on one machine the same for all processes; a value from before a reboot is clamped),
+LimiterState use the monotonic clock (on one machine the same for all processes; a value from before a reboot is clamped),
 blocks use the wall clock (Meta's penalty outlives a reboot).
 """
 
@@ -24,7 +24,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from convo_pipeline.base.clock import SYSTEM_CLOCK, Clock
 from convo_pipeline.errors import BudgetError, GraphFault, StoreError, ThrottledError
-from convo_pipeline.graph.throttle import LONGEST_SLEEP_SECONDS, Patience
+from convo_pipeline.graph.throttle import LONGEST_SLEEP_SECONDS, WaitBudget
 
 LONGEST_BLOCK_SECONDS = 24 * 3600.0
 FURTHEST_SLOT_SECONDS = 60.0
@@ -67,7 +67,7 @@ _SLOW = f"UPDATE rate_limits SET slow_until = ?, slow_factor = ? {_WHERE}"  # no
 T = TypeVar("T")
 
 
-class Key(NamedTuple):
+class LimitKey(NamedTuple):
     """What Meta counts separately."""
 
     host: str
@@ -75,11 +75,11 @@ class Key(NamedTuple):
     platform: str
 
 
-class Limiter(Protocol):
+class RateLimiter(Protocol):
     """Who is asked before every call."""
 
-    def acquire(self, patience: Patience | None = None) -> float:
-        """Wait for the right to send one call; return the seconds waited for a block.
+    def acquire(self, patience: WaitBudget | None = None) -> float:
+        """Delay for the right to send one call; return the seconds waited for a block.
 
         Raises ThrottledError instead of waiting longer for blocks than `patience` bears (without one: 120 s).
         """
@@ -91,10 +91,10 @@ class Limiter(Protocol):
         """Heed a usage header."""
 
 
-class NoLimit:
+class NoRateLimit:
     """Lets every call pass at once: for servers that have no limit, and accelerated tests."""
 
-    def acquire(self, patience: Patience | None = None) -> float:
+    def acquire(self, patience: WaitBudget | None = None) -> float:
         return 0.0
 
     def block(self, seconds: float) -> None:
@@ -104,12 +104,12 @@ class NoLimit:
         pass
 
 
-NO_LIMIT = NoLimit()
+NO_LIMIT = NoRateLimit()
 
 
 @dataclass(frozen=True)
-class Slots:
-    """The row of one key. Slots and stamps are monotonic seconds, the rest is unix time."""
+class LimiterState:
+    """The row of one key. LimiterState and stamps are monotonic seconds, the rest is unix time."""
 
     next_slot: float = 0.0
     last_sent: float = -1e9
@@ -120,24 +120,26 @@ class Slots:
 
 
 @dataclass(frozen=True)
-class Wait:
+class Delay:
     """Not yet: so many seconds, because of a block or of the pace."""
 
     seconds: float
     is_block: bool
 
 
-def next_step(slots: Slots, monotonic: float, unix: float, gap_seconds: float) -> Wait | Slots:
+def next_step(
+    slots: LimiterState, monotonic: float, unix: float, gap_seconds: float
+) -> Delay | LimiterState:
     """Return the row after a call sent now, or how long to wait before asking again. Pure.
 
-    >>> next_step(Slots(next_slot=10.5, last_sent=10.0), 10.25, 0, 0.5)
-    Wait(seconds=0.25, is_block=False)
+    >>> next_step(LimiterState(next_slot=10.5, last_sent=10.0), 10.25, 0, 0.5)
+    Delay(seconds=0.25, is_block=False)
     """
     blocked_seconds = slots.blocked_until - unix
     if 0 < blocked_seconds <= LONGEST_BLOCK_SECONDS:
-        return Wait(blocked_seconds, is_block=True)
+        return Delay(blocked_seconds, is_block=True)
     if max(slots.last_sent, slots.next_slot - FURTHEST_SLOT_SECONDS - 10 * gap_seconds) > monotonic:
-        slots = Slots(
+        slots = LimiterState(
             blocked_until=slots.blocked_until,
             slow_until=slots.slow_until,
             slow_factor=slots.slow_factor,
@@ -146,10 +148,10 @@ def next_step(slots: Slots, monotonic: float, unix: float, gap_seconds: float) -
     gap = gap_seconds * (slots.slow_factor if is_slow else 1.0)
     seconds = max(slots.next_slot, slots.sent_before + PAIR_SHARE * gap_seconds) - monotonic
     if seconds > 0:
-        return Wait(seconds, is_block=False)
+        return Delay(seconds, is_block=False)
     is_just_late = monotonic - slots.next_slot <= min(CATCH_UP_SECONDS, gap_seconds / 2)
     scheduled = slots.next_slot if is_just_late else monotonic
-    return Slots(
+    return LimiterState(
         scheduled + gap,
         monotonic,
         slots.last_sent,
@@ -177,13 +179,13 @@ class SqliteLimiter:
     def __init__(
         self,
         path: str | os.PathLike[str],
-        key: Key,
+        key: LimitKey,
         calls_per_second: float = 1.8,
         clock: Clock = SYSTEM_CLOCK,
         lock: AbstractContextManager[object] | None = None,
     ) -> None:
         self._path = Path(path)
-        self._key = Key(*key)
+        self._key = LimitKey(*key)
         self._gap_seconds = 1.0 / calls_per_second
         self._clock = clock
         self._lock = lock or threading.Lock()
@@ -192,11 +194,11 @@ class SqliteLimiter:
         self._factor = 1.0
         self._factor_until = 0.0
 
-    def acquire(self, patience: Patience | None = None) -> float:
-        """Wait for the right to send one call; return the seconds waited for a block."""
+    def acquire(self, patience: WaitBudget | None = None) -> float:
+        """Delay for the right to send one call; return the seconds waited for a block."""
         blocked_seconds = 0.0
-        patience = patience or Patience()
-        while isinstance(wait := self._transact(self._take), Wait):
+        patience = patience or WaitBudget()
+        while isinstance(wait := self._transact(self._take), Delay):
             if wait.is_block:
                 blocked_seconds += wait.seconds
                 now = self._clock.monotonic_seconds()
@@ -222,7 +224,7 @@ class SqliteLimiter:
         """Let no process call this Page, on either platform, for so long; never shortens a block."""
         until = self._clock.now().timestamp() + min(max(seconds, 0.0), LONGEST_BLOCK_SECONDS)
         siblings = {
-            Key(self._key.host, self._key.page_id, platform)
+            LimitKey(self._key.host, self._key.page_id, platform)
             for platform in (*PLATFORMS, self._key.platform)
         }
 
@@ -251,15 +253,15 @@ class SqliteLimiter:
                 self._connection.close()
             self._connection = None
 
-    def _take(self, connection: sqlite3.Connection) -> Wait | float:
+    def _take(self, connection: sqlite3.Connection) -> Delay | float:
         row = connection.execute(_SELECT, self._key).fetchone()
         if row is None:
             connection.execute(_INSERT, self._key)
-        slots = Slots(*row) if row else Slots()
+        slots = LimiterState(*row) if row else LimiterState()
         step = next_step(
             slots, self._clock.monotonic_seconds(), self._clock.now().timestamp(), self._gap_seconds
         )
-        if isinstance(step, Wait):
+        if isinstance(step, Delay):
             return step
         connection.execute(_STAMP, (step.next_slot, step.last_sent, step.sent_before, *self._key))
         return step.last_sent
@@ -302,7 +304,7 @@ class SqliteLimiter:
         return self._connection
 
 
-def read_block(path: str | os.PathLike[str], key: Key, now: datetime) -> datetime | None:
+def read_block(path: str | os.PathLike[str], key: LimitKey, now: datetime) -> datetime | None:
     """Return until when no call may be sent, None if calls may; reads only, and makes no file."""
     if not Path(path).is_file():
         return None
@@ -312,7 +314,7 @@ def read_block(path: str | os.PathLike[str], key: Key, now: datetime) -> datetim
             row = connection.execute(_SELECT, key).fetchone()
     except sqlite3.OperationalError:  # no call was ever made: there is no such table
         return None
-    seconds = Slots(*row).blocked_until - now.timestamp() if row else 0.0
+    seconds = LimiterState(*row).blocked_until - now.timestamp() if row else 0.0
     return now + timedelta(seconds=seconds) if 0 < seconds <= LONGEST_BLOCK_SECONDS else None
 
 

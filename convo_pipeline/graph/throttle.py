@@ -8,12 +8,12 @@ LONGEST_SLEEP_SECONDS = 120.0
 CALLS_IN_FLIGHT = 4
 
 
-class Patience:
+class WaitBudget:
     """How long an account may be silent in all; safe for its threads, whose waits at the same time count once.
 
     A client has two: for the blocks of the whole run, and for the pauses after faults, which a good answer renews.
 
-    >>> patience = Patience(120)
+    >>> patience = WaitBudget(120)
     >>> patience.bears(1000, 60), patience.bears(1010, 50), patience.bears(2000, 60), patience.bears(3000, 1)
     (True, True, True, False)
     """
@@ -40,7 +40,7 @@ class Patience:
             self._left_seconds = self._whole_seconds
 
 
-class Lanes:
+class ConcurrencyLimit:
     """How many calls of an account are in flight at a time: four, and one after a throttle answer."""
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class Lanes:
 
     @contextmanager
     def lane(self) -> Iterator[None]:
-        """Wait for a free lane and hold it."""
+        """Delay for a free lane and hold it."""
         with self._changed:
             self._changed.wait_for(lambda: self._in_flight < self._limit)
             self._in_flight += 1

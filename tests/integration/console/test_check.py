@@ -16,7 +16,7 @@ from convo_pipeline.emulator.fault import Fault, FaultKind
 from convo_pipeline.emulator.refusals import Refusal
 from convo_pipeline.emulator.serve import EMULATOR_TOKEN
 from convo_pipeline.emulator.switches import Switches
-from convo_pipeline.graph.rate_limit import Key, SqliteLimiter
+from convo_pipeline.graph.rate_limit import LimitKey, SqliteLimiter
 from convo_pipeline.reasons import REASONS
 from convo_pipeline.settings import AccountSettings
 from convo_pipeline.state.identity import AccountIdentity
@@ -264,7 +264,7 @@ def test_a_folder_that_holds_conversations_and_is_not_asked_for_is_noted(inboxes
 
 def test_a_blocked_account_is_not_called(inboxes: Inboxes) -> None:
     inboxes.store.state.identities()
-    key = Key(inboxes.server.base_url.removeprefix("http://"), "2222222222", "messenger")
+    key = LimitKey(inboxes.server.base_url.removeprefix("http://"), "2222222222", "messenger")
     limiter = SqliteLimiter(inboxes.store.state.path, key, clock=stopped_clock(inboxes.clock))
     limiter.block(3600)
     limiter.close()

@@ -19,10 +19,8 @@ from convo_pipeline.extract.buckets import Buckets
 from convo_pipeline.extract.contents import Contents, Journal
 from convo_pipeline.extract.spool import Spool
 from convo_pipeline.extract.suppression_filter import SuppressionFilter
-from convo_pipeline.graph.answers import Answer as Answered
-from convo_pipeline.graph.answers import read_list
 from convo_pipeline.graph.fields import conversation_field_names, message_field_names
-from convo_pipeline.graph.pages import read_json
+from convo_pipeline.graph.responses import GraphResponse, read_conversations, read_json
 from convo_pipeline.lake.store import Store
 from convo_pipeline.lake.suppression import Suppression
 from convo_pipeline.reasons import RUN_REASONS
@@ -173,7 +171,7 @@ def read_hostile(rows: list[Any], folder: Path) -> None:
     """Read an answer as a run does, from its bytes to rows by day; everything is a row or a reject."""
     spool = Spool(folder)
     body = read_json(json.dumps({"data": rows}).encode())
-    page = read_list(Answered(body, NOW, 1, None))
+    page = read_conversations(GraphResponse(body, NOW, 1, None))
     contents = Contents(
         Buckets(folder / "buckets"), {}, SuppressionFilter(Suppression(b"", frozenset()))
     )
@@ -185,7 +183,7 @@ def read_hostile(rows: list[Any], folder: Path) -> None:
             "folder": "",
             "fields": message_field_names("messenger"),
             "conversation_fields": conversation_field_names(),
-            "conversations": list(page.rows),
+            "conversations": [row.to_json() for row in page.rows],
             "states": [],
         }
     )

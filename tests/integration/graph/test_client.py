@@ -23,10 +23,10 @@ import pytest
 from convo_pipeline import errors
 from convo_pipeline.base.clock import Clock
 from convo_pipeline.base.secrets import Credentials
-from convo_pipeline.graph.client import Answer, Endpoint, GraphClient, Identity
-from convo_pipeline.graph.pages import ConversationPage, ConversationRow, Page
-from convo_pipeline.graph.rate_limit import NO_LIMIT, CallBudget, Key, SqliteLimiter
-from convo_pipeline.graph.throttle import Patience
+from convo_pipeline.graph.client import Endpoint, GraphClient, GraphResponse, Identity
+from convo_pipeline.graph.rate_limit import NO_LIMIT, CallBudget, LimitKey, SqliteLimiter
+from convo_pipeline.graph.responses import ConversationPage, ConversationRow, Page
+from convo_pipeline.graph.throttle import WaitBudget
 from tests.support.graph_server import DATE, Call, Reply, drip, page, refusal, serving, write
 
 TOKEN = "EAAcanaryTOKENcanaryTOKEN12345"
@@ -118,7 +118,7 @@ def test_a_node_answer_carries_server_time_size_and_the_version_that_served() ->
     reply = Reply({"id": "m_1"}, headers={"Facebook-API-Version": "v21.0"})
     with serving([reply]) as server, client_of(server.url) as client:
         answer = client.fetch_message("m_1", "id")
-    assert answer == Answer({"id": "m_1"}, SERVER_TIME, len(reply.bytes), "v21.0")
+    assert answer == GraphResponse({"id": "m_1"}, SERVER_TIME, len(reply.bytes), "v21.0")
     assert client.version == "v21.0"
 
 
@@ -361,7 +361,7 @@ def test_a_block_by_another_process_is_waited_for_out_of_the_same_two_minutes(
     clock = sleeps.clock()
     clock = replace(clock, now=lambda: SERVER_TIME + timedelta(seconds=sum(sleeps)))
     other, mine = (
-        SqliteLimiter(tmp_path / "s.db", Key("host", "17", "messenger"), 1000, clock)
+        SqliteLimiter(tmp_path / "s.db", LimitKey("host", "17", "messenger"), 1000, clock)
         for _ in range(2)
     )
     with serving([page([ROW])]) as server:
@@ -423,7 +423,7 @@ def test_a_long_block_is_not_slept_but_surfaces_with_its_end() -> None:
 
 
 def test_a_block_that_another_process_set_costs_no_call(tmp_path: Path) -> None:
-    key = Key("host", "17", "instagram")
+    key = LimitKey("host", "17", "instagram")
     SqliteLimiter(tmp_path / "state.db", key).block(600)
     with serving([page([])]) as server:
         limiter = SqliteLimiter(tmp_path / "state.db", key._replace(platform="messenger"))
@@ -445,7 +445,7 @@ def test_the_server_sees_no_crowd_either(tmp_path: Path, long_run: bool) -> None
         return page([])
 
     def work(url: str, until: float) -> None:
-        limiter = SqliteLimiter(tmp_path / "state.db", Key("host", "17", "messenger"))
+        limiter = SqliteLimiter(tmp_path / "state.db", LimitKey("host", "17", "messenger"))
         with GraphClient(
             Endpoint(url, "v26.0", "17", "messenger"),
             Credentials(TOKEN),
@@ -585,7 +585,7 @@ def test_a19_a_usage_header_slows_down_before_the_wall() -> None:
         def __init__(self) -> None:
             self.percents: list[float] = []
 
-        def acquire(self, patience: Patience | None = None) -> float:
+        def acquire(self, patience: WaitBudget | None = None) -> float:
             return 0.0
 
         def block(self, seconds: float) -> None: ...

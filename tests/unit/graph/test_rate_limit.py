@@ -12,9 +12,16 @@ import pytest
 
 from convo_pipeline.base.clock import Clock
 from convo_pipeline.errors import BudgetError, StoreError, ThrottledError
-from convo_pipeline.graph.rate_limit import CallBudget, Key, Slots, SqliteLimiter, Wait, next_step
+from convo_pipeline.graph.rate_limit import (
+    CallBudget,
+    Delay,
+    LimiterState,
+    LimitKey,
+    SqliteLimiter,
+    next_step,
+)
 
-KEY = Key("graph.facebook.com", "17", "instagram")
+KEY = LimitKey("graph.facebook.com", "17", "instagram")
 GAP = 1 / 1.8
 
 
@@ -37,7 +44,7 @@ class Time:
 
 
 def stamp_calls(
-    path: Path, key: Key, until: float, results: "multiprocessing.Queue[list[float]]"
+    path: Path, key: LimitKey, until: float, results: "multiprocessing.Queue[list[float]]"
 ) -> None:
     limiter = SqliteLimiter(path, key)
     stamps = []
@@ -99,24 +106,26 @@ def test_the_first_call_waits_for_nothing_and_the_next_ones_for_their_slot(tmp_p
 @pytest.mark.parametrize(
     ("slots", "monotonic", "unix", "expected"),
     [
-        (Slots(), 100.0, 5.0, Slots(100.0 + GAP, 100.0, -1e9)),
-        (Slots(next_slot=100.3, last_sent=99.8), 100.0, 5.0, Wait(pytest.approx(0.3), False)),
-        (Slots(next_slot=100.0, last_sent=99.9, sent_before=99.5), 100.0, 5.0, Wait(pytest.approx(99.5 + 1.95 * GAP - 100), False)),
-        (Slots(blocked_until=65.0), 100.0, 5.0, Wait(60.0, True)),
-        (Slots(next_slot=9000.0, last_sent=8999.0), 100.0, 5.0, Slots(100.0 + GAP, 100.0, -1e9)),
-        (Slots(blocked_until=5.0 + 90_000), 100.0, 5.0, Slots(100.0 + GAP, 100.0, -1e9, 5.0 + 90_000)),
-        (Slots(100.0, 99.0, 98.0, 0.0, 60.0, 4.0), 100.0, 5.0, Slots(100.0 + 4 * GAP, 100.0, 99.0, 0.0, 60.0, 4.0)),
-        (Slots(99.85, 99.0, 98.0), 100.0, 5.0, Slots(99.85 + GAP, 100.0, 99.0)),
-        (Slots(99.5, 99.0, 98.0), 100.0, 5.0, Slots(100.0 + GAP, 100.0, 99.0)),
-        (Slots(100.0, 99.0, 98.0, 0.0, 4.0, 4.0), 100.0, 5.0, Slots(100.0 + GAP, 100.0, 99.0, 0.0, 4.0, 4.0)),
+        (LimiterState(), 100.0, 5.0, LimiterState(100.0 + GAP, 100.0, -1e9)),
+        (LimiterState(next_slot=100.3, last_sent=99.8), 100.0, 5.0, Delay(pytest.approx(0.3), False)),
+        (LimiterState(next_slot=100.0, last_sent=99.9, sent_before=99.5), 100.0, 5.0, Delay(pytest.approx(99.5 + 1.95 * GAP - 100), False)),
+        (LimiterState(blocked_until=65.0), 100.0, 5.0, Delay(60.0, True)),
+        (LimiterState(next_slot=9000.0, last_sent=8999.0), 100.0, 5.0, LimiterState(100.0 + GAP, 100.0, -1e9)),
+        (LimiterState(blocked_until=5.0 + 90_000), 100.0, 5.0, LimiterState(100.0 + GAP, 100.0, -1e9, 5.0 + 90_000)),
+        (LimiterState(100.0, 99.0, 98.0, 0.0, 60.0, 4.0), 100.0, 5.0, LimiterState(100.0 + 4 * GAP, 100.0, 99.0, 0.0, 60.0, 4.0)),
+        (LimiterState(99.85, 99.0, 98.0), 100.0, 5.0, LimiterState(99.85 + GAP, 100.0, 99.0)),
+        (LimiterState(99.5, 99.0, 98.0), 100.0, 5.0, LimiterState(100.0 + GAP, 100.0, 99.0)),
+        (LimiterState(100.0, 99.0, 98.0, 0.0, 4.0, 4.0), 100.0, 5.0, LimiterState(100.0 + GAP, 100.0, 99.0, 0.0, 4.0, 4.0)),
     ],
 )  # fmt: skip
-def test_the_next_step(slots: Slots, monotonic: float, unix: float, expected: Slots | Wait) -> None:
+def test_the_next_step(
+    slots: LimiterState, monotonic: float, unix: float, expected: LimiterState | Delay
+) -> None:
     found = next_step(slots, monotonic, unix, GAP)
-    if isinstance(expected, Wait):
+    if isinstance(expected, Delay):
         assert found == expected
     else:
-        assert isinstance(found, Slots)
+        assert isinstance(found, LimiterState)
         assert vars(found) == pytest.approx(vars(expected))
 
 

@@ -9,7 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convo_pipeline.errors import PayloadError
-from convo_pipeline.graph.pages import Page, read_conversation_row, read_json, read_page
+from convo_pipeline.graph.responses import (
+    GraphResponse,
+    Page,
+    read_conversation_row,
+    read_json,
+    read_page,
+)
 
 NOW = datetime(2026, 2, 19, 9, tzinfo=UTC)
 
@@ -96,7 +102,7 @@ ROW = {"id": "t_1"}
 def test_a_page_has_rows_and_a_cursor_only_while_next_exists(
     body: object, rows: Any, after: str | None
 ) -> None:
-    assert read_page(body, NOW) == Page(rows, after, NOW)
+    assert read_page(GraphResponse(body, NOW, 1, None)) == Page(rows, after, NOW)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +112,7 @@ def test_a_page_has_rows_and_a_cursor_only_while_next_exists(
 )  # fmt: skip
 def test_what_is_no_list_or_hides_its_rest_is_refused(body: object) -> None:
     with pytest.raises(PayloadError):
-        read_page(body, NOW)
+        read_page(GraphResponse(body, NOW, 1, None))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,195 @@
+"""Typed values of successful responses: pages of rows, conversations, objects. Pure.
+
+A response of an unknown shape raises PayloadError. `paging.next` contains the access token and may
+point to any server, so only its cursor is used, never its address.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from urllib.parse import parse_qs, urlsplit
+
+from convo_pipeline.base.json_text import load_json
+from convo_pipeline.errors import PayloadError
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True)
+class GraphResponse:
+    """The JSON of one successful response; `version` is the API version that served it."""
+
+    body: object
+    server_time: datetime
+    byte_count: int
+    version: str | None
+
+
+@dataclass(frozen=True)
+class Identity:
+    """The account's own user id and name; None where the API does not return them."""
+
+    own_id: str | None = None
+    own_username: str | None = None
+
+
+@dataclass(frozen=True)
+class Page:
+    """The rows of one list, in the API's order.
+
+    `after` is the cursor of the next page, None on the last page. On a nested page it may be "":
+    more messages exist but no cursor was given, so the messages are read again from the newest.
+    """
+
+    rows: tuple[object, ...]
+    after: str | None
+    server_time: datetime
+
+
+@dataclass(frozen=True)
+class ConversationRow:
+    """One row of a conversation list, with its nested messages as a page.
+
+    `payload` is the row without `messages`, or the value that the API sent instead of an object.
+    `messages` has no rows if the row has no messages. If their shape is unknown, its cursor is ""
+    and `malformed_messages` holds the value.
+    """
+
+    payload: object
+    messages: Page
+    malformed_messages: object = None
+
+    def to_json(self) -> object:
+        """Return the row with its messages inside again, without their `paging`."""
+        if not isinstance(self.payload, dict):
+            return self.payload
+        if self.malformed_messages is not None:
+            return self.payload | {"messages": self.malformed_messages}
+        nested = {"messages": {"data": list(self.messages.rows)}} if self.messages.rows else {}
+        return self.payload | nested
+
+
+@dataclass(frozen=True)
+class ConversationPage:
+    """One page of a conversation list; `after` as in `Page`."""
+
+    rows: tuple[ConversationRow, ...]
+    after: str | None
+    server_time: datetime
+
+
+def read_json(content: bytes) -> object:
+    """Parse a response's JSON strictly, with or without a byte order mark.
+
+    Raises PayloadError for anything that `load_json` refuses with unique keys.
+
+    >>> read_json(b'{"id": 12345678901234567890123}')
+    {'id': 12345678901234567890123}
+    """
+    try:
+        return load_json(content.removeprefix(_BYTE_ORDER_MARK), unique_keys=True)
+    except ValueError as error:
+        raise PayloadError(f"the response is {error}") from None
+
+
+def read_object(response: GraphResponse) -> GraphResponse:
+    """Return the response of a call for one object; raise PayloadError if it is empty or no object."""
+    if not isinstance(response.body, dict) or not response.body:
+        raise PayloadError("the response is not an object")
+    return response
+
+
+def read_page(response: GraphResponse) -> Page:
+    """Read a list; raise PayloadError if it is none, or if more pages follow without a cursor.
+
+    A bare list is accepted, and an object in place of the list `data`, as in Meta's own sample.
+    """
+    body = response.body
+    if isinstance(body, list):
+        return Page(tuple(body), None, response.server_time)
+    if not isinstance(body, dict) or not isinstance(body.get("data"), list | dict):
+        raise PayloadError("the response has no data list")
+    after = _read_cursor(body.get("paging"))
+    if after == "":
+        raise PayloadError("the response has a next page but no cursor")
+    return Page(_read_rows(body["data"]), after, response.server_time)
+
+
+def read_conversations(response: GraphResponse) -> ConversationPage:
+    """Read a list of conversations, each with its nested messages."""
+    page = read_page(response)
+    rows = tuple(read_conversation_row(row, page.server_time) for row in page.rows)
+    return ConversationPage(rows, page.after, page.server_time)
+
+
+def read_conversation_of_user(response: GraphResponse) -> ConversationPage:
+    """Read a search by user: a list of at most one conversation, or the conversation itself.
+
+    Meta's guide shows only an id as the response.
+    """
+    body = response.body
+    if isinstance(body, dict) and "data" not in body and isinstance(body.get("id"), str):
+        return read_conversation(response)
+    return read_conversations(response)
+
+
+def read_conversation(response: GraphResponse, conversation_id: str = "") -> ConversationPage:
+    """Read a single conversation as a page of one row; `conversation_id` if it has no id."""
+    body = read_object(response).body
+    payload = {"id": conversation_id, **body} if isinstance(body, dict) else body
+    row = read_conversation_row(payload, response.server_time)
+    return ConversationPage((row,), None, response.server_time)
+
+
+def read_conversation_row(value: object, server_time: datetime) -> ConversationRow:
+    """Separate one row of a conversation list from the messages nested in it.
+
+    >>> value = {"id": "t_1", "messages": {"data": [{"id": "m_1"}]}}
+    >>> row = read_conversation_row(value, datetime.min)
+    >>> row.payload, row.messages.rows
+    ({'id': 't_1'}, ({'id': 'm_1'},))
+    """
+    if not isinstance(value, dict):
+        return ConversationRow(value, Page((), None, server_time))
+    payload = {key: item for key, item in value.items() if key != "messages"}
+    messages = value.get("messages")
+    if isinstance(messages, list):
+        return ConversationRow(payload, Page(tuple(messages), None, server_time))
+    if messages is None:
+        return ConversationRow(payload, Page((), None, server_time))
+    if not isinstance(messages, dict):
+        return ConversationRow(payload, Page((), "", server_time), messages)
+    if "data" in messages:
+        rows = _read_rows(messages["data"])
+    else:  # one message instead of a list, or nothing
+        rows = (messages,) if messages.keys() - {"paging"} else ()
+    return ConversationRow(payload, Page(rows, _read_cursor(messages.get("paging")), server_time))
+
+
+def read_identity(value: object) -> Identity:
+    """Read `{id, username}`; `/me` of Instagram Login calls the id `user_id`."""
+    if not isinstance(value, dict):
+        return Identity()
+    own_id, username = value.get("user_id") or value.get("id"), value.get("username")
+    is_id = isinstance(own_id, str | int) and not isinstance(own_id, bool) and own_id != ""
+    is_name = isinstance(username, str) and username
+    return Identity(str(own_id) if is_id else None, username if is_name else None)
+
+
+def _read_rows(data: object) -> tuple[object, ...]:
+    if isinstance(data, list):
+        return tuple(data)
+    return () if data is None or data == {} else (data,)
+
+
+def _read_cursor(paging: object) -> str | None:
+    """Return the next page's cursor: None on the last page, "" if a next page has no cursor."""
+    if not isinstance(paging, dict) or not paging.get("next"):
+        return None
+    cursors = paging.get("cursors")
+    after = cursors.get("after") if isinstance(cursors, dict) else None
+    if isinstance(after, str | int) and not isinstance(after, bool) and after != "":
+        return str(after)
+    try:
+        return parse_qs(urlsplit(str(paging["next"])).query).get("after", [""])[-1]
+    except ValueError:
+        return ""
