@@ -18,7 +18,7 @@ from benchmarks.bulk import ACCOUNT, bulk_lake, cpu_seconds, derive_all, read_in
 from benchmarks.inbox_server import inbox_server
 from convo_pipeline.derive.account_days import derive_account_days
 from convo_pipeline.lake.compact import compact
-from convo_pipeline.privacy.erase import forget
+from convo_pipeline.privacy.forget import forget
 
 PERSON = 9_990_000_000_000_000
 """The bulk world's customers are numbered from here."""

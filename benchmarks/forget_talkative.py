@@ -22,7 +22,7 @@ from convo_pipeline.base.json_text import dump_json
 from convo_pipeline.derive.day import derive_day
 from convo_pipeline.lake.ledger import add_runs
 from convo_pipeline.lake.store import Store
-from convo_pipeline.privacy.erase import forget
+from convo_pipeline.privacy.forget import forget
 from convo_pipeline.schema import RUNS, TABLES
 from convo_pipeline.settings import Settings, StoreSettings
 from convo_pipeline.state.identity import AccountIdentity

@@ -7,12 +7,12 @@ from convo_pipeline.console.upkeep import open_lake
 from convo_pipeline.errors import StoreError
 from convo_pipeline.privacy.deletion import (
     callback_response,
-    describe,
-    finish,
+    describe_request,
+    finish_request,
     read_request,
     read_requests,
     read_status_url,
-    receive,
+    receive_request,
 )
 from convo_pipeline.settings import Settings
 
@@ -23,13 +23,13 @@ def answer_request(
     """Note a signed request and forget the person; return the answer for Meta and what came of it."""
     read_status_url(settings)
     with open_lake(settings.store) as store:
-        request = receive(settings, store, text, environ, clock.now())
+        request = receive_request(settings, store, text, environ, clock.now())
         reply = callback_response(settings, request).decode()
         try:
-            request = finish(settings, store, request, clock.now())
+            request = finish_request(settings, store, request, clock.now())
         except StoreError as error:
-            return reply, f"noted; the nightly upkeep will finish it: {error}"
-    if request.outcome == "nobody":
+            return reply, f"noted; the nightly upkeep will finish_request it: {error}"
+    if request.outcome == "not_found":
         return (
             reply,
             "nobody is known by this id, which is the app's own: look whether the person is known by another one",
@@ -42,7 +42,7 @@ def describe_requests(settings: Settings, code: str | None) -> str:
     with open_lake(settings.store) as store:
         if code is not None:
             request = read_request(store, code)
-            return describe(request) if request else ""
+            return describe_request(request) if request else ""
         lines = [
             f"{each.code}  {each.received_at:%Y-%m-%d %H:%M}  {each.outcome}  {', '.join(each.accounts)}".rstrip()
             for each in read_requests(store)

@@ -19,9 +19,9 @@ from convo_pipeline.extract.spool import find_damaged_records
 from convo_pipeline.lake.compact import compact
 from convo_pipeline.lake.store import Store
 from convo_pipeline.lake.suppression import Receipt
-from convo_pipeline.privacy import erase
-from convo_pipeline.privacy.erase import find_all_unsent, forget, remove_unsent
-from convo_pipeline.privacy.forget import ErasurePlan
+from convo_pipeline.privacy import forget as erasure
+from convo_pipeline.privacy.erasure_plan import ErasurePlan
+from convo_pipeline.privacy.forget import forget
 from convo_pipeline.privacy.known_time import look_at_clock
 from convo_pipeline.privacy.retention import (
     ExpiredPartition,
@@ -29,7 +29,7 @@ from convo_pipeline.privacy.retention import (
     find_expired,
     first_kept_days,
 )
-from convo_pipeline.privacy.unsent import UnsentMessages
+from convo_pipeline.privacy.unsent import UnsentMessages, find_all_unsent, remove_unsent
 from convo_pipeline.settings import Settings, StoreSettings
 from convo_pipeline.upkeep.rebuild import rebuild_state
 from convo_pipeline.upkeep.rename import rename_account
@@ -114,7 +114,8 @@ def forget_again(settings: Settings, account: str, clock: Clock) -> list[str]:
     """Erase again whoever came back with a backup; return what was done, a line each."""
     with open_lake(settings.store) as store:
         return [
-            _told(receipt) for receipt in erase.forget_again(settings, store, account, clock.now())
+            _told(receipt)
+            for receipt in erasure.forget_again(settings, store, account, clock.now())
         ]
 
 
@@ -128,8 +129,12 @@ def _told(receipt: Receipt) -> str:
 
 def _describe(found: ErasurePlan) -> str:
     messages = found.row_counts.get("raw_message_ids", 0)
-    shared = f" and their part in {len(found.shared)} with others" if found.shared else ""
-    own = counted(len(found.own), "conversation")
+    shared = (
+        f" and their part in {len(found.group_conversations)} with others"
+        if found.group_conversations
+        else ""
+    )
+    own = counted(len(found.direct_conversations), "conversation")
     return f"{own}{shared}, {counted(messages, 'message')} of {found.account} leave for good."
 
 

@@ -13,8 +13,9 @@ from convo_pipeline.lake.store import Store
 from convo_pipeline.orchestration.assets import Log
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.privacy.deletion import finish_open_requests
-from convo_pipeline.privacy.erase import remove_unsent, resume_erasures
+from convo_pipeline.privacy.forget import resume_erasures
 from convo_pipeline.privacy.retention import expire_by_clock
+from convo_pipeline.privacy.unsent import remove_unsent
 from convo_pipeline.upkeep.scrub import scrub
 
 UPKEEP_JOB = "upkeep_job"

@@ -1,158 +1,218 @@
-"""Answer Meta's data deletion callback: believe it, note it, forget the person wherever they are known, tell what came.
+"""Handle Meta's data deletion requests: verify, record, erase the person, report the status.
 
-A request is noted durably (`<state>/deletions/<code>.json`) before it is answered, and finished by whoever comes next:
-the same call, or the nightly upkeep. Until then the note holds the person's id, afterwards no id at all. The id that
-Meta sends is scoped to the app; an inbox knows people by ids scoped to the Page or Instagram account, so it is well
-possible that nobody is found: that is noted too, for a person to look into.
+A request is stored in `<state>/deletions/<code>.json` before it is answered. The same process or
+the nightly upkeep erases the person afterwards. The file holds the person's id only until then.
+
+A `signed_request` is `<signature>.<payload>`, each base64url. The signature is HMAC-SHA256 of the
+payload as sent, under the app's secret (Meta: Data Deletion Request Callback,
+https://developers.facebook.com/docs/development/create-an-app/app-dashboard/data-deletion-callback/).
+Its user id is scoped to the app. An inbox knows people by ids scoped to the Page or Instagram
+account, so a request can name an id that no account knows.
 """
 
+import base64
+import binascii
+import hashlib
+import hmac
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlencode
 
 from convo_pipeline.base.json_text import dump_json, load_json
 from convo_pipeline.base.secrets import read_secret
-from convo_pipeline.errors import SettingsError, StoreError
+from convo_pipeline.errors import PayloadError, SettingsError
 from convo_pipeline.lake.store import Store
 from convo_pipeline.lake.suppression import keyed_hash, make_key
-from convo_pipeline.privacy.erase import forget
-from convo_pipeline.privacy.signed_request import read_signed_request, read_user_id
+from convo_pipeline.privacy.erasure import apply_to_each
+from convo_pipeline.privacy.forget import forget
 from convo_pipeline.schema import TABLES
 from convo_pipeline.settings import Settings
 from convo_pipeline.storage.backend import write_file
 from convo_pipeline.storage.local import LocalFolder
 
-REQUESTS = "deletions"
+REQUESTS_FOLDER = "deletions"
 CODE_CHARACTERS = 24
-Outcome = Literal["open", "erased", "nobody"]
-TOLD = {
-    "open": "Your request has been received. The deletion is under way and is tried again every night until it is done.",
+ALGORITHM = "HMAC-SHA256"
+MOST_CHARACTERS = 8192
+"""Length of the longest signed request that is read."""
+_USER_ID = re.compile(r"[0-9]{1,32}")
+
+DeletionOutcome = Literal["open", "erased", "not_found"]
+STATUS_TEXTS: Mapping[DeletionOutcome, str] = {
+    "open": "Your request has been received. The deletion is under way and is tried again every"
+    " night until it is done.",
     "erased": "Your messages and everything stored about you have been deleted.",
-    "nobody": "Nothing is stored under the id that your request came with. The id that Meta sends with such a request can"
-    " differ from the one by which an inbox knows you: to have a conversation deleted, write to the business in"
-    " that conversation and ask for it.",
+    "not_found": "Nothing is stored under the id that your request came with. The id that Meta"
+    " sends with such a request can differ from the one by which an inbox knows you: to have a"
+    " conversation deleted, write to the business in that conversation and ask for it.",
 }
-"""What the person is told of each outcome."""
+"""What the person reads about each outcome."""
 
 
 @dataclass(frozen=True)
 class DeletionRequest:
-    """One request: its confirmation code, when it came, what became of it."""
+    """One request of a person, by its confirmation code."""
 
     code: str
     received_at: datetime
-    outcome: Outcome = "open"
+    outcome: DeletionOutcome = "open"
     finished_at: datetime | None = None
     accounts: tuple[str, ...] = ()
     """Accounts from which the person was erased."""
     person_id: str | None = None
-    """Only while it is open."""
+    """None once the request is finished."""
 
     def to_json(self) -> dict[str, object]:
-        ended = self.finished_at.isoformat() if self.finished_at else None
-        return asdict(self) | {"received_at": self.received_at.isoformat(), "finished_at": ended}
+        finished = self.finished_at.isoformat() if self.finished_at else None
+        times = {"received_at": self.received_at.isoformat(), "finished_at": finished}
+        return asdict(self) | times
 
     @classmethod
-    def from_json(cls, value: dict[str, object]) -> "DeletionRequest":
-        times = {name: datetime.fromisoformat(str(value[name])) if value[name] else None
-                 for name in ("received_at", "finished_at")}  # fmt: skip
-        return cls(**{**value, **times, "accounts": tuple(value["accounts"])})  # type: ignore[arg-type]
+    def from_json(cls, value: Any) -> "DeletionRequest":
+        finished = value["finished_at"]
+        return cls(
+            value["code"],
+            datetime.fromisoformat(value["received_at"]),
+            # Earlier versions wrote "nobody".
+            "not_found" if value["outcome"] == "nobody" else value["outcome"],
+            datetime.fromisoformat(finished) if finished else None,
+            tuple(value["accounts"]),
+            value["person_id"],
+        )
 
 
-def receive(
+def parse_signed_request(text: str, app_secret: str) -> dict[str, object]:
+    """Verify a signed request and return its payload.
+
+    A PayloadError says what is wrong with it. Its message contains nothing of the request.
+    """
+    signature, dot, payload = text.strip().partition(".")
+    if not dot or len(text) > MOST_CHARACTERS or not payload.isascii():
+        raise PayloadError("this is no signed request: <signature>.<payload>, both base64url")
+    expected = hmac.digest(app_secret.encode(), payload.encode(), hashlib.sha256)
+    if not hmac.compare_digest(expected, _decode_base64url(signature)):
+        raise PayloadError("the signed request is not signed with this app's secret")
+    try:
+        value = load_json(_decode_base64url(payload))
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise PayloadError("the signed request holds no JSON object")
+    if str(value.get("algorithm", "")).upper() != ALGORITHM:
+        raise PayloadError(f"the signed request names another algorithm than {ALGORITHM}")
+    return value
+
+
+def parse_user_id(payload: Mapping[str, object]) -> str:
+    """Return the user id: a text in Meta's examples, a number in some clients' tests.
+
+    >>> parse_user_id({"user_id": 218471}), parse_user_id({"user_id": "218471"})
+    ('218471', '218471')
+    """
+    value = payload.get("user_id")
+    text = str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
+    if not _USER_ID.fullmatch(text):
+        raise PayloadError("the signed request names no user_id")
+    return text
+
+
+def _decode_base64url(text: str) -> bytes:
+    unpadded = text.rstrip("=")
+    try:
+        return base64.b64decode(
+            unpadded + "=" * (-len(unpadded) % 4), altchars=b"-_", validate=True
+        )
+    except (binascii.Error, ValueError):
+        raise PayloadError("the signed request is not base64url") from None
+
+
+def receive_request(
     settings: Settings, store: Store, text: str, environ: Mapping[str, str], now: datetime
 ) -> DeletionRequest:
-    """Believe a signed request and note it; the very same request comes back as it is. Nothing is erased yet."""
-    payload = read_signed_request(text, read_app_secret(settings, environ))
-    person_id = read_user_id(payload)
-    code = keyed_hash(make_key(store.state_path), f"deletion:{text.strip().partition('.')[2]}")[
-        :CODE_CHARACTERS
-    ]
-    held = read_request(store, code)
-    if held:
-        return held
-    request = DeletionRequest(code, now, person_id=person_id)
-    _save(store, request)
+    """Verify and store a signed request; the same text returns the same request. Erases nothing."""
+    person_id = parse_user_id(parse_signed_request(text, read_app_secret(settings, environ)))
+    payload = text.strip().partition(".")[2]
+    code = keyed_hash(make_key(store.state_path), f"deletion:{payload}")[:CODE_CHARACTERS]
+    request = read_request(store, code)
+    if request is None:
+        request = DeletionRequest(code, now, person_id=person_id)
+        _save_request(store, request)
     return request
 
 
-def finish(
+def finish_request(
     settings: Settings, store: Store, request: DeletionRequest, now: datetime
 ) -> DeletionRequest:
-    """Forget the person in every account that knows them; a StoreError leaves the request open for the next time."""
-    if request.person_id is None:
+    """Erase the person from every account; after a StoreError the request stays open."""
+    person_id = request.person_id
+    if person_id is None:
         return request
-    accounts, errors = list(request.accounts), []
-    for account in sorted(_accounts(store) - set(accounts)):
-        try:
-            if forget(settings, store, account, request.person_id, now):
-                accounts.append(account)
-        except StoreError as error:
-            errors.append(error)
-    request = replace(request, accounts=tuple(sorted(accounts)))
+
+    def erase_from(account: str) -> str | None:
+        return account if forget(settings, store, account, person_id, now) else None
+
+    # An account whose first run was killed is known to the state only.
+    known = {account for table in TABLES for account in store.accounts(table)}
+    known |= {identity.account for identity in store.state.identities()}
+    results, errors = apply_to_each(erase_from, sorted(known.difference(request.accounts)))
+    accounts = sorted({*request.accounts, *filter(None, results)})
+    request = replace(request, accounts=tuple(accounts))
     if not errors:
-        request = replace(
-            request, outcome="erased" if accounts else "nobody", finished_at=now, person_id=None
-        )
-    _save(store, request)
+        outcome: DeletionOutcome = "erased" if accounts else "not_found"
+        request = replace(request, outcome=outcome, finished_at=now, person_id=None)
+    _save_request(store, request)
     if errors:
         raise errors[0]
     return request
-
-
-def _accounts(store: Store) -> set[str]:
-    """Return every account of the lake; one whose first run was killed is in the state alone."""
-    stored = {name for table in TABLES for name in store.accounts(table)}
-    return stored | {identity.account for identity in store.state.identities()}
 
 
 def finish_open_requests(settings: Settings, store: Store, now: datetime) -> list[DeletionRequest]:
-    """Finish every request that is still open; what keeps one from it is raised when the others are done."""
-    done, errors = [], []
-    for request in read_requests(store):
-        if request.outcome == "open":
-            try:
-                done.append(finish(settings, store, request, now))
-            except StoreError as error:
-                errors.append(error)
+    """Finish every open request; raise the first StoreError after trying all."""
+    requests = [request for request in read_requests(store) if request.outcome == "open"]
+    finished, errors = apply_to_each(
+        lambda request: finish_request(settings, store, request, now), requests
+    )
     if errors:
         raise errors[0]
-    return done
+    return finished
 
 
 def callback_response(settings: Settings, request: DeletionRequest) -> bytes:
-    """Return what Meta wants to hear, as JSON: where the person can look, and the code."""
+    """Return the JSON that Meta expects: the address of the status page and the code."""
     url = f"{read_status_url(settings)}?{urlencode({'code': request.code})}"
     return dump_json({"url": url, "confirmation_code": request.code})
 
 
-def describe(request: DeletionRequest) -> str:
-    """Return what a person may read of it."""
-    ended = f" Done on {request.finished_at:%Y-%m-%d}." if request.finished_at else ""
-    return f"Request {request.code}, received on {request.received_at:%Y-%m-%d}. {TOLD[request.outcome]}{ended}\n"
+def describe_request(request: DeletionRequest) -> str:
+    """Return the status text for the person."""
+    finished = f" Done on {request.finished_at:%Y-%m-%d}." if request.finished_at else ""
+    return (
+        f"Request {request.code}, received on {request.received_at:%Y-%m-%d}."
+        f" {STATUS_TEXTS[request.outcome]}{finished}\n"
+    )
 
 
 def read_requests(store: Store) -> list[DeletionRequest]:
     """Return every request, oldest first."""
-    names = LocalFolder(store.state_path).list_names((REQUESTS,))
-    found = [
-        read_request(store, name.removesuffix(".json")) for name in names if name.endswith(".json")
-    ]
-    return sorted(filter(None, found), key=lambda request: (request.received_at, request.code))
+    names = LocalFolder(store.state_path).list_names((REQUESTS_FOLDER,))
+    codes = [name.removesuffix(".json") for name in names if name.endswith(".json")]
+    requests = [request for code in codes if (request := read_request(store, code))]
+    return sorted(requests, key=lambda request: (request.received_at, request.code))
 
 
 def read_request(store: Store, code: str) -> DeletionRequest | None:
-    """Return the request with this code, None where there is none."""
+    """Return the request with this code, or None."""
     if not (code.isascii() and code.isalnum()):
         return None
-    content = LocalFolder(store.state_path).read_bytes((REQUESTS, f"{code}.json"))
-    return DeletionRequest.from_json(load_json(content)) if content else None  # type: ignore[arg-type]
+    content = LocalFolder(store.state_path).read_bytes((REQUESTS_FOLDER, f"{code}.json"))
+    return DeletionRequest.from_json(load_json(content)) if content else None
 
 
 def read_app_secret(settings: Settings, environ: Mapping[str, str]) -> str:
-    """Return the secret of the app that Meta calls for; a SettingsError names what is missing."""
+    """Return the app's secret; a SettingsError names what is missing."""
     variable = settings.deletion.app_secret_env
     if variable is None:
         raise SettingsError(
@@ -162,17 +222,15 @@ def read_app_secret(settings: Settings, environ: Mapping[str, str]) -> str:
 
 
 def read_status_url(settings: Settings) -> str:
-    """Return where people see what became of their request."""
+    """Return the address of the status page; a SettingsError if it is missing."""
     if settings.deletion.status_url is None:
         raise SettingsError(
-            "deletion.status_url: name the https address at which people see what became of their request"
+            "deletion.status_url: name the https address of the page that shows people the status"
+            " of their request"
         )
     return settings.deletion.status_url
 
 
-def _save(store: Store, request: DeletionRequest) -> None:
-    write_file(
-        LocalFolder(store.state_path),
-        (REQUESTS, f"{request.code}.json"),
-        dump_json(request.to_json()),
-    )
+def _save_request(store: Store, request: DeletionRequest) -> None:
+    parts = (REQUESTS_FOLDER, f"{request.code}.json")
+    write_file(LocalFolder(store.state_path), parts, dump_json(request.to_json()))

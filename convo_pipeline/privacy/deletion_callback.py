@@ -1,7 +1,8 @@
-"""The data deletion callback as a WSGI application, for mounting behind the operator's own TLS.
+"""Meta's data deletion callback as a WSGI application; the operator's own server adds TLS.
 
-POST takes Meta's `signed_request`, GET with `?code=` tells a person what became of theirs. It is answered as soon as the
-request is noted; the forgetting follows when the answer was sent. It logs nothing: what comes in names a person.
+POST takes Meta's `signed_request`. GET with `?code=` returns the status of a request as text. A
+POST is answered as soon as the request is stored, and the person is erased after that. The
+application logs nothing, because its input names a person.
 """
 
 import os
@@ -19,115 +20,120 @@ from convo_pipeline.lake.store import Store
 from convo_pipeline.privacy.deletion import (
     DeletionRequest,
     callback_response,
-    describe,
-    finish,
+    describe_request,
+    finish_request,
     read_app_secret,
     read_request,
     read_status_url,
-    receive,
+    receive_request,
 )
 from convo_pipeline.settings import Settings, read_settings
 
 HOST = "127.0.0.1"
 MOST_BYTES = 64 * 1024
+"""Size of the largest form that is read."""
 JSON, TEXT = "application/json", "text/plain; charset=utf-8"
-Answer = tuple[str, str, bytes]
+WsgiResponse = tuple[str, str, bytes]
 """Status line, content type and body."""
 
 
 def deletion_callback(config: str | None = None) -> WSGIApplication:
-    """Return the application for a configuration; a SettingsError says what it lacks."""
+    """Return the application for a configuration file; a SettingsError says what is missing."""
     return make_application(read_settings(config), os.environ)
 
 
 def make_application(
     settings: Settings, environ: Mapping[str, str], clock: Clock = SYSTEM_CLOCK
 ) -> WSGIApplication:
-    """Return the application; secrets stay in the environment."""
+    """Return the application; it reads the app's secret from `environ` for each request."""
     read_app_secret(settings, environ)
     read_status_url(settings)
     callback = _Callback(settings, environ, clock)
 
-    def application(request: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        (status, kind, body), noted = callback.answer(request)
-        headers = [("Content-Type", kind), ("Content-Length", str(len(body))), ("Cache-Control", "no-store"),
-                   ("X-Content-Type-Options", "nosniff")]  # fmt: skip
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        (status, content_type, body), request = callback.respond(environ)
+        headers = [
+            ("Content-Type", content_type),
+            ("Content-Length", str(len(body))),
+            ("Cache-Control", "no-store"),
+            ("X-Content-Type-Options", "nosniff"),
+        ]
         start_response(status, headers)
-        return _Body(body, (lambda: callback.finish(noted)) if noted else None)
+        return _Body(body, (lambda: callback.finish(request)) if request else None)
 
     return application
 
 
 class _Body:
-    """A body, and what is done once it was sent: servers call `close` then (PEP 3333)."""
+    """A response body with an action after it was sent: servers then call `close` (PEP 3333)."""
 
-    def __init__(self, content: bytes, then: Callable[[], None] | None) -> None:
-        self._content, self._then = content, then
+    def __init__(self, content: bytes, after_sending: Callable[[], None] | None) -> None:
+        self._content, self._after_sending = content, after_sending
 
     def __iter__(self) -> Iterator[bytes]:
         yield self._content
 
     def close(self) -> None:
-        then, self._then = self._then, None
-        if then:
-            then()
+        action, self._after_sending = self._after_sending, None
+        if action:
+            action()
 
 
 class _Callback:
-    """What is answered; the lake is opened for each request, since each may be a thread's of its own."""
+    """Responses to requests; opens the lake for each one, because each can be in its own thread."""
 
     def __init__(self, settings: Settings, environ: Mapping[str, str], clock: Clock) -> None:
         self._settings, self._environ, self._clock = settings, environ, clock
 
-    def answer(self, request: WSGIEnvironment) -> tuple[Answer, DeletionRequest | None]:
-        """Return the answer, and the request that is to be finished."""
+    def respond(self, environ: WSGIEnvironment) -> tuple[WsgiResponse, DeletionRequest | None]:
+        """Return the response, and the request to finish after it."""
+        method = environ["REQUEST_METHOD"]
         try:
-            if request["REQUEST_METHOD"] == "POST":
-                return self._receive(_read_form(request).get("signed_request", [""])[0])
-            if request["REQUEST_METHOD"] in ("GET", "HEAD"):
-                code = parse_qs(request.get("QUERY_STRING", "")).get("code", [""])[0]
-                return self._tell(code, is_head=request["REQUEST_METHOD"] == "HEAD"), None
+            if method == "POST":
+                return self._receive(_read_form(environ).get("signed_request", [""])[0])
+            if method in ("GET", "HEAD"):
+                code = parse_qs(environ.get("QUERY_STRING", "")).get("code", [""])[0]
+                return self._show_status(code, is_head=method == "HEAD"), None
         except PayloadError as error:
-            return ("400 Bad Request", JSON, dump_json({"error": str(error)})), None
+            return _error_response("400 Bad Request", str(error)), None
         except ConvoError:
-            return (
-                "503 Service Unavailable",
-                JSON,
-                dump_json({"error": "this cannot be noted now; send it again"}),
-            ), None
-        return (
-            "405 Method Not Allowed",
-            JSON,
-            dump_json({"error": "POST a signed_request, or GET with a code"}),
-        ), None
+            text = "this cannot be stored now; send it again"
+            return _error_response("503 Service Unavailable", text), None
+        text = "POST a signed_request, or GET with a code"
+        return _error_response("405 Method Not Allowed", text), None
 
-    def finish(self, noted: DeletionRequest) -> None:
-        """Forget the person; what cannot be done now is done by the nightly upkeep."""
-        with suppress(ConvoError), self._open() as store:
-            finish(self._settings, store, noted, self._clock.now())
+    def finish(self, request: DeletionRequest) -> None:
+        """Erase the person; the nightly upkeep does what is not possible now."""
+        with suppress(ConvoError), self._open_store() as store:
+            finish_request(self._settings, store, request, self._clock.now())
 
-    def _receive(self, text: str) -> tuple[Answer, DeletionRequest]:
-        with self._open() as store:
-            noted = receive(self._settings, store, text, self._environ, self._clock.now())
-        return ("200 OK", JSON, callback_response(self._settings, noted)), noted
+    def _receive(self, text: str) -> tuple[WsgiResponse, DeletionRequest]:
+        with self._open_store() as store:
+            request = receive_request(self._settings, store, text, self._environ, self._clock.now())
+        return ("200 OK", JSON, callback_response(self._settings, request)), request
 
-    def _tell(self, code: str, *, is_head: bool) -> Answer:
-        with self._open() as store:
-            found = read_request(store, code)
-        text = describe(found) if found else "There is no request with this code.\n"
-        return ("200 OK" if found else "404 Not Found", TEXT, b"" if is_head else text.encode())
+    def _show_status(self, code: str, *, is_head: bool) -> WsgiResponse:
+        with self._open_store() as store:
+            request = read_request(store, code)
+        status = "200 OK" if request else "404 Not Found"
+        text = describe_request(request) if request else "There is no request with this code.\n"
+        return status, TEXT, b"" if is_head else text.encode()
 
     @contextmanager
-    def _open(self) -> Iterator[Store]:
+    def _open_store(self) -> Iterator[Store]:
         with closing(Store(self._settings.store, self._clock)) as store:
             yield store
 
 
-def _read_form(request: WSGIEnvironment) -> dict[str, list[str]]:
-    length = request.get("CONTENT_LENGTH") or "0"
+def _error_response(status: str, text: str) -> WsgiResponse:
+    return status, JSON, dump_json({"error": text})
+
+
+def _read_form(environ: WSGIEnvironment) -> dict[str, list[str]]:
+    length = environ.get("CONTENT_LENGTH") or "0"
     if not length.isdecimal() or int(length) > MOST_BYTES:
         raise PayloadError("this is no form of a deletion request")
-    body: bytes = request["wsgi.input"].read(int(length))
+    body: bytes = environ["wsgi.input"].read(int(length))
     try:
         return parse_qs(body.decode("ascii"))
     except ValueError:
@@ -135,7 +141,7 @@ def _read_form(request: WSGIEnvironment) -> dict[str, list[str]]:
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """A server that goes on answering while somebody is being forgotten."""
+    """A server with a thread per request, so that an erasure does not block the next request."""
 
     daemon_threads = False
 
@@ -144,9 +150,9 @@ class _SilentHandler(WSGIRequestHandler):
     timeout = 30
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing: a request's line and errors may name a person's request."""
+        """Log nothing: the request line and errors can name a person's request."""
 
 
 def make_callback_server(application: WSGIApplication, port: int) -> WSGIServer:
-    """Return a server on the loopback address alone; port 0 is a free one."""
+    """Return a server that listens on 127.0.0.1 only; port 0 takes a free port."""
     return make_server(HOST, port, application, server_class=_Server, handler_class=_SilentHandler)

@@ -1,99 +1,149 @@
-"""What was unsent leaves, as `[retention] on_deleted` says: its content (`redact`), its rows (`drop`) or nothing (`keep`).
+"""Apply `[retention] on_deleted` to unsent messages: remove the content, the row, or nothing.
 
-Which messages those are says `raw_message_ids.deleted_at`, which `extract.absence` decided; here nothing is inferred.
-A redacted message keeps its id, its time and who wrote to whom. The raw rows are changed here; the derived tables
-are made again by the caller, then what is left elsewhere is erased. Cut off half-way, the days stand in
-`<state>/deleted/` and are done again.
+`raw_message_ids.deleted_at` names the unsent messages; `extract.absence` decides them. A redacted
+message keeps its id, its time, its sender and its recipients. An interrupted removal leaves its
+days in `<state>/deleted/`, and the next call finishes it.
 """
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import date
-from functools import partial
+from datetime import UTC, date, datetime
 from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from convo_pipeline.base.json_text import dump_json, load_json
-from convo_pipeline.errors import CorruptError
+from convo_pipeline.derive.rederive import derive_stale_days
+from convo_pipeline.errors import CorruptError, StoreError
 from convo_pipeline.lake.columns import read_columns
 from convo_pipeline.lake.store import Store
-from convo_pipeline.privacy.remains import erase_copies
-from convo_pipeline.schema import RAW_MESSAGE_DETAILS, RAW_MESSAGE_IDS, RAW_REJECTS, RUNS
+from convo_pipeline.privacy.erasure import (
+    apply_to_each,
+    delete_copies,
+    load_leftover_spools,
+    lock_for_erasure,
+)
+from convo_pipeline.schema import RAW_MESSAGE_DETAILS, RAW_MESSAGE_IDS, RAW_REJECTS, RUNS, Table
+from convo_pipeline.settings import Settings
 from convo_pipeline.storage.backend import remove_file, write_file
 from convo_pipeline.storage.local import LocalFolder
 from convo_pipeline.tables.merge import Key, redact
 from convo_pipeline.tables.people import IdMatcher
 
 Policy = Literal["redact", "keep", "drop"]
-PENDING = "deleted"
+PENDING_FOLDER = "deleted"
 TASK = "unsent"
-"""The state's name for having looked, with the policy after it."""
-EVIDENCE = (*RAW_MESSAGE_IDS.key, "deleted_at", "returned_at")
+"""Name of the search in `days_done` of the state, followed by the policy."""
 
 
 @dataclass(frozen=True)
 class UnsentMessages:
-    """A day's messages that were unsent and are still to leave; when each was found deleted, in µs since 1970."""
+    """The unsent messages of one day that still have to be removed."""
 
     account: str
     date: date
     messages: Mapping[Key, int]
+    """When each message was found deleted, in µs since 1970."""
+
+
+def find_all_unsent(settings: Settings, store: Store) -> list[UnsentMessages]:
+    """Return the unsent messages of every account that still have to be removed."""
+    return [
+        unsent
+        for account in store.accounts(RAW_MESSAGE_IDS.name)
+        for unsent in find_unsent(store, account, settings.retention.on_deleted)
+    ]
+
+
+def remove_unsent(settings: Settings, store: Store, now: datetime) -> list[UnsentMessages]:
+    """Remove the unsent messages of every account; return what was removed.
+
+    A StoreError of one account, such as a BusyError, is raised after all accounts were tried.
+    """
+    pending = LocalFolder(store.state_path).list_names((PENDING_FOLDER,))
+    accounts = {name.removesuffix(".json") for name in pending}
+    results, errors = apply_to_each(
+        lambda account: _remove_unsent(settings, store, account, now),
+        sorted(accounts.union(store.accounts(RAW_MESSAGE_IDS.name))),
+    )
+    if errors:
+        raise errors[0]
+    return [unsent for removed in results for unsent in removed]
+
+
+def _remove_unsent(
+    settings: Settings, store: Store, account: str, now: datetime
+) -> list[UnsentMessages]:
+    policy = settings.retention.on_deleted
+    if not find_unsent(store, account, policy) and not read_pending_days(store, account):
+        return []
+    store.preflight()
+    with lock_for_erasure(store, account):
+        load_leftover_spools(settings, store, account)
+        found = find_unsent(store, account, policy)
+        _check_count(account, found, settings.retention.most_unsent_at_once)
+        remove_content(store, account, found, policy)
+    derive_stale_days(store, account, settings.metrics.session_gap_hours)
+    with lock_for_erasure(store, account):
+        _finish_removal(store, account, now.astimezone(UTC).date())
+    return found
+
+
+def _check_count(account: str, found: Iterable[UnsentMessages], most: int) -> None:
+    """Raise a StoreError if unusually many messages were unsent: removed content is lost."""
+    count = sum(len(unsent.messages) for unsent in found)
+    if count > most:
+        raise StoreError(
+            f"{count} messages of {account} would leave as unsent at once, and [retention]"
+            f" most_unsent_at_once is {most}: an API that hides messages looks the same. Look at"
+            " the rows of `messages` that have a deleted_at; if customers took them back, set it"
+            " higher"
+        )
 
 
 def find_unsent(store: Store, account: str, policy: Policy) -> list[UnsentMessages]:
-    """Return what is to leave, oldest first; a damaged day waits until it is made again.
+    """Return the account's unsent messages that still have to be removed, oldest day first.
 
-    Days are read whose files are others than when nothing was found there: a night reads what the day changed.
+    Reads only days whose files changed since nothing was found there. Skips a damaged day.
     """
     if policy == "keep":
         return []
-    task, found, looked = f"{TASK} {policy}", [], {}
-    known = store.state.days_done(task, account)
+    task, found, empty_days = f"{TASK} {policy}", [], {}
+    checked_days = store.state.days_done(task, account)
     for day in store.days(RAW_MESSAGE_IDS.name, account):
         with suppress(CorruptError):
-            digest = _digest(store, account, day)
-            if known.get(day) == digest:
+            records = [
+                store.partitions.record(table, account, day)
+                for table in (RAW_MESSAGE_IDS, RAW_MESSAGE_DETAILS)
+            ]
+            digest = ":".join(record.sha256 if record else "" for record in records)
+            if checked_days.get(day) == digest:
                 continue
             messages = _find_day(store, account, day, policy)
             if messages:
                 found.append(UnsentMessages(account, day, messages))
             else:
-                looked[day] = digest
-    store.state.save_days_done(task, account, looked)
+                empty_days[day] = digest
+    store.state.save_days_done(task, account, empty_days)
     return found
 
 
-def _digest(store: Store, account: str, day: date) -> str:
-    """Return which files a day's unsent messages are found in."""
-    records = [
-        store.partitions.record(table, account, day)
-        for table in (RAW_MESSAGE_IDS, RAW_MESSAGE_DETAILS)
-    ]
-    return ":".join(record.sha256 if record else "" for record in records)
-
-
 def _find_day(store: Store, account: str, day: date, policy: Policy) -> dict[Key, int]:
-    rows = read_columns(store, RAW_MESSAGE_IDS, account, day, EVIDENCE)
+    names = (*RAW_MESSAGE_IDS.key, "deleted_at", "returned_at")
+    rows = read_columns(store, RAW_MESSAGE_IDS, account, day, names)
     rows = rows.filter(pc.and_(pc.is_valid(rows["deleted_at"]), pc.is_null(rows["returned_at"])))
     if not rows.num_rows:
         return {}
-    times = rows["deleted_at"].cast(pa.int64()).to_pylist()
-    found = dict(zip(_keys(rows), times, strict=True))
+    unsent = dict(zip(_keys(rows), rows["deleted_at"].cast(pa.int64()).to_pylist(), strict=True))
     if policy == "drop":
-        return found
+        return unsent
     names = (*RAW_MESSAGE_IDS.key, "payload", "redacted_at")
     details = read_columns(store, RAW_MESSAGE_DETAILS, account, day, names)
-    held = set(
-        _keys(
-            details.filter(
-                pc.and_(pc.is_valid(details["payload"]), pc.is_null(details["redacted_at"]))
-            )
-        )
-    )
-    return {key: time for key, time in found.items() if key in held}
+    has_content = pc.and_(pc.is_valid(details["payload"]), pc.is_null(details["redacted_at"]))
+    with_content = set(_keys(details.filter(has_content)))
+    return {key: deleted_us for key, deleted_us in unsent.items() if key in with_content}
 
 
 def _keys(rows: pa.Table) -> list[Key]:
@@ -103,60 +153,59 @@ def _keys(rows: pa.Table) -> list[Key]:
 def remove_content(
     store: Store, account: str, found: Iterable[UnsentMessages], policy: Policy
 ) -> None:
-    """Take it out of the raw tables, what tells that it is to leave last; the caller holds `lock_for_erasure`."""
+    """Remove the messages from the raw tables; the caller holds `lock_for_erasure`.
+
+    `raw_message_ids` changes last, because its `deleted_at` says that a message has to leave.
+    """
     found = list(found)
-    save_pending(store, account, {*read_pending(store, account), *(each.date for each in found)})
-    mentions = IdMatcher(message_id for each in found for _, message_id in each.messages)
+    days = {unsent.date for unsent in found}
+    save_pending_days(store, account, read_pending_days(store, account) | days)
+    matcher = IdMatcher(message_id for unsent in found for _, message_id in unsent.messages)
+
+    def without_rejects(rows: pa.Table) -> pa.Table:
+        return _keep_rows(rows, [not matcher.matches(text) for text in rows["payload"].to_pylist()])
+
     for day in store.days(RAW_REJECTS.name, account) if found else ():
-        store.shrink(RAW_REJECTS.name, account, day, lambda rows: _without_mentions(rows, mentions))
-    tables = (
-        (RAW_MESSAGE_DETAILS,) if policy == "redact" else (RAW_MESSAGE_DETAILS, RAW_MESSAGE_IDS)
-    )
-    change = redact if policy == "redact" else _without
-    for each in found:
-        for table in tables:
-            store.shrink(table.name, account, each.date, partial(change, deleted=each.messages))
+        store.shrink(RAW_REJECTS.name, account, day, without_rejects)
+    for unsent in found:
+
+        def change(rows: pa.Table, messages: Mapping[Key, int] = unsent.messages) -> pa.Table:
+            if policy == "redact":
+                return redact(rows, messages)
+            return _keep_rows(rows, [key not in messages for key in _keys(rows)])
+
+        store.shrink(RAW_MESSAGE_DETAILS.name, account, unsent.date, change)
+        if policy == "drop":
+            store.shrink(RAW_MESSAGE_IDS.name, account, unsent.date, change)
 
 
-def _without(rows: pa.Table, deleted: Mapping[Key, int]) -> pa.Table:
-    is_kept = [key not in deleted for key in _keys(rows)]
+def _keep_rows(rows: pa.Table, is_kept: list[bool]) -> pa.Table:
+    """Return the rows to keep; the same table object if all are kept."""
     return rows if all(is_kept) else rows.filter(pa.array(is_kept))
 
 
-def _without_mentions(rows: pa.Table, mentions: IdMatcher) -> pa.Table:
-    is_kept = [not mentions.matches(text) for text in rows["payload"].to_pylist()]
-    return rows if all(is_kept) else rows.filter(pa.array(is_kept))
+def _finish_removal(store: Store, account: str, today: date) -> None:
+    """Delete copies outside the partitions; the derived tables were rebuilt before."""
+    days = read_pending_days(store, account)
+
+    def may_hold_erased(table: Table, day: date) -> bool:
+        return table is RAW_REJECTS or (table is not RUNS and day in days)
+
+    delete_copies(store, account, today, may_hold_erased)
+    remove_file(LocalFolder(store.state_path), _pending_parts(account))
 
 
-def finish(store: Store, account: str, today: date) -> None:
-    """Erase what is left of it outside the partitions; the derived tables have been made again."""
-    days = read_pending(store, account)
-    erase_copies(
-        store,
-        account,
-        today,
-        lambda table, day: table is RAW_REJECTS or (table is not RUNS and day in days),
-    )
-    remove_file(LocalFolder(store.state_path), _pending(account))
-
-
-def read_pending(store: Store, account: str) -> set[date]:
-    """Return the days that were begun and not finished."""
-    content = LocalFolder(store.state_path).read_bytes(_pending(account))
+def read_pending_days(store: Store, account: str) -> set[date]:
+    """Return the days of an interrupted removal."""
+    content = LocalFolder(store.state_path).read_bytes(_pending_parts(account))
     return {date.fromisoformat(day) for day in load_json(content)} if content else set()  # type: ignore[attr-defined]
 
 
-def pending_accounts(store: Store) -> set[str]:
-    """Return the accounts in which a removal was cut off."""
-    return {
-        name.removesuffix(".json") for name in LocalFolder(store.state_path).list_names((PENDING,))
-    }
+def save_pending_days(store: Store, account: str, days: Iterable[date]) -> None:
+    """Save the days before a removal changes them."""
+    content = dump_json(sorted(map(str, days)))
+    write_file(LocalFolder(store.state_path), _pending_parts(account), content)
 
 
-def save_pending(store: Store, account: str, days: Iterable[date]) -> None:
-    """Note the days that are about to change."""
-    write_file(LocalFolder(store.state_path), _pending(account), dump_json(sorted(map(str, days))))
-
-
-def _pending(account: str) -> tuple[str, str]:
-    return PENDING, f"{account}.json"
+def _pending_parts(account: str) -> tuple[str, str]:
+    return PENDING_FOLDER, f"{account}.json"

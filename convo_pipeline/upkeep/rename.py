@@ -10,7 +10,8 @@ from convo_pipeline.lake import ledger
 from convo_pipeline.lake.compact import drop_outdated
 from convo_pipeline.lake.store import RENAMES, Store
 from convo_pipeline.lake.suppression import RECEIPTS, rename_receipts
-from convo_pipeline.privacy import forget, unsent
+from convo_pipeline.privacy import unsent
+from convo_pipeline.privacy.erasure_plan import read_pending_plans
 from convo_pipeline.schema import TABLES
 from convo_pipeline.storage.backend import remove_file, write_file
 from convo_pipeline.storage.layout import check_account, file_parts, table_of
@@ -57,8 +58,8 @@ def _check(store: Store, old: str, new: str, is_resumed: bool) -> list[str]:
         return []  # all but the last steps were done
     if not tables and not is_old_known:
         raise StoreError(f'there is no account "{old}" to rename')
-    if unsent.read_pending(store, old) or any(
-        each.account == old for each in forget.read_pending(store)
+    if unsent.read_pending_days(store, old) or any(
+        each.account == old for each in read_pending_plans(store)
     ):
         raise StoreError(
             f'an erasure in "{old}" was cut off, and it knows this name alone: finish it first, by the same'

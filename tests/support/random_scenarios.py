@@ -19,7 +19,8 @@ from convo_pipeline.emulator.world import Conversation, TrueMessage
 from convo_pipeline.errors import StoreError
 from convo_pipeline.extract.run import AccountReport, find
 from convo_pipeline.lake.compact import compact
-from convo_pipeline.privacy.erase import forget, remove_unsent
+from convo_pipeline.privacy.forget import forget
+from convo_pipeline.privacy.unsent import remove_unsent
 from convo_pipeline.upkeep.rebuild import rebuild_state
 from convo_pipeline.upkeep.rename import rename_account
 from tests.support.inboxes import TOKEN_VARIABLE

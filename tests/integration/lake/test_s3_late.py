@@ -12,7 +12,9 @@ from convo_pipeline.errors import CorruptError, StoreError
 from convo_pipeline.lake.compact import compact
 from convo_pipeline.lake.store import Store
 from convo_pipeline.lake.suppression import read_suppression
-from convo_pipeline.privacy.forget import erase, lock_for_erasure, plan_erasure
+from convo_pipeline.privacy.erasure import lock_for_erasure
+from convo_pipeline.privacy.erasure_plan import plan_erasure
+from convo_pipeline.privacy.forget import erase
 from convo_pipeline.schema import RAW_CONVERSATIONS, RAW_MESSAGE_DETAILS, RAW_MESSAGE_IDS
 from convo_pipeline.settings import Settings, StoreSettings
 from convo_pipeline.upkeep.rebuild import rebuild_state

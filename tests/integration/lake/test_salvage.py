@@ -19,7 +19,7 @@ from convo_pipeline.extract.spool import Spool
 from convo_pipeline.lake.compact import compact
 from convo_pipeline.lake.salvage import damaged_days, salvage_day
 from convo_pipeline.lake.store import Store
-from convo_pipeline.privacy.erase import forget
+from convo_pipeline.privacy.forget import forget
 from convo_pipeline.privacy.retention import expire
 from convo_pipeline.schema import NORMALISED, RAW, RAW_REJECTS, TABLES, VERSION_KEY
 from convo_pipeline.settings import StoreSettings

@@ -18,7 +18,7 @@ from convo_pipeline.derive.account_days import derive_account_days
 from convo_pipeline.derive.day import derive_day, stale_days
 from convo_pipeline.errors import SchemaError
 from convo_pipeline.lake.store import Store
-from convo_pipeline.privacy.forget import lock_for_erasure
+from convo_pipeline.privacy.erasure import lock_for_erasure
 from convo_pipeline.privacy.unsent import find_unsent, remove_content
 from convo_pipeline.query.connection import connect
 from convo_pipeline.schema import (

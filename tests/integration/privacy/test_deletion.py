@@ -27,14 +27,15 @@ from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.upkeep import run_upkeep
 from convo_pipeline.privacy.deletion import (
     DeletionRequest,
-    finish,
     finish_open_requests,
+    finish_request,
+    parse_signed_request,
+    parse_user_id,
     read_request,
     read_requests,
-    receive,
+    receive_request,
 )
 from convo_pipeline.privacy.deletion_callback import make_application, make_callback_server
-from convo_pipeline.privacy.signed_request import read_signed_request, read_user_id
 from convo_pipeline.settings import DeletionSettings, parse_settings
 from convo_pipeline.state.identity import AccountIdentity
 from tests.support.byte_grep import find_texts
@@ -63,9 +64,9 @@ def request_for(person_id: object, **more: object) -> str:
 
 
 def test_the_published_example_is_believed() -> None:
-    assert read_signed_request(PUBLISHED, "secret") == {"algorithm": "HMAC-SHA256", "0": "payload"}
+    assert parse_signed_request(PUBLISHED, "secret") == {"algorithm": "HMAC-SHA256", "0": "payload"}
     assert (
-        read_signed_request(f" {PUBLISHED}=\n".replace(".", "=.").replace("=\n", "\n"), "secret")[
+        parse_signed_request(f" {PUBLISHED}=\n".replace(".", "=.").replace("=\n", "\n"), "secret")[
             "0"
         ]
         == "payload"
@@ -74,7 +75,7 @@ def test_the_published_example_is_believed() -> None:
 
 @pytest.mark.parametrize("person_id", [ADA, int(ADA)])
 def test_the_person_is_named_by_text_or_number(person_id: object) -> None:
-    assert read_user_id(read_signed_request(request_for(person_id), SECRET)) == ADA
+    assert parse_user_id(parse_signed_request(request_for(person_id), SECRET)) == ADA
 
 
 @pytest.mark.parametrize(
@@ -103,7 +104,7 @@ def test_the_person_is_named_by_text_or_number(person_id: object) -> None:
 )
 def test_what_meta_did_not_sign_is_not_believed(text: str, message: str) -> None:
     with pytest.raises(PayloadError, match=message) as caught:
-        read_user_id(read_signed_request(text, SECRET))
+        parse_user_id(parse_signed_request(text, SECRET))
     assert ADA not in str(caught.value)
 
 
@@ -145,7 +146,7 @@ def test_a_person_whom_only_a_killed_first_run_met_is_forgotten_too(tmp_path: Pa
         spool.append({"kind": "listing", "at_us": int(NOW.timestamp()) * 1_000_000, "folder": "", "fields": ["message"],
                       "conversation_fields": ["participants"], "conversations": [chat], "states": []})  # fmt: skip
         request = DeletionRequest("code", NOW, person_id=ADA)
-        assert finish(inboxes.settings, inboxes.store, request, NOW).accounts == ("insta",)
+        assert finish_request(inboxes.settings, inboxes.store, request, NOW).accounts == ("insta",)
         assert find_texts(tmp_path, [ADA, SAID]) == []
 
 
@@ -225,7 +226,14 @@ def test_nobody_found_is_answered_all_the_same_and_noted_without_the_id(inboxes:
     assert (status, "Nothing is stored under the id" in told) == (200, True)
     assert (inboxes.files(), find_texts(inboxes.store.root, [NOBODY])) == (before, [])
     [request] = read_requests(inboxes.store)
-    assert request == DeletionRequest(code, NOW, "nobody", NOW, (), None)
+    assert request == DeletionRequest(code, NOW, "not_found", NOW, (), None)
+
+
+def test_a_request_that_an_earlier_version_finished_is_read() -> None:
+    """Earlier versions wrote the outcome "nobody"."""
+    request = DeletionRequest("code", NOW, "not_found", NOW)
+    saved = request.to_json() | {"outcome": "nobody"}
+    assert DeletionRequest.from_json(saved) == request
 
 
 def test_what_is_not_believed_changes_nothing_and_is_refused_without_words_from_it(
@@ -273,7 +281,7 @@ def test_an_account_at_work_is_finished_by_the_nightly_upkeep(inboxes: Inboxes) 
 
 
 def test_a_request_that_was_noted_before_a_kill_is_finished_later(inboxes: Inboxes) -> None:
-    receive(inboxes.settings, inboxes.store, request_for(ADA), inboxes.environ, NOW)
+    receive_request(inboxes.settings, inboxes.store, request_for(ADA), inboxes.environ, NOW)
     assert inboxes.rows("messages", "insta")
     [request] = finish_open_requests(inboxes.settings, inboxes.store, NOW)
     assert (request.outcome, finish_open_requests(inboxes.settings, inboxes.store, NOW)) == (

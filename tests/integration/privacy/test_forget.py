@@ -25,8 +25,9 @@ from convo_pipeline.lake.compact import compact
 from convo_pipeline.lake.ledger import export_runs
 from convo_pipeline.lake.store import Store
 from convo_pipeline.lake.suppression import Receipt, read_receipts
-from convo_pipeline.privacy.erase import forget, forget_again, resume_erasures
-from convo_pipeline.privacy.forget import erase, lock_for_erasure, plan_erasure, read_pending
+from convo_pipeline.privacy.erasure import lock_for_erasure
+from convo_pipeline.privacy.erasure_plan import plan_erasure, read_pending_plans
+from convo_pipeline.privacy.forget import erase, forget, forget_again, resume_erasures
 from convo_pipeline.privacy.retention import expire
 from convo_pipeline.schema import RAW, TABLES
 from convo_pipeline.storage.local import LocalFolder
@@ -571,11 +572,11 @@ def test_one_erasure_that_cannot_be_finished_keeps_no_other_from_it(inboxes: Inb
         begin(inboxes.store, account)
     with inboxes.store.lock_account("insta"), pytest.raises(BusyError):
         resume_erasures(inboxes.settings, inboxes.store, NOW)
-    assert [each.account for each in read_pending(inboxes.store)] == ["insta"]
+    assert [each.account for each in read_pending_plans(inboxes.store)] == ["insta"]
     assert [
         receipt.account for receipt in resume_erasures(inboxes.settings, inboxes.store, NOW)
     ] == ["insta"]
-    assert (hits(Path(inboxes.store.root)), read_pending(inboxes.store)) == ([], [])
+    assert (hits(Path(inboxes.store.root)), read_pending_plans(inboxes.store)) == ([], [])
 
 
 def begin(store: Store, account: str) -> None:
@@ -639,7 +640,7 @@ def test_an_erasure_killed_anywhere_is_finished_by_the_next(
 
     store.close()
     kill_everywhere(attempt, long_run=long_run)
-    assert read_pending(store) == []
+    assert read_pending_plans(store) == []
     assert hits(Path(store.root)) == []
     assert verify(store, stale_days=stale_days).findings == ()
     [report] = inboxes.extract(accounts=["insta"])
@@ -665,9 +666,9 @@ def test_an_erasure_killed_once_is_finished_by_the_nightly_upkeep(
             moment,
         )
         with closing(Store(inboxes.settings.store)) as store:
-            is_begun = bool(read_pending(store) or read_receipts(store, "insta"))
+            is_begun = bool(read_pending_plans(store) or read_receipts(store, "insta"))
             resume_erasures(inboxes.settings, store, NOW)
-            assert (hits(lake) == [], read_pending(store)) == (is_begun, [])
+            assert (hits(lake) == [], read_pending_plans(store)) == (is_begun, [])
             assert all(receipt.finished_at for receipt in read_receipts(store, "insta"))
         outcomes["finished" if is_begun else "not begun"] += 1
         moment += 1 if long_run else 41 if is_begun else 3

@@ -22,8 +22,9 @@ from convo_pipeline.lake.segments import read_index
 from convo_pipeline.lake.store import Store
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.upkeep import run_upkeep
-from convo_pipeline.privacy.erase import forget, remove_unsent
+from convo_pipeline.privacy.forget import forget
 from convo_pipeline.privacy.retention import expire
+from convo_pipeline.privacy.unsent import remove_unsent
 from convo_pipeline.query.bucket_source import REQUEST_BYTES
 from convo_pipeline.schema import NORMALISED, RAW
 from convo_pipeline.settings import Settings, StoreSettings

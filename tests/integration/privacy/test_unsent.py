@@ -27,7 +27,7 @@ from convo_pipeline.lake.store import Store
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.upkeep import run_upkeep
 from convo_pipeline.privacy import unsent
-from convo_pipeline.privacy.erase import find_all_unsent, remove_unsent
+from convo_pipeline.privacy.unsent import find_all_unsent, remove_unsent
 from convo_pipeline.schema import TABLES
 from convo_pipeline.settings import RetentionSettings, StoreSettings, parse_settings
 from convo_pipeline.upkeep.rebuild import rebuild_state
@@ -298,7 +298,7 @@ def test_a_removal_that_was_cut_off_is_finished_by_the_next(inboxes: Inboxes) ->
         )
     assert (find_all_unsent(inboxes.settings, inboxes.store), hits(inboxes) != []) == ([], True)
     assert (remove(inboxes), hits(inboxes)) == (0, [])
-    assert unsent.read_pending(inboxes.store, "insta") == set()
+    assert unsent.read_pending_days(inboxes.store, "insta") == set()
 
 
 def test_it_leaves_also_on_the_night_on_which_the_raw_rows_of_its_day_expire(

@@ -12,8 +12,11 @@ import pytest
 from convo_pipeline.errors import BusyError, StoreError
 from convo_pipeline.lake.ledger import export_runs
 from convo_pipeline.lake.store import Store
-from convo_pipeline.privacy import forget, unsent
-from convo_pipeline.privacy.erase import remove_unsent, resume_erasures
+from convo_pipeline.privacy import unsent
+from convo_pipeline.privacy.erasure import lock_for_erasure
+from convo_pipeline.privacy.erasure_plan import plan_erasure
+from convo_pipeline.privacy.forget import erase, resume_erasures
+from convo_pipeline.privacy.unsent import remove_unsent
 from convo_pipeline.schema import RAW_MESSAGE_IDS, REACTIONS
 from convo_pipeline.settings import Settings, StoreSettings
 from convo_pipeline.state.identity import AccountIdentity
@@ -195,9 +198,9 @@ def test_while_an_account_is_half_renamed_nobody_works_on_it_or_gives_it_a_third
 def test_an_account_with_an_erasure_that_was_cut_off_keeps_its_name_until_it_is_finished(
     store: Store,
 ) -> None:
-    with forget.lock_for_erasure(store, "bakery"):
-        forget.erase(store, forget.plan_erasure(store, "bakery", "1"), NOON)
-    unsent.save_pending(store, "bakery", [DAY])
+    with lock_for_erasure(store, "bakery"):
+        erase(store, plan_erasure(store, "bakery", "1"), NOON)
+    unsent.save_pending_days(store, "bakery", [DAY])
     (store.state_path / "spool" / "bakery" / "r1").rmdir()
     for finish in (resume_erasures, remove_unsent):
         with pytest.raises(StoreError, match='an erasure in "bakery" was cut off'):

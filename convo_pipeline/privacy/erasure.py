@@ -1,0 +1,118 @@
+"""Steps that the erasure of people and of unsent messages have in common."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import date, timedelta
+from typing import TypeVar
+
+from convo_pipeline.errors import StoreError
+from convo_pipeline.extract.load import load_spool
+from convo_pipeline.extract.spool import left_spools
+from convo_pipeline.lake.compact import drop_outdated
+from convo_pipeline.lake.parquet import read_place
+from convo_pipeline.lake.store import Store
+from convo_pipeline.schema import RUNS, TABLES, Table
+from convo_pipeline.settings import FIRST_START_DATE, AccountSettings, Settings
+from convo_pipeline.storage.backend import remove_file
+from convo_pipeline.storage.layout import DATA_FILE, folder_parts
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+FIRST_DAY = date(2004, 1, 1)
+"""No message is older, so no staged file belongs to an earlier day."""
+
+
+@contextmanager
+def lock_for_erasure(store: Store, account: str) -> Iterator[None]:
+    """Lock an account against extraction and derivation, which would copy rows meanwhile."""
+    with store.lock_account(account), store.lock_derivation(account):
+        yield
+
+
+def load_leftover_spools(settings: Settings, store: Store, account: str) -> None:
+    """Store what interrupted runs left in their spools, so that the erasure covers it.
+
+    The caller holds `lock_for_erasure`.
+    """
+    for spool in left_spools(store.state_path, account):
+        load_spool(store, _account_settings(settings, store, account), spool)
+        spool.delete()
+
+
+def _account_settings(settings: Settings, store: Store, name: str) -> AccountSettings:
+    """Return the account's settings, from the state if it left the configuration."""
+    for account in settings.accounts:
+        if account.name == name:
+            return account
+    identity = store.state.identity(name)
+    if identity is None:
+        raise StoreError(
+            f"{store.state_path / 'spool' / name} holds data of an interrupted run, but neither"
+            f' the configuration nor the state has an account "{name}". Put it back into the'
+            " configuration, or run `convo-pipeline verify --rebuild-state`"
+        )
+    return AccountSettings.model_validate(
+        {
+            "name": name,
+            "page_id": identity.page_id,
+            "platform": identity.platform,
+            "token_env": "NONE",
+            "start_date": FIRST_START_DATE,
+        }
+    )
+
+
+def delete_copies(
+    store: Store,
+    account: str,
+    today: date,
+    may_hold_erased: Callable[[Table, date], bool] = lambda table, day: True,
+) -> None:
+    """Delete copies of erased rows outside the partitions of an account.
+
+    These are compacted months, staged files, quarantined files and a bucket's old versions. A
+    quarantined file can hold anything, so it is deleted where `may_hold_erased` is true for its
+    table and day: in the account's folders, in the ledger's, and in the folder of another account
+    if the file belongs elsewhere. The state still lists its day as damaged. The caller holds
+    `lock_for_erasure`.
+    """
+    drop_outdated(store, (account,))
+    store.discard_staged(_possible_staged_files(account, today))
+    for table, folder_account, day, parts in list(store.set_aside_files()):
+        if may_hold_erased(table, day) and (
+            folder_account in (account, "") or _is_misplaced(store, folder_account, day, parts)
+        ):
+            remove_file(store.backend, parts)
+    for table in (*TABLES.values(), RUNS):
+        store.backend.delete_old_versions(folder_parts(table, account))
+
+
+def _is_misplaced(store: Store, account: str, day: date, parts: tuple[str, ...]) -> bool:
+    """Return whether a quarantined file names another partition as its own."""
+    content = store.backend.read(parts)
+    return content is not None and store.partitions.is_other_place(
+        read_place(content[0]), account, day
+    )
+
+
+def _possible_staged_files(account: str, today: date) -> Iterator[tuple[str, ...]]:
+    """Yield each partition file of the account and the ledger that a writer may have staged."""
+    for table in (*TABLES.values(), RUNS):
+        for days in range((today - FIRST_DAY).days + 3):
+            yield (
+                *folder_parts(table, account),
+                f"date={FIRST_DAY + timedelta(days=days)}",
+                DATA_FILE,
+            )
+
+
+def apply_to_each(work: Callable[[T], R], items: Iterable[T]) -> tuple[list[R], list[StoreError]]:
+    """Do the work for each item; return the results and the errors of the items that failed."""
+    results, errors = [], []
+    for item in items:
+        try:
+            results.append(work(item))
+        except StoreError as error:
+            errors.append(error)
+    return results, errors

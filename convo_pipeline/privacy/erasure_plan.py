@@ -1,0 +1,321 @@
+"""Find everything that an account stores about one person: the plan of an erasure.
+
+The plan is saved in `<state>/forget/` before the erasure changes any file, and deleted at its
+end. An interrupted erasure continues from the saved plan.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import date
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from convo_pipeline.base.json_text import dump_json, load_json
+from convo_pipeline.errors import CorruptError, StoreError
+from convo_pipeline.lake.columns import read_columns
+from convo_pipeline.lake.store import Store
+from convo_pipeline.schema import TABLES, Table
+from convo_pipeline.storage.backend import remove_file, write_file
+from convo_pipeline.storage.local import LocalFolder
+from convo_pipeline.tables.people import (
+    IdMatcher,
+    is_one_to_one,
+    is_sent_by,
+    parse_payload,
+    people_in,
+    people_of_message,
+    without_person,
+)
+
+PLANS_FOLDER = "forget"
+PERSON_COLUMNS = {"participants": "participant_id", "reactions": "reactor_id"}
+"""Derived tables with one person per row, and the column with the person's id."""
+_PAYLOAD_COLUMNS = ("conversation_id", "payload")
+_REJECT_COLUMNS = ("reason", "payload")
+_MESSAGE_COLUMNS = ("conversation_id", "sender_id", "recipient_ids")
+_SAVED_NAMES = {
+    "own": "direct_conversations",
+    "shared": "group_conversations",
+    "sent": "message_ids",
+}
+"""Names in a saved plan, and the fields of `ErasurePlan` that they hold."""
+
+
+@dataclass(frozen=True)
+class ErasurePlan:
+    """What leaves an account when one person is erased."""
+
+    account: str
+    person_id: str
+    direct_conversations: frozenset[str] = frozenset()
+    """Conversations between the business and the person only: they leave completely."""
+    group_conversations: frozenset[str] = frozenset()
+    """Conversations with other people: only the person's messages and ids leave."""
+    message_ids: frozenset[str] = frozenset()
+    """All messages of direct conversations, and the person's messages in groups."""
+    partitions: frozenset[tuple[str, date]] = frozenset()
+    """Tables and days with rows of these conversations."""
+    row_counts: dict[str, int] = field(default_factory=dict)
+    """Number of rows that leave, by table."""
+
+    @property
+    def is_empty(self) -> bool:
+        return not (
+            self.direct_conversations
+            or self.group_conversations
+            or self.message_ids
+            or self.row_counts
+        )
+
+    @cached_property
+    def id_matcher(self) -> IdMatcher:
+        """Finds the ids that leave in free text."""
+        return IdMatcher((self.person_id, *self.direct_conversations, *self.message_ids))
+
+    @cached_property
+    def group_array(self) -> pa.Array:
+        return _text_array(self.group_conversations)
+
+    @cached_property
+    def direct_array(self) -> pa.Array:
+        return _text_array(self.direct_conversations)
+
+    @cached_property
+    def _message_array(self) -> pa.Array:
+        return _text_array(self.message_ids)
+
+    def leaving_rows(self, table: Table, rows: pa.Table) -> pa.Array | pa.ChunkedArray:
+        """Return a mask of the rows that leave; the other rows of groups stay."""
+        if table.name == "raw_rejects":
+            texts = zip(*(rows[name].to_pylist() for name in _REJECT_COLUMNS), strict=True)
+            return pa.array([any(map(self.id_matcher.matches, entry)) for entry in texts])
+        is_leaving = pc.is_in(rows["conversation_id"], value_set=self.direct_array)
+        if "message_id" in table.column_names and self.message_ids:
+            # Message ids are only unique within a conversation.
+            is_group = pc.is_in(rows["conversation_id"], value_set=self.group_array)
+            is_sent = pc.is_in(rows["message_id"], value_set=self._message_array)
+            is_leaving = pc.or_(is_leaving, pc.and_(is_group, is_sent))
+        if table.name in PERSON_COLUMNS:
+            is_person = pc.equal(rows[PERSON_COLUMNS[table.name]], self.person_id)
+            is_leaving = pc.or_(is_leaving, is_person)
+        return is_leaving
+
+    def merged_with(self, other: "ErasurePlan") -> "ErasurePlan":
+        """Return the union of two plans for the same person."""
+        direct = self.direct_conversations | other.direct_conversations
+        groups = self.group_conversations | other.group_conversations
+        counts = {
+            name: max(self.row_counts.get(name, 0), other.row_counts.get(name, 0))
+            for name in {**self.row_counts, **other.row_counts}
+        }
+        return replace(
+            self,
+            direct_conversations=direct,
+            group_conversations=groups - direct,
+            message_ids=self.message_ids | other.message_ids,
+            partitions=self.partitions | other.partitions,
+            row_counts=counts,
+        )
+
+
+def plan_erasure(store: Store, account: str, person_id: str) -> ErasurePlan:
+    """Return what leaves when the person is erased, with what an interrupted erasure planned.
+
+    A StoreError says that the account is unknown, or that the id is the account's own. The caller
+    holds `lock_for_erasure`.
+    """
+    identity = store.state.identity(account)
+    if not identity and not any(account in store.accounts(table) for table in TABLES):
+        raise StoreError(f'there is no account "{account}"')
+    search = _PersonSearch(store, account, person_id)
+    if identity:
+        search.account_ids.update(filter(None, (identity.page_id, identity.own_id)))
+    search.read_tables()
+    if person_id in search.account_ids:
+        raise StoreError(f"{person_id} is the account itself, not a person who wrote to it")
+    plan = search.make_plan()
+    for pending in read_pending_plans(store):
+        if (pending.account, pending.person_id) == (account, person_id):
+            plan = plan.merged_with(pending)
+    return plan
+
+
+def save_pending_plan(store: Store, plan: ErasurePlan, person_hash: str) -> None:
+    """Save a plan before its erasure starts."""
+    content = {
+        "account": plan.account,
+        "person_id": plan.person_id,
+        "row_counts": plan.row_counts,
+        "places": sorted([table, str(day)] for table, day in plan.partitions),
+        **{name: sorted(getattr(plan, field)) for name, field in _SAVED_NAMES.items()},
+    }
+    folder = LocalFolder(store.state_path)
+    write_file(folder, _plan_parts(plan.account, person_hash), dump_json(content))
+
+
+def remove_pending_plan(store: Store, account: str, person_hash: str) -> None:
+    """Delete a saved plan: nothing of its erasure is left to do."""
+    remove_file(LocalFolder(store.state_path), _plan_parts(account, person_hash))
+
+
+def read_pending_plans(store: Store) -> list[ErasurePlan]:
+    """Return the plans of interrupted erasures."""
+    folder = LocalFolder(store.state_path)
+    names = [name for name in folder.list_names((PLANS_FOLDER,)) if name.endswith(".json")]
+    contents = [folder.read_bytes((PLANS_FOLDER, name)) for name in names]
+    return [_read_plan(load_json(content)) for content in contents if content is not None]
+
+
+def _read_plan(saved: Any) -> ErasurePlan:
+    partitions = frozenset((table, date.fromisoformat(day)) for table, day in saved["places"])
+    return ErasurePlan(
+        saved["account"],
+        saved["person_id"],
+        partitions=partitions,
+        row_counts=dict(saved["row_counts"]),
+        **{field: frozenset(saved[name]) for name, field in _SAVED_NAMES.items()},
+    )
+
+
+def _plan_parts(account: str, person_hash: str) -> tuple[str, str]:
+    digest = hashlib.sha256(person_hash.encode()).hexdigest()[:16]
+    return PLANS_FOLDER, f"{account}.{digest}.json"
+
+
+class _PersonSearch:
+    """Search of the tables that name people.
+
+    It also reads derived tables: retention may have removed the raw rows already.
+    """
+
+    def __init__(self, store: Store, account: str, person_id: str) -> None:
+        self.account_ids: set[str] = set()
+        self._store, self._account, self._person_id = store, account, person_id
+        self._people: dict[str, set[str]] = {}
+        """The people of each conversation in which the person occurs."""
+        self._sent: dict[str, str] = {}
+        """The conversation of each message that the person sent."""
+
+    def read_tables(self) -> None:
+        """Find the person's conversations and messages."""
+        readers: dict[str, tuple[Sequence[str], Callable[[pa.Table], None]]] = {
+            "raw_conversations": ((*_PAYLOAD_COLUMNS, "own_id"), self._read_conversations),
+            "raw_message_details": ((*_PAYLOAD_COLUMNS, "message_id"), self._read_details),
+            "participants": (("conversation_id", "participant_id"), self._read_participants),
+            "messages": ((*_MESSAGE_COLUMNS, "message_id"), self._read_messages),
+            "reactions": (("conversation_id", "reactor_id"), self._read_person_column),
+            "conversations": (("conversation_id", "customer_id"), self._read_person_column),
+        }
+        for name, (columns, read) in readers.items():
+            for day in self._store.days(name, self._account):
+                read(self._read(TABLES[name], day, columns))
+
+    def make_plan(self) -> ErasurePlan:
+        """Split the conversations into direct ones and groups, then find all rows of them."""
+        account_ids = frozenset(self.account_ids)
+        direct = frozenset(
+            conversation_id
+            for conversation_id, people in self._people.items()
+            if is_one_to_one(people, account_ids, self._is_person)
+        )
+        message_ids = {
+            message_id for message_id, found_in in self._sent.items() if found_in not in direct
+        }
+        plan = ErasurePlan(
+            self._account,
+            self._person_id,
+            direct,
+            frozenset(self._people.keys() - direct),
+            frozenset(message_ids),
+        )
+        partitions: set[tuple[str, date]] = set()
+        counts: Counter[str] = Counter()
+        known_conversations = _text_array(self._people)
+        for table in TABLES.values() if self._people else ():
+            if "conversation_id" not in table.column_names:
+                continue
+            names = ("conversation_id", "message_id", PERSON_COLUMNS.get(table.name))
+            columns = [name for name in names if name in table.column_names]
+            for day in self._store.days(table.name, self._account):
+                rows = self._read(table, day, columns)
+                rows = rows.filter(pc.is_in(rows["conversation_id"], value_set=known_conversations))
+                if not rows.num_rows:
+                    continue
+                partitions.add((table.name, day))
+                counts[table.name] += pc.sum(plan.leaving_rows(table, rows)).as_py()
+                if "message_id" in columns:
+                    is_direct = pc.is_in(rows["conversation_id"], value_set=plan.direct_array)
+                    message_ids.update(rows.filter(is_direct)["message_id"].to_pylist())
+        plan = replace(plan, message_ids=frozenset(message_ids))
+        for day in self._store.days("raw_rejects", self._account):
+            rows = self._read(TABLES["raw_rejects"], day, _REJECT_COLUMNS)
+            count = pc.sum(plan.leaving_rows(TABLES["raw_rejects"], rows)).as_py()
+            if count:
+                partitions.add(("raw_rejects", day))
+                counts["raw_rejects"] += count
+        row_counts = {name: count for name, count in counts.items() if count}
+        return replace(plan, partitions=frozenset(partitions), row_counts=row_counts)
+
+    def _read(self, table: Table, day: date, columns: Sequence[str]) -> pa.Table:
+        """Read columns; a damaged file is quarantined and leaves with all quarantined files."""
+        try:
+            return read_columns(self._store, table, self._account, day, columns)
+        except CorruptError:
+            return table.schema.empty_table().select(columns)
+
+    def _is_person(self, found_id: str) -> bool:
+        return found_id == self._person_id
+
+    def _add(self, conversation_id: str, people: Iterable[str]) -> None:
+        self._people.setdefault(conversation_id, {self._person_id}).update(people)
+
+    def _read_conversations(self, rows: pa.Table) -> None:
+        self.account_ids.update(filter(None, pc.unique(rows["own_id"]).to_pylist()))
+        for row in rows.filter(contains_id(rows["payload"], self._person_id)).to_pylist():
+            payload = parse_payload(row["payload"])
+            if without_person(payload, self._is_person) != payload:
+                self._add(row["conversation_id"], people_in(payload.get("participants")))
+
+    def _read_details(self, rows: pa.Table) -> None:
+        for row in rows.filter(contains_id(rows["payload"], self._person_id)).to_pylist():
+            payload = parse_payload(row["payload"])
+            if without_person(payload, self._is_person) != payload:
+                self._add(row["conversation_id"], people_of_message(payload))
+            if is_sent_by(payload, self._is_person):
+                self._sent[row["message_id"]] = row["conversation_id"]
+
+    def _read_person_column(self, rows: pa.Table) -> None:
+        """Read a table with `conversation_id` and a column with one person's id."""
+        for conversation_id in rows.filter(pc.equal(rows[1], self._person_id))[0].to_pylist():
+            self._add(conversation_id, ())
+
+    def _read_participants(self, rows: pa.Table) -> None:
+        self._read_person_column(rows)
+        is_known = pc.is_in(rows["conversation_id"], value_set=_text_array(self._people))
+        for row in rows.filter(is_known).to_pylist():
+            self._add(row["conversation_id"], {row["participant_id"]})
+
+    def _read_messages(self, rows: pa.Table) -> None:
+        is_sender = pc.fill_null(pc.equal(rows["sender_id"], self._person_id), False)
+        sent = rows.filter(is_sender)
+        self._sent |= {row["message_id"]: row["conversation_id"] for row in sent.to_pylist()}
+        is_recipient = pc.equal(pc.list_flatten(rows["recipient_ids"]), self._person_id)
+        received = rows.take(pc.list_parent_indices(rows["recipient_ids"]).filter(is_recipient))
+        for row in pa.concat_tables([sent, received]).to_pylist():
+            people = {row["sender_id"], *(row["recipient_ids"] or ())} - {None}
+            self._add(row["conversation_id"], people)
+
+
+def contains_id(texts: pa.ChunkedArray, found_id: str) -> pa.ChunkedArray:
+    """Return a mask of the JSON texts that contain an id, also as part of a longer one."""
+    escaped = dump_json(found_id).decode()[1:-1]
+    return pc.fill_null(pc.match_substring(texts, escaped), False)
+
+
+def _text_array(values: Iterable[str]) -> pa.Array:
+    return pa.array(sorted(values), pa.string())
