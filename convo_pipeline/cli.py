@@ -307,7 +307,7 @@ Exit codes:
 @click.pass_obj
 def check(surroundings: Surroundings, accounts: Sequence[str], form: str) -> None:
     """Try each account's token, permissions, ids and folders with a few calls; say what to do about each finding."""
-    from convo_pipeline.console.doctor import check_accounts, show_check
+    from convo_pipeline.console.check import check_accounts, show_check
 
     settings = surroundings.settings
     names = _chosen(settings, accounts)

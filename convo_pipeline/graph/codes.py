@@ -1,4 +1,4 @@
-"""One table: code and subcode of the Graph API -> the error that says what to do next.
+"""One table: code and subcode of the Graph API -> error class, and the reason that `check` names.
 
 Only numbers decide: texts are localised and the HTTP status is not documented per code
 (Meta's error handling guide and Messenger error codes). The one text that is read is that of a plain code 100,
@@ -8,6 +8,7 @@ error's text.
 
 import re
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from convo_pipeline.errors import (
     AccessDeniedError,
@@ -26,50 +27,59 @@ from convo_pipeline.errors import (
     WithheldError,
 )
 
-CODES: dict[tuple[int, int | None], type[GraphError]] = {
+
+class CodeMeaning(NamedTuple):
+    """What a code means: the error to raise, and the row of `reasons` if the class has no better."""
+
+    error: type[GraphError]
+    reason: str | None = None
+
+
+CODES: dict[tuple[int, int | None], CodeMeaning] = {
     # (code, subcode); subcode None stands for every subcode that has no line of its own
-    (-2, None): RetryableError,  # time-out inside Meta
-    (-1, None): RetryableError,  # server error inside Meta
-    (1, None): RetryableError,  # unknown; TooMuchDataError for a heavy request, see `classify`
-    (1, 99): RetryableError,
-    (2, None): RetryableError,  # service down for a moment
-    (3, None): AccessDeniedError,  # the app lacks the capability
-    (4, None): ThrottledError,  # app limit
-    (10, None): AccessDeniedError,
-    (10, 2018336): WithheldError,  # conversation hit by EU rules
-    (10, 2534077): AccessDeniedError,  # link of Instagram and Page, or two-factor
-    (17, None): ThrottledError,  # user limit
-    (17, 2446079): ThrottledError,
-    (32, None): ThrottledError,  # Page limit
-    (100, None): GraphError,  # bad parameter; UnknownFieldError if it names a field
-    (100, 33): MissingError,  # object missing, or not visible to this token
-    (100, 2534013): AccessDeniedError,  # the Page is not linked to an Instagram account
-    (100, 2534014): MissingError,  # no such Instagram user
-    (100, 2534037): MissingError,  # not the owner of this conversation
-    (102, None): TokenError,
-    (190, None): TokenError,
-    (190, 458): TokenError,  # app removed
-    (190, 459): TokenError,  # checkpoint
-    (190, 460): TokenError,  # password changed
-    (190, 463): TokenError,  # expired
-    (190, 464): TokenError,  # unconfirmed
-    (190, 467): TokenError,  # invalid
-    (200, 2534041): AccessDeniedError,  # the owner switched message access off
-    (230, None): AccessDeniedError,  # needs pages_messaging
-    (341, None): ThrottledError,  # app limit
-    (368, None): AccessDeniedError,  # blocked for policy
-    (551, None): MissingError,  # person unavailable
-    (613, None): ThrottledError,
-    (613, 1996): ThrottledError,  # odd volume
-    (613, 2534040): ThrottledError,  # more than 2 calls a second
-    (803, None): MissingError,  # no such id
-    (2500, None): GraphError,  # path or query syntax
-    (2635, None): VersionError,  # the version is retired
-    (36103, None): AccessDeniedError,  # account not eligible
-    (80001, None): ThrottledError,  # Page
-    (80002, None): ThrottledError,  # Instagram
-    (80006, None): ThrottledError,  # Messenger
-    (9000001, None): MissingError,  # deleted, or older than the newest 20: the same answer for both
+    (-2, None): CodeMeaning(RetryableError),  # time-out inside Meta
+    (-1, None): CodeMeaning(RetryableError),  # server error inside Meta
+    (1, None): CodeMeaning(RetryableError),  # or TooMuchDataError, see `classify`
+    (1, 99): CodeMeaning(RetryableError),
+    (2, None): CodeMeaning(RetryableError),  # service down for a moment
+    (3, None): CodeMeaning(AccessDeniedError, "permission"),  # the app lacks the capability
+    (4, None): CodeMeaning(ThrottledError),  # app limit
+    (10, None): CodeMeaning(AccessDeniedError, "permission"),
+    (10, 2018336): CodeMeaning(WithheldError, "permission"),  # conversation hit by EU rules
+    (10, 2534077): CodeMeaning(AccessDeniedError, "not_linked"),  # or two-factor login
+    (17, None): CodeMeaning(ThrottledError),  # user limit
+    (17, 2446079): CodeMeaning(ThrottledError),
+    (32, None): CodeMeaning(ThrottledError),  # Page limit
+    (100, None): CodeMeaning(GraphError),  # bad parameter; UnknownFieldError if it names a field
+    (100, 33): CodeMeaning(MissingError, "missing"),  # object missing, or not visible to this token
+    (100, 2534013): CodeMeaning(AccessDeniedError, "not_linked"),
+    (100, 2534014): CodeMeaning(MissingError, "missing"),  # no such Instagram user
+    (100, 2534037): CodeMeaning(MissingError),  # not the owner of this conversation
+    (102, None): CodeMeaning(TokenError, "token_invalid"),
+    (190, None): CodeMeaning(TokenError, "token_invalid"),
+    (190, 458): CodeMeaning(TokenError, "app_removed"),
+    (190, 459): CodeMeaning(TokenError, "token_checkpoint"),
+    (190, 460): CodeMeaning(TokenError, "token_password"),
+    (190, 463): CodeMeaning(TokenError, "token_expired"),
+    (190, 464): CodeMeaning(TokenError, "token_unconfirmed"),
+    (190, 467): CodeMeaning(TokenError, "token_invalid"),
+    (200, None): CodeMeaning(AccessDeniedError, "advanced_access"),
+    (200, 2534041): CodeMeaning(AccessDeniedError, "switched_off"),
+    (230, None): CodeMeaning(AccessDeniedError, "permission"),  # needs pages_messaging
+    (341, None): CodeMeaning(ThrottledError),  # app limit
+    (368, None): CodeMeaning(AccessDeniedError, "policy"),
+    (551, None): CodeMeaning(MissingError),  # person unavailable
+    (613, None): CodeMeaning(ThrottledError),
+    (613, 1996): CodeMeaning(ThrottledError),  # odd volume
+    (613, 2534040): CodeMeaning(ThrottledError),  # more than 2 calls a second
+    (803, None): CodeMeaning(MissingError, "missing"),  # no such id
+    (2500, None): CodeMeaning(GraphError),  # path or query syntax
+    (2635, None): CodeMeaning(VersionError, "version"),
+    (36103, None): CodeMeaning(AccessDeniedError, "not_eligible"),
+    (80001, None): CodeMeaning(ThrottledError),  # Page
+    (80002, None): CodeMeaning(ThrottledError),  # Instagram
+    (80006, None): CodeMeaning(ThrottledError),  # Messenger
+    (9000001, None): CodeMeaning(MissingError),  # deleted, or older than the newest 20
 }
 REASONS: dict[tuple[type[GraphError], int | None], str] = {
     (VersionError, 2635): "this version of the API is retired: set graph.version to a later one",
@@ -110,12 +120,20 @@ def classify(
         return _classify_status(status)
     if code == TOO_MUCH_CODE and is_heavy:
         return TooMuchDataError
-    known = CODES.get((code, subcode)) or CODES.get((code, None))
+    meaning = find_meaning(code, subcode)
+    known = meaning.error if meaning else None
     if known is None and code in PERMISSION_CODES:
         return AccessDeniedError
     if known is None and (is_transient or status >= 500 or status == 429):
         return ThrottledError if status == 429 else RetryableError
     return known or GraphError
+
+
+def find_meaning(code: int | None, subcode: int | None) -> CodeMeaning | None:
+    """Return the table's row for a code and subcode, or None for an unknown code."""
+    if code is None:
+        return None
+    return CODES.get((code, subcode)) or CODES.get((code, None))
 
 
 def _classify_status(status: int) -> type[GraphError]:

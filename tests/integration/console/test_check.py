@@ -1,4 +1,4 @@
-"""Every finding of the check, made by an emulated inbox in that state: the sentence, the remedy, and no token."""
+"""Each finding of `check`, caused by an emulated inbox in that state; no output has the token."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -10,16 +10,23 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from convo_pipeline.console.advice import CODES, SCOPES
-from convo_pipeline.console.doctor import Diagnosis, Finding, check_accounts, show_check
+from convo_pipeline.console.check import (
+    SCOPES,
+    AccountSetup,
+    SetupFinding,
+    check_accounts,
+    show_check,
+)
 from convo_pipeline.emulator.fault import Fault, FaultKind
 from convo_pipeline.emulator.refusals import Refusal
 from convo_pipeline.emulator.serve import EMULATOR_TOKEN
 from convo_pipeline.emulator.switches import Switches
+from convo_pipeline.graph.codes import CODES
 from convo_pipeline.graph.rate_limit import LimitKey, SqliteLimiter
 from convo_pipeline.reasons import REASONS
 from convo_pipeline.settings import AccountSettings
 from convo_pipeline.state.identity import AccountIdentity
+from convo_pipeline.state.records import Run
 from tests.support.inboxes import TOKEN_VARIABLE, Inboxes, serve, small_world, stopped_clock
 
 
@@ -36,7 +43,7 @@ def serve_full(root: Path, switches: Switches | None = None) -> AbstractContextM
     return serve(root, world, switches)
 
 
-def check(inboxes: Inboxes) -> tuple[dict[str, Diagnosis], list[Finding]]:
+def check(inboxes: Inboxes) -> tuple[dict[str, AccountSetup], list[SetupFinding]]:
     clock = stopped_clock(inboxes.clock)
     found, general = check_accounts(inboxes.settings, inboxes.names, inboxes.environ, clock)
     for form in ("table", "json"):
@@ -44,7 +51,7 @@ def check(inboxes: Inboxes) -> tuple[dict[str, Diagnosis], list[Finding]]:
     return {each.account: each for each in found}, general
 
 
-def shown(found: list[Diagnosis], general: list[Finding], form: str) -> str:
+def shown(found: list[AccountSetup], general: list[SetupFinding], form: str) -> str:
     console = Console(file=StringIO(), width=80)
     show_check(found, general, form, console)
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
@@ -58,7 +65,7 @@ def names(inboxes: Inboxes) -> dict[str, list[str]]:
 
 
 def change(inboxes: Inboxes, name: str, **values: object) -> None:
-    """Configure one account otherwise."""
+    """Change the settings of one account."""
     accounts = tuple(
         AccountSettings.model_validate(
             account.model_dump() | (values if account.name == name else {})
@@ -69,7 +76,7 @@ def change(inboxes: Inboxes, name: str, **values: object) -> None:
 
 
 def refuse_token(code: int, subcode: int | None = None) -> Fault:
-    """debug_token alone is refused."""
+    """Refuse debug_token only."""
 
     def refuse(occasion: object) -> Refusal | None:
         path = occasion.call.path  # type: ignore[attr-defined]
@@ -86,7 +93,7 @@ def refuse_all(code: int, subcode: int | None = None) -> Fault:
     )
 
 
-def test_a_good_set_up_is_fine_and_costs_few_calls(inboxes: Inboxes) -> None:
+def test_a_correct_setup_is_fine_and_costs_few_calls(inboxes: Inboxes) -> None:
     found, general = check(inboxes)
     assert general == []
     insta, mess = found["insta"], found["mess"]
@@ -209,7 +216,7 @@ def test_each_mistake_of_an_instagram_account_has_its_finding(
     assert names(inboxes)["insta"] == expected
 
 
-def test_a_page_that_does_not_tell_the_own_id_is_a_note(tmp_path: Path) -> None:
+def test_an_unknown_own_id_is_a_note(tmp_path: Path) -> None:
     with serve_full(tmp_path, Switches(own_id="refused")) as inboxes:
         found, _ = check(inboxes)
         assert [finding.name for finding in found["insta"].findings] == ["own_id_unknown"]
@@ -234,7 +241,7 @@ def test_instagram_login_needs_its_own_permissions(inboxes: Inboxes) -> None:
         ("permission_200", "Advanced Access to instagram_business_manage_messages"),
     ],
 )
-def test_instagram_login_has_remedies_of_its_own(
+def test_instagram_login_has_its_own_remedies(
     inboxes: Inboxes, fault_name: str, words: str
 ) -> None:
     inboxes.world.accounts["insta"].token_facts["scopes"] = list(SCOPES["instagram_login"])
@@ -253,7 +260,7 @@ def test_no_remedy_sends_instagram_login_to_a_page() -> None:
     assert found <= of_pages
 
 
-def test_a_folder_that_holds_conversations_and_is_not_asked_for_is_noted(inboxes: Inboxes) -> None:
+def test_an_unconfigured_folder_with_conversations_is_a_note(inboxes: Inboxes) -> None:
     inboxes.world.accounts["mess"].add_conversation("Ben", folder="spam").add_message("hello")
     (finding,) = check(inboxes)[0]["mess"].findings
     assert (finding.level, finding.sentence) == (
@@ -275,7 +282,7 @@ def test_a_blocked_account_is_not_called(inboxes: Inboxes) -> None:
     assert mess.call_count == 0
 
 
-def test_a_name_that_stands_for_another_inbox_is_said(inboxes: Inboxes) -> None:
+def test_an_account_name_of_another_inbox_is_a_problem(inboxes: Inboxes) -> None:
     inboxes.store.state.set_identity(AccountIdentity("mess", "99", "messenger"))
     (finding,) = check(inboxes)[0]["mess"].findings
     assert finding.sentence.startswith(
@@ -284,12 +291,12 @@ def test_a_name_that_stands_for_another_inbox_is_said(inboxes: Inboxes) -> None:
     )
 
 
-def test_an_unreachable_server_is_said(inboxes: Inboxes) -> None:
+def test_an_unreachable_server_is_a_problem(inboxes: Inboxes) -> None:
     inboxes.server.stop()
     assert names(inboxes) == {"insta": ["unreachable"], "mess": ["unreachable"]}
 
 
-def test_too_many_partitions_are_said_once(inboxes: Inboxes) -> None:
+def test_too_many_partitions_are_one_general_warning(inboxes: Inboxes) -> None:
     many = [
         AccountSettings.model_validate(
             inboxes.settings.accounts[1].model_dump() | {"name": f"m{number}"}
@@ -305,7 +312,7 @@ def test_too_many_partitions_are_said_once(inboxes: Inboxes) -> None:
     ]
 
 
-def test_the_table_shows_what_to_do_and_json_says_the_same(inboxes: Inboxes) -> None:
+def test_the_table_and_json_have_the_same_findings(inboxes: Inboxes) -> None:
     inboxes.server.set_faults("access_switched_off")
     found, general = check_accounts(
         inboxes.settings, ["insta"], inboxes.environ, stopped_clock(inboxes.clock)
@@ -318,5 +325,59 @@ def test_the_table_shows_what_to_do_and_json_says_the_same(inboxes: Inboxes) -> 
     assert account["findings"][0]["name"] == "switched_off"
 
 
-def test_every_code_has_a_reason() -> None:
-    assert set(CODES.values()) <= set(REASONS)
+def test_every_reason_of_a_code_has_a_row() -> None:
+    assert {meaning.reason for meaning in CODES.values()} - {None} <= set(REASONS)
+
+
+def end_run(inboxes: Inboxes, outcome: str, *reasons: str, error: str | None = None) -> None:
+    """Store that the last run of `mess` ended with these reasons."""
+    at = inboxes.clock.now() - timedelta(hours=1)
+    run = Run(
+        "r_1", "mess", "nightly", at, ended_at=at, outcome=outcome, reasons=reasons, error=error
+    )
+    inboxes.store.state.save_run(run)
+
+
+def test_stored_reasons_that_the_check_cannot_see_keep_sentence_and_remedy(
+    inboxes: Inboxes,
+) -> None:
+    end_run(inboxes, "failed", "store", error="cannot write messages: disk full.")
+    mess = check(inboxes)[0]["mess"]
+    (finding,) = mess.findings
+    assert not mess.is_fine
+    assert (finding.level, finding.remedy) == ("problem", REASONS["store"].remedy_for())
+    assert finding.sentence == (
+        "last run, 2026-03-10 11:00 UTC, failed: a file could not be read or written"
+        " (cannot write messages: disk full)"
+    )
+
+
+def test_stored_reasons_that_the_next_run_repairs_are_notes(inboxes: Inboxes) -> None:
+    end_run(inboxes, "incomplete", "conversation_failed", "of_a_later_version")
+    mess = check(inboxes)[0]["mess"]
+    assert [(finding.name, finding.level) for finding in mess.findings] == [
+        ("conversation_failed", "note")
+    ]
+    assert mess.is_fine
+
+
+def test_a_stored_token_error_is_a_note_once_the_token_works(inboxes: Inboxes) -> None:
+    end_run(inboxes, "failed", "token")
+    (finding,) = check(inboxes)[0]["mess"].findings
+    assert finding.level == "note"
+    assert finding.sentence.endswith("this check does not find it any more")
+    assert finding.remedy == "run `convo-pipeline extract` again"
+
+
+def test_a_stored_token_error_is_left_out_while_the_token_fails(inboxes: Inboxes) -> None:
+    """The finding of the check itself is more precise."""
+    end_run(inboxes, "failed", "token")
+    inboxes.server.set_faults("token_revoked")
+    assert names(inboxes)["mess"] == ["token_password"]
+
+
+def test_complete_and_busy_runs_add_nothing(inboxes: Inboxes) -> None:
+    end_run(inboxes, "busy", "busy")
+    assert names(inboxes)["mess"] == []
+    end_run(inboxes, "complete")
+    assert names(inboxes)["mess"] == []
