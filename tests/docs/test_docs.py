@@ -3,6 +3,7 @@
 import configparser
 import importlib
 import inspect
+import itertools
 import re
 import shlex
 import shutil
@@ -57,6 +58,7 @@ from tests.support.shown import (
     section,
     without_blocks,
 )
+from tests.unit.test_imports import FLOORS
 
 OPERATE, CONNECT, SETTINGS = page("operate.md"), page("connect.md"), page("settings.md")
 
@@ -409,3 +411,17 @@ def test_the_quotas_are_those_of_the_settings() -> None:
     assert f"({graph.calls_per_run:,})" in text
     assert round(graph.calls_per_run / graph.calls_per_second / 3600) == 3
     assert round(24 * 60 / schedule.capture_minutes + 2, -1) == 100
+
+
+# layout
+
+
+def test_the_layout_of_the_design_is_the_tested_one() -> None:
+    shown = page("design.md").split("<!-- floors -->\n```text\n")[1].split("```")[0]
+    drawn = [set(re.split(r" {3,}", line)[0].split()) for line in shown.splitlines()]
+    floors = [names - {"__init__"} for names in reversed(FLOORS)]
+    assert set().union(*drawn) == set().union(*floors)
+    level = {name: index for index, names in enumerate(drawn) for name in names}
+    for above, below in itertools.combinations(floors, 2):
+        for high, low in itertools.product(above, below):
+            assert level[high] <= level[low], (high, low)
