@@ -14,6 +14,7 @@ from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
+from croniter import croniter
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -36,6 +37,30 @@ FIRST_START_DATE = date(2010, 1, 1)
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _BUSINESS_HOURS = re.compile(
     r"(?P<first>[A-Z][a-z]{2})(-(?P<last>[A-Z][a-z]{2}))? (?P<open>\d\d:\d\d)-(?P<close>\d\d:\d\d)"
+)
+CRON_WORDS = frozenset(
+    [
+        "jan",
+        "feb",
+        "mar",
+        "apr",
+        "may",
+        "jun",
+        "jul",
+        "aug",
+        "sep",
+        "oct",
+        "nov",
+        "dec",
+        "sun",
+        "mon",
+        "tue",
+        "wed",
+        "thu",
+        "fri",
+        "sat",
+        "l",
+    ]
 )
 _BUCKET_URL = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9!_.*'()=-]+)*/?")
 _ENDPOINT_URL = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+/?")
@@ -63,8 +88,25 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
+def next_time(cron: str, after: datetime) -> datetime:
+    """Return the first time of a cron expression later than `after`; ValueError if it has none.
+
+    >>> next_time("15 0 * * *", datetime(2026, 11, 22, 9, 30, tzinfo=UTC)).isoformat()
+    '2026-11-23T00:15:00+00:00'
+    """
+    found: datetime = croniter(cron, after, ret_type=datetime).get_next()
+    return found
+
+
 def _check_cron(cron: str) -> str:
-    if len(cron.split()) != 5:
+    """Accept what croniter and Dagster both read alike; Dagster ships an older croniter."""
+    words = {word.lower() for word in re.findall(r"[A-Za-z]+", cron)}
+    try:
+        is_good = len(cron.split()) == 5 and words <= CRON_WORDS
+        next_time(cron, datetime.now(UTC))
+    except (ValueError, KeyError):
+        is_good = False
+    if not is_good:
         raise ValueError('must be five cron fields in UTC, such as "15 0 * * *"')
     return cron
 
@@ -127,6 +169,18 @@ class ScheduleSettings(_Section):
     upkeep: Annotated[str, AfterValidator(_check_cron)] = "30 3 * * *"
     capture_minutes: int = Field(default=15, ge=0, le=720)
     recheck_days: int = Field(default=2, ge=0, le=30)
+
+    @property
+    def capture(self) -> str | None:
+        """Cron expression of the captures, in whole hours from 60 minutes on; None: no captures.
+
+        >>> ScheduleSettings().capture, ScheduleSettings(capture_minutes=90).capture
+        ('*/15 * * * *', '0 */1 * * *')
+        """
+        minutes = self.capture_minutes
+        if minutes == 0:
+            return None
+        return f"*/{minutes} * * * *" if minutes < 60 else f"0 */{minutes // 60} * * *"
 
 
 def _check_retention(limits: dict[str, int]) -> None:

@@ -15,7 +15,6 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from convo_pipeline.base.cron import capture_cron, next_time
 from convo_pipeline.base.json_text import dump_json
 from convo_pipeline.console.results import counted
 from convo_pipeline.derive.day import current_coverage, is_derived
@@ -26,7 +25,7 @@ from convo_pipeline.graph.client import Endpoint
 from convo_pipeline.graph.rate_limit import read_block
 from convo_pipeline.lake.store import Store
 from convo_pipeline.schema import COVERAGE, RAW, RAW_MESSAGE_DETAILS
-from convo_pipeline.settings import AccountSettings, Settings
+from convo_pipeline.settings import AccountSettings, Settings, next_time
 from convo_pipeline.state.database import STATE_FILE
 from convo_pipeline.state.records import Run
 
@@ -118,11 +117,11 @@ class Status:
 def read_status(settings: Settings, names: Sequence[str], now: datetime) -> Status:
     """Read the status of these accounts; makes no file where nothing was extracted yet."""
     chosen = [account for account in settings.accounts if account.name in names]
-    minutes = settings.schedule.capture_minutes
+    capture = settings.schedule.capture
     return Status(
         now,
         tuple(_read_accounts(settings, chosen, now)),
-        next_time(capture_cron(minutes), now) if minutes else None,
+        next_time(capture, now) if capture else None,
         next_time(settings.schedule.nightly, now),
     )
 

@@ -21,7 +21,7 @@ def build_definitions(deployment: Deployment) -> dg.Definitions:
     """Build the code location; without accounts it loads all the same and says why."""
     partitions = partitions_of(deployment.settings)
     capture_job = build_capture_job(deployment)
-    minutes = deployment.settings.schedule.capture_minutes
+    cron = deployment.settings.schedule.capture
     upkeep_job = build_upkeep_job(deployment)
     return dg.Definitions(
         assets=[
@@ -33,7 +33,7 @@ def build_definitions(deployment: Deployment) -> dg.Definitions:
         schedules=[
             build_nightly(deployment),
             build_sweep(deployment),
-            *([build_capture_schedule(deployment, capture_job)] if minutes else []),
+            *([build_capture_schedule(deployment, cron, capture_job)] if cron else []),
             build_upkeep_schedule(deployment, upkeep_job),
         ],
         sensors=[

@@ -10,7 +10,6 @@ from datetime import UTC, date, timedelta
 
 import dagster as dg
 
-from convo_pipeline.base.cron import capture_cron, next_time
 from convo_pipeline.extract.plan import Mode
 from convo_pipeline.orchestration.assets import DERIVED, MODE_TAG, RAW
 from convo_pipeline.orchestration.deployment import Deployment
@@ -23,7 +22,7 @@ from convo_pipeline.orchestration.partitions import (
     neighbours,
     range_tags,
 )
-from convo_pipeline.settings import AccountSettings, Settings
+from convo_pipeline.settings import AccountSettings, Settings, next_time
 from convo_pipeline.state.database import STATE_FILE
 from convo_pipeline.state.state import State
 
@@ -130,13 +129,12 @@ def open_ledger(settings: Settings) -> Iterator[State | None]:
 
 
 def build_capture_schedule(
-    deployment: Deployment, capture_job: dg.JobDefinition
+    deployment: Deployment, cron: str, capture_job: dg.JobDefinition
 ) -> dg.ScheduleDefinition:
     """Build the schedule of the looks between nights.
 
     After hours without a daemon Dagster asks for several of the looks that were missed, at once; one is enough.
     """
-    cron = capture_cron(deployment.settings.schedule.capture_minutes)
 
     @dg.schedule(
         name="capture",
@@ -147,7 +145,7 @@ def build_capture_schedule(
     )
     def capture(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         newer = next_time(cron, context.scheduled_execution_time.astimezone(UTC))
-        if newer is not None and newer <= deployment.clock.now():
+        if newer <= deployment.clock.now():
             return dg.SkipReason(
                 f"missed, as the daemon was not running; the look of {newer:%H:%M} UTC is due as well"
             )

@@ -45,6 +45,7 @@ OWNERS = {
     "sqlite3": ["graph/rate_limit.py", "state/database.py", "state/compaction_watch.py"],
     "dagster": ["definitions.py", "orchestration/"],
     "matplotlib": ["orchestration/pictures.py"],
+    "croniter": ["settings.py"],
     "faker": ["emulator/"],
     "starlette": ["emulator/"],
     "uvicorn": ["emulator/"],

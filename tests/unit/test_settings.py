@@ -86,6 +86,8 @@ def test_defaults_are_those_of_the_documentation() -> None:
         ('[store]\nroot = "s3://bucket/lake"', "store: state_dir is required when root is remote"),
         ('[store]\nroot = "gs://bucket"', "store: root must be a local folder or s3://"),
         ('[schedule]\nnightly = "at midnight"', "schedule.nightly: must be five cron fields"),
+        ('[schedule]\nsweep = "0 0 30 2 *"', "schedule.sweep: must be five cron fields"),
+        ('[schedule]\nupkeep = "61 0 * * *"', "schedule.upkeep: must be five cron fields"),
         (GOOD + GOOD, 'accounts: the name "bakery" is used twice'),
         (GOOD.replace('"bakery"', '"Bakery"'), 'accounts[1] "Bakery".name: '),
         (GOOD.replace('"123"', '"abc"'), 'accounts[1] "bakery".page_id: '),
