@@ -22,7 +22,6 @@ from convo_pipeline.lake.suppression import Receipt
 from convo_pipeline.privacy import forget as erasure
 from convo_pipeline.privacy.erasure_plan import ErasurePlan
 from convo_pipeline.privacy.forget import forget
-from convo_pipeline.privacy.known_time import look_at_clock
 from convo_pipeline.privacy.retention import (
     ExpiredPartition,
     expire_by_clock,
@@ -151,7 +150,7 @@ class Leaving:
 def expire_rows(
     settings: Settings, clock: Clock, is_dry_run: bool, *, is_clock_trusted: bool = False
 ) -> Leaving:
-    """Remove what is older than it may be and what was unsent, or only name it; a StoreError names a clock that is not believed."""
+    """Remove what is older than it may be and what was unsent, or only name it."""
     now, retention = clock.now(), settings.retention
     if not retention.limits and retention.on_deleted == "keep":
         raise SettingsError(
@@ -159,17 +158,17 @@ def expire_rows(
         )
     with open_lake(settings.store) as store:
         if is_dry_run:
-            known_at = now if is_clock_trusted else look_at_clock(store.state, now).at
-            expired = find_expired(
-                store, first_kept_days(retention.limits, known_at.astimezone(UTC).date())
-            )
+            today = now.astimezone(UTC).date()
+            expired = find_expired(store, first_kept_days(retention.limits, today))
             return Leaving(
                 expired, find_all_unsent(settings, store), retention.on_deleted, is_dry_run
             )
         try:  # while the raw rows tell what was unsent
             deleted = remove_unsent(settings, store, now)
         finally:
-            expired = expire_by_clock(store, retention.limits, now, is_trusted=is_clock_trusted)
+            expired = expire_by_clock(
+                store, retention.limits, now, is_clock_trusted=is_clock_trusted
+            )
         return Leaving(expired, deleted, retention.on_deleted, is_dry_run)
 
 

@@ -1,27 +1,34 @@
-"""Rows leave when they are older than `[retention]` allows, by whole days; what left is not made or fetched again.
+"""Remove partitions that are older than `[retention]` allows, by whole days.
 
-The raw tables stand for one another: the shortest limit of any closes a day, and then all four leave it. A derived
-table without a limit of its own leaves with them; one with a longer limit stays as it was last made. How far each
-table reaches back is kept in `<root>/.retention.json`, where whoever merges or derives looks it up.
+The four raw tables share the shortest limit of any of them. A derived table without its own limit
+leaves with them. A derived table with a longer limit keeps its rows unchanged. The first day that
+each table keeps is stored in `<root>/.retention.json`; merging and derivation ignore earlier days.
 """
 
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 
+from convo_pipeline.base.times import from_us, to_us
 from convo_pipeline.errors import StoreError
 from convo_pipeline.lake.compact import drop_outdated
 from convo_pipeline.lake.floors import RAW_NAMES, read_floors_or_none, write_floors
 from convo_pipeline.lake.store import Store
-from convo_pipeline.privacy.known_time import KnownTime, look_at_clock, remember_look
-from convo_pipeline.schema import RUNS, TABLES
+from convo_pipeline.privacy.erasure import apply_to_each
+from convo_pipeline.schema import RAW_MESSAGE_IDS, RUNS, TABLES
 from convo_pipeline.storage.backend import remove_file
+
+CLOCK_TOLERANCE = timedelta(days=14)
+CONFIRMING_DAYS = 3
+"""Number of days with stored messages that together confirm the machine's clock."""
+_CLOCK_MEMORY = ""
+"""Name of the clock's entry among the memories of accounts; no account can have it."""
 
 
 @dataclass(frozen=True)
 class ExpiredPartition:
-    """A partition that is older than it may be."""
+    """A partition that is older than the limit of its table."""
 
     table: str
     account: str
@@ -31,9 +38,9 @@ class ExpiredPartition:
 
 
 def first_kept_days(limits: Mapping[str, int], today: date) -> dict[str, date]:
-    """Return the first day that each table may still hold; a table that may hold all is left out.
+    """Return the first day that each table keeps; tables without a limit are left out.
 
-    A limit counts today, so that no row is ever older than so many days.
+    The limit is a number of days that includes today.
 
     >>> first_kept_days({"raw_message_details": 90, "coverage": 400}, date(2026, 3, 31))["messages"]
     datetime.date(2026, 1, 1)
@@ -46,100 +53,119 @@ def first_kept_days(limits: Mapping[str, int], today: date) -> dict[str, date]:
     }
 
 
-def find_expired(store: Store, floors: Mapping[str, date]) -> list[ExpiredPartition]:
-    """Return every partition before its table's floor, oldest first."""
-    found = []
+def find_expired(store: Store, first_days: Mapping[str, date]) -> list[ExpiredPartition]:
+    """Return every partition before the first kept day of its table, oldest first."""
+    expired = []
     for table, account, day in store.data_files():
-        if day < floors.get(table.name, date.min):
-            size, record = store.partitions.measure(table, account, day)
-            found.append(
-                ExpiredPartition(
-                    table.name, account, day, record.row_count if record else 0, size or 0
-                )
-            )
-    return sorted(found, key=_order)
+        if day < first_days.get(table.name, date.min):
+            byte_count, record = store.partitions.measure(table, account, day)
+            row_count = record.row_count if record else 0
+            expired.append(ExpiredPartition(table.name, account, day, row_count, byte_count or 0))
+    return sorted(expired, key=_sort_key)
 
 
-def _order(each: ExpiredPartition) -> tuple[date, str, str]:
-    return each.date, each.account, each.table
-
-
-def expire(store: Store, limits: Mapping[str, int], today: date) -> list[ExpiredPartition]:
-    """Remove what is older than its limit, in every account; return what left.
-
-    A BusyError of one account leaves its days to the next time; it is raised when the others are done.
-    """
-    floors = first_kept_days(limits, today)
-    if floors != read_floors_or_none(store):
-        write_floors(store, floors)
-    expired = find_expired(store, floors)
-    damaged = _find_set_aside(store, floors)
-    errors: list[StoreError] = []
-    removed: list[ExpiredPartition] = []
-    for account in sorted({each.account for each in expired} | damaged.keys()):
-        try:
-            removed += _expire_account(
-                store,
-                account,
-                [each for each in expired if each.account == account],
-                damaged.get(account, []),
-            )
-        except StoreError as error:
-            errors.append(error)
-    drop_outdated(store, {each.account for each in removed})
-    _forget_state(store, floors)
-    if errors:
-        raise errors[0]
-    return sorted(removed, key=_order)
+def _sort_key(partition: ExpiredPartition) -> tuple[date, str, str]:
+    return partition.date, partition.account, partition.table
 
 
 def expire_by_clock(
-    store: Store, limits: Mapping[str, int], now: datetime, *, is_trusted: bool = False
+    store: Store, limits: Mapping[str, int], now: datetime, *, is_clock_trusted: bool = False
 ) -> list[ExpiredPartition]:
-    """Expire by the time that is believed of a clock that says `now`; a StoreError then says what is wrong with the clock."""
-    known = KnownTime(now) if is_trusted else look_at_clock(store.state, now)
-    removed = expire(store, limits, known.at.astimezone(UTC).date())
-    remember_look(store.state, now, known.at)
-    if known.doubt and limits:
-        raise StoreError(f"{len(removed)} partitions removed, but {known.doubt}")
-    return removed
+    """Remove what is older than its limit by the machine's clock; return what was removed.
+
+    A StoreError says, before anything is removed, that the clock may be ahead. It is trusted up to
+    14 days after the last upkeep that trusted it, and up to 14 days after the third newest day
+    with messages. So neither one run nor one message with a wrong date can confirm a wrong clock.
+    `is_clock_trusted` skips this check.
+    """
+    today = now.astimezone(UTC).date()
+    if limits and not is_clock_trusted:
+        confirmed_at = _last_confirmed_time(store)
+        if confirmed_at is None or now > confirmed_at + CLOCK_TOLERANCE:
+            if not find_expired(store, first_kept_days(limits, today)):
+                return []
+            raise StoreError(
+                f"nothing was removed: the machine's clock says {now:%Y-%m-%d %H:%M} UTC. Stored"
+                " messages and earlier upkeeps confirm"
+                f" {f'the time until {confirmed_at:%Y-%m-%d}' if confirmed_at else 'no time'}."
+                " Correct the clock. If it is right, run `convo-pipeline expire --trust-clock`;"
+                f" messages of {CONFIRMING_DAYS} newer days confirm it too"
+            )
+    if limits:
+        memory = store.state.memory(_CLOCK_MEMORY) | {"trusted_us": to_us(now)}
+        store.state.save_memory(_CLOCK_MEMORY, memory)
+    return expire(store, limits, today)
 
 
-def _find_set_aside(store: Store, floors: Mapping[str, date]) -> dict[str, list[tuple[str, ...]]]:
-    """Return where damaged files lie that were set aside from partitions older than they may be, by account."""
-    found: dict[str, list[tuple[str, ...]]] = {}
+def _last_confirmed_time(store: Store) -> datetime | None:
+    """Return the newest time that the stored messages or an earlier upkeep confirm."""
+    days = {
+        day
+        for account in store.accounts(RAW_MESSAGE_IDS.name)
+        for day in store.days(RAW_MESSAGE_IDS.name, account)
+    }
+    trusted_us = store.state.memory(_CLOCK_MEMORY).get("trusted_us")
+    times = [from_us(trusted_us)] if isinstance(trusted_us, int) else []
+    if len(days) >= CONFIRMING_DAYS:
+        times.append(datetime.combine(sorted(days)[-CONFIRMING_DAYS], time(), UTC))
+    return max(times, default=None)
+
+
+def expire(store: Store, limits: Mapping[str, int], today: date) -> list[ExpiredPartition]:
+    """Remove what is older than its limit on `today`; return what was removed.
+
+    A StoreError of one account, such as a BusyError, is raised after all accounts were tried.
+    """
+    first_days = first_kept_days(limits, today)
+    if first_days != read_floors_or_none(store):
+        write_floors(store, first_days)
+    expired: dict[str, list[ExpiredPartition]] = {}
+    for partition in find_expired(store, first_days):
+        expired.setdefault(partition.account, []).append(partition)
+    quarantined: dict[str, list[tuple[str, ...]]] = {}
     for table, account, day, parts in store.set_aside_files():
-        if day < floors.get(table.name, date.min):
-            found.setdefault(account, []).append(parts)
-    return found
+        if day < first_days.get(table.name, date.min):
+            quarantined.setdefault(account, []).append(parts)
+
+    def expire_account(account: str) -> list[ExpiredPartition]:
+        partitions, files = expired.get(account, []), quarantined.get(account, [])
+        _expire_account(store, account, partitions, files)
+        return partitions
+
+    results, errors = apply_to_each(expire_account, sorted(expired.keys() | quarantined.keys()))
+    removed = [partition for partitions in results for partition in partitions]
+    drop_outdated(store, {partition.account for partition in removed})
+    _expire_state(store, first_days)
+    if errors:
+        raise errors[0]
+    return sorted(removed, key=_sort_key)
 
 
 def _expire_account(
-    store: Store, account: str, expired: list[ExpiredPartition], damaged: list[tuple[str, ...]]
-) -> list[ExpiredPartition]:
+    store: Store,
+    account: str,
+    partitions: list[ExpiredPartition],
+    quarantined: list[tuple[str, ...]],
+) -> None:
     with ExitStack() as locks:
-        if account:  # the ledger is nobody's
+        if account:  # The ledger has no account.
             locks.enter_context(store.lock_account(account, wait_seconds=1))
             locks.enter_context(store.lock_derivation(account))
-        for each in expired:
-            store.drop(each.table, account, each.date)
-        for parts in damaged:
+        folders = {parts[:-2] for parts in quarantined}
+        for partition in partitions:
+            store.drop(partition.table, account, partition.date)
+            folders.add((partition.table, *([f"account={account}"] if account else [])))
+        for parts in quarantined:
             remove_file(store.backend, parts)
-        for folder in {*(_folder_of(each) for each in expired), *(parts[:-2] for parts in damaged)}:
+        for folder in folders:
             store.backend.delete_old_versions(folder)
-    return expired
 
 
-def _folder_of(each: ExpiredPartition) -> tuple[str, ...]:
-    return (each.table, f"account={each.account}") if each.account else (each.table,)
-
-
-def _forget_state(store: Store, floors: Mapping[str, date]) -> None:
+def _expire_state(store: Store, first_days: Mapping[str, date]) -> None:
     for table, _, day, path in store.state.suspect_files():
-        if day < floors.get(table, date.min):
+        if day < first_days.get(table, date.min):
             store.state.remove_suspect(path)
-    if RAW_NAMES[0] in floors:
-        store.state.forget_before(floors[RAW_NAMES[0]])
-    if RUNS.name in floors:
-        day = floors[RUNS.name]
-        store.state.prune_runs(datetime(day.year, day.month, day.day, tzinfo=UTC))
+    if RAW_NAMES[0] in first_days:
+        store.state.forget_before(first_days[RAW_NAMES[0]])
+    if RUNS.name in first_days:
+        store.state.prune_runs(datetime.combine(first_days[RUNS.name], time(), UTC))

@@ -143,6 +143,8 @@ def extracted(tmp_path_factory: pytest.TempPathFactory) -> Path:
         conversation = account.add_conversation(name, person)
         for at in (NOW - timedelta(days=45), NOW - timedelta(days=1)):
             conversation.add_message(text, at)
+    for days in (2, 3):
+        conversation.add_message("hello", NOW - timedelta(days=days))
     root = tmp_path_factory.mktemp("extracted") / "lake"
     with serve(root, world, start=date(2026, 1, 20)) as inboxes:
         inboxes.extract_whole(date(2026, 1, 20))
@@ -225,7 +227,8 @@ def test_expire_names_by_day_what_would_go_and_then_removes_it(config: Path) -> 
     assert "1 partitions would go" in told.stdout
     assert "messages  insta    1     2026-01-24  2026-01-24  2" in told.stdout
     assert "1 partitions removed" in ask(config, "expire").stdout
-    assert sorted(path.name for path in first.iterdir()) == ["date=2026-03-09"]
+    left = [f"date=2026-03-0{day}" for day in (7, 8, 9)]
+    assert sorted(path.name for path in first.iterdir()) == left
     assert "0 partitions would go" in ask(config, "expire", "--dry-run").stdout
     assert ask(config, "verify").exit_code == 0
 

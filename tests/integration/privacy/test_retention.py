@@ -229,27 +229,61 @@ AHEAD = NOW + timedelta(days=3650)
 LIMITS = {"raw_message_details": RAW_LIMIT}
 
 
-def test_a_clock_set_ahead_expires_by_the_servers_time_and_is_named(inboxes: Inboxes) -> None:
+def test_a_clock_set_ahead_removes_nothing_and_is_named(inboxes: Inboxes) -> None:
     settings = inboxes.settings.model_copy(
         update={"retention": RetentionSettings.model_validate(LIMITS)}
     )
     for days in range(2):
-        ahead = AHEAD + timedelta(days=days)
-        (failure,) = run_upkeep(
-            Deployment(settings, clock=Clock(now=lambda ahead=ahead: ahead)), print
-        )  # type: ignore[misc]
-        assert "the machine's clock says 2036-03-0" in failure
-        assert (
-            f"the newest time a server told is {NOW + timedelta(days=days):%Y-%m-%d %H:%M}"
-            in failure
-        )
+        ahead = Clock(now=lambda moment=AHEAD + timedelta(days=days): moment)  # type: ignore[misc]
+        before = inboxes.rows("raw_message_details")
+        (failure,) = run_upkeep(Deployment(settings, clock=ahead), print)
+        assert "nothing was removed: the machine's clock says 2036-03-0" in failure
+        assert "confirm the time until 2026-03-02" in failure
         assert "expire --trust-clock" in failure
+        assert (inboxes.rows("raw_message_details"), read_floors(inboxes.store)) == (before, {})
         inboxes.clock.advance(24 * 3600)
         inboxes.extract()
-        expected = NOW.date() + timedelta(days=days) - timedelta(days=RAW_LIMIT - 1)
-        assert read_floors(inboxes.store)["raw_message_details"] == expected
-    assert inboxes.rows("raw_message_details")
     assert run_upkeep(Deployment(settings, clock=stopped_clock(inboxes.clock)), print) == []
+    expected = NOW.date() + timedelta(days=2) - timedelta(days=RAW_LIMIT - 1)
+    assert read_floors(inboxes.store)["raw_message_details"] == expected
+
+
+def test_one_run_and_its_messages_dated_years_ahead_do_not_confirm_the_clock(
+    inboxes: Inboxes,
+) -> None:
+    """The machine, the server and a message agree on a wrong date for one day."""
+    inboxes.clock.set(AHEAD)
+    for account in inboxes.world.accounts.values():
+        account.add_conversation().add_message("from the future", AHEAD)
+    assert {report.outcome for report in inboxes.extract(mode="full")} == {"complete"}
+    assert AHEAD.date() in inboxes.store.days("raw_message_ids", "insta")
+    before = inboxes.files()
+    with pytest.raises(StoreError, match="nothing was removed"):
+        expire_by_clock(inboxes.store, LIMITS, AHEAD)
+    assert inboxes.files() == before
+
+
+def test_messages_of_three_new_days_confirm_the_clock(inboxes: Inboxes) -> None:
+    later = NOW + timedelta(days=90)
+    conversation = inboxes.world.accounts["insta"].add_conversation()
+    for days in range(3):
+        inboxes.clock.set(later + timedelta(days=days))
+        conversation.add_message("a word", inboxes.clock.now())
+        inboxes.extract(mode="full")
+        if days < 2:
+            with pytest.raises(StoreError, match="confirm the time until 2026-03"):
+                expire_by_clock(inboxes.store, LIMITS, inboxes.clock.now())
+    assert expire_by_clock(inboxes.store, LIMITS, inboxes.clock.now())
+    assert len(inboxes.rows("raw_message_details")) == 3
+
+
+def test_a_wrong_clock_does_not_matter_where_nothing_would_leave(inboxes: Inboxes) -> None:
+    """No upkeep fails, and the clock is not trusted later because of it."""
+    later = NOW + timedelta(days=90)
+    assert expire_by_clock(inboxes.store, {"raw_message_details": 400}, later) == []
+    assert read_floors(inboxes.store) == {}
+    with pytest.raises(StoreError, match="nothing was removed"):
+        expire_by_clock(inboxes.store, LIMITS, later)
 
 
 def test_an_account_that_was_switched_off_expires_night_by_night(inboxes: Inboxes) -> None:
@@ -258,16 +292,16 @@ def test_an_account_that_was_switched_off_expires_night_by_night(inboxes: Inboxe
     assert inboxes.rows("raw_message_details") == []
 
 
-def test_after_months_without_power_a_run_or_a_person_says_that_the_clock_is_right(
+def test_after_months_without_power_a_person_confirms_the_clock(
     inboxes: Inboxes,
 ) -> None:
     store, later = inboxes.store, NOW + timedelta(days=90)
     expire_by_clock(store, LIMITS, NOW)
     for _ in range(2):
-        with pytest.raises(StoreError, match="rows leave as if it were 2026-03-10"):
+        with pytest.raises(StoreError, match="confirm the time until 2026-03-10"):
             expire_by_clock(store, LIMITS, later)
     assert inboxes.rows("raw_message_details")
-    expire_by_clock(store, LIMITS, later, is_trusted=True)
+    expire_by_clock(store, LIMITS, later, is_clock_trusted=True)
     assert inboxes.rows("raw_message_details") == []
     expire_by_clock(store, LIMITS, later + timedelta(days=1))
     assert read_floors(store)["messages"] == (later + timedelta(days=1)).date() - timedelta(
@@ -275,7 +309,7 @@ def test_after_months_without_power_a_run_or_a_person_says_that_the_clock_is_rig
     )
 
 
-def test_a_clock_put_right_again_is_believed(inboxes: Inboxes) -> None:
+def test_a_clock_that_was_corrected_is_trusted(inboxes: Inboxes) -> None:
     store = inboxes.store
     with pytest.raises(StoreError):
         expire_by_clock(store, LIMITS, AHEAD)
