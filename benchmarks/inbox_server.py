@@ -1,4 +1,4 @@
-"""Serve a bulk inbox in a process of its own, so that its CPU is not the client's.
+"""Serve a large inbox in a separate process, so that its CPU time is not the client's.
 
 with inbox_server(conversations=5_000, messages_each=20, days=90) as server: ...
 """
@@ -16,12 +16,12 @@ from convo_pipeline.emulator.bulk import BulkApi, BulkShape
 from convo_pipeline.emulator.serve import EmulatorServer
 
 CACHED_BYTES = 64 * 1024 * 1024
-"""Answers kept to be given again: what is measured is the reader."""
+"""Cached responses: benchmarks measure the client, not the server."""
 
 
 @dataclass(frozen=True)
-class Served:
-    """Where the inbox answers, and the CPU its process has used."""
+class InboxServer:
+    """Address of the server, and CPU seconds of its process."""
 
     base_url: str
     process_id: int
@@ -38,8 +38,11 @@ def inbox_server(
     days: float,
     latency_seconds: float = 0.0,
     deep_messages: int = 0,
-) -> Iterator[Served]:
-    """Start the server, wait until it answers, end it; `deep_messages` has every tenth conversation."""
+) -> Iterator[InboxServer]:
+    """Start the server, yield its address, and stop it.
+
+    Every tenth conversation has `deep_messages` messages, the others have `messages_each`.
+    """
     numbers = [
         str(number)
         for number in (conversations, messages_each, days, latency_seconds, deep_messages)
@@ -53,7 +56,7 @@ def inbox_server(
     assert process.stdout is not None
     assert process.stdin is not None
     try:
-        yield Served(process.stdout.readline().strip(), process.pid)
+        yield InboxServer(process.stdout.readline().strip(), process.pid)
     finally:
         process.stdin.close()
         process.wait(20)
@@ -64,17 +67,17 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     for name in ("conversations", "messages_each", "days", "latency_seconds", "deep_messages"):
         parser.add_argument(name, type=float)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     shape = BulkShape(
-        int(given.conversations),
-        int(given.messages_each),
-        given.days,
+        int(arguments.conversations),
+        int(arguments.messages_each),
+        arguments.days,
         until=midnight - timedelta(seconds=1),
-        deep_messages=int(given.deep_messages),
+        deep_messages=int(arguments.deep_messages),
     )
     with EmulatorServer(
-        api=BulkApi(shape, CACHED_BYTES), latency_seconds=given.latency_seconds
+        api=BulkApi(shape, CACHED_BYTES), latency_seconds=arguments.latency_seconds
     ) as server:
         print(server.base_url, flush=True)
         sys.stdin.read()

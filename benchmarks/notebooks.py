@@ -1,6 +1,7 @@
-"""How long each notebook takes over a lake of a million messages of 90 days: wall and CPU seconds, kernel and all.
+"""Time each notebook over a million messages of 90 days: wall and CPU seconds with kernel start.
 
-The lake is made as a user's is: an inbox over real HTTP, extracted and derived. `--root` keeps it for the next time.
+The tables are made as a user's are: an inbox over real HTTP is extracted and derived. `--root`
+keeps them for the next call.
 
     python -m benchmarks.notebooks [--messages 1000000] [--days 90] [--rounds 3] [--root FOLDER]
 """
@@ -27,9 +28,12 @@ GOAL_SECONDS = 60
 
 
 def build(root: Path, message_count: int, days: float) -> None:
-    """Extract and derive the inbox into `root`, in a process of its own."""
+    """Extract and derive the inbox into `root`, in a separate process."""
     with inbox_server(message_count // PER_CONVERSATION, PER_CONVERSATION, days) as server:
-        code = f"from benchmarks.notebooks import fill; fill({server.base_url!r}, {str(root)!r}, {days})"
+        code = (
+            "from benchmarks.notebooks import fill; "
+            f"fill({server.base_url!r}, {str(root)!r}, {days})"
+        )
         subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -43,14 +47,14 @@ def fill(base_url: str, root: str, days: float) -> None:
 
 
 def execute(path: Path, root: Path) -> tuple[float, float]:
-    """Run a notebook as Jupyter does; return wall and CPU seconds of its kernel, the start included."""
+    """Run a notebook as Jupyter does; return wall and CPU seconds with the kernel's start."""
     notebook = nbformat.read(path, as_version=4)
     os.environ["CONVO_ROOT"] = str(root)
-    begun, spent = time.perf_counter(), children_seconds()
+    started, used_before = time.perf_counter(), children_seconds()
     NotebookClient(
         notebook, timeout=600, resources={"metadata": {"path": str(path.parent)}}
     ).execute()
-    return time.perf_counter() - begun, children_seconds() - spent
+    return time.perf_counter() - started, children_seconds() - used_before
 
 
 def children_seconds() -> float:
@@ -66,16 +70,16 @@ def main() -> None:
     parser.add_argument("--days", type=float, default=90)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--root", type=Path)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        root = (given.root or Path(folder)).resolve()
+        root = (arguments.root or Path(folder)).resolve()
         if not (root / "messages").is_dir():
-            build(root, given.messages, given.days)
-        found: dict[str, list[tuple[float, float]]] = {path.stem: [] for path in NOTEBOOKS}
-        for _ in range(given.rounds):
+            build(root, arguments.messages, arguments.days)
+        seconds: dict[str, list[tuple[float, float]]] = {path.stem: [] for path in NOTEBOOKS}
+        for _ in range(arguments.rounds):
             for path in NOTEBOOKS:
-                found[path.stem].append(execute(path, root))
-    for name, rounds in found.items():
+                seconds[path.stem].append(execute(path, root))
+    for name, rounds in seconds.items():
         wall, cpu = (statistics.median(column) for column in zip(*rounds, strict=True))
         print(f"{name:22} {wall:5.1f} s wall, {cpu:5.1f} s CPU (at most {GOAL_SECONDS} s)")
 
