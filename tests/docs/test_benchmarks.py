@@ -1,4 +1,4 @@
-"""Every benchmark still runs, at its smallest size: figures that nobody can print again are no figures."""
+"""Each benchmark runs at its smallest size and prints figures."""
 
 import subprocess
 import sys
@@ -37,18 +37,18 @@ SMALLEST = {
     "unsent": ("--days", "3", "--rounds", "1"),
 }
 PARTS = {"__init__", "inbox_server", "simple_script", "words"}
-"""What the benchmarks are made of."""
+"""Modules that benchmarks import; they are no benchmarks."""
 
 pytestmark = pytest.mark.slow
 
 
-def test_every_benchmark_is_run_here() -> None:
+def test_every_benchmark_has_a_smallest_size() -> None:
     assert {path.stem for path in (ROOT / "benchmarks").glob("*.py")} - PARTS == set(SMALLEST)
 
 
 @pytest.mark.parametrize("name", SMALLEST)
-def test_it_runs_and_prints_figures(name: str, tmp_path: Path) -> None:
+def test_benchmark_prints_figures(name: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", f"benchmarks.{name}", *SMALLEST[name]]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert run.returncode == 0, run.stderr[-2000:]
     assert any(character.isdigit() for character in run.stdout)

@@ -1,4 +1,4 @@
-"""The committed data dictionary is what the declarations say."""
+"""The committed data dictionary follows the declared tables and views."""
 
 from pathlib import Path
 
@@ -15,30 +15,28 @@ from tests.support.paths import DOCS
 COMMITTED = DOCS / "data-dictionary.md"
 
 
-def test_the_committed_dictionary_is_current() -> None:
+def test_data_dictionary_is_current() -> None:
     assert COMMITTED.read_text("utf-8") == write_dictionary(), (
         "python -m scripts.dictionary > docs/data-dictionary.md"
     )
 
 
 @pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.name)
-def test_a_view_has_the_columns_and_types_that_are_declared(
-    view: ViewSchema, tmp_path: Path
-) -> None:
+def test_view_has_its_declared_columns(view: ViewSchema, tmp_path: Path) -> None:
     with convo_pipeline.connect(tmp_path) as con:
-        found = con.sql(f"from {view.name} limit 0").to_arrow_table().schema
-    types = {field.name: field.type for field in found if field.name not in ("account", "date")}
+        schema = con.sql(f"from {view.name} limit 0").to_arrow_table().schema
+    types = {field.name: field.type for field in schema if field.name not in ("account", "date")}
     assert {name: str(kind) for name, kind in types.items()} == {
         name: str(kind).replace("item:", "l:") for name, kind in view.types.items()
     }
 
 
 def test_every_view_is_declared() -> None:
-    made = "\n".join(response_time_statements(Settings()))
-    named = {
+    statements = "\n".join(response_time_statements(Settings()))
+    created = {
         word
-        for word in made.split("CREATE VIEW ")[1:]
+        for word in statements.split("CREATE VIEW ")[1:]
         for word in [word.split()[0]]
         if "." not in word
     }
-    assert {view.name for view in VIEWS} == named | set(views())
+    assert {view.name for view in VIEWS} == created | set(views())

@@ -1,4 +1,4 @@
-"""What the guides say stands in the code: closed lists, settings, paths, links, commands, the capacity table."""
+"""The pages agree with the code: closed lists, settings, paths, links, commands, capacity."""
 
 import configparser
 import importlib
@@ -70,20 +70,20 @@ def first_cells(text: str) -> list[str]:
 # closed lists
 
 
-def test_every_outcome_and_reason_of_a_run_is_explained_and_no_other() -> None:
+def test_operate_page_explains_every_outcome_and_reason() -> None:
     named = first_cells(section(OPERATE, "How a run ends"))
     outcomes = {*get_args(Outcome), "running"}
     assert sorted(named) == sorted([*outcomes, *RUN_REASONS])
     assert named[: len(outcomes)] == ["complete", "incomplete", "failed", "busy", "running"]
 
 
-def test_every_exit_code_is_explained() -> None:
+def test_operate_page_explains_every_exit_code() -> None:
     known = {0, cli.EXIT_FAILED, cli.EXIT_USAGE, cli.EXIT_NOT_FOUND, cli.EXIT_STOPPED}
     assert {int(row[0]) for row in rows(section(OPERATE, "Exit codes"))} == known
     assert {int(code) for code in re.findall(r"^  (\d+)  ", cli.EXIT_CODES, re.M)} == known
 
 
-def test_every_check_of_dagster_is_explained() -> None:
+def test_ui_page_explains_every_check() -> None:
     text = section(page("ui.md"), "Checks")
     assert set(first_cells(text)) == {check.name for check in (*CHECKS, *ACCOUNT_CHECKS)}
     warn = {check.name for check in (*CHECKS, *ACCOUNT_CHECKS) if check.severity.value == "WARN"}
@@ -91,31 +91,33 @@ def test_every_check_of_dagster_is_explained() -> None:
     assert f"fewer than {LEAST_SHARE_DETAILED:.0%}".replace("%", " %") in text
 
 
-def test_everything_that_verify_finds_is_explained() -> None:
+def test_operate_page_explains_every_finding_of_verify() -> None:
     assert sorted(first_cells(section(OPERATE, "Verify"))) == sorted(KINDS)
 
 
-def test_every_fault_of_the_emulator_is_in_its_table_and_no_other() -> None:
+def test_emulator_page_lists_every_fault() -> None:
     assert {in_code(row[1])[0] for row in rows(section(page("emulator.md"), "Faults"))} == set(
         FAULTS
     )
 
 
-def test_every_table_and_view_of_the_readme_is_there() -> None:
+def test_readme_lists_every_table() -> None:
     named = first_cells(section(README, "What you get"))
     assert sorted(named) == sorted(schema.TABLES)
 
 
-def test_the_kinds_of_runs_in_the_dictionary_are_all_there_are() -> None:
+def test_data_dictionary_names_every_kind_of_run() -> None:
     described = next(column.description for column in schema.RUNS.columns if column.name == "kind")
     words = re.findall(r"(\w+)(?: \([^)]*\))?(?:,| or |\.)", described.split(":")[1])
     assert sorted(words) == sorted(get_args(Mode))
 
 
-def test_the_hours_and_days_of_the_page_are_those_of_the_code() -> None:
+def test_ui_page_states_the_limits_of_the_code() -> None:
     text = page("ui.md")
     windows = (FRESHNESS.warn_window, FRESHNESS.fail_window)
-    warn, fail = (round(each.to_timedelta().total_seconds() / 3600) for each in windows if each)
+    warn, fail = (
+        round(window.to_timedelta().total_seconds() / 3600) for window in windows if window
+    )
     assert f"younger than {warn} hours, warns after" in section(text, "Freshness")
     assert f"fails after {fail}:" in section(text, "Freshness")
     assert f"the newest {MOST_DAYS} days" in section(text, "Pictures")
@@ -123,17 +125,17 @@ def test_the_hours_and_days_of_the_page_are_those_of_the_code() -> None:
     assert f"repeated for {CARRIED_DAYS} days" in section(text, "Checks")
 
 
-def test_the_emulators_server_takes_what_is_shown() -> None:
+def test_emulator_page_shows_the_parameters_of_the_server() -> None:
     shown = re.search(r"`EmulatorServer\((world=None.*?)\)`", page("emulator.md"), re.S)
     assert shown is not None
-    taken = inspect.signature(EmulatorServer).parameters.values()
-    assert re.findall(r"(\w+)=", shown[1]) == [each.name for each in taken]
+    parameters = inspect.signature(EmulatorServer).parameters.values()
+    assert re.findall(r"(\w+)=", shown[1]) == [parameter.name for parameter in parameters]
 
 
 # settings
 
 
-def test_every_key_of_the_configuration_is_explained_with_type_and_default() -> None:
+def test_settings_page_lists_every_key_with_type_and_default() -> None:
     shown = {}
     for part in SETTINGS.split("\n## ")[1:]:
         name = re.match(r"\[+(\w+)\]+", part)
@@ -160,7 +162,7 @@ def kind_of(key: str, field: FieldInfo) -> str:
         return "cron"
     kind: Any = field.annotation
     if get_origin(kind) in (Union, UnionType):
-        kind = next(each for each in get_args(kind) if each is not type(None))
+        kind = next(option for option in get_args(kind) if option is not type(None))
     kind = get_args(kind)[0] if hasattr(kind, "__metadata__") else kind
     if get_origin(kind) is Literal:
         return " or ".join(f'`"{value}"`' for value in get_args(kind))
@@ -178,15 +180,34 @@ def default_of(field: FieldInfo) -> str:
     return f'`"{field.default}"`' if isinstance(field.default, str) else f"`{field.default:g}`"
 
 
-# commands of others
+# commands of other programs
 
 
-KNOWN_PROGRAMS = {".venv/bin/jupyter", ".venv/bin/python", "convo", "convo-pipeline", "dagster", "exec", "export", "git", "install", "python",
-                  "python3", "set", "systemctl", "tar", "useradd", "cd", "."}  # fmt: skip
+KNOWN_PROGRAMS = set(
+    [
+        ".",
+        ".venv/bin/jupyter",
+        ".venv/bin/python",
+        "cd",
+        "convo",
+        "convo-pipeline",
+        "dagster",
+        "exec",
+        "export",
+        "git",
+        "install",
+        "python",
+        "python3",
+        "set",
+        "systemctl",
+        "tar",
+        "useradd",
+    ]
+)
 
 
 def words_of(line: str) -> Iterator[list[str]]:
-    """The simple commands of a line, each without the variables set before it."""
+    """Yield the simple commands of a line without the variable assignments before them."""
     for part in line.split("&&"):
         words = shlex.split(part)
         while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
@@ -194,12 +215,12 @@ def words_of(line: str) -> Iterator[list[str]]:
         yield words
 
 
-def test_every_command_that_is_shown_is_one_we_know() -> None:
+def test_shown_commands_start_known_programs() -> None:
     assert {words[0] for line in command_lines() for words in words_of(line)} == KNOWN_PROGRAMS
 
 
 @pytest.mark.parametrize("block", every_block("sh"), ids=lambda block: block.splitlines()[0][:40])
-def test_a_shell_understands_every_block(block: str) -> None:
+def test_shell_blocks_have_valid_syntax(block: str) -> None:
     assert (
         subprocess.run(
             ["bash", "-n"], input=block, text=True, capture_output=True, check=False
@@ -209,25 +230,30 @@ def test_a_shell_understands_every_block(block: str) -> None:
 
 
 DAGSTER_LINES = sorted(
-    {shlex.join(words[words.index("dagster") :]) for line in command_lines() for words in words_of(line)
-     if "dagster" in words[:2]}
-)  # fmt: skip
+    {
+        shlex.join(words[words.index("dagster") :])
+        for line in command_lines()
+        for words in words_of(line)
+        if "dagster" in words[:2]
+    }
+)
 
 
 @pytest.mark.parametrize("line", DAGSTER_LINES)
-def test_dagster_understands_the_command(line: str) -> None:
-    understand(dagster._cli.create_dagster_cli(), shlex.split(line)[1:])
+def test_dagster_accepts_shown_options(line: str) -> None:
+    parse_options(dagster._cli.create_dagster_cli(), shlex.split(line)[1:])
 
 
-def understand(command: click.Command, words: list[str]) -> None:
-    """Parse the words down to the last subcommand; run nothing."""
+def parse_options(command: click.Command, words: list[str]) -> None:
+    """Parse the words down to the last subcommand without running it."""
     context = command.make_context(command.name or "", words)
     while isinstance(command, click.Group):
-        _, found, words = command.resolve_command(
+        _, subcommand, words = command.resolve_command(
             context, [*context._protected_args, *context.args]
         )
-        assert found is not None
-        command, context = found, found.make_context(found.name or "", words, parent=context)
+        assert subcommand is not None
+        command = subcommand
+        context = command.make_context(command.name or "", words, parent=context)
 
 
 def units() -> Iterable[configparser.ConfigParser]:
@@ -238,7 +264,7 @@ def units() -> Iterable[configparser.ConfigParser]:
         yield unit
 
 
-def test_the_services_run_programs_of_the_environment_with_options_they_know() -> None:
+def test_service_units_start_installed_programs_with_valid_options() -> None:
     programs = {
         "dagster-daemon": dagster._daemon.cli.create_dagster_daemon_cli(),
         "dagster-webserver": dagster_webserver.cli.create_dagster_webserver_cli(),
@@ -247,7 +273,7 @@ def test_the_services_run_programs_of_the_environment_with_options_they_know() -
         program, *options = shlex.split(unit["Service"]["ExecStart"])
         command = programs.pop(Path(program).name)
         assert (Path(sys.executable).parent / Path(program).name).exists()
-        understand(command, options)
+        parse_options(command, options)
         assert unit["Service"]["UMask"] == "0077"
     assert programs == {}
     assert {f"{name}.service" for name in ("convo-daemon", "convo-page")} == set(
@@ -256,7 +282,7 @@ def test_the_services_run_programs_of_the_environment_with_options_they_know() -
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd on this machine")
-def test_systemd_understands_the_services(tmp_path: Path) -> None:
+def test_systemd_accepts_the_service_units(tmp_path: Path) -> None:
     files = []
     for block in every_block("ini"):
         name = re.match(r"# /etc/systemd/system/(\S+)", block)
@@ -277,12 +303,14 @@ def test_systemd_understands_the_services(tmp_path: Path) -> None:
 # paths, names, links
 
 
-SOURCES = {str(path.relative_to(ROOT)) for place in ("convo_pipeline", "tests", "scripts", "benchmarks", "docs", "notebooks")
-           for path in (ROOT / place).rglob("*") if path.is_file()} | {path.name for path in ROOT.iterdir()}  # fmt: skip
+FOLDERS = ("convo_pipeline", "tests", "scripts", "benchmarks", "docs", "notebooks")
+SOURCES = {path.name for path in ROOT.iterdir()} | {
+    str(path.relative_to(ROOT)) for folder in FOLDERS for path in (ROOT / folder).rglob("*")
+}
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
-def test_every_file_of_ours_that_is_named_exists(path: Path) -> None:
+def test_named_files_exist(path: Path) -> None:
     named = [
         code
         for code in in_code(without_blocks(path.read_text()))
@@ -295,7 +323,7 @@ def test_every_file_of_ours_that_is_named_exists(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
-def test_every_link_to_a_heading_leads_to_one(path: Path) -> None:
+def test_links_to_headings_work(path: Path) -> None:
     text = path.read_text()
     for target in re.findall(r"\]\(([^)\s]*#[^)\s]*)\)", text):
         file, anchor = target.split("#")
@@ -304,12 +332,12 @@ def test_every_link_to_a_heading_leads_to_one(path: Path) -> None:
             assert anchor in set(anchors(there)), target
 
 
-def test_every_page_is_in_the_readmes_list() -> None:
+def test_readme_links_every_page() -> None:
     listed = section(README, "Where to go next")
     assert [path.name for path in PAGES[1:] if f"(docs/{path.name})" not in listed] == []
 
 
-def test_every_picture_is_shown() -> None:
+def test_every_picture_is_used() -> None:
     text = "".join(path.read_text() for path in PAGES)
     assert [
         path.name
@@ -318,7 +346,7 @@ def test_every_picture_is_shown() -> None:
     ] == []
 
 
-def test_every_name_of_the_code_that_the_walk_tells_is_there() -> None:
+def test_names_of_the_develop_page_exist() -> None:
     text = page("develop.md")
     for name, place in (
         ("plan_run", "extract.account"),
@@ -335,7 +363,7 @@ def test_every_name_of_the_code_that_the_walk_tells_is_there() -> None:
 def calls_of(
     conversations: int, deep: int, messages_each: int, platform: str, *, is_capture: bool = False
 ) -> int:
-    """The formula of operate.md: what one run of one account calls."""
+    """Return the number of calls of one run of one account, by the formula of operate.md."""
     listings = max(1, ceil(conversations / SIZES[0][0]))
     pages = deep * max(0, ceil((messages_each - SIZES[0][1]) / EDGES[0].limit))
     is_instagram = platform == "instagram"
@@ -352,7 +380,7 @@ def in_words(seconds: float) -> str:
     return f"{max(1, round(seconds))} s" if seconds < 90 else f"{round(seconds / 60)} min"
 
 
-def test_the_capacity_table_is_what_the_formula_gives() -> None:
+def test_capacity_table_follows_the_formula() -> None:
     text = section(OPERATE, "Capacity")
     rate = GraphSettings().calls_per_second
     table = rows(text)
@@ -386,7 +414,7 @@ def number(cell: str) -> int:
 @pytest.mark.parametrize(
     ("conversations", "messages_each"), [(30, 2), (110, 3), (12, 45), (3, 130)]
 )
-def test_the_formula_is_what_a_run_calls(
+def test_run_makes_as_many_calls_as_the_formula(
     conversations: int, messages_each: int, platform: str, tmp_path: Path
 ) -> None:
     world = World(VirtualClock(NOW))
@@ -404,7 +432,7 @@ def test_the_formula_is_what_a_run_calls(
     assert sum(idle.calls.values()) == calls_of(0, 0, 0, platform, is_capture=True)
 
 
-def test_the_quotas_are_those_of_the_settings() -> None:
+def test_quotas_are_those_of_the_settings() -> None:
     graph, schedule = GraphSettings(), ScheduleSettings()
     text = section(OPERATE, "Quotas")
     assert f"for {graph.calls_per_second}," in text
@@ -416,7 +444,7 @@ def test_the_quotas_are_those_of_the_settings() -> None:
 # layout
 
 
-def test_the_layout_of_the_design_is_the_tested_one() -> None:
+def test_design_page_draws_the_tested_layout() -> None:
     shown = page("design.md").split("<!-- floors -->\n```text\n")[1].split("```")[0]
     drawn = [set(re.split(r" {3,}", line)[0].split()) for line in shown.splitlines()]
     floors = [names - {"__init__"} for names in reversed(FLOORS)]

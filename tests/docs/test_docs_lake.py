@@ -1,4 +1,4 @@
-"""What the guides show, done on a small lake of the demo's two inboxes: queries, Python, backups, erasures, files."""
+"""Examples of the pages run over a small lake: queries, Python, backups, erasures, files."""
 
 import os
 import re
@@ -32,7 +32,7 @@ EMPTY_WHEN_ALL_IS_WELL = ("where outcome <> 'complete'", "as rows_left")
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as a reader has it: `data/demo` is the lake, `data` and `convo.toml` belong to it too."""
+    """Return a folder as a reader has it: `data/demo`, `data` and `convo.toml`."""
     folder = tmp_path_factory.mktemp("docs")
     world = default_world(VirtualClock(NOW), history_days=4)
     ada = world.accounts["bakery-instagram"].add_conversation("Ada Invented", customer_id=ADA)
@@ -52,8 +52,9 @@ def write_config(folder: Path, inboxes: Inboxes) -> None:
     text = f'[store]\nroot = "{folder / "lake"}"\n'
     for account in inboxes.settings.accounts:
         text += (
-            f'[[accounts]]\nname = "{account.name}"\npage_id = "{account.page_id}"\nplatform = "{account.platform}"\n'
-            f'token_env = "T"\nstart_date = "{START}"\ntimezone = "Europe/Berlin"\nbusiness_hours = "Mon-Fri 09:00-18:00"\n'
+            f'[[accounts]]\nname = "{account.name}"\npage_id = "{account.page_id}"\n'
+            f'platform = "{account.platform}"\ntoken_env = "T"\nstart_date = "{START}"\n'
+            'timezone = "Europe/Berlin"\nbusiness_hours = "Mon-Fri 09:00-18:00"\n'
         )
     (folder / "convo.toml").write_text(text)
 
@@ -79,14 +80,14 @@ def shown_queries() -> list[tuple[str, str]]:
     shown_queries(),
     ids=[f"{name}-{n}" for n, (name, _) in enumerate(shown_queries())],
 )
-def test_a_query_that_is_shown_has_an_answer(name: str, query: str, con: Connection) -> None:
-    found = con.sql(query).fetchall()
+def test_shown_query_returns_values(name: str, query: str, con: Connection) -> None:
+    result = con.sql(query).fetchall()
     if not any(text in query for text in EMPTY_WHEN_ALL_IS_WELL):
-        assert found
-        assert any(value is not None for value in found[0])
+        assert result
+        assert any(value is not None for value in result[0])
 
 
-def test_there_are_ten_recipes_and_more() -> None:
+def test_analyse_page_has_ten_recipes() -> None:
     assert len(blocks("sql", page("analyse.md"))) >= 10
 
 
@@ -98,7 +99,7 @@ SHOWN_PYTHON = [
 @pytest.mark.parametrize(
     ("name", "block"), SHOWN_PYTHON, ids=[f"{name}-{n}" for n, (name, _) in enumerate(SHOWN_PYTHON)]
 )
-def test_the_python_that_is_shown_runs(
+def test_shown_python_runs(
     name: str, block: str, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(home)
@@ -108,9 +109,7 @@ def test_the_python_that_is_shown_runs(
         names["con"].close()  # type: ignore[attr-defined]
 
 
-def test_the_query_commands_that_are_shown_answer(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_shown_query_commands_run(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(home)
     queries = [
         words
@@ -129,7 +128,7 @@ def test_the_query_commands_that_are_shown_answer(
 
 @pytest.fixture
 def copy(home: Path, tmp_path: Path) -> Path:
-    """The same lake, to be changed."""
+    """Return a copy of the lake that the test may change."""
     shutil.copytree(
         home / "lake", tmp_path / "lake", symlinks=True, ignore=shutil.ignore_patterns("demo")
     )
@@ -138,7 +137,7 @@ def copy(home: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_forgetting_prints_what_is_shown_and_leaves_what_is_said(copy: Path) -> None:
+def test_forget_prints_the_shown_output(copy: Path) -> None:
     shown = PRIVACY.split("<!-- output: forget -->\n```text\n")[1].split("```")[0]
     command, *output = shown.splitlines()
     words = command.removeprefix("$ convo-pipeline ").split()
@@ -155,7 +154,7 @@ def masked(text: str) -> list[str]:
     return re.sub(r"receipt [0-9a-f]{32}", "receipt …", text).strip().splitlines()
 
 
-def test_every_file_there_is_stands_in_the_table_and_is_its_owners_alone(copy: Path) -> None:
+def test_privacy_page_lists_every_file_and_files_are_private(copy: Path) -> None:
     known = list(patterns())
     lake = copy / "lake"
     assert invoke(copy, "forget", "bakery-instagram", ADA, "--yes").exit_code == 0
@@ -171,13 +170,13 @@ def test_every_file_there_is_stands_in_the_table_and_is_its_owners_alone(copy: P
     assert [
         path for path in files if not any(fnmatchcase(path, pattern) for pattern in known)
     ] == []
-    rare = ("corrupt", ".staging", "spool", "/forget/", "/delet", "/rename/", "history", "schedules", "storage", ".dagster/.")  # fmt: skip
-    unmet = [pattern for pattern in known if not any(fnmatchcase(path, pattern) for path in files)]
-    assert [pattern for pattern in unmet if not any(word in pattern for word in rare)] == []
+    rare = "corrupt .staging spool /forget/ /delet /rename/ history schedules storage .dagster/."
+    unused = [pattern for pattern in known if not any(fnmatchcase(path, pattern) for path in files)]
+    assert [name for name in unused if not any(word in name for word in rare.split())] == []
 
 
 def patterns() -> Iterator[str]:
-    """The places of the table, as patterns below the root."""
+    """Yield the table's places as patterns below the root."""
     places = {"<root>/": "", "<state>/": ".state/", "<home>/": ".dagster/"}
     for row in rows(section(PRIVACY, "What is stored where")):
         for shown in re.findall(r"`([^`]+)`", row[0]):
@@ -195,7 +194,7 @@ def patterns() -> Iterator[str]:
 # connect.md
 
 
-def test_a_backup_is_made_and_put_back_as_shown(copy: Path, tmp_path: Path) -> None:
+def test_shown_backup_can_be_restored(copy: Path, tmp_path: Path) -> None:
     backup, restored = tmp_path / "backup", tmp_path / "restored"
     for folder in (backup, restored):
         folder.mkdir()

@@ -1,6 +1,7 @@
 """Fault codes: the page defines each code that tests use, and each defined code has a test."""
 
 import re
+from functools import cache
 
 import pytest
 
@@ -9,10 +10,13 @@ from tests.support.shown import page, rows
 
 FAULTS = page("faults.md")
 DEFINED = [row[0] for row in rows(FAULTS) if re.fullmatch(r"[ABCDS]\d+", row[0])]
-THREATS_WITHOUT_A_NAME = {"S3", "S4", "S5", "S6", "S7", "S8", "S9", "S10", "S11", "S12", "S14", "S16", "S21"}  # fmt: skip
+THREATS_WITHOUT_A_NAME = set(
+    ["S3", "S4", "S5", "S6", "S7", "S8", "S9", "S10", "S11", "S12", "S14", "S16", "S21"]
+)
 """Tests of these threats do not carry their codes yet."""
 
 
+@cache
 def codes_of_names() -> set[str]:
     """Return the codes in the names of test functions and files."""
     names = [
@@ -23,6 +27,7 @@ def codes_of_names() -> set[str]:
     return {code.upper() for name in names for code in re.findall(r"_([abcds]\d+)(?=_|$)", name)}
 
 
+@cache
 def codes_of_parameters() -> set[str]:
     """Return the codes that parametrized tests of the emulator's faults name in quotes."""
     text = "".join(path.read_text() for path in TESTS.rglob("*.py"))

@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom over a lake, are committed without output and need no more than they say."""
+"""The notebooks run from top to bottom over a lake and are committed without output."""
 
 import ast
 import os
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:zmq", "ignor
 
 @pytest.fixture(scope="module")
 def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two weeks of two accounts, with the tables that the notebooks read."""
+    """Write two weeks of two accounts: the tables that the notebooks read."""
     root = tmp_path_factory.mktemp("lake")
     since = datetime(2026, 3, 1, tzinfo=UTC)
     world = random_world(1, 60, since, timedelta(days=14))
@@ -101,7 +101,7 @@ def source(path: Path) -> str:
 
 @pytest.fixture(scope="module")
 def kernel(lake: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Jupyter's kernel in an empty folder: loading pandas and matplotlib into it takes longer than all notebooks."""
+    """Start one kernel for all notebooks: its start takes longer than they do."""
     starter = NotebookClient(nbformat.v4.new_notebook())
     with starter.setup_kernel(
         cwd=str(tmp_path_factory.mktemp("work")), env={**os.environ, "CONVO_ROOT": str(lake)}
@@ -110,22 +110,22 @@ def kernel(lake: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any
 
 
 def run(path: Path, kernel: Any) -> list[Any]:
-    """Execute a notebook as Jupyter does, without a name of the one before; return every output."""
+    """Execute a notebook as Jupyter does, in an empty namespace; return every output."""
     notebook = nbformat.read(path, as_version=4)
     notebook.cells.insert(0, nbformat.v4.new_code_cell("%reset -f"))
-    NotebookClient(notebook, km=kernel, timeout=60).execute()
+    NotebookClient(notebook, km=kernel, timeout=None).execute()
     return [output for cell in notebook.cells for output in cell.get("outputs", [])]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs_and_draws(path: Path, kernel: Any) -> None:
+def test_notebook_runs_and_draws(path: Path, kernel: Any) -> None:
     outputs = run(path, kernel)
     assert [output for output in outputs if output.output_type in ("error", "stream")] == []
     assert any("image/png" in output.get("data", {}) for output in outputs)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs_over_an_empty_lake(
+def test_notebook_runs_without_tables(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "data").mkdir()
@@ -135,9 +135,7 @@ def test_a_notebook_runs_over_an_empty_lake(
     plt.close("all")
 
 
-def test_waits_are_taken_of_promised_days_alone(
-    lake: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_waits_come_from_complete_days_only(lake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CONVO_ROOT", str(lake))
     matplotlib.use("Agg")
     path, names = (
@@ -147,19 +145,19 @@ def test_waits_are_taken_of_promised_days_alone(
     exec(compile(source(path), path.name, "exec"), names)
     plt.close("all")
     (first,) = names["con"].execute("SELECT min(date) FROM turns").fetchone()
-    (held,) = names["con"].execute("SELECT min(date) FROM response_turns").fetchone()
-    assert held < COMPLETE_RANGE.since <= first
+    (first_stored,) = names["con"].execute("SELECT min(date) FROM response_turns").fetchone()
+    assert first_stored < COMPLETE_RANGE.since <= first
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_is_committed_without_output(path: Path) -> None:
+def test_notebook_is_committed_without_output(path: Path) -> None:
     cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
     assert [cell.outputs for cell in cells] == [[]] * len(cells)
     assert {cell.execution_count for cell in cells} == {None}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_needs_only_duckdb_pandas_and_matplotlib(path: Path) -> None:
+def test_notebook_imports_only_declared_libraries(path: Path) -> None:
     tree = ast.parse(source(path))
     names = {
         alias.name
@@ -171,7 +169,7 @@ def test_a_notebook_needs_only_duckdb_pandas_and_matplotlib(path: Path) -> None:
     assert {name.split(".")[0] for name in names} <= ALLOWED_IMPORTS | set(sys.stdlib_module_names)
 
 
-def test_the_three_notebooks_are_there() -> None:
+def test_there_are_three_notebooks() -> None:
     assert [path.stem for path in NOTEBOOKS] == [
         "first_look",
         "how_fast_do_we_answer",

@@ -1,4 +1,4 @@
-"""What the README says can be typed, read and clicked."""
+"""The README's commands, settings and links work; the lock files are complete."""
 
 import re
 import shlex
@@ -18,7 +18,7 @@ from tests.support.shown import PAGES, README, ROOT, command_lines, every_block,
 @pytest.mark.parametrize(
     "line", [line for line in command_lines() if line.startswith("convo-pipeline ")]
 )
-def test_a_command_that_is_shown_is_understood(line: str) -> None:
+def test_shown_command_has_valid_options(line: str) -> None:
     context = cli.make_context(
         "convo-pipeline", shlex.split(line)[1:], resilient_parsing="--version" in line
     )
@@ -29,35 +29,35 @@ def test_a_command_that_is_shown_is_understood(line: str) -> None:
     command.make_context(name, rest, parent=context, resilient_parsing=False)
 
 
-def test_the_commands_page_is_current() -> None:
+def test_commands_page_is_current() -> None:
     assert page("commands.md") == write_commands(), "python -m scripts.commands > docs/commands.md"
 
 
-def test_the_commands_page_has_every_command() -> None:
+def test_commands_page_has_every_command() -> None:
     assert isinstance(cli, click.Group)
     headings = re.findall(r"^## convo-pipeline (\w+)$", page("commands.md"), re.M)
     assert sorted(headings) == sorted(cli.commands)
 
 
-def test_the_readme_shows_what_the_test_command_prints() -> None:
+def test_readme_shows_the_output_of_the_test_command() -> None:
     shown = README.split("<!-- output: test -->\n```text\n")[1].split("```")[0]
     assert shown.splitlines() == [f"── {name}" for name, _ in CHECKS] + ["── all passed"]
 
 
-def test_every_configuration_that_is_shown_is_valid() -> None:
+def test_shown_settings_are_valid() -> None:
     shown = [parse_settings(block.encode()) for block in every_block("toml")]
     assert [account.name for settings in shown for account in settings.accounts][:1] == [
         "bakery-instagram"
     ]
 
 
-def test_the_shipped_configuration_is_valid_and_has_both_platforms() -> None:
+def test_shipped_settings_are_valid_and_have_both_platforms() -> None:
     settings = parse_settings((ROOT / "convo.toml").read_bytes())
     assert [account.platform for account in settings.accounts] == ["instagram", "messenger"]
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
-def test_every_link_to_a_file_leads_somewhere(path: Path) -> None:
+def test_links_to_files_work(path: Path) -> None:
     links = [
         link.split("#")[0]
         for link in re.findall(r"\]\(([^)\s]+)\)", path.read_text())
@@ -66,7 +66,7 @@ def test_every_link_to_a_file_leads_somewhere(path: Path) -> None:
     assert [link for link in links if link and not (path.parent / link).exists()] == []
 
 
-def test_the_lock_files_name_no_host_and_pin_all_they_name() -> None:
+def test_lock_files_pin_versions_and_name_no_host() -> None:
     for lock in ("requirements.lock", "requirements-dev.lock"):
         lines = (ROOT / lock).read_text().splitlines()
         assert [
@@ -75,7 +75,7 @@ def test_the_lock_files_name_no_host_and_pin_all_they_name() -> None:
         assert [line for line in lines if line[:1].isalnum() and "==" not in line] == []
 
 
-def test_the_packages_of_the_project_are_in_the_lock() -> None:
+def test_lock_file_has_every_dependency() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     locked = {
         line.split("==")[0].split("[")[0]

@@ -1,4 +1,4 @@
-"""What is in the repository may be read by everybody: no secret is in it, and none gets in by accident."""
+"""No tracked file contains a secret, and git ignores files with secrets or data."""
 
 import re
 import subprocess
@@ -20,7 +20,7 @@ SECRETS = {
     "a password in an address": r"\b[a-z][a-z0-9+]*://[^\s/:@\"'`<>{}]+:[^\s/@\"'`<>{}]{3,}@",
 }
 INVENTED = re.compile(r"(?i)emulator|wrong|canary|expired|example|invented")
-"""What our own tests and the emulator call a secret says that it is none."""
+"""Invented secrets of tests and the emulator contain one of these words."""
 
 
 def tracked() -> list[Path]:
@@ -31,27 +31,27 @@ def tracked() -> list[Path]:
 
 
 def content_of(path: Path) -> bytes:
-    """Return a file's bytes; of a packed one its rows, for its schema in base64 looks like anything."""
+    """Return a file's bytes; of Parquet the rows, because its base64 schema matches by chance."""
     return unpacked(path) or path.read_bytes()
 
 
 def find_secrets(text: str) -> list[str]:
-    """Return the kinds of secrets that a text holds."""
+    """Return the kinds of secrets in a text."""
     return [
         kind
         for kind, shape in SECRETS.items()
-        if any(not INVENTED.search(found[0]) for found in re.finditer(shape, text))
+        if any(not INVENTED.search(match[0]) for match in re.finditer(shape, text))
     ]
 
 
 def test_s20_no_tracked_file_holds_a_secret() -> None:
     files = tracked()
     assert len(files) > 100
-    found = {}
+    secrets = {}
     for path in files:
         if path.is_file() and (kinds := find_secrets(content_of(path).decode("utf-8", "replace"))):
-            found[str(path.relative_to(ROOT))] = kinds
-    assert found == {}
+            secrets[str(path.relative_to(ROOT))] = kinds
+    assert secrets == {}
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_s20_no_tracked_file_holds_a_secret() -> None:
         ("postgres://me:" + "hunter2@host", "a password in an address"),
     ],
 )
-def test_each_kind_of_secret_would_be_found(text: str, kind: str) -> None:
+def test_secret_scan_finds_each_kind(text: str, kind: str) -> None:
     assert find_secrets(text) == [kind]
 
 
@@ -76,14 +76,14 @@ def test_each_kind_of_secret_would_be_found(text: str, kind: str) -> None:
     "name",
     [".env", "docs/.env", "data/lake/messages/x.parquet", "data/.state/forget.key", ".dagster/x"],
 )
-def test_s20_what_holds_secrets_or_rows_is_ignored(name: str) -> None:
+def test_s20_git_ignores_secrets_and_data(name: str) -> None:
     done = subprocess.run(
         ["git", "check-ignore", "--quiet", "--no-index", name], cwd=ROOT, check=False
     )
     assert done.returncode == 0
 
 
-def test_s20_no_file_of_an_environment_is_tracked() -> None:
+def test_s20_no_environment_file_is_tracked() -> None:
     assert [
         path.name
         for path in tracked()

@@ -1,4 +1,4 @@
-"""The script that takes the documentation's pictures, on the real page."""
+"""The committed pictures, and the script that takes them from Dagster's page."""
 
 from pathlib import Path
 
@@ -17,11 +17,11 @@ NAMES = [
     "partitions.png",
 ]
 LEAST_BYTES = 10_000
-"""A page that shows nothing is smaller."""
+"""An empty page is smaller."""
 
 
-def look_at(folder: Path) -> None:
-    """Every picture is there, as wide as the page, with something on it, and small."""
+def check_pictures(folder: Path) -> None:
+    """Check that every picture exists, is as wide as the page, is not empty, and is small."""
     assert sorted(path.name for path in folder.iterdir()) == NAMES
     for path in folder.iterdir():
         assert LEAST_BYTES < path.stat().st_size <= MOST_BYTES, path.name
@@ -31,17 +31,17 @@ def look_at(folder: Path) -> None:
             assert len(image.getcolors(1024) or range(1024)) > 8, path.name
 
 
-def test_the_documentations_pictures_are_readable_and_small() -> None:
-    look_at(DOCS / "images")
+def test_committed_pictures_are_readable_and_small() -> None:
+    check_pictures(DOCS / "images")
 
 
 @pytest.mark.browser
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-def test_the_tour_materialises_a_partition_and_photographs_graph_pictures_and_checks(
+def test_tour_takes_every_picture(
     tmp_path: Path,
 ) -> None:
     with demo_ui(tmp_path / "demo") as url:
         taken = take_screenshots(url, tmp_path / "images")
     assert sorted(path.name for path in taken) == NAMES
-    look_at(tmp_path / "images")
+    check_pictures(tmp_path / "images")

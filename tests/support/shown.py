@@ -1,4 +1,4 @@
-"""What the pages of the documentation show, cut out of their Markdown: code blocks, commands, tables, links."""
+"""Read code blocks, commands, tables and links from the Markdown of the pages."""
 
 import re
 from collections.abc import Iterator
@@ -14,21 +14,21 @@ def page(name: str) -> str:
 
 
 def blocks(language: str, text: str = README) -> list[str]:
-    """The fenced blocks of one language."""
+    """Return the fenced blocks of one language."""
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.M | re.S)
 
 
 def every_block(language: str) -> list[str]:
-    return [block for each in PAGES for block in blocks(language, each.read_text())]
+    return [block for path in PAGES for block in blocks(language, path.read_text())]
 
 
 def section(text: str, heading: str) -> str:
-    """What stands below a heading, up to the next one."""
+    """Return the text between a heading and the next one."""
     return re.split(r"^#{1,6} ", text.split(f"# {heading}\n", 1)[1], maxsplit=1, flags=re.M)[0]
 
 
 def rows(text: str) -> list[list[str]]:
-    """The cells of every table's rows, heads and rules left out; `\\|` is no border."""
+    """Return the cells of all table rows without heads; `\\|` is no border."""
     lines = text.splitlines()
     rules = {number for number, line in enumerate(lines) if re.fullmatch(r"\|[-:|]+\|", line)}
     kept = [
@@ -40,7 +40,7 @@ def rows(text: str) -> list[list[str]]:
 
 
 def in_code(cell: str) -> list[str]:
-    """What stands in backticks."""
+    """Return the texts in backticks."""
     return re.findall(r"`([^`]+)`", cell)
 
 
@@ -49,11 +49,14 @@ def without_blocks(text: str) -> str:
 
 
 def command_lines() -> list[str]:
-    """Every command line of every page, comments cut off, ours spelled `convo-pipeline …` however it was started."""
+    """Return the command lines of all pages without comments; ours begin with `convo-pipeline`."""
     lines = [
         line.split("   #")[0].strip() for block in every_block("sh") for line in block.splitlines()
     ]
-    ours = r"^(?:convo )?(?:python3 (?:/opt/convo-pipeline/)?run\.py(?! test)|(?:\.venv/bin/)?convo-pipeline)(?= |$)"
+    ours = (
+        r"^(?:convo )?(?:python3 (?:/opt/convo-pipeline/)?run\.py(?! test)"
+        r"|(?:\.venv/bin/)?convo-pipeline)(?= |$)"
+    )
     return sorted(
         {
             re.sub(ours, "convo-pipeline", line)
@@ -64,7 +67,7 @@ def command_lines() -> list[str]:
 
 
 def anchors(text: str) -> Iterator[str]:
-    """The names by which GitHub links to the headings of a page."""
+    """Yield the names by which GitHub links to the headings of a page."""
     for title in re.findall(r"^#{1,6} (.+)$", without_blocks(text), re.M):
         plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", title).lower()
         yield re.sub(r"[^\w\- ]", "", plain).replace(" ", "-")

@@ -1,4 +1,4 @@
-"""The examples in docstrings are run: one that no longer holds is a lie in the very place where people look."""
+"""Examples in docstrings return what they show."""
 
 import doctest
 from importlib import import_module
@@ -16,9 +16,9 @@ MODULES = sorted(
 
 
 @pytest.mark.parametrize("path", MODULES, ids=str)
-def test_every_example_in_a_docstring_is_true(
+def test_docstring_examples_hold(
     path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = doctest.testmod(import_module(".".join(path.with_suffix("").parts)))
-    assert found.attempted > 0
-    assert (found.failed, capsys.readouterr().out) == (0, "")
+    result = doctest.testmod(import_module(".".join(path.with_suffix("").parts)))
+    assert result.attempted > 0
+    assert (result.failed, capsys.readouterr().out) == (0, "")
