@@ -183,27 +183,25 @@ def default_of(field: FieldInfo) -> str:
 # commands of other programs
 
 
-KNOWN_PROGRAMS = set(
-    [
-        ".",
-        ".venv/bin/jupyter",
-        ".venv/bin/python",
-        "cd",
-        "convo",
-        "convo-pipeline",
-        "dagster",
-        "exec",
-        "export",
-        "git",
-        "install",
-        "python",
-        "python3",
-        "set",
-        "systemctl",
-        "tar",
-        "useradd",
-    ]
-)
+KNOWN_PROGRAMS = {
+    ".",
+    ".venv/bin/jupyter",
+    ".venv/bin/python",
+    "cd",
+    "convo",
+    "convo-pipeline",
+    "dagster",
+    "exec",
+    "export",
+    "git",
+    "install",
+    "python",
+    "python3",
+    "set",
+    "systemctl",
+    "tar",
+    "useradd",
+}
 
 
 def words_of(line: str) -> Iterator[list[str]]:
