@@ -16,9 +16,7 @@ MODULES = sorted(
 
 
 @pytest.mark.parametrize("path", MODULES, ids=str)
-def test_docstring_examples_hold(
-    path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_docstring_examples_hold(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = doctest.testmod(import_module(".".join(path.with_suffix("").parts)))
     assert result.attempted > 0
     assert (result.failed, capsys.readouterr().out) == (0, "")
