@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Make the environment and run a command in it. Needs Python 3.11 or newer and nothing else.
+"""Create the environment and run a command in it. Needs Python 3.11 or newer and nothing else.
 
-    python3 run.py demo [--ui]     two invented inboxes, from the API to an answer
-    python3 run.py test [args]     format, lint, types and the fast tests; args go to pytest
-    python3 run.py COMMAND [args]  any other command of convo-pipeline
+    python3 run.py demo [--ui]     fetch two invented inboxes and query their tables
+    python3 run.py test [args]     check format, lint, types and fast tests; args go to pytest
+    python3 run.py COMMAND [args]  run any other command of convo-pipeline
 
-The environment is .venv beside this file. It is made once and again whenever a lock file changes.
+The environment is .venv beside this file. It is created once, and again if a lock file changes.
 """
 
 import hashlib
@@ -31,15 +31,16 @@ CHECKS = (
     ("types", ("mypy",)),
     ("tests", ("pytest", "-n", "4", "--dist", "loadfile", "--no-loadscope-reorder", "-m", FAST)),
 )
-"""More workers than cores: the tests wait for servers and syncs half of their time."""
+"""Four workers on two cores: tests spend half of their time waiting for servers and disks."""
 
 
 def main(arguments: list[str]) -> int:
     """Run the command and return its exit code."""
     if sys.version_info < OLDEST_PYTHON:
-        found = ".".join(map(str, sys.version_info[:3]))
+        version = ".".join(map(str, sys.version_info[:3]))
         return fail(
-            f"Python 3.11 or newer is needed; this is {found}. Try: python3.12 run.py {' '.join(arguments)}"
+            f"Python 3.11 or newer is needed; this is {version}. "
+            f"Try: python3.12 run.py {' '.join(arguments)}"
         )
     if not arguments or arguments[0] in ("-h", "--help"):
         print(__doc__)
@@ -49,7 +50,7 @@ def main(arguments: list[str]) -> int:
             prepare(TEST_LOCK)
             return test(arguments[1:])
         prepare(RUN_LOCK)
-        return become([str(SCRIPTS / "convo-pipeline"), *arguments])
+        return exec_command([str(SCRIPTS / "convo-pipeline"), *arguments])
     except SetupError as error:
         return fail(str(error))
     except KeyboardInterrupt:
@@ -62,16 +63,16 @@ def fail(text: str) -> int:
 
 
 class SetupError(Exception):
-    """The environment cannot be made; the text says what to do."""
+    """The environment cannot be created; the text says what to do."""
 
 
 def prepare(lock: Path) -> None:
-    """Make .venv hold what `lock` names; does nothing where it does already."""
+    """Install what `lock` names into .venv, unless it is installed already."""
     if is_prepared(lock):
         return
-    say(f"setting up {VENV.name} from {lock.name} (once, about a minute)")
+    say(f"installing {lock.name} into {VENV.name} (once, about a minute)")
     if not PYTHON.exists():
-        step("cannot make the environment; on Debian and Ubuntu: apt-get install python3-venv",
+        step("cannot create the environment; on Debian and Ubuntu: apt-get install python3-venv",
              [sys.executable, "-m", "venv", "--clear", str(VENV)])  # fmt: skip
     hint = "cannot install the packages; is the package index reachable? Delete .venv and try again"
     first = VENV / "first.lock"
@@ -83,10 +84,10 @@ def prepare(lock: Path) -> None:
 
 
 def is_prepared(lock: Path) -> bool:
-    """The test environment holds everything the run environment needs."""
-    stamps = [(stamp(one), one) for one in {lock, TEST_LOCK}]
+    """Return whether the environment for this lock, or the larger one for tests, is complete."""
     return PYTHON.exists() and any(
-        mark.is_file() and mark.read_text() == digest(one) for mark, one in stamps
+        stamp(file).is_file() and stamp(file).read_text() == digest(file)
+        for file in (lock, TEST_LOCK)
     )
 
 
@@ -95,12 +96,15 @@ def stamp(lock: Path) -> Path:
 
 
 def digest(lock: Path) -> str:
-    """Hash what the environment is made from."""
+    """Return the hash of the files that the environment depends on."""
     return hashlib.sha256(lock.read_bytes() + (ROOT / "pyproject.toml").read_bytes()).hexdigest()
 
 
 def requirement(lock: Path, name: str) -> str:
-    """Cut one package with its hashes out of a lock: a new pip first installs the rest in half the time."""
+    """Return one package of a lock with its hashes.
+
+    A new pip, installed first, installs the other packages in half the time.
+    """
     lines = lock.read_text().splitlines(keepends=True)
     start = next(index for index, line in enumerate(lines) if line.startswith(f"{name}=="))
     length = next(
@@ -111,7 +115,7 @@ def requirement(lock: Path, name: str) -> str:
 
 
 def pip() -> list[str]:
-    """Install exactly what is locked; byte code is made at first use, which is quicker than for all files now."""
+    """Return the pip command for locked packages; byte code is compiled at first use."""
     quiet = ("--quiet", "--disable-pip-version-check", "--no-input", "--no-compile", "--no-deps")
     return [str(PYTHON), "-m", "pip", "install", *quiet]
 
@@ -122,24 +126,24 @@ def step(hint: str, command: list[str]) -> None:
 
 
 def test(arguments: list[str]) -> int:
-    """Run all checks and say which failed; arguments replace the choice of tests."""
+    """Run all checks and print which failed; arguments select tests and skip the other checks."""
     codes = {}
-    collecting = None if arguments else collect()
+    collection = None if arguments else collect()
     for name, command in CHECKS:
         if arguments and name != "tests":
             continue
         say(name)
-        if name == "tests" and collecting:
-            collecting.wait()
-        given = [*command[:5], *arguments] if arguments else list(command)
-        codes[name] = run([str(PYTHON), "-m", *given], {} if arguments else in_memory())
+        if name == "tests" and collection:
+            collection.wait()
+        full_command = [*command[:5], *arguments] if arguments else command
+        codes[name] = run([str(PYTHON), "-m", *full_command], {} if arguments else in_memory())
     failed = [name for name, code in codes.items() if code]
     say(f"failed: {', '.join(failed)}" if failed else "all passed")
     return max(codes.values())
 
 
 def collect() -> "subprocess.Popen[bytes]":
-    """Collect the tests beside what comes before them: the workers of a first run would all make the same byte code."""
+    """Collect the tests during the other checks, so that the workers find compiled byte code."""
     command = [str(PYTHON), "-m", "pytest", "--collect-only"]
     return subprocess.Popen(
         command, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -147,7 +151,7 @@ def collect() -> "subprocess.Popen[bytes]":
 
 
 def in_memory() -> dict[str, str]:
-    """Let the fast tests write where no disk is waited for, if the machine has such a place; the slow ones use a disk."""
+    """Return `TMPDIR` in memory for the fast tests if there is room; slow tests use the disk."""
     has_room = (
         MEMORY.is_dir()
         and os.access(MEMORY, os.W_OK)
@@ -157,7 +161,7 @@ def in_memory() -> dict[str, str]:
 
 
 def run(command: list[str], more: dict[str, str] | None = None) -> int:
-    """Run a command in the repository's root and wait for it, also when Ctrl-C reached both."""
+    """Run a command in the repository's root and wait for it, also after Ctrl-C."""
     process = subprocess.Popen(command, cwd=ROOT, env=environment() | (more or {}))
     while True:
         try:
@@ -166,22 +170,21 @@ def run(command: list[str], more: dict[str, str] | None = None) -> int:
             continue
 
 
-def become(command: list[str]) -> int:
-    """Hand over to a command in the caller's folder, so that signals reach it."""
+def exec_command(command: list[str]) -> int:
+    """Replace this process by the command, so that signals reach it."""
     if os.name == "posix":
         os.execve(command[0], command, environment())
     return subprocess.call(command, env=environment())
 
 
 def environment() -> dict[str, str]:
-    """Return the caller's environment with .venv's programs first on PATH, and byte code kept.
+    """Return the caller's environment with .venv's programs first on PATH and byte code allowed.
 
-    Images for containers like to forbid byte code, which is made at first use here: without it every start compiles
-    all that it imports, for seconds.
+    Many container images forbid byte code. Without it every start compiles all imports.
     """
     path = os.pathsep.join([str(SCRIPTS), os.environ.get("PATH", os.defpath)])
-    kept = {name: value for name, value in os.environ.items() if name not in FOREIGN_VARIABLES}
-    return {**kept, "PATH": path, "VIRTUAL_ENV": str(VENV)}
+    variables = {name: value for name, value in os.environ.items() if name not in FOREIGN_VARIABLES}
+    return {**variables, "PATH": path, "VIRTUAL_ENV": str(VENV)}
 
 
 def say(text: str) -> None:
