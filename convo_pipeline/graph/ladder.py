@@ -20,7 +20,7 @@ from convo_pipeline.errors import (
     TooMuchDataError,
     UnknownFieldError,
 )
-from convo_pipeline.graph.codes import TOO_MUCH_CODE, may_concern_one_row
+from convo_pipeline.graph.codes import UNKNOWN_ERROR, may_concern_one_row
 from convo_pipeline.graph.fields import droppable, optional_names, optional_share_names
 
 Mode = Literal["nested", "light"]
@@ -186,7 +186,7 @@ def smaller_edge(edge: Edge, failure: GraphError) -> Edge | None:
     lower = EDGES[EDGES.index(edge) + 1 :]
     if isinstance(failure, MissingError | UnknownFieldError):
         lower = tuple(each for each in lower if each.is_bare)
-    elif not isinstance(failure, TooMuchDataError) and failure.fault.code != TOO_MUCH_CODE:
+    elif not isinstance(failure, TooMuchDataError) and failure.fault.code != UNKNOWN_ERROR:
         return None
     return lower[0] if lower else None
 

@@ -7,13 +7,11 @@ repeated here: the ladder asks for less.
 from dataclasses import dataclass
 
 from convo_pipeline.errors import GraphError, RetryableError, ThrottledError
+from convo_pipeline.graph.codes import attempts_of
 from convo_pipeline.graph.throttle import LONGEST_SLEEP_SECONDS
 
-ATTEMPTS = 5
 HEAVY_ATTEMPTS = 3
 """Of a nested page: a smaller one is the better next try."""
-UNKNOWN_ATTEMPTS = 3
-"""Of code 1, "unknown error": it may be passing, and it may be a conversation that never answers."""
 TOTAL_SECONDS = 180.0
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 30.0
@@ -69,7 +67,7 @@ def _attempts(error: GraphError, is_heavy: bool, is_probe: bool) -> int:
         return 1
     if is_heavy:
         return HEAVY_ATTEMPTS
-    return UNKNOWN_ATTEMPTS if error.fault.code == 1 else ATTEMPTS
+    return attempts_of(error)
 
 
 def _decide_throttled(error: ThrottledError, attempt: int, draw: float) -> Stop | Pause:

@@ -3,7 +3,12 @@
 import pytest
 
 from convo_pipeline import errors
-from convo_pipeline.graph.codes import CODES, build_error, classify, refused_field
+from convo_pipeline.graph.codes import (
+    CODES,
+    build_error,
+    classify,
+    find_refused_field,
+)
 
 FACTS: dict[type[errors.GraphError], str] = {
     errors.RetryableError: "-2 -1 1 1/99 2",
@@ -82,7 +87,7 @@ def test_without_a_code_the_status_decides() -> None:
     ],
 )
 def test_the_refused_field_is_read_from_the_text(message: str, expected: str | None) -> None:
-    assert refused_field(message, ["id", "messages", "sticker"]) == expected
+    assert find_refused_field(message, ["id", "messages", "sticker"]) == expected
 
 
 @pytest.mark.parametrize(
