@@ -217,6 +217,11 @@ def extract(
 @click.option("--since", type=Day(), help="First day, UTC. Default: the account's start_date.")
 @click.option("--until", type=Day(), help="Day after the last, UTC. Default: tomorrow.")
 @click.option("--force", is_flag=True, help="Make every day again, also those that agree already.")
+@click.option(
+    "--accept-loss",
+    is_flag=True,
+    help="Also derive days whose raw rows were lost by damage: messages leave the derived tables.",
+)
 @click.pass_obj
 def normalize(
     surroundings: Surroundings,
@@ -224,6 +229,7 @@ def normalize(
     since: date | None,
     until: date | None,
     force: bool,
+    accept_loss: bool,
 ) -> None:
     """Make every table agree with the raw ones again; asks nobody.
 
@@ -231,6 +237,7 @@ def normalize(
     command goes on where it was.
     """
     from convo_pipeline.console.extraction import (
+        accept_losses,
         choose_window,
         normalise_unconfigured,
         run_normalisation,
@@ -241,6 +248,8 @@ def normalize(
     names = _chosen(settings, accounts)
     everything = since is None and until is None
     scope = wished_scope(force)
+    if accept_loss:
+        accept_losses(settings, names)
     if everything and not accounts:
         normalise_unconfigured(settings, scope)
     window = choose_window(

@@ -14,6 +14,7 @@ from convo_pipeline.base.clock import Clock
 from convo_pipeline.base.secrets import redact
 from convo_pipeline.console.progress import ProgressLines
 from convo_pipeline.derive.account_days import derive_account_days
+from convo_pipeline.derive.day import accept_loss
 from convo_pipeline.derive.rederive import (
     Scope,
     finish_rederivation,
@@ -179,6 +180,17 @@ def normalise_unconfigured(settings: Settings, scope: Scope = "stale") -> None:
                 store, name, rederivation.days if scope == "all" else None, session_gap_hours=gap
             )
             finish_rederivation(store, rederivation, rederivation.remaining_days)
+
+
+def accept_losses(settings: Settings, accounts: Sequence[str]) -> None:
+    """Derive the days that keep their derived tables because raw rows were lost, and print them."""
+    with closing(Store(settings.store)) as store:
+        for name in accounts:
+            for day in accept_loss(store, name):
+                _say(
+                    Console(stderr=True),
+                    f"{name}: derived {day} from what is left of its raw tables",
+                )
 
 
 def _announce(

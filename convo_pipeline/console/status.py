@@ -17,7 +17,7 @@ from rich.table import Table
 
 from convo_pipeline.base.json_text import dump_json
 from convo_pipeline.console.results import counted
-from convo_pipeline.derive.day import current_coverage, is_derived
+from convo_pipeline.derive.day import current_coverage, is_derived, kept_days
 from convo_pipeline.errors import StoreError
 from convo_pipeline.extract.risk import find_risks
 from convo_pipeline.extract.spool import left_spools
@@ -69,6 +69,7 @@ class AccountStatus:
     underived_day_count: int = 0
     """Of the days counted: so many are in the raw tables and not yet, or not as they are now, in the others."""
     quarantine_count: int = 0
+    kept_day_count: int = 0
     missed_count: int = 0
     """What the last sweep found that runs before it had missed."""
     blocked_until: datetime | None = None
@@ -178,6 +179,7 @@ def read_account(
         open_spool_count=len(left_spools(store.state_path, name)),
         underived_day_count=underived_count,
         quarantine_count=len(state.suspect_files(name)),
+        kept_day_count=len(kept_days(store, name)),
         missed_count=missed_count,
         blocked_until=read_block(state.path, key, now),
         is_late=_is_late(complete, now),
@@ -292,6 +294,9 @@ def _sentences(status: AccountStatus) -> Iterator[str]:
         )
     if status.quarantine_count:
         yield f"{counted(status.quarantine_count, 'damaged file')} set aside: run convo-pipeline verify"
+    if status.kept_day_count:
+        days = counted(status.kept_day_count, "day")
+        yield f"raw rows were lost; {days} cannot be derived again: run convo-pipeline verify"
 
 
 def _lost_words(status: AccountStatus) -> str:

@@ -3,6 +3,9 @@
 Glue between the lake and the pure tables. What a derived file was made from is its `source`: a digest of the day's raw
 files, of `DERIVATION_VERSION` and of the schema's version. `coverage` has a row for every day with raw rows and is
 written last, so a day whose coverage has the right source is whole.
+
+A derivation never removes content: where raw rows were lost by damage, the day keeps its derived tables until a person
+restores the raw file or accepts the loss.
 """
 
 import hashlib
@@ -14,7 +17,7 @@ from convo_pipeline import schema
 from convo_pipeline.base.threads import rare_garbage_collection
 from convo_pipeline.lake.floors import read_floors
 from convo_pipeline.lake.partitions import Commit
-from convo_pipeline.lake.salvage import salvage_day
+from convo_pipeline.lake.salvage import count_lost, salvage_day
 from convo_pipeline.lake.store import Store
 from convo_pipeline.tables.coverage import count_coverage
 from convo_pipeline.tables.normalize import RawDay, normalize
@@ -24,6 +27,8 @@ DERIVATION_VERSION = 1
 
 DERIVED = tuple(table.name for table in (*schema.NORMALISED, schema.COVERAGE))
 _LAST = schema.COVERAGE.name
+KEPT = "keep derived tables"
+"""Task in `State.days_done`: the day keeps its derived tables while its raw tables have this digest."""
 LOOKS = 3
 """How often a day is made again because another machine changed its raw tables meanwhile; then the next run does it."""
 
@@ -38,9 +43,28 @@ def stale_days(store: Store, account: str) -> list[date]:
     ]
 
 
+def kept_days(store: Store, account: str) -> list[date]:
+    """Return the days that keep their derived tables because the raw tables lost content, sorted."""
+    return [
+        day
+        for day, source in sorted(store.state.days_done(KEPT, account).items())
+        if source == derivation_source(store.raw_digest(account, day))
+    ]
+
+
+def accept_loss(store: Store, account: str) -> list[date]:
+    """Derive the days of `kept_days` although messages leave the derived tables; return these days."""
+    days = kept_days(store, account)
+    for day in days:
+        _derive(store, account, day, may_lose=True)
+    store.state.remove_days_done(KEPT, account, days)
+    return days
+
+
 def derive_day(store: Store, account: str, day: date, *, is_forced: bool = False) -> list[Commit]:
     """Replace the derived tables of a partition; none is touched where all are current already.
 
+    None is touched either where content would be lost (see `kept_days`).
     Another machine may have merged and derived meanwhile, and this one's tables are the older ones then: made again.
     """
     if day < _first_day(store) or (not is_forced and _is_current(store, account, day)):
@@ -72,15 +96,16 @@ def _first_day(store: Store) -> date:
     return max(floors.get(table, date.min) for table in (schema.RAW[0].name, _LAST))
 
 
-def _derive(store: Store, account: str, day: date) -> list[Commit]:
+def _derive(store: Store, account: str, day: date, may_lose: bool = False) -> list[Commit]:
     floors = read_floors(store)
     with store.lock_derivation(account), rare_garbage_collection():
-        salvage_day(
-            store, account, day
-        )  # what these tables hold of a damaged raw file goes back before they are replaced
+        salvage_day(store, account, day)
         source = derivation_source(store.raw_digest(account, day))
         raw = read_raw_day(store, account, day)
         tables = normalize(raw) | {_LAST: count_coverage(raw)}
+        if not may_lose and count_lost(store, account, day, tables, raw.message_details):
+            store.state.save_days_done(KEPT, account, {day: source})
+            return [_held(store, table, account, day) for table in DERIVED]
         for table in DERIVED:
             if day < floors.get(table, date.min):
                 tables[table] = schema.TABLES[table].schema.empty_table()
@@ -110,10 +135,12 @@ def _is_current(store: Store, account: str, day: date) -> bool:
     sources = {table: store.source(table, account, day) for table in DERIVED}
     if _has_quarantine(store, account, day):
         return False
-    if not any(store.source(table.name, account, day) is not None for table in schema.RAW):
-        return not any(sources.values())
     wanted = derivation_source(store.raw_digest(account, day))
-    return sources[_LAST] == wanted and set(sources.values()) <= {wanted, None}
+    if any(store.source(table.name, account, day) is not None for table in schema.RAW):
+        is_current = sources[_LAST] == wanted and set(sources.values()) <= {wanted, None}
+    else:
+        is_current = not any(sources.values())
+    return is_current or store.state.days_done(KEPT, account).get(day) == wanted
 
 
 def _has_quarantine(store: Store, account: str, day: date) -> bool:

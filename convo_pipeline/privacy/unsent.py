@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from convo_pipeline.base.json_text import dump_json, load_json
+from convo_pipeline.derive.day import kept_days
 from convo_pipeline.derive.rederive import derive_stale_days
 from convo_pipeline.errors import CorruptError, StoreError
 from convo_pipeline.lake.columns import read_columns
@@ -25,7 +26,15 @@ from convo_pipeline.privacy.erasure import (
     load_leftover_spools,
     lock_for_erasure,
 )
-from convo_pipeline.schema import RAW_MESSAGE_DETAILS, RAW_MESSAGE_IDS, RAW_REJECTS, RUNS, Table
+from convo_pipeline.schema import (
+    MESSAGES,
+    NORMALISED,
+    RAW_MESSAGE_DETAILS,
+    RAW_MESSAGE_IDS,
+    RAW_REJECTS,
+    RUNS,
+    Table,
+)
 from convo_pipeline.settings import Settings
 from convo_pipeline.storage.backend import remove_file, write_file
 from convo_pipeline.storage.local import LocalFolder
@@ -111,7 +120,7 @@ def find_unsent(store: Store, account: str, policy: Policy) -> list[UnsentMessag
     if policy == "keep":
         return []
     task, found, empty_days = f"{TASK} {policy}", [], {}
-    checked_days = store.state.days_done(task, account)
+    checked_days, kept = store.state.days_done(task, account), kept_days(store, account)
     for day in store.days(RAW_MESSAGE_IDS.name, account):
         with suppress(CorruptError):
             records = [
@@ -121,7 +130,7 @@ def find_unsent(store: Store, account: str, policy: Policy) -> list[UnsentMessag
             digest = ":".join(record.sha256 if record else "" for record in records)
             if checked_days.get(day) == digest:
                 continue
-            messages = _find_day(store, account, day, policy)
+            messages = _find_day(store, account, day, policy, is_kept=day in kept)
             if messages:
                 found.append(UnsentMessages(account, day, messages))
             else:
@@ -130,7 +139,9 @@ def find_unsent(store: Store, account: str, policy: Policy) -> list[UnsentMessag
     return found
 
 
-def _find_day(store: Store, account: str, day: date, policy: Policy) -> dict[Key, int]:
+def _find_day(
+    store: Store, account: str, day: date, policy: Policy, is_kept: bool
+) -> dict[Key, int]:
     names = (*RAW_MESSAGE_IDS.key, "deleted_at", "returned_at")
     rows = read_columns(store, RAW_MESSAGE_IDS, account, day, names)
     rows = rows.filter(pc.and_(pc.is_valid(rows["deleted_at"]), pc.is_null(rows["returned_at"])))
@@ -143,6 +154,9 @@ def _find_day(store: Store, account: str, day: date, policy: Policy) -> dict[Key
     details = read_columns(store, RAW_MESSAGE_DETAILS, account, day, names)
     has_content = pc.and_(pc.is_valid(details["payload"]), pc.is_null(details["redacted_at"]))
     with_content = set(_keys(details.filter(has_content)))
+    if is_kept:  # the derived tables can have content that the raw tables lost
+        messages = read_columns(store, MESSAGES, account, day, (*MESSAGES.key, "deleted_at"))
+        with_content.update(_keys(messages.filter(pc.is_null(messages["deleted_at"]))))
     return {key: deleted_us for key, deleted_us in unsent.items() if key in with_content}
 
 
@@ -153,9 +167,10 @@ def _keys(rows: pa.Table) -> list[Key]:
 def remove_content(
     store: Store, account: str, found: Iterable[UnsentMessages], policy: Policy
 ) -> None:
-    """Remove the messages from the raw tables; the caller holds `lock_for_erasure`.
+    """Remove the messages from the derived tables and their content from the raw tables.
 
-    `raw_message_ids` changes last, because its `deleted_at` says that a message has to leave.
+    `raw_message_ids` changes last, because its `deleted_at` says that a message has to leave. The caller holds
+    `lock_for_erasure` and derives the days again.
     """
     found = list(found)
     days = {unsent.date for unsent in found}
@@ -169,11 +184,15 @@ def remove_content(
         store.shrink(RAW_REJECTS.name, account, day, without_rejects)
     for unsent in found:
 
-        def change(rows: pa.Table, messages: Mapping[Key, int] = unsent.messages) -> pa.Table:
-            if policy == "redact":
-                return redact(rows, messages)
+        def drop(rows: pa.Table, messages: Mapping[Key, int] = unsent.messages) -> pa.Table:
             return _keep_rows(rows, [key not in messages for key in _keys(rows)])
 
+        def change(rows: pa.Table, messages: Mapping[Key, int] = unsent.messages) -> pa.Table:
+            return redact(rows, messages) if policy == "redact" else drop(rows, messages)
+
+        for table in NORMALISED:
+            if "message_id" in table.column_names:
+                store.shrink(table.name, account, unsent.date, drop)
         store.shrink(RAW_MESSAGE_DETAILS.name, account, unsent.date, change)
         if policy == "drop":
             store.shrink(RAW_MESSAGE_IDS.name, account, unsent.date, change)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from convo_pipeline.derive.day import kept_days
 from convo_pipeline.errors import CorruptError, StoreError
 from convo_pipeline.lake import parquet
 from convo_pipeline.lake.floors import whole_since
@@ -39,6 +40,8 @@ KINDS = {
     "date": "a message is filed under another date than its own, or under two",
     "balance": "tables of one day do not add up",
     "stale": "derived tables do not agree with the raw ones: run `convo-pipeline normalize`",
+    "kept": "raw rows were lost, so the derived tables of the day stay as they are: restore the raw files, or accept the loss"
+    " with `convo-pipeline normalize --accept-loss`",
     "ledger": "a run's counts do not add up",
     "compaction": "a copy of closed months is not what was written: run `convo-pipeline compact`",
     "spool": "an answer of a killed run is not what was written: the next run stores the others and asks again what it held",
@@ -208,6 +211,14 @@ def _verify_account(
     _check_filed_once(filed, account, tally)
     is_readable = all(finding.kind in READABLE for finding in tally.findings[found_before:])
     if account and stale_days and is_readable:
+        kept = kept_days(store, account)
+        for day in kept:
+            unbalanced.pop(day, None)
+            tally.add(
+                "kept",
+                f"account={account}/date={day}",
+                "the raw tables hold less than the derived ones",
+            )
         _report_derived(account, unbalanced, set(stale_days(store, account)), tally)
 
 

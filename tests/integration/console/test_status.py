@@ -44,6 +44,7 @@ ACCOUNT_KEYS = {
     "open_spool_count",
     "underived_day_count",
     "quarantine_count",
+    "kept_day_count",
     "missed_count",
     "blocked_until",
     "is_late",

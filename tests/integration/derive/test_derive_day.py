@@ -8,7 +8,14 @@ import pyarrow as pa
 import pytest
 
 from convo_pipeline import schema
-from convo_pipeline.derive.day import DERIVATION_VERSION, derivation_source, derive_day, stale_days
+from convo_pipeline.derive.day import (
+    DERIVATION_VERSION,
+    accept_loss,
+    derivation_source,
+    derive_day,
+    kept_days,
+    stale_days,
+)
 from convo_pipeline.errors import CorruptError
 from convo_pipeline.lake.partitions import Commit
 from convo_pipeline.lake.store import Store
@@ -202,17 +209,23 @@ def test_an_empty_day_has_no_derived_files(store: Store) -> None:
     assert list(store.root.rglob("*.parquet")) == []
 
 
-def test_derived_files_go_when_their_raw_files_are_gone(store: Store) -> None:
+def test_derived_files_stay_without_their_raw_files_until_the_loss_is_accepted(
+    store: Store,
+) -> None:
     save_conversation(store)
     save_id(store, "m1")
     derive_day(store, ACCOUNT, DAY)
     for table in schema.RAW:
         store.path(table.name, ACCOUNT, DAY).unlink(missing_ok=True)
         store.state.remove_partition(table.name, ACCOUNT, DAY)
-    assert stale_days(store, ACCOUNT) == [DAY]
+    derived = sorted(store.root.rglob("*.parquet"))
+    assert (stale_days(store, ACCOUNT), kept_days(store, ACCOUNT)) == ([DAY], [])
     derive_day(store, ACCOUNT, DAY)
+    assert sorted(store.root.rglob("*.parquet")) == derived
+    assert (stale_days(store, ACCOUNT), kept_days(store, ACCOUNT)) == ([], [DAY])
+    assert accept_loss(store, ACCOUNT) == [DAY]
     assert list(store.root.rglob("*.parquet")) == []
-    assert stale_days(store, ACCOUNT) == []
+    assert (stale_days(store, ACCOUNT), kept_days(store, ACCOUNT)) == ([], [])
 
 
 def test_a_damaged_derived_file_is_made_again(store: Store) -> None:
