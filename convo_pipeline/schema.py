@@ -126,7 +126,7 @@ RAW_CONVERSATIONS = Table(
             "fields",
             TEXT,
             "JSON: each payload key asked for and the time (µs since 1970) of the answer it is from;"
-            " 0: it was made again from derived tables.",
+            " 0: an earlier version rebuilt it from derived tables.",
         ),
         Column(
             "payload",
@@ -198,7 +198,7 @@ RAW_MESSAGE_DETAILS = Table(
             "fields",
             TEXT,
             "JSON: each payload key asked for and the time (µs since 1970) of the answer it is from;"
-            " 0: it was made again from derived tables.",
+            " 0: an earlier version rebuilt it from derived tables.",
         ),
         Column("payload", TEXT, "JSON of the message; paging and tokens stripped."),
         FIRST_SEEN_AT,

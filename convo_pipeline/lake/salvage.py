@@ -2,7 +2,8 @@
 
 Two copies can hold the rows of a raw file: files of the day that were set aside but can be read (a backup of an earlier
 schema), and the compacted month. Their rows are merged like rows of the API. Erased people and days beyond the
-retention are left out. Damaged pages are not read: only 4 % of a file's bytes are in columns that a row can spare.
+retention are left out. Single pages of a damaged file are not read: only 4 % of its bytes are in columns that a row
+can spare.
 """
 
 from collections.abc import Collection, Iterator, Mapping
