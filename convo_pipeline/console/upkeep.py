@@ -26,13 +26,13 @@ from convo_pipeline.privacy.retention import (
     ExpiredPartition,
     expire_by_clock,
     find_expired,
-    first_kept_days,
+    retention_starts,
 )
 from convo_pipeline.privacy.unsent import UnsentMessages, find_all_unsent, remove_unsent
 from convo_pipeline.settings import Settings, StoreSettings
 from convo_pipeline.upkeep.rebuild import rebuild_state
 from convo_pipeline.upkeep.rename import rename_account
-from convo_pipeline.upkeep.verify import KINDS, NOTICES, Verification, verify
+from convo_pipeline.upkeep.verify import FINDING_KINDS, NOTICES, Verification, verify
 
 REBUILT_FROM_LISTING = "the state is made again from what the bucket lists now; if its listings lag, wait after the last write before this"
 
@@ -83,7 +83,7 @@ def show_verification(found: Verification, form: str, console: Console) -> None:
     if found.findings:
         console.print(_findings_table(found))
         for kind in sorted({finding.kind for finding in found.findings}):
-            console.print(f"{kind}: {KINDS[kind]}", markup=False)
+            console.print(f"{kind}: {FINDING_KINDS[kind]}", markup=False)
     console.print(f"{'sound' if found.is_sound else 'not sound'}: {looked}", markup=False)
 
 
@@ -159,7 +159,7 @@ def expire_rows(
     with open_lake(settings.store) as store:
         if is_dry_run:
             today = now.astimezone(UTC).date()
-            expired = find_expired(store, first_kept_days(retention.limits, today))
+            expired = find_expired(store, retention_starts(retention.limits, today))
             return Leaving(
                 expired, find_all_unsent(settings, store), retention.on_deleted, is_dry_run
             )

@@ -37,12 +37,12 @@ class ExpiredPartition:
     byte_count: int
 
 
-def first_kept_days(limits: Mapping[str, int], today: date) -> dict[str, date]:
+def retention_starts(limits: Mapping[str, int], today: date) -> dict[str, date]:
     """Return the first day that each table keeps; tables without a limit are left out.
 
     The limit is a number of days that includes today.
 
-    >>> first_kept_days({"raw_message_details": 90, "coverage": 400}, date(2026, 3, 31))["messages"]
+    >>> retention_starts({"raw_message_details": 90, "coverage": 400}, date(2026, 3, 31))["messages"]
     datetime.date(2026, 1, 1)
     """
     raw = min((limits[name] for name in RAW_NAMES if name in limits), default=None)
@@ -82,7 +82,7 @@ def expire_by_clock(
     if limits and not is_clock_trusted:
         confirmed_at = _last_confirmed_time(store)
         if confirmed_at is None or now > confirmed_at + CLOCK_TOLERANCE:
-            if not find_expired(store, first_kept_days(limits, today)):
+            if not find_expired(store, retention_starts(limits, today)):
                 return []
             raise StoreError(
                 f"nothing was removed: the machine's clock says {now:%Y-%m-%d %H:%M} UTC. Stored"
@@ -116,7 +116,7 @@ def expire(store: Store, limits: Mapping[str, int], today: date) -> list[Expired
 
     A StoreError of one account, such as a BusyError, is raised after all accounts were tried.
     """
-    first_days = first_kept_days(limits, today)
+    first_days = retention_starts(limits, today)
     if first_days != read_floors_or_none(store):
         write_floors(store, first_days)
     expired: dict[str, list[ExpiredPartition]] = {}

@@ -1,4 +1,4 @@
-"""The state made again from the lake's files alone, after it was lost or a backup was put back."""
+"""Rebuild the state from the lake's files, after it was lost or a backup was restored."""
 
 from datetime import date
 
@@ -12,35 +12,34 @@ from convo_pipeline.state.identity import AccountIdentity
 from convo_pipeline.storage.layout import is_set_aside
 
 CERTAIN_SOURCES = ("message", "message_id")
-"""A date from these never changes; any other is a placement that the state remembers."""
+"""Values of `created_at_source` whose date never changes. For others the state keeps the date."""
 
 
 def rebuild_state(store: Store) -> None:
-    """Derive the state from the files alone, each read to its last byte; a damaged one is left to whoever reads it.
+    """Rebuild the state from the files; each is read completely and damaged ones are skipped.
 
-    What accounts are believed to hold to its end is believed no longer: the files may be older than that belief. The
-    day of a raw file that is gone, or another than it was, is asked again by the next run.
+    The files can be older than the state, so the state no longer says what was read to the end.
+    The next run fetches the day of each raw file that is missing or changed.
     """
-    _note_set_aside(store)
+    _mark_quarantined_files(store)
     identities: dict[str, AccountIdentity] = {}
-    known = {
+    missing = {
         (record.table, record.account, record.date): record for record in store.state.partitions()
     }
     for table, account, day in store.data_files():
-        held = store.partitions.register_file(table, account, day)
-        if held is None:
+        registered = store.partitions.register_file(table, account, day)
+        if registered is None:
             continue
-        known.pop((table.name, account, day), None)
-        if table is RAW_CONVERSATIONS and held.content.rows.num_rows:
-            identities[account] = _newest_identity(
-                account, held.content.rows, identities.get(account)
-            )
+        missing.pop((table.name, account, day), None)
+        rows = registered.content.rows
+        if table is RAW_CONVERSATIONS and rows.num_rows:
+            identities[account] = _newest_identity(account, rows, identities.get(account))
         elif table is RAW_MESSAGE_IDS:
-            store.state.save_placements(account, _uncertain_places(held.content.rows, day))
+            store.state.save_placements(account, _uncertain_dates(rows, day))
         elif table is RUNS:
-            for run in read_runs(held.content.rows):
+            for run in read_runs(rows):
                 store.state.save_run(run)
-    for record in known.values():
+    for record in missing.values():
         store.partitions.forget_missing(record)
     restore_runs(store)
     for identity in identities.values():
@@ -49,8 +48,8 @@ def rebuild_state(store: Store) -> None:
         store.state.reset_progress(identity.account)
 
 
-def _note_set_aside(store: Store) -> None:
-    """Note every damaged file that was set aside, made again since or not; the ledger's are made again at once."""
+def _mark_quarantined_files(store: Store) -> None:
+    """Mark every quarantined file as suspect, except the ledger's, which are restored at once."""
     for _, _, _, path in store.state.suspect_files():
         if is_set_aside(path.rpartition("/")[2]):
             store.state.remove_suspect(path)
@@ -62,10 +61,10 @@ def _note_set_aside(store: Store) -> None:
 def _newest_identity(
     account: str, rows: pa.Table, known: AccountIdentity | None
 ) -> AccountIdentity:
-    """Days come in order, so a later day's own id replaces an earlier one's; null replaces nothing."""
-    newest = rows.sort_by([("first_seen_at", "ascending")]).to_pylist()
-    identity = known or AccountIdentity(account, newest[-1]["page_id"], newest[-1]["platform"])
-    for row in newest:
+    """Return the newest own id of the account. Days come in order, and null replaces nothing."""
+    by_time = rows.sort_by([("first_seen_at", "ascending")]).to_pylist()
+    identity = known or AccountIdentity(account, by_time[-1]["page_id"], by_time[-1]["platform"])
+    for row in by_time:
         if row["own_id"] is not None:
             own = row["own_id"], row["own_username"]
             identity = AccountIdentity(
@@ -74,11 +73,10 @@ def _newest_identity(
     return identity
 
 
-def _uncertain_places(rows: pa.Table, day: date) -> dict[tuple[str, str], date]:
-    """Return the rows whose date is a guess, or was one when they were filed."""
+def _uncertain_dates(rows: pa.Table, day: date) -> dict[tuple[str, str], date]:
+    """Return the day of each message whose date is estimated, or was when it was stored."""
     is_certain = pc.is_in(rows["created_at_source"], value_set=pa.array(CERTAIN_SOURCES))
     is_own_day = pc.equal(pc.cast(rows["created_at"], pa.date32()), day)
-    uncertain = rows.filter(pc.invert(pc.and_(is_certain, is_own_day))).select(
-        ["conversation_id", "message_id"]
-    )
-    return {(row["conversation_id"], row["message_id"]): day for row in uncertain.to_pylist()}
+    uncertain = rows.filter(pc.invert(pc.and_(is_certain, is_own_day)))
+    keys = (uncertain[name].to_pylist() for name in RAW_MESSAGE_IDS.key)
+    return dict.fromkeys(zip(*keys, strict=True), day)

@@ -1,6 +1,7 @@
-"""Give an account another name: its folders, spool, ledger lines and state. Cut off half-way, it is simply run again.
+"""Give an account another name: its folders, spool, receipts, ledger lines and state.
 
-On a disk a table's folder moves in one step; in a bucket each object is copied, then removed.
+An interrupted rename is finished by the same command. On a disk a table's folder moves in one
+step. In a bucket each object is copied, then deleted.
 """
 
 from contextlib import ExitStack
@@ -10,8 +11,8 @@ from convo_pipeline.lake import ledger
 from convo_pipeline.lake.compact import drop_outdated
 from convo_pipeline.lake.store import RENAMES, Store
 from convo_pipeline.lake.suppression import RECEIPTS, rename_receipts
-from convo_pipeline.privacy import unsent
 from convo_pipeline.privacy.erasure_plan import read_pending_plans
+from convo_pipeline.privacy.unsent import read_pending_days
 from convo_pipeline.schema import TABLES
 from convo_pipeline.storage.backend import remove_file, write_file
 from convo_pipeline.storage.layout import check_account, file_parts, table_of
@@ -21,95 +22,89 @@ SPOOL = "spool"
 
 
 def rename_account(store: Store, old: str, new: str) -> list[str]:
-    """Move all that is held under `old` to `new` and return the tables whose folder moved; nothing is rewritten.
+    """Move everything of account `old` to `new`; return the tables whose folder moved.
 
-    A StoreError says that `old` is unknown, that it waits for an erasure to be finished, or that `new` holds something
-    already; then nothing was moved. Where a bucket keeps old versions, those under the old name go.
+    Data files keep their bytes. A StoreError says, before anything moves, that `old` is unknown or
+    has an unfinished erasure, or that `new` has data already. A bucket's old versions under the
+    old name are deleted.
     """
     if check_account(old) == check_account(new):
         raise StoreError(f'"{old}" is its name already')
+    state_folder, note = LocalFolder(store.state_path), (RENAMES, f"{old}.{new}")
     with ExitStack() as locks:
         for lock in (store.locks.account, store.locks.derivation):
             for account in sorted((old, new)):
                 locks.enter_context(lock(account))
         for account in (old, new):
             store.check_name(account, besides=f"{old}.{new}")
-        note = LocalFolder(store.state_path), (RENAMES, f"{old}.{new}")
-        tables = _check(store, old, new, is_resumed=note[0].exists(note[1]))
-        write_file(*note, b"")
+        tables = _check(store, old, new, is_resumed=state_folder.exists(note))
+        write_file(state_folder, note, b"")
         for table in tables:
             store.backend.rename_folder((table, f"account={old}"), f"account={new}")
-        _rename_spool(store, old, new)
+        if old in state_folder.list_names((SPOOL,)):
+            state_folder.rename((SPOOL, old), new)
         rename_receipts(store, old, new)
-        _check_moved(store, old)
+        _check_all_moved(store, old)
         ledger.change_runs(store, lambda rows: ledger.rename_account(rows, old, new))
         store.state.rename_account(old, new)
         drop_outdated(store, (old, new))
         for table in TABLES:
             store.backend.delete_old_versions((table, f"account={old}"))
-        remove_file(*note)
+        remove_file(state_folder, note)
     return tables
 
 
 def _check(store: Store, old: str, new: str, is_resumed: bool) -> list[str]:
+    """Return the tables to move; raise a StoreError if the rename is not possible."""
     tables = [table for table in TABLES if old in store.listed_accounts(table)]
-    is_old_known, is_new_known = _is_known(store, old), _is_known(store, new)
-    if is_resumed and not tables and not is_old_known:
-        return []  # all but the last steps were done
-    if not tables and not is_old_known:
+    if not tables and not _is_in_state(store, old):
+        if is_resumed:
+            return []  # Only the last steps are left to do.
         raise StoreError(f'there is no account "{old}" to rename')
-    if unsent.read_pending_days(store, old) or any(
-        each.account == old for each in read_pending_plans(store)
-    ):
+    has_pending_plan = any(plan.account == old for plan in read_pending_plans(store))
+    if has_pending_plan or read_pending_days(store, old):
         raise StoreError(
-            f'an erasure in "{old}" was cut off, and it knows this name alone: finish it first, by the same'
-            " `convo-pipeline forget` or `expire`, or let the nightly upkeep do it"
+            f'an erasure in "{old}" was interrupted, and it only knows this name. Finish it first'
+            " with the same `convo-pipeline forget` or `expire`, or wait for the nightly upkeep"
         )
-    taken = [table for table in tables if new in store.listed_accounts(table)]
-    if (taken and not is_resumed) or is_new_known:
-        raise StoreError(f'"{new}" already holds rows of its own: choose another name for "{old}"')
-    left = None if is_resumed else _left_of(store, new)
-    if left:
+    has_rows = any(new in store.listed_accounts(table) for table in tables)
+    if (has_rows and not is_resumed) or _is_in_state(store, new):
+        raise StoreError(f'"{new}" already has rows of its own: choose another name for "{old}"')
+    remains = None if is_resumed else _find_remains(store, new)
+    if remains:
         raise StoreError(
-            f'"{new}" was an account before and left {left}: choose another name for "{old}"'
+            f'"{new}" was an account before and left {remains}: choose another name for "{old}"'
         )
     return tables
 
 
-def _left_of(store: Store, account: str) -> str | None:
-    """Return where something lies that an account without rows left: a killed run's answers, or whom it forgot."""
-    spool, receipts = LocalFolder(store.state_path), (RECEIPTS, f"account={account}")
-    if spool.list_names(
-        (SPOOL, account)
-    ):  # also a run's folder in which nothing is yet: no folder moves over it
-        return spool.location((SPOOL, account))
-    return (
-        store.backend.location(receipts)
-        if next(iter(store.backend.list_files(receipts)), None)
-        else None
-    )
+def _find_remains(store: Store, account: str) -> str | None:
+    """Return the location of a spool or of receipts that an account without rows left."""
+    state_folder, receipts = LocalFolder(store.state_path), (RECEIPTS, f"account={account}")
+    # An empty folder of a run counts too: no folder can move over it.
+    if state_folder.list_names((SPOOL, account)):
+        return state_folder.location((SPOOL, account))
+    if any(True for _ in store.backend.list_files(receipts)):
+        return store.backend.location(receipts)
+    return None
 
 
-def _check_moved(store: Store, old: str) -> None:
-    """Raise a StoreError where a bucket did not list what it has of the old name: it was not moved."""
+def _check_all_moved(store: Store, old: str) -> None:
+    """Raise a StoreError if a bucket did not list a file of the old name, so it did not move."""
     if not store.backend.is_shared:
         return
-    known = [
-        file_parts(table_of(each.table), old, each.date) for each in store.state.partitions(old)
+    files = [
+        file_parts(table_of(record.table), old, record.date)
+        for record in store.state.partitions(old)
     ]
-    known += [(RECEIPTS, f"account={old}", name) for name in store.state.receipts(old)]
-    left = next((parts for parts in known if store.backend.version(parts)), None)
-    if left:
-        raise StoreError(
-            f"{store.backend.location(left)} is there and was not listed: give the same command again, later"
-        )
+    files += [(RECEIPTS, f"account={old}", name) for name in store.state.receipts(old)]
+    for parts in files:
+        if store.backend.version(parts):
+            raise StoreError(
+                f"{store.backend.location(parts)} exists, but the bucket did not list it:"
+                " run the same command again later"
+            )
 
 
-def _is_known(store: Store, account: str) -> bool:
+def _is_in_state(store: Store, account: str) -> bool:
     return store.state.identity(account) is not None or bool(store.state.partitions(account))
-
-
-def _rename_spool(store: Store, old: str, new: str) -> None:
-    folder = LocalFolder(store.state_path)
-    if old in folder.list_names((SPOOL,)):
-        folder.rename((SPOOL, old), new)

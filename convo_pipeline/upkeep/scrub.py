@@ -1,7 +1,7 @@
-"""Read a share of all files every night, so that damage is found within weeks although nobody asks, and make good what is.
+"""Verify a share of all files every night and repair what can be repaired without API calls.
 
-A reader outside of this project cannot tell a flipped bit: DuckDB checks no page's checksum. Glue between the lake and the
-derivation. A bucket is left out: its store checks its own bytes, and each look costs.
+A changed bit would otherwise stay unnoticed: DuckDB does not check page checksums. Buckets are
+skipped, because they check their own bytes and each request costs.
 """
 
 from datetime import date
@@ -13,12 +13,13 @@ from convo_pipeline.lake.store import Store
 from convo_pipeline.schema import RUNS, TABLES
 
 NIGHTS = 28
-"""Each file is read once in so many nights."""
+"""Each file is hashed once in this number of nights."""
 MOST_NAMED = 5
+"""Number of damaged files that an error names."""
 
 
 def is_due(day: date, today: date) -> bool:
-    """Say whether the files of a day are read tonight.
+    """Return whether the files of a day are hashed tonight.
 
     >>> is_due(date(2026, 1, 5), date(2026, 2, 2)), is_due(date(2026, 1, 6), date(2026, 2, 2))
     (True, False)
@@ -27,27 +28,28 @@ def is_due(day: date, today: date) -> bool:
 
 
 def scrub(store: Store, today: date, session_gap_hours: float) -> int:
-    """Compare tonight's files with their hashes, all others with their sizes; return how many were hashed.
+    """Compare tonight's files with their hashes and the others with their sizes.
 
-    A CorruptError names what was damaged, when it has been set aside and made again as far as that goes without a call.
+    Returns the number of hashed files. A CorruptError names the damaged files, after they were
+    quarantined and their days were derived again as far as possible.
     """
     if store.backend.is_shared:
         return 0
     records = store.state.partitions()
-    due = {record.date for record in records if is_due(record.date, today)}
-    found: list[str] = []
+    due_days = {record.date for record in records if is_due(record.date, today)}
+    problems: list[str] = []
     for account in sorted({record.account for record in records}):
-        damaged = store.partitions.check_files(
-            TABLES.values() if account else [RUNS], account, hashed_days=due
-        )
+        tables = TABLES.values() if account else [RUNS]
+        damaged = store.partitions.check_files(tables, account, hashed_days=due_days)
         if damaged and account:
             derive_stale_days(store, account, session_gap_hours)
-        found += damaged
+        problems += damaged
     restore_runs(store)
-    if found:
-        more = f", and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
+    if problems:
+        more = f", and {len(problems) - MOST_NAMED} more" if len(problems) > MOST_NAMED else ""
         raise CorruptError(
-            f"{'; '.join(found[:MOST_NAMED])}{more}: what can be made again was, the next run asks the rest;"
-            " `convo-pipeline verify` says what is left, and what a backup would bring back"
+            f"{'; '.join(problems[:MOST_NAMED])}{more}: derived tables were made again, and the"
+            " next run fetches the days of raw tables. `convo-pipeline verify` shows what is left"
+            " and what a backup can restore"
         )
-    return sum(record.date in due for record in records)
+    return sum(record.date in due_days for record in records)

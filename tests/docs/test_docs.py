@@ -43,7 +43,7 @@ from convo_pipeline.orchestration.checks import (
 from convo_pipeline.reasons import RUN_REASONS
 from convo_pipeline.settings import GraphSettings, ScheduleSettings, Settings
 from convo_pipeline.tables.chart_data import CONTEXT_DAYS, MOST_DAYS
-from convo_pipeline.upkeep.verify import KINDS
+from convo_pipeline.upkeep.verify import FINDING_KINDS
 from tests.support.inboxes import NOW, serve
 from tests.support.shown import (
     PAGES,
@@ -92,7 +92,7 @@ def test_ui_page_explains_every_check() -> None:
 
 
 def test_operate_page_explains_every_finding_of_verify() -> None:
-    assert sorted(first_cells(section(OPERATE, "Verify"))) == sorted(KINDS)
+    assert sorted(first_cells(section(OPERATE, "Verify"))) == sorted(FINDING_KINDS)
 
 
 def test_emulator_page_lists_every_fault() -> None:

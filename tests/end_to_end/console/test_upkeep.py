@@ -62,7 +62,7 @@ def test_verify_names_what_is_off_and_what_to_do_and_exits_with_one(root: Path) 
     result = invoke("verify", "--root", str(root))
     assert result.exit_code == 1
     assert "messages/account=bakery/date=2026-01-05" in result.stdout
-    assert "restore it, or let the next run set it aside" in " ".join(result.stdout.split())
+    assert "restore it from a backup and run" in " ".join(result.stdout.split())
 
 
 def test_verify_names_a_damaged_record_of_a_spool_without_a_word_of_it(root: Path) -> None:
@@ -80,7 +80,7 @@ def test_verify_names_a_damaged_record_of_a_spool_without_a_word_of_it(root: Pat
         f"spool/bakery/run/{record.name}",
     )
     assert "Ada" not in result.stdout
-    assert "asks again what it held" in " ".join(
+    assert "fetches its data again" in " ".join(
         invoke("verify", "--root", str(root)).stdout.split()
     )
 

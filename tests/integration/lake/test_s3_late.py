@@ -132,7 +132,7 @@ def test_d11_a_rename_that_was_not_shown_all_says_so_and_is_finished_by_the_next
     freeze(server, bucket, proxy)
     save(store, SECOND, "m2")
     with pytest.raises(
-        StoreError, match=rf"date={SECOND}/data.parquet is there and was not listed"
+        StoreError, match=rf"date={SECOND}/data.parquet exists, but the bucket did not list it"
     ):
         rename_account(store, ACCOUNT, "cafe")
     proxy.fault.listed = None

@@ -18,7 +18,7 @@ from convo_pipeline.lake.floors import read_floors
 from convo_pipeline.lake.segments import read_index
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.upkeep import run_upkeep
-from convo_pipeline.privacy.retention import expire, expire_by_clock, find_expired, first_kept_days
+from convo_pipeline.privacy.retention import expire, expire_by_clock, find_expired, retention_starts
 from convo_pipeline.schema import NORMALISED, RAW, RUNS, TABLES
 from convo_pipeline.settings import RetentionSettings, parse_settings
 from convo_pipeline.upkeep.verify import verify
@@ -138,7 +138,7 @@ def test_figures_of_days_stay_when_the_messages_around_them_left(inboxes: Inboxe
 
 def test_a_dry_run_names_what_would_go_and_removes_nothing(inboxes: Inboxes) -> None:
     before = inboxes.files()
-    found = find_expired(inboxes.store, first_kept_days({"messages": MESSAGES_LIMIT}, TODAY))
+    found = find_expired(inboxes.store, retention_starts({"messages": MESSAGES_LIMIT}, TODAY))
     assert inboxes.files() == before
     assert {each.table for each in found} == {"messages"}
     assert sum(each.row_count for each in found) == 2 * 13
@@ -352,7 +352,7 @@ def test_a_wrong_limit_is_named(text: str, expected: str) -> None:
 
 def test_limits_are_read_from_the_configuration() -> None:
     settings = parse_settings(b"[retention]\nraw_message_details = 90\nmessages = 30\nruns = 700")
-    floors = first_kept_days(settings.retention.limits, date(2026, 12, 31))
+    floors = retention_starts(settings.retention.limits, date(2026, 12, 31))
     others = {table.name: date(2026, 10, 3) for table in (*RAW, *NORMALISED)}
     assert floors == others | {
         "coverage": date(2026, 10, 3), "account_days": date(2026, 10, 3), "messages": date(2026, 12, 2),

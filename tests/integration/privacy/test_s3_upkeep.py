@@ -30,7 +30,7 @@ from convo_pipeline.schema import NORMALISED, RAW
 from convo_pipeline.settings import Settings, StoreSettings
 from convo_pipeline.storage.backend import write_file
 from convo_pipeline.upkeep.rename import rename_account
-from convo_pipeline.upkeep.side_files import check_side_files
+from convo_pipeline.upkeep.verify import check_side_files
 from tests.integration.lake.test_s3 import (
     TABLE,
     bucket,
@@ -159,7 +159,7 @@ def test_a_lost_or_damaged_compaction_is_no_damage(
     else:
         server.client.put_object(Bucket=bucket, Key=key, Body=b"x" * segment.byte_count)
     assert answers(bucket, server.url) == expected()
-    assert [found[:2] for found in check_side_files(store, is_quick=False)] == [
+    assert [(found.kind, found.where) for found in check_side_files(store, is_quick=False)] == [
         ("compaction", key.removeprefix("tables/"))
     ]
     compact(store, TODAY)
@@ -195,7 +195,7 @@ def test_a_rename_that_was_cut_off_is_run_again_and_never_writes_over_others_row
         assert copy is not None
         write_file(place, (TABLE, "account=cafe", *source[2:]), copy[0])
     place.remove(source, copy[1])
-    with pytest.raises(StoreError, match='"cafe" already holds rows of its own'):
+    with pytest.raises(StoreError, match='"cafe" already has rows of its own'):
         rename_account(store, "bakery", "cafe")
     note = machine("one").state_path / "rename"
     note.mkdir()

@@ -97,7 +97,7 @@ def test_the_new_name_is_then_the_inbox_of_old(store: Store) -> None:
 
 def test_a_name_that_holds_rows_is_refused_and_nothing_moves(store: Store) -> None:
     before = files(store)
-    with pytest.raises(StoreError, match='"florist" already holds rows'):
+    with pytest.raises(StoreError, match='"florist" already has rows'):
         rename_account(store, "bakery", "florist")
     assert files(store) == before
 
@@ -203,7 +203,7 @@ def test_an_account_with_an_erasure_that_was_cut_off_keeps_its_name_until_it_is_
     unsent.save_pending_days(store, "bakery", [DAY])
     (store.state_path / "spool" / "bakery" / "r1").rmdir()
     for finish in (resume_erasures, remove_unsent):
-        with pytest.raises(StoreError, match='an erasure in "bakery" was cut off'):
+        with pytest.raises(StoreError, match='an erasure in "bakery" was interrupted'):
             rename_account(store, "bakery", "cafe")
         finish(Settings(store=StoreSettings(root=str(store.root))), store, NOON)
     rename_account(store, "bakery", "cafe")

@@ -22,8 +22,13 @@ from convo_pipeline.schema import SCHEMA_VERSION, TABLES, VERSION_KEY
 from convo_pipeline.settings import StoreSettings
 from convo_pipeline.state.records import Partition, Run
 from convo_pipeline.upkeep.rebuild import rebuild_state
-from convo_pipeline.upkeep.side_files import check_side_files
-from convo_pipeline.upkeep.verify import KINDS, NOTICES, Verification, verify
+from convo_pipeline.upkeep.verify import (
+    FINDING_KINDS,
+    NOTICES,
+    Verification,
+    check_side_files,
+    verify,
+)
 
 ACCOUNT, DAY = "bakery", date(2026, 1, 5)
 NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
@@ -278,7 +283,7 @@ def test_what_is_off_is_named_by_its_kind(
     found = look(store)
     assert sorted({finding.kind for finding in found.findings}) == expected
     assert found.is_sound == (set(expected) <= NOTICES)
-    assert all(finding.kind in KINDS for finding in found.findings)
+    assert all(finding.kind in FINDING_KINDS for finding in found.findings)
 
 
 def test_a_placement_by_guess_is_no_wrong_date(store: Store) -> None:
@@ -327,7 +332,7 @@ def test_a_bit_that_flips_beside_the_partitions_is_found_too(store: Store, long_
                 flipped = bytearray(content)
                 flipped[generator.randrange(len(content))] ^= 1 << generator.randrange(8)
                 path.write_bytes(flipped)
-                assert kind in {found for found, _, _ in check_side_files(store, is_quick=False)}, (
+                assert kind in {found.kind for found in check_side_files(store, is_quick=False)}, (
                     path
                 )
             path.write_bytes(content)
