@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from convo_pipeline.emulator.bulk import BulkApi, BulkShape
+from benchmarks.bulk_inbox import BulkApi, BulkShape
 from convo_pipeline.emulator.serve import EmulatorServer
 
 CACHED_BYTES = 64 * 1024 * 1024

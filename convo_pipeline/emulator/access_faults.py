@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from convo_pipeline.emulator.fault import Occasion, register
+from convo_pipeline.emulator.fault import FaultContext, register
 from convo_pipeline.emulator.fields import FieldSyntaxError, parse_fields
 from convo_pipeline.emulator.refusals import (
     Refusal,
@@ -19,14 +19,14 @@ def _limit(text: str) -> int:
     return int(text) if text.isdigit() else 25
 
 
-def _count_rows(occasion: Occasion) -> int:
+def _count_rows(occasion: FaultContext) -> int:
     """Return how many rows a call asks for, nested ones included."""
     limit = _limit(occasion.call.params.get("limit", "25")) if occasion.kind != "node" else 1
     nested = _nested_limits(occasion)
     return limit * (nested[0] if nested else 1)
 
 
-def _nested_limits(occasion: Occasion) -> list[int]:
+def _nested_limits(occasion: FaultContext) -> list[int]:
     """Return how many messages a call nests; empty where it nests none."""
     try:
         asked = parse_fields(occasion.call.params.get("fields", "id"))
@@ -40,12 +40,12 @@ def _nested_limits(occasion: Occasion) -> list[int]:
 
 
 @register("B0", "code 1, reduce the amount of data, above so many rows", "refuse", takes="rows", default="200", kinds=ALL)  # fmt: skip
-def reduce_above(occasion: Occasion) -> Refusal | None:
+def reduce_above(occasion: FaultContext) -> Refusal | None:
     return reduce_data() if _count_rows(occasion) > occasion.number else None
 
 
 @register("B0", "code 1, reduce the amount of data, for messages nested in anything", "refuse", takes="nothing", kinds=("listing", "node"))  # fmt: skip
-def nested_refused(occasion: Occasion) -> Refusal | None:
+def nested_refused(occasion: FaultContext) -> Refusal | None:
     return reduce_data() if _nested_limits(occasion) else None
 
 
@@ -57,7 +57,7 @@ def nested_refused(occasion: Occasion) -> Refusal | None:
     default="reactions",
     kinds=ALL,
 )
-def nonexisting(occasion: Occasion) -> Refusal | None:
+def nonexisting(occasion: FaultContext) -> Refusal | None:
     try:
         asked = parse_fields(occasion.call.params.get("fields", "id"))
     except FieldSyntaxError:
@@ -72,7 +72,7 @@ def nonexisting(occasion: Occasion) -> Refusal | None:
 
 
 @register("B11", "a page of content that reaches beyond the newest 20 is refused as a whole", "refuse", takes="nothing", kinds=("edge",))  # fmt: skip
-def old_page_refused(occasion: Occasion) -> Refusal | None:
+def old_page_refused(occasion: FaultContext) -> Refusal | None:
     has_content = bool({"message", "from"} & set(occasion.call.params.get("fields", "").split(",")))
     is_deep = (
         "after" in occasion.call.params or _limit(occasion.call.params.get("limit", "25")) > 20
@@ -81,12 +81,12 @@ def old_page_refused(occasion: Occasion) -> Refusal | None:
 
 
 @register("B30", "code 10: permission", "refuse", takes="nothing", kinds=ALL)
-def permission_10(occasion: Occasion) -> Refusal:
+def permission_10(occasion: FaultContext) -> Refusal:
     return Refusal(10, "(#10) This endpoint requires the 'pages_messaging' permission")
 
 
 @register("B30", "code 200: no Advanced Access", "refuse", takes="nothing", kinds=ALL)
-def permission_200(occasion: Occasion) -> Refusal:
+def permission_200(occasion: FaultContext) -> Refusal:
     return Refusal(200, "(#200) App does not have Advanced Access to pages_messaging permission")
 
 
@@ -97,33 +97,33 @@ def permission_200(occasion: Occasion) -> Refusal:
     takes="nothing",
     kinds=ALL,
 )
-def access_switched_off(occasion: Occasion) -> Refusal:
+def access_switched_off(occasion: FaultContext) -> Refusal:
     return Refusal(
         200, "(#200) The account owner has disabled access to instagram direct messages", 2534041
     )
 
 
 @register("B30", "code 230: pages_messaging is missing", "refuse", takes="nothing", kinds=ALL)
-def permission_230(occasion: Occasion) -> Refusal:
+def permission_230(occasion: FaultContext) -> Refusal:
     return Refusal(230, "(#230) Requires pages_messaging permission to manage the object")
 
 
 @register(
     "B30", "the token dies after so many calls (190/463)", "refuse", takes="calls", default="3"
 )
-def token_dies(occasion: Occasion) -> Refusal | None:
+def token_dies(occasion: FaultContext) -> Refusal | None:
     occasion.memory["calls"] = calls = occasion.memory.get("calls", 0) + 1
     return expired_token() if calls > occasion.number else None
 
 
 @register("B30", "the token was revoked (190/460)", "refuse", takes="nothing")
-def token_revoked(occasion: Occasion) -> Refusal:
+def token_revoked(occasion: FaultContext) -> Refusal:
     text = "Error validating access token: The session has been invalidated because the user changed their password."
     return Refusal(190, text, 460)
 
 
 @register("B30", "the version is retired and refused", "refuse", takes="nothing")
-def retired_version(occasion: Occasion) -> Refusal:
+def retired_version(occasion: FaultContext) -> Refusal:
     text = "(#2635) You are calling a deprecated version of the Graph API. Please update to the latest version: v26.0."
     return Refusal(2635, text)
 
@@ -131,7 +131,7 @@ def retired_version(occasion: Occasion) -> Refusal:
 @register(
     "B30", "the version is retired; another one serves", "content", takes="version", default="v27.0"
 )
-def version_upgraded(occasion: Occasion, content: bytes, headers: dict[str, str]) -> bytes:
+def version_upgraded(occasion: FaultContext, content: bytes, headers: dict[str, str]) -> bytes:
     headers["Facebook-API-Version"] = occasion.argument
     return content
 
@@ -139,7 +139,7 @@ def version_upgraded(occasion: Occasion, content: bytes, headers: dict[str, str]
 @register(
     "B0", "items of a batch that timed out are null", "body", takes="nothing", kinds=("other",)
 )
-def batch_null(occasion: Occasion, body: Any) -> Any:
+def batch_null(occasion: FaultContext, body: Any) -> Any:
     return (
         [None if position % 2 else item for position, item in enumerate(body)]
         if isinstance(body, list)

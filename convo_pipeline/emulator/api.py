@@ -13,14 +13,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from convo_pipeline.emulator import refusals, render
-from convo_pipeline.emulator.calls import Answer, Call, read_query
+from convo_pipeline.emulator.calls import Call, EmulatedResponse, read_query
 from convo_pipeline.emulator.fields import Field, FieldSyntaxError, parse_fields
 from convo_pipeline.emulator.known_fields import IG_USER_FIELDS, PAGE_FIELDS, check_fields
 from convo_pipeline.emulator.limiter import ServerLimiter
 from convo_pipeline.emulator.paging import read_paging
 from convo_pipeline.emulator.refusals import Refusal
 from convo_pipeline.emulator.switches import Switches
-from convo_pipeline.emulator.view import View, read_id
+from convo_pipeline.emulator.view import CallView, read_id
 from convo_pipeline.emulator.world import Account, Conversation, Message, Payload, World
 
 _VERSION = re.compile(r"v\d{1,3}\.\d")
@@ -38,7 +38,7 @@ class GraphApi:
         self.limiter = ServerLimiter(switches)
         self.call_counts: dict[str, int] = {}
 
-    def answer(self, call: Call) -> Answer:
+    def answer(self, call: Call) -> EmulatedResponse:
         """Return the answer to one call; errors are answers too."""
         now_us = self.world.refresh()
         headers = {
@@ -56,9 +56,9 @@ class GraphApi:
         headers["x-fb-trace-id"] = hashlib.blake2b(
             f"{call.number}:{call.path}".encode(), digest_size=8
         ).hexdigest()
-        return Answer(status, body, headers | self._usage(call))
+        return EmulatedResponse(status, body, headers | self._usage(call))
 
-    def refused(self, call: Call, refusal: Refusal, version: str = "") -> Answer:
+    def refused(self, call: Call, refusal: Refusal, version: str = "") -> EmulatedResponse:
         """Return the answer that a refusal is."""
         body, status = self._refuse(call, refusal)
         headers = {
@@ -67,7 +67,7 @@ class GraphApi:
             **_challenge(refusal),
         }
         headers["Facebook-API-Version"] = version or self.switches.newest_version
-        return Answer(status, body, headers | self._usage(call))
+        return EmulatedResponse(status, body, headers | self._usage(call))
 
     def _refuse(self, call: Call, refusal: Refusal) -> tuple[Payload, int]:
         if call.segments[-1:] == ["me"] or "me" in call.segments[:2]:
@@ -114,7 +114,7 @@ class GraphApi:
         return self._object(call, accounts, segments, view)
 
     def _object(
-        self, call: Call, accounts: Sequence[Account], segments: list[str], view: View
+        self, call: Call, accounts: Sequence[Account], segments: list[str], view: CallView
     ) -> Any:
         node, edge = segments[0], segments[1] if len(segments) > 1 else ""
         if len(segments) > 2:
@@ -135,10 +135,10 @@ class GraphApi:
             return self._conversation(call, found, edge, view)
         return self._message(call, found, edge, view)
 
-    def _view(self, call: Call, version: str, now_us: int) -> View:
+    def _view(self, call: Call, version: str, now_us: int) -> CallView:
         mode = self.switches.next_token
         has_token = mode == "always" or (mode == "as_sent" and call.token_in == "query")  # noqa: S105 - no secret
-        return View(
+        return CallView(
             now_us, self.switches, call.base_url, version, call.token if has_token else None
         )
 
@@ -189,7 +189,9 @@ class GraphApi:
                 return account
         return None
 
-    def _page_node(self, call: Call, owner: Account, node: str, edge: str, view: View) -> Payload:
+    def _page_node(
+        self, call: Call, owner: Account, node: str, edge: str, view: CallView
+    ) -> Payload:
         if edge:
             raise refusals.unknown_path(f"/{edge}")
         call.kind, call.account = "identity", owner.name
@@ -251,7 +253,7 @@ class GraphApi:
     # Conversations and messages
 
     def _conversations(
-        self, call: Call, accounts: Sequence[Account], node: str, view: View
+        self, call: Call, accounts: Sequence[Account], node: str, view: CallView
     ) -> Payload:
         call.kind = "find" if "user_id" in call.params else "listing"
         platform = call.params.get("platform", "").lower()
@@ -286,7 +288,7 @@ class GraphApi:
         return "" if asked == "inbox" else asked
 
     def _find(
-        self, accounts: Sequence[Account], shown_id: str, view: View
+        self, accounts: Sequence[Account], shown_id: str, view: CallView
     ) -> Conversation | Message:
         world_id = read_id(shown_id, self.switches)
         for account in accounts if world_id else ():
@@ -300,7 +302,7 @@ class GraphApi:
             raise refusals.gone(self.switches.refused_as, shown_id)
         raise refusals.missing(shown_id)
 
-    def _conversation(self, call: Call, found: Conversation, edge: str, view: View) -> Payload:
+    def _conversation(self, call: Call, found: Conversation, edge: str, view: CallView) -> Payload:
         call.kind = "edge" if edge else "conversation"
         fields = _fields(call)
         if not edge:
@@ -310,7 +312,7 @@ class GraphApi:
         paging = read_paging(call.params, self.switches.default_limit, self.switches.messages_limit)
         return render.messages_page(view, found, fields, paging, call.params.get("fields", ""))
 
-    def _message(self, call: Call, found: Message, edge: str, view: View) -> Payload:
+    def _message(self, call: Call, found: Message, edge: str, view: CallView) -> Payload:
         call.kind = "message_edge" if edge else "message"
         if not edge:
             return render.message_node(view, found, _fields(call))
@@ -320,7 +322,7 @@ class GraphApi:
 
     # Many at once
 
-    def _many(self, call: Call, accounts: Sequence[Account], view: View) -> Payload:
+    def _many(self, call: Call, accounts: Sequence[Account], view: CallView) -> Payload:
         """Answer `?ids=`; each id is a call, and one bad id spoils all."""
         asked = [part for part in call.params["ids"].split(",") if part]
         if len(asked) > MOST_IN_BATCH:

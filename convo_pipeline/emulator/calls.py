@@ -52,7 +52,7 @@ class Call:
 
 
 @dataclass
-class Answer:
+class EmulatedResponse:
     """What goes back: a body that is still an object, or bytes already."""
 
     status: int
@@ -62,7 +62,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Seen:
+class LoggedCall:
     """One call in the log, without its secrets."""
 
     number: int
@@ -84,18 +84,18 @@ class CallLog:
     """Every call seen, in order."""
 
     def __init__(self) -> None:
-        self._seen: list[Seen] = []
+        self._seen: list[LoggedCall] = []
 
-    def append(self, seen: Seen) -> None:
+    def append(self, seen: LoggedCall) -> None:
         self._seen.append(seen)
 
-    def __iter__(self) -> Iterator[Seen]:
+    def __iter__(self) -> Iterator[LoggedCall]:
         return iter(list(self._seen))
 
     def __len__(self) -> int:
         return len(self._seen)
 
-    def __getitem__(self, index: int) -> Seen:
+    def __getitem__(self, index: int) -> LoggedCall:
         return self._seen[index]
 
     def clear(self) -> None:

@@ -38,7 +38,7 @@ SCENES: Mapping[str, Mapping[str, phrases.Scenes]] = MappingProxyType(
 
 
 @dataclass(frozen=True)
-class Line:
+class PlannedMessage:
     """One planned message."""
 
     offset_us: int
@@ -130,23 +130,23 @@ def _bear(account: Account, day: int, number: int, rng: random.Random, since_us:
         account.conversations[conversation.conversation_id] = conversation
 
 
-def _plan(rng: random.Random, rare: Sequence[str]) -> list[Line]:
+def _plan(rng: random.Random, rare: Sequence[str]) -> list[PlannedMessage]:
     """Decide who writes when, and what kind of thing."""
     _, fewest, most = rng.choices(LENGTHS, [weight for weight, _, _ in LENGTHS])[0]
     count = rng.randint(fewest, most)
     is_answered, is_automatic = rng.random() > 0.12, rng.random() < 0.2
     if not is_answered:
         count = min(count, 3)
-    lines = [Line(0, False, rare[0] if rare else "text")]
+    lines = [PlannedMessage(0, False, rare[0] if rare else "text")]
     offset_us, is_ours = 0, False
     if is_automatic:
         offset_us += rng.choice((0, 1)) * MICROSECONDS + rng.randrange(1, 990) * 1000
-        lines.append(Line(offset_us, True, "automatic"))
+        lines.append(PlannedMessage(offset_us, True, "automatic"))
     while len(lines) < count:
         was_ours, is_ours = is_ours, is_answered and rng.random() < (0.75 if not is_ours else 0.3)
         offset_us += _gap_us(rng, was_ours, is_ours, count)
         kind = rare[len(lines)] if len(lines) < len(rare) else _kind(rng)
-        lines.append(Line(offset_us, is_ours, kind))
+        lines.append(PlannedMessage(offset_us, is_ours, kind))
     return [line for line in lines if line.offset_us < SPAN_DAYS * DAY_US]
 
 
@@ -211,7 +211,9 @@ def _people(account: Account, key: str, language: str) -> list[Payload]:
     return [account.describe_customer(" ".join(names), customer_id)]
 
 
-def _write(message: Message, key: str, language: str, position: int, line: Line) -> Payload:
+def _write(
+    message: Message, key: str, language: str, position: int, line: PlannedMessage
+) -> Payload:
     """Make the payload of one planned message."""
     conversation = message.conversation
     rng = random.Random(f"{key}:{position}")
@@ -230,7 +232,11 @@ def _write(message: Message, key: str, language: str, position: int, line: Line)
 
 
 def _say(
-    rng: random.Random, conversation: Conversation, language: str, position: int, line: Line
+    rng: random.Random,
+    conversation: Conversation,
+    language: str,
+    position: int,
+    line: PlannedMessage,
 ) -> str:
     scenes = SCENES[conversation.account.platform][language]
     if line.kind == "automatic":

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from convo_pipeline.emulator.calls import Answer, Call
+from convo_pipeline.emulator.calls import Call, EmulatedResponse
 from convo_pipeline.emulator.refusals import Refusal
 from convo_pipeline.emulator.switches import Switches
 from convo_pipeline.emulator.world import World
@@ -16,7 +16,7 @@ from convo_pipeline.emulator.world import World
 WRITE_BUFFER_BYTES = 1 << 20
 
 
-class Wire:
+class RawConnection:
     """The raw connection, for what HTTP libraries do not let one do."""
 
     def __init__(self, transport: asyncio.Transport, receive: Callable[[], Awaitable[Any]]) -> None:
@@ -56,7 +56,7 @@ class Wire:
 
 
 @dataclass
-class Occasion:
+class FaultContext:
     """One call that a fault fires on, with everything it may look at or change."""
 
     call: Call
@@ -76,11 +76,13 @@ class Occasion:
         return float(self.argument)
 
 
-Prepare = Callable[[Occasion], object]
-Refuse = Callable[[Occasion], Refusal | Answer | None]
-Body = Callable[[Occasion, Any], Any]
-Bytes = Callable[[Occasion, bytes, dict[str, str]], bytes]
-WireWrite = Callable[[Occasion, Wire, Answer, bytes], Coroutine[Any, Any, None]]
+PrepareCall = Callable[[FaultContext], object]
+RefuseCall = Callable[[FaultContext], Refusal | EmulatedResponse | None]
+ChangeBody = Callable[[FaultContext, Any], Any]
+ChangeContent = Callable[[FaultContext, bytes, dict[str, str]], bytes]
+SendOnWire = Callable[
+    [FaultContext, RawConnection, EmulatedResponse, bytes], Coroutine[Any, Any, None]
+]
 
 
 @dataclass(frozen=True)
@@ -95,11 +97,11 @@ class FaultKind:
     default: str = ""
     kinds: tuple[str, ...] = ()
     """The kinds of call it fires on; none = all."""
-    prepare: Prepare | None = None
-    refuse: Refuse | None = None
-    body: Body | None = None
-    content: Bytes | None = None
-    wire: WireWrite | None = None
+    prepare: PrepareCall | None = None
+    refuse: RefuseCall | None = None
+    body: ChangeBody | None = None
+    content: ChangeContent | None = None
+    wire: SendOnWire | None = None
 
 
 @dataclass
@@ -170,7 +172,7 @@ def rows_of(container: Any) -> list[dict[str, Any]]:
     )
 
 
-def conversation_rows(occasion: Occasion, body: Any) -> list[dict[str, Any]]:
+def conversation_rows(occasion: FaultContext, body: Any) -> list[dict[str, Any]]:
     """Return the conversations of an answer."""
     if occasion.kind in ("listing", "find"):
         return rows_of(body)
@@ -183,7 +185,7 @@ def conversation_rows(occasion: Occasion, body: Any) -> list[dict[str, Any]]:
     return []
 
 
-def message_rows(occasion: Occasion, body: Any) -> list[dict[str, Any]]:
+def message_rows(occasion: FaultContext, body: Any) -> list[dict[str, Any]]:
     """Return the messages of an answer, nested or not."""
     if occasion.kind == "edge":
         return rows_of(body)

@@ -18,8 +18,8 @@ from convo_pipeline.emulator import (
     value_faults,
     world_faults,
 )
-from convo_pipeline.emulator.calls import Answer, Call
-from convo_pipeline.emulator.fault import REGISTRY, Fault, FaultKind, Occasion, kind_of
+from convo_pipeline.emulator.calls import Call, EmulatedResponse
+from convo_pipeline.emulator.fault import REGISTRY, Fault, FaultContext, FaultKind, kind_of
 from convo_pipeline.emulator.refusals import Refusal
 from convo_pipeline.emulator.switches import Switches
 from convo_pipeline.emulator.world import World
@@ -102,7 +102,7 @@ def _is_probability(text: str) -> bool:
     return _is_number(text) and 0 <= float(text) <= 1
 
 
-class Trouble:
+class FaultInjector:
     """All faults of a server, applied to each call in the order they were given."""
 
     def __init__(
@@ -119,13 +119,13 @@ class Trouble:
         self._switches = switches
         self._rng = random.Random(seed)
 
-    def draw(self, call: Call) -> list[tuple[FaultKind, Occasion]]:
+    def draw(self, call: Call) -> list[tuple[FaultKind, FaultContext]]:
         """Return what this call meets."""
         kind = kind_of(call)
         drawn = []
         for fault in self.faults:
             if fault.draws(call.number, kind, self._rng):
-                occasion = Occasion(
+                occasion = FaultContext(
                     call,
                     kind,
                     self._world,
@@ -139,23 +139,23 @@ class Trouble:
         return drawn
 
 
-Drawn = Sequence[tuple[FaultKind, Occasion]]
+ActiveFaults = Sequence[tuple[FaultKind, FaultContext]]
 
 
-def prepare(drawn: Drawn) -> None:
+def prepare(drawn: ActiveFaults) -> None:
     """Let faults change the world or the call before it is answered."""
     for kind, occasion in drawn:
         if kind.prepare:
             kind.prepare(occasion)
 
 
-def refusal_of(drawn: Drawn) -> Refusal | Answer | None:
+def refusal_of(drawn: ActiveFaults) -> Refusal | EmulatedResponse | None:
     """Return what a fault answers in place of the API."""
     found = (kind.refuse(occasion) for kind, occasion in drawn if kind.refuse)
     return next((each for each in found if each is not None), None)
 
 
-def spoil_body(drawn: Drawn, body: Any) -> Any:
+def spoil_body(drawn: ActiveFaults, body: Any) -> Any:
     """Return the body as the faults leave it; the world's own objects stay as they are."""
     changers = [(kind.body, occasion) for kind, occasion in drawn if kind.body]
     if changers:
@@ -165,7 +165,7 @@ def spoil_body(drawn: Drawn, body: Any) -> Any:
     return body
 
 
-def spoil_content(drawn: Drawn, content: bytes, headers: dict[str, str]) -> bytes:
+def spoil_content(drawn: ActiveFaults, content: bytes, headers: dict[str, str]) -> bytes:
     for kind, occasion in drawn:
         if kind.content:
             content = kind.content(occasion, content, headers)

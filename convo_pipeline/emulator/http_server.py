@@ -58,7 +58,7 @@ class RawProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         self.app = with_transport
 
 
-class Written(Response):
+class AlreadySent(Response):
     """An answer that has been written to the connection already."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -25,10 +25,10 @@ def read_paging(arguments: Mapping[str, str], default: int, most: int) -> Paging
     return Paging(max(limit, 1), arguments.get("after") or None, arguments.get("before") or None)
 
 
-Key = tuple[int, str]
+SortKey = tuple[int, str]
 
 
-def cut_page(keys: Sequence[Key], paging: Paging, kind: str) -> tuple[slice, dict[str, object]]:
+def cut_page(keys: Sequence[SortKey], paging: Paging, kind: str) -> tuple[slice, dict[str, object]]:
     """Find the part of an ordered list (newest first) a call asked for, and its cursors.
 
     A `keyset` cursor names a place in the order, an `item` cursor a row wherever it is now, an `offset` cursor a count.
@@ -49,14 +49,14 @@ def cut_page(keys: Sequence[Key], paging: Paging, kind: str) -> tuple[slice, dic
     }
 
 
-def _cursor(keys: Sequence[Key], index: int, kind: str) -> str:
+def _cursor(keys: Sequence[SortKey], index: int, kind: str) -> str:
     if kind == "offset":
         return ids.write_cursor(["o", index])
     moment, row_id = keys[index]
     return ids.write_cursor(["k", moment, row_id] if kind == "keyset" else ["i", row_id])
 
 
-def _start_after(keys: Sequence[Key], cursor: str, kind: str) -> int:
+def _start_after(keys: Sequence[SortKey], cursor: str, kind: str) -> int:
     if (ids.read_cursor(cursor) or [None])[0] == "s":
         return 0
     place = _place(keys, cursor, kind)
@@ -69,7 +69,7 @@ def _start_after(keys: Sequence[Key], cursor: str, kind: str) -> int:
     )
 
 
-def _place(keys: Sequence[Key], cursor: str, kind: str) -> int:
+def _place(keys: Sequence[SortKey], cursor: str, kind: str) -> int:
     """Return the index a cursor stands for: its row, else (keyset) the first row that sorts behind it."""
     state = ids.read_cursor(cursor)
     if not state or state[0] != kind[0]:
@@ -84,12 +84,12 @@ def _place(keys: Sequence[Key], cursor: str, kind: str) -> int:
     raise bad_parameter("Invalid cursors values")
 
 
-def _key(cursor: str) -> Key:
+def _key(cursor: str) -> SortKey:
     state = ids.read_cursor(cursor) or []
     return (int(str(state[1])), str(state[2]))
 
 
-def _bisect(keys: Sequence[Key], place: Key) -> int:
+def _bisect(keys: Sequence[SortKey], place: SortKey) -> int:
     """Return the index of the first key that is not newer than `place`, in a list that runs newest first."""
     low, high = 0, len(keys)
     while low < high:

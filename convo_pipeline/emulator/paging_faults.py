@@ -5,7 +5,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from convo_pipeline.emulator import ids
-from convo_pipeline.emulator.fault import Occasion, register, rows_of
+from convo_pipeline.emulator.fault import FaultContext, register, rows_of
 from convo_pipeline.emulator.refusals import (
     Refusal,
     bad_parameter,
@@ -26,7 +26,7 @@ def _link_to(paging: Payload, after: str, base: str) -> None:
 
 
 @register("B1", "after so many pages the cursors lead back to the first (A-B-A)", "body", takes="pages", default="2", kinds=LISTS)  # fmt: skip
-def cursor_loop(occasion: Occasion, body: Any) -> Any:
+def cursor_loop(occasion: FaultContext, body: Any) -> Any:
     paging, seen = _paging(body), occasion.memory.setdefault(occasion.call.path, [])
     if paging is None:
         return body
@@ -38,7 +38,7 @@ def cursor_loop(occasion: Occasion, body: Any) -> Any:
 
 
 @register("B1", "the cursor given is the one that was asked for", "body", kinds=LISTS)
-def cursor_repeated(occasion: Occasion, body: Any) -> Any:
+def cursor_repeated(occasion: FaultContext, body: Any) -> Any:
     paging, asked = _paging(body), occasion.call.params.get("after")
     if paging is not None and asked:
         _link_to(paging, asked, f"{occasion.call.base_url}{occasion.call.path}?limit=25")
@@ -46,7 +46,7 @@ def cursor_repeated(occasion: Occasion, body: Any) -> Any:
 
 
 @register("B2", "an empty page that has a next", "body", default="2", kinds=LISTS)
-def empty_page(occasion: Occasion, body: Any) -> Any:
+def empty_page(occasion: FaultContext, body: Any) -> Any:
     occasion.memory["salt"] = salt = occasion.memory.get("salt", 0) + 1
     asked = ids.read_cursor(occasion.call.params.get("after", "")) or ["s"]
     after = ids.write_cursor(
@@ -60,7 +60,7 @@ def empty_page(occasion: Occasion, body: Any) -> Any:
 @register(
     "B3", "pages shorter than asked for, with a next", "prepare", takes="nothing", kinds=LISTS
 )
-def short_page(occasion: Occasion) -> None:
+def short_page(occasion: FaultContext) -> None:
     asked = occasion.call.params.get("limit", "25")
     if asked.isdigit():
         occasion.call.params["limit"] = str(max(1, int(asked) // 2))
@@ -73,7 +73,7 @@ def short_page(occasion: Occasion) -> None:
     takes="nothing",
     kinds=LISTS,
 )
-def duplicates(occasion: Occasion, body: Any) -> Any:
+def duplicates(occasion: FaultContext, body: Any) -> Any:
     rows, key = rows_of(body), occasion.call.path
     if rows and "data" in body:
         body["data"] = [*occasion.memory.get(key, []), *rows, deepcopy(rows[0])]
@@ -84,19 +84,19 @@ def duplicates(occasion: Occasion, body: Any) -> Any:
 
 
 @register("B5", "rows of a page in any order", "body", takes="nothing", kinds=LISTS)
-def shuffled(occasion: Occasion, body: Any) -> Any:
+def shuffled(occasion: FaultContext, body: Any) -> Any:
     if isinstance(body, dict) and isinstance(body.get("data"), list):
         occasion.rng.shuffle(body["data"])
     return body
 
 
 @register("B7", "the cursor has died", "refuse", default="1", kinds=LISTS)
-def dead_cursor(occasion: Occasion) -> Refusal | None:
+def dead_cursor(occasion: FaultContext) -> Refusal | None:
     return bad_parameter("Invalid cursors values") if "after" in occasion.call.params else None
 
 
 @register("B26", "next points to another host", "body", takes="nothing", kinds=LISTS)
-def foreign_next(occasion: Occasion, body: Any) -> Any:
+def foreign_next(occasion: FaultContext, body: Any) -> Any:
     paging = _paging(body)
     if paging and "next" in paging:
         own, foreign = urlsplit(paging["next"]), urlsplit(occasion.foreign_url)
@@ -109,7 +109,7 @@ def foreign_next(occasion: Occasion, body: Any) -> Any:
 
 
 @register("B27", "next changes path, fields and limit", "body", takes="nothing", kinds=LISTS)
-def altered_next(occasion: Occasion, body: Any) -> Any:
+def altered_next(occasion: FaultContext, body: Any) -> Any:
     paging = _paging(body)
     if paging and "next" in paging:
         own = urlsplit(paging["next"])

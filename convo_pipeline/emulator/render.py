@@ -11,10 +11,10 @@ from convo_pipeline.emulator import ids
 from convo_pipeline.emulator.fields import Field
 from convo_pipeline.emulator.known_fields import check_conversation_fields, check_message_fields
 from convo_pipeline.emulator.media import sign
-from convo_pipeline.emulator.paging import Key, Paging, cut_page, read_paging
+from convo_pipeline.emulator.paging import Paging, SortKey, cut_page, read_paging
 from convo_pipeline.emulator.refusals import Refusal, gone
 from convo_pipeline.emulator.switches import Switches
-from convo_pipeline.emulator.view import View, link, show_data, show_id, show_paging, show_time
+from convo_pipeline.emulator.view import CallView, link, show_data, show_id, show_paging, show_time
 from convo_pipeline.emulator.world import Account, Conversation, Message, Payload
 
 DEFAULT_MESSAGE = (Field("id"), Field("created_time"))
@@ -27,7 +27,7 @@ MEDIA = ("attachments", "shares", "sticker", "story")
 
 
 def messages_page(
-    view: View,
+    view: CallView,
     conversation: Conversation,
     fields: Sequence[Field] | None,
     paging: Paging,
@@ -56,7 +56,7 @@ def messages_page(
     return page
 
 
-class _MessageKeys(Sequence[Key]):
+class _MessageKeys(Sequence[SortKey]):
     """The (time, order) keys of messages, made only where they are looked at."""
 
     def __init__(self, rows: Sequence[Message]) -> None:
@@ -70,7 +70,9 @@ class _MessageKeys(Sequence[Key]):
         return (message.created_us, f"{message.sequence:09d}")
 
 
-def show_message_row(view: View, message: Message, fields: Sequence[Field], rank: int) -> Payload:
+def show_message_row(
+    view: CallView, message: Message, fields: Sequence[Field], rank: int
+) -> Payload:
     """Return a message as a row of an edge: bare, an error or whole, as the 20 rule and the switches say."""
     switches = view.switches
     platform = message.conversation.account.platform
@@ -89,7 +91,7 @@ def show_message_row(view: View, message: Message, fields: Sequence[Field], rank
     return bare
 
 
-def message_node(view: View, message: Message, fields: Sequence[Field] | None) -> Payload:
+def message_node(view: CallView, message: Message, fields: Sequence[Field] | None) -> Payload:
     """Return a message read by its id; refused where it is unsent or too old."""
     refuse_unreadable(view, message)
     check_message_fields(fields, view.switches)
@@ -103,7 +105,7 @@ def refuse_poisoned(conversation: Conversation) -> None:
         )
 
 
-def refuse_unreadable(view: View, message: Message) -> None:
+def refuse_unreadable(view: CallView, message: Message) -> None:
     conversation, switches = message.conversation, view.switches
     refuse_poisoned(conversation)
     rows = conversation.rows(view.now_us, keep_unsent=switches.unsent_rows == "kept")
@@ -114,7 +116,7 @@ def refuse_unreadable(view: View, message: Message) -> None:
         raise gone(switches.refused_as, show_id(message.message_id, switches))
 
 
-def show_message(view: View, message: Message, fields: Sequence[Field]) -> Payload:
+def show_message(view: CallView, message: Message, fields: Sequence[Field]) -> Payload:
     """Return the fields asked for; those without data are left out."""
     payload = message.payload
     shown: Payload = {}
@@ -134,7 +136,7 @@ def show_message(view: View, message: Message, fields: Sequence[Field]) -> Paylo
 _ABSENT = object()
 
 
-def _message_value(view: View, message: Message, field: Field, payload: Payload) -> Any:
+def _message_value(view: CallView, message: Message, field: Field, payload: Payload) -> Any:
     name, switches = field.name, view.switches
     if (
         name in ("sticker", "attachments")
@@ -170,7 +172,7 @@ def _restick(payload: Payload, switches: Switches) -> Payload:
     return changed
 
 
-def _signed(value: Any, view: View) -> Any:
+def _signed(value: Any, view: CallView) -> Any:
     if isinstance(value, str):
         return (
             sign(value, view.now_us, view.switches.media_hours)
@@ -182,7 +184,7 @@ def _signed(value: Any, view: View) -> Any:
     return [_signed(inner, view) for inner in value] if isinstance(value, list) else value
 
 
-def _wrap(view: View, message: Message, field: Field, value: list[Any]) -> Any:
+def _wrap(view: CallView, message: Message, field: Field, value: list[Any]) -> Any:
     """Return a list of things as the answer holds it: `{data: […]}`, with a phantom `next` on shares."""
     switches = view.switches
     if field.name == "reactions" and switches.reactions_shape != "data":
@@ -211,7 +213,7 @@ def _narrow(value: Any, children: Sequence[Field] | None) -> Any:
 
 
 def message_edge(
-    view: View, message: Message, name: str, fields: Sequence[Field] | None, after: str | None
+    view: CallView, message: Message, name: str, fields: Sequence[Field] | None, after: str | None
 ) -> Payload:
     """Return `/{message}/attachments` or `/shares`; behind the first page there is nothing."""
     refuse_unreadable(view, message)
@@ -233,7 +235,7 @@ def message_edge(
 
 
 def conversations_page(
-    view: View,
+    view: CallView,
     account: Account,
     fields: Sequence[Field] | None,
     paging: Paging,
@@ -257,13 +259,15 @@ def conversations_page(
 
 
 def conversation_node(
-    view: View, conversation: Conversation, fields: Sequence[Field] | None
+    view: CallView, conversation: Conversation, fields: Sequence[Field] | None
 ) -> Payload:
     check_conversation_fields(fields, conversation.account.platform, view.switches)
     return show_conversation(view, conversation, fields or DEFAULT_CONVERSATION)
 
 
-def show_conversation(view: View, conversation: Conversation, fields: Sequence[Field]) -> Payload:
+def show_conversation(
+    view: CallView, conversation: Conversation, fields: Sequence[Field]
+) -> Payload:
     shown: Payload = {}
     for field in fields:
         maker = _CONVERSATION.get(field.name)
@@ -274,7 +278,7 @@ def show_conversation(view: View, conversation: Conversation, fields: Sequence[F
     return shown | conversation.extra
 
 
-def _nested_messages(view: View, conversation: Conversation, field: Field) -> Any:
+def _nested_messages(view: CallView, conversation: Conversation, field: Field) -> Any:
     switches = view.switches
     paging = read_paging(field.arguments, switches.default_limit, switches.messages_limit)
     page = messages_page(view, conversation, field.children, paging, _write(field.children))
@@ -289,7 +293,7 @@ def _write(fields: Sequence[Field] | None) -> str:
     )
 
 
-def _people(view: View, conversation: Conversation, field: Field) -> Payload:
+def _people(view: CallView, conversation: Conversation, field: Field) -> Payload:
     people = [*conversation.people, conversation.account.person()]
     if view.switches.participants_order == "account_first":
         people.reverse()
@@ -298,17 +302,17 @@ def _people(view: View, conversation: Conversation, field: Field) -> Payload:
     }
 
 
-def _snippet(view: View, conversation: Conversation, field: Field) -> Any:
+def _snippet(view: CallView, conversation: Conversation, field: Field) -> Any:
     rows = conversation.rows(view.now_us, keep_unsent=False)
     return rows[0].payload.get("message") or "You received a message." if rows else _ABSENT
 
 
-def _link(view: View, conversation: Conversation, field: Field) -> str:
+def _link(view: CallView, conversation: Conversation, field: Field) -> str:
     account = conversation.account
     return f"/{account.title.replace(' ', '-')}-{account.page_id}/inbox/{conversation.thread}/"
 
 
-Maker = Callable[[View, Conversation, Field], Any]
+Maker = Callable[[CallView, Conversation, Field], Any]
 _CONVERSATION: Mapping[str, Maker] = {
     "id": lambda view, conversation, field: show_id(conversation.conversation_id, view.switches),
     "updated_time": lambda view, conversation, field: (

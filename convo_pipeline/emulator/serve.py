@@ -19,15 +19,22 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from convo_pipeline.emulator.api import GraphApi, write_json
-from convo_pipeline.emulator.calls import Answer, Call, CallLog, Seen, public_params, read_query
+from convo_pipeline.emulator.calls import (
+    Call,
+    CallLog,
+    EmulatedResponse,
+    LoggedCall,
+    public_params,
+    read_query,
+)
 from convo_pipeline.emulator.clock import VirtualClock
 from convo_pipeline.emulator.content import default_world
-from convo_pipeline.emulator.fault import Fault, Wire, kind_of
+from convo_pipeline.emulator.fault import Fault, RawConnection, kind_of
 from convo_pipeline.emulator.faults import (
     FAULTS,
-    Drawn,
+    ActiveFaults,
     FaultError,
-    Trouble,
+    FaultInjector,
     prepare,
     refusal_of,
     spoil_body,
@@ -35,8 +42,8 @@ from convo_pipeline.emulator.faults import (
 )
 from convo_pipeline.emulator.http_server import (
     HOST,
+    AlreadySent,
     HttpServer,
-    Written,
     bind,
     make_server,
     open_silent_port,
@@ -51,7 +58,7 @@ METHODS = ["GET", "POST", "PUT", "DELETE", "PATCH"]
 class Api(Protocol):
     """What answers calls."""
 
-    def answer(self, call: Call) -> Answer: ...
+    def answer(self, call: Call) -> EmulatedResponse: ...
 
 
 class EmulatorServer:
@@ -85,7 +92,7 @@ class EmulatorServer:
         self.latency_seconds = latency_seconds
         self.api: Api = api or GraphApi(self.world, self.switches)
         self._seed = seed
-        self.trouble = Trouble(faults, self.world, self.switches, seed)
+        self.trouble = FaultInjector(faults, self.world, self.switches, seed)
         self.foreign_calls: list[str] = []
         """Paths of calls that came to the other host: a good client makes none."""
         self._tls = tls
@@ -127,7 +134,7 @@ class EmulatorServer:
     def set_faults(self, *faults: Fault | str) -> None:
         """Let other things go wrong from the next call on; none heals the server."""
         foreign_url = self.trouble.foreign_url
-        self.trouble = Trouble(faults, self.world, self.switches, self._seed, foreign_url)
+        self.trouble = FaultInjector(faults, self.world, self.switches, self._seed, foreign_url)
 
     def stop(self) -> None:
         """Stop at once; calls in flight are dropped."""
@@ -173,12 +180,12 @@ class EmulatorServer:
         self._note(call, answer, at)
         for kind, occasion in drawn:
             if kind.wire:
-                wire = Wire(request.scope["emulator.transport"], request.receive)
+                wire = RawConnection(request.scope["emulator.transport"], request.receive)
                 await kind.wire(occasion, wire, answer, content)
-                return Written()
+                return AlreadySent()
         return Response(content, answer.status, answer.headers)
 
-    def _make(self, call: Call, drawn: Drawn) -> tuple[Answer, bytes]:
+    def _make(self, call: Call, drawn: ActiveFaults) -> tuple[EmulatedResponse, bytes]:
         """Return the answer and its bytes, with what the faults make of both."""
         prepare(drawn)
         refusal = refusal_of(drawn)
@@ -188,7 +195,7 @@ class EmulatorServer:
             call.kind = kind_of(call)
             answer = (
                 refusal
-                if isinstance(refusal, Answer)
+                if isinstance(refusal, EmulatedResponse)
                 else GraphApi(self.world, self.switches).refused(call, refusal)
             )
         if answer.content is None:
@@ -196,7 +203,7 @@ class EmulatorServer:
             answer.content = write_json(answer.body, self.switches)
         return answer, spoil_content(drawn, answer.content, answer.headers)
 
-    def _date(self, answer: Answer) -> str:
+    def _date(self, answer: EmulatedResponse) -> str:
         skew = float(answer.headers.pop("x-emulator-skew-seconds", 0))
         return format_datetime(self.world.clock.now() + timedelta(seconds=skew), usegmt=True)
 
@@ -209,11 +216,11 @@ class EmulatorServer:
         path = request.scope["raw_path"].decode("ascii").split("?")[0]
         return Call(request.method, path, params, request.headers, base_url, self._number)
 
-    def _note(self, call: Call, answer: Answer, at: float) -> None:
+    def _note(self, call: Call, answer: EmulatedResponse, at: float) -> None:
         error = answer.body.get("error") if isinstance(answer.body, dict) else None
         code = error.get("code") if isinstance(error, dict) else None
         self.log.append(
-            Seen(
+            LoggedCall(
                 number=call.number,
                 at=at,
                 method=call.method,

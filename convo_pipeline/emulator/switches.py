@@ -110,7 +110,7 @@ SHAPES: Mapping[str, tuple[object, ...]] = {
 }
 """The switches that change what a client reads, with their values."""
 
-Row = dict[str, object]
+SwitchValues = dict[str, object]
 
 
 def every_combination(
@@ -123,7 +123,7 @@ def every_combination(
 
 def covering_switches(base: Switches | None = None, seed: int = 0) -> list[Switches]:
     """Return few combinations in which every pair of values of `SHAPES` occurs; the first is the default."""
-    chosen: list[Row] = [{name: values[0] for name, values in SHAPES.items()}]
+    chosen: list[SwitchValues] = [{name: values[0] for name, values in SHAPES.items()}]
     missing = _pairs() - _pairs_of(chosen[0])
     rng = random.Random(seed)
     while missing:
@@ -136,10 +136,10 @@ def covering_switches(base: Switches | None = None, seed: int = 0) -> list[Switc
     return [_with(base, row) for row in chosen]
 
 
-Pair = tuple[str, object, str, object]
+ValuePair = tuple[str, object, str, object]
 
 
-def _pairs() -> set[Pair]:
+def _pairs() -> set[ValuePair]:
     return {
         (left, a, right, b)
         for left, right in itertools.combinations(sorted(SHAPES), 2)
@@ -148,17 +148,17 @@ def _pairs() -> set[Pair]:
     }
 
 
-def _pairs_of(row: Row) -> set[Pair]:
+def _pairs_of(row: SwitchValues) -> set[ValuePair]:
     return {
         (left, row[left], right, row[right])
         for left, right in itertools.combinations(sorted(row), 2)
     }
 
 
-def _grow(missing: set[Pair], rng: random.Random) -> Row:
+def _grow(missing: set[ValuePair], rng: random.Random) -> SwitchValues:
     """Build one combination from a missing pair, each other switch taking the value that meets most missing pairs."""
     left, a, right, b = rng.choice(sorted(missing, key=repr))
-    row: Row = {left: a, right: b}
+    row: SwitchValues = {left: a, right: b}
     for name in rng.sample(sorted(SHAPES), len(SHAPES)):
         if name not in row:
             values = rng.sample(SHAPES[name], len(SHAPES[name]))
@@ -166,12 +166,12 @@ def _grow(missing: set[Pair], rng: random.Random) -> Row:
     return row
 
 
-def _met(row: Row, name: str, value: object, missing: set[Pair]) -> int:
+def _met(row: SwitchValues, name: str, value: object, missing: set[ValuePair]) -> int:
     return sum(
         ((other, held, name, value) if other < name else (name, value, other, held)) in missing
         for other, held in row.items()
     )
 
 
-def _with(base: Switches | None, values: Row) -> Switches:
+def _with(base: Switches | None, values: SwitchValues) -> Switches:
     return replace(base or Switches(), **values)  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import quote
 
 from convo_pipeline.emulator.fault import (
-    Occasion,
+    FaultContext,
     conversation_rows,
     message_rows,
     register,
@@ -22,13 +22,13 @@ TIME_KEYS = ("created_time", "updated_time")
 @register(
     "B15", "the server's clock is off by so many seconds", "content", takes="seconds", default="600"
 )
-def clock_skew(occasion: Occasion, content: bytes, headers: dict[str, str]) -> bytes:
+def clock_skew(occasion: FaultContext, content: bytes, headers: dict[str, str]) -> bytes:
     headers["x-emulator-skew-seconds"] = occasion.argument
     return content
 
 
 def _change_times(
-    occasion: Occasion, body: Any, change: Callable[[random.Random, Any], Any]
+    occasion: FaultContext, body: Any, change: Callable[[random.Random, Any], Any]
 ) -> Any:
     for row in [*conversation_rows(occasion, body), *message_rows(occasion, body)]:
         for key in TIME_KEYS:
@@ -38,7 +38,7 @@ def _change_times(
 
 
 @register("B16", "times in every form, mixed", "body", takes="nothing", kinds=ALL)
-def mixed_times(occasion: Occasion, body: Any) -> Any:
+def mixed_times(occasion: FaultContext, body: Any) -> Any:
     def change(rng: random.Random, value: Any) -> Any:
         stem = str(value)[:19]
         return rng.choice((value, f"{stem}+00:00", f"{stem}Z", f"{stem}.000+0000"))
@@ -47,7 +47,7 @@ def mixed_times(occasion: Occasion, body: Any) -> Any:
 
 
 @register("B17", "impossible times", "body", takes="nothing", kinds=ALL)
-def impossible_times(occasion: Occasion, body: Any) -> Any:
+def impossible_times(occasion: FaultContext, body: Any) -> Any:
     odd = (
         "1970-01-01T00:00:00+0000",
         "9999-12-31T23:59:59+0000",
@@ -65,14 +65,14 @@ def impossible_times(occasion: Occasion, body: Any) -> Any:
 
 
 @register("B18", "fields nobody asked for", "body", takes="nothing", kinds=ALL)
-def unknown_fields(occasion: Occasion, body: Any) -> Any:
+def unknown_fields(occasion: FaultContext, body: Any) -> Any:
     for row in [*conversation_rows(occasion, body), *message_rows(occasion, body)]:
         row["new_in_2027"] = {"nested": [1, "two", None]}
     return body
 
 
 @register("B19", "values of another type than ever before", "body", takes="nothing", kinds=ALL)
-def type_changes(occasion: Occasion, body: Any) -> Any:
+def type_changes(occasion: FaultContext, body: Any) -> Any:
     for row in message_rows(occasion, body):
         for key in ("message", "to", "from", "attachments", "tags"):
             if key in row and occasion.rng.random() < 0.3:
@@ -88,7 +88,7 @@ def type_changes(occasion: Occasion, body: Any) -> Any:
 
 
 @register("B20", "from, to or message are missing", "body", takes="nothing", kinds=ALL)
-def missing_keys(occasion: Occasion, body: Any) -> Any:
+def missing_keys(occasion: FaultContext, body: Any) -> Any:
     for row in message_rows(occasion, body):
         for key in ("from", "to", "message", "created_time"):
             if occasion.rng.random() < 0.3:
@@ -97,7 +97,7 @@ def missing_keys(occasion: Occasion, body: Any) -> Any:
 
 
 @register("B20", "rows without an id", "body", takes="nothing", kinds=ALL)
-def missing_id(occasion: Occasion, body: Any) -> Any:
+def missing_id(occasion: FaultContext, body: Any) -> Any:
     for row in message_rows(occasion, body):
         if occasion.rng.random() < 0.1:
             row.pop("id", None)
@@ -105,7 +105,7 @@ def missing_id(occasion: Occasion, body: Any) -> Any:
 
 
 @register("B21", "a message of so many bytes", "body", takes="bytes", default="1000000", kinds=ALL)
-def huge_message(occasion: Occasion, body: Any) -> Any:
+def huge_message(occasion: FaultContext, body: Any) -> Any:
     for row in message_rows(occasion, body)[:1]:
         row["message"] = "ä🥐x" * int(occasion.number // 7)
     return body
@@ -119,7 +119,7 @@ def huge_message(occasion: Occasion, body: Any) -> Any:
     default="10000",
     kinds=ALL,
 )
-def many_attachments(occasion: Occasion, body: Any) -> Any:
+def many_attachments(occasion: FaultContext, body: Any) -> Any:
     for row in message_rows(occasion, body)[:1]:
         pictures = [
             {"id": str(n), "image_data": {"url": f"https://example.org/{n}.jpg"}}
@@ -136,7 +136,7 @@ def many_attachments(occasion: Occasion, body: Any) -> Any:
     takes="nothing",
     kinds=ALL,
 )
-def control_characters(occasion: Occasion, body: Any) -> Any:
+def control_characters(occasion: FaultContext, body: Any) -> Any:
     for row in message_rows(occasion, body):
         if isinstance(row.get("message"), str):
             row["message"] = (
@@ -146,14 +146,14 @@ def control_characters(occasion: Occasion, body: Any) -> Any:
 
 
 @register("B23", "lone surrogates in texts", "body", takes="nothing", kinds=ALL)
-def lone_surrogate(occasion: Occasion, body: Any) -> Any:
+def lone_surrogate(occasion: FaultContext, body: Any) -> Any:
     for row in message_rows(occasion, body):
         if isinstance(row.get("message"), str):
             row["message"] += "\ud83d"
     return body
 
 
-def _hostile_path(occasion: Occasion) -> None:
+def _hostile_path(occasion: FaultContext) -> None:
     """Undo the hostile spelling in what is asked for."""
     parts = [part.removesuffix(HOSTILE) for part in occasion.call.segments]
     occasion.call.path = "/" + "/".join(quote(part, safe="") for part in parts)
@@ -167,7 +167,7 @@ def _hostile_path(occasion: Occasion) -> None:
     kinds=ALL,
     prepare=_hostile_path,
 )
-def hostile_ids(occasion: Occasion, body: Any) -> Any:
+def hostile_ids(occasion: FaultContext, body: Any) -> Any:
     for row in [*conversation_rows(occasion, body), *message_rows(occasion, body)]:
         if isinstance(row.get("id"), str):
             row["id"] += HOSTILE
@@ -177,7 +177,7 @@ def hostile_ids(occasion: Occasion, body: Any) -> Any:
 @register(
     "B25", "people's ids with leading zeros and twenty digits", "body", takes="nothing", kinds=ALL
 )
-def long_numbers(occasion: Occasion, body: Any) -> Any:
+def long_numbers(occasion: FaultContext, body: Any) -> Any:
     for row in walk(body):
         for person in [row.get("from"), *rows_of(row.get("to")), *rows_of(row.get("participants"))]:
             if isinstance(person, dict) and isinstance(person.get("id"), str):

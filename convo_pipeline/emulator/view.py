@@ -12,7 +12,7 @@ from convo_pipeline.emulator.world import Payload
 
 
 @dataclass(frozen=True)
-class View:
+class CallView:
     """What one call sees: the moment, the switches, and how `next` links are written."""
 
     now_us: int
@@ -51,7 +51,7 @@ def read_id(shown: str, switches: Switches) -> str | None:
 
 
 def show_paging(
-    view: View, cut: Mapping[str, object], path: str, arguments: Mapping[str, object]
+    view: CallView, cut: Mapping[str, object], path: str, arguments: Mapping[str, object]
 ) -> Payload | None:
     """Return `paging` of an edge: cursors, and links that carry the token as Meta's do."""
     if "after" not in cut:
@@ -64,6 +64,6 @@ def show_paging(
     return paging
 
 
-def link(view: View, path: str, arguments: Mapping[str, object]) -> str:
+def link(view: CallView, path: str, arguments: Mapping[str, object]) -> str:
     query = {"access_token": view.token} if view.token else {}
     return f"{view.base_url}/{view.version}/{path}?{urlencode({**query, **arguments})}"

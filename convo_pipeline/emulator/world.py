@@ -226,7 +226,7 @@ class Conversation:
         with self.account.world.change() as now_us:
             self.touched_us.append(now_us if at is None else to_us(at))
 
-    def poison(self, code: int | None = 1, subcode: int | None = None) -> None:
+    def make_unreadable(self, code: int | None = 1, subcode: int | None = None) -> None:
         """Let every answer with this conversation's content fail; None heals it."""
         with self.account.world.change():
             self.fault_code, self.fault_subcode = code, subcode

@@ -3,7 +3,7 @@
 from typing import Any
 
 from convo_pipeline.emulator.clock import MICROSECONDS, from_us
-from convo_pipeline.emulator.fault import Occasion, conversation_rows, register
+from convo_pipeline.emulator.fault import FaultContext, conversation_rows, register
 from convo_pipeline.emulator.refusals import (
     Refusal,
     missing,
@@ -14,12 +14,12 @@ from convo_pipeline.emulator.world import Account, Conversation
 ALL = ("listing", "find", "edge", "node")
 
 
-def _parts(occasion: Occasion) -> list[str]:
+def _parts(occasion: FaultContext) -> list[str]:
     """Return the parts of a call's path, ids as the world has them."""
     return [read_id(part, occasion.switches) or part for part in occasion.call.segments]
 
 
-def _account(occasion: Occasion) -> Account | None:
+def _account(occasion: FaultContext) -> Account | None:
     """Return the account a call is about."""
     call = occasion.call
     platform = call.params.get("platform", "messenger").lower()
@@ -31,27 +31,27 @@ def _account(occasion: Occasion) -> Account | None:
     return None
 
 
-def _listed(occasion: Occasion) -> list[Conversation]:
+def _listed(occasion: FaultContext) -> list[Conversation]:
     account = _account(occasion)
     now_us = occasion.world.refresh()
     return [conversation for _, conversation in account.listing("*", now_us)] if account else []
 
 
-def _asked_conversation(occasion: Occasion) -> Conversation | None:
+def _asked_conversation(occasion: FaultContext) -> Conversation | None:
     account = _account(occasion)
     found = (account.conversations.get(part) for part in _parts(occasion)) if account else iter(())
     return next((conversation for conversation in found if conversation), None)
 
 
 @register("B6", "at each further page of a listing the last conversation jumps to the head", "prepare", takes="nothing", kinds=("listing",))  # fmt: skip
-def bump(occasion: Occasion) -> None:
+def bump(occasion: FaultContext) -> None:
     listed = _listed(occasion)
     if "after" in occasion.call.params and listed:
         listed[-1].add_message("one more thing")
 
 
 @register("B8", "at each further page a conversation of the head is deleted", "prepare", takes="nothing", kinds=("listing",))  # fmt: skip
-def vanish_head(occasion: Occasion) -> None:
+def vanish_head(occasion: FaultContext) -> None:
     listed = _listed(occasion)
     if "after" in occasion.call.params and len(listed) > 1:
         listed[0].vanish()
@@ -64,14 +64,14 @@ def vanish_head(occasion: Occasion) -> None:
     takes="nothing",
     kinds=("edge", "node"),
 )
-def message_midread(occasion: Occasion) -> None:
+def message_midread(occasion: FaultContext) -> None:
     conversation = _asked_conversation(occasion)
     if conversation:
         conversation.add_message("and another one")
 
 
 @register("B10", "so many new messages come to one conversation at once", "prepare", takes="messages", default="45", kinds=("listing",))  # fmt: skip
-def flood(occasion: Occasion) -> None:
+def flood(occasion: FaultContext) -> None:
     listed = _listed(occasion)
     if listed and not occasion.memory:
         occasion.memory["done"] = True
@@ -83,7 +83,7 @@ def flood(occasion: Occasion) -> None:
 
 
 @register("B12", "a message among the newest 20 is unsent after it was listed", "prepare", default="1", kinds=("edge", "node"))  # fmt: skip
-def unsend(occasion: Occasion) -> None:
+def unsend(occasion: FaultContext) -> None:
     account, now_us = _account(occasion), occasion.world.clock.now_us()
     found = (
         (account.find_message(part, now_us) for part in _parts(occasion)) if account else iter(())
@@ -98,7 +98,7 @@ def unsend(occasion: Occasion) -> None:
 @register(
     "B13", "the conversation asked for has vanished", "prepare", default="1", kinds=("edge", "node")
 )
-def vanish(occasion: Occasion) -> None:
+def vanish(occasion: FaultContext) -> None:
     conversation = _asked_conversation(occasion)
     if conversation:
         conversation.vanish()
@@ -111,7 +111,7 @@ def vanish(occasion: Occasion) -> None:
     takes="nothing",
     kinds=("edge",),
 )
-def edge_missing(occasion: Occasion) -> Refusal:
+def edge_missing(occasion: FaultContext) -> Refusal:
     return missing(occasion.call.segments[-2])
 
 
@@ -122,12 +122,12 @@ def edge_missing(occasion: Occasion) -> Refusal:
     takes="nothing",
     kinds=("edge",),
 )
-def edge_empty(occasion: Occasion, body: Any) -> Any:
+def edge_empty(occasion: FaultContext, body: Any) -> Any:
     return {"data": []}
 
 
 @register("B14", "nested messages are left out", "body", takes="nothing", kinds=("listing", "node"))
-def nested_missing(occasion: Occasion, body: Any) -> Any:
+def nested_missing(occasion: FaultContext, body: Any) -> Any:
     for row in conversation_rows(occasion, body):
         row.pop("messages", None)
     return body
@@ -140,7 +140,7 @@ def nested_missing(occasion: Occasion, body: Any) -> Any:
     takes="nothing",
     kinds=("listing",),
 )
-def twin_ids(occasion: Occasion) -> None:
+def twin_ids(occasion: FaultContext) -> None:
     listed = _listed(occasion)
     if len(listed) > 1 and not occasion.memory:
         occasion.memory["done"] = True
@@ -149,7 +149,7 @@ def twin_ids(occasion: Occasion) -> None:
 
 
 @register("B29", "with each listing a message's text is edited and its reactions change", "prepare", takes="nothing", kinds=("listing",))  # fmt: skip
-def edit(occasion: Occasion) -> None:
+def edit(occasion: FaultContext) -> None:
     occasion.memory["count"] = count = occasion.memory.get("count", 0) + 1
     for conversation in _listed(occasion)[:3]:
         rows = conversation.rows(occasion.world.clock.now_us(), keep_unsent=False)
@@ -159,17 +159,17 @@ def edit(occasion: Occasion) -> None:
 
 
 @register("B0", "one conversation (the Nth listed) fails every page that holds its content, code 1", "prepare", takes="position", default="1", kinds=ALL)  # fmt: skip
-def poisoned(occasion: Occasion) -> None:
+def poisoned(occasion: FaultContext) -> None:
     _poison_once(occasion, 1)
 
 
 @register("B0", "one conversation (the Nth listed) is withheld by EU rules, 10/2018336, and so is every page with its content", "prepare", takes="position", default="1", kinds=ALL)  # fmt: skip
-def withheld(occasion: Occasion) -> None:
+def withheld(occasion: FaultContext) -> None:
     _poison_once(occasion, 10, 2018336)
 
 
-def _poison_once(occasion: Occasion, code: int, subcode: int | None = None) -> None:
+def _poison_once(occasion: FaultContext, code: int, subcode: int | None = None) -> None:
     listed = _listed(occasion)
     if listed and not occasion.memory:
         occasion.memory["done"] = True
-        listed[min(int(occasion.number), len(listed)) - 1].poison(code, subcode)
+        listed[min(int(occasion.number), len(listed)) - 1].make_unreadable(code, subcode)

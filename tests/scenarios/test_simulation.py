@@ -15,8 +15,8 @@ import pytest
 
 from convo_pipeline.emulator.fault import (
     Fault,
+    FaultContext,
     FaultKind,
-    Occasion,
     conversation_rows,
     message_rows,
 )
@@ -54,7 +54,7 @@ def at(day: int, hour: int = 9, second: int = 0) -> datetime:
 
 
 def changing(
-    change: Callable[[Occasion, Any], Any], *kinds: str, times: int | None = None
+    change: Callable[[FaultContext, Any], Any], *kinds: str, times: int | None = None
 ) -> Fault:
     """A fault of this test alone."""
     return Fault(FaultKind("own", "B0", "changes a body", kinds=kinds, body=change), times=times)
@@ -106,7 +106,7 @@ def test_an_impossible_time_of_a_message_does_not_end_its_conversation_walk(tmp_
     world = small_world()
     world.accounts["insta"].add_conversation().add_messages(150, at(3), 60)
 
-    def spoil(occasion: Occasion, body: Any) -> Any:
+    def spoil(occasion: FaultContext, body: Any) -> Any:
         message_rows(occasion, body)[-1]["created_time"] = "1970-01-02T00:00:00+0000"
         return body
 
@@ -123,12 +123,12 @@ def test_an_impossible_time_of_a_conversation_does_not_end_the_listing(tmp_path:
             1, at(9) - timedelta(hours=number)
         )
 
-    def spoil(occasion: Occasion, body: Any) -> Any:
+    def spoil(occasion: FaultContext, body: Any) -> Any:
         for row in conversation_rows(occasion, body)[:1]:
             row["updated_time"] = "1970-01-01T00:00:00+0000"
         return body
 
-    def one_a_page(occasion: Occasion) -> None:
+    def one_a_page(occasion: FaultContext) -> None:
         occasion.call.params["limit"] = "1"
 
     small_pages = Fault(
@@ -147,10 +147,10 @@ def test_a_conversation_that_failed_is_walked_as_deep_later_as_was_promised_firs
     conversation = world.accounts["insta"].add_conversation()
     conversation.add_messages(150, at(2), 60)
     conversation.add_messages(30, at(9), 60)
-    conversation.poison()
+    conversation.make_unreadable()
     with serve(tmp_path, world) as inboxes:
         assert inboxes.extract(accounts=["insta"])[0].outcome == "incomplete"
-        conversation.poison(None)
+        conversation.make_unreadable(None)
         world.clock.advance(3600)
         assert (
             inboxes.extract(date(2026, 3, 9), accounts=["insta"], mode="nightly")[0].outcome
@@ -169,7 +169,7 @@ def test_a_deeper_window_is_walked_also_where_nothing_can_be_nested(tmp_path: Pa
         assert len(held_ids(inboxes)) == 200
 
 
-def _without_messages(occasion: Occasion, body: Any) -> Any:
+def _without_messages(occasion: FaultContext, body: Any) -> Any:
     for row in conversation_rows(occasion, body):
         row.pop("messages", None)
     return body
@@ -213,7 +213,7 @@ def test_b20_a_message_that_is_answered_without_its_content_is_not_gone_and_is_a
     world = small_world()
     world.accounts["insta"].add_conversation().add_messages(2, at(3))
 
-    def strip(occasion: Occasion, body: Any) -> Any:
+    def strip(occasion: FaultContext, body: Any) -> Any:
         row = message_rows(occasion, body)[-1]
         for key in set(row) - {"id", "created_time"}:
             row.pop(key)
@@ -384,7 +384,7 @@ def test_b19_b23_a_value_that_no_column_holds_costs_neither_the_run_nor_its_neig
     world = small_world()
     world.accounts["insta"].add_conversation().add_messages(3, at(3))
 
-    def spoil(occasion: Occasion, body: Any) -> Any:
+    def spoil(occasion: FaultContext, body: Any) -> Any:
         row = message_rows(occasion, body)[0]
         if "error" in change:
             for key in set(row) - {"id", "created_time"}:
@@ -406,7 +406,7 @@ def test_b23_a_conversation_id_that_nothing_can_spell_is_kept_among_the_rejects(
     world = small_world()
     world.accounts["insta"].add_conversation().add_messages(3, at(3))
 
-    def spoil(occasion: Occasion, body: Any) -> Any:
+    def spoil(occasion: FaultContext, body: Any) -> Any:
         conversation_rows(occasion, body)[0]["id"] = "t_\udfff"
         return body
 
@@ -441,7 +441,7 @@ def test_every_listed_conversation_is_counted_once_in_what_became_of_it(tmp_path
     conversations = [world.accounts["insta"].add_conversation(f"C {n}") for n in range(6)]
     for conversation in conversations:
         conversation.add_messages(30, at(3), 60)
-    conversations[0].poison()
+    conversations[0].make_unreadable()
     with serve(tmp_path, world, calls_per_run=12) as inboxes:
         for faults in ((), ("token_dies:6",), (), ()):
             inboxes.server.set_faults(*faults)

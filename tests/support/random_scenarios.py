@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from convo_pipeline.base.clock import Clock
-from convo_pipeline.emulator.fault import Fault, FaultKind, Occasion
+from convo_pipeline.emulator.fault import Fault, FaultContext, FaultKind
 from convo_pipeline.emulator.serve import EMULATOR_TOKEN
 from convo_pipeline.emulator.view import show_id
 from convo_pipeline.emulator.world import Conversation, TrueMessage
@@ -157,7 +157,7 @@ class RoughLife(Life):
         if any(key[0] in self.forgotten for key in keys):
             self.referee.wrong.append("somebody who was forgotten is there")
 
-    def _move(self, occasion: Occasion) -> None:
+    def _move(self, occasion: FaultContext) -> None:
         """Let something happen in the inbox just before a call is answered."""
         rng, conversations = self._moves, list(self.account.conversations.values())
         self.world.clock.advance(rng.choice((0, 0.3, 2)))
@@ -188,9 +188,9 @@ class RoughLife(Life):
         elif deed < 0.85:
             conversation.touch()
         elif deed < 0.9:
-            conversation.poison(1)
+            conversation.make_unreadable(1)
         elif conversation.fault_code in PASSING_POISONS:
-            conversation.poison(None)
+            conversation.make_unreadable(None)
 
     # between two runs
 

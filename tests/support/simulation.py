@@ -405,7 +405,7 @@ class Life:
                 self._server.set_faults()
                 self.world.clock.advance(self.rest_seconds)
                 for conversation in self.account.conversations.values():
-                    conversation.poison(None)
+                    conversation.make_unreadable(None)
                 healing = RunPlan(self.rng.choice(("full", "full", "window")), START)
                 report = self._run(healing)
                 assert report is not None
@@ -557,7 +557,7 @@ class Life:
             if rng.random() < 0.05:
                 conversation.vanish()
             if rng.random() < 0.1:
-                conversation.poison(*rng.choice(POISONS))
+                conversation.make_unreadable(*rng.choice(POISONS))
         if rng.random() < 0.4:
             self._open_conversation()
 

@@ -17,7 +17,7 @@ from dagster._core.scheduler.instigation import InstigatorType
 import convo_pipeline
 from convo_pipeline.console.status import read_status
 from convo_pipeline.emulator.api import GraphApi
-from convo_pipeline.emulator.calls import Answer, Call
+from convo_pipeline.emulator.calls import Call, EmulatedResponse
 from convo_pipeline.emulator.serve import EMULATOR_TOKEN, EmulatorServer
 from convo_pipeline.emulator.switches import Switches
 from convo_pipeline.emulator.world import World
@@ -71,7 +71,7 @@ class Watched:
         )
         self.offered: dict[str, set[str]] = {name: set() for name in NAMES}
 
-    def answer(self, call: Call) -> Answer:
+    def answer(self, call: Call) -> EmulatedResponse:
         answer = self.api.answer(call)
         if call.kind == "listing" and answer.status == 200 and call.account:
             readable = (

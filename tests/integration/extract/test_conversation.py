@@ -10,8 +10,8 @@ from urllib.parse import unquote
 
 import pytest
 
-from convo_pipeline.emulator.calls import Answer
-from convo_pipeline.emulator.fault import Fault, FaultKind, Occasion
+from convo_pipeline.emulator.calls import EmulatedResponse
+from convo_pipeline.emulator.fault import Fault, FaultContext, FaultKind
 from convo_pipeline.emulator.faults import make_fault
 from convo_pipeline.emulator.refusals import Refusal
 from convo_pipeline.emulator.switches import Switches
@@ -23,7 +23,9 @@ HOUR = timedelta(hours=1)
 
 
 def refusing(
-    refuse: Callable[[Occasion], Refusal | Answer | None], *kinds: str, times: int | None = None
+    refuse: Callable[[FaultContext], Refusal | EmulatedResponse | None],
+    *kinds: str,
+    times: int | None = None,
 ) -> Fault:
     """A fault of this test alone."""
     return Fault(FaultKind("own", "B0", "refuses", kinds=kinds, refuse=refuse), times=times)
@@ -66,7 +68,7 @@ def test_one_poisoned_message_costs_no_other(tmp_path: Path) -> None:
     world = small_world()
     messages = world.accounts["insta"].add_conversation().add_messages(12, NOW - HOUR, 1.0)
 
-    def poison(occasion: Occasion) -> Refusal | None:
+    def poison(occasion: FaultContext) -> Refusal | None:
         fields = occasion.call.params.get("fields", "")
         is_it = messages[9].message_id in unquote(occasion.call.path)
         return (
@@ -121,11 +123,15 @@ def test_b24_what_is_refused_for_good_is_recorded_and_given_up_until_something_c
     for conversation in (bad, good):
         conversation.add_messages(30, NOW - 2 * HOUR, 1.0)
 
-    def refuse(occasion: Occasion) -> Refusal | Answer | None:
+    def refuse(occasion: FaultContext) -> Refusal | EmulatedResponse | None:
         """Refuse with the code, or as a gateway does, which knows none."""
         if not code or "/t_1/" not in occasion.call.path:
             return None
-        return Refusal(code[0], "x", code[1]) if code[0] else Answer(414, None, {}, b"<html>")
+        return (
+            Refusal(code[0], "x", code[1])
+            if code[0]
+            else EmulatedResponse(414, None, {}, b"<html>")
+        )
 
     def run(mode: str = "capture") -> tuple[str, int, int, int]:
         inboxes.clock.advance(3600)
@@ -167,7 +173,7 @@ def test_b24_a_conversation_given_up_without_a_message_shown_is_read_once_one_is
     with serve(tmp_path, world) as inboxes:
         outcomes = []
         for code in (10, 10, 10, None):
-            conversation.poison(code, 2018336)
+            conversation.make_unreadable(code, 2018336)
             [insta] = inboxes.extract(accounts=["insta"])
             outcomes.append((insta.outcome, insta.counts.get("conversations_given_up", 0)))
             inboxes.clock.advance(60)
@@ -176,10 +182,12 @@ def test_b24_a_conversation_given_up_without_a_message_shown_is_read_once_one_is
 
 
 @pytest.mark.parametrize(
-    "answer", [Refusal(2, "x"), Answer(200, None, {}, b"<html>")], ids=["code_2", "no_json"]
+    "answer",
+    [Refusal(2, "x"), EmulatedResponse(200, None, {}, b"<html>")],
+    ids=["code_2", "no_json"],
 )
 def test_conversations_that_always_fail_keep_no_other_from_being_read(
-    tmp_path: Path, answer: Refusal | Answer
+    tmp_path: Path, answer: Refusal | EmulatedResponse
 ) -> None:
     world = small_world()
     for number in range(22):
@@ -187,7 +195,7 @@ def test_conversations_that_always_fail_keep_no_other_from_being_read(
         conversation = world.accounts["insta"].add_conversation(conversation_id=conversation_id)
         conversation.add_messages(21, NOW - HOUR * (2 + number), 1.0)
 
-    def refuse(occasion: Occasion) -> Refusal | Answer | None:
+    def refuse(occasion: FaultContext) -> Refusal | EmulatedResponse | None:
         return answer if "t_bad" in occasion.call.path else None
 
     with serve(tmp_path, world) as inboxes:
@@ -238,7 +246,7 @@ def test_a_conversation_that_keeps_failing_costs_one_call_a_run_until_it_answers
     for number, conversation in enumerate(conversations):
         conversation.add_messages(22 if number == place else 1, NOW - HOUR * (number + 1), 1.0)
     bad = conversations[place]
-    bad.poison(code)
+    bad.make_unreadable(code)
     with serve(tmp_path, world) as inboxes:
         for call_count in (None, 1, 1):
             seen = len(inboxes.server.log)
@@ -249,7 +257,7 @@ def test_a_conversation_that_keeps_failing_costs_one_call_a_run_until_it_answers
             asked = [call for call in inboxes.server.log[seen:] if bad.conversation_id in call.path]
             assert len(asked) == call_count or (call_count is None and len(asked) >= 3)
             inboxes.clock.advance(3600)
-        bad.poison(None)
+        bad.make_unreadable(None)
         assert inboxes.extract(accounts=["insta"], mode="capture")[0].outcome == "complete"
         assert statuses(inboxes) == {"detailed": 79, "beyond_20": 2}
 

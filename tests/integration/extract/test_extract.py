@@ -315,7 +315,7 @@ def test_a_conversation_that_fails_alone_costs_no_other(tmp_path: Path) -> None:
     conversations = [world.accounts["insta"].add_conversation(f"C {n}") for n in range(6)]
     for number, conversation in enumerate(conversations):
         conversation.add_messages(3, at(3 + number))
-    conversations[2].poison()
+    conversations[2].make_unreadable()
     with serve(tmp_path, world) as inboxes:
         [insta, _] = inboxes.extract()
         assert (insta.outcome, insta.reasons) == ("incomplete", ("conversation_failed",))
@@ -324,7 +324,7 @@ def test_a_conversation_that_fails_alone_costs_no_other(tmp_path: Path) -> None:
         assert held == {each.conversation_id for each in conversations} - {
             conversations[2].conversation_id
         }
-        conversations[2].poison(None)
+        conversations[2].make_unreadable(None)
         world.clock.advance(60)
         [insta, _] = inboxes.extract()
         assert insta.outcome == "complete"

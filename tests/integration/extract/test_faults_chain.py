@@ -14,7 +14,7 @@ from urllib.parse import unquote
 import pytest
 
 from convo_pipeline.base.clock import Clock
-from convo_pipeline.emulator.fault import Fault, FaultKind, Occasion, message_rows
+from convo_pipeline.emulator.fault import Fault, FaultContext, FaultKind, message_rows
 from convo_pipeline.emulator.faults import make_fault
 from convo_pipeline.emulator.refusals import Refusal
 from convo_pipeline.emulator.switches import Switches
@@ -184,7 +184,7 @@ def test_b4_b6_what_comes_twice_and_jumps_meanwhile_is_there_once_and_as_it_was_
         assert set(days.values()) == {1}
 
 
-def in_pages_of_four(occasion: Occasion) -> None:
+def in_pages_of_four(occasion: FaultContext) -> None:
     occasion.call.params["limit"] = "4"
 
 
@@ -192,7 +192,7 @@ def test_b6_what_comes_while_a_slow_listing_ends_is_held_after_the_next_run(tmp_
     """Half an hour a page, and six conversations jump to the head each time: the last pages' are not seen."""
     world = busy_world(30)
 
-    def dawdle(occasion: Occasion) -> None:
+    def dawdle(occasion: FaultContext) -> None:
         in_pages_of_four(occasion)
         world.clock.advance(1800)
         for _, conversation in world.accounts["insta"].listing("*", world.refresh())[-6:]:
@@ -298,13 +298,13 @@ def test_b14_a_poisoned_conversation_is_searched_for_once_and_then_known(
     world = insta_world(*[2] * 60)
     poisoned = [list(world.accounts["insta"].conversations.values())[place] for place in (5, 33)]
     for conversation in poisoned:
-        conversation.poison(*code)
+        conversation.make_unreadable(*code)
     with serve(tmp_path, world) as inboxes:
         calls = []
         for number in range(4):
             if number == 3:
                 for conversation in poisoned:
-                    conversation.poison(None)
+                    conversation.make_unreadable(None)
             [report] = inboxes.extract(accounts=["insta"], mode="full")
             inboxes.derive()
             assert len(rows(inboxes)) == (120 if number == 3 else 116)
@@ -322,13 +322,13 @@ def test_b14_a_message_that_is_kept_from_us_is_not_said_to_be_gone_and_is_believ
         [conversation] = inboxes.world.accounts["insta"].conversations.values()
         message_id = conversation.messages[1].message_id
 
-        def lay_bare(occasion: Occasion, body: Any) -> Any:
+        def lay_bare(occasion: FaultContext, body: Any) -> Any:
             for row in message_rows(occasion, body):
                 if row["id"] == message_id:
                     row.pop("from"), row.pop("to"), row.pop("message")
             return body
 
-        def withhold(occasion: Occasion) -> Refusal | None:
+        def withhold(occasion: FaultContext) -> Refusal | None:
             return (
                 Refusal(code[0], "no", code[1])
                 if message_id in unquote(occasion.call.path)
@@ -355,7 +355,7 @@ def test_b15_what_a_lagging_server_did_not_show_is_still_within_the_next_listing
         world.accounts["insta"].add_conversation(f"C {number}").add_messages(1, start, 1.0)
     hidden = list(world.accounts["insta"].conversations)[-1]
 
-    def hide(occasion: Occasion, body: Any) -> Any:
+    def hide(occasion: FaultContext, body: Any) -> Any:
         return body | {"data": [row for row in body["data"] if row["id"] != hidden]}
 
     with serve(tmp_path, world) as inboxes:

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from convo_pipeline.base.times import to_us
-from convo_pipeline.emulator.calls import Answer, Call
+from convo_pipeline.emulator.calls import Call, EmulatedResponse
 from convo_pipeline.emulator.clock import VirtualClock
 from convo_pipeline.emulator.serve import EMULATOR_TOKEN, EmulatorServer
 from convo_pipeline.emulator.world import World
@@ -76,14 +76,14 @@ class HostileApi:
     def __init__(self) -> None:
         self.rows: list[Any] = []
 
-    def answer(self, call: Call) -> Answer:
+    def answer(self, call: Call) -> EmulatedResponse:
         is_listing = call.path.endswith("/conversations")
         body = (
             {"data": self.rows}
             if is_listing
             else {"error": {"code": 100, "error_subcode": 33, "message": "no"}}
         )
-        return Answer(
+        return EmulatedResponse(
             200 if is_listing else 400,
             None,
             {"Content-Type": "application/json"},

@@ -32,7 +32,7 @@ def test_a_conversation_that_is_refused_is_recorded_with_its_error(tmp_path: Pat
             2, NOW - (2 + number) * HOUR, 1.0
         )
     bad = list(world.accounts["insta"].conversations.values())[1]
-    bad.poison(10, 2018336)
+    bad.make_unreadable(10, 2018336)
     with serve(tmp_path, world) as inboxes:
         assert run(inboxes).reasons == ("conversation_failed",)
         report: Any = line(inboxes).report

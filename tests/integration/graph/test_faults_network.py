@@ -11,7 +11,7 @@ import pytest
 from convo_pipeline import errors
 from convo_pipeline.base.clock import Clock
 from convo_pipeline.base.secrets import Credentials
-from convo_pipeline.emulator.fault import Fault, FaultKind, Occasion
+from convo_pipeline.emulator.fault import Fault, FaultContext, FaultKind
 from convo_pipeline.emulator.faults import make_fault
 from convo_pipeline.emulator.refusals import Refusal
 from convo_pipeline.graph import headers
@@ -133,7 +133,7 @@ def test_a18_meta_s_own_minutes_are_waited_if_short_and_reported_if_long(name: s
 
 
 def test_a18_short_blocks_again_and_again_end_the_account_after_two_minutes_of_silence() -> None:
-    def refuse(occasion: Occasion) -> Refusal | None:
+    def refuse(occasion: FaultContext) -> Refusal | None:
         return (
             Refusal(613, "no", headers={"Retry-After": "50"}) if occasion.call.number % 2 else None
         )

@@ -257,7 +257,7 @@ def test_a_refusal_does_not_name_the_persons_conversations_again(inboxes: Inboxe
     bob = account.conversations[next(iter(conversations_of(inboxes, BOB)))]
     for chat in (new, old, bob):
         chat.add_message("a word", at(10, 10))
-        chat.poison(10, 2018336)
+        chat.make_unreadable(10, 2018336)
     suspects = []
     for mode in ("window", "full", "nightly"):
         inboxes.extract(accounts=["insta"], mode=mode)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache
 
-from convo_pipeline.emulator.calls import Answer, Call
+from convo_pipeline.emulator.calls import Call, EmulatedResponse
 from convo_pipeline.emulator.clock import MICROSECONDS, from_us, to_us
 from convo_pipeline.emulator.fields import Field, parse_fields
 
@@ -137,7 +137,7 @@ class BulkApi:
         self._room = cached_bytes
         self._cache: OrderedDict[tuple[str, str], bytes] = OrderedDict()
 
-    def answer(self, call: Call) -> Answer:
+    def answer(self, call: Call) -> EmulatedResponse:
         query = "&".join(
             f"{key}={value}" for key, value in sorted(call.params.items()) if key != "access_token"
         )
@@ -151,7 +151,7 @@ class BulkApi:
             "Content-Type": "application/json; charset=UTF-8",
             "Facebook-API-Version": "v26.0",
         }
-        return Answer(200, None, headers, content)
+        return EmulatedResponse(200, None, headers, content)
 
     def _write(self, call: Call) -> str:
         match = _PAGE_PATH.match(call.path)

@@ -1,11 +1,13 @@
 """The bulk inbox: all of it can be read, in few calls, cheaply."""
 
+import json
 import time
 from datetime import UTC, datetime
 
 import requests
 
-from convo_pipeline.emulator.bulk import BulkApi, BulkShape
+from benchmarks.bulk_inbox import BulkApi, BulkShape
+from convo_pipeline.emulator.calls import Call
 from convo_pipeline.emulator.serve import EmulatorServer
 
 FIELDS = "updated_time,participants,messages.limit(20){id,created_time,from,to,message}"
@@ -38,14 +40,25 @@ def test_every_message_of_the_bulk_inbox_is_read_by_nested_listing_and_edge() ->
     assert found == {(conversation, message) for conversation, message, _ in shape.truth()}
 
 
-def test_a_thousand_messages_cost_the_server_little() -> None:
+def test_bulk_responses_cost_less_than_parsing_them() -> None:
+    """The bulk inbox must not be the bottleneck of a benchmark."""
     api = BulkApi(BulkShape(conversations=5_000))
-    with EmulatorServer(api=api) as server:
-        started = time.process_time()
-        for page in range(20):
-            query = {"fields": FIELDS, "limit": "50", "after": str(50 * page)}
-            answer = requests.get(
-                f"{server.base_url}/{api.shape.page_id}/conversations", params=query, timeout=10
-            )
-            assert len(answer.content) > 300_000
-    assert time.process_time() - started < 2.0
+    calls = [
+        Call(
+            "GET",
+            f"/{api.shape.page_id}/conversations",
+            {"fields": FIELDS, "limit": "50", "after": str(50 * page)},
+            {},
+            "http://127.0.0.1",
+        )
+        for page in range(20)
+    ]
+    started = time.process_time()
+    contents = [api.answer(call).content for call in calls]
+    write_seconds = time.process_time() - started
+    started = time.process_time()
+    for content in contents:
+        assert content is not None
+        assert len(content) > 300_000
+        json.loads(content)
+    assert write_seconds < 2 * (time.process_time() - started)
