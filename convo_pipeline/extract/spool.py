@@ -21,7 +21,7 @@ from convo_pipeline.base.json_text import load_json
 from convo_pipeline.base.threads import PARSE_LOCK
 from convo_pipeline.errors import PayloadError, StoreError
 from convo_pipeline.extract.paging import dump_without_paging
-from convo_pipeline.storage.local import LocalFolder, refusal
+from convo_pipeline.storage.local import LocalFolder, storage_error
 
 SPOOL = "spool"
 MAX_AGE = timedelta(days=7)
@@ -98,7 +98,7 @@ def _read(file: Path) -> Record | None:
     try:
         content = file.read_bytes()
     except OSError as error:
-        raise refusal(file, "read", error) from None
+        raise storage_error(file, "read", error) from None
     try:
         record = load_json(content) if _is_as_written(file, content) else None
     except ValueError:

@@ -24,13 +24,13 @@ from convo_pipeline.storage.backend import StorageBackend
 from convo_pipeline.storage.layout import (
     file_parts,
     folder_parts,
-    is_ours,
+    is_lake_file,
     is_set_aside,
     read_account,
     read_date,
     table_of,
 )
-from convo_pipeline.storage.local import NEEDED_BYTES, LocalFolder, staged_name
+from convo_pipeline.storage.local import NEEDED_BYTES, STAGING, LocalFolder, staged_name
 from convo_pipeline.storage.locks import Locks
 from convo_pipeline.tables.merge import merge
 
@@ -202,7 +202,7 @@ class Store:
         """Remove what killed writers of these partitions left staged."""
         if not isinstance(self.backend, LocalFolder):
             return
-        staged = set(self.folder.staged_names())
+        staged = set(self.folder.list_names((STAGING,)))
         for parts in partitions if staged else ():
             if staged_name(parts) in staged:
                 with self.locks.partition(parts):
@@ -212,7 +212,7 @@ class Store:
         """Return what lies in the tables' folders and is not ours, as parts: never read, never deleted."""
         tables = [name for name in (*TABLES, RUNS.name) if name in self.backend.list_names()]
         found = (parts for table in tables for parts in self.backend.list_files((table,)))
-        return [parts for parts in found if not is_ours(parts)]
+        return [parts for parts in found if not is_lake_file(parts)]
 
     def set_aside_files(
         self, account: str | None = None

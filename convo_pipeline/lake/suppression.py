@@ -20,7 +20,7 @@ from convo_pipeline.base.json_text import dump_json, load_json
 from convo_pipeline.errors import StoreError
 from convo_pipeline.lake.store import Store
 from convo_pipeline.storage.backend import write_file
-from convo_pipeline.storage.local import make_private_folders, refusal, write_synced
+from convo_pipeline.storage.local import make_private_folders, storage_error, write_synced
 
 RECEIPTS = ".forgotten"
 KEY_FILE = "forget.key"
@@ -176,7 +176,7 @@ def make_key(state_path: Path) -> bytes:
     except FileExistsError:
         pass
     except OSError as error:
-        raise refusal(path, "write", error) from None
+        raise storage_error(path, "write", error) from None
     finally:
         staged.unlink(missing_ok=True)
     key = _read_key(path)
@@ -195,7 +195,7 @@ def _read_key(path: Path) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise refusal(path, "read", error) from None
+        raise storage_error(path, "read", error) from None
     with open(descriptor, "rb") as file:
         key = file.read()
     if len(key) < KEY_BYTES:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from convo_pipeline.errors import StoreError
-from convo_pipeline.storage.local import PRIVATE_FILE, make_private_folders, refusal
+from convo_pipeline.storage.local import PRIVATE_FILE, make_private_folders, storage_error
 
 STATE_FILE = "state.db"
 STATE_VERSION = 1
@@ -143,7 +143,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         make_private_folders(path.parent)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE_FILE))
     except OSError as error:
-        raise refusal(path, "open", error) from None
+        raise storage_error(path, "open", error) from None
     connection = sqlite3.connect(
         path, timeout=WAIT_SECONDS, isolation_level=None, check_same_thread=False
     )

@@ -1,4 +1,8 @@
-"""What a store needs of the place its files are in: a local folder or a bucket. Names and bytes, no tables."""
+"""Interface of the storage backends, a local folder or an S3 bucket: files by name, no tables.
+
+A file is named by its parts below the root: `("messages", "account=a", "date=2026-01-05",
+"data.parquet")`.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,95 +11,96 @@ from typing import Protocol
 
 from convo_pipeline.errors import CorruptError
 
+Parts = Sequence[str]
+Check = Callable[[bytes, str], None]
+"""Checks the bytes, as read back, and their name before they are published; raises to stop it."""
+
 
 @dataclass(frozen=True)
 class FileVersion:
-    """What a place says of a file without its bytes."""
+    """Size and identity of one version of a file."""
 
     byte_count: int
     etag: str = ""
-    """Which version it is, for conditional writes; empty where a lock guards the file."""
+    """For conditional writes. Empty in a local folder, where a lock protects the file."""
     sha256: str | None = None
-    """What its writer said that its bytes hash to; None where no writer says so."""
+    """Hash of the bytes as the writer stored it; None if the backend stores none."""
 
 
 class StorageBackend(Protocol):
-    """The files below one root, by their parts."""
+    """The files below one root.
+
+    `replace`, `remove` and `set_aside` change only the version that the caller expects. They raise
+    ConflictError, and change nothing, if another version is there.
+    """
 
     is_shared: bool
-    """Whether other machines write here too, so that what is known of a file may be out of date."""
+    """Whether other machines write here too. Then listings and the state can be out of date."""
 
-    def location(self, parts: Sequence[str] = ()) -> str:
-        """Return a file's path or address, for people."""
+    def location(self, parts: Parts = ()) -> str:
+        """Return the path or URL of a file."""
 
-    def read(self, parts: Sequence[str]) -> tuple[bytes, FileVersion] | None:
-        """Return a file's bytes and their mark, None where there is none."""
+    def read(self, parts: Parts) -> tuple[bytes, FileVersion] | None:
+        """Return a file's bytes and their version; None if there is no file."""
 
-    def version(self, parts: Sequence[str]) -> FileVersion | None:
-        """Return a file's mark without reading it, None where there is none."""
+    def version(self, parts: Parts) -> FileVersion | None:
+        """Return a file's version without its bytes; None if there is no file."""
 
     def replace(
-        self,
-        parts: Sequence[str],
-        content: bytes,
-        held: FileVersion | None,
-        check: Callable[[bytes, str], None],
+        self, parts: Parts, content: bytes, expected: FileVersion | None, check: Check
     ) -> FileVersion:
-        """Put bytes in place of the version that is held, all or nothing; `check` sees what is about to be there.
+        """Replace a file in one step, or create it if none is expected; return the new version."""
 
-        A ConflictError says that another version is there; then nothing was written.
-        """
+    def remove(self, parts: Parts, expected: FileVersion) -> None:
+        """Remove a file."""
 
-    def remove(self, parts: Sequence[str], held: FileVersion) -> None:
-        """Remove the version that is held; a ConflictError says that another one is there."""
+    def set_aside(self, parts: Parts, new_name: str, expected: FileVersion) -> str:
+        """Rename a file within its folder; return its new location."""
 
-    def set_aside(self, parts: Sequence[str], new_name: str, held: FileVersion) -> str:
-        """Keep the version that is held under another name in its own folder; return its location."""
+    def rename_folder(self, parts: Parts, new_name: str) -> None:
+        """Rename a folder; call it again after an interruption."""
 
-    def rename_folder(self, parts: Sequence[str], new_name: str) -> None:
-        """Give a folder another name; cut off half-way, it is simply done again."""
+    def delete_old_versions(self, parts: Parts) -> None:
+        """Delete versions of files below a folder that the backend keeps after a change."""
 
-    def delete_old_versions(self, parts: Sequence[str]) -> None:
-        """Remove for good what the place itself keeps of files below a folder that were overwritten or removed."""
+    def list_names(self, parts: Parts = ()) -> list[str]:
+        """Return the sorted names in a folder; none if there is no folder."""
 
-    def list_names(self, parts: Sequence[str] = ()) -> list[str]:
-        """Return the sorted names in a folder; none if it is not there."""
+    def list_files(self, parts: Parts = ()) -> Iterator[tuple[str, ...]]:
+        """Yield the parts of every file below a folder."""
 
-    def list_files(self, parts: Sequence[str] = ()) -> Iterator[tuple[str, ...]]:
-        """Yield everything below a folder that is no folder."""
-
-    def folders_with(self, parts: Sequence[str], name: str) -> Mapping[str, FileVersion]:
-        """Return the folders in a folder that hold a file of this name, sorted, with its mark."""
+    def folders_with(self, parts: Parts, name: str) -> Mapping[str, FileVersion]:
+        """Return the subfolders that contain a file of this name, sorted, with its version."""
 
     def check_writable(self, needed_bytes: int) -> None:
-        """Raise a StoreError that says what keeps us from writing here, before any work is done."""
+        """Raise StoreError with the reason if the root cannot be written."""
 
     def remove_stale_files(self, before: datetime) -> int:
-        """Remove what killed writers left behind before then; return how many files."""
+        """Remove what killed writers left behind before a time; return the number of files."""
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Close connections."""
 
 
-def write_file(place: StorageBackend, parts: Sequence[str], content: bytes) -> None:
-    """Put bytes in place of whatever is there; a CorruptError says that they did not arrive."""
-    write_version(place, parts, content, place.version(parts))
+def write_file(backend: StorageBackend, parts: Parts, content: bytes) -> None:
+    """Replace whatever version of a file is there, or create it."""
+    write_version(backend, parts, content, backend.version(parts))
 
 
 def write_version(
-    place: StorageBackend, parts: Sequence[str], content: bytes, held: FileVersion | None
+    backend: StorageBackend, parts: Parts, content: bytes, expected: FileVersion | None
 ) -> None:
-    """Put bytes in place of the version that is held; a ConflictError says that another one is there."""
+    """Replace the expected version of a file; raise CorruptError if other bytes are read back."""
 
     def check(read_back: bytes, name: str) -> None:
         if read_back != content:
             raise CorruptError(f"{name} read back differs from what was written")
 
-    place.replace(parts, content, held, check)
+    backend.replace(parts, content, expected, check)
 
 
-def remove_file(place: StorageBackend, parts: Sequence[str]) -> None:
-    """Remove a file, if it is there."""
-    mark = place.version(parts)
-    if mark:
-        place.remove(parts, mark)
+def remove_file(backend: StorageBackend, parts: Parts) -> None:
+    """Remove a file if there is one."""
+    version = backend.version(parts)
+    if version:
+        backend.remove(parts, version)

@@ -37,12 +37,12 @@ def rename_account(store: Store, old: str, new: str) -> list[str]:
                 locks.enter_context(lock(account))
         for account in (old, new):
             store.check_name(account, besides=f"{old}.{new}")
-        tables = _check(store, old, new, is_resumed=state_folder.exists(note))
+        tables = _check(store, old, new, is_resumed=state_folder.version(note) is not None)
         write_file(state_folder, note, b"")
         for table in tables:
             store.backend.rename_folder((table, f"account={old}"), f"account={new}")
         if old in state_folder.list_names((SPOOL,)):
-            state_folder.rename((SPOOL, old), new)
+            state_folder.rename_folder((SPOOL, old), new)
         rename_receipts(store, old, new)
         _check_all_moved(store, old)
         ledger.change_runs(store, lambda rows: ledger.rename_account(rows, old, new))

@@ -145,7 +145,7 @@ def test_an_account_that_is_being_extracted_is_not_renamed(store: Store) -> None
 
 
 def test_a_rename_cut_off_half_way_is_finished_by_the_next(store: Store) -> None:
-    store.folder.rename(("raw_message_ids", "account=bakery"), "account=cafe")
+    store.folder.rename_folder(("raw_message_ids", "account=bakery"), "account=cafe")
     assert rename_account(store, "bakery", "cafe") == ["reactions"]
     assert verify(store).findings == ()
     assert store.days("raw_message_ids", "cafe") == [DAY]
@@ -153,7 +153,7 @@ def test_a_rename_cut_off_half_way_is_finished_by_the_next(store: Store) -> None
 
 def test_a_rename_cut_off_before_the_state_is_finished_by_the_next(store: Store) -> None:
     for table in ("raw_message_ids", "reactions"):
-        store.folder.rename((table, "account=bakery"), "account=cafe")
+        store.folder.rename_folder((table, "account=bakery"), "account=cafe")
     assert rename_account(store, "bakery", "cafe") == []
     assert verify(store).findings == ()
 
