@@ -1,6 +1,6 @@
-"""The command line. Results go to stdout, progress and errors to stderr, what happened to the exit code.
+"""The command line: results go to stdout, progress and errors to stderr.
 
-It knows how to ask and how to show; what is done is done by the orchestration, the lake and the emulator.
+This module parses arguments and sets exit codes. The commands are in `console/`.
 """
 
 import os
@@ -9,17 +9,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 
 from convo_pipeline.base.clock import SYSTEM_CLOCK, Clock
 from convo_pipeline.base.secrets import redact
-from convo_pipeline.console.results import WRITERS, show
+from convo_pipeline.console.results import WRITERS
 from convo_pipeline.errors import ConvoError, SettingsError
-from convo_pipeline.query.connection import Connection, QueryError, connect
+from convo_pipeline.query.connection import QueryError, connect
 from convo_pipeline.settings import (
+    CONFIG_FILE,
     CONFIG_VARIABLE,
     Settings,
     StoreSettings,
@@ -28,10 +29,14 @@ from convo_pipeline.settings import (
 )
 from convo_pipeline.storage.local import PRIVATE_UMASK
 
+if TYPE_CHECKING:
+    from convo_pipeline.derive.rederive import Scope
+    from convo_pipeline.extract.plan import Mode
+
 EXIT_CODES = """\b
 Exit codes:
   0  done; every account is complete
-  1  an account failed or is incomplete, or the store or the query failed
+  1  an account failed or is incomplete, or the storage or the query failed
   2  wrong usage or settings
   3  not found
   130  stopped by Ctrl-C or SIGTERM"""
@@ -39,31 +44,25 @@ EXIT_FAILED, EXIT_USAGE, EXIT_NOT_FOUND, EXIT_STOPPED = 1, 2, 3, 130
 
 
 class Commands(click.Group):
-    """A group that turns this package's errors into one line and an exit code."""
+    """A command group that prints an error as one line and sets the exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            click.echo(
-                f"{ctx.info_name}: stopped; what came is kept, the same command goes on from there",
-                err=True,
-            )
-            ctx.exit(EXIT_STOPPED)
+            self._fail(ctx, EXIT_STOPPED, "stopped; run the same command again to continue")
         except SettingsError as error:
-            _complain(error, ctx)
-            ctx.exit(EXIT_USAGE)
+            self._fail(ctx, EXIT_USAGE, str(error))
         except (ConvoError, QueryError) as error:
-            _complain(error, ctx)
-            ctx.exit(EXIT_FAILED)
+            self._fail(ctx, EXIT_FAILED, str(error))
+
+    def _fail(self, ctx: click.Context, exit_code: int, text: str) -> None:
+        click.echo(f"{ctx.info_name}: {redact(text)}", err=True)
+        ctx.exit(exit_code)
 
 
-def _complain(error: Exception, ctx: click.Context) -> None:
-    click.echo(f"{ctx.info_name}: {redact(str(error))}", err=True)
-
-
-class Day(click.ParamType["date"]):
-    """A UTC date such as 2026-11-21."""
+class UtcDate(click.ParamType["date"]):
+    """A date such as 2026-11-21."""
 
     name = "date"
 
@@ -77,46 +76,68 @@ class Day(click.ParamType["date"]):
 
 
 @dataclass(frozen=True)
-class Surroundings:
-    """What the commands share: which configuration, what time it is, where to print."""
+class CommandContext:
+    """What all commands share: the configuration file and the clock."""
 
     config: str | None = None
     clock: Clock = SYSTEM_CLOCK
 
     @property
     def settings(self) -> Settings:
+        """The configuration; SettingsError if it has no account."""
         settings = read_settings(self.config)
         if not settings.accounts:
-            raise SettingsError(f"{find_settings_file(self.config)}: no [[accounts]] yet")
+            raise SettingsError(
+                f"{find_settings_file(self.config)}: there is no [[accounts]] block"
+            )
         return settings
 
-    def lake_root(self, root: str | None) -> tuple[str, Settings | None]:
-        """Choose the lake to read: --root, else the configuration's, else ./data where there is no configuration."""
-        if root is not None:
-            file = Path(root) / "convo.toml"
-            configured = read_settings(file) if file.is_file() else self._configured()
-            return root, configured if file.is_file() or (
-                configured and configured.store.root == root
-            ) else None
-        if self.config is None and not find_settings_file().exists():
-            return "data", None
-        settings = read_settings(self.config)
-        return settings.store.root, settings
+    def find_lake(self, root: str | None) -> tuple[str, Settings | None]:
+        """Return the root of the tables and their configuration, if there is one.
 
-    def lake_settings(self, root: str | None) -> StoreSettings:
-        """Return where the lake to work on is, chosen like the one to read."""
-        place, settings = self.lake_root(root)
-        if settings and settings.store.root == place:
+        Without `root` it is the configuration's, or ./data if there is no configuration.
+        """
+        has_config = self.config is not None or find_settings_file().exists()
+        if root is None:
+            settings = read_settings(self.config) if has_config else None
+            return (settings.store.root if settings else "data"), settings
+        file = Path(root) / CONFIG_FILE
+        if file.is_file():
+            return root, read_settings(file)
+        settings = read_settings(self.config) if has_config else None
+        return root, settings if settings and settings.store.root == root else None
+
+    def store_settings(self, root: str | None) -> StoreSettings:
+        """Return the `[store]` settings of the tables at `root`, found as in `find_lake`."""
+        found_root, settings = self.find_lake(root)
+        if settings and settings.store.root == found_root:
             return settings.store
-        if place.startswith("s3://"):
+        if found_root.startswith("s3://"):
             raise SettingsError(
-                f"{place}: a bucket needs a local state_dir: name the configuration of this lake by --config"
+                f"{found_root}: a bucket needs a local state_dir; use --config with its settings"
             )
-        return StoreSettings(root=place)
+        return StoreSettings(root=found_root)
 
-    def _configured(self) -> Settings | None:
-        """Return the configuration, if there is one."""
-        return read_settings(self.config) if self.config or find_settings_file().exists() else None
+
+def chosen_accounts(settings: Settings, accounts: Sequence[str]) -> list[str]:
+    """Return the named accounts in the order of the configuration, or all."""
+    chosen = {settings.account(name).name for name in accounts}
+    return [each.name for each in settings.accounts if not chosen or each.name in chosen]
+
+
+ACCOUNT_OPTION = click.option(
+    "--account",
+    "accounts",
+    multiple=True,
+    metavar="NAME",
+    help="Only this account; may be repeated.",
+)
+ROOT_OPTION = click.option(
+    "--root", help="Folder of the tables. Default: the configuration's, else ./data."
+)
+FORMAT_OPTION = click.option(
+    "--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True
+)
 
 
 @click.group(
@@ -125,30 +146,27 @@ class Surroundings:
 @click.option(
     "--config",
     metavar="FILE",
-    help=f"Configuration; default: ${CONFIG_VARIABLE}, else ./convo.toml.",
+    help=f"Configuration file. Default: ${CONFIG_VARIABLE}, else ./{CONFIG_FILE}.",
 )
 @click.version_option(package_name="convo-pipeline")
 @click.pass_context
 def main(ctx: click.Context, config: str | None) -> None:
     """A business's Messenger and Instagram inbox as tables that can be queried."""
     os.umask(PRIVATE_UMASK)
-    if not isinstance(ctx.obj, Surroundings):
-        ctx.obj = Surroundings(config)
+    if not isinstance(ctx.obj, CommandContext):
+        ctx.obj = CommandContext(config)
 
 
 @main.command()
 @click.option(
-    "--root", default="data/demo", show_default=True, help="Folder of the demo's tables and runs."
+    "--root", default="data/demo", show_default=True, help="Folder for the demo's tables and runs."
 )
-@click.option("--ui", is_flag=True, help="Then keep the emulator and Dagster's UI until Ctrl-C.")
+@click.option("--ui", is_flag=True, help="Then serve Dagster's UI and the emulator until Ctrl-C.")
 @click.option(
-    "--port",
-    default=3000,
-    show_default=True,
-    help="Port of the UI; another free one if it is taken.",
+    "--port", default=3000, show_default=True, help="Port of the UI; if it is taken, a free one."
 )
 def demo(root: str, ui: bool, port: int) -> None:
-    """Fetch a week of two invented inboxes and answer questions about it."""
+    """Fetch one week of two invented inboxes and answer questions about it."""
     from convo_pipeline.console.demo import run_demo
 
     if not run_demo(Path(root), Console(), ui_port=port if ui else None):
@@ -156,67 +174,60 @@ def demo(root: str, ui: bool, port: int) -> None:
 
 
 @main.command()
+@ACCOUNT_OPTION
 @click.option(
-    "--account",
-    "accounts",
-    multiple=True,
-    metavar="NAME",
-    help="Only this account; may be repeated.",
+    "--since", type=UtcDate(), help="First day, UTC. Default: that of the next nightly run."
 )
-@click.option("--since", type=Day(), help="First day, UTC. Default: where a night would start.")
 @click.option(
-    "--until", type=Day(), help="Day after the last, UTC. Default: today; with --since, tomorrow."
+    "--until",
+    type=UtcDate(),
+    help="Day after the last day, UTC. Default: today; with --since, tomorrow.",
 )
 @click.option(
     "--all",
     "everything",
     is_flag=True,
-    help="From each account's start_date to now, after an estimate.",
+    help="Read everything from each account's start_date to now; print an estimate first.",
 )
 @click.option(
     "--full",
     "sweep",
     is_flag=True,
-    help="The same as if nothing were held; count what runs had missed.",
+    help="Read everything again and report the messages that earlier runs missed.",
 )
 @click.pass_obj
 def extract(
-    surroundings: Surroundings,
+    context: CommandContext,
     accounts: Sequence[str],
     since: date | None,
     until: date | None,
     everything: bool,
     sweep: bool,
 ) -> None:
-    """Fetch accounts × days into the raw tables, then make all others from them."""
+    """Read messages from the API into the raw tables, then update all other tables.
+
+    Without options it reads what the next nightly run would read: everything new up to yesterday.
+    """
     from convo_pipeline.console.extraction import announce_estimates, choose_window, run_extraction
 
     if (everything or sweep) and (since or until):
-        raise SettingsError(
-            f"--{'all' if everything else 'full'} takes neither --since nor --until"
-        )
-    settings, clock = surroundings.settings, surroundings.clock
-    names = _chosen(settings, accounts)
+        option = "--all" if everything else "--full"
+        raise SettingsError(f"{option} takes neither --since nor --until")
+    settings, clock = context.settings, context.clock
+    names = chosen_accounts(settings, accounts)
     window = choose_window(settings, names, clock.now().date(), since, until, everything or sweep)
     if everything:
         announce_estimates(settings, names, clock, os.environ, Console(stderr=True))
-    if not run_extraction(
-        settings, names, window, clock, os.environ, "full" if sweep else "window"
-    ):
+    mode: Mode = "full" if sweep else "window"
+    if not run_extraction(settings, names, window, clock, os.environ, mode):
         sys.exit(EXIT_FAILED)
 
 
 @main.command()
-@click.option(
-    "--account",
-    "accounts",
-    multiple=True,
-    metavar="NAME",
-    help="Only this account; may be repeated.",
-)
-@click.option("--since", type=Day(), help="First day, UTC. Default: the account's start_date.")
-@click.option("--until", type=Day(), help="Day after the last, UTC. Default: tomorrow.")
-@click.option("--force", is_flag=True, help="Make every day again, also those that agree already.")
+@ACCOUNT_OPTION
+@click.option("--since", type=UtcDate(), help="First day, UTC. Default: the account's start_date.")
+@click.option("--until", type=UtcDate(), help="Day after the last day, UTC. Default: tomorrow.")
+@click.option("--force", is_flag=True, help="Derive every day again, not only changed days.")
 @click.option(
     "--accept-loss",
     is_flag=True,
@@ -224,254 +235,182 @@ def extract(
 )
 @click.pass_obj
 def normalize(
-    surroundings: Surroundings,
+    context: CommandContext,
     accounts: Sequence[str],
     since: date | None,
     until: date | None,
     force: bool,
     accept_loss: bool,
 ) -> None:
-    """Make every table agree with the raw ones again; asks nobody.
+    """Derive the other tables again from the raw tables; makes no API calls.
 
-    After an upgrade, raw files of an earlier schema are written in today's. Cut off anywhere, also with --force, the same
-    command goes on where it was.
+    It also upgrades raw files of an older version. If it is interrupted, run it again: it resumes.
     """
     from convo_pipeline.console.extraction import (
         accept_losses,
         choose_window,
         normalise_unconfigured,
         run_normalisation,
-        wished_scope,
     )
 
-    settings = surroundings.settings
-    names = _chosen(settings, accounts)
+    settings, today = context.settings, context.clock.now().date()
+    names = chosen_accounts(settings, accounts)
     everything = since is None and until is None
-    scope = wished_scope(force)
+    scope: Scope = "all" if force else "stale"
     if accept_loss:
         accept_losses(settings, names)
     if everything and not accounts:
         normalise_unconfigured(settings, scope)
-    window = choose_window(
-        settings, names, surroundings.clock.now().date(), since, until, everything
-    )
-    if not run_normalisation(settings, names, window, surroundings.clock, os.environ, scope):
+    window = choose_window(settings, names, today, since, until, everything)
+    if not run_normalisation(settings, names, window, context.clock, os.environ, scope):
         sys.exit(EXIT_FAILED)
-
-
-def _chosen(settings: Settings, accounts: Sequence[str]) -> list[str]:
-    """Return the named accounts in the order of the configuration, or all."""
-    wanted = {settings.account(name).name for name in accounts}
-    return [account.name for account in settings.accounts if not wanted or account.name in wanted]
 
 
 @main.command()
 @click.argument("account")
 @click.argument("user_id")
 @click.pass_obj
-def find(surroundings: Surroundings, account: str, user_id: str) -> None:
-    """Fetch the conversation with one person into the tables and print it, newest last."""
-    from convo_pipeline.console.find import find_conversation, print_conversation
+def find(context: CommandContext, account: str, user_id: str) -> None:
+    """Read the conversation with one person into the tables and print it, newest last."""
+    from convo_pipeline.console.extraction import find_conversation, print_conversation
 
-    settings = surroundings.settings
+    settings = context.settings
     report, conversation_ids = find_conversation(
-        settings, account, user_id, surroundings.clock, os.environ
+        settings, account, user_id, context.clock, os.environ
     )
-    count = (
-        print_conversation(Console(), settings, account, conversation_ids)
-        if conversation_ids
-        else 0
-    )
+    message_count = 0
+    if conversation_ids:
+        message_count = print_conversation(Console(), settings, account, conversation_ids)
     if report.outcome != "complete":
-        raise ConvoError(
-            f"{account}: {report.outcome}: {report.error or ', '.join(report.reasons)}"
-        )
-    if not count:
-        what = (
-            "nothing of the conversation with {} is kept"
-            if conversation_ids
-            else "no conversation with {}"
-        )
-        click.echo(f"{account}: {what.format(user_id)}", err=True)
+        cause = report.error or ", ".join(report.reasons)
+        raise ConvoError(f"{account}: {report.outcome}: {cause}")
+    if not message_count:
+        what = "no stored messages of the conversation" if conversation_ids else "no conversation"
+        click.echo(f"{account}: {what} with {user_id}", err=True)
         sys.exit(EXIT_NOT_FOUND)
 
 
 @main.command(
     epilog="""\b
 Exit codes:
-  0  every account is fine (notes do not count)
-  1  something is wrong or soon will be; the output says what to do
+  0  no account has a problem or a warning
+  1  an account has one; the output names what to do
   2  wrong usage or settings"""
 )
-@click.option(
-    "--account",
-    "accounts",
-    multiple=True,
-    metavar="NAME",
-    help="Only this account; may be repeated.",
-)
-@click.option(
-    "--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True
-)
+@ACCOUNT_OPTION
+@FORMAT_OPTION
 @click.pass_obj
-def check(surroundings: Surroundings, accounts: Sequence[str], form: str) -> None:
-    """Try each account's token, permissions, ids and folders with a few calls; say what to do about each finding."""
+def check(context: CommandContext, accounts: Sequence[str], form: str) -> None:
+    """Check each account's token, permissions, ids and folders with a few API calls.
+
+    It also names why the last run of an account was not complete, and what to do about it.
+    """
     from convo_pipeline.console.check import check_accounts, show_check
 
-    settings = surroundings.settings
-    names = _chosen(settings, accounts)
-    with Console(stderr=True).status("asking the Graph API"):
-        diagnoses, general = check_accounts(settings, names, os.environ, surroundings.clock)
-    show_check(diagnoses, general, form, Console())
-    if general or not all(each.is_fine for each in diagnoses):
+    settings = context.settings
+    names = chosen_accounts(settings, accounts)
+    with Console(stderr=True).status("calling the Graph API"):
+        setups, general = check_accounts(settings, names, os.environ, context.clock)
+    show_check(setups, general, form, Console())
+    if general or not all(setup.is_fine for setup in setups):
         sys.exit(EXIT_FAILED)
 
 
 @main.command(
     epilog="""\b
 Exit codes:
-  0  every account is complete and nothing needs a look
-  1  something needs a look; the output says what
+  0  every account is complete and needs no attention
+  1  an account needs attention; the output names why
   2  wrong usage or settings"""
 )
-@click.option(
-    "--account",
-    "accounts",
-    multiple=True,
-    metavar="NAME",
-    help="Only this account; may be repeated.",
-)
-@click.option(
-    "--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True
-)
+@ACCOUNT_OPTION
+@FORMAT_OPTION
 @click.pass_obj
-def status(surroundings: Surroundings, accounts: Sequence[str], form: str) -> None:
-    """Say how each account is, from the stored tables alone; asks nobody.
+def status(context: CommandContext, accounts: Sequence[str], form: str) -> None:
+    """Show the state of each account from the stored tables; makes no API calls.
 
-    The last complete run, the share of messages whose content is held (7 days), what was lost since yesterday and what
-    is about to be, what is still to be read, and when the schedules run next.
+    For each account: last complete run, share of messages with content (7 days), messages lost
+    since yesterday, conversations at risk, messages still to be read, and the next scheduled runs.
     """
     from convo_pipeline.console.status import read_status, show_status
 
-    settings = surroundings.settings
-    found = read_status(settings, _chosen(settings, accounts), surroundings.clock.now())
-    show_status(found, form, Console())
-    if not found.is_fine:
+    settings = context.settings
+    report = read_status(settings, chosen_accounts(settings, accounts), context.clock.now())
+    show_status(report, form, Console())
+    if not report.is_fine:
         sys.exit(EXIT_FAILED)
 
 
 @main.command()
 @click.argument("sql", required=False)
-@click.option("--root", help="The lake's folder. Default: the configuration's, else ./data.")
+@ROOT_OPTION
 @click.option(
     "--format", "form", type=click.Choice(["table", *WRITERS]), default="table", show_default=True
 )
 @click.option(
     "--output",
     type=click.Path(dir_okay=False, writable=True),
-    help="File to write; default: stdout.",
+    help="File to write. Default: stdout.",
 )
 @click.pass_obj
 def query(
-    surroundings: Surroundings, sql: str | None, root: str | None, form: str, output: str | None
+    context: CommandContext, sql: str | None, root: str | None, form: str, output: str | None
 ) -> None:
-    """Ask the tables in SQL (DuckDB); without SQL, open a shell.
+    """Run SQL (DuckDB) on the tables; without SQL, open a shell.
 
-    CSV is written so that no cell starts a formula in a spreadsheet: such texts get a leading apostrophe.
+    In CSV, a text that starts a formula in a spreadsheet gets a leading apostrophe.
     """
-    place, settings = surroundings.lake_root(root)
-    with connect(place, settings=settings) as con:
-        if sql is None:
-            _open_shell(con, form)
-        else:
-            _answer(con, sql, form, output)
+    from convo_pipeline.console.query import open_shell, run_sql
 
+    lake_root, settings = context.find_lake(root)
+    with connect(lake_root, settings=settings) as con:
+        if sql is not None:
+            run_sql(con, sql, form, output)
+            return
 
-def _answer(con: Connection, sql: str, form: str, output: str | None = None) -> None:
-    relation: Any = con.sql(sql)
-    if relation is None:
-        return
-    result = relation.to_arrow_table()
-    if form == "table" and output is None:
-        show(result, Console())
-        return
-    writer = WRITERS["csv" if form == "table" else form]
-    if output is not None:
-        with Path(output).open("wb") as file:
-            writer(result, file)
-        return
-    if form == "parquet" and sys.stdout.isatty():
-        raise SettingsError("parquet is not for a terminal: add --output FILE or redirect stdout")
-    writer(result, sys.stdout.buffer)
-    sys.stdout.buffer.flush()
+        def run(statement: str) -> None:
+            try:
+                run_sql(con, statement, form)
+            except (ConvoError, QueryError) as error:
+                click.echo(redact(str(error)), err=True)
 
-
-def _open_shell(con: Connection, form: str) -> None:
-    from convo_pipeline.console.shell import run_shell
-
-    if not sys.stdin.isatty():
-        raise SettingsError(
-            'no SQL was given and there is no terminal: convo-pipeline query "select ..."'
-        )
-    columns: dict[str, list[str]] = {}
-    sql = (
-        "select table_name, column_name from information_schema.columns where table_schema = 'main'"
-    )
-    rows = con.execute(sql).fetchall()
-    for table, column in rows:
-        columns.setdefault(table, []).append(column)
-    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    run_shell(
-        Console(), lambda sql: _try(con, sql, form), columns, state / "convo-pipeline" / "history"
-    )
-
-
-def _try(con: Connection, sql: str, form: str) -> None:
-    try:
-        _answer(con, sql, form)
-    except (ConvoError, QueryError) as error:
-        click.echo(redact(str(error)), err=True)
+        open_shell(con, run)
 
 
 @main.command()
-@click.option("--root", help="The lake's folder. Default: the configuration's, else ./data.")
+@ROOT_OPTION
 @click.option("--quick", is_flag=True, help="Compare names and sizes only.")
 @click.option(
     "--rebuild-state",
     is_flag=True,
-    help="First take the files for the truth: after a backup was put back.",
+    help="First rebuild the state from the files. Use it after restoring a backup.",
 )
-@click.option(
-    "--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True
-)
+@FORMAT_OPTION
 @click.pass_obj
 def verify(
-    surroundings: Surroundings, root: str | None, quick: bool, rebuild_state: bool, form: str
+    context: CommandContext, root: str | None, quick: bool, rebuild_state: bool, form: str
 ) -> None:
-    """Re-read every file and say what is off; touches no file of the lake. Exit 1 if anything is damaged."""
+    """Read every file and report damage; changes no table. Exit code 1 if a file is damaged."""
     from convo_pipeline.console.upkeep import show_verification, verify_lake
 
-    found = verify_lake(
-        surroundings.lake_settings(root),
-        Console(stderr=True),
-        is_quick=quick,
-        is_rebuilt=rebuild_state,
-    )
-    show_verification(found, form, Console())
-    if not found.is_sound:
+    store = context.store_settings(root)
+    progress = Console(stderr=True)
+    result = verify_lake(store, progress, is_quick=quick, is_rebuilt=rebuild_state)
+    show_verification(result, form, Console())
+    if not result.is_sound:
         sys.exit(EXIT_FAILED)
 
 
 @main.command()
 @click.argument("old")
 @click.argument("new")
-@click.option("--root", help="The lake's folder. Default: the configuration's, else ./data.")
+@ROOT_OPTION
 @click.pass_obj
-def rename(surroundings: Surroundings, old: str, new: str, root: str | None) -> None:
-    """Give account OLD the name NEW in the lake; then change its name in the configuration."""
+def rename(context: CommandContext, old: str, new: str, root: str | None) -> None:
+    """Rename account OLD to NEW in the tables. Then change its name in the configuration."""
     from convo_pipeline.console.upkeep import rename as rename_in_lake
 
-    tables = rename_in_lake(surroundings.lake_settings(root), old, new)
+    tables = rename_in_lake(context.store_settings(root), old, new)
     click.echo(
         f"{old} is now {new} in {len(tables)} tables; change its name in the configuration too",
         err=True,
@@ -481,155 +420,172 @@ def rename(surroundings: Surroundings, old: str, new: str, root: str | None) -> 
 @main.command()
 @click.argument("account")
 @click.argument("person_id", required=False)
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @click.option(
-    "--again", is_flag=True, help="After a backup was put back: everybody who was forgotten before."
+    "--again",
+    is_flag=True,
+    help="Erase again everybody who was erased before. Use it after restoring a backup.",
 )
 @click.pass_obj
 def forget(
-    surroundings: Surroundings, account: str, person_id: str | None, yes: bool, again: bool
+    context: CommandContext, account: str, person_id: str | None, yes: bool, again: bool
 ) -> None:
-    """Erase a person from everything ACCOUNT holds, for good; later runs do not store them again.
+    """Erase a person from everything that ACCOUNT stores; later runs do not store them again.
 
-    PERSON_ID is the id by which this account knows them: participants.participant_id. Conversations between
-    you and them leave whole; in groups what they sent leaves, and who they are.
+    PERSON_ID is the person's id in the column participants.participant_id. Conversations between
+    the business and the person are erased. In groups, the person's messages and name are erased.
     """
-    from convo_pipeline.console.upkeep import forget_again, forget_person
+    from convo_pipeline.console.privacy import forget_again, forget_person
 
     if again:
-        for line in forget_again(surroundings.settings, account, surroundings.clock):
+        for line in forget_again(context.settings, account, context.clock):
             click.echo(line)
         return
     if person_id is None:
-        raise click.UsageError("name the PERSON_ID, or --again")
-    is_agreed = (
-        (lambda text: True) if yes else (lambda text: click.confirm(f"{text} Go on?", err=True))
+        raise click.UsageError("give the PERSON_ID, or --again")
+    receipt = forget_person(
+        context.settings,
+        account,
+        person_id,
+        context.clock,
+        lambda question: yes or click.confirm(question, err=True),
     )
-    told = forget_person(surroundings.settings, account, person_id, surroundings.clock, is_agreed)
-    if told is None:
+    if receipt is None:
         click.echo(f"{account}: nothing was erased", err=True)
         sys.exit(EXIT_NOT_FOUND)
-    click.echo(told)
+    click.echo(receipt)
 
 
 @main.group()
 def deletion() -> None:
-    """Answer Meta's data deletion callback, and tell what became of each request."""
+    """Answer Meta's data deletion callback, and show the status of each request."""
 
 
 @deletion.command()
 @click.argument("signed_request", required=False)
 @click.pass_obj
-def answer(surroundings: Surroundings, signed_request: str | None) -> None:
-    """Forget whom Meta's SIGNED_REQUEST names (default: what stdin holds) and print the answer for Meta."""
-    from convo_pipeline.console.deletions import answer_request
+def answer(context: CommandContext, signed_request: str | None) -> None:
+    """Erase the person that Meta's SIGNED_REQUEST names and print the answer for Meta.
+
+    Without an argument, the request is read from stdin.
+    """
+    from convo_pipeline.console.privacy import answer_request
 
     text = signed_request if signed_request is not None else sys.stdin.read()
-    reply, told = answer_request(surroundings.settings, text, os.environ, surroundings.clock)
+    reply, result = answer_request(context.settings, text, os.environ, context.clock)
     click.echo(reply)
-    click.echo(told, err=True)
+    click.echo(result, err=True)
 
 
 @deletion.command("status")
 @click.argument("code", required=False)
 @click.pass_obj
-def deletion_status(surroundings: Surroundings, code: str | None) -> None:
-    """Tell what became of the request with this confirmation CODE; without one, list all."""
-    from convo_pipeline.console.deletions import describe_requests
+def deletion_status(context: CommandContext, code: str | None) -> None:
+    """Show the request with this confirmation CODE, or list all requests."""
+    from convo_pipeline.console.privacy import describe_requests
 
-    told = describe_requests(surroundings.settings, code)
-    if code is not None and not told:
+    text = describe_requests(context.settings, code)
+    if code is not None and not text:
         click.echo("there is no request with this code", err=True)
         sys.exit(EXIT_NOT_FOUND)
-    click.echo(told, nl=False)
+    click.echo(text, nl=False)
 
 
 @deletion.command()
 @click.option("--port", default=8080, show_default=True, help="Port on 127.0.0.1; 0: a free one.")
 @click.pass_obj
-def serve(surroundings: Surroundings, port: int) -> None:
-    """Serve the callback on this machine until Ctrl-C; put your own TLS in front of it."""
+def serve(context: CommandContext, port: int) -> None:
+    """Serve the callback on 127.0.0.1 until Ctrl-C. It needs a TLS proxy in front of it."""
     from convo_pipeline.privacy.deletion_callback import make_application, make_callback_server
 
-    application = make_application(surroundings.settings, os.environ, surroundings.clock)
+    application = make_application(context.settings, os.environ, context.clock)
     with make_callback_server(application, port) as server:
         click.echo(f"http://127.0.0.1:{server.server_port}")
         server.serve_forever()
 
 
 @main.command()
-@click.option("--dry-run", is_flag=True, help="Only list what would go.")
+@click.option("--dry-run", is_flag=True, help="Only list what would be removed.")
 @click.option(
     "--trust-clock",
     is_flag=True,
-    help="This machine's clock is right, although no server told such a time lately.",
+    help="Trust this machine's clock although nothing stored confirms it.",
 )
 @click.pass_obj
-def expire(surroundings: Surroundings, dry_run: bool, trust_clock: bool) -> None:
-    """Remove what is older than [retention] allows and what was unsent. The nightly upkeep does the same."""
-    from convo_pipeline.console.upkeep import expire_rows, show_expired
+def expire(context: CommandContext, dry_run: bool, trust_clock: bool) -> None:
+    """Remove rows older than [retention] allows, and unsent messages.
 
-    leaving = expire_rows(
-        surroundings.settings, surroundings.clock, dry_run, is_clock_trusted=trust_clock
-    )
-    show_expired(leaving, Console())
+    The nightly upkeep does the same.
+    """
+    from convo_pipeline.console.upkeep import expire_rows, show_removal
+
+    removal = expire_rows(context.settings, context.clock, dry_run, is_clock_trusted=trust_clock)
+    show_removal(removal, Console())
 
 
 @main.command()
 @click.argument("accounts", nargs=-1)
 @click.option(
-    "--to", required=True, type=click.Path(path_type=Path), help="A new folder, outside the lake."
+    "--to", required=True, type=click.Path(path_type=Path), help="A new folder outside the tables."
 )
 @click.option(
     "--format", "form", type=click.Choice(["parquet", "csv"]), default="parquet", show_default=True
 )
 @click.option(
-    "--with-text", is_flag=True, help="With texts, links, file names and e-mail addresses."
+    "--with-text",
+    is_flag=True,
+    help="Include texts, links, file names and e-mail addresses.",
 )
 @click.pass_obj
 def export(
-    surroundings: Surroundings, accounts: tuple[str, ...], to: Path, form: str, with_text: bool
+    context: CommandContext, accounts: tuple[str, ...], to: Path, form: str, with_text: bool
 ) -> None:
-    """Write the tables of ACCOUNTS (default: all) elsewhere, with codes in the place of people.
+    """Write the tables of ACCOUNTS (default: all) to a folder, with codes instead of people.
 
-    The same person has the same code in every table and export under one secret ([export] secret_env). What people
-    wrote, links, file names and e-mail addresses are left out. It stays personal data.
+    One person has the same code in every table and in every export with the same secret ([export]
+    secret_env). Texts, links, file names and e-mail addresses are left out. The result is still
+    personal data.
     """
-    from convo_pipeline.console.export import export_tables
+    from convo_pipeline.console.upkeep import open_lake
+    from convo_pipeline.privacy.export import export_tables
 
-    settings = surroundings.settings
-    counts = export_tables(
-        settings, _chosen(settings, accounts), to, form, os.environ, with_text=with_text
-    )
-    click.echo(f"{to}: " + ", ".join(f"{count:,} of {table}" for table, count in counts.items()))
+    settings = context.settings
+    names = chosen_accounts(settings, accounts)
+    with open_lake(settings.store) as store:
+        counts = export_tables(settings, store, names, to, form, os.environ, with_text=with_text)
+    click.echo(f"{to}: " + ", ".join(f"{table} {count:,}" for table, count in counts.items()))
 
 
 @main.command()
-@click.option("--root", help="The lake's folder. Default: the configuration's, else ./data.")
+@ROOT_OPTION
 @click.pass_obj
-def compact(surroundings: Surroundings, root: str | None) -> None:
-    """Keep closed months as one file each, for faster queries. The nightly upkeep does the same."""
+def compact(context: CommandContext, root: str | None) -> None:
+    """Store each closed month in one file, for faster queries.
+
+    The nightly upkeep does the same.
+    """
     from convo_pipeline.console.upkeep import compact_lake
 
-    count = compact_lake(surroundings.lake_settings(root), surroundings.clock, Console(stderr=True))
-    click.echo(f"{count} months compacted")
+    store = context.store_settings(root)
+    count = compact_lake(store, context.clock, Console(stderr=True))
+    click.echo(f"months compacted: {count}")
 
 
 @main.command()
 @click.option("--port", default=0, show_default=True, help="Port on 127.0.0.1; 0: a free one.")
-@click.option("--seed", default=7, show_default=True, help="The same seed gives the same world.")
+@click.option("--seed", default=7, show_default=True, help="The same seed gives the same data.")
 @click.option(
     "--fault",
     "faults",
     multiple=True,
     metavar="NAME[:ARGUMENT|:PROBABILITY]",
-    help="Let something go wrong, such as slow_loris:0.1; see docs/emulator.md. Repeatable.",
+    help="Inject a fault such as slow_loris:0.1; see docs/emulator.md. May be repeated.",
 )
 def emulator(port: int, seed: int, faults: tuple[str, ...]) -> None:
-    """Serve an invented Graph API on this machine until Ctrl-C; prints a configuration for it."""
+    """Serve an emulated Graph API until Ctrl-C; prints a configuration for it."""
     from convo_pipeline.sandbox import serve_emulator
 
-    serve_emulator(port, seed, lambda text: click.echo(text), faults)
+    serve_emulator(port, seed, click.echo, faults)
 
 
 if __name__ == "__main__":

@@ -474,4 +474,7 @@ def describe_outcome(
     acting = [each for each in known if not each.is_self_healing] or known
     remedies = "; ".join(dict.fromkeys(each.remedy_for(None, place, details) for each in acting))
     detail = f" ({error.rstrip('.')})" if error else ""
-    return f"{outcome}: {sentences}{detail}. " + (f"To do: {remedies}" if remedies else "")
+    text = f"{outcome}: {sentences}{detail}."
+    if remedies.startswith("nothing to do"):
+        return f"{text} N{remedies[1:]}"
+    return f"{text} To do: {remedies}" if remedies else text

@@ -1,14 +1,14 @@
-"""Progress of long work on stderr: one line an account, only on a terminal; what was done before is said anywhere."""
+"""Show the progress of long commands on stderr: one line per account, on a terminal only."""
 
 import threading
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import Progress as Bars
+from rich.progress import Progress as ProgressBars
 from rich.progress import SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from convo_pipeline.extract.run import Progress
+from convo_pipeline.extract.report import Progress
 
 STEPS = {
     "conversations": "conversations",
@@ -19,10 +19,10 @@ STEPS = {
 
 
 class ProgressLines:
-    """Counts what the accounts report; call it with each step forward."""
+    """Add up the progress of each account; call it with each step."""
 
     def __init__(self, console: Console) -> None:
-        self._bars = Bars(
+        self._bars = ProgressBars(
             SpinnerColumn(finished_text="✓"),
             TextColumn("{task.fields[account]}"),
             TextColumn("{task.fields[counts]}", style="dim"),
@@ -49,31 +49,29 @@ class ProgressLines:
 
     def __call__(self, step: Progress) -> None:
         with self._lock:
-            task = self._task(step.account)
+            counts = self._counts.setdefault(step.account, {})
+            if step.account not in self._tasks:
+                self._tasks[step.account] = self._bars.add_task(
+                    "", total=None, account=step.account, counts=""
+                )
+            task = self._tasks[step.account]
             if step.step in STEPS:
-                counts = self._counts[step.account]
                 counts[step.step] = counts.get(step.step, 0) + step.count
-                self._bars.update(task, counts=describe(counts))
+                self._bars.update(task, counts=describe_counts(counts))
             elif step.step == "days done" and step.count:
-                days = self._counts[step.account].get("days", 0)
+                days = counts.get("days", 0)
+                text = f"{step.account}: {step.count:,} of {days:,} days were done already"
                 self._bars.console.print(
-                    f"{step.account}: {step.count:,} of {days:,} days were done already",
-                    style="dim", highlight=False, markup=False, soft_wrap=True,
-                )  # fmt: skip
+                    text, style="dim", highlight=False, markup=False, soft_wrap=True
+                )
             elif step.step == "done":
                 self._bars.update(task, total=1, completed=1)
 
-    def _task(self, account: str) -> TaskID:
-        if account not in self._tasks:
-            self._tasks[account] = self._bars.add_task("", total=None, account=account, counts="")
-            self._counts[account] = {}
-        return self._tasks[account]
 
+def describe_counts(counts: dict[str, int]) -> str:
+    """Return the counts of one account as text.
 
-def describe(counts: dict[str, int]) -> str:
-    """Say how far an account is.
-
-    >>> describe({"messages": 1200, "conversations": 40})
+    >>> describe_counts({"messages": 1200, "conversations": 40})
     '40 conversations, 1,200 messages'
     """
     return ", ".join(f"{counts[step]:,} {words}" for step, words in STEPS.items() if step in counts)

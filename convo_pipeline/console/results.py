@@ -1,13 +1,16 @@
-"""Show a query's result: a table for people, CSV, JSON or Parquet for programs.
+"""Print a query result as a table, or write it as CSV, JSON or Parquet.
 
-What customers wrote is data from strangers: control characters do not reach the terminal, and no cell of a CSV
-file starts a formula in a spreadsheet.
+Message texts come from strangers. So control characters never reach the terminal, and no cell of
+a CSV file starts a formula in a spreadsheet.
 """
 
+import csv
+import io
+import json
 import re
-from collections.abc import Callable
-from datetime import datetime
-from typing import BinaryIO
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import date, datetime
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,88 +19,75 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from convo_pipeline.base.csv_text import cell_json, iterate_rows, write_csv_batches
-
-MOST_ROWS_SHOWN = 200
-MOST_BLOCKS_SHOWN = 20
-"""Rows shown one below the other, where the terminal is too narrow for their columns."""
-MOST_CHARACTERS_SHOWN = 200
-NARROWEST_TEXT = 12
-"""Characters that a text column keeps at least; numbers, times and names are never folded."""
+MAX_ROWS = 200
+MAX_BLOCKS = 20
+"""Rows that are printed as blocks, one line per column, when the terminal is too narrow."""
+MAX_CHARACTERS = 200
+MIN_TEXT_WIDTH = 12
+"""Text columns may fold down to this width. Numbers, times and names never fold."""
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "|", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
-def show(result: pa.Table, console: Console) -> None:
-    """Print the first rows: a table where the terminal is wide enough for it, else one row below the other."""
-    if needed_width(result.slice(0, MOST_ROWS_SHOWN)) > console.width:
-        _show_blocks(result, console)
-        return
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold")
-    for field in result.schema:
-        table.add_column(
-            Text(field.name), justify="right" if _is_number(field.type) else "left", overflow="fold"
-        )
-    for row in iterate_rows(result.slice(0, MOST_ROWS_SHOWN)):
-        table.add_row(*(Text(readable(cell)) for cell in row))
-    console.print(table)
-    _say_how_many(MOST_ROWS_SHOWN, result, console)
+def print_rows(result: pa.Table, console: Console) -> None:
+    """Print the first rows as a table, or as blocks if the terminal is too narrow."""
+    as_blocks = table_width(result.slice(0, MAX_ROWS)) > console.width
+    shown = result.slice(0, MAX_BLOCKS if as_blocks else MAX_ROWS)
+    if as_blocks:
+        _print_blocks(shown, console)
+    else:
+        table = Table(box=box.SIMPLE_HEAD, header_style="bold")
+        for field in shown.schema:
+            justify: Any = "right" if _is_number(field.type) else "left"
+            table.add_column(Text(field.name), justify=justify, overflow="fold")
+        for row in _rows(shown):
+            table.add_row(*(Text(cell_text(cell)) for cell in row))
+        console.print(table)
+    if result.num_rows > shown.num_rows:
+        text = f"{shown.num_rows:,} of {result.num_rows:,} rows; use --format csv for all rows"
+        console.print(text, style="dim")
 
 
-def needed_width(result: pa.Table) -> int:
-    """Return how many characters a table of these rows needs, with the space between its columns."""
+def table_width(result: pa.Table) -> int:
+    """Return the characters that a table of these rows needs, with the space between columns."""
     width = 1
     for field, column in zip(result.schema, result.columns, strict=True):
-        longest = max((len(readable(cell)) for cell in column.to_pylist()), default=0)
+        longest = max((len(cell_text(cell)) for cell in column.to_pylist()), default=0)
         is_text = pa.types.is_string(field.type) or pa.types.is_list(field.type)
-        width += 3 + max(len(field.name), min(longest, NARROWEST_TEXT) if is_text else longest)
+        width += 3 + max(len(field.name), min(longest, MIN_TEXT_WIDTH) if is_text else longest)
     return width
 
 
-def _show_blocks(result: pa.Table, console: Console) -> None:
-    for number, row in enumerate(iterate_rows(result.slice(0, MOST_BLOCKS_SHOWN)), 1):
+def _print_blocks(rows: pa.Table, console: Console) -> None:
+    for number, row in enumerate(_rows(rows), 1):
         block = Table(box=None, show_header=False, pad_edge=False)
         block.add_column(no_wrap=True, style="bold")
         block.add_column(overflow="fold")
-        for name, cell in zip(result.column_names, row, strict=True):
-            block.add_row(Text(name), Text(readable(cell)))
+        for name, cell in zip(rows.column_names, row, strict=True):
+            block.add_row(Text(name), Text(cell_text(cell)))
         console.rule(f"row {number:,}", align="left")
         console.print(block)
-    if not result.num_rows:
-        console.print(f"no rows of {', '.join(result.column_names)}", markup=False, highlight=False)
-    _say_how_many(MOST_BLOCKS_SHOWN, result, console)
+    if not rows.num_rows:
+        console.print(f"no rows of {', '.join(rows.column_names)}", markup=False, highlight=False)
 
 
-def _say_how_many(shown_count: int, result: pa.Table, console: Console) -> None:
-    if result.num_rows > shown_count:
-        console.print(
-            f"{shown_count:,} of {result.num_rows:,} rows; --format csv gives all of them",
-            style="dim",
-        )
+def cell_text(value: object) -> str:
+    """Return one cell's text for a terminal.
 
-
-def readable(value: object) -> str:
-    """Write one cell for a terminal.
-
-    >>> readable("a\\x1b[31mb\\nc"), readable(None), readable(0.5)
+    >>> cell_text("a\\x1b[31mb\\nc"), cell_text(None), cell_text(0.5)
     ('a[31mb c', '', '0.5')
     """
     if value is None:
         return ""
     if isinstance(value, datetime):
         return value.strftime("%Y-%m-%d %H:%M:%S")
-    text = (
-        value
-        if isinstance(value, str)
-        else cell_json(value)
-        if isinstance(value, list | dict)
-        else str(value)
-    )
+    text = _json(value) if isinstance(value, list | dict) else str(value)
     text = _CONTROLS.sub(lambda match: " " if match[0] in "\n\t\r" else "", text)
-    return text if len(text) <= MOST_CHARACTERS_SHOWN else text[: MOST_CHARACTERS_SHOWN - 1] + "…"
+    return text if len(text) <= MAX_CHARACTERS else text[: MAX_CHARACTERS - 1] + "…"
 
 
 def counted(count: int, noun: str) -> str:
-    """Write a number of things.
+    """Return a number with its noun.
 
     >>> counted(1, "message"), counted(2_000, "message")
     ('1 message', '2,000 messages')
@@ -106,18 +96,46 @@ def counted(count: int, noun: str) -> str:
 
 
 def write_csv(result: pa.Table, out: BinaryIO) -> None:
-    """Write UTF-8 CSV, times in ISO 8601; a text that a spreadsheet would run gets a leading apostrophe."""
+    """Write UTF-8 CSV: times in ISO 8601, an apostrophe before text that starts a formula."""
     write_csv_batches(result.column_names, [result], out)
+
+
+def write_csv_batches(names: Sequence[str], batches: Iterable[pa.Table], out: BinaryIO) -> int:
+    """Write tables with the same columns as one CSV; return the number of rows."""
+    text = io.TextIOWrapper(out, encoding="utf-8", errors="replace", newline="", write_through=True)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([escape_formula(name) for name in names])
+    count = 0
+    for batch in batches:
+        count += batch.num_rows
+        writer.writerows([_csv_cell(cell) for cell in row] for row in _rows(batch))
+    text.detach()
+    return count
+
+
+def escape_formula(text: str) -> str:
+    """Put an apostrophe before a text that a spreadsheet would run as a formula.
+
+    >>> escape_formula("=1+1"), escape_formula("hello"), escape_formula("-5")
+    ("'=1+1", 'hello', "'-5")
+    """
+    return "'" + text if text.lstrip(" ").startswith(FORMULA_STARTS) else text
+
+
+def _csv_cell(value: object) -> object:
+    if isinstance(value, str):
+        return escape_formula(value)
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    return escape_formula(_json(value)) if isinstance(value, list | dict) else value
 
 
 def write_json(result: pa.Table, out: BinaryIO) -> None:
     """Write one JSON array of objects."""
     out.write(b"[")
-    for index, row in enumerate(iterate_rows(result)):
+    for index, row in enumerate(_rows(result)):
         record = dict(zip(result.column_names, row, strict=True))
-        out.write(
-            (",\n " if index else "\n ").encode() + cell_json(record).encode("utf-8", "replace")
-        )
+        out.write((",\n " if index else "\n ").encode() + _json(record).encode("utf-8", "replace"))
     out.write(b"\n]\n" if result.num_rows else b"]\n")
 
 
@@ -133,6 +151,19 @@ WRITERS: dict[str, Callable[[pa.Table, BinaryIO], None]] = {
     "json": write_json,
     "parquet": write_parquet,
 }
+
+
+def _rows(result: pa.Table) -> Iterator[tuple[Any, ...]]:
+    for batch in result.to_batches(max_chunksize=10_000):
+        columns = [column.to_pylist() for column in batch.columns]
+        yield from zip(*columns, strict=True) if columns else iter(())
+
+
+def _json(value: object) -> str:
+    def plain(item: object) -> str:
+        return item.isoformat() if isinstance(item, datetime | date) else str(item)
+
+    return json.dumps(value, ensure_ascii=False, default=plain)
 
 
 def _is_number(kind: pa.DataType) -> bool:

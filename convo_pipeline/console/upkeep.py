@@ -1,6 +1,6 @@
-"""Offline upkeep as a person asks for it: verify the lake, rename an account. Glue between the lake and a console."""
+"""Commands `verify`, `rename`, `expire` and `compact`: work on stored tables without API calls."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC
@@ -18,10 +18,6 @@ from convo_pipeline.errors import SettingsError, StoreError
 from convo_pipeline.extract.spool import find_damaged_records
 from convo_pipeline.lake.compact import compact
 from convo_pipeline.lake.store import Store
-from convo_pipeline.lake.suppression import Receipt
-from convo_pipeline.privacy import forget as erasure
-from convo_pipeline.privacy.erasure_plan import ErasurePlan
-from convo_pipeline.privacy.forget import forget
 from convo_pipeline.privacy.retention import (
     ExpiredPartition,
     expire_by_clock,
@@ -34,15 +30,18 @@ from convo_pipeline.upkeep.rebuild import rebuild_state
 from convo_pipeline.upkeep.rename import rename_account
 from convo_pipeline.upkeep.verify import FINDING_KINDS, NOTICES, Verification, verify
 
-REBUILT_FROM_LISTING = "the state is made again from what the bucket lists now; if its listings lag, wait after the last write before this"
+REBUILT_FROM_LISTING = (
+    "rebuilding the state from the bucket's listing; if listings lag, run this some time after the"
+    " last write"
+)
 
 
 @contextmanager
 def open_lake(settings: StoreSettings) -> Iterator[Store]:
-    """Open a lake that is there already; a StoreError says that it is not."""
+    """Open an existing lake; StoreError if its folder does not exist."""
     if not settings.is_remote and not Path(settings.root).is_dir():
         raise StoreError(
-            f"no lake at {settings.root}: the folder does not exist; name the folder that holds the tables"
+            f"no lake at {settings.root}: the folder does not exist; name the folder of the tables"
         )
     with closing(Store(settings)) as store:
         yield store
@@ -51,13 +50,12 @@ def open_lake(settings: StoreSettings) -> Iterator[Store]:
 def verify_lake(
     settings: StoreSettings, progress: Console, *, is_quick: bool, is_rebuilt: bool
 ) -> Verification:
-    """Look at every file of a lake, with a bar on a terminal; first take the files for the truth, if asked."""
+    """Verify every file, with a progress bar; with `is_rebuilt`, rebuild the state first."""
     columns = (TextColumn("files"), BarColumn(), MofNCompleteColumn())
+    is_hidden = not progress.is_terminal
     with (
         open_lake(settings) as store,
-        Progress(
-            *columns, console=progress, transient=True, disable=not progress.is_terminal
-        ) as bars,
+        Progress(*columns, console=progress, transient=True, disable=is_hidden) as bars,
     ):
         if is_rebuilt:
             if store.backend.is_shared:
@@ -73,135 +71,86 @@ def verify_lake(
         )
 
 
-def show_verification(found: Verification, form: str, console: Console) -> None:
-    """Print what was found: a table and what to do about each kind, or JSON."""
+def show_verification(result: Verification, form: str, console: Console) -> None:
+    """Print the findings, then what to do about each kind; or JSON."""
     if form == "json":
-        console.file.write(dump_json(found.as_dict()).decode() + "\n")
+        console.file.write(dump_json(result.as_dict()).decode() + "\n")
         return
-    looked = f"{found.file_count:,} files, {found.byte_count:,} bytes"
-    looked += " (names and sizes only)" if found.is_quick else f", {found.row_count:,} rows"
-    if found.findings:
-        console.print(_findings_table(found))
-        for kind in sorted({finding.kind for finding in found.findings}):
+    if result.findings:
+        table = Table("kind", "where", "finding", box=None)
+        for finding in result.findings:
+            style = "yellow" if finding.kind in NOTICES else "red"
+            table.add_row(finding.kind, finding.where, finding.text, style=style)
+        console.print(table)
+        for kind in sorted({finding.kind for finding in result.findings}):
             console.print(f"{kind}: {FINDING_KINDS[kind]}", markup=False)
-    console.print(f"{'sound' if found.is_sound else 'not sound'}: {looked}", markup=False)
+    rows = " (names and sizes only)" if result.is_quick else f", {result.row_count:,} rows"
+    counts = f"{result.file_count:,} files, {result.byte_count:,} bytes{rows}"
+    console.print(f"{'sound' if result.is_sound else 'not sound'}: {counts}", markup=False)
 
 
 def rename(settings: StoreSettings, old: str, new: str) -> list[str]:
-    """Move everything held under one account name to another; return the tables that moved."""
+    """Move an account's tables and state to a new name; return the tables that moved."""
     with open_lake(settings) as store:
         return rename_account(store, old, new)
 
 
-def forget_person(
-    settings: Settings, account: str, person_id: str, clock: Clock, is_agreed: Callable[[str], bool]
-) -> str | None:
-    """Erase a person and return what was done; None if nothing was found or the answer was no."""
-    with open_lake(settings.store) as store:
-        receipt = forget(
-            settings,
-            store,
-            account,
-            person_id,
-            clock.now(),
-            lambda found: is_agreed(_describe(found)),
-        )
-    return _told(receipt) if receipt else None
-
-
-def forget_again(settings: Settings, account: str, clock: Clock) -> list[str]:
-    """Erase again whoever came back with a backup; return what was done, a line each."""
-    with open_lake(settings.store) as store:
-        return [
-            _told(receipt)
-            for receipt in erasure.forget_again(settings, store, account, clock.now())
-        ]
-
-
-def _told(receipt: Receipt) -> str:
-    rows = (
-        ", ".join(f"{count:,} of {table}" for table, count in sorted(receipt.row_counts.items()))
-        or "none"
-    )
-    return f"erased from {receipt.account}; rows that left: {rows}; receipt {receipt.person[:32]}"
-
-
-def _describe(found: ErasurePlan) -> str:
-    messages = found.row_counts.get("raw_message_ids", 0)
-    shared = (
-        f" and their part in {len(found.group_conversations)} with others"
-        if found.group_conversations
-        else ""
-    )
-    own = counted(len(found.direct_conversations), "conversation")
-    return f"{own}{shared}, {counted(messages, 'message')} of {found.account} leave for good."
-
-
 @dataclass(frozen=True)
-class Leaving:
-    """What leaves by `[retention]`: partitions by their age, messages because they were unsent."""
+class Removal:
+    """Partitions that exceed `[retention]`, and messages that were unsent."""
 
     expired: list[ExpiredPartition]
-    deleted: list[UnsentMessages]
+    unsent: list[UnsentMessages]
     on_deleted: str
     is_dry_run: bool
 
 
 def expire_rows(
     settings: Settings, clock: Clock, is_dry_run: bool, *, is_clock_trusted: bool = False
-) -> Leaving:
-    """Remove what is older than it may be and what was unsent, or only name it."""
+) -> Removal:
+    """Remove expired partitions and unsent messages, or only list them.
+
+    SettingsError if the settings remove nothing. StoreError if the machine's clock may be ahead.
+    """
     now, retention = clock.now(), settings.retention
     if not retention.limits and retention.on_deleted == "keep":
-        raise SettingsError(
-            "[retention] in the configuration has no limit, and on_deleted is keep: every row is kept"
-        )
+        raise SettingsError('[retention] has no limit and on_deleted = "keep": every row is kept')
     with open_lake(settings.store) as store:
         if is_dry_run:
-            today = now.astimezone(UTC).date()
-            expired = find_expired(store, retention_starts(retention.limits, today))
-            return Leaving(
-                expired, find_all_unsent(settings, store), retention.on_deleted, is_dry_run
-            )
-        try:  # while the raw rows tell what was unsent
-            deleted = remove_unsent(settings, store, now)
+            starts = retention_starts(retention.limits, now.astimezone(UTC).date())
+            expired, unsent = find_expired(store, starts), find_all_unsent(settings, store)
+            return Removal(expired, unsent, retention.on_deleted, is_dry_run)
+        try:  # first: raw rows that expire now say what was unsent
+            unsent = remove_unsent(settings, store, now)
         finally:
             expired = expire_by_clock(
                 store, retention.limits, now, is_clock_trusted=is_clock_trusted
             )
-        return Leaving(expired, deleted, retention.on_deleted, is_dry_run)
+        return Removal(expired, unsent, retention.on_deleted, is_dry_run)
 
 
-def show_expired(leaving: Leaving, console: Console) -> None:
-    """Print one line for each table and account."""
+def show_removal(removal: Removal, console: Console) -> None:
+    """Print one line per table and account, then the totals."""
     groups: dict[tuple[str, str], list[ExpiredPartition]] = {}
-    for each in leaving.expired:
+    for each in removal.expired:
         groups.setdefault((each.table, each.account), []).append(each)
     table = Table("table", "account", "days", "from", "to", "rows", "bytes", box=None)
-    for (name, account), some in sorted(groups.items()):
-        rows, sizes = sum(each.row_count for each in some), sum(each.byte_count for each in some)
-        dates = (str(some[0].date), str(some[-1].date))
-        table.add_row(name, account or "-", f"{len(some):,}", *dates, f"{rows:,}", f"{sizes:,}")
+    for (name, account), group in sorted(groups.items()):
+        rows, size = sum(each.row_count for each in group), sum(each.byte_count for each in group)
+        dates = (str(group[0].date), str(group[-1].date))
+        table.add_row(name, account or "-", f"{len(group):,}", *dates, f"{rows:,}", f"{size:,}")
     if groups:
         console.print(table)
-    verb = "would go" if leaving.is_dry_run else "removed"
-    console.print(f"{len(leaving.expired):,} partitions {verb}")
-    if leaving.on_deleted != "keep":
-        done = {"redact": "redacted", "drop": "dropped"}[leaving.on_deleted]
-        count = counted(sum(len(each.messages) for each in leaving.deleted), "unsent message")
-        console.print(f"{count} {f'would be {done}' if leaving.is_dry_run else done}")
+    will = "would be " if removal.is_dry_run else ""
+    console.print(f"{counted(len(removal.expired), 'partition')} {will}removed")
+    if removal.on_deleted != "keep":
+        done = {"redact": "redacted", "drop": "dropped"}[removal.on_deleted]
+        messages = counted(sum(len(each.messages) for each in removal.unsent), "unsent message")
+        console.print(f"{messages} {will}{done}")
 
 
 def compact_lake(settings: StoreSettings, clock: Clock, console: Console) -> int:
-    """Compact every closed month; return how many were made."""
+    """Compact every closed month; return how many."""
     with open_lake(settings) as store, console.status("compacting"):
         store.preflight()
         return len(compact(store, clock.now().astimezone(UTC).date()))
-
-
-def _findings_table(found: Verification) -> Table:
-    table = Table("what", "where", "found", box=None)
-    for finding in found.findings:
-        style = "yellow" if finding.kind in NOTICES else "red"
-        table.add_row(finding.kind, finding.where, finding.text, style=style)
-    return table

@@ -13,6 +13,8 @@ import dagster as dg
 AssetEvent = dg.MaterializeResult[None] | dg.AssetCheckResult
 TablePartition = tuple[str, str]
 """A table and a partition key."""
+ACCOUNTS_METADATA = "accounts"
+"""Metadata of a failed step: the accounts that failed."""
 
 
 @dataclass
@@ -73,12 +75,16 @@ def _log(
 def failure(outcome: StepResult) -> dg.Failure:
     """Name the failed accounts and, for each, what to do; no retry: it would ask for all accounts again."""
     names = sorted(outcome.failures)
-    rest = "everything else is stored" if outcome.stored else "nothing was stored"
+    rest = "; the other accounts are stored" if outcome.stored else ""
     rows = [
         dg.TableRecord({"account": name, "what to do": outcome.failures[name]}) for name in names
     ]
     description = "\n".join(
-        [f"failed: {', '.join(names)}; {rest}", *(outcome.failures[name] for name in names)]
+        [f"failed: {', '.join(names)}{rest}", *(outcome.failures[name] for name in names)]
     )
-    metadata = {**outcome.summary, "accounts": names, "remedies": dg.MetadataValue.table(rows)}
+    metadata = {
+        **outcome.summary,
+        ACCOUNTS_METADATA: names,
+        "remedies": dg.MetadataValue.table(rows),
+    }
     return dg.Failure(description, metadata=metadata, allow_retries=False)

@@ -1,6 +1,6 @@
 """Run the jobs in this process, as the command line does: extract, then normalise, recorded in an instance."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,6 +8,7 @@ import dagster as dg
 
 from convo_pipeline.derive.rederive import Scope
 from convo_pipeline.extract.run import AccountReport, Mode
+from convo_pipeline.orchestration.asset_events import ACCOUNTS_METADATA
 from convo_pipeline.orchestration.assets import MODE_TAG, SCOPE_TAG
 from convo_pipeline.orchestration.catalog import build_definitions
 from convo_pipeline.orchestration.deployment import Deployment
@@ -19,14 +20,15 @@ QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 @dataclass(frozen=True)
 class RunResult:
-    """What the jobs did: the accounts' reports, and what to do for those that failed."""
+    """The accounts' reports, and one line for each failure that no report names."""
 
     reports: tuple[AccountReport, ...]
     failures: tuple[str, ...]
 
     @property
     def is_complete(self) -> bool:
-        return not self.failures
+        """Whether every account is complete and every job succeeded."""
+        return not self.failures and all(each.outcome == "complete" for each in self.reports)
 
 
 def run_jobs(
@@ -56,7 +58,8 @@ def run_jobs(
             )
             if _is_interrupted(result):
                 raise KeyboardInterrupt
-            failures += _failures(result)
+            incomplete = [each.account for each in reports if each.outcome != "complete"]
+            failures += _failures(result, incomplete if job == EXTRACT_JOB else ())
     return RunResult(tuple(reports), tuple(dict.fromkeys(failures)))
 
 
@@ -69,14 +72,17 @@ def _is_interrupted(result: dg.ExecuteInProcessResult) -> bool:
     return "DagsterExecutionInterruptedError" in names
 
 
-def _failures(result: dg.ExecuteInProcessResult) -> list[str]:
-    """Read what the failed steps said, one line an account."""
+def _failures(result: dg.ExecuteInProcessResult, reported: Collection[str]) -> list[str]:
+    """Return the texts of failed steps, one line per account; reported accounts are left out."""
     lines: list[str] = []
     for event in result.all_events:
         if event.is_step_failure:
             told = event.step_failure_data.user_failure_data
             text = told.description if told else _root_cause(event.step_failure_data.error)
-            lines += (text or "a step failed").strip().splitlines()
+            text_lines = (text or "a step failed").strip().splitlines()
+            if told and ACCOUNTS_METADATA in told.metadata:
+                text_lines = [line for line in text_lines[1:] if line.split(":")[0] not in reported]
+            lines += text_lines
     return lines
 
 

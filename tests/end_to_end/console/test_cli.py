@@ -25,10 +25,11 @@ from prompt_toolkit.output import DummyOutput
 from rich.console import Console
 
 from convo_pipeline.cli import main
-from convo_pipeline.console.shell import dotted, run_shell
+from convo_pipeline.console.query import dot_command_sql, run_shell
 from convo_pipeline.emulator.serve import EMULATOR_TOKEN, EmulatorServer
 from convo_pipeline.lake.store import Store
 from convo_pipeline.query.connection import connect
+from convo_pipeline.reasons import REASONS
 from convo_pipeline.settings import read_settings
 from tests.support.inbox_worlds import (
     TOKENS,
@@ -135,14 +136,14 @@ def test_full_is_quiet_where_nothing_was_missed_and_loud_where_something_was(
     lake: Path, days: Days
 ) -> None:
     whole = invoke("--config", str(lake), "extract", "--full", "--account", BIKES)
-    assert "swept: earlier runs had missed nothing" in whole.stderr
+    assert "sweep: earlier runs missed no messages" in whole.stderr
     with closing(Store(read_settings(lake).store)) as store:
         for table in ("raw_message_ids", "raw_message_details"):
             store.shrink(table, BIKES, days[1], lambda rows: rows.slice(2))
     swept = invoke("--config", str(lake), "extract", "--full", "--account", BIKES)
-    assert f"ALARM: earlier runs had missed 2 messages ({BIKES} 2)" in swept.stderr
+    assert f"{BIKES}: the last sweep found 2 messages that earlier runs had missed" in swept.stderr
     again = invoke("--config", str(lake), "extract", "--full", "--account", BIKES)
-    assert "swept: earlier runs had missed nothing" in again.stderr
+    assert "sweep: earlier runs missed no messages" in again.stderr
     assert (whole.exit_code, swept.exit_code, again.exit_code) == (0, 0, 0)
     assert error_of("extract", "--full", "--since", str(days[0])) == (2, "main: --full takes neither --since nor --until")  # fmt: skip
 
@@ -158,6 +159,25 @@ def test_a_refused_account_fails_and_the_other_one_is_stored(config: Path, days:
     rows = invoke("--config", str(config), "query", "--format", "json", KEYS)
     stored = {row["key"]: row["n"] for row in json.loads(rows.stdout)}
     assert stored == {key: n for key, n in message_counts(days).items() if BAKERY in key}
+
+
+def test_the_summary_of_an_incomplete_run_does_not_contradict_itself(
+    config: Path, server: EmulatorServer, days: Days
+) -> None:
+    """One conversation is unreadable. The summary counts what is stored and names one remedy."""
+    choice = ("--account", BIKES, "--since", str(days[0]))
+    server.set_faults("poisoned:1")
+    try:
+        result = invoke("--config", str(config), "extract", *choice)
+    finally:
+        server.set_faults()
+    assert result.exit_code == 1
+    assert re.search(rf"{BIKES} +incomplete .* 15 +15 +[1-9]\d* *\n", result.stdout)
+    _, *lines = result.stderr.splitlines()
+    sentence = REASONS["conversation_failed"].describe()
+    assert [line.partition(". ")[0] for line in lines] == [f"{BIKES}: incomplete: {sentence}"]
+    assert "nothing was stored" not in result.output
+    assert "failed: " not in result.output
 
 
 def test_a_missing_token_names_its_variable(config: Path, days: Days) -> None:
@@ -286,7 +306,7 @@ def test_ctrl_c_and_a_polite_kill_end_in_one_line_and_the_same_command_goes_on(
         _, stderr = process.communicate(timeout=10)
         assert process.returncode == 130
         _, line = stderr.strip().splitlines()
-        assert line.endswith("stopped; what came is kept, the same command goes on from there")
+        assert line.endswith("stopped; run the same command again to continue")
         slow.latency_seconds = 0
         ledger = invoke(
             "--config", str(file), "query", "--format", "json", "select distinct reasons from runs"
@@ -326,7 +346,7 @@ def test_normalize_says_that_tables_agree_only_where_they_do_and_leaves_no_remov
     result = invoke("--config", str(file), "normalize")
     assert (
         result.exit_code,
-        "agree" in result.stdout,
+        "up to date" in result.stdout,
         "is missing although it held" in result.stderr,
     ) == (
         1,
@@ -378,7 +398,7 @@ def test_query_without_a_lake_or_a_terminal_says_so(tmp_path: Path, lake: Path) 
     assert str(tmp_path / "none") in line
     code, line = error_of("--config", str(lake), "query")
     assert code == 2
-    assert "no SQL was given" in line
+    assert "without a terminal, give the SQL" in line
 
 
 def test_find_prints_the_conversation_newest_last(config: Path, server: EmulatorServer) -> None:
@@ -406,7 +426,7 @@ def test_find_of_a_forgotten_person_says_that_nothing_is_kept(
     assert invoke("--config", str(config), "find", BIKES, person).exit_code == 0
     assert invoke("--config", str(config), "forget", BIKES, person, "--yes").exit_code == 0
     code, line = error_of("--config", str(config), "find", BIKES, person)
-    assert (code, line) == (3, f"{BIKES}: nothing of the conversation with {person} is kept")
+    assert (code, line) == (3, f"{BIKES}: no stored messages of the conversation with {person}")
 
 
 def test_the_shell_keeps_a_history_and_answers_until_it_is_left(tmp_path: Path) -> None:
@@ -422,7 +442,7 @@ def test_the_shell_keeps_a_history_and_answers_until_it_is_left(tmp_path: Path) 
             keys,
             DummyOutput(),
         )
-    assert asked == ["select 1\n;", dotted(".tables"), 'describe "messages"']
+    assert asked == ["select 1\n;", dot_command_sql(".tables"), 'describe "messages"']
     assert "+select 1" in history.read_text()
 
 
@@ -438,7 +458,7 @@ def test_the_shell_is_left_in_the_middle_of_a_statement_too(tmp_path: Path) -> N
 
 def test_every_table_that_the_shell_lists_can_be_asked(lake: Path) -> None:
     listed = invoke(
-        "--config", str(lake), "query", "--format", "csv", dotted(".tables")
+        "--config", str(lake), "query", "--format", "csv", dot_command_sql(".tables")
     ).stdout.split()[1:]
     assert {"messages", "sessions", "inbox", "runs"} <= set(listed)
     assert {"followed", "known", "accounts"}.isdisjoint(listed)

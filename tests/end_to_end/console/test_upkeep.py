@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from convo_pipeline.base.clock import Clock
-from convo_pipeline.cli import Surroundings, main
+from convo_pipeline.cli import CommandContext, main
 from convo_pipeline.derive.day import derive_day
 from convo_pipeline.emulator.clock import VirtualClock
 from convo_pipeline.emulator.world import World
@@ -161,10 +161,8 @@ def config(tmp_path: Path, extracted: Path) -> Path:
 
 
 def ask(config: Path, *arguments: str, answer: str = "") -> Result:
-    surroundings = Surroundings(str(config), Clock(now=lambda: NOW, sleep=lambda seconds: None))
-    return CliRunner().invoke(
-        main, arguments, obj=surroundings, input=answer, catch_exceptions=False
-    )
+    context = CommandContext(str(config), Clock(now=lambda: NOW, sleep=lambda seconds: None))
+    return CliRunner().invoke(main, arguments, obj=context, input=answer, catch_exceptions=False)
 
 
 def files_with(root: Path, text: str) -> list[str]:
@@ -182,7 +180,7 @@ def test_forget_says_what_leaves_and_a_no_changes_nothing(config: Path) -> None:
     before = files_with(config.parent, ADA)
     result = ask(config, "forget", "insta", ADA, answer="n\n")
     assert result.exit_code == 3
-    assert "1 conversation, 2 messages of insta leave for good. Go on?" in result.stderr
+    assert "insta: erase 1 conversation and 2 messages for good? [y/N]" in result.stderr
     assert result.stderr.endswith("insta: nothing was erased\n")
     assert files_with(config.parent, ADA) == before != []
 
@@ -190,7 +188,7 @@ def test_forget_says_what_leaves_and_a_no_changes_nothing(config: Path) -> None:
 def test_forget_prints_a_receipt_and_leaves_not_a_byte(config: Path) -> None:
     result = ask(config, "forget", "insta", ADA, answer="y\n")
     assert (result.exit_code, result.stdout.split(";")[0]) == (0, "erased from insta")
-    assert "2 of raw_message_ids" in result.stdout
+    assert "raw_message_ids 2" in result.stdout
     (receipt,) = (config.parent / "lake").glob(".forgotten/account=insta/*.json")
     assert result.stdout.rstrip().endswith(f"receipt {receipt.stem[:32]}")
     assert (files_with(config.parent, ADA), files_with(config.parent, SECRET)) == ([], [])
@@ -224,12 +222,12 @@ def test_expire_names_by_day_what_would_go_and_then_removes_it(config: Path) -> 
     before = sorted(path.name for path in first.iterdir())
     told = ask(config, "expire", "--dry-run")
     assert (told.exit_code, sorted(path.name for path in first.iterdir())) == (0, before)
-    assert "1 partitions would go" in told.stdout
+    assert "1 partition would be removed" in told.stdout
     assert "messages  insta    1     2026-01-24  2026-01-24  2" in told.stdout
-    assert "1 partitions removed" in ask(config, "expire").stdout
+    assert "1 partition removed" in ask(config, "expire").stdout
     left = [f"date=2026-03-0{day}" for day in (7, 8, 9)]
     assert sorted(path.name for path in first.iterdir()) == left
-    assert "0 partitions would go" in ask(config, "expire", "--dry-run").stdout
+    assert "0 partitions would be removed" in ask(config, "expire", "--dry-run").stdout
     assert ask(config, "verify").exit_code == 0
 
 
@@ -243,9 +241,9 @@ def test_expire_where_nothing_can_leave_is_wrong_usage(config: Path) -> None:
 
 def test_compact_counts_the_months_it_made_and_makes_them_once(config: Path) -> None:
     made = ask(config, "compact")
-    assert (made.exit_code, ask(config, "compact").stdout) == (0, "0 months compacted\n")
+    assert (made.exit_code, ask(config, "compact").stdout) == (0, "months compacted: 0\n")
     count = len(list((config.parent / "lake" / ".compact").rglob("*.parquet")))
-    assert (made.stdout, count > 3) == (f"{count} months compacted\n", True)
+    assert (made.stdout, count > 3) == (f"months compacted: {count}\n", True)
 
 
 def test_whatever_upkeep_writes_is_its_owners_alone(config: Path) -> None:

@@ -207,7 +207,9 @@ def test_a_defect_in_one_accounts_run_is_red_for_that_account_alone_and_says_not
     told = replace(deployment, on_progress=stumble)
     result = run_jobs(told, ALL, Window(days[0], days[2]), instance)
     assert [report.outcome for report in result.reports] == ["complete", "failed"]
-    lines = [line for line in result.failures if line.startswith(f"{BIKES}:")]
+    (normalise_line,) = result.failures
+    assert normalise_line.startswith(f"{BIKES}:")
+    lines = (str(result.reports[1].error), normalise_line)
     for line, place in zip(lines, ("extract", "orchestration"), strict=True):
         assert f"a defect of this program, RuntimeError in convo_pipeline/{place}/" in line
         assert "please report this line" in line

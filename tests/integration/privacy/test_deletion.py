@@ -331,8 +331,7 @@ def test_at_a_terminal_it_is_answered_listed_and_told(inboxes: Inboxes, tmp_path
     listed = run("status").stdout.split()
     assert (listed[0], listed[3:]) == (code, ["erased", "insta,", "mess"])
     assert (
-        "look whether the person is known by another one"
-        in run("answer", request_for(NOBODY)).stderr
+        "the account may know the person by another id" in run("answer", request_for(NOBODY)).stderr
     )
     refused = run("answer", request_for(ADA)[1:])
     assert (run("status", "nobody").exit_code, refused.exit_code, ADA in refused.output) == (

@@ -139,7 +139,7 @@ def test_texts_and_links_are_there_if_asked_for_and_start_no_formula(
 
 def test_one_account_and_only_its_owner_may_read_it(home: Path, tmp_path: Path) -> None:
     done = export(home, tmp_path / "out", "mess")
-    assert "4 of messages" in done.stdout
+    assert "messages 4" in done.stdout
     assert {
         row["account"] for table in EXPORTED_TABLES for row in rows(tmp_path / "out", table.name)
     } == {"mess"}

@@ -1,0 +1,121 @@
+"""Run SQL on the tables: one statement, or an interactive shell with history and completion."""
+
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from convo_pipeline.console.results import WRITERS, print_rows
+from convo_pipeline.errors import SettingsError
+from convo_pipeline.query.connection import Connection
+
+if TYPE_CHECKING:
+    from prompt_toolkit.input import Input
+    from prompt_toolkit.output import Output
+
+HELP = """End each SQL statement with ; (it may have several lines).
+  .tables  list the tables    .columns TABLE  list its columns    .quit  or Ctrl-D: leave"""
+LEAVE = (".quit", ".exit", "quit", "exit")
+"""These lines leave the shell even inside a statement."""
+KEYWORDS = [
+    "select", "from", "where", "group", "by", "order", "limit", "count", "distinct", "join",
+    "using", "on", "as", "desc", "asc", "having", "between", "and", "or", "not", "null",
+    "is", "like", "ilike", "in", "case", "when", "then", "else", "end", "date_trunc",
+    "median", "quantile_cont", "interval", "cast",
+]  # fmt: skip
+COLUMNS = (
+    "select table_name, column_name from information_schema.columns where table_schema = 'main'"
+)
+TABLES = (
+    "select table_name as name from information_schema.tables"
+    " where table_schema = 'main' order by name"
+)
+
+
+def run_sql(con: Connection, sql: str, form: str, output: str | None = None) -> None:
+    """Run SQL and print its rows, or write them to stdout or to the file `output`."""
+    relation: Any = con.sql(sql)
+    if relation is None:
+        return
+    result = relation.to_arrow_table()
+    if output is not None:
+        with Path(output).open("wb") as file:
+            WRITERS["csv" if form == "table" else form](result, file)
+    elif form == "table":
+        print_rows(result, Console())
+    elif form == "parquet" and sys.stdout.isatty():
+        raise SettingsError("parquet is not for a terminal: add --output FILE or redirect stdout")
+    else:
+        WRITERS[form](result, sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+
+
+def open_shell(con: Connection, run: Callable[[str], None]) -> None:
+    """Open the SQL shell on a terminal; `run` gets each statement."""
+    if not sys.stdin.isatty():
+        raise SettingsError('without a terminal, give the SQL: convo-pipeline query "select ..."')
+    columns: dict[str, list[str]] = {}
+    for table, column in con.execute(COLUMNS).fetchall():
+        columns.setdefault(table, []).append(column)
+    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    run_shell(Console(), run, columns, state / "convo-pipeline" / "history")
+
+
+def run_shell(
+    console: Console,
+    run: Callable[[str], None],
+    columns: dict[str, list[str]],
+    history: Path,
+    input: "Input | None" = None,
+    output: "Output | None" = None,
+) -> None:
+    """Read statements until the end and pass each to `run`; `columns` completes names."""
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.completion import WordCompleter
+    from prompt_toolkit.history import FileHistory
+
+    history.parent.mkdir(parents=True, exist_ok=True)
+    words = {*columns, *(name for names in columns.values() for name in names), *KEYWORDS}
+    session: PromptSession[str] = PromptSession(
+        history=FileHistory(str(history)),
+        completer=WordCompleter(sorted(words)),
+        complete_while_typing=False,
+        input=input,
+        output=output,
+    )
+    console.print(HELP, style="dim", highlight=False)
+    statement = ""
+    while True:
+        try:
+            line = session.prompt("   ...> " if statement else "convo> ")
+        except KeyboardInterrupt:
+            statement = ""
+            continue
+        except EOFError:
+            return
+        if line.strip() in LEAVE:
+            return
+        statement = f"{statement}\n{line}".strip()
+        if statement.startswith("."):
+            run(dot_command_sql(statement))
+        elif statement.endswith(";"):
+            run(statement)
+        else:
+            continue
+        statement = ""
+
+
+def dot_command_sql(command: str) -> str:
+    """Return the SQL of a dot command; an unknown one lists the tables.
+
+    >>> dot_command_sql(".columns messages")
+    'describe "messages"'
+    """
+    words = command.split()
+    if words[0] == ".columns" and len(words) == 2 and re.fullmatch(r"\w+", words[1]):
+        return f'describe "{words[1]}"'
+    return TABLES
