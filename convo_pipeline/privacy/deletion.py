@@ -16,22 +16,22 @@ import hashlib
 import hmac
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import urlencode
+
+from pydantic import TypeAdapter
 
 from convo_pipeline.base.json_text import dump_json, load_json
 from convo_pipeline.base.secrets import read_secret
 from convo_pipeline.errors import PayloadError, SettingsError
 from convo_pipeline.lake.store import Store
 from convo_pipeline.lake.suppression import keyed_hash, make_key
-from convo_pipeline.privacy.erasure import apply_to_each
+from convo_pipeline.privacy.erasure import PendingFiles, apply_to_each
 from convo_pipeline.privacy.forget import forget
 from convo_pipeline.schema import TABLES
 from convo_pipeline.settings import Settings
-from convo_pipeline.storage.backend import write_file
-from convo_pipeline.storage.local import LocalFolder
 
 REQUESTS_FOLDER = "deletions"
 CODE_CHARACTERS = 24
@@ -65,23 +65,8 @@ class DeletionRequest:
     person_id: str | None = None
     """None once the request is finished."""
 
-    def to_json(self) -> dict[str, object]:
-        finished = self.finished_at.isoformat() if self.finished_at else None
-        times = {"received_at": self.received_at.isoformat(), "finished_at": finished}
-        return asdict(self) | times
 
-    @classmethod
-    def from_json(cls, value: Any) -> "DeletionRequest":
-        finished = value["finished_at"]
-        return cls(
-            value["code"],
-            datetime.fromisoformat(value["received_at"]),
-            # Earlier versions wrote "nobody".
-            "not_found" if value["outcome"] == "nobody" else value["outcome"],
-            datetime.fromisoformat(finished) if finished else None,
-            tuple(value["accounts"]),
-            value["person_id"],
-        )
+_AS_JSON = TypeAdapter(DeletionRequest)
 
 
 def parse_signed_request(text: str, app_secret: str) -> dict[str, object]:
@@ -197,18 +182,20 @@ def describe_request(request: DeletionRequest) -> str:
 
 def read_requests(store: Store) -> list[DeletionRequest]:
     """Return every request, oldest first."""
-    names = LocalFolder(store.state_path).list_names((REQUESTS_FOLDER,))
-    codes = [name.removesuffix(".json") for name in names if name.endswith(".json")]
+    codes = PendingFiles(store, REQUESTS_FOLDER).names()
     requests = [request for code in codes if (request := read_request(store, code))]
     return sorted(requests, key=lambda request: (request.received_at, request.code))
 
 
 def read_request(store: Store, code: str) -> DeletionRequest | None:
     """Return the request with this code, or None."""
-    if not (code.isascii() and code.isalnum()):
+    is_code = code.isascii() and code.isalnum()
+    saved = PendingFiles(store, REQUESTS_FOLDER).read(code) if is_code else None
+    if saved is None:
         return None
-    content = LocalFolder(store.state_path).read_bytes((REQUESTS_FOLDER, f"{code}.json"))
-    return DeletionRequest.from_json(load_json(content)) if content else None
+    if saved["outcome"] == "nobody":  # The word of earlier versions.
+        saved["outcome"] = "not_found"
+    return _AS_JSON.validate_python(saved)
 
 
 def read_app_secret(settings: Settings, environ: Mapping[str, str]) -> str:
@@ -232,5 +219,5 @@ def read_status_url(settings: Settings) -> str:
 
 
 def _save_request(store: Store, request: DeletionRequest) -> None:
-    parts = (REQUESTS_FOLDER, f"{request.code}.json")
-    write_file(LocalFolder(store.state_path), parts, dump_json(request.to_json()))
+    saved = _AS_JSON.dump_python(request, mode="json")
+    PendingFiles(store, REQUESTS_FOLDER).save(request.code, saved)

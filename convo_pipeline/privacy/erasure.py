@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import date, timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from convo_pipeline.base.json_text import dump_json, load_json
 from convo_pipeline.errors import StoreError
 from convo_pipeline.extract.load import load_spool
 from convo_pipeline.extract.spool import left_spools
@@ -13,14 +14,37 @@ from convo_pipeline.lake.parquet import read_place
 from convo_pipeline.lake.store import Store
 from convo_pipeline.schema import RUNS, TABLES, Table
 from convo_pipeline.settings import FIRST_START_DATE, AccountSettings, Settings
-from convo_pipeline.storage.backend import remove_file
+from convo_pipeline.storage.backend import remove_file, write_file
 from convo_pipeline.storage.layout import DATA_FILE, folder_parts
+from convo_pipeline.storage.local import LocalFolder
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 FIRST_DAY = date(2004, 1, 1)
 """No message is older, so no staged file belongs to an earlier day."""
+
+
+class PendingFiles:
+    """JSON files in a folder beside the state, for work that an interruption must not lose."""
+
+    def __init__(self, store: Store, folder: str) -> None:
+        self._files, self._folder = LocalFolder(store.state_path), folder
+
+    def names(self) -> list[str]:
+        files = self._files.list_names((self._folder,))
+        return [name.removesuffix(".json") for name in files if name.endswith(".json")]
+
+    def read(self, name: str) -> Any:
+        """Return the content of a file; None if there is no file."""
+        content = self._files.read_bytes((self._folder, f"{name}.json"))
+        return None if content is None else load_json(content)
+
+    def save(self, name: str, value: object) -> None:
+        write_file(self._files, (self._folder, f"{name}.json"), dump_json(value))
+
+    def remove(self, name: str) -> None:
+        remove_file(self._files, (self._folder, f"{name}.json"))
 
 
 @contextmanager

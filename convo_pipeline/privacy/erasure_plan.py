@@ -10,18 +10,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import cached_property
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from convo_pipeline.base.json_text import dump_json, load_json
+from convo_pipeline.base.json_text import dump_json
 from convo_pipeline.errors import CorruptError, StoreError
 from convo_pipeline.lake.columns import read_columns
 from convo_pipeline.lake.store import Store
+from convo_pipeline.privacy.erasure import PendingFiles
 from convo_pipeline.schema import TABLES, Table
-from convo_pipeline.storage.backend import remove_file, write_file
-from convo_pipeline.storage.local import LocalFolder
 from convo_pipeline.tables.people import (
     IdMatcher,
     is_one_to_one,
@@ -154,37 +152,32 @@ def save_pending_plan(store: Store, plan: ErasurePlan, person_hash: str) -> None
         "places": sorted([table, str(day)] for table, day in plan.partitions),
         **{name: sorted(getattr(plan, field)) for name, field in _SAVED_NAMES.items()},
     }
-    folder = LocalFolder(store.state_path)
-    write_file(folder, _plan_parts(plan.account, person_hash), dump_json(content))
+    PendingFiles(store, PLANS_FOLDER).save(_plan_name(plan.account, person_hash), content)
 
 
 def remove_pending_plan(store: Store, account: str, person_hash: str) -> None:
     """Delete a saved plan: nothing of its erasure is left to do."""
-    remove_file(LocalFolder(store.state_path), _plan_parts(account, person_hash))
+    PendingFiles(store, PLANS_FOLDER).remove(_plan_name(account, person_hash))
 
 
 def read_pending_plans(store: Store) -> list[ErasurePlan]:
     """Return the plans of interrupted erasures."""
-    folder = LocalFolder(store.state_path)
-    names = [name for name in folder.list_names((PLANS_FOLDER,)) if name.endswith(".json")]
-    contents = [folder.read_bytes((PLANS_FOLDER, name)) for name in names]
-    return [_read_plan(load_json(content)) for content in contents if content is not None]
+    files = PendingFiles(store, PLANS_FOLDER)
+    return [
+        ErasurePlan(
+            saved["account"],
+            saved["person_id"],
+            partitions=frozenset((name, date.fromisoformat(day)) for name, day in saved["places"]),
+            row_counts=dict(saved["row_counts"]),
+            **{field: frozenset(saved[name]) for name, field in _SAVED_NAMES.items()},
+        )
+        for saved in map(files.read, files.names())
+        if saved is not None
+    ]
 
 
-def _read_plan(saved: Any) -> ErasurePlan:
-    partitions = frozenset((table, date.fromisoformat(day)) for table, day in saved["places"])
-    return ErasurePlan(
-        saved["account"],
-        saved["person_id"],
-        partitions=partitions,
-        row_counts=dict(saved["row_counts"]),
-        **{field: frozenset(saved[name]) for name, field in _SAVED_NAMES.items()},
-    )
-
-
-def _plan_parts(account: str, person_hash: str) -> tuple[str, str]:
-    digest = hashlib.sha256(person_hash.encode()).hexdigest()[:16]
-    return PLANS_FOLDER, f"{account}.{digest}.json"
+def _plan_name(account: str, person_hash: str) -> str:
+    return f"{account}.{hashlib.sha256(person_hash.encode()).hexdigest()[:16]}"
 
 
 class _PersonSearch:

@@ -14,13 +14,13 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from convo_pipeline.base.json_text import dump_json, load_json
 from convo_pipeline.derive.day import kept_days
 from convo_pipeline.derive.rederive import derive_stale_days
 from convo_pipeline.errors import CorruptError, StoreError
 from convo_pipeline.lake.columns import read_columns
 from convo_pipeline.lake.store import Store
 from convo_pipeline.privacy.erasure import (
+    PendingFiles,
     apply_to_each,
     delete_copies,
     load_leftover_spools,
@@ -36,8 +36,6 @@ from convo_pipeline.schema import (
     Table,
 )
 from convo_pipeline.settings import Settings
-from convo_pipeline.storage.backend import remove_file, write_file
-from convo_pipeline.storage.local import LocalFolder
 from convo_pipeline.tables.merge import Key, redact
 from convo_pipeline.tables.people import IdMatcher
 
@@ -71,11 +69,10 @@ def remove_unsent(settings: Settings, store: Store, now: datetime) -> list[Unsen
 
     A StoreError of one account, such as a BusyError, is raised after all accounts were tried.
     """
-    pending = LocalFolder(store.state_path).list_names((PENDING_FOLDER,))
-    accounts = {name.removesuffix(".json") for name in pending}
+    accounts = {*PendingFiles(store, PENDING_FOLDER).names(), *store.accounts(RAW_MESSAGE_IDS.name)}
     results, errors = apply_to_each(
         lambda account: _remove_unsent(settings, store, account, now),
-        sorted(accounts.union(store.accounts(RAW_MESSAGE_IDS.name))),
+        sorted(accounts),
     )
     if errors:
         raise errors[0]
@@ -211,20 +208,14 @@ def _finish_removal(store: Store, account: str, today: date) -> None:
         return table is RAW_REJECTS or (table is not RUNS and day in days)
 
     delete_copies(store, account, today, may_hold_erased)
-    remove_file(LocalFolder(store.state_path), _pending_parts(account))
+    PendingFiles(store, PENDING_FOLDER).remove(account)
 
 
 def read_pending_days(store: Store, account: str) -> set[date]:
     """Return the days of an interrupted removal."""
-    content = LocalFolder(store.state_path).read_bytes(_pending_parts(account))
-    return {date.fromisoformat(day) for day in load_json(content)} if content else set()  # type: ignore[attr-defined]
+    return set(map(date.fromisoformat, PendingFiles(store, PENDING_FOLDER).read(account) or ()))
 
 
 def save_pending_days(store: Store, account: str, days: Iterable[date]) -> None:
     """Save the days before a removal changes them."""
-    content = dump_json(sorted(map(str, days)))
-    write_file(LocalFolder(store.state_path), _pending_parts(account), content)
-
-
-def _pending_parts(account: str) -> tuple[str, str]:
-    return PENDING_FOLDER, f"{account}.json"
+    PendingFiles(store, PENDING_FOLDER).save(account, sorted(map(str, days)))

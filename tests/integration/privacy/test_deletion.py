@@ -229,11 +229,20 @@ def test_nobody_found_is_answered_all_the_same_and_noted_without_the_id(inboxes:
     assert request == DeletionRequest(code, NOW, "not_found", NOW, (), None)
 
 
-def test_a_request_that_an_earlier_version_finished_is_read() -> None:
+def test_a_request_that_an_earlier_version_finished_is_read(inboxes: Inboxes) -> None:
     """Earlier versions wrote the outcome "nobody"."""
-    request = DeletionRequest("code", NOW, "not_found", NOW)
-    saved = request.to_json() | {"outcome": "nobody"}
-    assert DeletionRequest.from_json(saved) == request
+    saved = {
+        "accounts": [],
+        "code": "code",
+        "finished_at": NOW.isoformat(),
+        "outcome": "nobody",
+        "person_id": None,
+        "received_at": NOW.isoformat(),
+    }
+    folder = inboxes.store.state_path / "deletions"
+    folder.mkdir()
+    (folder / "code.json").write_bytes(dump_json(saved))
+    assert read_requests(inboxes.store) == [DeletionRequest("code", NOW, "not_found", NOW)]
 
 
 def test_what_is_not_believed_changes_nothing_and_is_refused_without_words_from_it(
