@@ -1,4 +1,4 @@
-"""What every test shares: the `--long` option, and an environment without the developer's own settings."""
+"""Shared by all tests: the `--long` option, a clean environment, and the order of the files."""
 
 import gc
 import os
@@ -10,10 +10,11 @@ import pytest
 
 MEMORY = Path("/dev/shm")
 SLOW_FILES = (
-    "simulation", "assets", "faults_chain", "forget", "conversation", "cli", "s3", "checks", "retention", "merge", "compact",
-    "notebooks", "deleted", "extract", "verify", "hostile_chain", "metrics", "canary",
+    "simulation", "assets", "faults_chain", "forget", "conversation", "cli", "s3", "checks",
+    "retention", "merge", "compact", "notebooks", "unsent", "extract", "verify", "hostile_chain",
+    "metrics", "canary",
 )  # fmt: skip
-"""They take longest: started first, they are not what everybody waits for at the end."""
+"""Files that take longest. They start first, so that no worker runs one alone at the end."""
 COMMON_UMASK = 0o022
 FOREIGN_VARIABLES = ("CONVO_CONFIG", "DAGSTER_HOME", "CONVO_EMULATOR_TOKEN")
 
@@ -28,13 +29,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 def long_run(request: pytest.FixtureRequest) -> bool:
-    """Whether hunts may take as long as they like."""
+    """Return whether hunts run all their rounds."""
     return bool(request.config.getoption("--long"))
 
 
 @pytest.fixture
 def memory_path(tmp_path: Path) -> Iterator[Path]:
-    """A folder in memory where the machine has one: for tests that write much and prove nothing about a disk."""
+    """Yield a folder in memory if the machine has one, for tests that write much."""
     if not os.access(MEMORY, os.W_OK):
         yield tmp_path
         return
@@ -44,7 +45,7 @@ def memory_path(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def own_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No test depends on what the developer's shell exports, or on which files it lets others read: all it can."""
+    """Remove the developer's variables, and set a umask that lets others read new files."""
     for variable in FOREIGN_VARIABLES:
         monkeypatch.delenv(variable, raising=False)
     mask = os.umask(COMMON_UMASK)
@@ -53,17 +54,17 @@ def own_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the slow files, each kept together (needs xdist's --no-loadscope-reorder)."""
-    places = {f"test_{name}": place for place, name in enumerate(SLOW_FILES)}
-    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+    """Run the slow files first; needs xdist's --no-loadscope-reorder."""
+    order = {f"test_{name}": index for index, name in enumerate(SLOW_FILES)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
 def pytest_collection_finish() -> None:
-    """Spare the garbage collector what was imported, which stays: it would look at a million objects again and again."""
+    """Exclude imported objects from garbage collection: they stay, and a million are slow to scan."""
     gc.collect()
     gc.freeze()
 
 
 def pytest_sessionfinish() -> None:
-    """Let what was imported be collected at the end: DuckDB complains of whatever outlives it."""
+    """Collect imported objects at the end: DuckDB reports objects that outlive it."""
     gc.unfreeze()
