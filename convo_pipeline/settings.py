@@ -1,6 +1,6 @@
-"""`convo.toml` as frozen values; a wrong file is one clear error that names the key.
+"""Read and validate `convo.toml`; an error is one line that names the wrong key.
 
-It knows no secret: only the names of the environment variables that hold them (`secrets` reads those).
+Settings contain no secret, only the names of the environment variables that `base.secrets` reads.
 """
 
 import ipaddress
@@ -30,7 +30,7 @@ from convo_pipeline.errors import SettingsError
 from convo_pipeline.schema import COVERAGE, LEDGER, NORMALISED, RAW, TABLES
 
 EMULATOR = "emulator"
-"""A `base_url` of this word means the built-in emulator: everything can be tried without a token."""
+"""As `base_url` it starts the built-in emulator, which needs no token."""
 CONFIG_VARIABLE = "CONVO_CONFIG"
 CONFIG_FILE = "convo.toml"
 FIRST_START_DATE = date(2010, 1, 1)
@@ -39,29 +39,10 @@ _BUSINESS_HOURS = re.compile(
     r"(?P<first>[A-Z][a-z]{2})(-(?P<last>[A-Z][a-z]{2}))? (?P<open>\d\d:\d\d)-(?P<close>\d\d:\d\d)"
 )
 CRON_WORDS = frozenset(
-    [
-        "jan",
-        "feb",
-        "mar",
-        "apr",
-        "may",
-        "jun",
-        "jul",
-        "aug",
-        "sep",
-        "oct",
-        "nov",
-        "dec",
-        "sun",
-        "mon",
-        "tue",
-        "wed",
-        "thu",
-        "fri",
-        "sat",
-        "l",
-    ]
+    ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
+    + ["sun", "mon", "tue", "wed", "thu", "fri", "sat", "l"]
 )
+"""Month and weekday names, and `l` for the last day: all croniter versions read them alike."""
 _BUCKET_URL = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9!_.*'()=-]+)*/?")
 _ENDPOINT_URL = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+/?")
 
@@ -73,9 +54,9 @@ def _check_base_url(url: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError('must be an https address such as "https://graph.facebook.com"')
     if parts.username or parts.query or parts.fragment:
-        raise ValueError("must hold no user name, query or fragment")
+        raise ValueError("must not contain a user name, query or fragment")
     if parts.scheme == "http" and not _is_loopback(parts.hostname):
-        raise ValueError("plain http is allowed for a loopback address only; use https")
+        raise ValueError("plain http is allowed on a loopback address only; use https")
     return url.rstrip("/")
 
 
@@ -99,7 +80,7 @@ def next_time(cron: str, after: datetime) -> datetime:
 
 
 def _check_cron(cron: str) -> str:
-    """Accept what croniter and Dagster both read alike; Dagster ships an older croniter."""
+    """Accept what this croniter and the older one in Dagster read alike."""
     words = {word.lower() for word in re.findall(r"[A-Za-z]+", cron)}
     try:
         is_good = len(cron.split()) == 5 and words <= CRON_WORDS
@@ -133,7 +114,7 @@ class GraphSettings(_Section):
 
 
 class StoreSettings(_Section):
-    """`[store]`: where the tables are kept."""
+    """`[store]`: where the tables and the state are stored."""
 
     root: str = "data"
     state_dir: str = ""
@@ -142,12 +123,13 @@ class StoreSettings(_Section):
     @model_validator(mode="after")
     def _check_remote(self) -> Self:
         if self.is_remote and not self.state_dir:
-            raise ValueError("state_dir is required when root is remote: name a local folder")
+            raise ValueError("state_dir is required for a bucket: name a local folder")
         if "://" in self.root and not _BUCKET_URL.fullmatch(self.root):
             raise ValueError("root must be a local folder or s3://bucket/prefix")
         if self.endpoint_url and not _ENDPOINT_URL.fullmatch(self.endpoint_url):
             raise ValueError(
-                'endpoint_url must be an address such as "https://s3.example.org", without user or path'
+                'endpoint_url must be an address such as "https://s3.example.org", without a user'
+                " name or path"
             )
         return self
 
@@ -157,12 +139,12 @@ class StoreSettings(_Section):
 
     @property
     def state_path(self) -> Path:
-        """Folder of state.db, locks and spool."""
+        """Local folder of `state.db`, locks, the spool and `forget.key`."""
         return Path(self.state_dir) if self.state_dir else Path(self.root) / ".state"
 
 
 class ScheduleSettings(_Section):
-    """`[schedule]`: when Dagster runs what, UTC."""
+    """`[schedule]`: when Dagster runs each job, in UTC."""
 
     nightly: Annotated[str, AfterValidator(_check_cron)] = "15 0 * * *"
     sweep: Annotated[str, AfterValidator(_check_cron)] = "30 1 * * 0"
@@ -183,22 +165,8 @@ class ScheduleSettings(_Section):
         return f"*/{minutes} * * * *" if minutes < 60 else f"0 */{minutes // 60} * * *"
 
 
-def _check_retention(limits: dict[str, int]) -> None:
-    known = [*TABLES, *(table.name for table in LEDGER)]
-    for name, days in limits.items():
-        if name not in known:
-            raise ValueError(f"there is no table {name!r}; the tables are: {', '.join(known)}")
-        if days < 1:
-            raise ValueError(f"{name} must be kept for at least one day")
-    raw = min((limits[table.name] for table in RAW if table.name in limits), default=None)
-    kept = {table.name: limits.get(table.name, raw) for table in (*NORMALISED, COVERAGE)}
-    shortest = kept.pop(COVERAGE.name)
-    if shortest is not None and any(days is None or days > shortest for days in kept.values()):
-        raise ValueError("coverage must be kept at least as long as every table that it counts")
-
-
 class RetentionSettings(_Section):
-    """`[retention]`: what becomes of unsent messages; every other key is a table's name and for how many days it is kept."""
+    """`[retention]`: how to treat unsent messages; every other key is a table's days to keep."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, StrictInt] = Field(init=False)
@@ -207,23 +175,37 @@ class RetentionSettings(_Section):
 
     @property
     def limits(self) -> dict[str, int]:
-        """Days by the table's name; a table that is not named is kept as its source is."""
+        """Days per table; a table without a limit is kept as long as its source."""
         return dict(self.__pydantic_extra__)
 
     @model_validator(mode="after")
     def _check_limits(self) -> Self:
-        _check_retention(self.limits)
+        limits, tables = self.limits, [*TABLES, *(table.name for table in LEDGER)]
+        for name, days in limits.items():
+            if name not in tables:
+                raise ValueError(f"there is no table {name!r}; the tables are: {', '.join(tables)}")
+            if days < 1:
+                raise ValueError(f"{name} must be kept for at least one day")
+        raw_days = min((limits[table.name] for table in RAW if table.name in limits), default=None)
+        coverage_days = limits.get(COVERAGE.name, raw_days)
+        if coverage_days is not None:
+            for table in NORMALISED:
+                days_kept = limits.get(table.name, raw_days)
+                if days_kept is None or days_kept > coverage_days:
+                    raise ValueError(
+                        "coverage must be kept at least as long as every table that it counts"
+                    )
         return self
 
 
 class AlertsSettings(_Section):
-    """`[alerts]`: whom to tell of a failed run; nobody by default."""
+    """`[alerts]`: where to report failed runs; off by default."""
 
     webhook_env: VariableName | None = None
 
 
 class ExportSettings(_Section):
-    """`[export]`: the secret under which exports have codes in the place of people."""
+    """`[export]`: the secret from which exports derive the codes of people."""
 
     secret_env: VariableName | None = None
 
@@ -231,27 +213,29 @@ class ExportSettings(_Section):
 def _check_status_url(url: str) -> str:
     parts = urlsplit(url)
     if not parts.hostname or parts.query or parts.fragment or parts.username:
-        raise ValueError('must be an address without query, such as "https://example.org/deletion"')
+        raise ValueError(
+            'must be an address without a query, such as "https://example.org/deletion"'
+        )
     if parts.scheme != "https" and not (parts.scheme == "http" and _is_loopback(parts.hostname)):
         raise ValueError("must be an https address")
     return url
 
 
 class DeletionSettings(_Section):
-    """`[deletion]`: how Meta's data deletion callback is believed and answered."""
+    """`[deletion]`: Meta's data deletion callback."""
 
     app_secret_env: VariableName | None = None
     status_url: Annotated[str, AfterValidator(_check_status_url)] | None = None
 
 
 class MetricsSettings(_Section):
-    """`[metrics]`: definitions that a business may choose."""
+    """`[metrics]`: definitions that differ between businesses."""
 
     session_gap_hours: float = Field(default=24, gt=0)
 
 
 class AccountSettings(_Section):
-    """`[[accounts]]`: one Page's Messenger inbox or one Instagram account's."""
+    """`[[accounts]]`: one inbox, of a Page on Messenger or of an Instagram account."""
 
     name: AccountName
     page_id: str = Field(pattern=r"^(me|\d{1,32})$")
@@ -312,7 +296,7 @@ def _is_span(match: re.Match[str]) -> bool:
 
 
 class Settings(_Section):
-    """The whole file."""
+    """The whole configuration."""
 
     graph: GraphSettings = GraphSettings()
     store: StoreSettings = StoreSettings()
@@ -333,7 +317,7 @@ class Settings(_Section):
         return self
 
     def account(self, name: str) -> AccountSettings:
-        """Return the account of that name; a SettingsError lists the known ones."""
+        """Return the account with this name; SettingsError lists the configured names."""
         for account in self.accounts:
             if account.name == name:
                 return account
@@ -350,20 +334,21 @@ class Settings(_Section):
 def find_settings_file(
     path: str | os.PathLike[str] | None = None, environ: Mapping[str, str] = os.environ
 ) -> Path:
-    """Return the file that counts: `path`, else $CONVO_CONFIG, else ./convo.toml."""
+    """Return the path of the configuration: `path`, else $CONVO_CONFIG, else ./convo.toml."""
     return Path(path or environ.get(CONFIG_VARIABLE) or CONFIG_FILE)
 
 
 def read_settings(
     path: str | os.PathLike[str] | None = None, environ: Mapping[str, str] = os.environ
 ) -> Settings:
-    """Read and validate the configuration; raise one SettingsError that names the key."""
+    """Read and validate the configuration; SettingsError names the first wrong key."""
     file = find_settings_file(path, environ)
     try:
         content = file.read_bytes()
     except FileNotFoundError:
         raise SettingsError(
-            f"no configuration: {file} does not exist; write one, or name it by --config or {CONFIG_VARIABLE}"
+            f"no configuration: {file} does not exist; create it, or name another file by --config"
+            f" or {CONFIG_VARIABLE}"
         ) from None
     except OSError as error:
         raise SettingsError(f"cannot read {file}: {error.strerror}") from None
@@ -371,11 +356,11 @@ def read_settings(
 
 
 def parse_settings(content: bytes, source: str = CONFIG_FILE) -> Settings:
-    """Validate the text of a configuration.
+    """Validate the content of a configuration file.
 
-    >>> parse_settings(b'[graph]\\nbase_url = "http://example.org"')
+    >>> parse_settings(b'[graph]\\nspeed = 3')
     Traceback (most recent call last):
-    convo_pipeline.errors.SettingsError: convo.toml: graph.base_url: plain http is allowed for a loopback address only; use https
+    convo_pipeline.errors.SettingsError: convo.toml: graph.speed: unknown key
     """
     try:
         document = tomllib.loads(content.decode("utf-8"))
@@ -399,7 +384,7 @@ def _describe(error: dict[str, object], document: dict[str, object]) -> str:
 
 
 def _key_name(location: tuple[object, ...], document: dict[str, object]) -> str:
-    """Name the key as a person wrote it: `accounts[2] "bakery".page_id`."""
+    """Return the key as in the file, such as `accounts[2] "bakery".page_id`."""
     parts: list[str] = []
     for index, part in enumerate(location):
         if isinstance(part, int) and index == 1 and location[0] == "accounts":

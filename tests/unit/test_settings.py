@@ -70,7 +70,7 @@ def test_defaults_are_those_of_the_documentation() -> None:
         ("[grpah]\n", "grpah: unknown key"),
         (
             '[graph]\nbase_url = "http://example.org"',
-            "graph.base_url: plain http is allowed for a loopback address",
+            "graph.base_url: plain http is allowed on a loopback address",
         ),
         (
             '[graph]\nbase_url = "http://127.0.0.1.example.org"',
@@ -78,12 +78,12 @@ def test_defaults_are_those_of_the_documentation() -> None:
         ),
         (
             '[graph]\nbase_url = "https://user@example.org"',
-            "graph.base_url: must hold no user name",
+            "graph.base_url: must not contain a user name",
         ),
         ('[graph]\nversion = "26"', "graph.version: "),
         ("[graph]\ncalls_per_second = 0", "graph.calls_per_second: "),
         ('[graph]\ntoken_in = "body"', "graph.token_in: "),
-        ('[store]\nroot = "s3://bucket/lake"', "store: state_dir is required when root is remote"),
+        ('[store]\nroot = "s3://bucket/lake"', "store: state_dir is required for a bucket"),
         ('[store]\nroot = "gs://bucket"', "store: root must be a local folder or s3://"),
         ('[schedule]\nnightly = "at midnight"', "schedule.nightly: must be five cron fields"),
         ('[schedule]\nsweep = "0 0 30 2 *"', "schedule.sweep: must be five cron fields"),
