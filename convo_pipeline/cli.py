@@ -87,9 +87,7 @@ class CommandContext:
         """The configuration; SettingsError if it has no account."""
         settings = read_settings(self.config)
         if not settings.accounts:
-            raise SettingsError(
-                f"{find_settings_file(self.config)}: there is no [[accounts]] block"
-            )
+            raise SettingsError(f"{find_settings_file(self.config)}: no [[accounts]] yet")
         return settings
 
     def find_lake(self, root: str | None) -> tuple[str, Settings | None]:

@@ -38,10 +38,10 @@ DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _BUSINESS_HOURS = re.compile(
     r"(?P<first>[A-Z][a-z]{2})(-(?P<last>[A-Z][a-z]{2}))? (?P<open>\d\d:\d\d)-(?P<close>\d\d:\d\d)"
 )
-CRON_WORDS = frozenset(
-    ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
-    + ["sun", "mon", "tue", "wed", "thu", "fri", "sat", "l"]
-)
+CRON_WORDS = frozenset({
+    "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec",
+    "sun", "mon", "tue", "wed", "thu", "fri", "sat", "l",
+})  # fmt: skip
 """Month and weekday names, and `l` for the last day: all croniter versions read them alike."""
 _BUCKET_URL = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9!_.*'()=-]+)*/?")
 _ENDPOINT_URL = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+/?")
