@@ -60,7 +60,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Exclude imported objects from garbage collection: they stay, and a million are slow to scan."""
+    """Exclude imported objects from garbage collection: they stay, and scanning them is slow."""
     gc.collect()
     gc.freeze()
 
