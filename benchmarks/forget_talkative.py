@@ -25,8 +25,7 @@ from convo_pipeline.lake.store import Store
 from convo_pipeline.privacy.forget import forget
 from convo_pipeline.schema import RUNS, TABLES
 from convo_pipeline.settings import Settings, StoreSettings
-from convo_pipeline.state.identity import AccountIdentity
-from convo_pipeline.state.records import Run
+from convo_pipeline.state.records import AccountIdentity, Run
 
 ACCOUNT, PERSON, OWN = "insta", "9990000000000101", "17841401111111111"
 FIRST = date(2026, 1, 1)

@@ -39,7 +39,7 @@ from convo_pipeline.lake.store import Store
 from convo_pipeline.reasons import ACTIONS, REASONS, Connection, Level, reason_of
 from convo_pipeline.sandbox import reachable
 from convo_pipeline.settings import AccountSettings, Settings
-from convo_pipeline.state.identity import AccountIdentity, check_identity
+from convo_pipeline.state.records import AccountIdentity, check_identity
 
 MAX_CALLS = 40
 ACCOUNTS_IN_FLIGHT = 8

@@ -153,7 +153,7 @@ def read_account(
     rows = _read_coverage(store, name, today)
     week = _add_up(rows, _last_days(today, COVERAGE_DAYS))
     lost = find_lost(store, name, today, rows)
-    _, missed_count = state.last_sweep(name) or (None, 0)
+    _, missed_count = state.last_full_run(name) or (None, 0)
     risks = find_risks(settings, store, name)
     key = Endpoint.of(settings, account).limit_key
     is_running = newest is not None and newest.outcome == "running"

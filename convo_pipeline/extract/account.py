@@ -54,9 +54,7 @@ from convo_pipeline.lake.store import Store
 from convo_pipeline.reasons import reason_of
 from convo_pipeline.schema import RAW, TABLES
 from convo_pipeline.settings import AccountSettings, Settings
-from convo_pipeline.state.identity import AccountIdentity
-from convo_pipeline.state.records import Run
-from convo_pipeline.state.run_balance import balance
+from convo_pipeline.state.records import AccountIdentity, Run, balance
 
 MOST_SUSPECTS = 100
 """How many conversations are remembered for which a page was refused: each saves a search."""

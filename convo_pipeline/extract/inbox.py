@@ -246,7 +246,7 @@ class InboxReader:
             )
 
     def _tally(self, fate: str, count: int = 1) -> None:
-        """Count conversations by what became of them: `run_balance.PARTS` must add up."""
+        """Count conversations by what became of them: `RUN_PARTS` must add up."""
         with self._lock:
             self.fetched.counts[f"conversations_{fate}"] += count
 

@@ -33,8 +33,7 @@ from convo_pipeline.lake.floors import raw_floor
 from convo_pipeline.lake.partitions import Commit
 from convo_pipeline.lake.store import Store
 from convo_pipeline.settings import AccountSettings
-from convo_pipeline.state.identity import AccountIdentity
-from convo_pipeline.state.records import ConversationState
+from convo_pipeline.state.records import AccountIdentity, ConversationState
 
 KEY = ["conversation_id", "message_id"]
 PASSED_DAYS = timedelta(days=31)

@@ -370,7 +370,7 @@ class Partitions:
 
     def _note(self, record: Partition, mark: FileVersion) -> None:
         """Keep what a partition is; of a shared place also which version that was."""
-        self._state.record(record)
+        self._state.save_partition(record)
         if self._backend.is_shared:
             self._state.save_etag(record, mark.etag)
             self._seen[record.table, record.account, record.date] = mark.etag

@@ -286,7 +286,7 @@ def find_missed(store: Store, accounts: Iterable[str]) -> dict[str, str]:
     """Name the accounts whose last sweep found what earlier runs had missed, by the key of that sweep's day."""
     found: dict[str, str] = {}
     for account in accounts:
-        started_at, missed_count = store.state.last_sweep(account) or (None, 0)
+        started_at, missed_count = store.state.last_full_run(account) or (None, 0)
         if started_at and missed_count:
             what = (
                 f"{missed_count:,} messages had been missed by runs that called themselves complete"

@@ -26,7 +26,7 @@ from convo_pipeline.lake.segments import (
 )
 from convo_pipeline.query.sources import LocalSource, column_types, quote, quote_name
 from convo_pipeline.schema import Table
-from convo_pipeline.state.compaction_watch import CompactionWatch
+from convo_pipeline.state.database import CompactionReader
 from convo_pipeline.state.records import Compaction
 from convo_pipeline.storage.layout import DATA_FILE
 from convo_pipeline.storage.local import LocalFolder
@@ -55,7 +55,7 @@ class CompactedSource(LocalSource):
 
     def __init__(self, root: str | os.PathLike[str], state_file: Path) -> None:
         super().__init__(root)
-        self._watch = CompactionWatch(state_file)
+        self._watch = CompactionReader(state_file)
         self._version: object = None
         self._current: dict[str, Current] = {}
         self._plans: dict[str, _Plan] = {}

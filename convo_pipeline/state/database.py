@@ -1,7 +1,4 @@
-"""`state.db` as a file: its tables, private modes, one connection a process, transactions that last.
-
-SQLite in WAL mode. One `Database` may be used by many threads, one file by many processes.
-"""
+"""SQLite file `state.db` in WAL mode: its schema, transactions, and a reader of its compactions."""
 
 import os
 import sqlite3
@@ -12,17 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from convo_pipeline.errors import StoreError
+from convo_pipeline.state.records import Compaction
 from convo_pipeline.storage.local import PRIVATE_FILE, make_private_folders, storage_error
 
 STATE_FILE = "state.db"
 STATE_VERSION = 1
 WAIT_SECONDS = 60.0
 DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
-REMEDY = "; move it away with its -wal and -shm, and run `convo-pipeline verify --rebuild-state`: it is made anew from the files"
-COMPACTIONS_SQL = (
-    "SELECT table_name, account, month, source, day_count, byte_count FROM compactions"
+REMEDY = (
+    "; move it away with its -wal and -shm, and run `convo-pipeline verify --rebuild-state`: it is"
+    " made anew from the files"
 )
-"""In the order of a `Compaction`'s fields; asked by the state and by the readers that only watch it."""
+COMPACTIONS_SQL = """
+SELECT table_name, account, month, source, day_count, byte_count FROM compactions
+"""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS lake_version (version INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS partitions (
@@ -30,31 +30,36 @@ CREATE TABLE IF NOT EXISTS partitions (
     byte_count INTEGER NOT NULL, source TEXT NOT NULL, next_sha256 TEXT,
     PRIMARY KEY (account, date, table_name)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS identities (
-    account TEXT PRIMARY KEY, page_id TEXT NOT NULL, platform TEXT NOT NULL, own_id TEXT, own_username TEXT,
-    own_id_source TEXT) WITHOUT ROWID;
+    account TEXT PRIMARY KEY, page_id TEXT NOT NULL, platform TEXT NOT NULL, own_id TEXT,
+    own_username TEXT, own_id_source TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS conversations (
-    account TEXT, conversation_id TEXT, updated_us INTEGER, newest_message_id TEXT, complete_since_us INTEGER,
-    due_reason TEXT, PRIMARY KEY (account, conversation_id)) WITHOUT ROWID;
+    account TEXT, conversation_id TEXT, updated_us INTEGER, newest_message_id TEXT,
+    complete_since_us INTEGER, due_reason TEXT,
+    PRIMARY KEY (account, conversation_id)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS memories (account TEXT PRIMARY KEY, memory TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS placements (
     account TEXT, conversation_id TEXT, message_id TEXT, date TEXT NOT NULL,
     PRIMARY KEY (account, conversation_id, message_id)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS runs (
-    run_id TEXT, account TEXT, kind TEXT NOT NULL, since TEXT, until TEXT, started_us INTEGER NOT NULL,
-    ended_us INTEGER, outcome TEXT NOT NULL, reasons TEXT NOT NULL, error TEXT, calls TEXT NOT NULL,
-    counts TEXT NOT NULL, report TEXT NOT NULL, PRIMARY KEY (run_id, account)) WITHOUT ROWID;
+    run_id TEXT, account TEXT, kind TEXT NOT NULL, since TEXT, until TEXT,
+    started_us INTEGER NOT NULL, ended_us INTEGER, outcome TEXT NOT NULL, reasons TEXT NOT NULL,
+    error TEXT, calls TEXT NOT NULL, counts TEXT NOT NULL, report TEXT NOT NULL,
+    PRIMARY KEY (run_id, account)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS runs_by_account ON runs (account, started_us);
 CREATE TABLE IF NOT EXISTS tags (
     table_name TEXT, account TEXT, date TEXT, sha256 TEXT NOT NULL, tag TEXT NOT NULL,
     PRIMARY KEY (account, date, table_name)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS quarantines (
-    path TEXT PRIMARY KEY, table_name TEXT NOT NULL, account TEXT NOT NULL, date TEXT NOT NULL) WITHOUT ROWID;
+    path TEXT PRIMARY KEY, table_name TEXT NOT NULL, account TEXT NOT NULL,
+    date TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS compactions (
     table_name TEXT, account TEXT, month TEXT, source TEXT NOT NULL, day_count INTEGER NOT NULL,
     byte_count INTEGER NOT NULL, PRIMARY KEY (table_name, account, month)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS receipts (account TEXT, name TEXT, PRIMARY KEY (account, name)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS receipts (
+    account TEXT, name TEXT, PRIMARY KEY (account, name)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS days_done (
-    task TEXT, account TEXT, date TEXT, digest TEXT NOT NULL, PRIMARY KEY (account, task, date)) WITHOUT ROWID;
+    task TEXT, account TEXT, date TEXT, digest TEXT NOT NULL,
+    PRIMARY KEY (account, task, date)) WITHOUT ROWID;
 """
 _TRIGGER = """
 CREATE TRIGGER IF NOT EXISTS compaction_ends_on_{event} AFTER {event} ON partitions BEGIN
@@ -66,14 +71,15 @@ _TRIGGERS = [
     _TRIGGER.format(event=event, row=row)
     for event, row in [("INSERT", "NEW"), ("UPDATE", "OLD"), ("DELETE", "OLD")]
 ]
-"""A compaction is current as long as its line is there: whatever touches a partition removes it, in one transaction."""
+"""A compaction is current while its row is there: a change to a partition of the month deletes it.
+"""
 
 
 class Database:
-    """The SQLite file; opened at first use.
+    """Connection to the SQLite file; the first use opens it.
 
-    `lock` is held whenever its connection is used. Whoever writes to the file through a connection of their own holds it
-    too: threads then wait their turn, where SQLite would have them sleep and try again for up to a tenth of a second.
+    `lock` is held while the connection is used. Other connections of this process to the file take
+    it too: waiting for it is faster than SQLite's sleeping retries.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -81,7 +87,8 @@ class Database:
         self.lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._owner_pid = 0
-        self._foreign: list[sqlite3.Connection] = []
+        self._inherited: list[sqlite3.Connection] = []
+        """Connections of a parent process. Closing one here would break the parent's locks."""
 
     def close(self) -> None:
         """Close the database; the next use opens it again."""
@@ -92,14 +99,13 @@ class Database:
 
     def select(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
         """Return the rows of a query."""
-        with self.lock, _explained(self.path):
-            rows: list[tuple[Any, ...]] = self._open().execute(sql, values).fetchall()
-        return rows
+        with self.lock, _store_errors(self.path):
+            return self._open().execute(sql, values).fetchall()
 
     @contextmanager
     def transaction(self, is_durable: bool = True) -> Iterator[sqlite3.Connection]:
-        """Make one write transaction, all or nothing; durable ones are on disk when it ends."""
-        with self.lock, _explained(self.path):
+        """Run one write transaction. A durable one survives a power loss after it ends."""
+        with self.lock, _store_errors(self.path):
             connection = self._open()
             connection.execute(f"PRAGMA synchronous = {'FULL' if is_durable else 'NORMAL'}")
             connection.execute("BEGIN IMMEDIATE")
@@ -111,31 +117,73 @@ class Database:
             connection.execute("COMMIT")
 
     def defects(self) -> list[str]:
-        """Return what SQLite finds wrong with the file; nothing if it is whole. It has no checksums of values."""
-        return [
-            text
-            for (text,) in self.select("PRAGMA integrity_check(10)")
-            if isinstance(text, str) and text != "ok"
-        ]
+        """Return what SQLite finds wrong with the file. It has no checksums of values."""
+        rows = self.select("PRAGMA integrity_check(10)")
+        return [text for (text,) in rows if isinstance(text, str) and text != "ok"]
 
     def wipe_free_pages(self) -> None:
-        """Write the database anew, so that nothing removed from it can be found in its files."""
-        with self.lock, _explained(self.path):
+        """Rewrite the database, so that its files contain nothing that was deleted."""
+        with self.lock, _store_errors(self.path):
             connection = self._open()
             connection.execute("VACUUM")
             is_busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
         if is_busy:
             raise StoreError(
-                f"{self.path} is read by another process, so its log cannot be emptied: run this again"
+                f"{self.path} is read by another process, so its log cannot be emptied: run this"
+                " again"
             )
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is not None and self._owner_pid == os.getpid():
             return self._connection
         if self._connection is not None:
-            self._foreign.append(self._connection)  # a fork's parent owns it: never close it here
+            self._inherited.append(self._connection)
         self._connection, self._owner_pid = _connect(self.path), os.getpid()
         return self._connection
+
+
+class CompactionReader:
+    """Reads the current compactions for queries. It never writes; an unreadable file has none."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = Path(path)
+        self._connection: sqlite3.Connection | None = None
+        self._inode = 0
+        self._open_count = 0
+
+    def version(self) -> object:
+        """Return a value that changes with the database; None if it cannot be read."""
+        try:
+            inode = os.stat(self._path).st_ino
+            if self._connection is None or inode != self._inode:
+                self.close()
+                uri = f"{self._path.absolute().as_uri()}?mode=ro"
+                self._connection = sqlite3.connect(
+                    uri, uri=True, timeout=1, check_same_thread=False, isolation_level=None
+                )
+                self._inode = inode
+                self._open_count += 1
+            return self._open_count, self._connection.execute("PRAGMA data_version").fetchone()[0]
+        except (OSError, sqlite3.Error):
+            self.close()
+            return None
+
+    def current(self) -> dict[str, dict[tuple[str, str], Compaction]]:
+        """Return the current compactions: by table, then by account and month."""
+        found: dict[str, dict[tuple[str, str], Compaction]] = {}
+        try:
+            rows = self._connection.execute(COMPACTIONS_SQL).fetchall() if self._connection else []
+        except sqlite3.Error:
+            return {}
+        for row in rows:
+            found.setdefault(row[0], {})[row[1], row[2]] = Compaction(*row)
+        return found
+
+    def close(self) -> None:
+        """Close the database; the next use opens it again."""
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -150,19 +198,22 @@ def _connect(path: Path) -> sqlite3.Connection:
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
-        _create(connection, path)
+        _create_tables(connection, path)
     except BaseException:
         connection.close()
         raise
     return connection
 
 
-def _create(connection: sqlite3.Connection, path: Path) -> None:
+def _create_tables(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("BEGIN IMMEDIATE")
-    version = _read_version(connection)
+    version = None
+    if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'lake_version'").fetchone():
+        (version,) = connection.execute("SELECT max(version) FROM lake_version").fetchone()
     if version is not None and version > STATE_VERSION:
         raise StoreError(
-            f"{path} was written by a newer convo-pipeline (state version {version}): update this one"
+            f"{path} was written by a newer convo-pipeline (state version {version}): update this"
+            " one"
         )
     for statement in [*_SCHEMA.split(";"), *_TRIGGERS]:
         connection.execute(statement)
@@ -171,16 +222,9 @@ def _create(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("COMMIT")
 
 
-def _read_version(connection: sqlite3.Connection) -> int | None:
-    """Return which version made the file, None where it has just been made."""
-    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'lake_version'").fetchone():
-        return None
-    (version,) = connection.execute("SELECT max(version) FROM lake_version").fetchone()
-    return version  # type: ignore[no-any-return]
-
-
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def _store_errors(path: Path) -> Iterator[None]:
+    """Raise a StoreError with a remedy in place of an error of SQLite."""
     try:
         yield
     except sqlite3.Error as error:

@@ -1,25 +1,35 @@
-"""What the state holds, as values, and how each becomes a row of SQLite and is read from one: pure.
+"""Values of the state, and their rows in SQLite. Times in rows are µs since 1970. Pure."""
 
-Times are whole microseconds since 1970 in the rows.
-"""
-
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from convo_pipeline.base.json_text import dump_json, load_json
 from convo_pipeline.base.times import from_us, to_us
+from convo_pipeline.errors import StoreError
 
 GIVEN_UP = "given_up"
 GIVEN_UP_UNSHOWN = "given_up_unshown"
-"""Given up while no answer showed any of its messages: one that does ends it."""
+"""Given up although no response contained any of its messages. Such a response ends this."""
 GIVEN_UP_REASONS = frozenset({GIVEN_UP, GIVEN_UP_UNSHOWN})
+RUN_PARTS: Mapping[str, tuple[str, ...]] = {
+    "conversations_listed": (
+        "conversations_unchanged",
+        "conversations_fetched",
+        "conversations_failed",
+        "conversations_vanished",
+        "conversations_given_up",
+        "conversations_pending",
+    ),
+    "ids_listed": ("detailed", "beyond_20", "gone", "failed", "pending"),
+}
+"""Counts of a run, and the counts that add up to each of them."""
 
 
 @dataclass(frozen=True)
 class Partition:
-    """What a partition's file must be; `next_sha256` is set while a commit is under way ("" = to be removed)."""
+    """The committed version of a partition's file."""
 
     table: str
     account: str
@@ -29,22 +39,49 @@ class Partition:
     byte_count: int
     source: str = ""
     next_sha256: str | None = None
+    """Hash of the file that a commit is about to write, "" for a removal. None: no commit runs."""
+
+
+class SuspectFile(NamedTuple):
+    """A file that was damaged, lost or replaced, so that rows of its day can be missing."""
+
+    table: str
+    account: str
+    date: date
+    path: str
+
+
+@dataclass(frozen=True)
+class AccountIdentity:
+    """The inbox that an account name stands for."""
+
+    account: str
+    page_id: str
+    platform: str
+    own_id: str | None = None
+    own_username: str | None = None
+    own_id_source: str | None = None
+    """`asked`: from the API. `inferred`: from the messages. None: unknown."""
 
 
 @dataclass(frozen=True)
 class ConversationState:
-    """How far a conversation is held: ids and details without a hole from the newest down to `complete_since_us`."""
+    """How far a conversation was read.
+
+    Ids and details are complete from the newest message down to `complete_since_us`.
+    """
 
     conversation_id: str
     updated_us: int | None = None
     newest_message_id: str | None = None
     complete_since_us: int | None = None
     due_reason: str | None = None
-    """Why it is to be asked again, by its id; one that was given up only when something new came, and by a sweep."""
+    """Why the next run must read it. A conversation that was given up is read only if it changes,
+    and by a full run."""
 
     @property
     def is_due(self) -> bool:
-        """Whether the next run asks it in any case."""
+        """Whether the next run reads it even if it has not changed."""
         return self.due_reason is not None and self.due_reason not in GIVEN_UP_REASONS
 
 
@@ -56,7 +93,7 @@ class Run:
     account: str
     kind: str
     started_at: datetime
-    """T0: the server's time of the first answer."""
+    """The server's time in the first response."""
     since: date | None = None
     until: date | None = None
     ended_at: datetime | None = None
@@ -70,7 +107,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Compaction:
-    """A month's compacted file, while it agrees with the days it was made from."""
+    """A compacted month that agrees with its daily files."""
 
     table: str
     account: str
@@ -80,74 +117,112 @@ class Compaction:
     byte_count: int
 
 
-def partition_key(partition: Partition) -> tuple[str, str, str]:
-    """Return a partition's primary key."""
-    return partition.table, partition.account, str(partition.date)
+def check_identity(identity: AccountIdentity, known: Iterable[AccountIdentity]) -> AccountIdentity:
+    """Return what is known of an account, this identity included.
+
+    Raise StoreError if the name stands for another inbox, or the inbox has another name.
+    """
+    for other in known:
+        is_same_page = (other.page_id, other.platform) == (identity.page_id, identity.platform)
+        if other.account == identity.account:
+            return _merge_identities(other, identity, is_same_page)
+        is_same_own_id = other.own_id is not None and other.own_id == identity.own_id
+        if is_same_page and (other.page_id != "me" or is_same_own_id):
+            raise StoreError(
+                f'{_describe(identity)} is already stored as "{other.account}"; if it was renamed,'
+                f" run: convo-pipeline rename {other.account} {identity.account}"
+            )
+    return identity
+
+
+def _merge_identities(
+    known: AccountIdentity, new: AccountIdentity, is_same_page: bool
+) -> AccountIdentity:
+    are_asked = known.own_id_source == new.own_id_source == "asked"
+    are_known = known.own_id is not None and new.own_id is not None
+    if not is_same_page or (are_asked and are_known and known.own_id != new.own_id):
+        raise StoreError(
+            f'the account name "{known.account}" already stands for {_describe(known)}, not for'
+            f" {_describe(new)}; give the new one another name"
+        )
+    is_better = known.own_id_source == "asked" and new.own_id_source != "asked"
+    return known if new.own_id is None or is_better else new
+
+
+def _describe(identity: AccountIdentity) -> str:
+    own = f" (own id {identity.own_id})" if identity.own_id is not None else ""
+    return f"{identity.platform} page {identity.page_id}{own}"
+
+
+def balance(counts: Mapping[str, int]) -> dict[str, int]:
+    """Return for each count of `RUN_PARTS` what its parts leave out, and the rows lost; 0 is right.
+
+    Rows are those of `raw_message_ids` on the days that were written. Another machine that writes
+    to the same bucket can add rows.
+
+    >>> balance({"conversations_listed": 3, "conversations_fetched": 2})
+    {'conversations_listed': 1, 'ids_listed': 0, 'rows_lost': 0}
+    >>> balance({"rows_before": 7, "rows_inserted": 2, "rows_after": 8})
+    {'conversations_listed': 0, 'ids_listed': 0, 'rows_lost': 1}
+    """
+    differences = {
+        name: counts.get(name, 0) - sum(counts.get(part, 0) for part in parts)
+        for name, parts in RUN_PARTS.items()
+    }
+    expected_rows = counts.get("rows_before", 0) + counts.get("rows_inserted", 0)
+    return differences | {"rows_lost": max(0, expected_rows - counts.get("rows_after", 0))}
 
 
 def read_partition(row: tuple[Any, ...]) -> Partition:
     """Return the partition of a row."""
-    return Partition(str(row[0]), str(row[1]), date.fromisoformat(str(row[2])), *row[3:])
+    table, account, day, *others = row
+    return Partition(table, account, date.fromisoformat(day), *others)
 
 
 def run_values(run: Run) -> tuple[object, ...]:
     """Return the row of a run."""
-    dates = (None if day is None else str(day) for day in (run.since, run.until))
-    times = (to_us(run.started_at), None if run.ended_at is None else to_us(run.ended_at))
-    parts = (write_json(part or {}) for part in (run.calls, run.counts, run.report))
     return (
         run.run_id,
         run.account,
         run.kind,
-        *dates,
-        *times,
+        run.since and str(run.since),
+        run.until and str(run.until),
+        to_us(run.started_at),
+        None if run.ended_at is None else to_us(run.ended_at),
         run.outcome,
         write_json(list(run.reasons)),
         run.error,
-        *parts,
+        *(write_json(part or {}) for part in (run.calls, run.counts, run.report)),
     )
 
 
 def read_run(row: tuple[Any, ...]) -> Run:
     """Return the run of a row."""
-    (
+    run_id, account, kind, since, until, started_us, ended_us, outcome, reasons, error, *parts = row
+    calls, counts, report = map(read_json, parts)
+    return Run(
         run_id,
         account,
         kind,
-        since,
-        until,
-        started_us,
-        ended_us,
+        from_us(started_us),
+        since and date.fromisoformat(since),
+        until and date.fromisoformat(until),
+        None if ended_us is None else from_us(ended_us),
         outcome,
-        reasons,
+        tuple(load_json(reasons)),  # type: ignore[arg-type]
         error,
         calls,
         counts,
         report,
-    ) = row
-    return Run(
-        str(run_id),
-        str(account),
-        str(kind),
-        started_at=from_us(started_us),
-        since=None if since is None else date.fromisoformat(str(since)),
-        until=None if until is None else date.fromisoformat(str(until)),
-        ended_at=None if ended_us is None else from_us(ended_us),
-        outcome=str(outcome),
-        reasons=tuple(load_json(str(reasons))),  # type: ignore[arg-type]
-        error=None if error is None else str(error),
-        calls=read_json(calls),  # type: ignore[arg-type]
-        counts=read_json(counts),  # type: ignore[arg-type]
-        report=read_json(report),
     )
 
 
 def write_json(value: object) -> str:
-    """Return a value as the text that is stored."""
+    """Return a value as JSON."""
     return dump_json(value).decode()
 
 
-def read_json(text: object) -> dict[str, object]:
-    """Return what `write_json` stored of a dictionary."""
-    value = load_json(str(text))
+def read_json(text: str) -> dict[str, Any]:
+    """Return a JSON object; an empty one for other JSON."""
+    value = load_json(text)
     return value if isinstance(value, dict) else {}

@@ -1,7 +1,8 @@
-"""What is known about the lake and its accounts besides the rows: a cache of truth in `state.db`.
+"""Everything known beside the rows, in `state.db`: partitions, accounts, conversations and runs.
 
-Everything here can be rebuilt from the lake, at the price of listing more once. Times are whole microseconds
-since 1970 inside; it knows no Parquet and no API. One `State` may be used by many threads, one file by many processes.
+It can be rebuilt from the lake, except that the next run lists every conversation again. Many
+threads can use one `State`, many processes one file. All SQL on the file is here, apart from the
+schema.
 """
 
 # ruff: noqa: S608 - table and column names are literals here, values are bound
@@ -12,13 +13,14 @@ from datetime import date, datetime
 
 from convo_pipeline.base.times import day_start_us, from_us, to_us
 from convo_pipeline.state.database import COMPACTIONS_SQL, Database
-from convo_pipeline.state.identity import AccountIdentity, check_identity
 from convo_pipeline.state.records import (
+    AccountIdentity,
     Compaction,
     ConversationState,
     Partition,
     Run,
-    partition_key,
+    SuspectFile,
+    check_identity,
     read_json,
     read_partition,
     read_run,
@@ -28,26 +30,29 @@ from convo_pipeline.state.records import (
 from convo_pipeline.tables.complete_range import CompleteRange
 
 ACCOUNT_TABLES = (
-    "partitions", "identities", "conversations", "memories", "placements", "runs", "tags", "quarantines", "receipts",
+    "partitions", "identities", "conversations", "memories", "placements", "runs", "tags",
+    "quarantines", "receipts",
 )  # fmt: skip
-"""Everything that knows an account: `rename` and `forget` walk these; of `days_done` a new name begins anew."""
-_MONTH = "SELECT date, sha256, next_sha256 FROM partitions WHERE table_name = ? AND account = ? AND substr(date, 1, 7) = ?"
-_PARTITIONS = "SELECT table_name, account, date, sha256, row_count, byte_count, source, next_sha256 FROM partitions"
-_SAVE_PARTITION = "INSERT OR REPLACE INTO partitions VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+"""Tables whose rows `rename_account` changes. It deletes those of `days_done`."""
+_PARTITIONS = """
+SELECT table_name, account, date, sha256, row_count, byte_count, source, next_sha256 FROM partitions
+"""
 _REMOVE_PARTITION = "DELETE FROM partitions WHERE account = ? AND date = ? AND table_name = ?"
-_REOPEN = (
+_RESET_PROGRESS = (
     "UPDATE conversations SET complete_since_us = NULL WHERE account = ?",
     "UPDATE memories SET memory = json_remove(memory, '$.coverage') WHERE account = ?",
 )
-"""What the account is believed to hold, down to which time, is no longer true."""
-_REMOVE_CONVERSATION = "DELETE FROM conversations WHERE account = ? AND conversation_id = ?"
-_PLACED = "SELECT message_id FROM placements WHERE account = ? AND conversation_id = ?"
-_REMOVE_PLACEMENT = (
-    "DELETE FROM placements WHERE account = ? AND conversation_id = ? AND message_id = ?"
-)
-_RUN_TEXTS = "SELECT run_id, error, report FROM runs WHERE account = ?"
-_SAVE_RUN_TEXTS = "UPDATE runs SET error = ?, report = ? WHERE run_id = ? AND account = ?"
-_RENAME_PATHS = "UPDATE quarantines SET path = replace(path, ?, ?) WHERE account = ?"
+_IDENTITIES = """
+SELECT account, page_id, platform, own_id, own_username, own_id_source FROM identities
+"""
+_CONVERSATIONS = """
+SELECT conversation_id, updated_us, newest_message_id, complete_since_us, due_reason
+FROM conversations WHERE account = ?
+"""
+_LAST_FULL_RUN = """
+SELECT started_us, json_extract(counts, '$.missed') AS missed FROM runs
+WHERE account = ? AND missed IS NOT NULL ORDER BY started_us DESC LIMIT 1
+"""
 _COMPLETE_RANGE = """
 WITH listings AS (
     SELECT since, started_us, report, max(started_us) OVER earlier AS reached_us
@@ -56,19 +61,19 @@ WITH listings AS (
 ),
 breaks AS (
     SELECT started_us FROM listings
-    WHERE since > date(reached_us / 1000000, 'unixepoch') AND NOT coalesce(json_extract(report, '$.is_incremental'), 0)
+    WHERE since > date(reached_us / 1000000, 'unixepoch')
+        AND NOT coalesce(json_extract(report, '$.is_incremental'), 0)
 )
-SELECT min(since), max(started_us) FROM listings WHERE started_us >= coalesce((SELECT max(started_us) FROM breaks), 0)
+SELECT min(since), max(started_us) FROM listings
+WHERE started_us >= coalesce((SELECT max(started_us) FROM breaks), 0)
 """
-"""A run that does not go on from an earlier one, and begins on a later day than that one reached, leaves a hole:
-what was promised before it counts no longer. `query/response_times.py` asks the exported ledger the same."""
-_IDENTITIES = (
-    "SELECT account, page_id, platform, own_id, own_username, own_id_source FROM identities"
-)
+"""A run leaves a gap if it begins on a later day than earlier runs reached and does not continue
+them. Only runs after the last gap count. `query/response_times.py` does the same with the ledger.
+"""
 
 
 class State:
-    """The database; opened at first use."""
+    """The database; the first use opens it."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.database = Database(path)
@@ -81,124 +86,109 @@ class State:
     # partitions
 
     def partition(self, table: str, account: str, day: date) -> Partition | None:
-        """Return what is recorded of a partition."""
-        rows = self.database.select(
-            _PARTITIONS + " WHERE account = ? AND date = ? AND table_name = ?",
-            account,
-            str(day),
-            table,
-        )
-        return next(map(read_partition, rows), None)
+        """Return the record of a partition."""
+        where = " WHERE account = ? AND date = ? AND table_name = ?"
+        rows = self.database.select(_PARTITIONS + where, account, str(day), table)
+        return read_partition(rows[0]) if rows else None
 
     def partitions(
         self, account: str | None = None, day: date | None = None, table: str | None = None
     ) -> list[Partition]:
-        """Return what is recorded, sorted by account, date and table."""
-        wanted = {
-            "account": account,
-            "date": None if day is None else str(day),
-            "table_name": table,
-        }
-        where, values = _where(wanted)
-        return [
-            read_partition(row)
-            for row in self.database.select(f"{_PARTITIONS}{where} ORDER BY 2, 3, 1", *values)
-        ]
+        """Return the records of partitions, sorted by account, date and table."""
+        where, values = _where(account=account, date=day and str(day), table_name=table)
+        rows = self.database.select(f"{_PARTITIONS}{where} ORDER BY 2, 3, 1", *values)
+        return [read_partition(row) for row in rows]
 
-    def save_intent(self, held: Partition, next_sha256: str) -> None:
-        """Note durably what a partition is about to become, so that a killed commit is no damage."""
-        with self.database.transaction() as connection:
-            connection.execute(
-                _SAVE_PARTITION, (*partition_key(held), *astuple(held)[3:7], next_sha256)
-            )
+    def save_intent(self, partition: Partition, next_sha256: str) -> None:
+        """Save durably which file a commit will write, so that it never counts as damaged."""
+        self._save("partitions", (*_key(partition), *astuple(partition)[3:7], next_sha256))
 
-    def record(self, partition: Partition) -> None:
-        """Note what a partition is. Losing this in a power loss is harmless: the intent is still there."""
-        with self.database.transaction(is_durable=False) as connection:
-            connection.execute(
-                _SAVE_PARTITION, (*partition_key(partition), *astuple(partition)[3:])
-            )
+    def save_partition(self, partition: Partition) -> None:
+        """Save the record of a partition. Not durable: a power loss leaves the intent."""
+        self._save("partitions", (*_key(partition), *astuple(partition)[3:]), is_durable=False)
 
     def remove_partition(self, table: str, account: str, day: date) -> None:
-        """Forget a partition whose file is gone.
+        """Remove the record of a partition whose file was removed.
 
-        Durably: were this lost after the partition was made anew, the new file would be taken for damage.
+        Durable: with the old record, a new file would count as damaged.
         """
         with self.database.transaction() as connection:
             connection.execute(_REMOVE_PARTITION, (account, str(day), table))
 
     def etag(self, partition: Partition) -> str | None:
-        """Return which version in a shared place the partition is, None if that is not known."""
-        key = (partition.account, str(partition.date), partition.table, partition.sha256)
+        """Return the ETag of a partition's file in a bucket; None if it is unknown."""
         rows = self.database.select(
-            "SELECT tag FROM tags WHERE account = ? AND date = ? AND table_name = ? AND sha256 = ?",
-            *key,
+            "SELECT tag FROM tags WHERE table_name = ? AND account = ? AND date = ? AND sha256 = ?",
+            *_key(partition),
+            partition.sha256,
         )
         return str(rows[0][0]) if rows else None
 
-    def save_etag(self, partition: Partition, tag: str) -> None:
-        """Note which version in a shared place the partition is."""
-        with self.database.transaction(is_durable=False) as connection:
-            row = (*partition_key(partition), partition.sha256, tag)
-            connection.execute("INSERT OR REPLACE INTO tags VALUES (?, ?, ?, ?, ?)", row)
+    def save_etag(self, partition: Partition, etag: str) -> None:
+        """Save the ETag of a partition's file in a bucket."""
+        self._save("tags", (*_key(partition), partition.sha256, etag), is_durable=False)
+
+    # suspect files
 
     def mark_suspect(self, table: str, account: str, day: date, path: str) -> None:
-        """Note a damaged file that was set aside, or by its own path one that lost rows; its account is asked again."""
+        """Save that a file was set aside or lost rows, and remove its partition's record.
+
+        For a raw table the next run lists and reads the whole account again.
+        """
         with self.database.transaction() as connection:
-            connection.execute(
-                "INSERT OR REPLACE INTO quarantines VALUES (?, ?, ?, ?)",
-                (path, table, account, str(day)),
-            )
+            row = (path, table, account, str(day))
+            connection.execute("INSERT OR REPLACE INTO quarantines VALUES (?, ?, ?, ?)", row)
             connection.execute(_REMOVE_PARTITION, (account, str(day), table))
-            for statement in _REOPEN if table.startswith("raw_") else ():
+            for statement in _RESET_PROGRESS if table.startswith("raw_") else ():
                 connection.execute(statement, (account,))
 
     def reset_progress(self, account: str) -> None:
-        """Believe no longer that anything of the account is held to its end: the next run lists and walks it all."""
+        """Forget how far the account was read: the next run lists and reads all of it again."""
         with self.database.transaction() as connection:
-            for statement in _REOPEN:
+            for statement in _RESET_PROGRESS:
                 connection.execute(statement, (account,))
 
-    def suspect_files(self, account: str | None = None) -> list[tuple[str, str, date, str]]:
-        """Return (table, account, date, path) of every file that was set aside or lost rows, and its day is not whole."""
-        where, values = _where({"account": account})
+    def suspect_files(self, account: str | None = None) -> list[SuspectFile]:
+        """Return the suspect files, sorted by path."""
+        where, values = _where(account=account)
         rows = self.database.select(
             f"SELECT table_name, account, date, path FROM quarantines{where} ORDER BY path", *values
         )
-        return [
-            (str(row[0]), str(row[1]), date.fromisoformat(str(row[2])), str(row[3])) for row in rows
-        ]
+        return [SuspectFile(row[0], row[1], date.fromisoformat(row[2]), row[3]) for row in rows]
 
     def remove_suspect(self, path: str) -> None:
-        """Forget a damaged file that is no longer there."""
+        """Remove one suspect file from the list."""
         with self.database.transaction() as connection:
             connection.execute("DELETE FROM quarantines WHERE path = ?", (path,))
 
     def clear_suspects(self, account: str, tables: Iterable[str], day: date) -> None:
-        """Call a day of these tables whole again; the damaged files are kept, but no longer waited for."""
+        """Remove the suspect files of a day from the list, as their rows are there again."""
         with self.database.transaction() as connection:
-            keys = [(account, str(day), table) for table in tables]
             connection.executemany(
-                "DELETE FROM quarantines WHERE account = ? AND date = ? AND table_name = ?", keys
+                "DELETE FROM quarantines WHERE account = ? AND date = ? AND table_name = ?",
+                [(account, str(day), table) for table in tables],
             )
 
     # identities
 
     def identity(self, account: str) -> AccountIdentity | None:
-        """Return whose inbox the account is, None if it was never seen."""
+        """Return the inbox that an account stands for; None if no run read it."""
         return next(iter(self.identities(account)), None)
 
     def identities(self, account: str | None = None) -> list[AccountIdentity]:
-        """Return every account that was ever seen, sorted by name; removed ones too."""
-        where, values = _where({"account": account})
+        """Return the identity of every account, removed ones too, sorted by name."""
+        where, values = _where(account=account)
         rows = self.database.select(f"{_IDENTITIES}{where} ORDER BY account", *values)
         return [AccountIdentity(*row) for row in rows]
 
     def set_identity(self, identity: AccountIdentity) -> AccountIdentity:
-        """Check and keep whose inbox an account is; return what is known now. A StoreError names both on a mismatch."""
+        """Check and save an account's identity; return what is known of it.
+
+        Raise StoreError as `check_identity` does.
+        """
         with self.database.transaction() as connection:
-            held = [AccountIdentity(*row) for row in connection.execute(_IDENTITIES).fetchall()]
-            known = check_identity(identity, held)
+            stored = [AccountIdentity(*row) for row in connection.execute(_IDENTITIES).fetchall()]
+            known = check_identity(identity, stored)
             connection.execute(
                 "INSERT OR REPLACE INTO identities VALUES (?, ?, ?, ?, ?, ?)", astuple(known)
             )
@@ -207,188 +197,153 @@ class State:
     # conversations, memory, placements
 
     def conversations(self, account: str) -> dict[str, ConversationState]:
-        """Return what is known of every conversation of the account, by id."""
-        rows = self.database.select(
-            "SELECT conversation_id, updated_us, newest_message_id, complete_since_us, due_reason"
-            " FROM conversations WHERE account = ?",
-            account,
-        )
-        return {str(row[0]): ConversationState(*row) for row in rows}
+        """Return the state of every conversation of the account, by id."""
+        rows = self.database.select(_CONVERSATIONS, account)
+        return {row[0]: ConversationState(*row) for row in rows}
 
     def save_conversations(self, account: str, conversations: Iterable[ConversationState]) -> None:
-        """Insert or replace what is known of these conversations, all or none."""
-        rows = [(account, *vars(conversation).values()) for conversation in conversations]
-        with self.database.transaction() as connection:
-            connection.executemany(
-                "INSERT OR REPLACE INTO conversations VALUES (?, ?, ?, ?, ?, ?)", rows
-            )
+        """Insert or replace the state of conversations, all or none."""
+        self._save("conversations", *((account, *astuple(each)) for each in conversations))
 
     def memory(self, account: str) -> dict[str, object]:
-        """Return what the account's ladder remembered."""
+        """Return what earlier runs learned about the account's API, as JSON."""
         rows = self.database.select("SELECT memory FROM memories WHERE account = ?", account)
         return read_json(rows[0][0]) if rows else {}
 
     def save_memory(self, account: str, memory: Mapping[str, object]) -> None:
-        """Replace what the account's ladder remembers."""
-        with self.database.transaction() as connection:
-            connection.execute(
-                "INSERT OR REPLACE INTO memories VALUES (?, ?)", (account, write_json(memory))
-            )
+        """Replace what runs learned about the account's API."""
+        self._save("memories", (account, write_json(memory)))
 
     def placements(self, account: str) -> dict[tuple[str, str], date]:
-        """Return the date of every row whose date is a guess, by (conversation_id, message_id): a row never moves."""
+        """Return the dates of messages with an estimated time, by (conversation_id, message_id).
+
+        A message keeps its first date, so that it is never stored twice.
+        """
         rows = self.database.select(
             "SELECT conversation_id, message_id, date FROM placements WHERE account = ?", account
         )
-        return {(str(row[0]), str(row[1])): date.fromisoformat(str(row[2])) for row in rows}
+        return {(row[0], row[1]): date.fromisoformat(row[2]) for row in rows}
 
     def save_placements(self, account: str, placements: Mapping[tuple[str, str], date]) -> None:
-        """Add placements; one that is known stays as it is."""
-        rows = [(account, *key, str(day)) for key, day in placements.items()]
-        with self.database.transaction() as connection:
-            connection.executemany("INSERT OR IGNORE INTO placements VALUES (?, ?, ?, ?)", rows)
+        """Add dates of messages with an estimated time; a date that is stored stays."""
+        rows = ((account, *key, str(day)) for key, day in placements.items())
+        self._save("placements", *rows, on_conflict="IGNORE")
 
     # receipts
 
     def receipts(self, account: str) -> set[str]:
-        """Return the names of the receipts that were written here."""
-        return {
-            str(name)
-            for (name,) in self.database.select(
-                "SELECT name FROM receipts WHERE account = ?", account
-            )
-        }
+        """Return the file names of the account's erasure receipts that this machine wrote."""
+        rows = self.database.select("SELECT name FROM receipts WHERE account = ?", account)
+        return {row[0] for row in rows}
 
     def save_receipt(self, account: str, name: str) -> None:
-        """Note a receipt, so that no listing is needed to find it."""
-        with self.database.transaction() as connection:
-            connection.execute("INSERT OR IGNORE INTO receipts VALUES (?, ?)", (account, name))
+        """Save the file name of a receipt: a bucket may not list a new file at once."""
+        self._save("receipts", (account, name))
 
-    # work by days
+    # finished days of a task
 
     def days_done(self, task: str, account: str) -> dict[date, str]:
-        """Return the days for which a task over many was done, each with the digest of what it was done with."""
+        """Return the days that a task finished, with the digest of its input."""
         rows = self.database.select(
             "SELECT date, digest FROM days_done WHERE task = ? AND account = ?", task, account
         )
-        return {date.fromisoformat(str(day)): str(digest) for day, digest in rows}
+        return {date.fromisoformat(day): digest for day, digest in rows}
 
     def save_days_done(self, task: str, account: str, digests: Mapping[date, str]) -> None:
-        """Note a task as done for these days. Losing this in a power loss is harmless: they are done again."""
-        with self.database.transaction(is_durable=False) as connection:
-            rows = [(task, account, str(day), digest) for day, digest in digests.items()]
-            connection.executemany("INSERT OR REPLACE INTO days_done VALUES (?, ?, ?, ?)", rows)
+        """Save days that a task finished. Not durable: after a power loss it does them again."""
+        rows = ((task, account, str(day), digest) for day, digest in digests.items())
+        self._save("days_done", *rows, is_durable=False)
 
     def remove_days_done(self, task: str, account: str, days: Iterable[date]) -> None:
-        """Let the task begin anew for these days."""
+        """Remove days from those that a task finished."""
         with self.database.transaction() as connection:
-            rows = [(task, account, str(day)) for day in days]
             connection.executemany(
-                "DELETE FROM days_done WHERE task = ? AND account = ? AND date = ?", rows
+                "DELETE FROM days_done WHERE task = ? AND account = ? AND date = ?",
+                [(task, account, str(day)) for day in days],
             )
 
     # runs
 
     def save_run(self, run: Run) -> None:
         """Insert or replace one account's part of a run."""
-        with self.database.transaction() as connection:
-            connection.execute(
-                f"INSERT OR REPLACE INTO runs VALUES ({', '.join('?' * 13)})", run_values(run)
-            )
+        self._save("runs", run_values(run))
 
     def runs(
         self, account: str | None = None, run_id: str | None = None, limit: int | None = None
     ) -> list[Run]:
         """Return runs, newest first."""
-        where, values = _where({"account": account, "run_id": run_id})
-        rows = self.database.select(
-            f"SELECT * FROM runs{where} ORDER BY started_us DESC, run_id LIMIT ?",
-            *values,
-            limit or -1,
-        )
+        where, values = _where(account=account, run_id=run_id)
+        order = "ORDER BY started_us DESC, run_id LIMIT ?"
+        rows = self.database.select(f"SELECT * FROM runs{where} {order}", *values, limit or -1)
         return [read_run(row) for row in rows]
 
     def last_complete(self, account: str, kind: str | None = None) -> Run | None:
         """Return the account's newest complete run, of one kind or of any."""
-        where, values = _where({"account": account, "kind": kind, "outcome": "complete"})
-        rows = self.database.select(
-            f"SELECT * FROM runs{where} ORDER BY started_us DESC LIMIT 1", *values
-        )
+        where, values = _where(account=account, kind=kind, outcome="complete")
+        order = "ORDER BY started_us DESC LIMIT 1"
+        rows = self.database.select(f"SELECT * FROM runs{where} {order}", *values)
         return read_run(rows[0]) if rows else None
-
-    def last_server_time(self) -> datetime | None:
-        """Return the newest time a server told: of complete runs that listed, for another's may be the machine's own."""
-        ((newest_us,),) = self.database.select(
-            "SELECT max(started_us) FROM runs WHERE outcome = 'complete' AND kind <> 'find'"
-        )
-        return None if newest_us is None else from_us(newest_us)
 
     def last_ended(self, account: str) -> Run | None:
-        """Return the account's newest run that is not under way and was not killed."""
+        """Return the account's newest run that ended and was not killed."""
         rows = self.database.select(
-            "SELECT * FROM runs WHERE account = ? AND outcome <> 'running' ORDER BY started_us DESC, run_id LIMIT 1",
+            "SELECT * FROM runs WHERE account = ? AND outcome <> 'running'"
+            " ORDER BY started_us DESC, run_id LIMIT 1",
             account,
         )
         return read_run(rows[0]) if rows else None
 
-    def last_sweep(self, account: str) -> tuple[datetime, int] | None:
-        """Return when the newest run began that counted what earlier ones had missed, and how many messages it was."""
-        rows = self.database.select(
-            "SELECT started_us, json_extract(counts, '$.missed') AS missed FROM runs"
-            " WHERE account = ? AND missed IS NOT NULL ORDER BY started_us DESC LIMIT 1",
-            account,
-        )
-        return (from_us(rows[0][0]), int(str(rows[0][1]))) if rows else None
+    def last_full_run(self, account: str) -> tuple[datetime, int] | None:
+        """Return when the newest full run began, and how many messages earlier runs had missed."""
+        rows = self.database.select(_LAST_FULL_RUN, account)
+        return (from_us(rows[0][0]), int(rows[0][1])) if rows else None
 
     def first_run_at(self, account: str) -> datetime | None:
-        """Return when the account's oldest run that is still noted began."""
-        ((first_us,),) = self.database.select(
-            "SELECT min(started_us) FROM runs WHERE account = ?", account
-        )
+        """Return when the account's oldest run in the state began."""
+        sql = "SELECT min(started_us) FROM runs WHERE account = ?"
+        ((first_us,),) = self.database.select(sql, account)
         return None if first_us is None else from_us(first_us)
 
     def complete_range(self, account: str) -> CompleteRange | None:
-        """Return since when everything of the account is held, as its complete runs promised; None if none was."""
+        """Return the days that the account's complete runs read without a gap; None if none did."""
         ((since, until_us),) = self.database.select(_COMPLETE_RANGE, account)
-        return (
-            None
-            if since is None
-            else CompleteRange(date.fromisoformat(str(since)), from_us(until_us))
-        )
+        return since and CompleteRange(date.fromisoformat(since), from_us(until_us))
 
     def prune_runs(self, before: datetime) -> int:
-        """Remove runs that started earlier and say how many; the exported ledger keeps them."""
+        """Remove runs that started earlier; return their number. The exported ledger keeps them."""
         with self.database.transaction() as connection:
-            return connection.execute(
-                "DELETE FROM runs WHERE started_us < ?", (to_us(before),)
-            ).rowcount
+            sql = "DELETE FROM runs WHERE started_us < ?"
+            return connection.execute(sql, (to_us(before),)).rowcount
 
     def rename_account(self, old: str, new: str) -> None:
-        """Give everything of an account another name, all or nothing."""
+        """Rename an account in all tables, or in none."""
         with self.database.transaction() as connection:
             for table in ACCOUNT_TABLES:
                 connection.execute(f"UPDATE {table} SET account = ? WHERE account = ?", (new, old))
-            connection.execute(_RENAME_PATHS, (f"/account={old}/", f"/account={new}/", new))
+            connection.execute(
+                "UPDATE quarantines SET path = replace(path, ?, ?) WHERE account = ?",
+                (f"/account={old}/", f"/account={new}/", new),
+            )
             connection.execute("DELETE FROM days_done WHERE account IN (?, ?)", (old, new))
 
     # compactions
 
     def compactions(self, account: str | None = None) -> list[Compaction]:
-        """Return the compactions that are current, sorted."""
-        where, values = _where({"account": account})
-        rows = self.database.select(
-            f"{COMPACTIONS_SQL}{where} ORDER BY table_name, account, month", *values
-        )
+        """Return the compactions that agree with their daily files, sorted."""
+        where, values = _where(account=account)
+        rows = self.database.select(f"{COMPACTIONS_SQL}{where} ORDER BY 1, 2, 3", *values)
         return [Compaction(*row) for row in rows]
 
     def save_compaction(self, compaction: Compaction, sha256s: Mapping[date, str]) -> bool:
-        """Call a compaction current if the month's partitions still are these; say whether they are."""
-        key = (compaction.table, compaction.account, compaction.month)
+        """Save a compaction if the month's files have these hashes; return whether they do."""
         with self.database.transaction(is_durable=False) as connection:
-            held = connection.execute(_MONTH, key).fetchall()
-            is_current = sorted(held) == sorted(
-                (str(day), sha256, None) for day, sha256 in sha256s.items()
-            )
+            stored = connection.execute(
+                "SELECT date, sha256, next_sha256 FROM partitions"
+                " WHERE table_name = ? AND account = ? AND substr(date, 1, 7) = ?",
+                (compaction.table, compaction.account, compaction.month),
+            ).fetchall()
+            expected = [(str(day), sha256, None) for day, sha256 in sha256s.items()]
+            is_current = sorted(stored) == sorted(expected)
             if is_current:
                 connection.execute(
                     "INSERT OR REPLACE INTO compactions VALUES (?, ?, ?, ?, ?, ?)",
@@ -406,34 +361,47 @@ class State:
         sent: Container[str],
         redact: Callable[[str], str],
     ) -> None:
-        """Remove what is known of a person's own conversations, of those with others too and of the messages they sent
-        there, and what `redact` cuts out of the runs' texts. The shared ones are read anew by the next run.
+        """Remove a person's conversations and messages, and redact the texts of runs.
+
+        `own` conversations are the person's alone, `shared` ones have other people too. `sent` are
+        the ids of messages to remove in these. The next run reads shared conversations again.
         """
-        owned, met = (
-            [(account, conversation_id) for conversation_id in each] for each in (own, shared)
-        )
+        own_keys = [(account, conversation_id) for conversation_id in own]
+        shared_keys = [(account, conversation_id) for conversation_id in shared]
+        of_conversation = "WHERE account = ? AND conversation_id = ?"
         with self.database.transaction() as connection:
-            connection.executemany(_REMOVE_CONVERSATION, [*owned, *met])
             connection.executemany(
-                "DELETE FROM placements WHERE account = ? AND conversation_id = ?", owned
+                f"DELETE FROM conversations {of_conversation}", own_keys + shared_keys
             )
-            for key in met:
-                placed = connection.execute(_PLACED, key).fetchall()
-                theirs = [(*key, message_id) for (message_id,) in placed if message_id in sent]
-                connection.executemany(_REMOVE_PLACEMENT, theirs)
-            for run_id, *texts in connection.execute(_RUN_TEXTS, (account,)).fetchall():
-                left = [text and redact(text) for text in texts]
-                if left != texts:
-                    connection.execute(_SAVE_RUN_TEXTS, (*left, run_id, account))
-            for (memory,) in connection.execute(
-                "SELECT memory FROM memories WHERE account = ?", (account,)
-            ).fetchall():
-                connection.execute(
-                    "UPDATE memories SET memory = ? WHERE account = ?", (redact(memory), account)
+            connection.executemany(f"DELETE FROM placements {of_conversation}", own_keys)
+            for key in shared_keys:
+                rows = connection.execute(
+                    f"SELECT message_id FROM placements {of_conversation}", key
+                ).fetchall()
+                connection.executemany(
+                    f"DELETE FROM placements {of_conversation} AND message_id = ?",
+                    [(*key, message_id) for (message_id,) in rows if message_id in sent],
                 )
+            runs = connection.execute(
+                "SELECT run_id, error, report FROM runs WHERE account = ?", (account,)
+            ).fetchall()
+            for run_id, *texts in runs:
+                redacted = [text and redact(text) for text in texts]
+                if redacted != texts:
+                    connection.execute(
+                        "UPDATE runs SET error = ?, report = ? WHERE run_id = ? AND account = ?",
+                        (*redacted, run_id, account),
+                    )
+            memories = connection.execute(
+                "SELECT memory FROM memories WHERE account = ?", (account,)
+            ).fetchall()
+            connection.executemany(
+                "UPDATE memories SET memory = ? WHERE account = ?",
+                [(redact(memory), account) for (memory,) in memories],
+            )
 
     def forget_before(self, day: date) -> None:
-        """Remove what is known of messages and conversations that were last active before a day."""
+        """Remove messages and conversations whose last activity was before a day."""
         with self.database.transaction() as connection:
             for table in ("placements", "days_done"):
                 connection.execute(f"DELETE FROM {table} WHERE date < ?", (str(day),))
@@ -441,8 +409,28 @@ class State:
                 "DELETE FROM conversations WHERE updated_us < ?", (day_start_us(day),)
             )
 
+    def _save(
+        self,
+        table: str,
+        *rows: tuple[object, ...],
+        is_durable: bool = True,
+        on_conflict: str = "REPLACE",
+    ) -> None:
+        """Insert rows in one transaction."""
+        with self.database.transaction(is_durable) as connection:
+            if rows:
+                marks = ", ".join("?" * len(rows[0]))
+                connection.executemany(
+                    f"INSERT OR {on_conflict} INTO {table} VALUES ({marks})", rows
+                )
 
-def _where(wanted: Mapping[str, object]) -> tuple[str, list[object]]:
-    asked = {name: value for name, value in wanted.items() if value is not None}
-    clause = " AND ".join(f"{name} = ?" for name in asked)
-    return (f" WHERE {clause}" if clause else ""), list(asked.values())
+
+def _key(partition: Partition) -> tuple[str, str, str]:
+    return partition.table, partition.account, str(partition.date)
+
+
+def _where(**wanted: object) -> tuple[str, list[object]]:
+    """Return a WHERE clause of the given columns, and its values."""
+    given = {name: value for name, value in wanted.items() if value is not None}
+    clause = " AND ".join(f"{name} = ?" for name in given)
+    return (f" WHERE {clause}" if clause else ""), list(given.values())

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 from convo_pipeline.lake.ledger import read_runs, restore_runs
 from convo_pipeline.lake.store import Store
 from convo_pipeline.schema import RAW_CONVERSATIONS, RAW_MESSAGE_IDS, RUNS
-from convo_pipeline.state.identity import AccountIdentity
+from convo_pipeline.state.records import AccountIdentity
 from convo_pipeline.storage.layout import is_set_aside
 
 CERTAIN_SOURCES = ("message", "message_id")

@@ -40,8 +40,7 @@ from convo_pipeline.schema import (
     TABLES,
     Table,
 )
-from convo_pipeline.state.records import Partition
-from convo_pipeline.state.run_balance import PARTS, balance
+from convo_pipeline.state.records import RUN_PARTS, Partition, balance
 from convo_pipeline.upkeep.rebuild import CERTAIN_SOURCES
 
 FINDING_KINDS = {
@@ -320,7 +319,7 @@ class _Verifier:
             counts = run.counts or {}
             for name, difference in balance(counts).items():
                 words = name.replace("_", " ")
-                if difference and name in PARTS:
+                if difference and name in RUN_PARTS:
                     total = counts.get(name, 0)
                     text = f"{total} {words}, {total - difference} accounted for"
                 else:

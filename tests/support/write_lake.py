@@ -29,8 +29,7 @@ from convo_pipeline.emulator.world import World
 from convo_pipeline.lake.ledger import export_runs
 from convo_pipeline.lake.store import Store
 from convo_pipeline.settings import StoreSettings
-from convo_pipeline.state.identity import AccountIdentity
-from convo_pipeline.state.records import Partition, Run
+from convo_pipeline.state.records import AccountIdentity, Partition, Run
 from convo_pipeline.state.state import State
 from tests.support.inboxes import Inboxes, serve, small_world
 from tests.support.paths import LAKES

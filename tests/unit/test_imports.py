@@ -42,7 +42,7 @@ OWNERS = {
     "duckdb": ["query/connection.py"],
     "boto3": ["storage/s3.py"],
     "botocore": ["storage/s3.py"],
-    "sqlite3": ["graph/rate_limit.py", "state/database.py", "state/compaction_watch.py"],
+    "sqlite3": ["graph/rate_limit.py", "state/database.py"],
     "dagster": ["definitions.py", "orchestration/"],
     "matplotlib": ["orchestration/pictures.py"],
     "croniter": ["settings.py"],

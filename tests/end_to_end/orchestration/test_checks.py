@@ -288,7 +288,7 @@ def test_every_check_turns_red_where_what_it_promises_is_broken(
         path = lake.path(name, BIKES, day)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
-        lake.state.record(
+        lake.state.save_partition(
             Partition(
                 name, BIKES, day, hashlib.sha256(content).hexdigest(), 3, len(content), source
             )

@@ -25,8 +25,7 @@ from convo_pipeline.graph.codes import CODES
 from convo_pipeline.graph.rate_limit import LimitKey, SqliteLimiter
 from convo_pipeline.reasons import REASONS
 from convo_pipeline.settings import AccountSettings
-from convo_pipeline.state.identity import AccountIdentity
-from convo_pipeline.state.records import Run
+from convo_pipeline.state.records import AccountIdentity, Run
 from tests.support.inboxes import TOKEN_VARIABLE, Inboxes, serve, small_world, stopped_clock
 
 

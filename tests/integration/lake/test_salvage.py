@@ -26,7 +26,7 @@ from convo_pipeline.privacy.retention import expire
 from convo_pipeline.privacy.unsent import find_unsent, remove_content
 from convo_pipeline.schema import NORMALISED, RAW, RAW_REJECTS, TABLES, VERSION_KEY
 from convo_pipeline.settings import StoreSettings
-from convo_pipeline.state.identity import AccountIdentity
+from convo_pipeline.state.records import AccountIdentity
 from convo_pipeline.upkeep.rebuild import rebuild_state
 from convo_pipeline.upkeep.verify import verify
 from tests.support.byte_grep import find_texts

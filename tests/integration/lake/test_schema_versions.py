@@ -31,7 +31,7 @@ from convo_pipeline.schema import (
     Table,
 )
 from convo_pipeline.settings import Settings, StoreSettings, parse_settings
-from convo_pipeline.state.identity import AccountIdentity
+from convo_pipeline.state.records import AccountIdentity
 from convo_pipeline.upkeep.rebuild import rebuild_state
 from convo_pipeline.upkeep.verify import verify
 from tests.support import write_lake as lake

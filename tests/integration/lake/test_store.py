@@ -22,8 +22,7 @@ from convo_pipeline.lake.partitions import Commit
 from convo_pipeline.lake.store import Store
 from convo_pipeline.schema import RAW_MESSAGE_IDS, REACTIONS, SCHEMA_VERSION, VERSION_KEY
 from convo_pipeline.settings import StoreSettings
-from convo_pipeline.state.identity import AccountIdentity
-from convo_pipeline.state.records import ConversationState, Partition, Run
+from convo_pipeline.state.records import AccountIdentity, ConversationState, Partition, Run
 from convo_pipeline.storage.local import LocalFolder
 from convo_pipeline.upkeep.rebuild import rebuild_state
 from tests.support.paths import ROOT

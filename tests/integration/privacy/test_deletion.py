@@ -37,7 +37,7 @@ from convo_pipeline.privacy.deletion import (
 )
 from convo_pipeline.privacy.deletion_callback import make_application, make_callback_server
 from convo_pipeline.settings import DeletionSettings, parse_settings
-from convo_pipeline.state.identity import AccountIdentity
+from convo_pipeline.state.records import AccountIdentity
 from tests.support.byte_grep import find_texts
 from tests.support.inboxes import NOW, Inboxes, serve, small_world, stopped_clock
 

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from convo_pipeline.errors import StoreError
-from convo_pipeline.state.identity import AccountIdentity
-from convo_pipeline.state.records import ConversationState, Partition, Run
+from convo_pipeline.state.records import AccountIdentity, ConversationState, Partition, Run
 from convo_pipeline.state.state import State
 
 DAY = date(2026, 1, 5)
@@ -48,8 +47,8 @@ def test_partitions_are_kept_and_listed_by_account_date_and_table(state: State) 
         partition("messages", "florist"),
     ]
     for one in recorded:
-        state.record(one)
-    state.record(partition("shares", sha256="cd"))
+        state.save_partition(one)
+    state.save_partition(partition("shares", sha256="cd"))
     assert state.partition("shares", "bakery", DAY) == partition("shares", sha256="cd")
     assert state.partitions("bakery") == [recorded[1], partition("shares", sha256="cd")]
     assert state.partitions(day=DAY) == [partition("shares", sha256="cd"), recorded[2]]
@@ -58,11 +57,11 @@ def test_partitions_are_kept_and_listed_by_account_date_and_table(state: State) 
 
 
 def test_an_intent_stays_until_the_partition_is_recorded(state: State) -> None:
-    state.record(partition())
+    state.save_partition(partition())
     state.save_intent(partition(), "ef")
     noted = state.partition("messages", "bakery", DAY)
     assert noted == Partition("messages", "bakery", DAY, "ab", 3, 900, "digest", "ef")
-    state.record(partition(sha256="ef"))
+    state.save_partition(partition(sha256="ef"))
     assert state.partition("messages", "bakery", DAY) == partition(sha256="ef")
 
 
@@ -130,7 +129,7 @@ def test_conversations_are_kept_by_account(state: State) -> None:
 def test_a_damaged_raw_file_reopens_every_conversation_of_its_account(state: State) -> None:
     state.save_conversations("bakery", [ConversationState("c1", 5, "m1", 3)])
     state.save_memory("bakery", {"coverage": {"since": "2026-01-01"}, "ladder": "x"})
-    state.record(partition("raw_message_ids"))
+    state.save_partition(partition("raw_message_ids"))
     state.mark_suspect("raw_message_ids", "bakery", DAY, "a/b.corrupt-1")
     assert state.conversations("bakery") == {"c1": ConversationState("c1", 5, "m1", None)}
     assert (state.partitions(), state.memory("bakery")) == ([], {"ladder": "x"})
@@ -268,14 +267,18 @@ def test_a_symbolic_link_in_place_of_the_database_is_refused(tmp_path: Path) -> 
 
 def test_many_threads_share_one_state(state: State) -> None:
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda n: state.record(partition(day=DAY + timedelta(days=n))), range(100)))
+        list(
+            pool.map(
+                lambda n: state.save_partition(partition(day=DAY + timedelta(days=n))), range(100)
+            )
+        )
     assert len(state.partitions("bakery")) == 100
 
 
 def record_many(path: Path, writer: int) -> None:
     state = State(path)
     for n in range(10):
-        state.record(partition(account=f"a{writer}", day=DAY + timedelta(days=n)))
+        state.save_partition(partition(account=f"a{writer}", day=DAY + timedelta(days=n)))
     state.close()
 
 

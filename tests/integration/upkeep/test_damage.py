@@ -19,7 +19,7 @@ from convo_pipeline.orchestration.assets import run_normalise
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.upkeep import run_upkeep
 from convo_pipeline.schema import DERIVED, RUNS
-from convo_pipeline.state.identity import AccountIdentity
+from convo_pipeline.state.records import AccountIdentity
 from convo_pipeline.upkeep.rebuild import rebuild_state
 from convo_pipeline.upkeep.scrub import NIGHTS, is_due, scrub
 from convo_pipeline.upkeep.verify import verify
@@ -153,7 +153,7 @@ def test_a_file_with_the_bytes_that_were_written_is_never_set_aside(inboxes: Inb
     )
     assert held is not None
     path.write_bytes(b"unreadable")
-    store.state.record(replace(held, sha256=hashlib.sha256(b"unreadable").hexdigest()))
+    store.state.save_partition(replace(held, sha256=hashlib.sha256(b"unreadable").hexdigest()))
     with pytest.raises(StoreError, match="its bytes are those that were written: it stays"):
         store.read("messages", "insta", OLD)
     assert (path.read_bytes(), store.state.suspect_files()) == (b"unreadable", [])

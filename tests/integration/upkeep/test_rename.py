@@ -19,8 +19,7 @@ from convo_pipeline.privacy.forget import erase, resume_erasures
 from convo_pipeline.privacy.unsent import remove_unsent
 from convo_pipeline.schema import RAW_MESSAGE_IDS, REACTIONS
 from convo_pipeline.settings import Settings, StoreSettings
-from convo_pipeline.state.identity import AccountIdentity
-from convo_pipeline.state.records import Run
+from convo_pipeline.state.records import AccountIdentity, Run
 from convo_pipeline.upkeep.rename import rename_account
 from convo_pipeline.upkeep.verify import verify
 from tests.integration.privacy.test_forget import run_killed

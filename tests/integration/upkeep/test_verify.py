@@ -246,7 +246,7 @@ def set_aside(store: Store) -> None:
     record = store.state.partition("raw_conversations", ACCOUNT, DAY)
     store.state.mark_suspect("raw_conversations", ACCOUNT, DAY, path)
     assert isinstance(record, Partition)
-    store.state.record(record)
+    store.state.save_partition(record)
 
 
 def leave_a_note(store: Store) -> None:

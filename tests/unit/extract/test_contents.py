@@ -10,7 +10,7 @@ from convo_pipeline.extract.contents import Contents, Journal
 from convo_pipeline.extract.conversation import failed_state_record
 from convo_pipeline.extract.load import load_spool
 from convo_pipeline.extract.spool import Spool
-from convo_pipeline.state.run_balance import balance
+from convo_pipeline.state.records import balance
 from tests.support.inboxes import Inboxes, serve, small_world
 
 DAY = date(2026, 3, 3)
