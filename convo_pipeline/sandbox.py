@@ -1,7 +1,6 @@
-"""`base_url = "emulator"` made real: the built-in emulator answers for as long as it is needed.
+"""Start the built-in emulator when a setting says `base_url = "emulator"`.
 
-The only place that connects the emulator with the rest. A token that is not set gets the emulator's own, for
-accounts that the emulator answers and no others.
+The only module that connects the emulator with the rest of the package.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,31 +9,36 @@ from datetime import UTC, datetime, timedelta
 
 from convo_pipeline.emulator.serve import EMULATOR_TOKEN, EmulatorServer, FaultError, serve_forever
 from convo_pipeline.errors import SettingsError
-from convo_pipeline.settings import EMULATOR, AccountSettings, Settings
+from convo_pipeline.settings import EMULATOR, Settings
 
 URL_VARIABLE = "CONVO_EMULATOR_URL"
-"""Where an emulator already runs: `demo --ui` keeps one for all runs that are started from the UI."""
+"""Address of a running emulator: `demo --ui` shares one between all runs of the UI."""
 DEFAULT_SEED = 7
 
 
 @contextmanager
-def reachable(
+def emulator_if_needed(
     settings: Settings, environ: Mapping[str, str]
 ) -> Iterator[tuple[Settings, Mapping[str, str]]]:
-    """Give settings whose accounts all have a real address, and the environment with the tokens to go there."""
+    """Return settings and environment in which emulated accounts have an address and a token.
+
+    Starts an emulator unless one is running. A token variable that is set keeps its value.
+    """
     emulated = [account for account in settings.accounts if settings.base_url(account) == EMULATOR]
     if not emulated:
         yield settings, environ
-    elif URL_VARIABLE in environ:
-        yield pointed(settings, environ[URL_VARIABLE]), with_tokens(emulated, environ)
+        return
+    tokens = {account.token_env: EMULATOR_TOKEN for account in emulated} | dict(environ)
+    if URL_VARIABLE in environ:
+        yield _with_address(settings, environ[URL_VARIABLE]), tokens
     else:
-        with serving() as server:
-            yield pointed(settings, server.base_url), with_tokens(emulated, environ)
+        with run_emulator() as server:
+            yield _with_address(settings, server.base_url), tokens
 
 
 @contextmanager
-def serving(port: int = 0, seed: int = DEFAULT_SEED) -> Iterator[EmulatorServer]:
-    """Serve the emulator in this process; a SettingsError if the port is taken."""
+def run_emulator(port: int = 0, seed: int = DEFAULT_SEED) -> Iterator[EmulatorServer]:
+    """Run the emulator in this process; a SettingsError if the port is taken."""
     server = EmulatorServer(port=port, seed=seed)
     try:
         server.start()
@@ -46,8 +50,7 @@ def serving(port: int = 0, seed: int = DEFAULT_SEED) -> Iterator[EmulatorServer]
         server.stop()
 
 
-def pointed(settings: Settings, url: str) -> Settings:
-    """Replace the word `emulator` by an address."""
+def _with_address(settings: Settings, url: str) -> Settings:
     accounts = tuple(
         account.model_copy(update={"base_url": url})
         if settings.base_url(account) == EMULATOR
@@ -57,13 +60,8 @@ def pointed(settings: Settings, url: str) -> Settings:
     return settings.model_copy(update={"accounts": accounts})
 
 
-def with_tokens(accounts: list[AccountSettings], environ: Mapping[str, str]) -> Mapping[str, str]:
-    """Add the emulator's token where a variable is not set."""
-    return {account.token_env: EMULATOR_TOKEN for account in accounts} | dict(environ)
-
-
 CONFIG = """\
-# {url} is answering until Ctrl-C. In another terminal:
+# The emulator runs at {url} until Ctrl-C. In another terminal:
 #   export EMULATOR_TOKEN={token}
 #   convo-pipeline --config FILE extract      with this in FILE:
 [graph]
@@ -86,7 +84,7 @@ DEFAULT_ACCOUNTS = (
 def serve_emulator(
     port: int, seed: int, say: Callable[[str], None], faults: Sequence[str] = ()
 ) -> None:
-    """Serve the emulator until Ctrl-C, with faults such as `slow_loris:0.1`; say how to reach it."""
+    """Run the emulator until Ctrl-C, with faults such as `slow_loris:0.1`; print its settings."""
     start = datetime.now(UTC).date() - timedelta(days=29)
 
     def announce(server: EmulatorServer) -> None:

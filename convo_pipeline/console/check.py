@@ -37,7 +37,7 @@ from convo_pipeline.graph.rate_limit import CallBudget, SqliteLimiter, read_bloc
 from convo_pipeline.graph.responses import read_identity
 from convo_pipeline.lake.store import Store
 from convo_pipeline.reasons import ACTIONS, REASONS, Connection, Level, reason_of
-from convo_pipeline.sandbox import reachable
+from convo_pipeline.sandbox import emulator_if_needed
 from convo_pipeline.settings import AccountSettings, Settings
 from convo_pipeline.state.records import AccountIdentity, check_identity
 
@@ -105,7 +105,7 @@ def check_accounts(
     """Check these accounts in parallel; the second list is about the whole configuration."""
     with (
         closing(Store(settings.store, clock)) as store,
-        reachable(settings, environ) as (reached, tokens),
+        emulator_if_needed(settings, environ) as (reached, tokens),
         ThreadPoolExecutor(ACCOUNTS_IN_FLIGHT, thread_name_prefix="check") as pool,
     ):
         store.state.identities()

@@ -29,7 +29,7 @@ from convo_pipeline.orchestration.instance import HOME_VARIABLE, make_home, open
 from convo_pipeline.orchestration.partitions import ONE_DAY, Window
 from convo_pipeline.orchestration.runs import RunResult, run_jobs
 from convo_pipeline.query.connection import Connection, connect
-from convo_pipeline.sandbox import URL_VARIABLE, serving
+from convo_pipeline.sandbox import URL_VARIABLE, run_emulator
 from convo_pipeline.settings import CONFIG_FILE, CONFIG_VARIABLE, read_settings
 
 DAYS = 7
@@ -95,7 +95,7 @@ def run_demo(
     home = make_home(root / ".dagster")
     settings = read_settings(file)
     window = Window(today - timedelta(days=DAYS - 1), today + ONE_DAY)
-    with serving() as server:
+    with run_emulator() as server:
         environ = {
             **environ,
             URL_VARIABLE: server.base_url,

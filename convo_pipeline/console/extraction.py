@@ -37,7 +37,7 @@ from convo_pipeline.orchestration.runs import RunResult, run_jobs
 from convo_pipeline.orchestration.schedules import nightly_window, open_ledger
 from convo_pipeline.query.connection import connect
 from convo_pipeline.reasons import REASONS, describe_outcome
-from convo_pipeline.sandbox import reachable
+from convo_pipeline.sandbox import emulator_if_needed
 from convo_pipeline.schema import RAW_MESSAGE_IDS
 from convo_pipeline.settings import Settings
 
@@ -132,7 +132,7 @@ def announce_estimates(
     graph = settings.graph
     with (
         closing(Store(settings.store)) as store,
-        reachable(settings, environ) as (reached, tokens),
+        emulator_if_needed(settings, environ) as (reached, tokens),
     ):
         store.preflight()
         for name in accounts:
@@ -205,7 +205,7 @@ def find_conversation(
     """Read the conversations with one person again; return the report and their ids."""
     settings.account(account)
     with closing(Store(settings.store, clock)) as store:
-        with reachable(settings, environ) as (reached, tokens):
+        with emulator_if_needed(settings, environ) as (reached, tokens):
             report, conversation_ids = find(
                 reached, store, account, user_id, environ=tokens, clock=clock
             )

@@ -46,7 +46,7 @@ from convo_pipeline.orchestration.partitions import (
     since_start,
 )
 from convo_pipeline.orchestration.pictures import PICTURED, picture_account
-from convo_pipeline.sandbox import reachable
+from convo_pipeline.sandbox import emulator_if_needed
 
 RAW = tuple(table.name for table in schema.RAW)
 DERIVED = tuple(table.name for table in schema.DERIVED)
@@ -230,7 +230,7 @@ def extract_windows(
     mode: Mode = "window",
 ) -> list[AccountReport]:
     reports: list[AccountReport] = []
-    with reachable(deployment.settings, deployment.environ) as (settings, environ):
+    with emulator_if_needed(deployment.settings, deployment.environ) as (settings, environ):
         for window, accounts in windows.items():
             reports += extract(
                 settings,
