@@ -40,6 +40,7 @@ from convo_pipeline.settings import DeletionSettings, parse_settings
 from convo_pipeline.state.records import AccountIdentity
 from tests.support.byte_grep import find_texts
 from tests.support.inboxes import NOW, Inboxes, serve, small_world, stopped_clock
+from tests.support.spools import append_json
 
 ADA, NOBODY, SECRET = "9990000000000101", "5550000000000001", "app-secret-of-the-tests"
 SAID = "what Ada wrote"
@@ -143,7 +144,7 @@ def test_person_in_the_spool_of_a_killed_first_run_is_erased(tmp_path: Path) -> 
             "messages": {"data": [{"id": "m_1", "message": SAID}]},
         }
         spool = Spool.create(inboxes.store.state_path, "insta", "killed")
-        spool.append({"kind": "listing", "at_us": int(NOW.timestamp()) * 1_000_000, "folder": "", "fields": ["message"],
+        append_json(spool, {"kind": "listing", "at_us": int(NOW.timestamp()) * 1_000_000, "folder": "", "fields": ["message"],
                       "conversation_fields": ["participants"], "conversations": [chat], "states": []})  # fmt: skip
         request = DeletionRequest("code", NOW, person_id=ADA)
         assert finish_request(inboxes.settings, inboxes.store, request, NOW).accounts == ("insta",)

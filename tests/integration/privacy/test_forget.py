@@ -18,7 +18,6 @@ import pytest
 from convo_pipeline.derive.day import stale_days
 from convo_pipeline.emulator.world import Account, Conversation, World
 from convo_pipeline.errors import BusyError, CorruptError, StoreError
-from convo_pipeline.extract.conversation import failed_state_record
 from convo_pipeline.extract.load import load_spool
 from convo_pipeline.extract.spool import Spool, left_spools
 from convo_pipeline.lake.compact import compact
@@ -36,6 +35,7 @@ from convo_pipeline.upkeep.rename import rename_account
 from convo_pipeline.upkeep.verify import verify
 from tests.support.byte_grep import find_texts
 from tests.support.inboxes import NOW, START, Inboxes, serve, small_world
+from tests.support.spools import append_json
 
 ADA, BOB, EVE = "9990000000000101", "9990000000000202", "9990000000000303"
 SECRET = "a secret of Ada's, örtlich"
@@ -280,7 +280,7 @@ def test_spool_of_a_killed_run_is_erased(inboxes: Inboxes) -> None:
     row = {"id": ada, "updated_time": "2026-03-09T09:00:00+0000", "messages": {"data": [
         {"id": "m_new", "created_time": "2026-03-09T09:00:00+0000", "message": SECRET, "from": {"id": ADA}}]}}  # fmt: skip
     spool = Spool.create(inboxes.store.state_path, "insta", "killed")
-    spool.append({"kind": "listing", "at_us": at_us, "folder": "", "fields": ["message", "from"],
+    append_json(spool, {"kind": "listing", "at_us": at_us, "folder": "", "fields": ["message", "from"],
                   "conversation_fields": ["id"], "conversations": [row], "states": []})  # fmt: skip
     [record] = spool.folder.iterdir()
     assert (f".state/spool/insta/killed/{record.name}", SECRET) in hits(Path(inboxes.store.root))
@@ -296,12 +296,15 @@ def test_older_spool_is_stored_without_the_person(inboxes: Inboxes) -> None:
         "participants": {"data": [{"id": ADA}, {"id": inboxes.world.accounts["insta"].own_id}]},
     }
     spool = Spool.create(inboxes.store.state_path, "insta", "old")
-    spool.append({"kind": "listing", "at_us": int(NOW.timestamp() * 1_000_000), "folder": "", "fields": [],
+    append_json(spool, {"kind": "listing", "at_us": int(NOW.timestamp() * 1_000_000), "folder": "", "fields": [],
                   "conversation_fields": ["id"], "conversations": [row], "states": []})  # fmt: skip
     edge = {"kind": "edge", "conversation_id": "t_9", "rows": [{"id": "m", "message": SECRET}]}
-    states = [failed_state_record(chat, 1, "answer") for chat in ("t_9", "t_other")]
-    spool.append(
-        edge | {"at_us": 1, "updated_us": None, "first_rank": 21, "fields": [], "states": states}
+    state = {"kind": "state", "at_us": 1, "updated_us": None, "newest_message_id": None,
+             "complete_since_us": None, "walked_down_to_us": None, "due_reason": "answer"}  # fmt: skip
+    states = [state | {"conversation_id": chat} for chat in ("t_9", "t_other")]
+    append_json(
+        spool,
+        edge | {"at_us": 1, "updated_us": None, "first_rank": 21, "fields": [], "states": states},
     )
     loaded = load_spool(inboxes.store, inboxes.settings.account("insta"), spool)
     assert (loaded.commits, loaded.counts["suppressed_conversations"]) == ([], 1)
@@ -318,7 +321,7 @@ def test_conversation_listed_without_people_is_recognised_by_its_messages(
     erase_ada(inboxes)
     us, at_us = {"id": inboxes.world.accounts["insta"].own_id}, int(NOW.timestamp() * 1_000_000)
     spool = Spool.create(inboxes.store.state_path, "insta", "killed")
-    spool.append({"kind": "listing", "at_us": at_us, "folder": "", "fields": [], "conversation_fields": ["id"], "states": [],
+    append_json(spool, {"kind": "listing", "at_us": at_us, "folder": "", "fields": [], "conversation_fields": ["id"], "states": [],
                   "conversations": [{"id": "t_9"}, {"id": "t_8", "participants": {"data": [us, {"id": ADA}, {"id": EVE}]}}]})  # fmt: skip
     for chat in ("t_9", "t_8"):
         row = {"id": f"m_{chat}", "created_time": "2026-03-09T09:00:00+0000", "message": f"we to {chat}", "from": us,
@@ -332,7 +335,7 @@ def test_conversation_listed_without_people_is_recognised_by_its_messages(
         edge = {"updated_us": None, "first_rank": 1, "rows": [row]}
         single = {"message_id": row["id"], "created_us": at_us, "created_at_source": "message", "rank": 1, "code": None,
                   "subcode": None, "verdict": "detailed", "payload": row}  # fmt: skip
-        spool.append(about | (edge if kind == "edge" else single))
+        append_json(spool, about | (edge if kind == "edge" else single))
     loaded = load_spool(inboxes.store, inboxes.settings.account("insta"), spool)
     spool.delete()
     texts = [str(row["payload"]) for row in inboxes.rows("raw_message_details", "insta")]
@@ -426,14 +429,15 @@ def test_rejects_of_the_persons_conversation_leave(
         "first_rank": 1,
         "fields": ["message"],
     }
-    spool.append(
+    append_json(
+        spool,
         edge
         | {
             "conversation_id": chat,
             "rows": [{"message": SECRET, "created_time": "2026-03-09T09:00:00Z"}],
-        }
+        },
     )
-    spool.append({"kind": "listing", "at_us": at_us, "folder": "", "fields": [], "conversation_fields": [], "states": [],
+    append_json(spool, {"kind": "listing", "at_us": at_us, "folder": "", "fields": [], "conversation_fields": [], "states": [],
                   "conversations": [{"id": chat, "messages": f"{SECRET}, in no list"}, {"id": "another", "messages": "b"}]})  # fmt: skip
     load_spool(inboxes.store, inboxes.settings.account("insta"), spool)
     spool.delete()

@@ -19,7 +19,7 @@ from convo_pipeline.derive.day import stale_days
 from convo_pipeline.emulator.switches import Switches
 from convo_pipeline.emulator.world import Conversation, Message
 from convo_pipeline.errors import BusyError, SettingsError, StoreError
-from convo_pipeline.extract.absence import span_of
+from convo_pipeline.extract.missing import page_span
 from convo_pipeline.extract.observations import MessageObservation, Reject
 from convo_pipeline.extract.spool import Spool, left_spools
 from convo_pipeline.lake.compact import compact
@@ -36,6 +36,7 @@ from tests.integration.privacy.test_forget import kill_everywhere
 from tests.support.byte_grep import find_texts
 from tests.support.inboxes import NOW, Inboxes, serve, small_world
 from tests.support.simulation import Life
+from tests.support.spools import append_json
 
 SECRET, PICTURE = "a word that was taken back, örtlich", "a picture that was taken back"
 HOUR = timedelta(hours=1).total_seconds()
@@ -171,7 +172,7 @@ def leave_spool(inboxes: Inboxes, message: Message) -> None:
         "message": SECRET,
         "from": {"id": "7"},
     }
-    spool.append({"kind": "edge", "at_us": int(NOW.timestamp() * 1_000_000), "conversation_id": chat(inboxes).conversation_id,
+    append_json(spool, {"kind": "edge", "at_us": int(NOW.timestamp() * 1_000_000), "conversation_id": chat(inboxes).conversation_id,
                   "updated_us": None, "first_rank": 4, "fields": ["message", "from"], "rows": [row]})  # fmt: skip
 
 
@@ -363,8 +364,8 @@ def sighted(seconds: int, source: str = "message") -> MessageObservation:
 def test_uncertain_page_spans_nothing(
     found: list[MessageObservation | Reject],
 ) -> None:
-    assert span_of(found, 0) is None
-    assert span_of([sighted(9), sighted(7)], 5) == (7_000_000, 9_000_000, 5)
+    assert page_span(found, 0) is None
+    assert page_span([sighted(9), sighted(7)], 5) == (7_000_000, 9_000_000, 5)
 
 
 def test_unusually_many_unsent_messages_need_a_higher_limit(inboxes: Inboxes) -> None:
