@@ -256,7 +256,11 @@ MESSAGES = Table(
         Column("share_count", COUNT, "Rows in `shares`; null without details."),
         Column("reaction_count", COUNT, "Rows in `reactions`; null without details."),
         Column("sticker_url", TEXT, "The sticker's picture (expires)."),
-        Column("story_kind", TEXT, "`reply_to` or `mention`, for Instagram stories."),
+        Column(
+            "story_kind",
+            TEXT,
+            "`reply_to`, `mention` or `unknown` (the API named only the story), for Instagram stories.",
+        ),
         Column("story_id", TEXT, "The story's id."),
         Column("story_url", TEXT, "The story's media (expires with the story)."),
         Column("reply_to_message_id", TEXT, "The message this one quotes."),
@@ -302,7 +306,8 @@ ATTACHMENTS = Table(
         Column(
             "kind",
             TEXT,
-            "image, video, audio, file, sticker, template, appointment, unavailable or other.",
+            "image, video, audio, file, sticker, template, appointment, share, link_preview,"
+            " story_mention, story, location, unavailable or other.",
             True,
         ),
         Column("mime_type", TEXT, "MIME type, where given."),
@@ -315,7 +320,7 @@ ATTACHMENTS = Table(
         Column("height", COUNT, "Height in pixels."),
         Column("duration_seconds", RATIO, "Length of a video or audio, in seconds."),
         Column("is_sticker", FLAG, "It is shown as a sticker.", required=True),
-        Column("title", TEXT, "A template's title."),
+        Column("title", TEXT, "Title of a template, a shared post or a link preview."),
         Column("extra", TEXT, "JSON of the fields that have no column; null if none."),
     ),
 )

@@ -22,7 +22,7 @@ from convo_pipeline.lake.store import Store
 from convo_pipeline.tables.coverage import count_coverage
 from convo_pipeline.tables.normalize import RawDay, normalize
 
-DERIVATION_VERSION = 1
+DERIVATION_VERSION = 2
 """Raise it whenever the same raw rows give other derived rows: every stored day is then derived again."""
 
 DERIVED = tuple(table.name for table in (*schema.NORMALISED, schema.COVERAGE))

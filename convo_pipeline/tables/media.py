@@ -7,7 +7,7 @@ keys from the message's `PayloadReader`; what it has no column for goes to the r
 import re
 from datetime import UTC, datetime
 
-from convo_pipeline.tables.payloads import PayloadReader, as_flag, dump
+from convo_pipeline.tables.payloads import NOTHING, PayloadReader, as_flag, dump
 
 ATTACHMENT_NAMES = (
     "position", "attachment_id", "sticker_id", "kind", "mime_type", "name", "size_bytes", "url", "url_expires_at",
@@ -22,10 +22,28 @@ _KIND_OF_KEY = {
     "generic_template": "template",
     "appointment_booking": "appointment",
     "video_data": "video",
+    "audio_data": "audio",
 }
+_KIND_OF_TYPE = {
+    **{kind: kind for kind in KINDS},
+    **dict.fromkeys(("post", "ig_post", "reel", "ig_reel", "share"), "share"),
+    "fallback": "link_preview",
+    "story_mention": "story_mention",
+    **dict.fromkeys(("story", "ig_story"), "story"),
+    "ephemeral": "unavailable",
+    "location": "location",
+    "appointment_booking": "appointment",
+}
+"""Kind by the `type` that attachments have since 2026 and in webhooks (Meta's Webhooks reference)."""
 _FAMILIES = ("image", "video", "audio")
 _FILE_KEYS = ("file_url", "url", "mime_type")
 _PLACEHOLDER_KEYS = {"id", "name"}
+_IMAGE_URLS = (
+    "url", "animated_gif_url", "raw_gif_image", "animated_webp_url", "raw_webp_image",
+)  # fmt: skip
+_IMAGE_PREVIEWS = ("preview_url", "animated_gif_preview_url", "animated_webp_preview_url")
+_PAYLOAD_IDS = ("id", "ig_post_media_id", "reel_video_id", "story_media_id")
+_MEDIA_KEYS = ("image_data", "video_data", "audio_data", "generic_template", "payload")
 
 Row = tuple[object, ...]
 _EXPIRY = re.compile(r"[?&]oe=([0-9A-Fa-f]{8})(?:[&#]|$)")
@@ -54,47 +72,46 @@ def read_attachments(message: PayloadReader) -> list[Row]:
 
 
 def _read_attachment(fields: PayloadReader, kind: str) -> Row:
-    image, video, template = (
-        fields.open(key) for key in ("image_data", "video_data", "generic_template")
+    """Take an attachment in the API's shape or in the webhook's (`type` and `payload`)."""
+    image, video, audio, template, payload = inner = [_open(fields, key) for key in _MEDIA_KEYS]
+    attachment_id = _first_text((fields, ("id",)), (payload, _PAYLOAD_IDS))
+    sticker_id = _first_text(*((each, ("sticker_id",)) for each in (fields, image, payload)))
+    has_video = "url" in video.rest
+    url = _first_text(
+        (video, ("url",)),
+        (image, _IMAGE_URLS),
+        (audio, ("url",)),
+        (template, ("media_url", "medial_url")),
+        (fields, ("file_url", "url")),
+        (payload, ("url", "story_media_url")),
     )
-    media = video if "url" in video.rest else image
-    attachment_id, sticker_id = fields.text("id"), fields.text("sticker_id")
-    url = (
-        media.text("url")
-        or template.first_text("media_url", "medial_url")
-        or fields.first_text("file_url", "url")
-    )
-    preview_url = media.text("preview_url")
+    preview_url = (video if has_video else image).first_text(*_IMAGE_PREVIEWS)
     width, height = _read_size(video, image)
-    duration_seconds, title = video.number("length"), template.text("title")
-    if fields.rest.get("type") == kind:
+    lengths = (video.number("length"), audio.number("length"), audio.number("duration"))
+    duration_seconds = next((length for length in lengths if length is not None), None)
+    title = _first_text(*((each, ("title",)) for each in (template, payload, fields)))
+    if kind in (fields.rest.get("type"), *_KIND_OF_TYPE.values()) and kind != "share":
         fields.drop(("type",))
     image.flag("render_as_sticker")
-    row = (
-        attachment_id,
-        sticker_id,
-        kind,
-        fields.text("mime_type"),
-        fields.text("name"),
-        fields.count("size"),
-    )
-    for key, inner in (
-        ("image_data", image),
-        ("video_data", video),
-        ("generic_template", template),
-    ):
-        fields.close(key, inner)
-    sizes = width, height, duration_seconds
+    file = fields.text("mime_type"), fields.text("name"), fields.count("size")
+    for key, reader in zip(_MEDIA_KEYS, inner, strict=True):
+        fields.close(key, reader)
     return (
-        *row,
-        url,
-        url_expires_at(url),
-        preview_url,
-        *sizes,
-        kind == "sticker",
-        title,
-        fields.dump_rest(),
-    )
+        attachment_id, sticker_id, kind, *file, url, url_expires_at(url), preview_url, width, height,
+        duration_seconds, kind == "sticker", title, fields.dump_rest(),
+    )  # fmt: skip
+
+
+def _open(fields: PayloadReader, key: str) -> PayloadReader:
+    """Take an object's keys; the payload of a link preview may also be a text, which stays."""
+    is_text = key == "payload" and not isinstance(fields.rest.get(key, {}), dict)
+    return NOTHING if is_text else fields.open(key)
+
+
+def _first_text(*places: tuple[PayloadReader, tuple[str, ...]]) -> str | None:
+    """Take the first text that is there; the others stay."""
+    found = (reader.first_text(*keys) for reader, keys in places)
+    return next((text for text in found if text is not None), None)
 
 
 def _read_size(video: PayloadReader, image: PayloadReader) -> tuple[int | None, int | None]:
@@ -104,15 +121,17 @@ def _read_size(video: PayloadReader, image: PayloadReader) -> tuple[int | None, 
 
 
 def _find_kind(item: dict[str, object]) -> str:
-    """Name an attachment by the first rule that fits; only an id and a name are Europe's placeholder."""
+    """Name an attachment by the first rule that fits; `other` where none does.
+
+    Only an id and a name: the placeholder of European privacy rules.
+    """
     image, given = item.get("image_data"), item.get("type")
     family = str(item.get("mime_type", "")).partition("/")[0]
-    if "sticker_id" in item or (
-        isinstance(image, dict) and as_flag(image.get("render_as_sticker"))
-    ):
+    places = [each for each in (item, image, item.get("payload")) if isinstance(each, dict)]
+    if any("sticker_id" in each or as_flag(each.get("render_as_sticker")) for each in places):
         return "sticker"
-    if isinstance(given, str) and given in KINDS:
-        return given
+    if isinstance(given, str) and given in _KIND_OF_TYPE:
+        return _KIND_OF_TYPE[given]
     for key, kind in _KIND_OF_KEY.items():
         if key in item:
             return kind

@@ -49,7 +49,10 @@ TEXT_PLACE = PLAIN_NAMES.index("text")
 KIND_PLACE = media.ATTACHMENT_NAMES.index("kind")
 _TEXT_OR_NONE = (str, type(None))
 _STORY_KINDS = {"mention": "mention", "reply_to": "reply_to"}
-_CONTENT_OF_KIND = {"appointment": "template"}
+_CONTENT_OF_STORY = {"mention": "story_mention", "reply_to": "story_reply"}
+_CONTENT_OF_KIND = {
+    "appointment": "template", "link_preview": "share", "story": "share", "location": "other",
+}  # fmt: skip
 _EMPTY_KEYS = {"from", "reply_to", "to"}
 """Keys whose leftovers say nothing about the kind of content."""
 _READ_CHILDREN = {
@@ -243,7 +246,7 @@ def _read_sender(message: PayloadReader) -> Row:
 
 
 def _read_story(message: PayloadReader) -> Row:
-    """Take `story`: kind, id and link of the story it mentions or answers."""
+    """Take `story`: kind, id and link; the kind is `unknown` where the API names only the story."""
     if "story" not in message.rest:
         return None, None, None
     story = message.open("story")
@@ -253,6 +256,8 @@ def _read_story(message: PayloadReader) -> Row:
             inner = story.open(key)
             row = kind, inner.text("id"), inner.first_text("link", "url")
             story.close(key, inner)
+    if row[0] is None and ("id" in story.rest or "link" in story.rest or "url" in story.rest):
+        row = "unknown", story.text("id"), story.first_text("link", "url")
     message.close("story", story)
     return row
 
@@ -278,9 +283,11 @@ def _find_content_type(
     kinds = [str(row[KIND_PLACE]) for row in children["attachments"]]
     available = [kind for kind in kinds if kind != "unavailable"]
     if story_kind is not None:
-        return "story_mention" if story_kind == "mention" else "story_reply"
+        return _CONTENT_OF_STORY.get(str(story_kind)) or ("story_reply" if text else "other")
     if sticker_url:
         return "sticker"
+    if available == ["link_preview"] and text:
+        return "text"
     if available:
         return _CONTENT_OF_KIND.get(available[0], available[0])
     if children["shares"]:

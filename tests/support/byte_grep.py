@@ -1,4 +1,4 @@
-"""Search all files below a folder for texts, in raw bytes and in decoded Parquet."""
+"""Look for texts in every byte below a root: what must be gone is gone there, however it was packed."""
 
 import json
 from collections.abc import Iterable
@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 
 
 def find_texts(root: Path, texts: Iterable[str], account: str = "insta") -> list[tuple[str, str]]:
-    """Return (file, text) for each text in a file that can hold data of the account.
+    """Return every file of an account, or of all, that holds a text: in its bytes or, where it is packed, unpacked.
 
-    Compacted files are shared by accounts: only the rows of this account are searched.
+    A segment is shared by accounts: only the account's own rows are looked into, for the others' stay.
     """
     other = "/account=mess" if account == "insta" else "/account=insta"
     paths = [path for path in root.rglob("*") if path.is_file() and other not in str(path)]

@@ -13,7 +13,6 @@ from convo_pipeline.emulator.world import World
 from convo_pipeline.extract.run import Progress
 from convo_pipeline.extract.spool import Spool
 from tests.support.inboxes import NOW, START, TOKEN_VARIABLE, Inboxes, reopened, serve, small_world
-from tests.support.spools import append_json
 
 SEEN_TIMES = ("first_seen_at", "changed_at", "fields", "rank_when_asked")
 
@@ -382,8 +381,7 @@ def test_a_spool_left_by_a_killed_run_is_stored_by_the_next(tmp_path: Path) -> N
     with serve(tmp_path, world) as inboxes:
         account = inboxes.settings.accounts[0]
         spool = Spool.create(inboxes.store.state_path, account.name, "20260310T000000-dead")
-        append_json(
-            spool,
+        spool.append(
             {
                 "kind": "edge",
                 "at_us": 1_773_100_000_000_000,
@@ -398,7 +396,7 @@ def test_a_spool_left_by_a_killed_run_is_stored_by_the_next(tmp_path: Path) -> N
                         "message": "already paid for",
                     }
                 ],
-            },
+            }
         )
         inboxes.extract_whole()
         assert not spool.folder.exists()
@@ -426,12 +424,10 @@ def test_a_damaged_record_of_a_killed_run_costs_what_it_held_and_no_claim_is_bel
             "due_reason": None,
             "walked_down_to_us": 0,
         }
-        append_json(
-            spool, {"kind": "edge", "conversation_id": conversation.conversation_id, "rows": []}
-        )
+        spool.append({"kind": "edge", "conversation_id": conversation.conversation_id, "rows": []})
         [edge] = spool.folder.iterdir()
         edge.write_bytes(b"x" + edge.read_bytes())
-        append_json(spool, state)
+        spool.append(state)
         [report] = inboxes.extract(accounts=["insta"])
         assert (report.outcome, report.reasons, spool.folder.exists()) == (
             "incomplete",

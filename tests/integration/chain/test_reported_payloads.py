@@ -1,0 +1,146 @@
+"""Payloads as users reported them, over HTTP into the tables: API shapes and webhook shapes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from convo_pipeline.tables.media import ATTACHMENT_NAMES
+from convo_pipeline.tables.messages import RARE_NAMES, read_message
+from tests.support.case_runs import CASES, read_case, serve_case
+
+
+@pytest.mark.parametrize("number", [key for key in CASES if read_case(key)["kind"] == "payload"])
+def test_a_reported_payload_becomes_the_right_columns(number: str, tmp_path: Path) -> None:
+    case = read_case(number)
+    sender = case["payload"]["from"]
+    page = case["payload"]["to"]["data"][0]
+    conversation = {
+        "id": "t_1", "updated_time": case["payload"]["created_time"],
+        "participants": {"data": [sender, page]}, "messages": [case["payload"]],
+    }  # fmt: skip
+    world = {
+        "platform": "instagram" if "story" in case["payload"] else "messenger",
+        "page_id": page["id"], "own_id": page["id"], "conversations": [conversation],
+    }  # fmt: skip
+    with serve_case(world, tmp_path) as run:
+        assert run.extract().outcome == "complete"
+        tables = {
+            name: [
+                json.loads(line)
+                for (line,) in run.sql(f"select to_json({name})::text from {name} order by all")
+            ]
+            for name in ("messages", "attachments", "shares", "reactions")
+        }
+    found = {}
+    for key in case["check"]:
+        table, _, rest = key.partition(".")
+        if rest:
+            position, _, column = rest.partition(".")
+            rows = tables[table]
+            found[key] = rows[int(position)].get(column) if int(position) < len(rows) else None
+        else:
+            found[key] = tables["messages"][0].get(key)
+    for key, right in case["check"].items():
+        assert found[key] in (right if isinstance(right, list) else [right]), key
+
+
+def first_attachment(*attachments: dict[str, Any], text: str = "") -> dict[str, Any]:
+    """Return the content type and the first attachment's columns of a message."""
+    payload = {"id": "m", "message": text, "attachments": {"data": list(attachments)}}
+    row, _, children = read_message(json.dumps(payload))
+    names = ("position", *ATTACHMENT_NAMES[1:])
+    return dict(zip(names, children["attachments"][0], strict=True)) | {"content_type": row[-1]}
+
+
+URL = "https://cdn.example/x"
+SHAPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "audio with its duration under another name": (
+        {"audio_data": {"url": URL, "duration": 4.5}},
+        {"content_type": "audio", "kind": "audio", "url": URL, "duration_seconds": 4.5},
+    ),
+    "video whose type and data agree": (
+        {"type": "video", "video_data": {"url": URL, "length": 2}},
+        {"content_type": "video", "url": URL, "duration_seconds": 2.0},
+    ),
+    "GIF with a WebP address only": (
+        {"mime_type": "image/gif", "image_data": {"animated_webp_url": URL}},
+        {"content_type": "image", "url": URL},
+    ),
+    "reel in the webhook's shape": (
+        {"type": "ig_reel", "payload": {"url": URL, "title": "Reel", "reel_video_id": 17}},
+        {
+            "content_type": "share",
+            "kind": "share",
+            "url": URL,
+            "title": "Reel",
+            "attachment_id": "17",
+        },
+    ),
+    "Instagram post in the webhook's shape": (
+        {"type": "ig_post", "payload": {"url": URL, "ig_post_media_id": "9"}},
+        {"content_type": "share", "url": URL, "attachment_id": "9"},
+    ),
+    "sticker in the webhook's shape": (
+        {"type": "image", "payload": {"url": URL, "sticker_id": 369239263222822}},
+        {"content_type": "sticker", "is_sticker": True, "sticker_id": "369239263222822"},
+    ),
+    "story mention in the webhook's shape": (
+        {"type": "story_mention", "payload": {"url": URL}},
+        {"content_type": "story_mention", "kind": "story_mention", "url": URL},
+    ),
+    "shared story": (
+        {"type": "ig_story", "payload": {"story_media_id": "5", "story_media_url": URL}},
+        {"content_type": "share", "kind": "story", "url": URL, "attachment_id": "5"},
+    ),
+    "view-once media": (
+        {"type": "ephemeral"},
+        {"content_type": "unavailable", "kind": "unavailable", "url": None},
+    ),
+    "location": (
+        {"type": "location", "payload": {"coordinates": {"lat": 1.5, "long": 2.5}}},
+        {"content_type": "other", "kind": "location"},
+    ),
+    "link preview whose payload is a text": (
+        {"type": "fallback", "title": "Shop", "url": URL, "payload": "text"},
+        {"content_type": "share", "kind": "link_preview", "title": "Shop", "url": URL},
+    ),
+    "link preview whose payload is an object": (
+        {"type": "fallback", "payload": {"title": "Shop", "url": URL}},
+        {"content_type": "share", "kind": "link_preview", "title": "Shop", "url": URL},
+    ),
+    "type that nobody documents": (
+        {"type": "hologram", "payload": {"url": URL}},
+        {"content_type": "other", "kind": "other", "url": URL, "extra": '{"type":"hologram"}'},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_an_attachment_shape_has_its_kind_and_address(name: str) -> None:
+    attachment, right = SHAPES[name]
+    found = first_attachment(attachment)
+    assert {key: found[key] for key in right} == right
+
+
+def test_a_text_with_a_link_preview_is_a_text() -> None:
+    preview = {"type": "fallback", "title": "Shop", "url": URL}
+    assert first_attachment(preview, text="look: https://x.example")["content_type"] == "text"
+
+
+@pytest.mark.parametrize(
+    ("story", "text", "right"),
+    [
+        ({"id": "1", "link": URL}, "love it", ("story_reply", "unknown", "1", URL)),
+        ({"id": "1", "link": URL}, "", ("other", "unknown", "1", URL)),
+        ({"url": URL}, "", ("other", "unknown", None, URL)),
+        ({"mention": {"id": "1", "link": URL}}, "", ("story_mention", "mention", "1", URL)),
+    ],
+)
+def test_a_story_has_its_id_and_link_in_every_shape(
+    story: dict[str, Any], text: str, right: tuple[str, ...]
+) -> None:
+    row, rare, _ = read_message(json.dumps({"id": "m", "message": text, "story": story}))
+    names = dict(zip(RARE_NAMES, rare, strict=True))
+    assert (row[-1], names["story_kind"], names["story_id"], names["story_url"]) == right
