@@ -31,7 +31,7 @@ from convo_pipeline.storage.local import PRIVATE_UMASK
 
 if TYPE_CHECKING:
     from convo_pipeline.derive.rederive import Scope
-    from convo_pipeline.extract.plan import Mode
+    from convo_pipeline.extract.report import Mode
 
 EXIT_CODES = """\b
 Exit codes:

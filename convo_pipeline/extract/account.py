@@ -1,20 +1,23 @@
-"""One account's part of a run: lock, what a killed run left, calls into the spool, spool into tables, ledger line."""
+"""Run the extraction of one account.
+
+Take the lock, store what a killed run left, call the API, store the results, record the run.
+"""
 
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import asdict, dataclass, field, replace
-from datetime import date
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime, timedelta
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from convo_pipeline.base.cancellation import Cancellation
 from convo_pipeline.base.clock import Clock
-from convo_pipeline.base.json_text import readable_id
+from convo_pipeline.base.defect import describe_defect, is_out_of_memory
 from convo_pipeline.base.secrets import Credentials, read_credentials, redact
-from convo_pipeline.base.times import DAY_US, day_of, day_start_us, to_us
+from convo_pipeline.base.times import DAY_US, day_of, day_start_us, from_us, to_us
 from convo_pipeline.errors import (
     BusyError,
     ConvoError,
@@ -24,30 +27,28 @@ from convo_pipeline.errors import (
     StoreError,
     ThrottledError,
 )
-from convo_pipeline.extract.contents import Contents, Journal
 from convo_pipeline.extract.conversation import ConversationReader
-from convo_pipeline.extract.defect import describe_defect, is_out_of_memory
-from convo_pipeline.extract.inbox import Fetched, InboxReader, Known
-from convo_pipeline.extract.load import Loaded, load, load_spool
+from convo_pipeline.extract.inbox import InboxReader, InboxResult, StoredConversations
+from convo_pipeline.extract.load import LoadResult, load_run_data, load_spool
 from convo_pipeline.extract.newest20_probe import Newest20Probe
-from convo_pipeline.extract.plan import Coverage, Mode, plan_run
 from convo_pipeline.extract.report import (
     AccountReport,
     CallFigures,
+    Mode,
     Progress,
     guide_calls,
     listing_details,
     refusals,
 )
-from convo_pipeline.extract.spool import Spool, left_spools
-from convo_pipeline.extract.suppression_filter import SuppressionFilter
-from convo_pipeline.extract.walk import Held
-from convo_pipeline.graph.client import Endpoint, GraphClient, Identity
+from convo_pipeline.extract.run_data import RunData
+from convo_pipeline.extract.spool import OwnIdentity, Spool, left_spools
+from convo_pipeline.graph.client import Endpoint, GraphClient
 from convo_pipeline.graph.footing import Footing
 from convo_pipeline.graph.ladder import from_json as ladder_from_json
 from convo_pipeline.graph.ladder import to_json as ladder_to_json
-from convo_pipeline.graph.listing import Listing, ListingSummary
+from convo_pipeline.graph.listing import MARGIN, Listing, ListingSummary
 from convo_pipeline.graph.rate_limit import CallBudget, SqliteLimiter
+from convo_pipeline.graph.responses import Identity
 from convo_pipeline.lake.partitions import Commit
 from convo_pipeline.lake.salvage import damaged_days, damaged_files, salvage_days
 from convo_pipeline.lake.store import Store
@@ -55,14 +56,20 @@ from convo_pipeline.reasons import reason_of
 from convo_pipeline.schema import RAW, TABLES
 from convo_pipeline.settings import AccountSettings, Settings
 from convo_pipeline.state.records import AccountIdentity, Run, balance
+from convo_pipeline.tables.complete_range import CompleteRange
 
+ONE_DAY = timedelta(days=1)
 MOST_SUSPECTS = 100
 """How many conversations are remembered for which a page was refused: each saves a search."""
 
 
 @dataclass
 class AccountRun:
-    """One account in one run."""
+    """One account in one run.
+
+    `loads` stores results in few threads of its own: each holds the rows of a day, and Arrow keeps
+    some 10 MB for every thread that ever used it.
+    """
 
     settings: Settings
     store: Store
@@ -75,20 +82,18 @@ class AccountRun:
     environ: Mapping[str, str]
     clock: Clock
     loads: Executor | None = None
-    """Fills tables, for few accounts at a time and in threads of its own: a day's rows stand in memory then, and Arrow
-    keeps some 10 MB for every thread that ever used it."""
     cancellation: Cancellation = field(default_factory=Cancellation)
-    found: list[str] = field(default_factory=list)
-    """Ids of the conversations that `find` met."""
+    found_ids: list[str] = field(default_factory=list)
+    """Ids of the conversations that `find` found."""
 
     def report(self, user_id: str | None = None, earlier: Sequence[Commit] = ()) -> AccountReport:
-        """Do the account's work; whatever goes wrong, foreseen or not, is in its report and stops no other account.
+        """Run the account. Every error is in the report and stops no other account.
 
-        `earlier` is what this run stored before, if the account's work is done once more; the ledger keeps the last line.
+        `earlier` are the commits of a first try in the same run. The ledger keeps the last line.
         """
         try:
             with self.store.lock_account(self.account.name):
-                report = self._work(user_id)
+                report = self._run(user_id)
                 report = replace(report, commits=(*earlier, *report.commits))
                 self._save_ledger(report)
                 return report
@@ -97,93 +102,82 @@ class AccountRun:
         except Exception as error:
             return self._failed(error)
 
-    def _work(self, user_id: str | None) -> AccountReport:
-        left: list[Loaded] = []
+    def save_identity(self, identity: Identity | None = None) -> None:
+        """Save whose inbox the account's name stands for; StoreError if it is another inbox."""
+        own = identity if identity and identity.own_id else Identity()
+        name, page_id, platform = self.account.name, self.account.page_id, self.account.platform
+        source = "asked" if own.own_id else None
+        self.store.state.set_identity(
+            AccountIdentity(name, page_id, platform, own.own_id, own.own_username, source)
+        )
+
+    def _run(self, user_id: str | None) -> AccountReport:
+        results: list[LoadResult] = []
         try:
-            self._claim_name()
-            left.append(Loaded(quarantined=self._look_over(), commits=self._salvage()))
+            self.save_identity()
+            results.append(self._repair_files())
             for spool in left_spools(self.store.state_path, self.account.name):
-                left.append(self._load(spool))
-            return self._call(read_credentials(self.account, self.environ), left, user_id)
+                results.append(self._load(spool))
+            credentials = read_credentials(self.account, self.environ)
+            return self._fetch_and_load(credentials, results, user_id)
         except Exception as error:
-            commits = tuple(commit for loaded in left for commit in loaded.commits)
-            counts = sum((loaded.counts for loaded in left), Counter[str]())
+            commits = tuple(commit for result in results for commit in result.commits)
+            counts = sum((result.counts for result in results), Counter[str]())
             return replace(
                 self._failed(error), commits=commits, counts=dict(sorted(counts.items()))
             )
 
-    def _look_over(self) -> list[str]:
-        """Note raw files that are not what they were before anything relies on them; a short look leaves that to the night."""
-        return (
-            []
-            if self.mode in ("capture", "find")
-            else self.store.partitions.check_files(RAW, self.account.name)
-        )
+    def _repair_files(self) -> LoadResult:
+        """Find damaged raw files and recover their rows, before the run relies on them.
 
-    def _salvage(self) -> list[Commit]:
-        """Put back what is still held of damaged raw files: this run may ask their days again and call them whole."""
-        return salvage_days(
-            self.store, self.account.name, damaged_days(self.store, self.account.name)
-        )
+        A capture and a `find` are short, so they check no files.
+        """
+        name = self.account.name
+        is_short = self.mode in ("capture", "find")
+        damaged = [] if is_short else self.store.partitions.check_files(RAW, name)
+        commits = salvage_days(self.store, name, damaged_days(self.store, name))
+        return LoadResult(commits=commits, quarantined=damaged)
 
     def _failed(self, error: Exception) -> AccountReport:
-        """Report what ended the account before its own answers were stored; they are in the spool, for the next run."""
-        if isinstance(error, SettingsError):
-            return AccountReport(self.account.name, "failed", ("settings",), str(error))
-        if isinstance(error, StoppedError):
-            return AccountReport(self.account.name, "failed", ("stopped",), str(error))
-        if isinstance(error, StoreError):
-            return AccountReport(self.account.name, "failed", ("store",), str(error))
+        """Report an error before the responses were stored; they wait in the spool."""
+        if isinstance(error, SettingsError | StoppedError | StoreError):
+            return AccountReport(self.account.name, "failed", (reason_of(error),), str(error))
         reason = "memory" if is_out_of_memory(error) else "defect"
         return AccountReport(self.account.name, "failed", (reason,), describe_defect(error))
 
-    def _claim_name(self, identity: Identity | None = None) -> None:
-        """Refuse, before anything is asked or stored, a name that stands for another inbox."""
-        own = identity if identity and identity.own_id else Identity()
-        self.store.state.set_identity(
-            AccountIdentity(
-                self.account.name,
-                self.account.page_id,
-                self.account.platform,
-                own.own_id,
-                own.own_username,
-                "asked" if own.own_id else None,
-            )
-        )
-
-    def _call(
-        self, credentials: Credentials, left: list[Loaded], user_id: str | None
+    def _fetch_and_load(
+        self, credentials: Credentials, results: list[LoadResult], user_id: str | None
     ) -> AccountReport:
         with open_client(
             self.settings, self.store, self.account, credentials, self.clock, self.cancellation
         ) as client:
             spool = Spool.create(self.store.state_path, self.account.name, self.run_id)
-            journal = Journal(spool, Contents.create(self.store, self.account, spool))
-            calls = AccountCalls(self, client, journal)
+            calls = AccountCalls(self, client, RunData.create(self.store, self.account, spool))
             calls.fetch(user_id)
-            journal.flush()
+            calls.data.flush()
             try:
-                left.append(self._load(spool, journal.contents if journal.is_whole else None))
+                data = calls.data if calls.data.is_complete else None
+                results.append(self._load(spool, data))
             except StoppedError as error:
                 calls.end(error)
             else:
-                calls.remember()
-                left.append(Loaded(commits=calls.settle_damage()))
-            return calls.report(left, credentials)
+                calls.save_memory()
+                results.append(LoadResult(commits=calls.settle_damaged_files()))
+            return calls.report(results, credentials)
 
-    def _load(self, spool: Spool, contents: Contents | None = None) -> Loaded:
-        """Store what a spool holds, read from it anew unless its contents are at hand; then the spool can go."""
+    def _load(self, spool: Spool, data: RunData | None = None) -> LoadResult:
+        """Store the data of a spool, read from it unless given; then delete the spool."""
 
-        def fill() -> Loaded:
+        def load() -> LoadResult:
             self.cancellation.check()
-            if contents:
-                return load(self.store, self.account, contents, self.cancellation)
+            if data:
+                return load_run_data(self.store, self.account, data, self.cancellation)
             return load_spool(self.store, self.account, spool, self.cancellation)
 
-        loaded = self.loads.submit(fill).result() if self.loads else fill()
+        result = self.loads.submit(load).result() if self.loads else load()
         spool.delete()
-        self.on_progress(Progress(self.account.name, "partitions", len(loaded.commits)))
-        return loaded
+        self.on_progress(Progress(self.account.name, "partitions", len(result.commits)))
+        return result
 
     def _save_ledger(self, report: AccountReport) -> None:
         self.store.state.save_run(
@@ -213,9 +207,9 @@ def open_client(
     clock: Clock,
     cancellation: Cancellation | None = None,
 ) -> GraphClient:
-    """Return the client of one account's run, inside its rate limit and its budget, until the run is ended.
+    """Return the API client of one account's run, with its rate limit and its budget.
 
-    `clock` is one that `cancellation` watches: the waits of client and limiter end with the run.
+    `clock` must be a clock that the cancellation watches, so that waiting ends with the run.
     """
     graph, endpoint = settings.graph, Endpoint.of(settings, account)
     lock = store.state.database.lock
@@ -232,201 +226,117 @@ def open_client(
     )
 
 
-class AccountCalls:
-    """The calls of one account's run, and what is to be remembered of them."""
+@dataclass(frozen=True)
+class Plan:
+    """How far a run reads: the listing down to `listed_since`, each conversation to `since`.
 
-    def __init__(self, run: AccountRun, client: GraphClient, journal: Journal) -> None:
-        self._journal = journal
+    The listing itself goes a `MARGIN` further than `listed_since`.
+    """
+
+    since: date
+    listed_since: datetime
+    is_incremental: bool
+
+
+def plan_run(
+    mode: Mode,
+    since: date,
+    now: datetime,
+    complete_range: CompleteRange | None,
+    recheck_days: int,
+) -> Plan:
+    """Plan how far a run lists, given what earlier runs read to the end.
+
+    >>> from datetime import UTC
+    >>> now = datetime(2026, 3, 9, tzinfo=UTC)
+    >>> complete = CompleteRange(date(2026, 1, 1), datetime(2026, 3, 8, 12, tzinfo=UTC))
+    >>> plan_run("window", date(2026, 3, 8), now, complete, 2).listed_since.isoformat()
+    '2026-03-08T12:00:00+00:00'
+    >>> plan_run("window", date(2025, 12, 1), now, complete, 2).listed_since.isoformat()
+    '2025-12-01T00:00:00+00:00'
+    """
+    if mode == "capture":
+        since = complete_range.since if complete_range else (now - ONE_DAY).date()
+    start = from_us(day_start_us(since))
+    if complete_range is None or complete_range.since > since:
+        return Plan(since, start, is_incremental=False)
+    listed_since = complete_range.until
+    if mode == "full":
+        return Plan(since, min(start, listed_since), is_incremental=False)
+    if mode == "nightly":
+        listed_since = min(listed_since, now - recheck_days * ONE_DAY)
+    return Plan(since, listed_since, is_incremental=True)
+
+
+class AccountCalls:
+    """The API calls of one account's run, and what the next run has to know of them."""
+
+    def __init__(self, run: AccountRun, client: GraphClient, data: RunData) -> None:
+        self.data = data
         self._run = run
         self._client = client
         self._state = run.store.state
         self._name = run.account.name
         self._memory = self._state.memory(self._name)
-        self._covered = Coverage.read(self._memory)
+        self._complete_range = _read_complete_range(self._memory)
         self._damaged = damaged_files(run.store, self._name)
         since = max(
             min(run.since, *(day for _, _, day, _ in self._damaged), run.until),
             run.account.start_date,
         )
         self._plan = plan_run(
-            run.mode, since, run.clock.now(), self._covered, run.settings.schedule.recheck_days
+            run.mode,
+            since,
+            run.clock.now(),
+            self._complete_range,
+            run.settings.schedule.recheck_days,
         )
+        self._complete_since = self._plan.since
+        if self._complete_range:
+            self._complete_since = min(self._plan.since, self._complete_range.since)
         ladder = self._memory.get("ladder")
         self._rung = ladder_from_json(ladder if isinstance(ladder, str) else None)
         place = self._memory.get("edge_place")
         self._footing = Footing(
             run.account.platform, run.clock.now().date(), place if isinstance(place, int) else 0
         )
-        self._suppressor = SuppressionFilter.read(run.store, run.account)
-        self._fetched = Fetched()
+        self._result = InboxResult()
         self._listing: Listing | None = None
         self._started_seconds = time.monotonic()
 
     def fetch(self, user_id: str | None) -> None:
-        """Make the calls; what ends them early is kept in the report."""
+        """Make the calls; an error that ends them is kept for the report."""
         try:
-            self._ask_identity()
+            self._fetch_identity()
         except ConvoError as error:
-            self._fetched = Fetched({reason_of(error)}, error)
+            self._result = InboxResult({reason_of(error)}, error)
             return
-        if self._run.mode == "full" and self._covered:
-            self._claim(self._covered)
-        reader = self._reader()
+        if self._run.mode == "full" and self._complete_range:
+            until = self._complete_range.until - MARGIN
+            self.data.append(replace(self._complete_range, until=until))
+        reader = self._make_reader()
         if user_id is not None:
-            self._fetched = self._find(reader, user_id)
+            self._result = self._find(reader, user_id)
             return
+        suspects = self._memory.get("suspects")
         self._listing = Listing(
             self._client,
             self._rung,
             since=self._plan.listed_since,
             folders=self._run.account.folders,
             is_known=reader.adds_nothing,
-            suspects=self._suspects(),
+            suspects=suspects if isinstance(suspects, list) else (),
             clock=self._run.clock,
         )
-        self._fetched = reader.fetch(self._listing)
-
-    def _suspects(self) -> list[str]:
-        """Return the conversations for which pages were refused in earlier runs."""
-        found = self._memory.get("suspects")
-        return found if isinstance(found, list) else []
+        self._result = reader.read(self._listing)
 
     def end(self, error: StoppedError) -> None:
-        """Note that the run was ended before what came was stored: it stays in the spool."""
-        self._fetched.reasons.add(reason_of(error))
-        self._fetched.error = self._fetched.error or error
+        """Record that the run was cancelled before its responses were stored."""
+        self._result.reasons.add(reason_of(error))
+        self._result.error = self._result.error or error
 
-    def _ask_identity(self) -> None:
-        """Learn who we are: nightly, and once a day where it is not known yet; where it is not told it is inferred."""
-        held = self._state.identity(self._name)
-        is_told = held is not None and held.own_id_source == "asked"
-        if self._run.mode in ("nightly", "full") or (not is_told and self._is_identity_due()):
-            self._run._claim_name(self._client.fetch_identity())
-            held = self._state.identity(self._name)
-            self._memory["identity_asked_us"] = to_us(self._run.clock.now())
-        self._journal.append(
-            {
-                "kind": "account",
-                "own_id": held.own_id if held else None,
-                "own_username": held.own_username if held else None,
-                "own_id_source": held.own_id_source if held else None,
-            }
-        )
-
-    def _is_identity_due(self) -> bool:
-        """Whether nobody asked since yesterday; a clock that was set back does not put it off."""
-        asked_us = self._memory.get("identity_asked_us")
-        elapsed_us = to_us(self._run.clock.now()) - asked_us if isinstance(asked_us, int) else None
-        return elapsed_us is None or not 0 <= elapsed_us < DAY_US
-
-    def _claim(self, covered: Coverage) -> None:
-        """Write down what earlier runs claimed to hold, before it is swept again."""
-        self._journal.append(
-            {
-                "kind": "claim",
-                "since_us": day_start_us(covered.since),
-                "listed_until_us": to_us(covered.settled_before),
-            }
-        )
-
-    def _reader(self) -> InboxReader:
-        conversations = self._state.conversations(self._name)
-        held = {
-            key: Held(state.newest_message_id, state.complete_since_us, state.updated_us)
-            for key, state in conversations.items()
-            if state.complete_since_us is not None
-        }
-        known = Known(
-            held,
-            {key: state.updated_us for key, state in conversations.items()},
-            {key: state.due_reason for key, state in conversations.items() if state.due_reason},
-            reread_since_us=self._reread_since_us(),
-            trusted_before_us=to_us(self._covered.settled_before) if self._covered else None,
-            is_swept=self._run.mode == "full",
-        )
-        conversation_reader = ConversationReader(
-            self._client,
-            self._journal,
-            self._run.account.platform,
-            Newest20Probe(),
-            self._footing,
-            held_as=self._held_as,
-            is_stored=self._is_stored,
-            on_messages=lambda count: self._tell("messages", count),
-        )
-        return InboxReader(
-            self._client,
-            conversation_reader,
-            self._journal,
-            known,
-            since_us=day_start_us(
-                min(self._plan.since, self._covered.since if self._covered else date.max)
-            ),
-            rung=self._rung,
-            on_conversations=lambda count: self._tell("conversations", count),
-            clean=self._suppressor.clean_conversations,
-        )
-
-    def _reread_since_us(self) -> int | None:
-        """From which last activity on a conversation is read again although nothing in it moved: all of them by `full`."""
-        if self._run.mode == "full":
-            return 0
-        return to_us(self._plan.listed_since) if self._run.mode == "nightly" else None
-
-    def _tell(self, step: str, count: int) -> None:
-        self._run.on_progress(Progress(self._name, step, count))
-
-    def _held_as(
-        self, conversation_id: str, message_id: str, created_us: int
-    ) -> list[tuple[str, int | None]]:
-        """Return the message's `detail_status` and error code as they stand in the tables."""
-        found = self._stored("raw_message_details", conversation_id, message_id, created_us)
-        return list(
-            zip(found["detail_status"].to_pylist(), found["error_code"].to_pylist(), strict=True)
-        )
-
-    def _is_stored(self, conversation_id: str, message_id: str, created_us: int) -> bool:
-        """Whether the message has a row on its day."""
-        return len(self._stored("raw_message_ids", conversation_id, message_id, created_us)) > 0
-
-    def _stored(
-        self, table: str, conversation_id: str, message_id: str, created_us: int
-    ) -> pa.Table:
-        """Return what a raw table holds of one message; what is damaged holds nothing."""
-        try:
-            day = self._run.store.read(table, self._name, day_of(created_us))
-        except CorruptError:
-            day = TABLES[table].schema.empty_table()
-        return day.filter(
-            (pc.field("conversation_id") == conversation_id)
-            & (pc.field("message_id") == message_id)
-        )
-
-    def _find(self, reader: InboxReader, user_id: str) -> Fetched:
-        try:
-            page = self._client.fetch_conversations("id", 1, user_id=user_id)
-        except ConvoError as error:
-            return Fetched({reason_of(error)}, error)
-        self._run.found += [found for row in page.rows if (found := readable_id(row.payload))]
-        for conversation_id in self._run.found:
-            reader.revisit(conversation_id)
-        return reader.fetched
-
-    @property
-    def _summary(self) -> ListingSummary | None:
-        """What the listing did, in which nobody is named who was forgotten; None if there was no listing."""
-        if self._listing is None:
-            return None
-        summary, keeps = self._listing.summary, self._suppressor.keeps
-        return replace(
-            summary,
-            moving=frozenset(filter(keeps, summary.moving)),
-            poisoned={key: error for key, error in summary.poisoned.items() if keeps(key)},
-            suspects=frozenset(filter(keeps, summary.suspects)),
-        )
-
-    def remember(self) -> None:
-        """Keep, after everything is stored, what the next run may rely on."""
+    def save_memory(self) -> None:
+        """Save what the next run may rely on, after everything is stored."""
         memory, summary = dict(self._memory), self._summary
         rung = summary.rung if summary else self._rung
         memory |= {
@@ -436,85 +346,193 @@ class AccountCalls:
         if summary is not None:
             suspects = summary.poisoned if self._run.mode == "full" else summary.suspects
             memory["suspects"] = sorted(suspects)[:MOST_SUSPECTS]
-            if self._fetched.error is None and summary.started_at is not None and not summary.cuts:
-                since = (
-                    min(self._plan.since, self._covered.since)
-                    if self._covered
-                    else self._plan.since
-                )
-                memory["coverage"] = Coverage(since, to_us(summary.started_at)).to_json()
+            if self._result.error is None and summary.started_at is not None and not summary.cuts:
+                memory["coverage"] = {
+                    "since": self._complete_since.isoformat(),
+                    "t0_us": to_us(summary.started_at),
+                }
         self._state.save_memory(self._name, memory)
 
-    def settle_damage(self) -> list[Commit]:
-        """Call files whole again that were damaged or lost before this run, if it read all there is of their days since.
+    def settle_damaged_files(self) -> list[Commit]:
+        """Clear the files that were damaged before this run, if it read all of their days again.
 
-        One that was found damaged only while the run was at work waits for the next run. What is still held of the others goes
-        back before anybody believes them: return what that changed.
+        Before that, recover once more the rows that other copies hold; return these commits. A file
+        that became damaged during the run waits for the next run.
         """
         if damaged_files(self._run.store, self._name) - self._damaged:
             self._state.reset_progress(self._name)
             return []
-        covered = Coverage.read(self._state.memory(self._name))
-        if covered is None or self._fetched.reasons:
+        complete_range = _read_complete_range(self._state.memory(self._name))
+        if complete_range is None or self._result.reasons:
             return []
-        asked = [(day, path) for _, _, day, path in self._damaged if day >= covered.since]
-        commits = salvage_days(self._run.store, self._name, {day for day, _ in asked})
-        for _, path in asked:
+        read_again = [
+            (day, path) for _, _, day, path in self._damaged if day >= complete_range.since
+        ]
+        commits = salvage_days(self._run.store, self._name, {day for day, _ in read_again})
+        for _, path in read_again:
             self._state.remove_suspect(path)
         return commits
 
-    def report(self, loads: list[Loaded], credentials: Credentials) -> AccountReport:
-        """Return what the run came to."""
-        summary = self._summary
-        reasons = {*self._fetched.reasons, *(summary.cuts if summary else ())}
-        if any(loaded.quarantined for loaded in loads):
+    def report(self, results: list[LoadResult], credentials: Credentials) -> AccountReport:
+        """Return the report of the calls and of what was stored."""
+        summary, error = self._summary, self._result.error
+        reasons = {*self._result.reasons, *(summary.cuts if summary else ())}
+        if any(result.quarantined for result in results):
             reasons.add("quarantined")
-        counts = Counter(self._fetched.counts)
-        counts.update(self._suppressor.counts)
-        for loaded in loads:
-            counts.update(loaded.counts)
+        counts = Counter(self._result.counts)
+        for result in results:
+            counts.update(result.counts)
             counts["brought_along"] += sum(
                 count
-                for day, count in loaded.ids_by_day.items()
+                for day, count in result.ids_by_day.items()
                 if not self._run.since <= day < self._run.until
             )
         balances = balance(counts)
         if any(balances.values()):
             reasons.add("unbalanced")
-        error = self._fetched.error
         is_partly_done = counts["conversations_listed"] or isinstance(error, ThrottledError)
         client = self._client
         figures = CallFigures(
             sum(client.calls.values()), guide_calls(counts), client.refused, client.retried
         )
+        secrets = (credentials.token, credentials.app_secret or "")
         return AccountReport(
             account=self._name,
             outcome="complete" if not reasons else "incomplete" if is_partly_done else "failed",
             reasons=tuple(sorted(reasons)),
-            error=redact(str(error), (credentials.token, credentials.app_secret or ""))
-            if error
-            else None,
-            commits=tuple(commit for loaded in loads for commit in loaded.commits),
-            calls=dict(sorted(self._client.calls.items())),
+            error=redact(str(error), secrets) if error else None,
+            commits=tuple(commit for result in results for commit in result.commits),
+            calls=dict(sorted(client.calls.items())),
             counts=dict(sorted(counts.items())),
             started_at=summary.started_at if summary else None,
             figures=figures,
-            report=self._details(loads)
-            | {"calls": asdict(figures) | {"saved": figures.saved}, "balance": balances},
+            report=self._details(results) | {"calls": figures.to_json(), "balance": balances},
         )
 
-    def _details(self, loads: list[Loaded]) -> dict[str, object]:
-        error = self._fetched.error
+    def _details(self, results: list[LoadResult]) -> dict[str, object]:
+        error, summary = self._result.error, self._summary
         resume_at = error.resume_at if isinstance(error, ThrottledError) else None
         return {
-            "listed_since": self._plan.listed_since.isoformat(),
+            "listed_since": (self._plan.listed_since - MARGIN).isoformat(),
             "is_incremental": self._plan.is_incremental,
             "throttled_seconds": round(self._client.throttled_seconds, 3),
             "throttled_until": resume_at.isoformat() if resume_at else None,
             "unchecked_answers": self._client.unchecked,
             "version": self._client.version,
-            "listing": listing_details(summary) if (summary := self._summary) else None,
-            "failed": refusals(self._fetched.failures),
-            "quarantined": [text for loaded in loads for text in loaded.quarantined],
+            "listing": listing_details(summary) if summary else None,
+            "failed": refusals(self._result.failures),
+            "quarantined": [text for result in results for text in result.quarantined],
             "seconds": round(time.monotonic() - self._started_seconds, 3),
         }
+
+    @property
+    def _summary(self) -> ListingSummary | None:
+        """What the listing did, without conversations of erased people; None without a listing."""
+        if self._listing is None:
+            return None
+        summary, keeps = self._listing.summary, self.data.suppression_filter.keeps
+        return replace(
+            summary,
+            moving=frozenset(filter(keeps, summary.moving)),
+            poisoned={key: error for key, error in summary.poisoned.items() if keeps(key)},
+            suspects=frozenset(filter(keeps, summary.suspects)),
+        )
+
+    def _fetch_identity(self) -> None:
+        """Fetch the account's own id every night, and once a day while it is not known."""
+        stored = self._state.identity(self._name)
+        is_asked = stored is not None and stored.own_id_source == "asked"
+        asked_us, now_us = self._memory.get("identity_asked_us"), to_us(self._run.clock.now())
+        # a clock that was set back does not delay it
+        is_due = not isinstance(asked_us, int) or not 0 <= now_us - asked_us < DAY_US
+        if self._run.mode in ("nightly", "full") or (not is_asked and is_due):
+            self._run.save_identity(self._client.fetch_identity())
+            stored = self._state.identity(self._name)
+            self._memory["identity_asked_us"] = now_us
+        if stored:
+            self.data.append(OwnIdentity(stored.own_id, stored.own_username, stored.own_id_source))
+
+    def _find(self, reader: InboxReader, user_id: str) -> InboxResult:
+        try:
+            page = self._client.fetch_conversations("id", 1, user_id=user_id)
+        except ConvoError as error:
+            return InboxResult({reason_of(error)}, error)
+        ids = (row.conversation_id for row in page.rows)
+        self._run.found_ids += [conversation_id for conversation_id in ids if conversation_id]
+        for conversation_id in self._run.found_ids:
+            reader.revisit(conversation_id)
+        return reader.result
+
+    def _make_reader(self) -> InboxReader:
+        """Return the reader of the inbox.
+
+        A full run reads all conversations again for edits and reactions, a nightly run those that
+        were active since `listed_since`.
+        """
+        mode, trusted_before_us, reread_since_us = self._run.mode, None, None
+        if self._complete_range:
+            trusted_before_us = to_us(self._complete_range.until - MARGIN)
+        if mode == "full":
+            reread_since_us = 0
+        elif mode == "nightly":
+            reread_since_us = to_us(self._plan.listed_since)
+        conversation_reader = ConversationReader(
+            self._client,
+            self.data,
+            self._run.account.platform,
+            Newest20Probe(),
+            self._footing,
+            find_details=self._find_details,
+            is_stored=self._is_stored,
+            on_messages=lambda count: self._show_progress("messages", count),
+        )
+        return InboxReader(
+            self._client,
+            conversation_reader,
+            self.data,
+            StoredConversations(
+                self._state.conversations(self._name),
+                reread_since_us,
+                trusted_before_us,
+                is_sweep=mode == "full",
+            ),
+            since_us=day_start_us(self._complete_since),
+            rung=self._rung,
+            on_conversations=lambda count: self._show_progress("conversations", count),
+        )
+
+    def _show_progress(self, step: str, count: int) -> None:
+        self._run.on_progress(Progress(self._name, step, count))
+
+    def _find_details(
+        self, conversation_id: str, message_id: str, created_us: int
+    ) -> list[tuple[str, int | None]]:
+        """Return the stored `detail_status` and error code of a message."""
+        rows = self._read_message("raw_message_details", conversation_id, message_id, created_us)
+        columns = (rows[name].to_pylist() for name in ("detail_status", "error_code"))
+        return list(zip(*columns, strict=True))
+
+    def _is_stored(self, conversation_id: str, message_id: str, created_us: int) -> bool:
+        rows = self._read_message("raw_message_ids", conversation_id, message_id, created_us)
+        return len(rows) > 0
+
+    def _read_message(
+        self, table: str, conversation_id: str, message_id: str, created_us: int
+    ) -> pa.Table:
+        """Return the rows of one message in a raw table; none if the file is damaged."""
+        try:
+            rows = self._run.store.read(table, self._name, day_of(created_us))
+        except CorruptError:
+            rows = TABLES[table].schema.empty_table()
+        return rows.filter(
+            (pc.field("conversation_id") == conversation_id)
+            & (pc.field("message_id") == message_id)
+        )
+
+
+def _read_complete_range(memory: Mapping[str, object]) -> CompleteRange | None:
+    """Return what earlier runs of the account read to the end."""
+    saved = memory.get("coverage")
+    if not isinstance(saved, dict):
+        return None
+    return CompleteRange(date.fromisoformat(saved["since"]), from_us(int(saved["t0_us"])))

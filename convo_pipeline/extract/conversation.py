@@ -1,6 +1,6 @@
-"""One conversation's own calls: itself by its id, older pages of its messages, and single messages that came bare.
+"""Fetch one conversation: itself by its id, older pages of its messages, and bare messages by id.
 
-It asks and spools; when to stop is decided in `walk`, what a row means in `rows`, what a refusal means in `verdict`.
+`walk` decides where paging stops, and `newest20_probe` what a refused message means.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -20,11 +20,15 @@ from convo_pipeline.errors import (
     TooMuchDataError,
     UnknownFieldError,
 )
-from convo_pipeline.extract.contents import Journal
-from convo_pipeline.extract.newest20_probe import Newest20Probe, is_telling, judge, look_of, verdict
-from convo_pipeline.extract.observations import lacks_content, placed_time
-from convo_pipeline.extract.spool import Record
-from convo_pipeline.extract.walk import Walk, bare_beyond, bare_readable
+from convo_pipeline.extract.newest20_probe import (
+    Newest20Probe,
+    is_about_message,
+    refused_status,
+)
+from convo_pipeline.extract.observations import BARE_FIELDS, find_created_us, lacks_content
+from convo_pipeline.extract.run_data import RunData
+from convo_pipeline.extract.spool import MessageRecord, MessagesRecord, StateRecord
+from convo_pipeline.extract.walk import BareMessage, Walk, bare_messages
 from convo_pipeline.graph.client import GraphClient
 from convo_pipeline.graph.codes import is_permanent
 from convo_pipeline.graph.fields import (
@@ -38,23 +42,26 @@ from convo_pipeline.graph.ladder import Edge, Rung, smaller_edge
 from convo_pipeline.graph.listing import ListedPage
 from convo_pipeline.graph.responses import Page
 from convo_pipeline.schema import READABLE_COUNT
+from convo_pipeline.state.records import ConversationState
 
 MOST_EMPTY_PAGES = 3
 SETTLED_AFTER_US = 2 * SECOND_US
-BARE_FIELDS = ("id", "created_time")
 MOST_FAILED_IN_A_ROW = 5
-"""Single messages of a conversation that the server fails on before the conversation waits for the next run."""
-UNREAD = ""
-"""The cursor of a conversation whose messages did not come with it: its edge is walked from the head."""
-SETTLED_STATUSES = frozenset({"detailed", "gone"})
+"""After so many failed messages in a row the conversation waits for the next run."""
+FROM_HEAD = ""
+"""The cursor of a conversation that was listed without messages: page from its newest message."""
+FINAL_STATUSES = frozenset({"detailed", "gone"})
 MESSAGE_FAILED = "message_failed"
 EMPTY_EDGE = "empty_edge"
-"""A conversation shows no messages where there must be some, or may be: believed when it is met twice."""
+"""Due reason: the conversation shows no messages where some must exist, or may exist.
+
+It is accepted as empty if the next run finds the same.
+"""
 
 
 @dataclass(frozen=True)
-class Listed:
-    """A conversation as an answer showed it: its newest messages nested, and the time of that answer."""
+class ListedConversation:
+    """A conversation as a response showed it, with its newest messages nested."""
 
     conversation_id: str
     updated_us: int | None
@@ -62,64 +69,69 @@ class Listed:
     walk: Walk
     rung: Rung
     messages_limit: int
-    """How many of its messages were asked for with it; 0: none."""
+    """How many nested messages were requested; 0 is none."""
     is_current: bool = False
-    """Listed without messages, and its time of activity is the one that is held."""
+    """Listed without messages, and its last activity is the stored one."""
     is_given_up: bool = False
-    """Refused for good, twice, and nothing came since: what is listed of it is all that is taken."""
+    """Refused in two runs, and not active since: it is not fetched again."""
     was_empty: bool = False
-    """Whether it was met without messages in the run before, and not believed."""
-
-    @property
-    def dropped(self) -> frozenset[str]:
-        return self.rung.dropped_names
+    """Its messages were an empty list in the previous run."""
 
     @property
     def at_us(self) -> int:
         return to_us(self.nested.server_time)
 
     @property
-    def is_settled(self) -> bool:
-        """Whether the second of its last activity was over, so that the same time means: nothing more came."""
+    def is_second_over(self) -> bool:
+        """Whether the second of its last activity is over: the same time then means no change."""
         return self.updated_us is not None and self.at_us - self.updated_us >= SETTLED_AFTER_US
 
     @cached_property
     def needs_no_call(self) -> bool:
-        """Nothing older is wanted, and nothing came bare."""
+        """Whether no older message and no bare message has to be fetched."""
         if self.is_current:
             return True
-        is_walked = self.nested.after is None or self.walk.is_deep_enough
-        return (
-            is_walked
-            and not bare_readable(self.nested.rows, 1)
-            and not bare_beyond(self.nested.rows, 1)
+        is_read = self.nested.after is None or self.walk.is_deep_enough
+        return is_read and not any(bare_messages(self.nested.rows, 1))
+
+    def state_after(
+        self, walk: Walk, *, at_end: bool, due_reason: str | None = None
+    ) -> StateRecord:
+        """Return the conversation's state once a walk is stored."""
+        state = ConversationState(
+            self.conversation_id,
+            self.updated_us if self.is_second_over else None,
+            walk.newest_message_id,
+            walk.complete_since_us(at_end),
+            due_reason,
         )
+        return StateRecord(self.at_us, state, -1 if at_end else walk.low_us)
 
 
 @dataclass(frozen=True)
 class ConversationReader:
-    """Reads conversations of one account in one run; may be used by several threads."""
+    """Fetch conversations of one account in one run; several threads may use it."""
 
     client: GraphClient
-    journal: Journal
+    data: RunData
     platform: str
-    rule: Newest20Probe
+    probe: Newest20Probe
     footing: Footing
-    held_as: Callable[[str, str, int], Collection[tuple[str, int | None]]]
-    """Under which `detail_status` and error code (conversation_id, message_id, created_us) is held; empty: not at all."""
+    find_details: Callable[[str, str, int], Collection[tuple[str, int | None]]]
+    """Returns the stored (`detail_status`, `error_code`) of (conversation, message, created_us)."""
     is_stored: Callable[[str, str, int], bool]
     """Whether (conversation_id, message_id, created_us) has a row."""
     on_messages: Callable[[int], None]
 
     def find(self, conversation_id: str, rung: Rung) -> ListedPage:
-        """Ask for one conversation by its id, with its newest messages nested unless that is refused."""
+        """Fetch one conversation by its id, with its newest messages unless these are refused."""
         if rung.nested_messages:
             try:
                 return self._find(conversation_id, rung, READABLE_COUNT)
             except ThrottledError:
                 raise
             except (TooMuchDataError, RetryableError, UnknownFieldError):
-                pass  # its messages are asked for by a call of their own
+                pass  # its messages are fetched by a call of their own
         return self._find(conversation_id, rung, 0)
 
     def _find(self, conversation_id: str, rung: Rung, messages_limit: int) -> ListedPage:
@@ -140,18 +152,21 @@ class ConversationReader:
             rung,
         )
 
-    def ask_one(self, conversation_id: str) -> None:
-        """Ask for one message of a conversation, only to see whether an answer comes."""
+    def fetch_one_message(self, conversation_id: str) -> None:
+        """Fetch one message id of a conversation, only to see whether the server responds."""
         self.client.fetch_messages(conversation_id, "id", 1)
 
-    def read(self, listed: Listed) -> Record:
-        """Read what is due of a conversation; return its state. Raises what ends it early."""
-        walk, after = self._meet_held(listed, listed.walk, listed.nested.rows), listed.nested.after
-        is_whole = self._ask_bare(listed, listed.nested.rows, 1)
+    def read(self, listed: ListedConversation) -> StateRecord:
+        """Fetch the rest of a conversation; return its new state. Raise what ends it early."""
+        walk, after = (
+            self._meet_stored(listed, listed.walk, listed.nested.rows),
+            listed.nested.after,
+        )
+        is_whole = self._fetch_bare(listed, listed.nested.rows, 1)
         cursors: set[str] = set()
-        empty_pages, has_restarted = 0, False
+        empty_count, has_restarted = 0, False
         while after is not None and not walk.is_deep_enough:
-            if after in cursors or empty_pages > MOST_EMPTY_PAGES:
+            if after in cursors or empty_count > MOST_EMPTY_PAGES:
                 raise RetryableError(
                     GraphFault(reason="the message listing does not come to its end")
                 )
@@ -159,46 +174,37 @@ class ConversationReader:
             try:
                 page = self._fetch_older(listed, after, walk.count + 1)
             except GraphError as error:
-                if after == UNREAD or isinstance(error, STOPPING) or not is_permanent(error):
+                if after == FROM_HEAD or isinstance(error, STOPPING) or not is_permanent(error):
                     raise
-                if (
-                    has_restarted
-                ):  # the head was given: what is refused is the cursor, not the conversation
-                    raise RetryableError(
-                        replace(error.fault, reason="a later page of the messages is refused")
-                    ) from None
-                walk, after, has_restarted = Walk(walk.since_us, walk.held), UNREAD, True
+                if has_restarted:  # the head was readable, so it is the cursor that is refused
+                    reason = "a later page of the messages is refused"
+                    raise RetryableError(replace(error.fault, reason=reason)) from None
+                walk, after, has_restarted = Walk(walk.since_us, walk.stored), FROM_HEAD, True
                 cursors.clear()
                 continue
             if self._is_doubtful(listed, page, walk):
-                if after == UNREAD:
-                    return failed_state_record(listed.conversation_id, listed.at_us, EMPTY_EDGE)
-                walk, after = (
-                    Walk(walk.since_us, walk.held),
-                    UNREAD,
-                )  # the listing of its own, from the head
+                if after == FROM_HEAD:
+                    state = ConversationState(listed.conversation_id, due_reason=EMPTY_EDGE)
+                    return StateRecord(listed.at_us, state)
+                walk, after = Walk(walk.since_us, walk.stored), FROM_HEAD
                 continue
-            is_whole &= self._ask_bare(listed, page.rows, walk.count + 1)
-            empty_pages = 0 if page.rows else empty_pages + 1
-            walk, after = self._meet_held(listed, walk.extend(page.rows), page.rows), page.after
-        return state_record(
-            listed, walk, at_end=after is None, due_reason=None if is_whole else MESSAGE_FAILED
-        )
+            is_whole &= self._fetch_bare(listed, page.rows, walk.count + 1)
+            empty_count = 0 if page.rows else empty_count + 1
+            walk, after = self._meet_stored(listed, walk.extend(page.rows), page.rows), page.after
+        due_reason = None if is_whole else MESSAGE_FAILED
+        return listed.state_after(walk, at_end=after is None, due_reason=due_reason)
 
-    def _meet_held(self, listed: Listed, walk: Walk, entries: Sequence[object]) -> Walk:
-        """Let a walk meet what is held by another message than its newest, which may be unsent by now."""
-        clue = walk.stored_clue(entries)
-        return (
-            walk.meet()
-            if clue is not None and self.is_stored(listed.conversation_id, *clue)
-            else walk
-        )
+    def _meet_stored(self, listed: ListedConversation, walk: Walk, rows: Sequence[object]) -> Walk:
+        """Let the walk meet another stored message than the newest one, which may be unsent."""
+        candidate = walk.find_stored_candidate(rows)
+        is_met = candidate is not None and self.is_stored(listed.conversation_id, *candidate)
+        return replace(walk, met_stored=True) if is_met else walk
 
-    def _is_doubtful(self, listed: Listed, page: Page, walk: Walk) -> bool:
-        """Whether a page without rows ends a listing where there must be more, or may well be.
+    def _is_doubtful(self, listed: ListedConversation, page: Page, walk: Walk) -> bool:
+        """Whether a page without rows ends the messages although more must exist, or may exist.
 
-        After a full nested page the edge is asked from the head; if that is empty too, it contradicts what was nested.
-        Where nothing is nested there is no second opinion, but that of the next run.
+        After a full nested page the messages are fetched again from the head. If they are empty
+        too, that contradicts the nested page. If none were nested, the next run decides.
         """
         if page.rows or page.after is not None:
             return False
@@ -208,25 +214,24 @@ class ConversationReader:
             return True
         return not listed.messages_limit and not listed.was_empty
 
-    def _fetch_older(self, listed: Listed, after: str, first_rank: int) -> Page:
-        """Read and spool one page of messages."""
+    def _fetch_older(self, listed: ListedConversation, after: str, first_rank: int) -> Page:
+        """Fetch one page of messages and write it to the spool."""
         fields, page = self._fetch_page(listed, after)
-        self.journal.append(
-            {
-                "kind": "edge",
-                "at_us": to_us(page.server_time),
-                "conversation_id": listed.conversation_id,
-                "updated_us": listed.updated_us,
-                "first_rank": first_rank,
-                "fields": fields,
-                "rows": list(page.rows),
-            }
+        self.data.append(
+            MessagesRecord(
+                to_us(page.server_time),
+                listed.conversation_id,
+                listed.updated_us,
+                first_rank,
+                fields,
+                page.rows,
+            )
         )
         self.on_messages(len(page.rows))
         return page
 
-    def _fetch_page(self, listed: Listed, after: str) -> tuple[tuple[str, ...], Page]:
-        """Ask for a page of messages, and for less until it is given; return it and the fields it was asked for."""
+    def _fetch_page(self, listed: ListedConversation, after: str) -> tuple[tuple[str, ...], Page]:
+        """Fetch a page of messages, smaller and smaller until it comes; return its fields too."""
         edge = self.footing.edge
         while True:
             try:
@@ -240,15 +245,17 @@ class ConversationReader:
                 self.footing.note_given(edge)
                 return fields, page
 
-    def _fetch_edge(self, listed: Listed, after: str, edge: Edge) -> tuple[tuple[str, ...], Page]:
-        """Ask for one page of so many messages, without the fields that are refused."""
+    def _fetch_edge(
+        self, listed: ListedConversation, after: str, edge: Edge
+    ) -> tuple[tuple[str, ...], Page]:
+        """Fetch one page of this size, without the fields that the API refuses."""
         conversation_id, cursor = listed.conversation_id, after or None
         if edge.is_bare:
             return BARE_FIELDS, self.client.fetch_messages(
                 conversation_id, ",".join(BARE_FIELDS), edge.limit, cursor
             )
         dropped, page = self.footing.ask(
-            listed.dropped,
+            listed.rung.dropped_names,
             lambda names: self.client.fetch_messages(
                 conversation_id, message_fields(self.platform, names), edge.limit, cursor
             ),
@@ -256,93 +263,113 @@ class ConversationReader:
         )
         return message_field_names(self.platform, dropped), page
 
-    def _ask_bare(self, listed: Listed, entries: Sequence[object], first_rank: int) -> bool:
-        """Ask singly for bare messages inside the newest 20, and for some beyond once a run; False if one failed."""
-        due, beyond = bare_readable(entries, first_rank), bare_beyond(entries, first_rank)
-        if beyond and not self.rule.holds(
-            lambda place: look_of(self._ask(listed, *beyond[place])[1]), len(beyond)
+    def _fetch_bare(
+        self, listed: ListedConversation, rows: Sequence[object], first_rank: int
+    ) -> bool:
+        """Fetch the bare messages among the newest 20 by id, and once a run some beyond.
+
+        Return False if one failed.
+        """
+        due, beyond = bare_messages(rows, first_rank)
+        if beyond and not self.probe.is_limited(
+            lambda index: self._fetch_message(listed, beyond[index])[1], len(beyond)
         ):
             due += beyond
         is_whole, failed_in_a_row = True, 0
         for bare in due:
-            status, error = self._ask(listed, *bare)
-            is_whole &= status != "failed"
+            is_done, error = self._fetch_message(listed, bare)
+            is_whole &= is_done
             failed_in_a_row = failed_in_a_row + 1 if isinstance(error, RetryableError) else 0
             if error is not None and failed_in_a_row >= MOST_FAILED_IN_A_ROW:
                 raise error
         return is_whole
 
-    def _ask(
-        self, listed: Listed, rank: int, message_id: str, row: dict[str, object]
-    ) -> tuple[str, ConvoError | None]:
-        """Read and spool one message; return its `detail_status` and what was raised instead of it.
-
-        A refusal that asking again does not cure is believed when it is met twice: `settled`.
-        """
-        created_us, source = placed_time(row, message_id, listed.updated_us, listed.at_us)
-        is_readable = rank <= READABLE_COUNT
-        held = self.held_as(listed.conversation_id, message_id, created_us) if is_readable else ()
-        if any(status in SETTLED_STATUSES for status, _ in held):
-            return "settled", None
-        found, error = self._fetch_message(listed, message_id, rank)
-        self.journal.append(
-            {
-                "kind": "message",
-                "conversation_id": listed.conversation_id,
-                "message_id": message_id,
-                "created_us": created_us,
-                "created_at_source": source,
-                "rank": rank,
-                **found,
-            }
-        )
-        is_met_again = (
-            error is not None and is_permanent(error) and ("failed", found["code"]) in held
-        )
-        return "settled" if is_met_again else str(found["verdict"]), error
-
     def _fetch_message(
-        self, listed: Listed, message_id: str, rank: int
-    ) -> tuple[Record, ConvoError | None]:
-        """Ask for one message; raises where beyond the newest 20 no answer comes: that says nothing of the message."""
+        self, listed: ListedConversation, bare: BareMessage
+    ) -> tuple[bool, ConvoError | None]:
+        """Fetch one message and write it to the spool; return whether it is done, and the error.
+
+        A permanent error is accepted after it occurs in two runs.
+        """
+        created_us, source = find_created_us(
+            bare.row, bare.message_id, listed.updated_us, listed.at_us
+        )
+        is_readable = bare.rank <= READABLE_COUNT
+        stored = (
+            self.find_details(listed.conversation_id, bare.message_id, created_us)
+            if is_readable
+            else ()
+        )
+        if any(status in FINAL_STATUSES for status, _ in stored):
+            return True, None
+        record, error = self._fetch_content(
+            listed,
+            MessageRecord(
+                at_us=listed.at_us,
+                conversation_id=listed.conversation_id,
+                message_id=bare.message_id,
+                created_us=created_us,
+                created_at_source=source,
+                rank=bare.rank,
+                detail_status="failed",
+                error_code=None,
+                error_subcode=None,
+                fields=message_field_names(self.platform, listed.rung.dropped_names),
+                payload=None,
+            ),
+        )
+        self.data.append(record)
+        is_repeated = (
+            error is not None and is_permanent(error) and ("failed", record.error_code) in stored
+        )
+        return is_repeated or record.detail_status != "failed", error
+
+    def _fetch_content(
+        self, listed: ListedConversation, record: MessageRecord
+    ) -> tuple[MessageRecord, ConvoError | None]:
+        """Return the record with the message's content, or with what the error means, and the error.
+
+        Raise errors beyond the newest 20 that are not about the message.
+        """
         throttled_seconds = self.client.throttled_seconds
-        asked = {
-            "at_us": listed.at_us,
-            "payload": None,
-            "fields": message_field_names(self.platform, listed.dropped),
-        }
         try:
             dropped, answer = self.footing.ask(
-                listed.dropped,
+                listed.rung.dropped_names,
                 lambda names: self.client.fetch_message(
-                    message_id, message_fields(self.platform, names)
+                    record.message_id, message_fields(self.platform, names)
                 ),
             )
         except STOPPING:
             raise
         except (GraphError, PayloadError) as error:
-            is_calm = self.client.throttled_seconds == throttled_seconds
-            if rank > READABLE_COUNT and not is_telling(error, is_calm):
+            is_throttled = self.client.throttled_seconds != throttled_seconds
+            if record.rank > READABLE_COUNT and not is_about_message(error, is_throttled):
                 raise
-            found = judge(error, rank, is_calm)
-            if found["verdict"] == "gone" and not self._is_in_reach(listed, message_id):
-                found |= {
-                    "verdict": "failed"
-                }  # newer ones came meanwhile and pushed it out, or it is unsent
-            return asked | found, error
-        asked |= {
-            "at_us": to_us(answer.server_time),
-            "fields": message_field_names(self.platform, dropped),
-        }
-        if not isinstance(answer.body, dict) or lacks_content(answer.body):
-            no_refusal = PayloadError("a message's answer has no content")
-            return asked | judge(no_refusal, rank, is_calm=True), no_refusal
-        return asked | {"payload": answer.body} | verdict("detailed"), None
+            status = refused_status(error, record.rank, is_throttled)
+            if status == "gone" and not self._is_among_newest_20(listed, record.message_id):
+                status = "failed"  # newer messages pushed it out, or it is unsent
+            fault = error.fault if isinstance(error, GraphError) and status != "beyond_20" else None
+            return replace(
+                record,
+                detail_status=status,
+                error_code=fault.code if fault else None,
+                error_subcode=fault.subcode if fault else None,
+            ), error
+        record = replace(
+            record,
+            at_us=to_us(answer.server_time),
+            fields=message_field_names(self.platform, dropped),
+        )
+        if isinstance(answer.body, dict) and not lacks_content(answer.body):
+            return replace(record, detail_status="detailed", payload=answer.body), None
+        no_content = PayloadError("a message's answer has no content")
+        status = refused_status(no_content, record.rank, is_throttled=False)
+        return replace(record, detail_status=status), no_content
 
-    def _is_in_reach(self, listed: Listed, message_id: str) -> bool:
-        """Whether a message is still among the newest 20, whose content can be read."""
+    def _is_among_newest_20(self, listed: ListedConversation, message_id: str) -> bool:
+        """Whether a message is still among the newest 20, whose content is readable."""
         left, after = READABLE_COUNT, None
-        while left > 0:  # pages may be shorter than asked for
+        while left > 0:  # pages may be shorter than requested
             page = self.client.fetch_messages(
                 listed.conversation_id, ",".join(BARE_FIELDS), left, after
             )
@@ -352,33 +379,3 @@ class ConversationReader:
             if after is None or not page.rows:
                 return False
         return False
-
-
-def state_record(
-    listed: Listed, walk: Walk, *, at_end: bool, due_reason: str | None = None
-) -> Record:
-    """Return how far a conversation is held now; `walked_down_to_us` is -1 for the very first message."""
-    return {
-        "kind": "state",
-        "at_us": listed.at_us,
-        "conversation_id": listed.conversation_id,
-        "updated_us": listed.updated_us if listed.is_settled else None,
-        "newest_message_id": walk.newest_message_id,
-        "complete_since_us": walk.complete_since_us(at_end),
-        "walked_down_to_us": -1 if at_end else walk.low_us,
-        "due_reason": due_reason,
-    }
-
-
-def failed_state_record(conversation_id: str, at_us: int, due_reason: str | None) -> Record:
-    """Return that a conversation could not be read to its end; what is known of it stays."""
-    return {
-        "kind": "state",
-        "at_us": at_us,
-        "conversation_id": conversation_id,
-        "updated_us": None,
-        "newest_message_id": None,
-        "complete_since_us": None,
-        "walked_down_to_us": None,
-        "due_reason": due_reason,
-    }

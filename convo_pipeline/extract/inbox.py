@@ -1,97 +1,123 @@
-"""One inbox: its listing, then what each conversation still lacks; all of it spooled.
+"""Read one inbox: list its conversations, then fetch what each of them lacks.
 
-It decides nothing about HTTP (`graph`) and writes no table (`load`). Up to four conversations are read at a
-time; the order of their answers does not matter. One conversation's failure never costs its neighbours.
+Everything is written to the spool; HTTP is the task of `graph`, tables are the task of `load`. Up
+to four conversations are read at a time, in any order. The failure of one conversation never stops
+the others.
 """
 
 import random
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 
 from convo_pipeline.base.json_text import readable_id
 from convo_pipeline.base.threads import ThreadPool
-from convo_pipeline.base.times import parse_time_us, to_us
-from convo_pipeline.errors import (
-    STOPPING,
-    ConvoError,
-    GraphError,
-    UnreachableError,
-)
-from convo_pipeline.extract.contents import Journal
+from convo_pipeline.base.times import to_us
+from convo_pipeline.errors import STOPPING, ConvoError, GraphError, UnreachableError
 from convo_pipeline.extract.conversation import (
     EMPTY_EDGE,
-    UNREAD,
+    FROM_HEAD,
     ConversationReader,
-    Listed,
-    failed_state_record,
-    state_record,
+    ListedConversation,
 )
-from convo_pipeline.extract.newest20_probe import says_absent
-from convo_pipeline.extract.spool import Record
-from convo_pipeline.extract.walk import Held, Walk
+from convo_pipeline.extract.newest20_probe import is_absent
+from convo_pipeline.extract.run_data import RunData
+from convo_pipeline.extract.spool import ListingRecord, StateRecord
+from convo_pipeline.extract.walk import Walk
 from convo_pipeline.graph.client import GraphClient
 from convo_pipeline.graph.codes import is_outage, is_permanent
 from convo_pipeline.graph.ladder import TOP, Rung
 from convo_pipeline.graph.listing import ListedPage, Listing
 from convo_pipeline.graph.responses import ConversationRow, Page
 from convo_pipeline.reasons import reason_of
-from convo_pipeline.state.records import GIVEN_UP, GIVEN_UP_REASONS, GIVEN_UP_UNSHOWN
+from convo_pipeline.state.records import (
+    GIVEN_UP,
+    GIVEN_UP_REASONS,
+    GIVEN_UP_UNSHOWN,
+    ConversationState,
+)
 
-WALKS_IN_FLIGHT = 4
+CONVERSATIONS_IN_FLIGHT = 4
 UNREACHABLE_IN_A_ROW = 3
 FAULTS_IN_A_ROW = 10
-"""So many conversations that the server fails on, one after the other, are its own failure; code 1 may be theirs."""
+"""After so many conversations in a row that the server fails on, the server itself is checked.
+
+Code 1 does not count: it may be about the conversation.
+"""
 CONVERSATION_FAILED = "conversation_failed"
 REFUSED = "refused"
-"""Why a conversation is due that was refused in a way that asking again does not cure; refused again, it is given up."""
+"""Due reason: the error was permanent. After a second one the conversation is given up."""
 ANSWER = "answer"
+"""Due reason: the server failed on the conversation, for a while or for ever."""
 
 
 @dataclass(frozen=True)
-class Known:
-    """What earlier runs left in the state of one account."""
+class StoredConversations:
+    """What earlier runs of the account know about its conversations.
 
-    held: Mapping[str, Held] = field(default_factory=dict)
-    updated_us: Mapping[str, int | None] = field(default_factory=dict)
-    due_reasons: Mapping[str, str] = field(default_factory=dict)
-    """Why conversations have to be asked again: what they failed with last, by their ids."""
+    From a last activity of `reread_since_us` on, conversations are read again for edits and
+    reactions, which do not change that time. Before `trusted_before_us` the time of the last
+    activity alone proves that nothing is new. A sweep reads every conversation as if nothing of it
+    were stored, to find missed messages.
+    """
+
+    states: Mapping[str, ConversationState] = field(default_factory=dict)
     reread_since_us: int | None = None
-    """From which last activity on edits and reactions are looked for: they do not move that time."""
     trusted_before_us: int | None = None
-    """Activity before this was over when the last complete run listed it: there the time alone tells that nothing came."""
-    is_swept: bool = False
-    """Whether conversations are walked as if nothing of them were held: what was missed is found."""
+    is_sweep: bool = False
 
-    @property
-    def due(self) -> frozenset[str]:
-        """Conversations to ask by their ids if they are not listed."""
-        return frozenset(
-            key
-            for key, reason in self.due_reasons.items()
-            if reason not in GIVEN_UP_REASONS or self.is_swept
-        )
+    def complete(self, conversation_id: str) -> ConversationState | None:
+        """Return the state of a conversation that was read without a gap."""
+        state = self.states.get(conversation_id)
+        return state if state and state.complete_since_us is not None else None
 
-    def was_failing(self, conversation_id: str) -> bool:
-        """Whether the server failed on a conversation when it was asked last: that may pass, and it may stay for ever."""
-        return self.due_reasons.get(conversation_id) == ANSWER
+    def due_reason(self, conversation_id: str) -> str | None:
+        """Return why a conversation has to be read again: what its last read failed with."""
+        state = self.states.get(conversation_id)
+        return state.due_reason if state else None
+
+    def is_due(self, conversation_id: str) -> bool:
+        """Whether to fetch the conversation by its id if it is not listed."""
+        reason = self.due_reason(conversation_id)
+        return bool(reason) and (reason not in GIVEN_UP_REASONS or self.is_sweep)
 
     def was_refused(self, conversation_id: str) -> bool:
-        """Whether a conversation was refused when it was asked last, in a way that asking again does not cure."""
-        return self.due_reasons.get(conversation_id) in {REFUSED, *GIVEN_UP_REASONS}
+        """Whether the last read of a conversation ended with a permanent error."""
+        return self.due_reason(conversation_id) in {REFUSED, *GIVEN_UP_REASONS}
+
+    def is_unchanged_since(self, conversation_id: str, updated_us: int | None) -> bool:
+        """Whether the last activity is the stored one."""
+        state = self.states.get(conversation_id)
+        return updated_us is not None and state is not None and state.updated_us == updated_us
+
+    def is_current(self, conversation_id: str, updated_us: int | None, since_us: int) -> bool:
+        """Whether times prove that nothing has to be read down to `since_us`."""
+        state = self.complete(conversation_id)
+        if state is None or not self.is_unchanged_since(conversation_id, updated_us):
+            return False
+        assert state.complete_since_us is not None
+        assert updated_us is not None
+        is_reread = self.reread_since_us is not None and updated_us >= self.reread_since_us
+        is_deep_enough = state.complete_since_us <= since_us
+        return is_deep_enough and not is_reread and not self.is_due(conversation_id)
+
+    def is_trusted(self, updated_us: int | None) -> bool:
+        """Whether no further message can have the same second of last activity."""
+        before_us = self.trusted_before_us
+        return updated_us is not None and before_us is not None and updated_us < before_us
 
 
 @dataclass
-class Fetched:
-    """What the account's calls came to; their content is in the spool."""
+class InboxResult:
+    """How the calls of one account ended; their content is in the spool."""
 
     reasons: set[str] = field(default_factory=set)
     error: ConvoError | None = None
     counts: Counter[str] = field(default_factory=Counter)
     failures: dict[str, ConvoError] = field(default_factory=dict)
-    """What each conversation that could not be read failed with."""
+    """The error of each conversation that could not be read."""
 
 
 class InboxReader:
@@ -101,37 +127,33 @@ class InboxReader:
         self,
         client: GraphClient,
         reader: ConversationReader,
-        journal: Journal,
-        known: Known,
+        data: RunData,
+        stored: StoredConversations,
         *,
         since_us: int,
         rung: Rung = TOP,
         on_conversations: Callable[[int], None] = lambda count: None,
-        clean: Callable[[Sequence[ConversationRow]], Sequence[ConversationRow]] = lambda listed: (
-            listed
-        ),
     ) -> None:
-        self.fetched = Fetched()
+        self.result = InboxResult()
         self._client = client
         self._reader = reader
-        self._journal = journal
-        self._known = known
+        self._data = data
+        self._stored = stored
         self._since_us = since_us
         self._rung = rung
         self._on_conversations = on_conversations
-        self._clean = clean
         self._lock = threading.Lock()
         self._stop = threading.Event()
-        self._doubt = threading.Lock()
-        """Held while it is found out whether the server fails on everything: nobody begins a conversation then."""
+        self._server_check = threading.Lock()
+        """Held while the server is checked: no other conversation starts then."""
         self._unreachable_in_a_row = self._faults_in_a_row = 0
-        self._seen: set[str] = set()
-        self._well: set[str] = set()
-        """Conversations that can be read: in this run or an earlier one they were."""
+        self._listed_ids: set[str] = set()
+        self._readable_ids: set[str] = set()
+        """Conversations that were read in this run or an earlier one."""
 
-    def fetch(self, listing: Listing) -> Fetched:
-        """Read everything the listing brings, then what is due from before; never raises a ConvoError."""
-        with ThreadPool(WALKS_IN_FLIGHT, thread_name_prefix="walk") as pool:
+    def read(self, listing: Listing) -> InboxResult:
+        """Read every listed conversation, then those that are due; never raise a ConvoError."""
+        with ThreadPool(CONVERSATIONS_IN_FLIGHT, thread_name_prefix="conversation") as pool:
             reads: list[Future[None]] = []
             try:
                 for page in listing.pages():
@@ -142,68 +164,85 @@ class InboxReader:
             except ConvoError as error:
                 self._end(error)
             except BaseException:
-                self._stop.set()  # whoever reads for us shall not go on for nobody
+                self._stop.set()  # the other threads end soon
                 raise
-            reads += [
-                pool.submit(self.revisit, conversation_id)
-                for conversation_id in sorted(self._known.due - self._seen)
-            ]
+            due_ids = set(filter(self._stored.is_due, self._stored.states)) - self._listed_ids
+            reads += [pool.submit(self.revisit, due_id) for due_id in sorted(due_ids)]
             for read in reads:
                 read.result()
-        return self.fetched
+        return self.result
 
     def adds_nothing(self, row: ConversationRow) -> bool:
-        """Whether a listed conversation is held as it is: below such a page, and old ones, nothing can be new."""
-        conversation_id, updated_us = readable_id(row.payload), _updated_us(row)
-        if conversation_id is None or not self._is_current(conversation_id, updated_us):
+        """Whether a listed conversation is stored as listed.
+
+        The listing ends below a page of such conversations and old ones.
+        """
+        conversation_id = row.conversation_id
+        if conversation_id is None or not self._is_current(conversation_id, row.updated_us):
             return False
-        entries = row.messages.rows
-        if not entries:
-            return self._is_trusted(updated_us)
-        return readable_id(entries[0]) == self._known.held[conversation_id].newest_message_id
+        if not row.messages.rows:
+            return self._stored.is_trusted(row.updated_us)
+        newest_message_id = self._stored.states[conversation_id].newest_message_id
+        return readable_id(row.messages.rows[0]) == newest_message_id
 
     def revisit(self, conversation_id: str) -> None:
-        """Ask one conversation by its id, with its newest messages nested, and read what it lacks."""
+        """Fetch one conversation by its id with its newest messages, and read what it lacks."""
         if not self._is_ended():
             self._guard(conversation_id, 0, lambda: self._revisit(conversation_id))
 
-    def _take_page(self, page: ListedPage) -> list[Listed]:
-        """Spool a page with the states of the conversations that need no more; return the others."""
-        page = replace(page, rows=tuple(self._clean(page.rows)))
+    def _take_page(self, page: ListedPage) -> list[ListedConversation]:
+        """Write a page to the spool; return the conversations that need calls of their own."""
+        page = replace(page, rows=tuple(self._data.clean(page.rows)))
         self._rung = page.rung
-        listed = [self._listed(row, page) for row in page.rows if readable_id(row.payload)]
+        listed = [
+            self._read_row(row, row.conversation_id, page)
+            for row in page.rows
+            if row.conversation_id is not None
+        ]
         with self._lock:
-            self._seen.update(conversation.conversation_id for conversation in listed)
+            self._listed_ids.update(conversation.conversation_id for conversation in listed)
         self._tally("listed", len(listed))
-        done = [conversation for conversation in listed if conversation.needs_no_call]
-        lacking = [conversation for conversation in listed if not conversation.needs_no_call]
-        wanted = [conversation for conversation in lacking if not conversation.is_given_up]
+        done = [each for each in listed if each.needs_no_call]
+        lacking = [each for each in listed if not each.needs_no_call]
+        wanted = [each for each in lacking if not each.is_given_up]
+        record = ListingRecord(
+            to_us(page.server_time),
+            page.folder,
+            page.message_fields,
+            page.conversation_fields,
+            page.rows,
+        )
         states = [
-            state_record(each, each.walk, at_end=each.nested.after is None)
+            each.state_after(each.walk, at_end=each.nested.after is None)
             for each in done
             if not each.is_current
         ]
-        self._spool_listing(page, states)
-        self._count(done)
+        self._data.append(record, states)
+        unchanged = [each for each in done if self._is_unchanged(each)]
+        self._tally("unchanged", len(unchanged) + len(lacking) - len(wanted))
+        self._tally("fetched", len(done) - len(unchanged))
         with self._lock:
-            self._well.update({each.conversation_id for each in done} & self._known.held.keys())
-        self._tally("unchanged", len(lacking) - len(wanted))
+            message_count = sum(len(each.nested.rows) for each in unchanged)
+            self.result.counts["messages_unchanged"] += message_count
+            done_ids = (each.conversation_id for each in done)
+            self._readable_ids.update(filter(self._stored.complete, done_ids))
         return wanted
 
-    def _listed(self, row: ConversationRow, page: ListedPage) -> Listed:
-        conversation_id = readable_id(row.payload)
-        assert conversation_id is not None
-        updated_us = _updated_us(row)
-        held = None if self._known.is_swept else self._known.held.get(conversation_id)
-        walk = Walk(self._since_us, held)
-        nested = row.messages
-        is_current, is_shown = False, page.messages_limit > 0 and bool(nested.rows)
+    def _read_row(
+        self, row: ConversationRow, conversation_id: str, page: ListedPage
+    ) -> ListedConversation:
+        stored, updated_us = self._stored, row.updated_us
+        walk = Walk(self._since_us, None if stored.is_sweep else stored.complete(conversation_id))
+        nested, is_current = row.messages, False
+        is_shown = page.messages_limit > 0 and bool(nested.rows)
         if not is_shown:
-            is_current = self._is_current(conversation_id, updated_us) and self._is_trusted(
+            is_current = self._is_current(conversation_id, updated_us) and stored.is_trusted(
                 updated_us
             )
-            nested = Page((), UNREAD, page.server_time)
-        return Listed(
+            nested = Page((), FROM_HEAD, page.server_time)
+        due_reason = stored.due_reason(conversation_id)
+        is_refused = due_reason == GIVEN_UP or (due_reason == GIVEN_UP_UNSHOWN and not is_shown)
+        return ListedConversation(
             conversation_id,
             updated_us,
             nested,
@@ -211,71 +250,33 @@ class InboxReader:
             page.rung,
             page.messages_limit,
             is_current,
-            is_given_up=self._is_given_up(conversation_id, updated_us, is_shown),
-            was_empty=self._known.due_reasons.get(conversation_id) == EMPTY_EDGE,
+            is_given_up=is_refused and not stored.is_sweep and stored.is_trusted(updated_us),
+            was_empty=due_reason == EMPTY_EDGE,
         )
-
-    def _is_given_up(self, conversation_id: str, updated_us: int | None, is_shown: bool) -> bool:
-        reason = self._known.due_reasons.get(conversation_id)
-        is_left = reason == GIVEN_UP or (reason == GIVEN_UP_UNSHOWN and not is_shown)
-        return is_left and not self._known.is_swept and self._is_trusted(updated_us)
 
     def _is_current(self, conversation_id: str, updated_us: int | None) -> bool:
-        """Whether what is held is as new as what was listed and as deep as is asked, as far as times can tell."""
-        if updated_us is None or self._known.updated_us.get(conversation_id) != updated_us:
-            return False
-        held, reread_since_us = self._known.held.get(conversation_id), self._known.reread_since_us
-        is_deep_enough = held is not None and held.complete_since_us <= self._since_us
-        is_due = conversation_id in self._known.due or (
-            reread_since_us is not None and updated_us >= reread_since_us
-        )
-        return is_deep_enough and not is_due
+        return self._stored.is_current(conversation_id, updated_us, self._since_us)
 
-    def _is_trusted(self, updated_us: int | None) -> bool:
-        """Whether the time of activity alone, no message being shown, tells that nothing came within the same second."""
-        before_us = self._known.trusted_before_us
-        return updated_us is not None and before_us is not None and updated_us < before_us
+    def _is_unchanged(self, listed: ListedConversation) -> bool:
+        """Whether last activity and newest message are the stored ones.
 
-    def _count(self, done: Sequence[Listed]) -> None:
-        unchanged = list(filter(self._is_unchanged, done))
-        self._tally("unchanged", len(unchanged))
-        self._tally("fetched", len(done) - len(unchanged))
-        with self._lock:
-            self.fetched.counts["messages_unchanged"] += sum(
-                len(listed.nested.rows) for listed in unchanged
-            )
-
-    def _tally(self, fate: str, count: int = 1) -> None:
-        """Count conversations by what became of them: `RUN_PARTS` must add up."""
-        with self._lock:
-            self.fetched.counts[f"conversations_{fate}"] += count
-
-    def _is_unchanged(self, listed: Listed) -> bool:
-        """Same time of activity and same newest message as held: a message of the same second is not overlooked."""
+        The message is compared because another one can have the same second.
+        """
         if listed.is_current:
             return True
-        held = self._known.held.get(listed.conversation_id)
-        is_same_time = self._known.updated_us.get(listed.conversation_id) == listed.updated_us
+        stored = self._stored.complete(listed.conversation_id)
         return (
-            held is not None
-            and is_same_time
-            and held.newest_message_id == listed.walk.newest_message_id
+            stored is not None
+            and stored.updated_us == listed.updated_us
+            and stored.newest_message_id == listed.walk.newest_message_id
         )
 
-    def _spool_listing(self, page: ListedPage, states: Sequence[Record]) -> None:
-        self._journal.append(
-            {
-                "kind": "listing",
-                "at_us": to_us(page.server_time),
-                "folder": page.folder,
-                "fields": page.message_fields,
-                "conversation_fields": page.conversation_fields,
-                "conversations": [row.to_json() for row in page.rows],
-                "states": states,
-            }
-        )
+    def _tally(self, result: str, count: int = 1) -> None:
+        """Count conversations by their result; `RUN_PARTS` must add up."""
+        with self._lock:
+            self.result.counts[f"conversations_{result}"] += count
 
-    def _read(self, listed: Listed) -> None:
+    def _read(self, listed: ListedConversation) -> None:
         if self._is_ended():
             self._tally("pending")
             return
@@ -287,34 +288,34 @@ class InboxReader:
             is_shown=is_shown,
         )
 
-    def _read_listed(self, listed: Listed) -> None:
-        self._probe(listed.conversation_id)
+    def _read_listed(self, listed: ListedConversation) -> None:
+        self._probe_failing(listed.conversation_id)
         self._read_to_end(listed)
 
-    def _probe(self, conversation_id: str) -> None:
-        """Where the server failed on a conversation in the run before, see first, by one call, whether it still does."""
-        if self._known.was_failing(conversation_id):
+    def _probe_failing(self, conversation_id: str) -> None:
+        """Check by one small call whether the server still fails on a conversation."""
+        if self._stored.due_reason(conversation_id) == ANSWER:
             self._client.probe_conversation(conversation_id)
 
-    def _read_to_end(self, listed: Listed) -> None:
-        state = self._reader.read(listed)
-        self._journal.note(state)
+    def _read_to_end(self, listed: ListedConversation) -> None:
+        record = self._reader.read(listed)
+        self._data.append_later(record)
         self._tally("fetched")
         with self._lock:
             self._unreachable_in_a_row = self._faults_in_a_row = 0
-            self._well.add(listed.conversation_id)
-            if state["due_reason"]:
-                self.fetched.reasons.add(str(state["due_reason"]))
+            self._readable_ids.add(listed.conversation_id)
+            if record.state.due_reason:
+                self.result.reasons.add(record.state.due_reason)
 
     def _revisit(self, conversation_id: str) -> None:
         try:
-            self._probe(conversation_id)
+            self._probe_failing(conversation_id)
             page = self._reader.find(conversation_id, self._rung)
         except ConvoError as error:
             self._tally("listed")
-            if not says_absent(error) or not self._known.was_refused(conversation_id):
+            if not is_absent(error) or not self._stored.was_refused(conversation_id):
                 raise
-            self._journal.note(failed_state_record(conversation_id, 0, due_reason=None))
+            self._data.append_later(StateRecord(0, ConversationState(conversation_id)))
             self._tally("vanished")
             return
         for listed in self._take_page(page):
@@ -323,9 +324,9 @@ class InboxReader:
     def _guard(
         self, conversation_id: str, at_us: int, step: Callable[[], None], *, is_shown: bool = False
     ) -> None:
-        """Do one conversation's step; what fails there is due next run, or ends the account.
+        """Run one conversation's step: an error makes it due in the next run, or ends the account.
 
-        `is_shown`: an answer held some of its messages before.
+        `is_shown`: a response of this run held some of its messages.
         """
         try:
             step()
@@ -339,24 +340,28 @@ class InboxReader:
             raise
 
     def _fail(self, conversation_id: str, at_us: int, error: ConvoError, is_shown: bool) -> None:
-        """Note what a conversation failed with: it is due next run, unless it was refused for good and so before."""
+        """Record the error of a conversation; a permanent error in two runs gives it up."""
         is_refused = is_permanent(error)
-        is_given_up = is_refused and self._known.was_refused(conversation_id)
-        given_up = GIVEN_UP if is_shown else GIVEN_UP_UNSHOWN
-        due_reason = given_up if is_given_up else REFUSED if is_refused else reason_of(error)
-        self._journal.note(failed_state_record(conversation_id, at_us, due_reason))
-        with self._lock:
-            self.fetched.failures[conversation_id] = error
+        is_given_up = is_refused and self._stored.was_refused(conversation_id)
         if is_given_up:
-            self._tally("given_up")
+            due_reason = GIVEN_UP if is_shown else GIVEN_UP_UNSHOWN
         else:
-            self._tally("failed")
-            self._heed_failure(error)
-
-    def _heed_failure(self, error: ConvoError) -> None:
-        """Count failures in a row; where there were too many, find out whether it is the server that fails."""
+            due_reason = REFUSED if is_refused else reason_of(error)
+        state = ConversationState(conversation_id, due_reason=due_reason)
+        self._data.append_later(StateRecord(at_us, state))
         with self._lock:
-            self.fetched.reasons.add(CONVERSATION_FAILED)
+            self.result.failures[conversation_id] = error
+        self._tally("given_up" if is_given_up else "failed")
+        if not is_given_up:
+            self._count_failure(error)
+
+    def _count_failure(self, error: ConvoError) -> None:
+        """Count failures in a row; after too many of them, check the server and end the account.
+
+        The check fetches a conversation that was readable.
+        """
+        with self._lock:
+            self.result.reasons.add(CONVERSATION_FAILED)
             self._unreachable_in_a_row += isinstance(error, UnreachableError)
             self._faults_in_a_row += is_outage(error)
             is_host_dead = self._unreachable_in_a_row >= UNREACHABLE_IN_A_ROW
@@ -364,22 +369,19 @@ class InboxReader:
             if not (is_host_dead or is_server_failing):
                 return
             self._unreachable_in_a_row = self._faults_in_a_row = 0
-            failed = {*self.fetched.failures, *self._known.due_reasons}
-            others = sorted(self._well or self._seen - failed)
-        with self._doubt:
-            if isinstance(error, GraphError) and not (
-                others and self._is_answered(random.choice(others))
-            ):
-                self._end(
-                    UnreachableError(
-                        replace(error.fault, reason="one conversation after the other fails")
-                    )
-                )
+            due_ids = {key for key in self._stored.states if self._stored.due_reason(key)}
+            failed_ids = {*self.result.failures, *due_ids}
+            others = sorted(self._readable_ids or self._listed_ids - failed_ids)
+        with self._server_check:
+            is_answered = bool(others) and self._is_answered(random.choice(others))
+            if isinstance(error, GraphError) and not is_answered:
+                reason = "one conversation after the other fails"
+                self._end(UnreachableError(replace(error.fault, reason=reason)))
 
     def _is_answered(self, conversation_id: str) -> bool:
-        """Whether another conversation's messages can be read, so that those that failed are bad by themselves."""
+        """Whether another conversation is readable: then the failures are the conversations' own."""
         try:
-            self._reader.ask_one(conversation_id)
+            self._reader.fetch_one_message(conversation_id)
         except STOPPING as error:
             self._end(error)
         except ConvoError as error:
@@ -387,16 +389,11 @@ class InboxReader:
         return True
 
     def _is_ended(self) -> bool:
-        with self._doubt:
+        with self._server_check:
             return self._stop.is_set()
 
     def _end(self, error: ConvoError) -> None:
         with self._lock:
-            self.fetched.reasons.add(reason_of(error))
-            self.fetched.error = self.fetched.error or error
+            self.result.reasons.add(reason_of(error))
+            self.result.error = self.result.error or error
         self._stop.set()
-
-
-def _updated_us(row: ConversationRow) -> int | None:
-    updated_time = row.payload.get("updated_time") if isinstance(row.payload, dict) else None
-    return parse_time_us(updated_time)

@@ -1,7 +1,7 @@
-"""What a run brought, into the raw tables: each date is merged once.
+"""Store the data of a run in the raw tables: one merge per table and date.
 
-Everything here can be done again: a spool left by a killed run is loaded by the next one, and merging the same
-rows twice changes nothing. It calls no API.
+It is idempotent: the spool of a killed run is loaded by the next run, and merging the same rows
+twice changes nothing. It calls no API.
 """
 
 from collections import Counter
@@ -18,17 +18,15 @@ from convo_pipeline import schema
 from convo_pipeline.base.cancellation import Cancellation
 from convo_pipeline.base.times import day_of
 from convo_pipeline.errors import CorruptError
-from convo_pipeline.extract.absence import judge_missing
-from convo_pipeline.extract.contents import Contents, Placements
-from convo_pipeline.extract.missed import count_missed
+from convo_pipeline.extract.missing import count_missed, update_missing
 from convo_pipeline.extract.observations import (
     ConversationObservation,
-    MessageObservation,
     Reject,
     is_plausible,
     message_id_us,
 )
-from convo_pipeline.extract.spool import Spool
+from convo_pipeline.extract.run_data import Placements, RunData
+from convo_pipeline.extract.spool import OwnIdentity, Spool
 from convo_pipeline.lake.floors import raw_floor
 from convo_pipeline.lake.partitions import Commit
 from convo_pipeline.lake.store import Store
@@ -36,224 +34,230 @@ from convo_pipeline.settings import AccountSettings
 from convo_pipeline.state.records import AccountIdentity, ConversationState
 
 KEY = ["conversation_id", "message_id"]
-PASSED_DAYS = timedelta(days=31)
-"""How far back a run that is no sweep looks for ids that were unsent: each day is a file to read."""
+CHECKED_FOR_MISSING = timedelta(days=31)
+"""How far back a run that is not `full` looks for missing messages: each day costs one read."""
 
 
 @dataclass
-class Loaded:
-    """What one spool brought into the store."""
+class LoadResult:
+    """What was stored from one spool."""
 
     commits: list[Commit] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     ids_by_day: Counter[date] = field(default_factory=Counter)
-    own_id: str | None = None
-    own_username: str | None = None
-    own_id_source: str | None = None
     quarantined: list[str] = field(default_factory=list)
 
 
 def load_spool(
     store: Store, account: AccountSettings, spool: Spool, cancellation: Cancellation | None = None
-) -> Loaded:
-    """Merge everything a spool holds into the account's raw tables and its state.
-
-    Where a record is damaged, what was read is stored, but none of it is called read to its end: the next run asks again.
-    """
-    contents = Contents.create(store, account, spool)
-    for record in spool:
-        contents.read(record)
-    if spool.damaged:
-        contents.distrust()
-    loaded = load(store, account, contents, cancellation)
-    loaded.quarantined += [
-        f"{spool.folder / name} is damaged; what it held is asked again" for name in spool.damaged
+) -> LoadResult:
+    """Store everything that a spool holds; damaged records are named in `quarantined`."""
+    result = load_run_data(store, account, RunData.read(store, account, spool), cancellation)
+    result.quarantined += [
+        f"{spool.folder / name} is damaged; the next run fetches its content again"
+        for name in spool.damaged
     ]
-    return loaded
+    return result
 
 
-def load(
-    store: Store,
-    account: AccountSettings,
-    contents: Contents,
-    cancellation: Cancellation | None = None,
-) -> Loaded:
-    """Merge what a run brought into the account's raw tables and its state; StoppedError between days if `cancellation` is set."""
-    placed = contents.place_untimed(_where_held(store, account.name, contents.untimed))
+def load_run_data(
+    store: Store, account: AccountSettings, data: RunData, cancellation: Cancellation | None = None
+) -> LoadResult:
+    """Merge the data into the account's raw tables, then save its state.
+
+    StoppedError between two days if the run is cancelled.
+    """
+    placed = data.place_untimed(_find_stored_days(store, account.name, data))
     if placed:
         store.state.save_placements(account.name, placed)
-    identity = contents.identity(store, account)
-    loaded = Loaded(
-        own_id=identity.own_id, own_username=identity.own_username, own_id_source=identity.source
-    )
-    loaded.counts.update(contents.suppressor.counts)
+    result = LoadResult(counts=Counter(data.suppression_filter.counts))
+    identity = data.find_identity(store, account)
     first_day = max(account.start_date, raw_floor(store))
-    held = store.state.conversations(account.name)
-    writer = _Writer(store, account, contents, loaded, first_day, held)
-    if contents.claim:
-        loaded.counts["missed"] = 0
-    for day in contents.buckets.days():
+    states = store.state.conversations(account.name)
+    loader = _Loader(store, account, data, result, identity, first_day, states)
+    if data.swept_range:
+        result.counts["missed"] = 0
+    for day in data.days():
         if cancellation:
             cancellation.check()
         if day >= first_day:
-            writer.write_day(day)
-    for day in writer.passed_days():
-        writer.write_absences(day)
-    writer.write_lonely_conversations()
-    writer.write_rejects()
-    _save_states(store, account, contents, loaded, held)
-    return loaded
+            loader.merge_day(day)
+    for day in loader.find_passed_days():
+        loader.merge_missing(day)
+    loader.merge_conversations_without_messages()
+    loader.merge_rejects()
+    if identity.own_id_source == "inferred":
+        store.state.set_identity(
+            AccountIdentity(account.name, account.page_id, account.platform, **vars(identity))
+        )
+    _save_states(store, account.name, data, states)
+    return result
 
 
-def _where_held(store: Store, account: str, observations: list[MessageObservation]) -> Placements:
-    """Return where the lake has messages that came without a time of their own."""
-    wanted = {(observation.conversation_id, observation.message_id) for observation in observations}
+def _find_stored_days(store: Store, account: str, data: RunData) -> Placements:
+    """Return the days on which messages that were observed without a time are stored."""
+    wanted = {(message.conversation_id, message.message_id) for message in data.untimed}
     found: Placements = {}
     for day in store.days("raw_message_ids", account) if wanted else ():
-        held = store.read("raw_message_ids", account, day).select(KEY)
-        keys = wanted.intersection(
-            zip(*(column.to_pylist() for column in held.columns), strict=True)
-        )
-        found |= dict.fromkeys(keys, day)
+        ids = store.read("raw_message_ids", account, day)
+        keys = set(zip(*(ids[name].to_pylist() for name in KEY), strict=True))
+        found |= dict.fromkeys(wanted & keys, day)
     return found
 
 
+def _save_states(
+    store: Store, account: str, data: RunData, before: Mapping[str, ConversationState]
+) -> None:
+    """Save the new states; a conversation that was not read to its end keeps its old range."""
+    states = [
+        replace(before[key], due_reason=state.due_reason)
+        if state.complete_since_us is None and key in before
+        else state
+        for key, state in data.states.items()
+    ]
+    store.state.save_conversations(account, states)
+
+
 @dataclass
-class _Writer:
-    """Merges one date after the other; keeps the counts of the run's balance."""
+class _Loader:
+    """Merge one date after the other and count what the run's balance needs."""
 
     store: Store
     account: AccountSettings
-    contents: Contents
-    loaded: Loaded
+    data: RunData
+    result: LoadResult
+    identity: OwnIdentity
     first_day: date
-    held: Mapping[str, ConversationState]
+    states: Mapping[str, ConversationState]
     """The conversations as earlier runs left them."""
 
-    def write_day(self, day: date) -> None:
-        observations = self.contents.buckets.read(day)
-        stored = self._read_ids(day)
+    def merge_day(self, day: date) -> None:
+        observations = self.data.read_day(day)
+        stored_ids = self._read_ids(day)
         keys = schema.RAW_MESSAGE_IDS.row_keys(observations)
-        is_stored = _is_stored(keys, stored)
+        stored_keys = (
+            schema.RAW_MESSAGE_IDS.row_keys(stored_ids) if stored_ids else pa.array([], keys.type)
+        )
+        is_stored = pc.is_in(keys, value_set=stored_keys)
         self._count(day, observations, keys, is_stored)
-        self.loaded.counts["rows_before"] += stored.num_rows if stored else 0
-        if self.contents.claim and stored is not None:
-            unstored = observations.filter(pc.invert(is_stored))
-            missed = count_missed(
-                self.contents.claim, unstored, self.held, self.contents.conversations
+        self.result.counts["rows_before"] += stored_ids.num_rows if stored_ids else 0
+        if self.data.swept_range and stored_ids is not None:
+            self.result.counts["missed"] += count_missed(
+                self.data.swept_range,
+                observations.filter(pc.invert(is_stored)),
+                self.states,
+                self.data.conversations,
             )
-            self.loaded.counts["missed"] += missed
-        conversation_ids = pc.unique(observations["conversation_id"]).to_pylist()
-        known = [
-            self.contents.conversations[key]
-            for key in conversation_ids
-            if key in self.contents.conversations
-        ]
-        self._merge("raw_conversations", day, self._conversation_rows(known))
-        ids = self._merge("raw_message_ids", day, self._id_rows(stored, observations))
-        self.loaded.counts["rows_after"] += ids.row_count if ids else 0
+        conversations = self.data.conversations
+        ids = pc.unique(observations["conversation_id"]).to_pylist()
+        listed = [conversations[key] for key in ids if key in conversations]
+        self._merge("raw_conversations", day, self._conversation_rows(listed))
+        commit = self._merge("raw_message_ids", day, self._id_rows(stored_ids, observations))
+        self.result.counts["rows_after"] += commit.row_count if commit else 0
         self._merge("raw_message_details", day, _detail_rows(observations))
 
-    def passed_days(self) -> list[date]:
-        """Return the days that walks passed without meeting a message there: of a run that is no sweep, the last ones."""
+    def find_passed_days(self) -> list[date]:
+        """Return the stored days that walks passed without a message of this run on them.
+
+        A run that is not `full` returns only the last 31 days.
+        """
         lows, times = (column.to_numpy() for column in self._walked[1:])
         if not len(lows):
             return []
         newest = day_of(int(times.max()))
-        oldest = day_of(max(int(lows.min()), 0))
-        if not self.contents.claim:
-            oldest = max(oldest, newest - PASSED_DAYS)
-        met = set(self.contents.buckets.days())
+        oldest = max(day_of(max(int(lows.min()), 0)), self.first_day)
+        if not self.data.swept_range:
+            oldest = max(oldest, newest - CHECKED_FOR_MISSING)
+        observed = set(self.data.days())
         days = self.store.days("raw_message_ids", self.account.name)
-        return [
-            day for day in days if max(oldest, self.first_day) <= day <= newest and day not in met
-        ]
+        return [day for day in days if oldest <= day <= newest and day not in observed]
 
-    def write_absences(self, day: date) -> None:
-        """Merge what a day's ids were not met where they should have been."""
-        stored = self._read_ids(day)
-        if stored is not None:
-            absent = self._absent_rows(stored, schema.RAW_MESSAGE_IDS.schema.empty_table())
-            self._merge("raw_message_ids", day, absent)
+    def merge_missing(self, day: date) -> None:
+        """Mark the stored ids of a day that are missing in the run's listings."""
+        stored_ids = self._read_ids(day)
+        if stored_ids is not None:
+            observed_ids = schema.RAW_MESSAGE_IDS.schema.empty_table()
+            self._merge("raw_message_ids", day, self._missing_rows(stored_ids, observed_ids))
 
-    def write_lonely_conversations(self) -> None:
-        """File conversations that showed no message under the day of their last activity."""
-        lonely: dict[date, list[ConversationObservation]] = {}
-        for conversation in self.contents.conversations.values():
-            if conversation.conversation_id not in self.contents.conversations_with_messages:
-                time_us = conversation.updated_us
-                plausible = is_plausible(time_us, conversation.at_us)
-                day = day_of(time_us if plausible and time_us is not None else conversation.at_us)
-                lonely.setdefault(day, []).append(conversation)
-        for day, conversations in sorted(lonely.items()):
+    def merge_conversations_without_messages(self) -> None:
+        """Store them on the day of their last activity."""
+        by_day: dict[date, list[ConversationObservation]] = {}
+        for conversation in self.data.conversations.values():
+            if conversation.conversation_id not in self.data.ids_with_messages:
+                updated_us, at_us = conversation.updated_us, conversation.at_us
+                time_us = updated_us if is_plausible(updated_us, at_us) else None
+                by_day.setdefault(day_of(at_us if time_us is None else time_us), []).append(
+                    conversation
+                )
+        for day, conversations in sorted(by_day.items()):
             if day >= self.first_day:
                 self._merge("raw_conversations", day, self._conversation_rows(conversations))
 
-    def write_rejects(self) -> None:
+    def merge_rejects(self) -> None:
+        """Store the rejected rows on the day of the response."""
         by_day: dict[date, list[Reject]] = {}
-        for entry in self.contents.rejects.values():
+        for entry in self.data.rejects.values():
             by_day.setdefault(day_of(entry.at_us), []).append(entry)
-        self.loaded.counts["rejected"] = len(self.contents.rejects)
+        self.result.counts["rejected"] = len(self.data.rejects)
         for day, entries in sorted(by_day.items()):
             self._merge("raw_rejects", day, _reject_rows(entries))
 
-    def _merge(self, table: str, day: date, incoming: pa.Table) -> Commit | None:
-        """Merge; a damaged file is set aside by the store and then started anew, and the report says so."""
-        if incoming.num_rows == 0:
+    def _merge(self, table: str, day: date, rows: pa.Table) -> Commit | None:
+        """Merge rows; the store moves a damaged file aside, then the day starts with a new file."""
+        if rows.num_rows == 0:
             return None
         try:
-            commit = self.store.merge(table, self.account.name, day, incoming)
+            commit = self.store.merge(table, self.account.name, day, rows)
         except CorruptError as error:
-            self.loaded.quarantined.append(str(error))
-            commit = self.store.merge(table, self.account.name, day, incoming)
-        self.loaded.commits.append(commit)
+            self.result.quarantined.append(str(error))
+            commit = self.store.merge(table, self.account.name, day, rows)
+        self.result.commits.append(commit)
         return commit
+
+    def _read_ids(self, day: date) -> pa.Table | None:
+        """Return the stored ids of a day; None if the file is damaged."""
+        try:
+            return self.store.read("raw_message_ids", self.account.name, day)
+        except CorruptError as error:
+            self.result.quarantined.append(str(error))
+            return None
 
     def _count(
         self, day: date, observations: pa.Table, keys: pa.ChunkedArray, is_stored: pa.ChunkedArray
     ) -> None:
-        """Count each message once, by the most that was learned of it, and those that have no row yet."""
+        """Count each message once, by its best `detail_status`, and the messages without a row."""
         messages = _codes(keys)
-        ranks = pc.index_in(
-            observations["detail_status"], value_set=pa.array(schema.DETAIL_STATUSES)
-        ).to_numpy()
-        most = np.zeros(messages.max(initial=-1) + 1, dtype=np.int64)
-        np.maximum.at(most, messages, ranks)
-        self.loaded.ids_by_day[day] += len(most)
-        held_count = pc.count_distinct(keys.filter(is_stored)).as_py()
-        self.loaded.counts.update(ids_listed=len(most), rows_inserted=len(most) - held_count)
-        for rank, count in zip(*np.unique(most, return_counts=True), strict=True):
-            self.loaded.counts[schema.DETAIL_STATUSES[rank]] += int(count)
+        statuses = pa.array(schema.DETAIL_STATUSES)
+        ranks = pc.index_in(observations["detail_status"], value_set=statuses).to_numpy()
+        best = np.zeros(messages.max(initial=-1) + 1, dtype=np.int64)
+        np.maximum.at(best, messages, ranks)
+        self.result.ids_by_day[day] += len(best)
+        stored_count = pc.count_distinct(keys.filter(is_stored)).as_py()
+        counts = self.result.counts
+        counts.update(ids_listed=len(best), rows_inserted=len(best) - stored_count)
+        for rank, count in zip(*np.unique(best, return_counts=True), strict=True):
+            counts[schema.DETAIL_STATUSES[rank]] += int(count)
 
     def _conversation_rows(self, conversations: list[ConversationObservation]) -> pa.Table:
         count = len(conversations)
-        constant = (
-            self.account.platform,
-            self.account.page_id,
-            self.loaded.own_id,
-            self.loaded.own_username,
-        )
-        platform, page_id, own_id, own_username = ([value] * count for value in constant)
-        times = pa.array([conversation.at_us for conversation in conversations], pa.int64()).cast(
-            schema.TIME
-        )
+        times = _times([conversation.at_us for conversation in conversations])
         return _table(
             schema.RAW_CONVERSATIONS,
             conversation_id=[conversation.conversation_id for conversation in conversations],
-            platform=platform,
-            page_id=page_id,
+            platform=[self.account.platform] * count,
+            page_id=[self.account.page_id] * count,
             folder=[conversation.folder for conversation in conversations],
-            own_id=own_id,
-            own_username=own_username,
+            own_id=[self.identity.own_id] * count,
+            own_username=[self.identity.own_username] * count,
             fields=[conversation.fields for conversation in conversations],
             payload=[conversation.payload for conversation in conversations],
             first_seen_at=times,
             changed_at=times,
         )
 
-    def _id_rows(self, stored: pa.Table | None, observations: pa.Table) -> pa.Table:
-        count = observations.num_rows
-        seen = _table(
+    def _id_rows(self, stored_ids: pa.Table | None, observations: pa.Table) -> pa.Table:
+        nulls = pa.nulls(observations.num_rows, schema.TIME)
+        observed_ids = _table(
             schema.RAW_MESSAGE_IDS,
             conversation_id=observations["conversation_id"],
             message_id=observations["message_id"],
@@ -261,64 +265,50 @@ class _Writer:
             created_at_source=observations["created_at_source"],
             tie_rank=_tie_ranks(observations),
             first_seen_at=observations["at_us"].cast(schema.TIME),
-            missing_at=pa.nulls(count, schema.TIME),
-            deleted_at=pa.nulls(count, schema.TIME),
-            returned_at=pa.nulls(count, schema.TIME),
+            missing_at=nulls,
+            deleted_at=nulls,
+            returned_at=nulls,
         )
-        return (
-            pa.concat_tables([seen, self._absent_rows(stored, seen)])
-            if stored is not None
-            else seen
+        if stored_ids is None:
+            return observed_ids
+        return pa.concat_tables([observed_ids, self._missing_rows(stored_ids, observed_ids)])
+
+    def _missing_rows(self, stored_ids: pa.Table, observed_ids: pa.Table) -> pa.Table:
+        """Return the stored ids that this run proved to be missing, deleted or returned."""
+        found = (
+            schema.RAW_MESSAGE_IDS.schema.empty_table(),
+            self._newly_missing_rows(stored_ids, observed_ids),
+            update_missing(stored_ids, observed_ids, self.data.spans),
         )
+        return pa.concat_tables([rows for rows in found if rows is not None])
 
-    def _absent_rows(self, stored: pa.Table, seen: pa.Table) -> pa.Table:
-        """Return the held ids of which the run learned that they are missing, deleted or back."""
-        found = [self._missing_rows(stored, seen), judge_missing(stored, seen, self.contents.spans)]
-        return pa.concat_tables([schema.RAW_MESSAGE_IDS.schema.empty_table(), *filter(None, found)])
-
-    def _missing_rows(self, held: pa.Table, seen: pa.Table) -> pa.Table | None:
-        """Return the held ids whose place a contiguous walk passed without meeting them."""
+    def _newly_missing_rows(self, stored_ids: pa.Table, observed_ids: pa.Table) -> pa.Table | None:
+        """Return the stored ids whose place a walk without a gap passed, and that it did not list."""
         conversation_ids, lows, times = self._walked
-        places = pc.index_in(held["conversation_id"], value_set=conversation_ids)
-        is_passed = pc.greater(held["created_at"].cast(pa.int64()), lows.take(places))
-        candidates = held.filter(
-            pc.and_(pc.fill_null(is_passed, False), pc.is_null(held["missing_at"]))
+        indices = pc.index_in(stored_ids["conversation_id"], value_set=conversation_ids)
+        is_passed = pc.greater(stored_ids["created_at"].cast(pa.int64()), lows.take(indices))
+        candidates = stored_ids.filter(
+            pc.and_(pc.fill_null(is_passed, False), pc.is_null(stored_ids["missing_at"]))
         )
-        is_met = pc.is_in(
-            schema.RAW_MESSAGE_IDS.row_keys(candidates), schema.RAW_MESSAGE_IDS.row_keys(seen)
-        )
-        absent = candidates.filter(pc.invert(is_met))
-        if absent.num_rows == 0:
+        row_keys = schema.RAW_MESSAGE_IDS.row_keys
+        is_listed = pc.is_in(row_keys(candidates), value_set=row_keys(observed_ids))
+        missing = candidates.filter(pc.invert(is_listed))
+        if missing.num_rows == 0:
             return None
-        self.loaded.counts["missing"] += absent.num_rows
-        missing_at = times.take(
-            pc.index_in(absent["conversation_id"], value_set=conversation_ids)
-        ).cast(schema.TIME)
-        index = absent.schema.get_field_index("missing_at")
-        return absent.set_column(index, absent.field("missing_at"), missing_at)
+        self.result.counts["missing"] += missing.num_rows
+        indices = pc.index_in(missing["conversation_id"], value_set=conversation_ids)
+        index = missing.schema.get_field_index("missing_at")
+        missing_at = times.take(indices).cast(schema.TIME)
+        return missing.set_column(index, missing.field("missing_at"), missing_at)
 
     @cached_property
     def _walked(self) -> tuple[pa.Array, pa.Array, pa.Array]:
-        """The conversations that were walked, how far down, and when."""
-        walked = self.contents.walked_down_to
+        """Columns of the walked conversations: id, lowest time, and time of the response."""
+        walked = self.data.walked_down_to
         lows, times = (
-            pa.array([place[part] for place in walked.values()], pa.int64()) for part in (0, 1)
+            pa.array([pair[part] for pair in walked.values()], pa.int64()) for part in (0, 1)
         )
         return pa.array(walked, pa.string()), lows, times
-
-    def _read_ids(self, day: date) -> pa.Table | None:
-        """Return the day's ids as they are stored; None where the file is damaged."""
-        try:
-            return self.store.read("raw_message_ids", self.account.name, day)
-        except CorruptError as error:
-            self.loaded.quarantined.append(str(error))
-            return None
-
-
-def _is_stored(keys: pa.ChunkedArray, stored: pa.Table | None) -> pa.ChunkedArray:
-    """Say for each key whether there is a row of it."""
-    value_set = schema.RAW_MESSAGE_IDS.row_keys(stored) if stored else pa.array([], keys.type)
-    return pc.is_in(keys, value_set=value_set)
 
 
 def _detail_rows(observations: pa.Table) -> pa.Table:
@@ -342,84 +332,56 @@ def _detail_rows(observations: pa.Table) -> pa.Table:
     )
 
 
-def _tie_ranks(observations: pa.Table) -> pa.Array:
-    """Return the order among a conversation's messages of one second, the oldest 0.
-
-    The newest answer that showed a message says its place; ids with a time inside are ordered by that.
-    """
-    ranks = np.zeros(observations.num_rows, dtype=np.int64)
-    tied = _are_seconds_shared(observations)
-    groups: dict[tuple[str, int], dict[str, tuple[int, int, int]]] = {}
-    candidates = observations.filter(pa.array(tied)).to_pylist()
-    for row in candidates:
-        group = groups.setdefault((row["conversation_id"], row["created_us"]), {})
-        place = (message_id_us(row["message_id"]) or 0, -row["rank"], row["at_us"])
-        held = group.get(row["message_id"])
-        if held is None or held[2] <= row["at_us"]:
-            group[row["message_id"]] = place
-    order = {
-        (key, message_id): rank
-        for key, group in groups.items()
-        for rank, message_id in enumerate(
-            sorted(group, key=lambda message_id: (group[message_id][:2], message_id))
-        )
-    }
-    for index, row in zip(tied.nonzero()[0], candidates, strict=True):
-        ranks[index] = order[(row["conversation_id"], row["created_us"]), row["message_id"]]
-    return pa.array(ranks)
-
-
-def _are_seconds_shared(observations: pa.Table) -> np.ndarray:
-    """Say for each row whether another one is of the same conversation and time."""
-    seconds = observations["created_us"].cast(pa.string())
-    codes = _codes(pc.binary_join_element_wise(seconds, observations["conversation_id"], " "))
-    is_shared: np.ndarray = np.bincount(codes)[codes] > 1
-    return is_shared
-
-
-def _codes(values: pa.ChunkedArray) -> np.ndarray:
-    """Return a small number for each value, the same for the same."""
-    codes: np.ndarray = values.combine_chunks().dictionary_encode().indices.to_numpy()
-    return codes
-
-
 def _reject_rows(entries: list[Reject]) -> pa.Table:
     return _table(
         schema.RAW_REJECTS,
         digest=[entry.digest for entry in entries],
         reason=[entry.reason for entry in entries],
         payload=[entry.payload for entry in entries],
-        first_seen_at=pa.array([entry.at_us for entry in entries], pa.int64()).cast(schema.TIME),
+        first_seen_at=_times([entry.at_us for entry in entries]),
     )
 
 
+def _tie_ranks(observations: pa.Table) -> pa.Array:
+    """Return the order among the messages of one conversation and second, the oldest 0.
+
+    The order is that of the newest response; ids with a time inside are ordered by that time.
+    """
+    seconds = observations["created_us"].cast(pa.string())
+    codes = _codes(pc.binary_join_element_wise(seconds, observations["conversation_id"], " "))
+    is_tied = np.bincount(codes)[codes] > 1
+    tied_rows = observations.filter(pa.array(is_tied)).to_pylist()
+    orders: dict[tuple[str, int], dict[str, tuple[int, int, int]]] = {}
+    for row in tied_rows:
+        order = orders.setdefault((row["conversation_id"], row["created_us"]), {})
+        message_id, at_us = row["message_id"], row["at_us"]
+        if message_id not in order or order[message_id][2] <= at_us:
+            order[message_id] = (message_id_us(message_id) or 0, -row["rank"], at_us)
+    tie_ranks = {
+        (second, message_id): rank
+        for second, order in orders.items()
+        for rank, message_id in enumerate(sorted(order, key=lambda each: (order[each][:2], each)))
+    }
+    ranks = np.zeros(observations.num_rows, dtype=np.int64)
+    for index, row in zip(is_tied.nonzero()[0], tied_rows, strict=True):
+        ranks[index] = tie_ranks[(row["conversation_id"], row["created_us"]), row["message_id"]]
+    return pa.array(ranks)
+
+
+def _codes(values: pa.ChunkedArray) -> np.ndarray:
+    """Return a small number for each value, equal for equal values."""
+    codes: np.ndarray = values.combine_chunks().dictionary_encode().indices.to_numpy()
+    return codes
+
+
+def _times(times_us: list[int]) -> pa.Array:
+    return pa.array(times_us, pa.int64()).cast(schema.TIME)
+
+
 def _table(table: schema.Table, **columns: object) -> pa.Table:
-    arrays = [_array(columns[column.name], column.type) for column in table.columns]
+    arrays = [
+        values if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(values, column.type)
+        for column in table.columns
+        for values in [columns[column.name]]
+    ]
     return pa.Table.from_arrays(arrays, schema=table.schema)
-
-
-def _array(values: object, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
-    return values if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(values, kind)
-
-
-def _save_states(
-    store: Store,
-    account: AccountSettings,
-    contents: Contents,
-    loaded: Loaded,
-    held: Mapping[str, ConversationState],
-) -> None:
-    if loaded.own_id_source == "inferred":
-        store.state.set_identity(
-            AccountIdentity(
-                account.name, account.page_id, account.platform, loaded.own_id, None, "inferred"
-            )
-        )
-    states = [_with_held(state, held.get(key)) for key, state in contents.states.items()]
-    store.state.save_conversations(account.name, states)
-
-
-def _with_held(state: ConversationState, held: ConversationState | None) -> ConversationState:
-    """Keep what is held of a conversation that could not be read to its end this time."""
-    is_read = state.complete_since_us is not None
-    return state if is_read or held is None else replace(held, due_reason=state.due_reason)

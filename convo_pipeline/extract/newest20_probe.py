@@ -1,91 +1,79 @@
-"""What a refused message is, and whether beyond the newest 20 anything can be read. Pure but for what it is given to ask."""
+"""Decide what a refused message means, and whether messages beyond the newest 20 are readable."""
 
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, TypeGuard
 
-from convo_pipeline.errors import ConvoError, GraphError, MissingError, PayloadError, WithheldError
-from convo_pipeline.extract.spool import Record
+from convo_pipeline.errors import ConvoError, MissingError, PayloadError, WithheldError
 from convo_pipeline.graph.codes import is_outage
 from convo_pipeline.schema import READABLE_COUNT
 
 NOT_FOUND_CODE = 100
-"""With its subcode 33: this one message is gone, which says nothing of its neighbours."""
-PROOFS = 3
-"""So many messages of a run that are refused, each for a reason that may be its own, are believed to speak for all."""
+"""With subcode 33: this message is gone, which says nothing about other messages."""
+MOST_REFUSALS = 3
+"""After so many refusals that may each have an own reason, the limit counts as confirmed."""
 
-Look = Literal["read", "unreadable", "refused"]
-"""What one message beyond the newest 20 came to; `refused` for a reason that may be its own."""
-
-
-def is_telling(error: ConvoError, is_calm: bool) -> bool:
-    """Whether a failure says something of the message asked for, rather than of the server or the way there.
-
-    A refusal that came while the account was throttled can mean "slow down".
-    """
-    return not is_outage(error) and (is_calm or not isinstance(error, MissingError))
-
-
-def says_absent(error: ConvoError) -> TypeGuard[MissingError]:
-    """Whether an object is said to be deleted or out of reach, rather than kept from us."""
-    return isinstance(error, MissingError) and not isinstance(error, WithheldError)
-
-
-def judge(error: ConvoError, rank: int, is_calm: bool) -> Record:
-    """Say what a refusal means for the message: its `detail_status`, with the code and subcode it is due to.
-
-    Deleted and too old are one error, so the place decides: beyond the newest 20 a refusal adds nothing to what
-    the bare row said. An answer that refuses nothing and brings nothing is none: it is asked for again.
-    """
-    if rank > READABLE_COUNT:
-        return verdict("beyond_20")
-    is_refusal = says_absent(error) and is_calm
-    fault = error.fault if isinstance(error, GraphError) else None
-    return verdict(
-        "gone" if is_refusal else "failed",
-        fault.code if fault else None,
-        fault.subcode if fault else None,
-    )
-
-
-def verdict(status: str, code: int | None = None, subcode: int | None = None) -> Record:
-    """Return the part of a message's record that says what became of it."""
-    return {"verdict": status, "code": code, "subcode": subcode}
-
-
-def look_of(error: ConvoError | None) -> Look:
-    """Say what asking for one message beyond the newest 20 shows of all that are there."""
-    if error is None:
-        return "read"
-    is_proof = isinstance(error, PayloadError) or (
-        says_absent(error) and error.fault.code != NOT_FOUND_CODE
-    )
-    return "unreadable" if is_proof else "refused"
+ProbeResult = Literal["read", "unreadable", "refused"]
+"""`refused`: for a reason that may be the message's own."""
 
 
 @dataclass
 class Newest20Probe:
-    """Whether beyond the newest 20 nothing can be read: confirmed once a run and account, then used for all of them."""
+    """Whether messages beyond the newest 20 are unreadable: probed once per run and account."""
 
-    _holds: bool | None = None
-    _refused_count: int = 0
+    _is_limited: bool | None = None
+    _refusal_count: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def holds(self, look: Callable[[int], Look], count: int) -> bool:
-        """Return the answer; the first to ask finds it out, whoever asks meanwhile waits for it.
+    def is_limited(self, fetch: Callable[[int], ConvoError | None], count: int) -> bool:
+        """Return the result. The first thread probes while the others wait.
 
-        `look` asks for one of `count` messages; what it raises leaves the question open for the next who asks.
+        `fetch` fetches one of `count` messages and returns the error. If it raises, the next
+        caller probes again.
         """
         with self._lock:
-            if self._holds is not None:
-                return self._holds
-            for place in range(min(PROOFS - self._refused_count, count)):
-                found = look(place)
-                if found != "refused":
-                    self._holds = found == "unreadable"
-                    return self._holds
-                self._refused_count += 1
-            if self._refused_count >= PROOFS:
-                self._holds = True
+            if self._is_limited is not None:
+                return self._is_limited
+            for index in range(min(MOST_REFUSALS - self._refusal_count, count)):
+                result = probe_result(fetch(index))
+                if result != "refused":
+                    self._is_limited = result == "unreadable"
+                    return self._is_limited
+                self._refusal_count += 1
+            if self._refusal_count >= MOST_REFUSALS:
+                self._is_limited = True
             return True
+
+
+def probe_result(error: ConvoError | None) -> ProbeResult:
+    """Return what fetching one message beyond the newest 20 shows about all of them."""
+    if error is None:
+        return "read"
+    is_proof = isinstance(error, PayloadError) or (
+        is_absent(error) and error.fault.code != NOT_FOUND_CODE
+    )
+    return "unreadable" if is_proof else "refused"
+
+
+def refused_status(error: ConvoError, rank: int, is_throttled: bool) -> str:
+    """Return the `detail_status` of a message that was refused.
+
+    The API has one error for deleted and too old, so the rank decides: beyond the newest 20 a
+    refusal adds nothing to the bare row. A response without an error and without content is
+    `failed`: the next run fetches the message again. So is a refusal while the account was
+    throttled, because it may only mean "slow down".
+    """
+    if rank > READABLE_COUNT:
+        return "beyond_20"
+    return "gone" if is_absent(error) and not is_throttled else "failed"
+
+
+def is_about_message(error: ConvoError, is_throttled: bool) -> bool:
+    """Whether an error is about the message, not about the server, the network or throttling."""
+    return not is_outage(error) and not (is_throttled and isinstance(error, MissingError))
+
+
+def is_absent(error: ConvoError) -> TypeGuard[MissingError]:
+    """Whether an error says that an object is deleted or out of reach, rather than withheld."""
+    return isinstance(error, MissingError) and not isinstance(error, WithheldError)

@@ -1,9 +1,10 @@
-"""From spooled records to rows: what one answer says about conversations and messages. Pure.
+"""Read the rows of one API response into observations of messages and conversations. Pure.
 
-All times here are whole microseconds since 1970, UTC. A message row of the API is one of three things:
-*detailed* (it has content), *bare* (only `id` and `created_time`: the rule of the newest 20 took the rest),
-or *refused* (it holds an `error`). Ranks count from 1, the newest; the newest 20 can be read
-(Meta's Conversations guide; for Messenger the guide is ambiguous, so there it is observed, not assumed).
+Times are whole microseconds since 1970, UTC. A message row of the API is one of three kinds:
+*detailed* (it has content), *bare* (only `id` and `created_time`, because it is beyond the newest
+20), or *refused* (it holds an `error`). Ranks count from 1, the newest message. The API returns the
+content of the newest 20 (Meta's Conversations guide). For Messenger the guide is ambiguous, so the
+limit is observed there, not assumed.
 """
 
 import base64
@@ -11,22 +12,22 @@ import binascii
 import hashlib
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain
 from typing import NamedTuple
 
-from convo_pipeline.base.json_text import dump_json, readable_id
+from convo_pipeline.base.json_text import dump_json, dump_without_paging, readable_id
 from convo_pipeline.base.times import DAY_US, EARLIEST_US, SECOND_US, parse_time_us
-from convo_pipeline.extract.paging import dump_without_paging
 from convo_pipeline.graph.fields import BASE_MESSAGE_FIELDS, OPTIONAL_MESSAGE_FIELDS
+from convo_pipeline.graph.responses import ConversationRow
 from convo_pipeline.schema import READABLE_COUNT
 
-LATEST_MARGIN_US = DAY_US
-BARE_KEYS = frozenset({"id", "created_time"})
-CONTENT_KEYS = (
-    frozenset((*BASE_MESSAGE_FIELDS, *chain(*OPTIONAL_MESSAGE_FIELDS.values()))) - BARE_KEYS
-)
-"""What is asked of a message besides its id and time: a row with none of it says nothing of its content."""
+BARE_FIELDS = ("id", "created_time")
+CONTENT_KEYS = frozenset(
+    (*BASE_MESSAGE_FIELDS, *chain(*OPTIONAL_MESSAGE_FIELDS.values()))
+).difference(BARE_FIELDS)
+"""Keys of a message besides its id and time: a row with none of them shows no content."""
 VOLATILE_CONVERSATION_KEYS = frozenset(
     {
         "id",
@@ -39,14 +40,13 @@ VOLATILE_CONVERSATION_KEYS = frozenset(
         "can_reply",
     }
 )
+"""Keys that change with every message. They are left out, so that daily rows stay equal."""
 _TIME_IN_MESSAGE_ID = re.compile(rb"ig_dm_item:\d+:IGMessageID:\d+:\d+:(\d+)")
-
-Content = tuple[str, int | None, int | None, str | None, bytes | None]
-"""The last five columns of a observation."""
+_LARGEST_CODE = 1 << 63
 
 
 class MessageObservation(NamedTuple):
-    """One message as one answer showed it: the columns of `raw_message_ids` and `raw_message_details` and its place."""
+    """One message as one response showed it, with the rank it had there."""
 
     conversation_id: str
     message_id: str
@@ -59,11 +59,11 @@ class MessageObservation(NamedTuple):
     error_subcode: int | None
     fields: str | None
     payload: bytes | None
-    """JSON, UTF-8; most of it is never looked at, so it becomes no Python text."""
+    """JSON in UTF-8; bytes, because most payloads are never parsed again during the run."""
 
 
 class ConversationObservation(NamedTuple):
-    """One conversation as one answer showed it."""
+    """One conversation as one response showed it."""
 
     conversation_id: str
     folder: str | None
@@ -74,7 +74,7 @@ class ConversationObservation(NamedTuple):
 
 
 class Reject(NamedTuple):
-    """An entry that has no id or no shape we can read."""
+    """A row that has no id or an unknown shape."""
 
     digest: str
     reason: str
@@ -82,57 +82,42 @@ class Reject(NamedTuple):
     at_us: int
 
 
-def is_plausible(time_us: int | None, at_us: int) -> bool:
-    """Say whether a message can have been sent then: not before 2004, not a day ahead of the server."""
-    return time_us is not None and EARLIEST_US <= time_us <= at_us + LATEST_MARGIN_US
+@dataclass
+class OwnIdClues:
+    """Infer the account's own id from its conversations, where the API does not return it.
 
-
-def message_id_us(message_id: str) -> int | None:
-    """Return the send time inside an Instagram message id, or None.
-
-    The id is Meta's spelling of base64 (`ZD` for `=`, `ZA` for a plain `Z`) around
-    `ig_dm_item:1:IGMessageID:<account>:<thread>:<item>`, and item is microseconds << 64
-    (decoded from real ids; undocumented, so it only fills in where no time is given).
+    On Instagram the account's id inside conversations is not the Page's id. It is the only
+    participant of at least two conversations who sent one message and received another one.
     """
-    plain = (
-        message_id.replace("ZD", "=")
-        .replace("ZB", "+")
-        .replace("ZC", "/")
-        .replace("ZA", "Z")
-        .rstrip("=")
-    )
-    try:
-        decoded = base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
-    except (binascii.Error, ValueError):
-        return None
-    match = _TIME_IN_MESSAGE_ID.fullmatch(decoded)
-    return int(match[1]) >> 64 if match else None
+
+    _first_conversation: dict[str, str] = field(default_factory=dict)
+    _ids_in_several: set[str] = field(default_factory=set)
+    _senders: set[str] = field(default_factory=set)
+    _recipients: set[str] = field(default_factory=set)
+
+    def add_conversation(self, conversation_id: str, row: dict[str, object]) -> None:
+        for person_id in _ids(row.get("participants")):
+            first = self._first_conversation.setdefault(person_id, conversation_id)
+            if first != conversation_id:
+                self._ids_in_several.add(person_id)
+
+    def add_message(self, row: object) -> None:
+        if isinstance(row, dict):
+            self._senders.update(_ids(row.get("from")))
+            self._recipients.update(_ids(row.get("to")))
+
+    def infer(self) -> str | None:
+        """Return the account's own id, or None while no person or several people fit."""
+        fitting = self._ids_in_several & self._senders & self._recipients
+        return next(iter(fitting)) if len(fitting) == 1 else None
 
 
-def placed_time(
-    row: dict[str, object], message_id: str, updated_us: int | None, at_us: int
-) -> tuple[int, str]:
-    """Return when the message was sent and where that is from; see `schema.CREATED_AT_SOURCES`."""
-    created_us = parse_time_us(row.get("created_time"))
-    if created_us is not None and is_plausible(created_us, at_us):
-        return created_us, "message"
-    id_us = message_id_us(message_id)
-    if id_us is not None and is_plausible(id_us, at_us):
-        return id_us // SECOND_US * SECOND_US, "message_id"
-    if updated_us is not None and is_plausible(updated_us, at_us):
-        return updated_us, "conversation"
-    return at_us // DAY_US * DAY_US, "listing"
-
-
-def lacks_content(row: dict[str, object]) -> bool:
-    """Say whether a row holds nothing that was asked for but its id and time, whatever else it may hold."""
-    return CONTENT_KEYS.isdisjoint(row)
-
-
-@lru_cache(maxsize=1024)
-def fields_json(fields: tuple[str, ...], at_us: int) -> str:
-    """Return the `fields` column: each key asked for, and when."""
-    return dump_json(dict.fromkeys(fields, at_us)).decode()
+def _ids(value: object) -> list[str]:
+    """Return the ids in `{"data": [..]}`, in a list or in a single object."""
+    if isinstance(value, dict) and "data" in value:
+        value = value["data"]
+    entries = value if isinstance(value, list) else [value]
+    return [entry_id for entry in entries if (entry_id := readable_id(entry)) is not None]
 
 
 def read_messages(
@@ -144,22 +129,23 @@ def read_messages(
     fields: tuple[str, ...],
     at_us: int,
 ) -> list[MessageObservation | Reject]:
-    """Read the message rows of one answer, newest first, the first at `first_rank`."""
+    """Read the message rows of one response, newest first, the first one at `first_rank`."""
     asked = fields_json(fields, at_us)
     found: list[MessageObservation | Reject] = []
-    content: Content
     for rank, row in enumerate(rows, first_rank):
         message_id = readable_id(row)
         if message_id is None or not isinstance(row, dict):
-            found.append(
-                reject(row, f"a message of conversation {conversation_id} without an id", at_us)
-            )
+            reason = f"a message of conversation {conversation_id} without an id"
+            found.append(reject(row, reason, at_us))
             continue
-        created_us, source = placed_time(row, message_id, updated_us, at_us)
-        if "from" not in row and lacks_content(row):
-            content = _poor_content(row, rank)
-        else:
+        created_us, source = find_created_us(row, message_id, updated_us, at_us)
+        content: tuple[str, int | None, int | None, str | None, bytes | None]
+        if "from" in row or not lacks_content(row):
             content = "detailed", None, None, asked, dump_without_paging(row)
+        else:
+            status = "failed" if "error" in row else "pending"
+            status = status if rank <= READABLE_COUNT else "beyond_20"
+            content = status, *_error_codes(row.get("error")), None, None
         found.append(
             MessageObservation._make(
                 (conversation_id, message_id, created_us, source, rank, at_us, *content)
@@ -168,47 +154,85 @@ def read_messages(
     return found
 
 
-def _poor_content(row: dict[str, object], rank: int) -> Content:
-    """Return what a bare or refused row says of its message: status, error code and subcode, no fields, no payload."""
-    status = "failed" if "error" in row else "pending"
-    return (
-        status if rank <= READABLE_COUNT else "beyond_20",
-        *error_codes(row.get("error")),
-        None,
-        None,
-    )
-
-
-def error_codes(error: object) -> tuple[int | None, int | None]:
-    """Return code and subcode of an error object, None where it has none."""
-    if not isinstance(error, dict):
-        return None, None
-    code, subcode = error.get("code"), error.get("error_subcode")
-    return _small(code), _small(subcode)
-
-
-def _small(number: object) -> int | None:
-    """Return a whole number that fits its column."""
-    return number if isinstance(number, int) and abs(number) < 1 << 63 else None
-
-
 def read_conversation(
-    row: dict[str, object], conversation_id: str, folder: str, fields: tuple[str, ...], at_us: int
+    row: ConversationRow, conversation_id: str, folder: str, fields: tuple[str, ...], at_us: int
 ) -> ConversationObservation:
-    """Read a listed conversation; what changes with every message is left out, so its daily rows agree."""
-    stable = {key: value for key, value in row.items() if key not in VOLATILE_CONVERSATION_KEYS}
+    """Read a listed conversation without the keys that change with every message."""
+    payload = row.payload if isinstance(row.payload, dict) else {}
+    stable = {k: value for k, value in payload.items() if k not in VOLATILE_CONVERSATION_KEYS}
     stable_fields = tuple(name for name in fields if name not in VOLATILE_CONVERSATION_KEYS)
     return ConversationObservation(
         conversation_id,
         folder or None,
-        parse_time_us(row.get("updated_time")),
+        row.updated_us,
         at_us,
         fields_json(stable_fields, at_us),
         dump_without_paging(stable).decode(),
     )
 
 
-def reject(entry: object, reason: str, at_us: int) -> Reject:
-    """Keep an entry that cannot be read."""
-    payload = dump_without_paging(entry)
+def reject(row: object, reason: str, at_us: int) -> Reject:
+    """Return a row that cannot be read as a Reject; equal rows have equal digests."""
+    payload = dump_without_paging(row)
     return Reject(hashlib.sha256(payload).hexdigest(), reason, payload.decode(), at_us)
+
+
+@lru_cache(maxsize=1024)
+def fields_json(fields: tuple[str, ...], at_us: int) -> str:
+    """Return the `fields` column: each requested key with the time of the response."""
+    return dump_json(dict.fromkeys(fields, at_us)).decode()
+
+
+def lacks_content(row: dict[str, object]) -> bool:
+    """Whether a row holds none of the requested keys but its id and time."""
+    return CONTENT_KEYS.isdisjoint(row)
+
+
+def find_created_us(
+    row: dict[str, object], message_id: str, updated_us: int | None, at_us: int
+) -> tuple[int, str]:
+    """Return when the message was sent and the source of it, one of `CREATED_AT_SOURCES`."""
+    created_us = parse_time_us(row.get("created_time"))
+    if created_us is not None and is_plausible(created_us, at_us):
+        return created_us, "message"
+    id_us = message_id_us(message_id)
+    if id_us is not None and is_plausible(id_us, at_us):
+        return id_us // SECOND_US * SECOND_US, "message_id"
+    if updated_us is not None and is_plausible(updated_us, at_us):
+        return updated_us, "conversation"
+    return at_us // DAY_US * DAY_US, "listing"
+
+
+def is_plausible(time_us: int | None, at_us: int) -> bool:
+    """Whether a message can be sent at this time: from 2004 until a day after the server's time."""
+    return time_us is not None and EARLIEST_US <= time_us <= at_us + DAY_US
+
+
+def message_id_us(message_id: str) -> int | None:
+    """Return the send time inside an Instagram message id, or None.
+
+    The id is Meta's variant of base64 (`ZD` for `=`, `ZA` for a plain `Z`) of
+    `ig_dm_item:1:IGMessageID:<account>:<thread>:<item>`, and item is microseconds << 64.
+    This was decoded from real ids. It is undocumented, so it is used only where no time is given.
+    """
+    plain = message_id
+    for code, letter in (("ZD", "="), ("ZB", "+"), ("ZC", "/"), ("ZA", "Z")):
+        plain = plain.replace(code, letter)
+    plain = plain.rstrip("=")
+    try:
+        decoded = base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    match = _TIME_IN_MESSAGE_ID.fullmatch(decoded)
+    return int(match[1]) >> 64 if match else None
+
+
+def _error_codes(error: object) -> tuple[int | None, int | None]:
+    """Return code and subcode of an error object, None where there is none of 64 bits."""
+    if not isinstance(error, dict):
+        return None, None
+    code, subcode = (
+        number if isinstance(number, int) and abs(number) < _LARGEST_CODE else None
+        for number in (error.get("code"), error.get("error_subcode"))
+    )
+    return code, subcode

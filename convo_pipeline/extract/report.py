@@ -1,7 +1,7 @@
-"""What a run did for one account: the words of the ledger, and the figures that people ask for. Pure."""
+"""What a run was asked and what it did for one account: the fields of the run ledger. Pure."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from typing import Literal
 
@@ -9,18 +9,19 @@ from convo_pipeline.errors import ConvoError, GraphError, GraphFault
 from convo_pipeline.graph.listing import ListingSummary
 from convo_pipeline.lake.partitions import Commit
 
+Mode = Literal["window", "nightly", "full", "capture", "find"]
 Outcome = Literal["complete", "incomplete", "failed", "busy"]
-NAMED = 100
-"""Of how many conversations a ledger line names the ids."""
+MOST_NAMED = 100
+"""How many conversation ids a ledger line names."""
 GUIDE_PAGE = 25
-"""Conversations on a page where no limit is named."""
+"""Conversations on a page if no limit is given."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """One step forward of an account: `step` is conversations, messages or partitions.
+    """One step of an account: `step` is conversations, messages or partitions.
 
-    Before days are derived: how many days there are, and how many of them (days done) need no work.
+    Derivation reports two steps first: days, and days done (those that need no work).
     """
 
     account: str
@@ -30,7 +31,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class CallFigures:
-    """What an account's run cost; `guide` is what the calls of Meta's guide would have cost for the same."""
+    """How many API calls a run made; `guide` is how many the calls of Meta's guide would be."""
 
     used: int = 0
     guide: int = 0
@@ -39,13 +40,20 @@ class CallFigures:
 
     @property
     def saved(self) -> int:
-        """Below zero where there was nothing to save, and refusals and retries on top."""
+        """How many calls fewer than the guide's; negative after many errors and retries."""
         return self.guide - self.used
+
+    def to_json(self) -> dict[str, int]:
+        return asdict(self) | {"saved": self.saved}
 
 
 @dataclass(frozen=True)
 class AccountReport:
-    """What a run did for one account."""
+    """What a run did for one account.
+
+    `commits` are the partitions that the run wrote or checked, whatever the outcome. `started_at`
+    is the server's time of the first response (T0), UTC.
+    """
 
     account: str
     outcome: Outcome
@@ -55,18 +63,22 @@ class AccountReport:
     calls: Mapping[str, int] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
     started_at: datetime | None = None
-    """T0: the server's time of the run's first answer, UTC."""
     figures: CallFigures = CallFigures()
     report: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def missed(self) -> int | None:
-        """Messages that a sweep found although earlier runs had claimed to hold everything; None: it was no sweep."""
+        """Messages that earlier runs had to store and did not; None if the run was no sweep."""
         return self.counts.get("missed")
+
+    @property
+    def stored_partition_count(self) -> int:
+        """How many partitions (one table on one date) the run changed."""
+        return len({(each.table, each.date) for each in self.commits if each.is_changed})
 
 
 def figures_in(reports: Sequence[AccountReport]) -> CallFigures:
-    """Add up what accounts' runs cost."""
+    """Add up the calls of several accounts."""
     names = [each.name for each in fields(CallFigures)]
     return CallFigures(
         **{name: sum(getattr(report.figures, name) for report in reports) for name in names}
@@ -74,19 +86,20 @@ def figures_in(reports: Sequence[AccountReport]) -> CallFigures:
 
 
 def missed_in(reports: Sequence[AccountReport]) -> int | None:
-    """Add up what sweeps found that had been missed; None if none of these was a sweep."""
-    figures = [report.missed for report in reports if report.missed is not None]
-    return sum(figures) if figures else None
+    """Add up the missed messages of several accounts; None if none of them was swept."""
+    counts = [report.missed for report in reports if report.missed is not None]
+    return sum(counts) if counts else None
 
 
 def guide_calls(counts: Mapping[str, int]) -> int:
-    """Return what the calls of Meta's conversations guide would have cost for what a run brought.
+    """Return how many calls Meta's conversations guide needs for the same content.
 
-    The guide asks for pages of conversations, then for each conversation's message ids, then for each message. Taken
-    for a script that remembers `updated_time`: unchanged conversations cost it nothing, and neither do messages whose
-    content did not come.
+    The guide fetches pages of conversations, then the message ids of each conversation, then each
+    message. The script is assumed to remember `updated_time`: unchanged conversations cost nothing,
+    and neither do messages without content.
 
-    >>> guide_calls({"conversations_listed": 60, "conversations_unchanged": 59, "messages_unchanged": 900, "detailed": 920})
+    >>> listed = {"conversations_listed": 60, "conversations_unchanged": 59}
+    >>> guide_calls(listed | {"messages_unchanged": 900, "detailed": 920})
     24
     """
     listed = counts.get("conversations_listed", 0)
@@ -107,29 +120,28 @@ def listing_details(summary: ListingSummary) -> dict[str, object]:
         "mode": summary.rung.mode,
         "dropped_fields": sorted(summary.rung.dropped_names),
         "moving": len(summary.moving),
-        "moving_ids": sorted(summary.moving)[:NAMED],
+        "moving_ids": sorted(summary.moving)[:MOST_NAMED],
         "refused_nested": refusals(summary.poisoned),
     }
 
 
 def refusals(errors: Mapping[str, ConvoError]) -> dict[str, object]:
-    """Return how many conversations were refused, and the first of them with code and subcode.
+    """Return how many conversations were refused, and the first ones with code and subcode.
 
-    >>> from convo_pipeline.errors import GraphFault, MissingError
-    >>> refusals({"t_1": MissingError(GraphFault(10, 2018336))})
-    {'count': 1, 'first': [{'conversation_id': 't_1', 'error': 'MissingError', 'code': 10, 'subcode': 2018336}]}
+    >>> from convo_pipeline.errors import MissingError
+    >>> refusals({"t_1": MissingError(GraphFault(10, 2018336))})["first"]
+    [{'conversation_id': 't_1', 'error': 'MissingError', 'code': 10, 'subcode': 2018336}]
     """
-    return {
-        "count": len(errors),
-        "first": [_refusal(key, errors[key]) for key in sorted(errors)[:NAMED]],
-    }
-
-
-def _refusal(conversation_id: str, error: ConvoError) -> dict[str, object]:
-    fault = error.fault if isinstance(error, GraphError) else GraphFault()
-    return {
-        "conversation_id": conversation_id,
-        "error": type(error).__name__,
-        "code": fault.code,
-        "subcode": fault.subcode,
-    }
+    first: list[dict[str, object]] = []
+    for conversation_id in sorted(errors)[:MOST_NAMED]:
+        error = errors[conversation_id]
+        fault = error.fault if isinstance(error, GraphError) else GraphFault()
+        first.append(
+            {
+                "conversation_id": conversation_id,
+                "error": type(error).__name__,
+                "code": fault.code,
+                "subcode": fault.subcode,
+            }
+        )
+    return {"count": len(errors), "first": first}

@@ -1,6 +1,6 @@
-"""Accounts × a window of dates: every account by itself, several at a time, one report each.
+"""Extract a window of dates for several accounts at a time, with one report per account.
 
-One account's failure is its report's, never its neighbours'.
+The failure of one account is in its report and stops no other account.
 """
 
 import os
@@ -14,18 +14,17 @@ from convo_pipeline.base.clock import SYSTEM_CLOCK, Clock
 from convo_pipeline.base.threads import ThreadPool, rare_garbage_collection
 from convo_pipeline.errors import SettingsError
 from convo_pipeline.extract.account import AccountRun
-from convo_pipeline.extract.plan import Mode
-from convo_pipeline.extract.report import AccountReport, Progress
+from convo_pipeline.extract.report import AccountReport, Mode, Progress
 from convo_pipeline.extract.spool import delete_old_spools
 from convo_pipeline.lake.ledger import export_runs, restore_runs
 from convo_pipeline.lake.store import Store
 from convo_pipeline.settings import Settings
 
 ACCOUNTS_IN_FLIGHT = 64
-"""They wait for answers nearly all of the time."""
+"""Accounts wait for responses nearly all of the time."""
 LOADS_IN_FLIGHT = 4
 WAKE_SECONDS = 0.5
-"""The main thread wakes so often: a signal that the system handed to another thread is seen only by then."""
+"""The main thread wakes this often, to handle a signal that another thread received."""
 
 __all__ = ["AccountReport", "Mode", "Progress", "extract", "find"]
 
@@ -42,11 +41,11 @@ def extract(
     environ: Mapping[str, str] = os.environ,
     clock: Clock = SYSTEM_CLOCK,
 ) -> list[AccountReport]:
-    """Bring accounts × [since, until) into the raw tables; return one report per account, in the order asked.
+    """Fetch accounts × [since, until) into the raw tables; return one report per account, in order.
 
-    Raises SettingsError for an unknown account or a window that is none, StoreError where the store cannot be
-    written at all; everything that concerns one account is in its report. An interrupt (Ctrl-C, SIGTERM) ends all
-    accounts within seconds: their ledger lines say `stopped`, and what came waits in their spools.
+    Raise SettingsError for an unknown account or an empty window, StoreError if the store cannot
+    be written at all. An interrupt (Ctrl-C, SIGTERM) ends all accounts within seconds: their ledger
+    lines say `stopped`, and the next run stores the responses that are in their spools.
     """
     if since >= until:
         raise SettingsError(f"since ({since}) must be before until ({until})")
@@ -54,12 +53,9 @@ def extract(
     store.preflight()
     if mode != "capture":
         restore_runs(store)
-    run_id, loads, cancellation = (
-        new_run_id(clock),
-        ThreadPool(LOADS_IN_FLIGHT, thread_name_prefix="load"),
-        Cancellation(),
-    )
-    watched, on_progress = cancellation.watch(clock), on_progress or _ignore
+    run_id = new_run_id(clock)
+    loads = ThreadPool(LOADS_IN_FLIGHT, thread_name_prefix="load")
+    cancellation = Cancellation()
     runs = [
         AccountRun(
             settings,
@@ -69,9 +65,9 @@ def extract(
             until,
             mode,
             run_id,
-            on_progress,
+            on_progress or _ignore,
             environ,
-            watched,
+            cancellation.watch(clock),
             loads,
             cancellation,
         )
@@ -79,46 +75,13 @@ def extract(
     ]
     try:
         with rare_garbage_collection(), loads:
-            loads.submit(
-                int
-            ).result()  # one thread there is from now on, however little memory the accounts leave
+            loads.submit(int).result()  # start one thread before the accounts use the memory
             reports = _report_all(runs, cancellation)
-        delete_old_spools(
-            store.state_path, clock.now(), [account.name for account in settings.accounts]
-        )
+        configured = [account.name for account in settings.accounts]
+        delete_old_spools(store.state_path, clock.now(), configured)
     finally:
         export_runs(store, run_id)
     return reports
-
-
-def _report_all(runs: Sequence[AccountRun], cancellation: Cancellation) -> list[AccountReport]:
-    """Do every account's work, side by side; one for which the others left too little memory is done again alone."""
-    with ThreadPool(
-        min(ACCOUNTS_IN_FLIGHT, max(1, len(runs))), thread_name_prefix="account"
-    ) as pool:
-        reports = _wait([pool.submit(run.report) for run in runs], cancellation)
-        for place, run in enumerate(runs):
-            if reports[place].reasons == ("memory",) and len(runs) > 1:
-                (reports[place],) = _wait(
-                    [pool.submit(run.report, earlier=reports[place].commits)], cancellation
-                )
-    return reports
-
-
-def _wait(
-    reports: Sequence["Future[AccountReport]"], cancellation: Cancellation
-) -> list[AccountReport]:
-    """Wait for reports; whatever ends this thread's wait ends the accounts' work within seconds."""
-    try:
-        waiting = set(reports)
-        while waiting:
-            done, waiting = wait(waiting, WAKE_SECONDS, FIRST_EXCEPTION)
-            for each in done:
-                each.result()
-        return [each.result() for each in reports]
-    except BaseException:
-        cancellation.cancel()
-        raise
 
 
 def find(
@@ -130,16 +93,15 @@ def find(
     environ: Mapping[str, str] = os.environ,
     clock: Clock = SYSTEM_CLOCK,
 ) -> tuple[AccountReport, list[str]]:
-    """Refresh the conversation with one person; return the report and the ids found (none: an empty list)."""
+    """Refresh the conversation with one person; return the report and the conversation ids."""
     chosen = settings.account(account)
     store.preflight()
-    today = clock.now().date()
     run = AccountRun(
         settings,
         store,
         chosen,
         chosen.start_date,
-        today,
+        clock.now().date(),
         "find",
         new_run_id(clock),
         _ignore,
@@ -147,12 +109,40 @@ def find(
         clock,
     )
     report = run.report(user_id)
-    return report, run.found
+    return report, run.found_ids
 
 
 def new_run_id(clock: Clock) -> str:
     """Return a new id; ids sort by time."""
     return f"{clock.now():%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
+
+
+def _report_all(runs: Sequence[AccountRun], cancellation: Cancellation) -> list[AccountReport]:
+    """Run all accounts side by side; run an account that lacked memory again, alone."""
+    threads = min(ACCOUNTS_IN_FLIGHT, max(1, len(runs)))
+    with ThreadPool(threads, thread_name_prefix="account") as pool:
+        reports = _wait([pool.submit(run.report) for run in runs], cancellation)
+        for index, run in enumerate(runs):
+            if reports[index].reasons == ("memory",) and len(runs) > 1:
+                again = pool.submit(run.report, earlier=reports[index].commits)
+                (reports[index],) = _wait([again], cancellation)
+    return reports
+
+
+def _wait(
+    reports: Sequence["Future[AccountReport]"], cancellation: Cancellation
+) -> list[AccountReport]:
+    """Wait for reports; an exception in this thread cancels the accounts."""
+    try:
+        waiting = set(reports)
+        while waiting:
+            done, waiting = wait(waiting, WAKE_SECONDS, FIRST_EXCEPTION)
+            for each in done:
+                each.result()
+        return [each.result() for each in reports]
+    except BaseException:
+        cancellation.cancel()
+        raise
 
 
 def _ignore(progress: Progress) -> None:

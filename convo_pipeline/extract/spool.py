@@ -1,40 +1,161 @@
-"""What the API said, on disk before anything is done with it: one fsynced file per call.
+"""Write-ahead log of one account's run: one synced file per API call.
 
-A spool is the journal of one account's run. Its records are everything the store step needs, so a killed
-run loses at most the call in flight: the next run stores what the spool holds before it calls anybody.
-It knows files and JSON; it does not know what a record means (`rows` does). `paging` and with it every token
-is cut out before a record is written. Files are 0600, folders 0700, and no name ends in `.parquet`. A record's name
-holds a hash of its bytes, so that damage is found.
+The records hold everything that storing needs, so a killed run loses at most the call in flight:
+the next run stores the records before its first call. A record is one JSON object without any
+`paging`, because `paging` holds the token. Its file name holds a hash of its bytes, so damage is
+found. Files have mode 0600, folders 0700, and no name ends in `.parquet`.
 """
 
 import hashlib
-import os
 import shutil
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
-from convo_pipeline.base.json_text import load_json
+from convo_pipeline.base.json_text import dump_without_paging, load_json
 from convo_pipeline.base.threads import PARSE_LOCK
+from convo_pipeline.base.times import day_of, day_start_us, from_us, to_us
 from convo_pipeline.errors import PayloadError, StoreError
-from convo_pipeline.extract.paging import dump_without_paging
-from convo_pipeline.storage.local import LocalFolder, storage_error
+from convo_pipeline.graph.responses import ConversationRow, read_conversation_row
+from convo_pipeline.state.records import ConversationState
+from convo_pipeline.storage.local import LocalFolder, storage_error, sync_folder, write_synced
+from convo_pipeline.tables.complete_range import CompleteRange
 
 SPOOL = "spool"
 MAX_AGE = timedelta(days=7)
-Record = dict[str, object]
+
+
+@dataclass(frozen=True)
+class OwnIdentity:
+    """Who the account is inside its conversations, and the source: asked, inferred or None."""
+
+    own_id: str | None = None
+    own_username: str | None = None
+    own_id_source: str | None = None
+
+
+@dataclass(frozen=True)
+class ListingRecord:
+    """One page of conversations; `fields` are the requested fields of their messages."""
+
+    at_us: int
+    folder: str
+    fields: tuple[str, ...]
+    conversation_fields: tuple[str, ...]
+    conversations: tuple[ConversationRow, ...]
+
+
+@dataclass(frozen=True)
+class MessagesRecord:
+    """One page of a conversation's messages, the first one at rank `first_rank`."""
+
+    at_us: int
+    conversation_id: str
+    updated_us: int | None
+    first_rank: int
+    fields: tuple[str, ...]
+    rows: tuple[object, ...]
+
+
+@dataclass(frozen=True)
+class MessageRecord:
+    """One message that was fetched by its id: its content, or what the storage_error means."""
+
+    at_us: int
+    conversation_id: str
+    message_id: str
+    created_us: int
+    created_at_source: str
+    rank: int
+    detail_status: str
+    error_code: int | None
+    error_subcode: int | None
+    fields: tuple[str, ...]
+    payload: object
+
+
+@dataclass(frozen=True)
+class StateRecord:
+    """The new state of a conversation.
+
+    A walk that came to `walked_down_to_us` proves which messages are missing above that time;
+    -1 is the first message, None is no proof.
+    """
+
+    at_us: int
+    state: ConversationState
+    walked_down_to_us: int | None = None
+
+
+Record = OwnIdentity | CompleteRange | ListingRecord | MessagesRecord | MessageRecord | StateRecord
+"""A CompleteRange is what earlier runs read to the end, written by a run that reads it again."""
+
+_KEYS = {"detail_status": "verdict", "error_code": "code", "error_subcode": "subcode"}
+"""Fields of a MessageRecord that have other names on disk."""
+
+
+def encode_record(record: Record) -> dict[str, object]:
+    """Return a record as the JSON object that is written."""
+    match record:
+        case OwnIdentity():
+            return {"kind": "account", **vars(record)}
+        case CompleteRange():
+            since_us, until_us = day_start_us(record.since), to_us(record.until)
+            return {"kind": "claim", "since_us": since_us, "listed_until_us": until_us}
+        case ListingRecord():
+            rows = [row.to_json() for row in record.conversations]
+            return {"kind": "listing", **vars(record), "conversations": rows}
+        case MessagesRecord():
+            return {"kind": "edge", **vars(record)}
+        case MessageRecord():
+            return {"kind": "message"} | {_KEYS.get(k, k): v for k, v in vars(record).items()}
+        case StateRecord():
+            rest = {"at_us": record.at_us, "walked_down_to_us": record.walked_down_to_us}
+            return {"kind": "state", **vars(record.state), **rest}
+
+
+def decode_record(value: dict[str, Any]) -> Record:
+    """Return the record of a JSON object; KeyError if it is not one that this version writes."""
+    kind = value["kind"]
+    if kind == "account":
+        return OwnIdentity(value["own_id"], value["own_username"], value["own_id_source"])
+    if kind == "claim":
+        return CompleteRange(day_of(value["since_us"]), from_us(value["listed_until_us"]))
+    at_us = value["at_us"]
+    if kind == "listing":
+        rows = value["conversations"]
+        conversations = tuple(read_conversation_row(row, from_us(at_us)) for row in rows)
+        fields, names = tuple(value["fields"]), tuple(value["conversation_fields"])
+        return ListingRecord(at_us, value["folder"], fields, names, conversations)
+    conversation_id = value["conversation_id"]
+    if kind == "state":
+        names = ("updated_us", "newest_message_id", "complete_since_us", "due_reason")
+        state = ConversationState(conversation_id, **{name: value[name] for name in names})
+        return StateRecord(at_us, state, value["walked_down_to_us"])
+    fields = tuple(value["fields"])
+    if kind == "edge":
+        updated_us, first_rank = value["updated_us"], value["first_rank"]
+        return MessagesRecord(
+            at_us, conversation_id, updated_us, first_rank, fields, tuple(value["rows"])
+        )
+    if kind == "message":
+        names = tuple(MessageRecord.__dataclass_fields__)
+        values = {name: value[_KEYS.get(name, name)] for name in names}
+        return MessageRecord(**(values | {"fields": fields}))
+    raise KeyError(kind)
 
 
 @dataclass
 class Spool:
-    """The open spool of one account's run; `append` may be called from several threads."""
+    """The write-ahead log of one account's run; several threads may append to it."""
 
     folder: Path
     damaged: list[str] = field(default_factory=list)
-    """Records that could not be read when all were read last."""
+    """File names of the damaged records that the last iteration skipped."""
     _count: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -42,44 +163,86 @@ class Spool:
     def create(cls, state_path: Path, account: str, run_id: str) -> "Spool":
         return cls(LocalFolder(state_path).make_folder((SPOOL, account, run_id)))
 
-    def append(self, record: Record) -> None:
-        """Write one record durably; it is there after a crash, or it is not there at all."""
+    def append(self, record: Record, states: Sequence[StateRecord] = ()) -> None:
+        """Write a record and new states into one file, synced: after a crash it is whole or absent.
+
+        Raise StoreError if it cannot be written, PayloadError if it is nested too deeply.
+        """
         with PARSE_LOCK:
-            content = _dump(record)
+            content = _encode(record, states)
             digest = _digest(content)
         with self._lock:
             self._count += 1
             name = f"{self._count:08d}-{digest}"
         staged = self.folder / f"{name}.tmp"
         try:
-            with open(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+            write_synced(staged, content)
             staged.rename(self.folder / f"{name}.json")
-            _sync_folder(self.folder)
+            sync_folder(self.folder)
         except OSError as error:
             staged.unlink(missing_ok=True)
             raise StoreError(f"cannot write the spool {self.folder}: {error.strerror}") from None
 
     def __iter__(self) -> Iterator[Record]:
-        """Yield the records as they came; one that is damaged is left out and noted."""
+        """Yield the records in the order of writing; skip damaged files and list their names."""
         self.damaged.clear()
         for file in sorted(self.folder.glob("*.json")):
-            record = _read(file)
-            if record is None:
+            value = _read(file)
+            if value is None:
                 self.damaged.append(file.name)
-            else:
-                yield record
+                continue
+            yield decode_record(value)
+            yield from map(decode_record, value.get("states", ()))
 
     def delete(self) -> None:
-        """Remove the spool; what it held is stored."""
+        """Remove the spool after its records were stored."""
         shutil.rmtree(self.folder)
 
 
-def _dump(record: Record) -> bytes:
+def left_spools(state_path: Path, account: str) -> list[Spool]:
+    """Return the spools that earlier runs of the account left, oldest first."""
+    return [Spool(run) for run in _run_folders(state_path, account)]
+
+
+def find_damaged_records(state_path: Path) -> list[Path]:
+    """Return the damaged records of all spools as sorted paths relative to `state_path`.
+
+    A run in progress may remove its spool meanwhile; its records are stored then.
+    """
+    found: list[Path] = []
+    for account in LocalFolder(state_path).list_names((SPOOL,)):
+        for run in _run_folders(state_path, account):
+            for file in sorted(run.glob("*.json")):
+                with suppress(FileNotFoundError):
+                    if not _is_undamaged(file, file.read_bytes()):
+                        found.append(file.relative_to(state_path))
+    return found
+
+
+def delete_old_spools(state_path: Path, now: datetime, accounts: Collection[str] = ()) -> int:
+    """Remove spools older than seven days, except of these accounts; return how many.
+
+    A spool may hold the only copy of a message that is no longer among the newest 20.
+    So the spool of a configured account stays until it is stored.
+    """
+    limit = (now - MAX_AGE).timestamp()
+    old: list[Path] = []
+    with suppress(StoreError):  # a symbolic link: the run that opens the spool reports it
+        for account in sorted(
+            set(LocalFolder(state_path).list_names((SPOOL,))).difference(accounts)
+        ):
+            with suppress(StoreError):
+                runs = _run_folders(state_path, account)
+                old += [run for run in runs if run.stat().st_mtime < limit]
+    for run in old:
+        shutil.rmtree(run)
+    return len(old)
+
+
+def _encode(record: Record, states: Sequence[StateRecord]) -> bytes:
+    value = encode_record(record)
     try:
-        return dump_without_paging(record)
+        return dump_without_paging(value | {"states": [encode_record(state) for state in states]})
     except RecursionError:
         raise PayloadError("an answer is nested too deeply to be kept") from None
 
@@ -88,75 +251,26 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def _is_as_written(file: Path, content: bytes) -> bool:
-    """Say whether a record has the hash that its name holds; an older one's name holds none."""
+def _is_undamaged(file: Path, content: bytes) -> bool:
+    """Whether the content has the hash in the file's name; names of early versions have none."""
     return file.stem.partition("-")[2] in ("", _digest(content))
 
 
-def _read(file: Path) -> Record | None:
-    """Return a record, None if its bytes are not those that were written."""
+def _read(file: Path) -> dict[str, Any] | None:
+    """Return the JSON object of a record, None if the file is damaged."""
     try:
         content = file.read_bytes()
     except OSError as error:
         raise storage_error(file, "read", error) from None
     try:
-        record = load_json(content) if _is_as_written(file, content) else None
+        value = load_json(content) if _is_undamaged(file, content) else None
     except ValueError:
         return None
-    return record if isinstance(record, dict) else None
+    return value if isinstance(value, dict) else None
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def left_spools(state_path: Path, account: str) -> list[Spool]:
-    """Return the spools that earlier runs of the account left behind, oldest first."""
-    return [Spool(run) for run in _runs(state_path, account)]
-
-
-def find_damaged_records(state_path: Path) -> list[Path]:
-    """Return the records of all spools whose bytes are not those that were written, below `state_path`, sorted.
-
-    They are hashed, never read as data. A run that is under way may remove a spool meanwhile: then it is stored.
-    """
-    found: list[Path] = []
-    for account in LocalFolder(state_path).list_names((SPOOL,)):
-        for run in _runs(state_path, account):
-            for file in sorted(run.glob("*.json")):
-                with suppress(FileNotFoundError):
-                    found += (
-                        []
-                        if _is_as_written(file, file.read_bytes())
-                        else [file.relative_to(state_path)]
-                    )
-    return found
-
-
-def delete_old_spools(state_path: Path, now: datetime, accounts: Collection[str] = ()) -> int:
-    """Remove spools older than seven days of all but these accounts; return how many.
-
-    Whatever keeps a spool from being stored, it may be the only copy of what left the newest 20: it waits for its account.
-    """
-    limit = (now - MAX_AGE).timestamp()
-    old: list[Path] = []
-    with suppress(StoreError):  # a link: whoever opens that spool says so
-        for account in sorted(
-            set(LocalFolder(state_path).list_names((SPOOL,))).difference(accounts)
-        ):
-            with suppress(StoreError):
-                old += [run for run in _runs(state_path, account) if run.stat().st_mtime < limit]
-    for run in old:
-        shutil.rmtree(run)
-    return len(old)
-
-
-def _runs(state_path: Path, account: str) -> list[Path]:
-    """Return the folders of an account's runs, oldest first; a StoreError says that one is a symbolic link."""
+def _run_folders(state_path: Path, account: str) -> list[Path]:
+    """Return the spool folders of an account, oldest first; StoreError for a symbolic link."""
     folder = LocalFolder(state_path)
     runs = (folder.path((SPOOL, account, run)) for run in folder.list_names((SPOOL, account)))
     return [run for run in runs if run.is_dir()]

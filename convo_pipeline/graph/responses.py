@@ -6,9 +6,11 @@ point to any server, so only its cursor is used, never its address.
 
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from urllib.parse import parse_qs, urlsplit
 
-from convo_pipeline.base.json_text import load_json
+from convo_pipeline.base.json_text import load_json, readable_id
+from convo_pipeline.base.times import parse_time_us
 from convo_pipeline.errors import PayloadError
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -57,6 +59,17 @@ class ConversationRow:
     payload: object
     messages: Page
     malformed_messages: object = None
+
+    @cached_property
+    def conversation_id(self) -> str | None:
+        """The conversation's id, or None if the row has no usable one."""
+        return readable_id(self.payload)
+
+    @cached_property
+    def updated_us(self) -> int | None:
+        """The time of the last activity in microseconds since 1970, or None."""
+        payload = self.payload
+        return parse_time_us(payload.get("updated_time")) if isinstance(payload, dict) else None
 
     def to_json(self) -> object:
         """Return the row with its messages inside again, without their `paging`."""

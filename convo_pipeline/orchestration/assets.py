@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import dagster as dg
 
 from convo_pipeline import schema
+from convo_pipeline.base.defect import describe_defect
 from convo_pipeline.derive.account_days import derive_account_days, stale_account_days
 from convo_pipeline.derive.day import derive_day, stale_days
 from convo_pipeline.derive.rederive import (
@@ -25,7 +26,6 @@ from convo_pipeline.derive.rederive import (
     rederive_day,
 )
 from convo_pipeline.errors import ConvoError, StoreError
-from convo_pipeline.extract.defect import describe_defect
 from convo_pipeline.extract.run import AccountReport, Mode, Progress, extract
 from convo_pipeline.lake.partitions import Commit
 from convo_pipeline.lake.store import Store

@@ -18,9 +18,9 @@ from dagster._core.storage.asset_check_execution_record import (
 )
 
 from convo_pipeline import schema
+from convo_pipeline.base.defect import describe_defect
 from convo_pipeline.derive.day import derivation_source
 from convo_pipeline.errors import StoreError
-from convo_pipeline.extract.defect import describe_defect
 from convo_pipeline.lake.columns import read_columns
 from convo_pipeline.lake.floors import read_floors
 from convo_pipeline.lake.store import Store

@@ -10,7 +10,7 @@ from datetime import UTC, date, timedelta
 
 import dagster as dg
 
-from convo_pipeline.extract.plan import Mode
+from convo_pipeline.extract.report import Mode
 from convo_pipeline.orchestration.assets import DERIVED, MODE_TAG, RAW
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.jobs import EXTRACT_JOB, NORMALISE_JOB, extract_job, normalise_job

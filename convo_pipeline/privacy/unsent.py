@@ -1,6 +1,6 @@
 """Apply `[retention] on_deleted` to unsent messages: remove the content, the row, or nothing.
 
-`raw_message_ids.deleted_at` names the unsent messages; `extract.absence` decides them. A redacted
+`raw_message_ids.deleted_at` names the unsent messages; `extract.missing` decides them. A redacted
 message keeps its id, its time, its sender and its recipients. An interrupted removal leaves its
 days in `<state>/deleted/`, and the next call finishes it.
 """

@@ -29,8 +29,7 @@ from convo_pipeline.emulator.clock import VirtualClock
 from convo_pipeline.emulator.faults import FAULTS
 from convo_pipeline.emulator.serve import EmulatorServer
 from convo_pipeline.emulator.world import World
-from convo_pipeline.extract.plan import Mode
-from convo_pipeline.extract.report import Outcome
+from convo_pipeline.extract.report import Mode, Outcome
 from convo_pipeline.extract.run import ACCOUNTS_IN_FLIGHT
 from convo_pipeline.graph.ladder import EDGES, SIZES
 from convo_pipeline.orchestration.assets import FRESHNESS

@@ -20,7 +20,6 @@ from convo_pipeline.derive.day import derive_day, stale_days
 from convo_pipeline.emulator.clock import VirtualClock
 from convo_pipeline.emulator.world import World
 from convo_pipeline.errors import BusyError
-from convo_pipeline.extract import spool as spool_module
 from convo_pipeline.extract.spool import left_spools
 from convo_pipeline.lake.compact import compact
 from convo_pipeline.lake.store import Store
@@ -67,13 +66,11 @@ def run_troubled(
     """Run while file-system calls of the spool and the lake are troubled; return how many there were."""
     fake = TroubledOs(trouble)
     monkeypatch.setattr(folder_module, "os", fake)
-    monkeypatch.setattr(spool_module, "os", fake)
     try:
         inboxes.extract()
         inboxes.derive()
     finally:
         monkeypatch.setattr(folder_module, "os", os)
-        monkeypatch.setattr(spool_module, "os", os)
         inboxes.store.close()
     return len(fake.log)
 

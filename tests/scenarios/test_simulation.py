@@ -26,6 +26,7 @@ from convo_pipeline.extract.spool import Spool
 from tests.support.inboxes import NOW, START, Inboxes, serve, small_world
 from tests.support.random_scenarios import simulate_rough
 from tests.support.simulation import FATES, simulate
+from tests.support.spools import append_json
 
 FAST_SEEDS, FAST_PARTS = 200, 4
 HUNT_SEEDS, LONG_SEEDS, HUNT_PARTS = 1_000, 20_000, 20
@@ -330,7 +331,7 @@ def test_b17_a_message_that_came_with_and_without_its_time_stands_on_one_day(
                 inboxes.store.state_path, "insta", f"20260310T00000{len(entries)}-dead"
             )
             for row in entries:
-                spool.append(_edge_record([row]))
+                append_json(spool, _edge_record([row]))
             inboxes.extract(accounts=["insta"])
         assert [str(row["date"]) for row in inboxes.rows("raw_message_ids", "insta")] == [
             "2026-03-02"
@@ -355,8 +356,9 @@ def test_what_a_killed_run_left_is_stored_although_the_machine_was_off_for_weeks
     world = small_world()
     with serve(tmp_path, world) as inboxes:
         spool = Spool.create(inboxes.store.state_path, "insta", "20260110T000000-dead")
-        spool.append(
-            _edge_record([{"id": "m", "created_time": "2026-03-02T10:00:00+0000", "message": "x"}])
+        append_json(
+            spool,
+            _edge_record([{"id": "m", "created_time": "2026-03-02T10:00:00+0000", "message": "x"}]),
         )
         os.utime(spool.folder, (at(1).timestamp() - 9 * 86_400,) * 2)
         inboxes.extract(accounts=["insta"])

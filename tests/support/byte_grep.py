@@ -1,4 +1,4 @@
-"""Look for texts in every byte below a root: what must be gone is gone there, however it was packed."""
+"""Search all files below a folder for texts, in raw bytes and in decoded Parquet."""
 
 import json
 from collections.abc import Iterable
@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 
 
 def find_texts(root: Path, texts: Iterable[str], account: str = "insta") -> list[tuple[str, str]]:
-    """Return every file of an account, or of all, that holds a text: in its bytes or, where it is packed, unpacked.
+    """Return (file, text) for each text in a file that can hold data of the account.
 
-    A segment is shared by accounts: only the account's own rows are looked into, for the others' stay.
+    Compacted files are shared by accounts: only the rows of this account are searched.
     """
     other = "/account=mess" if account == "insta" else "/account=insta"
     paths = [path for path in root.rglob("*") if path.is_file() and other not in str(path)]

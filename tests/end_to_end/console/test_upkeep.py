@@ -21,6 +21,7 @@ from convo_pipeline.lake.store import Store
 from convo_pipeline.schema import RAW_MESSAGE_IDS
 from convo_pipeline.settings import StoreSettings
 from tests.support.inboxes import NOW, serve
+from tests.support.spools import append_json
 
 DAY = date(2026, 1, 5)
 NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
@@ -68,7 +69,7 @@ def test_verify_names_what_is_off_and_what_to_do_and_exits_with_one(root: Path) 
 def test_verify_names_a_damaged_record_of_a_spool_without_a_word_of_it(root: Path) -> None:
     spool = Spool.create(root / ".state", "bakery", "run")
     for text in ("a word of Ada's", "another"):
-        spool.append({"kind": "edge", "text": text})
+        append_json(spool, {"kind": "edge", "conversation_id": "c", "rows": [{"text": text}]})
     assert invoke("verify", "--root", str(root)).exit_code == 0
     record = min(spool.folder.iterdir())
     record.write_bytes(record.read_bytes().replace(b"word", b"wordy"))

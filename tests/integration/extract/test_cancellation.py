@@ -112,7 +112,8 @@ def test_a_run_that_is_ended_while_answers_are_due_ends_in_seconds_and_says_so(
     )
     check_stopped(inboxes, "incomplete")
     assert [
-        len(list(left_spools(inboxes.store.state_path, name)[0])) for name in inboxes.names
+        len(list(left_spools(inboxes.store.state_path, name)[0].folder.glob("*.json")))
+        for name in inboxes.names
     ] == [2, 2]
     check_healed(inboxes)
 

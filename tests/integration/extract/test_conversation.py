@@ -15,7 +15,7 @@ from convo_pipeline.emulator.fault import Fault, FaultContext, FaultKind
 from convo_pipeline.emulator.faults import make_fault
 from convo_pipeline.emulator.refusals import Refusal
 from convo_pipeline.emulator.switches import Switches
-from convo_pipeline.extract.newest20_probe import PROOFS
+from convo_pipeline.extract.newest20_probe import MOST_REFUSALS
 from convo_pipeline.extract.run import find
 from tests.support.inboxes import NOW, Inboxes, serve, small_world, stopped_clock
 
@@ -354,7 +354,7 @@ def test_what_can_be_read_beyond_20_is_not_given_up_for_one_failure(
         assert statuses(inboxes, "mess") == {"detailed": 30}
 
 
-@pytest.mark.parametrize(("refused_as", "calls"), [("9000001", 1), ("100/33", PROOFS)])
+@pytest.mark.parametrize(("refused_as", "calls"), [("9000001", 1), ("100/33", MOST_REFUSALS)])
 def test_that_nothing_beyond_20_is_read_is_found_out_once(
     tmp_path: Path, refused_as: str, calls: int
 ) -> None:

@@ -13,6 +13,7 @@ from convo_pipeline.emulator.world import World
 from convo_pipeline.extract.run import Progress
 from convo_pipeline.extract.spool import Spool
 from tests.support.inboxes import NOW, START, TOKEN_VARIABLE, Inboxes, reopened, serve, small_world
+from tests.support.spools import append_json
 
 SEEN_TIMES = ("first_seen_at", "changed_at", "fields", "rank_when_asked")
 
@@ -381,7 +382,8 @@ def test_a_spool_left_by_a_killed_run_is_stored_by_the_next(tmp_path: Path) -> N
     with serve(tmp_path, world) as inboxes:
         account = inboxes.settings.accounts[0]
         spool = Spool.create(inboxes.store.state_path, account.name, "20260310T000000-dead")
-        spool.append(
+        append_json(
+            spool,
             {
                 "kind": "edge",
                 "at_us": 1_773_100_000_000_000,
@@ -396,7 +398,7 @@ def test_a_spool_left_by_a_killed_run_is_stored_by_the_next(tmp_path: Path) -> N
                         "message": "already paid for",
                     }
                 ],
-            }
+            },
         )
         inboxes.extract_whole()
         assert not spool.folder.exists()
@@ -424,10 +426,12 @@ def test_a_damaged_record_of_a_killed_run_costs_what_it_held_and_no_claim_is_bel
             "due_reason": None,
             "walked_down_to_us": 0,
         }
-        spool.append({"kind": "edge", "conversation_id": conversation.conversation_id, "rows": []})
+        append_json(
+            spool, {"kind": "edge", "conversation_id": conversation.conversation_id, "rows": []}
+        )
         [edge] = spool.folder.iterdir()
         edge.write_bytes(b"x" + edge.read_bytes())
-        spool.append(state)
+        append_json(spool, state)
         [report] = inboxes.extract(accounts=["insta"])
         assert (report.outcome, report.reasons, spool.folder.exists()) == (
             "incomplete",

@@ -15,9 +15,8 @@ from convo_pipeline.emulator.calls import Call, EmulatedResponse
 from convo_pipeline.emulator.clock import VirtualClock
 from convo_pipeline.emulator.serve import EMULATOR_TOKEN, EmulatorServer
 from convo_pipeline.emulator.world import World
-from convo_pipeline.extract.buckets import Buckets
-from convo_pipeline.extract.contents import Contents, Journal
-from convo_pipeline.extract.spool import Spool
+from convo_pipeline.extract.run_data import RunData
+from convo_pipeline.extract.spool import ListingRecord, Spool
 from convo_pipeline.extract.suppression_filter import SuppressionFilter
 from convo_pipeline.graph.fields import conversation_field_names, message_field_names
 from convo_pipeline.graph.responses import GraphResponse, read_conversations, read_json
@@ -172,29 +171,18 @@ def read_hostile(rows: list[Any], folder: Path) -> None:
     spool = Spool(folder)
     body = read_json(json.dumps({"data": rows}).encode())
     page = read_conversations(GraphResponse(body, NOW, 1, None))
-    contents = Contents(
-        Buckets(folder / "buckets"), {}, SuppressionFilter(Suppression(b"", frozenset()))
+    data = RunData(spool, SuppressionFilter(Suppression(b"", frozenset())), {})
+    data.make_folder()
+    record = ListingRecord(
+        to_us(NOW), "", message_field_names("messenger"), conversation_field_names(), page.rows
     )
-    journal = Journal(spool, contents)
-    journal.append(
-        {
-            "kind": "listing",
-            "at_us": to_us(NOW),
-            "folder": "",
-            "fields": message_field_names("messenger"),
-            "conversation_fields": conversation_field_names(),
-            "conversations": [row.to_json() for row in page.rows],
-            "states": [],
-        }
-    )
-    contents.place_untimed({})
-    observations = [
-        row for day in contents.buckets.days() for row in contents.buckets.read(day).to_pylist()
-    ]
+    data.append(record)
+    data.place_untimed({})
+    observations = [row for day in data.days() for row in data.read_day(day).to_pylist()]
     wanted, has_reject = _expected(rows)
     assert {(row["conversation_id"], row["message_id"]) for row in observations} == wanted
-    assert bool(contents.rejects) >= has_reject
-    assert [record["kind"] for record in spool] == ["listing"]
+    assert bool(data.rejects) >= has_reject
+    assert [type(record) for record in spool] == [ListingRecord]
 
 
 def hunt_readings(folder: Path, examples: int, *, derandomize: bool) -> None:

@@ -32,6 +32,7 @@ from convo_pipeline.upkeep.verify import verify
 from tests.support.byte_grep import find_texts
 from tests.support.inboxes import NOW, Inboxes, reopened, serve
 from tests.support.raw_days import AT, OWN_IDS, PAGE_ID, conversation_row, detail_row, id_row, table
+from tests.support.spools import append_json
 from tests.unit.tables.test_normalize_hostile import MESSAGES, PARTICIPANTS
 
 OLD, TODAY = NOW.date() - timedelta(days=40), NOW.date()
@@ -374,7 +375,7 @@ def test_damage_that_is_met_while_a_killed_runs_spool_is_stored_costs_nothing_ei
         "fields": ["id"],
     }
     times = {"at_us": int(NOW.timestamp() * 1_000_000), "updated_us": None, "first_rank": 24}
-    Spool.create(state, "insta", "killed").append(edge | times)
+    append_json(Spool.create(state, "insta", "killed"), edge | times)
     in_column("message_id")(inboxes.store.path("raw_message_details", "insta", OLD))
     [report] = inboxes.extract(TODAY - timedelta(days=1), mode="nightly")
     assert report.reasons == ("quarantined",)

@@ -1,4 +1,4 @@
-"""Meta's data deletion callback: only what Meta signed is believed, and the person is forgotten wherever they are known."""
+"""Data deletion callback: verified signatures, erasure in every account, status texts."""
 
 import base64
 import hashlib
@@ -40,6 +40,7 @@ from convo_pipeline.settings import DeletionSettings, parse_settings
 from convo_pipeline.state.records import AccountIdentity
 from tests.support.byte_grep import find_texts
 from tests.support.inboxes import NOW, Inboxes, serve, small_world, stopped_clock
+from tests.support.spools import append_json
 
 ADA, NOBODY, SECRET = "9990000000000101", "5550000000000001", "app-secret-of-the-tests"
 SAID = "what Ada wrote"
@@ -63,7 +64,7 @@ def request_for(person_id: object, **more: object) -> str:
     )
 
 
-def test_the_published_example_is_believed() -> None:
+def test_published_example_is_accepted() -> None:
     assert parse_signed_request(PUBLISHED, "secret") == {"algorithm": "HMAC-SHA256", "0": "payload"}
     assert (
         parse_signed_request(f" {PUBLISHED}=\n".replace(".", "=.").replace("=\n", "\n"), "secret")[
@@ -74,7 +75,7 @@ def test_the_published_example_is_believed() -> None:
 
 
 @pytest.mark.parametrize("person_id", [ADA, int(ADA)])
-def test_the_person_is_named_by_text_or_number(person_id: object) -> None:
+def test_user_id_may_be_text_or_number(person_id: object) -> None:
     assert parse_user_id(parse_signed_request(request_for(person_id), SECRET)) == ADA
 
 
@@ -102,7 +103,7 @@ def test_the_person_is_named_by_text_or_number(person_id: object) -> None:
         ),
     ],
 )
-def test_what_meta_did_not_sign_is_not_believed(text: str, message: str) -> None:
+def test_wrong_signed_requests_are_refused(text: str, message: str) -> None:
     with pytest.raises(PayloadError, match=message) as caught:
         parse_user_id(parse_signed_request(text, SECRET))
     assert ADA not in str(caught.value)
@@ -133,7 +134,7 @@ def inboxes(tmp_path: Path, extracted: Path) -> Iterator[Inboxes]:
         yield inboxes
 
 
-def test_a_person_whom_only_a_killed_first_run_met_is_forgotten_too(tmp_path: Path) -> None:
+def test_person_in_the_spool_of_a_killed_first_run_is_erased(tmp_path: Path) -> None:
     with serve(tmp_path / "lake", small_world()) as inboxes:
         inboxes.store.state.set_identity(AccountIdentity("insta", "1111111111", "instagram"))
         people = {"data": [{"id": ADA}, {"id": "1111111111"}]}
@@ -143,7 +144,7 @@ def test_a_person_whom_only_a_killed_first_run_met_is_forgotten_too(tmp_path: Pa
             "messages": {"data": [{"id": "m_1", "message": SAID}]},
         }
         spool = Spool.create(inboxes.store.state_path, "insta", "killed")
-        spool.append({"kind": "listing", "at_us": int(NOW.timestamp()) * 1_000_000, "folder": "", "fields": ["message"],
+        append_json(spool, {"kind": "listing", "at_us": int(NOW.timestamp()) * 1_000_000, "folder": "", "fields": ["message"],
                       "conversation_fields": ["participants"], "conversations": [chat], "states": []})  # fmt: skip
         request = DeletionRequest("code", NOW, person_id=ADA)
         assert finish_request(inboxes.settings, inboxes.store, request, NOW).accounts == ("insta",)
@@ -152,7 +153,7 @@ def test_a_person_whom_only_a_killed_first_run_met_is_forgotten_too(tmp_path: Pa
 
 @contextmanager
 def callback(inboxes: Inboxes) -> Iterator[int]:
-    """The callback on a loopback port, checked for what WSGI asks; when it is left, all that was begun is done."""
+    """Serve the callback, checked against the WSGI rules; on exit all erasures are finished."""
     application = make_application(inboxes.settings, inboxes.environ, stopped_clock(inboxes.clock))
     with make_callback_server(validator(application), 0) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
@@ -180,7 +181,7 @@ def post(port: int, text: str) -> tuple[int, str]:
     return ask(port, "POST", "/meta", urlencode({"signed_request": text}))
 
 
-def test_s15_the_person_is_forgotten_in_every_account_and_told_so(
+def test_s15_callback_erases_the_person_from_every_account(
     inboxes: Inboxes, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert find_texts(inboxes.store.root, [ADA, SAID], "insta")
@@ -206,7 +207,7 @@ def test_s15_the_person_is_forgotten_in_every_account_and_told_so(
     assert (output.out, output.err) == ("", "")
 
 
-def test_the_same_request_has_the_same_code_and_another_one_another(inboxes: Inboxes) -> None:
+def test_each_request_has_its_own_code(inboxes: Inboxes) -> None:
     with callback(inboxes) as port:
         codes = [
             post(port, text)[1]
@@ -216,7 +217,7 @@ def test_the_same_request_has_the_same_code_and_another_one_another(inboxes: Inb
     assert len(read_requests(inboxes.store)) == 2
 
 
-def test_nobody_found_is_answered_all_the_same_and_noted_without_the_id(inboxes: Inboxes) -> None:
+def test_unknown_person_gets_a_response_and_the_id_is_not_kept(inboxes: Inboxes) -> None:
     before = inboxes.files()
     with callback(inboxes) as port:
         status, text = post(port, request_for(NOBODY))
@@ -229,7 +230,7 @@ def test_nobody_found_is_answered_all_the_same_and_noted_without_the_id(inboxes:
     assert request == DeletionRequest(code, NOW, "not_found", NOW, (), None)
 
 
-def test_a_request_that_an_earlier_version_finished_is_read(inboxes: Inboxes) -> None:
+def test_request_of_an_earlier_version_is_read(inboxes: Inboxes) -> None:
     """Earlier versions wrote the outcome "nobody"."""
     saved = {
         "accounts": [],
@@ -245,7 +246,7 @@ def test_a_request_that_an_earlier_version_finished_is_read(inboxes: Inboxes) ->
     assert read_requests(inboxes.store) == [DeletionRequest("code", NOW, "not_found", NOW)]
 
 
-def test_what_is_not_believed_changes_nothing_and_is_refused_without_words_from_it(
+def test_refused_requests_change_nothing_and_are_not_quoted(
     inboxes: Inboxes,
 ) -> None:
     before = inboxes.files()
@@ -265,7 +266,7 @@ def test_what_is_not_believed_changes_nothing_and_is_refused_without_words_from_
     assert (inboxes.files(), read_requests(inboxes.store)) == (before, [])
 
 
-def test_an_account_at_work_is_finished_by_the_nightly_upkeep(inboxes: Inboxes) -> None:
+def test_nightly_upkeep_finishes_a_locked_account(inboxes: Inboxes) -> None:
     with inboxes.store.lock_account("mess"):
         with callback(inboxes) as port:
             code = json.loads(post(port, request_for(ADA))[1])["confirmation_code"]
@@ -289,7 +290,7 @@ def test_an_account_at_work_is_finished_by_the_nightly_upkeep(inboxes: Inboxes) 
     assert find_texts(inboxes.store.root, [ADA], "mess") == []
 
 
-def test_a_request_that_was_noted_before_a_kill_is_finished_later(inboxes: Inboxes) -> None:
+def test_stored_request_is_finished_later(inboxes: Inboxes) -> None:
     receive_request(inboxes.settings, inboxes.store, request_for(ADA), inboxes.environ, NOW)
     assert inboxes.rows("messages", "insta")
     [request] = finish_open_requests(inboxes.settings, inboxes.store, NOW)
@@ -299,13 +300,13 @@ def test_a_request_that_was_noted_before_a_kill_is_finished_later(inboxes: Inbox
     )
 
 
-def test_it_listens_on_the_loopback_address_alone(inboxes: Inboxes) -> None:
+def test_callback_server_listens_on_loopback_only(inboxes: Inboxes) -> None:
     application = make_application(inboxes.settings, inboxes.environ)
     with make_callback_server(application, 0) as server:
         assert server.server_address[0] == "127.0.0.1"
 
 
-def test_what_it_needs_is_named_before_anything_is_served(inboxes: Inboxes) -> None:
+def test_missing_settings_are_named_at_start(inboxes: Inboxes) -> None:
     with pytest.raises(SettingsError, match=r"deletion\.app_secret_env"):
         make_application(parse_settings(b""), {})
     with pytest.raises(SettingsError, match="APP_SECRET is not set"):
@@ -326,7 +327,7 @@ def write_config(inboxes: Inboxes, folder: Path) -> str:
     return str(config)
 
 
-def test_at_a_terminal_it_is_answered_listed_and_told(inboxes: Inboxes, tmp_path: Path) -> None:
+def test_commands_answer_list_and_describe_requests(inboxes: Inboxes, tmp_path: Path) -> None:
     config = write_config(inboxes, tmp_path)
 
     def run(*words: str, given: str = "") -> Result:
@@ -350,7 +351,7 @@ def test_at_a_terminal_it_is_answered_listed_and_told(inboxes: Inboxes, tmp_path
     )
 
 
-def test_serve_prints_its_address_and_answers(inboxes: Inboxes, tmp_path: Path) -> None:
+def test_serve_command_prints_its_address(inboxes: Inboxes, tmp_path: Path) -> None:
     config = write_config(inboxes, tmp_path)
     words = [
         sys.executable,

@@ -1,4 +1,4 @@
-"""An export has codes in the place of people: the same in every table and export, worth nothing without the secret."""
+"""Exports contain pseudonyms instead of ids and names."""
 
 import csv
 import hashlib
@@ -72,7 +72,7 @@ def rows(folder: Path, table: str) -> list[dict[str, object]]:
     return found
 
 
-def test_s17_the_same_person_has_the_same_code_everywhere_and_no_name_or_text_is_there(
+def test_s17_person_has_one_code_everywhere_and_no_name_or_text_is_exported(
     home: Path, tmp_path: Path
 ) -> None:
     for name in ("one", "two"):
@@ -103,9 +103,7 @@ def test_s17_the_same_person_has_the_same_code_everywhere_and_no_name_or_text_is
     }
 
 
-def test_s17_another_secret_matches_nothing_and_a_plain_hash_finds_nobody(
-    home: Path, tmp_path: Path
-) -> None:
+def test_s17_codes_depend_on_the_secret(home: Path, tmp_path: Path) -> None:
     for name, secret in (("one", SECRET), ("two", OTHER)):
         assert export(home, tmp_path / name, secret=secret).exit_code == 0
     one, two = (
@@ -125,9 +123,7 @@ def test_s17_another_secret_matches_nothing_and_a_plain_hash_finds_nobody(
     assert not hashes & one
 
 
-def test_texts_and_links_are_there_if_asked_for_and_start_no_formula(
-    home: Path, tmp_path: Path
-) -> None:
+def test_with_text_exports_texts_without_formulas(home: Path, tmp_path: Path) -> None:
     assert export(home, tmp_path / "out", "--with-text", "--format", "csv").exit_code == 0
     with (tmp_path / "out" / "messages.csv").open(newline="", encoding="utf-8") as file:
         texts = [row["text"] for row in csv.DictReader(file)]
@@ -137,7 +133,7 @@ def test_texts_and_links_are_there_if_asked_for_and_start_no_formula(
     assert [word for word in NAMED[1:] if word.encode() in everything] == []
 
 
-def test_one_account_and_only_its_owner_may_read_it(home: Path, tmp_path: Path) -> None:
+def test_one_account_is_exported_to_private_files(home: Path, tmp_path: Path) -> None:
     done = export(home, tmp_path / "out", "mess")
     assert "messages 4" in done.stdout
     assert {
@@ -146,7 +142,7 @@ def test_one_account_and_only_its_owner_may_read_it(home: Path, tmp_path: Path) 
     assert {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "out").iterdir()} == {0o600}
 
 
-def test_every_column_is_coded_withheld_or_plain() -> None:
+def test_every_exported_column_is_in_one_list() -> None:
     spelled = [
         ({f"{table.name}.{name}", name}, name)
         for table in EXPORTED_TABLES
@@ -170,7 +166,7 @@ def test_every_column_is_coded_withheld_or_plain() -> None:
         (SECRET, ".", 1, "is not an empty folder"),
     ],
 )
-def test_an_export_that_would_give_people_away_is_refused(
+def test_weak_secret_or_wrong_folder_is_refused(
     home: Path, secret: str | None, to: str, code: int, message: str
 ) -> None:
     done = export(home, home / to, secret=secret)
@@ -179,7 +175,7 @@ def test_an_export_that_would_give_people_away_is_refused(
 
 
 @pytest.mark.parametrize("beside", [".env", ".state/secret"])
-def test_a_secret_that_lies_beside_the_data_is_refused_and_not_shown(
+def test_secret_stored_beside_the_data_is_refused_and_not_shown(
     home: Path, tmp_path: Path, beside: str
 ) -> None:
     path = home / "lake" / beside
@@ -196,7 +192,7 @@ def test_a_secret_that_lies_beside_the_data_is_refused_and_not_shown(
     assert not (tmp_path / "out").exists()
 
 
-def test_without_a_named_variable_there_is_no_export(home: Path, tmp_path: Path) -> None:
+def test_export_needs_a_secret_variable(home: Path, tmp_path: Path) -> None:
     text = (home / "convo.toml").read_text().replace('[export]\nsecret_env = "SECRET"\n', "")
     (tmp_path / "convo.toml").write_text(text)
     done = export(tmp_path, tmp_path / "out")

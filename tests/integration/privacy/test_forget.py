@@ -1,4 +1,4 @@
-"""A person who must be erased is gone to the last byte, does not come back, and nobody else lost anything."""
+"""Erasure of one person: no byte is left, other rows stay, later runs do not store the person."""
 
 import hashlib
 import itertools
@@ -18,7 +18,6 @@ import pytest
 from convo_pipeline.derive.day import stale_days
 from convo_pipeline.emulator.world import Account, Conversation, World
 from convo_pipeline.errors import BusyError, CorruptError, StoreError
-from convo_pipeline.extract.conversation import failed_state_record
 from convo_pipeline.extract.load import load_spool
 from convo_pipeline.extract.spool import Spool, left_spools
 from convo_pipeline.lake.compact import compact
@@ -36,6 +35,7 @@ from convo_pipeline.upkeep.rename import rename_account
 from convo_pipeline.upkeep.verify import verify
 from tests.support.byte_grep import find_texts
 from tests.support.inboxes import NOW, START, Inboxes, serve, small_world
+from tests.support.spools import append_json
 
 ADA, BOB, EVE = "9990000000000101", "9990000000000202", "9990000000000303"
 SECRET = "a secret of Ada's, örtlich"
@@ -48,7 +48,7 @@ def at(day: int, hour: int = 9) -> datetime:
 
 
 def fill(account: Account) -> tuple[Conversation, Conversation]:
-    """Ada writes on three days, in a group too, and reacts to Bob's words there; Bob and Eve write as well."""
+    """Add a conversation with Ada, one with Bob, and a group with Ada and Eve."""
     ada = account.add_conversation("Ada Lovelace", ADA)
     for day in (2, 3, 7):
         ada.add_message(SECRET, at(day))
@@ -82,7 +82,7 @@ def make_world() -> World:
 
 @pytest.fixture(scope="module")
 def extracted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The lake of that world, read whole once."""
+    """The lake of that world after one complete extraction."""
     root = tmp_path_factory.mktemp("extracted") / "lake"
     with serve(root, make_world()) as inboxes:
         inboxes.extract_whole()
@@ -91,7 +91,7 @@ def extracted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def inboxes(tmp_path: Path, extracted: Path) -> Iterator[Inboxes]:
-    """A copy of that lake, and its world served."""
+    """A copy of that lake, and an emulator that serves the world."""
     shutil.copytree(extracted, tmp_path / "lake")
     with serve(tmp_path / "lake", make_world()) as inboxes:
         yield inboxes
@@ -104,12 +104,12 @@ def erase_ada(inboxes: Inboxes, account: str = "insta") -> Receipt:
 
 
 def hits(root: Path, account: str = "insta", traces: list[str] = TRACES) -> list[tuple[str, str]]:
-    """Where a trace of Ada's is; of an account, or of all."""
+    """Return the files of an account that contain one of the texts."""
     return find_texts(root, traces, account)
 
 
 def others(inboxes: Inboxes, gone: set[str]) -> dict[str, list[dict[str, object]]]:
-    """Every row that is of none of these conversations, by table; figures of whole days aside."""
+    """Return the rows of all other conversations by table, without figures of whole days."""
     tables = [name for name, table in TABLES.items() if "conversation_id" in table.column_names]
     return {
         name: [row for row in inboxes.rows(name) if row["conversation_id"] not in gone]
@@ -124,7 +124,7 @@ def conversations_of(inboxes: Inboxes, person: str, account: str = "insta") -> s
     }
 
 
-def test_not_a_byte_of_the_person_is_left_and_nothing_else_changed(inboxes: Inboxes) -> None:
+def test_no_byte_of_the_person_is_left_and_other_rows_stay(inboxes: Inboxes) -> None:
     theirs = conversations_of(inboxes, ADA)
     before, files = others(inboxes, theirs), inboxes.files()
     assert {trace for _, trace in hits(Path(inboxes.store.root))} == set(TRACES)
@@ -140,13 +140,13 @@ def test_not_a_byte_of_the_person_is_left_and_nothing_else_changed(inboxes: Inbo
     assert verify(inboxes.store, stale_days=stale_days).findings == ()
 
 
-def test_on_messenger_the_name_and_the_relay_address_go_too(inboxes: Inboxes) -> None:
+def test_messenger_name_and_relay_address_leave(inboxes: Inboxes) -> None:
     erase_ada(inboxes, "mess")
     assert hits(Path(inboxes.store.root), "mess", [*TRACES, f"{ADA}@facebook.com"]) == []
     assert verify(inboxes.store, stale_days=stale_days).findings == ()
 
 
-def test_in_a_group_the_others_words_stay_and_the_person_is_cut_out(inboxes: Inboxes) -> None:
+def test_group_keeps_messages_of_others_without_the_person(inboxes: Inboxes) -> None:
     (group,) = conversations_of(inboxes, EVE)
     erase_ada(inboxes)
     messages = [row for row in inboxes.rows("messages", "insta") if row["conversation_id"] == group]
@@ -162,7 +162,7 @@ def test_in_a_group_the_others_words_stay_and_the_person_is_cut_out(inboxes: Inb
     assert all(ADA not in row["recipient_ids"] for row in messages)  # type: ignore[operator]
 
 
-def test_in_a_group_whose_raw_rows_are_gone_already_the_others_words_stay_too(
+def test_group_with_expired_raw_rows_keeps_messages_of_others(
     inboxes: Inboxes,
 ) -> None:
     (group,) = conversations_of(inboxes, EVE)
@@ -184,7 +184,7 @@ def texts_of(inboxes: Inboxes, conversation_id: str) -> list[str]:
     return sorted(str(row["text"]) for row in messages)
 
 
-def test_b28_a_message_of_another_conversation_that_has_the_same_id_stays(inboxes: Inboxes) -> None:
+def test_b28_message_with_the_same_id_in_another_conversation_stays(inboxes: Inboxes) -> None:
     conversations = inboxes.world.accounts["insta"].conversations
     (ada,) = conversations_of(inboxes, ADA) - conversations_of(inboxes, EVE)
     (bob,) = conversations_of(inboxes, BOB)
@@ -197,7 +197,7 @@ def test_b28_a_message_of_another_conversation_that_has_the_same_id_stays(inboxe
     assert "Bob's" in texts_of(inboxes, bob)
 
 
-def test_ids_of_what_they_sent_to_a_group_leave_the_state_too(inboxes: Inboxes) -> None:
+def test_ids_of_messages_sent_to_a_group_leave_the_state(inboxes: Inboxes) -> None:
     (group,) = conversations_of(inboxes, EVE)
     account = inboxes.world.accounts["insta"]
     chat = account.conversations[group]
@@ -220,7 +220,7 @@ def test_ids_of_what_they_sent_to_a_group_leave_the_state_too(inboxes: Inboxes) 
     assert texts_of(inboxes, group) == ["Eve in the group", "we in the group"]
 
 
-def test_the_next_runs_do_not_bring_the_person_back(inboxes: Inboxes) -> None:
+def test_later_runs_do_not_store_the_person_again(inboxes: Inboxes) -> None:
     ada = inboxes.world.accounts["insta"].conversations[
         next(iter(conversations_of(inboxes, ADA) - conversations_of(inboxes, EVE)))
     ]
@@ -237,7 +237,7 @@ def test_the_next_runs_do_not_bring_the_person_back(inboxes: Inboxes) -> None:
     assert verify(inboxes.store, stale_days=stale_days).findings == ()
 
 
-def test_a_new_conversation_of_the_person_is_not_stored_either(inboxes: Inboxes) -> None:
+def test_new_conversation_of_an_erased_person_is_not_stored(inboxes: Inboxes) -> None:
     erase_ada(inboxes)
     account = inboxes.world.accounts["insta"]
     account.add_conversation("Ada Lovelace", ADA).add_message(SECRET, at(10, 10))
@@ -247,7 +247,7 @@ def test_a_new_conversation_of_the_person_is_not_stored_either(inboxes: Inboxes)
     assert "hello" in [row["text"] for row in inboxes.rows("messages", "insta")]
 
 
-def test_a_refusal_does_not_name_the_persons_conversations_again(inboxes: Inboxes) -> None:
+def test_refused_conversations_of_an_erased_person_are_not_stored(inboxes: Inboxes) -> None:
     erase_ada(inboxes)
     account = inboxes.world.accounts["insta"]
     new = account.add_conversation("Ada Lovelace", ADA)
@@ -268,19 +268,19 @@ def test_a_refusal_does_not_name_the_persons_conversations_again(inboxes: Inboxe
     assert [bob.conversation_id] in suspects
 
 
-def test_another_account_keeps_its_own_rows(inboxes: Inboxes) -> None:
+def test_other_account_keeps_its_rows(inboxes: Inboxes) -> None:
     before = inboxes.rows("messages", "mess")
     erase_ada(inboxes)
     assert inboxes.rows("messages", "mess") == before
 
 
-def test_what_a_killed_run_left_in_the_spool_goes_too(inboxes: Inboxes) -> None:
+def test_spool_of_a_killed_run_is_erased(inboxes: Inboxes) -> None:
     at_us = int(NOW.timestamp() * 1_000_000)
     ada = next(iter(conversations_of(inboxes, ADA)))
     row = {"id": ada, "updated_time": "2026-03-09T09:00:00+0000", "messages": {"data": [
         {"id": "m_new", "created_time": "2026-03-09T09:00:00+0000", "message": SECRET, "from": {"id": ADA}}]}}  # fmt: skip
     spool = Spool.create(inboxes.store.state_path, "insta", "killed")
-    spool.append({"kind": "listing", "at_us": at_us, "folder": "", "fields": ["message", "from"],
+    append_json(spool, {"kind": "listing", "at_us": at_us, "folder": "", "fields": ["message", "from"],
                   "conversation_fields": ["id"], "conversations": [row], "states": []})  # fmt: skip
     [record] = spool.folder.iterdir()
     assert (f".state/spool/insta/killed/{record.name}", SECRET) in hits(Path(inboxes.store.root))
@@ -289,19 +289,22 @@ def test_what_a_killed_run_left_in_the_spool_goes_too(inboxes: Inboxes) -> None:
     assert left_spools(inboxes.store.state_path, "insta") == []
 
 
-def test_a_spool_from_before_is_stored_without_the_person(inboxes: Inboxes) -> None:
+def test_older_spool_is_stored_without_the_person(inboxes: Inboxes) -> None:
     erase_ada(inboxes)
     row = {
         "id": "t_9",
         "participants": {"data": [{"id": ADA}, {"id": inboxes.world.accounts["insta"].own_id}]},
     }
     spool = Spool.create(inboxes.store.state_path, "insta", "old")
-    spool.append({"kind": "listing", "at_us": int(NOW.timestamp() * 1_000_000), "folder": "", "fields": [],
+    append_json(spool, {"kind": "listing", "at_us": int(NOW.timestamp() * 1_000_000), "folder": "", "fields": [],
                   "conversation_fields": ["id"], "conversations": [row], "states": []})  # fmt: skip
     edge = {"kind": "edge", "conversation_id": "t_9", "rows": [{"id": "m", "message": SECRET}]}
-    states = [failed_state_record(chat, 1, "answer") for chat in ("t_9", "t_other")]
-    spool.append(
-        edge | {"at_us": 1, "updated_us": None, "first_rank": 21, "fields": [], "states": states}
+    state = {"kind": "state", "at_us": 1, "updated_us": None, "newest_message_id": None,
+             "complete_since_us": None, "walked_down_to_us": None, "due_reason": "answer"}  # fmt: skip
+    states = [state | {"conversation_id": chat} for chat in ("t_9", "t_other")]
+    append_json(
+        spool,
+        edge | {"at_us": 1, "updated_us": None, "first_rank": 21, "fields": [], "states": states},
     )
     loaded = load_spool(inboxes.store, inboxes.settings.account("insta"), spool)
     assert (loaded.commits, loaded.counts["suppressed_conversations"]) == ([], 1)
@@ -312,13 +315,13 @@ def test_a_spool_from_before_is_stored_without_the_person(inboxes: Inboxes) -> N
 
 
 @pytest.mark.parametrize("kind", ["edge", "message"])
-def test_a_conversation_that_is_listed_without_its_people_is_theirs_by_its_messages(
+def test_conversation_listed_without_people_is_recognised_by_its_messages(
     inboxes: Inboxes, kind: str
 ) -> None:
     erase_ada(inboxes)
     us, at_us = {"id": inboxes.world.accounts["insta"].own_id}, int(NOW.timestamp() * 1_000_000)
     spool = Spool.create(inboxes.store.state_path, "insta", "killed")
-    spool.append({"kind": "listing", "at_us": at_us, "folder": "", "fields": [], "conversation_fields": ["id"], "states": [],
+    append_json(spool, {"kind": "listing", "at_us": at_us, "folder": "", "fields": [], "conversation_fields": ["id"], "states": [],
                   "conversations": [{"id": "t_9"}, {"id": "t_8", "participants": {"data": [us, {"id": ADA}, {"id": EVE}]}}]})  # fmt: skip
     for chat in ("t_9", "t_8"):
         row = {"id": f"m_{chat}", "created_time": "2026-03-09T09:00:00+0000", "message": f"we to {chat}", "from": us,
@@ -332,7 +335,7 @@ def test_a_conversation_that_is_listed_without_its_people_is_theirs_by_its_messa
         edge = {"updated_us": None, "first_rank": 1, "rows": [row]}
         single = {"message_id": row["id"], "created_us": at_us, "created_at_source": "message", "rank": 1, "code": None,
                   "subcode": None, "verdict": "detailed", "payload": row}  # fmt: skip
-        spool.append(about | (edge if kind == "edge" else single))
+        append_json(spool, about | (edge if kind == "edge" else single))
     loaded = load_spool(inboxes.store, inboxes.settings.account("insta"), spool)
     spool.delete()
     texts = [str(row["payload"]) for row in inboxes.rows("raw_message_details", "insta")]
@@ -340,7 +343,7 @@ def test_a_conversation_that_is_listed_without_its_people_is_theirs_by_its_messa
     assert (loaded.counts["suppressed_conversations"], hits(Path(inboxes.store.root))) == (1, [])
 
 
-def test_damaged_staged_and_compacted_copies_go_too(inboxes: Inboxes) -> None:
+def test_damaged_staged_and_compacted_copies_leave(inboxes: Inboxes) -> None:
     store, root = inboxes.store, Path(inboxes.store.root)
     compact(store, LATER)
     assert list(root.glob(".compact/messages/*.parquet"))
@@ -370,7 +373,7 @@ def test_damaged_staged_and_compacted_copies_go_too(inboxes: Inboxes) -> None:
     }
 
 
-def test_a_file_of_theirs_that_was_set_aside_in_another_accounts_folder_goes_too(
+def test_quarantined_file_in_another_accounts_folder_leaves(
     inboxes: Inboxes,
 ) -> None:
     store, day = inboxes.store, date(2026, 3, 2)
@@ -383,7 +386,7 @@ def test_a_file_of_theirs_that_was_set_aside_in_another_accounts_folder_goes_too
     assert list(astray.parent.glob("*.corrupt-*")) == []
 
 
-def test_rejected_entries_and_run_errors_that_name_the_person_go(inboxes: Inboxes) -> None:
+def test_rejects_and_run_errors_with_the_id_leave(inboxes: Inboxes) -> None:
     store = inboxes.store
     schema = TABLES["raw_rejects"].schema
     entries = [
@@ -413,7 +416,7 @@ def test_rejected_entries_and_run_errors_that_name_the_person_go(inboxes: Inboxe
     assert hits(Path(store.root / ".state")) == []
 
 
-def test_rejected_entries_of_their_conversation_go_although_they_name_nobody(
+def test_rejects_of_the_persons_conversation_leave(
     inboxes: Inboxes,
 ) -> None:
     (chat,) = conversations_of(inboxes, ADA) - conversations_of(inboxes, EVE)
@@ -426,14 +429,15 @@ def test_rejected_entries_of_their_conversation_go_although_they_name_nobody(
         "first_rank": 1,
         "fields": ["message"],
     }
-    spool.append(
+    append_json(
+        spool,
         edge
         | {
             "conversation_id": chat,
             "rows": [{"message": SECRET, "created_time": "2026-03-09T09:00:00Z"}],
-        }
+        },
     )
-    spool.append({"kind": "listing", "at_us": at_us, "folder": "", "fields": [], "conversation_fields": [], "states": [],
+    append_json(spool, {"kind": "listing", "at_us": at_us, "folder": "", "fields": [], "conversation_fields": [], "states": [],
                   "conversations": [{"id": chat, "messages": f"{SECRET}, in no list"}, {"id": "another", "messages": "b"}]})  # fmt: skip
     load_spool(inboxes.store, inboxes.settings.account("insta"), spool)
     spool.delete()
@@ -443,7 +447,7 @@ def test_rejected_entries_of_their_conversation_go_although_they_name_nobody(
     assert [row["payload"] for row in inboxes.rows("raw_rejects", "insta")] == ['"b"']
 
 
-def test_a_ledger_that_a_killed_writer_left_staged_goes(inboxes: Inboxes) -> None:
+def test_staged_ledger_leaves(inboxes: Inboxes) -> None:
     staged, _ = inboxes.store.folder.stage(
         ("runs", "date=2026-03-02", "data.parquet"), f"failed: {ADA}".encode()
     )
@@ -451,7 +455,7 @@ def test_a_ledger_that_a_killed_writer_left_staged_goes(inboxes: Inboxes) -> Non
     assert not staged.exists()
 
 
-def test_what_a_killed_writer_left_staged_beside_the_state_goes_after_an_hour(
+def test_old_staged_files_beside_the_state_leave(
     inboxes: Inboxes,
 ) -> None:
     beside = LocalFolder(inboxes.store.state_path)
@@ -463,7 +467,7 @@ def test_what_a_killed_writer_left_staged_beside_the_state_goes_after_an_hour(
     assert (old.exists(), new.exists()) == (False, True)
 
 
-def test_nobody_is_said_to_be_unknown_while_a_damaged_file_may_hold_them(inboxes: Inboxes) -> None:
+def test_damaged_file_that_may_hold_the_person_is_an_error(inboxes: Inboxes) -> None:
     store = inboxes.store
     for table in TABLES:
         for day in store.days(table, "insta"):
@@ -476,7 +480,7 @@ def test_nobody_is_said_to_be_unknown_while_a_damaged_file_may_hold_them(inboxes
     assert read_receipts(store, "insta") == []
 
 
-def test_a_receipt_is_left_that_names_nobody(inboxes: Inboxes) -> None:
+def test_receipt_contains_no_id(inboxes: Inboxes) -> None:
     receipt = erase_ada(inboxes)
     assert read_receipts(inboxes.store, "insta") == [receipt]
     (path,) = Path(inboxes.store.root).glob(".forgotten/account=insta/*.json")
@@ -488,7 +492,7 @@ def test_a_receipt_is_left_that_names_nobody(inboxes: Inboxes) -> None:
     assert (stat.S_IMODE(key.stat().st_mode), key.stat().st_size) == (0o600, 32)
 
 
-def test_without_its_key_nobody_is_let_back_in(inboxes: Inboxes) -> None:
+def test_runs_without_the_key_store_nothing(inboxes: Inboxes) -> None:
     erase_ada(inboxes)
     (inboxes.store.state_path / "forget.key").unlink()
     [report] = inboxes.extract(accounts=["insta"])
@@ -496,12 +500,12 @@ def test_without_its_key_nobody_is_let_back_in(inboxes: Inboxes) -> None:
     assert "forget.key is missing" in str(report.error)
 
 
-def test_forgetting_again_finds_nothing_and_keeps_the_receipt(inboxes: Inboxes) -> None:
+def test_second_erasure_keeps_the_receipt(inboxes: Inboxes) -> None:
     receipt = erase_ada(inboxes)
     assert erase_ada(inboxes) == receipt
 
 
-def test_a_backup_that_brings_the_person_back_is_cleaned_by_forgetting_again(
+def test_person_in_a_restored_file_is_erased_again(
     inboxes: Inboxes,
 ) -> None:
     path = inboxes.store.path("raw_message_details", "insta", date(2026, 3, 2))
@@ -514,9 +518,7 @@ def test_a_backup_that_brings_the_person_back_is_cleaned_by_forgetting_again(
     assert hits(Path(inboxes.store.root)) == []
 
 
-def test_s19_after_a_restore_the_receipts_find_whom_to_forget_again(
-    inboxes: Inboxes, tmp_path: Path
-) -> None:
+def test_s19_receipts_find_erased_people_after_a_restore(inboxes: Inboxes, tmp_path: Path) -> None:
     root, store = Path(inboxes.store.root), inboxes.store
     shutil.copytree(
         root, tmp_path / "backup", ignore=shutil.ignore_patterns("state.db*", "locks", ".staging")
@@ -538,7 +540,7 @@ def test_s19_after_a_restore_the_receipts_find_whom_to_forget_again(
     }, "until a run"
 
 
-def test_a_renamed_account_remembers_whom_it_forgot(inboxes: Inboxes) -> None:
+def test_renamed_account_keeps_its_receipts(inboxes: Inboxes) -> None:
     receipt = erase_ada(inboxes)
     rename_account(inboxes.store, "insta", "cafe")
     assert [each.person for each in read_receipts(inboxes.store, "cafe")] == [receipt.person]
@@ -547,7 +549,9 @@ def test_a_renamed_account_remembers_whom_it_forgot(inboxes: Inboxes) -> None:
 @pytest.mark.parametrize(
     ("account", "message"), [("nobody", "no account"), ("insta", "is the account itself")]
 )
-def test_what_cannot_be_forgotten_is_refused(inboxes: Inboxes, account: str, message: str) -> None:
+def test_unknown_account_and_own_id_are_refused(
+    inboxes: Inboxes, account: str, message: str
+) -> None:
     own_id = inboxes.world.accounts["insta"].own_id
     before = inboxes.files()
     with pytest.raises(StoreError, match=message):
@@ -555,19 +559,19 @@ def test_what_cannot_be_forgotten_is_refused(inboxes: Inboxes, account: str, mes
     assert inboxes.files() == before
 
 
-def test_an_unknown_person_changes_nothing(inboxes: Inboxes) -> None:
+def test_unknown_person_changes_nothing(inboxes: Inboxes) -> None:
     before = inboxes.files()
     assert forget(inboxes.settings, inboxes.store, "insta", "123456789", NOW) is None
     assert (inboxes.files(), read_receipts(inboxes.store, "insta")) == (before, [])
 
 
-def test_saying_no_changes_nothing(inboxes: Inboxes) -> None:
+def test_answer_no_changes_nothing(inboxes: Inboxes) -> None:
     before = inboxes.files()
     assert forget(inboxes.settings, inboxes.store, "insta", ADA, NOW, lambda traces: False) is None
     assert (inboxes.files(), read_receipts(inboxes.store, "insta")) == (before, [])
 
 
-def test_one_erasure_that_cannot_be_finished_keeps_no_other_from_it(inboxes: Inboxes) -> None:
+def test_one_blocked_erasure_does_not_stop_others(inboxes: Inboxes) -> None:
     for account in ("insta", "mess"):
         begin(inboxes.store, account)
     with inboxes.store.lock_account("insta"), pytest.raises(BusyError):
@@ -580,12 +584,12 @@ def test_one_erasure_that_cannot_be_finished_keeps_no_other_from_it(inboxes: Inb
 
 
 def begin(store: Store, account: str) -> None:
-    """Leave what an erasure of Ada leaves that was cut off before its figures were made again."""
+    """Leave an erasure of Ada that was interrupted before the derived tables were made again."""
     with lock_for_erasure(store, account):
         erase(store, plan_erasure(store, account, ADA), NOW)
 
 
-def test_an_account_at_work_is_left_alone(inboxes: Inboxes) -> None:
+def test_locked_account_is_not_erased(inboxes: Inboxes) -> None:
     with inboxes.store.lock_account("insta"), pytest.raises(BusyError):
         forget(inboxes.settings, inboxes.store, "insta", ADA, NOW)
 
@@ -594,7 +598,7 @@ CALLS = ("rename", "replace", "unlink", "fsync", "mkdir", "rmdir", "link")
 
 
 def kill_everywhere(action: Callable[[], object], *, long_run: bool) -> None:
-    """Begin it again and again, killed each time at a later call, until it comes to its end."""
+    """Repeat the action, killed at a later call each time, until it ends by itself."""
     last_call, kills = 1, 0
     while not run_killed(action, last_call):
         kills += 1
@@ -604,7 +608,7 @@ def kill_everywhere(action: Callable[[], object], *, long_run: bool) -> None:
 
 
 def run_killed(action: Callable[[], object], last_call: int) -> bool:
-    """Do it in a child that dies at its nth call that changes the disk; say whether it came to its end before."""
+    """Run in a child that dies at its nth disk call; return whether the action ended before."""
     child = os.fork()
     if child == 0:
         counter = itertools.count(1)
@@ -630,7 +634,7 @@ def run_killed(action: Callable[[], object], last_call: int) -> bool:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_an_erasure_killed_anywhere_is_finished_by_the_next(
+def test_erasure_killed_at_any_call_is_finished_by_the_next(
     inboxes: Inboxes, long_run: bool
 ) -> None:
     store = inboxes.store
@@ -650,10 +654,10 @@ def test_an_erasure_killed_anywhere_is_finished_by_the_next(
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_an_erasure_killed_once_is_finished_by_the_nightly_upkeep(
+def test_erasure_killed_once_is_finished_by_the_nightly_upkeep(
     inboxes: Inboxes, tmp_path: Path, long_run: bool
 ) -> None:
-    """Killed at each moment of it: either nothing was begun, or the night does the rest."""
+    """After a kill at any call, either nothing was begun or the nightly upkeep finishes it."""
     lake = Path(inboxes.store.root)
     inboxes.store.close()
     shutil.copytree(lake, tmp_path / "whole")

@@ -1,4 +1,4 @@
-"""Rows that are older than they may be leave, everything that was made of them agrees, and nothing brings them back."""
+"""Retention: expired rows leave, derived tables agree, and nothing restores them."""
 
 import shutil
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ WITH_TIMES = (
 
 
 def make_world() -> World:
-    """A text every fourth day since the first of January, in two accounts."""
+    """Two accounts with a text on every fourth day since the first of January."""
     world = small_world()
     for account in world.accounts.values():
         conversation = account.add_conversation()
@@ -49,7 +49,7 @@ def make_world() -> World:
 
 @pytest.fixture(scope="module")
 def extracted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The lake of that world, read whole once."""
+    """The lake of that world after one complete extraction."""
     root = tmp_path_factory.mktemp("extracted") / "lake"
     with serve(root, make_world(), start=FIRST) as inboxes:
         inboxes.extract_whole(FIRST)
@@ -58,7 +58,7 @@ def extracted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def inboxes(tmp_path: Path, extracted: Path) -> Iterator[Inboxes]:
-    """A copy of that lake, and its world served."""
+    """A copy of that lake, and an emulator that serves the world."""
     shutil.copytree(extracted, tmp_path / "lake")
     with serve(tmp_path / "lake", make_world(), start=FIRST) as inboxes:
         yield inboxes
@@ -78,7 +78,7 @@ def run(inboxes: Inboxes, limits: dict[str, int], now: datetime = NOW) -> None:
     expire(inboxes.store, limits, now.date())
 
 
-def test_no_row_is_older_than_its_limit_whatever_the_hour(inboxes: Inboxes) -> None:
+def test_no_row_is_older_than_its_limit_at_any_hour(inboxes: Inboxes) -> None:
     for days in range(0, 12, 5):
         now = (NOW + timedelta(days=days)).replace(hour=23, minute=59)
         run(inboxes, {"raw_message_details": RAW_LIMIT, "messages": MESSAGES_LIMIT}, now)
@@ -92,7 +92,7 @@ def test_no_row_is_older_than_its_limit_whatever_the_hour(inboxes: Inboxes) -> N
         assert len(inboxes.rows("raw_message_ids")) > len(inboxes.rows("messages"))
 
 
-def test_what_left_is_not_fetched_or_made_again(inboxes: Inboxes) -> None:
+def test_expired_days_are_not_fetched_or_derived_again(inboxes: Inboxes) -> None:
     run(inboxes, {"raw_message_details": RAW_LIMIT, "messages": MESSAGES_LIMIT})
     before = inboxes.files()
     assert [stale_days(inboxes.store, name) for name in inboxes.names] == [[], []]
@@ -106,7 +106,7 @@ def test_what_left_is_not_fetched_or_made_again(inboxes: Inboxes) -> None:
     assert verify(inboxes.store, stale_days=stale_days).findings == ()
 
 
-def test_derived_tables_leave_with_the_raw_ones_unless_they_may_stay_longer(
+def test_derived_tables_expire_with_raw_tables_or_by_their_own_limit(
     inboxes: Inboxes,
 ) -> None:
     rows = inboxes.rows("messages")
@@ -125,7 +125,7 @@ def test_derived_tables_leave_with_the_raw_ones_unless_they_may_stay_longer(
     assert verify(inboxes.store, stale_days=stale_days).findings == ()
 
 
-def test_figures_of_days_stay_when_the_messages_around_them_left(inboxes: Inboxes) -> None:
+def test_account_days_stay_when_messages_expire(inboxes: Inboxes) -> None:
     for name in inboxes.names:
         derive_account_days(inboxes.store, name)
     figures = inboxes.rows("account_days")
@@ -136,7 +136,7 @@ def test_figures_of_days_stay_when_the_messages_around_them_left(inboxes: Inboxe
     assert inboxes.rows("account_days") == figures
 
 
-def test_a_dry_run_names_what_would_go_and_removes_nothing(inboxes: Inboxes) -> None:
+def test_dry_run_lists_partitions_and_removes_nothing(inboxes: Inboxes) -> None:
     before = inboxes.files()
     found = find_expired(inboxes.store, retention_starts({"messages": MESSAGES_LIMIT}, TODAY))
     assert inboxes.files() == before
@@ -146,7 +146,7 @@ def test_a_dry_run_names_what_would_go_and_removes_nothing(inboxes: Inboxes) -> 
     assert find_expired(inboxes.store, read_floors(inboxes.store)) == []
 
 
-def test_compactions_damaged_files_and_the_state_keep_nothing_of_it(inboxes: Inboxes) -> None:
+def test_compactions_quarantine_and_state_expire_too(inboxes: Inboxes) -> None:
     store = inboxes.store
     compact(store, TODAY)
     path = store.path("raw_message_ids", "insta", date(2026, 1, 1))
@@ -179,7 +179,7 @@ def test_compactions_damaged_files_and_the_state_keep_nothing_of_it(inboxes: Inb
     assert verify(store, stale_days=stale_days).findings == ()
 
 
-def test_a_conversation_that_was_quiet_too_long_is_not_remembered(tmp_path: Path) -> None:
+def test_state_of_a_quiet_conversation_expires(tmp_path: Path) -> None:
     world = small_world()
     world.accounts["insta"].add_conversation().add_message("long ago", NOW - timedelta(days=60))
     recent = world.accounts["insta"].add_conversation()
@@ -190,7 +190,7 @@ def test_a_conversation_that_was_quiet_too_long_is_not_remembered(tmp_path: Path
         assert set(inboxes.store.state.conversations("insta")) == {recent.conversation_id}
 
 
-def test_the_ledger_has_a_limit_of_its_own(inboxes: Inboxes) -> None:
+def test_ledger_has_its_own_limit(inboxes: Inboxes) -> None:
     run(inboxes, {"runs": 30})
     assert list(inboxes.store.root.glob("runs/*/data.parquet"))
     run(inboxes, {"runs": 30}, NOW + timedelta(days=30))
@@ -199,7 +199,7 @@ def test_the_ledger_has_a_limit_of_its_own(inboxes: Inboxes) -> None:
     assert verify(inboxes.store).findings == ()
 
 
-def test_an_account_at_work_is_left_to_the_next_time_and_the_others_are_done(
+def test_locked_account_does_not_stop_others(
     inboxes: Inboxes,
 ) -> None:
     with inboxes.store.lock_account("insta"), pytest.raises(BusyError):
@@ -212,7 +212,7 @@ def test_an_account_at_work_is_left_to_the_next_time_and_the_others_are_done(
     )
 
 
-def test_the_nightly_upkeep_removes_and_compacts(inboxes: Inboxes) -> None:
+def test_nightly_upkeep_expires_and_compacts(inboxes: Inboxes) -> None:
     settings = inboxes.settings.model_copy(
         update={"retention": RetentionSettings.model_validate({"messages": 40, RUNS.name: 90})}
     )
@@ -229,7 +229,7 @@ AHEAD = NOW + timedelta(days=3650)
 LIMITS = {"raw_message_details": RAW_LIMIT}
 
 
-def test_a_clock_set_ahead_removes_nothing_and_is_named(inboxes: Inboxes) -> None:
+def test_clock_set_ahead_removes_nothing_and_is_named(inboxes: Inboxes) -> None:
     settings = inboxes.settings.model_copy(
         update={"retention": RetentionSettings.model_validate(LIMITS)}
     )
@@ -248,7 +248,7 @@ def test_a_clock_set_ahead_removes_nothing_and_is_named(inboxes: Inboxes) -> Non
     assert read_floors(inboxes.store)["raw_message_details"] == expected
 
 
-def test_one_run_and_its_messages_dated_years_ahead_do_not_confirm_the_clock(
+def test_one_run_dated_years_ahead_does_not_confirm_the_clock(
     inboxes: Inboxes,
 ) -> None:
     """The machine, the server and a message agree on a wrong date for one day."""
@@ -277,7 +277,7 @@ def test_messages_of_three_new_days_confirm_the_clock(inboxes: Inboxes) -> None:
     assert len(inboxes.rows("raw_message_details")) == 3
 
 
-def test_a_wrong_clock_does_not_matter_where_nothing_would_leave(inboxes: Inboxes) -> None:
+def test_wrong_clock_is_no_error_where_nothing_expires(inboxes: Inboxes) -> None:
     """No upkeep fails, and the clock is not trusted later because of it."""
     later = NOW + timedelta(days=90)
     assert expire_by_clock(inboxes.store, {"raw_message_details": 400}, later) == []
@@ -286,13 +286,13 @@ def test_a_wrong_clock_does_not_matter_where_nothing_would_leave(inboxes: Inboxe
         expire_by_clock(inboxes.store, LIMITS, later)
 
 
-def test_an_account_that_was_switched_off_expires_night_by_night(inboxes: Inboxes) -> None:
+def test_inactive_account_expires_night_by_night(inboxes: Inboxes) -> None:
     for night in range(RAW_LIMIT + 1):
         expire_by_clock(inboxes.store, LIMITS, NOW + timedelta(days=night))
     assert inboxes.rows("raw_message_details") == []
 
 
-def test_after_months_without_power_a_person_confirms_the_clock(
+def test_person_confirms_the_clock_after_months_without_power(
     inboxes: Inboxes,
 ) -> None:
     store, later = inboxes.store, NOW + timedelta(days=90)
@@ -309,7 +309,7 @@ def test_after_months_without_power_a_person_confirms_the_clock(
     )
 
 
-def test_a_clock_that_was_corrected_is_trusted(inboxes: Inboxes) -> None:
+def test_corrected_clock_is_trusted(inboxes: Inboxes) -> None:
     store = inboxes.store
     with pytest.raises(StoreError):
         expire_by_clock(store, LIMITS, AHEAD)
@@ -320,7 +320,7 @@ def test_a_clock_that_was_corrected_is_trusted(inboxes: Inboxes) -> None:
     )
 
 
-def test_where_nothing_is_limited_the_clock_is_nobodys_concern(inboxes: Inboxes) -> None:
+def test_clock_is_not_checked_without_limits(inboxes: Inboxes) -> None:
     assert expire_by_clock(inboxes.store, {}, AHEAD) == []
 
 
@@ -344,13 +344,13 @@ def test_where_nothing_is_limited_the_clock_is_nobodys_concern(inboxes: Inboxes)
         ),
     ],
 )
-def test_a_wrong_limit_is_named(text: str, expected: str) -> None:
+def test_wrong_limit_is_named(text: str, expected: str) -> None:
     with pytest.raises(SettingsError) as caught:
         parse_settings(f"[retention]\n{text}".encode())
     assert expected in str(caught.value)
 
 
-def test_limits_are_read_from_the_configuration() -> None:
+def test_limits_come_from_the_configuration() -> None:
     settings = parse_settings(b"[retention]\nraw_message_details = 90\nmessages = 30\nruns = 700")
     floors = retention_starts(settings.retention.limits, date(2026, 12, 31))
     others = {table.name: date(2026, 10, 3) for table in (*RAW, *NORMALISED)}

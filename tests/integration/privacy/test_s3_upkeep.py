@@ -1,4 +1,4 @@
-"""Upkeep of a lake in a bucket: compaction, another name, erasure and retention, on a real S3 API over real HTTP."""
+"""Upkeep of a lake in a bucket, over HTTP: compaction, rename, erasure, retention."""
 
 import hashlib
 import json
@@ -74,7 +74,7 @@ def expected(accounts: tuple[str, ...] = ("bakery", "florist")) -> list[tuple[ob
 
 
 def fetched(proxy: Proxy) -> list[str]:
-    """The tables' files that were read since the last time."""
+    """Return the data files that were read since the last call."""
     found = [
         path.split("/tables/")[1]
         for method, path in proxy.fault.seen
@@ -84,7 +84,7 @@ def fetched(proxy: Proxy) -> list[str]:
     return found
 
 
-def test_a_year_is_one_request_and_what_changed_since_is_read_by_day(
+def test_compacted_year_is_one_request_and_changed_days_are_read_alone(
     machine: Callable[..., Store], proxy: Proxy, bucket: str
 ) -> None:
     store = filled(machine())
@@ -114,7 +114,7 @@ def test_a_year_is_one_request_and_what_changed_since_is_read_by_day(
     assert sorted(answers(bucket, proxy.url), key=str) == late
 
 
-def test_the_nightly_upkeep_compacts_a_bucket_too(
+def test_nightly_upkeep_compacts_a_bucket(
     machine: Callable[..., Store], proxy: Proxy, bucket: str, tmp_path: Path
 ) -> None:
     filled(machine())
@@ -128,7 +128,7 @@ def test_the_nightly_upkeep_compacts_a_bucket_too(
     assert len(fetched(proxy)) == 1 + 2
 
 
-def test_a_few_days_are_fetched_alone_where_that_is_cheaper(
+def test_few_days_are_read_alone_if_that_is_cheaper(
     machine: Callable[..., Store], proxy: Proxy, bucket: str
 ) -> None:
     store = machine()
@@ -146,7 +146,7 @@ def test_a_few_days_are_fetched_alone_where_that_is_cheaper(
 
 
 @pytest.mark.parametrize("damage", ["gone", "damaged", "index", "no index"])
-def test_a_lost_or_damaged_compaction_is_no_damage(
+def test_lost_or_damaged_compaction_loses_no_rows(
     machine: Callable[..., Store], server: S3Server, bucket: str, damage: str
 ) -> None:
     store = filled(machine())
@@ -167,7 +167,7 @@ def test_a_lost_or_damaged_compaction_is_no_damage(
     assert answers(bucket, server.url) == expected()
 
 
-def test_an_account_gets_another_name_and_a_second_machine_learns_it(
+def test_second_machine_sees_the_renamed_account(
     machine: Callable[..., Store], server: S3Server, bucket: str
 ) -> None:
     store, other = filled(machine()), machine("another")
@@ -184,7 +184,7 @@ def test_an_account_gets_another_name_and_a_second_machine_learns_it(
     assert not other.merge(TABLE, "cafe", DAYS[0], ids(f"m{DAYS[0]:%d}")).is_changed
 
 
-def test_a_rename_that_was_cut_off_is_run_again_and_never_writes_over_others_rows(
+def test_interrupted_rename_resumes_and_overwrites_no_rows(
     machine: Callable[..., Store], server: S3Server, bucket: str
 ) -> None:
     store = filled(machine(), ("bakery",))
@@ -218,7 +218,7 @@ def inboxes(tmp_path: Path) -> Iterator[Inboxes]:
 
 @pytest.fixture
 def remote(inboxes: Inboxes, bucket: str, server: S3Server, tmp_path: Path) -> Iterator[Inboxes]:
-    """The account's tables in a bucket that keeps every version, all of them compacted."""
+    """Compacted tables of one account in a bucket that keeps every version."""
     server.client.put_bucket_versioning(
         Bucket=bucket, VersioningConfiguration={"Status": "Enabled"}
     )
@@ -237,7 +237,7 @@ def in_bucket(inboxes: Inboxes, store: Store, settings: StoreSettings) -> Inboxe
 
 
 def versions(server: S3Server, bucket: str) -> list[tuple[str, bytes]]:
-    """Every version of every object that the server holds, with its bytes; of Parquet its rows too."""
+    """Return each version of each object: its bytes, and the rows of Parquet files."""
     listed = server.client.list_object_versions(Bucket=bucket).get("Versions", [])
     found = []
     for each in listed:
@@ -253,7 +253,7 @@ def versions(server: S3Server, bucket: str) -> list[tuple[str, bytes]]:
     return found
 
 
-def test_not_a_byte_of_a_person_is_left_in_any_version_of_any_object(
+def test_no_byte_of_an_erased_person_is_left_in_any_version(
     remote: Inboxes, server: S3Server, bucket: str
 ) -> None:
     traces = [ADA.encode(), SECRET.encode(), b"Ada Lovelace"]
@@ -282,7 +282,7 @@ def test_not_a_byte_of_a_person_is_left_in_any_version_of_any_object(
     assert len(remote.rows("messages")) == 5
 
 
-def test_of_a_renamed_account_no_version_is_left_under_its_old_name(
+def test_rename_leaves_no_version_under_the_old_name(
     remote: Inboxes, server: S3Server, bucket: str
 ) -> None:
     rename_account(remote.store, "insta", "cafe")
@@ -291,7 +291,7 @@ def test_of_a_renamed_account_no_version_is_left_under_its_old_name(
     assert [key for key, content in versions(server, bucket) if SECRET.encode() in content] == []
 
 
-def test_what_was_unsent_is_left_in_no_version(
+def test_unsent_content_is_left_in_no_version(
     remote: Inboxes, server: S3Server, bucket: str
 ) -> None:
     conversation = remote.world.accounts["insta"].add_conversation("Carol", "9990000000000505")
@@ -310,7 +310,7 @@ def test_what_was_unsent_is_left_in_no_version(
     assert len(remote.rows("messages")) == 6 + 4
 
 
-def test_a_damaged_raw_object_costs_nothing_that_another_object_holds(
+def test_damaged_raw_object_is_recovered_from_other_objects(
     machine: Callable[..., Store], server: S3Server, bucket: str
 ) -> None:
     day, stores = AT.date(), [machine("one"), machine("two")]
@@ -331,9 +331,7 @@ def test_a_damaged_raw_object_costs_nothing_that_another_object_holds(
         assert {table.name: store.read(table.name, "insta", day) for table in NORMALISED} == before
 
 
-def test_days_that_are_too_old_leave_no_version(
-    remote: Inboxes, server: S3Server, bucket: str
-) -> None:
+def test_expired_days_leave_no_version(remote: Inboxes, server: S3Server, bucket: str) -> None:
     today = NOW.date().replace(day=10)
     assert {
         each.date.day

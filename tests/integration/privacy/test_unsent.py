@@ -1,4 +1,4 @@
-"""What a customer took back leaves as `on_deleted` says: once two answers prove it, to the last byte, for good."""
+"""Unsent messages leave as `on_deleted` says, after two observations, completely."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ from convo_pipeline.derive.day import stale_days
 from convo_pipeline.emulator.switches import Switches
 from convo_pipeline.emulator.world import Conversation, Message
 from convo_pipeline.errors import BusyError, SettingsError, StoreError
-from convo_pipeline.extract.absence import span_of
+from convo_pipeline.extract.missing import page_span
 from convo_pipeline.extract.observations import MessageObservation, Reject
 from convo_pipeline.extract.spool import Spool, left_spools
 from convo_pipeline.lake.compact import compact
@@ -36,6 +36,7 @@ from tests.integration.privacy.test_forget import kill_everywhere
 from tests.support.byte_grep import find_texts
 from tests.support.inboxes import NOW, Inboxes, serve, small_world
 from tests.support.simulation import Life
+from tests.support.spools import append_json
 
 SECRET, PICTURE = "a word that was taken back, örtlich", "a picture that was taken back"
 HOUR = timedelta(hours=1).total_seconds()
@@ -48,7 +49,7 @@ def at(day: int, hour: int = 9) -> datetime:
 
 @pytest.fixture
 def inboxes(tmp_path: Path) -> Iterator[Inboxes]:
-    """An inbox that was read whole; nothing is unsent yet."""
+    """An inbox after a complete extraction; no message is unsent yet."""
     with serve(tmp_path / "lake", small_world()) as inboxes:
         conversation = inboxes.world.accounts["insta"].add_conversation()
         conversation.add_messages(3, at(2))
@@ -69,7 +70,7 @@ def secret_of(inboxes: Inboxes) -> Message:
 
 
 def unsend(inboxes: Inboxes, looks: int = 2, mode: str = "full") -> Message:
-    """Take the message back; the account is then read some times, two hours apart."""
+    """Unsend the message, then extract the account several times, two hours apart."""
     message = secret_of(inboxes)
     message.unsend()
     for _ in range(looks):
@@ -108,7 +109,7 @@ def row_of(inboxes: Inboxes, table: str, message: Message) -> dict[str, object]:
     return row
 
 
-def test_s18_the_content_is_gone_to_the_last_byte_and_id_and_time_are_kept(
+def test_s18_unsent_content_leaves_completely_and_id_and_time_stay(
     inboxes: Inboxes,
 ) -> None:
     compact(inboxes.store, date(2026, 5, 2))
@@ -141,7 +142,7 @@ def test_s18_the_content_is_gone_to_the_last_byte_and_id_and_time_are_kept(
     assert verify(inboxes.store, stale_days=stale_days).findings == ()
 
 
-def test_neither_a_rerun_nor_a_killed_spool_nor_an_old_answer_brings_it_back(
+def test_rerun_spool_and_old_response_do_not_restore_unsent_content(
     inboxes: Inboxes,
 ) -> None:
     message = secret_of(inboxes)
@@ -163,7 +164,7 @@ def test_neither_a_rerun_nor_a_killed_spool_nor_an_old_answer_brings_it_back(
 
 
 def leave_spool(inboxes: Inboxes, message: Message) -> None:
-    """Leave what a killed run had read of the message before it was taken back."""
+    """Leave the spool of a killed run that has the content of the message."""
     spool = Spool.create(inboxes.store.state_path, "insta", "killed")
     row = {
         "id": message.message_id,
@@ -171,11 +172,11 @@ def leave_spool(inboxes: Inboxes, message: Message) -> None:
         "message": SECRET,
         "from": {"id": "7"},
     }
-    spool.append({"kind": "edge", "at_us": int(NOW.timestamp() * 1_000_000), "conversation_id": chat(inboxes).conversation_id,
+    append_json(spool, {"kind": "edge", "at_us": int(NOW.timestamp() * 1_000_000), "conversation_id": chat(inboxes).conversation_id,
                   "updated_us": None, "first_rank": 4, "fields": ["message", "from"], "rows": [row]})  # fmt: skip
 
 
-def test_one_look_proves_nothing_and_two_must_lie_an_hour_apart(inboxes: Inboxes) -> None:
+def test_deletion_needs_two_observations_an_hour_apart(inboxes: Inboxes) -> None:
     message = unsend(inboxes, looks=1)
     inboxes.clock.advance(0.5 * HOUR)
     inboxes.extract(mode="full")
@@ -188,7 +189,7 @@ def test_one_look_proves_nothing_and_two_must_lie_an_hour_apart(inboxes: Inboxes
     ) == (True, 1)
 
 
-def test_a_message_that_is_listed_again_was_not_deleted(inboxes: Inboxes) -> None:
+def test_message_listed_again_is_not_deleted(inboxes: Inboxes) -> None:
     message = unsend(inboxes)
     message.unsent_us = None
     look(inboxes)
@@ -197,7 +198,7 @@ def test_a_message_that_is_listed_again_was_not_deleted(inboxes: Inboxes) -> Non
     assert row_of(inboxes, "messages", message)["text"] == SECRET
 
 
-def test_the_newest_message_waits_until_something_newer_is_listed(inboxes: Inboxes) -> None:
+def test_newest_message_is_deleted_only_after_a_newer_one(inboxes: Inboxes) -> None:
     newest = chat(inboxes).add_message(SECRET, at(10, 11))
     look(inboxes)
     newest.unsend()
@@ -210,9 +211,7 @@ def test_the_newest_message_waits_until_something_newer_is_listed(inboxes: Inbox
 
 
 @pytest.mark.parametrize("refused_as", ["9000001", "100/33"])
-def test_an_error_is_no_proof_neither_within_the_newest_20_nor_beyond(
-    tmp_path: Path, refused_as: str
-) -> None:
+def test_error_is_no_proof_of_deletion(tmp_path: Path, refused_as: str) -> None:
     with serve(
         tmp_path / "lake", small_world(), Switches(refused_as=refused_as, unsent_rows="kept")
     ) as inboxes:  # type: ignore[arg-type]
@@ -228,7 +227,7 @@ def test_an_error_is_no_proof_neither_within_the_newest_20_nor_beyond(
         assert row_of(inboxes, "messages", conversation.messages[0])["text"] == SECRET
 
 
-def test_a_nightly_run_finds_it_on_a_day_of_which_nothing_else_is_listed(inboxes: Inboxes) -> None:
+def test_nightly_run_finds_an_unsent_message_on_an_older_day(inboxes: Inboxes) -> None:
     secret_of(inboxes).unsend()
     for _ in range(2):
         inboxes.clock.advance(2 * HOUR)
@@ -237,7 +236,7 @@ def test_a_nightly_run_finds_it_on_a_day_of_which_nothing_else_is_listed(inboxes
     assert remove(inboxes) == 1
 
 
-def test_drop_removes_the_rows_and_keep_keeps_all(inboxes: Inboxes) -> None:
+def test_drop_removes_rows_and_keep_keeps_them(inboxes: Inboxes) -> None:
     message = unsend(inboxes)
     files = inboxes.files()
     assert (remove(inboxes, "keep"), inboxes.files()) == (0, files)
@@ -252,7 +251,7 @@ def test_drop_removes_the_rows_and_keep_keeps_all(inboxes: Inboxes) -> None:
     assert verify(inboxes.store, stale_days=stale_days).findings == ()
 
 
-def test_what_was_unsent_after_it_was_read_is_not_counted_as_lost(inboxes: Inboxes) -> None:
+def test_unsent_message_that_was_read_is_not_lost(inboxes: Inboxes) -> None:
     inboxes.clock.advance(HOUR)
     late = chat(inboxes).add_message("read in time", inboxes.clock.now())
     chat(inboxes).add_message("newer", inboxes.clock.now() + timedelta(minutes=1))
@@ -267,7 +266,7 @@ def test_what_was_unsent_after_it_was_read_is_not_counted_as_lost(inboxes: Inbox
     assert find_lost(inboxes.store, "insta", today, {today: coverage}) == []
 
 
-def test_damaged_staged_and_rejected_copies_go_too(inboxes: Inboxes) -> None:
+def test_damaged_staged_and_rejected_copies_leave(inboxes: Inboxes) -> None:
     message = unsend(inboxes)
     store = inboxes.store
     path = store.path("messages", "insta", UNSENT_DAY)
@@ -289,7 +288,7 @@ def test_damaged_staged_and_rejected_copies_go_too(inboxes: Inboxes) -> None:
     assert (hits(inboxes), staged.exists(), other.exists()) == ([], False, True)
 
 
-def test_a_removal_that_was_cut_off_is_finished_by_the_next(inboxes: Inboxes) -> None:
+def test_interrupted_removal_is_finished_by_the_next(inboxes: Inboxes) -> None:
     unsend(inboxes)
     compact(inboxes.store, date(2026, 5, 2))
     with inboxes.store.lock_account("insta"), inboxes.store.lock_derivation("insta"):
@@ -301,7 +300,7 @@ def test_a_removal_that_was_cut_off_is_finished_by_the_next(inboxes: Inboxes) ->
     assert unsent.read_pending_days(inboxes.store, "insta") == set()
 
 
-def test_it_leaves_also_on_the_night_on_which_the_raw_rows_of_its_day_expire(
+def test_unsent_content_leaves_in_the_night_when_its_raw_rows_expire(
     inboxes: Inboxes,
 ) -> None:
     unsend(inboxes)
@@ -316,14 +315,14 @@ def test_it_leaves_also_on_the_night_on_which_the_raw_rows_of_its_day_expire(
     assert {each.table for each in removal.expired} >= {"raw_message_details"}
 
 
-def test_an_account_at_work_waits_and_the_others_are_done(inboxes: Inboxes) -> None:
+def test_locked_account_is_done_by_the_next_removal(inboxes: Inboxes) -> None:
     unsend(inboxes)
     with inboxes.store.lock_account("insta"), pytest.raises(BusyError):
         remove(inboxes)
     assert remove(inboxes) == 1
 
 
-def test_the_nightly_upkeep_removes_it(inboxes: Inboxes) -> None:
+def test_nightly_upkeep_removes_unsent_content(inboxes: Inboxes) -> None:
     unsend(inboxes)
     told: list[str] = []
     deployment = Deployment(
@@ -333,9 +332,7 @@ def test_the_nightly_upkeep_removes_it(inboxes: Inboxes) -> None:
     assert ("unsent messages removed: 1" in told, hits(inboxes)) == (True, [])
 
 
-def test_a_backup_from_before_is_cleaned_once_it_is_proved_again(
-    inboxes: Inboxes, tmp_path: Path
-) -> None:
+def test_restored_content_is_removed_after_new_proof(inboxes: Inboxes, tmp_path: Path) -> None:
     backup = tmp_path / "backup"
     for table in ("raw_message_ids", "raw_message_details"):
         shutil.copytree(inboxes.store.root / table, backup / table)
@@ -364,15 +361,15 @@ def sighted(seconds: int, source: str = "message") -> MessageObservation:
         [sighted(9), Reject("digest", "no id", "{}", 0), sighted(7)],
     ],
 )
-def test_a_page_that_could_hide_a_message_spans_nothing(
+def test_uncertain_page_spans_nothing(
     found: list[MessageObservation | Reject],
 ) -> None:
-    assert span_of(found, 0) is None
-    assert span_of([sighted(9), sighted(7)], 5) == (7_000_000, 9_000_000, 5)
+    assert page_span(found, 0) is None
+    assert page_span([sighted(9), sighted(7)], 5) == (7_000_000, 9_000_000, 5)
 
 
-def test_more_than_a_person_expects_leaves_only_when_a_person_says_so(inboxes: Inboxes) -> None:
-    """An API that hides messages looks like customers who take them back."""
+def test_unusually_many_unsent_messages_need_a_higher_limit(inboxes: Inboxes) -> None:
+    """An API that hides messages looks like customers who unsend them."""
     other = next(
         message for message in chat(inboxes).messages[1:] if message is not secret_of(inboxes)
     )
@@ -398,7 +395,7 @@ def test_more_than_a_person_expects_leaves_only_when_a_person_says_so(inboxes: I
     assert hits(inboxes) == []
 
 
-def test_what_to_do_is_read_from_the_configuration() -> None:
+def test_policy_comes_from_the_configuration() -> None:
     assert parse_settings(b"").retention.on_deleted == "redact"
     settings = parse_settings(b'[retention]\non_deleted = "drop"\nmessages = 30')
     assert (settings.retention.on_deleted, settings.retention.limits) == ("drop", {"messages": 30})
@@ -411,7 +408,7 @@ def test_what_to_do_is_read_from_the_configuration() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_removal_killed_anywhere_is_finished_by_the_next(
+def test_removal_killed_at_any_call_is_finished_by_the_next(
     inboxes: Inboxes, long_run: bool
 ) -> None:
     unsend(inboxes)
@@ -430,10 +427,10 @@ def test_a_removal_killed_anywhere_is_finished_by_the_next(
 
 @pytest.mark.hunt
 @pytest.mark.timeout(36_000)
-def test_no_life_takes_a_message_that_is_there_for_deleted(
+def test_random_scenarios_never_delete_an_existing_message(
     memory_path: Path, long_run: bool
 ) -> None:
-    """Long lives with every fault: what hides rows makes messages missing, never deleted; and what is unsent is found."""
+    """Faults that hide rows make messages missing, never deleted; unsent ones are found."""
     tally: Counter[str] = Counter()
     for seed in range(1_000 if long_run else 25):
         life = Life(seed, memory_path / str(seed))
@@ -455,8 +452,8 @@ def test_no_life_takes_a_message_that_is_there_for_deleted(
     assert min(tally["deleted and unsent"], tally["missing and there"]) > 0
 
 
-def test_a_night_reads_only_the_days_that_changed_since_it_looked(inboxes: Inboxes) -> None:
-    """An old message's second absence changes its day, so that is found; a policy looks for itself."""
+def test_search_reads_only_days_that_changed(inboxes: Inboxes) -> None:
+    """A message's second absence changes its day. Each policy searches for itself."""
     settings, store = with_policy(inboxes, "redact"), inboxes.store
     days = store.days("raw_message_ids", "insta")
     with opened_files() as opened:
@@ -477,7 +474,7 @@ def test_a_night_reads_only_the_days_that_changed_since_it_looked(inboxes: Inbox
     assert (hits(inboxes), find_all_unsent(settings, store)) == ([], [])
 
 
-def test_a_day_that_is_damaged_is_not_taken_for_looked_at(inboxes: Inboxes) -> None:
+def test_damaged_day_does_not_count_as_checked(inboxes: Inboxes) -> None:
     store, settings = inboxes.store, with_policy(inboxes, "redact")
     path = store.path("raw_message_ids", "insta", UNSENT_DAY)
     whole = path.read_bytes()
@@ -488,7 +485,7 @@ def test_a_day_that_is_damaged_is_not_taken_for_looked_at(inboxes: Inboxes) -> N
 
 @contextmanager
 def opened_files() -> Iterator[list[Path]]:
-    """The raw tables' files that are opened meanwhile."""
+    """Collect the data files that are opened in the block."""
     opened: list[Path] = []
     is_listening = True
 

@@ -1,4 +1,4 @@
-"""A damaged file from end to end: set aside, named, made again by whoever can, and told apart from one that waits."""
+"""Damaged and missing files: quarantine, repair by the next run, and what is left."""
 
 import hashlib
 import shutil
@@ -32,7 +32,7 @@ RAW_FILES = ("raw_conversations", "raw_message_ids", "raw_message_details")
 
 @pytest.fixture
 def inboxes(tmp_path: Path) -> Iterator[Inboxes]:
-    """One conversation of two days, within the 20 messages whose content the API still gives."""
+    """One conversation of two days within the newest 20 messages."""
     world = World(VirtualClock(NOW))
     guest = world.add_account("insta", "1111111111", "instagram").add_conversation("Ada")
     for at in (NOW - timedelta(days=6), NOW - timedelta(hours=2)):
@@ -56,9 +56,7 @@ def kinds(inboxes: Inboxes) -> list[str]:
 
 
 @pytest.mark.parametrize("table", RAW_FILES)
-def test_d1_a_damaged_raw_day_is_asked_again_by_the_next_night_however_old_it_is(
-    inboxes: Inboxes, table: str
-) -> None:
+def test_d1_next_night_fetches_a_damaged_raw_day(inboxes: Inboxes, table: str) -> None:
     store, before = (
         inboxes.store,
         {name: inboxes.rows(name, "insta") for name in ("messages", "participants")},
@@ -82,10 +80,10 @@ def test_d1_a_damaged_raw_day_is_asked_again_by_the_next_night_however_old_it_is
 
 
 @pytest.mark.parametrize(("account", "day"), [("insta", TODAY), ("mess", OLD)])
-def test_files_that_changed_places_are_no_backup_and_bring_no_row_of_theirs(
+def test_swapped_files_are_damage_and_add_no_rows(
     inboxes: Inboxes, account: str, day: date
 ) -> None:
-    """Each is whole, only of another day, or of another account's inbox: none is taken for the truth there."""
+    """Each file is intact but belongs to another day or account."""
     store = inboxes.store
     store.state.set_identity(AccountIdentity("mess", "2222222222", "messenger"))
     for table in RAW_FILES if account == "mess" else ():
@@ -106,7 +104,7 @@ def test_files_that_changed_places_are_no_backup_and_bring_no_row_of_theirs(
     assert inboxes.rows("messages") == before
 
 
-def test_a_file_found_damaged_while_a_run_stores_waits_for_the_next_one(inboxes: Inboxes) -> None:
+def test_file_damaged_during_a_run_is_repaired_by_the_next(inboxes: Inboxes) -> None:
     before = inboxes.rows("messages", "insta")
     (conversation,) = inboxes.world.accounts["insta"].conversations.values()
     conversation.add_message("late", NOW - timedelta(minutes=1))
@@ -123,7 +121,7 @@ def test_a_file_found_damaged_while_a_run_stores_waits_for_the_next_one(inboxes:
     assert kinds(inboxes) == ["set aside"]
 
 
-def test_d1_a_damaged_derived_day_is_made_again_from_the_raw_one(inboxes: Inboxes) -> None:
+def test_d1_damaged_derived_day_is_derived_again(inboxes: Inboxes) -> None:
     path = inboxes.store.path("messages", "insta", OLD)
     whole = path.read_bytes()
     flip(path)
@@ -135,7 +133,7 @@ def test_d1_a_damaged_derived_day_is_made_again_from_the_raw_one(inboxes: Inboxe
     assert kinds(inboxes) == ["set aside"]
 
 
-def test_a_damaged_day_of_the_ledger_is_written_again_from_the_state(inboxes: Inboxes) -> None:
+def test_damaged_ledger_day_is_restored_from_the_state(inboxes: Inboxes) -> None:
     store = inboxes.store
     before = store.read(RUNS.name, "", TODAY)
     flip(store.path(RUNS.name, "", TODAY))
@@ -144,8 +142,8 @@ def test_a_damaged_day_of_the_ledger_is_written_again_from_the_state(inboxes: In
     assert (store.state.suspect_files(), kinds(inboxes)) == ([], ["set aside"])
 
 
-def test_a_file_with_the_bytes_that_were_written_is_never_set_aside(inboxes: Inboxes) -> None:
-    """Too little memory, no more threads: much can keep a whole file from being read."""
+def test_intact_file_is_never_quarantined(inboxes: Inboxes) -> None:
+    """Too little memory or no more threads can make an intact file unreadable."""
     store = inboxes.store
     path, held = (
         store.path("messages", "insta", OLD),
@@ -159,7 +157,7 @@ def test_a_file_with_the_bytes_that_were_written_is_never_set_aside(inboxes: Inb
     assert (path.read_bytes(), store.state.suspect_files()) == (b"unreadable", [])
 
 
-def test_a_backup_without_state_remembers_what_lies_set_aside(inboxes: Inboxes) -> None:
+def test_rebuilt_state_knows_quarantined_files(inboxes: Inboxes) -> None:
     store = inboxes.store
     flip(store.path("raw_message_ids", "insta", OLD))
     with pytest.raises(CorruptError):
@@ -173,8 +171,8 @@ def test_a_backup_without_state_remembers_what_lies_set_aside(inboxes: Inboxes) 
     assert store.state.suspect_files() == []
 
 
-def test_a_rebuilt_state_vouches_for_no_byte_that_its_rows_do_not_give(inboxes: Inboxes) -> None:
-    """A footer has no checksum: where one was changed and can still be read, the file is written anew from its rows."""
+def test_rebuild_rewrites_a_file_with_a_changed_footer(inboxes: Inboxes) -> None:
+    """A footer has no checksum. A readable file with a changed footer is written anew."""
     store = inboxes.store
     known = store.state.partitions()
     path = store.path("raw_message_ids", "insta", OLD)
@@ -186,10 +184,10 @@ def test_a_rebuilt_state_vouches_for_no_byte_that_its_rows_do_not_give(inboxes: 
 
 
 @pytest.mark.parametrize("table", ["raw_message_details", "messages", "account_days"])
-def test_damage_that_nobody_reads_is_found_within_four_weeks_and_made_good(
+def test_scrub_finds_and_repairs_unread_damage_within_four_weeks(
     inboxes: Inboxes, table: str
 ) -> None:
-    """By the nightly upkeep, on the one night on which the day's turn is."""
+    """The nightly upkeep finds it on the one night when the day is due."""
     run_normalise(deployment_of(inboxes), [f"insta|{TODAY}"])
     store, before = (
         inboxes.store,
@@ -214,7 +212,7 @@ def test_damage_that_nobody_reads_is_found_within_four_weeks_and_made_good(
     assert kinds(inboxes) == ["set aside"]
 
 
-def test_the_nightly_upkeep_reads_a_share_of_the_files_and_is_red_when_one_is_damaged(
+def test_nightly_upkeep_fails_on_a_damaged_file(
     inboxes: Inboxes,
 ) -> None:
     told: list[str] = []
@@ -230,7 +228,7 @@ def test_the_nightly_upkeep_reads_a_share_of_the_files_and_is_red_when_one_is_da
 
 
 def crowd(account: Account, at: datetime) -> None:
-    """Fill the listing's first page with other conversations, so that nothing older comes along by chance."""
+    """Fill the first page of the listing with other conversations."""
     for number in range(60):
         account.add_conversation(f"Eve {at} {number}").add_messages(
             1, at - timedelta(minutes=number)
@@ -244,7 +242,7 @@ def remove_day(inboxes: Inboxes, day: date, tables: Iterable[str]) -> None:
 
 @pytest.fixture
 def quiet(tmp_path: Path) -> Iterator[Inboxes]:
-    """A guest who wrote once, days ago, below more conversations than a page shows."""
+    """A guest who wrote once, days ago, below the first page of the listing."""
     world = World(VirtualClock(NOW))
     account = world.add_account("insta", "1111111111", "instagram")
     account.add_conversation("Ada").add_messages(2, NOW - timedelta(days=5))
@@ -262,9 +260,7 @@ def deployment_of(inboxes: Inboxes) -> Deployment:
 
 
 @pytest.mark.parametrize("tables", [*((table,) for table in RAW_FILES), RAW_FILES])
-def test_d13_raw_days_removed_by_hand_are_missed_by_the_next_night_and_asked_again(
-    quiet: Inboxes, tables: tuple[str, ...]
-) -> None:
+def test_d13_next_night_fetches_removed_raw_days(quiet: Inboxes, tables: tuple[str, ...]) -> None:
     before = quiet.rows("messages", "insta")
     remove_day(quiet, QUIET, tables)
     assert kinds(quiet) == ["missing"]
@@ -282,7 +278,7 @@ def test_d13_raw_days_removed_by_hand_are_missed_by_the_next_night_and_asked_aga
     assert (quiet.rows("messages", "insta"), kinds(quiet)) == (before, [])
 
 
-def test_d13_a_derived_day_removed_by_hand_is_made_again_by_the_next_normalisation(
+def test_d13_normalize_derives_a_removed_day(
     quiet: Inboxes,
 ) -> None:
     run_normalise(deployment_of(quiet), [f"insta|{TODAY}"])
@@ -296,7 +292,7 @@ def test_d13_a_derived_day_removed_by_hand_is_made_again_by_the_next_normalisati
     assert (kinds(quiet), quiet.store.state.suspect_files()) == ([], [])
 
 
-def test_d13_a_day_of_the_ledger_removed_by_hand_is_written_again_by_the_next_run(
+def test_d13_next_run_restores_a_removed_ledger_day(
     quiet: Inboxes,
 ) -> None:
     store = quiet.store
@@ -307,7 +303,7 @@ def test_d13_a_day_of_the_ledger_removed_by_hand_is_written_again_by_the_next_ru
 
 
 def live_on(inboxes: Inboxes) -> date:
-    """Let five days pass with messages on the first of them and many on the last, and ask for them; return the last."""
+    """Extract after five days with messages on the first and many on the last; return it."""
     account, clock = inboxes.world.accounts["insta"], inboxes.clock
     for name, hours in (("Bob", 1), ("Joe", 24)):
         account.add_conversation(name).add_messages(2, NOW + timedelta(hours=hours))
@@ -318,10 +314,8 @@ def live_on(inboxes: Inboxes) -> date:
 
 
 @pytest.mark.parametrize("is_rebuilt", [False, True])
-def test_d15_days_that_a_restored_backup_lacks_are_asked_again_by_the_next_night(
-    quiet: Inboxes, is_rebuilt: bool
-) -> None:
-    """Days are gone with the backup, and one is older than it was; the state knows them still."""
+def test_d15_next_night_fetches_days_missing_in_a_backup(quiet: Inboxes, is_rebuilt: bool) -> None:
+    """The backup lacks days and has an older file; the state still lists the newer ones."""
     store, backup = quiet.store, quiet.store.root.parent / "backup"
     shutil.copytree(store.root, backup, ignore=shutil.ignore_patterns(".state"))
     night = live_on(quiet)
@@ -348,8 +342,8 @@ def test_d15_days_that_a_restored_backup_lacks_are_asked_again_by_the_next_night
     assert list(store.root.rglob("*.corrupt-*")) == []
 
 
-def test_d15_files_newer_than_the_state_are_taken_for_the_truth(quiet: Inboxes) -> None:
-    """The state alone is from a backup: whole files of ours are no damage, whatever it says."""
+def test_d15_files_newer_than_the_state_are_accepted(quiet: Inboxes) -> None:
+    """Only the state comes from a backup: intact newer files are no damage."""
     store = quiet.store
     store.close()
     backup = {path: path.read_bytes() for path in store.state_path.glob("state.db*")}

@@ -1,4 +1,4 @@
-"""An account under another name: everything moves, nothing is rewritten, half a rename is finished by the next."""
+"""Rename of an account: everything moves, bytes stay, an interruption is finished."""
 
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
@@ -68,7 +68,7 @@ def files(store: Store) -> dict[str, bytes]:
     return {str(path.relative_to(store.root)): path.read_bytes() for path in paths}
 
 
-def test_everything_moves_and_the_bytes_stay(store: Store) -> None:
+def test_rename_moves_everything_and_keeps_bytes(store: Store) -> None:
     before = files(store)
     assert rename_account(store, "bakery", "cafe") == ["raw_message_ids", "reactions"]
     assert files(store) == {
@@ -84,7 +84,7 @@ def test_everything_moves_and_the_bytes_stay(store: Store) -> None:
     assert verify(store).findings == ()
 
 
-def test_the_new_name_is_then_the_inbox_of_old(store: Store) -> None:
+def test_new_name_has_the_identity_of_the_old(store: Store) -> None:
     rename_account(store, "bakery", "cafe")
     assert (
         store.state.set_identity(AccountIdentity("cafe", "page of bakery", "instagram")).account
@@ -94,7 +94,7 @@ def test_the_new_name_is_then_the_inbox_of_old(store: Store) -> None:
         store.state.set_identity(AccountIdentity("bakery", "page of bakery", "instagram"))
 
 
-def test_a_name_that_holds_rows_is_refused_and_nothing_moves(store: Store) -> None:
+def test_name_with_rows_is_refused(store: Store) -> None:
     before = files(store)
     with pytest.raises(StoreError, match='"florist" already has rows'):
         rename_account(store, "bakery", "florist")
@@ -105,9 +105,7 @@ def test_a_name_that_holds_rows_is_refused_and_nothing_moves(store: Store) -> No
     "left",
     [".state/spool/cafe/r9/1.json", ".state/spool/cafe/r9/", ".forgotten/account=cafe/1.json"],
 )
-def test_a_name_that_an_account_without_rows_left_something_under_is_refused_before_anything_moves(
-    store: Store, left: str
-) -> None:
+def test_name_with_a_spool_or_receipts_is_refused(store: Store, left: str) -> None:
     before, path = files(store), store.root / left
     (path if left.endswith("/") else path.parent).mkdir(parents=True)
     if not left.endswith("/"):
@@ -133,24 +131,24 @@ def test_a_name_that_an_account_without_rows_left_something_under_is_refused_bef
         ("bakery", "Ca/fe", "no account name"),
     ],
 )
-def test_names_that_cannot_be_are_refused(store: Store, old: str, new: str, message: str) -> None:
+def test_impossible_names_are_refused(store: Store, old: str, new: str, message: str) -> None:
     with pytest.raises(StoreError, match=message):
         rename_account(store, old, new)
 
 
-def test_an_account_that_is_being_extracted_is_not_renamed(store: Store) -> None:
+def test_locked_account_is_not_renamed(store: Store) -> None:
     with store.lock_account("bakery"), pytest.raises(BusyError):
         rename_account(store, "bakery", "cafe")
 
 
-def test_a_rename_cut_off_half_way_is_finished_by_the_next(store: Store) -> None:
+def test_rename_interrupted_between_tables_is_finished_by_the_next(store: Store) -> None:
     store.folder.rename_folder(("raw_message_ids", "account=bakery"), "account=cafe")
     assert rename_account(store, "bakery", "cafe") == ["reactions"]
     assert verify(store).findings == ()
     assert store.days("raw_message_ids", "cafe") == [DAY]
 
 
-def test_a_rename_cut_off_before_the_state_is_finished_by_the_next(store: Store) -> None:
+def test_rename_interrupted_before_the_state_is_finished_by_the_next(store: Store) -> None:
     for table in ("raw_message_ids", "reactions"):
         store.folder.rename_folder((table, "account=bakery"), "account=cafe")
     assert rename_account(store, "bakery", "cafe") == []
@@ -162,7 +160,7 @@ def note_rename(store: Store, note: str = "bakery.cafe") -> None:
     (store.state_path / "rename" / note).touch()
 
 
-def test_a_rename_cut_off_after_the_state_is_finished_by_the_next(store: Store) -> None:
+def test_rename_interrupted_after_the_state_is_finished_by_the_next(store: Store) -> None:
     rename_account(store, "bakery", "cafe")
     note_rename(store)
     assert rename_account(store, "bakery", "cafe") == []
@@ -171,7 +169,7 @@ def test_a_rename_cut_off_after_the_state_is_finished_by_the_next(store: Store) 
         rename_account(store, "bakery", "cafe")
 
 
-def test_while_an_account_is_half_renamed_nobody_works_on_it_or_gives_it_a_third_name(
+def test_half_renamed_account_is_locked_and_gets_no_third_name(
     store: Store,
 ) -> None:
     note_rename(store)
@@ -194,7 +192,7 @@ def test_while_an_account_is_half_renamed_nobody_works_on_it_or_gives_it_a_third
         pass
 
 
-def test_an_account_with_an_erasure_that_was_cut_off_keeps_its_name_until_it_is_finished(
+def test_account_with_an_unfinished_erasure_is_not_renamed(
     store: Store,
 ) -> None:
     with lock_for_erasure(store, "bakery"):
@@ -211,7 +209,7 @@ def test_an_account_with_an_erasure_that_was_cut_off_keeps_its_name_until_it_is_
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_rename_killed_at_each_of_its_steps_is_finished_by_the_next(store: Store) -> None:
+def test_rename_killed_at_any_call_is_finished_by_the_next(store: Store) -> None:
     old, new, moment, kills = "bakery", "cafe", 1, 0
     is_done = False
     while not is_done:

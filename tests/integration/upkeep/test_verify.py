@@ -1,4 +1,4 @@
-"""`verify` over a real lake: what it finds, and that a sound lake gives no finding."""
+"""`verify`: findings of each kind, and none for a sound lake."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -90,7 +90,7 @@ def kinds(store: Store, is_quick: bool = False) -> list[str]:
 
 
 def write_over(store: Store, table: str, content: pa.Table, source: str = "") -> None:
-    """Put a file and its record in place, past all checks: what a bug of ours could have written."""
+    """Write a file and its record without checks, as a bug could do."""
     record = store.state.partition(table, ACCOUNT, DAY)
     path = store.path(table, ACCOUNT, DAY)
     path.write_bytes(encode(TABLES[table], content, source or (record.source if record else "")))
@@ -98,7 +98,7 @@ def write_over(store: Store, table: str, content: pa.Table, source: str = "") ->
     rebuild_state(store)
 
 
-def test_a_sound_lake_gives_no_finding_and_counts_what_was_read(store: Store) -> None:
+def test_sound_lake_has_no_findings(store: Store) -> None:
     found = look(store)
     files = list(store.root.rglob("*.parquet"))
     assert (found.findings, found.is_sound) == ((), True)
@@ -109,7 +109,7 @@ def test_a_sound_lake_gives_no_finding_and_counts_what_was_read(store: Store) ->
     assert found.row_count == sum(pq.read_metadata(path).num_rows for path in files)
 
 
-def test_a_quick_look_compares_names_and_sizes(store: Store) -> None:
+def test_quick_verification_compares_names_and_sizes(store: Store) -> None:
     found = look(store, is_quick=True)
     assert (found.findings, found.row_count) == ((), 0)
     store.path("messages", ACCOUNT, DAY).unlink()
@@ -128,8 +128,8 @@ def test_verify_changes_nothing(store: Store) -> None:
 
 @pytest.mark.hunt
 @pytest.mark.timeout(3600)
-def test_d2_a_flipped_bit_is_found_wherever_it_is(store: Store, long_run: bool) -> None:
-    """One bit in every file at a time: each file is named, and no other."""
+def test_d2_flipped_bit_is_found_in_any_file(store: Store, long_run: bool) -> None:
+    """After one flipped bit in some files, exactly these files are named."""
     draw = random.Random(20260105)
     contents = {path: path.read_bytes() for path in sorted(store.root.rglob("*.parquet"))}
     flips = 0
@@ -276,7 +276,7 @@ def leave_a_note(store: Store) -> None:
         (leave_a_note, ["foreign"]),
     ],
 )
-def test_what_is_off_is_named_by_its_kind(
+def test_each_problem_has_its_kind(
     store: Store, harm: Callable[[Store], None], expected: list[str]
 ) -> None:
     harm(store)
@@ -286,7 +286,7 @@ def test_what_is_off_is_named_by_its_kind(
     assert all(finding.kind in FINDING_KINDS for finding in found.findings)
 
 
-def test_a_placement_by_guess_is_no_wrong_date(store: Store) -> None:
+def test_estimated_date_is_no_wrong_date(store: Store) -> None:
     guessed = rows("raw_message_ids", "a9", created_at_source="listing")
     store.merge("raw_message_ids", ACCOUNT, DAY, guessed)
     store.state.save_placements(ACCOUNT, {("c", "a9"): DAY})
@@ -298,7 +298,7 @@ def test_a_placement_by_guess_is_no_wrong_date(store: Store) -> None:
     assert look(store).findings == ()
 
 
-def test_the_verdict_is_plain_values(store: Store) -> None:
+def test_result_is_plain_values(store: Store) -> None:
     leave_a_note(store)
     verdict = look(store).as_dict()
     assert verdict["findings"] == [
@@ -308,7 +308,7 @@ def test_the_verdict_is_plain_values(store: Store) -> None:
 
 
 def make_side_files(store: Store) -> dict[str, list[Path]]:
-    """Give the lake whatever lies beside partitions; return the files by the kind that damage to them is."""
+    """Create all files beside the partitions; return them by the kind of their findings."""
     compact(store, date(2026, 3, 1))
     save_receipt(store, Receipt(ACCOUNT, "a" * 64, ("b" * 64,), NOON, NOON, {"messages": 2}))
     expire(store, {"messages": 400}, DAY)
@@ -321,7 +321,7 @@ def make_side_files(store: Store) -> dict[str, list[Path]]:
     }
 
 
-def test_a_bit_that_flips_beside_the_partitions_is_found_too(store: Store, long_run: bool) -> None:
+def test_flipped_bit_is_found_in_side_files(store: Store, long_run: bool) -> None:
     files = make_side_files(store)
     assert look(store).findings == ()
     generator = random.Random(7)
@@ -339,7 +339,7 @@ def test_a_bit_that_flips_beside_the_partitions_is_found_too(store: Store, long_
     assert look(store).findings == ()
 
 
-def test_a_lost_or_resized_side_file_is_found(store: Store) -> None:
+def test_lost_or_resized_side_file_is_found(store: Store) -> None:
     files = make_side_files(store)
     (segment, *_) = [path for path in files["compaction"] if path.suffix == ".parquet"]
     content = segment.read_bytes()
@@ -352,7 +352,7 @@ def test_a_lost_or_resized_side_file_is_found(store: Store) -> None:
     assert [found.kind for found in look(store).findings] == ["erasure"]
 
 
-def test_whoever_is_not_to_come_back_does_not_where_a_receipt_or_its_key_is_damaged(
+def test_damaged_receipt_or_key_stops_reading_receipts(
     store: Store,
 ) -> None:
     for path in make_side_files(store)["erasure"]:
@@ -366,14 +366,14 @@ def test_whoever_is_not_to_come_back_does_not_where_a_receipt_or_its_key_is_dama
     assert read_suppression(store, ACCOUNT).holds("x") is False
 
 
-def test_a_receipt_of_an_earlier_version_needs_no_seal(store: Store) -> None:
+def test_receipt_of_an_earlier_version_needs_no_seal(store: Store) -> None:
     receipt, _ = make_side_files(store)["erasure"]
     receipt.write_bytes(dump_json(Receipt(ACCOUNT, "a" * 64, (), NOON).to_json()))
     assert read_suppression(store, ACCOUNT).hashes == {"a" * 64}
     assert look(store).findings == ()
 
 
-def test_a_damaged_state_is_named_with_its_remedy(store: Store) -> None:
+def test_damaged_state_is_named_with_its_remedy(store: Store) -> None:
     store.close()
     path = store.state_path / "state.db"
     content = bytearray(path.read_bytes())

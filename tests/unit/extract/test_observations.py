@@ -5,9 +5,10 @@ from datetime import UTC, date, datetime
 
 import pytest
 
-from convo_pipeline.base.times import day_start_us, to_us
+from convo_pipeline.base.times import EPOCH, day_start_us, to_us
 from convo_pipeline.extract import observations
-from convo_pipeline.extract.observations import MessageObservation, Reject
+from convo_pipeline.extract.observations import MessageObservation, OwnIdClues, Reject
+from convo_pipeline.graph.responses import read_conversation_row
 
 AT_US = to_us(datetime(2026, 3, 1, 12, tzinfo=UTC))
 SENT = "2026-02-19T08:57:24+0000"
@@ -54,7 +55,7 @@ def test_a_row_with_content_is_detailed_and_keeps_its_payload() -> None:
 
 
 @pytest.mark.parametrize(("rank", "status"), [(1, "pending"), (20, "pending"), (21, "beyond_20")])
-def test_a_bare_row_is_judged_by_its_place(rank: int, status: str) -> None:
+def test_the_status_of_a_bare_row_follows_from_its_rank(rank: int, status: str) -> None:
     [observation] = read({"id": "m", "created_time": SENT}, first_rank=rank)
     assert isinstance(observation, MessageObservation)
     assert (observation.detail_status, observation.payload, observation.fields) == (
@@ -65,7 +66,7 @@ def test_a_bare_row_is_judged_by_its_place(rank: int, status: str) -> None:
 
 
 @pytest.mark.parametrize(("rank", "status"), [(20, "failed"), (21, "beyond_20")])
-def test_a_row_that_is_an_error_keeps_its_codes(rank: int, status: str) -> None:
+def test_a_refused_row_keeps_its_error_codes(rank: int, status: str) -> None:
     [observation] = read(
         {"id": "m", "created_time": SENT, "error": {"code": 9000001}}, first_rank=rank
     )
@@ -77,7 +78,7 @@ def test_a_row_that_is_an_error_keeps_its_codes(rank: int, status: str) -> None:
     )
 
 
-def test_an_entry_without_an_id_is_rejected_and_its_neighbours_pass() -> None:
+def test_only_the_row_without_an_id_is_rejected() -> None:
     found = read({"message": "lost"}, {"id": 7, "created_time": SENT, "message": "kept"}, "noise")
     assert [type(entry) for entry in found] == [Reject, MessageObservation, Reject]
     assert isinstance(found[0], Reject)
@@ -86,15 +87,15 @@ def test_an_entry_without_an_id_is_rejected_and_its_neighbours_pass() -> None:
     assert found[1].message_id == "7"
 
 
-def test_a_message_without_a_time_takes_the_one_inside_its_id() -> None:
+def test_a_message_without_a_time_gets_the_one_inside_its_id() -> None:
     message_id = instagram_id(SENT_US + 123_456)
     assert observations.message_id_us(message_id) == SENT_US + 123_456
-    assert observations.placed_time({}, message_id, None, AT_US) == (SENT_US, "message_id")
+    assert observations.find_created_us({}, message_id, None, AT_US) == (SENT_US, "message_id")
 
 
-def test_a_message_without_any_time_takes_its_conversations_or_the_listings_day() -> None:
-    assert observations.placed_time({}, "m", SENT_US, AT_US) == (SENT_US, "conversation")
-    assert observations.placed_time({}, "m", None, AT_US) == (
+def test_a_message_without_any_time_gets_the_conversations_or_the_listings() -> None:
+    assert observations.find_created_us({}, "m", SENT_US, AT_US) == (SENT_US, "conversation")
+    assert observations.find_created_us({}, "m", None, AT_US) == (
         day_start_us(date(2026, 3, 1)),
         "listing",
     )
@@ -103,8 +104,8 @@ def test_a_message_without_any_time_takes_its_conversations_or_the_listings_day(
 @pytest.mark.parametrize(
     "impossible", ["1970-01-01T00:00:00+0000", "9999-12-31T23:59:59+0000", 0, "soon"]
 )
-def test_an_impossible_time_is_no_time(impossible: object) -> None:
-    assert observations.placed_time({"created_time": impossible}, "m", SENT_US, AT_US) == (
+def test_an_impossible_time_is_ignored(impossible: object) -> None:
+    assert observations.find_created_us({"created_time": impossible}, "m", SENT_US, AT_US) == (
         SENT_US,
         "conversation",
     )
@@ -115,7 +116,7 @@ def test_a_foreign_id_has_no_time_inside(message_id: str) -> None:
     assert observations.message_id_us(message_id) is None
 
 
-def test_a_conversation_keeps_only_what_does_not_change_with_every_message() -> None:
+def test_volatile_keys_of_a_conversation_are_left_out() -> None:
     listed = {
         "id": "c",
         "updated_time": SENT,
@@ -124,7 +125,7 @@ def test_a_conversation_keeps_only_what_does_not_change_with_every_message() -> 
         "unread_count": 3,
     }
     observation = observations.read_conversation(
-        listed, "c", "", ("id", "updated_time", "participants"), AT_US
+        read_conversation_row(listed, EPOCH), "c", "", ("id", "updated_time", "participants"), AT_US
     )
     assert observation == observations.ConversationObservation(
         "c",
@@ -134,3 +135,43 @@ def test_a_conversation_keeps_only_what_does_not_change_with_every_message() -> 
         f'{{"participants":{AT_US}}}',
         '{"participants":{"data":[{"id":"1"}]}}',
     )
+
+
+def person(person_id: str) -> dict[str, str]:
+    return {"id": person_id}
+
+
+def row_of(*people: str) -> dict[str, object]:
+    return {"participants": {"data": [person(each) for each in people]}}
+
+
+def message_of(sender: str, *recipients: str) -> dict[str, object]:
+    return {"from": person(sender), "to": {"data": [person(each) for each in recipients]}}
+
+
+def test_own_id_is_the_participant_of_two_conversations_who_sends_and_receives() -> None:
+    clues = OwnIdClues()
+    clues.add_conversation("a", row_of("ada", "us"))
+    clues.add_conversation("b", row_of("ben", "us"))
+    clues.add_message(message_of("ada", "us"))
+    assert clues.infer() is None
+    clues.add_message(message_of("us", "ben"))
+    assert clues.infer() == "us"
+
+
+def test_own_id_is_not_inferred_from_one_conversation() -> None:
+    clues = OwnIdClues()
+    for _ in range(2):
+        clues.add_conversation("a", row_of("ada", "us"))
+    clues.add_message(message_of("us", "ada"))
+    clues.add_message(message_of("ada", "us"))
+    assert clues.infer() is None
+
+
+def test_own_id_is_not_inferred_if_two_people_fit() -> None:
+    clues = OwnIdClues()
+    for each in ("a", "b"):
+        clues.add_conversation(each, row_of("agent", "us"))
+    clues.add_message(message_of("us", "agent"))
+    clues.add_message(message_of("agent", "us"))
+    assert clues.infer() is None

@@ -1,4 +1,4 @@
-"""`extract.spool` and `extract.buckets`: the journal of a run and its rows by date."""
+"""`extract.spool`: the write-ahead log of a run."""
 
 import stat
 from datetime import UTC, date, datetime, timedelta
@@ -6,38 +6,71 @@ from pathlib import Path
 
 import pytest
 
-from convo_pipeline.base.times import day_start_us
-from convo_pipeline.errors import StoreError
-from convo_pipeline.extract import buckets
-from convo_pipeline.extract.buckets import Buckets
-from convo_pipeline.extract.observations import MessageObservation
-from convo_pipeline.extract.spool import Spool, delete_old_spools, left_spools
+from convo_pipeline.base.json_text import load_json
+from convo_pipeline.errors import PayloadError, StoreError
+from convo_pipeline.extract.spool import (
+    ListingRecord,
+    MessageRecord,
+    MessagesRecord,
+    OwnIdentity,
+    Record,
+    Spool,
+    StateRecord,
+    delete_old_spools,
+    left_spools,
+)
+from convo_pipeline.graph.responses import read_conversation_row
+from convo_pipeline.state.records import ConversationState
+from convo_pipeline.tables.complete_range import CompleteRange
+
+AT = datetime(2026, 3, 3, 9, tzinfo=UTC)
 
 
-def observation(number: int, day: date) -> MessageObservation:
-    return MessageObservation(
-        "c", f"m{number}", day_start_us(day), "message", 1, 0, "detailed", None, None, "{}", b"{}"
-    )
+def page(*rows: object) -> MessagesRecord:
+    return MessagesRecord(1, "c", None, 1, ("id", "message"), rows)
 
 
-def test_records_come_back_in_order_and_as_they_were(tmp_path: Path) -> None:
+def state(conversation_id: str) -> StateRecord:
+    return StateRecord(1, ConversationState(conversation_id, 5, "m", 0, "answer"), -1)
+
+
+def listing(*rows: object) -> ListingRecord:
+    conversations = tuple(read_conversation_row(row, AT) for row in rows)
+    return ListingRecord(int(AT.timestamp()) * 1_000_000, "", ("id",), ("id",), conversations)
+
+
+def content(spool: Spool) -> list[object]:
+    return [load_json(path.read_bytes()) for path in sorted(spool.folder.iterdir())]
+
+
+RECORDS: list[Record] = [
+    OwnIdentity("1", "ada", "asked"),
+    CompleteRange(date(2026, 1, 1), AT),
+    listing({"id": "c", "messages": {"data": [{"id": "m"}]}}, {"id": "d", "messages": 7}, "odd"),
+    page({"text": "\ud83d lone", "number": 2**100}, {"text": "مرحبا 👩‍🍳"}),
+    MessageRecord(1, "c", "m", 2, "message", 3, "failed", 100, 33, ("id",), None),
+    state("c"),
+]
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: type(record).__name__)
+def test_a_record_is_read_as_it_was_written(tmp_path: Path, record: Record) -> None:
+    Spool.create(tmp_path, "bakery", "run").append(record)
+    assert list(left_spools(tmp_path, "bakery")[0]) == [record]
+
+
+def test_records_are_read_in_order_each_with_its_states(tmp_path: Path) -> None:
     spool = Spool.create(tmp_path, "bakery", "run")
-    records = [
-        {"kind": "edge", "text": "\ud83d lone", "number": 2**100},
-        {"kind": "edge", "text": "مرحبا 👩‍🍳"},
-    ]
-    for record in records:
-        spool.append(record)
-    assert list(left_spools(tmp_path, "bakery")[0]) == records
+    spool.append(page(1), [state("a"), state("b")])
+    spool.append(page(2))
+    assert list(spool) == [page(1), state("a"), state("b"), page(2)]
 
 
-def test_a_spool_is_readable_by_its_owner_only(tmp_path: Path) -> None:
+def test_only_the_owner_can_read_a_spool(tmp_path: Path) -> None:
     spool = Spool.create(tmp_path / "state", "bakery", "run")
-    spool.append({"kind": "edge"})
-    modes = {
-        path.name: stat.S_IMODE(path.stat().st_mode)
-        for path in (tmp_path / "state" / "spool").rglob("*")
-    }
+    spool.append(page())
+    paths = (tmp_path / "state" / "spool").rglob("*")
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in paths}
     [record] = spool.folder.iterdir()
     assert modes == {"bakery": 0o700, "run": 0o700, record.name: 0o600}
 
@@ -52,48 +85,64 @@ def test_a_spool_is_readable_by_its_owner_only(tmp_path: Path) -> None:
         [],
     ],
 )
-def test_paging_and_the_token_in_it_never_reach_the_spool(tmp_path: Path, paging: object) -> None:
-    page = {"data": [{"id": "1", "shares": {"data": [], "paging": paging}}], "paging": paging}
+def test_paging_and_its_token_are_never_written(tmp_path: Path, paging: object) -> None:
+    row = {"data": [{"id": "1", "shares": {"data": [], "paging": paging}}], "paging": paging}
+    conversation = {"id": "c", "messages": {"data": [row], "paging": paging}, "paging": paging}
     spool = Spool.create(tmp_path, "bakery", "run")
-    spool.append({"kind": "listing", "rows": [page]})
-    assert list(spool) == [
-        {"kind": "listing", "rows": [{"data": [{"id": "1", "shares": {"data": []}}]}]}
-    ]
+    spool.append(page(row))
+    spool.append(listing(conversation))
+    messages, conversations = spool
+    clean = {"data": [{"id": "1", "shares": {"data": []}}]}
+    assert messages == page(clean)
+    assert isinstance(conversations, ListingRecord)
+    [found] = conversations.conversations
+    assert (found.payload, found.messages.rows) == ({"id": "c"}, (clean,))
+    assert "paging" not in str(content(spool))
 
 
-def test_a_customers_words_about_paging_stay(tmp_path: Path) -> None:
+def test_message_text_about_paging_is_kept(tmp_path: Path) -> None:
     text = 'see ,"paging":{"cursors":{"after":"x"},"next":"y"} and \\"paging":{}'
     spool = Spool.create(tmp_path, "bakery", "run")
-    spool.append({"kind": "edge", "message": text, "paging": {}})
-    assert list(spool) == [{"kind": "edge", "message": text}]
+    spool.append(page({"message": text, "paging": {}}))
+    assert list(spool) == [page({"message": text})]
 
 
-def test_a_half_written_record_is_no_record(tmp_path: Path) -> None:
+def test_a_record_that_is_nested_too_deeply_is_refused(tmp_path: Path) -> None:
+    row: object = "deep"
+    for _ in range(5000):
+        row = [row]
+    with pytest.raises(PayloadError, match="nested too deeply"):
+        Spool.create(tmp_path, "bakery", "run").append(page(row))
+
+
+def test_a_half_written_record_is_ignored(tmp_path: Path) -> None:
     spool = Spool.create(tmp_path, "bakery", "run")
-    spool.append({"kind": "edge"})
+    spool.append(page())
     (spool.folder / "00000002.tmp").write_bytes(b'{"kind": "ed')
-    assert list(spool) == [{"kind": "edge"}]
+    assert list(spool) == [page()]
 
 
-def test_a_record_that_is_not_what_was_written_is_left_out_and_named(tmp_path: Path) -> None:
+def test_a_damaged_record_is_skipped_and_named(tmp_path: Path) -> None:
     spool = Spool.create(tmp_path, "bakery", "run")
     for text in ("hello", "world", "!"):
-        spool.append({"message": text})
+        spool.append(page(text))
     names = sorted(path.name for path in spool.folder.iterdir())
     flipped = spool.folder / names[0]
     flipped.write_bytes(flipped.read_bytes().replace(b"hello", b"hallo"))
     (spool.folder / names[2]).write_bytes(b"")
-    assert (list(spool), spool.damaged) == ([{"message": "world"}], [names[0], names[2]])
+    assert (list(spool), spool.damaged) == ([page("world")], [names[0], names[2]])
 
 
-def test_a_record_of_an_earlier_version_needs_no_hash(tmp_path: Path) -> None:
+def test_a_record_of_an_early_version_needs_no_hash(tmp_path: Path) -> None:
     spool = Spool.create(tmp_path, "bakery", "run")
-    (spool.folder / "00000001.json").write_bytes(b'{"kind":"edge"}')
-    assert (list(spool), spool.damaged) == ([{"kind": "edge"}], [])
+    spool.append(page())
+    [record] = spool.folder.iterdir()
+    record.rename(spool.folder / "00000001.json")
+    assert (list(spool), spool.damaged) == ([page()], [])
 
 
 @pytest.mark.parametrize("linked", ["spool", "spool/bakery", "spool/bakery/run"])
-def test_a_spool_that_is_a_link_is_refused(tmp_path: Path, linked: str) -> None:
+def test_a_spool_that_is_a_symbolic_link_is_refused(tmp_path: Path, linked: str) -> None:
     elsewhere = tmp_path / "elsewhere"
     (elsewhere / "bakery" / "run").mkdir(parents=True)
     link = tmp_path / "state" / linked
@@ -107,41 +156,16 @@ def test_a_spool_that_is_a_link_is_refused(tmp_path: Path, linked: str) -> None:
     assert list(elsewhere.iterdir()) == [elsewhere / "bakery"]
 
 
-def test_an_unwritable_spool_is_named(tmp_path: Path) -> None:
+def test_the_error_names_a_spool_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "spool").write_text("in the way")
     with pytest.raises(StoreError, match=r"cannot write .*/spool/bakery/run: Not a directory"):
         Spool.create(tmp_path, "bakery", "run")
 
 
-def test_spools_are_deleted_after_seven_days_unless_their_account_is_still_asked(
-    tmp_path: Path,
-) -> None:
-    Spool.create(tmp_path, "bakery", "run").append({"kind": "edge"})
+def test_spools_of_unknown_accounts_are_deleted_after_seven_days(tmp_path: Path) -> None:
+    Spool.create(tmp_path, "bakery", "run").append(page())
     now = datetime.now(UTC)
     assert delete_old_spools(tmp_path, now + timedelta(days=6)) == 0
     assert delete_old_spools(tmp_path, now + timedelta(days=8), ["bakery", "bikes"]) == 0
     assert delete_old_spools(tmp_path, now + timedelta(days=8)) == 1
     assert left_spools(tmp_path, "bakery") == []
-
-
-def test_buckets_return_each_date_once_whatever_was_flushed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(buckets, "FLUSH_ROWS", 3)
-    days = [date(2026, 1, 1), date(2026, 1, 2)]
-    kept = Buckets(tmp_path / "buckets")
-    for number in range(8):
-        kept.add(observation(number, days[number % 2]))
-    assert kept.days() == days
-    assert [kept.read(day)["message_id"].to_pylist() for day in days] == [
-        ["m0", "m2", "m4", "m6"],
-        ["m1", "m3", "m5", "m7"],
-    ]
-
-
-def test_buckets_of_an_earlier_try_are_scratch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(buckets, "FLUSH_ROWS", 1)
-    Buckets(tmp_path / "buckets").add(observation(1, date(2026, 1, 1)))
-    assert Buckets(tmp_path / "buckets").days() == []

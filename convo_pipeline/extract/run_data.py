@@ -1,0 +1,405 @@
+"""Everything one account's run received: messages grouped by UTC date on disk, the rest in memory.
+
+The records come from the API calls of this run, or from the spool of a killed run. The same records
+give the same data. It calls no API and writes no table.
+"""
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from convo_pipeline.base.json_text import dump_without_paging
+from convo_pipeline.base.threads import PARSE_LOCK
+from convo_pipeline.base.times import DAY_US, SECOND_US, day_of, day_start_us
+from convo_pipeline.errors import StoreError
+from convo_pipeline.extract.missing import PageSpan, page_span
+from convo_pipeline.extract.observations import (
+    ConversationObservation,
+    MessageObservation,
+    OwnIdClues,
+    Reject,
+    fields_json,
+    read_conversation,
+    read_messages,
+    reject,
+)
+from convo_pipeline.extract.spool import (
+    ListingRecord,
+    MessageRecord,
+    MessagesRecord,
+    OwnIdentity,
+    Record,
+    Spool,
+    StateRecord,
+)
+from convo_pipeline.extract.suppression_filter import SuppressionFilter
+from convo_pipeline.graph.responses import ConversationRow
+from convo_pipeline.lake.store import Store
+from convo_pipeline.settings import AccountSettings
+from convo_pipeline.state.records import ConversationState
+from convo_pipeline.tables.complete_range import CompleteRange
+
+ROWS_PER_FILE = 5_000
+SCHEMA = pa.schema(
+    [
+        pa.field("conversation_id", pa.string()),
+        pa.field("message_id", pa.string()),
+        pa.field("created_us", pa.int64()),
+        pa.field("created_at_source", pa.string()),
+        pa.field("rank", pa.int64()),
+        pa.field("at_us", pa.int64()),
+        pa.field("detail_status", pa.string()),
+        pa.field("error_code", pa.int64()),
+        pa.field("error_subcode", pa.int64()),
+        pa.field("fields", pa.string()),
+        pa.field("payload", pa.string()),
+    ]
+)
+"""Columns of MessageObservation."""
+ESTIMATED_SOURCES = ("conversation", "listing")
+"""Sources of a time that is not the message's own."""
+
+Key = tuple[str, str]
+"""(conversation_id, message_id)."""
+Placements = dict[Key, date]
+"""The days on which messages without a time of their own are stored."""
+
+
+@dataclass
+class RunData:
+    """The data of one run; several threads may append records.
+
+    Messages by date are scratch files in the spool's folder: one Arrow file per 5,000 messages,
+    with one record batch per date. After a kill they are made again from the spool.
+    """
+
+    spool: Spool
+    suppression_filter: SuppressionFilter
+    placements: Placements
+    is_complete: bool = True
+    """Whether every record of the spool was added."""
+    conversations: dict[str, ConversationObservation] = field(default_factory=dict)
+    ids_with_messages: set[str] = field(default_factory=set)
+    """Conversations of which at least one message was observed."""
+    states: dict[str, ConversationState] = field(default_factory=dict)
+    walked_down_to: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Per conversation: the time down to which every message was listed, and when."""
+    spans: dict[str, list[PageSpan]] = field(default_factory=dict)
+    untimed: list[MessageObservation] = field(default_factory=list)
+    """Messages without a time of their own; `place_untimed` puts them on days."""
+    rejects: dict[str, Reject] = field(default_factory=dict)
+    own_identity: OwnIdentity | None = None
+    swept_range: CompleteRange | None = None
+    """What earlier runs read to the end, if this run reads it again to find missed messages."""
+    _own_id_clues: OwnIdClues = field(default_factory=OwnIdClues)
+    _waiting_states: list[StateRecord] = field(default_factory=list)
+    _waiting_messages: list[MessageObservation] = field(default_factory=list)
+    _batches: dict[date, list[tuple[Path, int]]] = field(default_factory=dict)
+    _file_count: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @classmethod
+    def create(cls, store: Store, account: AccountSettings, spool: Spool) -> "RunData":
+        """Return empty data whose scratch files lie in the spool's folder."""
+        filtered = SuppressionFilter.read(store, account)
+        data = cls(spool, filtered, store.state.placements(account.name))
+        data.make_folder()
+        return data
+
+    @classmethod
+    def read(cls, store: Store, account: AccountSettings, spool: Spool) -> "RunData":
+        """Return the data of a spool.
+
+        If a record is damaged, the rest is kept, but no range counts as read to the end and no
+        message as missing. The next run reads those conversations again.
+        """
+        data = cls.create(store, account, spool)
+        for record in spool:
+            data.add(record)
+        if spool.damaged:
+            for proofs in (data.states, data.walked_down_to, data.spans):
+                proofs.clear()
+        return data
+
+    def make_folder(self) -> None:
+        """Make an empty folder for the scratch files."""
+        with _write_errors(self._folder):
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+            for old in self._folder.iterdir():
+                old.unlink()
+
+    def append(self, record: Record, states: Sequence[StateRecord] = ()) -> None:
+        """Write a record and states to the spool, with the states that wait, then add them."""
+        with self._lock:
+            states = [*states, *self._waiting_states]
+            self._waiting_states.clear()
+        self.spool.append(record, states)
+        with self._lock, PARSE_LOCK:
+            try:
+                for each in (record, *states):
+                    self.add(each)
+            except BaseException:
+                self.is_complete = False
+                raise
+
+    def append_later(self, state: StateRecord) -> None:
+        """Let the next record carry a conversation's state: it needs no file and no sync.
+
+        Its messages are in the spool already. If the process is killed before the next record,
+        the next run reads the conversation again.
+        """
+        with self._lock:
+            self._waiting_states.append(state)
+
+    def flush(self) -> None:
+        """Write the states that wait for a record."""
+        with self._lock:
+            first = self._waiting_states.pop(0) if self._waiting_states else None
+        if first:
+            self.append(first)
+
+    def clean(self, rows: Sequence[ConversationRow]) -> list[ConversationRow]:
+        """Return listed conversations without the data of erased people."""
+        with self._lock:
+            return self.suppression_filter.clean_conversations(rows)
+
+    def add(self, record: Record) -> None:
+        """Add one record without the data of erased people."""
+        match self.suppression_filter.clean(record):
+            case OwnIdentity() as identity:
+                self.own_identity = identity
+            case CompleteRange() as complete_range:
+                self.swept_range = complete_range
+            case ListingRecord() as listing:
+                for row in listing.conversations:
+                    self._add_conversation(row, listing)
+            case MessagesRecord() as page:
+                self._add_messages(
+                    page.rows,
+                    page.conversation_id,
+                    page.updated_us,
+                    page.first_rank,
+                    page.fields,
+                    page.at_us,
+                )
+            case MessageRecord() as message:
+                self._add_message(message)
+            case StateRecord(at_us, state, walked_down_to_us):
+                self.states[state.conversation_id] = state
+                if walked_down_to_us is not None:
+                    self.walked_down_to[state.conversation_id] = (walked_down_to_us, at_us)
+
+    def days(self) -> list[date]:
+        """Return the dates that have messages, oldest first."""
+        self._write_batches()
+        return sorted(self._batches)
+
+    def read_day(self, day: date) -> pa.Table:
+        """Return the messages of a date in the order of arrival, with the columns of SCHEMA."""
+        self._write_batches()
+        batches = [_read_batch(path, index) for path, index in self._batches.get(day, ())]
+        return pa.Table.from_batches(batches, schema=SCHEMA)
+
+    def find_identity(self, store: Store, account: AccountSettings) -> OwnIdentity:
+        """Return who the account is: as fetched in this run, as stored, or as inferred."""
+        if self.own_identity and self.own_identity.own_id:
+            return self.own_identity
+        stored = store.state.identity(account.name)
+        if stored and stored.own_id:
+            return OwnIdentity(stored.own_id, stored.own_username, stored.own_id_source)
+        own_id = self._own_id_clues.infer()
+        return OwnIdentity(own_id, None, "inferred" if own_id else None)
+
+    def place_untimed(self, stored_days: Placements) -> Placements:
+        """Put messages without a time on a day, for good; return the days.
+
+        It is the day on which the message is stored (`stored_days`), else the day of the same
+        message with a time in this run, else the day of the estimated time.
+        """
+        wanted = {_key(message) for message in self.untimed}
+        known: Placements = {}
+        for day in self.days() if wanted else ():
+            known |= dict.fromkeys(wanted & _keys(self.read_day(day)), day)
+        known |= stored_days
+        placed: Placements = {}
+        for message in self.untimed:
+            key = _key(message)
+            day = placed.setdefault(key, known.get(key) or day_of(message.created_us))
+            self._put_on_days([_on_day(message, day)])
+        self.untimed.clear()
+        return placed
+
+    def _add_conversation(self, row: ConversationRow, listing: ListingRecord) -> None:
+        at_us, conversation_id = listing.at_us, row.conversation_id
+        if conversation_id is None:
+            self._add_reject(reject(row.to_json(), "a conversation without an id", at_us))
+            return
+        found = read_conversation(
+            row, conversation_id, listing.folder, listing.conversation_fields, at_us
+        )
+        newest = self.conversations.get(conversation_id, found)
+        if (at_us, found.folder or "") >= (newest.at_us, newest.folder or ""):
+            self.conversations[conversation_id] = found
+        if self._needs_clues and isinstance(row.payload, dict):
+            self._own_id_clues.add_conversation(conversation_id, row.payload)
+        if row.malformed_messages is not None:
+            reason = f"the messages of conversation {conversation_id} are no list"
+            self._add_reject(reject(row.malformed_messages, reason, at_us))
+        self._add_messages(
+            row.messages.rows, conversation_id, found.updated_us, 1, listing.fields, at_us
+        )
+
+    def _add_messages(
+        self,
+        rows: Sequence[object],
+        conversation_id: str,
+        updated_us: int | None,
+        first_rank: int,
+        fields: tuple[str, ...],
+        at_us: int,
+    ) -> None:
+        found = read_messages(
+            rows,
+            conversation_id=conversation_id,
+            updated_us=updated_us,
+            first_rank=first_rank,
+            fields=fields,
+            at_us=at_us,
+        )
+        span = page_span(found, at_us)
+        if span:
+            self.spans.setdefault(conversation_id, []).append(span)
+        self._add_observations([each for each in found if isinstance(each, MessageObservation)])
+        for each in found:
+            if isinstance(each, Reject):
+                self._add_reject(each)
+        if self._needs_clues:
+            for row in rows:
+                self._own_id_clues.add_message(row)
+
+    def _add_message(self, record: MessageRecord) -> None:
+        is_detailed = record.detail_status == "detailed"
+        observation = MessageObservation(
+            conversation_id=record.conversation_id,
+            message_id=record.message_id,
+            created_us=record.created_us,
+            created_at_source=record.created_at_source,
+            rank=record.rank,
+            at_us=record.at_us,
+            detail_status=record.detail_status,
+            error_code=record.error_code,
+            error_subcode=record.error_subcode,
+            fields=fields_json(record.fields, record.at_us) if is_detailed else None,
+            payload=dump_without_paging(record.payload) if is_detailed else None,
+        )
+        self._add_observations([observation])
+        self._own_id_clues.add_message(record.payload)
+
+    def _add_observations(self, messages: list[MessageObservation]) -> None:
+        """Put messages on their days; those without a time of their own wait for their day."""
+        self.ids_with_messages.update(message.conversation_id for message in messages)
+        timed: list[MessageObservation] = []
+        for message in messages:
+            day = self.placements.get(_key(message)) if self.placements else None
+            if day is not None:
+                timed.append(_on_day(message, day))
+            elif message.created_at_source in ESTIMATED_SOURCES:
+                self.untimed.append(message)
+            else:
+                timed.append(message)
+        self._put_on_days(timed)
+
+    def _add_reject(self, entry: Reject) -> None:
+        self.rejects.setdefault(entry.digest, entry)
+
+    @property
+    def _needs_clues(self) -> bool:
+        return not (self.own_identity and self.own_identity.own_id)
+
+    @property
+    def _folder(self) -> Path:
+        return self.spool.folder / "days"
+
+    def _put_on_days(self, messages: Sequence[MessageObservation]) -> None:
+        self._waiting_messages += messages
+        if len(self._waiting_messages) >= ROWS_PER_FILE:
+            self._write_batches()
+
+    def _write_batches(self) -> None:
+        if not self._waiting_messages:
+            return
+        self._file_count += 1
+        path = self._folder / f"{self._file_count:06d}.arrow"
+        with _write_errors(path):
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with open(descriptor, "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
+                for index, (day, batch) in enumerate(
+                    _split_by_day(_as_batch(self._waiting_messages))
+                ):
+                    writer.write_batch(batch)
+                    self._batches.setdefault(day, []).append((path, index))
+        self._waiting_messages.clear()
+
+
+def _key(message: MessageObservation) -> Key:
+    return message.conversation_id, message.message_id
+
+
+def _keys(messages: pa.Table) -> set[Key]:
+    columns = (messages[name].to_pylist() for name in ("conversation_id", "message_id"))
+    return set(zip(*columns, strict=True))
+
+
+def _on_day(message: MessageObservation, day: date) -> MessageObservation:
+    """Keep a message on the day where it is stored: a row never moves to another day.
+
+    The time that it gets there loses every merge against the stored time.
+    """
+    if day_of(message.created_us) == day:
+        return message
+    last_us = day_start_us(day) + DAY_US - SECOND_US
+    return message._replace(created_us=last_us, created_at_source="listing")
+
+
+@contextmanager
+def _write_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise StoreError(f"cannot write the spool {path}: {reason}") from None
+
+
+def _read_batch(path: Path, index: int) -> pa.RecordBatch:
+    with pa.memory_map(str(path)) as source:
+        return pa.ipc.open_file(source).get_batch(index)
+
+
+def _as_batch(messages: Sequence[MessageObservation]) -> pa.RecordBatch:
+    columns = zip(*messages, strict=True)
+    arrays = [
+        # payloads are JSON that this program wrote: their UTF-8 needs no check
+        pa.array(column, pa.binary()).view(field.type)
+        if field.name == "payload"
+        else pa.array(column, field.type)
+        for column, field in zip(columns, SCHEMA, strict=True)
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
+
+
+def _split_by_day(batch: pa.RecordBatch) -> Iterator[tuple[date, pa.RecordBatch]]:
+    """Split rows by the UTC day of their time, each day's rows in the order of arrival."""
+    times = batch.column("created_us").to_numpy()
+    days = times // DAY_US
+    order = np.argsort(days, kind="stable")
+    starts = np.flatnonzero(np.diff(days[order], prepend=days[order[0]] - 1))
+    batch = batch.take(pa.array(order))
+    for start, stop in zip(starts, [*starts[1:], len(days)], strict=True):
+        yield day_of(int(times[order[start]])), batch.slice(start, stop - start)
