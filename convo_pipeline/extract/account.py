@@ -43,10 +43,8 @@ from convo_pipeline.extract.report import (
 from convo_pipeline.extract.run_data import RunData
 from convo_pipeline.extract.spool import OwnIdentity, Spool, left_spools
 from convo_pipeline.graph.client import Endpoint, GraphClient
-from convo_pipeline.graph.footing import Footing
-from convo_pipeline.graph.ladder import from_json as ladder_from_json
-from convo_pipeline.graph.ladder import to_json as ladder_to_json
 from convo_pipeline.graph.listing import MARGIN, Listing, ListingSummary
+from convo_pipeline.graph.page_size import PageSizePolicy
 from convo_pipeline.graph.rate_limit import CallBudget, SqliteLimiter
 from convo_pipeline.graph.responses import Identity
 from convo_pipeline.lake.partitions import Commit
@@ -59,8 +57,8 @@ from convo_pipeline.state.records import AccountIdentity, Run, balance
 from convo_pipeline.tables.complete_range import CompleteRange
 
 ONE_DAY = timedelta(days=1)
-MOST_SUSPECTS = 100
-"""How many conversations are remembered for which a page was refused: each saves a search."""
+OBSOLETE_MEMORY = frozenset({"ladder", "edge_place", "suspects"})
+"""What versions before `page_size` kept in an account's memory; removed, as it may name people."""
 
 
 @dataclass
@@ -294,11 +292,8 @@ class AccountCalls:
         self._complete_since = self._plan.since
         if self._complete_range:
             self._complete_since = min(self._plan.since, self._complete_range.since)
-        ladder = self._memory.get("ladder")
-        self._rung = ladder_from_json(ladder if isinstance(ladder, str) else None)
-        place = self._memory.get("edge_place")
-        self._footing = Footing(
-            run.account.platform, run.clock.now().date(), place if isinstance(place, int) else 0
+        self._page_sizes = PageSizePolicy(
+            run.account.platform, run.clock.now().date(), self._memory.get("page_size")
         )
         self._result = InboxResult()
         self._listing: Listing | None = None
@@ -318,15 +313,12 @@ class AccountCalls:
         if user_id is not None:
             self._result = self._find(reader, user_id)
             return
-        suspects = self._memory.get("suspects")
         self._listing = Listing(
             self._client,
-            self._rung,
+            self._page_sizes,
             since=self._plan.listed_since,
             folders=self._run.account.folders,
             is_known=reader.adds_nothing,
-            suspects=suspects if isinstance(suspects, list) else (),
-            clock=self._run.clock,
         )
         self._result = reader.read(self._listing)
 
@@ -337,20 +329,18 @@ class AccountCalls:
 
     def save_memory(self) -> None:
         """Save what the next run may rely on, after everything is stored."""
-        memory, summary = dict(self._memory), self._summary
-        rung = summary.rung if summary else self._rung
-        memory |= {
-            "ladder": ladder_to_json(self._footing.remembered(rung)),
-            "edge_place": self._footing.edge_place,
-        }
-        if summary is not None:
-            suspects = summary.poisoned if self._run.mode == "full" else summary.suspects
-            memory["suspects"] = sorted(suspects)[:MOST_SUSPECTS]
-            if self._result.error is None and summary.started_at is not None and not summary.cuts:
-                memory["coverage"] = {
-                    "since": self._complete_since.isoformat(),
-                    "t0_us": to_us(summary.started_at),
-                }
+        summary, unreadable = self._summary, set(self._page_sizes.unreadable)
+        if summary is not None and self._run.mode == "full":
+            unreadable = set(summary.unreadable)
+        unreadable = set(filter(self.data.suppression_filter.keeps, unreadable))
+        memory = {key: self._memory[key] for key in self._memory.keys() - OBSOLETE_MEMORY}
+        memory["page_size"] = self._page_sizes.to_json(unreadable)
+        is_whole = summary is not None and self._result.error is None and not summary.cuts
+        if summary is not None and is_whole and summary.started_at is not None:
+            memory["coverage"] = {
+                "since": self._complete_since.isoformat(),
+                "t0_us": to_us(summary.started_at),
+            }
         self._state.save_memory(self._name, memory)
 
     def settle_damaged_files(self) -> list[Commit]:
@@ -434,8 +424,7 @@ class AccountCalls:
         return replace(
             summary,
             moving=frozenset(filter(keeps, summary.moving)),
-            poisoned={key: error for key, error in summary.poisoned.items() if keeps(key)},
-            suspects=frozenset(filter(keeps, summary.suspects)),
+            unreadable={key: error for key, error in summary.unreadable.items() if keeps(key)},
         )
 
     def _fetch_identity(self) -> None:
@@ -481,7 +470,7 @@ class AccountCalls:
             self.data,
             self._run.account.platform,
             Newest20Probe(),
-            self._footing,
+            self._page_sizes,
             find_details=self._find_details,
             is_stored=self._is_stored,
             on_messages=lambda count: self._show_progress("messages", count),
@@ -497,7 +486,6 @@ class AccountCalls:
                 is_sweep=mode == "full",
             ),
             since_us=day_start_us(self._complete_since),
-            rung=self._rung,
             on_conversations=lambda count: self._show_progress("conversations", count),
         )
 

@@ -37,9 +37,8 @@ from convo_pipeline.graph.fields import (
     message_field_names,
     message_fields,
 )
-from convo_pipeline.graph.footing import Footing
-from convo_pipeline.graph.ladder import Edge, Rung, smaller_edge
 from convo_pipeline.graph.listing import ListedPage
+from convo_pipeline.graph.page_size import PageSize, PageSizePolicy, smaller_message_page
 from convo_pipeline.graph.responses import Page
 from convo_pipeline.schema import READABLE_COUNT
 from convo_pipeline.state.records import ConversationState
@@ -67,7 +66,6 @@ class ListedConversation:
     updated_us: int | None
     nested: Page
     walk: Walk
-    rung: Rung
     messages_limit: int
     """How many nested messages were requested; 0 is none."""
     is_current: bool = False
@@ -116,31 +114,30 @@ class ConversationReader:
     data: RunData
     platform: str
     probe: Newest20Probe
-    footing: Footing
+    page_sizes: PageSizePolicy
     find_details: Callable[[str, str, int], Collection[tuple[str, int | None]]]
     """Returns the stored (`detail_status`, `error_code`) of (conversation, message, created_us)."""
     is_stored: Callable[[str, str, int], bool]
     """Whether (conversation_id, message_id, created_us) has a row."""
     on_messages: Callable[[int], None]
 
-    def find(self, conversation_id: str, rung: Rung) -> ListedPage:
+    def find(self, conversation_id: str) -> ListedPage:
         """Fetch one conversation by its id, with its newest messages unless these are refused."""
-        if rung.nested_messages:
+        if self.page_sizes.mode == "nested":
             try:
-                return self._find(conversation_id, rung, READABLE_COUNT)
+                return self._find(conversation_id, READABLE_COUNT)
             except ThrottledError:
                 raise
             except (TooMuchDataError, RetryableError, UnknownFieldError):
                 pass  # its messages are fetched by a call of their own
-        return self._find(conversation_id, rung, 0)
+        return self._find(conversation_id, 0)
 
-    def _find(self, conversation_id: str, rung: Rung, messages_limit: int) -> ListedPage:
-        dropped, page = self.footing.ask(
-            rung.dropped_names,
+    def _find(self, conversation_id: str, messages_limit: int) -> ListedPage:
+        dropped, page = self.page_sizes.send_without_refused_fields(
             lambda names: self.client.fetch_conversation(
                 conversation_id, conversation_fields(self.platform, messages_limit, names)
             ),
-            is_plain_about_fields=True,
+            may_be_unnamed=True,
         )
         return ListedPage(
             page.rows,
@@ -149,7 +146,6 @@ class ConversationReader:
             messages_limit,
             "",
             page.server_time,
-            rung,
         )
 
     def fetch_one_message(self, conversation_id: str) -> None:
@@ -232,34 +228,33 @@ class ConversationReader:
 
     def _fetch_page(self, listed: ListedConversation, after: str) -> tuple[tuple[str, ...], Page]:
         """Fetch a page of messages, smaller and smaller until it comes; return its fields too."""
-        edge = self.footing.edge
+        size = self.page_sizes.message_size
         while True:
             try:
-                fields, page = self._fetch_edge(listed, after, edge)
+                fields, page = self._fetch_edge(listed, after, size)
             except GraphError as error:
-                smaller = smaller_edge(edge, error)
+                smaller = smaller_message_page(size, error)
                 if smaller is None:
                     raise
-                edge = smaller
+                size = smaller
             else:
-                self.footing.note_given(edge)
+                self.page_sizes.accept_messages(size)
                 return fields, page
 
     def _fetch_edge(
-        self, listed: ListedConversation, after: str, edge: Edge
+        self, listed: ListedConversation, after: str, size: PageSize
     ) -> tuple[tuple[str, ...], Page]:
         """Fetch one page of this size, without the fields that the API refuses."""
         conversation_id, cursor = listed.conversation_id, after or None
-        if edge.is_bare:
+        if size.is_bare:
             return BARE_FIELDS, self.client.fetch_messages(
-                conversation_id, ",".join(BARE_FIELDS), edge.limit, cursor
+                conversation_id, ",".join(BARE_FIELDS), size.messages, cursor
             )
-        dropped, page = self.footing.ask(
-            listed.rung.dropped_names,
+        dropped, page = self.page_sizes.send_without_refused_fields(
             lambda names: self.client.fetch_messages(
-                conversation_id, message_fields(self.platform, names), edge.limit, cursor
+                conversation_id, message_fields(self.platform, names), size.messages, cursor
             ),
-            is_plain_about_fields=cursor is None,
+            may_be_unnamed=cursor is None,
         )
         return message_field_names(self.platform, dropped), page
 
@@ -314,7 +309,7 @@ class ConversationReader:
                 detail_status="failed",
                 error_code=None,
                 error_subcode=None,
-                fields=message_field_names(self.platform, listed.rung.dropped_names),
+                fields=message_field_names(self.platform, self.page_sizes.dropped),
                 payload=None,
             ),
         )
@@ -333,8 +328,7 @@ class ConversationReader:
         """
         throttled_seconds = self.client.throttled_seconds
         try:
-            dropped, answer = self.footing.ask(
-                listed.rung.dropped_names,
+            dropped, answer = self.page_sizes.send_without_refused_fields(
                 lambda names: self.client.fetch_message(
                     record.message_id, message_fields(self.platform, names)
                 ),

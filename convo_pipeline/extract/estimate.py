@@ -17,13 +17,13 @@ from convo_pipeline.base.times import SECOND_US, day_start_us, parse_time_us, to
 from convo_pipeline.errors import TooMuchDataError, UnknownFieldError
 from convo_pipeline.extract.account import open_client
 from convo_pipeline.graph.client import GraphClient
-from convo_pipeline.graph.ladder import TOP
+from convo_pipeline.graph.page_size import LISTING_SIZES
 from convo_pipeline.graph.responses import ConversationPage, ConversationRow
 from convo_pipeline.lake.store import Store
 from convo_pipeline.schema import READABLE_COUNT
 from convo_pipeline.settings import AccountSettings, Settings
 
-PAGE = TOP.conversations_per_page
+PAGE = LISTING_SIZES[0].conversations
 TIMES = f"id,updated_time,messages.limit({READABLE_COUNT}){{id,created_time}}"
 OTHER_CALLS = 2
 """Who we are, and the head of the listing once more."""

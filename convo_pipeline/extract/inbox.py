@@ -28,7 +28,6 @@ from convo_pipeline.extract.spool import ListingRecord, StateRecord
 from convo_pipeline.extract.walk import Walk
 from convo_pipeline.graph.client import GraphClient
 from convo_pipeline.graph.codes import is_outage, is_permanent
-from convo_pipeline.graph.ladder import TOP, Rung
 from convo_pipeline.graph.listing import ListedPage, Listing
 from convo_pipeline.graph.responses import ConversationRow, Page
 from convo_pipeline.reasons import reason_of
@@ -131,7 +130,6 @@ class InboxReader:
         stored: StoredConversations,
         *,
         since_us: int,
-        rung: Rung = TOP,
         on_conversations: Callable[[int], None] = lambda count: None,
     ) -> None:
         self.result = InboxResult()
@@ -140,7 +138,6 @@ class InboxReader:
         self._data = data
         self._stored = stored
         self._since_us = since_us
-        self._rung = rung
         self._on_conversations = on_conversations
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -193,7 +190,6 @@ class InboxReader:
     def _take_page(self, page: ListedPage) -> list[ListedConversation]:
         """Write a page to the spool; return the conversations that need calls of their own."""
         page = replace(page, rows=tuple(self._data.clean(page.rows)))
-        self._rung = page.rung
         listed = [
             self._read_row(row, row.conversation_id, page)
             for row in page.rows
@@ -247,7 +243,6 @@ class InboxReader:
             updated_us,
             nested,
             walk.extend(nested.rows),
-            page.rung,
             page.messages_limit,
             is_current,
             is_given_up=is_refused and not stored.is_sweep and stored.is_trusted(updated_us),
@@ -310,7 +305,7 @@ class InboxReader:
     def _revisit(self, conversation_id: str) -> None:
         try:
             self._probe_failing(conversation_id)
-            page = self._reader.find(conversation_id, self._rung)
+            page = self._reader.find(conversation_id)
         except ConvoError as error:
             self._tally("listed")
             if not is_absent(error) or not self._stored.was_refused(conversation_id):

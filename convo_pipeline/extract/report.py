@@ -116,12 +116,12 @@ def listing_details(summary: ListingSummary) -> dict[str, object]:
         "passes": summary.passes,
         "restarts": summary.restarts,
         "inversions": summary.inversions,
-        "ladder_steps": summary.ladder_steps,
-        "mode": summary.rung.mode,
-        "dropped_fields": sorted(summary.rung.dropped_names),
+        "page_size_steps": summary.page_size_steps,
+        "mode": summary.mode,
+        "dropped_fields": sorted(summary.dropped_fields),
         "moving": len(summary.moving),
         "moving_ids": sorted(summary.moving)[:MOST_NAMED],
-        "refused_nested": refusals(summary.poisoned),
+        "refused_nested": refusals(summary.unreadable),
     }
 
 

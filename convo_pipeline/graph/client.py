@@ -51,7 +51,7 @@ from convo_pipeline.graph.body import Body, read_body
 from convo_pipeline.graph.codes import build_error, is_unanswered
 from convo_pipeline.graph.deadline import pool_classes
 from convo_pipeline.graph.fields import names_in
-from convo_pipeline.graph.ladder import SMALLEST_EDGE
+from convo_pipeline.graph.page_size import SMALLEST_MESSAGE_PAGE
 from convo_pipeline.graph.rate_limit import CallBudget, LimitKey, RateLimiter
 from convo_pipeline.graph.responses import (
     ConversationPage,
@@ -261,7 +261,9 @@ class GraphClient:
         """Return one page of a conversation's messages, newest first (the edge form)."""
         parameters = {"fields": fields, "limit": str(limit)} | ({"after": after} if after else {})
         path = _path(conversation_id, "messages")
-        return self._fetch(_Request("edge", path, parameters, limit > SMALLEST_EDGE), read_page)
+        return self._fetch(
+            _Request("edge", path, parameters, limit > SMALLEST_MESSAGE_PAGE), read_page
+        )
 
     def probe_conversation(self, conversation_id: str) -> None:
         """Ask for a single message id; raises the first error that has a code."""

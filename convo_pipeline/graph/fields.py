@@ -5,7 +5,7 @@ Base fields are always asked; every optional one can be dropped alone when an ac
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 
 BASE_MESSAGE_FIELDS = ("id", "created_time", "from", "to", "message")
 OPTIONAL_MESSAGE_FIELDS = {
@@ -109,3 +109,45 @@ def names_in(fields: str) -> frozenset[str]:
     ['from', 'id', 'messages']
     """
     return frozenset(_NAME.findall(fields)) - {"limit"}
+
+
+def find_refused(
+    names: Sequence[str], is_accepted: Callable[[Sequence[str]], bool]
+) -> tuple[str, ...]:
+    """Return which of these fields, together refused, are refused by themselves; asks for halves of them.
+
+    For an account whose refusals do not name the field (texts are localised).
+
+    >>> find_refused("abcdefgh", lambda names: "c" not in names and "h" not in names)
+    ('c', 'h')
+    """
+    if len(names) == 1:
+        return tuple(names)
+    halves = names[: len(names) // 2], names[len(names) // 2 :]
+    return tuple(
+        name for half in halves if not is_accepted(half) for name in find_refused(half, is_accepted)
+    )
+
+
+def find_refused_fields(
+    platform: str, dropped: Collection[str], is_accepted: Callable[[frozenset[str]], bool]
+) -> tuple[str, ...]:
+    """Return which of the optional fields still asked are refused, those of shares singly; empty if it is none of them.
+
+    `is_accepted` asks without the fields it is given.
+    """
+    asked = frozenset(dropped)
+    names = optional_names(platform, asked)
+
+    def is_accepted_with(kept: Sequence[str], others: Sequence[str] = names) -> bool:
+        return is_accepted(asked | (set(others) - set(kept)))
+
+    if not is_accepted_with(()):
+        return ()
+    refused = find_refused(names, is_accepted_with)
+    if "shares" not in refused:
+        return refused
+    shares = optional_share_names(asked)
+    others = (*shares, *(name for name in names if name != "shares"))
+    bad = find_refused(shares, lambda kept: is_accepted_with(kept, others))
+    return tuple(name for name in refused if name != "shares") + bad

@@ -1,11 +1,10 @@
-"""Lists an inbox that moves while it is read: owns the passes over it and where they stop.
+"""List an inbox that changes while it is read: passes, restarts and where a pass stops.
 
-The API orders conversations by activity and pages live. A conversation that gets a message while we read jumps to the
-head, behind our cursor, so after the last page the head is listed again until a pass brings nothing new. There is no
-time-based paging: the stop is our own. What is asked for on each page is the ladder's decision; here its failures are
-acted on: a smaller page from the same cursor, and a conversation that fails even alone is listed without its messages,
-so that its neighbours are whole.
-It knows no table and stores nothing; a row is passed on once, and again only if it came back changed.
+The API orders conversations by their last activity and its pages are live. A conversation that
+receives a message during a pass moves to the newest page, which was read already. So the newest
+pages are listed again until a pass finds nothing changed. The API has no time filter: the listing
+stops by itself. `page_size` decides what each page requests. This module stores nothing. It yields
+a row once, and again only if it changed meanwhile.
 """
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -14,15 +13,9 @@ from datetime import datetime, timedelta
 from itertools import takewhile
 from typing import Literal
 
-from convo_pipeline.base.clock import SYSTEM_CLOCK, Clock
 from convo_pipeline.base.json_text import readable_id
-from convo_pipeline.base.times import EARLIEST, parse_time
-from convo_pipeline.errors import (
-    AccessDeniedError,
-    GraphError,
-    MissingError,
-    UnknownFieldError,
-)
+from convo_pipeline.base.times import EARLIEST_US, parse_time_us, to_us
+from convo_pipeline.errors import AccessDeniedError, GraphError, MissingError, UnknownFieldError
 from convo_pipeline.graph.client import GraphClient
 from convo_pipeline.graph.codes import (
     is_outage,
@@ -30,35 +23,35 @@ from convo_pipeline.graph.codes import (
     is_unspecific_100,
     may_concern_one_row,
 )
-from convo_pipeline.graph.descent import Descent
 from convo_pipeline.graph.fields import (
     OPTIONAL_CONVERSATION_FIELDS,
     conversation_field_names,
     conversation_fields,
     message_field_names,
 )
-from convo_pipeline.graph.footing import is_accepted
-from convo_pipeline.graph.ladder import TOP, Rung, find_refused_fields, without
+from convo_pipeline.graph.page_size import Mode, PageSize, PageSizePolicy
 from convo_pipeline.graph.responses import ConversationPage, ConversationRow
 
 MARGIN = timedelta(minutes=10)
-HEAD_PASSES = 3
+"""A pass lists this much more than it has to: clocks differ, and Meta promises no exact order."""
+MAX_RELISTINGS = 3
+MAX_RESTARTS = 3
+MAX_LOOP_RESTARTS = 1
 EMPTY_PAGES = 20
-LOOP_RESTARTS = 1
 ENOUGH_ROWS = 10
-"""A pass ends after no fewer rows in a row that add nothing: one that is out of its place may be a whole small page."""
+"""A pass ends after at least so many rows in a row that add nothing. One misplaced row can be a
+whole small page."""
 
 Cut = Literal["cursor_loop", "dead_cursor", "empty_pages", "page_refused"]
-"""Why a listing ended before its stop."""
-
+"""Why a pass ended early."""
 IsKnown = Callable[[ConversationRow], bool]
 
 
 @dataclass(frozen=True)
 class ListedPage:
-    """New and changed rows of one call, and what that call asked for.
+    """New and changed rows of one call, and which fields the call requested.
 
-    `messages_limit` is 0 where the messages were not asked for: each conversation then needs a call of its own.
+    `messages_limit` is 0 if messages were not requested: each conversation then needs its own call.
     The payload of a row is as the API sent it; it may be no conversation at all.
     """
 
@@ -68,17 +61,15 @@ class ListedPage:
     messages_limit: int
     folder: str
     server_time: datetime
-    rung: Rung
 
 
 @dataclass(frozen=True)
 class ListingSummary:
-    """What a listing did; true at any time, final when its pages are used up.
+    """The figures of a listing so far; final after its last page.
 
-    `rung` is the last one that was given a page. `started_at` is the server's time of the first answer (T0): the next listing's `since`, if `cuts` is empty.
-    `moving` holds the conversations that still changed in the last pass allowed: due next run.
-    `poisoned` holds those whose nested messages were refused even alone, with the refusal; `suspects` are these and those
-    of earlier listings that did not come well since: the next listing's `suspects`.
+    `started_at`: the server's time of the first response. The next listing may stop there if `cuts`
+    is empty. `moving`: conversations that still changed in the last allowed pass; the next run must
+    read them. `unreadable`: conversations whose page was refused even alone, with the error.
     """
 
     started_at: datetime | None
@@ -87,33 +78,33 @@ class ListingSummary:
     passes: int
     restarts: int
     inversions: int
-    ladder_steps: int
-    rung: Rung
+    page_size_steps: int
+    mode: Mode
+    dropped_fields: frozenset[str]
     moving: frozenset[str]
-    poisoned: Mapping[str, GraphError]
-    suspects: frozenset[str]
+    unreadable: Mapping[str, GraphError]
     cuts: tuple[Cut, ...]
 
 
 @dataclass
-class _Walk:
-    """One pass from the head down: what it has met."""
+class _Pass:
+    """One pass from the newest conversation down to `bound_us`."""
 
-    bound: datetime
-    is_head: bool
+    bound_us: int
+    is_relisting: bool
     started_at: datetime | None = None
     page_count: int = 0
     idle_count: int = 0
-    """How many rows in a row, the last one met among them, add nothing ..."""
+    """How many rows in a row add nothing, the last row included ..."""
     is_past_bound: bool = False
-    """... and whether any of these is older than the bound."""
-    fresh: set[str] = field(default_factory=set)
-    newest_before: datetime | None = None
+    """... and whether one of them is older than the bound."""
+    changed_ids: set[str] = field(default_factory=set)
+    previous_us: int | None = None
     cut: Cut | None = None
 
 
 class _CursorLostError(Exception):
-    """The cursor leads nowhere: start again from the head."""
+    """The cursor cannot be used: start again with the newest page."""
 
     def __init__(self, cut: Cut) -> None:
         super().__init__(cut)
@@ -121,46 +112,39 @@ class _CursorLostError(Exception):
 
 
 class Listing:
-    """One listing of an account's folders, head to `since`; iterate `pages()` once, then read `summary`.
+    """One listing of an account's folders down to `since`: iterate `pages()`, then read `summary`.
 
-    `is_known` may say that a row adds nothing to what is stored: a page of old and known rows then ends the pass.
-    A refused page is searched for the conversation it is refused for, unless one of `suspects` is on it.
-    Fields dropped a week ago are asked for again; refused again, they are dropped with today's date.
-    Errors that stop the account (token, permission, throttle, budget, dead host) are raised from the iteration; what
-    was yielded before is good.
+    `is_known` returns whether a row adds nothing to the stored data: a page of such rows that are
+    also old ends a pass. Errors that stop the account (token, permission, throttle, budget, host)
+    are raised by the iterator; the pages before them are valid.
     """
 
     def __init__(
         self,
         client: GraphClient,
-        rung: Rung = TOP,
+        page_sizes: PageSizePolicy,
         *,
         since: datetime,
         folders: Sequence[str] = ("",),
         is_known: IsKnown | None = None,
-        suspects: Iterable[str] = (),
-        max_restarts: int = 3,
-        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._client = client
         self._platform = client.endpoint.platform
-        self._descent = Descent(rung, self._platform, clock.now().date())
+        self._page_sizes = page_sizes
         self._since = since
         self._folders = tuple(folders)
         self._is_known = is_known
-        self._suspects = set(suspects)
-        self._suspicion: GraphError | None = None
-        self._max_restarts = max_restarts
-        self._seen: dict[str, tuple[object, str | None]] = {}
-        self._has_eliminated = False
+        self._seen: dict[str, tuple[int | None, str | None]] = {}
+        """Last activity and newest message of each conversation, as last listed."""
         self._started_at: datetime | None = None
         self._page_count = self._passes = self._restarts = self._loops = self._inversions = 0
+        self._skip_reason: GraphError | None = None
         self._moving: set[str] = set()
-        self._poisoned: dict[str, GraphError] = {}
         self._cuts: list[Cut] = []
 
     @property
     def summary(self) -> ListingSummary:
+        unreadable = self._page_sizes.unreadable.items()
         return ListingSummary(
             self._started_at,
             len(self._seen),
@@ -168,306 +152,260 @@ class Listing:
             self._passes,
             self._restarts,
             self._inversions,
-            self._descent.steps,
-            self._descent.settled,
+            self._page_sizes.step_count,
+            self._page_sizes.mode,
+            self._page_sizes.dropped,
             frozenset(self._moving),
-            dict(self._poisoned),
-            frozenset({*self._suspects, *self._poisoned}),
+            {conversation_id: error for conversation_id, error in unreadable if error},
             tuple(self._cuts),
         )
 
     def pages(self) -> Iterator[ListedPage]:
-        """Yield every page that brought something; all folders, all passes."""
+        """Yield every page with new or changed rows, of all folders and passes."""
         for folder in self._folders:
             yield from self._list_folder(folder)
 
     def _list_folder(self, folder: str) -> Iterator[ListedPage]:
-        walk = yield from self._pass(folder, self._since - MARGIN, is_head=False)
-        if walk.page_count <= 1 and walk.cut is None:
+        last = yield from self._run_pass(folder, self._since - MARGIN, is_relisting=False)
+        if last.page_count <= 1 and last.cut is None:
             return
-        for _ in range(HEAD_PASSES):
-            if walk.started_at is None:
+        for _ in range(MAX_RELISTINGS):
+            if last.started_at is None:
                 return
-            walk = yield from self._head_pass(folder, walk.started_at - MARGIN)
-            if not walk.fresh:
+            last = yield from self._list_again(folder, last.started_at - MARGIN)
+            if not last.changed_ids:
                 return
-        self._moving |= walk.fresh
+        self._moving |= last.changed_ids
 
-    def _head_pass(self, folder: str, bound: datetime) -> Generator[ListedPage, None, _Walk]:
-        """List the head again; without messages where nesting has met poison, which would be searched for again."""
-        if not self._poisoned:
-            return (yield from self._pass(folder, bound, is_head=True))
-        rung = self._descent.go_light()
-        walk = yield from self._pass(folder, bound, is_head=True)
-        self._descent.come_back(rung)
-        return walk
+    def _list_again(self, folder: str, bound: datetime) -> Generator[ListedPage, None, _Pass]:
+        """List the newest pages again, without messages if a conversation is unreadable with them."""
+        if not self.summary.unreadable:
+            return (yield from self._run_pass(folder, bound, is_relisting=True))
+        with self._page_sizes.light():
+            return (yield from self._run_pass(folder, bound, is_relisting=True))
 
-    def _pass(
-        self, folder: str, bound: datetime, *, is_head: bool
-    ) -> Generator[ListedPage, None, _Walk]:
-        """Walk from the head to the bound; start again when the cursor is lost, a bounded number of times."""
+    def _run_pass(
+        self, folder: str, bound: datetime, *, is_relisting: bool
+    ) -> Generator[ListedPage, None, _Pass]:
+        """List from the newest page down to the bound; restart if the cursor is lost."""
         self._passes += 1
-        fresh: set[str] = set()
+        changed_ids: set[str] = set()
         while True:
-            walk = _Walk(bound, is_head)
-            yield from self._walk(folder, walk)
-            fresh |= walk.fresh
-            if walk.cut is None or not self._may_restart(walk.cut):
+            current = _Pass(to_us(bound), is_relisting)
+            yield from self._list_pages(folder, current)
+            changed_ids |= current.changed_ids
+            if current.cut is None or not self._may_restart(current.cut):
                 break
-        walk.fresh = fresh
-        if walk.cut is not None and walk.cut not in self._cuts:
-            self._cuts.append(walk.cut)
-        return walk
+        current.changed_ids = changed_ids
+        if current.cut is not None and current.cut not in self._cuts:
+            self._cuts.append(current.cut)
+        return current
 
     def _may_restart(self, cut: Cut) -> bool:
         self._loops += cut == "cursor_loop"
-        if (
-            cut == "empty_pages"
-            or self._loops > LOOP_RESTARTS
-            or self._restarts >= self._max_restarts
-        ):
+        is_exhausted = self._loops > MAX_LOOP_RESTARTS or self._restarts >= MAX_RESTARTS
+        if cut == "empty_pages" or is_exhausted:
             return False
         self._restarts += 1
         return True
 
-    def _walk(self, folder: str, walk: _Walk) -> Iterator[ListedPage]:
+    def _list_pages(self, folder: str, current: _Pass) -> Iterator[ListedPage]:
         after: str | None = None
         cursors: set[str] = set()
         empty_count = 0
-        while walk.cut is None:
+        while current.cut is None:
             try:
-                listed, after = self._fetch_page(folder, after)
+                page, after = self._fetch_page(folder, after)
             except _CursorLostError as lost:
-                walk.cut = lost.cut
+                current.cut = lost.cut
                 return
-            is_end = self._is_end(listed.rows, walk)
-            fresh = self._take_fresh(listed, walk)
-            if fresh.rows:
-                yield fresh
-            empty_count = 0 if listed.rows else empty_count + 1
+            is_end = self._is_end(page.rows, current)
+            changed = self._select_changed(page, current)
+            if changed.rows:
+                yield changed
+            empty_count = 0 if page.rows else empty_count + 1
             if after is None or is_end:
                 return
             if empty_count >= EMPTY_PAGES:
-                walk.cut = "empty_pages"
+                current.cut = "empty_pages"
             elif after in cursors:
-                walk.cut = "cursor_loop"
+                current.cut = "cursor_loop"
             cursors.add(after)
 
-    def _is_end(self, rows: Sequence[ConversationRow], walk: _Walk) -> bool:
-        """Whether nothing below this page can matter: it and enough rows are older than the bound, or old and known."""
-        tail = list(
-            takewhile(
-                lambda row: _is_before(walk.bound, row) or self._adds_nothing(row, walk),
-                reversed(rows),
-            )
-        )
-        is_whole_page, is_past_bound = (
-            len(tail) == len(rows),
-            any(_is_before(walk.bound, row) for row in tail),
-        )
-        walk.idle_count = len(tail) + walk.idle_count * is_whole_page
-        walk.is_past_bound = is_past_bound or (walk.is_past_bound and is_whole_page)
-        return is_whole_page and walk.is_past_bound and walk.idle_count >= ENOUGH_ROWS
+    def _is_end(self, rows: Sequence[ConversationRow], current: _Pass) -> bool:
+        """Return whether no later page can add anything.
 
-    def _adds_nothing(self, row: ConversationRow, walk: _Walk) -> bool:
-        conversation_id = readable_id(row.payload)
-        if conversation_id is None:
+        All rows of this page and enough rows before add nothing, and one is older than the bound.
+        """
+
+        def is_old(row: ConversationRow) -> bool:
+            active_us = _active_us(row)
+            return active_us is not None and active_us < current.bound_us
+
+        last_rows = list(
+            takewhile(lambda row: is_old(row) or self._adds_nothing(row, current), reversed(rows))
+        )
+        is_whole_page, is_past_bound = len(last_rows) == len(rows), any(map(is_old, last_rows))
+        current.idle_count = len(last_rows) + current.idle_count * is_whole_page
+        current.is_past_bound = is_past_bound or (current.is_past_bound and is_whole_page)
+        return is_whole_page and current.is_past_bound and current.idle_count >= ENOUGH_ROWS
+
+    def _adds_nothing(self, row: ConversationRow, current: _Pass) -> bool:
+        if row.conversation_id is None:
             return False
-        if walk.is_head:
-            return not self._is_fresh(row, conversation_id)
+        if current.is_relisting:
+            return not self._has_changed(row, row.conversation_id)
         return self._is_known is not None and self._is_known(row)
 
-    def _take_fresh(self, listed: ListedPage, walk: _Walk) -> ListedPage:
-        """Keep the rows that are new or changed since they were seen in this listing."""
-        walk.started_at = walk.started_at or listed.server_time
-        walk.page_count += 1
-        kept: list[ConversationRow] = []
-        ids: list[str] = []
-        for row in listed.rows:
-            self._count_inversion(row, walk)
-            conversation_id = readable_id(row.payload)
+    def _select_changed(self, page: ListedPage, current: _Pass) -> ListedPage:
+        """Keep the rows that are new or have changed since this listing yielded them."""
+        current.started_at = current.started_at or page.server_time
+        current.page_count += 1
+        rows: list[ConversationRow] = []
+        for row in page.rows:
+            active_us, conversation_id = _active_us(row), row.conversation_id
+            if active_us is not None:
+                previous_us, current.previous_us = current.previous_us, active_us
+                self._inversions += previous_us is not None and active_us > previous_us
             if conversation_id is None:
-                kept.append(row)
-            elif self._is_fresh(row, conversation_id):
-                self._seen[conversation_id] = (_updated_time(row), _newest_message_id(row))
-                kept.append(row)
-                ids.append(conversation_id)
-        walk.fresh.update(ids)
-        if listed.messages_limit:
-            for conversation_id in ids:
-                self._poisoned.pop(conversation_id, None)
-                self._suspects.discard(conversation_id)
-        return replace(listed, rows=tuple(kept))
+                rows.append(row)
+            elif self._has_changed(row, conversation_id):
+                self._seen[conversation_id] = (row.updated_us, _newest_message_id(row))
+                rows.append(row)
+                current.changed_ids.add(conversation_id)
+                if page.messages_limit:
+                    self._page_sizes.unreadable.pop(conversation_id, None)
+        return replace(page, rows=tuple(rows))
 
-    def _is_fresh(self, row: ConversationRow, conversation_id: str) -> bool:
-        """Same time and same newest message is nothing new; an older time is a late copy of what we have."""
-        seen = self._seen.get(conversation_id)
-        if seen is None:
+    def _has_changed(self, row: ConversationRow, conversation_id: str) -> bool:
+        """Return whether a row is newer than what was listed; an older time is a late copy of it."""
+        if conversation_id not in self._seen:
             return True
-        updated_time, newest = _updated_time(row), _newest_message_id(row)
-        if updated_time == seen[0]:
-            return newest is not None and seen[1] is not None and newest != seen[1]
-        before, now = parse_time(seen[0]), parse_time(updated_time)
-        return before is None or now is None or now > before
-
-    def _count_inversion(self, row: ConversationRow, walk: _Walk) -> None:
-        time = _updated_at(row)
-        if time is None:
-            return
-        self._inversions += walk.newest_before is not None and time > walk.newest_before
-        walk.newest_before = time
+        seen_us, seen_message_id = self._seen[conversation_id]
+        newest_message_id = _newest_message_id(row)
+        if row.updated_us == seen_us:
+            is_known = newest_message_id is not None and seen_message_id is not None
+            return is_known and newest_message_id != seen_message_id
+        return seen_us is None or row.updated_us is None or row.updated_us > seen_us
 
     def _fetch_page(self, folder: str, after: str | None) -> tuple[ListedPage, str | None]:
-        """Fetch the next page, asking for less until it is given."""
+        """Fetch the next page and its cursor; request less until a page is accepted."""
         while True:
-            rung = self._descent.rung
+            size = self._page_sizes.listing_size
             try:
-                page = self._fetch(rung, folder, after)
+                listed, next_cursor = self._fetch(size, folder, after)
             except GraphError as error:
                 if self._page_count == 0 and is_unanswered(error):
-                    raise  # a dead host, not a heavy page
-                if may_concern_one_row(error):
-                    if not self._goes_around(error, folder, after) and not self._descent.refuse(
-                        error
-                    ):
-                        return self._isolate(error, folder, after)
-                elif not self._drops_field(error, folder, after):
-                    raise _meaning(error, after) from None
+                    raise  # the host is down: a smaller page is no help
+                if size.messages and _is_nesting_refused(error):
+                    self._page_sizes.use_light()
+                elif not may_concern_one_row(error):
+                    raise _read_refusal(error, after) from None
+                elif not self._skips_unreadable(
+                    error, folder, after
+                ) and not self._page_sizes.refuse_page(size, error):
+                    return self._list_alone(error, size, folder, after)
             else:
-                self._note_suspects(rung, page)
-                self._descent.accept(rung, len(page.rows))
-                return self._listed(page, rung, folder), page.after
+                if not size.messages and self._skip_reason is not None:
+                    known = _ids_of(listed) & self._page_sizes.unreadable.keys()
+                    self._page_sizes.unreadable |= dict.fromkeys(known, self._skip_reason)
+                self._page_sizes.accept_page(size, len(listed.rows))
+                return listed, next_cursor
 
-    def _goes_around(self, error: GraphError, folder: str, after: str | None) -> bool:
-        """Look where on a refused page the suspects are, to list them apart from the others; False if none is there."""
-        if not self._suspects or not self._descent.may_go_around:
+    def _skips_unreadable(self, error: GraphError, folder: str, after: str | None) -> bool:
+        """Find known unreadable conversations on a refused page, to list them without messages.
+
+        One call lists the same rows without messages. Return False if none of them is known.
+        """
+        if not self._page_sizes.may_skip_rows:
             return False
+        size = replace(self._page_sizes.listing_size, messages=0)
         try:
-            page = self._fetch(replace(self._descent.rung, mode="light"), folder, after)
+            listed, _ = self._fetch(size, folder, after)
         except GraphError as refusal:
             if may_concern_one_row(refusal):
                 return False
-            raise _meaning(refusal, after) from None
-        places = [
-            place
-            for place, row in enumerate(page.rows)
-            if readable_id(row.payload) in self._suspects
-        ]
-        if places:
-            self._suspicion = error
-            self._descent.go_around(places)
-        return bool(places)
+            raise _read_refusal(refusal, after) from None
+        is_unreadable = [row.conversation_id in self._page_sizes.unreadable for row in listed.rows]
+        if any(is_unreadable):
+            self._skip_reason = error
+            self._page_sizes.skip_rows(is_unreadable)
+        return any(is_unreadable)
 
-    def _note_suspects(self, rung: Rung, page: ConversationPage) -> None:
-        """Note those that were listed apart from the others: they were not asked for their messages again."""
-        if rung.mode == "light" and self._suspicion is not None:
-            found = {
-                found for row in page.rows if (found := readable_id(row.payload)) in self._suspects
-            }
-            self._poisoned |= dict.fromkeys(found, self._suspicion)
-
-    def _fetch(self, rung: Rung, folder: str, after: str | None) -> ConversationPage:
-        fields = conversation_fields(self._platform, rung.nested_messages, rung.dropped_names)
-        page = self._client.fetch_conversations(fields, rung.conversations_per_page, after, folder)
-        self._page_count += 1
-        self._started_at = self._started_at or page.server_time
-        return page
-
-    def _listed(self, page: ConversationPage, rung: Rung, folder: str) -> ListedPage:
-        names = conversation_field_names(rung.dropped_names)
-        messages = (
-            message_field_names(self._platform, rung.dropped_names) if rung.nested_messages else ()
-        )
-        return ListedPage(
-            page.rows, names, messages, rung.nested_messages, folder, page.server_time, rung
-        )
-
-    def _isolate(
-        self, error: GraphError, folder: str, after: str | None
+    def _list_alone(
+        self, error: GraphError, size: PageSize, folder: str, after: str | None
     ) -> tuple[ListedPage, str | None]:
-        """List the one row that is refused without its messages, in the last resort with its id and time only."""
-        alone = self._descent.rung
-        light = replace(alone, mode="light", conversations_per_page=1)
-        bare = without(light, OPTIONAL_CONVERSATION_FIELDS, self._descent.today)
-        for rung in (light, bare) if alone.mode == "nested" else (bare,):
+        """List one refused row without its messages, or with nothing but its id and time."""
+        without: Iterable[tuple[str, ...]] = ((), OPTIONAL_CONVERSATION_FIELDS)
+        for dropped in without if size.messages else (OPTIONAL_CONVERSATION_FIELDS,):
             try:
-                page = self._fetch(rung, folder, after)
+                listed, next_cursor = self._fetch(PageSize(1, 0), folder, after, dropped)
             except GraphError as refusal:
                 if not may_concern_one_row(refusal):
-                    raise _meaning(refusal, after) from None
+                    raise _read_refusal(refusal, after) from None
                 if is_unanswered(refusal) or (self._page_count == 0 and is_outage(refusal)):
-                    raise  # a server that never answered well, not one bad conversation
+                    raise  # no call was accepted yet: the server fails, not one conversation
             else:
-                self._poisoned |= {
-                    found: error
-                    for row in page.rows
-                    if (found := readable_id(row.payload)) is not None
-                }
-                self._descent.isolated()
-                return self._listed(page, rung, folder), page.after
+                self._page_sizes.set_unreadable(_ids_of(listed), error)
+                return listed, next_cursor
         if after is None:
-            raise _meaning(error, after)
+            raise _read_refusal(error, after)
         raise _CursorLostError("page_refused")
 
-    def _drops_field(self, error: GraphError, folder: str, after: str | None) -> bool:
-        """Go on without the field that a code 100 names, or may mean; False if it is not about fields."""
-        if isinstance(error, UnknownFieldError) and self._descent.drop_field(error):
-            return True
-        is_about_fields = isinstance(error, UnknownFieldError) or (
-            is_unspecific_100(error) and after is None
+    def _fetch(
+        self, size: PageSize, folder: str, after: str | None, without: tuple[str, ...] = ()
+    ) -> tuple[ListedPage, str | None]:
+        """Send one call, without the fields that are refused; return the page and its cursor."""
+
+        def send(dropped: frozenset[str]) -> ConversationPage:
+            fields = conversation_fields(self._platform, size.messages, dropped | set(without))
+            return self._client.fetch_conversations(fields, size.conversations, after, folder)
+
+        dropped, page = self._page_sizes.send_without_refused_fields(
+            send, may_be_unnamed=after is None
         )
-        if not is_about_fields or self._has_eliminated:
-            return False
-        self._has_eliminated = True
-        refused = self._find_refused(folder)
-        if refused:
-            self._descent.drop(refused)
-        return bool(refused)
-
-    def _find_refused(self, folder: str) -> tuple[str, ...]:
-        """Find by asking which fields are refused, where no text names them; empty if it is none of them."""
-        rung = self._descent.rung
-
-        def ask(dropped: frozenset[str]) -> ConversationPage:
-            fields = conversation_fields(self._platform, rung.nested_messages, dropped)
-            return self._client.fetch_conversations(fields, 1, None, folder)
-
-        return find_refused_fields(
-            self._platform, rung.dropped_names, lambda names: is_accepted(ask, names)
+        self._page_count += 1
+        self._started_at = self._started_at or page.server_time
+        messages = message_field_names(self._platform, dropped) if size.messages else ()
+        listed = ListedPage(
+            page.rows,
+            conversation_field_names(dropped | set(without)),
+            messages,
+            size.messages,
+            folder,
+            page.server_time,
         )
+        return listed, page.after
 
 
-def _meaning(error: GraphError, after: str | None) -> Exception:
-    """A bad parameter or missing object behind a cursor is the cursor; at the head it is the inbox itself."""
+def _ids_of(listed: ListedPage) -> set[str]:
+    return {row.conversation_id for row in listed.rows if row.conversation_id is not None}
+
+
+def _is_nesting_refused(error: GraphError) -> bool:
+    return isinstance(error, UnknownFieldError) and error.field == "messages"
+
+
+def _read_refusal(error: GraphError, after: str | None) -> Exception:
+    """Return what a bad parameter or a missing object means: the cursor, or on page one the inbox."""
     if after is not None and (isinstance(error, MissingError) or is_unspecific_100(error)):
         return _CursorLostError("dead_cursor")
     if isinstance(error, MissingError):
-        return AccessDeniedError(
-            replace(error.fault, reason="the inbox is not visible to this token")
-        )
+        reason = "the inbox is not visible to this token"
+        return AccessDeniedError(replace(error.fault, reason=reason))
     return error
 
 
-def _updated_time(row: ConversationRow) -> object:
-    return row.payload.get("updated_time") if isinstance(row.payload, dict) else None
-
-
-def _updated_at(row: ConversationRow) -> datetime | None:
-    """Return when the conversation last changed; where the API does not say, when its newest message was sent."""
-    newest = _newest_message(row)
-    created_time = newest.get("created_time") if isinstance(newest, dict) else None
-    times = (parse_time(_updated_time(row)), parse_time(created_time))
-    return next((time for time in times if time is not None and time >= EARLIEST), None)
-
-
-def _is_before(bound: datetime, row: ConversationRow) -> bool:
-    time = _updated_at(row)
-    return time is not None and time < bound
-
-
-def _newest_message(row: ConversationRow) -> object:
-    return row.messages.rows[0] if row.messages.rows else None
-
-
 def _newest_message_id(row: ConversationRow) -> str | None:
-    return readable_id(_newest_message(row))
+    return readable_id(row.messages.rows[0]) if row.messages.rows else None
+
+
+def _active_us(row: ConversationRow) -> int | None:
+    """Return the time of the last activity; if the API omits it, that of the newest message.
+
+    A time before these platforms existed is wrong and would end a pass too early.
+    """
+    newest = row.messages.rows[0] if row.messages.rows else None
+    created_us = parse_time_us(newest.get("created_time")) if isinstance(newest, dict) else None
+    times = (row.updated_us, created_us)
+    return next((time for time in times if time is not None and time >= EARLIEST_US), None)

@@ -31,7 +31,7 @@ from convo_pipeline.emulator.serve import EmulatorServer
 from convo_pipeline.emulator.world import World
 from convo_pipeline.extract.report import Mode, Outcome
 from convo_pipeline.extract.run import ACCOUNTS_IN_FLIGHT
-from convo_pipeline.graph.ladder import EDGES, SIZES
+from convo_pipeline.graph.page_size import LISTING_SIZES, MESSAGE_SIZES
 from convo_pipeline.orchestration.assets import FRESHNESS
 from convo_pipeline.orchestration.checks import (
     ACCOUNT_CHECKS,
@@ -361,8 +361,10 @@ def calls_of(
     conversations: int, deep: int, messages_each: int, platform: str, *, is_capture: bool = False
 ) -> int:
     """Return the number of calls of one run of one account, by the formula of operate.md."""
-    listings = max(1, ceil(conversations / SIZES[0][0]))
-    pages = deep * max(0, ceil((messages_each - SIZES[0][1]) / EDGES[0].limit))
+    listings = max(1, ceil(conversations / LISTING_SIZES[0].conversations))
+    pages = deep * max(
+        0, ceil((messages_each - LISTING_SIZES[0].messages) / MESSAGE_SIZES[0].messages)
+    )
     is_instagram = platform == "instagram"
     return (
         listings
@@ -397,10 +399,13 @@ def test_capacity_table_follows_the_formula() -> None:
         assert [number(instagram), number(messenger)] == calls
         assert duration == in_words(calls[0] / rate)
     between = ScheduleSettings().capture_minutes * 60 * rate
-    assert f"{between:,.0f} calls: {between * SIZES[0][0]:,.0f} conversations" in text
+    assert (
+        f"{between:,.0f} calls: {between * LISTING_SIZES[0].conversations:,.0f} conversations"
+        in text
+    )
     assert f"{ACCOUNTS_IN_FLIGHT} are asked at a time" in text
-    assert f"⌈C / {SIZES[0][0]}⌉" in text
-    assert f"⌈(M − {SIZES[0][1]}) / {EDGES[0].limit}⌉" in text
+    assert f"⌈C / {LISTING_SIZES[0].conversations}⌉" in text
+    assert f"⌈(M − {LISTING_SIZES[0].messages}) / {MESSAGE_SIZES[0].messages}⌉" in text
 
 
 def number(cell: str) -> int:

@@ -14,8 +14,8 @@ from convo_pipeline.emulator.switches import Switches
 from convo_pipeline.emulator.world import Account, World
 from convo_pipeline.errors import ConvoError
 from convo_pipeline.graph.client import Endpoint, GraphClient
-from convo_pipeline.graph.ladder import TOP, Rung
 from convo_pipeline.graph.listing import ListedPage, Listing, ListingSummary
+from convo_pipeline.graph.page_size import PageSizePolicy
 from convo_pipeline.graph.rate_limit import NO_LIMIT, CallBudget
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
@@ -75,7 +75,6 @@ def list_inbox(
     *,
     account: Account | None = None,
     switches: Switches | None = None,
-    rung: Rung = TOP,
     since: datetime = NOW - timedelta(days=365),
     timeout_seconds: float = 5.0,
     tls: tuple[str, str] | None = None,
@@ -102,7 +101,8 @@ def list_inbox(
         with GraphClient(
             endpoint, credentials, NO_LIMIT, budget=CallBudget(calls), clock=clock
         ) as client:
-            listing = Listing(client, rung, since=since, clock=clock)
+            policy = PageSizePolicy(account.platform, clock.now().date())
+            listing = Listing(client, policy, since=since)
             pages: list[ListedPage] = []
             error: ConvoError | None = None
             try:

@@ -52,7 +52,7 @@ def test_a_field_refused_where_nothing_is_nested_costs_only_itself(tmp_path: Pat
         inboxes.server.set_faults("nested_refused", "nonexisting:reactions")
         [insta] = inboxes.extract(accounts=["insta"])
         assert (insta.outcome, statuses(inboxes)) == ("complete", {"detailed": 25})
-        assert "reactions" in str(inboxes.store.state.memory("insta")["ladder"])
+        assert "reactions" in str(inboxes.store.state.memory("insta")["page_size"])
 
 
 def test_a_field_refused_without_a_name_is_found_by_asking_a_conversation(tmp_path: Path) -> None:

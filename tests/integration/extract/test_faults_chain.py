@@ -311,7 +311,8 @@ def test_b14_a_poisoned_conversation_is_searched_for_once_and_then_known(
             calls.append(report.calls["listing"])
             inboxes.clock.advance(3600)
         assert (calls[0] > 15, calls[1:]) == (True, [count, count, 3])
-        assert inboxes.store.state.memory("insta")["suspects"] == []
+        page_size: Any = inboxes.store.state.memory("insta")["page_size"]
+        assert page_size["unreadable"] == []
 
 
 @pytest.mark.parametrize("code", [(10, 2018336), (100, None), (2500, None)])

@@ -226,7 +226,7 @@ def test_reduce_the_data_goes_down_the_ladder_and_keeps_every_message(rows: int)
 def test_where_no_nesting_is_allowed_the_conversations_are_listed_light() -> None:
     outcome = list_inbox(["reduce_above:5"], account=make_inbox(80))
     assert set(outcome.ids) == set(outcome.account.conversations)
-    assert outcome.summary.rung.mode == "light"
+    assert outcome.summary.mode == "light"
     assert outcome.client.calls["listing"] <= 80 / 5 + 40
 
 
@@ -234,7 +234,7 @@ def test_where_no_nesting_is_allowed_the_conversations_are_listed_light() -> Non
 def test_a_poisoned_conversation_costs_only_itself(position: int) -> None:
     outcome = list_inbox([f"poisoned:{position}"])
     poisoned = {c.conversation_id for c in outcome.account.conversations.values() if c.fault_code}
-    assert set(outcome.summary.poisoned) == poisoned
+    assert set(outcome.summary.unreadable) == poisoned
     assert {row["id"] for row in outcome.rows if "messages" in row} == set(
         outcome.account.conversations
     ) - poisoned
@@ -251,7 +251,7 @@ def test_a_nonexisting_field_is_dropped_alone(field: str, localised: bool) -> No
         [f"nonexisting:{field}"], switches=replace(Switches(), localised=localised)
     )
     assert outcome.is_complete
-    names = outcome.summary.rung.dropped_names
+    names = outcome.summary.dropped_fields
     assert names == {field} or (
         field == "shares" and {name.partition(".")[0] for name in names} == {"shares"}
     )

@@ -38,7 +38,7 @@ def test_a_passing_fault_costs_calls_but_no_conversation(number: str, name: str)
     outcome = list_inbox([fault])
     assert (outcome.is_complete, fault.fired) == (True, 2)
     assert CLEAN_CALLS < outcome.client.calls["listing"] <= CLEAN_CALLS + 14
-    assert set(outcome.summary.poisoned) == set()
+    assert set(outcome.summary.unreadable) == set()
 
 
 @pytest.mark.parametrize(("number", "name"), PASSING)

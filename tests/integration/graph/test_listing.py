@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from random import Random
 from typing import Any
@@ -14,8 +14,15 @@ from convo_pipeline import errors
 from convo_pipeline.base.clock import Clock
 from convo_pipeline.base.secrets import Credentials
 from convo_pipeline.graph.client import Endpoint, GraphClient
-from convo_pipeline.graph.ladder import TOP, Rung
-from convo_pipeline.graph.listing import EMPTY_PAGES, ListedPage, Listing, ListingSummary
+from convo_pipeline.graph.listing import (
+    EMPTY_PAGES,
+    ENOUGH_ROWS,
+    MARGIN,
+    ListedPage,
+    Listing,
+    ListingSummary,
+)
+from convo_pipeline.graph.page_size import LISTING_SIZES, PageSizePolicy
 from convo_pipeline.graph.rate_limit import NO_LIMIT, CallBudget
 from tests.support.graph_server import Call, Reply, page, refusal, serving
 
@@ -92,6 +99,7 @@ class Result:
     pages: list[ListedPage]
     summary: ListingSummary
     calls: list[Call]
+    page_sizes: PageSizePolicy
     error: Exception | None = None
 
     @property
@@ -108,14 +116,26 @@ class Result:
         return {row["id"] for row in self.rows if "messages" in row}
 
 
-def list_all(script: Any, rung: Rung = TOP, since: datetime = LONG_AGO, **options: Any) -> Result:
+def policy(memory: object = None) -> PageSizePolicy:
+    return PageSizePolicy("instagram", NOW.date(), memory)
+
+
+def memory_of(result: Result) -> object:
+    """What the next listing of the account remembers of this one."""
+    return result.page_sizes.to_json(result.page_sizes.unreadable)
+
+
+def list_all(
+    script: Any, memory: object = None, since: datetime = LONG_AGO, **options: Any
+) -> Result:
+    page_sizes = policy(memory)
     with serving(script) as server:
         endpoint = Endpoint(server.url, "v26.0", "17", "instagram", timeout_seconds=5)
         clock = Clock(now=lambda: NOW, sleep=lambda seconds: None)
         client = GraphClient(
             endpoint, Credentials("x"), NO_LIMIT, budget=CallBudget(1000), clock=clock
         )
-        listing = Listing(client, rung, since=since, clock=clock, **options)
+        listing = Listing(client, page_sizes, since=since, **options)
         pages: list[ListedPage] = []
         error: Exception | None = None
         try:
@@ -123,7 +143,7 @@ def list_all(script: Any, rung: Rung = TOP, since: datetime = LONG_AGO, **option
         except errors.ConvoError as caught:
             error = caught
         client.close()
-        return Result(pages, listing.summary, server.calls, error)
+        return Result(pages, listing.summary, server.calls, page_sizes, error)
 
 
 def test_a_small_inbox_costs_one_call_with_everything_nested() -> None:
@@ -202,6 +222,13 @@ def test_b5_a_row_out_of_its_place_does_not_end_a_listing_of_small_pages(size: i
 def test_a_pass_over_an_idle_inbox_costs_at_most_ten_rows(size: int, calls: int) -> None:
     result = list_all(in_pages_of(size, inbox_of(500)), since=NOW - timedelta(minutes=5))
     assert len(result.calls) == calls * result.summary.passes
+
+
+def test_a_listing_goes_ten_minutes_further_than_since() -> None:
+    inbox = inbox_of(200, minutes=1)  # t_0 was active a minute ago, t_1 two minutes ago, ...
+    result = list_all(in_pages_of(1, inbox), since=NOW - timedelta(minutes=60))
+    assert timedelta(minutes=10) == MARGIN
+    assert set(result.ids) == {f"t_{n}" for n in range(70 + ENOUGH_ROWS)}
 
 
 def test_b6_a_conversation_that_jumps_to_the_front_is_not_missed() -> None:
@@ -307,21 +334,37 @@ def test_a_page_too_heavy_is_asked_smaller_from_the_same_cursor() -> None:
     assert limits[:3] == [50, 25, 10]
     assert limits.count(50) == 1
     assert len(result.calls) <= 16
-    assert result.summary.rung.conversations_per_page == 10
+    memory: Any = memory_of(result)
+    assert LISTING_SIZES[memory["listing"]["index"]].conversations == 10
 
 
 def test_a_poisoned_conversation_is_isolated_and_its_neighbours_are_whole() -> None:
     result = list_all(inbox_of(200, poison={"t_77"}))
     assert result.nested == {f"t_{n}" for n in range(200)} - {"t_77"}
     assert "t_77" in result.ids
-    assert set(result.summary.poisoned) == {"t_77"}
-    assert result.summary.poisoned["t_77"].fault.code == 1
+    assert set(result.summary.unreadable) == {"t_77"}
+    assert result.summary.unreadable["t_77"].fault.code == 1
     light = [page for page in result.pages if page.messages_limit == 0]
     assert [[row.payload for row in page.rows] for page in light] == [
         [{"id": "t_77", "updated_time": "2026-02-16T03:00:00+0000"}]
     ]
     assert len(result.calls) <= 20
-    assert result.summary.rung == replace(TOP, streak=result.summary.rung.streak)
+    assert result.page_sizes.listing_size == policy().listing_size
+
+
+@pytest.mark.parametrize("places", [(0, 1), (0, 49), (5, 33), (24, 48), (48, 49)])
+def test_two_unreadable_conversations_on_a_page_of_50_are_searched_for_once(
+    places: tuple[int, int],
+) -> None:
+    inbox = inbox_of(50, poison={f"t_{place}" for place in places})
+    first = list_all(inbox)
+    assert set(first.summary.unreadable) == inbox.poison
+    assert len(first.nested) == 48
+    assert len(first.calls) <= 24  # one call without them
+    again = list_all(inbox, memory_of(first))
+    assert set(again.summary.unreadable) == inbox.poison
+    assert len(again.nested) == 48
+    assert len(again.calls) <= 8
 
 
 @pytest.mark.parametrize(
@@ -329,7 +372,11 @@ def test_a_poisoned_conversation_is_isolated_and_its_neighbours_are_whole() -> N
 )
 def test_a_conversation_that_is_missing_or_withheld_does_not_cost_its_page(reply: Reply) -> None:
     result = list_all(inbox_of(60, poison={"t_7"}, poison_reply=reply))
-    assert (result.error, result.summary.cuts, set(result.summary.poisoned)) == (None, (), {"t_7"})
+    assert (result.error, result.summary.cuts, set(result.summary.unreadable)) == (
+        None,
+        (),
+        {"t_7"},
+    )
     assert set(result.ids) == {f"t_{n}" for n in range(60)}
     assert result.nested == set(result.ids) - {"t_7"}
     assert len(result.calls) <= 20
@@ -347,7 +394,7 @@ def test_poison_anywhere_costs_only_itself(poison: set[str]) -> None:
         "t_1",
     }:  # two refusals before any success look like a server without nesting
         assert result.nested == {f"t_{n}" for n in range(200)} - poison
-        assert set(result.summary.poisoned) == poison
+        assert set(result.summary.unreadable) == poison
     assert result.summary.cuts == ()
 
 
@@ -355,27 +402,23 @@ def test_where_every_nested_call_is_refused_the_listing_goes_light() -> None:
     result = list_all(inbox_of(500, nested_limit=0))
     assert set(result.ids) == {f"t_{n}" for n in range(500)}
     assert result.nested == set()
-    assert result.summary.rung.mode == "light"
+    assert result.summary.mode == "light"
     assert len(result.calls) <= 35  # with one call per conversation: 535 of the 550 allowed
-    again = list_all(inbox_of(500, nested_limit=0), result.summary.rung)
+    again = list_all(inbox_of(500, nested_limit=0), memory_of(result))
     assert len(again.calls) <= 13
 
 
 def test_a_light_listing_finds_back_to_nesting() -> None:
-    result = list_all(inbox_of(1000), Rung(mode="light"))
-    assert result.summary.rung.mode == "nested"
+    light = memory_of(list_all(inbox_of(500, nested_limit=0)))
+    result = list_all(inbox_of(1000), light)
+    assert result.summary.mode == "nested"
     assert len(result.nested) > 500
 
 
 def test_a_refused_field_is_dropped_alone_and_remembered_with_its_date() -> None:
     result = list_all(inbox_of(60, unknown_fields={"story", "type"}))
-    assert result.summary.rung.dropped == (
-        ("shares.type", date(2026, 2, 19)),
-        ("story", date(2026, 2, 19)),
-    ) or (
-        set(result.summary.rung.dropped)
-        == {("shares.type", date(2026, 2, 19)), ("story", date(2026, 2, 19))}
-    )
+    memory: Any = memory_of(result)
+    assert memory["dropped"] == {"shares.type": "2026-02-19", "story": "2026-02-19"}
     assert len(result.nested) == 60
     assert len(result.calls) == 5
     assert "story" not in result.pages[0].message_fields
@@ -387,11 +430,11 @@ def test_a_refused_field_is_dropped_alone_and_remembered_with_its_date() -> None
 def test_a_refused_field_that_no_text_names_is_found_by_asking(unknown: set[str]) -> None:
     inbox = inbox_of(60, unknown_fields=unknown, unknown_text="Ocorreu um erro inesperado.")
     result = list_all(inbox)
-    names = {name.removeprefix("shares.") for name in result.summary.rung.dropped_names}
+    names = {name.removeprefix("shares.") for name in result.summary.dropped_fields}
     assert names == unknown
     assert len(result.nested) == 60
     assert len(result.calls) <= 30
-    assert len(list_all(inbox, result.summary.rung).calls) == 3
+    assert len(list_all(inbox, memory_of(result)).calls) == 3
 
 
 def test_a_code_100_that_is_about_no_field_stops_after_two_calls() -> None:
@@ -401,14 +444,13 @@ def test_a_code_100_that_is_about_no_field_stops_after_two_calls() -> None:
 
 
 def test_a_field_dropped_a_week_ago_is_asked_for_again() -> None:
-    remembered = Rung(dropped=(("story", date(2026, 2, 12)), ("reactions", date(2026, 2, 13))))
-    healed = list_all(inbox_of(5), remembered)
-    assert healed.summary.rung.dropped == (("reactions", date(2026, 2, 13)),)
-    refused = list_all(inbox_of(5, unknown_fields={"story"}), remembered)
-    assert set(refused.summary.rung.dropped) == {
-        ("reactions", date(2026, 2, 13)),
-        ("story", date(2026, 2, 19)),
-    }
+    memory: Any = policy().to_json(())
+    memory["dropped"] = {"story": "2026-02-12", "reactions": "2026-02-13"}
+    healed: Any = memory_of(list_all(inbox_of(5), memory))
+    assert healed["dropped"] == {"reactions": "2026-02-13"}
+    refused = list_all(inbox_of(5, unknown_fields={"story"}), memory)
+    learned: Any = memory_of(refused)
+    assert learned["dropped"] == {"reactions": "2026-02-13", "story": "2026-02-19"}
     assert len(refused.calls) == 2
 
 
@@ -446,7 +488,7 @@ def test_a_page_that_is_always_broken_costs_only_the_conversation_in_it() -> Non
 
     result = list_all(script)
     assert result.nested == {f"t_{n}" for n in range(120)} - {"t_33"}
-    assert set(result.summary.poisoned) == {"t_33"}
+    assert set(result.summary.unreadable) == {"t_33"}
 
 
 def test_rows_that_are_no_conversations_are_passed_on() -> None:
