@@ -5,8 +5,11 @@ the generated parts of `docs/`. A run stores the names of `RunReason` in the tab
 Texts are lower case without a full stop; braces take details that are safe to show.
 """
 
+import errno
+import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 from convo_pipeline.errors import (
@@ -23,6 +26,7 @@ from convo_pipeline.errors import (
     VersionError,
 )
 
+PACKAGE = Path(__file__).parent
 RunReason = Literal[
     "token", "permission", "version", "throttled", "budget", "unreachable", "missing", "answer",
     "settings", "store", "busy", "defect", "memory", "stopped", "conversation_failed",
@@ -51,6 +55,7 @@ ACTIONS: Mapping[Place, Mapping[str, str]] = {
     },
 }
 """What a person does at each place, for the braces in remedies."""
+TO_DO, NOTHING_TO_DO = "To do", "Nothing to do"
 UNKNOWN_DETAILS = {
     "variable": "the variable that `token_env` names",
     "page_id": "`page_id`",
@@ -92,13 +97,22 @@ class Reason:
         own: str | None = getattr(self, connection) if connection else None
         return (own or self.remedy).format_map({**UNKNOWN_DETAILS, **ACTIONS[place], **details})
 
+    def explain(self, place: Place = "command_line", details: Details = NO_DETAILS) -> str:
+        """Return sentence and remedy.
+
+        >>> REASONS["never_extracted"].explain()
+        'never extracted. To do: run `convo-pipeline extract`'
+        """
+        label = NOTHING_TO_DO if self.is_self_healing else TO_DO
+        return f"{self.describe(details)}. {label}: {self.remedy_for(None, place, details)}"
+
 
 NEW_TOKEN = "create a new one (a system user's Page token does not expire), export it in {variable}"  # noqa: S105
 NEW_LOGIN_TOKEN = (
     "create a new one with the account's login and export it in {variable};"  # noqa: S105
     " it is valid for 60 days: refresh it before it expires"
 )
-REPORT_IF_REPEATED = "nothing to do: the next run lists again; report it if it occurs again"
+REPORT_IF_REPEATED = "the next run lists again; report it if it occurs again"
 
 REASONS: Mapping[str, Reason] = {
     # stored by runs
@@ -121,14 +135,14 @@ REASONS: Mapping[str, Reason] = {
     ),
     "throttled": Reason(
         "Meta's rate limit stopped the calls",
-        "nothing to do: the next run continues after the time that `convo-pipeline status` shows;"
+        "the next run continues after the time that `convo-pipeline status` shows;"
         " a call before that time extends the block. Does another program use the same app?",
         is_self_healing=True,
         level="warning",
     ),
     "budget": Reason(
         "the run used all calls that `calls_per_run` allows",
-        "nothing to do: the next run continues; or {again}",
+        "the next run continues",
         is_self_healing=True,
     ),
     "unreachable": Reason(
@@ -156,41 +170,41 @@ REASONS: Mapping[str, Reason] = {
     ),
     "busy": Reason(
         "another run works on this account",
-        "nothing to do: that run extracts the account",
+        "that run extracts the account",
         is_self_healing=True,
     ),
     "defect": Reason(
-        "a defect of this program stopped the account; other accounts are not affected",
-        "report the line with the error",
+        "a defect of this program",
+        "report this line; other accounts are not affected",
     ),
     "memory": Reason(
-        "the process had too little memory for this account",
+        "the process ran out of memory",
         "add memory, or extract fewer accounts at a time (`--account`), then {again}",
     ),
     "stopped": Reason(
         "the run was stopped by Ctrl-C, SIGTERM or a cancelled run",
-        "nothing to do: the next run stores what was read and continues",
+        "the next run stores what was read and continues",
         is_self_healing=True,
     ),
     "conversation_failed": Reason(
         "one or more conversations could not be read",
-        "nothing to do: the next run reads them again by their ids. After a second permanent error"
+        "the next run reads them again by their ids. After a second permanent error"
         " it skips them until something new arrives",
         is_self_healing=True,
     ),
     "message_failed": Reason(
         "one or more messages could not be read",
-        "nothing to do: the next run reads them again",
+        "the next run reads them again",
         is_self_healing=True,
     ),
     "empty_edge": Reason(
         "a conversation arrived without messages although it must have some",
-        "nothing to do: the next run reads it again and accepts a second empty response",
+        "the next run reads it again and accepts a second empty response",
         is_self_healing=True,
     ),
     "quarantined": Reason(
         "a stored file was damaged, lost or replaced by a backup; its day is read again",
-        "run `convo-pipeline verify`; a backup of the file may hold older messages",
+        "the next run completes the day; a backup of the file may hold older messages",
         is_self_healing=True,
     ),
     "unbalanced": Reason(
@@ -210,12 +224,12 @@ REASONS: Mapping[str, Reason] = {
     ),
     "empty_pages": Reason(
         "the list of conversations returned 20 empty pages in a row",
-        "check whether the rest of the inbox is really empty; the next run lists again",
+        "the next run lists again; if it occurs again, check whether the rest of the inbox is empty",
         is_self_healing=True,
     ),
     "page_refused": Reason(
         "a page of the list of conversations was refused at every page size",
-        "run `convo-pipeline check`; the next run lists again",
+        "the next run lists again; if it occurs again, run `convo-pipeline check`",
         is_self_healing=True,
     ),
     # found by `check`: the token
@@ -374,7 +388,7 @@ REASONS: Mapping[str, Reason] = {
     # found by `status`
     "blocked": Reason(
         "Meta's rate limit blocks this account until {until}",
-        "nothing to do: wait. A call before that time extends the block",
+        "wait: a call before that time extends the block",
         is_self_healing=True,
         level="warning",
     ),
@@ -400,7 +414,7 @@ REASONS: Mapping[str, Reason] = {
     # found by `status` and by Dagster's checks
     "unread": Reason(
         "{what} not read yet",
-        "nothing to do: the next run reads again; or {read_again}",
+        "the next run reads again; or {read_again}",
         is_self_healing=True,
         level="warning",
     ),
@@ -426,7 +440,7 @@ REASONS: Mapping[str, Reason] = {
     ),
     "lost_before_connection": Reason(
         "content lost: {what}",
-        "nothing to do: the messages are from before the account was connected",
+        "none: the messages are from before the account was connected",
         level="warning",
     ),
 }  # fmt: skip
@@ -448,11 +462,47 @@ REASONS_OF_ERRORS: Mapping[type[ConvoError], RunReason] = {
 def reason_of(error: BaseException) -> RunReason:
     """Return the reason that a run stores for an error.
 
-    >>> reason_of(StoppedError("Ctrl-C"))
-    'stopped'
+    >>> reason_of(StoppedError("Ctrl-C")), reason_of(MemoryError()), reason_of(KeyError("x"))
+    ('stopped', 'memory', 'defect')
     """
-    found = (reason for kind, reason in REASONS_OF_ERRORS.items() if isinstance(error, kind))
-    return next(found, "answer")
+    if isinstance(error, ConvoError):
+        matching = (word for kind, word in REASONS_OF_ERRORS.items() if isinstance(error, kind))
+        return next(matching, "answer")
+    has_no_thread = type(error) is RuntimeError and error.args == ("can't start new thread",)
+    is_out_of_memory = isinstance(error, MemoryError) or getattr(error, "errno", 0) == errno.ENOMEM
+    return "memory" if is_out_of_memory or has_no_thread else "defect"
+
+
+def locate_error(error: BaseException) -> str:
+    """Return an unexpected error's class and its place in this package, without its text.
+
+    The text may hold a token or a customer's message.
+
+    >>> locate_error(KeyError("secret"))
+    'KeyError'
+    """
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if PACKAGE in Path(frame.filename).parents
+    ]
+    if not frames:
+        return type(error).__name__
+    path = Path(frames[-1].filename).relative_to(PACKAGE.parent).as_posix()
+    return f"{type(error).__name__} in {path} line {frames[-1].lineno} ({frames[-1].name})"
+
+
+def describe_error(error: BaseException, place: Place = "command_line") -> str:
+    """Return a text that is safe to show: a ConvoError's own, else reason, location and remedy.
+
+    >>> describe_error(KeyError("secret"))
+    'a defect of this program (KeyError). To do: report this line; other accounts are not affected'
+    """
+    if isinstance(error, ConvoError):
+        return str(error)
+    reason = REASONS[reason_of(error)]
+    remedy = reason.remedy_for(place=place)
+    return f"{reason.describe()} ({locate_error(error)}). {TO_DO}: {remedy}"
 
 
 def describe_outcome(
@@ -464,17 +514,16 @@ def describe_outcome(
 ) -> str:
     """Say in one line why an account's run is not complete and what to do about it.
 
-    Where one of several reasons needs a person, only remedies of such reasons are given.
+    If one of the reasons needs a person, the line holds only the remedies of such reasons.
 
     >>> describe_outcome("failed", ["store"], "disk full").split(" To do: ")[0]
     'failed: a file could not be read or written (disk full).'
     """
     known = [REASONS[name] for name in reasons if name in REASONS]
     sentences = "; ".join(each.describe(details) for each in known) or "no reason was stored"
-    acting = [each for each in known if not each.is_self_healing] or known
-    remedies = "; ".join(dict.fromkeys(each.remedy_for(None, place, details) for each in acting))
-    detail = f" ({error.rstrip('.')})" if error else ""
-    text = f"{outcome}: {sentences}{detail}."
-    if remedies.startswith("nothing to do"):
-        return f"{text} N{remedies[1:]}"
-    return f"{text} To do: {remedies}" if remedies else text
+    acting = [each for each in known if not each.is_self_healing]
+    remedies = "; ".join(
+        dict.fromkeys(each.remedy_for(None, place, details) for each in acting or known)
+    )
+    head = f"{outcome}: {sentences}" + (f" ({error.rstrip('.')})" if error else "")
+    return f"{head}. {TO_DO if acting else NOTHING_TO_DO}: {remedies}" if remedies else head

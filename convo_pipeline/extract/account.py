@@ -15,7 +15,6 @@ import pyarrow.compute as pc
 
 from convo_pipeline.base.cancellation import Cancellation
 from convo_pipeline.base.clock import Clock
-from convo_pipeline.base.defect import describe_defect, is_out_of_memory
 from convo_pipeline.base.secrets import Credentials, read_credentials, redact
 from convo_pipeline.base.times import DAY_US, day_of, day_start_us, from_us, to_us
 from convo_pipeline.errors import (
@@ -50,7 +49,7 @@ from convo_pipeline.graph.responses import Identity
 from convo_pipeline.lake.partitions import Commit
 from convo_pipeline.lake.salvage import damaged_days, damaged_files, salvage_days
 from convo_pipeline.lake.store import Store
-from convo_pipeline.reasons import reason_of
+from convo_pipeline.reasons import locate_error, reason_of
 from convo_pipeline.schema import RAW, TABLES
 from convo_pipeline.settings import AccountSettings, Settings
 from convo_pipeline.state.records import AccountIdentity, Run, balance
@@ -140,8 +139,8 @@ class AccountRun:
         """Report an error before the responses were stored; they wait in the spool."""
         if isinstance(error, SettingsError | StoppedError | StoreError):
             return AccountReport(self.account.name, "failed", (reason_of(error),), str(error))
-        reason = "memory" if is_out_of_memory(error) else "defect"
-        return AccountReport(self.account.name, "failed", (reason,), describe_defect(error))
+        reason = "defect" if isinstance(error, ConvoError) else reason_of(error)
+        return AccountReport(self.account.name, "failed", (reason,), locate_error(error))
 
     def _fetch_and_load(
         self, credentials: Credentials, results: list[LoadResult], user_id: str | None

@@ -1,90 +1,105 @@
-"""Tell Dagster the truth per partition: what is stored is green, what failed is red, and nothing else.
+"""Report each stored partition to Dagster as materialised and each failed account as failed.
 
-A step speaks for all keys of its run at once. So when an account failed, every stored partition is logged
-by itself and the step fails; when all is well, the step returns and only the numbers differ by partition.
+Dagster marks the partitions of a failed step as failed, except those that the step logged itself.
+So if an account failed, every stored partition is logged by itself before the step fails.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import dagster as dg
+
+from convo_pipeline.reasons import Place, describe_error
 
 AssetEvent = dg.MaterializeResult[None] | dg.AssetCheckResult
 TablePartition = tuple[str, str]
 """A table and a partition key."""
+Metadata = Mapping[str, Any]
 ACCOUNTS_METADATA = "accounts"
 """Metadata of a failed step: the accounts that failed."""
+T = TypeVar("T")
 
 
 @dataclass
 class StepResult:
-    """What a step did. `stored`: promised and whole. `extra`: changed beyond the promise. `failures`: per account.
+    """What a step stored, with metadata, and which accounts failed, with a reason and a remedy."""
 
-    `newest`: those of `stored` that are told again after all others, with more to show: an asset's page shows its
-    newest event, and a step that returns has no say in the order of its partitions.
-    """
-
-    stored: dict[TablePartition, Mapping[str, Any]] = field(default_factory=dict)
-    extra: dict[TablePartition, Mapping[str, Any]] = field(default_factory=dict)
-    newest: dict[TablePartition, Mapping[str, Any]] = field(default_factory=dict)
+    place: Place = "page"
+    requested: dict[TablePartition, Metadata] = field(default_factory=dict)
+    """Complete partitions among those that the run was asked for."""
+    unrequested: dict[TablePartition, Metadata] = field(default_factory=dict)
+    """Other partitions whose files changed."""
+    pictured: dict[TablePartition, Metadata] = field(default_factory=dict)
+    """Partitions of `requested` with pictures: reported last, so that an asset's page shows them."""
     failures: dict[str, str] = field(default_factory=dict)
-    summary: Mapping[str, Any] = field(default_factory=dict)
+    summary: Metadata = field(default_factory=dict)
+    changed_count: int = 0
+    """Partitions whose files changed, those of failed accounts included."""
+
+    def attempt(self, account: str, work: Callable[[], T]) -> T | None:
+        """Return what `work` returns; an error fails this account alone, and None is returned."""
+        try:
+            return work()
+        except Exception as error:
+            self.failures[account] = f"{account}: {describe_error(error, self.place)}"
+        return None
+
+    def failure(self) -> dg.Failure:
+        """Build the failure of the step. A retry would call the API for all accounts again."""
+        names = sorted(self.failures)
+        changed = f"{self.changed_count:,} partitions were stored"
+        lines = [f"not complete: {', '.join(names)}; {changed}", *map(self.failures.get, names)]
+        rows = [
+            dg.TableRecord({"account": name, "what to do": self.failures[name]}) for name in names
+        ]
+        remedies: dict[str, Any] = {
+            ACCOUNTS_METADATA: names,
+            "remedies": dg.MetadataValue.table(rows),
+        }
+        return dg.Failure(
+            "\n".join(map(str, lines)), metadata={**self.summary, **remedies}, allow_retries=False
+        )
 
 
 def report_to_dagster(
     context: dg.AssetExecutionContext,
-    outcome: StepResult,
-    judge: Callable[[], Iterable[dg.AssetCheckResult]],
+    result: StepResult,
+    evaluate_checks: Callable[[], Iterable[dg.AssetCheckResult]],
 ) -> Iterator[AssetEvent]:
-    """Report an outcome for the selected tables, in the order of the graph; raise Failure if an account failed.
-
-    What is stored is judged in either case, when it is already shown.
-    """
-    selected = [key.to_user_string() for key in context.op_execution_context.selected_asset_keys]
-    _log(context, outcome.extra)
-    if outcome.failures:
+    """Report a result for the selected tables, then the checks; raise Failure if an account failed."""
+    selected = {key.to_user_string() for key in context.op_execution_context.selected_asset_keys}
+    _log(context, result.unrequested)
+    if result.failures:
+        pictured = result.pictured
+        _log(context, {key: each for key, each in result.requested.items() if key not in pictured})
+    else:
         _log(
-            context,
-            {cell: told for cell, told in outcome.stored.items() if cell not in outcome.newest},
+            context, {key: each for key, each in result.requested.items() if key[0] not in selected}
         )
-        _log(context, outcome.newest)
-        yield from judge()
-        raise failure(outcome)
-    _log(
-        context,
-        {cell: metadata for cell, metadata in outcome.stored.items() if cell[0] not in selected},
-    )
-    for (table, key), metadata in outcome.stored.items():
-        if table in selected:
-            context.add_asset_metadata(dict(metadata), asset_key=table, partition_key=key)
-    for table in dict.fromkeys(table for table, _ in outcome.stored):
-        if table in selected:
-            yield dg.MaterializeResult(asset_key=table, metadata=dict(outcome.summary))
-    _log(context, outcome.newest)
-    yield from judge()
+        tables: dict[str, None] = {}
+        for (table, key), metadata in result.requested.items():
+            if table in selected:
+                context.add_asset_metadata(dict(metadata), asset_key=table, partition_key=key)
+                tables[table] = None
+        for table in tables:
+            yield dg.MaterializeResult(asset_key=table, metadata=dict(result.summary))
+    _log(context, result.pictured)
+    yield from evaluate_checks()
+    if result.failures:
+        raise result.failure()
 
 
-def _log(
-    context: dg.AssetExecutionContext, cells: Mapping[TablePartition, Mapping[str, Any]]
-) -> None:
-    for (table, key), metadata in cells.items():
+def error_chain(event: dg.DagsterEvent) -> list[Any]:
+    """Return the error of a failed step and its causes, the first cause last."""
+    chain = []
+    error = event.step_failure_data.error
+    while error is not None:
+        chain.append(error)
+        error = error.cause
+    return chain
+
+
+def _log(context: dg.AssetExecutionContext, partitions: Mapping[TablePartition, Metadata]) -> None:
+    for (table, key), metadata in partitions.items():
         context.log_event(dg.AssetMaterialization(table, partition=key, metadata=dict(metadata)))
-
-
-def failure(outcome: StepResult) -> dg.Failure:
-    """Name the failed accounts and, for each, what to do; no retry: it would ask for all accounts again."""
-    names = sorted(outcome.failures)
-    rest = "; the other accounts are stored" if outcome.stored else ""
-    rows = [
-        dg.TableRecord({"account": name, "what to do": outcome.failures[name]}) for name in names
-    ]
-    description = "\n".join(
-        [f"failed: {', '.join(names)}{rest}", *(outcome.failures[name] for name in names)]
-    )
-    metadata = {
-        **outcome.summary,
-        ACCOUNTS_METADATA: names,
-        "remedies": dg.MetadataValue.table(rows),
-    }
-    return dg.Failure(description, metadata=metadata, allow_retries=False)

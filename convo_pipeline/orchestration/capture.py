@@ -1,27 +1,19 @@
-"""A capture: ask accounts what is new, often, so that nothing leaves the newest 20 unread.
+"""A capture: fetch what is new, often, before messages leave the newest 20.
 
-It promises no range; it stores what the listing brings since the last look and derives the days that changed.
-An account that another run works on is left to that run.
+It lists down to the last capture and derives the days that changed. It completes no day: that is
+the work of the nightly run. An account that another run works on is left to that run.
 """
 
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import dagster as dg
 
 from convo_pipeline.extract.report import AccountReport, figures_in
 from convo_pipeline.lake.store import Store
 from convo_pipeline.orchestration.asset_events import StepResult, TablePartition
-from convo_pipeline.orchestration.assets import (
-    Log,
-    changed,
-    derive,
-    derive_figures,
-    draw_pictures,
-    extract_windows,
-    open_store,
-    remedy,
-)
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.partitions import (
     ONE_DAY,
@@ -31,15 +23,57 @@ from convo_pipeline.orchestration.partitions import (
     since_start,
 )
 from convo_pipeline.orchestration.pictures import PICTURED
+from convo_pipeline.orchestration.steps import (
+    Log,
+    add_unrequested,
+    derive,
+    derive_figures,
+    describe_failure,
+    draw_pictures,
+    extract_windows,
+    open_store,
+)
 
+CAPTURE_JOB = "capture_job"
 ACCOUNTS_TAG = "convo/accounts"
-"""On a capture run that asks only some accounts: their names, separated by commas."""
-Change = dg.AssetMaterialization | dg.AssetObservation
+"""Tag of a capture run of some accounts: their names, separated by commas."""
+IDLE_TAG = "convo/idle"
+"""Tag of capture runs that found nothing new; they are deleted after a week."""
+IDLE_RUNS_KEPT_DAYS = 7
+MOST_PRUNED = 200
+AssetChange = dg.AssetMaterialization | dg.AssetObservation
+
+
+def build_capture_job(deployment: Deployment) -> dg.JobDefinition:
+    """Build the job that reads what is new and reports only the partitions that changed.
+
+    It is an op and no asset run: a capture without news writes a dozen events for any number of accounts.
+    """
+
+    @dg.op(name="capture")
+    def capture(context: dg.OpExecutionContext) -> None:
+        """Read all accounts, or those in the run's tag, once; derive what changed."""
+        accounts = tagged_accounts(context.run.tags.items())
+        result = run_capture(deployment, context.log.info, accounts)
+        if not result.unrequested and not result.failures:
+            context.instance.add_run_tags(context.run_id, {IDLE_TAG: "true"})
+        kept_since = deployment.clock.now() - timedelta(days=IDLE_RUNS_KEPT_DAYS)
+        prune_idle_runs(context.instance, kept_since)
+        for change in asset_changes(deployment, context.instance, result):
+            context.log_event(change)
+        if result.failures:
+            raise result.failure()
+
+    @dg.job(name=CAPTURE_JOB, description="Fetch new messages before they leave the newest 20.")
+    def capture_job() -> None:
+        capture()
+
+    return capture_job
 
 
 def run_capture(deployment: Deployment, log: Log, names: Sequence[str] = ()) -> StepResult:
-    """Ask these accounts, or all, for what came since their last look and derive what changed."""
-    outcome = StepResult()
+    """Capture these accounts, or all, and derive the days that changed."""
+    result = StepResult(deployment.place)
     accounts = [
         account for account in deployment.settings.accounts if not names or account.name in names
     ]
@@ -48,78 +82,100 @@ def run_capture(deployment: Deployment, log: Log, names: Sequence[str] = ()) -> 
         days = since_start(accounts, {account.name: window.days for account in accounts})
         reports = extract_windows(deployment, store, accounts_by_window(days), "capture")
         for report in reports:
-            _take(deployment, store, report, outcome)
-    busy = [report.account for report in reports if report.outcome == "busy"]
+            if report.outcome == "failed":
+                result.failures[report.account] = describe_failure(deployment, report)
+            _derive_changes(deployment, store, report, result)
+    busy_count = sum(report.outcome == "busy" for report in reports)
     cost = figures_in(reports)
     log(
-        f"{len(reports) - len(busy)} accounts asked by {cost.used:,} calls "
-        f"({cost.saved:,} saved, {cost.refused:,} refused), {len(busy)} left to another run, "
-        f"{len(outcome.extra)} partitions changed, {len(outcome.failures)} failed"
+        f"{len(reports) - busy_count} accounts read with {cost.used:,} calls "
+        f"({cost.saved:,} saved, {cost.refused:,} refused), {busy_count} left to another run, "
+        f"{len(result.unrequested)} partitions changed, {len(result.failures)} failed"
     )
-    return outcome
+    return result
 
 
-def accounts_asked(tags: Iterable[tuple[str, str]]) -> list[str]:
-    """Read the accounts off a run's tags; none means all.
+def tagged_accounts(tags: Iterable[tuple[str, str]]) -> list[str]:
+    """Read the accounts from a run's tags; none means all.
 
-    >>> accounts_asked({"convo/accounts": "bakery,bikes"}.items()), accounts_asked([])
+    >>> tagged_accounts({"convo/accounts": "bakery,bikes"}.items()), tagged_accounts([])
     (['bakery', 'bikes'], [])
     """
     return [name for name in dict(tags).get(ACCOUNTS_TAG, "").split(",") if name]
 
 
 def capture_window(now: datetime, capture_minutes: int) -> Window:
-    """Cover today and, just after midnight, the end of yesterday that the last capture could not see."""
+    """Return today and, just after midnight, yesterday: the last capture did not see its end."""
     margin = timedelta(minutes=2 * max(capture_minutes, 1))
     return Window((now - margin).date(), now.date() + ONE_DAY)
 
 
-def _take(deployment: Deployment, store: Store, report: AccountReport, outcome: StepResult) -> None:
-    """Derive the days that one account's report changed and report_to_dagster what is new."""
-    if report.outcome == "failed":
-        outcome.failures[report.account] = remedy(report)
+def _derive_changes(
+    deployment: Deployment, store: Store, report: AccountReport, result: StepResult
+) -> None:
     commits = [commit for commit in report.commits if commit.is_changed]
     for day in sorted({commit.date for commit in commits}):
-        commits += derive(store, report.account, day, outcome) or ()
+        commits += derive(store, report.account, day, result)
     if commits:
-        commits += derive_figures(deployment, store, report.account, outcome) or ()
-    outcome.extra.update(changed(commits))
+        commits += derive_figures(deployment, store, report.account, result) or ()
+    add_unrequested(result, commits)
 
 
-def tell_changes(
-    deployment: Deployment, instance: dg.DagsterInstance, outcome: StepResult
-) -> Iterator[Change]:
-    """Say which partitions changed, so that an asset's page, which shows its newest materialisation, keeps its pictures.
+def asset_changes(
+    deployment: Deployment, instance: dg.DagsterInstance, result: StepResult
+) -> Iterator[AssetChange]:
+    """Yield an event for each changed partition, those with pictures last.
 
-    A pictured table's partition is materialised once by captures, with pictures of its own. What changes in it later
-    that day is observed: too often for another drawing, and the next night brings one.
+    An asset's page shows its newest materialisation. So captures materialise a partition with pictures
+    once, with pictures. Its later changes are observations, until the nightly run draws again.
     """
-    pictured = [cell for cell in outcome.extra if cell[0] in PICTURED]
-    new = [cell for cell in pictured if not _is_materialised(instance, cell)]
-    pages = _draw(deployment, new, outcome)
-    for cell, metadata in outcome.extra.items():
-        if cell not in pages:
-            is_known = cell[0] in PICTURED and cell not in new
-            kind = dg.AssetObservation if is_known else dg.AssetMaterialization
-            yield kind(cell[0], partition=cell[1], metadata=dict(metadata))
+    new = [
+        partition
+        for partition in result.unrequested
+        if partition[0] in PICTURED and not _is_materialised(instance, partition)
+    ]
+    pages = _draw(deployment, new, result)
+    for (table, key), metadata in result.unrequested.items():
+        if (table, key) not in pages:
+            is_known = table in PICTURED and (table, key) not in new
+            event = dg.AssetObservation if is_known else dg.AssetMaterialization
+            yield event(table, partition=key, metadata=dict(metadata))
     for (table, key), page in pages.items():
-        metadata = {"pictures": page, **outcome.extra[table, key]}
+        metadata = {"pictures": page, **result.unrequested[table, key]}
         yield dg.AssetMaterialization(table, partition=key, metadata=metadata)
 
 
 def _draw(
-    deployment: Deployment, cells: Iterable[TablePartition], outcome: StepResult
+    deployment: Deployment, partitions: Sequence[TablePartition], result: StepResult
 ) -> Mapping[TablePartition, object]:
-    """Draw the days of these cells, by account; told after all others, a page with pictures is what is shown."""
-    days_of = by_account(key for _, key in cells)
+    """Draw the pictures of these partitions' days, account by account."""
+    if not partitions:
+        return {}
     pages: dict[TablePartition, object] = {}
-    if days_of:
-        with open_store(deployment) as store:
-            for account, days in days_of.items():
-                pages |= draw_pictures(deployment, store, account, days, outcome)
-    return {cell: page for cell, page in pages.items() if cell in outcome.extra}
+    with open_store(deployment) as store:
+        for account, days in by_account(key for _, key in partitions).items():
+            pages |= draw_pictures(deployment, store, account, days, result)
+    return {partition: page for partition, page in pages.items() if partition in result.unrequested}
 
 
-def _is_materialised(instance: dg.DagsterInstance, cell: TablePartition) -> bool:
-    records = dg.AssetRecordsFilter(asset_key=dg.AssetKey(cell[0]), asset_partitions=[cell[1]])
+def _is_materialised(instance: dg.DagsterInstance, partition: TablePartition) -> bool:
+    table, key = partition
+    records = dg.AssetRecordsFilter(asset_key=dg.AssetKey(table), asset_partitions=[key])
     return bool(instance.fetch_materializations(records, limit=1).records)
+
+
+def prune_idle_runs(instance: dg.DagsterInstance, before: datetime) -> int:
+    """Delete capture runs before a time that found nothing new, with their files; return how many.
+
+    Runs that logged a materialisation stay: without them their partitions would look missing.
+    """
+    idle = dg.RunsFilter(job_name=CAPTURE_JOB, tags={IDLE_TAG: "true"}, created_before=before)
+    run_ids = [run.run_id for run in instance.get_runs(idle, limit=MOST_PRUNED)]
+    for run_id in run_ids:
+        instance.delete_run(run_id)
+        if not instance.is_ephemeral:
+            home = Path(instance.root_directory)
+            shutil.rmtree(home / "storage" / run_id, ignore_errors=True)
+            for path in (home / "history" / "runs").glob(f"{run_id}.db*"):
+                path.unlink(missing_ok=True)
+    return len(run_ids)

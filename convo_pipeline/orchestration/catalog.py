@@ -4,9 +4,10 @@ import dagster as dg
 
 from convo_pipeline.orchestration.alerts import build_alert
 from convo_pipeline.orchestration.assets import build_extract, build_normalise, build_problem
+from convo_pipeline.orchestration.capture import build_capture_job
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.early_capture import build_early_capture
-from convo_pipeline.orchestration.jobs import build_capture_job, extract_job, normalise_job
+from convo_pipeline.orchestration.jobs import extract_job, normalise_job
 from convo_pipeline.orchestration.partitions import partitions_of
 from convo_pipeline.orchestration.schedules import (
     build_capture_schedule,

@@ -1,15 +1,15 @@
-"""Checks that say what a person should do; none blocks, for a blocked run fails the good accounts too.
+"""Asset checks: find partitions that are wrong or incomplete and say what to do. No check blocks.
 
-A check is part of the step that makes its table and is evaluated once a run, also by a step that then fails. It judges
-the run's partitions and those that its last evaluation left red, so that no account's good run hides another one's
-trouble: a partition is red until it was judged good itself. An evaluation names account, date and remedy, never a text.
+A blocking check would fail the complete accounts too. A check is evaluated once per run, also if the
+step then fails. It reads the run's partitions and those that failed in its last evaluation, so that
+a good run of one account does not hide another account's problem. Texts name accounts, dates and
+remedies, never a message's text.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from functools import cached_property, partial
-from itertools import islice
 
 import dagster as dg
 import pyarrow as pa
@@ -18,76 +18,69 @@ from dagster._core.storage.asset_check_execution_record import (
 )
 
 from convo_pipeline import schema
-from convo_pipeline.base.defect import describe_defect
 from convo_pipeline.derive.day import derivation_source
-from convo_pipeline.errors import StoreError
 from convo_pipeline.lake.columns import read_columns
 from convo_pipeline.lake.floors import read_floors
 from convo_pipeline.lake.store import Store
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.partitions import key_of, split_key
+from convo_pipeline.reasons import REASONS, describe_error, describe_outcome
 from convo_pipeline.tables.integrity import count_duplicates, count_orphans, find_misdated
 from convo_pipeline.upkeep.rebuild import CERTAIN_SOURCES
 
 MOST_NAMED = 10
-MOST_RED = 200
-"""Red partitions that one evaluation remembers; the newest days, for they are the ones that can still be mended."""
+MOST_REMEMBERED = 200
+"""Failed partitions that one evaluation remembers: the newest days, which can still be repaired."""
 LEAST_SHARE_DETAILED = 0.9
 CARRIED_DAYS = 31
-"""How long a day stays red that nobody can mend any more."""
+"""How long a day with lost content stays failed: no run can repair it."""
 MESSAGE_KEY = ("conversation_id", "message_id")
-AGAIN = (
-    "materialise the normalised tables of this day again; if it stays, run `convo-pipeline verify`"
-)
-VERIFY = "run `convo-pipeline verify` and restore this day's file from a backup"
-SWEEP_AGAIN = "sweep again, and report it if that finds more (`convo-pipeline extract --full`)"
-READ_AGAIN = "materialise the raw tables of this day again"
 
 
 @dataclass(frozen=True)
 class CheckedPartition:
-    """One partition as the checks see it: keys, times, counts; every file is read once at most."""
+    """The rows of one account and day that the checks need; each file is read at most once."""
 
     store: Store
     account: str
     day: date
-    _read: dict[str, pa.Table] = field(default_factory=dict)
+    _tables: dict[str, pa.Table] = field(default_factory=dict)
 
     def rows(self, name: str) -> pa.Table:
-        """Return the columns of a table that checks look at."""
-        if name not in self._read:
+        """Return a table's keys and times; marts with all columns."""
+        if name not in self._tables:
             table = schema.TABLES[name]
             is_mart = table in (*schema.MARTS, *schema.ACROSS_DAYS)
-            looked_at = {*table.key, "created_at", "created_at_source"}
-            names = [column for column in table.column_names if is_mart or column in looked_at]
-            self._read[name] = read_columns(self.store, table, self.account, self.day, names)
-        return self._read[name]
+            needed = {*table.key, "created_at", "created_at_source"}
+            names = [column for column in table.column_names if is_mart or column in needed]
+            self._tables[name] = read_columns(self.store, table, self.account, self.day, names)
+        return self._tables[name]
 
-    def is_settled(self) -> bool:
-        """Whether the derived tables were made from the raw ones as they are; else the next run judges them."""
-        made_from = self.store.source(schema.COVERAGE.name, self.account, self.day)
-        return made_from == derivation_source(self.store.raw_digest(self.account, self.day))
+    def is_current(self) -> bool:
+        """Whether the derived tables come from the raw tables of now; else the next run checks."""
+        source = self.store.source(schema.COVERAGE.name, self.account, self.day)
+        return source == derivation_source(self.store.raw_digest(self.account, self.day))
 
     @cached_property
-    def _floors(self) -> dict[str, date]:
+    def _first_days(self) -> dict[str, date]:
         return read_floors(self.store)
 
-    def is_held(self, names: Iterable[str]) -> bool:
-        """Whether none of these tables has let go of the day by its age."""
-        return all(self.day >= self._floors.get(name, date.min) for name in names)
-
-
-Judge = Callable[[CheckedPartition], str | None]
+    def is_kept(self, *names: str) -> bool:
+        """Whether retention has removed the day from none of these tables."""
+        return all(self.day >= self._first_days.get(name, date.min) for name in names)
 
 
 @dataclass(frozen=True)
 class Check:
-    """What must be true of each partition of a table, and for how many days a red one is looked at again."""
+    """What must be true of each partition of a table; `find_problem` returns what is wrong, or None.
+
+    `carried_days`: for how many days a failed partition is checked again; None: always.
+    """
 
     table: str
     name: str
     description: str
-    judge: Judge
+    find_problem: Callable[[CheckedPartition], str | None]
     severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR
     carried_days: int | None = None
 
@@ -103,213 +96,213 @@ class Check:
 # what can be wrong with one partition
 
 
-def judge_keys(table: schema.Table, day: CheckedPartition) -> str | None:
-    count = count_duplicates(table, day.rows(table.name))
-    return f"{count} rows too many for their key: {_mend(table.name)}" if count else None
+def _explain(reason: str, what: str) -> str:
+    return REASONS[reason].explain("page", {"what": what})
 
 
-def judge_dates(table: schema.Table, day: CheckedPartition) -> str | None:
-    """A message whose time the API did not say lies where it was first filed; any other on its own day."""
-    elsewhere = find_misdated(day.rows(table.name), day.day)
-    if not elsewhere.num_rows:
+def _explain_wrong(table: str, what: str) -> str:
+    is_raw = schema.TABLES[table].layer == "raw"
+    return _explain("raw_table_wrong" if is_raw else "derived_table_wrong", what)
+
+
+def find_repeated_keys(table: schema.Table, partition: CheckedPartition) -> str | None:
+    count = count_duplicates(table, partition.rows(table.name))
+    return _explain_wrong(table.name, f"{count} rows too many for their key") if count else None
+
+
+def find_wrong_dates(table: schema.Table, partition: CheckedPartition) -> str | None:
+    """Find messages of another day, except those whose time the API did not return."""
+    misdated = find_misdated(partition.rows(table.name), partition.day)
+    if not misdated.num_rows:
         return None
-    placed = day.store.state.placements(day.account)
-    ids = day.rows("raw_message_ids").to_pylist()
-    guessed = {_message(row) for row in ids if row["created_at_source"] not in CERTAIN_SOURCES}
-    wrong = {_message(row) for row in elsewhere.to_pylist()} - guessed
-    count = sum(placed.get(key) != day.day for key in wrong)
-    return f"{count} messages were sent on another day: {_mend(table.name)}" if count else None
+    placements = partition.store.state.placements(partition.account)
+    ids = partition.rows("raw_message_ids").to_pylist()
+    estimated = {_key(row) for row in ids if row["created_at_source"] not in CERTAIN_SOURCES}
+    certain = {_key(row) for row in misdated.to_pylist()} - estimated
+    count = sum(placements.get(key) != partition.day for key in certain)
+    what = f"{count} messages were sent on another day"
+    return _explain_wrong(table.name, what) if count else None
 
 
-def judge_ids(table: str, known: str, key: Sequence[str], day: CheckedPartition) -> str | None:
-    """Every key of `table` has a row in `known`. What points is read before what it points to: writers go the other way."""
-    if not day.is_held((table, known)):
-        return None
-    rows = day.rows(table)
-    count = count_orphans(rows, day.rows(known), key)
-    return (
-        f"{count} {'messages' if len(key) > 1 else 'conversations'} are not in {known}: {_mend(table)}"
-        if count
-        else None
-    )
-
-
-def judge_completeness(
-    table: str, raw: str, key: Sequence[str], day: CheckedPartition
-) -> str | None:
-    """Every raw id has a row, and no row is without its raw id."""
-    if not day.is_held((table, raw)):
-        return None
-    lacking = count_orphans(day.rows(raw), day.rows(table), key)
-    invented = count_orphans(day.rows(table), day.rows(raw), key)
-    found = [f"{lacking} ids of {raw} have no row"] * bool(lacking) + [
-        f"{invented} rows are not in {raw}"
-    ] * bool(invented)
-    return f"{', '.join(found)}: {AGAIN}" if found and day.is_settled() else None
-
-
-def judge_coverage_sum(day: CheckedPartition) -> str | None:
-    listed = day.rows("raw_message_ids").num_rows
-    is_listed = day.is_held(("coverage", "raw_message_ids")) and day.is_settled()
-    for row in day.rows("coverage").to_pylist():
-        counted = sum(row[status] for status in schema.DETAIL_STATUSES)
-        if row["ids_listed"] != counted or (is_listed and row["ids_listed"] != listed):
-            return f"{row['ids_listed']} ids listed, {counted} accounted for, {listed} in raw_message_ids: {AGAIN}"
-    return None
-
-
-def judge_figures_sum(day: CheckedPartition) -> str | None:
-    messages = day.rows("messages").num_rows
-    is_held = day.is_held(("account_days", "messages"))
-    for row in day.rows("account_days").to_pylist():
-        counted = sum(row[name] for name in ("inbound_count", "outbound_count", "unknown_count"))
-        if is_held and counted != messages:
-            return f"{counted} messages counted, {messages} in messages: {AGAIN}"
-    return None
-
-
-def judge_open(day: CheckedPartition) -> str | None:
-    """Nothing waits to be read, failed to be read or could not be understood."""
-    rows = day.rows("coverage").to_pylist()
-    found = [
-        f"{row[name]} {name}"
-        for row in rows
-        for name in ("pending", "failed", "rejected")
-        if row[name]
-    ]
-    if not found:
-        return None
-    is_waiting, is_rejected = (
-        any(row[name] for row in rows for name in names)
-        for names in (("pending", "failed"), ("rejected",))
-    )
-    remedies = [READ_AGAIN] * is_waiting + ["look at raw_rejects"] * is_rejected
-    return f"{', '.join(found)}: {'; '.join(remedies)}"
-
-
-def judge_share(day: CheckedPartition) -> str | None:
-    """Enough of the day's messages have their content."""
-    for row in day.rows("coverage").to_pylist():
-        share = row["share_detailed"]
-        if share is not None and share < LEAST_SHARE_DETAILED:
-            lost = f"{row['beyond_20']} had left the newest 20, {row['gone']} are gone"
-            return f"{share:.0%} of {row['ids_listed']} messages have content ({lost}): {_share_remedy(day)}"
-    return None
-
-
-def _share_remedy(day: CheckedPartition) -> str:
-    """What was lost before the account was connected is nobody's to mend; afterwards a shorter interval helps."""
-    runs = day.store.state.runs(day.account)
-    connected = min((run.started_at.date() for run in runs), default=None)
-    if connected is None or day.day < connected:
-        return "from before the account was connected: out of reach, nothing to do"
-    return "keep the capture on, and capture more often (schedule.capture_minutes)"
-
-
-def _mend(table: str) -> str:
-    return VERIFY if schema.TABLES[table].layer == "raw" else AGAIN
-
-
-def _message(row: dict[str, object]) -> tuple[str, str]:
+def _key(row: Mapping[str, object]) -> tuple[str, str]:
     return str(row["conversation_id"]), str(row["message_id"])
 
 
-# which checks there are
+def find_unknown_ids(
+    table: str, parent: str, key: Sequence[str], partition: CheckedPartition
+) -> str | None:
+    """Find keys of `table` without a row in `parent`; reads `table` first: runs write `parent` first."""
+    if not partition.is_kept(table, parent):
+        return None
+    rows = partition.rows(table)
+    count = count_orphans(rows, partition.rows(parent), key)
+    noun = "messages" if len(key) > 1 else "conversations"
+    return _explain_wrong(table, f"{count} {noun} are not in {parent}") if count else None
 
 
-def _every_table() -> Iterator[Check]:
-    for table in schema.TABLES.values():
-        what = (
-            f"Its key, {', '.join(table.key)}, occurs once a day"
-            if table.key
-            else "There is one row a day"
-        )
-        yield Check(table.name, "keys_are_unique", f"{what}.", partial(judge_keys, table))
-        if "created_at" in table.column_names:
-            what = "Every message lies on the UTC day on which it was sent."
-            yield Check(table.name, "dates_are_in_partition", what, partial(judge_dates, table))
+def find_missing_rows(
+    table: str, raw: str, key: Sequence[str], partition: CheckedPartition
+) -> str | None:
+    if not partition.is_kept(table, raw):
+        return None
+    missing = count_orphans(partition.rows(raw), partition.rows(table), key)
+    extra = count_orphans(partition.rows(table), partition.rows(raw), key)
+    parts = [f"{missing} ids of {raw} have no row"] * bool(missing)
+    parts += [f"{extra} rows are not in {raw}"] * bool(extra)
+    return _explain_wrong(table, ", ".join(parts)) if parts and partition.is_current() else None
 
 
-def _reference(table: str, known: str, key: Sequence[str]) -> Check:
-    what = f"Every {'message' if len(key) > 1 else 'conversation'} it names has a row in {known} on the same day."
-    return Check(table, "ids_resolve", what, partial(judge_ids, table, known, key))
+def find_wrong_coverage(partition: CheckedPartition) -> str | None:
+    stored = partition.rows("raw_message_ids").num_rows
+    is_comparable = partition.is_kept("coverage", "raw_message_ids") and partition.is_current()
+    for row in partition.rows("coverage").to_pylist():
+        listed, counted = row["ids_listed"], sum(row[name] for name in schema.DETAIL_STATUSES)
+        if listed != counted or (is_comparable and listed != stored):
+            what = f"{listed} ids listed, {counted} accounted for, {stored} in raw_message_ids"
+            return _explain("derived_table_wrong", what)
+    return None
 
 
-def _complete(table: str, raw: str, key: Sequence[str]) -> Check:
-    what = f"Every id of {raw} has a row, and no row is without one."
-    return Check(table, "every_id_has_a_row", what, partial(judge_completeness, table, raw, key))
+def find_wrong_figures(partition: CheckedPartition) -> str | None:
+    stored = partition.rows("messages").num_rows
+    is_comparable = partition.is_kept("account_days", "messages")
+    for row in partition.rows("account_days").to_pylist():
+        counted = sum(row[name] for name in ("inbound_count", "outbound_count", "unknown_count"))
+        if is_comparable and counted != stored:
+            what = f"{counted} messages counted, {stored} in messages"
+            return _explain("derived_table_wrong", what)
+    return None
 
 
-ADDS_UP, NOTHING_OPEN, ENOUGH_IS_DETAILED, NO_FAILED_ACCOUNTS, NOTHING_MISSED = (
-    "adds_up", "nothing_open", "enough_is_detailed", "no_failed_accounts", "nothing_missed",
-)  # fmt: skip
+def find_unread(partition: CheckedPartition) -> str | None:
+    texts = []
+    for row in partition.rows("coverage").to_pylist():
+        unread = [f"{row[name]} {name}" for name in ("pending", "failed") if row[name]]
+        if unread:
+            texts.append(_explain("unread", ", ".join(unread)))
+        if row["rejected"]:
+            texts.append(_explain("rejected", f"{row['rejected']} rejected payloads"))
+    return "; ".join(texts) or None
+
+
+def find_lost_content(partition: CheckedPartition) -> str | None:
+    for row in partition.rows("coverage").to_pylist():
+        share = row["share_detailed"]
+        if share is not None and share < LEAST_SHARE_DETAILED:
+            runs = partition.store.state.runs(partition.account)
+            first_run = min((run.started_at.date() for run in runs), default=None)
+            is_before = first_run is None or partition.day < first_run
+            what = (
+                f"{share:.0%} of {row['ids_listed']} messages have content"
+                f" ({row['beyond_20']} had left the newest 20, {row['gone']} are gone)"
+            )
+            return _explain("lost_before_connection" if is_before else "lost", what)
+    return None
+
+
+# the list of checks
+
 WARN = dg.AssetCheckSeverity.WARN
+
+
+def _each_table() -> Iterator[Check]:
+    for table in schema.TABLES.values():
+        what = f"The key {', '.join(table.key)} is unique" if table.key else "There is one row"
+        find = partial(find_repeated_keys, table)
+        yield Check(table.name, "keys_are_unique", f"{what} within a day.", find)
+        if "created_at" in table.column_names:
+            what = "Every message is stored on the UTC day on which it was sent."
+            find = partial(find_wrong_dates, table)
+            yield Check(table.name, "dates_are_in_partition", what, find)
+
+
+def _resolves(table: str, parent: str, key: Sequence[str]) -> Check:
+    noun = "message" if len(key) > 1 else "conversation"
+    what = f"Every {noun} it names has a row in {parent} on the same day."
+    return Check(table, "ids_resolve", what, partial(find_unknown_ids, table, parent, key))
+
+
+def _is_complete(table: str, raw: str, key: Sequence[str]) -> Check:
+    what = f"Every id of {raw} has a row, and every row has an id."
+    return Check(table, "every_id_has_a_row", what, partial(find_missing_rows, table, raw, key))
+
+
 CHECKS = (
-    *_every_table(),
-    _reference("raw_message_ids", "raw_conversations", ("conversation_id",)),
-    _reference("raw_message_details", "raw_message_ids", MESSAGE_KEY),
-    _reference("participants", "conversations", ("conversation_id",)),
-    _reference("messages", "conversations", ("conversation_id",)),
-    *(_reference(table, "messages", MESSAGE_KEY) for table in ("attachments", "shares", "reactions")),
-    _complete("messages", "raw_message_ids", MESSAGE_KEY),
-    _complete("conversations", "raw_conversations", ("conversation_id",)),
-    Check("coverage", ADDS_UP, "Every listed id is counted once, whatever became of it.", judge_coverage_sum),
-    Check("account_days", ADDS_UP, "Every message of the day is counted once by its direction.", judge_figures_sum),
-    Check("coverage", NOTHING_OPEN, "No id of these days waits to be read, failed to be read or could not be understood.",
-          judge_open, WARN),
-    Check("coverage", ENOUGH_IS_DETAILED, f"At least {LEAST_SHARE_DETAILED:.0%} of each day's messages have their content.",
-          judge_share, WARN, CARRIED_DAYS),
-)  # fmt: skip
-
-
-AFTER_A_RUN = {
-    "failed": "put that right, then materialise its failed and missing partitions",
-    "incomplete": "what came is kept; the next run goes on from there, or materialise its failed and missing partitions",
-}
-"""What to do when an account's last run ended so."""
+    *_each_table(),
+    _resolves("raw_message_ids", "raw_conversations", ("conversation_id",)),
+    _resolves("raw_message_details", "raw_message_ids", MESSAGE_KEY),
+    _resolves("participants", "conversations", ("conversation_id",)),
+    _resolves("messages", "conversations", ("conversation_id",)),
+    *(
+        _resolves(table, "messages", MESSAGE_KEY)
+        for table in ("attachments", "shares", "reactions")
+    ),
+    _is_complete("messages", "raw_message_ids", MESSAGE_KEY),
+    _is_complete("conversations", "raw_conversations", ("conversation_id",)),
+    Check("coverage", "adds_up", "Every listed id is counted once.", find_wrong_coverage),
+    Check("account_days", "adds_up", "Every message is counted once.", find_wrong_figures),
+    Check(
+        "coverage",
+        "nothing_open",
+        "No message is unread, failed or rejected.",
+        find_unread,
+        WARN,
+    ),
+    Check(
+        "coverage",
+        "enough_is_detailed",
+        f"At least {LEAST_SHARE_DETAILED:.0%} of each day's messages have their content.",
+        find_lost_content,
+        WARN,
+        CARRIED_DAYS,
+    ),
+)
 
 
 def find_failed_accounts(store: Store, accounts: Iterable[str]) -> dict[str, str]:
-    """Name the accounts whose last ended run failed or is incomplete, by the key of that run's day."""
-    found: dict[str, str] = {}
+    """Return why each account's last ended run is not complete, by the key of that run's day."""
+    problems: dict[str, str] = {}
     for account in accounts:
         last = store.state.last_ended(account)
-        if last is not None and last.outcome in AFTER_A_RUN:
-            why = last.error or "; ".join(last.reasons) or last.outcome
-            found[key_of(account, last.started_at.date())] = (
-                f"{why.rstrip('.')}: {AFTER_A_RUN[last.outcome]}"
-            )
-    return found
+        if last is not None and last.outcome in ("failed", "incomplete"):
+            why = describe_outcome(last.outcome, last.reasons, last.error, "page")
+            problems[key_of(account, last.started_at.date())] = why
+    return problems
 
 
 def find_missed(store: Store, accounts: Iterable[str]) -> dict[str, str]:
-    """Name the accounts whose last sweep found what earlier runs had missed, by the key of that sweep's day."""
-    found: dict[str, str] = {}
+    """Return what each account's last sweep found missing, by the key of that sweep's day."""
+    problems: dict[str, str] = {}
     for account in accounts:
-        started_at, missed_count = store.state.last_full_run(account) or (None, 0)
-        if started_at and missed_count:
-            what = (
-                f"{missed_count:,} messages had been missed by runs that called themselves complete"
-            )
-            found[key_of(account, started_at.date())] = (
-                f"{what}: they are stored now; {SWEEP_AGAIN}"
-            )
-    return found
+        started_at, count = store.state.last_full_run(account) or (None, 0)
+        if started_at and count:
+            messages = {"messages": f"{count:,} messages"}
+            why = REASONS["missed"].explain("page", messages)
+            problems[key_of(account, started_at.date())] = why
+    return problems
 
 
-def _of_accounts(name: str, what: str) -> Check:
-    return Check("coverage", name, what, lambda day: None, WARN)
+def _find_nothing(partition: CheckedPartition) -> None:
+    return None
 
 
 ACCOUNT_CHECKS: Mapping[Check, Callable[[Store, Iterable[str]], dict[str, str]]] = {
-    _of_accounts(
-        NO_FAILED_ACCOUNTS, "The last run of every account was complete."
+    Check(
+        "coverage",
+        "no_failed_accounts",
+        "The last run of every account is complete.",
+        _find_nothing,
+        WARN,
     ): find_failed_accounts,
-    _of_accounts(
-        NOTHING_MISSED, "The last sweep of every account found nothing that runs before had missed."
+    Check(
+        "coverage",
+        "nothing_missed",
+        "The last sweep of every account found nothing that earlier runs had missed.",
+        _find_nothing,
+        WARN,
     ): find_missed,
 }
-"""What must be true of every account, whichever partitions a run has."""
+"""What must be true of every account, for any partitions of a run."""
 
 
 def checks_of(tables: Collection[str]) -> list[Check]:
@@ -317,102 +310,97 @@ def checks_of(tables: Collection[str]) -> list[Check]:
     return [check for check in (*CHECKS, *ACCOUNT_CHECKS) if check.table in tables]
 
 
-# one evaluation a check and run
+# evaluation
 
 
-def judge(
+def evaluate_checks(
     deployment: Deployment,
     store: Store,
     instance: dg.DagsterInstance,
     keys: Iterable[str],
     selected: Collection[dg.AssetCheckKey],
 ) -> Iterator[dg.AssetCheckResult]:
-    """Evaluate the selected checks over the run's partitions and those that were red."""
-    names = {account.name for account in deployment.settings.accounts}
+    """Evaluate the selected checks for the run's partitions and those that failed before."""
+    accounts = {account.name for account in deployment.settings.accounts}
     since = deployment.clock.now().date() - timedelta(days=CARRIED_DAYS)
-    checks = [check for check in CHECKS if check.key in selected]
-    asked = set(keys)
-    wanted = {check: asked | _still_red(instance, check, names, since) for check in checks}
-    red: dict[Check, dict[str, str]] = {check: {} for check in checks}
-    for key in sorted(set().union(*wanted.values())):
-        found = _judge_day(store, key, [check for check in checks if key in wanted[check]])
-        for check, why in found.items():
-            red[check][key] = why
-    for check in checks:
-        yield _result(check, red[check], len(wanted[check]), "days")
+    run_keys = set(keys)
+    keys_of_checks = {
+        check: run_keys | _read_failed(instance, check, accounts, since)
+        for check in CHECKS
+        if check.key in selected
+    }
+    problems: dict[Check, dict[str, str]] = {check: {} for check in keys_of_checks}
+    for key in sorted(set().union(*keys_of_checks.values())):
+        checks = [check for check, wanted in keys_of_checks.items() if key in wanted]
+        for check, why in _check_partition(store, key, checks):
+            problems[check][key] = why
+    for check, wanted in keys_of_checks.items():
+        yield _result(check, problems[check], len(wanted), "day")
     for check, find in ACCOUNT_CHECKS.items():
         if check.key in selected:
-            yield _result(check, find(store, sorted(names)), len(names), "accounts")
+            yield _result(check, find(store, sorted(accounts)), len(accounts), "account")
 
 
-def _judge_day(store: Store, key: str, checks: Iterable[Check]) -> dict[Check, str]:
-    """Judge one partition; no derivation goes on meanwhile."""
+def _check_partition(
+    store: Store, key: str, checks: Iterable[Check]
+) -> Iterator[tuple[Check, str]]:
+    """Yield what is wrong with one partition, while the derivation of its account is locked."""
     account, day = split_key(key)
-    seen = CheckedPartition(store, account, day)
-    found: dict[Check, str] = {}
+    partition = CheckedPartition(store, account, day)
     with store.lock_derivation(account):
         for check in checks:
             try:
-                why = check.judge(seen)
-            except StoreError as error:
-                why = str(error)
+                why = check.find_problem(partition)
             except Exception as error:
-                why = describe_defect(error)
+                why = describe_error(error, "page")
             if why:
-                found[check] = why
-    return found
+                yield check, why
 
 
-def _still_red(
+def _read_failed(
     instance: dg.DagsterInstance, check: Check, accounts: Collection[str], since: date
 ) -> set[str]:
-    """Return the partitions that the check's last evaluation left red, of accounts that there still are."""
+    """Return the partitions that failed in the check's last evaluation, of configured accounts."""
     history = instance.event_log_storage.get_asset_check_execution_history(
         check.key, limit=1, status={Status.FAILED, Status.SUCCEEDED}
     )
-    entries = [record.evaluation.metadata.get("red") for record in history if record.evaluation]
-    tables = [entry for entry in entries if isinstance(entry, dg.TableMetadataValue)]
-    keys = {
-        f"{record.data['account']}|{record.data['date']}"
-        for table in tables
-        for record in table.records
-    }
-    places = {key: split_key(key) for key in keys}
-    return {
-        key for key, (account, day) in places.items()
-        if account in accounts and (check.carried_days is None or day >= since)
-    }  # fmt: skip
+    failed = set()
+    for record in history:
+        table = record.evaluation.metadata.get("red") if record.evaluation else None
+        for row in table.records if isinstance(table, dg.TableMetadataValue) else ():
+            account, day = str(row.data["account"]), date.fromisoformat(str(row.data["date"]))
+            if account in accounts and (check.carried_days is None or day >= since):
+                failed.add(key_of(account, day))
+    return failed
 
 
-def _result(check: Check, red: dict[str, str], judged_count: int, noun: str) -> dg.AssetCheckResult:
-    """Say who is red first, then why and what to do; numbers become plots."""
-    shown = [f"{key}: {why}" for key, why in islice(sorted(red.items()), MOST_NAMED)]
-    more = f"; and {len(red) - MOST_NAMED} more" if len(red) > MOST_NAMED else ""
+def _result(
+    check: Check, problems: Mapping[str, str], checked_count: int, noun: str
+) -> dg.AssetCheckResult:
+    """Build the evaluation: the failed partitions first; Dagster plots the numbers."""
+    shown = [f"{key}: {why}" for key, why in sorted(problems.items())[:MOST_NAMED]]
+    if len(problems) > MOST_NAMED:
+        shown.append(f"and {len(problems) - MOST_NAMED} more")
+    passed = f"passed ({checked_count} {noun}{'' if checked_count == 1 else 's'})"
     metadata: dict[str, dg.MetadataValue] = {
-        "red_count": dg.MetadataValue.int(len(red)),
-        "judged_count": dg.MetadataValue.int(judged_count),
+        "red_count": dg.MetadataValue.int(len(problems)),
+        "judged_count": dg.MetadataValue.int(checked_count),
     }
-    if red:
-        metadata = {"red": _red_table(red), **metadata}
     return dg.AssetCheckResult(
         asset_key=check.key.asset_key,
         check_name=check.name,
-        passed=not red,
+        passed=not problems,
         severity=check.severity,
-        description="; ".join(shown) + more if red else f"good: {judged_count} {noun} judged",
-        metadata=metadata,
+        description="; ".join(shown) or passed,
+        metadata={"red": _red_table(problems), **metadata} if problems else metadata,
     )
 
 
-def _red_table(red: dict[str, str]) -> dg.TableMetadataValue:
-    newest_first = sorted(red, key=lambda key: (split_key(key)[1], key), reverse=True)
-    records = [
-        dg.TableRecord(
-            dict(
-                zip(("account", "date", "why"), (*map(str, split_key(key)), red[key]), strict=True)
-            )
-        )
-        for key in newest_first[:MOST_RED]
-    ]
+def _red_table(problems: Mapping[str, str]) -> dg.TableMetadataValue:
+    newest_first = sorted(problems, key=lambda key: (split_key(key)[1], key), reverse=True)
+    records = []
+    for key in newest_first[:MOST_REMEMBERED]:
+        account, day = split_key(key)
+        records.append(dg.TableRecord({"account": account, "date": str(day), "why": problems[key]}))
     columns = [dg.TableColumn(name) for name in ("account", "date", "why")]
     return dg.MetadataValue.table(records, schema=dg.TableSchema(columns=columns))

@@ -1,6 +1,6 @@
-"""Ask an account again sooner while one of its conversations may lose messages, and calm down again.
+"""Sensor: start an extra capture when a conversation may exceed 20 new messages.
 
-A sensor that reads only our own state: what the last look brought says when the next one is due (`risk`).
+It reads only our own state: after each capture, `extract.risk` predicts when the next one is due.
 """
 
 from collections.abc import Sequence
@@ -11,55 +11,58 @@ import dagster as dg
 from convo_pipeline.errors import StoreError
 from convo_pipeline.extract.risk import AccountRisks, find_risks
 from convo_pipeline.lake.store import Store
-from convo_pipeline.orchestration.assets import open_store
 from convo_pipeline.orchestration.capture import ACCOUNTS_TAG
 from convo_pipeline.orchestration.deployment import Deployment
+from convo_pipeline.orchestration.steps import open_store
 from convo_pipeline.settings import Settings
 from convo_pipeline.state.database import STATE_FILE
 
-LOOK_SECONDS = 30
+INTERVAL_SECONDS = 30
 RUN_KEY_TAG = "dagster/run_key"
 
 
 def build_early_capture(
     deployment: Deployment, capture_job: dg.JobDefinition
 ) -> dg.SensorDefinition:
-    """Build the sensor that requests a capture of the accounts at risk."""
+    """Build the sensor; it requests one capture of all accounts that are due."""
 
     @dg.sensor(
         name="capture_sooner",
         job=capture_job,
-        minimum_interval_seconds=LOOK_SECONDS,
-        description="Asks for a capture between two captures while a conversation may outrun the newest 20 messages. "
-        "Reads our own state only. Turn it on together with the capture schedule.",
+        minimum_interval_seconds=INTERVAL_SECONDS,
+        description="Requests an extra capture while a conversation may exceed 20 new messages. "
+        "It makes no API calls. Turn it on together with the capture schedule.",
     )
     def capture_sooner(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         settings = deployment.settings
         if not (settings.store.state_path / STATE_FILE).is_file():
             return dg.SkipReason("nothing was extracted yet")
         with open_store(deployment) as store:
-            risks = [each for each in all_risks(settings, store) if each.due_at is not None]
-        asked = request(risks, deployment.clock.now())
-        return (
-            asked if isinstance(asked, dg.SkipReason) else again_if_failed(context.instance, asked)
-        )
+            risks = [each for each in _find_all_risks(settings, store) if each.due_at is not None]
+        request = _request_due(risks, deployment.clock.now())
+        if isinstance(request, dg.RunRequest):
+            return _retry_once(context.instance, request)
+        return request
 
     return capture_sooner
 
 
-def all_risks(settings: Settings, store: Store) -> list[AccountRisks]:
-    """Judge every account; one whose files cannot be read is left to the checks, which name it."""
-    found = []
+def _find_all_risks(settings: Settings, store: Store) -> list[AccountRisks]:
+    """Predict for every account; skip one whose files cannot be read: the checks report it."""
+    risks = []
     for account in settings.accounts:
         try:
-            found.append(find_risks(settings, store, account.name))
+            risks.append(find_risks(settings, store, account.name))
         except StoreError:
             continue
-    return found
+    return risks
 
 
-def request(risks: Sequence[AccountRisks], now: datetime) -> dg.RunRequest | dg.SkipReason:
-    """Ask for one run of all accounts that are due; the key holds their last looks, so that each look is followed once."""
+def _request_due(risks: Sequence[AccountRisks], now: datetime) -> dg.RunRequest | dg.SkipReason:
+    """Request one run of all accounts that are due.
+
+    The run key holds the time of each account's last run: each prediction starts one capture.
+    """
     due = [each for each in risks if each.due_at is not None and each.due_at <= now]
     if not due:
         waiting = [
@@ -68,15 +71,15 @@ def request(risks: Sequence[AccountRisks], now: datetime) -> dg.RunRequest | dg.
         ]
         return dg.SkipReason("; ".join(waiting) or "no conversation is at risk")
     names = ",".join(each.account for each in due)
-    looks = ",".join(f"{each.last_look:%Y%m%dT%H%M%S}" for each in due)
-    return dg.RunRequest(run_key=f"{names}@{looks}", tags={ACCOUNTS_TAG: names})
+    times = ",".join(f"{each.last_look:%Y%m%dT%H%M%S}" for each in due)
+    return dg.RunRequest(run_key=f"{names}@{times}", tags={ACCOUNTS_TAG: names})
 
 
-def again_if_failed(instance: dg.DagsterInstance, asked: dg.RunRequest) -> dg.RunRequest:
-    """Give a request whose run failed another key, once: it may have died before it looked, and a key is followed once."""
+def _retry_once(instance: dg.DagsterInstance, request: dg.RunRequest) -> dg.RunRequest:
+    """Change the key of a request whose run failed: Dagster starts only one run per key."""
     failed = dg.RunsFilter(
-        tags={RUN_KEY_TAG: str(asked.run_key)}, statuses=[dg.DagsterRunStatus.FAILURE]
+        tags={RUN_KEY_TAG: str(request.run_key)}, statuses=[dg.DagsterRunStatus.FAILURE]
     )
     if not instance.get_runs(failed, limit=1):
-        return asked
-    return dg.RunRequest(run_key=f"{asked.run_key}/again", tags=dict(asked.tags))
+        return request
+    return dg.RunRequest(run_key=f"{request.run_key}/again", tags=dict(request.tags))

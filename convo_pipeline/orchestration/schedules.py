@@ -11,7 +11,7 @@ from datetime import UTC, date, timedelta
 import dagster as dg
 
 from convo_pipeline.extract.report import Mode
-from convo_pipeline.orchestration.assets import DERIVED, MODE_TAG, RAW
+from convo_pipeline.orchestration.assets import MODE_TAG
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.jobs import EXTRACT_JOB, NORMALISE_JOB, extract_job, normalise_job
 from convo_pipeline.orchestration.partitions import (
@@ -22,6 +22,7 @@ from convo_pipeline.orchestration.partitions import (
     neighbours,
     range_tags,
 )
+from convo_pipeline.orchestration.steps import DERIVED, RAW
 from convo_pipeline.settings import AccountSettings, Settings, next_time
 from convo_pipeline.state.database import STATE_FILE
 from convo_pipeline.state.state import State

@@ -10,8 +10,8 @@ import dagster as dg
 from convo_pipeline.errors import ConvoError
 from convo_pipeline.lake.compact import compact
 from convo_pipeline.lake.store import Store
-from convo_pipeline.orchestration.assets import Log
 from convo_pipeline.orchestration.deployment import Deployment
+from convo_pipeline.orchestration.steps import Log
 from convo_pipeline.privacy.deletion import finish_open_requests
 from convo_pipeline.privacy.forget import resume_erasures
 from convo_pipeline.privacy.retention import expire_by_clock

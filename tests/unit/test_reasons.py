@@ -106,10 +106,11 @@ def test_remedies_of_self_healing_reasons_are_left_out_where_a_person_must_act()
         " retired. To do: set `graph.version` to a newer one, then run `convo-pipeline extract`"
         " again"
     )
-    assert "read. Nothing to do: the next" in describe_outcome(
-        "incomplete", ["conversation_failed"]
+    assert describe_outcome("incomplete", ["message_failed"]) == (
+        "incomplete: one or more messages could not be read. Nothing to do: the next run reads them"
+        " again"
     )
 
 
 def test_an_unknown_reason_of_another_version_is_no_error() -> None:
-    assert describe_outcome("failed", ["later"], "E 5.") == "failed: no reason was stored (E 5)."
+    assert describe_outcome("failed", ["later"], "E 5.") == "failed: no reason was stored (E 5)"

@@ -81,13 +81,11 @@ def test_a_failed_run_is_told_once_with_accounts_and_remedies_and_no_secret(
     assert (document["job"], document["accounts"]) == ("capture_job", ["insta", "mess"])
     text = str(document["text"])
     assert text.startswith("convo-pipeline: capture_job failed: insta, mess\ninsta: ")
-    assert "materialise its failed and missing partitions" in text
+    assert "materialize the failed and missing partitions" in text
     assert text.endswith("\n" + WHAT_NEXT)
     assert BAD_TOKEN not in json.dumps(document)
     again = home.capture(INBOX_TOKEN=BAD_TOKEN)
-    assert (
-        home.alert(again) == "the run before failed for the same accounts and reason: told already"
-    )
+    assert home.alert(again) == "the run before failed for the same accounts and reasons"
     assert home.capture().success
     assert home.alert(home.capture(INBOX_TOKEN=BAD_TOKEN)) is None
     assert len(webhook.documents) == 2

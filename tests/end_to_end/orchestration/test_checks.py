@@ -16,7 +16,12 @@ from convo_pipeline.emulator.serve import EmulatorServer
 from convo_pipeline.lake.floors import FLOORS
 from convo_pipeline.lake.parquet import encode
 from convo_pipeline.lake.store import Store
-from convo_pipeline.orchestration.checks import ACCOUNT_CHECKS, CHECKS, find_failed_accounts, judge
+from convo_pipeline.orchestration.checks import (
+    ACCOUNT_CHECKS,
+    CHECKS,
+    evaluate_checks,
+    find_failed_accounts,
+)
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.jobs import EXTRACT_JOB, NORMALISE_JOB
 from convo_pipeline.orchestration.partitions import Window, range_tags
@@ -121,7 +126,7 @@ def red(
     deployment: Deployment, store: Store, instance: dg.DagsterInstance, day: date
 ) -> dict[tuple[str, str], str]:
     """What the checks say is wrong with one partition."""
-    results = judge(deployment, store, instance, [f"{BIKES}|{day}"], KEYS)
+    results = evaluate_checks(deployment, store, instance, [f"{BIKES}|{day}"], KEYS)
     return {
         (result.asset_key.to_user_string(), str(result.check_name)): str(result.description)
         for result in results
@@ -149,7 +154,7 @@ def test_a_whole_lake_is_good_in_every_check(
     assert {check.key for check in (*CHECKS, *ACCOUNT_CHECKS)} == {
         dg.AssetCheckKey(dg.AssetKey(table), name) for table, name in found
     }
-    assert found["messages", "keys_are_unique"].description == "good: 6 days judged"
+    assert found["messages", "keys_are_unique"].description == "passed (6 days)"
     assert {each.partition for each in found.values()} == {None}
 
 
@@ -157,7 +162,7 @@ def test_one_partition_is_judged_alone(
     deployment: Deployment, instance: dg.DagsterInstance, days: Days
 ) -> None:
     found = run(deployment, instance, EXTRACT_JOB, [BIKES], Window(days[1], days[2]))
-    assert {each.description for each in found.values()} == {"good: 1 days judged"}
+    assert {each.description for each in found.values()} == {"passed (1 day)"}
 
 
 def test_lost_messages_are_a_warning_with_account_day_and_reason(
@@ -168,14 +173,14 @@ def test_lost_messages_are_a_warning_with_account_day_and_reason(
         (
             "coverage",
             "enough_is_detailed",
-        ): f"{BIKES}|{days[0]}: 0% of 2 messages have content (2 had left the newest 20, "
-        "0 are gone): from before the account was connected: out of reach, nothing to do"
+        ): f"{BIKES}|{days[0]}: content lost: 0% of 2 messages have content (2 had left the newest 20, "
+        "0 are gone). To do: none: the messages are from before the account was connected"
     }
     lake.state.save_run(
         Run("r", BIKES, "window", datetime(2026, 1, 1, tzinfo=UTC), outcome="complete")
     )
     assert (
-        "capture more often"
+        "make `schedule.capture_minutes` smaller"
         in red(deployment, lake, instance, days[0])["coverage", "enough_is_detailed"]
     )
 
@@ -188,7 +193,7 @@ def test_an_id_without_a_row_and_a_row_without_an_id_are_found(
     lake.replace("messages", BIKES, days[0], rows.slice(0, 1), source)
     text = red(deployment, lake, instance, days[0])["messages", "every_id_has_a_row"]
     assert text.startswith(
-        f"{BIKES}|{days[0]}: 1 ids of raw_message_ids have no row: materialise the normalised tables"
+        f"{BIKES}|{days[0]}: 1 ids of raw_message_ids have no row. To do: materialize the normalised tables"
     )
     strange = [*rows.to_pylist(), rows.to_pylist()[0] | {"message_id": "m_9"}]
     lake.replace(
@@ -218,7 +223,7 @@ def test_what_points_to_nothing_is_found(
     lake.merge("raw_message_ids", BIKES, days[0], ids(days[0], "m_8", conversation_id="t_unknown"))
     found = red(deployment, lake, instance, days[0])
     assert (
-        "1 messages are not in raw_message_ids: run `convo-pipeline verify`"
+        "1 messages are not in raw_message_ids. To do: run `convo-pipeline verify`"
         in found["raw_message_details", "ids_resolve"]
     )
     assert "1 conversations are not in raw_conversations" in found["raw_message_ids", "ids_resolve"]
@@ -313,15 +318,17 @@ def test_every_check_turns_red_where_what_it_promises_is_broken(
         assert text.startswith(f"{where}: ")
         if name == "nothing_open":
             assert text.endswith(
-                "materialise the raw tables of this day again; look at raw_rejects"
+                "materialize the raw tables of this day; 1 rejected payloads that this program cannot"
+                " read. To do: read the table `raw_rejects`"
             )
         assert any(
             word in text
             for word in (
-                "materialise",
+                "materialize",
                 "convo-pipeline verify",
-                "nothing to do",
-                "capture more",
+                "capture_minutes",
+                "before the account was connected",
+                "no reason was stored (Refused)",
                 "--full",
             )
         )
@@ -367,7 +374,7 @@ def test_a_good_run_of_one_account_does_not_hide_the_other_ones_trouble(
         store.merge("raw_message_details", BIKES, days[0], details(days[0], "m_open"))
     first, second = Window(days[0], days[1]), Window(days[1], days[2])
     name = ("coverage", "nothing_open")
-    text = f"{BIKES}|{days[0]}: 1 pending: materialise the raw tables of this day again"
+    text = f"{BIKES}|{days[0]}: 1 pending not read yet. Nothing to do: the next run reads again; or materialize the raw tables of this day"
     assert run(deployment, instance, NORMALISE_JOB, [BIKES], first)[name].description == text
     again = run(deployment, instance, NORMALISE_JOB, [BAKERY], second)[name]
     assert (again.passed, again.severity, again.description) == (
@@ -398,7 +405,7 @@ def test_what_a_sweep_found_missing_is_red_until_another_sweep_finds_nothing(
             found = run(deployment, instance, NORMALISE_JOB, [BAKERY], window)[name]
             assert found.passed == (hour == 2)
             if hour < 2:
-                what = "3 messages had been missed by runs that called themselves complete: they are stored now; sweep again"
+                what = "the last sweep found 3 messages that earlier runs had missed; they are stored now"
                 assert str(found.description).startswith(f"{BIKES}|2026-01-01: {what}")
 
 
@@ -415,7 +422,7 @@ def test_a_failed_account_is_named_until_it_went_well_and_its_neighbours_are_jud
     found = run(deployment, instance, NORMALISE_JOB, ALL, window)["coverage", "no_failed_accounts"]
     assert not found.passed
     assert str(found.description).startswith(f"{BIKES}|{datetime.now(UTC).date()}: ")
-    assert "materialise its failed and missing partitions" in str(found.description)
+    assert "materialize the failed and missing partitions" in str(found.description)
     assert "EAAwrong" not in str(found)
     run(deployment, instance, EXTRACT_JOB, [BIKES], window)
     assert run(deployment, instance, NORMALISE_JOB, [BIKES], window)[
@@ -428,9 +435,9 @@ def test_an_account_is_named_while_its_last_ended_run_was_not_complete(
 ) -> None:
     with closing(Store(deployment.settings.store)) as store:
         for hour, (outcome, reasons, expected) in enumerate([
-            ("incomplete", ("throttled",), "throttled: what came is kept; the next run goes on from there"),
-            ("running", (), "throttled: what came is kept"),
-            ("failed", ("token",), "token: put that right, then materialise"),
+            ("incomplete", ("throttled",), "incomplete: Meta's rate limit stopped the calls. Nothing to do"),
+            ("running", (), "rate limit"),
+            ("failed", ("token",), "failed: the token is invalid, expired or revoked"),
             ("complete", (), None),
         ]):  # fmt: skip
             at = datetime(2026, 1, 1, hour, tzinfo=UTC)
@@ -474,7 +481,7 @@ def test_a_day_that_nobody_can_mend_is_forgiven_after_a_month(
         instance.report_runless_asset_event(evaluation)
     keys = {dg.AssetCheckKey(dg.AssetKey("coverage"), name) for name in names}
     with closing(Store(deployment.settings.store)) as store:
-        results = list(judge(deployment, store, instance, [], keys))
+        results = list(evaluate_checks(deployment, store, instance, [], keys))
     counts = {result.check_name: dict(result.metadata)["judged_count"] for result in results}
     assert counts == {
         "enough_is_detailed": dg.MetadataValue.int(1),

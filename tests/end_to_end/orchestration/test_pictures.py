@@ -172,7 +172,7 @@ def test_a_picture_that_cannot_be_drawn_costs_no_day(settings: Settings, days: D
         for table in ("account_days", "coverage"):
             (page,) = pages(instance, table).values()
             assert page.startswith(
-                "No pictures: a defect of this program, ArrowInvalid in convo_pipeline/tables/chart_data.py"
+                "No pictures: a defect of this program (ArrowInvalid in convo_pipeline/tables/chart_data.py"
             )
 
 
