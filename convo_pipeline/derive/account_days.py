@@ -13,7 +13,7 @@ from itertools import chain
 
 import pyarrow as pa
 
-from convo_pipeline.lake.floors import read_floors
+from convo_pipeline.lake.first_days import read_first_days
 from convo_pipeline.lake.partitions import Commit
 from convo_pipeline.lake.store import Store
 from convo_pipeline.schema import ACCOUNT_DAYS, MESSAGES, SCHEMA_VERSION
@@ -81,7 +81,7 @@ def read_complete_range(store: Store, account: str) -> CompleteRange | None:
 
 def _first_day(store: Store) -> date:
     """Return the first day that is made: of older ones some of the messages are gone that they were made of."""
-    floors = read_floors(store)
+    floors = read_first_days(store)
     messages = floors.get(MESSAGES.name)
     reaching = messages + timedelta(days=LOOKBACK_DAYS) if messages else date.min
     return max(reaching, floors.get(ACCOUNT_DAYS.name, date.min))

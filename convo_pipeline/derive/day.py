@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from convo_pipeline import schema
 from convo_pipeline.base.threads import rare_garbage_collection
-from convo_pipeline.lake.floors import read_floors
+from convo_pipeline.lake.first_days import read_first_days
 from convo_pipeline.lake.partitions import Commit
 from convo_pipeline.lake.salvage import count_lost, salvage_day
 from convo_pipeline.lake.store import Store
@@ -92,12 +92,12 @@ def current_coverage(store: Store, account: str, day: date) -> pa.Table:
 
 def _first_day(store: Store) -> date:
     """Return the first day that is derived: of older ones the raw rows are gone, or nothing may be held any more."""
-    floors = read_floors(store)
+    floors = read_first_days(store)
     return max(floors.get(table, date.min) for table in (schema.RAW[0].name, _LAST))
 
 
 def _derive(store: Store, account: str, day: date, may_lose: bool = False) -> list[Commit]:
-    floors = read_floors(store)
+    floors = read_first_days(store)
     with store.lock_derivation(account), rare_garbage_collection():
         salvage_day(store, account, day)
         source = derivation_source(store.raw_digest(account, day))

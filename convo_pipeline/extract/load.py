@@ -27,7 +27,7 @@ from convo_pipeline.extract.observations import (
 )
 from convo_pipeline.extract.run_data import Placements, RunData
 from convo_pipeline.extract.spool import OwnIdentity, Spool
-from convo_pipeline.lake.floors import raw_floor
+from convo_pipeline.lake.first_days import first_raw_day
 from convo_pipeline.lake.partitions import Commit
 from convo_pipeline.lake.store import Store
 from convo_pipeline.settings import AccountSettings
@@ -72,7 +72,7 @@ def load_run_data(
         store.state.save_placements(account.name, placed)
     result = LoadResult(counts=Counter(data.suppression_filter.counts))
     identity = data.find_identity(store, account)
-    first_day = max(account.start_date, raw_floor(store))
+    first_day = max(account.start_date, first_raw_day(store))
     states = store.state.conversations(account.name)
     loader = _Loader(store, account, data, result, identity, first_day, states)
     if data.swept_range:

@@ -18,7 +18,7 @@ from convo_pipeline.extract.spool import (
 )
 from convo_pipeline.graph.responses import ConversationRow
 from convo_pipeline.lake.store import Store
-from convo_pipeline.lake.suppression import Suppression, read_suppression
+from convo_pipeline.lake.suppression import SuppressionList, read_suppression
 from convo_pipeline.settings import AccountSettings
 from convo_pipeline.tables.people import (
     is_one_to_one,
@@ -33,7 +33,7 @@ from convo_pipeline.tables.people import (
 class SuppressionFilter:
     """The erased people of one account, and counts of what was removed because of them."""
 
-    suppression: Suppression
+    suppression: SuppressionList
     own_ids: frozenset[str] = frozenset()
     counts: Counter[str] = field(default_factory=Counter)
     _dropped_ids: set[str] = field(default_factory=set)
@@ -79,7 +79,7 @@ class SuppressionFilter:
 
     def keeps(self, conversation_id: str) -> bool:
         """Whether a conversation may be named; more may become known later in the run."""
-        return conversation_id not in self._dropped_ids and not self.suppression.holds(
+        return conversation_id not in self._dropped_ids and not self.suppression.contains(
             conversation_id
         )
 
@@ -88,7 +88,7 @@ class SuppressionFilter:
             return False
         conversation_id = row.conversation_id or ""
         people = people_in(row.payload.get("participants")) | _people_of(row.messages.rows)
-        if self._has_only_erased(people) or self.suppression.holds(conversation_id):
+        if self._has_only_erased(people) or self.suppression.contains(conversation_id):
             self._drop(conversation_id)
             return True
         if people:
@@ -105,7 +105,7 @@ class SuppressionFilter:
         return True
 
     def _has_only_erased(self, people: set[str]) -> bool:
-        holds = self.suppression.holds
+        holds = self.suppression.contains
         return any(map(holds, people)) and is_one_to_one(people, self.own_ids, holds)
 
     def _drop(self, conversation_id: str) -> None:
@@ -113,7 +113,7 @@ class SuppressionFilter:
         self._dropped_ids.add(conversation_id)
 
     def _clean_conversation(self, row: ConversationRow) -> ConversationRow:
-        holds = self.suppression.holds
+        holds = self.suppression.contains
         return ConversationRow(
             without_person(row.payload, holds),
             replace(row.messages, rows=tuple(self._clean_messages(row.messages.rows))),
@@ -121,7 +121,7 @@ class SuppressionFilter:
         )
 
     def _clean_messages(self, messages: Sequence[object]) -> list[object]:
-        holds = self.suppression.holds
+        holds = self.suppression.contains
         kept = [message for message in messages if not is_sent_by(message, holds)]
         self.counts["suppressed_messages"] += len(messages) - len(kept)
         return [without_person(message, holds) for message in kept]

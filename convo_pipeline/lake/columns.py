@@ -1,4 +1,4 @@
-"""Read some columns of a partition: for those who count keys and times and have no use for texts."""
+"""Read some columns of a partition without decoding the others."""
 
 import hashlib
 from collections.abc import Sequence
@@ -15,18 +15,14 @@ from convo_pipeline.storage.layout import file_parts
 def read_columns(
     store: Store, table: Table, account: str, day: date, names: Sequence[str]
 ) -> pa.Table:
-    """Return these columns of a partition, no rows if it has no file; a CorruptError names a damaged one.
+    """Return columns of a partition, no rows if it has no file; raise as `Store.read` does.
 
-    Only what is asked for is decoded, once the file's hash is the one that is known. Any other file is left to
-    `Store.read`: one of an earlier version, a damaged one, one that was missed or is just being replaced.
+    A file with the recorded hash is whole, so its other columns are not decoded. Any other file is
+    read by `Store.read`.
     """
     found = store.backend.read(file_parts(table, account, day))
     record = store.state.partition(table.name, account, day)
-    if (
-        found is not None
-        and record is not None
-        and hashlib.sha256(found[0]).hexdigest() == record.sha256
-    ):
+    if found and record and hashlib.sha256(found[0]).hexdigest() == record.sha256:
         file = pq.ParquetFile(pa.BufferReader(found[0]))
         if all(file.schema_arrow.get_field_index(name) >= 0 for name in names):
             rows = file.read(list(names), use_threads=False).select(names)

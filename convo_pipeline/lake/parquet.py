@@ -1,11 +1,13 @@
-"""Tables to Parquet bytes and back: exact schema, deterministic, checked. It knows no path.
+"""Tables as Parquet bytes: exact schema, deterministic, checked. It knows no path.
 
-The same rows give the same bytes: zstd, page checksums, no time of writing. The file's metadata carries the schema
-version, whose day it is (`place`) and, for derived tables, `source`: the digest of the raw files it was made from.
+The same rows give the same bytes: zstd, page checksums, no time of writing. The file's metadata has
+the schema version, the partition that it belongs to (`label`) and, for derived tables, the digest
+of the raw files that it was made from (`source`).
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -16,10 +18,10 @@ from convo_pipeline.errors import CorruptError, SchemaError
 from convo_pipeline.schema import SCHEMA_VERSION, VERSION_KEY, Column, Table
 
 SOURCE_KEY = b"convo_pipeline.source"
-PLACE_KEY = b"convo_pipeline.place"
-SEAL_CHARACTERS = 16
-"""Of a place's hash, beside it: a footer has no checksum, and damage must not look like another partition's file."""
-NEUTRAL: dict[str, object] = {
+LABEL_KEY = b"convo_pipeline.place"
+HASH_CHARACTERS = 16
+"""Of a label's hash, stored before it: a footer has no checksum, so the label needs its own."""
+DEFAULTS: dict[str, object] = {
     "text": "",
     "whole number": 0,
     "time": 0,
@@ -27,40 +29,41 @@ NEUTRAL: dict[str, object] = {
     "double": 0.0,
     "list of text": [],
 }
-"""What a required column holds for rows written before it existed."""
+"""Values of a required column that an older file does not have, by kind."""
 ROWS_PER_GROUP = 131_072
 THREADED_BYTES = 4 * 1024 * 1024
-"""A smaller file is read before other threads have begun."""
+"""Smaller files are read faster by one thread."""
 
 
 @dataclass(frozen=True)
 class FileContent:
-    """What a file holds: its rows in today's schema, the version it was written in, its source."""
+    """A decoded data file."""
 
     rows: pa.Table
+    """In the current schema; empty if there is a `schema_error`."""
     row_count: int
-    version: int
+    schema_version: int
     source: str
-    place: str = ""
-    """Of which partition it was written, as its writer said; empty where that cannot be told."""
-    is_exact: bool = True
-    """Whether the file itself has today's columns and types."""
-    misfit: SchemaError | None = None
-    """Why its rows cannot be read in today's schema; then `rows` is empty."""
+    label: str
+    """The partition that the file belongs to; empty if it is unknown."""
+    has_current_schema: bool
+    schema_error: SchemaError | None = None
+    """Why the rows do not fit the current schema."""
 
-    def fitting_rows(self) -> pa.Table:
-        """Return the rows, or raise the SchemaError that says why they cannot be read."""
-        if self.misfit:
-            raise self.misfit
+    def checked_rows(self) -> pa.Table:
+        """Return the rows; raise the `schema_error` if there is one."""
+        if self.schema_error:
+            raise self.schema_error
         return self.rows
 
 
-def encode(table: Table, rows: pa.Table, source: str = "", place: str = "") -> bytes:
-    """Return the bytes of a data file; rows that were read from one, with its source and place, give its bytes again."""
-    told = {SOURCE_KEY: source.encode(), PLACE_KEY: _sealed(place)}
-    metadata = {VERSION_KEY: str(SCHEMA_VERSION).encode()} | {
-        key: value for key, value in told.items() if value
-    }
+def encode(table: Table, rows: pa.Table, source: str = "", label: str = "") -> bytes:
+    """Return the bytes of a data file. The rows, source and label of a file give its bytes."""
+    metadata = {VERSION_KEY: str(SCHEMA_VERSION).encode()}
+    if source:
+        metadata[SOURCE_KEY] = source.encode()
+    if label:
+        metadata[LABEL_KEY] = _with_hash(label)
     sink = pa.BufferOutputStream()
     pq.write_table(
         pa.Table.from_arrays(rows.columns, schema=table.schema.with_metadata(metadata)),
@@ -69,9 +72,7 @@ def encode(table: Table, rows: pa.Table, source: str = "", place: str = "") -> b
         write_page_checksum=True,
         row_group_size=ROWS_PER_GROUP,
         use_dictionary=[
-            column.name
-            for column in table.columns
-            if column.name not in ("payload", "message_id", "text")
+            name for name in table.column_names if name not in ("payload", "message_id", "text")
         ],
     )
     content: bytes = sink.getvalue().to_pybytes()
@@ -79,131 +80,98 @@ def encode(table: Table, rows: pa.Table, source: str = "", place: str = "") -> b
 
 
 def decode(table: Table, content: bytes, name: str) -> FileContent:
-    """Read a data file's bytes; a CorruptError names the file."""
-    try:
+    """Return a data file's content; raise CorruptError, with the file's name, if it is damaged."""
+    with _corrupt_errors(f"{name} is damaged"):
         file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
         stored = file.read(use_threads=len(content) > THREADED_BYTES)
         metadata = file.schema_arrow.metadata or {}
-        version, source = (
-            int(metadata.get(VERSION_KEY, b"1")),
-            metadata.get(SOURCE_KEY, b"").decode(),
-        )
-        is_exact = stored.schema.equals(table.schema)
-        return _content(table, stored, version, source, _read_place(metadata), is_exact)
-    except MemoryError:  # Arrow's own is an ArrowException as well, and says nothing about the file
-        raise
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise CorruptError(f"{name} is damaged: {type(error).__name__}") from None
-
-
-def read_version(content: bytes) -> int | None:
-    """Read the schema version off a data file's footer, None where that cannot be read."""
-    try:
-        metadata = pq.read_schema(pa.BufferReader(content)).metadata or {}
-        return int(metadata.get(VERSION_KEY, b"1"))
-    except MemoryError:
-        raise
-    except (pa.ArrowException, OSError, ValueError):
-        return None
-
-
-def read_place(content: bytes) -> str:
-    """Read off a data file's footer of which partition it was written; empty where that cannot be told."""
-    try:
-        return _read_place(pq.read_schema(pa.BufferReader(content)).metadata or {})
-    except MemoryError:
-        raise
-    except (pa.ArrowException, OSError, ValueError):
-        return ""
-
-
-def _sealed(place: str) -> bytes:
-    return (
-        f"{hashlib.sha256(place.encode()).hexdigest()[:SEAL_CHARACTERS]} {place}".encode()
-        if place
-        else b""
+        version = int(metadata.get(VERSION_KEY, b"1"))
+        source = metadata.get(SOURCE_KEY, b"").decode()
+        rows, schema_error = table.schema.empty_table(), None
+        try:
+            rows = _upgrade(table, stored)
+        except SchemaError as error:
+            schema_error = error
+    has_current_schema = stored.schema.equals(table.schema)
+    label = _label_in(metadata)
+    return FileContent(
+        rows, stored.num_rows, version, source, label, has_current_schema, schema_error
     )
 
 
-def _read_place(metadata: Mapping[bytes, bytes]) -> str:
-    place = metadata.get(PLACE_KEY, b"").decode("utf-8", "replace")[SEAL_CHARACTERS + 1 :]
-    return place if place and _sealed(place) == metadata[PLACE_KEY] else ""
-
-
-def decode_whole_columns(table: Table, content: bytes) -> pa.Table:
-    """Return those columns of a damaged file whose every page is whole; none where its footer cannot be read.
-
-    A page has a checksum, so that damage to one costs its column alone. The footer, which has none, says where pages are: what
-    it misleads to is no page or has another checksum, type or length. (Of 30,000 flips none gave a wrong value.)
-    """
-    whole: dict[str, pa.ChunkedArray] = {}
+def read_schema_version(content: bytes) -> int | None:
+    """Return the schema version in a data file's footer; None if the footer cannot be read."""
     try:
-        file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
-        row_count = file.metadata.num_rows
+        return int(_read_metadata(content).get(VERSION_KEY, b"1"))
+    except (CorruptError, ValueError):
+        return None
+
+
+def read_label(content: bytes) -> str:
+    """Return the label in a data file's footer; an empty one if it cannot be read."""
+    try:
+        return _label_in(_read_metadata(content))
+    except CorruptError:
+        return ""
+
+
+def _read_metadata(content: bytes) -> Mapping[bytes, bytes]:
+    with _corrupt_errors("the footer is damaged"):
+        return pq.read_schema(pa.BufferReader(content)).metadata or {}
+
+
+@contextmanager
+def _corrupt_errors(message: str) -> Iterator[None]:
+    """Raise CorruptError instead of Arrow's errors, but not instead of a lack of memory."""
+    try:
+        yield
     except MemoryError:
         raise
-    except (pa.ArrowException, OSError, ValueError):
-        return pa.table(whole)
-    for name in table.column_names:
-        try:
-            values = file.read(columns=[name], use_threads=False)[name]
-        except MemoryError:
-            raise
-        except (pa.ArrowException, OSError, ValueError, KeyError):
-            continue
-        if values.type == table.schema.field(name).type and len(values) == row_count:
-            whole[name] = values
-    return pa.table(whole)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise CorruptError(f"{message}: {type(error).__name__}") from None
 
 
-def _content(
-    table: Table, stored: pa.Table, version: int, source: str, place: str, is_exact: bool
-) -> FileContent:
-    try:
-        return FileContent(
-            _upgrade(table, stored), stored.num_rows, version, source, place, is_exact
-        )
-    except SchemaError as misfit:
-        return FileContent(
-            table.schema.empty_table(), stored.num_rows, version, source, place, is_exact, misfit
-        )
+def _with_hash(label: str) -> bytes:
+    digest = hashlib.sha256(label.encode()).hexdigest()[:HASH_CHARACTERS]
+    return f"{digest} {label}".encode()
+
+
+def _label_in(metadata: Mapping[bytes, bytes]) -> str:
+    label = metadata.get(LABEL_KEY, b"").decode("utf-8", "replace")[HASH_CHARACTERS + 1 :]
+    return label if label and _with_hash(label) == metadata[LABEL_KEY] else ""
 
 
 def is_as_written(table: Table, content: bytes) -> bool:
-    """Say whether these are exactly the bytes that their rows give: a file of ours, and whole to the last byte.
+    """Return whether the file's rows encode to exactly these bytes, so that all of it is whole.
 
-    One of an earlier version, or written by another version of the Parquet library, cannot be told by this.
+    False also for files of an older schema and of another version of the Parquet library.
     """
     try:
-        found = decode(table, content, "")
+        decoded = decode(table, content, "")
     except CorruptError:
         return False
-    is_up_to_date = found.is_exact and found.version == SCHEMA_VERSION
-    return is_up_to_date and encode(table, found.rows, found.source, found.place) == content
+    is_current = decoded.has_current_schema and decoded.schema_version == SCHEMA_VERSION
+    return is_current and encode(table, decoded.rows, decoded.source, decoded.label) == content
 
 
 def check_written(table: Table, rows: pa.Table, content: bytes, name: str) -> None:
-    """Raise CorruptError unless the bytes hold exactly the keys of `rows`."""
-    try:
+    """Raise CorruptError unless the bytes contain exactly the keys of `rows`."""
+    with _corrupt_errors(f"{name} could not be read back"):
         file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
-        keys = (
-            file.read(columns=list(table.key), use_threads=len(content) > THREADED_BYTES)
-            if table.key
-            else None
-        )
-        row_count = file.metadata.num_rows
-    except MemoryError:
-        raise
-    except (pa.ArrowException, OSError) as error:
-        raise CorruptError(f"{name} could not be read back: {type(error).__name__}") from None
-    if row_count != rows.num_rows or (
-        keys is not None and not keys.equals(rows.select(list(table.key)))
-    ):
+        is_same = file.metadata.num_rows == rows.num_rows
+        if is_same and table.key:
+            use_threads = len(content) > THREADED_BYTES
+            keys = file.read(columns=list(table.key), use_threads=use_threads)
+            is_same = keys.equals(rows.select(list(table.key)))
+    if not is_same:
         raise CorruptError(f"{name} read back differs from what was written")
 
 
 def conform(table: Table, rows: pa.Table) -> pa.Table:
-    """Return `rows` in the table's exact schema; lossless casts only, a SchemaError names table, column and type."""
+    """Return rows in the table's exact schema. Casts lose nothing.
+
+    Raise SchemaError with table, column and type if a column does not fit.
+    """
     if rows.schema.equals(table.schema) and not any(
         _lacks_value(column, rows[column.name]) for column in table.columns
     ):
@@ -216,7 +184,7 @@ def conform(table: Table, rows: pa.Table) -> pa.Table:
 
 
 def sort(table: Table, rows: pa.Table) -> pa.Table:
-    """Return `rows` sorted by key; a SchemaError says that a key occurs twice."""
+    """Return rows sorted by key; raise SchemaError if a key occurs twice."""
     if not table.key or rows.num_rows < 2:
         return rows
     rows = rows.sort_by([(name, "ascending") for name in table.key])
@@ -226,13 +194,13 @@ def sort(table: Table, rows: pa.Table) -> pa.Table:
 
 
 def is_sorted(table: Table, rows: pa.Table) -> bool:
-    """Say whether the rows are in the order of their key."""
+    """Return whether rows are sorted by key."""
     keys = rows.select(list(table.key))
     return not table.key or keys.equals(keys.sort_by([(name, "ascending") for name in table.key]))
 
 
 def has_repeated_key(table: Table, rows: pa.Table) -> bool:
-    """Say whether neighbours of a sorted table share their key."""
+    """Return whether a key occurs twice in sorted rows."""
     repeated = None
     for name in table.key:
         column = rows[name].combine_chunks()
@@ -242,24 +210,23 @@ def has_repeated_key(table: Table, rows: pa.Table) -> bool:
 
 
 def _conform_column(table: Table, column: Column, rows: pa.Table) -> pa.ChunkedArray:
+    name = f"{table.name}.{column.name}"
     if column.name not in rows.schema.names:
-        raise SchemaError(f"{table.name}.{column.name}: the column is missing")
+        raise SchemaError(f"{name}: the column is missing")
     values = rows[column.name]
     try:
         values = values if values.type == column.type else _cast(values, column.type)
     except MemoryError:
         raise
     except (pa.ArrowException, TypeError):
-        raise SchemaError(
-            f"{table.name}.{column.name}: {rows[column.name].type} is no {column.type}"
-        ) from None
+        raise SchemaError(f"{name}: {values.type} is no {column.type}") from None
     if _lacks_value(column, values):
-        raise SchemaError(f"{table.name}.{column.name}: null, but a {column.type} is required")
+        raise SchemaError(f"{name}: null, but a {column.type} is required")
     return values
 
 
 def _cast(values: pa.ChunkedArray, target: pa.DataType) -> pa.ChunkedArray:
-    """Cast without loss; text is never read as a number or time, nor the other way round."""
+    """Cast without loss; raise TypeError for text as a number or time, or the reverse."""
     if _kind(values.type) not in ("null", _kind(target)):
         raise TypeError
     return values.cast(target)
@@ -282,9 +249,9 @@ def _lacks_value(column: Column, values: pa.ChunkedArray) -> bool:
 
 
 def _upgrade(table: Table, rows: pa.Table) -> pa.Table:
-    """Return a stored file's rows in today's schema.
+    """Return a file's rows in the current schema.
 
-    A column the file lacks is null, or neutral where a value is required; a column we do not know is left out.
+    New columns are null, or have a default if they are required. Unknown columns are dropped.
     """
     if rows.schema.equals(table.schema):
         return rows.replace_schema_metadata(table.schema.metadata)
@@ -298,4 +265,4 @@ def _upgrade(table: Table, rows: pa.Table) -> pa.Table:
 def _fill(column: Column, count: int) -> pa.Array:
     if not column.required:
         return pa.nulls(count, column.type)
-    return pa.array([NEUTRAL[_kind(column.type)]] * count, column.type)
+    return pa.array([DEFAULTS[_kind(column.type)]] * count, column.type)

@@ -1,7 +1,9 @@
-"""One partition's file: how it is read, and how it becomes the next one. The old one or the new one, never a mix.
+"""Read and commit one partition's file: a reader sees the old file or the new one, never a mix.
 
-A commit: lock, read, check against `state.db`, make the rows, stage, sync, read back, note the intent, replace, sync
-the folder, record. A file that is not what was written is set aside and named. It knows no merging and no API.
+A commit takes the partition's lock, reads the file, compares it with `state.db`, makes the new
+rows, stages and syncs them, reads them back, saves the intent, replaces the file, syncs the folder
+and saves the record. A damaged file is set aside, and the error names it. This module does not
+merge.
 """
 
 import hashlib
@@ -32,14 +34,14 @@ from convo_pipeline.storage.layout import (
 from convo_pipeline.storage.locks import Locks
 
 CONFLICT_TRIES = 20
-"""How often a commit is made anew because another machine was first; of those who collide, one always gets through."""
+"""How often a commit is repeated because another machine changed the file first."""
 MOST_CONFLICT_SECONDS = 2.0
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Commit:
-    """What a partition is after a commit; `is_changed` says whether its file was touched."""
+    """A partition after a commit; `is_changed` tells whether its file was written or removed."""
 
     table: str
     account: str
@@ -49,257 +51,269 @@ class Commit:
     sha256: str
     is_changed: bool
 
+    @classmethod
+    def of(cls, record: Partition, is_changed: bool) -> "Commit":
+        """Return the commit that made a partition what its record says."""
+        key = record.table, record.account, record.date
+        return cls(*key, record.row_count, record.byte_count, record.sha256, is_changed)
+
 
 @dataclass(frozen=True)
 class StoredPartition:
-    """A partition's file as it was read, and what it hashed to."""
+    """A partition's file as it was read."""
 
     content: parquet.FileContent
     record: Partition
-    mark: FileVersion
+    version: FileVersion
+
+
+Make = Callable[[StoredPartition | None], pa.Table]
+"""Returns the new rows of a partition, given its file."""
+
+
+def rows_of(table: Table, stored: StoredPartition | None) -> pa.Table:
+    """Return the rows of a file in the current schema, none without a file; raise SchemaError."""
+    return stored.content.checked_rows() if stored else table.schema.empty_table()
 
 
 class Partitions:
-    """The files of the tables' days, each read and written under its lock and with its line in the state."""
+    """The files of all partitions, with their locks and their records in the state."""
 
-    def __init__(self, place: StorageBackend, state: State, locks: Locks, clock: Clock) -> None:
+    def __init__(self, backend: StorageBackend, state: State, locks: Locks, clock: Clock) -> None:
         self.conflict_count = 0
-        """How often another writer was first and a commit was made anew."""
-        self._backend = place
+        """How often a commit was repeated because another machine changed the file first."""
+        self._backend = backend
         self._state = state
         self._locks = locks
         self._clock = clock
-        self._seen: dict[tuple[str, str, date], str | None] = {}
-        """Which version of a partition a shared place held when last looked at, None where it held nothing."""
-        self._seen_folders: set[tuple[str, str]] = set()
+        self._listed_etags: dict[tuple[str, str, date], str | None] = {}
+        """ETags of partitions in a bucket when they were last looked at; None: not listed."""
+        self._listed_folders: set[tuple[str, str]] = set()
 
     # reading
 
     def read(self, table: Table, account: str, day: date) -> StoredPartition | None:
-        """Read a partition; look again under the lock if the file is not what the state says."""
-        try:
-            held, record = (
-                self.read_file(table, account, day),
-                self._state.partition(table.name, account, day),
-            )
-            if (held.record if held else None) == record:
-                return held
-        except CorruptError:
-            pass
+        """Read a partition; read it under its lock if it does not agree with the state.
+
+        Raise CorruptError, and set the file aside, if it is damaged.
+        """
+        with suppress(CorruptError):
+            stored = self.read_file(table, account, day)
+            record = self._state.partition(table.name, account, day)
+            if (stored.record if stored else None) == record:
+                return stored
         return self._read_locked(table, account, day)
 
     def read_file(self, table: Table, account: str, day: date) -> StoredPartition | None:
-        """Read a partition as it is on disk, whatever the state says of it; a CorruptError names the file."""
-        found = self._backend.read(file_parts(table, account, day))
+        """Read a partition without comparing it with the state; raise CorruptError for damage."""
+        parts = file_parts(table, account, day)
+        found = self._backend.read(parts)
         if found is None:
             return None
-        content, mark = found
-        location = self._backend.location(file_parts(table, account, day))
-        decoded = parquet.decode(table, content, location)
-        if self.is_other_place(decoded.place, account, day):
-            raise CorruptError(f"{location} is the file of another account or day")
+        content, version = found
+        name = self._backend.location(parts)
+        decoded = parquet.decode(table, content, name)
+        if self.belongs_elsewhere(decoded.label, account, day):
+            raise CorruptError(f"{name} is the file of another account or day")
         record = _describe(table, account, day, content, decoded.row_count, decoded.source)
-        if mark.sha256 not in (None, record.sha256):
-            raise CorruptError(f"{location} is damaged: its bytes are not those that were written")
-        return StoredPartition(decoded, record, mark)
+        if version.sha256 not in (None, record.sha256):
+            raise CorruptError(f"{name} is damaged: its bytes are not those that were written")
+        return StoredPartition(decoded, record, version)
 
     def record(self, table: Table, account: str, day: date) -> Partition | None:
-        """Return what a partition is; a commit that was cut off is settled first."""
+        """Return a partition's record; read its file if a commit was interrupted or is newer."""
         record = self._state.partition(table.name, account, day)
-        if record is None and not self._exists(table, account, day):
+        if record is None and self._is_absent(table, account, day):
             return None
         if record is not None and record.next_sha256 is None and not self._is_outdated(record):
             return record
-        held = self._read_locked(table, account, day)
-        return held.record if held else None
+        stored = self._read_locked(table, account, day)
+        return stored.record if stored else None
 
     def inspect(
         self, table: Table, account: str, day: date
     ) -> tuple[bytes | None, Partition | None]:
-        """Return a partition's bytes and its record as they are, with no commit under way; changes nothing."""
+        """Return a partition's bytes and its record under the lock; change nothing."""
         parts = file_parts(table, account, day)
         with self._locks.partition(parts):
-            content, mark = self._backend.read(parts) or (None, None)
+            content, version = self._backend.read(parts) or (None, None)
             record = self._state.partition(table.name, account, day)
-        if content is not None and mark and mark.sha256 == hashlib.sha256(content).hexdigest():
-            record = _as_written(record or Partition(table.name, account, day, "", 0, 0), mark)
+        if content is not None and version and version.sha256 == _sha256(content):
+            record = _with_next(table, account, day, record, version.sha256)
         return content, record
 
     def measure(self, table: Table, account: str, day: date) -> tuple[int | None, Partition | None]:
-        """Return the size of a partition's file without reading it, and its record as `inspect` does."""
-        mark = self._backend.version(file_parts(table, account, day))
+        """Return the size of a partition's file without reading it, and the record as `inspect`."""
+        version = self._backend.version(file_parts(table, account, day))
         record = self._state.partition(table.name, account, day)
-        if mark and mark.sha256:
-            record = _as_written(record or Partition(table.name, account, day, "", 0, 0), mark)
-        return (mark.byte_count if mark else None), record
+        if version and version.sha256:
+            record = _with_next(table, account, day, record, version.sha256)
+        return (version.byte_count if version else None), record
 
     def days(self, table: Table, account: str) -> list[date]:
-        """Return the dates that have a file; of a shared place, those that are recorded and those that are listed."""
-        holders = self._backend.folders_with(folder_parts(table, account), DATA_FILE)
-        marks = {day: mark for name, mark in holders.items() if (day := read_date(name))}
+        """Return the dates that have a file; in a bucket also recorded ones that are not listed."""
+        folders = self._backend.folders_with(folder_parts(table, account), DATA_FILE)
+        listed = {day: version for name, version in folders.items() if (day := read_date(name))}
         if not self._backend.is_shared:
-            return sorted(marks)
-        records = [each for each in self._state.partitions(account) if each.table == table.name]
-        known = {each.date for each in records if each.next_sha256 != ""}
-        self._seen_folders.add((table.name, account))
-        for day in known | marks.keys():
-            self._seen[table.name, account, day] = marks[day].etag if day in marks else None
-        return sorted(known | marks.keys())
+            return sorted(listed)
+        records = self._state.partitions(account, table=table.name)
+        days = listed.keys() | {each.date for each in records if each.next_sha256 != ""}
+        self._listed_folders.add((table.name, account))
+        for day in days:
+            self._listed_etags[table.name, account, day] = (
+                listed[day].etag if day in listed else None
+            )
+        return sorted(days)
 
     def refresh_versions(self, account: str, day: date) -> None:
-        """Learn what other machines made of the day's raw files since they were read."""
+        """Look up in the bucket which versions the day's raw files have now."""
         for table in RAW if self._backend.is_shared else ():
-            mark = self._backend.version(file_parts(table, account, day))
-            self._seen[table.name, account, day] = mark.etag if mark else None
+            version = self._backend.version(file_parts(table, account, day))
+            self._listed_etags[table.name, account, day] = version.etag if version else None
+
+    def is_up_to_date(self, table: Table, account: str, day: date) -> bool:
+        """Return whether a file is the recorded one and of the current schema, or none exists."""
+        found = self._backend.read(file_parts(table, account, day))
+        record = self._state.partition(table.name, account, day)
+        if found is None or record is None:
+            return found is None and record is None
+        is_recorded = _sha256(found[0]) == record.sha256
+        return is_recorded and parquet.read_schema_version(found[0]) == SCHEMA_VERSION
+
+    def belongs_elsewhere(self, label: str, account: str, day: date) -> bool:
+        """Return whether a file's label names another day or another inbox.
+
+        The label names an account by its page, because its name can change. An unknown page or an
+        empty label matches.
+        """
+        own_day, _, own_inbox = self._label(account, day).partition(" ")
+        label_day, _, label_inbox = label.partition(" ")
+        is_other_inbox = bool(label_inbox and own_inbox) and label_inbox != own_inbox
+        return bool(label) and (label_day != own_day or is_other_inbox)
+
+    def is_unlisted(self, table: Table, account: str, day: date) -> bool:
+        """Return whether the bucket's last listing lacked a partition."""
+        return (
+            self._backend.is_shared and self._listed_etags.get((table.name, account, day)) is None
+        )
 
     # writing
 
-    def commit(
-        self,
-        table: Table,
-        account: str,
-        day: date,
-        make: Callable[[StoredPartition | None], pa.Table],
-        source: str = "",
-    ) -> Commit:
-        """Put what `make` returns of the held rows in their place; nothing is touched where nothing changed."""
+    def commit(self, table: Table, account: str, day: date, make: Make, source: str = "") -> Commit:
+        """Replace a partition's rows by those that `make` returns; write nothing if they are equal.
+
+        No rows remove the file.
+        """
         parts = file_parts(table, account, day)
 
         def commit() -> Commit:
-            held = (
-                None
-                if self._is_absent(table, account, day)
-                else self._read_checked(table, account, day)
-            )
-            if held and held.content.version > SCHEMA_VERSION:
-                raise SchemaError(_newer(self._backend.location(parts), held.content.version))
-            rows = make(held)
-            if held and rows is held.content.rows and held.content.version == SCHEMA_VERSION:
-                return committed(held.record, is_changed=False)
+            stored = None
+            if not self._is_unlisted_and_unknown(table, account, day):
+                stored = self._read_checked(table, account, day)
+            version = stored.content.schema_version if stored else SCHEMA_VERSION
+            if version > SCHEMA_VERSION:
+                raise SchemaError(
+                    f"{self._backend.location(parts)} was written by a newer convo-pipeline (schema"
+                    f" version {version}, this one writes {SCHEMA_VERSION}): update before writing"
+                )
+            rows = make(stored)
+            if stored and rows is stored.content.rows and version == SCHEMA_VERSION:
+                return Commit.of(stored.record, is_changed=False)
             if rows.num_rows == 0:
-                return self._remove(table, account, day, held)
-            place = (held.content.place if held else "") or self._place_of(account, day)
-            content = parquet.encode(table, rows, source, place)
+                return self._remove(table, account, day, stored)
+            label = (stored.content.label if stored else "") or self._label(account, day)
+            content = parquet.encode(table, rows, source, label)
             record = _describe(table, account, day, content, rows.num_rows, source)
-            if held and held.record.sha256 == record.sha256:
-                return committed(held.record, is_changed=False)
-            self._publish(table, parts, content, rows, held, record)
-            return committed(record, is_changed=True)
+            if stored and stored.record.sha256 == record.sha256:
+                return Commit.of(stored.record, is_changed=False)
+            self._publish(table, content, rows, stored, record)
+            return Commit.of(record, is_changed=True)
 
         with self._locks.partition(parts):
-            return self._agree(commit)
+            return self._repeat_on_conflict(commit)
 
     def drop(self, table: Table, account: str, day: date) -> None:
-        """Remove a partition for good, whatever its file holds."""
+        """Remove a partition, whatever its file contains."""
         parts = file_parts(table, account, day)
         with self._locks.partition(parts):
             record = self._state.partition(table.name, account, day)
             if record:
                 self._state.save_intent(record, "")
-            self._agree(lambda: remove_file(self._backend, parts))
-            self._state.remove_partition(table.name, account, day)
-            self._seen.pop((table.name, account, day), None)
+            self._repeat_on_conflict(lambda: remove_file(self._backend, parts))
+            self._forget(table, account, day)
 
     def register_file(self, table: Table, account: str, day: date) -> StoredPartition | None:
-        """Take a partition's file for the truth, whatever the state says; None if there is none or it is damaged.
+        """Record a partition's file as it is, whatever the state says; None if it is damaged.
 
-        Its pages carry checksums, its footer none: a file that is not what its rows give is written anew from them.
+        A footer has no checksum. So the file is written again if its rows encode to other bytes.
         """
-        parts = file_parts(table, account, day)
-        with self._locks.partition(parts):
+        with self._locks.partition(file_parts(table, account, day)):
             try:
-                held = self.read_file(table, account, day)
+                stored = self.read_file(table, account, day)
             except CorruptError:
                 return None
-            if held is None or (
-                held.content.version == SCHEMA_VERSION and not held.content.is_exact
-            ):
+            if stored is None:
                 return None
-            self._doubt_other(table, held, self._state.partition(table.name, account, day))
-            if held.content.version != SCHEMA_VERSION:
-                self._note(held.record, held.mark)
-                return held
-            self._note(held.record, held.mark)
-            rows, source = held.content.rows, held.content.source
-            content = parquet.encode(table, rows, source, held.content.place)
-            record = _describe(table, account, day, content, rows.num_rows, source)
-            if record.sha256 != held.record.sha256:
-                self._publish(table, parts, content, rows, held, record)
-            return held
+            is_current = stored.content.schema_version == SCHEMA_VERSION
+            if is_current and not stored.content.has_current_schema:
+                return None
+            self._check_replaced(table, stored, self._state.partition(table.name, account, day))
+            self._save(stored.record, stored.version)
+            if is_current:
+                rows, source = stored.content.rows, stored.content.source
+                content = parquet.encode(table, rows, source, stored.content.label)
+                record = _describe(table, account, day, content, rows.num_rows, source)
+                if record.sha256 != stored.record.sha256:
+                    self._publish(table, content, rows, stored, record)
+            return stored
 
     def forget_missing(self, record: Partition) -> bool:
-        """Forget a file that is gone, and note its day if it was lost; say whether nothing can make it again from others.
+        """Remove the record of a missing file, and mark it as suspect unless it was to be removed.
 
-        The next run asks a raw table's day again, the next derivation makes the others'.
+        Return whether its rows are lost: they cannot be derived from other tables.
         """
         if record.next_sha256 == "":
             self._state.remove_partition(record.table, record.account, record.date)
             return False
         table = table_of(record.table)
-        self._doubt(table, record.account, record.date)
+        self._mark_suspect(table, record.account, record.date)
         return table.layer in ("raw", "ledger")
 
     def check_files(
         self, tables: Iterable[Table], account: str, hashed_days: Container[date] = ()
     ) -> list[str]:
-        """Read every file again that is not there, or not as long as it was written; return what is in doubt since.
+        """Compare the files' sizes with their records, and the hashes on some days.
 
-        As cheap as a listing, for whoever is about to rely on what the state says. In a shared place both may be
-        the work of another machine: there a file is looked at when it is read. Of `hashed_days` the bytes are compared
-        as well, in any place.
+        Set damaged files aside, mark lost and replaced ones as suspect, and return a sentence about
+        each. In a bucket only hashes are compared, because another machine may have written.
         """
         if self._backend.is_shared and not hashed_days:
             return []
-        before = set(self._state.suspect_files(account))
+        known = set(self._state.suspect_files(account))
         for table in tables:
-            marks = self._backend.folders_with(folder_parts(table, account), DATA_FILE)
+            versions = self._backend.folders_with(folder_parts(table, account), DATA_FILE)
             for record in self._state.partitions(account, table=table.name):
                 is_hashed = record.date in hashed_days
                 if self._backend.is_shared and not is_hashed:
                     continue
-                mark = marks.get(f"date={record.date}")
-                is_other = mark is None or mark.byte_count != record.byte_count
-                if is_other or (
-                    is_hashed and self._hash(table, account, record.date) != record.sha256
-                ):
-                    with suppress(CorruptError):  # noted
+                version = versions.get(f"date={record.date}")
+                is_same = version is not None and version.byte_count == record.byte_count
+                if is_same and is_hashed:
+                    found = self._backend.read(file_parts(table, account, record.date))
+                    is_same = found is not None and _sha256(found[0]) == record.sha256
+                if not is_same:
+                    with suppress(CorruptError):  # the file is in the list of suspect files now
                         self._read_locked(table, account, record.date)
-        found = [each for each in self._state.suspect_files(account) if each not in before]
-        return [f"{path} was lost, damaged or put back from a backup" for *_, path in found]
+        return [
+            f"{suspect.path} was lost, damaged or put back from a backup"
+            for suspect in self._state.suspect_files(account)
+            if suspect not in known
+        ]
 
-    def is_up_to_date(self, table: Table, account: str, day: date) -> bool:
-        """Say whether a partition's file is the one that is recorded, and of today's schema; or there is neither."""
-        found = self._backend.read(file_parts(table, account, day))
-        record = self._state.partition(table.name, account, day)
-        if found is None or record is None:
-            return found is None and record is None
-        is_same = hashlib.sha256(found[0]).hexdigest() == record.sha256
-        return is_same and parquet.read_version(found[0]) == SCHEMA_VERSION
+    # parts of a commit; the caller holds the partition's lock
 
-    def is_other_place(self, place: str, account: str, day: date) -> bool:
-        """Say whether a file says of itself that it was written of another day, or of another account's inbox.
-
-        An account is told by its page, for its name may change; where either does not say whose it is, nothing is known.
-        """
-        own, own_inbox = self._place_of(account, day).split(" ", 1)
-        found, _, found_inbox = place.partition(" ")
-        return bool(place) and (
-            found != own or bool(found_inbox and own_inbox and found_inbox != own_inbox)
-        )
-
-    def _place_of(self, account: str, day: date) -> str:
-        """Return what a partition's file says of where it belongs."""
-        identity = self._state.identity(account) if account else None
-        return f"{day} {identity.platform} {identity.page_id}" if identity else f"{day} "
-
-    def is_unlisted(self, table: Table, account: str, day: date) -> bool:
-        """Say whether a shared place did not list a partition when its days were last asked for."""
-        return self._backend.is_shared and self._seen.get((table.name, account, day)) is None
-
-    # the parts of a commit; whoever calls them holds the partition's lock
-
-    def _agree(self, action: Callable[[], Result]) -> Result:
-        """Do it; where another machine was first, do it again on top of what that one left."""
+    def _repeat_on_conflict(self, action: Callable[[], Result]) -> Result:
+        """Run an action; repeat it, with random pauses, while other machines change the file."""
         for attempt in range(1, CONFLICT_TRIES + 1):
             try:
                 return action()
@@ -313,192 +327,163 @@ class Partitions:
     def _publish(
         self,
         table: Table,
-        parts: tuple[str, ...],
         content: bytes,
         rows: pa.Table,
-        held: StoredPartition | None,
+        stored: StoredPartition | None,
         record: Partition,
     ) -> None:
         def check(read_back: bytes, name: str) -> None:
             if read_back != content:
                 raise CorruptError(f"{name} read back differs from what was written")
             parquet.check_written(table, rows, read_back, name)
-            if held:
-                self._state.save_intent(held.record, record.sha256)
+            if stored:
+                self._state.save_intent(stored.record, record.sha256)
 
+        parts = file_parts(table, record.account, record.date)
         try:
-            mark = self._backend.replace(parts, content, held.mark if held else None, check)
+            version = self._backend.replace(
+                parts, content, stored.version if stored else None, check
+            )
         except ConflictError:
-            self._seen[record.table, record.account, record.date] = ""
+            self._listed_etags[record.table, record.account, record.date] = ""
             raise
-        self._note(record, mark)
+        self._save(record, version)
 
     def _remove(
-        self, table: Table, account: str, day: date, held: StoredPartition | None
+        self, table: Table, account: str, day: date, stored: StoredPartition | None
     ) -> Commit:
+        if stored:
+            self._state.save_intent(stored.record, "")
+            self._backend.remove(file_parts(table, account, day), stored.version)
+            self._forget(table, account, day)
         empty = Partition(table.name, account, day, "", 0, 0)
-        if held is None:
-            return committed(empty, is_changed=False)
-        self._state.save_intent(held.record, "")
-        self._backend.remove(file_parts(table, account, day), held.mark)
+        return Commit.of(empty, is_changed=stored is not None)
+
+    def _forget(self, table: Table, account: str, day: date) -> None:
+        """Remove the record of a partition whose file was removed."""
         self._state.remove_partition(table.name, account, day)
-        self._seen.pop((table.name, account, day), None)
-        return committed(empty, is_changed=True)
+        self._listed_etags.pop((table.name, account, day), None)
+
+    def _save(self, record: Partition, version: FileVersion) -> None:
+        """Save the record of a partition; of one in a bucket also its ETag."""
+        self._state.save_partition(record)
+        if self._backend.is_shared:
+            self._state.save_etag(record, version.etag)
+            self._listed_etags[record.table, record.account, record.date] = version.etag
 
     def _read_locked(self, table: Table, account: str, day: date) -> StoredPartition | None:
         with self._locks.partition(file_parts(table, account, day)):
-            return self._agree(lambda: self._read_checked(table, account, day))
+            return self._repeat_on_conflict(lambda: self._read_checked(table, account, day))
 
     def _read_checked(self, table: Table, account: str, day: date) -> StoredPartition | None:
-        """Read a partition and make the state agree; a damaged file is set aside and named."""
+        """Read a partition and bring its record up to date; set a damaged file aside and raise."""
         record = self._state.partition(table.name, account, day)
         try:
-            held = self.read_file(table, account, day)
+            stored = self.read_file(table, account, day)
         except CorruptError as error:
-            raise self._quarantine(table, account, day, str(error)) from None
-        if held is None:
-            self._seen.pop((table.name, account, day), None)
-            self._settle_missing(table, account, day, record)
+            raise self._set_aside(table, account, day, str(error)) from None
+        if stored is None:
+            self._listed_etags.pop((table.name, account, day), None)
+            if record is not None and self.forget_missing(record):
+                location = self._backend.location(file_parts(table, account, day))
+                raise CorruptError(
+                    f"{location} is missing although it held {record.row_count} rows: restore it,"
+                    " or run again"
+                )
             return None
-        if record is not None and held.record.sha256 not in (record.sha256, record.next_sha256):
-            if held.mark.sha256 is None and not self._is_as_written(table, account, day):
-                raise self._quarantine(table, account, day, "")
-            self._doubt_other(table, held, record)
-        if record != held.record or self._is_outdated(record):
-            self._note(held.record, held.mark)
-        return held
+        if record and stored.record.sha256 not in (record.sha256, record.next_sha256):
+            if stored.version.sha256 is None:
+                content, _ = self._backend.read(file_parts(table, account, day)) or (b"", None)
+                if not parquet.is_as_written(table, content):
+                    raise self._set_aside(table, account, day, "")
+            self._check_replaced(table, stored, record)
+        if record != stored.record or self._is_outdated(record):
+            self._save(stored.record, stored.version)
+        return stored
 
-    def _note(self, record: Partition, mark: FileVersion) -> None:
-        """Keep what a partition is; of a shared place also which version that was."""
-        self._state.save_partition(record)
-        if self._backend.is_shared:
-            self._state.save_etag(record, mark.etag)
-            self._seen[record.table, record.account, record.date] = mark.etag
-
-    def _is_outdated(self, record: Partition) -> bool:
-        """Say whether another machine changed the partition since it was recorded, as far as was seen."""
-        key = (record.table, record.account, record.date)
-        return key in self._seen and self._seen[key] != self._state.etag(record)
-
-    def _settle_missing(
-        self, table: Table, account: str, day: date, record: Partition | None
+    def _check_replaced(
+        self, table: Table, stored: StoredPartition, record: Partition | None
     ) -> None:
-        if record is not None and self.forget_missing(record):
-            location = self._backend.location(file_parts(table, account, day))
-            raise CorruptError(
-                f"{location} is missing although it held {record.row_count} rows: restore it, or run again"
-            )
+        """Mark a raw file as suspect if it is not the recorded one: it can be an older backup.
 
-    def _is_as_written(self, table: Table, account: str, day: date) -> bool:
-        found = self._backend.read(file_parts(table, account, day))
-        return found is not None and parquet.is_as_written(table, found[0])
-
-    def _doubt_other(self, table: Table, held: StoredPartition, record: Partition | None) -> None:
-        """Doubt a raw file that is another than it was: a backup was put back, or the state is older than the file.
-
-        In a shared place it is another machine's work, and in doubt only where rows are gone.
+        In a bucket another machine may have written it; there it is suspect only with fewer rows.
         """
-        if (
-            record is None
-            or table.layer != "raw"
-            or held.record.sha256 in (record.sha256, record.next_sha256)
-        ):
+        if record is None or table.layer != "raw":
             return
-        if not self._backend.is_shared or held.record.row_count < record.row_count:
-            self._doubt(table, record.account, record.date)
+        is_other = stored.record.sha256 not in (record.sha256, record.next_sha256)
+        has_lost_rows = stored.record.row_count < record.row_count
+        if is_other and (has_lost_rows or not self._backend.is_shared):
+            self._mark_suspect(table, record.account, record.date)
 
-    def _doubt(self, table: Table, account: str, day: date) -> None:
-        """Note that rows of a day may be gone that were held."""
-        self._state.mark_suspect(
-            table.name, account, day, "/".join(file_parts(table, account, day))
-        )
+    def _mark_suspect(self, table: Table, account: str, day: date) -> None:
+        path = "/".join(file_parts(table, account, day))
+        self._state.mark_suspect(table.name, account, day, path)
 
-    def _quarantine(self, table: Table, account: str, day: date, why: str) -> StoreError:
-        """Set a damaged file aside, note it, and return the error that names it.
+    def _set_aside(self, table: Table, account: str, day: date, reason: str) -> StoreError:
+        """Set a damaged file aside, mark it as suspect, and return the error that names it.
 
-        One whose bytes are those that were written is not damaged, whatever kept us from reading it: it stays.
+        A file with the recorded hash is whole, even if it could not be read. It stays.
         """
-        parts, record = (
-            file_parts(table, account, day),
-            self._state.partition(table.name, account, day),
-        )
-        content, mark = self._backend.read(parts) or (b"", FileVersion(0))
-        digest = hashlib.sha256(content).hexdigest()
-        if record is not None and digest == record.sha256:
-            return StoreError(
-                f"{why}, and yet its bytes are those that were written: it stays; try again"
-            )
-        name = set_aside_name(digest)
+        parts = file_parts(table, account, day)
+        record = self._state.partition(table.name, account, day)
+        content, version = self._backend.read(parts) or (b"", FileVersion(0))
+        sha256 = _sha256(content)
+        if record is not None and sha256 == record.sha256:
+            return StoreError(f"{reason}, but its bytes are as written, so it stays: try again")
+        name = set_aside_name(sha256)
         self._state.mark_suspect(table.name, account, day, "/".join((*parts[:-1], name)))
-        self._backend.set_aside(parts, name, mark)
-        self._seen.pop((table.name, account, day), None)
+        self._backend.set_aside(parts, name, version)
+        self._listed_etags.pop((table.name, account, day), None)
         remedy = (
-            "it is asked again by the next run"
+            "the next run reads its day again"
             if table.layer == "raw"
             else "it is made again from the raw tables"
         )
-        return CorruptError(
-            f"{self._backend.location(parts)} is damaged and was set aside as {name}; {remedy}"
-        )
+        location = self._backend.location(parts)
+        return CorruptError(f"{location} is damaged and was set aside as {name}; {remedy}")
 
-    def _hash(self, table: Table, account: str, day: date) -> str | None:
-        found = self._backend.read(file_parts(table, account, day))
-        return hashlib.sha256(found[0]).hexdigest() if found else None
+    def _label(self, account: str, day: date) -> str:
+        """Return the label of a partition's file: date, platform and page."""
+        identity = self._state.identity(account) if account else None
+        return f"{day} {identity.platform} {identity.page_id}" if identity else f"{day} "
 
-    def _exists(self, table: Table, account: str, day: date) -> bool:
-        if self._backend.is_shared:
-            return not self._is_absent(table, account, day)
-        return self._backend.version(file_parts(table, account, day)) is not None
+    def _is_outdated(self, record: Partition) -> bool:
+        """Return whether the bucket has another version than the recorded one."""
+        key = (record.table, record.account, record.date)
+        return key in self._listed_etags and self._listed_etags[key] != self._state.etag(record)
 
     def _is_absent(self, table: Table, account: str, day: date) -> bool:
-        """Say whether a shared place has no such file, by state and listing: saves a request for each new file.
+        if self._backend.is_shared:
+            return self._is_unlisted_and_unknown(table, account, day)
+        return self._backend.version(file_parts(table, account, day)) is None
 
-        A listing that is out of date does no harm: a write that expects nothing is refused where there is something.
+    def _is_unlisted_and_unknown(self, table: Table, account: str, day: date) -> bool:
+        """Return whether a bucket has no file of the partition, by its listing and the state.
+
+        This saves a request for each new file. An outdated listing does no harm: a write that
+        expects no file fails if there is one.
         """
-        if (
-            not self._backend.is_shared
-            or self._state.partition(table.name, account, day) is not None
-        ):
+        if not self._backend.is_shared or self._state.partition(table.name, account, day):
             return False
-        if (table.name, account) not in self._seen_folders:
+        if (table.name, account) not in self._listed_folders:
             self.days(table, account)
-        return self._seen.get((table.name, account, day)) is None
+        return self._listed_etags.get((table.name, account, day)) is None
 
 
-def committed(record: Partition, is_changed: bool) -> Commit:
-    """Return what to say of a partition that is now this."""
-    return Commit(
-        record.table,
-        record.account,
-        record.date,
-        record.row_count,
-        record.byte_count,
-        record.sha256,
-        is_changed,
-    )
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _describe(
     table: Table, account: str, day: date, content: bytes, row_count: int, source: str
 ) -> Partition:
-    return Partition(
-        table.name,
-        account,
-        day,
-        hashlib.sha256(content).hexdigest(),
-        row_count,
-        len(content),
-        source,
-    )
+    sha256 = _sha256(content)
+    return Partition(table.name, account, day, sha256, row_count, len(content), source)
 
 
-def _as_written(record: Partition, mark: FileVersion) -> Partition:
-    """Another machine's commit is to us one that is under way: the file may be what it wrote."""
-    return record if record.sha256 == mark.sha256 else replace(record, next_sha256=mark.sha256)
-
-
-def _newer(path: str, version: int) -> str:
-    return (
-        f"{path} was written by a newer convo-pipeline (schema version {version}, this one writes {SCHEMA_VERSION}):"
-        " update before writing"
-    )
+def _with_next(
+    table: Table, account: str, day: date, record: Partition | None, sha256: str
+) -> Partition:
+    """Return the record; another machine's file counts as a commit that is under way."""
+    record = record or Partition(table.name, account, day, "", 0, 0)
+    return record if record.sha256 == sha256 else replace(record, next_sha256=sha256)

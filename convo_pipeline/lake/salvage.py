@@ -1,9 +1,9 @@
-"""Recover raw rows from other copies after a raw file was damaged or lost, and count what stays lost.
+"""Recover rows of a damaged or lost raw file from other copies, and count what stays lost.
 
-Two copies can hold the rows of a raw file: files of the day that were set aside but can be read (a backup of an earlier
-schema), and the compacted month. Their rows are merged like rows of the API. Erased people and days beyond the
-retention are left out. Single pages of a damaged file are not read: only 4 % of its bytes are in columns that a row
-can spare.
+Two copies can hold the rows of a raw file: files of the day that were set aside but can be read (a
+backup of an earlier schema), and the compacted month. Their rows are merged like rows of the API.
+Erased people and days beyond the retention are left out. Single pages of a damaged file are not
+read: only 4 % of its bytes are in columns that a row can spare.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -18,25 +18,26 @@ from convo_pipeline.errors import CorruptError, SchemaError
 from convo_pipeline.lake import parquet
 from convo_pipeline.lake.columns import read_columns
 from convo_pipeline.lake.compact import read_compacted_day
-from convo_pipeline.lake.floors import RAW_NAMES, raw_floor
+from convo_pipeline.lake.first_days import RAW_NAMES, first_raw_day
 from convo_pipeline.lake.partitions import Commit
 from convo_pipeline.lake.store import Store
-from convo_pipeline.lake.suppression import Suppression, read_suppression
+from convo_pipeline.lake.suppression import SuppressionList, read_suppression
 from convo_pipeline.schema import MESSAGES, PARTICIPANTS, RAW, RAW_REJECTS, SCHEMA_VERSION, Table
+from convo_pipeline.state.records import SuspectFile
 from convo_pipeline.tables.people import is_sent_by, without_person
 
 CONTENT = ("sender_id", "text", "is_unsupported")
 """Columns of `messages` that are null without content."""
 
 
-def damaged_files(store: Store, account: str) -> frozenset[tuple[str, str, date, str]]:
-    """Return (table, account, date, path) of the raw files that were damaged or lost and not read again since."""
-    return frozenset(each for each in store.state.suspect_files(account) if each[0] in RAW_NAMES)
+def damaged_files(store: Store, account: str) -> frozenset[SuspectFile]:
+    """Return the suspect raw files of an account: no complete run has read their days since."""
+    return frozenset(each for each in store.state.suspect_files(account) if each.table in RAW_NAMES)
 
 
 def damaged_days(store: Store, account: str) -> set[date]:
     """Return the days of these files."""
-    return {day for _, _, day, _ in damaged_files(store, account)}
+    return {each.date for each in damaged_files(store, account)}
 
 
 def salvage_days(store: Store, account: str, days: Collection[date]) -> list[Commit]:
@@ -46,14 +47,12 @@ def salvage_days(store: Store, account: str, days: Collection[date]) -> list[Com
 
 
 def salvage_day(store: Store, account: str, day: date) -> list[Commit]:
-    """Merge the rows of other copies into the day's damaged raw files; do nothing where no file is damaged.
+    """Merge the rows of other copies into the day's damaged raw files, if it has any.
 
     The caller holds the account's `lock_derivation`, so no erasure runs meanwhile.
     """
-    names = {
-        name for name, _, damaged_day, _ in damaged_files(store, account) if damaged_day == day
-    }
-    if not names or day < raw_floor(store):
+    names = {each.table for each in damaged_files(store, account) if each.date == day}
+    if not names or day < first_raw_day(store):
         return []
     tables = [table for table in RAW if table.name in names]
     copies = {table: _read_copies(store, table, account, day) for table in tables}
@@ -68,8 +67,9 @@ def count_lost(
 ) -> int:
     """Count the messages and conversations of the stored derived tables that would lose content.
 
-    `derived` are the tables that would replace them, made from raw tables of which `details` is one. A message that was
-    unsent may lose its content. Raise CorruptError if a stored table is damaged.
+    `derived` are the tables that would replace them, made from raw tables of which `details` is
+    one. A message that was unsent may lose its content. Raise CorruptError if a stored table is
+    damaged.
     """
     if store.source(MESSAGES.name, account, day) is None:
         return 0
@@ -108,21 +108,21 @@ def _read_copies(store: Store, table: Table, account: str, day: date) -> pa.Tabl
 def _read_set_aside(
     store: Store, table: Table, account: str, day: date, parts: tuple[str, ...]
 ) -> Iterator[pa.Table]:
-    """Yield the rows of a file that was set aside, if all of it can be read and it is of this partition."""
+    """Yield the rows of a file that was set aside, if it is whole and of this partition."""
     found = store.backend.read(parts)
     if found is None:
         return
     with suppress(CorruptError, SchemaError):
         content = parquet.decode(table, found[0], "")
-        is_trusted = content.is_exact or content.version < SCHEMA_VERSION
-        if is_trusted and not store.partitions.is_other_place(content.place, account, day):
-            yield content.fitting_rows()
+        is_trusted = content.has_current_schema or content.schema_version < SCHEMA_VERSION
+        if is_trusted and not store.partitions.belongs_elsewhere(content.label, account, day):
+            yield content.checked_rows()
 
 
 def _without_erased(
-    copies: Mapping[Table, pa.Table], suppression: Suppression
+    copies: Mapping[Table, pa.Table], suppression: SuppressionList
 ) -> Mapping[Table, pa.Table]:
-    """Return the rows without erased people: a copy can be older than an erasure if a backup was restored."""
+    """Return the rows without erased people. A restored copy can be older than an erasure."""
     if suppression.is_empty:
         return copies
     erased: set[str] = set()
@@ -134,9 +134,9 @@ def _without_erased(
     return kept
 
 
-def _cut(table: Table, rows: pa.Table, suppression: Suppression, erased: set[str]) -> pa.Table:
-    """Remove erased people from payloads; drop their own rows and add the ids of their messages to `erased`."""
-    is_erased, left = suppression.holds, []
+def _cut(table: Table, rows: pa.Table, suppression: SuppressionList, erased: set[str]) -> pa.Table:
+    """Remove erased people from payloads, and their own rows; add their message ids to `erased`."""
+    is_erased, left = suppression.contains, []
     for row in rows.to_pylist():
         payload = _read_payload(row.get("payload"))
         rest = without_person(payload, is_erased)

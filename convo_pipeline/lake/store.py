@@ -1,7 +1,4 @@
-"""The lake's tables by account and day: raw ones are merged, derived ones replaced; there is no third way to write.
-
-Where the files lie is `layout`, how one becomes the next `partitions`, who waits for whom `locks`. It knows no API.
-"""
+"""The lake's tables by account and day. Raw tables are merged, derived ones replaced."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,7 +11,7 @@ import pyarrow as pa
 from convo_pipeline.base.clock import SYSTEM_CLOCK, Clock
 from convo_pipeline.errors import StoreError
 from convo_pipeline.lake import parquet
-from convo_pipeline.lake.partitions import Commit, Partitions, StoredPartition, committed
+from convo_pipeline.lake.partitions import Commit, Partitions, StoredPartition, rows_of
 from convo_pipeline.schema import RAW, RUNS, TABLES, Table
 from convo_pipeline.settings import StoreSettings
 from convo_pipeline.state.database import STATE_FILE
@@ -35,13 +32,13 @@ from convo_pipeline.storage.locks import Locks
 from convo_pipeline.tables.merge import merge
 
 RENAMES = "rename"
-"""A note in the state's folder, `old.new`, while a rename is under way: until its end neither name is whole."""
-ABANDONED_AFTER = timedelta(hours=1)
-"""A staged file this old has no writer any more."""
+"""Folder in the state's folder. It has a file `old.new` until a rename is finished."""
+STALE_AFTER = timedelta(hours=1)
+"""A staged file of this age has no writer any more."""
 
 
 class Store:
-    """The tables below one root and the state beside them."""
+    """The tables below one root, with their state."""
 
     def __init__(self, settings: StoreSettings, clock: Clock = SYSTEM_CLOCK) -> None:
         self.backend = open_backend(settings)
@@ -53,7 +50,7 @@ class Store:
 
     @property
     def folder(self) -> LocalFolder:
-        """The local folder of the tables; a StoreError says that they are in a bucket."""
+        """The local folder of the tables; StoreError if they are in a bucket."""
         if not isinstance(self.backend, LocalFolder):
             raise StoreError(
                 f"{self.backend.location()}: this works in a local folder only, not yet in a bucket"
@@ -66,41 +63,43 @@ class Store:
         return self.folder.root
 
     def close(self) -> None:
-        """Close the state's database."""
+        """Close the state and the connections."""
         self.state.close()
         self.backend.close()
 
     def preflight(self, needed_bytes: int = NEEDED_BYTES) -> None:
-        """Raise a StoreError, before any work is done, if root or state cannot be written or lack room."""
-        for place in (self.backend, LocalFolder(self.state_path)):
-            place.check_writable(needed_bytes)
-            place.remove_stale_files(self._clock.now() - ABANDONED_AFTER)
+        """Raise StoreError if the root or the state cannot be written or lacks space."""
+        for backend in (self.backend, LocalFolder(self.state_path)):
+            backend.check_writable(needed_bytes)
+            backend.remove_stale_files(self._clock.now() - STALE_AFTER)
         self.state.partition("", "", date.min)
 
     def read(self, table: str, account: str, day: date) -> pa.Table:
-        """Return a partition's rows, sorted by key; an empty table of the schema if there is no file."""
+        """Return a partition's rows, sorted by key; an empty table if there is no file."""
         declared = table_of(table)
-        held = self.partitions.read(declared, account, day)
-        return held.content.fitting_rows() if held else declared.schema.empty_table()
+        return rows_of(declared, self.partitions.read(declared, account, day))
 
     def merge(self, table: str, account: str, day: date, incoming: pa.Table) -> Commit:
-        """Merge rows into a raw partition; a rerun that learns nothing leaves the file untouched."""
+        """Merge rows into a raw partition. The file stays as it is if they add nothing."""
         declared = table_of(table)
         if declared.layer != "raw":
             raise StoreError(f"{table} is no raw table: replace it, do not merge into it")
         rows = parquet.conform(declared, incoming)
 
-        def grow(held: StoredPartition | None) -> pa.Table:
-            before = held.content.fitting_rows() if held else declared.schema.empty_table()
+        def add(stored: StoredPartition | None) -> pa.Table:
+            before = rows_of(declared, stored)
             after = merge(declared, before, rows)
             if after.num_rows < before.num_rows:
                 raise StoreError(f"{table} of {account} on {day} would lose rows by a merge")
             return after
 
-        return self.partitions.commit(declared, account, day, grow)
+        return self.partitions.commit(declared, account, day, add)
 
     def upgrade_raw(self, account: str, day: date) -> None:
-        """Write a day's raw files of an earlier schema in today's; a CorruptError names one that is damaged or gone."""
+        """Write a day's raw files of an earlier schema in the current one.
+
+        Raise CorruptError for a damaged or missing file.
+        """
         for table in RAW:
             if not self.partitions.is_up_to_date(table, account, day):
                 self.merge(table.name, account, day, table.schema.empty_table())
@@ -108,37 +107,33 @@ class Store:
     def replace(
         self, table: str, account: str, day: date, content: pa.Table, source: str
     ) -> Commit:
-        """Replace a derived partition by its new content; empty content removes the file."""
+        """Replace a derived partition's rows; no rows remove the file."""
         declared = table_of(table)
         if declared.layer in ("raw", "ledger"):
             raise StoreError(f"{table} is {declared.layer}: it is only ever merged")
         rows = parquet.sort(declared, parquet.conform(declared, content))
-        return self.partitions.commit(declared, account, day, lambda held: rows, source)
+        return self.partitions.commit(declared, account, day, lambda stored: rows, source)
 
     def shrink(
         self, table: str, account: str, day: date, keep: Callable[[pa.Table], pa.Table]
     ) -> Commit:
-        """Leave in a partition what `keep` returns: how a person's rows go for good.
+        """Replace a partition's rows by those that `keep` returns.
 
-        Where `keep` returns the very rows it was given, the file stays as it is, whatever version wrote it.
+        If that is the very table it was given, the file stays, even of an earlier schema.
         """
         declared = table_of(table)
-        held = self.partitions.read(declared, account, day)
-        if held is None:
-            return committed(Partition(table, account, day, "", 0, 0), is_changed=False)
-        rows = held.content.fitting_rows()
+        stored = self.partitions.read(declared, account, day)
+        if stored is None:
+            return Commit.of(Partition(table, account, day, "", 0, 0), is_changed=False)
+        rows = rows_of(declared, stored)
         if keep(rows) is rows:
-            return committed(held.record, is_changed=False)
-        empty = declared.schema.empty_table()
+            return Commit.of(stored.record, is_changed=False)
         return self.partitions.commit(
-            declared,
-            account,
-            day,
-            lambda held: keep(held.content.fitting_rows()) if held else empty,
+            declared, account, day, lambda stored: keep(rows_of(declared, stored))
         )
 
     def drop(self, table: str, account: str, day: date) -> None:
-        """Remove a partition for good, whatever its file holds: how rows go that are older than they may be."""
+        """Remove a partition, whatever its file contains."""
         self.partitions.drop(table_of(table), account, day)
 
     def days(self, table: str, account: str) -> list[date]:
@@ -147,19 +142,18 @@ class Store:
 
     def accounts(self, table: str) -> list[str]:
         """Return the accounts that have a folder in a table, sorted; removed ones too."""
-        found = self.listed_accounts(table)
-        if self.backend.is_shared:  # a listing may be from before
-            found |= {record.account for record in self.state.partitions(table=table)}
-        return sorted(found)
+        accounts = self.listed_accounts(table)
+        if self.backend.is_shared:  # a listing can be out of date
+            accounts |= {record.account for record in self.state.partitions(table=table)}
+        return sorted(accounts)
 
     def listed_accounts(self, table: str) -> set[str]:
-        """Return the accounts of which the table lists a folder."""
-        return {
-            account for name in self.backend.list_names((table,)) if (account := read_account(name))
-        }
+        """Return the accounts whose folder in a table is listed."""
+        names = self.backend.list_names((table,))
+        return {account for name in names if (account := read_account(name))}
 
     def raw_digest(self, account: str, day: date) -> str:
-        """Return the digest of the day's raw files: derived partitions made from it are up to date."""
+        """Return a digest of the day's raw files, to compare with the `source` of derived ones."""
         digest = hashlib.sha256()
         for table in RAW:
             record = self.partitions.record(table, account, day)
@@ -167,49 +161,50 @@ class Store:
         return digest.hexdigest()
 
     def source(self, table: str, account: str, day: date) -> str | None:
-        """Return the digest a derived partition was made from, None if there is no file."""
+        """Return the digest that a derived partition was made from; None without a file."""
         record = self.partitions.record(table_of(table), account, day)
         return record.source if record else None
 
     def path(self, table: str, account: str, day: date) -> Path:
-        """Return where a partition's file is or would be."""
+        """Return the path of a partition's file, whether it exists or not."""
         return self.root.joinpath(*file_parts(table_of(table), account, day))
 
     @contextmanager
     def lock_account(self, account: str, wait_seconds: float = 0) -> Iterator[None]:
-        """Hold the account's extract lock; a BusyError says that another process has it."""
+        """Lock an account for an extraction; raise BusyError if another process holds the lock."""
         with self.locks.account(account, wait_seconds):
             self.check_name(account)
             yield
 
     @contextmanager
     def lock_derivation(self, account: str) -> Iterator[None]:
-        """Hold what stands between whoever copies an account's rows into other files and whoever erases them."""
+        """Lock shared by the derivation and the erasure of one account's rows."""
         with self.locks.derivation(account):
             self.check_name(account)
             yield
 
     def check_name(self, account: str, besides: str = "") -> None:
-        """Raise a StoreError if the account is half under another name, by another rename than the one `besides`."""
+        """Raise StoreError if an unfinished rename, other than `besides`, involves the account."""
         for note in LocalFolder(self.state_path).list_names((RENAMES,)):
             names = note.split(".")
             if account in names and note != besides:
                 raise StoreError(
-                    f"a rename of {names[0]} was cut off: run `convo-pipeline rename {' '.join(names)}` again first"
+                    f"a rename of {names[0]} was cut off: run"
+                    f" `convo-pipeline rename {' '.join(names)}` again first"
                 )
 
     def discard_staged(self, partitions: Iterable[Sequence[str]]) -> None:
-        """Remove what killed writers of these partitions left staged."""
+        """Remove the staged files that killed writers of these files left."""
         if not isinstance(self.backend, LocalFolder):
             return
-        staged = set(self.folder.list_names((STAGING,)))
+        staged = set(self.backend.list_names((STAGING,)))
         for parts in partitions if staged else ():
             if staged_name(parts) in staged:
                 with self.locks.partition(parts):
-                    self.folder.discard_staged(parts)
+                    self.backend.discard_staged(parts)
 
     def foreign_files(self) -> list[tuple[str, ...]]:
-        """Return what lies in the tables' folders and is not ours, as parts: never read, never deleted."""
+        """Return the files in the tables' folders that are not of the lake."""
         tables = [name for name in (*TABLES, RUNS.name) if name in self.backend.list_names()]
         found = (parts for table in tables for parts in self.backend.list_files((table,)))
         return [parts for parts in found if not is_lake_file(parts)]
@@ -217,30 +212,31 @@ class Store:
     def set_aside_files(
         self, account: str | None = None
     ) -> Iterator[tuple[Table, str, date, tuple[str, ...]]]:
-        """Yield (table, account, date, parts) of every damaged file that was set aside, of one account or of all."""
-        noted: set[tuple[str, ...]] = set()
-        if self.backend.is_shared:  # a listing may be from before
-            noted = {tuple(path.split("/")) for *_, path in self.state.suspect_files(account)}
+        """Yield (table, account, date, name) of damaged files that were set aside."""
+        recorded: set[tuple[str, ...]] = set()
+        if self.backend.is_shared:  # a listing can be out of date
+            suspects = self.state.suspect_files(account)
+            recorded = {tuple(suspect.path.split("/")) for suspect in suspects}
         for table in (*TABLES.values(), RUNS):
             for name in [""] if table is RUNS else self.accounts(table.name):
                 if account in (None, name):
                     folder = folder_parts(table, name)
-                    known = {parts for parts in noted if parts[: len(folder)] == folder}
-                    for parts in sorted(known.union(self.backend.list_files(folder))):
+                    files = {parts for parts in recorded if parts[: len(folder)] == folder}
+                    for parts in sorted(files.union(self.backend.list_files(folder))):
                         if is_set_aside(parts[-1]) and (day := read_date(parts[-2])):
                             yield table, name, day, parts
 
     def data_files(self) -> Iterator[tuple[Table, str, date]]:
-        """Yield (table, account, date) of every file of the lake; the ledger's account is empty."""
+        """Yield (table, account, date) of every data file; the ledger's account is empty."""
         for table in (*TABLES.values(), RUNS):
             for account in [""] if table is RUNS else self.accounts(table.name):
                 yield from ((table, account, day) for day in self.partitions.days(table, account))
 
 
 def open_backend(settings: StoreSettings) -> StorageBackend:
-    """Return the place of the tables; nothing is asked of it yet."""
+    """Return the backend of the tables, without a request to it."""
     if not settings.is_remote:
         return LocalFolder(Path(settings.root))
-    from convo_pipeline.storage.s3 import S3Bucket
+    from convo_pipeline.storage.s3 import S3Bucket  # importing boto3 is slow
 
     return S3Bucket(settings.root, settings.endpoint_url)

@@ -20,7 +20,7 @@ from dagster._core.storage.asset_check_execution_record import (
 from convo_pipeline import schema
 from convo_pipeline.derive.day import derivation_source
 from convo_pipeline.lake.columns import read_columns
-from convo_pipeline.lake.floors import read_floors
+from convo_pipeline.lake.first_days import read_first_days
 from convo_pipeline.lake.store import Store
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.partitions import key_of, split_key
@@ -63,7 +63,7 @@ class CheckedPartition:
 
     @cached_property
     def _first_days(self) -> dict[str, date]:
-        return read_floors(self.store)
+        return read_first_days(self.store)
 
     def is_kept(self, *names: str) -> bool:
         """Whether retention has removed the day from none of these tables."""

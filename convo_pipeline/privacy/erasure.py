@@ -10,7 +10,7 @@ from convo_pipeline.errors import StoreError
 from convo_pipeline.extract.load import load_spool
 from convo_pipeline.extract.spool import left_spools
 from convo_pipeline.lake.compact import drop_outdated
-from convo_pipeline.lake.parquet import read_place
+from convo_pipeline.lake.parquet import read_label
 from convo_pipeline.lake.store import Store
 from convo_pipeline.schema import RUNS, TABLES, Table
 from convo_pipeline.settings import FIRST_START_DATE, AccountSettings, Settings
@@ -115,8 +115,8 @@ def delete_copies(
 def _is_misplaced(store: Store, account: str, day: date, parts: tuple[str, ...]) -> bool:
     """Return whether a quarantined file names another partition as its own."""
     content = store.backend.read(parts)
-    return content is not None and store.partitions.is_other_place(
-        read_place(content[0]), account, day
+    return content is not None and store.partitions.belongs_elsewhere(
+        read_label(content[0]), account, day
     )
 
 

@@ -23,7 +23,7 @@ from convo_pipeline.lake.salvage import damaged_days, salvage_day
 from convo_pipeline.lake.store import Store
 from convo_pipeline.lake.suppression import (
     Receipt,
-    hashes_of,
+    hash_ids,
     keyed_hash,
     make_key,
     read_receipts,
@@ -168,7 +168,7 @@ def erase(store: Store, plan: ErasurePlan, now: datetime) -> Receipt:
     save_pending_plan(store, plan, person_hash)
     receipts = {receipt.person: receipt for receipt in read_receipts(store, plan.account)}
     receipt = receipts.get(person_hash) or Receipt(plan.account, person_hash, (), now)
-    conversations = {*receipt.conversations, *hashes_of(key, plan.direct_conversations)}
+    conversations = {*receipt.conversations, *hash_ids(key, plan.direct_conversations)}
     receipt = replace(receipt, conversations=tuple(sorted(conversations)))
     save_receipt(store, receipt)
     _erase_rows(store, plan)

@@ -13,7 +13,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from convo_pipeline.base.times import from_us, to_us
 from convo_pipeline.errors import StoreError
 from convo_pipeline.lake.compact import drop_outdated
-from convo_pipeline.lake.floors import RAW_NAMES, read_floors_or_none, write_floors
+from convo_pipeline.lake.first_days import RAW_NAMES, read_first_days_or_none, write_first_days
 from convo_pipeline.lake.store import Store
 from convo_pipeline.privacy.erasure import apply_to_each
 from convo_pipeline.schema import RAW_MESSAGE_IDS, RUNS, TABLES
@@ -117,8 +117,8 @@ def expire(store: Store, limits: Mapping[str, int], today: date) -> list[Expired
     A StoreError of one account, such as a BusyError, is raised after all accounts were tried.
     """
     first_days = retention_starts(limits, today)
-    if first_days != read_floors_or_none(store):
-        write_floors(store, first_days)
+    if first_days != read_first_days_or_none(store):
+        write_first_days(store, first_days)
     expired: dict[str, list[ExpiredPartition]] = {}
     for partition in find_expired(store, first_days):
         expired.setdefault(partition.account, []).append(partition)

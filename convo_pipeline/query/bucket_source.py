@@ -30,11 +30,11 @@ from convo_pipeline.lake.segments import (
     Key,
     Piece,
     Segment,
-    bounds_of,
+    days_digest,
+    month_bounds,
     month_of,
     read_index,
     segment_parts,
-    source_of,
 )
 from convo_pipeline.query.sources import column_types, quote_name
 from convo_pipeline.schema import LEDGER, TABLES, Table
@@ -184,7 +184,7 @@ class _Listing:
             key, day = _place_of(parts)
             months[key][day] = mark.etag
         current = {
-            Piece(*key, source_of(versions), len(versions)) for key, versions in months.items()
+            Piece(*key, days_digest(versions), len(versions)) for key, versions in months.items()
         }
         return {piece: each for each in segments for piece in each.pieces if piece in current}
 
@@ -346,7 +346,7 @@ def _place_of(parts: Parts) -> tuple[Key, date]:
 
 
 def _outside(piece: Piece) -> ds.Expression:
-    first, last = bounds_of(piece.month)
+    first, last = month_bounds(piece.month)
     return ~(
         (ds.field("account") == piece.account)
         & (ds.field("date") >= first)

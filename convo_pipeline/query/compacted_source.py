@@ -19,8 +19,8 @@ from convo_pipeline.lake.segments import (
     Key,
     Piece,
     Segment,
-    bounds_of,
     is_whole,
+    month_bounds,
     read_segments,
     segment_parts,
 )
@@ -182,7 +182,7 @@ class CompactedSource(LocalSource):
 
 
 def _outside(piece: Piece) -> str:
-    first, last = bounds_of(piece.month)
+    first, last = month_bounds(piece.month)
     return (
         f"NOT (account = {quote(piece.account)} AND date BETWEEN DATE '{first}' AND DATE '{last}')"
     )

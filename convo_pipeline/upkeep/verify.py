@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from convo_pipeline.derive.day import kept_days
 from convo_pipeline.errors import CorruptError, StoreError
 from convo_pipeline.lake import parquet
-from convo_pipeline.lake.floors import FLOORS, read_floors, whole_since
+from convo_pipeline.lake.first_days import RETENTION_FILE, first_complete_day, read_first_days
 from convo_pipeline.lake.ledger import read_runs
 from convo_pipeline.lake.segments import (
     COMPACT,
@@ -171,7 +171,7 @@ class _Verifier:
         self._findings: list[VerifyFinding] = []
         self._first_complete_day: date | None
         try:
-            self._first_complete_day = whole_since(store)
+            self._first_complete_day = first_complete_day(store)
         except StoreError:  # The retention file is damaged, so no day can be judged.
             self._first_complete_day = None
 
@@ -257,7 +257,7 @@ class _Verifier:
                 self.add("missing", where, f"it had {record.row_count} rows")
             return None
         self._count_file(table, account, day, len(content))
-        if self._store.partitions.is_other_place(parquet.read_place(content), account, day):
+        if self._store.partitions.belongs_elsewhere(parquet.read_label(content), account, day):
             self.add("damaged", where, "it is the file of another account or day")
             return None
         if record is None:
@@ -276,12 +276,12 @@ class _Verifier:
         except CorruptError as error:
             self.add("damaged", where, str(error))
             return None
-        if decoded.version != SCHEMA_VERSION:
-            kind = "older" if decoded.version < SCHEMA_VERSION else "newer"
-            self.add(kind, where, f"version {decoded.version}")
-        elif decoded.misfit or not decoded.is_exact:
-            self.add("schema", where, str(decoded.misfit or "columns or types differ"))
-        if decoded.misfit:
+        if decoded.schema_version != SCHEMA_VERSION:
+            kind = "older" if decoded.schema_version < SCHEMA_VERSION else "newer"
+            self.add(kind, where, f"version {decoded.schema_version}")
+        elif decoded.schema_error or not decoded.has_current_schema:
+            self.add("schema", where, str(decoded.schema_error or "columns or types differ"))
+        if decoded.schema_error:
             return None
         rows = decoded.rows
         self._row_count += rows.num_rows
@@ -413,9 +413,9 @@ def check_side_files(store: Store, *, is_quick: bool) -> Iterator[VerifyFinding]
         except StoreError as error:
             yield VerifyFinding("erasure", f"{RECEIPTS}/{name}", str(error))
     try:
-        read_floors(store)
+        read_first_days(store)
     except StoreError as error:
-        yield VerifyFinding("retention", FLOORS[0], str(error))
+        yield VerifyFinding("retention", RETENTION_FILE[0], str(error))
     for text in store.state.database.defects():
         yield VerifyFinding("state", str(store.state.path), text)
 
@@ -452,7 +452,7 @@ def _check_segment(store: Store, table: str, segment: Segment, *, is_quick: bool
     if is_quick:
         return None
     content, _ = store.backend.read(parts) or (b"", None)
-    if not segment.is_of(content):
+    if not segment.matches(content):
         return f"its hash is not {segment.sha256[:8]}…"
     days = pq.read_table(pa.BufferReader(content), columns=["account", "date"])
     days = days.group_by(["account", "date"]).aggregate([])

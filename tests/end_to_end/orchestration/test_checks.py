@@ -13,7 +13,7 @@ import pytest
 from convo_pipeline import schema
 from convo_pipeline.derive.day import derivation_source, derive_day
 from convo_pipeline.emulator.serve import EmulatorServer
-from convo_pipeline.lake.floors import FLOORS
+from convo_pipeline.lake.first_days import RETENTION_FILE
 from convo_pipeline.lake.parquet import encode
 from convo_pipeline.lake.store import Store
 from convo_pipeline.orchestration.checks import (
@@ -265,7 +265,10 @@ def test_days_that_a_table_has_let_go_of_are_not_compared(
     for table in schema.RAW:
         lake.drop(table.name, BIKES, days[0])
     lake.backend.replace(
-        FLOORS, f'{{"raw_message_ids": "{days[1]}"}}'.encode(), None, lambda content, name: None
+        RETENTION_FILE,
+        f'{{"raw_message_ids": "{days[1]}"}}'.encode(),
+        None,
+        lambda content, name: None,
     )
     assert set(red(deployment, lake, instance, days[0])) == {("coverage", "enough_is_detailed")}
 

@@ -21,7 +21,7 @@ from convo_pipeline.extract.suppression_filter import SuppressionFilter
 from convo_pipeline.graph.fields import conversation_field_names, message_field_names
 from convo_pipeline.graph.responses import GraphResponse, read_conversations, read_json
 from convo_pipeline.lake.store import Store
-from convo_pipeline.lake.suppression import Suppression
+from convo_pipeline.lake.suppression import SuppressionList
 from convo_pipeline.reasons import RUN_REASONS
 from tests.support.inboxes import NOW, TOKEN_VARIABLE, Inboxes, date, settings_for, stopped_clock
 
@@ -171,7 +171,7 @@ def read_hostile(rows: list[Any], folder: Path) -> None:
     spool = Spool(folder)
     body = read_json(json.dumps({"data": rows}).encode())
     page = read_conversations(GraphResponse(body, NOW, 1, None))
-    data = RunData(spool, SuppressionFilter(Suppression(b"", frozenset())), {})
+    data = RunData(spool, SuppressionFilter(SuppressionList(b"", frozenset())), {})
     data.make_folder()
     record = ListingRecord(
         to_us(NOW), "", message_field_names("messenger"), conversation_field_names(), page.rows

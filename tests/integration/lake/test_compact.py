@@ -15,7 +15,7 @@ import pytest
 
 import convo_pipeline
 from convo_pipeline.lake.compact import compact, drop_outdated
-from convo_pipeline.lake.segments import Segment, arrange, read_index, source_of
+from convo_pipeline.lake.segments import Segment, days_digest, group_months, read_index
 from convo_pipeline.lake.store import Store
 from convo_pipeline.query.connection import Connection
 from convo_pipeline.schema import MESSAGES, RAW_MESSAGE_IDS
@@ -130,7 +130,7 @@ def test_closed_months_of_all_accounts_share_a_file_and_keep_the_hashes_of_their
     assert rows["account"].to_pylist() == ["bakery"] * 10 + ["florist"] * 10
     assert rows["date"].to_pylist() == days * 2
     hashes = {day: store.state.partition("messages", "bakery", day).sha256 for day in days[:4]}  # type: ignore[union-attr]
-    assert segment.pieces[0].source == source_of(hashes)
+    assert segment.pieces[0].source == days_digest(hashes)
     assert compact(store, TODAY) == []
 
 
@@ -151,9 +151,9 @@ def test_a_change_copies_the_months_that_did_not_change_and_reads_the_other_anew
 
 def test_many_bytes_are_cut_by_month_and_more_by_account() -> None:
     sizes = {(account, f"2025-{month:02d}"): 4 for account in "ab" for month in (1, 2)}
-    assert [label for label, _ in arrange(sizes, most=16)] == ["2025"]
-    assert [label for label, _ in arrange(sizes, most=8)] == ["2025-01", "2025-02"]
-    assert [label for label, _ in arrange(sizes, most=7)] == [
+    assert [label for label, _ in group_months(sizes, most=16)] == ["2025"]
+    assert [label for label, _ in group_months(sizes, most=8)] == ["2025-01", "2025-02"]
+    assert [label for label, _ in group_months(sizes, most=7)] == [
         "2025-01-a",
         "2025-01-b",
         "2025-02-a",

@@ -14,7 +14,7 @@ from convo_pipeline.derive.day import derive_day, stale_days
 from convo_pipeline.emulator.world import World
 from convo_pipeline.errors import BusyError, CorruptError, SettingsError, StoreError
 from convo_pipeline.lake.compact import compact
-from convo_pipeline.lake.floors import read_floors
+from convo_pipeline.lake.first_days import read_first_days
 from convo_pipeline.lake.segments import read_index
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.upkeep import run_upkeep
@@ -143,7 +143,7 @@ def test_dry_run_lists_partitions_and_removes_nothing(inboxes: Inboxes) -> None:
     assert {each.table for each in found} == {"messages"}
     assert sum(each.row_count for each in found) == 2 * 13
     assert expire(inboxes.store, {"messages": MESSAGES_LIMIT}, TODAY) == found
-    assert find_expired(inboxes.store, read_floors(inboxes.store)) == []
+    assert find_expired(inboxes.store, read_first_days(inboxes.store)) == []
 
 
 def test_compactions_quarantine_and_state_expire_too(inboxes: Inboxes) -> None:
@@ -240,12 +240,12 @@ def test_clock_set_ahead_removes_nothing_and_is_named(inboxes: Inboxes) -> None:
         assert "nothing was removed: the machine's clock says 2036-03-0" in failure
         assert "confirm the time until 2026-03-02" in failure
         assert "expire --trust-clock" in failure
-        assert (inboxes.rows("raw_message_details"), read_floors(inboxes.store)) == (before, {})
+        assert (inboxes.rows("raw_message_details"), read_first_days(inboxes.store)) == (before, {})
         inboxes.clock.advance(24 * 3600)
         inboxes.extract()
     assert run_upkeep(Deployment(settings, clock=stopped_clock(inboxes.clock)), print) == []
     expected = NOW.date() + timedelta(days=2) - timedelta(days=RAW_LIMIT - 1)
-    assert read_floors(inboxes.store)["raw_message_details"] == expected
+    assert read_first_days(inboxes.store)["raw_message_details"] == expected
 
 
 def test_one_run_dated_years_ahead_does_not_confirm_the_clock(
@@ -281,7 +281,7 @@ def test_wrong_clock_is_no_error_where_nothing_expires(inboxes: Inboxes) -> None
     """No upkeep fails, and the clock is not trusted later because of it."""
     later = NOW + timedelta(days=90)
     assert expire_by_clock(inboxes.store, {"raw_message_details": 400}, later) == []
-    assert read_floors(inboxes.store) == {}
+    assert read_first_days(inboxes.store) == {}
     with pytest.raises(StoreError, match="nothing was removed"):
         expire_by_clock(inboxes.store, LIMITS, later)
 
@@ -304,7 +304,7 @@ def test_person_confirms_the_clock_after_months_without_power(
     expire_by_clock(store, LIMITS, later, is_clock_trusted=True)
     assert inboxes.rows("raw_message_details") == []
     expire_by_clock(store, LIMITS, later + timedelta(days=1))
-    assert read_floors(store)["messages"] == (later + timedelta(days=1)).date() - timedelta(
+    assert read_first_days(store)["messages"] == (later + timedelta(days=1)).date() - timedelta(
         days=RAW_LIMIT - 1
     )
 
@@ -315,7 +315,7 @@ def test_corrected_clock_is_trusted(inboxes: Inboxes) -> None:
         expire_by_clock(store, LIMITS, AHEAD)
     expire_by_clock(store, LIMITS, NOW + timedelta(hours=8))
     expire_by_clock(store, LIMITS, NOW + timedelta(hours=32))
-    assert read_floors(store)["messages"] == NOW.date() + timedelta(days=1) - timedelta(
+    assert read_first_days(store)["messages"] == NOW.date() + timedelta(days=1) - timedelta(
         days=RAW_LIMIT - 1
     )
 

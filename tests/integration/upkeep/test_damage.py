@@ -65,7 +65,7 @@ def test_d1_next_night_fetches_a_damaged_raw_day(inboxes: Inboxes, table: str) -
     assert kinds(inboxes) == ["damaged"]
     with pytest.raises(
         CorruptError,
-        match=f"{table}/account=insta/date={OLD}.*set aside as.*asked again by the next run",
+        match=f"{table}/account=insta/date={OLD}.*set aside as.*the next run reads its day again",
     ):
         store.read(table, "insta", OLD)
     assert "quarantine" in kinds(inboxes)
@@ -152,7 +152,7 @@ def test_intact_file_is_never_quarantined(inboxes: Inboxes) -> None:
     assert held is not None
     path.write_bytes(b"unreadable")
     store.state.save_partition(replace(held, sha256=hashlib.sha256(b"unreadable").hexdigest()))
-    with pytest.raises(StoreError, match="its bytes are those that were written: it stays"):
+    with pytest.raises(StoreError, match="but its bytes are as written, so it stays"):
         store.read("messages", "insta", OLD)
     assert (path.read_bytes(), store.state.suspect_files()) == (b"unreadable", [])
 
