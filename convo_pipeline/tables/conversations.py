@@ -1,7 +1,6 @@
 """Normalise conversations and their participants, and find out which ids are ours.
 
-Where a conversation's payload names no participants, those its messages name stand in.
-It refuses to know message payloads: messages come normalised.
+People come from the list of participants and from senders and recipients of messages.
 """
 
 from collections.abc import Iterable, Iterator
@@ -49,14 +48,21 @@ def read_own_ids(
 
 
 def normalize_participants(
-    conversations: pa.Table, messages: pa.Table, own_ids: frozenset[str]
+    conversations: pa.Table,
+    messages: pa.Table,
+    own_ids: frozenset[str],
+    payloads: pa.ChunkedArray | None = None,
 ) -> pa.Table:
-    """Return `participants`, sorted by key; who is named twice is one, with the first of each field that is known."""
-    people = list(_read_people(conversations))
-    unnamed = set(messages["conversation_id"].unique().to_pylist()) - {
-        person[0] for person in people
-    }
-    people += _people_of_messages(messages, unnamed) if unnamed else []
+    """Return `participants`, sorted by key, one row for each person in a conversation.
+
+    Ids and names come from the list of participants, then from senders and recipients of messages,
+    newest first. `payloads` are the messages' payloads, row by row: recipients' names stand there alone.
+    """
+    people = [*_read_people(conversations), *_people_of_messages(messages)]
+    named = {person[:2] for person in people if person[2] or person[3]}
+    unnamed = {person[0] for person in people if person[:2] not in named}
+    if unnamed and payloads is not None:
+        people += _named_recipients(messages, payloads, unnamed)
     key = list(schema.PARTICIPANTS.key)
     frame = pd.DataFrame(people, columns=[*key, *_PERSON], dtype=object)
     if frame.duplicated(key).any():
@@ -80,36 +86,89 @@ def _read_people(conversations: pa.Table) -> Iterator[Person]:
         conversations["payload"].to_pylist(),
     )
     for conversation_id, payload in zip(ids, payloads, strict=True):
-        for item in _read_participants(payload):
-            person = PayloadReader(item if isinstance(item, dict) else {"id": item})
-            participant_id = person.text("id")
-            if participant_id is not None:
-                yield conversation_id, participant_id, *(person.text(key) for key in _PERSON)
+        yield from _read_list(conversation_id, payload, "participants")
 
 
-def _read_participants(payload: str | None) -> list[object]:
-    """Return the list of participants; empty where there is none or it cannot be read."""
+def _read_list(conversation_id: str, payload: str | None, key: str) -> Iterator[Person]:
+    """Yield the people of one list of a payload; none where it cannot be read."""
     try:
         value, _ = parse_payload(payload or "{}")
     except ValueError:
-        return []
-    return PayloadReader(value).items("participants") if isinstance(value, dict) else []
+        return
+    for item in PayloadReader(value).items(key) if isinstance(value, dict) else ():
+        person = PayloadReader(item if isinstance(item, dict) else {"id": item})
+        participant_id = person.text("id")
+        if participant_id is not None:
+            name, username, email = (person.text(each) for each in _PERSON)
+            yield conversation_id, participant_id, name, username, email
 
 
-def _people_of_messages(messages: pa.Table, conversation_ids: Iterable[str]) -> Iterator[Person]:
-    """Name senders and recipients of conversations whose participants nobody told us."""
-    wanted = pc.is_in(
-        messages["conversation_id"], value_set=pa.array(sorted(conversation_ids), schema.TEXT)
+def _people_of_messages(messages: pa.Table) -> Iterator[Person]:
+    """Yield senders, newest first, then recipients; each person of a conversation once a name."""
+    names = ["conversation_id", "sender_id", "sender_name", "sender_username"]
+    sent = messages.filter(pc.is_valid(messages["sender_id"]))
+    senders = sent.group_by(names, use_threads=False).aggregate([("created_at", "max")])
+    senders = senders.sort_by([("created_at_max", "descending")]).select(names)
+    columns = [column.to_pylist() for column in senders.columns]
+    for conversation_id, sender_id, name, username in zip(*columns, strict=True):
+        yield conversation_id, sender_id, name, username, None
+    recipients = messages["recipient_ids"].combine_chunks()
+    of_row = pc.list_parent_indices(recipients)
+    pairs = pa.table(
+        {
+            "conversation_id": messages["conversation_id"].take(of_row),
+            "recipient_id": pc.list_flatten(recipients),
+        }
     )
-    names = ["conversation_id", "sender_id", "sender_name", "sender_username", "recipient_ids"]
-    columns = [column.to_pylist() for column in messages.select(names).filter(wanted).columns]
-    for conversation_id, sender_id, name, username, recipient_ids in zip(*columns, strict=True):
-        if sender_id is not None:
-            yield conversation_id, sender_id, name, username, None
-        yield from (
-            (conversation_id, recipient_id, None, None, None)
-            for recipient_id in recipient_ids or ()
-        )
+    pairs = pairs.group_by(["conversation_id", "recipient_id"], use_threads=False).aggregate([])
+    for conversation_id, recipient_id in zip(*(c.to_pylist() for c in pairs.columns), strict=True):
+        if recipient_id is not None:
+            yield conversation_id, recipient_id, None, None, None
+
+
+def _named_recipients(
+    messages: pa.Table, payloads: pa.ChunkedArray, conversation_ids: Iterable[str]
+) -> Iterator[Person]:
+    """Yield the recipients of some conversations with the names of `to`, newest first."""
+    wanted = pa.array(sorted(conversation_ids), schema.TEXT)
+    rows = messages.select(["conversation_id", "created_at"]).append_column("payload", payloads)
+    rows = rows.filter(pc.is_in(rows["conversation_id"], value_set=wanted))
+    rows = rows.sort_by([("created_at", "descending")])
+    ids, texts = rows["conversation_id"].to_pylist(), rows["payload"].to_pylist()
+    for conversation_id, payload in zip(ids, texts, strict=True):
+        yield from _read_list(conversation_id, payload, "to")
+
+
+def resolve_senders(messages: pa.Table, participants: pa.Table) -> pa.Table:
+    """Fill the sender of messages that name only recipients, where the conversation has one customer.
+
+    A message to the customer is ours, a message to us is the customer's; else the sender stays null.
+    """
+    is_open = pc.and_(pc.is_null(messages["sender_id"]), pc.is_valid(messages["recipient_ids"]))
+    if not pc.any(is_open).as_py():
+        return messages
+    people: dict[str, list[dict[str, object]]] = {}
+    for person in participants.to_pylist():
+        people.setdefault(person["conversation_id"], []).append(person)
+    rows = messages.to_pylist()
+    for row, needs_sender in zip(rows, is_open.to_pylist(), strict=True):
+        if needs_sender and (sender := _find_sender(row, people.get(row["conversation_id"], []))):
+            row |= {
+                "sender_id": sender["participant_id"], "sender_name": sender["name"],
+                "sender_username": sender["username"],
+                "direction": "outbound" if sender["is_account"] else "inbound",
+            }  # fmt: skip
+    return pa.Table.from_pylist(rows, schema=messages.schema)
+
+
+def _find_sender(
+    row: dict[str, object], people: list[dict[str, object]]
+) -> dict[str, object] | None:
+    if len(people) != 2 or {person["is_account"] for person in people} != {True, False}:
+        return None
+    recipients = row["recipient_ids"]
+    left = [person for person in people if [person["participant_id"]] != recipients]
+    return left[0] if len(left) == 1 else None
 
 
 def normalize_conversations(

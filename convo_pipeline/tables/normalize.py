@@ -16,6 +16,7 @@ from convo_pipeline.tables.conversations import (
     normalize_conversations,
     normalize_participants,
     read_own_ids,
+    resolve_senders,
 )
 from convo_pipeline.tables.messages import CHILD_NAMES, ParsedPayloads, parse_payloads
 
@@ -51,7 +52,8 @@ def normalize(raw: RawDay) -> dict[str, pa.Table]:
     held = align_messages(raw.message_ids, raw.message_details)
     contents = parse_payloads(held["payload"])
     messages = _messages_table(held, contents, raw.platform, own_ids)
-    participants = normalize_participants(raw.conversations, messages, own_ids)
+    participants = normalize_participants(raw.conversations, messages, own_ids, held["payload"])
+    messages = resolve_senders(messages, participants)
     tables = {
         "conversations": normalize_conversations(
             raw.conversations, messages, participants, raw.platform, raw.page_id

@@ -167,8 +167,8 @@ def test_05_an_instagram_text_that_quotes() -> None:
     rows = normalise("instagram", read_sample(5))
     assert parts(rows) == only([message(**FROM_IG, **text)])
     assert rows["participants"] == [
-        {"conversation_id": "c1", "participant_id": IG_OWN, "name": None, "username": None, "email": None,
-         "is_account": True},
+        {"conversation_id": "c1", "participant_id": IG_OWN, "name": None,
+         "username": "example.bakery", "email": None, "is_account": True},
         {"conversation_id": "c1", "participant_id": CUSTOMER, "name": None, "username": "ada_invented",
          "email": None, "is_account": False},
     ]  # fmt: skip
