@@ -71,7 +71,7 @@ def _request_due(risks: Sequence[AccountRisks], now: datetime) -> dg.RunRequest 
         ]
         return dg.SkipReason("; ".join(waiting) or "no conversation is at risk")
     names = ",".join(each.account for each in due)
-    times = ",".join(f"{each.last_look:%Y%m%dT%H%M%S}" for each in due)
+    times = ",".join(f"{each.last_listed_at:%Y%m%dT%H%M%S}" for each in due)
     return dg.RunRequest(run_key=f"{names}@{times}", tags={ACCOUNTS_TAG: names})
 
 

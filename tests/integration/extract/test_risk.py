@@ -1,4 +1,4 @@
-"""What may be lost before the next look: the rule by hand, and on a real lake."""
+"""Conversations at risk: the rule on worked examples, and on a real lake."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -7,23 +7,23 @@ import pytest
 
 from convo_pipeline.extract.risk import (
     AccountRisks,
-    Risk,
+    ConversationRisk,
     assess,
     expect_count,
     find_risks,
-    gap_between_looks,
-    looks_of,
+    listing_interval,
+    listing_times,
 )
 from convo_pipeline.settings import parse_settings
 from convo_pipeline.state.records import Run
 from tests.support.inboxes import serve, small_world
 
-LOOK = datetime(2026, 3, 9, 12, tzinfo=UTC)
+LISTED_AT = datetime(2026, 3, 9, 12, tzinfo=UTC)
 QUARTER = timedelta(minutes=15)
 
 
 def ago(*minutes: float) -> list[datetime]:
-    return sorted(LOOK - timedelta(minutes=each) for each in minutes)
+    return sorted(LISTED_AT - timedelta(minutes=each) for each in minutes)
 
 
 def test_the_worked_example_of_the_documentation() -> None:
@@ -33,9 +33,9 @@ def test_the_worked_example_of_the_documentation() -> None:
         "cleo": ago(*(600 + each / 4 for each in range(25))),
         "dora": ago(*(49 * 60 + each / 4 for each in range(25))),
     }
-    assert assess(times, LOOK, QUARTER) == (
-        Risk("cleo", 25, timedelta(minutes=6)),
-        Risk("anna", 24, timedelta(minutes=6, seconds=15)),
+    assert assess(times, LISTED_AT, QUARTER) == (
+        ConversationRisk("cleo", 25, timedelta(minutes=6)),
+        ConversationRisk("anna", 24, timedelta(minutes=6, seconds=15)),
     )
 
 
@@ -52,23 +52,25 @@ def test_the_worked_example_of_the_documentation() -> None:
         (ago(*[2880] * 21), 0),
     ],
 )
-def test_a_gap_holds_its_end_and_not_its_start(times: list[datetime], expected: int) -> None:
-    assert expect_count(times, LOOK, QUARTER) == expected
+def test_an_interval_includes_its_end_and_excludes_its_start(
+    times: list[datetime], expected: int
+) -> None:
+    assert expect_count(times, LISTED_AT, QUARTER) == expected
 
 
-def test_the_gap_is_what_really_lay_between_two_looks_and_never_less_than_planned() -> None:
+def test_the_interval_is_the_last_one_or_the_planned_one_if_longer() -> None:
     settings = parse_settings(b"")
     off = parse_settings(b"[schedule]\ncapture_minutes = 0\n")
     hour = timedelta(hours=1)
-    assert gap_between_looks(settings, []) == QUARTER
-    assert gap_between_looks(settings, [LOOK, LOOK - timedelta(minutes=4)]) == QUARTER
-    assert gap_between_looks(settings, [LOOK, LOOK - hour]) == hour
-    assert gap_between_looks(settings, [LOOK, LOOK - 100 * hour]) == 24 * hour
-    assert gap_between_looks(off, [LOOK, LOOK - hour]) == 24 * hour
+    assert listing_interval(settings, []) == QUARTER
+    assert listing_interval(settings, [LISTED_AT, LISTED_AT - timedelta(minutes=4)]) == QUARTER
+    assert listing_interval(settings, [LISTED_AT, LISTED_AT - hour]) == hour
+    assert listing_interval(settings, [LISTED_AT, LISTED_AT - 100 * hour]) == 24 * hour
+    assert listing_interval(off, [LISTED_AT, LISTED_AT - hour]) == 24 * hour
 
 
 @pytest.mark.parametrize(
-    ("kind", "outcome", "reasons", "is_look"),
+    ("kind", "outcome", "reasons", "is_listing"),
     [
         ("capture", "complete", (), True),
         ("find", "complete", (), False),
@@ -77,14 +79,14 @@ def test_the_gap_is_what_really_lay_between_two_looks_and_never_less_than_planne
         ("nightly", "failed", ("token",), False),
     ],
 )
-def test_a_look_is_a_run_that_listed_the_inbox_to_its_end(
-    kind: str, outcome: str, reasons: tuple[str, ...], is_look: bool
+def test_only_runs_that_listed_the_whole_inbox_count(
+    kind: str, outcome: str, reasons: tuple[str, ...], is_listing: bool
 ) -> None:
-    run = Run("1", "insta", kind, LOOK, outcome=outcome, reasons=reasons)
-    assert looks_of([run]) == [LOOK] * is_look
+    run = Run("1", "insta", kind, LISTED_AT, outcome=outcome, reasons=reasons)
+    assert listing_times([run]) == [LISTED_AT] * is_listing
 
 
-def test_risks_are_found_in_the_lake_and_calm_down(tmp_path: Path) -> None:
+def test_risks_come_and_go_with_the_stored_messages(tmp_path: Path) -> None:
     world = small_world()
     conversation = world.accounts["insta"].add_conversation("Anna")
     with serve(tmp_path, world) as inboxes:
@@ -95,12 +97,12 @@ def test_risks_are_found_in_the_lake_and_calm_down(tmp_path: Path) -> None:
         inboxes.extract_whole()
         found = find_risks(inboxes.settings, inboxes.store, "insta")
         assert [
-            (risk.expected_count, risk.look_within.total_seconds()) for risk in found.risks
+            (risk.expected_count, risk.capture_within.total_seconds()) for risk in found.risks
         ] == [(24, 375)]
-        assert found.last_look is not None
-        assert found.due_at == found.last_look + timedelta(seconds=375)
+        assert found.last_listed_at is not None
+        assert found.due_at == found.last_listed_at + timedelta(seconds=375)
         assert find_risks(inboxes.settings, inboxes.store, "mess").risks == ()
         inboxes.clock.advance(15 * 60)
         inboxes.extract_whole()
-        calm = find_risks(inboxes.settings, inboxes.store, "insta")
-        assert (calm.risks, calm.due_at) == ((), None)
+        later = find_risks(inboxes.settings, inboxes.store, "insta")
+        assert (later.risks, later.due_at) == ((), None)
