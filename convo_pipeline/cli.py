@@ -4,6 +4,7 @@ This module parses arguments and sets exit codes. The commands are in `console/`
 """
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -272,6 +273,8 @@ def find(context: CommandContext, account: str, user_id: str) -> None:
     """Read the conversation with one person into the tables and print it, newest last."""
     from convo_pipeline.console.extraction import find_conversation, print_conversation
 
+    if not re.fullmatch(r"[0-9A-Za-z_.-]+", user_id):
+        raise click.BadParameter("give the person's id, as in the column customer_id")
     settings = context.settings
     report, conversation_ids = find_conversation(
         settings, account, user_id, context.clock, os.environ

@@ -59,6 +59,7 @@ TO_DO, NOTHING_TO_DO = "To do", "Nothing to do"
 UNKNOWN_DETAILS = {
     "variable": "the variable that `token_env` names",
     "page_id": "`page_id`",
+    "kind": "user or system user",
 }
 """What the braces say where the account is not known."""
 

@@ -21,6 +21,7 @@ from convo_pipeline.errors import (
     BusyError,
     ConvoError,
     CorruptError,
+    GraphError,
     SettingsError,
     StoppedError,
     StoreError,
@@ -42,6 +43,7 @@ from convo_pipeline.extract.report import (
 from convo_pipeline.extract.run_data import RunData
 from convo_pipeline.extract.spool import OwnIdentity, Spool, left_spools
 from convo_pipeline.graph.client import Endpoint, GraphClient
+from convo_pipeline.graph.codes import NO_CONVERSATION
 from convo_pipeline.graph.listing import MARGIN, Listing, ListingSummary
 from convo_pipeline.graph.page_size import PageSizePolicy
 from convo_pipeline.graph.rate_limit import CallBudget, SqliteLimiter
@@ -443,6 +445,10 @@ class AccountCalls:
     def _find(self, reader: InboxReader, user_id: str) -> InboxResult:
         try:
             page = self._client.fetch_conversations("id", 1, user_id=user_id)
+        except GraphError as error:
+            if (error.fault.code, error.fault.subcode) == NO_CONVERSATION:
+                return InboxResult()
+            return InboxResult({reason_of(error)}, error)
         except ConvoError as error:
             return InboxResult({reason_of(error)}, error)
         ids = (row.conversation_id for row in page.rows)

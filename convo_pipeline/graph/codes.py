@@ -61,6 +61,7 @@ CODES: dict[tuple[int, int | None], CodeMeaning] = {
     (32, None): CodeMeaning(ThrottledError),  # Page limit
     (100, None): CodeMeaning(GraphError),  # bad parameter; UnknownFieldError if it names a field
     (100, 33): CodeMeaning(MissingError, "missing"),  # object missing, or not visible to this token
+    (100, 2018001): CodeMeaning(MissingError),  # no conversation with this person
     (100, 2534013): CodeMeaning(AccessDeniedError, "not_linked"),
     (100, 2534014): CodeMeaning(MissingError, "missing"),  # no such Instagram user
     (100, 2534037): CodeMeaning(MissingError),  # not the owner of this conversation
@@ -71,8 +72,10 @@ CODES: dict[tuple[int, int | None], CodeMeaning] = {
     (190, 460): CodeMeaning(TokenError, "token_password"),
     (190, 463): CodeMeaning(TokenError, "token_expired"),
     (190, 464): CodeMeaning(TokenError, "token_unconfirmed"),
+    (190, 2069032): CodeMeaning(TokenError, "token_kind"),
     (200, None): CodeMeaning(AccessDeniedError, "advanced_access"),
     (200, 2534041): CodeMeaning(AccessDeniedError, "switched_off"),
+    (210, None): CodeMeaning(TokenError, "token_kind"),  # a Page token is required
     (230, None): CodeMeaning(AccessDeniedError, "permission"),  # needs pages_messaging
     (341, None): CodeMeaning(ThrottledError),  # app limit
     (368, None): CodeMeaning(AccessDeniedError, "policy"),
@@ -88,6 +91,8 @@ CODES: dict[tuple[int, int | None], CodeMeaning] = {
     (9000001, None): CodeMeaning(MissingError),  # deleted, or older than the newest 20
 }
 PERMISSION_CODES = range(200, 300)
+NO_CONVERSATION = (100, 2018001)
+"""The answer to a search for a person who never wrote ("No matching user found")."""
 INBOX_MISSING = {(100, 33), (803, None)}
 """These concern the id in the path, an inbox or a cursor's object, not a conversation on the page."""
 REFUSING_STATUSES = frozenset(range(400, 500)) - {408, 425, 429}

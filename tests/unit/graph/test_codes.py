@@ -14,9 +14,9 @@ FACTS: dict[type[errors.GraphError], str] = {
     errors.RetryableError: "-2 -1 1 1/99 2",
     errors.AccessDeniedError: "3 10 10/2534077 100/2534013 200 200/2534041 230 245 299 368 36103",
     errors.ThrottledError: "4 17 17/2446079 32 341 613 613/1996 613/2534040 80001 80002 80006",
-    errors.MissingError: "100/33 100/2534014 100/2534037 551 803 9000001",
+    errors.MissingError: "100/33 100/2018001 100/2534014 100/2534037 551 803 9000001",
     errors.WithheldError: "10/2018336",
-    errors.TokenError: "102 190 190/458 190/459 190/460 190/463 190/464 190/467",
+    errors.TokenError: "102 190 190/458 190/459 190/460 190/463 190/464 190/467 190/2069032 210",
     errors.VersionError: "2635",
     errors.GraphError: "100 2500",
 }
