@@ -66,10 +66,19 @@ def fill_day(store: Store, day: date, count: int, others: int) -> list[str]:
         for conversation, name in names
     ]
     details = [
-        {"conversation_id": conversation, "message_id": name, "created_at": at, "detail_status": "detailed", "fields": "{}",
-         "payload": dump_json({"id": name, "from": {"id": people[conversation]}, "message": f"text {name}"}).decode(), **seen}
+        {
+            "conversation_id": conversation,
+            "message_id": name,
+            "created_at": at,
+            "detail_status": "detailed",
+            "fields": "{}",
+            "payload": dump_json(
+                {"id": name, "from": {"id": people[conversation]}, "message": f"text {name}"}
+            ).decode(),
+            **seen,
+        }
         for conversation, name in names
-    ]  # fmt: skip
+    ]
     for each in ids:
         del each["changed_at"]
     store.merge("raw_conversations", ACCOUNT, day, table("raw_conversations", conversations))
@@ -87,9 +96,19 @@ def add_captures(store: Store, day: date, count: int) -> list[str]:
         "is_incremental": True,
     }
     runs = [
-        Run(f"r{day}-{number:03}", ACCOUNT, "capture", started + timedelta(minutes=number), day, day, started, "complete", report=report)
+        Run(
+            f"r{day}-{number:03}",
+            ACCOUNT,
+            "capture",
+            started + timedelta(minutes=number),
+            day,
+            day,
+            started,
+            "complete",
+            report=report,
+        )
         for number in range(count)
-    ]  # fmt: skip
+    ]
     for run in runs:
         store.state.save_run(run)
     store.partitions.commit(RUNS, "", day, lambda held: add_runs(RUNS.schema.empty_table(), runs))

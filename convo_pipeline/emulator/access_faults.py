@@ -39,12 +39,25 @@ def _nested_limits(occasion: FaultContext) -> list[int]:
     ]
 
 
-@register("B0", "code 1, reduce the amount of data, above so many rows", "refuse", takes="rows", default="200", kinds=ALL)  # fmt: skip
+@register(
+    "B0",
+    "code 1, reduce the amount of data, above so many rows",
+    "refuse",
+    takes="rows",
+    default="200",
+    kinds=ALL,
+)
 def reduce_above(occasion: FaultContext) -> Refusal | None:
     return reduce_data() if _count_rows(occasion) > occasion.number else None
 
 
-@register("B0", "code 1, reduce the amount of data, for messages nested in anything", "refuse", takes="nothing", kinds=("listing", "node"))  # fmt: skip
+@register(
+    "B0",
+    "code 1, reduce the amount of data, for messages nested in anything",
+    "refuse",
+    takes="nothing",
+    kinds=("listing", "node"),
+)
 def nested_refused(occasion: FaultContext) -> Refusal | None:
     return reduce_data() if _nested_limits(occasion) else None
 
@@ -71,7 +84,13 @@ def nonexisting(occasion: FaultContext) -> Refusal | None:
     )
 
 
-@register("B11", "a page of content that reaches beyond the newest 20 is refused as a whole", "refuse", takes="nothing", kinds=("edge",))  # fmt: skip
+@register(
+    "B11",
+    "a page of content that reaches beyond the newest 20 is refused as a whole",
+    "refuse",
+    takes="nothing",
+    kinds=("edge",),
+)
 def old_page_refused(occasion: FaultContext) -> Refusal | None:
     has_content = bool({"message", "from"} & set(occasion.call.params.get("fields", "").split(",")))
     is_deep = (

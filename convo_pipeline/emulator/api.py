@@ -209,8 +209,19 @@ class GraphApi:
         if is_user:
             if self.switches.own_id == "refused":
                 raise Refusal(10, "(#10) Application does not have permission for this action")
-            return {"id": owner.own_id, "user_id": owner.own_id, "username": owner.username, "name": owner.title, "account_type": "BUSINESS"}  # fmt: skip
-        facts: Payload = {"id": owner.page_id, "name": owner.title, "username": owner.username, "category": "Local business"}  # fmt: skip
+            return {
+                "id": owner.own_id,
+                "user_id": owner.own_id,
+                "username": owner.username,
+                "name": owner.title,
+                "account_type": "BUSINESS",
+            }
+        facts: Payload = {
+            "id": owner.page_id,
+            "name": owner.title,
+            "username": owner.username,
+            "category": "Local business",
+        }
         linked = self._linked(owner.page_id)
         if linked and self.switches.own_id == "given":
             facts["instagram_business_account"] = {"id": linked.own_id, "username": linked.username}
@@ -358,7 +369,14 @@ class GraphApi:
             for key in ("access_token", "appsecret_proof")
             if key in call.params
         }
-        inner = Call(str(item.get("method", "GET")).upper(), path, shared | read_query(query), call.headers, call.base_url, call.number)  # fmt: skip
+        inner = Call(
+            str(item.get("method", "GET")).upper(),
+            path,
+            shared | read_query(query),
+            call.headers,
+            call.base_url,
+            call.number,
+        )
         inner.is_free = not self.switches.batch_counts_items
         answer = self.answer(inner)
         call.account = inner.account or call.account

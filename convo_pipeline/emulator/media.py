@@ -35,7 +35,17 @@ def _asset(key: str) -> str:
 
 
 def _image(key: str, rng: random.Random) -> Payload:
-    return {"id": str(stable_number("image" + key, 15)), "image_data": {"width": 1080, "height": 1350, "max_width": 1080, "max_height": 1350, "url": _asset(key), "preview_url": _asset(key)}}  # fmt: skip
+    return {
+        "id": str(stable_number("image" + key, 15)),
+        "image_data": {
+            "width": 1080,
+            "height": 1350,
+            "max_width": 1080,
+            "max_height": 1350,
+            "url": _asset(key),
+            "preview_url": _asset(key),
+        },
+    }
 
 
 def _photo(key: str, rng: random.Random) -> Payload:
@@ -60,9 +70,25 @@ def _photo(key: str, rng: random.Random) -> Payload:
 
 def _gif(key: str, rng: random.Random) -> Payload:
     name = str(stable_number("gif" + key, 15))
-    links = ("url", "preview_url", "raw_gif_image", "raw_webp_image", "animated_gif_url", "animated_gif_preview_url", "animated_webp_url", "animated_webp_preview_url")  # fmt: skip
+    links = (
+        "url",
+        "preview_url",
+        "raw_gif_image",
+        "raw_webp_image",
+        "animated_gif_url",
+        "animated_gif_preview_url",
+        "animated_webp_url",
+        "animated_webp_preview_url",
+    )
     data: Payload = {link: f"{FILE_CDN}{name}_{link}.gif" for link in links}
-    data |= {"width": 244, "height": 150, "max_width": 244, "max_height": 150, "image_type": 1, "render_as_sticker": False}  # fmt: skip
+    data |= {
+        "width": 244,
+        "height": 150,
+        "max_width": 244,
+        "max_height": 150,
+        "image_type": 1,
+        "render_as_sticker": False,
+    }
     return {
         "id": name,
         "mime_type": "image/gif",
@@ -96,27 +122,58 @@ def _file(key: str, rng: random.Random) -> Payload:
     name = rng.choice(("invoice.pdf", "menu.pdf", "Größentabelle.pdf", "order 12.xlsx"))
     mime = "application/pdf" if name.endswith("pdf") else "application/octet-stream"
     number = str(stable_number("file" + key, 15))
-    return {"id": number, "mime_type": mime, "name": name, "size": rng.randint(8_000, 900_000), "file_url": f"{FILE_CDN}{number}/{name.replace(' ', '_')}"}  # fmt: skip
+    return {
+        "id": number,
+        "mime_type": mime,
+        "name": name,
+        "size": rng.randint(8_000, 900_000),
+        "file_url": f"{FILE_CDN}{number}/{name.replace(' ', '_')}",
+    }
 
 
 def _audio(key: str, rng: random.Random) -> Payload:
     number = str(stable_number("audio" + key, 15))
-    return {"id": number, "mime_type": "audio/mpeg", "name": f"audioclip-{number[:10]}.mp4", "size": rng.randint(9_000, 200_000), "file_url": f"{FILE_CDN}{number}.mp4"}  # fmt: skip
+    return {
+        "id": number,
+        "mime_type": "audio/mpeg",
+        "name": f"audioclip-{number[:10]}.mp4",
+        "size": rng.randint(9_000, 200_000),
+        "file_url": f"{FILE_CDN}{number}.mp4",
+    }
 
 
 def _template(key: str, rng: random.Random) -> Payload:
     cta = {"title": "View", "type": "web_url", "url": "https://example.org/item"}
-    return {"id": str(stable_number("template" + key, 15)), "generic_template": {"title": "Featured this week", "subtitle": "While stocks last", "media_url": "https://example.org/item.png", "cta": cta}}  # fmt: skip
+    return {
+        "id": str(stable_number("template" + key, 15)),
+        "generic_template": {
+            "title": "Featured this week",
+            "subtitle": "While stocks last",
+            "media_url": "https://example.org/item.png",
+            "cta": cta,
+        },
+    }
 
 
 def _product(key: str, rng: random.Random) -> Payload:
-    item = {"id": "0", "retailer_id": f"SKU-{rng.randint(1, 99)}", "image_url": "https://example.org/p.png", "name": "Cake", "price": "$10"}  # fmt: skip
+    item = {
+        "id": "0",
+        "retailer_id": f"SKU-{rng.randint(1, 99)}",
+        "image_url": "https://example.org/p.png",
+        "name": "Cake",
+        "price": "$10",
+    }
     return {"template": {"payload": {"product": {"elements": {"data": [item]}}}}}
 
 
 def _reel(key: str, rng: random.Random) -> Payload:
     number = str(stable_number("reel" + key, 17))
-    return {"type": rng.choice(("ig_reel", "reel", "post", "ig_post")), "id": number, "title": "In 30 seconds", "url": _asset(key)}  # fmt: skip
+    return {
+        "type": rng.choice(("ig_reel", "reel", "post", "ig_post")),
+        "id": number,
+        "title": "In 30 seconds",
+        "url": _asset(key),
+    }
 
 
 def _link(key: str, rng: random.Random) -> Payload:
@@ -130,7 +187,11 @@ def _link(key: str, rng: random.Random) -> Payload:
 
 
 def _booking(key: str, rng: random.Random) -> Payload:
-    times = {"start_time": "2026-03-05T10:00:00+0000", "end_time": "2026-03-05T10:30:00+0000", "timezone": "Europe/Berlin"}  # fmt: skip
+    times = {
+        "start_time": "2026-03-05T10:00:00+0000",
+        "end_time": "2026-03-05T10:30:00+0000",
+        "timezone": "Europe/Berlin",
+    }
     return {
         "id": str(stable_number("booking" + key, 15)),
         "appointment_booking": {"status": "confirmed", **times},
@@ -164,8 +225,38 @@ SHARES: dict[str, Maker] = {
     "reel": _reel,
     "product": _product,
 }
-INSTAGRAM_KINDS = ("share", "story_reply", "story_mention", "image", "unsupported", "product", "template", "reel", "voice", "clip", "empty", "unsent", "album", "reacted")  # fmt: skip
-MESSENGER_KINDS = ("sticker", "gif", "file", "video", "link", "reel", "template", "eu_note", "audio", "unsupported", "empty", "unsent", "album", "booking")  # fmt: skip
+INSTAGRAM_KINDS = (
+    "share",
+    "story_reply",
+    "story_mention",
+    "image",
+    "unsupported",
+    "product",
+    "template",
+    "reel",
+    "voice",
+    "clip",
+    "empty",
+    "unsent",
+    "album",
+    "reacted",
+)
+MESSENGER_KINDS = (
+    "sticker",
+    "gif",
+    "file",
+    "video",
+    "link",
+    "reel",
+    "template",
+    "eu_note",
+    "audio",
+    "unsupported",
+    "empty",
+    "unsent",
+    "album",
+    "booking",
+)
 
 
 def dress(

@@ -285,9 +285,15 @@ def throttle_as_missing(occasion: FaultContext) -> Refusal:
 
 def _business_limit(occasion: FaultContext, code: int, kind: str, text: str) -> Refusal:
     minutes = int(occasion.number)
-    case = {"type": kind, "call_count": 100, "total_cputime": 25, "total_time": 25, "estimated_time_to_regain_access": minutes}  # fmt: skip
+    case = {
+        "type": kind,
+        "call_count": 100,
+        "total_cputime": 25,
+        "total_time": 25,
+        "estimated_time_to_regain_access": minutes,
+    }
     page_id = occasion.call.segments[-2] if len(occasion.call.segments) > 1 else "0"
-    message = f"(#{code}) There have been too many {text} to this Page account. Wait a bit and try again. For more info, please refer to https://developers.facebook.com/docs/graph-api/overview/rate-limiting."  # fmt: skip
+    message = f"(#{code}) There have been too many {text} to this Page account. Wait a bit and try again. For more info, please refer to https://developers.facebook.com/docs/graph-api/overview/rate-limiting."
     return Refusal(
         code, message, headers={"X-Business-Use-Case-Usage": json.dumps({page_id: [case]})}
     )

@@ -25,7 +25,14 @@ def _link_to(paging: Payload, after: str, base: str) -> None:
     paging["next"] = f"{base}&after={after}"
 
 
-@register("B1", "after so many pages the cursors lead back to the first (A-B-A)", "body", takes="pages", default="2", kinds=LISTS)  # fmt: skip
+@register(
+    "B1",
+    "after so many pages the cursors lead back to the first (A-B-A)",
+    "body",
+    takes="pages",
+    default="2",
+    kinds=LISTS,
+)
 def cursor_loop(occasion: FaultContext, body: Any) -> Any:
     paging, seen = _paging(body), occasion.memory.setdefault(occasion.call.path, [])
     if paging is None:

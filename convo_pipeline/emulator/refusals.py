@@ -5,7 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-OAUTH, GRAPH_METHOD, GRAPH_BATCH, INSTAGRAM = "OAuthException", "GraphMethodException", "GraphBatchException", "IGApiException"  # fmt: skip
+OAUTH, GRAPH_METHOD, GRAPH_BATCH, INSTAGRAM = (
+    "OAuthException",
+    "GraphMethodException",
+    "GraphBatchException",
+    "IGApiException",
+)
 
 STATUSES: Mapping[int, int] = MappingProxyType({1: 500, 2: 500, 10: 403, 200: 403, 230: 403})
 """HTTP status by code; 400 for all others. Undocumented: `Switches.error_statuses` replaces them."""
@@ -84,7 +89,7 @@ def bad_token() -> Refusal:
 
 
 def expired_token() -> Refusal:
-    text = "Error validating access token: Session has expired on Thursday, 19-Feb-26 00:00:00 PST. The current time is Thursday, 19-Feb-26 01:00:00 PST."  # fmt: skip
+    text = "Error validating access token: Session has expired on Thursday, 19-Feb-26 00:00:00 PST. The current time is Thursday, 19-Feb-26 01:00:00 PST."
     return Refusal(190, text, 463)
 
 

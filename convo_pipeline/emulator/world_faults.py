@@ -43,14 +43,26 @@ def _asked_conversation(occasion: FaultContext) -> Conversation | None:
     return next((conversation for conversation in found if conversation), None)
 
 
-@register("B6", "at each further page of a listing the last conversation jumps to the head", "prepare", takes="nothing", kinds=("listing",))  # fmt: skip
+@register(
+    "B6",
+    "at each further page of a listing the last conversation jumps to the head",
+    "prepare",
+    takes="nothing",
+    kinds=("listing",),
+)
 def bump(occasion: FaultContext) -> None:
     listed = _listed(occasion)
     if "after" in occasion.call.params and listed:
         listed[-1].add_message("one more thing")
 
 
-@register("B8", "at each further page a conversation of the head is deleted", "prepare", takes="nothing", kinds=("listing",))  # fmt: skip
+@register(
+    "B8",
+    "at each further page a conversation of the head is deleted",
+    "prepare",
+    takes="nothing",
+    kinds=("listing",),
+)
 def vanish_head(occasion: FaultContext) -> None:
     listed = _listed(occasion)
     if "after" in occasion.call.params and len(listed) > 1:
@@ -70,7 +82,14 @@ def message_midread(occasion: FaultContext) -> None:
         conversation.add_message("and another one")
 
 
-@register("B10", "so many new messages come to one conversation at once", "prepare", takes="messages", default="45", kinds=("listing",))  # fmt: skip
+@register(
+    "B10",
+    "so many new messages come to one conversation at once",
+    "prepare",
+    takes="messages",
+    default="45",
+    kinds=("listing",),
+)
 def flood(occasion: FaultContext) -> None:
     listed = _listed(occasion)
     if listed and not occasion.memory:
@@ -82,7 +101,13 @@ def flood(occasion: FaultContext) -> None:
             listed[0].add_message(f"flood {number}", moment, is_ours=number % 2 == 1)
 
 
-@register("B12", "a message among the newest 20 is unsent after it was listed", "prepare", default="1", kinds=("edge", "node"))  # fmt: skip
+@register(
+    "B12",
+    "a message among the newest 20 is unsent after it was listed",
+    "prepare",
+    default="1",
+    kinds=("edge", "node"),
+)
 def unsend(occasion: FaultContext) -> None:
     account, now_us = _account(occasion), occasion.world.clock.now_us()
     found = (
@@ -148,7 +173,13 @@ def twin_ids(occasion: FaultContext) -> None:
         listed[1].add_message("twin", message_id=twin.message_id)
 
 
-@register("B29", "with each listing a message's text is edited and its reactions change", "prepare", takes="nothing", kinds=("listing",))  # fmt: skip
+@register(
+    "B29",
+    "with each listing a message's text is edited and its reactions change",
+    "prepare",
+    takes="nothing",
+    kinds=("listing",),
+)
 def edit(occasion: FaultContext) -> None:
     occasion.memory["count"] = count = occasion.memory.get("count", 0) + 1
     for conversation in _listed(occasion)[:3]:
@@ -158,12 +189,26 @@ def edit(occasion: FaultContext) -> None:
             newest.unreact() if count % 2 == 0 else newest.react("👍")
 
 
-@register("B0", "one conversation (the Nth listed) fails every page that holds its content, code 1", "prepare", takes="position", default="1", kinds=ALL)  # fmt: skip
+@register(
+    "B0",
+    "one conversation (the Nth listed) fails every page that holds its content, code 1",
+    "prepare",
+    takes="position",
+    default="1",
+    kinds=ALL,
+)
 def poisoned(occasion: FaultContext) -> None:
     _poison_once(occasion, 1)
 
 
-@register("B0", "one conversation (the Nth listed) is withheld by EU rules, 10/2018336, and so is every page with its content", "prepare", takes="position", default="1", kinds=ALL)  # fmt: skip
+@register(
+    "B0",
+    "one conversation (the Nth listed) is withheld by EU rules, 10/2018336, and so is every page with its content",
+    "prepare",
+    takes="position",
+    default="1",
+    kinds=ALL,
+)
 def withheld(occasion: FaultContext) -> None:
     _poison_once(occasion, 10, 2018336)
 

@@ -91,8 +91,12 @@ def test_s17_person_has_one_code_everywhere_and_no_name_or_text_is_exported(
     assert (
         ada == hmac.new(SECRET.encode(), f"person:{ADA}".encode(), hashlib.sha256).hexdigest()[:32]
     )
-    for table, column in (("messages", "sender_id"), ("participants", "participant_id"), ("conversations", "customer_id"),
-                          ("reactions", "reactor_id")):  # fmt: skip
+    for table, column in (
+        ("messages", "sender_id"),
+        ("participants", "participant_id"),
+        ("conversations", "customer_id"),
+        ("reactions", "reactor_id"),
+    ):
         assert ada in {row[column] for row in rows(one, table)}, table
     sent = [row for row in rows(one, "messages") if row["direction"] == "outbound"]
     assert sum(ada in row["recipient_ids"] for row in sent) == 2  # type: ignore[operator]

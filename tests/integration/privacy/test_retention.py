@@ -355,6 +355,8 @@ def test_limits_come_from_the_configuration() -> None:
     floors = retention_starts(settings.retention.limits, date(2026, 12, 31))
     others = {table.name: date(2026, 10, 3) for table in (*RAW, *NORMALISED)}
     assert floors == others | {
-        "coverage": date(2026, 10, 3), "account_days": date(2026, 10, 3), "messages": date(2026, 12, 2),
+        "coverage": date(2026, 10, 3),
+        "account_days": date(2026, 10, 3),
+        "messages": date(2026, 12, 2),
         "runs": date(2025, 1, 31),
-    }  # fmt: skip
+    }
