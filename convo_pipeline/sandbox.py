@@ -61,7 +61,7 @@ def _with_address(settings: Settings, url: str) -> Settings:
 
 
 CONFIG = """\
-# The emulator runs at {url} until Ctrl-C. In another terminal:
+# {url} responds until Ctrl-C. In another terminal:
 #   export EMULATOR_TOKEN={token}
 #   convo-pipeline --config FILE extract      with this in FILE:
 [graph]

@@ -1,1 +1,1 @@
-"""A Graph API of our own, on loopback: so that demo, tests and notebooks need no token. Imports nothing of the rest."""
+"""Emulator of the Graph API on 127.0.0.1 for demo, tests and notebooks. Imports nothing of ours."""

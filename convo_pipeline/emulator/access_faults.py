@@ -1,4 +1,4 @@
-"""Faults of part B in which the API refuses: too much data, fields, permissions, tokens, versions."""
+"""Faults B: the API refuses data, fields, permissions, tokens or versions."""
 
 from typing import Any
 
@@ -19,17 +19,17 @@ def _limit(text: str) -> int:
     return int(text) if text.isdigit() else 25
 
 
-def _count_rows(occasion: FaultContext) -> int:
-    """Return how many rows a call asks for, nested ones included."""
-    limit = _limit(occasion.call.params.get("limit", "25")) if occasion.kind != "node" else 1
-    nested = _nested_limits(occasion)
+def _count_rows(context: FaultContext) -> int:
+    """Return the number of rows that a call requests, with nested ones."""
+    limit = _limit(context.call.params.get("limit", "25")) if context.kind != "node" else 1
+    nested = _nested_limits(context)
     return limit * (nested[0] if nested else 1)
 
 
-def _nested_limits(occasion: FaultContext) -> list[int]:
-    """Return how many messages a call nests; empty where it nests none."""
+def _nested_limits(context: FaultContext) -> list[int]:
+    """Return the limits of the nested messages that a call requests."""
     try:
-        asked = parse_fields(occasion.call.params.get("fields", "id"))
+        asked = parse_fields(context.call.params.get("fields", "id"))
     except FieldSyntaxError:
         return []
     return [
@@ -41,25 +41,25 @@ def _nested_limits(occasion: FaultContext) -> list[int]:
 
 @register(
     "B0",
-    "code 1, reduce the amount of data, above so many rows",
+    "code 1, reduce the amount of data, above this many rows",
     "refuse",
     takes="rows",
     default="200",
     kinds=ALL,
 )
-def reduce_above(occasion: FaultContext) -> Refusal | None:
-    return reduce_data() if _count_rows(occasion) > occasion.number else None
+def reduce_above(context: FaultContext) -> Refusal | None:
+    return reduce_data() if _count_rows(context) > context.number else None
 
 
 @register(
     "B0",
-    "code 1, reduce the amount of data, for messages nested in anything",
+    "code 1, reduce the amount of data, for nested messages",
     "refuse",
     takes="nothing",
     kinds=("listing", "node"),
 )
-def nested_refused(occasion: FaultContext) -> Refusal | None:
-    return reduce_data() if _nested_limits(occasion) else None
+def nested_refused(context: FaultContext) -> Refusal | None:
+    return reduce_data() if _nested_limits(context) else None
 
 
 @register(
@@ -70,95 +70,103 @@ def nested_refused(occasion: FaultContext) -> Refusal | None:
     default="reactions",
     kinds=ALL,
 )
-def nonexisting(occasion: FaultContext) -> Refusal | None:
+def nonexisting(context: FaultContext) -> Refusal | None:
     try:
-        asked = parse_fields(occasion.call.params.get("fields", "id"))
+        asked = parse_fields(context.call.params.get("fields", "id"))
     except FieldSyntaxError:
         return None
     names = [field.name for field in asked]
     nested = [child.name for field in asked for child in field.children or ()]
     return (
-        nonexisting_field(occasion.argument, "Message")
-        if occasion.argument in names + nested
+        nonexisting_field(context.argument, "Message")
+        if context.argument in names + nested
         else None
     )
 
 
 @register(
     "B11",
-    "a page of content that reaches beyond the newest 20 is refused as a whole",
+    "a page with content beyond the newest 20 is refused",
     "refuse",
     takes="nothing",
     kinds=("edge",),
 )
-def old_page_refused(occasion: FaultContext) -> Refusal | None:
-    has_content = bool({"message", "from"} & set(occasion.call.params.get("fields", "").split(",")))
-    is_deep = (
-        "after" in occasion.call.params or _limit(occasion.call.params.get("limit", "25")) > 20
-    )
-    return gone(occasion.switches.refused_as, "") if has_content and is_deep else None
+def old_page_refused(context: FaultContext) -> Refusal | None:
+    has_content = bool({"message", "from"} & set(context.call.params.get("fields", "").split(",")))
+    is_deep = "after" in context.call.params or _limit(context.call.params.get("limit", "25")) > 20
+    return gone(context.switches.refused_as, "") if has_content and is_deep else None
 
 
 @register("B30", "code 10: permission", "refuse", takes="nothing", kinds=ALL)
-def permission_10(occasion: FaultContext) -> Refusal:
+def permission_10(context: FaultContext) -> Refusal:
     return Refusal(10, "(#10) This endpoint requires the 'pages_messaging' permission")
 
 
 @register("B30", "code 200: no Advanced Access", "refuse", takes="nothing", kinds=ALL)
-def permission_200(occasion: FaultContext) -> Refusal:
+def permission_200(context: FaultContext) -> Refusal:
     return Refusal(200, "(#200) App does not have Advanced Access to pages_messaging permission")
 
 
 @register(
     "B30",
-    "code 200/2534041: the owner has switched off message access",
+    "code 200/2534041: the owner switched off message access",
     "refuse",
     takes="nothing",
     kinds=ALL,
 )
-def access_switched_off(occasion: FaultContext) -> Refusal:
+def access_switched_off(context: FaultContext) -> Refusal:
     return Refusal(
         200, "(#200) The account owner has disabled access to instagram direct messages", 2534041
     )
 
 
 @register("B30", "code 230: pages_messaging is missing", "refuse", takes="nothing", kinds=ALL)
-def permission_230(occasion: FaultContext) -> Refusal:
+def permission_230(context: FaultContext) -> Refusal:
     return Refusal(230, "(#230) Requires pages_messaging permission to manage the object")
 
 
 @register(
-    "B30", "the token dies after so many calls (190/463)", "refuse", takes="calls", default="3"
+    "B30", "the token expires after this many calls (190/463)", "refuse", takes="calls", default="3"
 )
-def token_dies(occasion: FaultContext) -> Refusal | None:
-    occasion.memory["calls"] = calls = occasion.memory.get("calls", 0) + 1
-    return expired_token() if calls > occasion.number else None
+def token_dies(context: FaultContext) -> Refusal | None:
+    context.memory["calls"] = calls = context.memory.get("calls", 0) + 1
+    return expired_token() if calls > context.number else None
 
 
 @register("B30", "the token was revoked (190/460)", "refuse", takes="nothing")
-def token_revoked(occasion: FaultContext) -> Refusal:
-    text = "Error validating access token: The session has been invalidated because the user changed their password."
+def token_revoked(context: FaultContext) -> Refusal:
+    text = (
+        "Error validating access token: The session has been invalidated because the user changed"
+        " their password."
+    )
     return Refusal(190, text, 460)
 
 
-@register("B30", "the version is retired and refused", "refuse", takes="nothing")
-def retired_version(occasion: FaultContext) -> Refusal:
-    text = "(#2635) You are calling a deprecated version of the Graph API. Please update to the latest version: v26.0."
+@register("B30", "the version is retired: the call is refused", "refuse", takes="nothing")
+def retired_version(context: FaultContext) -> Refusal:
+    text = (
+        "(#2635) You are calling a deprecated version of the Graph API. Please update to the latest"
+        " version: v26.0."
+    )
     return Refusal(2635, text)
 
 
 @register(
-    "B30", "the version is retired; another one serves", "content", takes="version", default="v27.0"
+    "B30",
+    "the version is retired: another version answers",
+    "content",
+    takes="version",
+    default="v27.0",
 )
-def version_upgraded(occasion: FaultContext, content: bytes, headers: dict[str, str]) -> bytes:
-    headers["Facebook-API-Version"] = occasion.argument
+def version_upgraded(context: FaultContext, content: bytes, headers: dict[str, str]) -> bytes:
+    headers["Facebook-API-Version"] = context.argument
     return content
 
 
 @register(
     "B0", "items of a batch that timed out are null", "body", takes="nothing", kinds=("other",)
 )
-def batch_null(occasion: FaultContext, body: Any) -> Any:
+def batch_null(context: FaultContext, body: Any) -> Any:
     return (
         [None if position % 2 else item for position, item in enumerate(body)]
         if isinstance(body, list)

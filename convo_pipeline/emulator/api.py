@@ -1,7 +1,8 @@
-"""Graph calls answered from a world: routing, tokens, versions, limits. It knows no sockets.
+"""Answer Graph calls from a world: routing, tokens, versions, limits. Without HTTP.
 
-Limits: only what an inbox reader needs is here. Nothing can be sent or changed over HTTP; no webhooks; `tags` and `source`
-parameters are ignored as `since` and `until` are; media links lead nowhere; rates are counted per server, not per app.
+It supports what an inbox reader needs. Nothing can be sent or changed, and there are no webhooks.
+The parameters `tags`, `source`, `since` and `until` are ignored. Media links lead nowhere. Rates
+are counted per server, not per app.
 """
 
 import hashlib
@@ -30,7 +31,7 @@ FOLDERS = ("", "inbox", "other", "page_done", "spam")
 
 
 class GraphApi:
-    """Answer calls; the owner holds the world's lock."""
+    """Answers calls; the caller holds the world's lock."""
 
     def __init__(self, world: World, switches: Switches) -> None:
         self.world = world
@@ -39,7 +40,7 @@ class GraphApi:
         self.call_counts: dict[str, int] = {}
 
     def answer(self, call: Call) -> EmulatedResponse:
-        """Return the answer to one call; errors are answers too."""
+        """Return the response to one call; errors are responses, too."""
         now_us = self.world.refresh()
         headers = {
             "Content-Type": "application/json; charset=UTF-8",
@@ -59,7 +60,7 @@ class GraphApi:
         return EmulatedResponse(status, body, headers | self._usage(call))
 
     def refused(self, call: Call, refusal: Refusal, version: str = "") -> EmulatedResponse:
-        """Return the answer that a refusal is."""
+        """Return the error response of a refusal."""
         body, status = self._refuse(call, refusal)
         headers = {
             "Content-Type": "application/json; charset=UTF-8",
@@ -78,7 +79,7 @@ class GraphApi:
         return body, 200 if self.switches.errors_as_200 else status
 
     def _read_version(self, segments: list[str]) -> tuple[list[str], str]:
-        """Split off the version; a dead one is served by the oldest that lives."""
+        """Split off the version; a retired one becomes the oldest version that is served."""
         if not segments or not _VERSION.fullmatch(segments[0]):
             return segments, self.switches.newest_version
         asked, oldest, newest = (
@@ -127,13 +128,13 @@ class GraphApi:
             return {"data": [{"permission": scope, "status": "granted"} for scope in scopes]}
         if owner := self._owner(accounts, node, call):
             return self._page_node(call, owner, node, edge, view)
-        found = self._find(accounts, node, view)
+        item = self._find(accounts, node, view)
         self._count(
-            call, found.account if isinstance(found, Conversation) else found.conversation.account
+            call, item.account if isinstance(item, Conversation) else item.conversation.account
         )
-        if isinstance(found, Conversation):
-            return self._conversation(call, found, edge, view)
-        return self._message(call, found, edge, view)
+        if isinstance(item, Conversation):
+            return self._conversation(call, item, edge, view)
+        return self._message(call, item, edge, view)
 
     def _view(self, call: Call, version: str, now_us: int) -> CallView:
         mode = self.switches.next_token
@@ -142,10 +143,10 @@ class GraphApi:
             now_us, self.switches, call.base_url, version, call.token if has_token else None
         )
 
-    # Who may ask
+    # Tokens and limits
 
     def _authorise(self, call: Call, segments: list[str]) -> list[Account]:
-        """Return the accounts the token opens; check the app secret's proof."""
+        """Return the accounts that the token opens; check the app secret's proof."""
         token = call.token
         if not token:
             raise refusals.no_token()
@@ -180,7 +181,7 @@ class GraphApi:
     # Pages and tokens
 
     def _owner(self, accounts: Sequence[Account], node: str, call: Call) -> Account | None:
-        """Return the account a page id, an Instagram id or `me` names."""
+        """Return the account of a page id, an Instagram id or `me`."""
         platform = call.params.get("platform", "").lower()
         for account in sorted(
             accounts, key=lambda each: (each.platform != platform, each.platform)
@@ -241,7 +242,9 @@ class GraphApi:
         scopes = list(dict.fromkeys(scope for account in accounts for scope in account.scopes))
         pages = list(dict.fromkeys(account.page_id for account in accounts))
         issued = int(self.world.clock.now_us() / 1e6) - 86_400
-        told = {key: value for account in accounts for key, value in account.token_facts.items()}
+        overrides = {
+            key: value for account in accounts for key, value in account.token_facts.items()
+        }
         return {
             "data": {
                 "app_id": "999000000000010",
@@ -258,7 +261,7 @@ class GraphApi:
                 ],
                 "user_id": "999000000000020",
             }
-            | told
+            | overrides
         }
 
     # Conversations and messages
@@ -290,7 +293,7 @@ class GraphApi:
         return render.conversations_page(view, account, fields, paging, kept, rows)
 
     def _folder(self, call: Call, account: Account) -> str:
-        """Return the folder to list; Instagram has none, and an unknown one is empty."""
+        """Return the folder to list. Instagram has no folders, and an unknown folder is empty."""
         if account.platform == "instagram":
             return "*"
         asked = call.params.get("folder", "")
@@ -313,41 +316,45 @@ class GraphApi:
             raise refusals.gone(self.switches.refused_as, shown_id)
         raise refusals.missing(shown_id)
 
-    def _conversation(self, call: Call, found: Conversation, edge: str, view: CallView) -> Payload:
+    def _conversation(
+        self, call: Call, conversation: Conversation, edge: str, view: CallView
+    ) -> Payload:
         call.kind = "edge" if edge else "conversation"
         fields = _fields(call)
         if not edge:
-            return render.conversation_node(view, found, fields)
+            return render.conversation_node(view, conversation, fields)
         if edge != "messages":
             raise refusals.unknown_path(f"/{edge}")
         paging = read_paging(call.params, self.switches.default_limit, self.switches.messages_limit)
-        return render.messages_page(view, found, fields, paging, call.params.get("fields", ""))
+        return render.messages_page(
+            view, conversation, fields, paging, call.params.get("fields", "")
+        )
 
-    def _message(self, call: Call, found: Message, edge: str, view: CallView) -> Payload:
+    def _message(self, call: Call, message: Message, edge: str, view: CallView) -> Payload:
         call.kind = "message_edge" if edge else "message"
         if not edge:
-            return render.message_node(view, found, _fields(call))
+            return render.message_node(view, message, _fields(call))
         if edge not in ("attachments", "shares"):
             raise refusals.unknown_path(f"/{edge}")
-        return render.message_edge(view, found, edge, _fields(call), call.params.get("after"))
+        return render.message_edge(view, message, edge, _fields(call), call.params.get("after"))
 
-    # Many at once
+    # Several ids or calls in one request
 
     def _many(self, call: Call, accounts: Sequence[Account], view: CallView) -> Payload:
-        """Answer `?ids=`; each id is a call, and one bad id spoils all."""
+        """Answer `?ids=`: each id counts as a call, and one bad id refuses all."""
         asked = [part for part in call.params["ids"].split(",") if part]
         if len(asked) > MOST_IN_BATCH:
             raise Refusal(
                 100, f"(#100) Too many IDs. Maximum: {MOST_IN_BATCH}. Provided: {len(asked)}"
             )
-        found: Payload = {}
+        objects: Payload = {}
         for shown_id in asked:
-            found[shown_id] = self._object(call, accounts, [shown_id], view)
+            objects[shown_id] = self._object(call, accounts, [shown_id], view)
         call.kind = "ids"
-        return found
+        return objects
 
     def _batch(self, call: Call) -> list[Any]:
-        """Answer a batch in order; each item is a call of its own."""
+        """Answer a batch in order; each item is a separate call."""
         if "access_token" not in call.params and call.token is None:
             raise refusals.no_token()
         try:
@@ -388,7 +395,7 @@ class GraphApi:
 
 
 def write_json(body: Any, switches: Switches) -> bytes:
-    """Return the body as bytes, non-ASCII and slashes escaped as Meta does unless switched off."""
+    """Return the body as JSON; `json_escapes` decides whether non-ASCII is escaped as Meta does."""
     text = json.dumps(body, separators=(",", ":"))
     if switches.json_escapes == "meta":
         return text.replace("/", "\\/").encode()
@@ -429,7 +436,7 @@ def _is_with(conversation: Conversation, user_id: str) -> bool:
 
 
 def _check_proof(params: dict[str, str], token: str, secrets: set[str]) -> None:
-    """Check `appsecret_proof`, in its plain form or the timed one (valid for five minutes)."""
+    """Check `appsecret_proof`: the plain form, or the timed form that is valid for five minutes."""
     proof, stamp = params.get("appsecret_proof", ""), params.get("appsecret_time", "")
     signed = f"{token}|{stamp}" if stamp else token
     is_fresh = not stamp or (stamp.isdigit() and abs(time.time() - int(stamp)) <= PROOF_SECONDS)

@@ -1,4 +1,4 @@
-"""One call and its answer as values, and the log of all calls seen."""
+"""A call, its response, and the log of all calls."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -13,19 +13,19 @@ SECRET_PARAMETERS = frozenset(
 
 @dataclass
 class Call:
-    """One Graph call, however it came (alone or in a batch)."""
+    """One Graph call, single or from a batch."""
 
     method: str
     path: str
-    """Still percent-encoded, so that an id may hold a slash."""
+    """Percent-encoded, so that an id can contain a slash."""
     params: dict[str, str]
     headers: Mapping[str, str]
     base_url: str
     number: int = 0
-    """1 = the first call this server saw."""
+    """1 is the first call of this server."""
     kind: str = "other"
     is_free: bool = False
-    """Whether the limiter looks away (an item of a batch that counts as one call)."""
+    """Whether the limiter ignores it: an item of a batch that counts as one call."""
     account: str | None = None
     page_id: str | None = None
     platform: str | None = None
@@ -53,7 +53,7 @@ class Call:
 
 @dataclass
 class EmulatedResponse:
-    """What goes back: a body that is still an object, or bytes already."""
+    """A response: its body as an object, or already as bytes."""
 
     status: int
     body: Any
@@ -63,51 +63,51 @@ class EmulatedResponse:
 
 @dataclass(frozen=True)
 class LoggedCall:
-    """One call in the log, without its secrets."""
+    """One call in the log, without secrets."""
 
     number: int
     at: float
-    """Monotonic seconds at arrival."""
+    """Time of arrival in monotonic seconds."""
     method: str
     path: str
     params: Mapping[str, str]
     status: int
     kind: str
-    """listing, find, conversation, edge, message, message_edge, identity, token, batch, ids or other."""
+    """Such as listing, find, conversation, edge, message, identity, token, batch or other."""
     account: str | None
     token_in: str | None
     code: int | None
-    """The error's code, None for a good answer."""
+    """Code of the error; None for a success."""
 
 
 class CallLog:
-    """Every call seen, in order."""
+    """All calls, in order."""
 
     def __init__(self) -> None:
-        self._seen: list[LoggedCall] = []
+        self._calls: list[LoggedCall] = []
 
-    def append(self, seen: LoggedCall) -> None:
-        self._seen.append(seen)
+    def append(self, call: LoggedCall) -> None:
+        self._calls.append(call)
 
     def __iter__(self) -> Iterator[LoggedCall]:
-        return iter(list(self._seen))
+        return iter(list(self._calls))
 
     def __len__(self) -> int:
-        return len(self._seen)
+        return len(self._calls)
 
     def __getitem__(self, index: int) -> LoggedCall:
-        return self._seen[index]
+        return self._calls[index]
 
     def clear(self) -> None:
-        self._seen.clear()
+        self._calls.clear()
 
     def kinds(self) -> Counter[str]:
         """Count calls by kind."""
-        return Counter(seen.kind for seen in self)
+        return Counter(call.kind for call in self)
 
     def most_in_one_second(self, account: str | None = None, seconds: float = 1.0) -> int:
-        """Return the largest number of calls that arrived within any window of one second."""
-        stamps = [seen.at for seen in self if account is None or seen.account == account]
+        """Return the largest number of calls that arrived within one second."""
+        stamps = [call.at for call in self if account is None or call.account == account]
         first, most = 0, 0
         for last, stamp in enumerate(stamps):
             while stamps[first] <= stamp - seconds:
@@ -117,7 +117,7 @@ class CallLog:
 
 
 def public_params(params: Mapping[str, str]) -> dict[str, str]:
-    """Return the parameters without anything secret."""
+    """Return the parameters without secrets."""
     return {name: value for name, value in params.items() if name not in SECRET_PARAMETERS}
 
 

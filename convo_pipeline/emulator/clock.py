@@ -1,4 +1,4 @@
-"""The emulator's own time: the machine's, or one that a test lets pass."""
+"""The emulator's clock: the machine's clock, or one that a test moves."""
 
 import time
 from datetime import UTC, datetime
@@ -7,7 +7,7 @@ MICROSECONDS = 1_000_000
 
 
 class VirtualClock:
-    """Stand still at `start` until told otherwise; without `start`, run with the machine's clock.
+    """A clock that stands still at `start`; without `start` it follows the machine's clock.
 
     >>> clock = VirtualClock(datetime(2026, 2, 19, tzinfo=UTC))
     >>> clock.advance(90)
@@ -27,16 +27,16 @@ class VirtualClock:
         return from_us(self.now_us())
 
     def advance(self, seconds: float) -> None:
-        """Let time pass (a negative number sets the clock back)."""
+        """Move the clock; a negative number sets it back."""
         self._offset_us += round(seconds * MICROSECONDS)
 
     def set(self, moment: datetime) -> None:
-        """Stand at `moment`, or run on from it where the clock follows the machine's."""
+        """Set the clock to `moment`."""
         self._offset_us += to_us(moment) - self.now_us()
 
 
 def to_us(moment: datetime) -> int:
-    """Microseconds since 1970 of an aware time."""
+    """Return the microseconds since 1970 of an aware time."""
     if moment.tzinfo is None:
         raise ValueError("a time needs a zone")
     delta = moment - datetime(1970, 1, 1, tzinfo=UTC)

@@ -1,7 +1,7 @@
-"""A seeded inbox: who wrote when is a function of (seed, account, day), so the same moment always holds the same history.
+"""Generate inboxes from a seed: the same seed and time always give the same history.
 
-Each UTC day gives birth to some conversations; everything they will ever hold follows from that day's seed, however the
-emulator was started. Texts, names and media are made when a message is first looked at.
+Each UTC day starts some conversations. The seed, the account and the day decide all their
+messages. Texts, names and media are made when a message is first read.
 """
 
 import random
@@ -28,9 +28,9 @@ from convo_pipeline.emulator.world import (
 DAY_US = 86_400 * MICROSECONDS
 HISTORY_DAYS = 90
 SPAN_DAYS = 28
-"""No conversation goes on for longer after its first message."""
+"""Longest time between the first and the last message of a conversation."""
 LENGTHS: tuple[tuple[int, int, int], ...] = ((55, 1, 7), (28, 8, 15), (12, 21, 38), (5, 62, 84))
-"""(weight, fewest, most) messages of a conversation."""
+"""Number of messages of a conversation as (weight, least, most)."""
 BIRTHS_PER_WEEKDAY = (6, 6, 5, 6, 7, 7, 4)
 SCENES: Mapping[str, Mapping[str, phrases.Scenes]] = MappingProxyType(
     {"instagram": phrases.BAKERY, "messenger": phrases.BIKES}
@@ -52,7 +52,7 @@ def default_world(
     history_days: int = HISTORY_DAYS,
     app_secret: str | None = None,
 ) -> World:
-    """Return two invented businesses with some 90 days of history that goes on as the clock does."""
+    """Return two invented businesses with `history_days` of messages; new ones come with time."""
     world = World(clock, seed)
     for name, page_id, platform, title, username in (
         (
@@ -78,7 +78,7 @@ def default_world(
 
 
 def fill(world: World, history_days: int = HISTORY_DAYS) -> None:
-    """Give every account of a world a seeded inbox from `history_days` ago, growing with the clock."""
+    """Give every account of a world a generated inbox that grows with the clock."""
     today = world.clock.now_us() // DAY_US
     for account in world.accounts.values():
         account.grow = partial(grow, since_us=(today - history_days) * DAY_US)
@@ -88,16 +88,18 @@ def fill(world: World, history_days: int = HISTORY_DAYS) -> None:
 
 
 def grow(account: Account, first_day: int, last_day: int, *, since_us: int = 0) -> None:
-    """Add the conversations born on the days `first_day`…`last_day` (days since 1970)."""
+    """Add the conversations that start on the days `first_day` to `last_day` (since 1970)."""
     for day in range(first_day, last_day + 1):
         rng = random.Random(f"{account.world.seed}:{account.page_id}:{account.platform}:{day}")
         births = max(1, BIRTHS_PER_WEEKDAY[(day + 3) % 7] + rng.choice((-1, 0, 0, 1)))
         for number in range(births):
-            _bear(account, day, number, rng, since_us)
+            _add_conversation(account, day, number, rng, since_us)
 
 
-def _bear(account: Account, day: int, number: int, rng: random.Random, since_us: int) -> None:
-    """Add one conversation with everything it will ever hold."""
+def _add_conversation(
+    account: Account, day: int, number: int, rng: random.Random, since_us: int
+) -> None:
+    """Add one conversation with all its messages, also future ones."""
     thread = day * 100 + number
     key = f"{account.world.seed}:{account.page_id}:{account.platform}:{thread}"
     language = rng.choices(list(phrases.WEIGHTS), list(phrases.WEIGHTS.values()))[0]
@@ -122,7 +124,7 @@ def _bear(account: Account, day: int, number: int, rng: random.Random, since_us:
             continue
         message_id = account.message_id(thread, created_us)
         message = Message(conversation, message_id, created_us)
-        message.make = partial(_write, message, key, language, position, line)
+        message.make = partial(_make_payload, message, key, language, position, line)
         if line.kind == "unsent":
             message.unsent_us = created_us + rng.randrange(5, 900) * MICROSECONDS
         conversation.append(message)
@@ -131,7 +133,7 @@ def _bear(account: Account, day: int, number: int, rng: random.Random, since_us:
 
 
 def _plan(rng: random.Random, rare: Sequence[str]) -> list[PlannedMessage]:
-    """Decide who writes when, and what kind of thing."""
+    """Plan the messages of a conversation: time, sender and kind."""
     _, fewest, most = rng.choices(LENGTHS, [weight for weight, _, _ in LENGTHS])[0]
     count = rng.randint(fewest, most)
     is_answered, is_automatic = rng.random() > 0.12, rng.random() < 0.2
@@ -151,7 +153,7 @@ def _plan(rng: random.Random, rare: Sequence[str]) -> list[PlannedMessage]:
 
 
 def _gap_us(rng: random.Random, was_ours: bool, is_ours: bool, count: int) -> int:
-    """Draw the pause before the next message: seconds within one breath, minutes to hours for an answer, days at times."""
+    """Draw the pause before the next message: seconds, minutes, hours, and sometimes days."""
     if was_ours == is_ours:
         seconds = rng.uniform(0.3, 60)
     elif is_ours:
@@ -178,7 +180,7 @@ def _kind(rng: random.Random) -> str:
 
 
 def _rare_kinds(platform: str, day: int, number: int) -> list[str]:
-    """Deal the rare kinds out so that every one of them occurs in every week."""
+    """Return rare kinds of messages; each kind occurs in every week."""
     kinds = INSTAGRAM_KINDS if platform == "instagram" else MESSENGER_KINDS
     if number > 2:
         return []
@@ -211,10 +213,10 @@ def _people(account: Account, key: str, language: str) -> list[Payload]:
     return [account.describe_customer(" ".join(names), customer_id)]
 
 
-def _write(
+def _make_payload(
     message: Message, key: str, language: str, position: int, line: PlannedMessage
 ) -> Payload:
-    """Make the payload of one planned message."""
+    """Return the payload of one planned message."""
     conversation = message.conversation
     rng = random.Random(f"{key}:{position}")
     us, customer = conversation.account.person(), conversation.people[0]

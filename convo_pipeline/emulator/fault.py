@@ -1,4 +1,4 @@
-"""What a fault is: when it fires, what it may look at, and the raw connection for those below HTTP."""
+"""A fault: when it fires, what it can read and change, and the raw connection."""
 
 import asyncio
 import random
@@ -17,7 +17,7 @@ WRITE_BUFFER_BYTES = 1 << 20
 
 
 class RawConnection:
-    """The raw connection, for what HTTP libraries do not let one do."""
+    """The raw connection, for responses that HTTP libraries do not allow."""
 
     def __init__(self, transport: asyncio.Transport, receive: Callable[[], Awaitable[Any]]) -> None:
         self._transport = transport
@@ -28,13 +28,13 @@ class RawConnection:
         return not self._transport.is_closing()
 
     async def send(self, content: bytes) -> None:
-        """Write, but never far ahead of the reader."""
+        """Write, with a limited buffer."""
         self._transport.write(content)
         while self.is_open and self._transport.get_write_buffer_size() > WRITE_BUFFER_BYTES:
             await asyncio.sleep(0.005)
 
     async def wait(self, seconds: float) -> None:
-        """Sleep, or less when the client has gone."""
+        """Sleep, but stop when the client disconnects."""
         try:
             await asyncio.wait_for(self.wait_closed(), seconds)
         except TimeoutError:
@@ -48,28 +48,28 @@ class RawConnection:
         self._transport.close()
 
     def reset(self) -> None:
-        """Close with an RST, unsent bytes thrown away."""
-        found = self._transport.get_extra_info("socket")
-        if found is not None and self.is_open:
-            found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        """Close with an RST and drop unsent bytes."""
+        raw_socket = self._transport.get_extra_info("socket")
+        if raw_socket is not None and self.is_open:
+            raw_socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._transport.abort()
 
 
 @dataclass
 class FaultContext:
-    """One call that a fault fires on, with everything it may look at or change."""
+    """A call on which a fault fires, and everything that the fault can read or change."""
 
     call: Call
     kind: str
-    """listing, find, edge, node or other, told from the path alone."""
+    """listing, find, edge, node or other, derived from the path."""
     world: World
     switches: Switches
     rng: random.Random
     argument: str
     memory: dict[str, Any]
-    """The fault's own, from call to call."""
+    """Values that the fault keeps between calls."""
     foreign_url: str
-    """Another host, where nobody should ever be sent."""
+    """Address of another host that the client must never call."""
 
     @property
     def number(self) -> float:
@@ -87,16 +87,16 @@ SendOnWire = Callable[
 
 @dataclass(frozen=True)
 class FaultKind:
-    """A fault of the catalogue; one hook acts, at times with a `prepare` of its own."""
+    """A kind of fault. One function acts; some have a `prepare` function as well."""
 
     name: str
     number: str
     summary: str
     takes: str = "times"
-    """What the argument means; `times` = fire on so many calls only."""
+    """Meaning of the argument; `times` is the number of calls on which it fires."""
     default: str = ""
     kinds: tuple[str, ...] = ()
-    """The kinds of call it fires on; none = all."""
+    """Kinds of calls on which it fires; none means all."""
     prepare: PrepareCall | None = None
     refuse: RefuseCall | None = None
     body: ChangeBody | None = None
@@ -106,7 +106,7 @@ class FaultKind:
 
 @dataclass
 class Fault:
-    """A kind of fault and when it fires."""
+    """A kind of fault, its argument and when it fires."""
 
     kind: FaultKind
     argument: str = ""
@@ -116,8 +116,8 @@ class Fault:
     fired: int = 0
     memory: dict[str, Any] = field(default_factory=dict)
 
-    def draws(self, call_number: int, kind: str, rng: random.Random) -> bool:
-        """Decide whether this call meets the fault."""
+    def fires(self, call_number: int, kind: str, rng: random.Random) -> bool:
+        """Return whether the fault fires on this call."""
         if self.kind.kinds and kind not in self.kind.kinds:
             return False
         if call_number <= self.after_calls or (self.times is not None and self.fired >= self.times):
@@ -129,11 +129,11 @@ class Fault:
 
 
 REGISTRY: dict[str, FaultKind] = {}
-"""Every fault by name; `faults.FAULTS` is the whole of it."""
+"""Every fault by name; use `faults.FAULTS`, which imports all modules."""
 
 
 def register(number: str, summary: str, stage: str, **details: Any) -> Callable[[Any], Any]:
-    """Enter a function into the catalogue under its own name."""
+    """Register a function as a fault under its name."""
 
     def enter(function: Any) -> Any:
         name = function.__name__
@@ -144,7 +144,7 @@ def register(number: str, summary: str, stage: str, **details: Any) -> Callable[
 
 
 def kind_of(call: Call) -> str:
-    """Tell the kind of a call from its path."""
+    """Return the kind of a call from its path."""
     segments = call.segments
     if segments and segments[0][:1] == "v" and segments[0][1:].replace(".", "").isdigit():
         segments = segments[1:]
@@ -162,7 +162,7 @@ def kind_of(call: Call) -> str:
 
 
 def rows_of(container: Any) -> list[dict[str, Any]]:
-    """Return the rows of a page or of a nested list, whatever its shape."""
+    """Return the rows of a page or of a nested list of any shape."""
     if isinstance(container, dict) and "data" in container:
         container = container["data"]
     if isinstance(container, dict):
@@ -172,12 +172,12 @@ def rows_of(container: Any) -> list[dict[str, Any]]:
     )
 
 
-def conversation_rows(occasion: FaultContext, body: Any) -> list[dict[str, Any]]:
-    """Return the conversations of an answer."""
-    if occasion.kind in ("listing", "find"):
+def conversation_rows(context: FaultContext, body: Any) -> list[dict[str, Any]]:
+    """Return the conversations in a response body."""
+    if context.kind in ("listing", "find"):
         return rows_of(body)
     if (
-        occasion.kind == "node"
+        context.kind == "node"
         and isinstance(body, dict)
         and ("messages" in body or "participants" in body)
     ):
@@ -185,18 +185,18 @@ def conversation_rows(occasion: FaultContext, body: Any) -> list[dict[str, Any]]
     return []
 
 
-def message_rows(occasion: FaultContext, body: Any) -> list[dict[str, Any]]:
-    """Return the messages of an answer, nested or not."""
-    if occasion.kind == "edge":
+def message_rows(context: FaultContext, body: Any) -> list[dict[str, Any]]:
+    """Return the messages in a response body, nested or not."""
+    if context.kind == "edge":
         return rows_of(body)
-    conversations = conversation_rows(occasion, body)
-    if occasion.kind == "node" and not conversations and isinstance(body, dict):
+    conversations = conversation_rows(context, body)
+    if context.kind == "node" and not conversations and isinstance(body, dict):
         return [body]
     return [row for conversation in conversations for row in rows_of(conversation.get("messages"))]
 
 
 def walk(value: Any) -> Iterator[dict[str, Any]]:
-    """Yield every object inside a value."""
+    """Yield every JSON object inside a value."""
     if isinstance(value, dict):
         yield value
     for inner in (

@@ -1,7 +1,8 @@
-"""Faults by name: what can go wrong on the way (A) and in the API's answers (B).
+"""All faults by name: A of the network, B of the API's responses.
 
-`FAULTS` names them all with their number in the fault catalogue; `parse_fault` reads them from text such as
-`slow_loris:0.1` (a probability) or `token_dies:5` (an argument). Drawing is seeded: the same calls meet the same faults.
+`FAULTS` has each fault with its code in the fault catalogue. `parse_fault` reads a text such as
+`slow_loris:0.1` (a probability) or `token_dies:5` (an argument). The random numbers are seeded:
+the same calls get the same faults.
 """
 
 import random
@@ -31,14 +32,14 @@ PARTS: tuple[ModuleType, ...] = (
     value_faults,
     access_faults,
 )
-"""The modules whose faults are entered below."""
+"""Modules that register faults when they are imported."""
 FAULTS: Mapping[str, FaultKind] = MappingProxyType(REGISTRY)
 """Every fault by name."""
 TEXT_ARGUMENTS = ("field", "version")
 
 
 class FaultError(ValueError):
-    """A fault's text cannot be read; the message says what would be right."""
+    """A fault's text is wrong; the message says what is allowed."""
 
 
 def make_fault(
@@ -48,7 +49,7 @@ def make_fault(
     times: int | None = None,
     after_calls: int = 0,
 ) -> Fault:
-    """Return a fault by its name; `times` bounds how often, `after_calls` lets the first calls pass."""
+    """Return a fault by name; it fires at most `times`, after the first `after_calls` calls."""
     kind = FAULTS.get(name)
     if kind is None:
         raise FaultError(f'no fault is called "{name}"; there are: {", ".join(sorted(FAULTS))}')
@@ -67,7 +68,9 @@ def make_fault(
 
 
 def parse_fault(text: str) -> Fault:
-    """Read `name`, `name:probability` (with a point), `name:argument` or `name:argument:probability`.
+    """Parse `name`, `name:argument`, `name:probability` or `name:argument:probability`.
+
+    A probability has a decimal point.
 
     >>> fault = parse_fault("slow_loris:0.1")
     >>> fault.kind.name, fault.probability
@@ -103,7 +106,7 @@ def _is_probability(text: str) -> bool:
 
 
 class FaultInjector:
-    """All faults of a server, applied to each call in the order they were given."""
+    """All faults of a server, applied to each call in the given order."""
 
     def __init__(
         self,
@@ -119,13 +122,13 @@ class FaultInjector:
         self._switches = switches
         self._rng = random.Random(seed)
 
-    def draw(self, call: Call) -> list[tuple[FaultKind, FaultContext]]:
-        """Return what this call meets."""
+    def choose(self, call: Call) -> list[tuple[FaultKind, FaultContext]]:
+        """Return the faults that fire on this call."""
         kind = kind_of(call)
-        drawn = []
+        active = []
         for fault in self.faults:
-            if fault.draws(call.number, kind, self._rng):
-                occasion = FaultContext(
+            if fault.fires(call.number, kind, self._rng):
+                context = FaultContext(
                     call,
                     kind,
                     self._world,
@@ -135,38 +138,38 @@ class FaultInjector:
                     fault.memory,
                     self.foreign_url,
                 )
-                drawn.append((fault.kind, occasion))
-        return drawn
+                active.append((fault.kind, context))
+        return active
 
 
 ActiveFaults = Sequence[tuple[FaultKind, FaultContext]]
 
 
-def prepare(drawn: ActiveFaults) -> None:
-    """Let faults change the world or the call before it is answered."""
-    for kind, occasion in drawn:
+def prepare(active: ActiveFaults) -> None:
+    """Let faults change the world or the call before the API answers."""
+    for kind, context in active:
         if kind.prepare:
-            kind.prepare(occasion)
+            kind.prepare(context)
 
 
-def refusal_of(drawn: ActiveFaults) -> Refusal | EmulatedResponse | None:
-    """Return what a fault answers in place of the API."""
-    found = (kind.refuse(occasion) for kind, occasion in drawn if kind.refuse)
-    return next((each for each in found if each is not None), None)
+def find_replacement(active: ActiveFaults) -> Refusal | EmulatedResponse | None:
+    """Return the response of the first fault that replaces the API's response."""
+    responses = (kind.refuse(context) for kind, context in active if kind.refuse)
+    return next((each for each in responses if each is not None), None)
 
 
-def spoil_body(drawn: ActiveFaults, body: Any) -> Any:
-    """Return the body as the faults leave it; the world's own objects stay as they are."""
-    changers = [(kind.body, occasion) for kind, occasion in drawn if kind.body]
+def change_body(active: ActiveFaults, body: Any) -> Any:
+    """Return a copy of the body as the faults change it."""
+    changers = [(kind.body, context) for kind, context in active if kind.body]
     if changers:
         body = deepcopy(body)
-    for change, occasion in changers:
-        body = change(occasion, body)
+    for change, context in changers:
+        body = change(context, body)
     return body
 
 
-def spoil_content(drawn: ActiveFaults, content: bytes, headers: dict[str, str]) -> bytes:
-    for kind, occasion in drawn:
+def change_content(active: ActiveFaults, content: bytes, headers: dict[str, str]) -> bytes:
+    for kind, context in active:
         if kind.content:
-            content = kind.content(occasion, content, headers)
+            content = kind.content(context, content, headers)
     return content

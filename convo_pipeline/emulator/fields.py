@@ -1,4 +1,4 @@
-"""Field expansion: `id,messages.limit(20){id,from{id}}` as a tree."""
+"""Parse field expansion such as `id,messages.limit(20){id,from{id}}`."""
 
 import re
 from collections.abc import Mapping
@@ -11,12 +11,12 @@ _ARGUMENT = re.compile(r"\.([a-z_]+)\(([^()]*)\)")
 
 
 class FieldSyntaxError(ValueError):
-    """The expression cannot be read."""
+    """The expression has a syntax error."""
 
 
 @dataclass(frozen=True)
 class Field:
-    """One field asked for; `children` is None when no sub-fields were named."""
+    """One requested field; `children` is None without sub-fields."""
 
     name: str
     arguments: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), hash=False)
@@ -25,7 +25,7 @@ class Field:
 
 @lru_cache(maxsize=256)
 def parse_fields(text: str) -> tuple[Field, ...]:
-    """Return the fields of an expression, the first of a name winning.
+    """Return the fields of an expression; of equal names the first counts.
 
     >>> [f.name for f in parse_fields("id,messages.limit(2){id,from}")]
     ['id', 'messages']
@@ -34,21 +34,22 @@ def parse_fields(text: str) -> tuple[Field, ...]:
     convo_pipeline.emulator.fields.FieldSyntaxError: Syntax error at end of string.
     """
     text = re.sub(r"\s+", "", text)
-    found, position = _read_list(text, 0)
+    fields, position = _read_list(text, 0)
     if position != len(text):
         raise FieldSyntaxError(
-            f'Syntax error "Expected end of string instead of "{text[position]}"." at character {position}'
+            f'Syntax error "Expected end of string instead of "{text[position]}"."'
+            f" at character {position}"
         )
-    return found
+    return fields
 
 
 def _read_list(text: str, position: int) -> tuple[tuple[Field, ...], int]:
-    found: dict[str, Field] = {}
+    fields: dict[str, Field] = {}
     while True:
-        one, position = _read_one(text, position)
-        found.setdefault(one.name, one)
+        parsed, position = _read_one(text, position)
+        fields.setdefault(parsed.name, parsed)
         if text[position : position + 1] != ",":
-            return tuple(found.values()), position
+            return tuple(fields.values()), position
         position += 1
 
 

@@ -1,4 +1,4 @@
-"""The sockets below the emulator: a uvicorn that a thread starts and stops at once, and a port that never answers."""
+"""HTTP server of the emulator in a thread, and a port that never accepts connections."""
 
 import asyncio
 import socket
@@ -46,7 +46,7 @@ class HttpServer(uvicorn.Server):
 
 
 class RawProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
-    """HTTP that lets the app reach the connection below, for answers no library would write."""
+    """HTTP protocol that gives the app the raw connection, for malformed responses."""
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -59,7 +59,7 @@ class RawProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
 
 
 class AlreadySent(Response):
-    """An answer that has been written to the connection already."""
+    """A response that was already written to the raw connection."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["emulator.transport"].close()
@@ -76,7 +76,7 @@ def bind(port: int) -> socket.socket:
 
 
 def open_silent_port(port: int = 0) -> tuple[socket.socket, ...]:
-    """Return a listener that accepts nobody, first, and the sockets that fill its queue: a connect there times out."""
+    """Return a listener with a full queue, and the sockets that fill it: connects time out."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.bind((HOST, port))
     listener.listen(0)
@@ -90,7 +90,7 @@ def open_silent_port(port: int = 0) -> tuple[socket.socket, ...]:
 
 
 def make_server(app: Starlette, tls: tuple[str, str] | None = None) -> HttpServer:
-    """Return a quiet server; `tls` = (certificate file, key file)."""
+    """Return a server without logs; `tls` is (certificate file, key file)."""
     config = uvicorn.Config(
         app,
         http=RawProtocol,

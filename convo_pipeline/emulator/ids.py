@@ -1,7 +1,8 @@
-"""Ids and cursors in the forms Meta's answers show.
+"""Ids and cursors in the forms of Meta's responses.
 
-Instagram ids are base64 of a readable line (account, thread number, item number = send time in µs << 64), in Meta's text
-form where `Z` escapes; Messenger ids are `t_<digits>` and `m_` + 86 characters. A client must take all of them as opaque.
+An Instagram id is base64 of a line with the account, the thread number and the item number, which
+is the send time in µs << 64. `Z` escapes characters in it. Messenger ids are `t_<digits>` and `m_`
+with 86 characters. A client must treat all of them as opaque.
 """
 
 import base64
@@ -13,7 +14,7 @@ HOSTILE_TAIL = "+/=:-_"
 
 
 def meta_text(raw: bytes) -> str:
-    """Return Meta's text form of bytes: base64 with Z, +, / and = escaped by Z.
+    """Return bytes as Meta's text: base64 with Z, +, / and = escaped by Z.
 
     >>> meta_text(b"0")
     'MAZDZD'
@@ -23,7 +24,7 @@ def meta_text(raw: bytes) -> str:
 
 
 def read_meta_text(text: str) -> bytes:
-    """Undo `meta_text`; ValueError when it is none.
+    """Return the bytes of a `meta_text`; raise ValueError for other texts.
 
     >>> read_meta_text("MAZDZD")
     b'0'
@@ -37,7 +38,7 @@ def instagram_thread_id(own_id: str, thread: int) -> str:
 
 
 def instagram_message_id(own_id: str, thread: int, created_us: int, twin: int = 0) -> str:
-    """Return an id that carries its time; `twin` tells messages of one microsecond apart."""
+    """Return an id with its time; `twin` separates messages of the same microsecond."""
     item = (created_us << 64) + twin
     return meta_text(f"ig_dm_item:1:IGMessageID:{own_id}:{_FIRST_THREAD + thread}:{item}".encode())
 
@@ -52,7 +53,7 @@ def messenger_message_id(page_id: str, thread: int, created_us: int, twin: int =
 
 
 def hostile(meta_id: str) -> str:
-    """Return an id with every character that a path, a query or a file name dislikes."""
+    """Return an id with characters that are special in paths, queries and file names."""
     return meta_id + HOSTILE_TAIL
 
 
@@ -63,7 +64,7 @@ def write_cursor(state: list[object]) -> str:
 
 
 def read_cursor(text: str) -> list[object] | None:
-    """Return what a cursor of ours says; None when it is not one."""
+    """Return the state of a cursor; None for other texts."""
     try:
         token = read_meta_text(text)
         state = (

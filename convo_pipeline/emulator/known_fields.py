@@ -1,4 +1,4 @@
-"""Which fields exist on which node; one that does not exist refuses the whole call."""
+"""Fields that exist on each node type; an unknown field refuses the whole call."""
 
 from collections.abc import Sequence
 
@@ -79,14 +79,14 @@ IG_USER_FIELDS = frozenset(
 def check_fields(
     fields: Sequence[Field] | None, known: frozenset[str], node_type: str, switches: Switches
 ) -> None:
-    """Refuse the whole call for one field that does not exist."""
+    """Refuse the call if a field does not exist."""
     for field in fields or ():
         if field.name not in known or field.name in switches.refused_fields:
             raise nonexisting_field(field.name, node_type)
 
 
 def check_message_fields(fields: Sequence[Field] | None, switches: Switches) -> None:
-    """Check the fields of a message and of what hangs on it."""
+    """Check the fields of a message, its attachments and its shares."""
     check_fields(fields, MESSAGE_FIELDS, "Message", switches)
     for field in fields or ():
         if field.name == "attachments":

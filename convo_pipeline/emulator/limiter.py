@@ -1,4 +1,6 @@
-"""The server's side of "2 calls per second": the algorithm behind it is not documented, so there are three."""
+"""Rate limit of the server: 2 calls per second, by one of three algorithms.
+
+Meta does not document the algorithm."""
 
 import time
 from collections import deque
@@ -10,7 +12,7 @@ BURST = 2
 
 
 class ServerLimiter:
-    """Say which calls are too many, by arrival; another rate than 2/s scales the window, not the burst."""
+    """Decides which calls exceed the limit. Another rate scales the window, not the burst."""
 
     def __init__(
         self, switches: Switches, monotonic_seconds: Callable[[], float] = time.monotonic
@@ -22,7 +24,7 @@ class ServerLimiter:
         self._tokens: dict[Hashable, tuple[float, float]] = {}
 
     def admits(self, key: Hashable) -> bool:
-        """Count one call; False when it is beyond the limit."""
+        """Count one call; return False if it exceeds the limit."""
         if self._kind == "off":
             return True
         return self._admits_token(key) if self._kind == "token_bucket" else self._admits_window(key)

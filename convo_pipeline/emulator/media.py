@@ -1,6 +1,7 @@
-"""Everything a message may carry beside text, in the shapes of real answers.
+"""Attachments, shares, stickers, stories and reactions, in the shapes of real responses.
 
-Media links are kept unsigned; `sign` writes a fresh signature at every answer, as Meta does.
+The world stores links without signature. `sign` adds a new signature for each response, as Meta
+does.
 """
 
 import hashlib
@@ -15,11 +16,14 @@ IMAGE_CDN = "https://scontent.xx.fbcdn.net/v/"
 FILE_CDN = "https://cdn.fbsbx.com/v/"
 VIDEO_CDN = "https://video.xx.fbcdn.net/v/"
 SIGNED = (IG_CDN, IMAGE_CDN, FILE_CDN, VIDEO_CDN)
-EU_NOTE = "Media not available due to new privacy rules in Europe. See developer documentation for more info"
+EU_NOTE = (
+    "Media not available due to new privacy rules in Europe."
+    " See developer documentation for more info"
+)
 
 
 def sign(url: str, now_us: int, hours: float) -> str:
-    """Return the link as this answer gives it: same file, new signature, and where the platform tells it, an expiry."""
+    """Return the link with a new signature and, on CDNs that show it, an expiry time."""
     if not url.startswith(SIGNED):
         return url
     bare = url.split("&", 1)[0] if url.startswith(IG_CDN) else url.split("?", 1)[0]
@@ -262,7 +266,7 @@ MESSENGER_KINDS = (
 def dress(
     payload: Payload, kind: str, message: Message, rng: random.Random, is_ours: bool
 ) -> Payload:
-    """Turn a plain text payload into one of the kind."""
+    """Turn a text payload into a payload of the kind."""
     platform, key = message.conversation.account.platform, message.message_id
     if kind in ("text", "automatic", "oddity", "unsent"):
         return payload
@@ -287,7 +291,7 @@ def dress(
 
 
 def _reply_to(message: Message, is_ours: bool) -> Payload:
-    """Point at the message before, where there is one."""
+    """Add `reply_to` with the previous message, if there is one."""
     messages = message.conversation.messages
     position = messages.index(message)
     if not position:

@@ -1,4 +1,4 @@
-"""Cursor paging over an ordered list that may move while it is read."""
+"""Cursor paging over a sorted list that can change between pages."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from convo_pipeline.emulator.refusals import bad_parameter
 
 @dataclass(frozen=True)
 class Paging:
-    """`limit`, `after` and `before` of an edge, already checked."""
+    """Checked `limit`, `after` and `before` of an edge."""
 
     limit: int
     after: str | None = None
@@ -17,7 +17,7 @@ class Paging:
 
 
 def read_paging(arguments: Mapping[str, str], default: int, most: int) -> Paging:
-    """Check the paging arguments of an edge; a larger limit is silently cut to `most`."""
+    """Check the paging arguments of an edge; a larger limit becomes `most`."""
     text = arguments.get("limit", "")
     if text and not text.isdigit():
         raise bad_parameter("param limit must be a non-negative integer")
@@ -29,9 +29,9 @@ SortKey = tuple[int, str]
 
 
 def cut_page(keys: Sequence[SortKey], paging: Paging, kind: str) -> tuple[slice, dict[str, object]]:
-    """Find the part of an ordered list (newest first) a call asked for, and its cursors.
+    """Return the requested part of a list (newest first), and its cursors.
 
-    A `keyset` cursor names a place in the order, an `item` cursor a row wherever it is now, an `offset` cursor a count.
+    A `keyset` cursor is a sort key, an `item` cursor a row id, an `offset` cursor a count.
     """
     start = 0
     if paging.after is not None:
@@ -70,7 +70,7 @@ def _start_after(keys: Sequence[SortKey], cursor: str, kind: str) -> int:
 
 
 def _place(keys: Sequence[SortKey], cursor: str, kind: str) -> int:
-    """Return the index a cursor stands for: its row, else (keyset) the first row that sorts behind it."""
+    """Return the index of a cursor's row, or (keyset) of the first row after it."""
     state = ids.read_cursor(cursor)
     if not state or state[0] != kind[0]:
         raise bad_parameter("Invalid cursors values")
@@ -90,7 +90,7 @@ def _key(cursor: str) -> SortKey:
 
 
 def _bisect(keys: Sequence[SortKey], place: SortKey) -> int:
-    """Return the index of the first key that is not newer than `place`, in a list that runs newest first."""
+    """Return the index of the first key that is not newer than `place` (newest first)."""
     low, high = 0, len(keys)
     while low < high:
         middle = (low + high) // 2

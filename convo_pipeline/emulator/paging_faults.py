@@ -1,4 +1,4 @@
-"""Faults of part B that spoil paging: cursors, pages, order, `next`."""
+"""Faults B of paging: cursors, pages, order, `next`."""
 
 from copy import deepcopy
 from typing import Any
@@ -27,96 +27,96 @@ def _link_to(paging: Payload, after: str, base: str) -> None:
 
 @register(
     "B1",
-    "after so many pages the cursors lead back to the first (A-B-A)",
+    "after this many pages the cursors lead back to the first page (A-B-A)",
     "body",
     takes="pages",
     default="2",
     kinds=LISTS,
 )
-def cursor_loop(occasion: FaultContext, body: Any) -> Any:
-    paging, seen = _paging(body), occasion.memory.setdefault(occasion.call.path, [])
+def cursor_loop(context: FaultContext, body: Any) -> Any:
+    paging, cursors = _paging(body), context.memory.setdefault(context.call.path, [])
     if paging is None:
         return body
-    if len(seen) >= occasion.number:
-        _link_to(paging, seen[0], f"{occasion.call.base_url}{occasion.call.path}?limit=25")
+    if len(cursors) >= context.number:
+        _link_to(paging, cursors[0], f"{context.call.base_url}{context.call.path}?limit=25")
     else:
-        seen.append(paging["cursors"]["after"])
+        cursors.append(paging["cursors"]["after"])
     return body
 
 
-@register("B1", "the cursor given is the one that was asked for", "body", kinds=LISTS)
-def cursor_repeated(occasion: FaultContext, body: Any) -> Any:
-    paging, asked = _paging(body), occasion.call.params.get("after")
+@register("B1", "the next cursor equals the requested one", "body", kinds=LISTS)
+def cursor_repeated(context: FaultContext, body: Any) -> Any:
+    paging, asked = _paging(body), context.call.params.get("after")
     if paging is not None and asked:
-        _link_to(paging, asked, f"{occasion.call.base_url}{occasion.call.path}?limit=25")
+        _link_to(paging, asked, f"{context.call.base_url}{context.call.path}?limit=25")
     return body
 
 
-@register("B2", "an empty page that has a next", "body", default="2", kinds=LISTS)
-def empty_page(occasion: FaultContext, body: Any) -> Any:
-    occasion.memory["salt"] = salt = occasion.memory.get("salt", 0) + 1
-    asked = ids.read_cursor(occasion.call.params.get("after", "")) or ["s"]
+@register("B2", "an empty page with a next", "body", default="2", kinds=LISTS)
+def empty_page(context: FaultContext, body: Any) -> Any:
+    context.memory["salt"] = salt = context.memory.get("salt", 0) + 1
+    asked = ids.read_cursor(context.call.params.get("after", "")) or ["s"]
     after = ids.write_cursor(
         [*asked[:3], f"salt{salt}"] if len(asked) > 1 else ["s", f"salt{salt}"]
     )
     paging: Payload = {"cursors": {"before": after}}
-    _link_to(paging, after, f"{occasion.call.base_url}{occasion.call.path}?limit=25")
+    _link_to(paging, after, f"{context.call.base_url}{context.call.path}?limit=25")
     return {"data": [], "paging": paging}
 
 
 @register(
-    "B3", "pages shorter than asked for, with a next", "prepare", takes="nothing", kinds=LISTS
+    "B3", "pages shorter than requested, with a next", "prepare", takes="nothing", kinds=LISTS
 )
-def short_page(occasion: FaultContext) -> None:
-    asked = occasion.call.params.get("limit", "25")
+def short_page(context: FaultContext) -> None:
+    asked = context.call.params.get("limit", "25")
     if asked.isdigit():
-        occasion.call.params["limit"] = str(max(1, int(asked) // 2))
+        context.call.params["limit"] = str(max(1, int(asked) // 2))
 
 
 @register(
     "B4",
-    "each page begins with the last row of the one before",
+    "each page begins with the last row of the previous page",
     "body",
     takes="nothing",
     kinds=LISTS,
 )
-def duplicates(occasion: FaultContext, body: Any) -> Any:
-    rows, key = rows_of(body), occasion.call.path
+def duplicates(context: FaultContext, body: Any) -> Any:
+    rows, key = rows_of(body), context.call.path
     if rows and "data" in body:
-        body["data"] = [*occasion.memory.get(key, []), *rows, deepcopy(rows[0])]
-        occasion.memory[key] = [
+        body["data"] = [*context.memory.get(key, []), *rows, deepcopy(rows[0])]
+        context.memory[key] = [
             deepcopy(rows[-1])
-        ]  # copies: what another fault does to a row, it does to each once
+        ]  # a copy, because another fault may change the row
     return body
 
 
-@register("B5", "rows of a page in any order", "body", takes="nothing", kinds=LISTS)
-def shuffled(occasion: FaultContext, body: Any) -> Any:
+@register("B5", "rows of a page in random order", "body", takes="nothing", kinds=LISTS)
+def shuffled(context: FaultContext, body: Any) -> Any:
     if isinstance(body, dict) and isinstance(body.get("data"), list):
-        occasion.rng.shuffle(body["data"])
+        context.rng.shuffle(body["data"])
     return body
 
 
-@register("B7", "the cursor has died", "refuse", default="1", kinds=LISTS)
-def dead_cursor(occasion: FaultContext) -> Refusal | None:
-    return bad_parameter("Invalid cursors values") if "after" in occasion.call.params else None
+@register("B7", "the cursor is invalid", "refuse", default="1", kinds=LISTS)
+def dead_cursor(context: FaultContext) -> Refusal | None:
+    return bad_parameter("Invalid cursors values") if "after" in context.call.params else None
 
 
 @register("B26", "next points to another host", "body", takes="nothing", kinds=LISTS)
-def foreign_next(occasion: FaultContext, body: Any) -> Any:
+def foreign_next(context: FaultContext, body: Any) -> Any:
     paging = _paging(body)
     if paging and "next" in paging:
-        own, foreign = urlsplit(paging["next"]), urlsplit(occasion.foreign_url)
-        netloc = occasion.rng.choice(
+        own, foreign = urlsplit(paging["next"]), urlsplit(context.foreign_url)
+        netloc = context.rng.choice(
             (foreign.netloc, f"{own.netloc}@{foreign.netloc}", f"127.0.0.1.nip.invalid:{own.port}")
         )
-        scheme = occasion.rng.choice(("http", "https", "file"))
+        scheme = context.rng.choice(("http", "https", "file"))
         paging["next"] = urlunsplit((scheme, netloc, own.path, own.query, ""))
     return body
 
 
 @register("B27", "next changes path, fields and limit", "body", takes="nothing", kinds=LISTS)
-def altered_next(occasion: FaultContext, body: Any) -> Any:
+def altered_next(context: FaultContext, body: Any) -> Any:
     paging = _paging(body)
     if paging and "next" in paging:
         own = urlsplit(paging["next"])

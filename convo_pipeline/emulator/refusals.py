@@ -1,4 +1,4 @@
-"""The API's refusals: one table of codes, and the envelope they come in."""
+"""Error responses of the API: codes, texts and the JSON envelope."""
 
 import hashlib
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ OAUTH, GRAPH_METHOD, GRAPH_BATCH, INSTAGRAM = (
 )
 
 STATUSES: Mapping[int, int] = MappingProxyType({1: 500, 2: 500, 10: 403, 200: 403, 230: 403})
-"""HTTP status by code; 400 for all others. Undocumented: `Switches.error_statuses` replaces them."""
+"""HTTP status by error code, else 400. Undocumented, so `Switches.error_statuses` overrides it."""
 GONE = "This Message has been deleted by the user or the business."
 REDUCE = "Please reduce the amount of data you're asking for, then retry your request"
 LIMITED = "(#613) Calls to this api have exceeded the rate limit."
@@ -29,7 +29,7 @@ OTHERWISE_IN_PORTUGUESE = "Ocorreu um erro inesperado. Tente novamente mais tard
 
 @dataclass
 class Refusal(Exception):
-    """An answer that is an error."""
+    """An error response."""
 
     code: int
     message: str
@@ -39,10 +39,10 @@ class Refusal(Exception):
     status: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     is_bare: bool = False
-    """Some real errors carry code and message alone."""
+    """Whether it has only code and message, as some real errors."""
 
     def envelope(self, call: str = "", *, localised: bool = False) -> dict[str, object]:
-        """Return the body Meta would send."""
+        """Return the response body in Meta's form."""
         text = PORTUGUESE.get(self.message, OTHERWISE_IN_PORTUGUESE) if localised else self.message
         if self.is_bare:
             return {"error": {"code": self.code, "message": text}}
@@ -58,15 +58,15 @@ class Refusal(Exception):
 
 def missing(object_id: str) -> Refusal:
     text = (
-        f"Unsupported get request. Object with ID '{object_id}' does not exist, cannot be loaded due to missing "
-        "permissions, or does not support this operation. Please read the Graph API documentation at "
-        "https://developers.facebook.com/docs/graph-api"
+        f"Unsupported get request. Object with ID '{object_id}' does not exist, cannot be loaded"
+        " due to missing permissions, or does not support this operation. Please read the Graph API"
+        " documentation at https://developers.facebook.com/docs/graph-api"
     )
     return Refusal(100, text, 33, GRAPH_METHOD)
 
 
 def gone(refused_as: str, object_id: str) -> Refusal:
-    """Too old or unsent: the API does not tell which."""
+    """Return the error of an old or an unsent message: the API does not tell which."""
     return missing(object_id) if refused_as == "100/33" else Refusal(9000001, GONE)
 
 
@@ -89,7 +89,10 @@ def bad_token() -> Refusal:
 
 
 def expired_token() -> Refusal:
-    text = "Error validating access token: Session has expired on Thursday, 19-Feb-26 00:00:00 PST. The current time is Thursday, 19-Feb-26 01:00:00 PST."
+    text = (
+        "Error validating access token: Session has expired on Thursday, 19-Feb-26 00:00:00 PST."
+        " The current time is Thursday, 19-Feb-26 01:00:00 PST."
+    )
     return Refusal(190, text, 463)
 
 

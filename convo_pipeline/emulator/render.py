@@ -1,6 +1,6 @@
-"""Turn what exists into the objects an answer holds: nodes, nested edges, the 20 rule.
+"""Render conversations and messages as API objects, with the 20 rule.
 
-It decides what a caller may see of a message; it knows nothing of tokens, limits or HTTP.
+Decides which fields of a message are visible. Tokens, limits and HTTP are in other modules.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -33,7 +33,7 @@ def messages_page(
     paging: Paging,
     expression: str,
 ) -> Payload:
-    """Return the messages edge of a conversation: `data` and `paging`."""
+    """Return the messages edge of a conversation, with `data` and `paging`."""
     refuse_poisoned(conversation)
     switches = view.switches
     check_message_fields(fields, switches)
@@ -57,7 +57,7 @@ def messages_page(
 
 
 class _MessageKeys(Sequence[SortKey]):
-    """The (time, order) keys of messages, made only where they are looked at."""
+    """The (time, sequence) sort keys of messages, computed on access."""
 
     def __init__(self, rows: Sequence[Message]) -> None:
         self._rows = rows
@@ -73,7 +73,7 @@ class _MessageKeys(Sequence[SortKey]):
 def show_message_row(
     view: CallView, message: Message, fields: Sequence[Field], rank: int
 ) -> Payload:
-    """Return a message as a row of an edge: bare, an error or whole, as the 20 rule and the switches say."""
+    """Return a message as a row of an edge: without content, an error, or complete."""
     switches = view.switches
     platform = message.conversation.account.platform
     is_unsent = message.is_unsent(view.now_us)
@@ -92,7 +92,7 @@ def show_message_row(
 
 
 def message_node(view: CallView, message: Message, fields: Sequence[Field] | None) -> Payload:
-    """Return a message read by its id; refused where it is unsent or too old."""
+    """Return a message by its id; refuse an unsent or too old one."""
     refuse_unreadable(view, message)
     check_message_fields(fields, view.switches)
     return show_message(view, message, fields or DEFAULT_MESSAGE)
@@ -117,7 +117,7 @@ def refuse_unreadable(view: CallView, message: Message) -> None:
 
 
 def show_message(view: CallView, message: Message, fields: Sequence[Field]) -> Payload:
-    """Return the fields asked for; those without data are left out."""
+    """Return the requested fields that have data."""
     payload = message.payload
     shown: Payload = {}
     for field in fields:
@@ -163,7 +163,7 @@ def _message_value(view: CallView, message: Message, field: Field, payload: Payl
 
 
 def _restick(payload: Payload, switches: Switches) -> Payload:
-    """Return the payload with its sticker as the 2026 attachment."""
+    """Return the payload with its sticker as an attachment, the form of 2026."""
     url = payload["sticker"]
     sticker = {"type": "sticker", "sticker_id": url.rsplit("/", 1)[-1].split(".")[0], "url": url}
     changed = payload | {"attachments": [sticker]}
@@ -185,7 +185,7 @@ def _signed(value: Any, view: CallView) -> Any:
 
 
 def _wrap(view: CallView, message: Message, field: Field, value: list[Any]) -> Any:
-    """Return a list of things as the answer holds it: `{data: […]}`, with a phantom `next` on shares."""
+    """Return a list as `{data: […]}`; shares get a `next` that leads to an empty page."""
     switches = view.switches
     if field.name == "reactions" and switches.reactions_shape != "data":
         return value[0] if switches.reactions_shape == "object" and value else value
@@ -202,7 +202,7 @@ def _wrap(view: CallView, message: Message, field: Field, value: list[Any]) -> A
 
 
 def _narrow(value: Any, children: Sequence[Field] | None) -> Any:
-    """Keep the sub-fields that were named."""
+    """Return only the requested sub-fields."""
     if not children or not isinstance(value, dict):
         return value
     return {
@@ -215,7 +215,7 @@ def _narrow(value: Any, children: Sequence[Field] | None) -> Any:
 def message_edge(
     view: CallView, message: Message, name: str, fields: Sequence[Field] | None, after: str | None
 ) -> Payload:
-    """Return `/{message}/attachments` or `/shares`; behind the first page there is nothing."""
+    """Return `/{message}/attachments` or `/shares`; a second page is empty."""
     refuse_unreadable(view, message)
     if after is not None:
         return {"data": []}
@@ -286,7 +286,7 @@ def _nested_messages(view: CallView, conversation: Conversation, field: Field) -
 
 
 def _write(fields: Sequence[Field] | None) -> str:
-    """Return a field expression as text again."""
+    """Return a field expression as text."""
     return ",".join(
         field.name + (f"{{{_write(field.children)}}}" if field.children is not None else "")
         for field in fields or ()

@@ -1,6 +1,6 @@
-"""The emulator over real HTTP on 127.0.0.1: `EmulatorServer` for tests and the demo, `serve_forever` for people.
+"""Serve the emulator over HTTP on 127.0.0.1: `EmulatorServer` in a thread, or `serve_forever`.
 
-What it is not: see `docs/emulator.md`. It shares no code with the client it is there to try.
+Its limits are in `docs/emulator.md`. It shares no code with the client that it tests.
 """
 
 import asyncio
@@ -35,10 +35,10 @@ from convo_pipeline.emulator.faults import (
     ActiveFaults,
     FaultError,
     FaultInjector,
+    change_body,
+    change_content,
+    find_replacement,
     prepare,
-    refusal_of,
-    spoil_body,
-    spoil_content,
 )
 from convo_pipeline.emulator.http_server import (
     HOST,
@@ -56,13 +56,13 @@ METHODS = ["GET", "POST", "PUT", "DELETE", "PATCH"]
 
 
 class Api(Protocol):
-    """What answers calls."""
+    """Interface of an API that the server can serve."""
 
     def answer(self, call: Call) -> EmulatedResponse: ...
 
 
 class EmulatorServer:
-    """A Graph API in a thread of this process.
+    """An emulated Graph API in a thread of this process.
 
     >>> import requests
     >>> with EmulatorServer(World()) as server:
@@ -88,13 +88,13 @@ class EmulatorServer:
         self.switches = switches or Switches()
         self.log = CallLog()
         self.failures: list[Exception] = []
-        """The emulator's own defects; leaving the `with` block raises the first."""
+        """Exceptions in the emulator; leaving the `with` block raises the first."""
         self.latency_seconds = latency_seconds
         self.api: Api = api or GraphApi(self.world, self.switches)
         self._seed = seed
-        self.trouble = FaultInjector(faults, self.world, self.switches, seed)
+        self.injector = FaultInjector(faults, self.world, self.switches, seed)
         self.foreign_calls: list[str] = []
-        """Paths of calls that came to the other host: a good client makes none."""
+        """Paths of calls to the other host; a correct client makes none."""
         self._tls = tls
         self._asked_port = port
         self._foreign: socket.socket | None = None
@@ -115,13 +115,13 @@ class EmulatorServer:
         return f"{'https' if self._tls else 'http'}://{HOST}:{self.port}"
 
     def start(self) -> Self:
-        """Bind, then serve in a thread; returns once calls are answered."""
-        if any(fault.kind.name == "connect_timeout" for fault in self.trouble.faults):
+        """Bind the port and serve in a thread; return when the server is ready."""
+        if any(fault.kind.name == "connect_timeout" for fault in self.injector.faults):
             self._silent = open_silent_port(self._asked_port)
             self._socket = self._silent[0]
             return self
         self._socket, self._foreign = bind(self._asked_port), bind(0)
-        self.trouble.foreign_url = f"http://{HOST}:{self._foreign.getsockname()[1]}"
+        self.injector.foreign_url = f"http://{HOST}:{self._foreign.getsockname()[1]}"
         self._server = make_server(self._app(), self._tls)
         sockets = ([self._socket, self._foreign],)
         self._thread = threading.Thread(
@@ -132,12 +132,12 @@ class EmulatorServer:
         return self
 
     def set_faults(self, *faults: Fault | str) -> None:
-        """Let other things go wrong from the next call on; none heals the server."""
-        foreign_url = self.trouble.foreign_url
-        self.trouble = FaultInjector(faults, self.world, self.switches, self._seed, foreign_url)
+        """Replace the faults from the next call on; without arguments, remove all."""
+        foreign_url = self.injector.foreign_url
+        self.injector = FaultInjector(faults, self.world, self.switches, self._seed, foreign_url)
 
     def stop(self) -> None:
-        """Stop at once; calls in flight are dropped."""
+        """Stop at once and drop open calls."""
         if self._server and self._thread:
             self._server.finish()
             self._thread.join(10)
@@ -174,21 +174,21 @@ class EmulatorServer:
         if self.latency_seconds:
             await asyncio.sleep(self.latency_seconds)
         with self.world.lock:
-            drawn = self.trouble.draw(call) if self.trouble.faults else []
-            answer, content = self._make(call, drawn)
+            active = self.injector.choose(call) if self.injector.faults else []
+            answer, content = self._make(call, active)
             answer.headers["Date"] = self._date(answer)
         self._note(call, answer, at)
-        for kind, occasion in drawn:
+        for kind, context in active:
             if kind.wire:
                 wire = RawConnection(request.scope["emulator.transport"], request.receive)
-                await kind.wire(occasion, wire, answer, content)
+                await kind.wire(context, wire, answer, content)
                 return AlreadySent()
         return Response(content, answer.status, answer.headers)
 
-    def _make(self, call: Call, drawn: ActiveFaults) -> tuple[EmulatedResponse, bytes]:
-        """Return the answer and its bytes, with what the faults make of both."""
-        prepare(drawn)
-        refusal = refusal_of(drawn)
+    def _make(self, call: Call, active: ActiveFaults) -> tuple[EmulatedResponse, bytes]:
+        """Return the response and its bytes, as the faults change them."""
+        prepare(active)
+        refusal = find_replacement(active)
         if refusal is None:
             answer = self.api.answer(call)
         else:
@@ -199,9 +199,9 @@ class EmulatorServer:
                 else GraphApi(self.world, self.switches).refused(call, refusal)
             )
         if answer.content is None:
-            answer.body = spoil_body(drawn, answer.body) if answer.status == 200 else answer.body
+            answer.body = change_body(active, answer.body) if answer.status == 200 else answer.body
             answer.content = write_json(answer.body, self.switches)
-        return answer, spoil_content(drawn, answer.content, answer.headers)
+        return answer, change_content(active, answer.content, answer.headers)
 
     def _date(self, answer: EmulatedResponse) -> str:
         skew = float(answer.headers.pop("x-emulator-skew-seconds", 0))
@@ -244,7 +244,7 @@ def serve_forever(
     on_start: Callable[[EmulatorServer], None] | None = None,
     **options: Any,
 ) -> None:
-    """Serve until Ctrl-C, within the platform's 2 calls a second unless `switches` say otherwise."""
+    """Serve until Ctrl-C; without `switches`, with the rate limit of 2 calls per second."""
     chosen = switches or Switches(limiter="sliding_window")
     with EmulatorServer(world, chosen, port=port, seed=seed, **options) as server:
         if on_start:

@@ -1,7 +1,8 @@
-"""What nobody documents about the API, as switches: a client must work whatever they say.
+"""Switches for undocumented behaviour of the API: a client must work with every value.
 
-The defaults are the likeliest reading. `SHAPES` lists the switches that change what an answer looks like;
-`covering_switches` gives a small set in which every pair of their values meets, `every_combination` all of them.
+The defaults are the likeliest behaviour. `SHAPES` lists the switches that change the form of
+responses. `covering_switches` returns a small set of combinations that contains each pair of
+values; `every_combination` returns all combinations.
 """
 
 import itertools
@@ -16,29 +17,29 @@ OldNodes = Literal["refused", "readable"]
 
 @dataclass(frozen=True)
 class Switches:
-    """One way the Graph API may behave."""
+    """One possible behaviour of the Graph API."""
 
     old_rows_instagram: OldRows = "omit_fields"
-    """How rows beyond the newest 20 look in an edge or a nested list."""
+    """Form of rows beyond the newest 20 in an edge or a nested list."""
     old_rows_messenger: OldRows = "full"
     old_nodes_instagram: OldNodes = "refused"
-    """Whether a single message beyond the newest 20 can be read."""
+    """Whether a message beyond the newest 20 can be read by its id."""
     old_nodes_messenger: OldNodes = "readable"
     readable_count: int = 20
     unsent_rows: Literal["removed", "kept"] = "removed"
-    """Whether an unsent message keeps its (bare) row, and with it its place among the 20."""
+    """Whether an unsent message keeps a row without content, and its place among the 20."""
     refused_as: Literal["9000001", "100/33"] = "9000001"
-    """The error for a message that is unsent or too old."""
+    """Error for an unsent or too old message."""
     time_format: Literal["iso", "unix", "unix_string", "ms"] = "iso"
     time_offset: Literal["+0000", "+00:00", "Z"] = "+0000"
     reactions_shape: Literal["data", "list", "object"] = "data"
     is_unsupported_type: Literal["bool", "string"] = "bool"
     data_shape: Literal["list", "object_if_single"] = "list"
-    """The tutorial prints an object where `data` holds one entry."""
+    """Meta's tutorial shows an object instead of a list if `data` has one entry."""
     sticker_shape: Literal["url", "attachment", "both"] = "url"
-    """Messenger stickers: a `sticker` URL, or (from 2026) an attachment with `sticker_id`."""
+    """Messenger stickers: a `sticker` URL or, from 2026, an attachment with `sticker_id`."""
     own_id: Literal["given", "refused"] = "given"
-    """Whether the Page tells its Instagram account's id."""
+    """Whether the Page shows the id of its Instagram account."""
     next_token: Literal["as_sent", "always", "never"] = "as_sent"  # noqa: S105 - no secret
     participants_order: Literal["customer_first", "account_first"] = "customer_first"
     to_includes_sender: bool = False
@@ -46,28 +47,28 @@ class Switches:
     json_escapes: Literal["meta", "plain"] = "meta"
     """Meta writes non-ASCII as \\uXXXX and slashes as \\/."""
     inner_next: Literal["phantom", "absent"] = "phantom"
-    """Whether `shares` inside a message carry a `next` that leads to an empty page."""
+    """Whether `shares` of a message have a `next` that leads to an empty page."""
     cursor_kind: Literal["keyset", "item", "offset"] = "keyset"
     has_updated_time: bool = True
-    """Whether a conversation's row names its updated_time when that is asked for."""
+    """Whether conversations have the field updated_time."""
     undocumented_fields: bool = True
-    """Whether Messenger conversations still have message_count, snippet, link and the like."""
+    """Whether Messenger conversations have message_count, snippet, link and similar fields."""
     refused_fields: frozenset[str] = frozenset()
-    """Fields that answer (#100) nonexisting, on top of the unknown ones."""
+    """Known fields that are refused as nonexisting (#100)."""
     conversation_routing: bool = False
-    """Whether `is_owner` is told."""
+    """Whether conversations have `is_owner`."""
     no_folder: Literal["inbox", "all"] = "inbox"
     default_limit: int = 25
     conversations_limit: int = 200
     messages_limit: int = 100
     usage_headers_after: int = 10
-    """Usage headers come only once so many calls were made; -1 = never."""
+    """Number of calls before usage headers are sent; -1 means never."""
     calls_per_hour: int = 5_000
-    """What 100 % in a usage header means."""
+    """Number of calls that is 100 % in a usage header."""
     localised: bool = False
-    """Whether error texts come in Portuguese."""
+    """Whether error texts are in Portuguese."""
     error_statuses: tuple[tuple[int, int], ...] = ()
-    """(code, HTTP status) pairs that replace the usual status."""
+    """Pairs of (code, HTTP status) that replace the usual status."""
     errors_as_200: bool = False
     limiter: Literal["off", "sliding_window", "token_bucket", "fixed_window"] = "off"
     calls_per_second: float = 2.0
@@ -108,7 +109,7 @@ SHAPES: Mapping[str, tuple[object, ...]] = {
     "localised": (False, True),
     "errors_as_200": (False, True),
 }
-"""The switches that change what a client reads, with their values."""
+"""Switches that change the form of responses, with their values."""
 
 SwitchValues = dict[str, object]
 
@@ -116,13 +117,13 @@ SwitchValues = dict[str, object]
 def every_combination(
     names: Sequence[str] = tuple(SHAPES), base: Switches | None = None
 ) -> Iterator[Switches]:
-    """Yield the full product of the named switches (all of them together are millions)."""
+    """Yield all combinations of the named switches; of all switches there are millions."""
     for values in itertools.product(*(SHAPES[name] for name in names)):
         yield _with(base, dict(zip(names, values, strict=True)))
 
 
 def covering_switches(base: Switches | None = None, seed: int = 0) -> list[Switches]:
-    """Return few combinations in which every pair of values of `SHAPES` occurs; the first is the default."""
+    """Return few combinations that contain each pair of values of `SHAPES`; default first."""
     chosen: list[SwitchValues] = [{name: values[0] for name, values in SHAPES.items()}]
     missing = _pairs() - _pairs_of(chosen[0])
     rng = random.Random(seed)
@@ -156,20 +157,24 @@ def _pairs_of(row: SwitchValues) -> set[ValuePair]:
 
 
 def _grow(missing: set[ValuePair], rng: random.Random) -> SwitchValues:
-    """Build one combination from a missing pair, each other switch taking the value that meets most missing pairs."""
+    """Return a combination with a missing pair; other values cover most missing pairs."""
     left, a, right, b = rng.choice(sorted(missing, key=repr))
     row: SwitchValues = {left: a, right: b}
     for name in rng.sample(sorted(SHAPES), len(SHAPES)):
         if name not in row:
             values = rng.sample(SHAPES[name], len(SHAPES[name]))
-            row[name] = max(values, key=lambda value: _met(row, name, value, missing))
+            row[name] = max(
+                values, key=lambda value: _count_missing_pairs(row, name, value, missing)
+            )
     return row
 
 
-def _met(row: SwitchValues, name: str, value: object, missing: set[ValuePair]) -> int:
+def _count_missing_pairs(
+    row: SwitchValues, name: str, value: object, missing: set[ValuePair]
+) -> int:
     return sum(
-        ((other, held, name, value) if other < name else (name, value, other, held)) in missing
-        for other, held in row.items()
+        ((other, chosen, name, value) if other < name else (name, value, other, chosen)) in missing
+        for other, chosen in row.items()
     )
 
 

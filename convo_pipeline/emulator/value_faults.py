@@ -1,4 +1,4 @@
-"""Faults of part B that spoil values: times, types, texts, ids. The world's own stay as they are."""
+"""Faults B of values: times, types, texts, ids. The world itself does not change."""
 
 import random
 from collections.abc import Callable
@@ -20,34 +20,38 @@ TIME_KEYS = ("created_time", "updated_time")
 
 
 @register(
-    "B15", "the server's clock is off by so many seconds", "content", takes="seconds", default="600"
+    "B15",
+    "the server's clock is wrong by this many seconds",
+    "content",
+    takes="seconds",
+    default="600",
 )
-def clock_skew(occasion: FaultContext, content: bytes, headers: dict[str, str]) -> bytes:
-    headers["x-emulator-skew-seconds"] = occasion.argument
+def clock_skew(context: FaultContext, content: bytes, headers: dict[str, str]) -> bytes:
+    headers["x-emulator-skew-seconds"] = context.argument
     return content
 
 
 def _change_times(
-    occasion: FaultContext, body: Any, change: Callable[[random.Random, Any], Any]
+    context: FaultContext, body: Any, change: Callable[[random.Random, Any], Any]
 ) -> Any:
-    for row in [*conversation_rows(occasion, body), *message_rows(occasion, body)]:
+    for row in [*conversation_rows(context, body), *message_rows(context, body)]:
         for key in TIME_KEYS:
             if key in row:
-                row[key] = change(occasion.rng, row[key])
+                row[key] = change(context.rng, row[key])
     return body
 
 
-@register("B16", "times in every form, mixed", "body", takes="nothing", kinds=ALL)
-def mixed_times(occasion: FaultContext, body: Any) -> Any:
+@register("B16", "times in several formats", "body", takes="nothing", kinds=ALL)
+def mixed_times(context: FaultContext, body: Any) -> Any:
     def change(rng: random.Random, value: Any) -> Any:
         stem = str(value)[:19]
         return rng.choice((value, f"{stem}+00:00", f"{stem}Z", f"{stem}.000+0000"))
 
-    return _change_times(occasion, body, change)
+    return _change_times(context, body, change)
 
 
 @register("B17", "impossible times", "body", takes="nothing", kinds=ALL)
-def impossible_times(occasion: FaultContext, body: Any) -> Any:
+def impossible_times(context: FaultContext, body: Any) -> Any:
     odd = (
         "1970-01-01T00:00:00+0000",
         "9999-12-31T23:59:59+0000",
@@ -61,69 +65,71 @@ def impossible_times(occasion: FaultContext, body: Any) -> Any:
     def change(rng: random.Random, value: Any) -> Any:
         return rng.choice(odd) if rng.random() < 0.3 else value
 
-    return _change_times(occasion, body, change)
+    return _change_times(context, body, change)
 
 
-@register("B18", "fields nobody asked for", "body", takes="nothing", kinds=ALL)
-def unknown_fields(occasion: FaultContext, body: Any) -> Any:
-    for row in [*conversation_rows(occasion, body), *message_rows(occasion, body)]:
+@register("B18", "fields that were not requested", "body", takes="nothing", kinds=ALL)
+def unknown_fields(context: FaultContext, body: Any) -> Any:
+    for row in [*conversation_rows(context, body), *message_rows(context, body)]:
         row["new_in_2027"] = {"nested": [1, "two", None]}
     return body
 
 
-@register("B19", "values of another type than ever before", "body", takes="nothing", kinds=ALL)
-def type_changes(occasion: FaultContext, body: Any) -> Any:
-    for row in message_rows(occasion, body):
+@register("B19", "values of a new type", "body", takes="nothing", kinds=ALL)
+def type_changes(context: FaultContext, body: Any) -> Any:
+    for row in message_rows(context, body):
         for key in ("message", "to", "from", "attachments", "tags"):
-            if key in row and occasion.rng.random() < 0.3:
-                row[key] = occasion.rng.choice((42, True, [row[key]], {"value": "x"}, "text", None))
+            if key in row and context.rng.random() < 0.3:
+                row[key] = context.rng.choice((42, True, [row[key]], {"value": "x"}, "text", None))
     for person in walk(body):
         if (
             isinstance(person.get("id"), str)
             and person["id"].isdigit()
-            and occasion.rng.random() < 0.5
+            and context.rng.random() < 0.5
         ):
             person["id"] = int(person["id"])
     return body
 
 
 @register("B20", "from, to or message are missing", "body", takes="nothing", kinds=ALL)
-def missing_keys(occasion: FaultContext, body: Any) -> Any:
-    for row in message_rows(occasion, body):
+def missing_keys(context: FaultContext, body: Any) -> Any:
+    for row in message_rows(context, body):
         for key in ("from", "to", "message", "created_time"):
-            if occasion.rng.random() < 0.3:
+            if context.rng.random() < 0.3:
                 row.pop(key, None)
     return body
 
 
 @register("B20", "rows without an id", "body", takes="nothing", kinds=ALL)
-def missing_id(occasion: FaultContext, body: Any) -> Any:
-    for row in message_rows(occasion, body):
-        if occasion.rng.random() < 0.1:
+def missing_id(context: FaultContext, body: Any) -> Any:
+    for row in message_rows(context, body):
+        if context.rng.random() < 0.1:
             row.pop("id", None)
     return body
 
 
-@register("B21", "a message of so many bytes", "body", takes="bytes", default="1000000", kinds=ALL)
-def huge_message(occasion: FaultContext, body: Any) -> Any:
-    for row in message_rows(occasion, body)[:1]:
-        row["message"] = "ä🥐x" * int(occasion.number // 7)
+@register(
+    "B21", "a message of this many bytes", "body", takes="bytes", default="1000000", kinds=ALL
+)
+def huge_message(context: FaultContext, body: Any) -> Any:
+    for row in message_rows(context, body)[:1]:
+        row["message"] = "ä🥐x" * int(context.number // 7)
     return body
 
 
 @register(
     "B21",
-    "a message with so many attachments",
+    "a message with this many attachments",
     "body",
     takes="attachments",
     default="10000",
     kinds=ALL,
 )
-def many_attachments(occasion: FaultContext, body: Any) -> Any:
-    for row in message_rows(occasion, body)[:1]:
+def many_attachments(context: FaultContext, body: Any) -> Any:
+    for row in message_rows(context, body)[:1]:
         pictures = [
             {"id": str(n), "image_data": {"url": f"https://example.org/{n}.jpg"}}
-            for n in range(int(occasion.number))
+            for n in range(int(context.number))
         ]
         row["attachments"] = {"data": pictures}
     return body
@@ -136,8 +142,8 @@ def many_attachments(occasion: FaultContext, body: Any) -> Any:
     takes="nothing",
     kinds=ALL,
 )
-def control_characters(occasion: FaultContext, body: Any) -> Any:
-    for row in message_rows(occasion, body):
+def control_characters(context: FaultContext, body: Any) -> Any:
+    for row in message_rows(context, body):
         if isinstance(row.get("message"), str):
             row["message"] = (
                 f"\x00\x01\x1b[31m\u202e\u200f👩‍👩‍👧‍👦\ufeff\r\n{row['message']}\u2028\x7f"
@@ -146,17 +152,17 @@ def control_characters(occasion: FaultContext, body: Any) -> Any:
 
 
 @register("B23", "lone surrogates in texts", "body", takes="nothing", kinds=ALL)
-def lone_surrogate(occasion: FaultContext, body: Any) -> Any:
-    for row in message_rows(occasion, body):
+def lone_surrogate(context: FaultContext, body: Any) -> Any:
+    for row in message_rows(context, body):
         if isinstance(row.get("message"), str):
             row["message"] += "\ud83d"
     return body
 
 
-def _hostile_path(occasion: FaultContext) -> None:
-    """Undo the hostile spelling in what is asked for."""
-    parts = [part.removesuffix(HOSTILE) for part in occasion.call.segments]
-    occasion.call.path = "/" + "/".join(quote(part, safe="") for part in parts)
+def _hostile_path(context: FaultContext) -> None:
+    """Remove the hostile suffix from the requested ids."""
+    parts = [part.removesuffix(HOSTILE) for part in context.call.segments]
+    context.call.path = "/" + "/".join(quote(part, safe="") for part in parts)
 
 
 @register(
@@ -167,8 +173,8 @@ def _hostile_path(occasion: FaultContext) -> None:
     kinds=ALL,
     prepare=_hostile_path,
 )
-def hostile_ids(occasion: FaultContext, body: Any) -> Any:
-    for row in [*conversation_rows(occasion, body), *message_rows(occasion, body)]:
+def hostile_ids(context: FaultContext, body: Any) -> Any:
+    for row in [*conversation_rows(context, body), *message_rows(context, body)]:
         if isinstance(row.get("id"), str):
             row["id"] += HOSTILE
     return body
@@ -177,7 +183,7 @@ def hostile_ids(occasion: FaultContext, body: Any) -> Any:
 @register(
     "B25", "people's ids with leading zeros and twenty digits", "body", takes="nothing", kinds=ALL
 )
-def long_numbers(occasion: FaultContext, body: Any) -> Any:
+def long_numbers(context: FaultContext, body: Any) -> Any:
     for row in walk(body):
         for person in [row.get("from"), *rows_of(row.get("to")), *rows_of(row.get("participants"))]:
             if isinstance(person, dict) and isinstance(person.get("id"), str):

@@ -1,4 +1,4 @@
-"""How one call sees the world: its moment, its switches, and the spelling of ids, times, lists and links."""
+"""How a call sees the world: its time, its switches, and the form of ids, times and links."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,18 +13,18 @@ from convo_pipeline.emulator.world import Payload
 
 @dataclass(frozen=True)
 class CallView:
-    """What one call sees: the moment, the switches, and how `next` links are written."""
+    """Time and switches of a call, and the parts of its `next` links."""
 
     now_us: int
     switches: Switches
     base_url: str
     version: str
     token: str | None
-    """The token that `next` links carry, None for none."""
+    """Token in `next` links; None for no token."""
 
 
 def show_data(rows: Sequence[Any], switches: Switches) -> Any:
-    """Return rows as `data` holds them."""
+    """Return rows in the form of `data`."""
     if switches.data_shape == "object_if_single" and len(rows) == 1 and isinstance(rows[0], dict):
         return rows[0]
     return list(rows)
@@ -44,7 +44,7 @@ def show_id(meta_id: str, switches: Switches) -> str:
 
 
 def read_id(shown: str, switches: Switches) -> str | None:
-    """Return the world's id behind a shown one; None where it cannot be one of ours."""
+    """Return the world's id of a shown id; None if it is not an id of the world."""
     if switches.id_alphabet != "hostile":
         return shown
     return shown.removesuffix(ids.HOSTILE_TAIL) if shown.endswith(ids.HOSTILE_TAIL) else None
@@ -53,7 +53,7 @@ def read_id(shown: str, switches: Switches) -> str | None:
 def show_paging(
     view: CallView, cut: Mapping[str, object], path: str, arguments: Mapping[str, object]
 ) -> Payload | None:
-    """Return `paging` of an edge: cursors, and links that carry the token as Meta's do."""
+    """Return `paging` of an edge: cursors, and links with the token as in Meta's responses."""
     if "after" not in cut:
         return None
     paging: Payload = {"cursors": {"before": cut["before"], "after": cut["after"]}}

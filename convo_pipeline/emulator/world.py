@@ -1,6 +1,6 @@
-"""The truth behind the emulator: accounts, conversations, messages, and what of them exists at a moment.
+"""The emulated data: accounts, conversations and messages, and which of them exist at a time.
 
-It knows nothing of HTTP or of how answers look. Everything can be built and changed by a test while the server runs.
+A test can add and change everything while the server runs.
 """
 
 import hashlib
@@ -15,9 +15,9 @@ from convo_pipeline.emulator import ids
 from convo_pipeline.emulator.clock import MICROSECONDS, VirtualClock, from_us, to_us
 
 EMULATOR_TOKEN = "EAAemulatorTokenThatOpensNothingElse0000"  # noqa: S105 - opens invented data only
-"""The token of the emulator's default accounts; it is worth nothing anywhere else."""
+"""Token of the emulator's default accounts; it works nowhere else."""
 REQUEST_IDLE_US = 30 * 86_400 * MICROSECONDS
-"""After so long without a message a conversation in the Requests folder cannot be seen by any app."""
+"""A conversation in Requests is hidden from apps after this time without a message."""
 
 Payload = dict[str, Any]
 Grow = Callable[["Account", int, int], None]
@@ -25,48 +25,48 @@ Grow = Callable[["Account", int, int], None]
 
 @dataclass(frozen=True)
 class TrueMessage:
-    """One message that exists, for independent checking."""
+    """One existing message, for tests."""
 
     account: str
     conversation_id: str
     message_id: str
     created_at: datetime
     rank: int
-    """1 = the newest of its conversation."""
+    """1 is the newest message of the conversation."""
     is_readable: bool
-    """Whether the API gives its content at this moment."""
+    """Whether the API returns its content now."""
     is_unsent: bool
     is_visible: bool
-    """Whether its conversation can be seen by the app."""
+    """Whether its conversation is visible to the app."""
 
 
 @dataclass(slots=True, eq=False)
 class Message:
-    """One message; its payload is made when it is first looked at."""
+    """One message; its payload is made when it is first read."""
 
     conversation: "Conversation"
     message_id: str
     created_us: int
     make: Callable[[], Payload] | None = None
-    held: Payload | None = None
+    made_payload: Payload | None = None
     extra: Payload = field(default_factory=dict)
-    """Keys that answers carry without being asked for them."""
+    """Additional keys in responses that no field requests."""
     unsent_us: int | None = None
     sequence: int = 0
-    """The order among messages of one microsecond."""
+    """Order among messages of the same microsecond."""
 
     @property
     def payload(self) -> Payload:
-        if self.held is None:
-            self.held = self.make() if self.make else {}
-        return self.held
+        if self.made_payload is None:
+            self.made_payload = self.make() if self.make else {}
+        return self.made_payload
 
     @property
     def created_at(self) -> datetime:
         return from_us(self.created_us)
 
     def unsend(self) -> None:
-        """Let the sender take it back, now."""
+        """Unsend the message now."""
         with self.conversation.account.world.change() as now_us:
             self.unsent_us = now_us
 
@@ -75,7 +75,7 @@ class Message:
             self.payload["message"] = text
 
     def react(self, emoji: str, by: Mapping[str, str] | None = None) -> None:
-        """Add a reaction (by the customer where nobody is named); updated_time does not move."""
+        """Add a reaction, by default of the customer; updated_time does not change."""
         person = dict(by or self.conversation.people[0])
         person.pop("email", None)
         with self.conversation.account.world.change():
@@ -90,7 +90,7 @@ class Message:
 
 
 class Conversation:
-    """One conversation of an account; `messages` is ordered by time."""
+    """One conversation of an account; `messages` is sorted by time."""
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ class Conversation:
         self.extra: Payload = {}
         self.fault_code: int | None = None
         self.fault_subcode: int | None = None
-        """An error code that every answer holding this conversation's content ends in (a poisoned conversation)."""
+        """Error code of every response that would have this conversation's content."""
         self.touched_us: list[int] = []
         self._times: list[int] = []
         self._people = list(people)
@@ -122,36 +122,38 @@ class Conversation:
 
     @property
     def people(self) -> list[Payload]:
-        """The customers (not the account) as the platform describes them."""
+        """The customers in the platform's form, without the account."""
         if not self._people and self._make_people:
             self._people = self._make_people()
         return self._people
 
-    def seen_at(self, now_us: int) -> int:
-        """How many messages had been sent by then, unsent ones included."""
+    def count_sent(self, now_us: int) -> int:
+        """Return the number of messages sent until then, with unsent ones."""
         return bisect_right(self._times, now_us)
 
     def rows(self, now_us: int, *, keep_unsent: bool) -> list[Message]:
-        """Return what exists at that moment, newest first."""
-        found = self.messages[: self.seen_at(now_us)]
-        found.reverse()
+        """Return the messages that exist at a time, newest first."""
+        messages = self.messages[: self.count_sent(now_us)]
+        messages.reverse()
         if keep_unsent:
-            return found
+            return messages
         return [
-            message for message in found if message.unsent_us is None or message.unsent_us > now_us
+            message
+            for message in messages
+            if message.unsent_us is None or message.unsent_us > now_us
         ]
 
     def updated_us(self, now_us: int) -> int | None:
-        """When something last happened; None before the first message."""
-        count = self.seen_at(now_us)
+        """Return the time of the last activity; None before the first message."""
+        count = self.count_sent(now_us)
         if not count:
             return None
         touched = [moment for moment in self.touched_us if moment <= now_us]
         return max(self._times[count - 1], *touched) if touched else self._times[count - 1]
 
     def next_us(self, now_us: int) -> int | None:
-        """When this conversation changes by itself the next time."""
-        count = self.seen_at(now_us)
+        """Return when this conversation changes next; None for never."""
+        count = self.count_sent(now_us)
         coming = [moment for moment in self.touched_us if moment > now_us]
         if count < len(self._times):
             coming.append(self._times[count])
@@ -168,14 +170,14 @@ class Conversation:
         )
 
     def append(self, message: Message) -> None:
-        """Put a message in its place by time and make it findable."""
+        """Insert a message by its time."""
         position = bisect_right(self._times, message.created_us)
         self._times.insert(position, message.created_us)
         message.sequence = len(self.messages)
         self.messages.insert(position, message)
         self.account.remember(message)
 
-    # What a test may do, always as of now.
+    # Changes by tests; each takes effect now.
 
     def add_message(
         self,
@@ -188,19 +190,21 @@ class Conversation:
         extra: Payload | None = None,
         **fields: Any,
     ) -> Message:
-        """Add a message (now, or at `at`); `fields` join the usual payload, `payload` replaces it as a whole."""
+        """Add a message now or at `at`.
+
+        `fields` extend the usual payload, and `payload` replaces it."""
         with self.account.world.change() as now_us:
             created_us = now_us if at is None else to_us(at)
             content = self._describe(text, is_ours) | fields if payload is None else payload
             new_id = message_id or self._new_message_id(created_us)
-            message = Message(self, new_id, created_us, held=content, extra=extra or {})
+            message = Message(self, new_id, created_us, made_payload=content, extra=extra or {})
             self.append(message)
         return message
 
     def add_messages(
         self, count: int, since: datetime, step_seconds: float = 60.0
     ) -> list[Message]:
-        """Add `count` texts, every second one ours, from `since` on."""
+        """Add `count` texts from `since` on; every second one is outbound."""
         step = timedelta(seconds=step_seconds)
         return [
             self.add_message(f"message {n + 1}", since + n * step, is_ours=n % 2 == 1)
@@ -208,12 +212,12 @@ class Conversation:
         ]
 
     def hide(self) -> None:
-        """Take the conversation out of the app's sight (as a linked account's or an old request)."""
+        """Hide the conversation from the app, as an old request is hidden."""
         with self.account.world.change():
             self.is_hidden = True
 
     def vanish(self) -> None:
-        """Delete the conversation: it is neither listed nor found."""
+        """Delete the conversation."""
         with self.account.world.change():
             self.is_vanished = True
 
@@ -222,12 +226,12 @@ class Conversation:
             self.folder = folder
 
     def touch(self, at: datetime | None = None) -> None:
-        """Move updated_time without a message."""
+        """Change updated_time without a message."""
         with self.account.world.change() as now_us:
             self.touched_us.append(now_us if at is None else to_us(at))
 
     def make_unreadable(self, code: int | None = 1, subcode: int | None = None) -> None:
-        """Let every answer with this conversation's content fail; None heals it."""
+        """Let every response with this conversation's content fail; code None ends this."""
         with self.account.world.change():
             self.fault_code, self.fault_subcode = code, subcode
 
@@ -239,13 +243,13 @@ class Conversation:
 
     def _new_message_id(self, created_us: int) -> str:
         twin = 0
-        while self.account.knows(found := self.account.message_id(self.thread, created_us, twin)):
+        while self.account.knows(new_id := self.account.message_id(self.thread, created_us, twin)):
             twin += 1
-        return found
+        return new_id
 
 
 class Account:
-    """One Page's Messenger inbox or one Instagram account's."""
+    """The inbox of a Page (Messenger) or of an Instagram account."""
 
     def __init__(
         self,
@@ -274,7 +278,7 @@ class Account:
         self.app_secret = app_secret
         self.scopes = _scopes(platform)
         self.token_facts: Payload = {}
-        """What debug_token says of this account's token instead of the usual, such as expires_at."""
+        """Values of debug_token for this account's token, such as expires_at."""
         self.conversations: dict[str, Conversation] = {}
         self.grow = grow
         self.grown_until_day = 0
@@ -282,7 +286,7 @@ class Account:
         self._listing: dict[str, tuple[int, int, list[tuple[int, Conversation]]]] = {}
 
     def person(self) -> Payload:
-        """The account as `from`, `to` and `participants` show it."""
+        """Return the account in the form of `from`, `to` and `participants`."""
         if self.platform == "instagram":
             return {"username": self.username, "id": self.own_id}
         return {"name": self.title, "email": f"{self.page_id}@facebook.com", "id": self.page_id}
@@ -308,17 +312,17 @@ class Account:
         is_request: bool = False,
         is_hidden: bool = False,
     ) -> Conversation:
-        """Add an empty conversation with one customer (or with `people`)."""
+        """Add an empty conversation with one customer or with `people`."""
         with self.world.change():
             thread = 500_000_000 + len(self.conversations)
             who = people or [
                 self.describe_customer(customer_name, customer_id or str(9990000000000000 + thread))
             ]
-            found = conversation_id or self.conversation_id(thread)
+            new_id = conversation_id or self.conversation_id(thread)
             conversation = Conversation(
-                self, found, thread, who, folder, is_request=is_request, is_hidden=is_hidden
+                self, new_id, thread, who, folder, is_request=is_request, is_hidden=is_hidden
             )
-            self.conversations[found] = conversation
+            self.conversations[new_id] = conversation
         return conversation
 
     def describe_customer(self, name: str, customer_id: str) -> Payload:
@@ -333,21 +337,19 @@ class Account:
         return message_id in self._by_message_id
 
     def find_message(self, message_id: str, now_us: int) -> Message | None:
-        """Return the message of that id if it has been sent and its conversation can be seen."""
+        """Return the message with this id if it was sent and its conversation is visible."""
         for message in self._by_message_id.get(message_id, ()):
             if message.created_us <= now_us and message.conversation.is_visible(now_us):
                 return message
         return None
 
     def listing(self, folder: str, now_us: int) -> list[tuple[int, Conversation]]:
-        """Return (updated_us, conversation) of a folder ("*" = all), newest activity first."""
-        held = self._listing.get(folder)
-        if (
-            held
-            and held[0] == self.world.revision
-            and held[1] > now_us >= (held[2][0][0] if held[2] else 0)
-        ):
-            return held[2]
+        """Return (updated_us, conversation) of a folder, newest activity first; "*" is all."""
+        if folder in self._listing:
+            revision, until_us, rows = self._listing[folder]
+            newest_us = rows[0][0] if rows else 0
+            if revision == self.world.revision and until_us > now_us >= newest_us:
+                return rows
         rows = [
             (conversation.updated_us(now_us) or 0, conversation)
             for conversation in self.conversations.values()
@@ -361,7 +363,7 @@ class Account:
 
 
 class World:
-    """All accounts, one clock, one lock. `World()` alone is empty; `default_world` in `content` fills one."""
+    """All accounts with a clock and a lock. `World()` is empty; see `content.default_world`."""
 
     def __init__(self, clock: VirtualClock | None = None, seed: int = 7) -> None:
         self.clock = clock or VirtualClock()
@@ -379,11 +381,11 @@ class World:
         return account
 
     def change(self) -> "_Change":
-        """Hold the lock, count the revision, give the moment."""
+        """Lock the world for a change and return the time."""
         return _Change(self)
 
     def refresh(self) -> int:
-        """Return the moment, after generating what has been sent by then."""
+        """Generate what was sent until now; return the time."""
         now_us = self.clock.now_us()
         today = now_us // (86_400 * MICROSECONDS)
         for account in self.accounts.values():
@@ -396,9 +398,10 @@ class World:
     def truth(
         self, readable_count: int = 20, *, keep_unsent: bool = False
     ) -> Iterator[TrueMessage]:
-        """Yield every message that exists; `readable_count` is how many of a conversation can be read (0 = all).
+        """Yield every existing message.
 
-        `keep_unsent` counts unsent ones too, as `Switches.unsent_rows="kept"` does.
+        Of each conversation the newest `readable_count` messages are readable; 0 means all.
+        `keep_unsent` includes unsent ones, as `Switches.unsent_rows="kept"` does.
         """
         with self.lock:
             now_us = self.refresh()
@@ -447,7 +450,7 @@ def _scopes(platform: str) -> list[str]:
 
 
 def stable_number(text: str, digits: int) -> int:
-    """Return a number of so many digits that depends on the text alone."""
+    """Return a number with this many digits that depends only on the text."""
     value = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "big")
     smallest: int = 10 ** (digits - 1)
     return smallest + value % (9 * smallest)

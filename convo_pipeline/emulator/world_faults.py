@@ -1,4 +1,4 @@
-"""Faults of part B in which the inbox moves while it is read."""
+"""Faults B: the inbox changes while it is read."""
 
 from typing import Any
 
@@ -14,58 +14,60 @@ from convo_pipeline.emulator.world import Account, Conversation
 ALL = ("listing", "find", "edge", "node")
 
 
-def _parts(occasion: FaultContext) -> list[str]:
-    """Return the parts of a call's path, ids as the world has them."""
-    return [read_id(part, occasion.switches) or part for part in occasion.call.segments]
+def _parts(context: FaultContext) -> list[str]:
+    """Return the parts of a call's path, with the world's ids."""
+    return [read_id(part, context.switches) or part for part in context.call.segments]
 
 
-def _account(occasion: FaultContext) -> Account | None:
-    """Return the account a call is about."""
-    call = occasion.call
+def _account(context: FaultContext) -> Account | None:
+    """Return the account of a call."""
+    call = context.call
     platform = call.params.get("platform", "messenger").lower()
-    for account in occasion.world.accounts.values():
+    for account in context.world.accounts.values():
         if {account.page_id, account.own_id} & set(call.segments) and account.platform == platform:
             return account
-        if any(part in account.conversations or account.knows(part) for part in _parts(occasion)):
+        if any(part in account.conversations or account.knows(part) for part in _parts(context)):
             return account
     return None
 
 
-def _listed(occasion: FaultContext) -> list[Conversation]:
-    account = _account(occasion)
-    now_us = occasion.world.refresh()
+def _listed(context: FaultContext) -> list[Conversation]:
+    account = _account(context)
+    now_us = context.world.refresh()
     return [conversation for _, conversation in account.listing("*", now_us)] if account else []
 
 
-def _asked_conversation(occasion: FaultContext) -> Conversation | None:
-    account = _account(occasion)
-    found = (account.conversations.get(part) for part in _parts(occasion)) if account else iter(())
-    return next((conversation for conversation in found if conversation), None)
+def _asked_conversation(context: FaultContext) -> Conversation | None:
+    account = _account(context)
+    conversations = (
+        (account.conversations.get(part) for part in _parts(context)) if account else iter(())
+    )
+    return next((conversation for conversation in conversations if conversation), None)
 
 
 @register(
     "B6",
-    "at each further page of a listing the last conversation jumps to the head",
+    "at each further page the last listed conversation becomes the first",
     "prepare",
     takes="nothing",
     kinds=("listing",),
 )
-def bump(occasion: FaultContext) -> None:
-    listed = _listed(occasion)
-    if "after" in occasion.call.params and listed:
+def bump(context: FaultContext) -> None:
+    listed = _listed(context)
+    if "after" in context.call.params and listed:
         listed[-1].add_message("one more thing")
 
 
 @register(
     "B8",
-    "at each further page a conversation of the head is deleted",
+    "at each further page the first listed conversation is deleted",
     "prepare",
     takes="nothing",
     kinds=("listing",),
 )
-def vanish_head(occasion: FaultContext) -> None:
-    listed = _listed(occasion)
-    if "after" in occasion.call.params and len(listed) > 1:
+def vanish_head(context: FaultContext) -> None:
+    listed = _listed(context)
+    if "after" in context.call.params and len(listed) > 1:
         listed[0].vanish()
 
 
@@ -76,26 +78,26 @@ def vanish_head(occasion: FaultContext) -> None:
     takes="nothing",
     kinds=("edge", "node"),
 )
-def message_midread(occasion: FaultContext) -> None:
-    conversation = _asked_conversation(occasion)
+def message_midread(context: FaultContext) -> None:
+    conversation = _asked_conversation(context)
     if conversation:
         conversation.add_message("and another one")
 
 
 @register(
     "B10",
-    "so many new messages come to one conversation at once",
+    "this many new messages arrive in one conversation at once",
     "prepare",
     takes="messages",
     default="45",
     kinds=("listing",),
 )
-def flood(occasion: FaultContext) -> None:
-    listed = _listed(occasion)
-    if listed and not occasion.memory:
-        occasion.memory["done"] = True
-        now_us = occasion.world.clock.now_us()
-        count = int(occasion.number)
+def flood(context: FaultContext) -> None:
+    listed = _listed(context)
+    if listed and not context.memory:
+        context.memory["done"] = True
+        now_us = context.world.clock.now_us()
+        count = int(context.number)
         for number in range(count):
             moment = from_us(now_us - (count - number) * MICROSECONDS)
             listed[0].add_message(f"flood {number}", moment, is_ours=number % 2 == 1)
@@ -108,23 +110,23 @@ def flood(occasion: FaultContext) -> None:
     default="1",
     kinds=("edge", "node"),
 )
-def unsend(occasion: FaultContext) -> None:
-    account, now_us = _account(occasion), occasion.world.clock.now_us()
-    found = (
-        (account.find_message(part, now_us) for part in _parts(occasion)) if account else iter(())
+def unsend(context: FaultContext) -> None:
+    account, now_us = _account(context), context.world.clock.now_us()
+    messages = (
+        (account.find_message(part, now_us) for part in _parts(context)) if account else iter(())
     )
-    message = next((each for each in found if each), None)
-    conversation = message.conversation if message else _asked_conversation(occasion)
+    message = next((each for each in messages if each), None)
+    conversation = message.conversation if message else _asked_conversation(context)
     rows = conversation.rows(now_us, keep_unsent=False) if conversation else []
     if target := message or next(iter(rows), None):
         target.unsend()
 
 
 @register(
-    "B13", "the conversation asked for has vanished", "prepare", default="1", kinds=("edge", "node")
+    "B13", "the requested conversation is deleted", "prepare", default="1", kinds=("edge", "node")
 )
-def vanish(occasion: FaultContext) -> None:
-    conversation = _asked_conversation(occasion)
+def vanish(context: FaultContext) -> None:
+    conversation = _asked_conversation(context)
     if conversation:
         conversation.vanish()
 
@@ -136,8 +138,8 @@ def vanish(occasion: FaultContext) -> None:
     takes="nothing",
     kinds=("edge",),
 )
-def edge_missing(occasion: FaultContext) -> Refusal:
-    return missing(occasion.call.segments[-2])
+def edge_missing(context: FaultContext) -> Refusal:
+    return missing(context.call.segments[-2])
 
 
 @register(
@@ -147,43 +149,43 @@ def edge_missing(occasion: FaultContext) -> Refusal:
     takes="nothing",
     kinds=("edge",),
 )
-def edge_empty(occasion: FaultContext, body: Any) -> Any:
+def edge_empty(context: FaultContext, body: Any) -> Any:
     return {"data": []}
 
 
 @register("B14", "nested messages are left out", "body", takes="nothing", kinds=("listing", "node"))
-def nested_missing(occasion: FaultContext, body: Any) -> Any:
-    for row in conversation_rows(occasion, body):
+def nested_missing(context: FaultContext, body: Any) -> Any:
+    for row in conversation_rows(context, body):
         row.pop("messages", None)
     return body
 
 
 @register(
     "B28",
-    "two conversations hold a message of the same id",
+    "two conversations have a message with the same id",
     "prepare",
     takes="nothing",
     kinds=("listing",),
 )
-def twin_ids(occasion: FaultContext) -> None:
-    listed = _listed(occasion)
-    if len(listed) > 1 and not occasion.memory:
-        occasion.memory["done"] = True
+def twin_ids(context: FaultContext) -> None:
+    listed = _listed(context)
+    if len(listed) > 1 and not context.memory:
+        context.memory["done"] = True
         twin = listed[0].add_message("twin")
         listed[1].add_message("twin", message_id=twin.message_id)
 
 
 @register(
     "B29",
-    "with each listing a message's text is edited and its reactions change",
+    "with each listing, message texts and reactions change",
     "prepare",
     takes="nothing",
     kinds=("listing",),
 )
-def edit(occasion: FaultContext) -> None:
-    occasion.memory["count"] = count = occasion.memory.get("count", 0) + 1
-    for conversation in _listed(occasion)[:3]:
-        rows = conversation.rows(occasion.world.clock.now_us(), keep_unsent=False)
+def edit(context: FaultContext) -> None:
+    context.memory["count"] = count = context.memory.get("count", 0) + 1
+    for conversation in _listed(context)[:3]:
+        rows = conversation.rows(context.world.clock.now_us(), keep_unsent=False)
         for newest in rows[:1]:
             newest.edit(f"edited {count}")
             newest.unreact() if count % 2 == 0 else newest.react("👍")
@@ -191,30 +193,31 @@ def edit(occasion: FaultContext) -> None:
 
 @register(
     "B0",
-    "one conversation (the Nth listed) fails every page that holds its content, code 1",
+    "every response with the content of one conversation (the Nth listed) fails with code 1",
     "prepare",
     takes="position",
     default="1",
     kinds=ALL,
 )
-def poisoned(occasion: FaultContext) -> None:
-    _poison_once(occasion, 1)
+def poisoned(context: FaultContext) -> None:
+    _poison_once(context, 1)
 
 
 @register(
     "B0",
-    "one conversation (the Nth listed) is withheld by EU rules, 10/2018336, and so is every page with its content",
+    "every response with the content of one conversation (the Nth listed) fails with 10/2018336"
+    " (EU rules)",
     "prepare",
     takes="position",
     default="1",
     kinds=ALL,
 )
-def withheld(occasion: FaultContext) -> None:
-    _poison_once(occasion, 10, 2018336)
+def withheld(context: FaultContext) -> None:
+    _poison_once(context, 10, 2018336)
 
 
-def _poison_once(occasion: FaultContext, code: int, subcode: int | None = None) -> None:
-    listed = _listed(occasion)
-    if listed and not occasion.memory:
-        occasion.memory["done"] = True
-        listed[min(int(occasion.number), len(listed)) - 1].make_unreadable(code, subcode)
+def _poison_once(context: FaultContext, code: int, subcode: int | None = None) -> None:
+    listed = _listed(context)
+    if listed and not context.memory:
+        context.memory["done"] = True
+        listed[min(int(context.number), len(listed)) - 1].make_unreadable(code, subcode)

@@ -107,8 +107,8 @@ def test_an_impossible_time_of_a_message_does_not_end_its_conversation_walk(tmp_
     world = small_world()
     world.accounts["insta"].add_conversation().add_messages(150, at(3), 60)
 
-    def spoil(occasion: FaultContext, body: Any) -> Any:
-        message_rows(occasion, body)[-1]["created_time"] = "1970-01-02T00:00:00+0000"
+    def spoil(context: FaultContext, body: Any) -> Any:
+        message_rows(context, body)[-1]["created_time"] = "1970-01-02T00:00:00+0000"
         return body
 
     with serve(tmp_path, world) as inboxes:
@@ -124,13 +124,13 @@ def test_an_impossible_time_of_a_conversation_does_not_end_the_listing(tmp_path:
             1, at(9) - timedelta(hours=number)
         )
 
-    def spoil(occasion: FaultContext, body: Any) -> Any:
-        for row in conversation_rows(occasion, body)[:1]:
+    def spoil(context: FaultContext, body: Any) -> Any:
+        for row in conversation_rows(context, body)[:1]:
             row["updated_time"] = "1970-01-01T00:00:00+0000"
         return body
 
-    def one_a_page(occasion: FaultContext) -> None:
-        occasion.call.params["limit"] = "1"
+    def one_a_page(context: FaultContext) -> None:
+        context.call.params["limit"] = "1"
 
     small_pages = Fault(
         FaultKind("own", "B3", "one row a page", kinds=("listing",), prepare=one_a_page)
@@ -170,8 +170,8 @@ def test_a_deeper_window_is_walked_also_where_nothing_can_be_nested(tmp_path: Pa
         assert len(held_ids(inboxes)) == 200
 
 
-def _without_messages(occasion: FaultContext, body: Any) -> Any:
-    for row in conversation_rows(occasion, body):
+def _without_messages(context: FaultContext, body: Any) -> Any:
+    for row in conversation_rows(context, body):
         row.pop("messages", None)
     return body
 
@@ -214,8 +214,8 @@ def test_b20_a_message_that_is_answered_without_its_content_is_not_gone_and_is_a
     world = small_world()
     world.accounts["insta"].add_conversation().add_messages(2, at(3))
 
-    def strip(occasion: FaultContext, body: Any) -> Any:
-        row = message_rows(occasion, body)[-1]
+    def strip(context: FaultContext, body: Any) -> Any:
+        row = message_rows(context, body)[-1]
         for key in set(row) - {"id", "created_time"}:
             row.pop(key)
         return body
@@ -386,8 +386,8 @@ def test_b19_b23_a_value_that_no_column_holds_costs_neither_the_run_nor_its_neig
     world = small_world()
     world.accounts["insta"].add_conversation().add_messages(3, at(3))
 
-    def spoil(occasion: FaultContext, body: Any) -> Any:
-        row = message_rows(occasion, body)[0]
+    def spoil(context: FaultContext, body: Any) -> Any:
+        row = message_rows(context, body)[0]
         if "error" in change:
             for key in set(row) - {"id", "created_time"}:
                 row.pop(key)
@@ -408,8 +408,8 @@ def test_b23_a_conversation_id_that_nothing_can_spell_is_kept_among_the_rejects(
     world = small_world()
     world.accounts["insta"].add_conversation().add_messages(3, at(3))
 
-    def spoil(occasion: FaultContext, body: Any) -> Any:
-        conversation_rows(occasion, body)[0]["id"] = "t_\udfff"
+    def spoil(context: FaultContext, body: Any) -> Any:
+        conversation_rows(context, body)[0]["id"] = "t_\udfff"
         return body
 
     with serve(tmp_path, world) as inboxes:

@@ -157,7 +157,7 @@ class RoughLife(Life):
         if any(key[0] in self.forgotten for key in keys):
             self.referee.wrong.append("somebody who was forgotten is there")
 
-    def _move(self, occasion: FaultContext) -> None:
+    def _move(self, context: FaultContext) -> None:
         """Let something happen in the inbox just before a call is answered."""
         rng, conversations = self._moves, list(self.account.conversations.values())
         self.world.clock.advance(rng.choice((0, 0.3, 2)))

@@ -77,8 +77,8 @@ def change(inboxes: Inboxes, name: str, **values: object) -> None:
 def refuse_token(code: int, subcode: int | None = None) -> Fault:
     """Refuse debug_token only."""
 
-    def refuse(occasion: object) -> Refusal | None:
-        path = occasion.call.path  # type: ignore[attr-defined]
+    def refuse(context: object) -> Refusal | None:
+        path = context.call.path  # type: ignore[attr-defined]
         return Refusal(code, "x", subcode) if path.endswith("debug_token") else None
 
     return Fault(FaultKind("debug_token_refused", "B30", "debug_token is refused", refuse=refuse))

@@ -89,7 +89,7 @@ def check_stopped(inboxes: Inboxes, outcome: str) -> None:
 
 def check_healed(inboxes: Inboxes) -> None:
     """The locks are free and one more run makes everything whole."""
-    inboxes.server.trouble.faults.clear()
+    inboxes.server.injector.faults.clear()
     inboxes.extract_whole()
     for name in inboxes.names:
         assert len(inboxes.rows("messages", name)) == LONG + 2
@@ -103,7 +103,7 @@ def test_a_run_that_is_ended_while_answers_are_due_ends_in_seconds_and_says_so(
     """Its first page is in the spool, the calls for the long conversations are under way."""
     listed: set[str] = set()
     fault = parse_fault("read_timeout:60")
-    inboxes.server.trouble.faults[:] = [replace(fault, kind=replace(fault.kind, kinds=("edge",)))]
+    inboxes.server.injector.faults[:] = [replace(fault, kind=replace(fault.kind, kinds=("edge",)))]
     interrupt(
         inboxes,
         lambda: len(listed) == len(inboxes.names),

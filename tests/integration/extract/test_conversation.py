@@ -68,12 +68,12 @@ def test_one_poisoned_message_costs_no_other(tmp_path: Path) -> None:
     world = small_world()
     messages = world.accounts["insta"].add_conversation().add_messages(12, NOW - HOUR, 1.0)
 
-    def poison(occasion: FaultContext) -> Refusal | None:
-        fields = occasion.call.params.get("fields", "")
-        is_it = messages[9].message_id in unquote(occasion.call.path)
+    def poison(context: FaultContext) -> Refusal | None:
+        fields = context.call.params.get("fields", "")
+        is_it = messages[9].message_id in unquote(context.call.path)
         return (
             Refusal(1, "x")
-            if is_it or ("message" in fields.replace("messages", "") and occasion.kind != "node")
+            if is_it or ("message" in fields.replace("messages", "") and context.kind != "node")
             else None
         )
 
@@ -88,7 +88,7 @@ def test_a_server_that_fails_on_every_message_is_not_asked_for_all_of_them(tmp_p
     world = small_world()
     world.accounts["insta"].add_conversation().add_messages(20, NOW - HOUR, 1.0)
     with serve(tmp_path, world, Switches(old_rows_instagram="omit_fields")) as inboxes:
-        bare = refusing(lambda occasion: Refusal(1, "x") if "from" in occasion.call.params["fields"] else None, "listing", "edge", "node")  # fmt: skip
+        bare = refusing(lambda context: Refusal(1, "x") if "from" in context.call.params["fields"] else None, "listing", "edge", "node")  # fmt: skip
         inboxes.server.set_faults(bare)
         [insta] = inboxes.extract(accounts=["insta"])
         assert insta.outcome == "incomplete"
@@ -123,9 +123,9 @@ def test_b24_what_is_refused_for_good_is_recorded_and_given_up_until_something_c
     for conversation in (bad, good):
         conversation.add_messages(30, NOW - 2 * HOUR, 1.0)
 
-    def refuse(occasion: FaultContext) -> Refusal | EmulatedResponse | None:
+    def refuse(context: FaultContext) -> Refusal | EmulatedResponse | None:
         """Refuse with the code, or as a gateway does, which knows none."""
-        if not code or "/t_1/" not in occasion.call.path:
+        if not code or "/t_1/" not in context.call.path:
             return None
         return (
             Refusal(code[0], "x", code[1])
@@ -195,8 +195,8 @@ def test_conversations_that_always_fail_keep_no_other_from_being_read(
         conversation = world.accounts["insta"].add_conversation(conversation_id=conversation_id)
         conversation.add_messages(21, NOW - HOUR * (2 + number), 1.0)
 
-    def refuse(occasion: FaultContext) -> Refusal | EmulatedResponse | None:
-        return answer if "t_bad" in occasion.call.path else None
+    def refuse(context: FaultContext) -> Refusal | EmulatedResponse | None:
+        return answer if "t_bad" in context.call.path else None
 
     with serve(tmp_path, world) as inboxes:
         inboxes.server.set_faults(refusing(refuse, "edge"))
@@ -226,7 +226,7 @@ def test_many_bad_conversations_are_told_from_a_server_that_fails(tmp_path: Path
         for conversation in list(world.accounts["insta"].conversations.values())[:16]:
             conversation.add_messages(30, inboxes.clock.now() - timedelta(minutes=9), 1.0)
         bad = refusing(
-            lambda occasion: Refusal(2, "x") if occasion.call.path < "/v26.0/t_14" else None, "edge"
+            lambda context: Refusal(2, "x") if context.call.path < "/v26.0/t_14" else None, "edge"
         )
         inboxes.server.set_faults(bad)
         [insta] = inboxes.extract(accounts=["insta"])

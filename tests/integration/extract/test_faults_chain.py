@@ -111,7 +111,7 @@ def test_a15_a_server_that_fails_on_all_conversations_is_given_up_and_one_they_p
                     "edges_fail",
                     "",
                     "",
-                    refuse=lambda occasion: Refusal(code, "no"),
+                    refuse=lambda context: Refusal(code, "no"),
                     kinds=("edge",),
                 )
             )
@@ -184,16 +184,16 @@ def test_b4_b6_what_comes_twice_and_jumps_meanwhile_is_there_once_and_as_it_was_
         assert set(days.values()) == {1}
 
 
-def in_pages_of_four(occasion: FaultContext) -> None:
-    occasion.call.params["limit"] = "4"
+def in_pages_of_four(context: FaultContext) -> None:
+    context.call.params["limit"] = "4"
 
 
 def test_b6_what_comes_while_a_slow_listing_ends_is_held_after_the_next_run(tmp_path: Path) -> None:
     """Half an hour a page, and six conversations jump to the head each time: the last pages' are not seen."""
     world = busy_world(30)
 
-    def dawdle(occasion: FaultContext) -> None:
-        in_pages_of_four(occasion)
+    def dawdle(context: FaultContext) -> None:
+        in_pages_of_four(context)
         world.clock.advance(1800)
         for _, conversation in world.accounts["insta"].listing("*", world.refresh())[-6:]:
             conversation.add_message("one more")
@@ -323,16 +323,16 @@ def test_b14_a_message_that_is_kept_from_us_is_not_said_to_be_gone_and_is_believ
         [conversation] = inboxes.world.accounts["insta"].conversations.values()
         message_id = conversation.messages[1].message_id
 
-        def lay_bare(occasion: FaultContext, body: Any) -> Any:
-            for row in message_rows(occasion, body):
+        def lay_bare(context: FaultContext, body: Any) -> Any:
+            for row in message_rows(context, body):
                 if row["id"] == message_id:
                     row.pop("from"), row.pop("to"), row.pop("message")
             return body
 
-        def withhold(occasion: FaultContext) -> Refusal | None:
+        def withhold(context: FaultContext) -> Refusal | None:
             return (
                 Refusal(code[0], "no", code[1])
-                if message_id in unquote(occasion.call.path)
+                if message_id in unquote(context.call.path)
                 else None
             )
 
@@ -356,7 +356,7 @@ def test_b15_what_a_lagging_server_did_not_show_is_still_within_the_next_listing
         world.accounts["insta"].add_conversation(f"C {number}").add_messages(1, start, 1.0)
     hidden = list(world.accounts["insta"].conversations)[-1]
 
-    def hide(occasion: FaultContext, body: Any) -> Any:
+    def hide(context: FaultContext, body: Any) -> Any:
         return body | {"data": [row for row in body["data"] if row["id"] != hidden]}
 
     with serve(tmp_path, world) as inboxes:

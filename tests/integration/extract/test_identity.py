@@ -20,7 +20,7 @@ def refused_identity(code: int) -> Fault:
             "identity_refused",
             "",
             "",
-            refuse=lambda occasion: Refusal(code, "no"),
+            refuse=lambda context: Refusal(code, "no"),
             kinds=("other",),
         )
     )

@@ -133,9 +133,9 @@ def test_a18_meta_s_own_minutes_are_waited_if_short_and_reported_if_long(name: s
 
 
 def test_a18_short_blocks_again_and_again_end_the_account_after_two_minutes_of_silence() -> None:
-    def refuse(occasion: FaultContext) -> Refusal | None:
+    def refuse(context: FaultContext) -> Refusal | None:
         return (
-            Refusal(613, "no", headers={"Retry-After": "50"}) if occasion.call.number % 2 else None
+            Refusal(613, "no", headers={"Retry-After": "50"}) if context.call.number % 2 else None
         )
 
     outcome = list_inbox(
