@@ -144,11 +144,8 @@ def test_person_in_the_spool_of_a_killed_first_run_is_erased(tmp_path: Path) -> 
             "messages": {"data": [{"id": "m_1", "message": SAID}]},
         }
         spool = Spool.create(inboxes.store.state_path, "insta", "killed")
-<<<<<<< HEAD
-        append_json(spool, {"kind": "listing", "at_us": int(NOW.timestamp()) * 1_000_000, "folder": "", "fields": ["message"],
-                      "conversation_fields": ["participants"], "conversations": [chat], "states": []})  # fmt: skip
-=======
-        spool.append(
+        append_json(
+            spool,
             {
                 "kind": "listing",
                 "at_us": int(NOW.timestamp()) * 1_000_000,
@@ -157,9 +154,8 @@ def test_person_in_the_spool_of_a_killed_first_run_is_erased(tmp_path: Path) -> 
                 "conversation_fields": ["participants"],
                 "conversations": [chat],
                 "states": [],
-            }
+            },
         )
->>>>>>> 8302ce8 (Format lines of the emulator, its tests and the erasure tests to 100 columns)
         request = DeletionRequest("code", NOW, person_id=ADA)
         assert finish_request(inboxes.settings, inboxes.store, request, NOW).accounts == ("insta",)
         assert find_texts(tmp_path, [ADA, SAID]) == []

@@ -279,11 +279,33 @@ def test_other_account_keeps_its_rows(inboxes: Inboxes) -> None:
 def test_spool_of_a_killed_run_is_erased(inboxes: Inboxes) -> None:
     at_us = int(NOW.timestamp() * 1_000_000)
     ada = next(iter(conversations_of(inboxes, ADA)))
-    row = {"id": ada, "updated_time": "2026-03-09T09:00:00+0000", "messages": {"data": [
-        {"id": "m_new", "created_time": "2026-03-09T09:00:00+0000", "message": SECRET, "from": {"id": ADA}}]}}  # fmt: skip
+    row = {
+        "id": ada,
+        "updated_time": "2026-03-09T09:00:00+0000",
+        "messages": {
+            "data": [
+                {
+                    "id": "m_new",
+                    "created_time": "2026-03-09T09:00:00+0000",
+                    "message": SECRET,
+                    "from": {"id": ADA},
+                }
+            ]
+        },
+    }
     spool = Spool.create(inboxes.store.state_path, "insta", "killed")
-    append_json(spool, {"kind": "listing", "at_us": at_us, "folder": "", "fields": ["message", "from"],
-                  "conversation_fields": ["id"], "conversations": [row], "states": []})  # fmt: skip
+    append_json(
+        spool,
+        {
+            "kind": "listing",
+            "at_us": at_us,
+            "folder": "",
+            "fields": ["message", "from"],
+            "conversation_fields": ["id"],
+            "conversations": [row],
+            "states": [],
+        },
+    )
     [record] = spool.folder.iterdir()
     assert (f".state/spool/insta/killed/{record.name}", SECRET) in hits(Path(inboxes.store.root))
     erase_ada(inboxes)
@@ -298,11 +320,28 @@ def test_older_spool_is_stored_without_the_person(inboxes: Inboxes) -> None:
         "participants": {"data": [{"id": ADA}, {"id": inboxes.world.accounts["insta"].own_id}]},
     }
     spool = Spool.create(inboxes.store.state_path, "insta", "old")
-    append_json(spool, {"kind": "listing", "at_us": int(NOW.timestamp() * 1_000_000), "folder": "", "fields": [],
-                  "conversation_fields": ["id"], "conversations": [row], "states": []})  # fmt: skip
+    append_json(
+        spool,
+        {
+            "kind": "listing",
+            "at_us": int(NOW.timestamp() * 1_000_000),
+            "folder": "",
+            "fields": [],
+            "conversation_fields": ["id"],
+            "conversations": [row],
+            "states": [],
+        },
+    )
     edge = {"kind": "edge", "conversation_id": "t_9", "rows": [{"id": "m", "message": SECRET}]}
-    state = {"kind": "state", "at_us": 1, "updated_us": None, "newest_message_id": None,
-             "complete_since_us": None, "walked_down_to_us": None, "due_reason": "answer"}  # fmt: skip
+    state = {
+        "kind": "state",
+        "at_us": 1,
+        "updated_us": None,
+        "newest_message_id": None,
+        "complete_since_us": None,
+        "walked_down_to_us": None,
+        "due_reason": "answer",
+    }
     states = [state | {"conversation_id": chat} for chat in ("t_9", "t_other")]
     append_json(
         spool,
@@ -323,11 +362,29 @@ def test_conversation_listed_without_people_is_recognised_by_its_messages(
     erase_ada(inboxes)
     us, at_us = {"id": inboxes.world.accounts["insta"].own_id}, int(NOW.timestamp() * 1_000_000)
     spool = Spool.create(inboxes.store.state_path, "insta", "killed")
-    append_json(spool, {"kind": "listing", "at_us": at_us, "folder": "", "fields": [], "conversation_fields": ["id"], "states": [],
-                  "conversations": [{"id": "t_9"}, {"id": "t_8", "participants": {"data": [us, {"id": ADA}, {"id": EVE}]}}]})  # fmt: skip
+    append_json(
+        spool,
+        {
+            "kind": "listing",
+            "at_us": at_us,
+            "folder": "",
+            "fields": [],
+            "conversation_fields": ["id"],
+            "states": [],
+            "conversations": [
+                {"id": "t_9"},
+                {"id": "t_8", "participants": {"data": [us, {"id": ADA}, {"id": EVE}]}},
+            ],
+        },
+    )
     for chat in ("t_9", "t_8"):
-        row = {"id": f"m_{chat}", "created_time": "2026-03-09T09:00:00+0000", "message": f"we to {chat}", "from": us,
-               "to": {"data": [{"id": ADA}]}}  # fmt: skip
+        row = {
+            "id": f"m_{chat}",
+            "created_time": "2026-03-09T09:00:00+0000",
+            "message": f"we to {chat}",
+            "from": us,
+            "to": {"data": [{"id": ADA}]},
+        }
         about = {
             "kind": kind,
             "at_us": at_us,
@@ -335,8 +392,16 @@ def test_conversation_listed_without_people_is_recognised_by_its_messages(
             "fields": ["message", "from", "to"],
         }
         edge = {"updated_us": None, "first_rank": 1, "rows": [row]}
-        single = {"message_id": row["id"], "created_us": at_us, "created_at_source": "message", "rank": 1, "code": None,
-                  "subcode": None, "verdict": "detailed", "payload": row}  # fmt: skip
+        single = {
+            "message_id": row["id"],
+            "created_us": at_us,
+            "created_at_source": "message",
+            "rank": 1,
+            "code": None,
+            "subcode": None,
+            "verdict": "detailed",
+            "payload": row,
+        }
         append_json(spool, about | (edge if kind == "edge" else single))
     loaded = load_spool(inboxes.store, inboxes.settings.account("insta"), spool)
     spool.delete()
@@ -396,8 +461,15 @@ def test_rejects_and_run_errors_with_the_id_leave(inboxes: Inboxes) -> None:
         {"message": "no id", "from": {"id": f"{ADA}7"}},
     ]
     texts = [json.dumps(entry, ensure_ascii=False) for entry in entries]
-    rows = [{"digest": hashlib.sha256(text.encode()).hexdigest(), "reason": "no id", "payload": text,
-             "first_seen_at": NOW} for text in texts]  # fmt: skip
+    rows = [
+        {
+            "digest": hashlib.sha256(text.encode()).hexdigest(),
+            "reason": "no id",
+            "payload": text,
+            "first_seen_at": NOW,
+        }
+        for text in texts
+    ]
     store.merge("raw_rejects", "insta", START, pa.Table.from_pylist(rows, schema=schema))
     run = store.state.runs("insta")[0]
     store.state.save_run(
@@ -439,8 +511,21 @@ def test_rejects_of_the_persons_conversation_leave(
             "rows": [{"message": SECRET, "created_time": "2026-03-09T09:00:00Z"}],
         },
     )
-    append_json(spool, {"kind": "listing", "at_us": at_us, "folder": "", "fields": [], "conversation_fields": [], "states": [],
-                  "conversations": [{"id": chat, "messages": f"{SECRET}, in no list"}, {"id": "another", "messages": "b"}]})  # fmt: skip
+    append_json(
+        spool,
+        {
+            "kind": "listing",
+            "at_us": at_us,
+            "folder": "",
+            "fields": [],
+            "conversation_fields": [],
+            "states": [],
+            "conversations": [
+                {"id": chat, "messages": f"{SECRET}, in no list"},
+                {"id": "another", "messages": "b"},
+            ],
+        },
+    )
     load_spool(inboxes.store, inboxes.settings.account("insta"), spool)
     spool.delete()
     assert len(inboxes.rows("raw_rejects", "insta")) == 3

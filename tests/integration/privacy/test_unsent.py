@@ -132,8 +132,13 @@ def test_s18_unsent_content_leaves_completely_and_id_and_time_stay(
         "first_seen_at",
     )
     assert {name: row[name] for name in kept} == {name: held[name] for name in kept}
-    assert (row["text"], row["sender_username"], row["content_type"], row["attachment_count"], row["problem"]) == (
-        None, None, "unavailable", None, None)  # fmt: skip
+    assert (
+        row["text"],
+        row["sender_username"],
+        row["content_type"],
+        row["attachment_count"],
+        row["problem"],
+    ) == (None, None, "unavailable", None, None)
     assert (row["detail_status"], row["deleted_at"]) == (
         "gone",
         row_of(inboxes, "raw_message_ids", message)["deleted_at"],
@@ -172,8 +177,18 @@ def leave_spool(inboxes: Inboxes, message: Message) -> None:
         "message": SECRET,
         "from": {"id": "7"},
     }
-    append_json(spool, {"kind": "edge", "at_us": int(NOW.timestamp() * 1_000_000), "conversation_id": chat(inboxes).conversation_id,
-                  "updated_us": None, "first_rank": 4, "fields": ["message", "from"], "rows": [row]})  # fmt: skip
+    append_json(
+        spool,
+        {
+            "kind": "edge",
+            "at_us": int(NOW.timestamp() * 1_000_000),
+            "conversation_id": chat(inboxes).conversation_id,
+            "updated_us": None,
+            "first_rank": 4,
+            "fields": ["message", "from"],
+            "rows": [row],
+        },
+    )
 
 
 def test_deletion_needs_two_observations_an_hour_apart(inboxes: Inboxes) -> None:
