@@ -1,7 +1,6 @@
 """The pages agree with the code: closed lists, settings, paths, links, commands, capacity."""
 
 import configparser
-import importlib
 import inspect
 import itertools
 import re
@@ -44,6 +43,7 @@ from convo_pipeline.settings import GraphSettings, ScheduleSettings, Settings
 from convo_pipeline.tables.chart_data import CONTEXT_DAYS, MOST_DAYS
 from convo_pipeline.upkeep.verify import FINDING_KINDS
 from tests.support.inboxes import NOW, serve
+from tests.support.paths import PACKAGE
 from tests.support.shown import (
     PAGES,
     README,
@@ -343,15 +343,33 @@ def test_every_picture_is_used() -> None:
     ] == []
 
 
+MOST_PLACES, MOST_VOCABULARIES = 9, 3
+
+
+def walk(name: str) -> list[list[str]]:
+    """Return the rows of a table of develop.md that follows something through the code."""
+    return rows(page("develop.md").split(f"<!-- walk: {name} -->\n")[1].split("\n\n")[0])
+
+
+def test_message_passes_few_places_that_use_its_types() -> None:
+    places = walk("message")
+    assert len(places) <= MOST_PLACES
+    for place, _, gives in places:
+        source = (PACKAGE / in_code(place)[0]).read_text()
+        assert re.search(rf"\b{in_code(gives)[0]}\b", source), place
+
+
+def test_refusal_has_few_vocabularies() -> None:
+    words = {word.split(",")[0] for *_, word in walk("refusal")} - {"the same"}
+    assert len(words) <= MOST_VOCABULARIES
+    assert all((PACKAGE / in_code(place)[0]).is_file() for place, *_ in walk("refusal"))
+
+
 def test_names_of_the_develop_page_exist() -> None:
-    text = page("develop.md")
-    for name, place in (
-        ("plan_run", "extract.account"),
-        ("DERIVATION_VERSION", "derive.day"),
-        ("NORMALISED", "schema"),
-    ):
-        assert f"`{name}`" in text
-        assert hasattr(importlib.import_module(f"convo_pipeline.{place}"), name)
+    sources = "".join(path.read_text() for path in PACKAGE.rglob("*.py"))
+    names = [name for name in in_code(without_blocks(page("develop.md"))) if name.isidentifier()]
+    assert len(names) > 10
+    assert [name for name in names if not re.search(rf"\b{name}\b", sources)] == []
 
 
 # capacity
