@@ -9,7 +9,7 @@ __all__ = ["connect"]
 
 
 def __getattr__(name: str) -> object:
-    """Import `connect` when it is asked for: importing the package does nothing."""
+    """Import `connect` on first use, so that importing the package stays cheap."""
     if name == "connect":
         from convo_pipeline.query.connection import connect
 

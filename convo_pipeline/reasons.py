@@ -412,6 +412,11 @@ REASONS: Mapping[str, Reason] = {
         level="warning",
     ),
     "damaged_files": Reason("{files} set aside as damaged", "run `convo-pipeline verify`"),
+    "raw_rows_lost": Reason(
+        "raw rows of {days} were lost; the derived tables stay as they are",
+        "restore the raw files from a backup, or accept the loss with"
+        " `convo-pipeline normalize --accept-loss`",
+    ),
     # found by `status` and by Dagster's checks
     "unread": Reason(
         "{what} not read yet",

@@ -4,12 +4,9 @@ Message texts come from strangers. So control characters never reach the termina
 a CSV file starts a formula in a spreadsheet.
 """
 
-import csv
-import io
-import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import date, datetime
+from collections.abc import Callable
+from datetime import datetime
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -19,13 +16,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from convo_pipeline.base.csv_text import cell_json, iterate_rows, write_csv_batches
+
 MAX_ROWS = 200
 MAX_BLOCKS = 20
 """Rows that are printed as blocks, one line per column, when the terminal is too narrow."""
 MAX_CHARACTERS = 200
 MIN_TEXT_WIDTH = 12
 """Text columns may fold down to this width. Numbers, times and names never fold."""
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "|", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
@@ -40,7 +38,7 @@ def print_rows(result: pa.Table, console: Console) -> None:
         for field in shown.schema:
             justify: Any = "right" if _is_number(field.type) else "left"
             table.add_column(Text(field.name), justify=justify, overflow="fold")
-        for row in _rows(shown):
+        for row in iterate_rows(shown):
             table.add_row(*(Text(cell_text(cell)) for cell in row))
         console.print(table)
     if result.num_rows > shown.num_rows:
@@ -59,7 +57,7 @@ def table_width(result: pa.Table) -> int:
 
 
 def _print_blocks(rows: pa.Table, console: Console) -> None:
-    for number, row in enumerate(_rows(rows), 1):
+    for number, row in enumerate(iterate_rows(rows), 1):
         block = Table(box=None, show_header=False, pad_edge=False)
         block.add_column(no_wrap=True, style="bold")
         block.add_column(overflow="fold")
@@ -81,7 +79,7 @@ def cell_text(value: object) -> str:
         return ""
     if isinstance(value, datetime):
         return value.strftime("%Y-%m-%d %H:%M:%S")
-    text = _json(value) if isinstance(value, list | dict) else str(value)
+    text = cell_json(value) if isinstance(value, list | dict) else str(value)
     text = _CONTROLS.sub(lambda match: " " if match[0] in "\n\t\r" else "", text)
     return text if len(text) <= MAX_CHARACTERS else text[: MAX_CHARACTERS - 1] + "…"
 
@@ -100,42 +98,14 @@ def write_csv(result: pa.Table, out: BinaryIO) -> None:
     write_csv_batches(result.column_names, [result], out)
 
 
-def write_csv_batches(names: Sequence[str], batches: Iterable[pa.Table], out: BinaryIO) -> int:
-    """Write tables with the same columns as one CSV; return the number of rows."""
-    text = io.TextIOWrapper(out, encoding="utf-8", errors="replace", newline="", write_through=True)
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([escape_formula(name) for name in names])
-    count = 0
-    for batch in batches:
-        count += batch.num_rows
-        writer.writerows([_csv_cell(cell) for cell in row] for row in _rows(batch))
-    text.detach()
-    return count
-
-
-def escape_formula(text: str) -> str:
-    """Put an apostrophe before a text that a spreadsheet would run as a formula.
-
-    >>> escape_formula("=1+1"), escape_formula("hello"), escape_formula("-5")
-    ("'=1+1", 'hello', "'-5")
-    """
-    return "'" + text if text.lstrip(" ").startswith(FORMULA_STARTS) else text
-
-
-def _csv_cell(value: object) -> object:
-    if isinstance(value, str):
-        return escape_formula(value)
-    if isinstance(value, datetime | date):
-        return value.isoformat()
-    return escape_formula(_json(value)) if isinstance(value, list | dict) else value
-
-
 def write_json(result: pa.Table, out: BinaryIO) -> None:
     """Write one JSON array of objects."""
     out.write(b"[")
-    for index, row in enumerate(_rows(result)):
+    for index, row in enumerate(iterate_rows(result)):
         record = dict(zip(result.column_names, row, strict=True))
-        out.write((",\n " if index else "\n ").encode() + _json(record).encode("utf-8", "replace"))
+        out.write(
+            (",\n " if index else "\n ").encode() + cell_json(record).encode("utf-8", "replace")
+        )
     out.write(b"\n]\n" if result.num_rows else b"]\n")
 
 
@@ -151,19 +121,6 @@ WRITERS: dict[str, Callable[[pa.Table, BinaryIO], None]] = {
     "json": write_json,
     "parquet": write_parquet,
 }
-
-
-def _rows(result: pa.Table) -> Iterator[tuple[Any, ...]]:
-    for batch in result.to_batches(max_chunksize=10_000):
-        columns = [column.to_pylist() for column in batch.columns]
-        yield from zip(*columns, strict=True) if columns else iter(())
-
-
-def _json(value: object) -> str:
-    def plain(item: object) -> str:
-        return item.isoformat() if isinstance(item, datetime | date) else str(item)
-
-    return json.dumps(value, ensure_ascii=False, default=plain)
 
 
 def _is_number(kind: pa.DataType) -> bool:

@@ -1,4 +1,4 @@
-"""Each thing that can be wrong in a configuration is one clear error that names the key."""
+"""Each mistake in a configuration is one error that names the key."""
 
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -20,7 +20,7 @@ start_date = "2026-01-01"
 TOMORROW = (datetime.now(UTC).date() + timedelta(days=1)).isoformat()
 
 
-def test_the_shipped_example_is_valid_and_has_one_account_per_platform() -> None:
+def test_the_shipped_example_has_one_account_per_platform() -> None:
     settings = read_settings(ROOT / "convo.toml", {})
     assert {account.platform: (account.name, account.page_id) for account in settings.accounts} == {
         "instagram": ("bakery-instagram", "1234567890"),
@@ -111,14 +111,14 @@ def test_defaults_are_those_of_the_documentation() -> None:
         ("[graph\n", "is not valid TOML"),
     ],
 )
-def test_what_is_wrong_is_named(text: str, expected: str) -> None:
+def test_an_error_names_the_wrong_key(text: str, expected: str) -> None:
     with pytest.raises(SettingsError) as caught:
         parse_settings(text.encode())
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_that_is_not_there_or_not_text_is_named(tmp_path: Path) -> None:
+def test_an_error_names_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"none\.toml does not exist"):
         read_settings(tmp_path / "none.toml", {})
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
@@ -128,7 +128,7 @@ def test_a_file_that_is_not_there_or_not_text_is_named(tmp_path: Path) -> None:
         read_settings(tmp_path, {})
 
 
-def test_the_file_is_the_one_named_else_the_variables_else_the_folders(
+def test_an_argument_comes_before_the_variable_and_the_current_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("a.toml", "b.toml", "convo.toml"):

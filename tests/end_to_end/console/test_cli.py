@@ -1,4 +1,4 @@
-"""The command line as a person meets it: what it prints, where, and the exit code."""
+"""The command line: its output on stdout and stderr, and its exit codes."""
 
 import csv
 import io
@@ -60,7 +60,7 @@ def server(days: Days) -> Iterator[EmulatorServer]:
 def extracted(
     tmp_path_factory: pytest.TempPathFactory, server: EmulatorServer, days: Days
 ) -> tuple[Path, Result]:
-    """A configuration whose lake holds the three days, and what their extraction said."""
+    """A configuration whose tables hold the three days, and the output of their extraction."""
     folder = tmp_path_factory.mktemp("lake")
     file = write_config(folder, server, days.start)
     return file, invoke("--config", str(file), "extract", "--since", str(days[0]))
@@ -68,7 +68,7 @@ def extracted(
 
 @pytest.fixture(scope="module")
 def lake(extracted: tuple[Path, Result]) -> Path:
-    """A configuration whose lake holds the three days; read only."""
+    """A configuration whose tables hold the three days; do not write to them."""
     file, result = extracted
     assert result.exit_code == 0, result.stderr
     return file
@@ -86,7 +86,7 @@ def invoke(*arguments: str, **environ: str) -> Result:
 
 
 def error_of(*arguments: str, **environ: str) -> tuple[int, str]:
-    """The exit code and the one line that says why."""
+    """Return the exit code and the last line of stderr."""
     result = invoke(*arguments, **environ)
     return result.exit_code, result.stderr.strip().splitlines()[-1]
 
@@ -100,7 +100,7 @@ def test_every_command_has_help_and_the_exit_codes_are_documented() -> None:
         assert command.help
 
 
-def test_extract_stores_both_accounts_and_says_what_it_got(
+def test_extract_stores_both_accounts_and_prints_a_summary(
     extracted: tuple[Path, Result], days: Days
 ) -> None:
     file, result = extracted
@@ -114,13 +114,15 @@ def test_extract_stores_both_accounts_and_says_what_it_got(
 KEYS = "select account || '|' || date as key, count(*) as n from messages group by all"
 
 
-def test_extract_without_dates_does_what_a_night_would(config: Path, days: Days) -> None:
+def test_extract_without_dates_reads_the_days_of_the_next_nightly_run(
+    config: Path, days: Days
+) -> None:
     result = invoke("--config", str(config), "extract", "--account", BIKES)
     assert result.exit_code == 0
     assert f"{days.start} to {days[2]}" in " ".join(result.stderr.split())
 
 
-def test_all_goes_back_to_the_start_date_and_on_to_today_after_an_estimate(
+def test_all_prints_an_estimate_and_reads_from_the_start_date_to_today(
     config: Path, days: Days
 ) -> None:
     result = invoke("--config", str(config), "extract", "--all", "--account", BIKES)
@@ -132,9 +134,7 @@ def test_all_goes_back_to_the_start_date_and_on_to_today_after_an_estimate(
 
 
 @pytest.mark.slow
-def test_full_is_quiet_where_nothing_was_missed_and_loud_where_something_was(
-    lake: Path, days: Days
-) -> None:
+def test_full_reports_the_messages_that_earlier_runs_missed(lake: Path, days: Days) -> None:
     whole = invoke("--config", str(lake), "extract", "--full", "--account", BIKES)
     assert "sweep: earlier runs missed no messages" in whole.stderr
     with closing(Store(read_settings(lake).store)) as store:
@@ -145,10 +145,13 @@ def test_full_is_quiet_where_nothing_was_missed_and_loud_where_something_was(
     again = invoke("--config", str(lake), "extract", "--full", "--account", BIKES)
     assert "sweep: earlier runs missed no messages" in again.stderr
     assert (whole.exit_code, swept.exit_code, again.exit_code) == (0, 0, 0)
-    assert error_of("extract", "--full", "--since", str(days[0])) == (2, "main: --full takes neither --since nor --until")  # fmt: skip
+    code, line = error_of("extract", "--full", "--since", str(days[0]))
+    assert (code, line) == (2, "main: --full takes neither --since nor --until")
 
 
-def test_a_refused_account_fails_and_the_other_one_is_stored(config: Path, days: Days) -> None:
+def test_an_account_with_a_wrong_token_fails_and_the_other_one_is_stored(
+    config: Path, days: Days
+) -> None:
     since = ["--since", str(days[0])]
     result = invoke(
         "--config", str(config), "extract", *since, BIKES_MESSENGER_TOKEN="EAAwrongwrongwrongwrong"
@@ -205,7 +208,7 @@ TODAY = three_days().today
         (["--all", "--since", str(TODAY)], "--all takes neither --since nor --until"),
     ],
 )
-def test_wrong_wishes_are_one_clear_error(
+def test_wrong_arguments_are_one_clear_error(
     config: Path, arguments: list[str], expected: str
 ) -> None:
     code, line = error_of("--config", str(config), "extract", *arguments)
@@ -213,13 +216,13 @@ def test_wrong_wishes_are_one_clear_error(
     assert expected in line
 
 
-def test_no_configuration_is_one_clear_error(tmp_path: Path) -> None:
+def test_a_missing_configuration_is_one_clear_error(tmp_path: Path) -> None:
     code, line = error_of("--config", str(tmp_path / "none.toml"), "extract")
     assert code == 2
     assert f"no configuration: {tmp_path / 'none.toml'} does not exist" in line
 
 
-def test_the_configuration_is_found_by_its_variable(config: Path) -> None:
+def test_the_variable_names_the_configuration(config: Path) -> None:
     code, line = error_of("extract", "--account", "nobody", CONVO_CONFIG=str(config))
     assert (code, 'unknown account "nobody"' in line) == (2, True)
 
@@ -259,7 +262,7 @@ def test_runs_are_recorded_in_dagster_home(
     assert open_to_others(home) == open_to_others(config.parent / "lake") == set()
     people = people_of(server)
     assert len(people) > 2
-    assert files_that_name(home, people) == set(), "whoever is forgotten would be left there"
+    assert files_that_name(home, people) == set(), "an erasure would not reach them"
 
 
 def people_of(server: EmulatorServer) -> set[str]:
@@ -282,7 +285,7 @@ def files_that_name(folder: Path, names: set[str]) -> set[str]:
 
 
 def open_to_others(folder: Path) -> set[str]:
-    """What below a folder is not its owner's alone."""
+    """Return the paths below a folder that others than the owner may use."""
     modes = {path: stat.S_IMODE(path.lstat().st_mode) for path in folder.rglob("*")}
     return {
         str(path) for path, mode in modes.items() if mode != (0o700 if path.is_dir() else 0o600)
@@ -291,10 +294,10 @@ def open_to_others(folder: Path) -> set[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_and_a_polite_kill_end_in_one_line_and_the_same_command_goes_on(
+def test_after_ctrl_c_or_sigterm_the_same_command_continues(
     tmp_path: Path, days: Days, number: signal.Signals
 ) -> None:
-    """Within ten seconds, whatever answer it waits for."""
+    """It ends within ten seconds although a response takes 20 seconds."""
     with EmulatorServer(small_world(days), latency_seconds=20) as slow:
         file = write_config(tmp_path, slow, days.start)
         command = [sys.executable, "-m", "convo_pipeline.cli", "--config", str(file), "extract"]
@@ -317,7 +320,7 @@ def test_ctrl_c_and_a_polite_kill_end_in_one_line_and_the_same_command_goes_on(
     assert {row["key"]: row["n"] for row in json.loads(rows.stdout)} == message_counts(days)
 
 
-def test_normalize_agrees_again_without_asking_anybody(
+def test_normalize_derives_a_missing_file_without_api_calls(
     lake: Path, server: EmulatorServer, days: Days
 ) -> None:
     root = lake.parent / "lake"
@@ -329,10 +332,10 @@ def test_normalize_agrees_again_without_asking_anybody(
     assert len(server.log) == calls
 
 
-def test_normalize_says_that_tables_agree_only_where_they_do_and_leaves_no_removed_account_out(
+def test_normalize_derives_removed_accounts_and_fails_on_missing_raw_files(
     lake: Path, tmp_path: Path
 ) -> None:
-    """An account that is no longer configured is still read, so it is still derived; of the other a raw file is gone."""
+    """One account is no longer configured. A raw file of the other account is missing."""
     root = tmp_path / "lake"
     shutil.copytree(lake.parent / "lake", root)
     file = tmp_path / "convo.toml"
@@ -356,7 +359,7 @@ def test_normalize_says_that_tables_agree_only_where_they_do_and_leaves_no_remov
     assert removed.exists()
 
 
-def test_query_prints_a_table_and_hides_control_characters(lake: Path) -> None:
+def test_query_prints_a_table_without_control_characters(lake: Path) -> None:
     result = invoke(
         "--config", str(lake), "query", "select 'a' || chr(27) || '[31mb' as danger, 7 as n"
     )
@@ -365,8 +368,11 @@ def test_query_prints_a_table_and_hides_control_characters(lake: Path) -> None:
     assert re.search(r"a\[31mb\s+7", result.stdout)
 
 
-def test_csv_has_no_formula(lake: Path) -> None:
-    sql = "select '=cmd()' as a, '-5' as b, -5 as c, '  @x' as d, 'plain' as e, null as f, ['=1'] as g, date '2026-01-02' as h"
+def test_csv_escapes_formulas(lake: Path) -> None:
+    sql = (
+        "select '=cmd()' as a, '-5' as b, -5 as c, '  @x' as d, 'plain' as e, null as f,"
+        " ['=1'] as g, date '2026-01-02' as h"
+    )
     result = invoke("--config", str(lake), "query", "--format", "csv", sql)
     assert list(csv.reader(io.StringIO(result.stdout))) == [
         ["a", "b", "c", "d", "e", "f", "g", "h"],
@@ -392,7 +398,7 @@ def test_wrong_sql_is_one_error(lake: Path) -> None:
     assert line
 
 
-def test_query_without_a_lake_or_a_terminal_says_so(tmp_path: Path, lake: Path) -> None:
+def test_query_needs_tables_and_a_terminal_or_sql(tmp_path: Path, lake: Path) -> None:
     code, line = error_of("query", "--root", str(tmp_path / "none"), "select 1")
     assert code == 1
     assert str(tmp_path / "none") in line
@@ -414,14 +420,12 @@ def test_find_prints_the_conversation_newest_last(config: Path, server: Emulator
     ]
 
 
-def test_find_of_a_stranger_is_exit_code_3(config: Path) -> None:
+def test_find_of_an_unknown_person_is_exit_code_3(config: Path) -> None:
     code, line = error_of("--config", str(config), "find", BIKES, "1")
     assert (code, line) == (3, f"{BIKES}: no conversation with 1")
 
 
-def test_find_of_a_forgotten_person_says_that_nothing_is_kept(
-    config: Path, server: EmulatorServer
-) -> None:
+def test_find_of_an_erased_person_stores_nothing(config: Path, server: EmulatorServer) -> None:
     person = str(next(iter(server.world.accounts[BIKES].conversations.values())).people[0]["id"])
     assert invoke("--config", str(config), "find", BIKES, person).exit_code == 0
     assert invoke("--config", str(config), "forget", BIKES, person, "--yes").exit_code == 0
@@ -429,7 +433,7 @@ def test_find_of_a_forgotten_person_says_that_nothing_is_kept(
     assert (code, line) == (3, f"{BIKES}: no stored messages of the conversation with {person}")
 
 
-def test_the_shell_keeps_a_history_and_answers_until_it_is_left(tmp_path: Path) -> None:
+def test_the_shell_keeps_a_history_and_runs_each_statement(tmp_path: Path) -> None:
     asked: list[str] = []
     history = tmp_path / "state" / "history"
     with create_pipe_input() as keys:
@@ -446,7 +450,7 @@ def test_the_shell_keeps_a_history_and_answers_until_it_is_left(tmp_path: Path) 
     assert "+select 1" in history.read_text()
 
 
-def test_the_shell_is_left_in_the_middle_of_a_statement_too(tmp_path: Path) -> None:
+def test_quit_leaves_the_shell_inside_a_statement(tmp_path: Path) -> None:
     asked: list[str] = []
     with create_pipe_input() as keys:
         keys.send_text("select 1\n.quit\nselect 2;\n")
@@ -456,7 +460,7 @@ def test_the_shell_is_left_in_the_middle_of_a_statement_too(tmp_path: Path) -> N
     assert asked == []
 
 
-def test_every_table_that_the_shell_lists_can_be_asked(lake: Path) -> None:
+def test_every_table_that_the_shell_lists_can_be_queried(lake: Path) -> None:
     listed = invoke(
         "--config", str(lake), "query", "--format", "csv", dot_command_sql(".tables")
     ).stdout.split()[1:]
@@ -470,7 +474,7 @@ def test_every_table_that_the_shell_lists_can_be_asked(lake: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["account_days", "inbox", "messages", "sessions", "response_turns"]
 )
-def test_a_table_too_wide_for_the_terminal_is_shown_row_by_row(lake: Path, name: str) -> None:
+def test_a_table_that_is_too_wide_is_printed_row_by_row(lake: Path, name: str) -> None:
     shown = invoke("--config", str(lake), "query", f"from {name} limit 2", COLUMNS="80").stdout
     assert shown.startswith("row 1 ─")
     names = invoke(
@@ -510,7 +514,7 @@ def test_emulator_prints_a_configuration_that_works(tmp_path: Path) -> None:
         process.stdout.close()
 
 
-def test_status_and_check_print_json_and_their_exit_codes_say_whether_to_look(
+def test_status_and_check_print_json_and_exit_with_1_for_a_problem(
     lake: Path, config: Path, server: EmulatorServer
 ) -> None:
     result = invoke("--config", str(lake), "status", "--format", "json")
@@ -522,7 +526,7 @@ def test_status_and_check_print_json_and_their_exit_codes_say_whether_to_look(
     never = invoke("--config", str(config), "status", "--account", BIKES)
     assert (
         never.exit_code,
-        f"{BIKES}: never extracted: run convo-pipeline extract" in never.stdout,
+        f"{BIKES}: never extracted. To do: run" in never.stdout,
     ) == (1, True)
     fine = invoke("--config", str(lake), "check", "--format", "json")
     assert (fine.exit_code, json.loads(fine.stdout)["general"]) == (0, [])

@@ -1,4 +1,4 @@
-"""The demo end to end: tables, runs in Dagster, an answer, and a page that goes away when asked to."""
+"""The demo: its tables, its runs in Dagster, its output, and the page that a signal ends."""
 
 import os
 import re
@@ -26,7 +26,7 @@ def demo(root: Path, *arguments: str) -> "subprocess.Popen[str]":
     )
 
 
-def test_the_demo_gives_tables_and_an_answer_and_shows_no_token(tmp_path: Path) -> None:
+def test_the_demo_prints_a_summary_and_no_token(tmp_path: Path) -> None:
     root = tmp_path / "demo"
     printed, errors = (process := demo(root)).communicate()
     assert process.returncode == 0, errors
@@ -35,7 +35,7 @@ def test_the_demo_gives_tables_and_an_answer_and_shows_no_token(tmp_path: Path) 
     assert "EAA" not in printed + errors + (root / "convo.toml").read_text()
 
 
-def test_the_demo_s_page_works_and_ends_with_a_signal(tmp_path: Path) -> None:
+def test_the_page_of_the_demo_works_until_sigterm(tmp_path: Path) -> None:
     root, port = tmp_path / "demo", free_port()
     process = demo(root, "--ui", "--port", str(port))
     assert process.stdout is not None
@@ -69,7 +69,7 @@ def check_summary(printed: str) -> None:
 
 
 def check_tables(root: Path, printed: str) -> None:
-    """The week is there, its runs are recorded, and the first command to try works as printed."""
+    """The week is stored, its runs are recorded, and the first printed command works."""
     with connect(root) as con:
         found = con.execute(
             "select account, count(distinct date) from messages group by 1 order by 1"
@@ -101,7 +101,7 @@ def check_tables(root: Path, printed: str) -> None:
 
 
 def check_page(web: Web) -> None:
-    """A partition can be materialised from the page, by the demo's own emulator."""
+    """The page can materialise a partition with the demo's own emulator."""
     wait_for(lambda: is_answering(web), 60)
     key = max(web.row_counts("messages"))
     run_id = web.launch(["raw_conversations", "messages"], key, "convo_pipeline.definitions")
@@ -116,5 +116,5 @@ def is_answering(web: Web) -> bool:
 
 
 def masked(text: str) -> str:
-    """What is the same in every run: numbers and the spaces around them differ."""
+    """Replace numbers and spaces, which differ between runs."""
     return re.sub(r"\s+", " ", re.sub(r"[\d.,]*\d%?|─+", "N", text)).strip()

@@ -1,4 +1,4 @@
-"""`verify`, `rename`, `forget`, `expire` and `compact` as a person meets them."""
+"""Commands `verify`, `rename`, `forget`, `expire` and `compact`: output and exit codes."""
 
 import json
 import shutil
@@ -50,14 +50,14 @@ def invoke(*arguments: str) -> Result:
     return CliRunner().invoke(main, arguments, catch_exceptions=False)
 
 
-def test_verify_says_that_a_lake_is_sound_and_what_it_read(root: Path) -> None:
+def test_verify_prints_what_it_read(root: Path) -> None:
     result = invoke("verify", "--root", str(root))
     assert (result.exit_code, result.stdout.split(":")[0]) == (0, "sound")
     assert "4 files" in result.stdout
     assert "(names and sizes only)" in invoke("verify", "--root", str(root), "--quick").stdout
 
 
-def test_verify_names_what_is_off_and_what_to_do_and_exits_with_one(root: Path) -> None:
+def test_verify_names_damage_and_remedy_and_exits_with_1(root: Path) -> None:
     path = next(root.glob("messages/*/*/data.parquet"))
     path.write_bytes(path.read_bytes()[:-1])
     result = invoke("verify", "--root", str(root))
@@ -66,7 +66,7 @@ def test_verify_names_what_is_off_and_what_to_do_and_exits_with_one(root: Path) 
     assert "restore it from a backup and run" in " ".join(result.stdout.split())
 
 
-def test_verify_names_a_damaged_record_of_a_spool_without_a_word_of_it(root: Path) -> None:
+def test_verify_names_a_damaged_spool_record_without_its_content(root: Path) -> None:
     spool = Spool.create(root / ".state", "bakery", "run")
     for text in ("a word of Ada's", "another"):
         append_json(spool, {"kind": "edge", "conversation_id": "c", "rows": [{"text": text}]})
@@ -86,14 +86,14 @@ def test_verify_names_a_damaged_record_of_a_spool_without_a_word_of_it(root: Pat
     )
 
 
-def test_verify_believes_a_backup_that_was_put_back_when_told_to(root: Path) -> None:
+def test_rebuild_state_accepts_a_restored_backup(root: Path) -> None:
     for path in (root / ".state").glob("state.db*"):
         path.unlink()
     assert "--rebuild-state" in invoke("verify", "--root", str(root)).stdout
     assert invoke("verify", "--root", str(root), "--rebuild-state").exit_code == 0
 
 
-def test_verify_speaks_json(root: Path) -> None:
+def test_verify_prints_json(root: Path) -> None:
     (root / "messages" / "notes.txt").write_text("mine")
     verdict = json.loads(invoke("verify", "--root", str(root), "--format", "json").stdout)
     assert (verdict["is_sound"], [finding["kind"] for finding in verdict["findings"]]) == (
@@ -103,13 +103,13 @@ def test_verify_speaks_json(root: Path) -> None:
 
 
 @pytest.mark.parametrize("command", [("verify",), ("rename", "bakery", "cafe")])
-def test_a_lake_that_is_not_there_is_not_created(tmp_path: Path, command: tuple[str, ...]) -> None:
+def test_a_missing_folder_is_not_created(tmp_path: Path, command: tuple[str, ...]) -> None:
     result = invoke(*command, "--root", str(tmp_path / "typo"))
     assert (result.exit_code, (tmp_path / "typo").exists()) == (1, False)
     assert "the folder does not exist" in result.stderr
 
 
-def test_rename_moves_the_account_and_says_what_is_left_to_do(root: Path) -> None:
+def test_rename_moves_the_account_and_prints_the_next_step(root: Path) -> None:
     result = invoke("rename", "bakery", "cafe", "--root", str(root))
     assert result.exit_code == 0
     assert "change its name in the configuration too" in result.stderr
@@ -137,7 +137,7 @@ start_date = "2026-01-20"
 
 @pytest.fixture(scope="module")
 def extracted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A lake of one account: Ada and Bob, in January and in March."""
+    """Tables of one account: Ada and Bob, in January and in March."""
     world = World(VirtualClock(NOW))
     account = world.add_account("insta", "1111111111", "instagram")
     for name, person, text in (("Ada", ADA, SECRET), ("Bob", "9990000000000202", "hello")):
@@ -154,14 +154,14 @@ def extracted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def config(tmp_path: Path, extracted: Path) -> Path:
-    """A configuration of a copy of that lake, on a machine whose new files everybody may read."""
+    """A configuration of a copy of those tables. New files are readable by everybody."""
     shutil.copytree(extracted, tmp_path / "lake")
     file = tmp_path / "convo.toml"
     file.write_text(CONFIG.format(url="http://127.0.0.1:9", root=tmp_path / "lake"))
     return file
 
 
-def ask(config: Path, *arguments: str, answer: str = "") -> Result:
+def run(config: Path, *arguments: str, answer: str = "") -> Result:
     context = CommandContext(str(config), Clock(now=lambda: NOW, sleep=lambda seconds: None))
     return CliRunner().invoke(main, arguments, obj=context, input=answer, catch_exceptions=False)
 
@@ -177,23 +177,23 @@ def shown(path: Path) -> str:
     return str(pq.ParquetFile(path).read().to_pylist()) if path.suffix == ".parquet" else ""
 
 
-def test_forget_says_what_leaves_and_a_no_changes_nothing(config: Path) -> None:
+def test_forget_changes_nothing_without_confirmation(config: Path) -> None:
     before = files_with(config.parent, ADA)
-    result = ask(config, "forget", "insta", ADA, answer="n\n")
+    result = run(config, "forget", "insta", ADA, answer="n\n")
     assert result.exit_code == 3
     assert "insta: erase 1 conversation and 2 messages for good? [y/N]" in result.stderr
     assert result.stderr.endswith("insta: nothing was erased\n")
     assert files_with(config.parent, ADA) == before != []
 
 
-def test_forget_prints_a_receipt_and_leaves_not_a_byte(config: Path) -> None:
-    result = ask(config, "forget", "insta", ADA, answer="y\n")
+def test_forget_prints_a_receipt_and_leaves_no_bytes(config: Path) -> None:
+    result = run(config, "forget", "insta", ADA, answer="y\n")
     assert (result.exit_code, result.stdout.split(";")[0]) == (0, "erased from insta")
     assert "raw_message_ids 2" in result.stdout
     (receipt,) = (config.parent / "lake").glob(".forgotten/account=insta/*.json")
     assert result.stdout.rstrip().endswith(f"receipt {receipt.stem[:32]}")
     assert (files_with(config.parent, ADA), files_with(config.parent, SECRET)) == ([], [])
-    assert ask(config, "verify").exit_code == 0
+    assert run(config, "verify").exit_code == 0
 
 
 @pytest.mark.parametrize(
@@ -204,50 +204,50 @@ def test_forget_prints_a_receipt_and_leaves_not_a_byte(config: Path) -> None:
         (("insta", "1111111111"), 1, "1111111111 is the account itself"),
     ],
 )
-def test_forget_says_what_it_cannot_do(
+def test_forget_names_what_is_wrong(
     config: Path, arguments: tuple[str, ...], code: int, message: str
 ) -> None:
-    result = ask(config, "forget", *arguments, "--yes")
+    result = run(config, "forget", *arguments, "--yes")
     assert (result.exit_code, message in result.stderr, result.stdout) == (code, True, "")
 
 
-def test_forget_wants_a_person_or_those_of_before(config: Path) -> None:
+def test_forget_needs_a_person_or_again(config: Path) -> None:
     assert (
-        ask(config, "forget", "insta").exit_code,
-        ask(config, "forget", "insta", "--again").output,
+        run(config, "forget", "insta").exit_code,
+        run(config, "forget", "insta", "--again").output,
     ) == (2, "")
 
 
-def test_expire_names_by_day_what_would_go_and_then_removes_it(config: Path) -> None:
+def test_expire_lists_days_in_a_dry_run_and_then_removes_them(config: Path) -> None:
     first = config.parent / "lake" / "messages" / "account=insta"
     before = sorted(path.name for path in first.iterdir())
-    told = ask(config, "expire", "--dry-run")
+    told = run(config, "expire", "--dry-run")
     assert (told.exit_code, sorted(path.name for path in first.iterdir())) == (0, before)
     assert "1 partition would be removed" in told.stdout
     assert "messages  insta    1     2026-01-24  2026-01-24  2" in told.stdout
-    assert "1 partition removed" in ask(config, "expire").stdout
+    assert "1 partition removed" in run(config, "expire").stdout
     left = [f"date=2026-03-0{day}" for day in (7, 8, 9)]
     assert sorted(path.name for path in first.iterdir()) == left
-    assert "0 partitions would be removed" in ask(config, "expire", "--dry-run").stdout
-    assert ask(config, "verify").exit_code == 0
+    assert "0 partitions would be removed" in run(config, "expire", "--dry-run").stdout
+    assert run(config, "verify").exit_code == 0
 
 
-def test_expire_where_nothing_can_leave_is_wrong_usage(config: Path) -> None:
+def test_expire_without_a_limit_is_wrong_usage(config: Path) -> None:
     config.write_text(config.read_text().replace("[retention]\nmessages = 20\n", ""))
-    assert ask(config, "expire").stdout == "0 partitions removed\n0 unsent messages redacted\n"
+    assert run(config, "expire").stdout == "0 partitions removed\n0 unsent messages redacted\n"
     config.write_text(config.read_text() + '[retention]\non_deleted = "keep"\n')
-    result = ask(config, "expire")
+    result = run(config, "expire")
     assert (result.exit_code, "every row is kept" in result.stderr) == (2, True)
 
 
-def test_compact_counts_the_months_it_made_and_makes_them_once(config: Path) -> None:
-    made = ask(config, "compact")
-    assert (made.exit_code, ask(config, "compact").stdout) == (0, "months compacted: 0\n")
+def test_compact_counts_new_months_only(config: Path) -> None:
+    made = run(config, "compact")
+    assert (made.exit_code, run(config, "compact").stdout) == (0, "months compacted: 0\n")
     count = len(list((config.parent / "lake" / ".compact").rglob("*.parquet")))
     assert (made.stdout, count > 3) == (f"months compacted: {count}\n", True)
 
 
-def test_whatever_upkeep_writes_is_its_owners_alone(config: Path) -> None:
+def test_upkeep_writes_files_for_the_owner_only(config: Path) -> None:
     lake = config.parent / "lake"
     for arguments in (
         ("compact",),
@@ -255,7 +255,7 @@ def test_whatever_upkeep_writes_is_its_owners_alone(config: Path) -> None:
         ("expire",),
         ("verify", "--rebuild-state"),
     ):
-        assert ask(config, *arguments).exit_code == 0
+        assert run(config, *arguments).exit_code == 0
     modes = {path: stat.S_IMODE(path.stat().st_mode) for path in lake.rglob("*")}
     assert {
         path.name for path, mode in modes.items() if mode != (0o700 if path.is_dir() else 0o600)

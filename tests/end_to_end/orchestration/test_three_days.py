@@ -24,6 +24,7 @@ from convo_pipeline.emulator.world import World
 from convo_pipeline.extract.risk import LOOKBACK
 from convo_pipeline.orchestration.capture import ACCOUNTS_TAG, CAPTURE_JOB
 from convo_pipeline.orchestration.jobs import EXTRACT_JOB
+from convo_pipeline.reasons import REASONS
 from convo_pipeline.settings import Settings, read_settings
 from tests.support.shifted_clock import SharedClock
 from tests.support.web_server import LOCATION, Web, dagster_dev, wait_for
@@ -315,12 +316,13 @@ def judge_tables(life: Life) -> None:
     assert figures == [(len(truth),)]
     status = read_status(life.settings, NAMES, life.clock.now())
     lost = {
-        each.account: [line for line in each.attention if "lost since" in line]
+        each.account: [line for line in each.attention if line.startswith("content lost")]
         for each in status.accounts
     }
+    what = "7 messages in 1 conversation since yesterday (7 no longer among the newest 20)"
     assert lost == {
         "instagram": [],
-        "messenger": ["lost since yesterday: 7 in 1 conversation (7 left the newest 20 unread)"],
+        "messenger": [REASONS["lost"].explain(details={"what": what})],
     }
 
 

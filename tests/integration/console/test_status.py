@@ -1,4 +1,4 @@
-"""How the accounts are, read from the lake alone: every sentence from a real inbox in that state."""
+"""`status` reads stored data only; each line comes from an emulated inbox in that state."""
 
 import json
 from collections.abc import Iterator
@@ -12,6 +12,7 @@ from rich.console import Console
 
 from convo_pipeline.console.status import AccountStatus, Status, read_status, show_status
 from convo_pipeline.graph.rate_limit import SqliteLimiter
+from convo_pipeline.reasons import REASONS, describe_outcome
 from convo_pipeline.state.records import ConversationState, Run
 from tests.support.inboxes import Inboxes, serve, small_world
 
@@ -32,6 +33,7 @@ ACCOUNT_KEYS = {
     "running_since",
     "last_outcome",
     "last_reasons",
+    "last_error",
     "listed_count",
     "detailed_count",
     "open_count",
@@ -54,6 +56,10 @@ ACCOUNT_KEYS = {
     "share_detailed",
     "attention",
 }
+LOST = (
+    "content lost: 12 messages in 2 conversations since yesterday"
+    " (12 no longer among the newest 20)"
+)
 EVENING = datetime(2026, 3, 10, 12, 15, tzinfo=UTC)
 
 
@@ -86,14 +92,14 @@ def attention(inboxes: Inboxes) -> dict[str, list[str]]:
     return {each.account: each.attention for each in status_of(inboxes).accounts}
 
 
-def test_nothing_is_made_where_nothing_was_extracted(inboxes: Inboxes, tmp_path: Path) -> None:
+def test_status_creates_no_file_before_the_first_extract(inboxes: Inboxes, tmp_path: Path) -> None:
     assert attention(inboxes) == {
-        name: ["never extracted: run convo-pipeline extract"] for name in inboxes.names
+        name: ["never extracted. To do: run `convo-pipeline extract`"] for name in inboxes.names
     }
     assert list(tmp_path.iterdir()) == []
 
 
-def test_complete_accounts_need_no_look(inboxes: Inboxes) -> None:
+def test_complete_accounts_need_no_attention(inboxes: Inboxes) -> None:
     inboxes.extract_whole()
     status = status_of(inboxes)
     assert status.is_fine
@@ -109,7 +115,7 @@ def test_complete_accounts_need_no_look(inboxes: Inboxes) -> None:
     )
 
 
-def test_what_was_lost_under_our_eyes_is_counted_by_reason_and_what_was_out_of_reach_before_is_not(
+def test_messages_lost_after_the_first_run_are_counted_and_older_ones_are_not(
     inboxes: Inboxes,
 ) -> None:
     busy, quiet = inboxes.world.accounts["insta"].conversations.values()
@@ -122,15 +128,16 @@ def test_what_was_lost_under_our_eyes_is_counted_by_reason_and_what_was_out_of_r
     quiet.add_messages(27, inboxes.clock.now() - timedelta(minutes=10), step_seconds=10)
     inboxes.extract_whole()
     lost, risk = attention(inboxes)["insta"]
-    assert lost == "lost since yesterday: 12 in 2 conversations (12 left the newest 20 unread)"
+    assert lost.partition(". ")[0] == LOST
     assert risk.startswith(
-        "about to be lost: 2 conversations may collect up to 54 messages before the next look; due 2026"
+        "2 conversations may receive up to 54 messages before the next capture;"
+        " extra capture due 2026"
     )
     inboxes.clock.advance(2 * 86_400)
-    assert [line for line in attention(inboxes)["insta"] if "lost since" in line] == []
+    assert [line for line in attention(inboxes)["insta"] if "content lost" in line] == []
 
 
-def test_what_was_lost_on_a_day_that_is_not_normalised_yet_is_counted_all_the_same(
+def test_lost_messages_of_a_day_that_is_not_normalised_are_counted(
     inboxes: Inboxes,
 ) -> None:
     inboxes.extract_whole()
@@ -143,28 +150,25 @@ def test_what_was_lost_on_a_day_that_is_not_normalised_yet_is_counted_all_the_sa
     inboxes.extract()
     insta, mess = status_of(inboxes).accounts
     assert (insta.underived_day_count, insta.listed_count, insta.detailed_count) == (1, 56, 44)
-    assert (
-        insta.attention[0]
-        == "lost since yesterday: 12 in 2 conversations (12 left the newest 20 unread)"
-    )
-    assert "insta: 1 day counted here and not yet normalised" in shown(status_of(inboxes))
+    assert insta.attention[0].partition(". ")[0] == LOST
+    assert "insta: 1 day not normalised yet" in shown(status_of(inboxes))
     assert (mess.underived_day_count, mess.listed_count) == (0, 4)
     inboxes.derive()
     assert status_of(inboxes).accounts[0] == replace(insta, underived_day_count=0)
 
 
-def test_captures_do_not_hide_that_a_night_is_overdue(inboxes: Inboxes) -> None:
+def test_captures_do_not_hide_a_missing_nightly_run(inboxes: Inboxes) -> None:
     inboxes.extract_whole()
     inboxes.clock.advance(27 * 3600)
     today = inboxes.clock.now().date()
     inboxes.extract(today, mode="capture")
-    overdue = "a night is overdue: captures run, but no run promised whole days for more than a day; is nightly on?"
+    overdue = REASONS["night_late"].explain()
     assert [overdue in lines for lines in attention(inboxes).values()] == [True, True]
     inboxes.extract(today - timedelta(days=1), mode="nightly")
     assert [overdue in lines for lines in attention(inboxes).values()] == [False, False]
 
 
-def test_late_blocked_due_and_failed_accounts_say_so(inboxes: Inboxes) -> None:
+def test_late_blocked_unread_and_failed_accounts_have_a_line_each(inboxes: Inboxes) -> None:
     inboxes.extract_whole()
     inboxes.clock.advance(27 * 3600)
     inboxes.environ["INBOX_TOKEN"] = "EAAwrongwrongwrongwrong"
@@ -178,20 +182,21 @@ def test_late_blocked_due_and_failed_accounts_say_so(inboxes: Inboxes) -> None:
     )
     client = Client(inboxes)
     client.limiter.block(3600)
+    error = str(getattr(inboxes.store.state.last_ended("mess"), "error", None))
     assert attention(inboxes) == {
-        "insta": ["no complete run for more than a day: is the nightly schedule on?"],
+        "insta": [REASONS["late"].explain()],
         "mess": [
-            "last run failed: token; convo-pipeline check says what to do",
-            "no complete run for more than a day: is the nightly schedule on?",
-            "still to be read: 0 messages, 1 conversation; the next run asks again",
-            "blocked by the rate limit until 2026-03-11 16:00 UTC: wait, no run calls before",
+            f"last run {describe_outcome('failed', ['token'], error)}",
+            REASONS["late"].explain(),
+            REASONS["unread"].explain(details={"what": "0 messages and 1 conversation"}),
+            REASONS["blocked"].explain(details={"until": "2026-03-11 16:00 UTC"}),
         ],
     }
     client.limiter.close()
 
 
 class Client:
-    """The limiter as the account's own calls use it."""
+    """The rate limiter of the account's own calls."""
 
     def __init__(self, inboxes: Inboxes) -> None:
         from tests.support.inboxes import stopped_clock
@@ -203,7 +208,7 @@ class Client:
         )  # type: ignore[arg-type]
 
 
-def test_a_run_under_way_is_no_trouble_and_hides_none(inboxes: Inboxes) -> None:
+def test_an_active_run_needs_no_attention_and_hides_no_failure(inboxes: Inboxes) -> None:
     running = Run("r_now", "insta", "capture", inboxes.clock.now() + timedelta(minutes=10))
     inboxes.store.state.save_run(running)
     assert attention(inboxes)["insta"] == []
@@ -211,29 +216,28 @@ def test_a_run_under_way_is_no_trouble_and_hides_none(inboxes: Inboxes) -> None:
     assert attention(inboxes)["insta"] == []
     text = " ".join(shown(status_of(inboxes)).split())
     assert (
-        "insta: a run is under way since 2026-03-10 12:10 UTC, or was killed and the next one stores what it left"
-        in text
+        "insta: a run is active since 2026-03-10 12:10 UTC, or was killed;"
+        " the next run stores what it had read" in text
     )
-    inboxes.store.state.save_run(replace(running, run_id="r_bad", started_at=inboxes.clock.now() + timedelta(minutes=5),
-                                         outcome="failed", reasons=("token",)))  # fmt: skip
-    assert attention(inboxes)["insta"] == [
-        "last run failed: token; convo-pipeline check says what to do"
-    ]
+    at = inboxes.clock.now() + timedelta(minutes=5)
+    failed = replace(running, run_id="r_bad", started_at=at, outcome="failed", reasons=("token",))
+    inboxes.store.state.save_run(failed)
+    assert attention(inboxes)["insta"] == [f"last run {describe_outcome('failed', ['token'])}"]
 
 
-def test_days_that_nobody_normalises_are_told_after_an_hour(inboxes: Inboxes) -> None:
+def test_days_that_are_not_normalised_need_attention_after_an_hour(inboxes: Inboxes) -> None:
     inboxes.extract()
     assert attention(inboxes) == {"insta": [], "mess": []}
     inboxes.clock.advance(3700)
-    told = "1 day not normalised for more than an hour: does the daemon run? convo-pipeline normalize does it"
-    assert attention(inboxes) == {"insta": [told], "mess": [told]}
+    line = REASONS["derivation_late"].explain(details={"days": "1 day"})
+    assert attention(inboxes) == {"insta": [line], "mess": [line]}
     inboxes.store.state.save_run(Run("r_now", "insta", "capture", inboxes.clock.now()))
-    assert attention(inboxes) == {"insta": [], "mess": [told]}
+    assert attention(inboxes) == {"insta": [], "mess": [line]}
     inboxes.derive()
     assert attention(inboxes) == {"insta": [], "mess": []}
 
 
-def test_an_unreadable_account_says_so_and_the_other_one_is_told(inboxes: Inboxes) -> None:
+def test_an_unreadable_account_does_not_hide_the_other_one(inboxes: Inboxes) -> None:
     inboxes.extract_whole()
     inboxes.store.path("coverage", "insta", inboxes.clock.now().date()).write_bytes(
         b"PAR1 not a table"
@@ -243,7 +247,7 @@ def test_an_unreadable_account_says_so_and_the_other_one_is_told(inboxes: Inboxe
     assert mess.attention == []
 
 
-def test_the_table_fits_80_columns_and_json_says_the_same() -> None:
+def test_the_table_fits_80_columns_and_json_has_the_same_data() -> None:
     worst = AccountStatus(
         account="a" * 63,
         platform="instagram",
@@ -263,22 +267,22 @@ def test_the_table_fits_80_columns_and_json_says_the_same() -> None:
     status = Status(EVENING, (worst,), EVENING, EVENING)
     text = shown(status)
     assert max(map(len, text.splitlines())) <= 80
-    assert "10,002 in 200 conversations" in " ".join(text.split())
+    assert "10,002 messages in 200 conversations" in " ".join(text.split())
     assert text.splitlines()[-1] == "1 of 1 account to look at"
     document = json.loads(shown(status, "json"))
     assert document["is_fine"] is False
     assert document["next_night_at"] == "2026-03-10T12:15:00+00:00"
     assert (
-        "7 days: ids of 2026-03-04 to 2026-03-10 that have content; lost: since 2026-03-09 (UTC)"
-        in " ".join(text.split())
+        "7 days: share of messages with content, 2026-03-04 to 2026-03-10;"
+        " lost: since 2026-03-09 (UTC)" in " ".join(text.split())
     )
     assert (document["covered_since"], document["lost_since"]) == (
         "2026-03-04",
         "2026-03-09T00:00:00+00:00",
     )
     (account,) = document["accounts"]
-    assert set(document) == STATUS_KEYS, "a monitor reads these: add, never rename"
-    assert set(account) == ACCOUNT_KEYS, "a monitor reads these: add, never rename"
+    assert set(document) == STATUS_KEYS, "monitors read these keys: add some, never rename one"
+    assert set(account) == ACCOUNT_KEYS, "monitors read these keys: add some, never rename one"
     assert (account["lost"], account["share_detailed"]) == (
         {"beyond_20": 10_000, "gone": 2},
         0.999999,
@@ -286,7 +290,7 @@ def test_the_table_fits_80_columns_and_json_says_the_same() -> None:
     assert account["attention"] == worst.attention
 
 
-def test_what_a_sweep_found_missing_is_told_until_another_finds_nothing(inboxes: Inboxes) -> None:
+def test_missed_messages_need_attention_until_a_sweep_finds_none(inboxes: Inboxes) -> None:
     inboxes.extract_whole()
     inboxes.store.shrink(
         "raw_message_ids", "insta", inboxes.clock.now().date(), lambda rows: rows.slice(3)
@@ -294,11 +298,8 @@ def test_what_a_sweep_found_missing_is_told_until_another_finds_nothing(inboxes:
     inboxes.clock.advance(3600)
     inboxes.extract(mode="full")
     inboxes.derive()
-    told = (
-        "the last sweep found 3 messages that runs before it had missed; they are stored now: sweep again, and report"
-        " it if that finds more"
-    )
-    assert attention(inboxes) == {"insta": [told], "mess": []}
+    line = REASONS["missed"].explain(details={"messages": "3 messages"})
+    assert attention(inboxes) == {"insta": [line], "mess": []}
     inboxes.clock.advance(3600)
     inboxes.extract(mode="full")
     assert attention(inboxes) == {"insta": [], "mess": []}
