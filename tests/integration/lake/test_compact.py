@@ -114,7 +114,7 @@ def months_read(con: Connection, store: Store) -> int:
     return sum(len(each.pieces) for each in named) - str(sql).count("(account = '")
 
 
-def test_closed_months_of_all_accounts_share_a_file_and_keep_the_hashes_of_their_days(
+def test_closed_months_of_all_accounts_share_one_segment(
     store: Store,
 ) -> None:
     made = compact(store, TODAY)
@@ -134,9 +134,7 @@ def test_closed_months_of_all_accounts_share_a_file_and_keep_the_hashes_of_their
     assert compact(store, TODAY) == []
 
 
-def test_a_change_copies_the_months_that_did_not_change_and_reads_the_other_anew(
-    store: Store, tmp_path: Path
-) -> None:
+def test_only_a_changed_month_is_read_from_its_daily_files(store: Store, tmp_path: Path) -> None:
     compact(store, TODAY)
     day = date(2026, 2, 3)
     store.replace("messages", "bakery", day, messages(day, "late"), "another")
@@ -149,7 +147,7 @@ def test_a_change_copies_the_months_that_did_not_change_and_reads_the_other_anew
         ).fetchone() == (20,)
 
 
-def test_many_bytes_are_cut_by_month_and_more_by_account() -> None:
+def test_months_are_grouped_by_size() -> None:
     sizes = {(account, f"2025-{month:02d}"): 4 for account in "ab" for month in (1, 2)}
     assert [label for label, _ in group_months(sizes, most=16)] == ["2025"]
     assert [label for label, _ in group_months(sizes, most=8)] == ["2025-01", "2025-02"]
@@ -161,7 +159,7 @@ def test_many_bytes_are_cut_by_month_and_more_by_account() -> None:
     ]
 
 
-def test_no_row_of_a_month_that_changed_stays_in_a_segment(store: Store, tmp_path: Path) -> None:
+def test_drop_outdated_removes_changed_months_from_segments(store: Store, tmp_path: Path) -> None:
     compact(store, TODAY)
     store.shrink("messages", "bakery", FIRST, lambda rows: rows.slice(1))
     drop_outdated(store)
@@ -177,14 +175,14 @@ def test_no_row_of_a_month_that_changed_stays_in_a_segment(store: Store, tmp_pat
         assert months_read(con, store) == 3
 
 
-def test_answers_are_the_same_and_months_are_read(store: Store, tmp_path: Path) -> None:
+def test_queries_give_the_same_rows_from_segments(store: Store, tmp_path: Path) -> None:
     compact(store, TODAY)
     with convo_pipeline.connect(store.root) as con:
         assert answers(con) == expected(store, tmp_path)
         assert months_read(con, store) == 4
 
 
-def test_a_late_merge_is_seen_at_once_on_an_open_connection(store: Store, tmp_path: Path) -> None:
+def test_an_open_connection_sees_a_late_merge(store: Store, tmp_path: Path) -> None:
     compact(store, TODAY)
     with convo_pipeline.connect(store.root) as con:
         assert months_read(con, store) == 4
@@ -200,7 +198,7 @@ def test_a_late_merge_is_seen_at_once_on_an_open_connection(store: Store, tmp_pa
         assert months_read(con, store) == 4
 
 
-def test_a_relation_made_before_a_change_sees_it(store: Store) -> None:
+def test_a_relation_sees_a_change_made_after_it(store: Store) -> None:
     compact(store, TODAY)
     with convo_pipeline.connect(store.root) as con:
         relation = con.sql("SELECT count(*) FROM messages WHERE account = 'bakery'")
@@ -208,7 +206,7 @@ def test_a_relation_made_before_a_change_sees_it(store: Store) -> None:
         assert relation.fetchall() == [(11,)]
 
 
-def test_a_compaction_put_back_after_a_change_is_not_read(store: Store, tmp_path: Path) -> None:
+def test_an_outdated_segment_that_was_restored_is_not_read(store: Store, tmp_path: Path) -> None:
     compact(store, TODAY)
     shutil.copytree(store.root / ".compact", tmp_path / "old")
     day = date(2026, 2, 3)
@@ -218,7 +216,7 @@ def test_a_compaction_put_back_after_a_change_is_not_read(store: Store, tmp_path
         assert answers(con) == expected(store, tmp_path)
 
 
-def test_without_a_state_the_daily_files_are_read(store: Store, tmp_path: Path) -> None:
+def test_the_daily_files_are_read_without_a_state(store: Store, tmp_path: Path) -> None:
     compact(store, TODAY)
     store.close()
     with convo_pipeline.connect(store.root) as con:
@@ -228,7 +226,7 @@ def test_without_a_state_the_daily_files_are_read(store: Store, tmp_path: Path) 
         assert months_read(con, store) == 0
 
 
-def test_a_state_that_is_no_database_is_no_hindrance(store: Store, tmp_path: Path) -> None:
+def test_the_daily_files_are_read_if_the_state_is_no_database(store: Store, tmp_path: Path) -> None:
     compact(store, TODAY)
     store.close()
     for path in (store.root / ".state").glob(f"{STATE_FILE}*"):
@@ -239,7 +237,7 @@ def test_a_state_that_is_no_database_is_no_hindrance(store: Store, tmp_path: Pat
         assert months_read(con, store) == 0
 
 
-def test_a_rebuilt_state_reads_days_until_the_next_compaction(store: Store, tmp_path: Path) -> None:
+def test_the_daily_files_are_read_after_the_state_is_rebuilt(store: Store, tmp_path: Path) -> None:
     compact(store, TODAY)
     store.close()
     for path in (store.root / ".state").glob(f"{STATE_FILE}*"):
@@ -252,7 +250,7 @@ def test_a_rebuilt_state_reads_days_until_the_next_compaction(store: Store, tmp_
         assert months_read(con, store) == 4
 
 
-def test_compactions_elsewhere_kept_with_a_state_elsewhere_are_found_by_the_settings(
+def test_the_settings_locate_a_state_outside_the_lake(
     tmp_path: Path,
 ) -> None:
     config = f'[store]\nroot = "{tmp_path / "lake"}"\nstate_dir = "{tmp_path / "state"}"\n'
@@ -267,7 +265,7 @@ def test_compactions_elsewhere_kept_with_a_state_elsewhere_are_found_by_the_sett
     store.close()
 
 
-def test_a_reader_takes_no_lock_and_writes_nothing(store: Store) -> None:
+def test_a_query_takes_no_lock_and_writes_nothing(store: Store) -> None:
     compact(store, TODAY)
     writer = sqlite3.connect(store.root / ".state" / STATE_FILE, isolation_level=None)
     writer.execute("BEGIN EXCLUSIVE")
@@ -278,7 +276,7 @@ def test_a_reader_takes_no_lock_and_writes_nothing(store: Store) -> None:
     writer.close()
 
 
-def test_a_damaged_compaction_is_no_damage(store: Store, tmp_path: Path) -> None:
+def test_queries_read_the_daily_files_if_a_segment_is_damaged(store: Store, tmp_path: Path) -> None:
     compact(store, TODAY)
     path = store.root / ".compact/messages" / segments(store)[0].name
     path.write_bytes(b"x" * path.stat().st_size)
@@ -286,7 +284,7 @@ def test_a_damaged_compaction_is_no_damage(store: Store, tmp_path: Path) -> None
         assert answers(con) == expected(store, tmp_path)
 
 
-def test_a_compaction_is_left_out_where_duckdb_does_not_say_which_file_it_cannot_read(
+def test_segments_are_not_read_if_duckdb_does_not_name_the_damaged_file(
     store: Store, tmp_path: Path
 ) -> None:
     compact(store, TODAY)
@@ -302,7 +300,7 @@ def garble_footer(content: bytes) -> bytes:
     return content[:start] + b"\xff" * 8 + content[start + 8 :]
 
 
-def test_d2_a_flipped_bit_in_a_compaction_is_found_by_verify_and_healed_by_the_next_compaction(
+def test_d2_verify_finds_a_flipped_bit_in_a_segment_and_compact_repairs_it(
     store: Store,
 ) -> None:
     compact(store, TODAY)
@@ -326,7 +324,7 @@ def test_d2_a_flipped_bit_in_a_compaction_is_found_by_verify_and_healed_by_the_n
     )
 
 
-def test_a_month_with_a_damaged_or_older_day_waits(store: Store) -> None:
+def test_a_month_with_a_damaged_or_older_day_is_not_compacted(store: Store) -> None:
     path = store.path("messages", "bakery", FIRST)
     path.write_bytes(b"damaged")
     older = store.path("messages", "florist", FIRST)
@@ -339,7 +337,7 @@ def test_a_month_with_a_damaged_or_older_day_waits(store: Store) -> None:
     ]
 
 
-def test_a_day_that_changes_while_its_month_is_compacted_makes_no_current_compaction(
+def test_a_month_that_changes_during_compaction_is_not_current(
     store: Store,
 ) -> None:
     partition = store.state.partition("messages", "bakery", FIRST)
@@ -350,7 +348,7 @@ def test_a_day_that_changes_while_its_month_is_compacted_makes_no_current_compac
     assert [each.month for each in segment.pieces if each.account == "bakery"] == ["2026-02"]
 
 
-def test_what_no_month_stands_behind_is_removed(store: Store) -> None:
+def test_segments_without_daily_files_are_removed(store: Store) -> None:
     compact(store, TODAY)
     for index in range(4):
         store.drop("messages", "bakery", FIRST + timedelta(days=index))
@@ -371,7 +369,7 @@ def test_a_renamed_account_is_compacted_under_its_new_name(store: Store, tmp_pat
 
 
 @pytest.mark.parametrize("seed", [3, 5])
-def test_answers_are_the_same_after_any_changes(
+def test_queries_give_the_same_rows_after_random_changes(
     store: Store, tmp_path: Path, seed: int, long_run: bool
 ) -> None:
     choose = random.Random(seed)

@@ -125,7 +125,7 @@ def in_bucket(inboxes: Inboxes, store: Store, settings: StoreSettings) -> Inboxe
 
 
 @pytest.mark.slow
-def test_the_chain_into_a_bucket_gives_the_tables_of_a_folder_and_a_rerun_rewrites_none(
+def test_a_bucket_gets_the_same_tables_as_a_folder(
     inboxes: Inboxes, bucket: str, server: S3Server, tmp_path: Path
 ) -> None:
     settings = store_settings(bucket, server.url, tmp_path / "state")
@@ -188,7 +188,7 @@ def test_d9_an_object_is_one_put_without_parts(machine: Callable[..., Store], pr
     assert (commit.row_count, commit.is_changed, held(store)) == (1, True, ["m1"])
 
 
-def test_d10_many_machines_at_one_partition_make_a_union(machine: Callable[..., Store]) -> None:
+def test_d10_machines_that_write_one_partition_make_a_union(machine: Callable[..., Store]) -> None:
     stores = [machine(f"machine-{number}") for number in range(3)]
 
     def write(number: int) -> None:
@@ -222,7 +222,7 @@ def test_a_stale_version_is_never_overwritten_or_removed(machine: Callable[..., 
     assert place.version(PARTS) is None
 
 
-def test_another_machine_that_is_first_is_merged_with_and_counted(
+def test_a_conflict_with_another_machine_is_merged_and_counted(
     machine: Callable[..., Store], proxy: Proxy
 ) -> None:
     one, two = machine("one", proxy.url), machine("two")
@@ -234,7 +234,7 @@ def test_another_machine_that_is_first_is_merged_with_and_counted(
 
 
 @pytest.mark.parametrize("lost", [1, 4], ids=["one answer", "every answer"])
-def test_a_put_whose_answer_was_lost_counts_once(
+def test_a_put_without_a_response_is_done_once(
     machine: Callable[..., Store], proxy: Proxy, lost: int
 ) -> None:
     store = machine(url=proxy.url)
@@ -249,9 +249,7 @@ def test_a_put_whose_answer_was_lost_counts_once(
     assert store.merge(TABLE, ACCOUNT, DAY, ids("m1")).is_changed is False
 
 
-def test_d12_a_put_that_timed_out_after_it_succeeded_is_settled_by_looking(
-    bucket: str, proxy: Proxy
-) -> None:
+def test_d12_a_put_that_timed_out_is_checked_by_its_hash(bucket: str, proxy: Proxy) -> None:
     place = S3Bucket(f"s3://{bucket}/tables", proxy.url, timeout_seconds=0.3)
     proxy.fault.lose_answers(1, wait_seconds=1)
     mark = place.replace(PARTS, b"one", None, lambda content, name: None)
@@ -259,9 +257,7 @@ def test_d12_a_put_that_timed_out_after_it_succeeded_is_settled_by_looking(
     place.close()
 
 
-def test_a_removal_whose_answer_was_lost_is_a_removal(
-    machine: Callable[..., Store], proxy: Proxy
-) -> None:
+def test_a_removal_without_a_response_succeeds(machine: Callable[..., Store], proxy: Proxy) -> None:
     place = machine(url=proxy.url).backend
     mark = place.replace(PARTS, b"one", None, lambda content, name: None)
     proxy.fault.lose_answers(1, method="DELETE")
@@ -269,14 +265,14 @@ def test_a_removal_whose_answer_was_lost_is_a_removal(
     assert place.version(PARTS) is None
 
 
-def test_an_answer_cut_short_is_read_again(machine: Callable[..., Store], proxy: Proxy) -> None:
+def test_a_truncated_response_is_read_again(machine: Callable[..., Store], proxy: Proxy) -> None:
     store = machine(url=proxy.url)
     store.merge(TABLE, ACCOUNT, DAY, ids("m1"))
     proxy.fault.lose_answers(2, method="GET")
     assert held(store) == ["m1"]
 
 
-def test_a_corrupt_object_is_named_and_set_aside_as_no_data_file(
+def test_a_corrupt_object_is_named_and_set_aside(
     machine: Callable[..., Store], server: S3Server, bucket: str
 ) -> None:
     store = machine()
@@ -305,7 +301,7 @@ def damage(server: S3Server, bucket: str, key: str) -> None:
     )
 
 
-def test_a_lost_raw_object_is_named_and_asked_for_again(
+def test_a_lost_raw_object_is_named_and_read_again(
     machine: Callable[..., Store], server: S3Server, bucket: str
 ) -> None:
     store = machine()
@@ -317,7 +313,7 @@ def test_a_lost_raw_object_is_named_and_asked_for_again(
     assert store.merge(TABLE, ACCOUNT, DAY, ids("m1")).is_changed
 
 
-def test_another_machines_commit_is_no_damage(machine: Callable[..., Store]) -> None:
+def test_a_commit_of_another_machine_is_no_damage(machine: Callable[..., Store]) -> None:
     one, two = machine("one"), machine("two")
     one.merge(TABLE, ACCOUNT, DAY, ids("m1"))
     derive_day(one, ACCOUNT, DAY)
@@ -330,7 +326,7 @@ def test_another_machines_commit_is_no_damage(machine: Callable[..., Store]) -> 
         assert held(store, "messages") == ["m1", "m2"]
 
 
-def test_days_are_those_of_all_machines(machine: Callable[..., Store]) -> None:
+def test_days_include_those_of_other_machines(machine: Callable[..., Store]) -> None:
     one, two = machine("one"), machine("two")
     later = date(2026, 1, 6)
     one.merge(TABLE, ACCOUNT, DAY, ids("m1"))
@@ -340,7 +336,7 @@ def test_days_are_those_of_all_machines(machine: Callable[..., Store]) -> None:
     assert [stale_days(store, ACCOUNT) for store in (one, two)] == [[DAY, later]] * 2
 
 
-def test_derived_tables_that_another_machine_overtook_are_made_again(
+def test_tables_derived_from_outdated_rows_are_derived_again(
     machine: Callable[..., Store], proxy: Proxy
 ) -> None:
     one, two = machine("one", proxy.url), machine("two")
@@ -384,7 +380,7 @@ def test_an_empty_derived_partition_has_no_object(
     assert store.days("reactions", ACCOUNT) == []
 
 
-def test_the_preflight_passes_again_and_again_and_leaves_no_data_file(
+def test_the_preflight_can_be_repeated_and_leaves_no_data_file(
     machine: Callable[..., Store], server: S3Server, bucket: str
 ) -> None:
     for _ in range(2):
@@ -409,7 +405,7 @@ def refusal(settings: StoreSettings) -> str:
     return str(caught.value)
 
 
-def test_the_preflight_says_what_is_wrong_without_secrets(
+def test_the_preflight_names_the_problem_without_secrets(
     server: S3Server, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     missing = refusal(store_settings("no-such-bucket", server.url, tmp_path))
@@ -420,15 +416,13 @@ def test_the_preflight_says_what_is_wrong_without_secrets(
     )
 
 
-def test_a_store_that_does_not_answer_is_named(
-    bucket: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unreachable_store_is_named(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     with pytest.raises(StoreError, match="the store does not answer"):
         S3Bucket(f"s3://{bucket}", "http://127.0.0.1:9").check_readable()
 
 
-def test_a_bucket_has_no_path_and_says_so(machine: Callable[..., Store], bucket: str) -> None:
+def test_a_bucket_has_no_path(machine: Callable[..., Store], bucket: str) -> None:
     with pytest.raises(
         StoreError, match=rf"s3://{bucket}/tables: this works in a local folder only"
     ):
@@ -471,7 +465,7 @@ def test_an_open_connection_sees_commits_and_its_cursors_too(
         assert con.sql("select * from messages").fetchall() == []
 
 
-def test_readers_beside_a_writer_see_whole_commits_alone(
+def test_readers_beside_a_writer_see_only_whole_commits(
     machine: Callable[..., Store], server: S3Server, bucket: str
 ) -> None:
     store = machine()
@@ -498,7 +492,7 @@ def test_readers_beside_a_writer_see_whole_commits_alone(
     assert seen == sorted(seen)
 
 
-def test_a_filter_fetches_the_partitions_it_needs(
+def test_a_filter_fetches_only_the_partitions_it_needs(
     machine: Callable[..., Store], proxy: Proxy, bucket: str
 ) -> None:
     store = machine()

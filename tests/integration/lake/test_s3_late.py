@@ -71,7 +71,7 @@ def freeze(server: S3Server, bucket: str, proxy: Proxy) -> None:
     proxy.fault.list_from(bucket, copy_bucket(server, bucket))
 
 
-def test_d11_commits_of_two_machines_make_a_union_whatever_is_listed(
+def test_d11_commits_of_two_machines_make_a_union_with_late_listings(
     machine: Callable[..., Store], server: S3Server, bucket: str, proxy: Proxy
 ) -> None:
     one, two = machine("one"), machine("two")
@@ -90,7 +90,7 @@ def test_d11_commits_of_two_machines_make_a_union_whatever_is_listed(
     assert stale_days(one, ACCOUNT) == []
 
 
-def test_d11_queries_show_whole_days_as_they_are_and_new_ones_once_they_are_listed(
+def test_d11_queries_show_current_days_and_new_ones_after_they_are_listed(
     machine: Callable[..., Store], server: S3Server, bucket: str, proxy: Proxy, tmp_path: Path
 ) -> None:
     """A changed day, one that was removed and one that is new: no error, no wrong row."""
@@ -109,7 +109,7 @@ def test_d11_queries_show_whole_days_as_they_are_and_new_ones_once_they_are_list
 
 
 @pytest.mark.slow
-def test_d11_verify_says_that_listings_lag_and_finds_nothing_wrong(
+def test_d11_verify_reports_late_listings_as_a_notice(
     machine: Callable[..., Store], server: S3Server, bucket: str, proxy: Proxy
 ) -> None:
     store = machine()
@@ -124,7 +124,7 @@ def test_d11_verify_says_that_listings_lag_and_finds_nothing_wrong(
     assert verify(machine(), is_quick=True).findings == ()
 
 
-def test_d11_a_rename_that_was_not_shown_all_says_so_and_is_finished_by_the_next(
+def test_d11_a_rename_with_unlisted_files_fails_and_the_next_finishes_it(
     machine: Callable[..., Store], server: S3Server, bucket: str, proxy: Proxy
 ) -> None:
     store = machine()
@@ -144,7 +144,7 @@ def test_d11_a_rename_that_was_not_shown_all_says_so_and_is_finished_by_the_next
     assert [key for key in server.objects(bucket) if ACCOUNT in key] == []
 
 
-def test_d11_a_damaged_file_is_known_by_where_it_was_set_aside(
+def test_d11_an_unlisted_file_that_was_set_aside_is_found(
     machine: Callable[..., Store], server: S3Server, bucket: str, proxy: Proxy
 ) -> None:
     """Whoever erases a person removes such files: they may hold anybody."""
@@ -164,7 +164,7 @@ def test_d11_a_damaged_file_is_known_by_where_it_was_set_aside(
 
 
 @pytest.mark.slow
-def test_d11_who_is_forgotten_is_gone_from_every_object_and_stays_away_whatever_is_listed(
+def test_d11_an_erased_person_leaves_unlisted_objects_too(
     machine: Callable[..., Store], server: S3Server, bucket: str, proxy: Proxy, tmp_path: Path
 ) -> None:
     """The listing is from before: it knows neither the erased days' new versions nor the receipt."""

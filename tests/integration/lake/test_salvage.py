@@ -209,9 +209,7 @@ def test_an_unsent_message_leaves_a_day_that_keeps_its_derived_tables(store: Sto
 
 
 @pytest.mark.parametrize("name", RAW_FILES)
-def test_a_backup_put_in_its_place_is_what_counts_and_nothing_is_doubled(
-    store: Store, name: str
-) -> None:
+def test_a_restored_raw_file_ends_the_loss(store: Store, name: str) -> None:
     path, tables = store.path(name, "insta", DAY), derived(store)
     whole = path.read_bytes()
     truncated(path)
@@ -251,7 +249,7 @@ def test_a_day_whose_derived_table_is_damaged_too_is_derived_from_what_is_left(
     assert set(messages["detail_status"].to_pylist()) == {"pending"}
 
 
-def test_rejected_entries_are_taken_from_a_file_whose_pages_are_whole(store: Store) -> None:
+def test_rows_of_a_readable_file_that_was_set_aside_are_recovered(store: Store) -> None:
     rows = [{"digest": "d" * 64, "reason": "no id", "payload": "{}", "first_seen_at": AT}]
     store.merge(RAW_REJECTS.name, "insta", DAY, table(RAW_REJECTS, rows))
     path = store.path(RAW_REJECTS.name, "insta", DAY)
@@ -263,7 +261,7 @@ def test_rejected_entries_are_taken_from_a_file_whose_pages_are_whole(store: Sto
     assert path.read_bytes() == content
 
 
-def test_a_file_of_an_earlier_schema_that_nobody_knows_is_set_aside_and_gives_its_rows(
+def test_rows_of_an_unrecorded_file_of_an_earlier_schema_are_recovered(
     store: Store,
 ) -> None:
     """From a backup of long ago: whether it is whole cannot be told by its bytes, its pages say so."""
@@ -280,7 +278,7 @@ def test_a_file_of_an_earlier_schema_that_nobody_knows_is_set_aside_and_gives_it
     assert store.read("raw_message_details", "insta", DAY).equals(rows)
 
 
-def test_what_is_too_old_does_not_come_back(store: Store) -> None:
+def test_rows_beyond_the_retention_are_not_recovered(store: Store) -> None:
     damaged = store.path("raw_message_details", "insta", DAY)
     truncated(damaged)
     notice(store, "raw_message_details")
@@ -359,7 +357,7 @@ def test_d1_content_beyond_the_newest_20_outlives_damage_to_its_raw_file(
     assert (seen(inboxes), kept_days(inboxes.store, "insta")) == (before, [])
 
 
-def test_damage_that_is_met_while_a_killed_runs_spool_is_stored_costs_nothing_either(
+def test_damage_found_while_a_left_spool_is_stored_costs_no_content(
     inboxes: Inboxes,
 ) -> None:
     before, state = seen(inboxes), inboxes.store.state_path
@@ -401,7 +399,7 @@ def test_a_day_whose_raw_files_were_all_lost_keeps_its_derived_tables(
     assert kinds(inboxes) == []
 
 
-def test_whoever_is_forgotten_does_not_come_back_and_takes_nobody_along(inboxes: Inboxes) -> None:
+def test_an_erased_person_is_not_recovered_from_older_copies(inboxes: Inboxes) -> None:
     store = inboxes.store
     (hers,) = {
         row["conversation_id"]

@@ -58,7 +58,7 @@ def version_of(store: Store, table: str) -> bytes:
     return version
 
 
-def test_d5_older_raw_files_are_read_in_todays_schema(store: Store) -> None:
+def test_d5_older_raw_files_are_read_in_the_current_schema(store: Store) -> None:
     rows = store.read("raw_message_details", ACCOUNT, DAY)
     assert rows.schema.equals(TABLES["raw_message_details"].schema, check_metadata=True)
     assert rows["created_at"].to_pylist() == [SENT_AT] * 3
@@ -80,7 +80,7 @@ def test_reading_leaves_older_files_as_they_are(store: Store) -> None:
         assert (store.root / path.relative_to(OLD_LAKE)).read_bytes() == path.read_bytes()
 
 
-def test_a_merge_upgrades_an_older_file_even_if_it_learns_nothing(store: Store) -> None:
+def test_a_merge_upgrades_an_older_file_even_without_new_rows(store: Store) -> None:
     before = store.read("raw_message_ids", ACCOUNT, DAY)
     commit = store.merge("raw_message_ids", ACCOUNT, DAY, RAW_MESSAGE_IDS.schema.empty_table())
     assert commit.is_changed
@@ -88,7 +88,7 @@ def test_a_merge_upgrades_an_older_file_even_if_it_learns_nothing(store: Store) 
     assert store.read("raw_message_ids", ACCOUNT, DAY).equals(before)
 
 
-def test_derived_tables_of_an_older_lake_are_made_again(store: Store) -> None:
+def test_derived_tables_of_an_older_lake_are_derived_again(store: Store) -> None:
     assert stale_days(store, ACCOUNT) == [DAY]
     derive_day(store, ACCOUNT, DAY)
     messages = store.read("messages", ACCOUNT, DAY)
@@ -98,13 +98,13 @@ def test_derived_tables_of_an_older_lake_are_made_again(store: Store) -> None:
     assert stale_days(store, ACCOUNT) == []
 
 
-def test_verify_tells_older_files_and_calls_them_sound_once_derived(store: Store) -> None:
+def test_verify_reports_older_files_as_a_notice(store: Store) -> None:
     derive_day(store, ACCOUNT, DAY)
     found = verify(store, stale_days=stale_days)
     assert ({finding.kind for finding in found.findings}, found.is_sound) == ({"older"}, True)
 
 
-def test_a_derived_file_that_cannot_be_read_says_which_column(store: Store) -> None:
+def test_an_unreadable_derived_file_names_the_column(store: Store) -> None:
     with pytest.raises(SchemaError, match=r"messages\.is_unsupported: string is no bool"):
         store.read("messages", ACCOUNT, DAY)
 
@@ -123,7 +123,7 @@ def second(tmp_path: Path) -> Iterator[Store]:
     store.close()
 
 
-def test_a_lake_of_version_1_says_the_same_once_derived_and_nothing_was_unsent(
+def test_a_lake_of_version_1_gives_the_same_messages_when_derived_again(
     second: Store,
 ) -> None:
     before = second.read("messages", "insta", MARCH_3)
@@ -137,7 +137,7 @@ def test_a_lake_of_version_1_says_the_same_once_derived_and_nothing_was_unsent(
     assert find_unsent(second, "insta", "redact") == []
 
 
-def test_a_message_that_version_1_wrote_is_redacted_all_the_same(second: Store) -> None:
+def test_a_message_of_version_1_can_be_redacted(second: Store) -> None:
     held = second.read("raw_message_ids", "insta", MARCH_3).slice(0, 1).to_pylist()
     row = held[0] | {"missing_at": SENT_AT, "deleted_at": SENT_AT + timedelta(days=200)}
     second.merge(
@@ -200,7 +200,7 @@ def older(request: pytest.FixtureRequest, memory_path: Path) -> Iterator[Older]:
         yield Older(request.param, settings, store)
 
 
-def test_there_is_a_lake_of_every_earlier_version_that_this_version_wrote() -> None:
+def test_there_is_a_lake_of_every_earlier_version() -> None:
     """Fails when SCHEMA_VERSION was raised and `python -m tests.support.write_lake` had not been run before."""
     written = {
         folder.name: {
@@ -212,7 +212,7 @@ def test_there_is_a_lake_of_every_earlier_version_that_this_version_wrote() -> N
     assert written == {name: {name.removeprefix("version_").encode()} for name in written}
 
 
-def test_an_older_lake_is_read_at_once_and_left_as_it_is(older: Older) -> None:
+def test_an_older_lake_is_read_without_changing_it(older: Older) -> None:
     files = {path: path.read_bytes() for path in older.store.root.rglob("data.parquet")}
     rows = older.rows(RAW if older.version < NORMALISED_SINCE else TABLES.values())
     with connect(older.settings.store.root, settings=older.settings) as con:
@@ -232,7 +232,7 @@ def test_the_next_write_upgrades_an_older_file_and_keeps_its_rows(older: Older) 
     assert pq.read_schema(path).metadata[VERSION_KEY] == str(SCHEMA_VERSION).encode()
 
 
-def test_normalize_upgrades_an_older_lake_and_changes_no_row_but_what_the_version_says(
+def test_normalize_upgrades_an_older_lake_and_keeps_its_rows(
     older: Older,
 ) -> None:
     raw = older.rows(RAW)
@@ -246,7 +246,7 @@ def test_normalize_upgrades_an_older_lake_and_changes_no_row_but_what_the_versio
 
 
 @pytest.mark.parametrize("older", [each for each in VERSIONS if each > 1], indirect=True)
-def test_what_an_older_version_found_unsent_leaves(older: Older) -> None:
+def test_a_message_that_an_older_version_found_unsent_is_removed(older: Older) -> None:
     (found,) = find_unsent(older.store, older.account, "redact")
     assert list(found.messages) == [("c1", "m4")]
     with lock_for_erasure(older.store, older.account):
@@ -260,9 +260,7 @@ def test_what_an_older_version_found_unsent_leaves(older: Older) -> None:
 @pytest.mark.parametrize(
     "path", sorted(LAKES.glob("killed_run_version_*")), ids=lambda path: path.name
 )
-def test_a_run_that_an_earlier_version_left_killed_is_continued(
-    path: Path, memory_path: Path
-) -> None:
+def test_a_killed_run_of_an_earlier_version_is_continued(path: Path, memory_path: Path) -> None:
     """The next run stores the spool of the killed one, loses no row, and calls the API for nothing stored."""
     shutil.copytree(path, memory_path / "lake")
     world = small_world()

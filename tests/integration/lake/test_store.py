@@ -92,7 +92,7 @@ def test_merge_of_nothing_new_leaves_the_file_untouched(store: Store) -> None:
     assert snapshot(store.root) == before
 
 
-def test_same_rows_give_the_same_bytes_whatever_the_order_of_arrival(tmp_path: Path) -> None:
+def test_the_same_rows_in_any_order_give_the_same_bytes(tmp_path: Path) -> None:
     one, other = open_store(tmp_path / "one"), open_store(tmp_path / "other")
     for batch in (ids("m1"), ids("m3", "m2"), ids("m1", "m4")):
         one.merge(TABLE, ACCOUNT, DAY, batch)
@@ -110,7 +110,7 @@ def test_merging_no_rows_creates_no_file(store: Store) -> None:
     assert (commit.row_count, commit.is_changed, file_of(store).exists()) == (0, False, False)
 
 
-def test_replace_takes_the_place_of_what_was_there_and_keeps_its_source(store: Store) -> None:
+def test_replace_replaces_all_rows_and_stores_the_source(store: Store) -> None:
     store.replace("reactions", ACCOUNT, DAY, reactions("1", "2"), "digest-1")
     store.replace("reactions", ACCOUNT, DAY, reactions("2"), "digest-2")
     assert store.read("reactions", ACCOUNT, DAY)["reactor_id"].to_pylist() == ["2"]
@@ -130,14 +130,14 @@ def test_replace_by_nothing_removes_the_file_and_its_folders(store: Store) -> No
     assert store.state.partition("reactions", ACCOUNT, DAY) is None
 
 
-def test_there_is_no_third_way_to_write(store: Store) -> None:
+def test_raw_tables_are_only_merged_and_derived_ones_only_replaced(store: Store) -> None:
     with pytest.raises(StoreError, match="reactions is no raw table"):
         store.merge("reactions", ACCOUNT, DAY, reactions("1"))
     with pytest.raises(StoreError, match="raw_message_ids is raw"):
         store.replace(TABLE, ACCOUNT, DAY, ids("m"), "digest")
 
 
-def test_raw_digest_follows_the_raw_files_alone(store: Store) -> None:
+def test_raw_digest_depends_on_the_raw_files_only(store: Store) -> None:
     nothing = store.raw_digest(ACCOUNT, DAY)
     store.merge(TABLE, ACCOUNT, DAY, ids("m1"))
     one = store.raw_digest(ACCOUNT, DAY)
@@ -170,9 +170,7 @@ def test_raw_digest_follows_the_raw_files_alone(store: Store) -> None:
         ),
     ],
 )
-def test_rows_that_do_not_fit_are_refused_by_table_column_and_type(
-    store: Store, rows: object, message: str
-) -> None:
+def test_rows_of_another_schema_are_refused(store: Store, rows: object, message: str) -> None:
     table = pa.table(rows) if not isinstance(rows, pa.Table) else rows
     with pytest.raises(SchemaError, match=message):
         store.merge(TABLE, ACCOUNT, DAY, table)
@@ -183,7 +181,7 @@ def test_a_repeated_key_in_derived_content_is_refused(store: Store) -> None:
         store.replace("reactions", ACCOUNT, DAY, reactions("1", "1"), "digest")
 
 
-def test_pandas_frames_fit_without_loss(store: Store) -> None:
+def test_pandas_frames_are_stored_without_loss(store: Store) -> None:
     frame = ids("m1", "m2").to_pandas()
     store.merge(TABLE, ACCOUNT, DAY, pa.Table.from_pandas(frame, preserve_index=False))
     assert store.read(TABLE, ACCOUNT, DAY).equals(ids("m1", "m2"))
@@ -192,14 +190,14 @@ def test_pandas_frames_fit_without_loss(store: Store) -> None:
 @pytest.mark.parametrize(
     "account", ["", "Bakery", "0123", "a=b", "../x", "a*", "a/b", "x" * 64, "é"]
 )
-def test_account_names_that_a_reader_could_misread_are_refused(store: Store, account: str) -> None:
+def test_ambiguous_account_names_are_refused(store: Store, account: str) -> None:
     with pytest.raises(StoreError, match="is no account name"):
         store.merge(TABLE, account, DAY, ids("m"))
     with pytest.raises(StoreError, match="is no account name"):
         store.read(TABLE, account, DAY)
 
 
-def test_d16_the_longest_names_fit_every_disk_and_none_differ_by_case_alone(store: Store) -> None:
+def test_d16_names_fit_every_file_system(store: Store) -> None:
     account, other = "a" * 63, "a" * 62 + "b"
     for name in (account, other):
         store.merge(TABLE, name, DAY, ids("M" * 300, "m" * 300))
@@ -214,7 +212,7 @@ def test_d16_the_longest_names_fit_every_disk_and_none_differ_by_case_alone(stor
     assert store.read(TABLE, other, DAY).num_rows == 2
 
 
-def test_everything_written_is_private_to_its_owner(store: Store) -> None:
+def test_all_files_are_private_to_their_owner(store: Store) -> None:
     store.preflight()
     store.merge(TABLE, ACCOUNT, DAY, ids("m"))
     with store.lock_account(ACCOUNT):
@@ -226,9 +224,7 @@ def test_everything_written_is_private_to_its_owner(store: Store) -> None:
     assert {mode for path, mode in modes.items() if path.is_file()} == {0o600}
 
 
-def test_d14_a_symbolic_link_in_place_of_a_folder_or_file_is_refused(
-    store: Store, tmp_path: Path
-) -> None:
+def test_d14_symbolic_links_are_refused(store: Store, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     (store.root / TABLE).mkdir(parents=True)
@@ -273,9 +269,7 @@ def damage(path: Path, how: str) -> bytes:
 
 
 @pytest.mark.parametrize("how", ["empty", "truncated", "flipped", "other"])
-def test_d1_a_damaged_file_is_set_aside_and_named_and_never_taken_as_empty(
-    store: Store, how: str
-) -> None:
+def test_d1_a_damaged_file_is_set_aside_and_named(store: Store, how: str) -> None:
     store.state.save_conversations(ACCOUNT, [])
     store.merge(TABLE, ACCOUNT, DAY, ids("m1", "m2"))
     damaged = damage(file_of(store), how)
@@ -301,7 +295,7 @@ def test_reading_a_damaged_file_names_it_and_leaves_other_days_readable(store: S
     assert store.read(TABLE, ACCOUNT, other)["message_id"].to_pylist() == ["m2"]
 
 
-def test_a_raw_file_that_vanished_is_an_alarm_once_and_is_then_written_anew(store: Store) -> None:
+def test_a_missing_raw_file_is_an_error_once(store: Store) -> None:
     store.merge(TABLE, ACCOUNT, DAY, ids("m1"))
     file_of(store).unlink()
     with pytest.raises(StoreError, match="is missing although it held 1 rows"):
@@ -354,7 +348,7 @@ def test_state_is_rebuilt_from_the_files(store: Store) -> None:
     again.close()
 
 
-def test_an_older_lake_put_back_is_believed_once_the_state_is_rebuilt(store: Store) -> None:
+def test_a_restored_lake_is_accepted_after_the_state_is_rebuilt(store: Store) -> None:
     store.state.set_identity(AccountIdentity(ACCOUNT, "1001", "instagram"))
     store.merge(TABLE, ACCOUNT, DAY, ids("m1"))
     backup = file_of(store).read_bytes()
@@ -369,7 +363,7 @@ def test_an_older_lake_put_back_is_believed_once_the_state_is_rebuilt(store: Sto
     assert store.state.conversations(ACCOUNT)["c"].complete_since_us is None
 
 
-def test_d4_staged_files_of_dead_writers_are_swept_after_an_hour(store: Store) -> None:
+def test_d4_stale_staged_files_are_removed_after_an_hour(store: Store) -> None:
     store.preflight()
     abandoned, fresh = (
         store.root / ".staging" / name for name in ("0" * 32 + ".tmp", "1" * 32 + ".tmp")
@@ -381,7 +375,7 @@ def test_d4_staged_files_of_dead_writers_are_swept_after_an_hour(store: Store) -
     assert (abandoned.exists(), fresh.exists()) == (False, True)
 
 
-def test_runs_are_exported_beside_the_ones_already_there(store: Store) -> None:
+def test_exported_runs_are_added_to_the_ledger(store: Store) -> None:
     for run_id in ("r2", "r1"):
         store.state.save_run(
             Run(run_id, ACCOUNT, "extract", NOON, outcome="failed", reasons=("throttled",))
@@ -396,7 +390,7 @@ def test_runs_are_exported_beside_the_ones_already_there(store: Store) -> None:
     assert rows["reasons"].to_pylist() == [["throttled"], ["throttled"], []]
 
 
-def test_one_extract_at_a_time_and_an_account(store: Store) -> None:
+def test_an_account_has_one_extraction_at_a_time(store: Store) -> None:
     other = open_store(store.root)
     with store.lock_account(ACCOUNT):
         with pytest.raises(BusyError, match="account bakery is busy"), other.lock_account(ACCOUNT):
@@ -421,12 +415,12 @@ def test_c8_a_read_only_root_is_refused_before_any_work(tmp_path: Path) -> None:
         open_store(root).preflight()
 
 
-def test_a_full_disk_is_refused_with_how_much_is_missing(store: Store) -> None:
+def test_a_full_disk_is_refused_with_the_missing_space(store: Store) -> None:
     with pytest.raises(StoreError, match=r"is full: .* MiB free, .* MiB needed, .* MiB missing"):
         store.preflight(needed_bytes=1 << 60)
 
 
-def test_a_commit_cut_off_before_the_replace_leaves_the_old_file(store: Store) -> None:
+def test_a_commit_interrupted_before_the_replace_leaves_the_old_file(store: Store) -> None:
     store.merge(TABLE, ACCOUNT, DAY, ids("m1"))
     held = store.state.partition(TABLE, ACCOUNT, DAY)
     assert held is not None
@@ -436,7 +430,7 @@ def test_a_commit_cut_off_before_the_replace_leaves_the_old_file(store: Store) -
     assert store.state.partition(TABLE, ACCOUNT, DAY) == held
 
 
-def test_a_commit_cut_off_after_the_replace_left_the_new_file(store: Store) -> None:
+def test_a_commit_interrupted_after_the_replace_leaves_the_new_file(store: Store) -> None:
     store.merge(TABLE, ACCOUNT, DAY, ids("m1"))
     before = store.state.partition(TABLE, ACCOUNT, DAY)
     store.merge(TABLE, ACCOUNT, DAY, ids("m2"))
@@ -468,9 +462,7 @@ def start_writer(root: Path) -> subprocess.Popen[str]:
 
 @pytest.mark.hunt
 @pytest.mark.timeout(3600)
-def test_a_killed_writer_leaves_whole_commits_and_one_rerun_heals(
-    tmp_path: Path, long_run: bool
-) -> None:
+def test_a_killed_writer_leaves_whole_commits(tmp_path: Path, long_run: bool) -> None:
     for turn in range(100 if long_run else 4):
         root = tmp_path / str(turn)
         writer = start_writer(root)

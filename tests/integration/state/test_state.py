@@ -40,7 +40,7 @@ def test_the_database_and_its_folder_are_private(state: State) -> None:
     assert stat.S_IMODE(state.path.parent.stat().st_mode) == 0o700
 
 
-def test_partitions_are_kept_and_listed_by_account_date_and_table(state: State) -> None:
+def test_partitions_are_sorted_by_account_date_and_table(state: State) -> None:
     recorded = [
         partition("shares"),
         partition("messages", day=date(2026, 1, 4)),
@@ -65,7 +65,7 @@ def test_an_intent_stays_until_the_partition_is_recorded(state: State) -> None:
     assert state.partition("messages", "bakery", DAY) == partition(sha256="ef")
 
 
-def test_an_identity_is_kept_and_learns_its_own_id(state: State) -> None:
+def test_an_identity_is_completed_by_its_own_id(state: State) -> None:
     unknown = AccountIdentity("bakery", "1001", "instagram")
     inferred = AccountIdentity("bakery", "1001", "instagram", "17840", None, "inferred")
     assert state.set_identity(unknown) == unknown
@@ -98,16 +98,14 @@ def test_an_identity_is_kept_and_learns_its_own_id(state: State) -> None:
         ),
     ],
 )
-def test_another_inbox_under_a_name_or_another_name_is_refused(
-    state: State, other: AccountIdentity, message: str
-) -> None:
+def test_a_name_stands_for_one_inbox(state: State, other: AccountIdentity, message: str) -> None:
     state.set_identity(BAKERY)
     with pytest.raises(StoreError, match=message):
         state.set_identity(other)
     assert state.identities() == [BAKERY]
 
 
-def test_two_instagram_logins_are_told_apart_by_their_own_ids(state: State) -> None:
+def test_instagram_logins_are_distinguished_by_their_own_ids(state: State) -> None:
     one = AccountIdentity("bakery", "me", "instagram", "17841", "bakery", "asked")
     state.set_identity(one)
     state.set_identity(AccountIdentity("florist", "me", "instagram", "17842", "florist", "asked"))
@@ -115,7 +113,7 @@ def test_two_instagram_logins_are_told_apart_by_their_own_ids(state: State) -> N
         state.set_identity(AccountIdentity("cafe", "me", "instagram", "17841", "bakery", "asked"))
 
 
-def test_conversations_are_kept_by_account(state: State) -> None:
+def test_conversations_are_stored_by_account(state: State) -> None:
     first = [ConversationState("c1", 5, "m1", 3), ConversationState("c2", due_reason="refused")]
     state.save_conversations("bakery", first)
     state.save_conversations("bakery", [ConversationState("c2", 9, "m2", 9)])
@@ -126,7 +124,7 @@ def test_conversations_are_kept_by_account(state: State) -> None:
     assert state.conversations("florist") == {}
 
 
-def test_a_damaged_raw_file_reopens_every_conversation_of_its_account(state: State) -> None:
+def test_a_suspect_raw_file_resets_the_progress_of_its_account(state: State) -> None:
     state.save_conversations("bakery", [ConversationState("c1", 5, "m1", 3)])
     state.save_memory("bakery", {"coverage": {"since": "2026-01-01"}, "ladder": "x"})
     state.save_partition(partition("raw_message_ids"))
@@ -138,7 +136,7 @@ def test_a_damaged_raw_file_reopens_every_conversation_of_its_account(state: Sta
     assert state.suspect_files() == []
 
 
-def test_memory_is_replaced_whole(state: State) -> None:
+def test_memory_is_replaced(state: State) -> None:
     assert state.memory("bakery") == {}
     state.save_memory("bakery", {"page_size": 25, "dropped": ["tags"]})
     state.save_memory("bakery", {"page_size": 50})
@@ -176,7 +174,7 @@ def run(
     )
 
 
-def test_runs_come_back_whole_and_newest_first(state: State) -> None:
+def test_runs_are_returned_newest_first(state: State) -> None:
     runs = [run("r1"), run("r2", 1), run("r2", 1, "florist")]
     for one in runs:
         state.save_run(one)
@@ -198,21 +196,21 @@ def test_the_last_complete_run_is_found_by_kind(state: State) -> None:
     assert state.last_complete("cafe") is None
 
 
-def test_a_run_that_still_runs_is_replaced_by_its_end(state: State) -> None:
+def test_an_ended_run_replaces_the_running_one(state: State) -> None:
     state.save_run(Run("r1", "bakery", "extract", NOON))
     assert state.runs()[0].outcome == "running"
     state.save_run(run("r1"))
     assert state.runs() == [run("r1")]
 
 
-def test_pruning_counts_the_runs_it_removes(state: State) -> None:
+def test_prune_runs_returns_the_number_of_runs(state: State) -> None:
     for hours in range(5):
         state.save_run(run(f"r{hours}", hours))
     assert state.prune_runs(NOON + timedelta(hours=3)) == 3
     assert [one.run_id for one in state.runs()] == ["r4", "r3"]
 
 
-def test_renaming_an_account_moves_all_that_is_known_of_it(state: State) -> None:
+def test_rename_account_renames_it_in_all_tables(state: State) -> None:
     state.set_identity(BAKERY)
     state.save_memory("bakery", {"page_size": 25})
     state.save_run(run("r1"))
@@ -225,7 +223,7 @@ def test_renaming_an_account_moves_all_that_is_known_of_it(state: State) -> None
     assert (state.memory("cafe"), state.runs("cafe")[0].account) == ({"page_size": 25}, "cafe")
 
 
-def test_a_failed_transaction_leaves_everything_as_it_was(state: State) -> None:
+def test_a_failed_transaction_changes_nothing(state: State) -> None:
     state.save_conversations("bakery", [ConversationState("c1", 5)])
     with pytest.raises(StoreError):
         state.save_conversations(
@@ -234,7 +232,7 @@ def test_a_failed_transaction_leaves_everything_as_it_was(state: State) -> None:
     assert state.conversations("bakery") == {"c1": ConversationState("c1", 5)}
 
 
-def test_a_database_of_a_newer_version_is_refused_and_left_as_it_is(state: State) -> None:
+def test_a_database_of_a_newer_version_is_refused(state: State) -> None:
     state.save_memory("bakery", {})
     state.close()
     with sqlite3.connect(state.path) as connection:
@@ -282,7 +280,7 @@ def record_many(path: Path, writer: int) -> None:
     state.close()
 
 
-def test_many_processes_share_one_file_from_its_creation_on(tmp_path: Path) -> None:
+def test_many_processes_can_create_and_share_one_file(tmp_path: Path) -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["convo_pipeline.lake.store"])
     processes = [
