@@ -1,7 +1,8 @@
-"""What durability costs: a commit against a plain `pq.write_table` of the same rows, in one run, interleaved.
+"""Time of a durable commit, compared with a plain `pq.write_table` of the same rows.
 
-Prints medians and ratios, by the clock (which waits for the disk) and in CPU seconds.
-Run: python -m benchmarks.commit [--rows N,N,…] [--long] [FOLDER]; --long merges a million rows in memory too.
+Prints medians and ratios, in wall-clock time (which waits for the disk) and in CPU seconds.
+Run: python -m benchmarks.commit [--rows N,N,…] [--long] [FOLDER]; --long also merges a million rows
+in memory.
 """
 
 import argparse
@@ -32,7 +33,7 @@ ROUNDS = 5
 def details(
     row_count: int, first: int = 0, looked_us: int = START_US, signature: str = "1"
 ) -> pa.Table:
-    """Return believable rows: a text of some words, every tenth with a picture whose URL is signed."""
+    """Return realistic rows: texts of some words, every tenth with a picture with a signed URL."""
     fields = dump_json(
         dict.fromkeys(("message", "from", "to", "attachments", "created_time"), looked_us)
     ).decode()
@@ -71,14 +72,14 @@ def _payload(n: int, signature: str) -> str:
 
 
 def seconds(action: Callable[[], object]) -> tuple[float, float]:
-    """Return what an action takes by the clock and of CPU."""
+    """Return the wall-clock and CPU seconds of an action."""
     started, used = time.perf_counter(), time.process_time()
     action()
     return time.perf_counter() - started, time.process_time() - used
 
 
 def compare(store: Store, folder: Path, row_count: int) -> None:
-    """Print the medians of plain write, first commit, idle rerun, re-signed rerun and a few rows added."""
+    """Print the medians of a plain write, a first commit, reruns, and ten added rows."""
     rows = details(row_count)
     again = details(row_count, looked_us=START_US + 900_000_000, signature="2")
     added = details(10, first=row_count)
@@ -89,7 +90,7 @@ def compare(store: Store, folder: Path, row_count: int) -> None:
             "plain write_table": lambda: pq.write_table(
                 rows, folder / "plain.parquet", compression="zstd"
             ),
-            "first commit": lambda: store.merge(TABLE, account, DAY, rows),  # noqa: B023 - called in this turn
+            "first commit": lambda: store.merge(TABLE, account, DAY, rows),  # noqa: B023
             "rerun, same rows": lambda: store.merge(TABLE, account, DAY, rows),  # noqa: B023
             "rerun, signed again": lambda: store.merge(TABLE, account, DAY, again),  # noqa: B023
             "ten rows added": lambda: store.merge(TABLE, account, DAY, added),  # noqa: B023
@@ -101,7 +102,8 @@ def compare(store: Store, folder: Path, row_count: int) -> None:
         wall, cpu = medians(values)
         clock = f"{wall * 1000:>9.1f} ms {wall / plain[0]:>6.2f} x"
         print(
-            f"{row_count:>8} rows  {name:<20} {clock}  {cpu * 1000:>9.1f} ms CPU {cpu / plain[1]:>6.2f} x",
+            f"{row_count:>8} rows  {name:<20} {clock}"
+            f"  {cpu * 1000:>9.1f} ms CPU {cpu / plain[1]:>6.2f} x",
             flush=True,
         )
 
@@ -111,7 +113,7 @@ def medians(timings: list[tuple[float, float]]) -> list[float]:
 
 
 def small_commits(store: Store, count: int = 200) -> None:
-    """Print merges a second: into one small partition, and into as many new days."""
+    """Print merges per second: into one small partition, and into new days."""
     row = details(1)
     steps: dict[str, Callable[[int], object]] = {
         "into one partition": lambda n: store.merge(TABLE, "small", DAY, details(1, first=n)),
@@ -127,19 +129,17 @@ def small_commits(store: Store, count: int = 200) -> None:
 
 
 def million() -> None:
-    """Print what merging takes without a disk."""
+    """Print the CPU seconds of merging a million rows in memory."""
     rows, again = (
         details(1_000_000),
         details(1_000_000, looked_us=START_US + 900_000_000, signature="2"),
     )
     empty = RAW_MESSAGE_DETAILS.schema.empty_table()
-    print(
-        f"merge of 1,000,000 new rows: {seconds(lambda: merge(RAW_MESSAGE_DETAILS, empty, rows))[1]:.1f} s CPU"
-    )
-    held = merge(RAW_MESSAGE_DETAILS, empty, rows)
-    print(
-        f"merge of 1,000,000 rows signed again: {seconds(lambda: merge(RAW_MESSAGE_DETAILS, held, again))[1]:.1f} s CPU"
-    )
+    _, cpu = seconds(lambda: merge(RAW_MESSAGE_DETAILS, empty, rows))
+    print(f"merge of 1,000,000 new rows: {cpu:.1f} s CPU")
+    stored = merge(RAW_MESSAGE_DETAILS, empty, rows)
+    _, cpu = seconds(lambda: merge(RAW_MESSAGE_DETAILS, stored, again))
+    print(f"merge of 1,000,000 rows signed again: {cpu:.1f} s CPU")
 
 
 def main() -> None:

@@ -1,9 +1,10 @@
-"""What a million messages take on disk, against the answers they came in: raw JSON, compressed with zstd as a whole.
+"""Disk space of a million messages, compared with the API responses compressed with zstd.
 
     python -m benchmarks.size [--messages 100000] [--days 30]
 
-The inbox is the bulk world over real HTTP; its few texts are repeated, so both sides compress better than real ones.
-The answers are asked for once more, page by page with the pipeline's own fields, and written as one zstd stream.
+The inbox is the bulk world over real HTTP. Its few texts repeat, so both sides compress better than
+real ones. The responses are fetched once more, page by page with the pipeline's own fields, and
+written as one zstd stream.
 """
 
 import argparse
@@ -26,8 +27,8 @@ from convo_pipeline.schema import TABLES
 MESSAGES_EACH = 20
 
 
-def answers_size(base_url: str) -> tuple[int, int]:
-    """Return the bytes of every answer of a whole listing, plain and compressed."""
+def responses_size(base_url: str) -> tuple[int, int]:
+    """Return the bytes of all responses of a listing, plain and compressed."""
     sink, plain = pa.BufferOutputStream(), 0
     asked = {
         "platform": "messenger",
@@ -36,11 +37,11 @@ def answers_size(base_url: str) -> tuple[int, int]:
     }
     with pa.CompressedOutputStream(sink, "zstd") as stream:
         while True:
-            answer = requests.get(f"{base_url}/v26.0/{PAGE_ID}/conversations", asked, timeout=60)
-            answer.raise_for_status()
-            stream.write(answer.content)
-            plain += len(answer.content)
-            paging = orjson.loads(answer.content)["paging"]
+            response = requests.get(f"{base_url}/v26.0/{PAGE_ID}/conversations", asked, timeout=60)
+            response.raise_for_status()
+            stream.write(response.content)
+            plain += len(response.content)
+            paging = orjson.loads(response.content)["paging"]
             if "next" not in paging:
                 break
             asked["after"] = paging["cursors"]["after"]
@@ -67,9 +68,9 @@ def main() -> None:
             count = read_inbox(settings, store)
             derive_all(store)
             compact(store, datetime.now(UTC).date() + timedelta(days=62))
-        plain, packed = answers_size(server.base_url)
+        plain, packed = responses_size(server.base_url)
         raw = [name for name, table in TABLES.items() if table.layer == "raw"]
-        layers = {"answers, JSON": plain, "answers, zstd": packed}
+        layers = {"responses, JSON": plain, "responses, zstd": packed}
         layers["raw tables"] = sum(size_of((root / name).rglob("*")) for name in raw)
         layers["derived tables"] = sum(
             size_of((root / name).rglob("*")) for name in TABLES if name not in raw
@@ -83,7 +84,8 @@ def main() -> None:
     for name, byte_count in layers.items():
         million = byte_count / count * 1_000_000 / 2**20
         print(
-            f"{name:20} {million:>8.1f} MiB a million messages {byte_count / packed:>7.2f} x the answers' zstd"
+            f"{name:20} {million:>8.1f} MiB a million messages"
+            f" {byte_count / packed:>7.2f} x the responses' zstd"
         )
 
 

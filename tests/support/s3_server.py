@@ -1,4 +1,4 @@
-"""A real S3 API on a real socket, and a proxy before it that loses answers, waits, or drops conditions."""
+"""A real S3 API on a real socket, and a proxy that loses responses, waits or drops conditions."""
 
 import logging
 import threading
@@ -25,7 +25,7 @@ CONDITIONS = ("if-match", "if-none-match")
 
 
 class S3Server:
-    """The store, and a plain client to look behind the scenes."""
+    """An S3 server, and a client for direct access."""
 
     def __init__(self, address: tuple[str, int]) -> None:
         self.address = address
@@ -36,7 +36,7 @@ class S3Server:
         return "http://{}:{}".format(*self.address)
 
     def objects(self, bucket: str) -> dict[str, str]:
-        """Every object's ETag and time by key, without the probe of the preflight."""
+        """Return every object's ETag and time by key, without the preflight's probe."""
         listed = self.client.list_objects_v2(Bucket=bucket).get("Contents", [])
         return {
             each["Key"]: f"{each['ETag']} {each['LastModified']}"
@@ -51,7 +51,8 @@ def client(url: str) -> Any:
         "aws_secret_access_key": "looker",
         "region_name": "us-east-1",
     }
-    return boto3.session.Session().client("s3", endpoint_url=url, **keys)  # type: ignore[call-overload]
+    session = boto3.session.Session()
+    return session.client("s3", endpoint_url=url, **keys)  # type: ignore[call-overload]
 
 
 @contextmanager
@@ -68,7 +69,7 @@ def serve_s3() -> Iterator[S3Server]:
 
 
 def copy_bucket(server: S3Server, name: str) -> str:
-    """Copy a bucket as it is now and return the copy's name."""
+    """Copy a bucket; return the name of the copy."""
     twin = f"{name}-before"
     server.client.create_bucket(Bucket=twin)
     for key in server.objects(name):
@@ -77,7 +78,7 @@ def copy_bucket(server: S3Server, name: str) -> str:
 
 
 class Fault:
-    """What the proxy does to the next requests that match; counts all that came."""
+    """What the proxy does to the next matching requests; it records all requests."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[str, str]] = []
@@ -90,15 +91,15 @@ class Fault:
         self.listed: tuple[str, str] | None = None
 
     def list_from(self, bucket: str, twin: str) -> None:
-        """Let the bucket list what its copy holds from now on: a listing that lags."""
+        """Serve the listings of a copy from now on: late listings."""
         self.listed = (f"/{bucket}?", f"/{twin}?")
 
     def lose_answers(self, count: int, method: str = "PUT", wait_seconds: float = 0.0) -> None:
-        """Let the next requests happen, but not their answers: cut the connection, after waiting."""
+        """Do the next requests, wait, and cut the connection without a response."""
         self.left, self.method, self.wait_seconds = count, method, wait_seconds
 
     def do_before(self, ending: str, action: Callable[[], None], method: str = "PUT") -> None:
-        """Do something just before the next such request."""
+        """Call a function before the next such request."""
         self.ending, self.before, self.method = ending, action, method
 
     def matches(self, method: str, path: str) -> bool:
@@ -164,11 +165,11 @@ class _Handler(BaseHTTPRequestHandler):
             connection.close()
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 class Proxy:
-    """A way to the store that can go wrong."""
+    """A proxy of the S3 server that can fail."""
 
     def __init__(self, server: S3Server) -> None:
         self.fault = Fault()

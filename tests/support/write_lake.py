@@ -1,12 +1,14 @@
 """Write two small lakes in the current schema: `python -m tests.support.write_lake`.
 
-Run it before SCHEMA_VERSION is raised. `test_schema_versions.py` checks that later versions read, upgrade and continue
-both lakes.
+Run it before SCHEMA_VERSION is raised. `test_schema_versions.py` checks that later versions read,
+upgrade and continue both lakes.
 
-- `tests/lakes/version_N`: one conversation on one day with four messages: a text, a reply, a picture, and an unsent
-  message whose content is still stored; one complete run; all derived tables. It has no state.
-- `tests/lakes/killed_run_version_N`: a lake with its `.state` folder. One run ended. A second run was killed while it
-  stored its results: its write-ahead log is left, and one commit is neither recorded nor rolled back.
+- `tests/lakes/version_N`: one conversation on one day with four messages: a text, a reply, a
+  picture, and an unsent message whose content is still stored; one complete run; all derived
+  tables. It has no state.
+- `tests/lakes/killed_run_version_N`: a lake with its `.state` folder. One run ended. A second run
+  was killed while it stored its results: its write-ahead log is left, and one file is replaced
+  but not recorded.
 """
 
 import os
@@ -84,7 +86,7 @@ def write_lake(root: Path) -> None:
 
 
 def write_killed_run(root: Path) -> None:
-    """Write a lake with its state, and leave it as a run that is killed while it stores its results."""
+    """Write a lake with its state, as a run leaves it that is killed while it stores results."""
     world = small_world()
     add_first_messages(world)
     with serve(root, world) as inboxes:
@@ -131,7 +133,7 @@ def _add_messages(world: World, conversation_id: str, count: int, day: int) -> N
 
 
 def _extract_until_killed(inboxes: Inboxes) -> None:
-    """Extract, and kill the process after the third file is replaced, before its commit is recorded."""
+    """Extract; kill the process when the third file is replaced but not recorded."""
     record, commits = State.record, []
 
     def record_twice(state: State, partition: Partition) -> None:

@@ -1,7 +1,7 @@
-"""Whoever reads the files while they are replaced: every partition is one version or another, never a mix.
+"""Readers of files that a writer replaces see one version or another, never a mix.
 
-A writer commits five times a second, far more often than any run. `connect()` never fails; a library that opens a path
-more than once may, and then reads again.
+A writer commits five times a second, far more often than any run. `connect()` never fails. A
+library that opens a path more than once can fail, and reads again.
 """
 
 import multiprocessing
@@ -31,7 +31,7 @@ from convo_pipeline.settings import StoreSettings
 ACCOUNT = "bakery"
 DAYS = tuple(date(2026, 3, day) for day in (1, 2, 3))
 SIZES = (10, 40, 160)
-"""Rows of a version: a reader that mixed two would see a number that is none of these, or two texts."""
+"""Row counts of the versions. A mix of two has another count, or two texts."""
 VERSIONS = 6
 COMMITS_PER_SECOND = 5
 TRIES = 5
@@ -76,7 +76,7 @@ def write_until_stopped(
 
 @contextmanager
 def writing(root: Path) -> Iterator["multiprocessing.sharedctypes.Synchronized[int]"]:
-    """Run a writer beside; yields the number of its commits."""
+    """Run a writer in another process; yield the number of its commits."""
     store = Store(StoreSettings(root=str(root)))
     for day in DAYS:
         store.replace("messages", ACCOUNT, day, as_table(day, 0), "version 0")
@@ -140,11 +140,11 @@ READERS: dict[str, Callable[[Path, Connection], Rows]] = {
     "polars": read_by_polars,
 }
 SHARES = (1, 2, 1, 2, 2)
-"""How often each reads: the quick ones more often."""
+"""Reads per reader; fast readers read more often."""
 
 
 def is_right(rows: Rows) -> bool:
-    """Say whether every day is exactly one version that was written."""
+    """Return whether every day is exactly one version."""
     versions = {date.fromisoformat(row[0]): row[2] for row in rows}
     return versions.keys() == set(DAYS) and rows == [
         row for day in DAYS for row in RIGHT[day, versions[day]]
@@ -154,7 +154,7 @@ def is_right(rows: Rows) -> bool:
 def read_again(
     read: Callable[[Path, Connection], Rows], root: Path, con: Connection
 ) -> tuple[Rows, int]:
-    """Read as a notebook would that tries again; return the rows and how often it failed before."""
+    """Read, and try again after an error; return the rows and the number of errors."""
     for failed in range(TRIES):
         try:
             return read(root, con), failed
@@ -198,7 +198,8 @@ def test_d7_readers_see_only_whole_commits(tmp_path: Path, long_run: bool) -> No
             failures[name] += failed
         made = commits.value
     print(
-        f"{total} reads during {made} commits, 0 wrong: {dict(reads)}; failed and read again: {dict(failures)}"
+        f"{total} reads during {made} commits, 0 wrong: {dict(reads)};"
+        f" failed and read again: {dict(failures)}"
     )
     assert made > total / 1000
 

@@ -1,4 +1,4 @@
-"""A lake in a bucket: the same promises as on a disk, on a real S3 API over real HTTP."""
+"""A lake in a bucket behaves like a lake on a disk: a real S3 API over real HTTP."""
 
 import hashlib
 import threading
@@ -53,7 +53,7 @@ def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def bucket(server: S3Server, request: pytest.FixtureRequest) -> str:
-    """A fresh bucket's name."""
+    """Return the name of a new bucket."""
     name = "b" + hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:16]
     server.client.create_bucket(Bucket=name)
     return name
@@ -67,7 +67,7 @@ def proxy(server: S3Server) -> Iterator[Proxy]:
 
 @pytest.fixture
 def machine(tmp_path: Path, bucket: str, server: S3Server) -> Iterator[Callable[..., Store]]:
-    """A store by a machine's name: each has its own state, all share the bucket."""
+    """Return a store for a machine's name. Each has its own state; all share the bucket."""
     stores: list[Store] = []
 
     def make(name: str = "one", url: str = server.url, clock: Clock = SYSTEM_CLOCK) -> Store:
@@ -108,7 +108,7 @@ def held(store: Store, table: str = TABLE) -> list[str]:
 
 @pytest.fixture
 def inboxes(tmp_path: Path) -> Iterator[Inboxes]:
-    """One account with messages on two days, and a store in a local folder."""
+    """An account with messages on two days, and a store in a local folder."""
     world = World(VirtualClock(NOW))
     account = world.add_account("insta", "1111111111", "instagram")
     for day, count in ((8, 2), (9, 3)):
@@ -155,12 +155,12 @@ def test_a_bucket_gets_the_same_tables_as_a_folder(
 
 
 def tables_of(server: S3Server, bucket: str) -> dict[str, str]:
-    """Every object but the ledger's, which each run adds to."""
+    """Return every object, without the ledger's, which each run changes."""
     return {key: tag for key, tag in server.objects(bucket).items() if "/runs/" not in key}
 
 
 def without_times(rows: list[dict[str, object]]) -> list[dict[str, object]]:
-    """Two runs of one inbox differ in when they looked alone."""
+    """Return rows without the columns that depend on the time of the run."""
     return [{name: value for name, value in row.items() if name not in TIMES} for row in rows]
 
 
@@ -292,7 +292,7 @@ def test_a_corrupt_object_is_named_and_set_aside(
 
 
 def damage(server: S3Server, bucket: str, key: str) -> None:
-    """Flip a bit; the object keeps what its writer said of it."""
+    """Flip a bit of an object; keep its metadata."""
     found = server.client.get_object(Bucket=bucket, Key=key)
     content = bytearray(found["Body"].read())
     content[len(content) // 2] ^= 1
@@ -475,7 +475,7 @@ def test_readers_beside_a_writer_see_only_whole_commits(
     def write() -> None:
         for number in range(1, 15):
             store.merge(TABLE, ACCOUNT, DAY, ids(f"m{number}"))
-            time.sleep(0.2)  # what is promised: no error at five commits a second
+            time.sleep(0.2)  # no error is expected at five commits a second
 
     writer = threading.Thread(target=write)
     with convo_pipeline.connect(
@@ -540,7 +540,8 @@ def test_the_commands_work_on_a_bucket(tmp_path: Path, server: S3Server, bucket:
     world.add_account(name, page_id, platform).add_conversation("Ada").add_messages(3, noon)
     with EmulatorServer(world) as emulator:
         file = write_config(tmp_path, emulator, days.start)
-        store = f'root = "s3://{bucket}/tables"\nstate_dir = "{tmp_path}/state"\nendpoint_url = "{server.url}"'
+        store = f'root = "s3://{bucket}/tables"\nstate_dir = "{tmp_path}/state"\n'
+        store += f'endpoint_url = "{server.url}"'
         file.write_text(file.read_text().replace(f'root = "{tmp_path}/lake"', store))
 
         def invoke(*arguments: str) -> str:

@@ -1,4 +1,4 @@
-"""D11: a store whose listings lag behind its objects. Nothing that is written, read, verified or erased believes a listing."""
+"""D11: a bucket whose listings are late. No write, read, check or erasure relies on them."""
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime
@@ -36,7 +36,7 @@ ADA, TEXT = "9990000000000101", "a secret of Ada's"
 
 @pytest.fixture
 def machine(tmp_path: Path, bucket: str, proxy: Proxy) -> Iterator[Callable[..., Store]]:
-    """A store by a machine's name: each has its own state, all share the bucket and its listings."""
+    """Return a store for a machine's name. Each has its own state; all share the bucket."""
     stores: list[Store] = []
 
     def make(name: str = "one") -> Store:
@@ -67,7 +67,7 @@ def held(store: Store, day: date) -> list[str]:
 
 
 def freeze(server: S3Server, bucket: str, proxy: Proxy) -> None:
-    """Let the bucket's listings stay as they are now."""
+    """Freeze the bucket's listings."""
     proxy.fault.list_from(bucket, copy_bucket(server, bucket))
 
 
@@ -93,7 +93,7 @@ def test_d11_commits_of_two_machines_make_a_union_with_late_listings(
 def test_d11_queries_show_current_days_and_new_ones_after_they_are_listed(
     machine: Callable[..., Store], server: S3Server, bucket: str, proxy: Proxy, tmp_path: Path
 ) -> None:
-    """A changed day, one that was removed and one that is new: no error, no wrong row."""
+    """One day is changed, one removed and one new: no error and no wrong row."""
     store = machine()
     save(store, FIRST, "m1")
     save(store, SECOND, "m2")
@@ -147,7 +147,7 @@ def test_d11_a_rename_with_unlisted_files_fails_and_the_next_finishes_it(
 def test_d11_an_unlisted_file_that_was_set_aside_is_found(
     machine: Callable[..., Store], server: S3Server, bucket: str, proxy: Proxy
 ) -> None:
-    """Whoever erases a person removes such files: they may hold anybody."""
+    """An erasure removes such files, because they may contain the person."""
     store = machine()
     save(store, FIRST, "m1")
     freeze(server, bucket, proxy)
@@ -167,7 +167,7 @@ def test_d11_an_unlisted_file_that_was_set_aside_is_found(
 def test_d11_an_erased_person_leaves_unlisted_objects_too(
     machine: Callable[..., Store], server: S3Server, bucket: str, proxy: Proxy, tmp_path: Path
 ) -> None:
-    """The listing is from before: it knows neither the erased days' new versions nor the receipt."""
+    """The listing has neither the new versions of the erased days nor the receipt."""
     store = machine()
     people = {"participants": {"data": [{"id": ADA}, {"id": "17841499990000001"}]}}
     payload = {"from": {"id": ADA}, "message": TEXT}

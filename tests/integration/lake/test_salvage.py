@@ -1,4 +1,4 @@
-"""Damage to a raw file: rows of other copies are recovered, and derived tables never lose content by it."""
+"""Damage to a raw file: rows of other copies are recovered, derived tables lose no content."""
 
 import random
 import shutil
@@ -52,7 +52,7 @@ def flip(path: Path, place: int, bit: int = 0) -> None:
 
 
 def in_column(name: str) -> Harm:
-    """Flip a bit inside a column's pages."""
+    """Return a function that flips a bit in a column's pages."""
 
     def harm(path: Path) -> None:
         group = pq.ParquetFile(path).metadata.row_group(0)
@@ -87,7 +87,7 @@ HARMS: dict[str, Harm] = {
 
 @pytest.fixture
 def store(memory_path: Path) -> Iterator[Store]:
-    """A day of every shape that is known, derived."""
+    """A derived day with messages of every known shape."""
     with closing(Store(StoreSettings(root=str(memory_path / "lake")))) as store:
         store.state.set_identity(
             AccountIdentity("insta", PAGE_ID, "instagram", OWN_IDS["instagram"], None, "asked")
@@ -112,7 +112,7 @@ def derived_files(store: Store) -> list[Path]:
 
 
 def notice(store: Store, name: str, day: date = DAY) -> None:
-    """Read the file, as somebody would; it is set aside."""
+    """Read a damaged file, so that it is set aside."""
     with suppress(CorruptError):
         store.read(name, "insta", day)
     assert day in damaged_days(store, "insta")
@@ -264,7 +264,7 @@ def test_rows_of_a_readable_file_that_was_set_aside_are_recovered(store: Store) 
 def test_rows_of_an_unrecorded_file_of_an_earlier_schema_are_recovered(
     store: Store,
 ) -> None:
-    """From a backup of long ago: whether it is whole cannot be told by its bytes, its pages say so."""
+    """Its rows do not encode to its bytes, but its pages are whole."""
     rows = store.read("raw_message_details", "insta", DAY)
     path, tables = store.path("raw_message_details", "insta", DAY), derived(store)
     older = rows.drop_columns(["redacted_at", "gone_at"]).replace_schema_metadata(
@@ -296,7 +296,7 @@ def test_rows_beyond_the_retention_are_not_recovered(store: Store) -> None:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Inboxes]:
-    """Old messages of two people that were read in time, and have left the newest 20 since."""
+    """Messages of two people that were read, and are not among the newest 20 any more."""
     clock = VirtualClock(datetime.combine(OLD, time(18), UTC))
     world = World(clock)
     account = world.add_account("insta", "1111111111", "instagram")
@@ -316,7 +316,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Inboxes]:
 
 @pytest.fixture
 def inboxes(served: Inboxes, memory_path: Path) -> Iterator[Inboxes]:
-    """A copy of that lake, the world served."""
+    """A copy of that lake, with its emulator."""
     shutil.copytree(Path(served.settings.store.root), memory_path / "lake")
     inboxes = reopened(served, memory_path / "lake")
     yield inboxes
@@ -328,7 +328,7 @@ def seen(inboxes: Inboxes) -> dict[str, Any]:
 
 
 def heal(inboxes: Inboxes) -> str:
-    """Let a night pass; return how it ended."""
+    """Run a nightly extraction and derive; return the outcome."""
     [report] = inboxes.extract(TODAY - timedelta(days=1), mode="nightly")
     inboxes.derive()
     return report.outcome
@@ -344,7 +344,7 @@ def kinds(inboxes: Inboxes) -> list[str]:
 def test_d1_content_beyond_the_newest_20_outlives_damage_to_its_raw_file(
     inboxes: Inboxes, harm: str
 ) -> None:
-    """The derived tables of the day keep it; a backup of the raw file ends that."""
+    """The day keeps its derived tables until the raw file is restored."""
     before, path = seen(inboxes), inboxes.store.path("raw_message_details", "insta", OLD)
     backup = path.read_bytes()
     HARMS[harm](path)
@@ -414,7 +414,7 @@ def test_an_erased_person_is_not_recovered_from_older_copies(inboxes: Inboxes) -
     assert forget(inboxes.settings, store, "insta", ADA, inboxes.clock.now())
     assert inboxes.rows("messages", "insta") == bobs
     assert find_texts(store.root, [ADA, ADAS]) == []
-    for name in RAW_FILES:  # a damaged file from before, beside what is there now
+    for name in RAW_FILES:  # a damaged file from before the erasure
         path = store.path(name, "insta", OLD)
         aside = path.with_name("data.parquet.corrupt-0badbeef")
         aside.parent.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""A lake that an earlier version wrote is read as it is, upgraded when written, derived again from its raw rows."""
+"""A lake of an earlier version is read, upgraded by writes, and derived again."""
 
 import shutil
 from collections import Counter
@@ -41,7 +41,8 @@ from tests.support.paths import LAKES
 ACCOUNT, DAY = "bakery", date(2025, 11, 3)
 SENT_AT = datetime(2025, 11, 3, 9, 30, tzinfo=UTC)
 OLD_LAKE = LAKES / "version_0"
-"""Three messages; times in ms, counts in int32, without `gone_at`, `missing_at`, `folder`; `messages` with a column more."""
+"""Three messages. Times in ms, counts in int32; no `gone_at`, `missing_at` and `folder`; a further
+column in `messages`."""
 
 
 @pytest.fixture
@@ -110,7 +111,7 @@ def test_an_unreadable_derived_file_names_the_column(store: Store) -> None:
 
 
 LAKE_OF_VERSION_1 = LAKES / "version_1"
-"""Three messages as version 1 wrote them: nothing tells what was unsent."""
+"""Three messages of version 1, which did not detect unsent messages."""
 MARCH_3 = date(2026, 3, 3)
 
 
@@ -157,14 +158,14 @@ def test_a_message_of_version_1_can_be_redacted(second: Store) -> None:
 VERSIONS = range(SCHEMA_VERSION + 1)
 EARLIER = range(SCHEMA_VERSION)
 NORMALISED_SINCE = 1
-"""What version 0 derived cannot be read in today's schema."""
+"""Derived tables of version 0 do not fit the current schema."""
 SAME_FIGURES_SINCE = {"account_days": 3}
-"""Version 3 counts from what was promised, and says of each figure whether it is one."""
+"""Version 3 counts only days of complete runs, and marks lower bounds."""
 
 
 @dataclass(frozen=True)
 class Older:
-    """A copy of an older lake, with a state of its own."""
+    """A copy of an older lake with a rebuilt state."""
 
     version: int
     settings: Settings
@@ -201,7 +202,7 @@ def older(request: pytest.FixtureRequest, memory_path: Path) -> Iterator[Older]:
 
 
 def test_there_is_a_lake_of_every_earlier_version() -> None:
-    """Fails when SCHEMA_VERSION was raised and `python -m tests.support.write_lake` had not been run before."""
+    """Run `python -m tests.support.write_lake` before SCHEMA_VERSION is raised."""
     written = {
         folder.name: {
             pq.read_schema(path).metadata[VERSION_KEY] for path in folder.rglob("data.parquet")
@@ -261,7 +262,7 @@ def test_a_message_that_an_older_version_found_unsent_is_removed(older: Older) -
     "path", sorted(LAKES.glob("killed_run_version_*")), ids=lambda path: path.name
 )
 def test_a_killed_run_of_an_earlier_version_is_continued(path: Path, memory_path: Path) -> None:
-    """The next run stores the spool of the killed one, loses no row, and calls the API for nothing stored."""
+    """The next run stores the log of the killed run, and asks the API for nothing that it has."""
     shutil.copytree(path, memory_path / "lake")
     world = small_world()
     lake.add_first_messages(world)

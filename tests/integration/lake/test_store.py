@@ -1,4 +1,4 @@
-"""The lake on a real disk: what a reader finds after commits, kills, races and damage."""
+"""The lake on a real disk: commits, kills, races and damage."""
 
 import multiprocessing
 import os

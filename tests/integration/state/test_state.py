@@ -1,4 +1,4 @@
-"""`state.db` on a real disk: what is kept, what is refused, and who may share it."""
+"""`state.db` on a real disk."""
 
 import multiprocessing
 import os
