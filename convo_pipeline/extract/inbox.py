@@ -275,17 +275,13 @@ class InboxReader:
         if self._is_ended():
             self._tally("pending")
             return
-        is_shown = bool(listed.nested.rows)
-        self._guard(
-            listed.conversation_id,
-            listed.at_us,
-            lambda: self._read_listed(listed),
-            is_shown=is_shown,
-        )
 
-    def _read_listed(self, listed: ListedConversation) -> None:
-        self._probe_failing(listed.conversation_id)
-        self._read_to_end(listed)
+        def read() -> None:
+            self._probe_failing(listed.conversation_id)
+            self._read_to_end(listed)
+
+        is_shown = bool(listed.nested.rows)
+        self._guard(listed.conversation_id, listed.at_us, read, is_shown=is_shown)
 
     def _probe_failing(self, conversation_id: str) -> None:
         """Check by one small call whether the server still fails on a conversation."""

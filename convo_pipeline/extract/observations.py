@@ -11,7 +11,6 @@ import base64
 import binascii
 import hashlib
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain
@@ -19,6 +18,7 @@ from typing import NamedTuple
 
 from convo_pipeline.base.json_text import dump_json, dump_without_paging, readable_id
 from convo_pipeline.base.times import DAY_US, EARLIEST_US, SECOND_US, parse_time_us
+from convo_pipeline.extract.spool import ListingRecord, MessageRecord, MessagesRecord
 from convo_pipeline.graph.fields import BASE_MESSAGE_FIELDS, OPTIONAL_MESSAGE_FIELDS
 from convo_pipeline.graph.responses import ConversationRow
 from convo_pipeline.schema import READABLE_COUNT
@@ -120,53 +120,52 @@ def _ids(value: object) -> list[str]:
     return [entry_id for entry in entries if (entry_id := readable_id(entry)) is not None]
 
 
-def read_messages(
-    rows: Sequence[object],
-    *,
-    conversation_id: str,
-    updated_us: int | None,
-    first_rank: int,
-    fields: tuple[str, ...],
-    at_us: int,
-) -> list[MessageObservation | Reject]:
-    """Read the message rows of one response, newest first, the first one at `first_rank`."""
-    asked = fields_json(fields, at_us)
+def read_messages(page: MessagesRecord) -> list[MessageObservation | Reject]:
+    """Read the message rows of one page, newest first."""
+    conversation_id, at_us = page.conversation_id, page.at_us
+    fields = fields_json(page.fields, at_us)
     found: list[MessageObservation | Reject] = []
-    for rank, row in enumerate(rows, first_rank):
+    for rank, row in enumerate(page.rows, page.first_rank):
         message_id = readable_id(row)
         if message_id is None or not isinstance(row, dict):
             reason = f"a message of conversation {conversation_id} without an id"
             found.append(reject(row, reason, at_us))
             continue
-        created_us, source = find_created_us(row, message_id, updated_us, at_us)
+        created_us, source = find_created_us(row, message_id, page.updated_us, at_us)
         content: tuple[str, int | None, int | None, str | None, bytes | None]
         if "from" in row or not lacks_content(row):
-            content = "detailed", None, None, asked, dump_without_paging(row)
+            content = "detailed", None, None, fields, dump_without_paging(row)
         else:
             status = "failed" if "error" in row else "pending"
             status = status if rank <= READABLE_COUNT else "beyond_20"
             content = status, *_error_codes(row.get("error")), None, None
-        found.append(
-            MessageObservation._make(
-                (conversation_id, message_id, created_us, source, rank, at_us, *content)
-            )
-        )
+        head = (conversation_id, message_id, created_us, source, rank, at_us)
+        found.append(MessageObservation._make((*head, *content)))
     return found
 
 
+def read_message(record: MessageRecord) -> MessageObservation:
+    """Read a message that was fetched by its id."""
+    if record.detail_status != "detailed":
+        return MessageObservation(**vars(record) | {"fields": None, "payload": None})
+    fields, payload = fields_json(record.fields, record.at_us), dump_without_paging(record.payload)
+    return MessageObservation(**vars(record) | {"fields": fields, "payload": payload})
+
+
 def read_conversation(
-    row: ConversationRow, conversation_id: str, folder: str, fields: tuple[str, ...], at_us: int
+    row: ConversationRow, conversation_id: str, listing: ListingRecord
 ) -> ConversationObservation:
     """Read a listed conversation without the keys that change with every message."""
     payload = row.payload if isinstance(row.payload, dict) else {}
     stable = {k: value for k, value in payload.items() if k not in VOLATILE_CONVERSATION_KEYS}
-    stable_fields = tuple(name for name in fields if name not in VOLATILE_CONVERSATION_KEYS)
+    names = listing.conversation_fields
+    stable_names = tuple(name for name in names if name not in VOLATILE_CONVERSATION_KEYS)
     return ConversationObservation(
         conversation_id,
-        folder or None,
+        listing.folder or None,
         row.updated_us,
-        at_us,
-        fields_json(stable_fields, at_us),
+        listing.at_us,
+        fields_json(stable_names, listing.at_us),
         dump_without_paging(stable).decode(),
     )
 

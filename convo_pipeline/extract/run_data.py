@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from convo_pipeline.base.json_text import dump_without_paging
 from convo_pipeline.base.threads import PARSE_LOCK
 from convo_pipeline.base.times import DAY_US, SECOND_US, day_of, day_start_us
 from convo_pipeline.errors import StoreError
@@ -25,8 +24,8 @@ from convo_pipeline.extract.observations import (
     MessageObservation,
     OwnIdClues,
     Reject,
-    fields_json,
     read_conversation,
+    read_message,
     read_messages,
     reject,
 )
@@ -181,16 +180,10 @@ class RunData:
                 for row in listing.conversations:
                     self._add_conversation(row, listing)
             case MessagesRecord() as page:
-                self._add_messages(
-                    page.rows,
-                    page.conversation_id,
-                    page.updated_us,
-                    page.first_rank,
-                    page.fields,
-                    page.at_us,
-                )
+                self._add_messages(page)
             case MessageRecord() as message:
-                self._add_message(message)
+                self._add_observations([read_message(message)])
+                self._own_id_clues.add_message(message.payload)
             case StateRecord(at_us, state, walked_down_to_us):
                 self.states[state.conversation_id] = state
                 if walked_down_to_us is not None:
@@ -241,9 +234,7 @@ class RunData:
         if conversation_id is None:
             self._add_reject(reject(row.to_json(), "a conversation without an id", at_us))
             return
-        found = read_conversation(
-            row, conversation_id, listing.folder, listing.conversation_fields, at_us
-        )
+        found = read_conversation(row, conversation_id, listing)
         newest = self.conversations.get(conversation_id, found)
         if (at_us, found.folder or "") >= (newest.at_us, newest.folder or ""):
             self.conversations[conversation_id] = found
@@ -252,55 +243,23 @@ class RunData:
         if row.malformed_messages is not None:
             reason = f"the messages of conversation {conversation_id} are no list"
             self._add_reject(reject(row.malformed_messages, reason, at_us))
+        rows, updated_us = row.messages.rows, row.updated_us
         self._add_messages(
-            row.messages.rows, conversation_id, found.updated_us, 1, listing.fields, at_us
+            MessagesRecord(at_us, conversation_id, updated_us, 1, listing.fields, rows)
         )
 
-    def _add_messages(
-        self,
-        rows: Sequence[object],
-        conversation_id: str,
-        updated_us: int | None,
-        first_rank: int,
-        fields: tuple[str, ...],
-        at_us: int,
-    ) -> None:
-        found = read_messages(
-            rows,
-            conversation_id=conversation_id,
-            updated_us=updated_us,
-            first_rank=first_rank,
-            fields=fields,
-            at_us=at_us,
-        )
-        span = page_span(found, at_us)
+    def _add_messages(self, page: MessagesRecord) -> None:
+        found = read_messages(page)
+        span = page_span(found, page.at_us)
         if span:
-            self.spans.setdefault(conversation_id, []).append(span)
+            self.spans.setdefault(page.conversation_id, []).append(span)
         self._add_observations([each for each in found if isinstance(each, MessageObservation)])
         for each in found:
             if isinstance(each, Reject):
                 self._add_reject(each)
         if self._needs_clues:
-            for row in rows:
+            for row in page.rows:
                 self._own_id_clues.add_message(row)
-
-    def _add_message(self, record: MessageRecord) -> None:
-        is_detailed = record.detail_status == "detailed"
-        observation = MessageObservation(
-            conversation_id=record.conversation_id,
-            message_id=record.message_id,
-            created_us=record.created_us,
-            created_at_source=record.created_at_source,
-            rank=record.rank,
-            at_us=record.at_us,
-            detail_status=record.detail_status,
-            error_code=record.error_code,
-            error_subcode=record.error_subcode,
-            fields=fields_json(record.fields, record.at_us) if is_detailed else None,
-            payload=dump_without_paging(record.payload) if is_detailed else None,
-        )
-        self._add_observations([observation])
-        self._own_id_clues.add_message(record.payload)
 
     def _add_observations(self, messages: list[MessageObservation]) -> None:
         """Put messages on their days; those without a time of their own wait for their day."""

@@ -63,14 +63,14 @@ class MessagesRecord:
 
 @dataclass(frozen=True)
 class MessageRecord:
-    """One message that was fetched by its id: its content, or what the storage_error means."""
+    """One message that was fetched by its id: its content, or what the error means."""
 
-    at_us: int
     conversation_id: str
     message_id: str
     created_us: int
     created_at_source: str
     rank: int
+    at_us: int
     detail_status: str
     error_code: int | None
     error_subcode: int | None

@@ -8,6 +8,7 @@ import pytest
 from convo_pipeline.base.times import EPOCH, day_start_us, to_us
 from convo_pipeline.extract import observations
 from convo_pipeline.extract.observations import MessageObservation, OwnIdClues, Reject
+from convo_pipeline.extract.spool import ListingRecord, MessagesRecord
 from convo_pipeline.graph.responses import read_conversation_row
 
 AT_US = to_us(datetime(2026, 3, 1, 12, tzinfo=UTC))
@@ -18,15 +19,9 @@ SENT_US = to_us(datetime(2026, 2, 19, 8, 57, 24, tzinfo=UTC))
 def read(
     *entries: object, first_rank: int = 1, updated_us: int | None = None
 ) -> list[MessageObservation | Reject]:
-    found = observations.read_messages(
-        entries,
-        conversation_id="c",
-        updated_us=updated_us,
-        first_rank=first_rank,
-        fields=("id", "created_time", "message"),
-        at_us=AT_US,
-    )
-    return list(found)
+    fields = ("id", "created_time", "message")
+    page = MessagesRecord(AT_US, "c", updated_us, first_rank, fields, entries)
+    return observations.read_messages(page)
 
 
 def instagram_id(sent_us: int) -> str:
@@ -124,9 +119,9 @@ def test_volatile_keys_of_a_conversation_are_left_out() -> None:
         "messages": {"data": []},
         "unread_count": 3,
     }
-    observation = observations.read_conversation(
-        read_conversation_row(listed, EPOCH), "c", "", ("id", "updated_time", "participants"), AT_US
-    )
+    row = read_conversation_row(listed, EPOCH)
+    listing = ListingRecord(AT_US, "", (), ("id", "updated_time", "participants"), (row,))
+    observation = observations.read_conversation(row, "c", listing)
     assert observation == observations.ConversationObservation(
         "c",
         None,

@@ -48,7 +48,7 @@ RECORDS: list[Record] = [
     CompleteRange(date(2026, 1, 1), AT),
     listing({"id": "c", "messages": {"data": [{"id": "m"}]}}, {"id": "d", "messages": 7}, "odd"),
     page({"text": "\ud83d lone", "number": 2**100}, {"text": "مرحبا 👩‍🍳"}),
-    MessageRecord(1, "c", "m", 2, "message", 3, "failed", 100, 33, ("id",), None),
+    MessageRecord("c", "m", 2, "message", 3, 1, "failed", 100, 33, ("id",), None),
     state("c"),
 ]
 
