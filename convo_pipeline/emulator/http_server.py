@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 HOST = "127.0.0.1"
+KEEP_ALIVE_SECONDS = 75
 
 
 class HttpServer(uvicorn.Server):
@@ -103,7 +104,7 @@ def make_server(app: Starlette, tls: tuple[str, str] | None = None) -> HttpServe
         access_log=False,
         server_header=False,
         date_header=False,
-        timeout_keep_alive=75,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         ssl_certfile=tls[0] if tls else None,
         ssl_keyfile=tls[1] if tls else None,
     )

@@ -1,4 +1,4 @@
-"""The bulk inbox: all of it can be read, in few calls, cheaply."""
+"""The bulk inbox of the benchmarks is complete and cheap."""
 
 import json
 import time
@@ -13,7 +13,7 @@ from convo_pipeline.emulator.serve import EmulatorServer
 FIELDS = "updated_time,participants,messages.limit(20){id,created_time,from,to,message}"
 
 
-def test_every_message_of_the_bulk_inbox_is_read_by_nested_listing_and_edge() -> None:
+def test_nested_listing_and_edge_return_every_message() -> None:
     shape = BulkShape(
         conversations=120, messages_each=30, days=3, until=datetime(2026, 2, 19, tzinfo=UTC)
     )
