@@ -1,28 +1,29 @@
-"""Every error this package raises; the class says what the caller does next.
+"""All errors of this package: the class decides what the caller does next.
 
 ConvoError
 ├── SettingsError          fix the setting; names the key or variable, never its value
 ├── GraphError             stop this account; code, subcode, status, trace id, path
 │   ├── TokenError         stop this account: renew the token
 │   ├── AccessDeniedError  stop this account: grant the permission
-│   ├── VersionError       stop this account: set a version that is served
-│   ├── MissingError       this object only: record it, go on
-│   │   └── WithheldError  this conversation only: it is there, and not for us
-│   ├── UnknownFieldError  ask again without that field
-│   ├── TooMuchDataError   ask for less
-│   └── RetryableError     again with backoff
+│   ├── VersionError       stop this account: set a version that Meta serves
+│   ├── MissingError       skip this object: it is deleted, too old or not visible
+│   │   └── WithheldError  skip this conversation: Meta withholds it from programs
+│   ├── UnknownFieldError  send the call again without that field
+│   ├── TooMuchDataError   request less
+│   └── RetryableError     send the call again with backoff
 │       ├── ThrottledError    has wait_seconds
-│       └── UnreachableError  no answer came
+│       └── UnreachableError  no usable response arrived
 ├── BudgetError            stop this account: its calls for this run are used up
-├── StoppedError           stop this account: somebody ended the run
-├── PayloadError           this record only: keep its payload, count it
-└── StoreError             stop; the files are as they were
-    ├── BusyError          another process holds the lock: come back later
-    ├── ConflictError      another writer was first: read again, then write
-    ├── CorruptError       this file only: it is quarantined
-    └── SchemaError        names table, column, value's type
+├── StoppedError           stop this account: the run was cancelled
+├── PayloadError           skip this record: keep its payload and count it
+└── StoreError             stop; the files are unchanged
+    ├── BusyError          another process holds the lock: try again later
+    ├── ConflictError      another process wrote first: read again, then write
+    ├── CorruptError       skip this file: it is quarantined
+    └── SchemaError        names the table, the column and the value's type
 
-No text of an error holds a token, a URL's query, an answer's body or a message's text.
+The text of an error contains no token, no query of a URL, no body of a response and no text of a
+message.
 """
 
 from dataclasses import dataclass
@@ -34,12 +35,12 @@ class ConvoError(Exception):
 
 
 class SettingsError(ConvoError):
-    """A setting or environment variable is wrong; the text names it and says what to write instead."""
+    """A setting or environment variable is wrong; the text names it and what to write instead."""
 
 
 @dataclass(frozen=True)
 class GraphFault:
-    """What an error answer said, as far as it is safe to keep."""
+    """The parts of an error response that are safe to keep and to show."""
 
     code: int | None = None
     subcode: int | None = None
@@ -49,21 +50,23 @@ class GraphFault:
     reason: str = ""
 
     def __str__(self) -> str:
-        number = "no code" if self.code is None else f"code {self.code}"
+        code = f"code {self.code}"
         if self.subcode is not None:
-            number += f"/{self.subcode}"
-        parts = [self.reason or "the Graph API refused", number]
-        if self.status is not None:
-            parts.append(f"HTTP {self.status}")
-        if self.path:
-            parts.append(f"at {self.path}")
-        if self.trace_id:
-            parts.append(f"trace {self.trace_id}")
-        return ", ".join(parts)
+            code += f"/{self.subcode}"
+        if self.code is None:
+            code = "no code" if self.status is not None else ""
+        parts = [
+            self.reason or "the Graph API returned an error",
+            code,
+            f"HTTP {self.status}" if self.status is not None else "",
+            f"at {self.path}" if self.path else "",
+            f"trace {self.trace_id}" if self.trace_id else "",
+        ]
+        return ", ".join(filter(None, parts))
 
 
 class GraphError(ConvoError):
-    """The Graph API refused or could not be understood: stop this account."""
+    """The Graph API returned an error that no subclass describes: stop this account."""
 
     def __init__(self, fault: GraphFault) -> None:
         super().__init__(str(fault))
@@ -74,27 +77,27 @@ class GraphError(ConvoError):
 
 
 class TokenError(GraphError):
-    """The token is invalid, expired or revoked: stop this account and renew it."""
+    """The token is invalid, expired or revoked: stop this account and renew the token."""
 
 
 class AccessDeniedError(GraphError):
-    """A permission, task or switch is missing: stop this account and grant it."""
+    """A permission or task is missing, or access is switched off: stop this account."""
 
 
 class VersionError(GraphError):
-    """The API's version is retired: stop this account and set `graph.version` to one that is served."""
+    """The API version is retired: stop this account and set a newer `graph.version`."""
 
 
 class MissingError(GraphError):
-    """This object is deleted, too old or not visible: record it, go on."""
+    """This object is deleted, too old or not visible: record it and continue."""
 
 
 class WithheldError(MissingError):
-    """This conversation is there but not given to anybody's program (EU rules): record it, go on."""
+    """Meta withholds this conversation from programs (EU rules): record it and continue."""
 
 
 class UnknownFieldError(GraphError):
-    """One field is unknown to this account: ask again without `field`."""
+    """The API refuses `field` for this account: send the call again without it."""
 
     def __init__(self, fault: GraphFault, field: str = "") -> None:
         super().__init__(fault)
@@ -105,17 +108,17 @@ class UnknownFieldError(GraphError):
 
 
 class TooMuchDataError(GraphError):
-    """The answer would be too large: ask for less."""
+    """The response would be too large or too slow: request less."""
 
 
 class RetryableError(GraphError):
-    """A passing fault: ask again with backoff."""
+    """An error that may pass: send the call again with backoff."""
 
 
 class ThrottledError(RetryableError):
-    """The rate limit answered: no call for `wait_seconds` (None: Meta named no time), i.e. until `resume_at`.
+    """The rate limit refused the call: send none for `wait_seconds` (None: Meta named no time).
 
-    With a `resume_at` it ends the account's run, and its text says so.
+    If `resume_at` is set, the wait is too long for this run: stop this account until then.
     """
 
     def __init__(
@@ -132,48 +135,45 @@ class ThrottledError(RetryableError):
         return (type(self), (self.fault, self.wait_seconds, self.resume_at))
 
     def __str__(self) -> str:
-        text = str(self.fault)
-        return (
-            f"throttled until {self.resume_at:%Y-%m-%dT%H:%M:%SZ}: {text}"
-            if self.resume_at
-            else text
-        )
+        if self.resume_at is None:
+            return str(self.fault)
+        return f"throttled until {self.resume_at:%Y-%m-%dT%H:%M:%SZ}: {self.fault}"
 
 
 class UnreachableError(RetryableError):
-    """No answer came: name, connection, time-out or a broken body."""
+    """No usable response arrived: no connection, a timeout or a broken body."""
 
 
 class BudgetError(ConvoError):
-    """The account used up its calls for this run."""
+    """The account used all of its calls for this run."""
 
 
 class StoppedError(ConvoError):
-    """Somebody ended the run: Ctrl-C, SIGTERM, a cancelled run."""
+    """The run was cancelled: Ctrl-C, SIGTERM or Dagster."""
 
 
 class PayloadError(ConvoError):
-    """This record cannot be understood: keep its payload, count it."""
+    """This record cannot be read: keep its payload and count it."""
 
 
 class StoreError(ConvoError):
-    """The store refused; the files are as they were."""
+    """A file could not be read or written; the files are unchanged."""
 
 
 class BusyError(StoreError):
-    """Another process holds the lock: come back later."""
+    """Another process holds the lock: try again later."""
 
 
 class ConflictError(StoreError):
-    """Another version is there than the one that was read: read again, then write."""
+    """The stored version is not the one that was read: read again, then write."""
 
 
 class CorruptError(StoreError):
-    """A stored file is damaged; the text names it."""
+    """A stored file is damaged; the text names the file."""
 
 
 class SchemaError(StoreError):
-    """A value or file does not fit its schema; the text names table, column and type."""
+    """A value or file does not match its schema; the text names table, column and type."""
 
 
 STOPPING = (
@@ -185,4 +185,4 @@ STOPPING = (
     StoreError,
     StoppedError,
 )
-"""What ends the account's run; every other error costs what was asked for only."""
+"""Errors that stop an account's run. Every other error concerns only the requested object."""

@@ -1,39 +1,26 @@
-"""The one door to the Graph API: every request of this package is sent here.
+"""Calls of the Graph API for one account: URLs, tokens, retries, rate limit and error classes.
 
-It knows HTTP, tokens, retries and the rate limit; it knows nothing of what the answers mean.
-Policies, all on purpose:
-- no redirects are followed, and no address out of an answer: a request is always built from our own parameters;
-- the environment is not trusted (`Session.trust_env` is False): no proxy variables, no .netrc, no CA bundle from it;
-- certificates are always verified, and a wrong one is not retried;
-- one deadline for the whole call, and a cap on the decoded bytes;
-- no cookies are kept;
-- an error's text holds code, status, path and trace id: never a query, a body, a token.
+Every request is built from our own parameters, never from an address in a response. `transport`
+sends it, `codes` classifies an error, `retry` decides about the next attempt and `responses` reads
+the result.
 """
 
 import hashlib
 import hmac
 import logging
 import random
-import ssl
 import threading
-import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from http.cookiejar import DefaultCookiePolicy
 from typing import Literal, TypeVar
-from urllib.parse import quote, urlencode, urlsplit
-
-import requests
-import tenacity
-import urllib3
-from requests.adapters import HTTPAdapter
+from urllib.parse import quote, urlsplit
 
 from convo_pipeline.base.cancellation import Cancellation
 from convo_pipeline.base.clock import SYSTEM_CLOCK, Clock
-from convo_pipeline.base.secrets import Credentials, RedactingFilter
+from convo_pipeline.base.secrets import Credentials
 from convo_pipeline.base.threads import PARSE_LOCK
 from convo_pipeline.errors import (
     GraphError,
@@ -46,13 +33,11 @@ from convo_pipeline.errors import (
     UnknownFieldError,
     UnreachableError,
 )
-from convo_pipeline.graph import headers as answer_headers
-from convo_pipeline.graph.body import Body, read_body
-from convo_pipeline.graph.codes import build_error, is_unanswered
-from convo_pipeline.graph.deadline import pool_classes
+from convo_pipeline.graph import headers as response_headers
+from convo_pipeline.graph.codes import PROOF_PARAMETER, build_error, is_unanswered
 from convo_pipeline.graph.fields import names_in
 from convo_pipeline.graph.page_size import SMALLEST_MESSAGE_PAGE
-from convo_pipeline.graph.rate_limit import CallBudget, LimitKey, RateLimiter
+from convo_pipeline.graph.rate_limit import CallBudget, ConcurrencyLimit, LimitKey, RateLimiter
 from convo_pipeline.graph.responses import (
     ConversationPage,
     GraphResponse,
@@ -66,27 +51,21 @@ from convo_pipeline.graph.responses import (
     read_object,
     read_page,
 )
-from convo_pipeline.graph.retry import Pause, Stop, decide
-from convo_pipeline.graph.throttle import CALLS_IN_FLIGHT, ConcurrencyLimit, WaitBudget
+from convo_pipeline.graph.retry import GiveUp, Retry, WaitBudget, decide
+from convo_pipeline.graph.transport import MAX_RESPONSE_BYTES, HttpResponse, HttpTransport
 from convo_pipeline.settings import AccountSettings, Settings
 
-__all__ = ["Endpoint", "GraphClient", "GraphResponse", "Identity"]
-
-Kind = Literal["listing", "conversation", "edge", "message", "identity", "token", "find"]
-
-LARGEST_RESPONSE_BYTES = 64 * 1024 * 1024
-LONGEST_CONNECT_SECONDS = 8.0
-"""A run that is ended ends within ten seconds, and nobody looks while a connection is made."""
+CallKind = Literal["listing", "conversation", "edge", "message", "identity", "token", "find"]
+"""What a call requests; an edge is a page of one conversation's messages."""
+MAX_PARALLEL_CALLS = 4
 _LOG = logging.getLogger(__name__)
-_CHUNK_BYTES = 1 << 18
-_URLLIB3_FILTER = RedactingFilter()
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Which inbox, on which server; `token_in` is `header` or `query`."""
+    """The server and inbox of an account; `token_in` is `header` or `query`."""
 
     base_url: str
     version: str
@@ -97,7 +76,7 @@ class Endpoint:
 
     @classmethod
     def of(cls, settings: Settings, account: AccountSettings) -> "Endpoint":
-        """Return an account's inbox as it is configured."""
+        """Return the endpoint of a configured account."""
         return cls(
             base_url=settings.base_url(account),
             version=settings.version(account),
@@ -109,37 +88,29 @@ class Endpoint:
 
     @property
     def limit_key(self) -> LimitKey:
-        """What the rate limit counts separately."""
+        """What Meta's rate limit counts separately."""
         return LimitKey(urlsplit(self.base_url).netloc, self.page_id, self.platform)
 
 
 @dataclass(frozen=True)
 class _Request:
-    kind: Kind
+    kind: CallKind
     path: str
     parameters: dict[str, str]
     is_heavy: bool = False
+    """A smaller request is possible, and better than another attempt."""
     is_probe: bool = False
 
-
-class _Adapter(HTTPAdapter):
-    """Gives requests the connections that keep a deadline and end with the run."""
-
-    def __init__(self, cancellation: Cancellation) -> None:
-        self._cancellation = cancellation
-        super().__init__(pool_connections=1, pool_maxsize=CALLS_IN_FLIGHT, max_retries=0)
-
-    def init_poolmanager(self, *arguments: object, **named: object) -> None:
-        super().init_poolmanager(*arguments, **named)  # type: ignore[arg-type]
-        self.poolmanager.pool_classes_by_scheme = pool_classes(self._cancellation)
+    def fault(self, status: int | None, reason: str) -> GraphFault:
+        return GraphFault(status=status, path=self.path, reason=reason)
 
 
 class GraphClient:
-    """Calls the Graph API for one account; safe for its few threads, which share connections and counters.
+    """Calls the Graph API for one account; safe for threads, which share connections and counters.
 
-    Raises the errors of `errors.py` by `codes.CODES`. A heavy request (nested messages, a long edge page) that is
-    refused with code 1 or does not end in time raises TooMuchDataError: ask for less. After a TokenError no call
-    is sent any more; once `cancellation` is set, every call ends with StoppedError, and every wait if it watches the clock.
+    Raises the classes of `errors.py` by the table `codes.CODES`. A heavy request (nested messages,
+    a long page of messages) that is refused with code 1 or too slow raises TooMuchDataError. After
+    a TokenError no more calls are sent. After a cancellation every call raises StoppedError.
     """
 
     def __init__(
@@ -153,14 +124,16 @@ class GraphClient:
         draw: Callable[[], float] = random.random,
         cancellation: Cancellation | None = None,
     ) -> None:
+        """`draw` returns the random jitter of retries, in [0, 1)."""
         self.endpoint = endpoint
         self.calls: Counter[str] = Counter()
         self.refused = 0
         self.retried = 0
         self.unchecked = 0
-        """Good answers whose gzip ended without its checksum."""
+        """Successful responses whose gzip body ended before its checksum."""
         self.throttled_seconds = 0.0
         self.version: str | None = None
+        """The API version of the last response."""
         self._credentials = credentials
         self._limiter = limiter
         self._budget = budget
@@ -168,14 +141,23 @@ class GraphClient:
         self._clock = clock
         self._draw = draw
         self._lock = threading.Lock()
-        self._patience, self._endurance = WaitBudget(), WaitBudget()
-        self._lanes = ConcurrencyLimit()
+        self._throttle_budget, self._backoff_budget = WaitBudget(), WaitBudget()
+        self._concurrency = ConcurrencyLimit(MAX_PARALLEL_CALLS)
         self._token_error: TokenError | None = None
-        self._session = _open_session(endpoint, credentials, self._cancellation)
-        self._secret_parameters = _secret_parameters(endpoint, credentials)
+        headers, self._secret_parameters = {}, {}
+        if endpoint.token_in == "header":  # noqa: S105
+            headers["Authorization"] = f"Bearer {credentials.token}"
+        else:
+            self._secret_parameters["access_token"] = credentials.token
+        if credentials.app_secret:
+            proof = appsecret_proof(credentials.token, credentials.app_secret)
+            self._secret_parameters[PROOF_PARAMETER] = proof
+        self._transport = HttpTransport(
+            headers, endpoint.timeout_seconds, MAX_PARALLEL_CALLS, self._cancellation
+        )
 
     def close(self) -> None:
-        self._session.close()
+        self._transport.close()
 
     def __enter__(self) -> "GraphClient":
         return self
@@ -184,57 +166,38 @@ class GraphClient:
         self.close()
 
     def fetch_identity(self) -> Identity:
-        """Return who the account is; empty where the API does not say, for whatever reason.
+        """Return the account's own id and name; empty if the API does not return them.
 
-        Only what ends the account anyway is raised: a dead token, a throttle, a host that gives no answer at all.
+        Raises only what stops the account: TokenError, ThrottledError, or UnreachableError of a
+        server that sends no response.
         """
         page_id = self.endpoint.page_id
         if self.endpoint.platform == "messenger" and page_id != "me":
             return Identity(page_id)
-        field = "user_id,username" if page_id == "me" else "instagram_business_account{id,username}"
+        fields = ["instagram_business_account{id,username}", "instagram_business_account{id}"]
+        if page_id == "me":
+            fields = ["user_id,username", "user_id"]
         try:
-            body = self._fetch_identity_fields(field)
+            try:
+                response = self.fetch_account(fields[0])
+            except UnknownFieldError:  # the id is needed, the user name is not
+                response = self.fetch_account(fields[1])
         except GraphError as error:
             if isinstance(error, TokenError | ThrottledError) or is_unanswered(error):
                 raise
             return Identity()
+        body = response.body if isinstance(response.body, dict) else {}
         return read_identity(body if page_id == "me" else body.get("instagram_business_account"))
 
     def fetch_account(self, fields: str) -> GraphResponse:
-        """Return fields of the account's own node: the Page, or `/me` with Instagram Login."""
-        return self._fetch_node("identity", self.endpoint.page_id, fields)
+        """Return fields of the account's own object: the Page, or `/me` with Instagram Login."""
+        path = _path(self.endpoint.page_id)
+        return self._fetch(_Request("identity", path, {"fields": fields}), read_object)
 
-    def _block(self, error: ThrottledError, decision: Stop | Pause) -> Stop | Pause:
-        """Silence the account for every process; where that is too long to wait for, give up and say until when."""
-        seconds = decision.seconds if isinstance(decision, Pause) else decision.blocked_seconds
-        self._lanes.narrow()
-        self._limiter.block(seconds)
-        if isinstance(decision, Pause) and self._patience.bears(
-            self._clock.monotonic_seconds(), seconds
-        ):
-            with self._lock:
-                self.throttled_seconds += seconds
-            return decision
-        error.wait_seconds = seconds
-        error.resume_at = self._clock.now() + timedelta(seconds=seconds)
-        return Stop(seconds)
-
-    def _endures(self, seconds: float) -> bool:
-        """Whether to pause so long after a fault: not for ever where no good answer comes in between."""
-        return self._endurance.bears(self._clock.monotonic_seconds(), seconds)
-
-    def _count_retry(self) -> None:
-        with self._lock:
-            self.retried += 1
-
-    def _fetch_identity_fields(self, fields: str) -> dict[str, object]:
-        try:
-            answer = self._fetch_node("identity", self.endpoint.page_id, fields)
-        except UnknownFieldError:  # the user name is a convenience, the id is not
-            answer = self._fetch_node(
-                "identity", self.endpoint.page_id, fields.replace(",username", "")
-            )
-        return answer.body if isinstance(answer.body, dict) else {}
+    def fetch_token(self) -> GraphResponse:
+        """Return what Meta knows about the token (debug_token)."""
+        parameters = {"input_token": self._credentials.token}
+        return self._fetch(_Request("token", "debug_token", parameters), read_object)
 
     def fetch_conversations(
         self,
@@ -244,316 +207,200 @@ class GraphClient:
         folder: str = "",
         user_id: str | None = None,
     ) -> ConversationPage:
-        """Return one page of the inbox, newest activity first; with `user_id` the conversation with that person."""
+        """Return one page of the inbox, newest activity first; or the conversation with a user."""
         optional = {"after": after, "folder": folder, "user_id": user_id}
         parameters = {"platform": self.endpoint.platform, "fields": fields, "limit": str(limit)}
         parameters |= {name: value for name, value in optional.items() if value}
         path = _path(self.endpoint.page_id, "conversations")
         if user_id:
-            request = _Request("find", path, parameters)
-            return self._fetch(request, read_conversation_of_user)
-        request = _Request("listing", path, parameters, _is_nested(fields))
+            return self._fetch(_Request("find", path, parameters), read_conversation_of_user)
+        request = _Request("listing", path, parameters, is_heavy=_is_nested(fields))
         return self._fetch(request, read_conversations)
+
+    def fetch_conversation(self, conversation_id: str, fields: str) -> ConversationPage:
+        """Return one conversation by its id, as a page of one row."""
+        parameters, is_heavy = {"fields": fields}, _is_nested(fields)
+        request = _Request("conversation", _path(conversation_id), parameters, is_heavy)
+        return self._fetch(request, partial(read_conversation, conversation_id=conversation_id))
 
     def fetch_messages(
         self, conversation_id: str, fields: str, limit: int, after: str | None = None
     ) -> Page:
-        """Return one page of a conversation's messages, newest first (the edge form)."""
+        """Return one page of a conversation's messages, newest first."""
         parameters = {"fields": fields, "limit": str(limit)} | ({"after": after} if after else {})
-        path = _path(conversation_id, "messages")
-        return self._fetch(
-            _Request("edge", path, parameters, limit > SMALLEST_MESSAGE_PAGE), read_page
-        )
+        is_heavy = limit > SMALLEST_MESSAGE_PAGE
+        request = _Request("edge", _path(conversation_id, "messages"), parameters, is_heavy)
+        return self._fetch(request, read_page)
 
     def probe_conversation(self, conversation_id: str) -> None:
-        """Ask for a single message id; raises the first error that has a code."""
-        request = _Request(
-            "edge",
-            _path(conversation_id, "messages"),
-            {"fields": "id", "limit": "1"},
-            is_probe=True,
-        )
-        self._fetch(request, read_page)
-
-    def fetch_conversation(self, conversation_id: str, fields: str) -> ConversationPage:
-        """Return one conversation by its id, as a page of one row."""
-        request = _Request(
-            "conversation", _path(conversation_id), {"fields": fields}, _is_nested(fields)
-        )
-        return self._fetch(request, partial(read_conversation, conversation_id=conversation_id))
+        """Request a single message id; raise the first error that has a code."""
+        parameters = {"fields": "id", "limit": "1"}
+        path = _path(conversation_id, "messages")
+        self._fetch(_Request("edge", path, parameters, is_probe=True), read_page)
 
     def fetch_message(self, message_id: str, fields: str) -> GraphResponse:
-        """Return one message; MissingError says deleted or too old alike."""
-        return self._fetch_node("message", message_id, fields)
-
-    def fetch_token(self) -> GraphResponse:
-        """Return what Meta knows of the token (debug_token)."""
-        return self._fetch(
-            _Request("token", "debug_token", {"input_token": self._credentials.token}), read_object
-        )
-
-    def _fetch_node(self, kind: Kind, node_id: str, fields: str) -> GraphResponse:
-        return self._fetch(
-            _Request(kind, _path(node_id), {"fields": fields}, _is_nested(fields)), read_object
-        )
+        """Return one message; MissingError means deleted or older than the newest 20."""
+        return self._fetch(_Request("message", _path(message_id), {"fields": fields}), read_object)
 
     def _fetch(self, request: _Request, read: Callable[[GraphResponse], T]) -> T:
-        """Send until an answer is good or `decide` says stop."""
-        policy = _Policy(self, request)
-        retrying = tenacity.Retrying(
-            retry=policy.goes_on,
-            wait=policy.pause_seconds,
-            stop=tenacity.stop_never,
-            sleep=self._clock.sleep,
+        """Send a request until a response can be read or `decide` gives up."""
+        started = self._clock.monotonic_seconds()
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                return self._send(request, read)
+            except RetryableError as error:
+                elapsed_seconds = self._clock.monotonic_seconds() - started
+                seconds = self._wait_seconds(error, request, attempt, elapsed_seconds)
+                if seconds is None:
+                    raise
+            with self._lock:
+                self.retried += 1
+            self._clock.sleep(seconds)
+
+    def _wait_seconds(
+        self, error: RetryableError, request: _Request, attempt: int, elapsed_seconds: float
+    ) -> float | None:
+        """Return how long to wait before the next attempt, or None if the error is final."""
+        if isinstance(error, ThrottledError) and error.resume_at:
+            return None  # the rate limiter is blocked: nothing was sent
+        decision = decide(
+            error,
+            attempt,
+            elapsed_seconds,
+            draw=self._draw(),
+            is_heavy=request.is_heavy,
+            is_probe=request.is_probe,
         )
-        result: T = retrying(self._attempt, request, read)
-        return result
+        if isinstance(error, ThrottledError):
+            return self._block(error, decision)
+        if isinstance(decision, GiveUp):
+            return None
+        now = self._clock.monotonic_seconds()
+        return decision.seconds if self._backoff_budget.take(now, decision.seconds) else None
 
-    def _attempt(self, request: _Request, read: Callable[[GraphResponse], T]) -> T:
-        with self._lanes.lane():
-            self._await_turn(request)
-            received = self._exchange(request)
-        answer = self._read_answer(request, received)
-        try:
-            found = read(answer)
-        except PayloadError as error:
-            reason = str(error)
-        else:
-            self._endurance.renew()
-            return found
-        raise UnreachableError(GraphFault(status=200, path=request.path, reason=reason))
+    def _block(self, error: ThrottledError, decision: Retry | GiveUp) -> float | None:
+        """Block the account for every process; return the wait, or None if it is too long.
 
-    def _await_turn(self, request: _Request) -> None:
-        """Delay until the call may be sent, and count it."""
-        self._cancellation.check()
-        blocked_seconds = self._limiter.acquire(self._patience)
-        if self._token_error is not None:
-            raise self._token_error
-        self._budget.spend()
-        with self._lock:
-            self.throttled_seconds += blocked_seconds
-            self.calls[request.kind] += 1
-
-    def _exchange(self, request: _Request) -> "_Received":
-        """Send one request and read all of its answer; every failure below HTTP is an UnreachableError.
-
-        The failure is raised outside of the except block: what requests raised holds the address with its query.
+        Then the error tells until when the account is blocked.
         """
-        query = urlencode(request.parameters | self._secret_parameters)
-        url = f"{self.endpoint.base_url}/{self.endpoint.version}/{request.path}?{query}"
-        connect_seconds = min(LONGEST_CONNECT_SECONDS, self.endpoint.timeout_seconds / 2)
-        timeout = (connect_seconds, self.endpoint.timeout_seconds - connect_seconds)
+        is_retry = isinstance(decision, Retry)
+        seconds = decision.seconds if isinstance(decision, Retry) else decision.blocked_seconds
+        self._concurrency.reduce_to_one()
+        self._limiter.block(seconds)
+        now = self._clock.monotonic_seconds()
+        if is_retry and self._throttle_budget.take(now, seconds):
+            with self._lock:
+                self.throttled_seconds += seconds
+            return seconds
+        error.wait_seconds = seconds
+        error.resume_at = self._clock.now() + timedelta(seconds=seconds)
+        return None
+
+    def _send(self, request: _Request, read: Callable[[GraphResponse], T]) -> T:
+        with self._concurrency.slot():
+            self._cancellation.check()
+            blocked_seconds = self._limiter.acquire(self._throttle_budget)
+            if self._token_error is not None:
+                raise self._token_error
+            self._budget.spend()
+            with self._lock:
+                self.throttled_seconds += blocked_seconds
+                self.calls[request.kind] += 1
+            response = self._transport.get(
+                f"{self.endpoint.base_url}/{self.endpoint.version}/{request.path}",
+                request.parameters | self._secret_parameters,
+                path=request.path,
+                is_heavy=request.is_heavy,
+            )
+        checked = self._check(request, response)
         try:
-            with self._session.get(
-                url, stream=True, allow_redirects=False, timeout=timeout
-            ) as response:
-                chunks = response.raw.stream(_CHUNK_BYTES, decode_content=False)
-                body = read_body(
-                    chunks, response.headers.get("Content-Encoding", ""), LARGEST_RESPONSE_BYTES
-                )
-                return _Received(response.status_code, response.headers, body)
-        except (
-            requests.RequestException,
-            urllib3.exceptions.HTTPError,
-            OSError,
-            zlib.error,
-        ) as error:
-            failure = _no_answer(error, request)
+            result = read(checked)
+        except PayloadError as error:
+            failure = UnreachableError(request.fault(200, str(error)))
+        else:
+            self._backoff_budget.renew()
+            return result
         raise failure
 
-    def _read_answer(self, request: _Request, received: "_Received") -> GraphResponse:
-        self._heed(received.headers)
-        content = received.body.content
-        if content is None:
+    def _check(self, request: _Request, response: HttpResponse) -> GraphResponse:
+        """Return the JSON of a successful response; raise the error of any other."""
+        self._read_headers(response.headers)
+        if response.content is None:
             kind = TooMuchDataError if request.is_heavy else GraphError
-            raise kind(
-                _fault(
-                    request,
-                    received.status,
-                    f"the answer is larger than {LARGEST_RESPONSE_BYTES} bytes",
-                )
-            )
-        if 300 <= received.status < 400:
-            raise GraphError(
-                _fault(request, received.status, "the server redirects, which is never followed")
-            )
+            reason = f"the response is larger than {MAX_RESPONSE_BYTES} bytes"
+            raise kind(request.fault(response.status, reason))
+        if 300 <= response.status < 400:
+            reason = "the server redirects; redirects are not followed"
+            raise GraphError(request.fault(response.status, reason))
+        body, reason = None, "the response is an error without a code"
         try:
             with PARSE_LOCK:
-                body = read_json(content)
+                body = read_json(response.content)
         except PayloadError as error:
-            body, reason = None, str(error)
-        else:
-            reason = "the answer is an error without a code"
+            reason = str(error)
         now = self._clock.now()
-        refusal = body.get("error") if isinstance(body, dict) else None
-        if isinstance(refusal, dict) or body is None or received.status >= 400:
-            raise self._refusal(
-                request, received, refusal if isinstance(refusal, dict) else {}, reason, now
-            )
-        moment = answer_headers.server_time(received.headers) or now
+        server_time = response_headers.server_time(response.headers) or now
+        error_object = body.get("error") if isinstance(body, dict) else None
+        if isinstance(error_object, dict) or body is None or response.status >= 400:
+            fields = error_object if isinstance(error_object, dict) else {}
+            raise self._read_error(request, response, fields, reason, server_time)
         with self._lock:
-            self.unchecked += not received.body.is_checked
-        return GraphResponse(
-            body, moment, len(content), received.headers.get("Facebook-API-Version")
-        )
+            self.unchecked += not response.has_checksum
+        version = response.headers.get("Facebook-API-Version")
+        return GraphResponse(body, server_time, len(response.content), version)
 
-    def _refusal(
+    def _read_error(
         self,
         request: _Request,
-        received: "_Received",
-        error: dict[str, object],
+        response: HttpResponse,
+        error_object: dict[str, object],
         reason: str,
-        now: datetime,
+        server_time: datetime,
     ) -> GraphError:
         with self._lock:
             self.refused += 1
-        asked = names_in(request.parameters.get("fields", ""))
-        server_time = answer_headers.server_time(received.headers) or now
-        wait_seconds = answer_headers.wait_seconds(received.headers, server_time)
-        failure = build_error(
-            error,
-            received.status,
+        error = build_error(
+            error_object,
+            response.status,
             request.path,
             is_heavy=request.is_heavy,
-            asked=asked,
-            wait_seconds=wait_seconds,
+            asked=names_in(request.parameters.get("fields", "")),
+            wait_seconds=response_headers.wait_seconds(response.headers, server_time),
         )
-        if type(failure) is RetryableError and failure.fault.code is None:
-            return UnreachableError(_fault(request, received.status, reason))
-        if isinstance(failure, TokenError):
-            self._token_error = failure
-        return failure
+        if type(error) is RetryableError and error.fault.code is None:
+            return UnreachableError(request.fault(response.status, reason))
+        if isinstance(error, TokenError):
+            self._token_error = error
+        return error
 
-    def _heed(self, headers: Mapping[str, str]) -> None:
-        """Note the version that served, and slow down before the wall."""
+    def _read_headers(self, headers: Mapping[str, str]) -> None:
+        """Note the version that served, and slow down before the rate limit is reached."""
         version = headers.get("Facebook-API-Version")
         if version and version != self.version:
             self.version = version
             if version != self.endpoint.version:
                 _LOG.warning(
-                    "version %s was asked for, %s answered", self.endpoint.version, version[:16]
+                    "API version %s was requested, %s answered", self.endpoint.version, version[:16]
                 )
-        percent = answer_headers.usage_percent(headers)
+        percent = response_headers.usage_percent(headers)
         if percent is not None:
             self._limiter.slow_down(percent)
 
 
-class _Policy:
-    """Carries one call's decisions from `decide` to the retry loop."""
-
-    def __init__(self, client: GraphClient, request: _Request) -> None:
-        self._client = client
-        self._request = request
-        self._started = client._clock.monotonic_seconds()
-        self._seconds = 0.0
-
-    def goes_on(self, state: tenacity.RetryCallState) -> bool:
-        error = state.outcome.exception() if state.outcome else None
-        if not isinstance(error, RetryableError) or (
-            isinstance(error, ThrottledError) and error.resume_at
-        ):
-            return False
-        elapsed_seconds = self._client._clock.monotonic_seconds() - self._started
-        decision = decide(
-            error,
-            state.attempt_number,
-            elapsed_seconds,
-            draw=self._client._draw(),
-            is_heavy=self._request.is_heavy,
-            is_probe=self._request.is_probe,
-        )
-        if isinstance(error, ThrottledError):
-            decision = self._client._block(error, decision)
-        elif isinstance(decision, Pause) and not self._client._endures(decision.seconds):
-            return False
-        if isinstance(decision, Pause):
-            self._seconds = decision.seconds
-            self._client._count_retry()
-        return isinstance(decision, Pause)
-
-    def pause_seconds(self, _: tenacity.RetryCallState) -> float:
-        return self._seconds
-
-
-@dataclass(frozen=True)
-class _Received:
-    """A whole answer."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: Body
-
-
-def _open_session(
-    endpoint: Endpoint, credentials: Credentials, cancellation: Cancellation
-) -> requests.Session:
-    session = requests.Session()
-    session.trust_env = False
-    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    session.headers.update(
-        {"User-Agent": "convo-pipeline", "Accept": "application/json", "Accept-Encoding": "gzip"}
-    )
-    if endpoint.token_in == "header":  # noqa: S105
-        session.headers["Authorization"] = f"Bearer {credentials.token}"
-    adapter = _Adapter(cancellation)
-    for scheme in ("https://", "http://"):
-        session.mount(scheme, adapter)
-    logging.getLogger("urllib3.connectionpool").addFilter(_URLLIB3_FILTER)
-    return session
-
-
-def _secret_parameters(endpoint: Endpoint, credentials: Credentials) -> dict[str, str]:
-    parameters = {} if endpoint.token_in == "header" else {"access_token": credentials.token}  # noqa: S105
-    if credentials.app_secret:
-        parameters["appsecret_proof"] = appsecret_proof(credentials.token, credentials.app_secret)
-    return parameters
-
-
 def appsecret_proof(token: str, app_secret: str) -> str:
-    """Return the proof that the caller knows the app's secret: HMAC-SHA256 over the token, hexadecimal."""
+    """Return the proof that the caller knows the app secret: HMAC-SHA256 of the token, as hex."""
     return hmac.new(app_secret.encode(), token.encode(), hashlib.sha256).hexdigest()
 
 
 def _path(*parts: str) -> str:
-    """Join ids into a path; an id that no path can hold is refused before any call."""
+    """Join ids into a path; raise PayloadError for an id that no path can contain."""
     for part in parts:
         if part in ("", ".", ".."):
-            raise PayloadError("an id is empty or made of dots: no address can name it")
+            raise PayloadError("an id is empty or consists of dots: no URL can contain it")
     return "/".join(quote(part, safe="") for part in parts)
 
 
 def _is_nested(fields: str) -> bool:
     return "messages" in fields and "{" in fields.partition("messages")[2]
-
-
-def _no_answer(error: Exception, request: _Request) -> GraphError:
-    if _is_caused_by(error, ssl.SSLCertVerificationError):
-        return GraphError(_fault(request, None, "the server's certificate is not trusted"))
-    is_read_timeout = isinstance(
-        error, requests.ReadTimeout | urllib3.exceptions.ReadTimeoutError | TimeoutError
-    )
-    if is_read_timeout and request.is_heavy:
-        return TooMuchDataError(_fault(request, None, "the answer took too long"))
-    reason = (
-        "the answer took too long"
-        if is_read_timeout
-        else f"no whole answer came ({type(error).__name__})"
-    )
-    return UnreachableError(_fault(request, None, reason))
-
-
-def _is_caused_by(error: BaseException | None, kind: type[BaseException]) -> bool:
-    while error is not None:
-        if isinstance(error, kind) or any(isinstance(part, kind) for part in error.args):
-            return True
-        reason = getattr(error, "reason", None) or next(
-            (a.reason for a in error.args if hasattr(a, "reason")), None
-        )
-        error = (
-            reason if isinstance(reason, BaseException) else error.__cause__ or error.__context__
-        )
-    return False
-
-
-def _fault(request: _Request, status: int | None, reason: str) -> GraphFault:
-    return GraphFault(status=status, path=request.path, reason=reason)

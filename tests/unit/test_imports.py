@@ -36,8 +36,8 @@ FLOORS = (
 )
 """Each folder and root module may import only the floors above it in this list."""
 OWNERS = {
-    "requests": ["graph/client.py"],
-    "urllib3": ["graph/client.py", "graph/deadline.py"],
+    "requests": ["graph/transport.py"],
+    "urllib3": ["graph/transport.py"],
     "urllib.request": ["orchestration/webhook.py"],
     "duckdb": ["query/connection.py"],
     "boto3": ["storage/s3.py"],

@@ -181,7 +181,7 @@ def test_c12_an_account_that_does_not_fit_into_memory_is_red_alone_and_the_other
     reading, deriving = (
         line for line in told["failures"] if "the process ran out of memory (" in line
     )
-    assert ("graph/body.py" in reading, "lake/parquet.py" in deriving) == (True, True)
+    assert ("graph/transport.py" in reading, "lake/parquet.py" in deriving) == (True, True)
     assert "To do: add memory, or extract fewer accounts at a time" in deriving
     keys = {name: [f"{name}|{days[number]}" for number in range(3)] for name in (BAKERY, BIKES)}
     assert told["colours"]["raw_message_ids"] == [keys[BAKERY], keys[BIKES]]

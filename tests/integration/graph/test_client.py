@@ -23,10 +23,16 @@ import pytest
 from convo_pipeline import errors
 from convo_pipeline.base.clock import Clock
 from convo_pipeline.base.secrets import Credentials
-from convo_pipeline.graph.client import Endpoint, GraphClient, GraphResponse, Identity
+from convo_pipeline.graph.client import Endpoint, GraphClient
 from convo_pipeline.graph.rate_limit import NO_LIMIT, CallBudget, LimitKey, SqliteLimiter
-from convo_pipeline.graph.responses import ConversationPage, ConversationRow, Page
-from convo_pipeline.graph.throttle import WaitBudget
+from convo_pipeline.graph.responses import (
+    ConversationPage,
+    ConversationRow,
+    GraphResponse,
+    Identity,
+    Page,
+)
+from convo_pipeline.graph.retry import WaitBudget
 from tests.support.graph_server import DATE, Call, Reply, drip, page, refusal, serving, write
 
 TOKEN = "EAAcanaryTOKENcanaryTOKEN12345"
@@ -520,7 +526,11 @@ def test_a_dead_host_is_unreachable() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
-        with client_of(url) as client, pytest.raises(errors.UnreachableError):
+        host = url.removeprefix("http://")
+        with (
+            client_of(url) as client,
+            pytest.raises(errors.UnreachableError, match=f"cannot connect to {host}: "),
+        ):
             client.fetch_messages("t_1", "id", 10)
         assert client.calls["edge"] == 5
 
@@ -585,7 +595,7 @@ def test_a19_a_usage_header_slows_down_before_the_wall() -> None:
         def __init__(self) -> None:
             self.percents: list[float] = []
 
-        def acquire(self, patience: WaitBudget | None = None) -> float:
+        def acquire(self, budget: WaitBudget | None = None) -> float:
             return 0.0
 
         def block(self, seconds: float) -> None: ...

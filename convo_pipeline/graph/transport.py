@@ -1,0 +1,264 @@
+"""Send one HTTP request and read the whole response, with one deadline and a size limit.
+
+Only this module uses requests and urllib3. Rules:
+- redirects are not followed, and no address from a response is used;
+- proxies, .netrc and CA bundles of the environment are ignored (`Session.trust_env` is False);
+- certificates are always verified, and a wrong one is not retried;
+- one deadline for the whole response, and a limit on its decompressed bytes;
+- no cookies are kept;
+- an error contains no query, no body and no token.
+"""
+
+import http.client
+import io
+import logging
+import socket
+import ssl
+import time
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+import requests
+import urllib3
+import urllib3.connection
+from requests.adapters import HTTPAdapter
+
+from convo_pipeline.base.cancellation import CHECK_SECONDS, Cancellation
+from convo_pipeline.base.secrets import RedactingFilter
+from convo_pipeline.errors import GraphError, GraphFault, TooMuchDataError, UnreachableError
+
+MAX_RESPONSE_BYTES = 64 * 1024 * 1024
+MAX_CONNECT_SECONDS = 8.0
+"""Nothing checks for cancellation while a connection is opened, and a cancelled run has to end
+within ten seconds."""
+_CHUNK_BYTES = 1 << 18
+_GZIP = 16 + zlib.MAX_WBITS
+_LOG_FILTER = RedactingFilter()
+_CONNECT_ERRORS = (
+    urllib3.exceptions.NewConnectionError,
+    urllib3.exceptions.ConnectTimeoutError,
+)
+
+
+@dataclass(frozen=True)
+class HttpResponse:
+    """A whole response.
+
+    `content` is None if it was larger than the limit. `has_checksum` is False if a gzip body ended
+    before its checksum.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    content: bytes | None
+    has_checksum: bool
+
+
+class HttpTransport:
+    """Sends GET requests to one server; safe for threads, which share its connections."""
+
+    def __init__(
+        self,
+        headers: Mapping[str, str],
+        timeout_seconds: float,
+        connections: int,
+        cancellation: Cancellation,
+    ) -> None:
+        """`timeout_seconds` limits connecting and the response together."""
+        connect_seconds = min(MAX_CONNECT_SECONDS, timeout_seconds / 2)
+        self._timeout = (connect_seconds, timeout_seconds - connect_seconds)
+        self._session = requests.Session()
+        self._session.trust_env = False
+        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        self._session.headers.update(
+            {
+                "User-Agent": "convo-pipeline",
+                "Accept": "application/json",
+                "Accept-Encoding": "gzip",
+                **headers,
+            }
+        )
+        adapter = _DeadlineAdapter(connections, cancellation)
+        for scheme in ("https://", "http://"):
+            self._session.mount(scheme, adapter)
+        logging.getLogger("urllib3.connectionpool").addFilter(_LOG_FILTER)
+
+    def close(self) -> None:
+        self._session.close()
+
+    def get(
+        self, url: str, parameters: Mapping[str, str], *, path: str, is_heavy: bool
+    ) -> HttpResponse:
+        """Send one request and read its response.
+
+        Raises UnreachableError for every failure below HTTP, TooMuchDataError if a heavy request
+        exceeds the deadline, and GraphError for a wrong certificate. `path` is named in the error.
+        """
+        try:
+            with self._session.get(
+                f"{url}?{urlencode(parameters)}",
+                stream=True,
+                allow_redirects=False,
+                timeout=self._timeout,
+            ) as response:
+                chunks = response.raw.stream(_CHUNK_BYTES, decode_content=False)
+                encoding = response.headers.get("Content-Encoding", "")
+                content, has_checksum = read_body(chunks, encoding, MAX_RESPONSE_BYTES)
+                return HttpResponse(response.status_code, response.headers, content, has_checksum)
+        except (
+            requests.RequestException,
+            urllib3.exceptions.HTTPError,
+            OSError,
+            zlib.error,
+        ) as error:
+            failure = _read_failure(error, urlsplit(url).netloc, path, is_heavy)
+        raise failure  # outside of `except`, because the cause holds the address with its query
+
+
+def read_body(chunks: Iterable[bytes], encoding: str, max_bytes: int) -> tuple[bytes | None, bool]:
+    """Join a body's chunks, decompressed if they are gzip; return whether it had its checksum.
+
+    The body is None if it is larger than `max_bytes`. Raises zlib.error for broken gzip. A gzip
+    body without its trailer is accepted: its JSON shows whether it is complete.
+
+    >>> import gzip
+    >>> packed = gzip.compress(b"{}")
+    >>> read_body([packed[:5], packed[5:]], "gzip", 100), read_body([packed[:-8]], "gzip", 100)
+    ((b'{}', True), (b'{}', False))
+    """
+    if encoding.strip().lower() not in ("gzip", "x-gzip"):
+        return _join(chunks, max_bytes), True
+    decompressor = zlib.decompressobj(_GZIP)
+    content = _join(_decompress(decompressor, chunks, max_bytes), max_bytes)
+    return content, content is None or decompressor.eof
+
+
+def _decompress(
+    decompressor: "zlib._Decompress", chunks: Iterable[bytes], max_bytes: int
+) -> Iterator[bytes]:
+    """Yield parts of at most the limit's size: a compressed kilobyte may hold a megabyte."""
+    for chunk in chunks:
+        while chunk and not decompressor.eof:
+            yield decompressor.decompress(chunk, max_bytes + 1)
+            chunk = decompressor.unconsumed_tail
+
+
+def _join(chunks: Iterable[bytes], max_bytes: int) -> bytes | None:
+    parts: list[bytes] = []
+    byte_count = 0
+    for chunk in chunks:
+        byte_count += len(chunk)
+        if byte_count > max_bytes:
+            return None
+        parts.append(chunk)
+    return b"".join(parts)
+
+
+def _read_failure(error: Exception, host: str, path: str, is_heavy: bool) -> GraphError:
+    causes = list(_causes(error))
+    if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
+        return GraphError(GraphFault(path=path, reason="the server's certificate is not trusted"))
+    timeouts = requests.ReadTimeout | urllib3.exceptions.ReadTimeoutError | TimeoutError
+    if isinstance(error, timeouts):
+        kind = TooMuchDataError if is_heavy else UnreachableError
+        return kind(GraphFault(path=path, reason="the response took too long"))
+    reason = f"the response ended early ({type(error).__name__})"
+    if any(isinstance(cause, _CONNECT_ERRORS) for cause in causes):
+        details = (cause.strerror for cause in causes if isinstance(cause, OSError))
+        detail = next(filter(None, details), "timeout").lower()
+        reason = f"cannot connect to {host}: {detail}"
+    return UnreachableError(GraphFault(path=path, reason=reason))
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and its causes, which requests and urllib3 keep in attributes and arguments."""
+    while error is not None:
+        yield error
+        yield from (part for part in error.args if isinstance(part, BaseException))
+        reasons = (getattr(each, "reason", None) for each in (error, *error.args))
+        reason = next((each for each in reasons if isinstance(each, BaseException)), None)
+        error = reason or error.__cause__ or error.__context__
+
+
+class _DeadlineAdapter(HTTPAdapter):
+    """Uses connections whose read timeout is a deadline for the whole response.
+
+    A server that sends one byte a second never exceeds a socket timeout (slow loris). Here status
+    line, headers and body share one deadline, and a cancelled run stops waiting for them.
+    """
+
+    def __init__(self, connections: int, cancellation: Cancellation) -> None:
+        self._cancellation = cancellation
+        super().__init__(pool_connections=1, pool_maxsize=connections, max_retries=0)
+
+    def init_poolmanager(self, *arguments: object, **named: object) -> None:
+        super().init_poolmanager(*arguments, **named)  # type: ignore[arg-type]
+        self.poolmanager.pool_classes_by_scheme = _make_pool_classes(self._cancellation)
+
+
+def _make_pool_classes(cancellation: Cancellation) -> dict[str, type[urllib3.HTTPConnectionPool]]:
+    class DeadlineResponse(http.client.HTTPResponse):
+        def __init__(self, sock: socket.socket, *arguments: Any, **named: Any) -> None:
+            timeout_seconds = sock.gettimeout()
+            if timeout_seconds is None:
+                raise ValueError("a connection with a deadline needs a timeout")
+            reader = _DeadlineReader(sock, time.monotonic() + timeout_seconds, cancellation)
+            super().__init__(_SocketReader(reader), *arguments, **named)  # type: ignore[arg-type]
+
+    class HttpConnection(urllib3.connection.HTTPConnection):
+        response_class = DeadlineResponse
+
+    class HttpsConnection(urllib3.connection.HTTPSConnection):
+        response_class = DeadlineResponse
+
+    class HttpPool(urllib3.HTTPConnectionPool):
+        ConnectionCls = HttpConnection
+
+    class HttpsPool(urllib3.HTTPSConnectionPool):
+        ConnectionCls = HttpsConnection
+
+    return {"http": HttpPool, "https": HttpsPool}
+
+
+class _SocketReader:
+    """Looks like a socket to `http.client`, which only calls `makefile`."""
+
+    def __init__(self, reader: "_DeadlineReader") -> None:
+        self._reader = reader
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        return io.BufferedReader(self._reader, 1 << 16)
+
+
+class _DeadlineReader(io.RawIOBase):
+    """Reads a socket until the deadline or until the run is cancelled."""
+
+    def __init__(
+        self, connection: socket.socket, deadline_seconds: float, cancellation: Cancellation
+    ) -> None:
+        self._socket = connection
+        self._file = connection.makefile("rb", buffering=0)  # keeps the socket open
+        self._deadline_seconds = deadline_seconds
+        self._cancellation = cancellation
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while True:
+            self._cancellation.check()
+            remaining_seconds = self._deadline_seconds - time.monotonic()
+            if remaining_seconds <= 0:
+                raise TimeoutError("the whole response took too long")
+            self._socket.settimeout(min(remaining_seconds, CHECK_SECONDS))
+            with suppress(TimeoutError):
+                return self._socket.recv_into(buffer)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
