@@ -109,7 +109,8 @@ def test_no_text_of_an_answer_reaches_the_error() -> None:
         "17/conversations",
     )
     assert (
-        str(failure) == "the Graph API returned an error, code 190, HTTP 401, at 17/conversations, trace Ab1"
+        str(failure)
+        == "the Graph API returned an error, code 190, HTTP 401, at 17/conversations, trace Ab1"
     )
 
 
