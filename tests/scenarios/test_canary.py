@@ -235,7 +235,7 @@ def check_fault(
 
 @pytest.mark.hunt
 @pytest.mark.parametrize("name", sorted(FAULTS))
-def test_s1_s2_s13_no_fault_makes_a_secret_or_a_text_appear(
+def test_s1_s2_s13_no_fault_reveals_a_secret_or_a_text(
     name: str, tmp_path: Path, canaries: Canaries, capfd: pytest.CaptureFixture[str]
 ) -> None:
     token_in = ("header", "query")[sorted(FAULTS).index(name) % 2]
@@ -244,14 +244,14 @@ def test_s1_s2_s13_no_fault_makes_a_secret_or_a_text_appear(
 
 @pytest.mark.hunt
 @pytest.mark.parametrize("name", sorted(FAULTS))
-def test_s1_s2_s13_nor_with_the_token_in_the_other_place(
+def test_s1_s2_s13_no_fault_reveals_a_token_sent_as_a_parameter(
     name: str, tmp_path: Path, canaries: Canaries, capfd: pytest.CaptureFixture[str]
 ) -> None:
     token_in = ("query", "header")[sorted(FAULTS).index(name) % 2]
     check_fault(name, token_in, canaries, tmp_path, capfd)
 
 
-def test_the_canaries_sing_where_they_may(tmp_path: Path, canaries: Canaries) -> None:
+def test_the_search_finds_texts_where_they_belong(tmp_path: Path, canaries: Canaries) -> None:
     extract_under(make("unknown_fields"), canaries, tmp_path, "query")
     holders = where(canaries.text.encode(), read_all(tmp_path))
     assert any("raw_message_details" in name for name in holders)
@@ -259,7 +259,7 @@ def test_the_canaries_sing_where_they_may(tmp_path: Path, canaries: Canaries) ->
 
 
 @pytest.mark.parametrize("token_in", ["header", "query"])
-def test_a_spool_left_by_a_kill_holds_texts_and_no_secret(
+def test_the_spool_of_a_killed_run_holds_texts_and_no_secret(
     tmp_path: Path, canaries: Canaries, token_in: str
 ) -> None:
     said = extract_under(make("unknown_fields"), canaries, tmp_path, token_in, is_killed=True)
@@ -268,9 +268,7 @@ def test_a_spool_left_by_a_kill_holds_texts_and_no_secret(
     assert_unseen(canaries, tmp_path, *said)
 
 
-def test_a_token_that_comes_back_inside_a_message_is_the_customers_text_and_stays(
-    tmp_path: Path, canaries: Canaries
-) -> None:
+def test_a_token_inside_a_message_text_stays(tmp_path: Path, canaries: Canaries) -> None:
     """Nothing tells such a text from any other: it is content, and it is kept where content is kept only."""
     canaries.text = "EAAnobodysToken" + secrets.token_hex(20)
     extract_under(make("unknown_fields"), canaries, tmp_path, "header")
@@ -286,7 +284,7 @@ def test_s1_dagster_s_home_holds_neither_secret_nor_text(
 
 @pytest.mark.hunt
 @pytest.mark.parametrize(("name", "token_in"), MORE_THROUGH_DAGSTER)
-def test_s1_dagster_s_home_holds_neither_secret_nor_text_whatever_the_fault(
+def test_s1_dagster_s_home_holds_neither_secret_nor_text_with_any_fault(
     name: str, token_in: str, tmp_path: Path, canaries: Canaries, capfd: pytest.CaptureFixture[str]
 ) -> None:
     check_fault_through_dagster(name, token_in, canaries, tmp_path, capfd)

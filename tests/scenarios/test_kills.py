@@ -185,7 +185,7 @@ def chosen(total: int, rounds: int, long_run: bool) -> list[int]:
     )
 
 
-def test_c1_killed_at_any_line_a_commit_is_old_or_new(
+def test_c1_a_commit_killed_at_any_line_is_old_or_new(
     lake: Callable[[], Path], step: Step, long_run: bool
 ) -> None:
     total = commit_traced(lake(), step, None)
@@ -260,7 +260,7 @@ def count_calls(root: Path, step: Step, troubled: Install, monkeypatch: pytest.M
     return len(fake.log)
 
 
-def test_c1_killed_at_any_system_call_a_commit_is_old_or_new(
+def test_c1_a_commit_killed_at_any_system_call_is_old_or_new(
     lake: Callable[[], Path],
     step: Step,
     troubled: Install,
@@ -283,7 +283,7 @@ def test_c1_killed_at_any_system_call_a_commit_is_old_or_new(
         check_healed(root, step)
 
 
-def test_c5_c6_an_error_at_any_system_call_is_loud_and_leaves_old_or_new(
+def test_c5_c6_an_error_at_any_system_call_is_raised_and_leaves_old_or_new(
     lake: Callable[[], Path],
     step: Step,
     troubled: Install,
@@ -379,7 +379,7 @@ def staged_name() -> str:
 
 @pytest.mark.skipif(STRACE is None, reason="strace is not installed")
 @pytest.mark.parametrize("step", STEPS[1:2], indirect=True, ids=lambda step: step.name)
-def test_c1_killed_by_strace_at_a_real_system_call_a_commit_is_old_or_new(
+def test_c1_a_commit_killed_by_strace_is_old_or_new(
     lake: Callable[[], Path], step: Step, long_run: bool
 ) -> None:
     cases = list(itertools.product(SYSTEM_CALLS, range(1, 9)))
@@ -396,7 +396,7 @@ def test_c1_killed_by_strace_at_a_real_system_call_a_commit_is_old_or_new(
 
 @pytest.mark.skipif(STRACE is None, reason="strace is not installed")
 @pytest.mark.parametrize("step", STEPS[1:2], indirect=True, ids=lambda step: step.name)
-def test_c5_c6_a_real_input_output_error_is_loud_and_leaves_old_or_new(
+def test_c5_c6_a_real_io_error_is_raised_and_leaves_old_or_new(
     lake: Callable[[], Path], step: Step, long_run: bool
 ) -> None:
     cases = list(itertools.product(("fsync", "rename", "write"), ("EIO", "ENOSPC"), range(1, 4)))
@@ -438,7 +438,7 @@ assert step.rows(store) == step.after
 
 
 @pytest.mark.parametrize("step", STEPS[1:2], indirect=True, ids=lambda step: step.name)
-def test_c5_c7_a_disk_that_is_really_full_is_named_and_costs_nothing(
+def test_c5_c7_a_full_disk_is_named_and_loses_nothing(
     lake: Callable[[], Path], tmp_path: Path
 ) -> None:
     disk = tmp_path / "disk"
@@ -621,7 +621,7 @@ HISTORIES = {
 
 
 @pytest.mark.parametrize("history", HISTORIES)
-def test_c4_a_power_loss_leaves_old_or_new_and_after_success_the_new(
+def test_c4_a_power_loss_leaves_old_or_new(
     tmp_path: Path, history: str, monkeypatch: pytest.MonkeyPatch, long_run: bool
 ) -> None:
     table, counts = HISTORIES[history]

@@ -85,7 +85,7 @@ def trouble_at(now: int, name: str, place: int, number: int | None) -> None:
 
 @pytest.mark.hunt
 @pytest.mark.timeout(7200)
-def test_a_run_that_is_killed_or_refused_at_any_file_system_call_is_made_whole_by_the_next(
+def test_the_next_run_completes_a_run_killed_at_any_file_system_call(
     tmp_path: Path, inbox: Inboxes, monkeypatch: pytest.MonkeyPatch, long_run: bool
 ) -> None:
     """Every answer of the API is written before the next is asked: these are all the moments around its calls too."""
@@ -149,7 +149,7 @@ start_date = "2026-03-01"
 """
 
 
-def test_c7_c8_a_full_or_read_only_disk_is_refused_before_the_first_call(
+def test_c7_c8_a_full_or_read_only_disk_stops_the_run_before_its_first_call(
     tmp_path: Path, inbox: Inboxes
 ) -> None:
     """A real file system of one MiB, then the same one mounted for reading only."""
@@ -189,7 +189,7 @@ def start(work: Callable[[], object]) -> int:
     return child
 
 
-def test_c10_backfill_night_capture_and_upkeep_over_the_same_days_end_and_make_a_union(
+def test_c10_concurrent_runs_over_the_same_days_store_the_union(
     tmp_path: Path, inbox: Inboxes
 ) -> None:
     def own() -> Inboxes:

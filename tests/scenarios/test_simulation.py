@@ -66,28 +66,28 @@ def held_ids(inboxes: Inboxes) -> set[object]:
 
 
 @pytest.mark.parametrize("part", range(FAST_PARTS))
-def test_no_seed_loses_doubles_or_misreports_a_message(memory_path: Path, part: int) -> None:
+def test_no_scenario_loses_doubles_or_misreports_a_message(memory_path: Path, part: int) -> None:
     assert wrong_seeds(range(part, FAST_SEEDS, FAST_PARTS), memory_path) == {}
 
 
 @pytest.mark.hunt
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize("part", range(HUNT_PARTS))
-def test_no_seed_of_many_loses_doubles_or_misreports_a_message(
+def test_no_scenario_of_many_loses_doubles_or_misreports_a_message(
     memory_path: Path, long_run: bool, part: int
 ) -> None:
     count = LONG_SEEDS if long_run else HUNT_SEEDS
     assert wrong_seeds(range(FAST_SEEDS + part, FAST_SEEDS + count, HUNT_PARTS), memory_path) == {}
 
 
-def test_no_rough_seed_loses_doubles_or_misreports_a_message(memory_path: Path) -> None:
+def test_no_random_scenario_loses_doubles_or_misreports_a_message(memory_path: Path) -> None:
     assert wrong_seeds(range(FAST_ROUGH_SEEDS), memory_path, simulate_rough) == {}
 
 
 @pytest.mark.hunt
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize("part", range(ROUGH_PARTS))
-def test_no_rough_seed_of_many_loses_doubles_or_misreports_a_message(
+def test_no_random_scenario_of_many_loses_doubles_or_misreports_a_message(
     memory_path: Path, long_run: bool, part: int
 ) -> None:
     count = LONG_ROUGH_SEEDS if long_run else HUNT_ROUGH_SEEDS
@@ -103,7 +103,7 @@ def test_one_seed(tmp_path: Path, live: Simulate) -> None:
     assert live(int(OWN_SEED), tmp_path) == []
 
 
-def test_an_impossible_time_of_a_message_does_not_end_its_conversation_walk(tmp_path: Path) -> None:
+def test_an_impossible_message_time_does_not_end_the_walk(tmp_path: Path) -> None:
     world = small_world()
     world.accounts["insta"].add_conversation().add_messages(150, at(3), 60)
 
@@ -117,7 +117,7 @@ def test_an_impossible_time_of_a_message_does_not_end_its_conversation_walk(tmp_
         assert len(held_ids(inboxes)) == 150
 
 
-def test_an_impossible_time_of_a_conversation_does_not_end_the_listing(tmp_path: Path) -> None:
+def test_an_impossible_conversation_time_does_not_end_the_listing(tmp_path: Path) -> None:
     world = small_world()
     for number in range(8):
         world.accounts["insta"].add_conversation(f"C {number}").add_messages(
@@ -141,7 +141,7 @@ def test_an_impossible_time_of_a_conversation_does_not_end_the_listing(tmp_path:
         assert len(held_ids(inboxes)) == 8
 
 
-def test_a_conversation_that_failed_is_walked_as_deep_later_as_was_promised_first(
+def test_a_failed_conversation_is_read_later_down_to_the_first_window(
     tmp_path: Path,
 ) -> None:
     world = small_world()
@@ -160,7 +160,7 @@ def test_a_conversation_that_failed_is_walked_as_deep_later_as_was_promised_firs
         assert len(held_ids(inboxes)) == 180
 
 
-def test_a_deeper_window_is_walked_also_where_nothing_can_be_nested(tmp_path: Path) -> None:
+def test_an_earlier_window_is_read_without_nesting(tmp_path: Path) -> None:
     world = small_world()
     world.accounts["insta"].add_conversation().add_messages(200, at(2), 3_000)
     with serve(tmp_path, world) as inboxes:
@@ -176,7 +176,7 @@ def _without_messages(context: FaultContext, body: Any) -> Any:
     return body
 
 
-def test_a_message_of_the_same_second_is_found_also_where_nothing_can_be_nested(
+def test_two_messages_of_one_second_are_found_without_nesting(
     tmp_path: Path,
 ) -> None:
     world = small_world()
@@ -193,9 +193,7 @@ def test_a_message_of_the_same_second_is_found_also_where_nothing_can_be_nested(
 
 
 @pytest.mark.parametrize("mode", ["nightly", "full"])
-def test_b29_an_edit_is_found_by_night_also_where_nothing_can_be_nested(
-    tmp_path: Path, mode: str
-) -> None:
+def test_b29_a_night_finds_an_edit_without_nesting(tmp_path: Path, mode: str) -> None:
     world = small_world()
     message = world.accounts["insta"].add_conversation().add_message("first", at(9))
     with serve(tmp_path, world) as inboxes:
@@ -208,7 +206,7 @@ def test_b29_an_edit_is_found_by_night_also_where_nothing_can_be_nested(
         assert [row["text"] for row in inboxes.rows("messages")] == ["second"]
 
 
-def test_b20_a_message_that_is_answered_without_its_content_is_not_gone_and_is_asked_again(
+def test_b20_a_message_without_content_is_not_gone_and_is_fetched_again(
     tmp_path: Path,
 ) -> None:
     world = small_world()
@@ -233,7 +231,7 @@ def test_b20_a_message_that_is_answered_without_its_content_is_not_gone_and_is_a
         assert (healed.outcome, healed.counts["detailed"]) == ("complete", 2)
 
 
-def test_b3_an_unsent_message_below_a_short_page_is_gone_at_once(tmp_path: Path) -> None:
+def test_b3_an_unsent_message_below_a_short_page_is_gone(tmp_path: Path) -> None:
     world = small_world()
     messages = world.accounts["insta"].add_conversation().add_messages(8, at(3))
     messages[1].unsend()
@@ -264,7 +262,7 @@ def test_b18_a_row_with_an_unknown_key_and_no_content_erases_nothing(tmp_path: P
         assert sorted(map(str, texts)) == [f"message {number + 1}" for number in range(5)]
 
 
-def test_a14_a_short_answer_whose_list_comes_twice_is_not_an_empty_one(tmp_path: Path) -> None:
+def test_a14_a_response_with_a_duplicate_list_is_not_empty(tmp_path: Path) -> None:
     world = small_world()
     world.accounts["insta"].add_conversation().add_messages(21, at(3))
     with serve(tmp_path, world) as inboxes:
@@ -273,7 +271,7 @@ def test_a14_a_short_answer_whose_list_comes_twice_is_not_an_empty_one(tmp_path:
         assert len(held_ids(inboxes)) == 21
 
 
-def test_b14_a_sweep_finds_what_an_empty_edge_had_hidden(tmp_path: Path) -> None:
+def test_b14_a_sweep_finds_messages_that_an_empty_list_hid(tmp_path: Path) -> None:
     world = small_world()
     world.accounts["insta"].add_conversation().add_messages(50, at(3), 60)
     with serve(tmp_path, world) as inboxes:
@@ -284,7 +282,9 @@ def test_b14_a_sweep_finds_what_an_empty_edge_had_hidden(tmp_path: Path) -> None
         assert len(held_ids(inboxes)) == 50
 
 
-def test_b14_messages_left_out_of_a_listing_are_asked_for_on_their_edge(tmp_path: Path) -> None:
+def test_b14_messages_left_out_of_a_listing_are_fetched_from_their_conversation(
+    tmp_path: Path,
+) -> None:
     world = small_world()
     world.accounts["insta"].add_conversation().add_messages(3, at(3))
     with serve(tmp_path, world) as inboxes:
@@ -295,7 +295,7 @@ def test_b14_messages_left_out_of_a_listing_are_asked_for_on_their_edge(tmp_path
         assert (first.calls["edge"], second.calls.get("edge", 0)) == (1, 0)
 
 
-def test_b13_a_vanished_conversation_does_not_keep_its_account_red_for_ever(tmp_path: Path) -> None:
+def test_b13_a_vanished_conversation_does_not_fail_its_account_for_ever(tmp_path: Path) -> None:
     world = small_world()
     conversation = world.accounts["insta"].add_conversation()
     conversation.add_messages(3, at(3))
@@ -319,7 +319,7 @@ def test_b13_a_vanished_conversation_does_not_keep_its_account_red_for_ever(tmp_
         )
 
 
-def test_b17_a_message_that_came_with_and_without_its_time_stands_on_one_day(
+def test_b17_a_message_with_and_without_a_time_is_stored_on_one_day(
     tmp_path: Path,
 ) -> None:
     world = small_world()
@@ -350,7 +350,7 @@ def _edge_record(entries: list[object]) -> dict[str, object]:
     }
 
 
-def test_what_a_killed_run_left_is_stored_although_the_machine_was_off_for_weeks(
+def test_an_old_spool_of_a_configured_account_is_stored(
     tmp_path: Path,
 ) -> None:
     world = small_world()
@@ -380,7 +380,7 @@ def test_what_a_killed_run_left_is_stored_although_the_machine_was_off_for_weeks
         ({"id": 10**40}, 0),
     ],
 )
-def test_b19_b23_a_value_that_no_column_holds_costs_neither_the_run_nor_its_neighbours(
+def test_b19_b23_a_value_that_fits_no_column_stops_nothing(
     tmp_path: Path, change: dict[str, object], rejects: int
 ) -> None:
     world = small_world()
@@ -402,7 +402,7 @@ def test_b19_b23_a_value_that_no_column_holds_costs_neither_the_run_nor_its_neig
         assert len(inboxes.rows("messages")) == 3 - rejects
 
 
-def test_b23_a_conversation_id_that_nothing_can_spell_is_kept_among_the_rejects(
+def test_b23_a_conversation_with_an_unusable_id_is_a_reject(
     tmp_path: Path,
 ) -> None:
     world = small_world()
@@ -419,7 +419,7 @@ def test_b23_a_conversation_id_that_nothing_can_spell_is_kept_among_the_rejects(
 
 
 @pytest.mark.parametrize("depth", [200, 600, 900])
-def test_a14_values_nested_deeply_end_no_program(tmp_path: Path, depth: int) -> None:
+def test_a14_deeply_nested_values_crash_nothing(tmp_path: Path, depth: int) -> None:
     world = small_world()
     world.accounts["insta"].add_conversation().add_messages(3, at(3))
     nest = b'"deep":' + b"[" * depth + b"]" * depth + b',"from"'
@@ -438,7 +438,7 @@ def test_a14_values_nested_deeply_end_no_program(tmp_path: Path, depth: int) -> 
         assert len(held_ids(inboxes)) == 3
 
 
-def test_every_listed_conversation_is_counted_once_in_what_became_of_it(tmp_path: Path) -> None:
+def test_every_listed_conversation_has_one_result(tmp_path: Path) -> None:
     world = small_world()
     conversations = [world.accounts["insta"].add_conversation(f"C {n}") for n in range(6)]
     for conversation in conversations:

@@ -97,7 +97,7 @@ def check_healed(inboxes: Inboxes) -> None:
 
 
 @pytest.mark.parametrize("kill", [kill_process, kill_this_thread])
-def test_a_run_that_is_ended_while_answers_are_due_ends_in_seconds_and_says_so(
+def test_a_cancelled_run_ends_in_seconds_while_responses_are_due(
     inboxes: Inboxes, kill: Callable[[], None]
 ) -> None:
     """Its first page is in the spool, the calls for the long conversations are under way."""
@@ -118,7 +118,7 @@ def test_a_run_that_is_ended_while_answers_are_due_ends_in_seconds_and_says_so(
     check_healed(inboxes)
 
 
-def test_a_run_that_is_ended_while_it_waits_for_the_rate_limit_ends_in_seconds(
+def test_a_cancelled_run_ends_in_seconds_while_it_waits_for_the_rate_limit(
     inboxes: Inboxes,
 ) -> None:
     for account in inboxes.settings.accounts:
@@ -135,7 +135,7 @@ def test_a_run_that_is_ended_while_it_waits_for_the_rate_limit_ends_in_seconds(
     check_healed(inboxes)
 
 
-def test_a_sleep_ends_with_the_run() -> None:
+def test_a_cancellation_ends_a_sleep() -> None:
     """Within a second however long it is; without an end it is as long as it was asked to be."""
     slept: list[float] = []
     cancellation = Cancellation()

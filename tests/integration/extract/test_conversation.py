@@ -42,7 +42,7 @@ def statuses(inboxes: Inboxes, account: str = "insta") -> Counter[object]:
     return Counter(row["detail_status"] for row in inboxes.rows("messages", account))
 
 
-def test_a_field_refused_where_nothing_is_nested_costs_only_itself(tmp_path: Path) -> None:
+def test_only_the_refused_field_is_dropped_without_nesting(tmp_path: Path) -> None:
     world = small_world()
     for number in range(5):
         world.accounts["insta"].add_conversation(f"C{number}").add_messages(
@@ -55,7 +55,7 @@ def test_a_field_refused_where_nothing_is_nested_costs_only_itself(tmp_path: Pat
         assert "reactions" in str(inboxes.store.state.memory("insta")["page_size"])
 
 
-def test_a_field_refused_without_a_name_is_found_by_asking_a_conversation(tmp_path: Path) -> None:
+def test_a_field_refused_without_its_name_is_found_by_calls(tmp_path: Path) -> None:
     world = small_world()
     world.accounts["mess"].add_conversation().add_messages(60, NOW - HOUR, 1.0)
     with serve(tmp_path, world, Switches(localised=True, old_rows_messenger="full")) as inboxes:
@@ -64,7 +64,7 @@ def test_a_field_refused_without_a_name_is_found_by_asking_a_conversation(tmp_pa
         assert (mess.outcome, statuses(inboxes, "mess")) == ("complete", {"detailed": 60})
 
 
-def test_one_poisoned_message_costs_no_other(tmp_path: Path) -> None:
+def test_one_unreadable_message_stops_no_other(tmp_path: Path) -> None:
     world = small_world()
     messages = world.accounts["insta"].add_conversation().add_messages(12, NOW - HOUR, 1.0)
 
@@ -84,7 +84,7 @@ def test_one_poisoned_message_costs_no_other(tmp_path: Path) -> None:
         assert statuses(inboxes) == {"detailed": 11, "failed": 1}
 
 
-def test_a_server_that_fails_on_every_message_is_not_asked_for_all_of_them(tmp_path: Path) -> None:
+def test_single_messages_stop_after_five_failures_in_a_row(tmp_path: Path) -> None:
     world = small_world()
     world.accounts["insta"].add_conversation().add_messages(20, NOW - HOUR, 1.0)
     with serve(tmp_path, world, Switches(old_rows_instagram="omit_fields")) as inboxes:
@@ -95,7 +95,7 @@ def test_a_server_that_fails_on_every_message_is_not_asked_for_all_of_them(tmp_p
         assert insta.calls["message"] <= 15
 
 
-def test_a_conversation_that_is_due_is_read_where_nesting_is_refused(tmp_path: Path) -> None:
+def test_a_due_conversation_is_read_without_nesting(tmp_path: Path) -> None:
     world = small_world()
     conversation = world.accounts["insta"].add_conversation()
     conversation.add_messages(30, NOW - HOUR, 1.0)
@@ -113,7 +113,7 @@ def test_a_conversation_that_is_due_is_read_where_nesting_is_refused(tmp_path: P
 @pytest.mark.parametrize(
     "code", [None, (2500, None), (100, 33), (100, None), (10, 2018336), (0, None)]
 )
-def test_b24_what_is_refused_for_good_is_recorded_and_given_up_until_something_comes_or_a_sweep(
+def test_b24_a_permanent_error_gives_up_a_conversation_until_activity_or_a_sweep(
     tmp_path: Path, code: tuple[int, int | None] | None
 ) -> None:
     world = small_world()
@@ -164,7 +164,7 @@ def test_b24_what_is_refused_for_good_is_recorded_and_given_up_until_something_c
             )
 
 
-def test_b24_a_conversation_given_up_without_a_message_shown_is_read_once_one_is(
+def test_b24_a_conversation_given_up_unshown_is_read_when_a_message_is_listed(
     tmp_path: Path,
 ) -> None:
     world = small_world()
@@ -186,7 +186,7 @@ def test_b24_a_conversation_given_up_without_a_message_shown_is_read_once_one_is
     [Refusal(2, "x"), EmulatedResponse(200, None, {}, b"<html>")],
     ids=["code_2", "no_json"],
 )
-def test_conversations_that_always_fail_keep_no_other_from_being_read(
+def test_conversations_that_always_fail_stop_no_other(
     tmp_path: Path, answer: Refusal | EmulatedResponse
 ) -> None:
     world = small_world()
@@ -215,7 +215,7 @@ def test_conversations_that_always_fail_keep_no_other_from_being_read(
         assert covered["t0_us"] == inboxes.clock.now_us() // 1_000_000 * 1_000_000
 
 
-def test_many_bad_conversations_are_told_from_a_server_that_fails(tmp_path: Path) -> None:
+def test_many_bad_conversations_differ_from_a_failing_server(tmp_path: Path) -> None:
     world = small_world()
     for number in range(22):
         conversation = world.accounts["insta"].add_conversation(conversation_id=f"t_{number:02}")
@@ -238,7 +238,7 @@ def test_many_bad_conversations_are_told_from_a_server_that_fails(tmp_path: Path
 
 
 @pytest.mark.parametrize(("code", "place"), [(2, 0), (1, 59)], ids=["listed", "asked_by_its_id"])
-def test_a_conversation_that_keeps_failing_costs_one_call_a_run_until_it_answers(
+def test_a_failing_conversation_costs_one_call_per_run(
     tmp_path: Path, code: int, place: int
 ) -> None:
     world = small_world()
@@ -266,7 +266,7 @@ def test_a_conversation_that_keeps_failing_costs_one_call_a_run_until_it_answers
     ("name", "held"),
     [("cursor_loop", 222), ("cursor_repeated", 122), ("empty_page", 22), ("dead_cursor", 102)],
 )
-def test_b1_b2_b7_a_conversation_whose_pages_do_not_end_is_incomplete_however_often_and_then_whole(
+def test_b1_b2_b7_a_conversation_with_endless_pages_is_incomplete_until_they_end(
     tmp_path: Path, name: str, held: int
 ) -> None:
     world = small_world()
@@ -291,9 +291,7 @@ def test_b1_b2_b7_a_conversation_whose_pages_do_not_end_is_incomplete_however_of
 
 
 @pytest.mark.parametrize("missing", [False, True], ids=["bad_parameter", "missing"])
-def test_b7_a_dead_cursor_of_a_conversation_costs_a_restart_and_no_message(
-    tmp_path: Path, missing: bool
-) -> None:
+def test_b7_a_dead_message_cursor_restarts_the_conversation(tmp_path: Path, missing: bool) -> None:
     world = small_world()
     world.accounts["insta"].add_conversation().add_messages(250, NOW - 25 * HOUR, 1.0)
     dead = refusing(lambda _: Refusal(100, "x", subcode=33), "edge", times=2) if missing else only("dead_cursor", "edge", times=1)  # fmt: skip
@@ -308,7 +306,7 @@ def test_b7_a_dead_cursor_of_a_conversation_costs_a_restart_and_no_message(
         assert statuses(inboxes) == {"detailed": 20, "beyond_20": 230}
 
 
-def test_find_reads_where_nesting_or_a_field_is_refused(tmp_path: Path) -> None:
+def test_find_works_without_nesting_and_without_refused_fields(tmp_path: Path) -> None:
     world = small_world()
     conversation = world.accounts["insta"].add_conversation("Ada")
     conversation.add_messages(3, NOW - HOUR, 1.0)
@@ -337,7 +335,7 @@ def test_find_reads_where_nesting_or_a_field_is_refused(tmp_path: Path) -> None:
     ],
     ids=["no_answer", "outage", "that_message_is_gone", "that_message_is_poisoned"],
 )
-def test_what_can_be_read_beyond_20_is_not_given_up_for_one_failure(
+def test_one_failure_beyond_20_proves_no_limit(
     tmp_path: Path, fault: Fault, is_known_at_once: bool
 ) -> None:
     world = small_world()
@@ -355,9 +353,7 @@ def test_what_can_be_read_beyond_20_is_not_given_up_for_one_failure(
 
 
 @pytest.mark.parametrize(("refused_as", "calls"), [("9000001", 1), ("100/33", MOST_REFUSALS)])
-def test_that_nothing_beyond_20_is_read_is_found_out_once(
-    tmp_path: Path, refused_as: str, calls: int
-) -> None:
+def test_the_limit_of_20_is_probed_once(tmp_path: Path, refused_as: str, calls: int) -> None:
     """Also where the refusal may be about each message alone, and no conversation has enough of them to prove it."""
     world = small_world()
     for number in range(5):
@@ -373,7 +369,7 @@ def test_that_nothing_beyond_20_is_read_is_found_out_once(
 @pytest.mark.parametrize(
     "nested", ["", "nested_refused"], ids=["after_a_nested_page", "from_the_head"]
 )
-def test_b14_an_edge_that_is_empty_once_hides_nothing(tmp_path: Path, nested: str) -> None:
+def test_b14_a_message_list_that_is_empty_once_loses_nothing(tmp_path: Path, nested: str) -> None:
     world = small_world()
     for number in range(3):
         world.accounts["insta"].add_conversation(f"C{number}").add_messages(
@@ -390,7 +386,7 @@ def test_b14_an_edge_that_is_empty_once_hides_nothing(tmp_path: Path, nested: st
         assert statuses(inboxes) == {"detailed": 60, "beyond_20": 120}
 
 
-def test_b14_an_empty_edge_calls_nothing_missing_until_it_is_met_again(tmp_path: Path) -> None:
+def test_b14_an_empty_message_list_marks_nothing_missing_until_it_repeats(tmp_path: Path) -> None:
     world = small_world()
     conversation = world.accounts["insta"].add_conversation()
     conversation.add_messages(20, NOW - HOUR, 1.0)
@@ -406,7 +402,7 @@ def test_b14_an_empty_edge_calls_nothing_missing_until_it_is_met_again(tmp_path:
             assert (insta.outcome, len(found)) == (outcome, missing)
 
 
-def test_b14_an_edge_that_ends_after_a_full_nested_page_is_asked_again_from_its_head(
+def test_b14_messages_are_read_from_the_head_after_a_full_nested_page(
     tmp_path: Path,
 ) -> None:
     world = small_world()
@@ -418,7 +414,7 @@ def test_b14_an_edge_that_ends_after_a_full_nested_page_is_asked_again_from_its_
         assert statuses(inboxes) == {"detailed": 20, "beyond_20": 10}
 
 
-def test_a_conversation_whose_newest_held_message_is_unsent_is_not_walked_again(
+def test_an_unsent_newest_message_causes_no_second_walk(
     tmp_path: Path,
 ) -> None:
     world = small_world()

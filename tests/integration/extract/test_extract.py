@@ -40,7 +40,7 @@ def stored_ids(inboxes: Inboxes, table: str = "messages") -> list[tuple[object, 
     ]
 
 
-def test_every_message_becomes_one_row_on_its_day(tmp_path: Path) -> None:
+def test_every_message_is_one_row_on_its_day(tmp_path: Path) -> None:
     world = small_world()
     for account in world.accounts.values():
         for number in range(60):
@@ -55,7 +55,7 @@ def test_every_message_becomes_one_row_on_its_day(tmp_path: Path) -> None:
         assert {row["direction"] for row in inboxes.rows("messages")} == {"inbound", "outbound"}
 
 
-def test_a_rerun_with_nothing_new_rewrites_no_file_although_media_urls_are_signed_again(
+def test_a_rerun_without_news_rewrites_no_file(
     tmp_path: Path,
 ) -> None:
     world = small_world()
@@ -75,7 +75,7 @@ def test_a_rerun_with_nothing_new_rewrites_no_file_although_media_urls_are_signe
         assert inboxes.files() == before
 
 
-def test_an_idle_rerun_costs_one_call_although_some_of_the_first_page_is_recent(
+def test_an_idle_rerun_costs_one_call(
     tmp_path: Path,
 ) -> None:
     world = small_world()
@@ -91,7 +91,7 @@ def test_an_idle_rerun_costs_one_call_although_some_of_the_first_page_is_recent(
         assert inboxes.extract(accounts=["mess"])[0].counts["conversations_fetched"] == 1
 
 
-def test_the_nightly_run_without_nesting_walks_only_what_was_active_in_the_days_to_recheck(
+def test_a_night_without_nesting_reads_only_recent_conversations(
     tmp_path: Path,
 ) -> None:
     world = small_world()
@@ -104,7 +104,7 @@ def test_the_nightly_run_without_nesting_walks_only_what_was_active_in_the_days_
         assert report.calls["edge"] == 9
 
 
-def test_a_deep_instagram_conversation_keeps_20_details_and_every_id(tmp_path: Path) -> None:
+def test_a_long_instagram_conversation_has_20_details_and_every_id(tmp_path: Path) -> None:
     world = small_world()
     world.accounts["insta"].add_conversation().add_messages(75, at(3), 600)
     with serve(tmp_path, world) as inboxes:
@@ -114,7 +114,7 @@ def test_a_deep_instagram_conversation_keeps_20_details_and_every_id(tmp_path: P
         assert mess.calls == {"listing": 1}
 
 
-def test_messenger_details_beyond_20_are_taken_where_the_api_gives_them(tmp_path: Path) -> None:
+def test_messenger_details_beyond_20_are_stored_if_returned(tmp_path: Path) -> None:
     world = small_world()
     world.accounts["mess"].add_conversation().add_messages(75, at(3), 600)
     with serve(tmp_path, world, Switches(old_rows_messenger="full")) as inboxes:
@@ -122,7 +122,7 @@ def test_messenger_details_beyond_20_are_taken_where_the_api_gives_them(tmp_path
         assert statuses(inboxes, "mess") == {"detailed": 75}
 
 
-def test_messenger_bare_rows_are_asked_singly_once_one_of_them_could_be_read(
+def test_bare_messenger_rows_are_fetched_once_the_probe_reads_one(
     tmp_path: Path,
 ) -> None:
     world = small_world()
@@ -133,7 +133,7 @@ def test_messenger_bare_rows_are_asked_singly_once_one_of_them_could_be_read(
         assert statuses(inboxes, "mess") == {"detailed": 30}
 
 
-def test_a_later_capture_adds_messages_and_keeps_what_rolled_out(tmp_path: Path) -> None:
+def test_a_later_capture_keeps_details_that_left_the_newest_20(tmp_path: Path) -> None:
     world = small_world()
     conversation = world.accounts["insta"].add_conversation()
     conversation.add_messages(20, at(3), 60)
@@ -149,7 +149,7 @@ def test_a_later_capture_adds_messages_and_keeps_what_rolled_out(tmp_path: Path)
         assert statuses(inboxes, "insta") == {"detailed": 55, "beyond_20": 25}
 
 
-def test_an_edit_and_a_reaction_are_taken_and_nothing_else_changes(tmp_path: Path) -> None:
+def test_an_edit_and_a_reaction_change_nothing_else(tmp_path: Path) -> None:
     world = small_world()
     messages = world.accounts["insta"].add_conversation().add_messages(4, at(3))
     with serve(tmp_path, world) as inboxes:
@@ -180,7 +180,7 @@ def test_an_edit_and_a_reaction_are_taken_and_nothing_else_changes(tmp_path: Pat
 
 @pytest.mark.parametrize("refused_as", ["9000001", "100/33"])
 @pytest.mark.parametrize("unsent_rows", ["removed", "kept"])
-def test_an_unsent_message_keeps_the_content_that_was_read(
+def test_an_unsent_message_keeps_its_content(
     tmp_path: Path, refused_as: str, unsent_rows: str
 ) -> None:
     world = small_world()
@@ -197,7 +197,7 @@ def test_an_unsent_message_keeps_the_content_that_was_read(
         assert (missing is not None) == (unsent_rows == "removed")
 
 
-def test_a_message_unsent_before_it_was_read_is_gone_not_lost(tmp_path: Path) -> None:
+def test_a_message_unsent_before_the_first_read_is_gone(tmp_path: Path) -> None:
     world = small_world()
     messages = world.accounts["insta"].add_conversation().add_messages(4, at(3))
     messages[1].unsend()
@@ -208,7 +208,7 @@ def test_a_message_unsent_before_it_was_read_is_gone_not_lost(tmp_path: Path) ->
         assert "message" not in again.calls
 
 
-def test_what_a_call_brings_beyond_the_window_is_stored_but_not_before_the_start(
+def test_messages_outside_the_window_are_stored_from_the_start_date_on(
     tmp_path: Path,
 ) -> None:
     world = small_world()
@@ -225,7 +225,7 @@ def test_what_a_call_brings_beyond_the_window_is_stored_but_not_before_the_start
 
 
 @pytest.mark.slow
-def test_days_one_by_one_and_one_backfill_write_identical_bytes(tmp_path: Path) -> None:
+def test_single_days_and_a_backfill_write_identical_bytes(tmp_path: Path) -> None:
     world = small_world()
     for account in world.accounts.values():
         for number in range(12):
@@ -248,7 +248,7 @@ def test_days_one_by_one_and_one_backfill_write_identical_bytes(tmp_path: Path) 
         other.store.close()
 
 
-def test_nights_over_a_living_inbox_and_one_backfill_agree_but_for_when_it_was_seen(
+def test_nights_and_a_backfill_differ_only_in_times_of_observation(
     tmp_path: Path,
 ) -> None:
     world = small_world()
@@ -287,7 +287,7 @@ def test_nights_over_a_living_inbox_and_one_backfill_agree_but_for_when_it_was_s
         backfill.store.close()
 
 
-def test_one_bad_token_fails_one_account_and_names_it(tmp_path: Path) -> None:
+def test_a_bad_token_fails_one_account(tmp_path: Path) -> None:
     world = small_world()
     world.accounts["mess"].add_conversation().add_messages(2, at(3))
     with serve(tmp_path, world) as inboxes:
@@ -311,7 +311,7 @@ def test_a_missing_token_names_the_variable(tmp_path: Path) -> None:
         assert TOKEN_VARIABLE in str(insta.error)
 
 
-def test_a_conversation_that_fails_alone_costs_no_other(tmp_path: Path) -> None:
+def test_a_failing_conversation_stops_no_other(tmp_path: Path) -> None:
     world = small_world()
     conversations = [world.accounts["insta"].add_conversation(f"C {n}") for n in range(6)]
     for number, conversation in enumerate(conversations):
@@ -333,7 +333,7 @@ def test_a_conversation_that_fails_alone_costs_no_other(tmp_path: Path) -> None:
         assert statuses(inboxes, "insta") == {"detailed": 18}
 
 
-def test_a_late_message_of_the_same_second_is_found_where_the_listing_shows_no_messages(
+def test_a_message_of_the_same_second_is_found_without_nesting(
     tmp_path: Path,
 ) -> None:
     world = small_world()
@@ -347,7 +347,7 @@ def test_a_late_message_of_the_same_second_is_found_where_the_listing_shows_no_m
         assert statuses(inboxes, "insta") == {"detailed": 2}
 
 
-def test_a_conversation_without_messages_is_filed_under_its_last_activity(tmp_path: Path) -> None:
+def test_an_empty_conversation_is_stored_on_its_last_activity(tmp_path: Path) -> None:
     world = small_world()
     conversation = world.accounts["insta"].add_conversation()
     conversation.add_message("unsent", at(4)).unsend()
@@ -358,7 +358,7 @@ def test_a_conversation_without_messages_is_filed_under_its_last_activity(tmp_pa
         assert (conversation["date"], conversation["message_count"]) == (date(2026, 3, 5), 0)
 
 
-def test_an_account_name_that_stood_for_another_page_is_refused_before_any_call(
+def test_an_account_name_of_another_page_is_refused(
     tmp_path: Path,
 ) -> None:
     world = small_world()
@@ -376,7 +376,7 @@ def test_an_account_name_that_stood_for_another_page_is_refused_before_any_call(
         assert inboxes.files() == before
 
 
-def test_a_spool_left_by_a_killed_run_is_stored_by_the_next(tmp_path: Path) -> None:
+def test_the_next_run_stores_the_spool_of_a_killed_run(tmp_path: Path) -> None:
     world = small_world()
     world.accounts["insta"].add_conversation().add_messages(3, at(3))
     with serve(tmp_path, world) as inboxes:
@@ -407,7 +407,7 @@ def test_a_spool_left_by_a_killed_run_is_stored_by_the_next(tmp_path: Path) -> N
         ] == ["lost"]
 
 
-def test_a_damaged_record_of_a_killed_run_costs_what_it_held_and_no_claim_is_believed(
+def test_a_damaged_spool_record_proves_nothing(
     tmp_path: Path,
 ) -> None:
     world = small_world()
@@ -446,7 +446,7 @@ def test_a_damaged_record_of_a_killed_run_costs_what_it_held_and_no_claim_is_bel
 @pytest.mark.parametrize(
     ("step", "least"), [("conversations", 20), ("messages", 30), ("partitions", 30)]
 )
-def test_a_defect_in_one_accounts_run_costs_no_other_account_and_nothing_that_came(
+def test_a_defect_stops_one_account_and_loses_no_response(
     tmp_path: Path, step: str, least: int
 ) -> None:
     world = small_world()

@@ -68,7 +68,7 @@ def statuses(inboxes: Inboxes) -> Counter[object]:
     return Counter(row["detail_status"] for row in rows(inboxes))
 
 
-def test_a4_to_a15_a_fault_that_stays_changes_no_table_and_one_rerun_heals(tmp_path: Path) -> None:
+def test_a4_to_a15_a_lasting_fault_changes_no_table(tmp_path: Path) -> None:
     with serve(tmp_path, insta_world(3)) as inboxes:
         assert run(inboxes) == "complete"
         [conversation] = inboxes.world.accounts["insta"].conversations.values()
@@ -86,7 +86,7 @@ def test_a4_to_a15_a_fault_that_stays_changes_no_table_and_one_rerun_heals(tmp_p
         assert statuses(inboxes) == {"detailed": 3 + len(dict(PASSING))}
 
 
-def test_a19_a_usage_near_the_wall_is_known_to_every_process(tmp_path: Path) -> None:
+def test_a19_all_processes_share_a_high_usage(tmp_path: Path) -> None:
     with serve(tmp_path, insta_world(3)) as inboxes:
         assert run(inboxes, "high_usage:95") == "complete"
         with closing(sqlite3.connect(inboxes.store.state.path)) as state:
@@ -97,7 +97,7 @@ def test_a19_a_usage_near_the_wall_is_known_to_every_process(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(("code", "is_ended"), [(2, True), (-1, True), (-2, True), (1, False)])
-def test_a15_a_server_that_fails_on_all_conversations_is_given_up_and_one_they_poison_is_not(
+def test_a15_a_failing_server_ends_the_account_and_bad_conversations_do_not(
     tmp_path: Path, code: int, is_ended: bool
 ) -> None:
     world = small_world()
@@ -124,7 +124,7 @@ def test_a15_a_server_that_fails_on_all_conversations_is_given_up_and_one_they_p
 
 
 @pytest.mark.parametrize("kinds", [("other",), ("listing",), ("edge",)])
-def test_a18_a_long_block_ends_the_account_as_incomplete_and_says_until_when(
+def test_a18_a_long_block_ends_the_account_as_incomplete(
     tmp_path: Path, kinds: tuple[str, ...]
 ) -> None:
     with serve(tmp_path, insta_world(2, 30)) as inboxes:
@@ -151,7 +151,7 @@ def test_a18_a_long_block_ends_the_account_as_incomplete_and_says_until_when(
         ("dead_cursor", "dead_cursor", 60),
     ],
 )
-def test_b1_b2_b7_a_listing_that_is_cut_is_incomplete_and_the_next_run_lists_what_it_lacks(
+def test_b1_b2_b7_the_next_run_completes_a_cut_listing(
     tmp_path: Path, name: str, reason: str, count: int
 ) -> None:
     cutting = make_fault("cursor_loop", "1", after_calls=1)
@@ -168,7 +168,7 @@ def test_b1_b2_b7_a_listing_that_is_cut_is_incomplete_and_the_next_run_lists_wha
         assert statuses(inboxes) == {"detailed": count}
 
 
-def test_b4_b6_what_comes_twice_and_jumps_meanwhile_is_there_once_and_as_it_was_last(
+def test_b4_b6_a_row_that_is_listed_twice_is_stored_once(
     tmp_path: Path,
 ) -> None:
     with serve(tmp_path, busy_world(60)) as inboxes:
@@ -188,7 +188,7 @@ def in_pages_of_four(context: FaultContext) -> None:
     context.call.params["limit"] = "4"
 
 
-def test_b6_what_comes_while_a_slow_listing_ends_is_held_after_the_next_run(tmp_path: Path) -> None:
+def test_b6_messages_during_a_slow_listing_are_stored_by_the_next_run(tmp_path: Path) -> None:
     """Half an hour a page, and six conversations jump to the head each time: the last pages' are not seen."""
     world = busy_world(30)
 
@@ -218,7 +218,7 @@ def test_b6_what_comes_while_a_slow_listing_ends_is_held_after_the_next_run(tmp_
         assert held == Counter(message.message_id for message in world.truth())
 
 
-def test_b9_a_message_that_comes_while_its_conversation_is_read_is_there_now_or_next_time(
+def test_b9_a_message_during_the_read_is_stored_now_or_next_time(
     tmp_path: Path,
 ) -> None:
     midread = make_fault("message_midread", times=1)
@@ -233,7 +233,7 @@ def test_b9_a_message_that_comes_while_its_conversation_is_read_is_there_now_or_
         assert statuses(inboxes) == {"detailed": 21, "beyond_20": 25}
 
 
-def test_b10_what_rolled_out_between_two_runs_stands_as_counted_stubs(tmp_path: Path) -> None:
+def test_b10_messages_that_left_the_newest_20_are_counted(tmp_path: Path) -> None:
     with serve(tmp_path, insta_world(5)) as inboxes:
         assert run(inboxes) == "complete"
         inboxes.clock.advance(600)
@@ -243,7 +243,7 @@ def test_b10_what_rolled_out_between_two_runs_stands_as_counted_stubs(tmp_path: 
 
 
 @pytest.mark.parametrize("refused_as", ["9000001", "100/33"])
-def test_b11_a_refusal_beyond_20_is_no_deletion(tmp_path: Path, refused_as: str) -> None:
+def test_b11_an_error_beyond_20_is_no_deletion(tmp_path: Path, refused_as: str) -> None:
     world = insta_world(20)
     with serve(tmp_path, world, Switches(refused_as=refused_as)) as inboxes:  # type: ignore[arg-type]
         run(inboxes)
@@ -254,7 +254,7 @@ def test_b11_a_refusal_beyond_20_is_no_deletion(tmp_path: Path, refused_as: str)
         assert [row for row in inboxes.rows("raw_message_details") if row["gone_at"] or row["detail_status"] == "gone"] == []  # fmt: skip
 
 
-def test_b12_an_unsent_message_is_flagged_and_kept(tmp_path: Path) -> None:
+def test_b12_an_unsent_message_is_marked_and_kept(tmp_path: Path) -> None:
     with serve(tmp_path, insta_world(30)) as inboxes:
         run(inboxes)
         inboxes.clock.advance(600)
@@ -271,7 +271,7 @@ def test_b12_an_unsent_message_is_flagged_and_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("faults", [("withheld:7",), ("withheld:7", "nested_refused")])
-def test_b14_a_withheld_conversation_costs_itself_alone_and_is_believed_when_met_twice(
+def test_b14_a_withheld_conversation_stops_no_other_and_is_accepted_twice(
     tmp_path: Path, faults: tuple[str, ...]
 ) -> None:
     with serve(tmp_path, insta_world(*[2] * 12)) as inboxes:
@@ -292,7 +292,7 @@ def test_b14_a_withheld_conversation_costs_itself_alone_and_is_believed_when_met
         ((10, 2018336), 8),
     ],  # a page that is refused with code 2 is asked for three times
 )
-def test_b14_a_poisoned_conversation_is_searched_for_once_and_then_known(
+def test_b14_an_unreadable_conversation_is_searched_once(
     tmp_path: Path, code: tuple[int, int | None], count: int
 ) -> None:
     world = insta_world(*[2] * 60)
@@ -316,7 +316,7 @@ def test_b14_a_poisoned_conversation_is_searched_for_once_and_then_known(
 
 
 @pytest.mark.parametrize("code", [(10, 2018336), (100, None), (2500, None)])
-def test_b14_a_message_that_is_kept_from_us_is_not_said_to_be_gone_and_is_believed_when_met_twice(
+def test_b14_a_withheld_message_is_failed_not_gone(
     tmp_path: Path, code: tuple[int, int | None]
 ) -> None:
     with serve(tmp_path, insta_world(3)) as inboxes:
@@ -347,7 +347,7 @@ def test_b14_a_message_that_is_kept_from_us_is_not_said_to_be_gone_and_is_believ
             inboxes.clock.advance(600)
 
 
-def test_b15_what_a_lagging_server_did_not_show_is_still_within_the_next_listing(
+def test_b15_the_next_listing_includes_what_a_lagging_server_left_out(
     tmp_path: Path,
 ) -> None:
     world = small_world()
@@ -375,7 +375,7 @@ def test_b15_what_a_lagging_server_did_not_show_is_still_within_the_next_listing
         assert len(rows(inboxes)) == 13
 
 
-def test_b16_a_time_in_any_spelling_is_the_same_time_in_utc(tmp_path: Path) -> None:
+def test_b16_every_time_format_gives_the_same_utc_time(tmp_path: Path) -> None:
     with serve(tmp_path, insta_world(9)) as inboxes:
         assert run(inboxes, "mixed_times") == "complete"
         truth = {message.message_id: message.created_at for message in inboxes.world.truth()}
@@ -383,7 +383,7 @@ def test_b16_a_time_in_any_spelling_is_the_same_time_in_utc(tmp_path: Path) -> N
         assert {row["created_at_source"] for row in inboxes.rows("raw_message_ids")} == {"message"}
 
 
-def test_b17_messages_of_impossible_times_are_present_flagged_and_never_move(
+def test_b17_messages_with_impossible_times_are_marked_and_never_move(
     tmp_path: Path,
 ) -> None:
     with serve(tmp_path, insta_world(9, 9)) as inboxes:
@@ -400,7 +400,7 @@ def test_b17_messages_of_impossible_times_are_present_flagged_and_never_move(
         assert {row["message_id"]: row["date"] for row in rows(inboxes)} == first
 
 
-def test_b18_what_no_column_is_for_is_kept_beside_them(tmp_path: Path) -> None:
+def test_b18_unknown_keys_are_kept(tmp_path: Path) -> None:
     with serve(tmp_path, insta_world(3)) as inboxes:
         assert run(inboxes, "unknown_fields") == "complete"
         assert {row["extra"] for row in rows(inboxes)} == {
@@ -411,7 +411,7 @@ def test_b18_what_no_column_is_for_is_kept_beside_them(tmp_path: Path) -> None:
         }
 
 
-def test_b19_a_value_of_another_type_costs_no_message_and_is_kept_where_it_is_not_understood(
+def test_b19_a_value_of_another_type_is_kept(
     tmp_path: Path,
 ) -> None:
     with serve(tmp_path, insta_world(9, 9)) as inboxes:
@@ -424,7 +424,7 @@ def test_b19_a_value_of_another_type_costs_no_message_and_is_kept_where_it_is_no
         assert (len(unread) > 0, None in unread) == (True, False)
 
 
-def test_b20_a_message_that_lacks_a_key_is_a_row_and_one_without_an_id_is_kept_and_counted(
+def test_b20_a_message_without_a_key_is_a_row_and_one_without_an_id_a_reject(
     tmp_path: Path,
 ) -> None:
     with serve(tmp_path / "keys", insta_world(9, 9)) as inboxes:
@@ -468,7 +468,7 @@ def test_b22_control_characters_and_joiners_round_trip(tmp_path: Path) -> None:
         ]
 
 
-def test_b23_half_a_character_is_replaced_and_flagged(tmp_path: Path) -> None:
+def test_b23_half_a_character_is_replaced_and_marked(tmp_path: Path) -> None:
     with serve(tmp_path, insta_world(3)) as inboxes:
         assert run(inboxes, "lone_surrogate") == "complete"
         assert {(str(row["text"])[-1], row["problem"]) for row in rows(inboxes)} == {
@@ -476,7 +476,7 @@ def test_b23_half_a_character_is_replaced_and_flagged(tmp_path: Path) -> None:
         }
 
 
-def test_b24_hostile_ids_are_kept_as_they_are_in_their_own_account(tmp_path: Path) -> None:
+def test_b24_hostile_ids_are_kept_in_their_account(tmp_path: Path) -> None:
     world = insta_world(3, 30)
     with serve(tmp_path, world) as inboxes:
         assert run(inboxes, "hostile_ids") == "complete"
@@ -504,7 +504,7 @@ def test_b28_one_message_id_in_two_conversations_is_two_messages(tmp_path: Path)
         assert sorted(counts.values()) == [1, 1, 1, 1, 2]
 
 
-def test_b29_the_newest_text_and_reactions_stand(tmp_path: Path) -> None:
+def test_b29_the_newest_text_and_reactions_are_stored(tmp_path: Path) -> None:
     edit = make_fault("edit")
     with serve(tmp_path, insta_world(2)) as inboxes:
         for count in (1, 2, 3):
@@ -514,7 +514,7 @@ def test_b29_the_newest_text_and_reactions_stand(tmp_path: Path) -> None:
             assert (message["text"], message["reaction_count"]) == (f"edited {count}", count % 2)
 
 
-def test_c2_killed_at_any_call_a_run_is_taken_up_where_it_was(tmp_path: Path) -> None:
+def test_c2_a_run_killed_at_any_call_is_continued(tmp_path: Path) -> None:
     """A real SIGKILL in a real process, at every moment at which a call begins; the next run refetches one call."""
     clean_calls = 0
     for moment in range(1, 30, 4):
@@ -558,7 +558,7 @@ def _die_at(inboxes: Inboxes, moment: int) -> bool:
     return os.WIFSIGNALED(status)
 
 
-def test_c15_what_could_not_be_stored_waits_for_its_account_however_long_that_takes(
+def test_c15_a_spool_waits_until_its_account_runs_again(
     tmp_path: Path,
 ) -> None:
     """A week later another account runs first, and then this one, whose token is not set any more."""
@@ -583,7 +583,7 @@ def test_c15_what_could_not_be_stored_waits_for_its_account_however_long_that_ta
         assert len(inboxes.rows("raw_message_details", "insta")) == 3
 
 
-def test_c15_a_week_without_the_machine_is_caught_up_in_one_run(tmp_path: Path) -> None:
+def test_c15_one_run_catches_up_a_week(tmp_path: Path) -> None:
     world = insta_world(3, 3)
     with serve(tmp_path, world) as inboxes:
         run(inboxes)
@@ -596,7 +596,7 @@ def test_c15_a_week_without_the_machine_is_caught_up_in_one_run(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("calls", [0, 1, 2, 3])
-def test_c17_a_token_that_dies_keeps_what_came_and_asks_no_more(tmp_path: Path, calls: int) -> None:
+def test_c17_a_token_that_expires_keeps_the_received_messages(tmp_path: Path, calls: int) -> None:
     with serve(tmp_path, insta_world(70, 45, 2)) as inboxes:
         inboxes.server.set_faults(f"token_dies:{calls}")
         [report] = inboxes.extract(accounts=["insta"])
@@ -613,7 +613,7 @@ def test_c17_a_token_that_dies_keeps_what_came_and_asks_no_more(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("fault", ["token_revoked", "permission_200"])
-def test_c18_a_revoked_token_fails_at_once_and_stores_nothing(tmp_path: Path, fault: str) -> None:
+def test_c18_a_revoked_token_fails_at_once(tmp_path: Path, fault: str) -> None:
     with serve(tmp_path, insta_world(2)) as inboxes:
         inboxes.server.set_faults(fault)
         [report] = inboxes.extract(accounts=["insta"])
@@ -623,7 +623,7 @@ def test_c18_a_revoked_token_fails_at_once_and_stores_nothing(tmp_path: Path, fa
 
 
 @pytest.mark.parametrize("variable", ["WRONG_SECRET", None])
-def test_c18_a_wrong_or_missing_app_secret_fails_with_the_first_call_and_says_what_to_set(
+def test_c18_a_wrong_or_missing_app_secret_fails_at_the_first_call(
     tmp_path: Path, variable: str | None
 ) -> None:
     world = insta_world(2)
@@ -644,7 +644,7 @@ def test_c18_a_wrong_or_missing_app_secret_fails_with_the_first_call_and_says_wh
         assert "thewrongone" not in repr(report)
 
 
-def test_c19_one_bad_account_of_fifty_is_the_only_red_one(tmp_path: Path) -> None:
+def test_c19_one_bad_account_of_fifty_fails_alone(tmp_path: Path) -> None:
     world = World(insta_world().clock)
     for number in range(50):
         account = world.add_account(f"shop{number}", str(1_000_000 + number), "messenger")

@@ -156,13 +156,15 @@ def hunt(folder: Path, examples: int, *, derandomize: bool) -> None:
 
 
 @pytest.mark.slow
-def test_no_body_crashes_the_chain_or_is_dropped(memory_path: Path) -> None:
+def test_no_response_crashes_the_chain_or_is_dropped(memory_path: Path) -> None:
     hunt(memory_path, FAST_EXAMPLES, derandomize=True)
 
 
 @pytest.mark.hunt
 @pytest.mark.timeout(0)
-def test_no_body_of_many_crashes_the_chain_or_is_dropped(memory_path: Path, long_run: bool) -> None:
+def test_no_response_of_many_crashes_the_chain_or_is_dropped(
+    memory_path: Path, long_run: bool
+) -> None:
     hunt(memory_path, LONG_EXAMPLES if long_run else HUNT_EXAMPLES, derandomize=not long_run)
 
 
@@ -198,15 +200,13 @@ def hunt_readings(folder: Path, examples: int, *, derandomize: bool) -> None:
     survives()
 
 
-def test_no_body_is_dropped_by_whoever_reads_it(memory_path: Path) -> None:
+def test_no_row_is_dropped(memory_path: Path) -> None:
     hunt_readings(memory_path, FAST_READINGS, derandomize=True)
 
 
 @pytest.mark.hunt
 @pytest.mark.timeout(0)
-def test_no_body_of_very_many_is_dropped_by_whoever_reads_it(
-    memory_path: Path, long_run: bool
-) -> None:
+def test_no_row_of_many_is_dropped(memory_path: Path, long_run: bool) -> None:
     hunt_readings(
         memory_path, LONG_READINGS if long_run else HUNT_READINGS, derandomize=not long_run
     )

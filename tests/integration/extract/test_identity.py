@@ -32,9 +32,7 @@ def run(inboxes: Inboxes, mode: str = "window") -> AccountReport:
 
 
 @pytest.mark.parametrize("code", [1, 10, 100, 99999])
-def test_an_identity_that_is_not_told_is_inferred_and_costs_no_conversation(
-    tmp_path: Path, code: int
-) -> None:
+def test_an_identity_that_the_api_refuses_is_inferred(tmp_path: Path, code: int) -> None:
     world = small_world()
     for number in range(3):
         world.accounts["insta"].add_conversation(f"C {number}").add_messages(
@@ -47,7 +45,7 @@ def test_an_identity_that_is_not_told_is_inferred_and_costs_no_conversation(
         assert {row["direction"] for row in inboxes.rows("messages")} == {"inbound", "outbound"}
 
 
-def test_a_capture_asks_once_a_day_who_it_is_where_nobody_says(tmp_path: Path) -> None:
+def test_a_capture_fetches_an_unknown_identity_once_a_day(tmp_path: Path) -> None:
     world = small_world()
     world.accounts["insta"].add_conversation().add_messages(3, NOW - HOUR, 1.0)
     with serve(tmp_path, world) as inboxes:

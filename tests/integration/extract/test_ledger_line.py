@@ -25,7 +25,7 @@ def line(inboxes: Inboxes) -> Run:
     return inboxes.store.state.runs("insta", limit=1)[0]
 
 
-def test_a_conversation_that_is_refused_is_recorded_with_its_error(tmp_path: Path) -> None:
+def test_a_refused_conversation_is_recorded_with_its_error(tmp_path: Path) -> None:
     world = small_world()
     for number in range(3):
         world.accounts["insta"].add_conversation(f"C {number}").add_messages(
@@ -47,7 +47,7 @@ def test_a_conversation_that_is_refused_is_recorded_with_its_error(tmp_path: Pat
     )
 
 
-def test_b6_a_conversation_that_moves_to_the_end_is_named(tmp_path: Path) -> None:
+def test_b6_a_conversation_that_still_moves_is_named(tmp_path: Path) -> None:
     world = small_world()
     for number in range(60):
         world.accounts["insta"].add_conversation(f"C {number}").add_messages(
@@ -61,7 +61,7 @@ def test_b6_a_conversation_that_moves_to_the_end_is_named(tmp_path: Path) -> Non
     assert listing["moving_ids"][0] in world.accounts["insta"].conversations
 
 
-def test_a10_answers_without_their_checksum_are_taken_and_counted(tmp_path: Path) -> None:
+def test_a10_responses_without_a_checksum_are_accepted_and_counted(tmp_path: Path) -> None:
     world = small_world()
     world.accounts["insta"].add_conversation().add_messages(2, NOW - HOUR, 1.0)
     with serve(tmp_path, world) as inboxes:
@@ -74,7 +74,7 @@ def test_a10_answers_without_their_checksum_are_taken_and_counted(tmp_path: Path
         assert (line(inboxes).report or {})["unchecked_answers"] == 0
 
 
-def test_what_a_call_brought_along_from_other_days_is_counted(tmp_path: Path) -> None:
+def test_messages_of_other_days_are_counted(tmp_path: Path) -> None:
     world = small_world()
     conversation = world.accounts["insta"].add_conversation()
     conversation.add_messages(3, NOW - 50 * HOUR, 1.0)
@@ -91,7 +91,7 @@ class LosingStore(Store):
         return super().merge(table, account, day, incoming.slice(table == "raw_message_ids"))
 
 
-def test_a_run_whose_rows_do_not_add_up_is_not_complete(tmp_path: Path) -> None:
+def test_a_run_with_unbalanced_rows_is_not_complete(tmp_path: Path) -> None:
     world = small_world()
     conversation = world.accounts["insta"].add_conversation()
     conversation.add_messages(3, NOW - 2 * HOUR, 1.0)

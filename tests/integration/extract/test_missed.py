@@ -35,7 +35,7 @@ def run(inboxes: Inboxes, mode: str = "window") -> AccountReport:
     return report
 
 
-def test_a_sweep_of_a_living_inbox_finds_nothing_that_was_missed(inboxes: Inboxes) -> None:
+def test_a_sweep_of_an_active_inbox_finds_nothing_missed(inboxes: Inboxes) -> None:
     deep = next(iter(inboxes.world.accounts["insta"].conversations.values()))
     assert run(inboxes).missed is None
     deep.add_messages(30, inboxes.clock.now(), 60)
@@ -64,7 +64,7 @@ def lose_rows(inboxes: Inboxes) -> int:
 
 
 @pytest.mark.parametrize("miss", [show_old_conversation, lose_rows])
-def test_b8_a_sweep_counts_exactly_what_had_been_missed(
+def test_b8_a_sweep_counts_missed_messages_exactly(
     inboxes: Inboxes, miss: Callable[[Inboxes], int]
 ) -> None:
     missed_count = miss(inboxes)
@@ -74,7 +74,7 @@ def test_b8_a_sweep_counts_exactly_what_had_been_missed(
     assert run(inboxes, "full").missed == 0
 
 
-def test_a_message_that_comes_during_the_sweep_was_not_missed(inboxes: Inboxes) -> None:
+def test_a_message_during_the_sweep_is_not_missed(inboxes: Inboxes) -> None:
     """Its conversation was listed as it had been, without messages, and shows the new one when it is read."""
     inboxes.server.set_faults("nested_refused")
     run(inboxes)
@@ -86,7 +86,7 @@ def test_a_message_that_comes_during_the_sweep_was_not_missed(inboxes: Inboxes) 
 
 
 @pytest.mark.parametrize("fault", ["edge_missing", "edge_empty"])
-def test_b14_what_failed_and_is_due_was_not_claimed(inboxes: Inboxes, fault: str) -> None:
+def test_b14_messages_of_a_failed_conversation_are_not_missed(inboxes: Inboxes, fault: str) -> None:
     deep = next(iter(inboxes.world.accounts["insta"].conversations.values()))
     inboxes.server.set_faults(fault)
     assert run(inboxes).outcome == "incomplete"
@@ -105,7 +105,7 @@ def test_b14_what_failed_and_is_due_was_not_claimed(inboxes: Inboxes, fault: str
     )
 
 
-def test_a_sweep_that_was_killed_is_counted_by_the_run_that_stores_what_it_left(
+def test_the_run_that_stores_a_killed_sweep_counts_it(
     inboxes: Inboxes,
 ) -> None:
     missed_count = show_old_conversation(inboxes)
@@ -132,7 +132,7 @@ def edge_calls(inboxes: Inboxes) -> int:
 
 
 @pytest.mark.parametrize("end", ["kill", "budget"])
-def test_a_whole_history_is_resumed_where_it_was(tmp_path: Path, end: str) -> None:
+def test_a_whole_history_is_resumed(tmp_path: Path, end: str) -> None:
     world = small_world()
     for number in range(12):
         world.accounts["mess"].add_conversation(f"C {number}").add_messages(
@@ -162,7 +162,7 @@ def estimate_of(inboxes: Inboxes, name: str) -> Estimate:
     )
 
 
-def test_an_inbox_that_fits_one_page_is_estimated_to_the_call(inboxes: Inboxes) -> None:
+def test_the_estimate_for_one_page_is_exact(inboxes: Inboxes) -> None:
     estimate = estimate_of(inboxes, "insta")
     assert estimate == Estimate(3, 4, is_whole=True)
     assert run(inboxes).figures.used <= estimate.call_count
@@ -188,7 +188,7 @@ def test_a_steady_inbox_is_estimated_from_one_page(tmp_path: Path) -> None:
         assert estimate == Estimate(456, 58, is_whole=False)
 
 
-def test_an_account_that_nests_nothing_is_estimated_by_its_conversations_alone(
+def test_without_nesting_the_estimate_counts_conversations(
     tmp_path: Path,
 ) -> None:
     with serve(tmp_path, steady_world(30)) as inboxes:
@@ -196,7 +196,7 @@ def test_an_account_that_nests_nothing_is_estimated_by_its_conversations_alone(
         assert estimate_of(inboxes, "mess") == Estimate(30, 3, is_whole=True)
 
 
-def test_calls_saved_are_counted_against_the_calls_of_metas_guide(inboxes: Inboxes) -> None:
+def test_saved_calls_are_measured_against_metas_guide(inboxes: Inboxes) -> None:
     first = run(inboxes)
     assert first.report["calls"] == {
         "used": 4,

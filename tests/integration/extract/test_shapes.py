@@ -80,16 +80,14 @@ def check_whole(inboxes: Inboxes, switches: Switches) -> None:
 
 
 @pytest.mark.parametrize("switches", covering_switches(), ids=difference)
-def test_the_main_job_passes_under_every_pair_of_shapes(tmp_path: Path, switches: Switches) -> None:
+def test_the_main_job_passes_with_every_pair_of_shapes(tmp_path: Path, switches: Switches) -> None:
     with serve(tmp_path, default_world(VirtualClock(NOON)), switches, start=SINCE) as inboxes:
         check_whole(inboxes, switches)
 
 
 @pytest.mark.hunt
 @pytest.mark.timeout(3600 * 6)
-def test_the_main_job_passes_under_random_combinations_of_shapes(
-    tmp_path: Path, long_run: bool
-) -> None:
+def test_the_main_job_passes_with_random_shapes(tmp_path: Path, long_run: bool) -> None:
     for number in range(LONG_ROUNDS if long_run else ROUNDS):
         switches = random_switches(random.Random(number))
         with serve(
