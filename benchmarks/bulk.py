@@ -1,10 +1,11 @@
-"""A whole inbox at once: extract + normalise + write of all tables against the simple script's one table.
+"""Read a whole inbox: all tables of the pipeline against the simple script's one table.
 
     python -m benchmarks.bulk [--messages 100000] [--days 90] [--rounds 5]
 
-Both read the same inbox over real HTTP from a server process without latency or limit, each in a process of its own;
-figures are medians of that process's CPU seconds, children included. The script keeps one table of seven columns
-and checks nothing; the pipeline spools, merges raw tables, derives all others and writes a ledger.
+Both read the same inbox over real HTTP from a server without latency or limit, each in a separate
+process. The figures are medians of that process's CPU seconds with its children. The script writes
+one table of seven columns and checks nothing. The pipeline writes its log, merges raw tables,
+derives all others and records the run.
 """
 
 import argparse
@@ -21,14 +22,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.inbox_server import inbox_server
+from benchmarks.inbox_server import PAGE_ID, inbox_server, settings_for
 
 if TYPE_CHECKING:
     from convo_pipeline.lake.store import Store
     from convo_pipeline.settings import Settings
 
 ACCOUNT = "bulk"
-PAGE_ID = "9876543210"
 STEPS = ("script", "pipeline")
 
 
@@ -51,22 +51,17 @@ def run_pipeline(base_url: str, root: Path, days: float) -> None:
 
 @contextmanager
 def bulk_lake(base_url: str, root: Path, days: float) -> Iterator[tuple["Settings", "Store"]]:
-    """Open an empty lake configured for the served inbox, from its first day on."""
+    """Open an empty lake with settings for the served inbox, from its first day on."""
     from convo_pipeline.lake.store import Store
-    from convo_pipeline.settings import parse_settings
 
     start = datetime.now(UTC).date() - timedelta(days=int(days) + 2)
-    settings = parse_settings(
-        f'[graph]\nbase_url = "{base_url}"\ncalls_per_second = 10000\n[store]\nroot = "{root}"\n'
-        f'[[accounts]]\nname = "{ACCOUNT}"\npage_id = "{PAGE_ID}"\nplatform = "messenger"\ntoken_env = "T"\n'
-        f'start_date = "{start}"\n'.encode()
-    )
+    settings = settings_for(base_url, root, start, [ACCOUNT])
     with closing(Store(settings.store)) as store:
         yield settings, store
 
 
 def read_inbox(settings: "Settings", store: "Store") -> int:
-    """Extract the whole inbox; return how many ids it listed."""
+    """Extract the whole inbox and return the number of listed ids."""
     from convo_pipeline.extract.run import extract
 
     until = datetime.now(UTC).date() + timedelta(days=1)
@@ -77,7 +72,7 @@ def read_inbox(settings: "Settings", store: "Store") -> int:
 
 
 def derive_all(store: "Store") -> None:
-    """Normalise every day."""
+    """Derive every day."""
     from convo_pipeline.derive.day import derive_day, stale_days
 
     for day in stale_days(store, ACCOUNT):
@@ -90,22 +85,11 @@ def cpu_seconds() -> float:
 
 
 def measure(step: str, base_url: str, days: float) -> tuple[float, float, float, str]:
-    """Run one contender; return CPU seconds, wall seconds, peak memory in MB and what it printed."""
+    """Run a step; return CPU seconds, wall seconds, peak memory in MB and its output."""
     with tempfile.TemporaryDirectory() as root:
         started = time.monotonic()
-        command = [
-            sys.executable,
-            "-m",
-            "benchmarks.bulk",
-            "--step",
-            step,
-            "--url",
-            base_url,
-            "--root",
-            root,
-            "--days",
-            str(days),
-        ]
+        options = ["--step", step, "--url", base_url, "--root", root, "--days", str(days)]
+        command = [sys.executable, "-m", "benchmarks.bulk", *options]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         printed = process.stdout.read().strip()
@@ -129,33 +113,31 @@ def main() -> None:
     parser.add_argument("--step", choices=STEPS)
     parser.add_argument("--url")
     parser.add_argument("--root", type=Path)
-    given = parser.parse_args()
-    if given.step:
-        {"script": run_script, "pipeline": run_pipeline}[given.step](
-            given.url, given.root, given.days
+    arguments = parser.parse_args()
+    if arguments.step:
+        {"script": run_script, "pipeline": run_pipeline}[arguments.step](
+            arguments.url, arguments.root, arguments.days
         )
         return
     figures: dict[str, list[tuple[float, float, float, str]]] = {step: [] for step in STEPS}
-    with inbox_server(given.messages // 20, 20, given.days) as server:
-        for _ in range(given.rounds):
+    with inbox_server(arguments.messages // 20, 20, arguments.days) as server:
+        for _ in range(arguments.rounds):
             for step in STEPS:
                 before = server.cpu_seconds()
-                figures[step].append(measure(step, server.base_url, given.days))
-                print(
-                    f"{step:9} {figures[step][-1]}, server {server.cpu_seconds() - before:.2f} s CPU",
-                    flush=True,
-                )
+                figures[step].append(measure(step, server.base_url, arguments.days))
+                server_cpu = server.cpu_seconds() - before
+                print(f"{step:9} {figures[step][-1]}, server {server_cpu:.2f} s CPU", flush=True)
     medians = {
         step: [statistics.median(column) for column in list(zip(*rows, strict=True))[:3]]
         for step, rows in figures.items()
     }
     for step, (cpu, wall, peak) in medians.items():
         print(
-            f"{step:9} {given.messages:,} messages: {cpu:.2f} s CPU, {wall:.2f} s wall, peak {peak:.0f} MB"
+            f"{step:9} {arguments.messages:,} messages: {cpu:.2f} s CPU, {wall:.2f} s wall,"
+            f" peak {peak:.0f} MB"
         )
-    print(
-        f"ratio     CPU {medians['pipeline'][0] / medians['script'][0]:.2f} x the script (goal <= 1.5, aim <= 1.0)"
-    )
+    ratio = medians["pipeline"][0] / medians["script"][0]
+    print(f"ratio     CPU {ratio:.2f} x the script (goal <= 1.5, aim <= 1.0)")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""A very large inbox for benchmarks: plain text messages, answers written by format strings, nothing kept in memory.
+"""A very large inbox for benchmarks: format strings write the responses, no message is in memory.
 
-Only what a fast reader asks for is here: conversations with nested messages, the messages edge, single nodes, the Page. No
-20 rule, no tokens checked, no limits, no switches: what it measures is the reader.
+It serves conversations with nested messages, messages of one conversation, single objects and the
+Page. It has no newest-20 rule, no token check, no limits and no faults: it measures the client.
 """
 
 import re
@@ -31,7 +31,7 @@ _PAGE_PATH = re.compile(r"^(?:/v\d+\.\d)?/([^/]+)(?:/([a-z]+))?$")
 
 @dataclass(frozen=True)
 class BulkShape:
-    """How much there is: conversation 0 is the most recent; all lie evenly over `days` before `until`."""
+    """Size of the inbox: conversation 0 is the newest; all lie within `days` before `until`."""
 
     conversations: int = 50_000
     messages_each: int = 20
@@ -40,7 +40,7 @@ class BulkShape:
     gap_seconds: int = 60
     page_id: str = "9876543210"
     deep_messages: int = 0
-    """How many messages every tenth conversation has instead; 0 = none is deeper than the others."""
+    """Number of messages of every tenth conversation; 0: the same as the others."""
 
     def messages_of(self, conversation: int) -> int:
         return (
@@ -130,7 +130,7 @@ def _writers(fields: tuple[Field, ...] | None) -> tuple[tuple[str, Write], ...]:
 
 
 class BulkApi:
-    """Answer calls about a `BulkShape`; `cached_bytes` > 0 keeps that much of what was answered before."""
+    """Answer calls about a `BulkShape`; cache responses up to `cached_bytes` in all."""
 
     def __init__(self, shape: BulkShape | None = None, cached_bytes: int = 0) -> None:
         self.shape = shape or BulkShape()
@@ -179,7 +179,8 @@ class BulkApi:
         stop = min(start + limit, self.shape.conversations)
         rows = ",".join(self._conversation(call, number, fields) for number in range(start, stop))
         path = f"{self.shape.page_id}/conversations"
-        return f'{{"data":[{rows}],{self._paging(call.base_url, path, start, stop, self.shape.conversations)}}}'
+        paging = self._paging(call.base_url, path, start, stop, self.shape.conversations)
+        return f'{{"data":[{rows}],{paging}}}'
 
     def _conversation(self, call: Call, number: int, fields: tuple[Field, ...] | None) -> str:
         parts = [f'"id":"{self.shape.conversation_id(number)}"']

@@ -1,13 +1,15 @@
-"""Calls of a night against the simple script's: an inbox that was held until yesterday, and what came since.
+"""Count the calls of a night against the simple script's: one day of messages in a stored inbox.
 
     python -m benchmarks.calls [--conversations 500] [--messages 5000]
 
-Of the conversations that were active a tenth has 40 new messages, so that their walk is deeper than the 20 that are
-nested; below them lie as many that rest. Counted are requests at the server, over real HTTP:
+Half of the conversations are active. A tenth of these have 40 new messages, more than the 20 that
+a listing contains. The requests are counted at the server, over real HTTP:
 
-- `night`: the nightly run, which asks who we are, reads the head again and confirms the rule of 20; goal: the script's + 4;
-- `idle`: capture and window once more, nothing new: goal <= 3;
-- `refused`: the same night from a server that refuses every nested call: goal <= 1.1 calls an active conversation.
+- `night`: the nightly run; goal: at most 4 calls more than the script. They fetch the account's id,
+  list the first page again and confirm the newest-20 rule.
+- `idle`: a capture and a window without new messages; goal: at most 3 calls.
+- `refused`: the night with a server that refuses every nested call; goal: at most 1.1 calls for
+  each active conversation.
 """
 
 import argparse
@@ -18,6 +20,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
+from benchmarks.inbox_server import settings_for
 from benchmarks.simple_script import Script
 from convo_pipeline.base.clock import Clock
 from convo_pipeline.emulator.clock import VirtualClock
@@ -26,10 +29,10 @@ from convo_pipeline.emulator.world import Account, World
 from convo_pipeline.extract.account import Mode
 from convo_pipeline.extract.run import AccountReport, extract
 from convo_pipeline.lake.store import Store
-from convo_pipeline.settings import Settings, parse_settings
+from convo_pipeline.settings import Settings
 
 EVENING = datetime(2026, 3, 10, 0, 30, tzinfo=UTC)
-"""When the inbox was read last."""
+"""Time of the last run before the night."""
 MORNING = EVENING + timedelta(days=1)
 START = date(2026, 3, 1)
 ONE_DAY = timedelta(days=1)
@@ -39,14 +42,14 @@ ENVIRON = {"T": EMULATOR_TOKEN}
 
 @dataclass(frozen=True)
 class Night:
-    """An inbox on the evening and what comes until the morning."""
+    """An inbox in the evening and its new messages until the morning."""
 
     conversations: int
     messages: int
     deep_every: int = 10
 
     def build(self, platform: str) -> World:
-        """Return the world on the evening; `fill` lets the night pass."""
+        """Return the world in the evening; `fill` adds the night."""
         world = World(VirtualClock(EVENING))
         account = world.add_account("night", "1234567890", platform)
         for number in range(2 * self.conversations):
@@ -57,7 +60,7 @@ class Night:
         return world
 
     def fill(self, world: World) -> None:
-        """Let the night's messages come, evenly."""
+        """Add the night's messages at even intervals."""
         gap = ONE_DAY / (self.conversations + 1)
         active = list(world.accounts["night"].conversations.values())[-self.conversations :]
         for number, (conversation, count) in enumerate(zip(active, self._counts(), strict=True)):
@@ -66,17 +69,18 @@ class Night:
         world.clock.set(MORNING)
 
     def _counts(self) -> Iterator[int]:
-        """Yield how many messages each conversation gets."""
+        """Yield the number of new messages of each conversation."""
         deep = self.conversations // self.deep_every
-        each, more = divmod(self.messages - deep * DEEP_MESSAGES, self.conversations - deep)
+        count, rest = divmod(self.messages - deep * DEEP_MESSAGES, self.conversations - deep)
         for number in range(self.conversations):
             is_deep = number % self.deep_every == self.deep_every - 1
-            yield DEEP_MESSAGES if is_deep else each + (number - number // self.deep_every < more)
+            is_larger = number - number // self.deep_every < rest
+            yield DEEP_MESSAGES if is_deep else count + is_larger
 
 
 @dataclass
 class Inbox:
-    """A served world and the lake that was made of it so far."""
+    """A served world and the lake with its stored messages."""
 
     server: EmulatorServer
     settings: Settings
@@ -87,7 +91,7 @@ class Inbox:
         return self.server.world.accounts["night"]
 
     def run(self, mode: Mode) -> tuple[int, AccountReport]:
-        """Extract; return the calls that reached the server, and the report."""
+        """Extract; return the number of requests at the server, and the report."""
         before = len(self.server.log)
         clock = Clock(now=self.server.clock.now, sleep=lambda seconds: None)
         until = self.server.clock.now().date() + ONE_DAY
@@ -119,12 +123,15 @@ class Inbox:
 
 @contextmanager
 def inbox(night: Night, platform: str) -> Iterator[Inbox]:
-    """Serve an inbox whose past is in the lake and whose night is over."""
+    """Serve an inbox after the night; the messages before the night are stored."""
     with EmulatorServer(night.build(platform)) as server, tempfile.TemporaryDirectory() as root:
-        settings = parse_settings(
-            f'[graph]\nbase_url = "{server.base_url}"\ncalls_per_second = 10000\n[store]\nroot = "{root}/lake"\n'
-            f'[[accounts]]\nname = "night"\npage_id = "{server.world.accounts["night"].page_id}"\n'
-            f'platform = "{platform}"\ntoken_env = "T"\nstart_date = "{START}"\n'.encode()
+        settings = settings_for(
+            server.base_url,
+            Path(root) / "lake",
+            START,
+            ["night"],
+            platform=platform,
+            first_page_id=server.world.accounts["night"].page_id,
         )
         store = Store(settings.store, Clock(now=server.clock.now))
         try:
@@ -141,23 +148,24 @@ def count(night: Night, platform: str) -> None:
         script = served.run_script(Path(folder) / "messages.parquet")
         calls, report = served.run("nightly")
         print(
-            f"{platform} night: {calls} calls, script {script} (goal <= {script + 4}); {dict(report.calls)}"
+            f"{platform} night: {calls} calls, script {script} (goal <= {script + 4});"
+            f" {dict(report.calls)}"
         )
         served.server.clock.advance(900)
         idle = {mode: served.run(mode)[0] for mode in ("capture", "window")}
         print(
-            f"{platform} idle: {idle['capture']} calls of a capture, {idle['window']} of a window (goal <= 3)"
+            f"{platform} idle: {idle['capture']} calls of a capture,"
+            f" {idle['window']} of a window (goal <= 3)"
         )
         again, _ = served.run("nightly")
-        print(
-            f"{platform} nightly again: {again} calls; it reads what was active in the last two days for edits"
-        )
+        print(f"{platform} nightly again: {again} calls; it reads two days again for edits")
     with inbox(night, platform) as served:
         served.server.set_faults("nested_refused")
         calls, report = served.run("nightly")
-        each = calls / night.conversations
+        share = calls / night.conversations
         print(
-            f"{platform} refused: {calls} calls, {each:.3f} a conversation (goal <= 1.1); {dict(report.calls)}"
+            f"{platform} refused: {calls} calls, {share:.3f} a conversation (goal <= 1.1);"
+            f" {dict(report.calls)}"
         )
 
 
@@ -167,9 +175,9 @@ def main() -> None:
     )
     parser.add_argument("--conversations", type=int, default=500)
     parser.add_argument("--messages", type=int, default=5_000)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     for platform in ("instagram", "messenger"):
-        count(Night(given.conversations, given.messages), platform)
+        count(Night(arguments.conversations, arguments.messages), platform)
 
 
 if __name__ == "__main__":

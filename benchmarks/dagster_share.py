@@ -1,18 +1,19 @@
-"""What Dagster adds: the same inbox through plain calls and through the jobs, CPU of this process.
+"""Measure Dagster's share of the CPU time: the same inbox by plain calls and by the jobs.
 
     python -m benchmarks.dagster_share [--messages 20000] [--days 30]
 
-The share is the difference, divided by the materialisations that Dagster recorded: one for each asset and partition.
-Start-up is shown apart: the jobs over a single day first, which imports, resolves the jobs and evaluates all checks once.
+The share is the difference, divided by the recorded materialisations: one for each asset and
+partition. Start-up is measured apart: the jobs first run over one day, which imports everything,
+resolves the jobs and evaluates all checks once.
 """
 
 import argparse
 import tempfile
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from benchmarks.bulk import PAGE_ID, cpu_seconds
-from benchmarks.inbox_server import inbox_server
+from benchmarks.bulk import cpu_seconds
+from benchmarks.inbox_server import inbox_server, settings_for
 from convo_pipeline.base.clock import SYSTEM_CLOCK
 from convo_pipeline.derive.day import derive_day, stale_days
 from convo_pipeline.extract.run import extract
@@ -21,7 +22,7 @@ from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.instance import make_home, open_home
 from convo_pipeline.orchestration.partitions import Window
 from convo_pipeline.orchestration.runs import run_jobs
-from convo_pipeline.settings import Settings, parse_settings
+from convo_pipeline.settings import Settings
 
 ENVIRON = {"T": "token"}
 
@@ -32,34 +33,24 @@ def main() -> None:
     )
     parser.add_argument("--messages", type=int, default=20_000)
     parser.add_argument("--days", type=int, default=30)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     today = datetime.now(UTC).date()
-    window = Window(today - timedelta(days=given.days), today + timedelta(days=1))
+    window = Window(today - timedelta(days=arguments.days), today + timedelta(days=1))
     empty = Window(today, window.until)
     with (
-        inbox_server(given.messages // 20, 20, given.days) as server,
+        inbox_server(arguments.messages // 20, 20, arguments.days) as server,
         tempfile.TemporaryDirectory() as folder,
     ):
         plain = run_plain(
-            settings_of(server.base_url, Path(folder) / "plain", window.since), window
+            settings_for(server.base_url, Path(folder) / "plain", window.since), window
         )
-        start, _ = run_dagster(settings_of(server.base_url, Path(folder) / "start", today), empty)
+        start, _ = run_dagster(settings_for(server.base_url, Path(folder) / "start", today), empty)
         seconds, count = run_dagster(
-            settings_of(server.base_url, Path(folder) / "dagster", window.since), window
+            settings_for(server.base_url, Path(folder) / "dagster", window.since), window
         )
-    print(
-        f"plain {plain:.2f} s CPU, Dagster's start-up and the jobs over a day without messages {start:.2f} s CPU"
-    )
+    print(f"plain {plain:.2f} s CPU, Dagster's start-up with an empty day {start:.2f} s CPU")
     print(f"through Dagster {seconds:.2f} s CPU, {count} materialisations of asset and partition")
     print(f"Dagster's share {(seconds - plain) / count * 1000:.1f} ms each (goal <= 40)")
-
-
-def settings_of(base_url: str, root: Path, start: date) -> Settings:
-    return parse_settings(
-        f'[graph]\nbase_url = "{base_url}"\ncalls_per_second = 10000\n[store]\nroot = "{root}"\n'
-        f'[[accounts]]\nname = "bulk"\npage_id = "{PAGE_ID}"\nplatform = "messenger"\ntoken_env = "T"\n'
-        f'start_date = "{start}"\n'.encode()
-    )
 
 
 def run_plain(settings: Settings, window: Window) -> float:
@@ -74,7 +65,7 @@ def run_plain(settings: Settings, window: Window) -> float:
 
 
 def run_dagster(settings: Settings, window: Window) -> tuple[float, int]:
-    """Return CPU seconds of the same through the jobs, and how many partitions were materialised."""
+    """Return CPU seconds of the jobs, and the number of materialised partitions."""
     with tempfile.TemporaryDirectory() as home, open_home(make_home(Path(home))) as instance:
         started = cpu_seconds()
         result = run_jobs(

@@ -1,10 +1,11 @@
-"""How long it takes to forget a very talkative person after a year of captures (goal: 60 s a million rows).
+"""Time the erasure of a person with very many messages after a year of captures.
 
-    python -m benchmarks.forget_talkative [--messages 20000] [--days 365] [--runs-a-day 20] [--others 1]
+    python -m benchmarks.forget_talkative [--messages 20000] [--days 365] [--runs-a-day 20]
+                                          [--others 1]
 
-One person wrote every message but `--others` a day; each run's report names conversations of others. Prints the CPU seconds of
-the whole erasure and, in the same run, of the search in the runs' texts by the plain way that looks for each id in each text
-(on a part of the texts, scaled).
+Goal: 60 s for a million rows. The person wrote all messages but `--others` a day. Each run's report
+names conversations of others. Prints the CPU seconds of the whole erasure. It also prints those of
+a simple search for each id in the text of each run, measured on some texts and scaled.
 """
 
 import argparse
@@ -30,7 +31,7 @@ from convo_pipeline.state.records import AccountIdentity, Run
 ACCOUNT, PERSON, OWN = "insta", "9990000000000101", "17841401111111111"
 FIRST = date(2026, 1, 1)
 SAMPLED = 50
-"""Of how many texts the plain way is timed."""
+"""Number of texts on which the simple search is measured."""
 
 
 def table(name: str, rows: Sequence[dict[str, object]]) -> pa.Table:
@@ -46,11 +47,13 @@ def fill_day(store: Store, day: date, count: int, others: int) -> list[str]:
     conversations = [
         {
             "conversation_id": name,
-            "payload": dump_json({"participants": {"data": [{"id": each}, {"id": OWN}]}}).decode(),
+            "payload": dump_json(
+                {"participants": {"data": [{"id": person_id}, {"id": OWN}]}}
+            ).decode(),
             **own,
             **seen,
         }
-        for name, each in people.items()
+        for name, person_id in people.items()
     ]
     names = [("theirs", f"m_{day:%Y%m%d}-{number:06}theirs") for number in range(count)]
     names += [("other", f"m_{day:%Y%m%d}-{number:06}other") for number in range(others)]
@@ -79,8 +82,8 @@ def fill_day(store: Store, day: date, count: int, others: int) -> list[str]:
         }
         for conversation, name in names
     ]
-    for each in ids:
-        del each["changed_at"]
+    for row in ids:
+        del row["changed_at"]
     store.merge("raw_conversations", ACCOUNT, day, table("raw_conversations", conversations))
     store.merge("raw_message_ids", ACCOUNT, day, table("raw_message_ids", ids))
     store.merge("raw_message_details", ACCOUNT, day, table("raw_message_details", details))
@@ -89,7 +92,7 @@ def fill_day(store: Store, day: date, count: int, others: int) -> list[str]:
 
 
 def add_captures(store: Store, day: date, count: int) -> list[str]:
-    """Put a day of captures into the state and the ledger; return the texts that are searched."""
+    """Add a day of captures to the state and the ledger; return the texts of their reports."""
     started = datetime.combine(day, clock_time(), tzinfo=UTC)
     report = {
         "beyond": [f"aWdfZAG06MTpJR01lc3NhZA2VUaHJlYWQ6{number:040}" for number in range(20)],
@@ -121,16 +124,18 @@ def main() -> None:
     )
     for name, default in (("messages", 20_000), ("days", 365), ("runs-a-day", 20), ("others", 1)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     names, texts = [PERSON], []
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(store=StoreSettings(root=str(Path(folder) / "lake")))
         with closing(Store(settings.store)) as store:
             store.state.set_identity(AccountIdentity(ACCOUNT, "1", "instagram", OWN))
-            for index in range(given.days):
+            for index in range(arguments.days):
                 day = FIRST + timedelta(days=index)
-                names += fill_day(store, day, given.messages // given.days, given.others)
-                texts += add_captures(store, day, given.runs_a_day)
+                names += fill_day(
+                    store, day, arguments.messages // arguments.days, arguments.others
+                )
+                texts += add_captures(store, day, arguments.runs_a_day)
             row_count = sum(record.row_count for record in store.state.partitions())
             started = time.process_time()
             receipt = forget(settings, store, ACCOUNT, PERSON, datetime.now(UTC))
@@ -141,9 +146,10 @@ def main() -> None:
     assert not any(name in text for text in texts[:SAMPLED] for name in names)
     plain = (time.process_time() - started) / min(SAMPLED, len(texts)) * len(texts) * 2
     print(
-        f"{len(names) - 1:,} messages in {given.days} days, {len(texts):,} runs, {row_count:,} rows: {cpu:.1f} s CPU"
+        f"{len(names) - 1:,} messages in {arguments.days} days, {len(texts):,} runs,"
+        f" {row_count:,} rows: {cpu:.1f} s CPU"
     )
-    print(f"the search in the runs' texts by the plain way alone: {plain:.1f} s CPU")
+    print(f"the simple search in the runs' texts alone: {plain:.1f} s CPU")
 
 
 if __name__ == "__main__":

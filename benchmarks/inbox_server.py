@@ -6,15 +6,21 @@ with inbox_server(conversations=5_000, messages_each=20, days=90) as server: ...
 import argparse
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks.bulk_inbox import BulkApi, BulkShape
 from convo_pipeline.emulator.serve import EmulatorServer
 
+if TYPE_CHECKING:
+    from convo_pipeline.settings import Settings
+
+PAGE_ID = "9876543210"
+NO_LIMIT = 10_000
 CACHED_BYTES = 64 * 1024 * 1024
 """Cached responses: benchmarks measure the client, not the server."""
 
@@ -61,6 +67,31 @@ def inbox_server(
         process.stdin.close()
         process.wait(20)
         process.stdout.close()
+
+
+def settings_for(
+    base_url: str,
+    root: Path,
+    start: date,
+    names: Sequence[str] = ("bulk",),
+    *,
+    platform: str = "messenger",
+    calls_per_second: float = NO_LIMIT,
+    first_page_id: str = PAGE_ID,
+) -> "Settings":
+    """Return settings for accounts of these names whose page ids count up from the first."""
+    from convo_pipeline.settings import parse_settings  # the simple script does not pay for it
+
+    text = (
+        f'[graph]\nbase_url = "{base_url}"\ncalls_per_second = {calls_per_second}\n'
+        f'[store]\nroot = "{root}"\n'
+    )
+    for number, name in enumerate(names):
+        text += (
+            f'[[accounts]]\nname = "{name}"\npage_id = "{int(first_page_id) + number}"\n'
+            f'platform = "{platform}"\ntoken_env = "T"\nstart_date = "{start}"\n'
+        )
+    return parse_settings(text.encode())
 
 
 def main() -> None:

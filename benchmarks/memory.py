@@ -1,8 +1,8 @@
-"""Peak memory of a whole run, extract to coverage: flat from 100,000 to 1,000,000 messages, and a single large day.
+"""Measure the peak memory of a whole run: 100,000 and 1,000,000 messages, and a single large day.
 
     python -m benchmarks.memory [--scale 1.0]
 
-Each figure is the largest resident size of a process of its own; `--scale` makes all inboxes smaller for a quick look.
+Each figure is the largest resident size of a separate process. `--scale` makes all inboxes smaller.
 """
 
 import argparse
@@ -16,7 +16,7 @@ MESSAGES_EACH = 20
 
 @dataclass(frozen=True)
 class Inbox:
-    """What is read, and how much memory that may take."""
+    """An inbox, and the peak memory that reading it may need."""
 
     messages: int
     days: float
@@ -37,8 +37,8 @@ def main() -> None:
         with inbox_server(conversations, MESSAGES_EACH, inbox.days) as server:
             _, _, peak, printed = measure("pipeline", server.base_url, inbox.days)
         print(
-            f"{conversations * MESSAGES_EACH:>9,} messages over {inbox.days:g} days: peak {peak:.0f} MB "
-            f"(goal <= {inbox.limit_mb} MB); {printed}",
+            f"{conversations * MESSAGES_EACH:>9,} messages over {inbox.days:g} days:"
+            f" peak {peak:.0f} MB (goal <= {inbox.limit_mb} MB); {printed}",
             flush=True,
         )
 

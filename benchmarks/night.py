@@ -1,12 +1,14 @@
-"""Wall time of a night's extract step: against the limit's own floor, and against the simple script at a real latency.
+"""Time a night's extract step, against the rate limit and against the simple script with latency.
 
-    python -m benchmarks.night [--conversations 500] [--messages-each 8] [--rate 10] [--latency 0.5] [--rounds 3]
+    python -m benchmarks.night [--conversations 500] [--messages-each 8] [--rate 10]
+                               [--latency 0.5] [--rounds 3]
 
-Every tenth conversation has 40 messages, so its walk is deeper than the 20 that are nested.
+Every tenth conversation has 40 messages, more than the 20 that a listing contains.
 
-- limit: no latency, `--rate` calls a second (an accelerated 1.8); floor = calls / rate, goal <= 1.15 of it;
-- latency: `--latency` seconds an answer and no limit, interleaved with the script; goal: faster than the script;
-- start-up of the interpreter and of Dagster, which both come before the step, shown apart.
+- limit: no latency, `--rate` calls a second instead of 1.8. Goal: at most 1.15 times calls / rate.
+- latency: `--latency` seconds for a response and no limit, in turns with the script. Goal: faster
+  than the script.
+- start-up: the interpreter and Dagster, which both start before the step.
 """
 
 import argparse
@@ -20,15 +22,12 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from benchmarks.bulk import PAGE_ID
-from benchmarks.inbox_server import inbox_server
+from benchmarks.inbox_server import NO_LIMIT, PAGE_ID, inbox_server, settings_for
 from benchmarks.simple_script import Script
 from convo_pipeline.extract.run import extract
 from convo_pipeline.lake.store import Store
-from convo_pipeline.settings import Settings, parse_settings
 
 DEEP_MESSAGES = 40
-NO_LIMIT = 10_000
 STARTS = {
     "interpreter": "pass",
     "interpreter and the extract step": "import convo_pipeline.extract.run",
@@ -36,23 +35,16 @@ STARTS = {
 }
 
 
-def settings_for(base_url: str, root: Path, calls_per_second: float) -> Settings:
-    start = datetime.now(UTC).date() - timedelta(days=3)
-    return parse_settings(
-        f'[graph]\nbase_url = "{base_url}"\ncalls_per_second = {calls_per_second}\n[store]\nroot = "{root}"\n'
-        f'[[accounts]]\nname = "night"\npage_id = "{PAGE_ID}"\nplatform = "messenger"\ntoken_env = "T"\n'
-        f'start_date = "{start}"\n'.encode()
-    )
-
-
 def run_extract(base_url: str, calls_per_second: float) -> tuple[float, int]:
-    """Return wall seconds of the extract step, and its calls."""
+    """Return wall seconds of the extract step, and its number of calls."""
     today = datetime.now(UTC).date()
     with tempfile.TemporaryDirectory() as folder:
-        settings = settings_for(base_url, Path(folder), calls_per_second)
+        since, until = today - timedelta(days=3), today + timedelta(days=1)
+        settings = settings_for(
+            base_url, Path(folder), since, ["night"], calls_per_second=calls_per_second
+        )
         store = Store(settings.store)
         started = time.perf_counter()
-        since, until = today - timedelta(days=3), today + timedelta(days=1)
         [report] = extract(
             settings, store, ["night"], since, until, mode="nightly", environ={"T": "token"}
         )
@@ -71,7 +63,7 @@ def run_script(base_url: str) -> tuple[float, int]:
 
 
 def median(runs: list[tuple[float, int]]) -> tuple[float, int]:
-    """Return the median of the seconds, and the calls, which are the same in all runs."""
+    """Return the median of the seconds, and the number of calls, the same in all runs."""
     [calls] = {calls for _, calls in runs}
     return statistics.median(seconds for seconds, _ in runs), calls
 
@@ -80,7 +72,8 @@ def show_limit(base_url: str, rate: float, rounds: int) -> None:
     seconds, calls = median([run_extract(base_url, rate) for _ in range(rounds)])
     ratio = seconds * rate / calls
     print(
-        f"limit: {calls} calls at {rate:g} a second in {seconds:.2f} s, {ratio:.3f} x the floor (goal <= 1.15)"
+        f"limit: {calls} calls at {rate:g} a second in {seconds:.2f} s,"
+        f" {ratio:.3f} x calls / rate (goal <= 1.15)"
     )
 
 
@@ -95,7 +88,8 @@ def show_latency(base_url: str, latency_seconds: float, rounds: int) -> None:
             runs[name].append(run())
     (script, script_calls), (seconds, calls) = (median(runs[name]) for name in contenders)
     print(
-        f"latency: {calls} calls of {latency_seconds:g} s in {seconds:.2f} s, the script {script_calls} in {script:.2f} s:"
+        f"latency: {calls} calls of {latency_seconds:g} s in {seconds:.2f} s,"
+        f" the script {script_calls} in {script:.2f} s:"
         f" {script / seconds:.2f} x as fast (goal > 1)"
     )
 
@@ -118,12 +112,14 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=10.0)
     parser.add_argument("--latency", type=float, default=0.5)
     parser.add_argument("--rounds", type=int, default=3)
-    given = parser.parse_args()
-    inbox = (given.conversations, given.messages_each, 1)
+    arguments = parser.parse_args()
+    inbox = (arguments.conversations, arguments.messages_each, 1)
     with inbox_server(*inbox, deep_messages=DEEP_MESSAGES) as server:
-        show_limit(server.base_url, given.rate, given.rounds)
-    with inbox_server(*inbox, latency_seconds=given.latency, deep_messages=DEEP_MESSAGES) as server:
-        show_latency(server.base_url, given.latency, given.rounds)
+        show_limit(server.base_url, arguments.rate, arguments.rounds)
+    with inbox_server(
+        *inbox, latency_seconds=arguments.latency, deep_messages=DEEP_MESSAGES
+    ) as server:
+        show_latency(server.base_url, arguments.latency, arguments.rounds)
     show_starts()
 
 

@@ -1,11 +1,11 @@
-"""Normalise and write six tables, against the one-table row way, on the same raw rows and with the same garbage collector.
+"""Normalise raw rows into six tables, against a simple loop into one table.
 
     python benchmarks/normalise.py [--messages 100000] [--rounds 5]
 
-The one-table row way is what a simple script does: parse each payload, append a row of Python values, make one
-DataFrame of the rows and write it as one Parquet file. It keeps what fits into one table (attachments, shares and
-reactions as JSON), merges nothing and checks nothing. Both read the same Arrow table of raw payloads, both write to the
-same folder with zstd. Rounds are interleaved; the figures are medians of CPU seconds of the whole process.
+The simple loop parses each payload, appends a row of Python values, makes one DataFrame and writes
+one Parquet file, with attachments, shares and reactions as JSON. It merges and checks nothing. Both
+read the same Arrow table of raw payloads and write zstd to the same disk, with the same garbage
+collector. They run in turns; the figures are medians of CPU seconds of the whole process.
 """
 
 import argparse
@@ -32,17 +32,9 @@ DAY = date(2026, 2, 19)
 START = datetime(2026, 2, 19, tzinfo=UTC)
 OWN_ID = "17841499990000001"
 FIELDS = (
-    "attachments",
-    "from",
-    "id",
-    "message",
-    "reactions",
-    "reply_to",
-    "shares",
-    "story",
-    "tags",
+    "attachments", "from", "id", "message", "reactions", "reply_to", "shares", "story", "tags",
     "to",
-)
+)  # fmt: skip
 WORDS = [
     "hello",
     "is",
@@ -64,14 +56,15 @@ WORDS = [
     "you",
 ]
 COLUMNS = (
-    "conversation_id", "message_id", "created_at", "direction", "sender_id", "sender_name", "sender_username",
-    "recipient_ids", "text", "content_type", "attachments", "shares", "reactions", "sticker_url", "story",
-    "reply_to_message_id", "is_unsupported", "tags", "detail_status", "first_seen_at",
+    "conversation_id", "message_id", "created_at", "direction", "sender_id", "sender_name",
+    "sender_username", "recipient_ids", "text", "content_type", "attachments", "shares",
+    "reactions", "sticker_url", "story", "reply_to_message_id", "is_unsupported", "tags",
+    "detail_status", "first_seen_at",
 )  # fmt: skip
 
 
 def make_day(message_count: int, seed: int = 7) -> RawDay:
-    """Invent one day of an Instagram account: 20 messages a conversation, 1 in 8 with media, reaction or reply."""
+    """Return one day of an Instagram account: 20 messages a conversation, 1 in 8 with media."""
     random = Random(seed)
     conversations, ids, details = [], [], []
     for number in range(message_count):
@@ -87,8 +80,9 @@ def make_day(message_count: int, seed: int = 7) -> RawDay:
             _message(message_id, created_at, number, random), option=orjson.OPT_SORT_KEYS
         ).decode()
         fields = orjson.dumps(dict.fromkeys(FIELDS, 1771491444000000 + number // 1000)).decode()
-        details.append((conversation_id, message_id, created_at, "detailed", number % 20 + 1, None, None, fields, payload,
-                        created_at, created_at, None, None))  # fmt: skip
+        content = ("detailed", number % 20 + 1, None, None, fields, payload)
+        times = (created_at, created_at, None, None)
+        details.append((conversation_id, message_id, created_at, *content, *times))
     return RawDay(
         "instagram",
         "999000000000001",
@@ -115,8 +109,8 @@ def _conversation(conversation_id: str, number: int) -> tuple[object, ...]:
         {"id": OWN_ID, "username": "bakery"},
     ]
     payload = orjson.dumps({"participants": {"data": people}}).decode()
-    return (conversation_id, "instagram", "999000000000001", None, OWN_ID, "bakery", '{"participants":1}', payload,
-            START, START)  # fmt: skip
+    inbox = ("instagram", "999000000000001", None, OWN_ID, "bakery")
+    return (conversation_id, *inbox, '{"participants":1}', payload, START, START)
 
 
 def _customer_id(number: int) -> str:
@@ -138,7 +132,10 @@ def _message(
         "to": {"data": people[1:]},
         "message": " ".join(random.choices(WORDS, k=random.randint(2, 18))),
     }
-    link = f"https://lookaside.fbsbx.com/ig_messaging_cdn/?asset_id={number:017d}&signature={random.getrandbits(256):064x}"
+    link = (
+        f"https://lookaside.fbsbx.com/ig_messaging_cdn/?asset_id={number:017d}"
+        f"&signature={random.getrandbits(256):064x}"
+    )
     special = random.randrange(64)
     if special < 4:
         image = {
@@ -163,7 +160,7 @@ def _message(
 
 
 def write_six_tables(raw: RawDay, folder: Path) -> None:
-    """Normalise and commit: locks, syncs, read back and all."""
+    """Normalise and commit, with locks, syncs and reading back."""
     store = Store(StoreSettings(root=str(folder)))
     for name, table in normalize(raw).items():
         store.replace(name, "bakery", DAY, table, "benchmark")
@@ -171,10 +168,10 @@ def write_six_tables(raw: RawDay, folder: Path) -> None:
 
 
 def write_one_table(raw: RawDay, folder: Path) -> None:
-    """Do it the simple way: a row of Python values per message, one frame, one file."""
+    """Write a row of Python values per message, by one DataFrame into one file."""
     rows = []
-    columns = [raw.message_details[name].to_pylist() for name in ("conversation_id", "created_at", "detail_status",
-                                                                  "first_seen_at", "payload")]  # fmt: skip
+    names = ("conversation_id", "created_at", "detail_status", "first_seen_at", "payload")
+    columns = [raw.message_details[name].to_pylist() for name in names]
     for conversation_id, created_at, detail_status, first_seen_at, payload in zip(
         *columns, strict=True
     ):
@@ -237,7 +234,7 @@ def main() -> None:
     parser.add_argument("--messages", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
-        "--gc", choices=("on", "off"), default="on", help="garbage collector, for both ways"
+        "--gc", choices=("on", "off"), default="on", help="garbage collector, for both"
     )
     options = parser.parse_args()
     raw = make_day(options.messages)
@@ -254,11 +251,11 @@ def main() -> None:
     }
     for name, (cpu, wall) in medians.items():
         print(
-            f"{name}: {cpu:.2f} s CPU, {wall:.2f} s wall (median of {options.rounds}, {options.messages:,} messages)"
+            f"{name}: {cpu:.2f} s CPU, {wall:.2f} s wall"
+            f" (median of {options.rounds}, {options.messages:,} messages)"
         )
-    print(
-        f"speed of six tables: {medians['one table'][0] / medians['six tables'][0]:.2f} x the one-table row way (CPU)"
-    )
+    speed = medians["one table"][0] / medians["six tables"][0]
+    print(f"speed of six tables: {speed:.2f} x the simple loop (CPU)")
     print(f"peak memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
 
 

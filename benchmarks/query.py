@@ -1,7 +1,8 @@
-"""What reading costs: `connect()` after compaction against one sorted Parquet file and against bare daily files.
+"""Time queries of compacted tables, against one sorted Parquet file and against daily files.
 
-Prints medians and ratios of interleaved turns, by the clock and in CPU seconds. Run: python -m benchmarks.query
-[--accounts N] [--days N] [--rows N] [FOLDER]; --accounts 50 --days 365 is the full size.
+    python -m benchmarks.query [--accounts 50] [--days 365] [--rows 60] [FOLDER]
+
+The readers run in turns. Prints medians and ratios of wall and CPU seconds.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import tempfile
 import time
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -30,7 +32,7 @@ TURNS = 9
 
 
 def messages(account: int, day: date, count: int) -> pa.Table:
-    """Return believable rows of one account and day, sorted by key."""
+    """Return realistic rows of one account and day, sorted by key."""
     numbers = [(account * 400 + (day - FIRST).days) * count + n for n in range(count)]
     at = int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()) * 1_000_000
     rows = {
@@ -51,13 +53,17 @@ def messages(account: int, day: date, count: int) -> pa.Table:
         "first_seen_at": pa.array([at] * count).cast(TIME),
         "changed_at": pa.array([at] * count).cast(TIME),
     }
-    columns = [pa.array(rows[c.name], c.type) if c.name in rows and isinstance(rows[c.name], list)
-               else rows.get(c.name, pa.nulls(count, c.type)) for c in MESSAGES.columns]  # fmt: skip
+    columns = [
+        pa.array(rows[column.name], column.type)
+        if isinstance(rows.get(column.name), list)
+        else rows.get(column.name, pa.nulls(count, column.type))
+        for column in MESSAGES.columns
+    ]
     return parquet.sort(MESSAGES, pa.Table.from_arrays(columns, schema=MESSAGES.schema))
 
 
 def fill(root: Path, accounts: int, days: int, rows: int) -> Path:
-    """Write the daily files without the cost of commits, and one sorted file of the same rows; return its path."""
+    """Write daily files, and one sorted file of the same rows; return its path."""
     one = root.parent / "one.parquet"
     schema = pa.schema(
         [pa.field("account", pa.string()), pa.field("date", pa.date32()), *MESSAGES.schema]
@@ -84,23 +90,28 @@ def queries(accounts: int, days: int, rows: int) -> dict[str, str]:
     day = FIRST + timedelta(days=days // 2)
     wanted = messages(accounts // 2, day, rows)["message_id"][rows // 2].as_py()
     return {
-        "full scan": "SELECT account, direction, count(*), sum(length(text)), max(created_at) FROM {} GROUP BY ALL",
-        "one week": f"SELECT account, count(*), sum(length(text)) FROM {{}} WHERE date BETWEEN '{day}' AND '{day + timedelta(days=6)}' GROUP BY ALL",
-        "one account-day": f"SELECT * FROM {{}} WHERE account = 'a{accounts // 2:03d}' AND date = '{day}'",
+        "full scan": "SELECT account, direction, count(*), sum(length(text)), max(created_at)"
+        " FROM {} GROUP BY ALL",
+        "one week": "SELECT account, count(*), sum(length(text)) FROM {}"
+        f" WHERE date BETWEEN '{day}' AND '{day + timedelta(days=6)}' GROUP BY ALL",
+        "one account-day": "SELECT * FROM {}"
+        f" WHERE account = 'a{accounts // 2:03d}' AND date = '{day}'",
         "one message id": f"SELECT * FROM {{}} WHERE message_id = '{wanted}'",
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--accounts", type=int, default=20)
     parser.add_argument("--days", type=int, default=151)
     parser.add_argument("--rows", type=int, default=60, help="rows per account and day")
     parser.add_argument("folder", nargs="?")
-    given = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(dir=given.folder))
+    arguments = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(dir=arguments.folder))
     try:
-        compare(folder, given.accounts, given.days, given.rows)
+        compare(folder, arguments.accounts, arguments.days, arguments.rows)
     finally:
         shutil.rmtree(folder)
 
@@ -115,7 +126,8 @@ def compare(folder: Path, accounts: int, days: int, rows: int) -> None:
     made = compact(store, FIRST + timedelta(days=days))
     seconds = time.process_time() - started
     print(
-        f"{accounts} accounts x {days} days x {rows} rows: {len(made)} months compacted in {seconds:.0f} s CPU"
+        f"{accounts} accounts x {days} days x {rows} rows:"
+        f" {len(made)} months compacted in {seconds:.0f} s CPU"
     )
     time.sleep(2.1)
     with convo_pipeline.connect(root) as compacted, duckdb.connect() as plain, Bare(root) as daily:
@@ -132,7 +144,7 @@ def compare(folder: Path, accounts: int, days: int, rows: int) -> None:
 
 
 class Bare:
-    """The same lake as it is read without a state: by daily files."""
+    """A copy of the lake without state: queries read its daily files."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.parent / "bare"
@@ -150,14 +162,14 @@ class Bare:
         shutil.rmtree(self.root)
 
 
-def report(name: str, sql: str, readers: dict[str, object]) -> None:
-    """Print each reader's medians; the first turn warms up and is not counted."""
+def report(name: str, sql: str, readers: dict[str, Any]) -> None:
+    """Print the medians of each reader; the first turn is not counted."""
     timings: dict[str, list[tuple[float, float]]] = {reader: [] for reader in readers}
     results = {}
     for _ in range(TURNS + 1):
         for reader, con in readers.items():
             started, used = time.perf_counter(), time.process_time()
-            results[reader] = sorted(map(repr, con.execute(sql).fetchall()))  # type: ignore[attr-defined]
+            results[reader] = sorted(map(repr, con.execute(sql).fetchall()))
             timings[reader].append((time.perf_counter() - started, time.process_time() - used))
     assert len({tuple(rows) for rows in results.values()}) == 1, "the readers disagree"
     base = [
@@ -166,7 +178,8 @@ def report(name: str, sql: str, readers: dict[str, object]) -> None:
     for reader, values in timings.items():
         wall, cpu = (statistics.median(column) for column in zip(*values[1:], strict=True))
         print(
-            f"{name:<16} {reader:<24} {wall * 1000:>9.1f} ms {wall / base[0]:>7.2f} x  {cpu * 1000:>9.1f} ms CPU {cpu / base[1]:>7.2f} x"
+            f"{name:<16} {reader:<24} {wall * 1000:>9.1f} ms {wall / base[0]:>7.2f} x"
+            f"  {cpu * 1000:>9.1f} ms CPU {cpu / base[1]:>7.2f} x"
         )
 
 

@@ -1,8 +1,9 @@
-"""What a night's look for unsent messages reads, against a look that remembers nothing: files and CPU seconds.
+"""Count the files that the nightly search for unsent messages reads, with and without its memory.
 
     python -m benchmarks.unsent [--days 300] [--rows 60] [--rounds 3]
 
-One account; between two nights one day changes. Both sides take turns; medians. A file is a GET where the lake is a bucket.
+One account; one day changes between two nights. Both searches run in turns; the figures are
+medians. In a bucket each file is one GET request.
 """
 
 import argparse
@@ -42,7 +43,7 @@ def ids(day: date, names: list[str]) -> pa.Table:
 
 
 def measure(work: Callable[[], object]) -> tuple[int, float]:
-    """Return how many data files were opened, and the CPU seconds."""
+    """Return the number of opened data files, and the CPU seconds."""
     opened.clear()
     started = time.process_time()
     work()
@@ -61,8 +62,8 @@ def main() -> None:
     parser.add_argument("--days", type=int, default=300)
     parser.add_argument("--rows", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=3)
-    given = parser.parse_args()
-    days = [FIRST + timedelta(days=index) for index in range(given.days)]
+    arguments = parser.parse_args()
+    days = [FIRST + timedelta(days=index) for index in range(arguments.days)]
     sys.addaudithook(listen)
     whole, later = [], []
     with (
@@ -74,21 +75,23 @@ def main() -> None:
                 RAW_MESSAGE_IDS.name,
                 ACCOUNT,
                 day,
-                ids(day, [f"{day}-{number:05}" for number in range(given.rows)]),
+                ids(day, [f"{day}-{number:05}" for number in range(arguments.rows)]),
             )
-        for number in range(given.rounds):
+        for number in range(arguments.rounds):
             store.state.remove_days_done(f"{TASK} redact", ACCOUNT, days)
             whole.append(measure(lambda: find_unsent(store, ACCOUNT, "redact")))
             store.merge(RAW_MESSAGE_IDS.name, ACCOUNT, days[-1], ids(days[-1], [f"late-{number}"]))
             later.append(measure(lambda: find_unsent(store, ACCOUNT, "redact")))
     (files, cpu), (later_files, later_cpu) = (
-        map(statistics.median, zip(*each, strict=True)) for each in (whole, later)
+        map(statistics.median, zip(*figures, strict=True)) for figures in (whole, later)
     )
     print(
-        f"{given.days} days of {given.rows} rows: remembering nothing {files:.0f} files, {cpu:.3f} s CPU"
+        f"{arguments.days} days of {arguments.rows} rows: without memory {files:.0f} files,"
+        f" {cpu:.3f} s CPU"
     )
     print(
-        f"a night later, one day changed: {later_files:.0f} files, {later_cpu:.3f} s CPU: {later_cpu / cpu:.2f} of it"
+        f"with memory, one day changed: {later_files:.0f} files, {later_cpu:.3f} s CPU:"
+        f" {later_cpu / cpu:.2f} x"
     )
 
 

@@ -36,7 +36,7 @@ SMALLEST = {
     "size": ("--messages", "2000", "--days", "3"),
     "unsent": ("--days", "3", "--rounds", "1"),
 }
-PARTS = {"__init__", "inbox_server", "simple_script", "words"}
+PARTS = {"__init__", "bulk_inbox", "inbox_server", "simple_script", "words"}
 """Modules that benchmarks import; they are no benchmarks."""
 
 pytestmark = pytest.mark.slow
