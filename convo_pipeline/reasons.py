@@ -225,7 +225,7 @@ REASONS: Mapping[str, Reason] = {
     ),
     "empty_pages": Reason(
         "the list of conversations returned 20 empty pages in a row",
-        "the next run lists again; if it occurs again, check whether the rest of the inbox is empty",
+        "the next run lists again; if it occurs again, check whether the inbox is really empty",
         is_self_healing=True,
     ),
     "page_refused": Reason(

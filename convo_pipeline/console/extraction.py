@@ -29,9 +29,9 @@ from convo_pipeline.extract.report import AccountReport, missed_in
 from convo_pipeline.extract.run import Mode, find
 from convo_pipeline.lake.ledger import upgrade_runs
 from convo_pipeline.lake.store import Store
+from convo_pipeline.orchestration.assets import NORMALISE_JOB
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.instance import open_instance
-from convo_pipeline.orchestration.jobs import NORMALISE_JOB
 from convo_pipeline.orchestration.partitions import ONE_DAY, Window
 from convo_pipeline.orchestration.runs import RunResult, run_jobs
 from convo_pipeline.orchestration.schedules import nightly_window, open_ledger

@@ -1,6 +1,6 @@
-"""Sensor: post each failed run to a webhook, with its accounts and what to do. Off unless configured.
+"""Sensor: post each failed run to a webhook, with its accounts and what to do.
 
-It sends the failed steps' texts: account names and remedies, no secret and no message.
+It is off unless configured. It sends the failed steps' texts: account names and remedies, no secret and no message.
 A job that fails again for the same accounts and reasons is posted once.
 """
 
@@ -35,7 +35,7 @@ class RunFailure:
     def fingerprint(self) -> tuple[object, ...]:
         """Accounts and error codes: equal for failures that differ only in times and trace ids.
 
-        >>> lines = ("bakery: code 190/460, trace A1", "bakery: code 190/460, trace B2", "bakery: code 190/463")
+        >>> lines = ("code 190/460, trace A1", "code 190/460, trace B2", "code 190/463")
         >>> first, again, other = (RunFailure(("bakery",), (line,)).fingerprint for line in lines)
         >>> first == again, first == other
         (True, False)
@@ -52,7 +52,7 @@ def build_alert(deployment: Deployment) -> dg.SensorDefinition:
         name="alert",
         default_status=status,
         minimum_interval_seconds=INTERVAL_SECONDS,
-        description="Posts failed runs to the webhook in the variable that alerts.webhook_env names.",
+        description="Posts failed runs to the webhook that alerts.webhook_env names.",
     )
     def alert(context: dg.RunFailureSensorContext) -> dg.SkipReason | None:
         if not variable:

@@ -31,7 +31,7 @@ class StepResult:
     unrequested: dict[TablePartition, Metadata] = field(default_factory=dict)
     """Other partitions whose files changed."""
     pictured: dict[TablePartition, Metadata] = field(default_factory=dict)
-    """Partitions of `requested` with pictures: reported last, so that an asset's page shows them."""
+    """Partitions of `requested` with pictures: reported last, so that the page shows them."""
     failures: dict[str, str] = field(default_factory=dict)
     summary: Metadata = field(default_factory=dict)
     changed_count: int = 0
@@ -67,7 +67,7 @@ def report_to_dagster(
     result: StepResult,
     evaluate_checks: Callable[[], Iterable[dg.AssetCheckResult]],
 ) -> Iterator[AssetEvent]:
-    """Report a result for the selected tables, then the checks; raise Failure if an account failed."""
+    """Report the selected tables, then the checks; raise Failure if an account failed."""
     selected = {key.to_user_string() for key in context.op_execution_context.selected_asset_keys}
     _log(context, result.unrequested)
     if result.failures:

@@ -1,7 +1,8 @@
 """The tables as Dagster assets: `extract` makes the raw tables, `normalise` all others.
 
-There are two steps and no more. An account passes all raw tables without waiting for other accounts,
-and all derived tables of a partition are derived together.
+There are two steps. An account passes all raw tables without waiting for other accounts, and all
+derived tables of a partition are derived together. Each step has its own job, because a
+failed step skips all later steps, for the complete accounts too.
 (No `from __future__ import annotations` here: Dagster reads the annotations.)
 """
 
@@ -43,6 +44,19 @@ FRESHNESS = dg.FreshnessPolicy.time_window(
 A window and not a deadline: while a schedule is off, nothing is due at a certain hour.
 """
 SINGLE_RUN = dg.BackfillPolicy.single_run()
+
+EXTRACT_JOB = "extract_job"
+NORMALISE_JOB = "normalise_job"
+extract_job = dg.define_asset_job(
+    EXTRACT_JOB,
+    selection=list(RAW),
+    description="Call the API and store the raw tables of a range of accounts and days.",
+)
+normalise_job = dg.define_asset_job(
+    NORMALISE_JOB,
+    selection=list(DERIVED),
+    description="Derive all other tables from the raw ones. Starts after every extract run.",
+)
 
 
 def table_spec(table: schema.Table, problem: str | None = None) -> dg.AssetSpec:

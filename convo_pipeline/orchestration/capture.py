@@ -47,7 +47,7 @@ AssetChange = dg.AssetMaterialization | dg.AssetObservation
 def build_capture_job(deployment: Deployment) -> dg.JobDefinition:
     """Build the job that reads what is new and reports only the partitions that changed.
 
-    It is an op and no asset run: a capture without news writes a dozen events for any number of accounts.
+    It is an op and no asset run: a capture without news writes only a dozen events.
     """
 
     @dg.op(name="capture")
@@ -126,8 +126,8 @@ def asset_changes(
 ) -> Iterator[AssetChange]:
     """Yield an event for each changed partition, those with pictures last.
 
-    An asset's page shows its newest materialisation. So captures materialise a partition with pictures
-    once, with pictures. Its later changes are observations, until the nightly run draws again.
+    An asset's page shows its newest materialisation. So captures materialise a partition of a
+    pictured table once, with pictures. Its later changes are observations, until the nightly run draws again.
     """
     new = [
         partition

@@ -1,13 +1,18 @@
-"""Everything Dagster is told about: assets, checks, jobs, schedules, sensors of one deployment."""
+"""All Dagster definitions of one deployment: assets, checks, jobs, schedules, sensors."""
 
 import dagster as dg
 
 from convo_pipeline.orchestration.alerts import build_alert
-from convo_pipeline.orchestration.assets import build_extract, build_normalise, build_problem
+from convo_pipeline.orchestration.assets import (
+    build_extract,
+    build_normalise,
+    build_problem,
+    extract_job,
+    normalise_job,
+)
 from convo_pipeline.orchestration.capture import build_capture_job
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.early_capture import build_early_capture
-from convo_pipeline.orchestration.jobs import extract_job, normalise_job
 from convo_pipeline.orchestration.partitions import partitions_of
 from convo_pipeline.orchestration.schedules import (
     build_capture_schedule,
@@ -15,27 +20,26 @@ from convo_pipeline.orchestration.schedules import (
     build_nightly,
     build_sweep,
 )
-from convo_pipeline.orchestration.upkeep import build_upkeep_job, build_upkeep_schedule
+from convo_pipeline.orchestration.upkeep import build_upkeep_schedule
 
 
 def build_definitions(deployment: Deployment) -> dg.Definitions:
-    """Build the code location; without accounts it loads all the same and says why."""
+    """Build the code location. Without accounts it loads too, and shows why there are none."""
     partitions = partitions_of(deployment.settings)
     capture_job = build_capture_job(deployment)
     cron = deployment.settings.schedule.capture
-    upkeep_job = build_upkeep_job(deployment)
     return dg.Definitions(
         assets=[
             build_extract(deployment, partitions),
             build_normalise(deployment, partitions),
             *([build_problem(deployment.problem)] if deployment.problem else []),
         ],
-        jobs=[extract_job, normalise_job, capture_job, upkeep_job],
+        jobs=[extract_job, normalise_job, capture_job],
         schedules=[
             build_nightly(deployment),
             build_sweep(deployment),
             *([build_capture_schedule(deployment, cron, capture_job)] if cron else []),
-            build_upkeep_schedule(deployment, upkeep_job),
+            build_upkeep_schedule(deployment),
         ],
         sensors=[
             *build_followers(),

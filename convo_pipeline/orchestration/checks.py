@@ -1,7 +1,7 @@
 """Asset checks: find partitions that are wrong or incomplete and say what to do. No check blocks.
 
-A blocking check would fail the complete accounts too. A check is evaluated once per run, also if the
-step then fails. It reads the run's partitions and those that failed in its last evaluation, so that
+A blocking check would fail the complete accounts too. A check is evaluated once per run, also if
+the step then fails. It reads the run's partitions and those that failed in its last evaluation, so that
 a good run of one account does not hide another account's problem. Texts name accounts, dates and
 remedies, never a message's text.
 """
@@ -72,7 +72,7 @@ class CheckedPartition:
 
 @dataclass(frozen=True)
 class Check:
-    """What must be true of each partition of a table; `find_problem` returns what is wrong, or None.
+    """What must be true of each partition of a table; `find_problem` returns a text if it is not.
 
     `carried_days`: for how many days a failed partition is checked again; None: always.
     """
@@ -131,7 +131,10 @@ def _key(row: Mapping[str, object]) -> tuple[str, str]:
 def find_unknown_ids(
     table: str, parent: str, key: Sequence[str], partition: CheckedPartition
 ) -> str | None:
-    """Find keys of `table` without a row in `parent`; reads `table` first: runs write `parent` first."""
+    """Find keys of `table` without a row in `parent`.
+
+    It reads `table` first, because runs write `parent` first.
+    """
     if not partition.is_kept(table, parent):
         return None
     rows = partition.rows(table)

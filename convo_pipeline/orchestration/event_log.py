@@ -1,12 +1,13 @@
-"""Dagster's own SQLite storage, with connections that are kept: for whoever records many events in one process.
+"""Dagster's SQLite storage with connections that stay open: less CPU time per event.
 
-Same folder, same files, same tables: what is written here every Dagster reads, and the other way round. Dagster's class
-makes an engine for each event, so that each event compiles its statements and opens and closes two files; closing the
-last connection copies the journal back. That was more than half of what Dagster adds to a run.
-An instance of its own uses it by `storage: custom:` in dagster.yaml, with `base_dir: {env: DAGSTER_HOME}` as config.
+Dagster's class makes an engine for each event: it compiles the statements again and opens and
+closes two files. With open connections a materialisation costs 15 ms of CPU instead of 23 ms
+(`python -m benchmarks.dagster_share`). Batching of events (DAGSTER_EVENT_BATCH_SIZE) saves nothing
+here: for SQLite, Dagster stores a batch event by event. Files and tables stay the same.
+Another instance uses the class by `storage: custom:` in dagster.yaml.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,10 @@ BUSY_TIMEOUT_SECONDS = 60
 
 
 class KeptEventLog(SqliteEventLogStorage):
-    """An event log that keeps the connections to its index and to the run it saw last."""
+    """An event log that keeps open the connections to its index and to the last run."""
 
     def __init__(self, base_dir: str) -> None:
-        self._kept: dict[str, sqlalchemy.Engine] = {}
+        self._engines: dict[str, sqlalchemy.Engine] = {}
         super().__init__(base_dir)
 
     @contextmanager
@@ -34,31 +35,28 @@ class KeptEventLog(SqliteEventLogStorage):
             yield connection
 
     def _engine(self, shard: str) -> sqlalchemy.Engine:
-        if shard not in self._initialized_dbs:
-            self._let_go(shard)
-        if shard not in self._kept:
-            for other in (
-                self._kept.keys() - {INDEX_SHARD_NAME} if shard != INDEX_SHARD_NAME else ()
-            ):
-                self._let_go(other)
-            address = self.conn_string_for_shard(shard)
-            self._kept[shard] = sqlalchemy.create_engine(
-                address, connect_args={"timeout": BUSY_TIMEOUT_SECONDS}
+        is_initialized = shard in self._initialized_dbs
+        if not is_initialized:
+            self._close({shard})
+        if shard not in self._engines:
+            if shard != INDEX_SHARD_NAME:
+                self._close(self._engines.keys() - {INDEX_SHARD_NAME})
+            self._engines[shard] = sqlalchemy.create_engine(
+                self.conn_string_for_shard(shard), connect_args={"timeout": BUSY_TIMEOUT_SECONDS}
             )
-        if shard not in self._initialized_dbs:
-            self._initdb(self._kept[shard])
+        if not is_initialized:
+            self._initdb(self._engines[shard])
             self._initialized_dbs.add(shard)
-        return self._kept[shard]
+        return self._engines[shard]
 
-    def _let_go(self, shard: str) -> None:
-        engine = self._kept.pop(shard, None)
-        if engine is not None:
-            engine.dispose()
+    def _close(self, shards: Iterable[str]) -> None:
+        for shard in list(shards):
+            if shard in self._engines:
+                self._engines.pop(shard).dispose()
 
     def dispose(self) -> None:
-        """Close everything."""
-        for shard in list(self._kept):
-            self._let_go(shard)
+        """Close all connections."""
+        self._close(self._engines)
         super().dispose()
 
 
@@ -77,7 +75,7 @@ class KeptSqliteStorage(DagsterSqliteStorage):
 
 
 def with_kept_connections(ref: InstanceRef) -> InstanceRef:
-    """Return the same instance with kept connections; as it is where somebody configured another storage."""
+    """Return the same instance with open connections; unchanged if it has another storage."""
     data = ref.storage_data
     if data is None or data.class_name != DagsterSqliteStorage.__name__:
         return ref

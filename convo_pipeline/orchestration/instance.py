@@ -1,4 +1,4 @@
-"""Where runs are recorded: the instance in DAGSTER_HOME, one in a folder of ours, or one that vanishes."""
+"""The Dagster instance that records runs: the one in DAGSTER_HOME, or an ephemeral one."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +14,10 @@ QUIET_CONFIG = "telemetry:\n  enabled: false\n\nnux:\n  enabled: false\n"
 
 
 def open_instance(environ: Mapping[str, str]) -> dg.DagsterInstance:
-    """Open the instance in DAGSTER_HOME, or an ephemeral one if it is not set; SettingsError if it cannot be used."""
+    """Open the instance in DAGSTER_HOME, or an ephemeral one if it is not set.
+
+    Raise SettingsError if DAGSTER_HOME is no absolute path of an existing folder.
+    """
     home = environ.get(HOME_VARIABLE, "").strip()
     if not home:
         return dg.DagsterInstance.ephemeral()
@@ -29,12 +32,12 @@ def open_instance(environ: Mapping[str, str]) -> dg.DagsterInstance:
 
 
 def open_home(path: Path) -> dg.DagsterInstance:
-    """Open the instance of a folder; one with Dagster's usual storage keeps its connections while it is open."""
+    """Open the instance of a folder; Dagster's default storage keeps its connections open."""
     return dg.DagsterInstance.from_ref(with_kept_connections(InstanceRef.from_dir(str(path))))
 
 
 def make_home(path: Path) -> Path:
-    """Make a folder that can be a DAGSTER_HOME, with telemetry and nagging off; an existing file stays."""
+    """Make a folder for DAGSTER_HOME, with telemetry off; an existing dagster.yaml stays."""
     path.mkdir(parents=True, exist_ok=True)
     if not (path / "dagster.yaml").exists():
         shipped = Path("dagster.yaml")

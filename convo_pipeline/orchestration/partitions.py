@@ -1,6 +1,6 @@
-"""Partition keys, ranges and windows: Dagster's spelling of "these accounts, these days".
+"""Partition keys, ranges and windows: how Dagster names accounts and days.
 
-Pure: it reads no file and asks no API. Keys are `account|YYYY-MM-DD`; days are UTC; windows are half-open.
+Keys are `account|YYYY-MM-DD`; days are UTC; windows are half-open.
 """
 
 from collections import defaultdict
@@ -20,7 +20,7 @@ ONE_DAY = timedelta(days=1)
 
 @dataclass(frozen=True, order=True)
 class Window:
-    """Days [since, until) that are asked for together."""
+    """Days [since, until) that one run requests."""
 
     since: date
     until: date
@@ -35,7 +35,7 @@ class Window:
 
 
 def partitions_of(settings: Settings) -> dg.MultiPartitionsDefinition:
-    """Every account × every UTC day from the earliest start date to today, today included."""
+    """Return every account and UTC day from the earliest start date to today, today included."""
     names = [account.name for account in settings.accounts]
     first = min(
         (account.start_date for account in settings.accounts), default=datetime.now(UTC).date()
@@ -47,7 +47,7 @@ def partitions_of(settings: Settings) -> dg.MultiPartitionsDefinition:
 
 
 def key_of(account: str, day: date) -> str:
-    """Spell a partition key.
+    """Return the partition key of an account and a day.
 
     >>> key_of("bakery", date(2026, 11, 21))
     'bakery|2026-11-21'
@@ -56,13 +56,13 @@ def key_of(account: str, day: date) -> str:
 
 
 def split_key(key: str) -> tuple[str, date]:
-    """Take a partition key apart."""
+    """Return the account and the day of a partition key."""
     account, day = str(key).split("|")
     return account, date.fromisoformat(day)
 
 
 def by_account(keys: Iterable[str]) -> dict[str, list[date]]:
-    """Group partition keys: each account's days, ascending."""
+    """Return the sorted days of each account in these partition keys."""
     days: dict[str, list[date]] = defaultdict(list)
     for account, day in map(split_key, keys):
         days[account].append(day)
@@ -70,9 +70,10 @@ def by_account(keys: Iterable[str]) -> dict[str, list[date]]:
 
 
 def windows_of(days: Sequence[date]) -> list[Window]:
-    """Join consecutive days.
+    """Join consecutive days to windows.
 
-    >>> [(w.since.day, w.until.day) for w in windows_of([date(2026, 1, 1), date(2026, 1, 2), date(2026, 1, 5)])]
+    >>> days = [date(2026, 1, day) for day in (1, 2, 5)]
+    >>> [(window.since.day, window.until.day) for window in windows_of(days)]
     [(1, 3), (5, 6)]
     """
     windows: list[Window] = []
@@ -85,7 +86,7 @@ def windows_of(days: Sequence[date]) -> list[Window]:
 
 
 def accounts_by_window(days: dict[str, list[date]]) -> dict[Window, list[str]]:
-    """Turn each account's days into windows and name the accounts that share one, so that they run side by side."""
+    """Return the accounts of each window: accounts of one window run in parallel."""
     shared: dict[Window, list[str]] = defaultdict(list)
     for account, account_days in days.items():
         for window in windows_of(account_days):
@@ -96,14 +97,17 @@ def accounts_by_window(days: dict[str, list[date]]) -> dict[Window, list[str]]:
 def since_start(
     accounts: Sequence[AccountSettings], days: dict[str, list[date]]
 ) -> dict[str, list[date]]:
-    """Keep the days from each account's start date on; an account without any is left out."""
+    """Return the days from each account's start date on; accounts without any are left out."""
     starts = {account.name: account.start_date for account in accounts}
-    kept = {name: [day for day in some if day >= starts[name]] for name, some in days.items()}
-    return {name: some for name, some in kept.items() if some}
+    kept = {
+        name: [day for day in account_days if day >= starts[name]]
+        for name, account_days in days.items()
+    }
+    return {name: account_days for name, account_days in kept.items() if account_days}
 
 
 def range_tags(accounts: Sequence[str], window: Window) -> dict[str, str]:
-    """Tags of one run over neighbouring `accounts` (in the order of the configuration) × the window's days."""
+    """Return the tags of one run over a window and accounts that are neighbours in `convo.toml`."""
     return {
         RANGE_START: key_of(accounts[0], window.since),
         RANGE_END: key_of(accounts[-1], window.last),
@@ -111,12 +115,12 @@ def range_tags(accounts: Sequence[str], window: Window) -> dict[str, str]:
 
 
 def neighbours(settings: Settings, accounts: Iterable[str]) -> list[list[str]]:
-    """Split accounts into stretches that stand side by side in the configuration: a range tag spans one."""
+    """Split accounts into groups of neighbours in `convo.toml`: a range tag covers one group."""
     wanted = set(accounts)
-    stretches: list[list[str]] = [[]]
+    groups: list[list[str]] = [[]]
     for account in settings.accounts:
         if account.name in wanted:
-            stretches[-1].append(account.name)
-        elif stretches[-1]:
-            stretches.append([])
-    return [stretch for stretch in stretches if stretch]
+            groups[-1].append(account.name)
+        elif groups[-1]:
+            groups.append([])
+    return [group for group in groups if group]

@@ -8,10 +8,9 @@ import dagster as dg
 from convo_pipeline.derive.rederive import Scope
 from convo_pipeline.extract.run import AccountReport, Mode
 from convo_pipeline.orchestration.asset_events import ACCOUNTS_METADATA, error_chain
-from convo_pipeline.orchestration.assets import MODE_TAG, SCOPE_TAG
+from convo_pipeline.orchestration.assets import EXTRACT_JOB, MODE_TAG, NORMALISE_JOB, SCOPE_TAG
 from convo_pipeline.orchestration.catalog import build_definitions
 from convo_pipeline.orchestration.deployment import Deployment
-from convo_pipeline.orchestration.jobs import EXTRACT_JOB, NORMALISE_JOB
 from convo_pipeline.orchestration.partitions import Window, neighbours, range_tags
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}

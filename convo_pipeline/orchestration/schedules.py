@@ -1,7 +1,7 @@
-"""When what runs: the nightly extract, the weekly sweep, the capture between nights, and what follows an extract.
+"""Schedules of extract, sweep and capture, and sensors that normalise after an extract.
 
-Schedules are off until somebody turns them on in the UI: a clone that is only being tried must not call an API
-in the night. The followers are on: they call nobody.
+Schedules are off until a person turns them on: a clone on trial must not call an API at night.
+The sensors are on: they make no API calls.
 """
 
 from collections.abc import Iterator
@@ -11,9 +11,14 @@ from datetime import UTC, date, timedelta
 import dagster as dg
 
 from convo_pipeline.extract.report import Mode
-from convo_pipeline.orchestration.assets import MODE_TAG
+from convo_pipeline.orchestration.assets import (
+    EXTRACT_JOB,
+    MODE_TAG,
+    NORMALISE_JOB,
+    extract_job,
+    normalise_job,
+)
 from convo_pipeline.orchestration.deployment import Deployment
-from convo_pipeline.orchestration.jobs import EXTRACT_JOB, NORMALISE_JOB, extract_job, normalise_job
 from convo_pipeline.orchestration.partitions import (
     PARTITION,
     RANGE_END,
@@ -32,45 +37,45 @@ FOLLOW_SECONDS = 15
 
 
 def nightly_window(settings: Settings, today: date, state: State | None = None) -> Window | None:
-    """Name the days a night asks for, up to yesterday; None if there are none.
+    """Return the days of a nightly run, up to yesterday; None if there are none.
 
-    They start at the oldest day that some account's ledger does not show as swept after its end, at most
-    30 days back, and always hold the last `recheck_days`.
+    They start at the oldest day that some account has not completed, at most 30 days back, and
+    include the last `recheck_days`.
     """
     recheck = today - timedelta(days=max(1, settings.schedule.recheck_days))
     starts = [
-        max(account.start_date, _first_needed(account, recheck, today, state))
+        max(account.start_date, _first_incomplete(account, recheck, today, state))
         for account in settings.accounts
     ]
     since = min(starts, default=today)
     return Window(since, today) if since < today else None
 
 
+def _first_incomplete(
+    account: AccountSettings, recheck: date, today: date, state: State | None
+) -> date:
+    """Return the first day before `recheck` that no complete run after its end covers."""
+    oldest = max(account.start_date, today - timedelta(days=MOST_DAYS_BACK))
+    covered = {
+        (run.since, min(run.until, run.started_at.date()))
+        for run in (state.runs(account.name) if state else ())
+        if run.outcome == "complete" and run.since and run.until
+    }
+    days = Window(oldest, recheck).days
+    return next(
+        (day for day in days if not any(since <= day < until for since, until in covered)), recheck
+    )
+
+
 def sweep_window(settings: Settings, today: date) -> Window | None:
-    """Name the days a sweep asks for: the last 30, up to yesterday; None if no account has a whole day yet."""
+    """Return the days of a sweep: the last 30, up to yesterday; None if there are none."""
     first = min((account.start_date for account in settings.accounts), default=today)
     since = max(first, today - timedelta(days=MOST_DAYS_BACK))
     return Window(since, today) if since < today else None
 
 
-def _first_needed(
-    account: AccountSettings, recheck: date, today: date, state: State | None
-) -> date:
-    oldest = max(account.start_date, today - timedelta(days=MOST_DAYS_BACK))
-    runs = state.runs(account.name) if state else []
-    swept = {
-        (run.since, min(run.until, run.started_at.date()))
-        for run in runs
-        if run.outcome == "complete" and run.since and run.until
-    }
-    days = Window(oldest, recheck).days
-    return next(
-        (day for day in days if not any(since <= day < until for since, until in swept)), recheck
-    )
-
-
 def build_nightly(deployment: Deployment) -> dg.ScheduleDefinition:
-    """Build the schedule of one run for all accounts."""
+    """Build the schedule of the nightly run of all accounts."""
     settings = deployment.settings
 
     @dg.schedule(
@@ -78,40 +83,41 @@ def build_nightly(deployment: Deployment) -> dg.ScheduleDefinition:
         job=extract_job,
         cron_schedule=settings.schedule.nightly,
         execution_timezone="UTC",
-        description="Extract of all accounts up to yesterday (UTC). Turn it on here.",
+        description="Extract all accounts up to yesterday (UTC). Turn it on here.",
     )
     def nightly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         today = context.scheduled_execution_time.astimezone(UTC).date()
         with open_ledger(settings) as state:
             window = nightly_window(settings, today, state)
-        return _ask_all(deployment, window, "nightly")
+        return _request_all(deployment, window, "nightly")
 
     return nightly
 
 
 def build_sweep(deployment: Deployment) -> dg.ScheduleDefinition:
-    """Build the schedule of the run that looks as if nothing were held, and counts what other runs had missed."""
+    """Build the schedule of the sweep: it fetches everything again and counts missed messages."""
 
     @dg.schedule(
         name="sweep",
         job=extract_job,
         cron_schedule=deployment.settings.schedule.sweep,
         execution_timezone="UTC",
-        description=f"Reads the last {MOST_DAYS_BACK} days of all accounts as if nothing were held. Turn it on here.",
+        description=f"Fetch the last {MOST_DAYS_BACK} days of all accounts again and report what"
+        " earlier runs missed. Turn it on here.",
     )
     def sweep(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         today = context.scheduled_execution_time.astimezone(UTC).date()
-        return _ask_all(deployment, sweep_window(deployment.settings, today), "full")
+        return _request_all(deployment, sweep_window(deployment.settings, today), "full")
 
     return sweep
 
 
-def _ask_all(
+def _request_all(
     deployment: Deployment, window: Window | None, mode: Mode
 ) -> dg.RunRequest | dg.SkipReason:
-    """Request one run for all accounts, or say why there is nothing to ask."""
+    """Request one run for all accounts, or skip if there is no day to extract."""
     if window is None:
-        return dg.SkipReason(deployment.problem or "no account has a whole day yet")
+        return dg.SkipReason(deployment.problem or "no account has a complete day yet")
     (accounts,) = neighbours(
         deployment.settings, (account.name for account in deployment.settings.accounts)
     )
@@ -120,7 +126,7 @@ def _ask_all(
 
 @contextmanager
 def open_ledger(settings: Settings) -> Iterator[State | None]:
-    """Open the ledger, if there is one yet: looking at it makes nothing."""
+    """Open the state; None if there is none yet: reading creates no file."""
     path = settings.store.state_path / STATE_FILE
     if not path.is_file():
         yield None
@@ -132,9 +138,9 @@ def open_ledger(settings: Settings) -> Iterator[State | None]:
 def build_capture_schedule(
     deployment: Deployment, cron: str, capture_job: dg.JobDefinition
 ) -> dg.ScheduleDefinition:
-    """Build the schedule of the looks between nights.
+    """Build the schedule of captures.
 
-    After hours without a daemon Dagster asks for several of the looks that were missed, at once; one is enough.
+    After a pause of the daemon, Dagster requests several missed captures: only the last runs.
     """
 
     @dg.schedule(
@@ -142,13 +148,13 @@ def build_capture_schedule(
         job=capture_job,
         cron_schedule=cron,
         execution_timezone="UTC",
-        description="Looks for new messages before they leave the newest 20. Turn it on here.",
+        description="Fetch new messages before they leave the newest 20. Turn it on here.",
     )
     def capture(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         newer = next_time(cron, context.scheduled_execution_time.astimezone(UTC))
         if newer <= deployment.clock.now():
             return dg.SkipReason(
-                f"missed, as the daemon was not running; the look of {newer:%H:%M} UTC is due as well"
+                f"missed while the daemon was not running; the capture of {newer:%H:%M} UTC is due"
             )
         return dg.RunRequest()
 
@@ -156,19 +162,21 @@ def build_capture_schedule(
 
 
 def build_followers() -> list[dg.SensorDefinition]:
-    """Build the sensors that normalise after every extract, whole or partly failed, started from wherever."""
-    return [_follower("normalise_after_success", dg.DagsterRunStatus.SUCCESS),
-            _follower("normalise_after_failure", dg.DagsterRunStatus.FAILURE)]  # fmt: skip
+    """Build the sensors that normalise after every extract run, successful or failed."""
+    return [
+        _build_follower("normalise_after_success", dg.DagsterRunStatus.SUCCESS),
+        _build_follower("normalise_after_failure", dg.DagsterRunStatus.FAILURE),
+    ]
 
 
-def _follower(name: str, status: dg.DagsterRunStatus) -> dg.SensorDefinition:
+def _build_follower(name: str, status: dg.DagsterRunStatus) -> dg.SensorDefinition:
     @dg.run_status_sensor(
         name=name,
         run_status=status,
         request_job=normalise_job,
         default_status=dg.DefaultSensorStatus.RUNNING,
         minimum_interval_seconds=FOLLOW_SECONDS,
-        description=f"Normalises what an extract stored, after its {status.value.lower()}.",
+        description=f"Normalises what an extract run stored, after its {status.value.lower()}.",
     )
     def follow(context: dg.RunStatusSensorContext) -> dg.RunRequest | dg.SkipReason:
         return follow_up(context.dagster_run)
@@ -177,12 +185,12 @@ def _follower(name: str, status: dg.DagsterRunStatus) -> dg.SensorDefinition:
 
 
 def follow_up(run: dg.DagsterRun) -> dg.RunRequest | dg.SkipReason:
-    """Ask for the normalise run of an extract run's partitions; skip runs that extracted nothing or normalised already."""
+    """Request the normalise run of an extract run's partitions; skip other runs."""
     assets = {key.to_user_string() for key in run.asset_selection or ()}
-    extracts = run.job_name == EXTRACT_JOB or (
+    is_extract = run.job_name == EXTRACT_JOB or (
         run.job_name != NORMALISE_JOB and not assets.isdisjoint(RAW)
     )
-    if not extracts:
+    if not is_extract:
         return dg.SkipReason(f"{run.job_name} extracted nothing")
     if run.is_success and assets.issuperset(DERIVED):
         return dg.SkipReason("the run normalised what it extracted")

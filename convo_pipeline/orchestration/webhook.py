@@ -1,6 +1,6 @@
-"""Post one JSON document to an address that is a secret: it comes from the environment and is in no error.
+"""Post one JSON document to a secret address from the environment; no error shows the address.
 
-The owner of urllib.request. Like the Graph client it follows no redirect and trusts no proxy variable.
+The only user of urllib.request. Like the Graph client it follows no redirect and uses no proxy.
 """
 
 import json
@@ -16,22 +16,17 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def read_webhook(variable: str, environ: Mapping[str, str]) -> str:
-    """Return the address in a variable; a SettingsError names the variable and never its value."""
+    """Return the address in a variable; a SettingsError names the variable, never its value."""
     url = environ.get(variable, "").strip()
     if not url:
         raise SettingsError(f"alerts.webhook_env: the environment variable {variable} is not set")
     try:
         parts = urlsplit(url)
-        is_good = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK)
+        is_safe = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK)
+        is_safe = is_safe and bool(parts.hostname)
     except ValueError:
-        is_good = False
-    if (
-        not is_good
-        or not parts.hostname
-        or not url.isascii()
-        or not url.isprintable()
-        or " " in url
-    ):
+        is_safe = False
+    if not is_safe or not url.isascii() or not url.isprintable() or " " in url:
         raise SettingsError(f"alerts.webhook_env: {variable} must hold an https address")
     return url
 
@@ -39,7 +34,7 @@ def read_webhook(variable: str, environ: Mapping[str, str]) -> str:
 def post_json(
     url: str, document: Mapping[str, object], timeout_seconds: float = TIMEOUT_SECONDS
 ) -> None:
-    """Send it once; a ConvoError says what went wrong without the address."""
+    """Send the document once; a ConvoError describes the failure without the address."""
     body = json.dumps(document).encode()
     headers = {"Content-Type": "application/json", "User-Agent": "convo-pipeline"}
     request = urllib.request.Request(url, body, headers, method="POST")  # noqa: S310 - read_webhook checked it
@@ -56,7 +51,7 @@ def post_json(
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *_: object) -> None:
-        """Follow nothing: the answer becomes an HTTPError."""
+        """Follow no redirect: the response becomes an HTTPError."""
 
 
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect())

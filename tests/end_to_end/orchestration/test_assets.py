@@ -15,10 +15,10 @@ from convo_pipeline.derive.day import derive_day
 from convo_pipeline.emulator.serve import EmulatorServer
 from convo_pipeline.extract.run import Progress, extract
 from convo_pipeline.lake.store import Store
+from convo_pipeline.orchestration.assets import EXTRACT_JOB, NORMALISE_JOB
 from convo_pipeline.orchestration.capture import prune_idle_runs
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.instance import make_home
-from convo_pipeline.orchestration.jobs import EXTRACT_JOB, NORMALISE_JOB
 from convo_pipeline.orchestration.partitions import Window, partitions_of, range_tags
 from convo_pipeline.orchestration.runs import QUIET, run_jobs
 from convo_pipeline.orchestration.steps import BEFORE_START, UNREQUESTED

@@ -16,6 +16,7 @@ from convo_pipeline.emulator.serve import EmulatorServer
 from convo_pipeline.lake.first_days import RETENTION_FILE
 from convo_pipeline.lake.parquet import encode
 from convo_pipeline.lake.store import Store
+from convo_pipeline.orchestration.assets import EXTRACT_JOB, NORMALISE_JOB
 from convo_pipeline.orchestration.checks import (
     ACCOUNT_CHECKS,
     CHECKS,
@@ -23,7 +24,6 @@ from convo_pipeline.orchestration.checks import (
     find_failed_accounts,
 )
 from convo_pipeline.orchestration.deployment import Deployment
-from convo_pipeline.orchestration.jobs import EXTRACT_JOB, NORMALISE_JOB
 from convo_pipeline.orchestration.partitions import Window, range_tags
 from convo_pipeline.orchestration.runs import QUIET
 from convo_pipeline.state.records import Partition, Run

@@ -16,9 +16,9 @@ from PIL import Image
 from convo_pipeline.derive.account_days import derive_account_days
 from convo_pipeline.emulator.serve import EmulatorServer
 from convo_pipeline.lake.store import Store
+from convo_pipeline.orchestration.assets import EXTRACT_JOB, NORMALISE_JOB
 from convo_pipeline.orchestration.catalog import build_definitions
 from convo_pipeline.orchestration.deployment import Deployment
-from convo_pipeline.orchestration.jobs import EXTRACT_JOB, NORMALISE_JOB
 from convo_pipeline.orchestration.partitions import Window, range_tags
 from convo_pipeline.orchestration.pictures import (
     ChartContext,

@@ -30,10 +30,10 @@ def test_connections_are_kept_while_the_instance_is_open_and_closed_with_it(tmp_
         log = instance.event_log_storage
         assert isinstance(log, KeptEventLog)
         store(instance, "bakery|2026-03-01")
-        before = dict(log._kept)
+        before = dict(log._engines)
         store(instance, "bakery|2026-03-02")
-        assert log._kept == before
-    assert log._kept == {}
+        assert log._engines == before
+    assert log._engines == {}
 
 
 def test_only_the_run_seen_last_and_the_index_are_kept_open(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_only_the_run_seen_last_and_the_index_are_kept_open(tmp_path: Path) -> N
         assert isinstance(log, KeptEventLog)
         for run_id in ("first", "second", "third"):
             log.get_logs_for_run(run_id)
-        assert set(log._kept) <= {"index", "third"}
+        assert set(log._engines) <= {"index", "third"}
 
 
 def test_a_home_with_another_storage_keeps_it(tmp_path: Path) -> None:

@@ -220,7 +220,7 @@ def test_nightly_upkeep_fails_on_a_damaged_file(
     deployment = Deployment(inboxes.settings, environ=inboxes.environ, clock=clock)
     count = sum(record.date == OLD for record in store.state.partitions())
     assert run_upkeep(deployment, told.append) == []
-    assert f"files read and found whole: {count}" in told
+    assert f"files checked: {count}" in told
     flip(store.path("messages", "insta", OLD))
     (failure,) = run_upkeep(deployment, told.append)
     assert f"messages/account=insta/date={OLD}" in failure
