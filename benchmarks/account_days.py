@@ -1,8 +1,8 @@
-"""What `account_days` costs: a million messages over 90 days, against the same figures by SQL in plain DuckDB.
+"""Measure the CPU and memory of `account_days`: a million messages over 90 days.
 
-Both read the same lake on one thread; CPU seconds of this process, medians of interleaved rounds. Peak memory is that of
-a process that makes every day and nothing else, for lakes of other sizes too: what lies beyond a month is not held.
-Run: python benchmarks/account_days.py [MESSAGES] [ROUNDS]
+Each round and each lake has its own process, which derives every day from the files of a lake.
+Memory is the peak resident set, also for lakes of other sizes. The views are measured once.
+Run: python -m benchmarks.account_days [MESSAGES] [ROUNDS]
 """
 
 import statistics
@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -20,93 +19,71 @@ import pyarrow.parquet as pq
 
 import convo_pipeline
 from convo_pipeline.derive.account_days import BATCH_DAYS
-from convo_pipeline.query.connection import Connection
+from convo_pipeline.query.account_days import COLUMNS, compute_account_days, needed_days
 from convo_pipeline.schema import MESSAGES
 from convo_pipeline.tables.complete_range import CompleteRange
-from convo_pipeline.tables.metrics import COLUMNS, account_days, needed_days
 
 SINCE = date(2026, 1, 1)
 DAY_COUNT = 90
-MEMORY_SHAPES = ((10, 90), (1, 90), (1, 360))
-"""Lakes whose peak memory is shown: one part in so many of the messages a day, for so many days."""
+SHAPES = ((10, 90), (1, 90), (1, 360))
+"""Lakes: one part in so many of the messages a day, and the number of days."""
 PER_CONVERSATION = 10
-SQL = (Path(__file__).parent / "account_days.sql").read_text()
 COMPLETE_RANGE = CompleteRange(SINCE, datetime(2026, 12, 31, tzinfo=UTC))
-PARAMETERS = {
-    "since": COMPLETE_RANGE.since,
-    "until": COMPLETE_RANGE.until,
-    "edge": timedelta(hours=24),
-}
 
 
 def main(message_count: int = 1_000_000, rounds: int = 3) -> None:
-    pa.set_cpu_count(1)
-    with tempfile.TemporaryDirectory() as folder:
-        write_lake(Path(folder), message_count)
-        with convo_pipeline.connect(folder, config={"threads": 1}) as con:
-            ways: dict[str, Callable[[], int]] = {
-                "SQL in DuckDB": lambda: len(con.sql(SQL, params=PARAMETERS).to_arrow_table()),
-                "account_days": lambda: make_all(Path(folder)),
-            }
-            spent: dict[str, list[float]] = {name: [] for name in ways}
-            for _ in range(rounds):
-                for name, way in ways.items():
-                    begun = time.process_time()
-                    assert way() == DAY_COUNT
-                    spent[name].append(time.process_time() - begun)
-            report(spent, message_count)
-            show_views(con)
-    show_memory(message_count)
-
-
-def report(spent: dict[str, list[float]], message_count: int) -> None:
-    medians = {name: statistics.median(seconds) for name, seconds in spent.items()}
-    for name, seconds in medians.items():
-        print(
-            f"{name:16} {seconds:6.2f} s CPU for {message_count:,} messages over {DAY_COUNT} days"
-        )
-    print(f"ratio            {medians['account_days'] / medians['SQL in DuckDB']:6.2f} (at most 3)")
-
-
-def show_memory(message_count: int) -> None:
-    """Make the days of smaller and longer lakes in processes of their own."""
-    print(f"peak memory      {peak_megabytes(Path(), 0):6.0f} MB before anything is read")
-    for part, day_count in MEMORY_SHAPES:
+    _, megabytes = measure(Path(), 0)
+    print(f"an idle process: {megabytes:.0f} MB peak memory")
+    for part, day_count in SHAPES:
         count = message_count // part * day_count // DAY_COUNT
         with tempfile.TemporaryDirectory() as folder:
             write_lake(Path(folder), count, day_count)
-            megabytes = peak_megabytes(Path(folder), day_count)
-        print(f"peak memory      {megabytes:6.0f} MB for {count:,} messages over {day_count} days")
+            runs = [measure(Path(folder), day_count) for _ in range(rounds)]
+            if (part, day_count) == (1, DAY_COUNT):
+                show_views(Path(folder))
+        cpu, megabytes = (statistics.median(column) for column in zip(*runs, strict=True))
+        print(
+            f"{count:,} messages over {day_count} days: {cpu:.2f} s CPU,"
+            f" {megabytes:.0f} MB peak memory"
+        )
 
 
-def peak_megabytes(root: Path, day_count: int) -> float:
-    """Return what a process of its own says of itself: the kernel's figure for a child starts at its parent's peak."""
+def measure(root: Path, day_count: int) -> tuple[float, float]:
+    """Return the CPU seconds and the peak memory in MB of a process that makes every day."""
     code = (
-        "from pathlib import Path; from account_days import make_all, own_peak; "
-        f"make_all(Path({str(root)!r}), {day_count}); print(own_peak())"
+        "from pathlib import Path; from benchmarks.account_days import measure_here; "
+        f"measure_here(Path({str(root)!r}), {day_count})"
     )
-    printed = subprocess.check_output(
-        [sys.executable, "-c", code], cwd=Path(__file__).parent, text=True
-    )
-    return float(printed) / 1024
+    command = [sys.executable, "-c", code]
+    printed = subprocess.check_output(command, cwd=Path(__file__).parents[1], text=True)
+    cpu, kibibytes = printed.split()
+    return float(cpu), int(kibibytes) / 1024
 
 
-def own_peak() -> int:
-    """Return the highest resident set of this process so far, in KiB."""
+def measure_here(root: Path, day_count: int) -> None:
+    pa.set_cpu_count(1)
+    begun = time.process_time()
+    assert make_all(root, day_count) == day_count
+    print(time.process_time() - begun, peak_kibibytes())
+
+
+def peak_kibibytes() -> int:
+    """Return the peak of this process alone; `getrusage` of a child begins at its parent's peak."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
 
-def show_views(con: Connection) -> None:
-    for view in ("response_turns", "sessions", "inbox"):
-        begun = time.perf_counter()
-        con.execute(f"SELECT count(*), max(COLUMNS(*)) FROM {view}").fetchall()
-        print(f"{view:16} {time.perf_counter() - begun:6.2f} s for every column of every row")
+def show_views(root: Path) -> None:
+    with convo_pipeline.connect(root, config={"threads": 1}) as con:
+        for view in ("response_turns", "sessions", "inbox"):
+            begun = time.process_time()
+            con.execute(f"SELECT count(*), max(COLUMNS(*)) FROM {view}").fetchall()
+            print(f"{view}: {time.process_time() - begun:.2f} s CPU for all columns and rows")
 
 
 def make_all(root: Path, day_count: int = DAY_COUNT) -> int:
-    """Make every day, a month at a time as the pipeline does, from the files of the days it needs."""
-    made = 0
+    """Compute every day in batches, as the pipeline does; return the number of rows."""
+    row_count = 0
     for start in range(0, day_count, BATCH_DAYS):
         days = [
             SINCE + timedelta(days=start + index)
@@ -116,11 +93,10 @@ def make_all(root: Path, day_count: int = DAY_COUNT) -> int:
         paths = [
             partition(root, first + timedelta(days=index)) for index in range((last - first).days)
         ]
-        held = pa.concat_tables(
-            [pq.read_table(path, columns=list(COLUMNS)) for path in paths if path.exists()]
-        )
-        made += len(account_days(held, days, complete_range=COMPLETE_RANGE))
-    return made
+        tables = [pq.read_table(path, columns=list(COLUMNS)) for path in paths if path.exists()]
+        messages = pa.concat_tables(tables)
+        row_count += len(compute_account_days(messages, days, complete_range=COMPLETE_RANGE))
+    return row_count
 
 
 def partition(root: Path, day: date) -> Path:

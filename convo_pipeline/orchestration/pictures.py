@@ -20,6 +20,13 @@ import pyarrow.compute as pc
 from convo_pipeline.derive.account_days import read_complete_range
 from convo_pipeline.lake.columns import read_columns
 from convo_pipeline.lake.store import Store
+from convo_pipeline.query.account_days import (
+    COLUMNS,
+    LOOKBACK_DAYS,
+    compute_first_responses,
+    day_status,
+    needed_days,
+)
 from convo_pipeline.schema import ACCOUNT_DAYS, COVERAGE, MESSAGES, Table
 from convo_pipeline.tables.chart_data import (
     UNANSWERED,
@@ -36,13 +43,6 @@ from convo_pipeline.tables.chart_data import (
     mean_by_hour,
 )
 from convo_pipeline.tables.complete_range import CompleteRange
-from convo_pipeline.tables.metrics import (
-    COLUMNS,
-    LOOKBACK_DAYS,
-    age_of,
-    first_responses,
-    needed_days,
-)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -86,11 +86,11 @@ class ChartContext:
         return f"{self.account} · {self.name(days[0]) if len(days) == 1 else self.span.title}"
 
     def is_promised(self, day: date) -> bool:
-        return age_of(day, self.complete_range).promised_days >= 0
+        return day_status(day, self.complete_range).is_complete
 
     def is_whole(self, day: date) -> bool:
         """Say whether all of the day is held: a run promised it, and it was over."""
-        return self.is_promised(day) and age_of(day, self.complete_range).ripeness > 0
+        return self.is_promised(day) and day_status(day, self.complete_range).has_ended
 
     def name(self, day: date) -> str:
         """Name a day, and say why it is not whole."""
@@ -249,7 +249,7 @@ def _read_waits(store: Store, subject: ChartContext, rows: Mapping[date, Row]) -
     )
     around = [first + timedelta(days=index) for index in range((last - first).days)]
     messages = _read(store, MESSAGES, subject.account, around, COLUMNS)
-    found = first_responses(
+    found = compute_first_responses(
         messages, promised, complete_range=subject.complete_range, session_gap_hours=gap
     )
     return class_waits(

@@ -5,13 +5,9 @@ A message whose direction is unknown (its details could not be read) may be ours
 change is null or marked `is_lower_bound`, never guessed. It knows tables and columns; it runs nothing.
 """
 
+from convo_pipeline.query.reply_rules import REPEATED_TEXTS, rule_statements, session_gap
 from convo_pipeline.query.sources import quote
 from convo_pipeline.settings import DAYS, AccountSettings, Settings
-from convo_pipeline.tables.metrics import (
-    AUTOMATED_REPLY_SECONDS,
-    REPEATED_TEXT_CHARACTERS,
-    REPEATED_TEXT_CONVERSATIONS,
-)
 
 _BUSINESS_CLOCK = """
 CREATE MACRO internal.business_clock(wall, opens, closes, weekdays) AS
@@ -31,74 +27,71 @@ _SECONDS = (
     "CREATE MACRO internal.seconds(since, until) AS (epoch_us(until) - epoch_us(since)) / 1000000"
 )
 
-MESSAGE_ORDER = """
+MESSAGE_ORDER = f"""
 WITH placed AS (
     SELECT
         account, date, conversation_id, message_id, created_at, direction, text,
         row_number() OVER thread AS position,
-        lag(direction) OVER thread AS previous_direction,
-        lead(direction) OVER thread AS next_direction,
-        lead(created_at) OVER thread - created_at < {gap} AS is_followed,
-        coalesce(created_at - lag(created_at) OVER thread >= {gap}, true) AS is_session_start
+        lag(direction) OVER thread AS previous,
+        lead(direction) OVER thread AS next,
+        internal.begins_session(created_at, lag(created_at) OVER thread) AS begins_session,
+        internal.begins_session(lead(created_at) OVER thread, created_at) AS ends_session
     FROM messages
-    WINDOW thread AS (PARTITION BY account, conversation_id ORDER BY created_at, tie_rank, message_id)
+    WINDOW thread AS (
+        PARTITION BY account, conversation_id ORDER BY created_at, tie_rank, message_id
+    )
 ),
 begun AS (
     SELECT
         *,
-        coalesce(direction = 'inbound', false)
-            AND (previous_direction IS DISTINCT FROM 'inbound' OR is_session_start) AS is_turn_start,
-        direction IS DISTINCT FROM 'outbound'
-            AND (previous_direction = 'outbound' OR is_session_start) AS is_stretch_start,
-        direction IS DISTINCT FROM 'outbound'
-            AND (previous_direction IS DISTINCT FROM 'inbound' OR is_session_start) AS is_possible_turn_start
+        internal.begins_turn(direction, previous, begins_session) AS begins_turn,
+        internal.begins_stretch(direction, previous, begins_session) AS begins_stretch,
+        internal.may_begin_turn(direction, previous, begins_session) AS may_begin_turn
     FROM placed
 ),
 numbered AS (
     SELECT
         *,
-        sum(is_session_start::INT) OVER so_far AS session_number,
-        sum(is_turn_start::INT) OVER so_far AS turn_number,
-        max(created_at) FILTER (is_stretch_start) OVER so_far AS stretch_began_at,
-        max(created_at) FILTER (is_possible_turn_start) OVER so_far AS turn_began_by
+        sum(begins_session::INT) OVER so_far AS session_number,
+        sum(begins_turn::INT) OVER so_far AS turn_number,
+        max(created_at) FILTER (begins_stretch) OVER so_far AS stretch_began_at,
+        max(created_at) FILTER (may_begin_turn) OVER so_far AS turn_began_by
     FROM begun
-    WINDOW so_far AS (PARTITION BY account, conversation_id ORDER BY position ROWS UNBOUNDED PRECEDING)
+    WINDOW so_far AS (
+        PARTITION BY account, conversation_id ORDER BY position ROWS UNBOUNDED PRECEDING
+    )
 ),
 timed AS (
     SELECT *, max(stretch_began_at) FILTER (direction = 'inbound') OVER so_far AS turn_began_after
     FROM numbered
-    WINDOW so_far AS (PARTITION BY account, conversation_id ORDER BY position ROWS UNBOUNDED PRECEDING)
+    WINDOW so_far AS (
+        PARTITION BY account, conversation_id ORDER BY position ROWS UNBOUNDED PRECEDING
+    )
 ),
-repeated AS (
-    SELECT account, date, text FROM messages
-    WHERE direction = 'outbound' AND length(text) >= {characters}
-    GROUP BY ALL HAVING count(DISTINCT conversation_id) >= {conversations}
-),
+repeated AS ({REPEATED_TEXTS.format(keys="account, date")}),
 judged AS (
     SELECT
         n.*,
         CASE
             WHEN direction IS DISTINCT FROM 'outbound' THEN NULL
-            WHEN created_at - turn_began_after <= to_seconds({seconds}) THEN 'fast_reply'
+            WHEN internal.is_fast_reply(created_at, turn_began_after) THEN 'fast_reply'
             WHEN r.text IS NOT NULL THEN 'repeated_text'
         END AS automated_reason,
-        coalesce(created_at - turn_began_by <= to_seconds({seconds}), false) AS is_maybe_fast
-    FROM timed AS n LEFT JOIN repeated AS r ON r.account = n.account AND r.date = n.date AND r.text = n.text
+        internal.is_fast_reply(created_at, turn_began_by) AS may_be_fast
+    FROM timed AS n
+    LEFT JOIN repeated AS r ON r.account = n.account AND r.date = n.date AND r.text = n.text
 )
 SELECT
-    account, date, conversation_id, message_id, created_at, direction,
-    position,
+    account, date, conversation_id, message_id, created_at, direction, position,
     session_number::BIGINT AS session_number,
-    CASE WHEN direction = 'inbound' THEN turn_number::BIGINT END AS turn_number,
-    CASE WHEN direction = 'outbound' AND (automated_reason IS NOT NULL OR NOT is_maybe_fast)
+    if(direction = 'inbound', turn_number::BIGINT, NULL) AS turn_number,
+    CASE WHEN direction = 'outbound' AND (automated_reason IS NOT NULL OR NOT may_be_fast)
         THEN automated_reason IS NOT NULL END AS is_likely_automated,
     automated_reason,
-    position > 1 AND NOT is_session_start AND previous_direction IS NULL AS follows_unknown,
-    coalesce(is_followed AND next_direction IS NULL, false) AS precedes_unknown
+    position > 1 AND NOT begins_session AND previous IS NULL AS follows_unknown,
+    NOT ends_session AND next IS NULL AS precedes_unknown
 FROM judged
-"""
-"""A turn began no earlier than the stretch without a message of ours that it is in, and at the latest with the newest
-message that may begin one: between the two lies what unread messages, which may be the customer's, leave open."""
+"""  # noqa: S608 - constants
 
 _FOLLOWED = """
 WITH looked_ahead AS (
@@ -277,20 +270,14 @@ LEFT JOIN internal.accounts AS c ON c.account = j.account
 
 def response_time_statements(settings: Settings) -> list[str]:
     """Return the statements that make these views, in order."""
-    gap = f"to_microseconds({round(settings.metrics.session_gap_hours * 3_600_000_000)})"
-    order = MESSAGE_ORDER.format(
-        gap=gap,
-        seconds=AUTOMATED_REPLY_SECONDS,
-        conversations=REPEATED_TEXT_CONVERSATIONS,
-        characters=REPEATED_TEXT_CHARACTERS,
-    )
+    gap = session_gap(settings.metrics.session_gap_hours)
     return [
-        "CREATE SCHEMA internal",
+        *rule_statements(settings.metrics.session_gap_hours),
         _SECONDS,
         _BUSINESS_CLOCK,
         _BUSINESS_SECONDS,
         f"CREATE VIEW internal.accounts AS {_accounts(settings)}",
-        f"CREATE VIEW message_order AS {order}",
+        f"CREATE VIEW message_order AS {MESSAGE_ORDER}",
         f"CREATE VIEW internal.followed AS {_FOLLOWED}",
         f"CREATE VIEW internal.known AS {_KNOWN.format(gap=gap)}",
         f"CREATE VIEW response_turns AS {RESPONSE_TURNS}",

@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 from nbclient import NotebookClient
 
+from convo_pipeline.query.account_days import compute_account_days
 from convo_pipeline.schema import CONVERSATIONS, COVERAGE, RUNS
 from convo_pipeline.tables.complete_range import CompleteRange
-from convo_pipeline.tables.metrics import account_days
 from tests.support.metric_worlds import as_table, random_world, write_world
 from tests.support.paths import NOTEBOOKS as NOTEBOOKS_FOLDER
 
@@ -38,7 +38,7 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for account in ("account-0", "account-1"):
         own = [message for message in world if message.account == account]
         days = sorted({message.created_at.date() for message in own})
-        for day, content in account_days(
+        for day, content in compute_account_days(
             as_table(own), days, complete_range=COMPLETE_RANGE
         ).items():
             put(root, "account_days", f"account={account}/date={day}", content)

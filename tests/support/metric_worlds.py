@@ -3,6 +3,7 @@
 The second formulation shares no code with the package: loops over plain rows instead of window functions.
 """
 
+import math
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from convo_pipeline.schema import MESSAGES, RUNS
+from convo_pipeline.tables.complete_range import CompleteRange
 
 LONG_TEXT = "Thank you for your message, we will be back tomorrow."
 TEXTS = ("", "ok", "short answer", LONG_TEXT, LONG_TEXT + "!", None)
@@ -59,8 +61,11 @@ def row(message: Message) -> dict[str, object]:
 
 
 def as_table(messages: Iterable[Message]) -> pa.Table:
-    """The messages as one table, as the mart is given them."""
-    return pa.Table.from_pylist([row(message) for message in messages], schema=MESSAGES.schema)
+    """Return the messages as one table, in the order of the files: by date, then by key."""
+    in_order = sorted(
+        messages, key=lambda each: (each.created_at.date(), each.conversation_id, each.message_id)
+    )
+    return pa.Table.from_pylist([row(message) for message in in_order], schema=MESSAGES.schema)
 
 
 LONG_AFTER = datetime(2027, 1, 1, tzinfo=UTC)
@@ -528,3 +533,237 @@ def one_session(
         "unanswered_since": unanswered_since,
         "is_lower_bound": kinds["unknown"] > 0 or not world.is_known(account, began) or may_lack,
     }
+
+
+CONTENT_COUNTS = {
+    "text_count": {"text"},
+    "media_count": {"image", "video", "audio", "file", "sticker"},
+    "share_count": {"share"},
+    "story_count": {"story_reply", "story_mention"},
+}
+
+
+def account_days(
+    messages: list[Message],
+    days: Iterable[date],
+    complete_range: CompleteRange | None,
+    gap: timedelta = timedelta(hours=24),
+) -> dict[date, dict[str, object]]:
+    """Return the rows of `account_days` of one account, for the days with a message."""
+    repeated = repeated_texts(messages)
+    found = [steps(thread, repeated, gap) for thread in threads(messages).values()]
+    dates = {message.created_at.date() for message in messages}
+    return {day: DayFigures(found, day, complete_range, gap).row() for day in days if day in dates}
+
+
+@dataclass
+class Response:
+    """What is known about the response to one question."""
+
+    is_measured: bool
+    seconds: float | None
+
+
+@dataclass
+class DayFigures:
+    """Counts the figures of one day of one account, one conversation at a time."""
+
+    threads: list[list[Step]]
+    day: date
+    complete_range: CompleteRange | None
+    gap: timedelta
+
+    def row(self) -> dict[str, object]:
+        complete, until = self.complete_range, datetime.min.replace(tzinfo=UTC)
+        age = -1
+        if complete is not None:
+            age, until = min(28, (self.day - complete.since).days), complete.until
+        ended = [
+            midnight(self.day) + timedelta(days=1) + wait <= until
+            for wait in (timedelta(0), timedelta(hours=1), timedelta(days=1), timedelta(days=7))
+        ]
+        unsure = self.count("unknown") + self.count("unsure") + self.last_words("unknown", "unsure")
+        return {
+            **self.volume(),
+            "history_days": max(0, age),
+            **self.first_responses(age >= 0, age >= 0 and ended[1], age >= 0 and ended[2]),
+            "backlog_count": self.last_words("inbound"),
+            **self.responsiveness(age >= 6 and ended[0]),
+            "is_lower_bound": unsure > 0
+            or age < 0
+            or not ended[0]
+            or timedelta(days=age) < self.gap,
+            "is_backlog_lower_bound": self.last_words("unknown", "unsure") > 0 or age < 28,
+            "is_promised": age >= 0,
+            "is_over": ended[0],
+            "is_final": age >= 0 and ended[3],
+        }
+
+    def of_day(self, thread: list[Step], day: date | None = None) -> list[Step]:
+        return [step for step in thread if step.message.created_at.date() == (day or self.day)]
+
+    def count(self, kind: str) -> int:
+        return sum(step.kind == kind for thread in self.threads for step in self.of_day(thread))
+
+    def volume(self) -> dict[str, object]:
+        own = [step for thread in self.threads for step in self.of_day(thread)]
+        customers = [
+            thread
+            for thread in self.threads
+            if any(step.kind == "inbound" for step in self.of_day(thread))
+        ]
+        new_count = sum(self.is_new(thread) for thread in customers)
+        contents = {
+            name: sum(step.message.content_type in types for step in own)
+            for name, types in CONTENT_COUNTS.items()
+        }
+        return {
+            "inbound_count": self.count("inbound"),
+            "outbound_count": sum(step.message.direction == "outbound" for step in own),
+            "automated_count": self.count("automated"),
+            "unknown_count": self.count("unknown"),
+            "active_conversation_count": sum(bool(self.of_day(each)) for each in self.threads),
+            "active_customer_count": len(customers),
+            "new_customer_count": new_count,
+            "returning_customer_count": len(customers) - new_count,
+            **contents,
+            "other_count": len(own) - sum(contents.values()),
+            "reaction_count": sum(step.message.reaction_count or 0 for step in own),
+        }
+
+    def is_new(self, thread: list[Step]) -> bool:
+        earlier = [step for step in thread if step.message.created_at < midnight(self.day)]
+        lookback = midnight(self.day) - timedelta(days=28)
+        return not earlier or earlier[-1].message.created_at < lookback
+
+    def last_words(self, *kinds: str) -> int:
+        """Count the conversations whose last message that is not automated is of these kinds."""
+        end = midnight(self.day) + timedelta(days=1)
+        count = 0
+        for thread in self.threads:
+            spoken = [
+                step
+                for step in thread
+                if step.kind != "automated"
+                and end - timedelta(days=29) <= step.message.created_at < end
+            ]
+            count += bool(spoken) and spoken[-1].kind in kinds
+        return count
+
+    def first_responses(
+        self, has_median: bool, has_share_1h: bool, has_share_24h: bool
+    ) -> dict[str, object]:
+        responses = [
+            response for thread in self.threads for response in self.session_responses(thread)
+        ]
+        seconds = [each.seconds for each in responses if each.seconds is not None]
+        measured_count = sum(each.is_measured for each in responses)
+        shares = {
+            limit: sum(wait <= limit for wait in seconds) / measured_count
+            for limit in (3600, 86400)
+            if measured_count
+        }
+        return {
+            "session_count": len(responses),
+            "judged_session_count": measured_count,
+            "answered_session_count": len(seconds),
+            "median_first_response_seconds": quantile(seconds, 0.5) if has_median else None,
+            "p90_first_response_seconds": quantile(seconds, 0.9) if has_median else None,
+            "share_answered_1h": shares.get(3600) if has_share_1h else None,
+            "share_answered_24h": shares.get(86400) if has_share_24h else None,
+        }
+
+    def session_responses(self, thread: list[Step]) -> list[Response]:
+        """Return the response to each session in which the customer first wrote on the day.
+
+        Messages of more than 28 days before the day do not count as part of a session.
+        """
+        lookback = midnight(self.day) - timedelta(days=28)
+        found = []
+        for index, step in enumerate(thread):
+            if step.kind != "inbound" or step.message.created_at.date() != self.day:
+                continue
+            session = [each for each in thread[:index] if each.session == step.session]
+            inside = [each for each in session if each.message.created_at >= lookback]
+            if any(each.kind == "inbound" for each in inside):
+                continue
+            began_at = max(lookback, (session or [step])[0].message.created_at)
+            is_unsure = any(each.kind == "unknown" for each in inside)
+            if self.complete_range is not None:
+                known_from = midnight(self.complete_range.since) + self.gap
+                is_unsure |= began_at < known_from <= midnight(self.day)
+            end = midnight(self.day) + timedelta(days=8)
+            found.append(respond(step, thread[index + 1 :], end, is_unsure))
+        return found
+
+    def day_responses(self, thread: list[Step], day: date) -> list[Response]:
+        """Return the response to the customer's first message of a day, if there is one."""
+        for index, step in enumerate(thread):
+            if step.kind == "inbound" and step.message.created_at.date() == day:
+                earlier = self.of_day(thread[:index], day)
+                is_unsure = any(each.kind == "unknown" for each in earlier)
+                end = midnight(day) + timedelta(days=1)
+                return [respond(step, thread[index + 1 :], end, is_unsure)]
+        return []
+
+    def responsiveness(self, is_known: bool) -> dict[str, object]:
+        """Apply Meta's rule to the 7 days that end with this day."""
+        responses: list[Response] = []
+        hidden_count = 0
+        for thread in self.threads:
+            for day in (self.day - timedelta(days=back) for back in range(7)):
+                responses += self.day_responses(thread, day)
+                kinds = {step.kind for step in self.of_day(thread, day)}
+                hidden_count += "unknown" in kinds and "inbound" not in kinds
+        seconds = [each.seconds for each in responses if each.seconds is not None]
+        measured_count = sum(each.is_measured for each in responses)
+        unsure_count = hidden_count + len(responses) - measured_count
+        best = is_responsive(seconds + [0.0] * unsure_count, measured_count + unsure_count)
+        worst = (
+            is_responsive(seconds, measured_count + unsure_count)
+            and (quantile(seconds + [86400.0] * unsure_count, 0.5) or 0) <= 900
+        )
+        badge = best if measured_count + unsure_count and best == worst else None
+        return {
+            "responsiveness_judged_count": measured_count,
+            "responsiveness_unsure_count": unsure_count,
+            "responsiveness_rate": len(seconds) / measured_count
+            if is_known and measured_count
+            else None,
+            "responsiveness_seconds": quantile(seconds, 0.5) if is_known else None,
+            "is_very_responsive": badge if is_known else None,
+            "responsiveness_version": "meta-badge-2016.1",
+        }
+
+
+def is_responsive(seconds: list[float], question_count: int) -> bool:
+    """Whether nine of ten questions are answered, half of them within 15 minutes."""
+    if not question_count or len(seconds) / question_count < 0.9:
+        return False
+    return (quantile(seconds, 0.5) or 0) <= 900
+
+
+def respond(question: Step, after: list[Step], end: datetime, is_unsure: bool) -> Response:
+    """Return the response to a question before `end`."""
+    for step in after:
+        if step.message.created_at >= end or step.kind == "human":
+            is_answered = step.kind == "human" and step.message.created_at < end
+            wait = (step.message.created_at - question.message.created_at).total_seconds()
+            return Response(not is_unsure, wait if is_answered and not is_unsure else None)
+        if step.kind in ("unknown", "unsure"):
+            return Response(False, None)
+    return Response(not is_unsure, None)
+
+
+def quantile(values: Iterable[float], share: float) -> float | None:
+    """Return a quantile, interpolated linearly."""
+    ordered = sorted(values)
+    if not ordered:
+        return None
+    place = share * (len(ordered) - 1)
+    low, high = ordered[math.floor(place)], ordered[math.ceil(place)]
+    return low + (high - low) * (place - math.floor(place))
+
+
+def midnight(day: date) -> datetime:
+    return datetime.combine(day, datetime.min.time(), UTC)

@@ -1,0 +1,424 @@
+"""Compute `account_days` and first responses from messages, in SQL. docs/metrics.md defines them.
+
+The row of a day depends on the messages from `LOOKBACK_DAYS` before it to `LOOKAHEAD_DAYS` after
+it, and on the complete range. It does not depend on which other days are computed with it.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from convo_pipeline.query.engine import run_query
+from convo_pipeline.query.reply_rules import REPEATED_TEXTS, rule_statements
+from convo_pipeline.schema import ACCOUNT_DAYS
+from convo_pipeline.tables.complete_range import CompleteRange
+
+LOOKBACK_DAYS = 28
+LOOKAHEAD_DAYS = 7
+COLUMNS = (
+    "conversation_id", "created_at", "tie_rank", "direction", "text", "content_type", "reaction_count",
+)  # fmt: skip
+"""The columns of `messages` that the query reads."""
+RESPONSIVENESS_VERSION = "meta-badge-2016.1"
+RESPONSIVENESS_DAYS = 7
+RESPONSIVE_RATE = 0.9
+RESPONSIVE_SECONDS = 15 * 60
+WAITS = (timedelta(0), timedelta(hours=1), timedelta(hours=24), timedelta(days=LOOKAHEAD_DAYS))
+"""After the end of a day, these waits complete in turn: its messages, then its responses within
+one hour, within one day, and all its responses."""
+
+
+def needed_days(day: date, session_gap_hours: float = 24) -> tuple[date, date]:
+    """Return the half-open range of days whose messages the row of a day depends on.
+
+    It begins one session gap before the lookback, so that the first session there is recognised.
+    """
+    lookback = timedelta(days=LOOKBACK_DAYS + math.ceil(session_gap_hours / 24))
+    return day - lookback, day + timedelta(days=LOOKAHEAD_DAYS + 1)
+
+
+@dataclass(frozen=True)
+class DayStatus:
+    """What the complete range says about a day.
+
+    `history_days` counts the complete days before it, at most 28; -1 if the day is not complete.
+    `ended_waits` counts the `WAITS` that had ended when the last complete run began.
+    """
+
+    history_days: int
+    ended_waits: int
+
+    @property
+    def is_complete(self) -> bool:
+        return self.history_days >= 0
+
+    @property
+    def has_ended(self) -> bool:
+        return self.ended_waits > 0
+
+
+def day_status(day: date, complete_range: CompleteRange | None) -> DayStatus:
+    """Return the status of a day; without a complete range no day is complete.
+
+    >>> complete_range = CompleteRange(date(2026, 3, 1), datetime(2026, 3, 10, 0, 15, tzinfo=UTC))
+    >>> day_status(date(2026, 3, 9), complete_range)
+    DayStatus(history_days=8, ended_waits=1)
+    >>> day_status(date(2026, 2, 28), complete_range)
+    DayStatus(history_days=-1, ended_waits=4)
+    """
+    if complete_range is None:
+        return DayStatus(-1, 0)
+    end = datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1)
+    ended_waits = sum(end + wait <= complete_range.until for wait in WAITS)
+    history_days = max(-1, min(LOOKBACK_DAYS, (day - complete_range.since).days))
+    return DayStatus(history_days, ended_waits)
+
+
+def compute_account_days(
+    messages: pa.Table,
+    days: Sequence[date],
+    *,
+    complete_range: CompleteRange | None,
+    session_gap_hours: float = 24,
+) -> dict[date, pa.Table]:
+    """Return one row for each of `days` that has a message, as a table of ACCOUNT_DAYS by date.
+
+    `messages` holds the `COLUMNS` of one account, for all days that `needed_days` names.
+    The rows of one day and conversation must be in the order of their ids, as in the files.
+    """
+    rows = _query(_FIGURES, messages, days, complete_range, session_gap_hours)
+    return {row["date"]: pa.Table.from_pylist([row], ACCOUNT_DAYS.schema) for row in rows}
+
+
+@dataclass(frozen=True)
+class FirstResponses:
+    """First responses to the sessions of some days.
+
+    It has the wait in seconds of each answered session, and the number of the other sessions: those
+    without a response, and those for which unread messages hide it.
+    """
+
+    seconds: npt.NDArray[np.float64]
+    unanswered_count: int
+    unknown_count: int
+
+
+def compute_first_responses(
+    messages: pa.Table,
+    days: Sequence[date],
+    *,
+    complete_range: CompleteRange | None,
+    session_gap_hours: float = 24,
+) -> FirstResponses:
+    """Return the first responses to all sessions of some days; see `compute_account_days`."""
+    (row,) = _query(_FIRST_RESPONSES, messages, days, complete_range, session_gap_hours)
+    return FirstResponses(np.array(row["waits"]), row["unanswered_count"], row["unknown_count"])
+
+
+def _query(
+    select: str,
+    messages: pa.Table,
+    days: Sequence[date],
+    complete_range: CompleteRange | None,
+    session_gap_hours: float,
+) -> list[dict[str, Any]]:
+    gap = timedelta(hours=session_gap_hours)
+    since = date.min if complete_range is None else complete_range.since
+    known_from = datetime.combine(since, time(), UTC) + gap
+    statuses = [day_status(day, complete_range) for day in days]
+    columns = {
+        "date": pa.array(days, pa.date32()),
+        "history_days": pa.array([status.history_days for status in statuses], pa.int64()),
+        "ended_waits": pa.array([status.ended_waits for status in statuses], pa.int64()),
+        "is_edge": [timedelta(days=status.history_days) < gap for status in statuses],
+    }
+    place = messages.schema.get_field_index("created_at")
+    created_at = messages["created_at"].cast(pa.timestamp("us"))
+    return run_query(
+        f"{_RESPONSES}{select}",
+        {
+            "messages": messages.set_column(place, "created_at", created_at),
+            "days": pa.table(columns),
+        },
+        setup=[*rule_statements(session_gap_hours), _KIND, _LATEST],
+        parameters={"known_from": known_from},
+    )
+
+
+_KIND = "CREATE TYPE kind AS ENUM ('inbound', 'unread', 'automated', 'unsure', 'human')"
+"""Unread: the direction is not known. Unsure: an unread message decides whether it is automated."""
+
+_LATEST = """
+CREATE MACRO latest(value, condition, begins_conversation) AS last_value(
+    CASE WHEN condition THEN value WHEN begins_conversation THEN TIMESTAMP '1970-01-01' END
+    IGNORE NULLS
+) OVER (ROWS UNBOUNDED PRECEDING)
+"""
+"""The value of the newest row of the conversation, up to this one, that meets the condition.
+
+Without such a row it is a time long ago. DuckDB evaluates windows without PARTITION BY and ORDER BY
+in the order of their input, and without sorting it again.
+"""
+
+_RESPONSES = f"""
+WITH repeated AS ({REPEATED_TEXTS.format(keys="created_at::DATE AS date")}),
+conversations AS (
+    SELECT conversation_id, row_number() OVER () AS conversation  -- sorts faster than the id
+    FROM (SELECT DISTINCT conversation_id FROM messages)
+),
+numbered AS (SELECT *, row_number() OVER () AS row FROM messages),
+ordered AS (
+    SELECT
+        conversation, created_at, direction,
+        direction = 'outbound' AND r.text IS NOT NULL AS is_repeated
+    FROM numbered AS m
+    JOIN conversations USING (conversation_id)
+    LEFT JOIN repeated AS r ON r.date = m.created_at::DATE AND r.text = m.text
+    ORDER BY conversation, created_at, tie_rank, row
+),
+placed AS (
+    SELECT
+        conversation, created_at::DATE AS date, created_at, direction, is_repeated,
+        lag(conversation) OVER () IS DISTINCT FROM conversation AS begins_conversation,
+        if(begins_conversation, TIMESTAMP '1970-01-01', lag(created_at) OVER ()) AS previous_at,
+        lag(direction) OVER () AS previous
+    FROM ordered
+),
+begun AS (
+    SELECT
+        *,
+        previous_at < date AS begins_day,
+        begins_conversation OR internal.begins_session(created_at, previous_at) AS begins_session,
+        internal.begins_stretch(direction, previous, begins_session) AS begins_stretch,
+        internal.may_begin_turn(direction, previous, begins_session) AS may_begin_turn
+    FROM placed
+),
+looked_back AS (
+    SELECT
+        conversation, date, created_at, direction, is_repeated, begins_conversation, begins_day,
+        latest(previous_at, begins_day, begins_conversation) AS before_day_at,
+        latest(created_at, begins_session, begins_conversation) AS session_began_at,
+        latest(created_at, begins_stretch, begins_conversation) AS stretch_began_at,
+        latest(created_at, may_begin_turn, begins_conversation) AS turn_began_by,
+        latest(created_at, direction = 'inbound', begins_conversation) AS inbound_at,
+        latest(created_at, direction IS NULL, begins_conversation) AS unread_at
+    FROM begun
+),
+looked_back_twice AS (
+    SELECT
+        *,
+        greatest(session_began_at, date - INTERVAL {LOOKBACK_DAYS} DAY) AS began_at,
+        latest(stretch_began_at, direction = 'inbound', begins_conversation) AS turn_began_after,
+        if(begins_conversation, TIMESTAMP '1970-01-01', lag(inbound_at) OVER ()) AS last_inbound_at,
+        if(begins_conversation, TIMESTAMP '1970-01-01', lag(unread_at) OVER ()) AS last_unread_at
+    FROM looked_back
+),
+judged AS (
+    SELECT
+        *,
+        CASE
+            WHEN direction = 'inbound' THEN 'inbound'::kind
+            WHEN direction IS NULL THEN 'unread'::kind
+            WHEN is_repeated OR internal.is_fast_reply(created_at, turn_began_after)
+                THEN 'automated'::kind
+            WHEN internal.is_fast_reply(created_at, turn_began_by) THEN 'unsure'::kind
+            ELSE 'human'::kind
+        END AS kind
+    FROM looked_back_twice
+),
+steps AS MATERIALIZED (
+    SELECT
+        conversation, date, created_at, kind, begins_day,
+        kind = 'inbound' AND last_inbound_at < date AS is_first_of_day,
+        kind = 'inbound' AND last_inbound_at < began_at AS is_first_of_session,
+        kind IN ('inbound', 'unread') AND last_inbound_at < date AND last_unread_at < date
+            AS may_be_first_of_day,
+        last_unread_at >= date AS is_day_unsure,
+        last_unread_at >= began_at
+            OR (began_at < $known_from::TIMESTAMP AND date >= $known_from::TIMESTAMP)
+            AS is_session_unsure,
+        before_day_at < date - INTERVAL {LOOKBACK_DAYS} DAY AS is_new_customer,
+        kind IN ('human', 'unsure', 'unread') AS is_reply,
+        count(*) FILTER (is_reply) OVER (ROWS UNBOUNDED PRECEDING) AS reply_number
+    FROM judged
+),
+questions AS (
+    SELECT
+        'session' AS subject, date, conversation, created_at, reply_number,
+        is_session_unsure AS is_unsure, date + INTERVAL {LOOKAHEAD_DAYS + 1} DAY AS until
+    FROM steps WHERE is_first_of_session
+    UNION ALL
+    SELECT
+        'day' AS subject, date, conversation, created_at, reply_number,
+        is_day_unsure AS is_unsure, date + INTERVAL 1 DAY AS until
+    FROM steps WHERE is_first_of_day
+),
+responses AS (
+    SELECT
+        q.subject, q.date,
+        NOT is_unsure AND (r.kind = 'human' OR coalesce(r.created_at >= until, true))
+            AS is_measured,
+        if(
+            NOT is_unsure AND r.kind = 'human' AND r.created_at < until,
+            (epoch_us(r.created_at) - epoch_us(q.created_at)) / 1000000,
+            NULL
+        ) AS seconds
+    FROM questions AS q
+    LEFT JOIN steps AS r
+        ON r.is_reply AND r.reply_number = q.reply_number + 1 AND r.conversation = q.conversation
+)
+"""  # noqa: S608 - constants
+"""`steps`: the messages in order. `responses`: the first question of each session and of each
+conversation's day, and the wait for the next reply. A human reply is a response, an automated one
+is not, and after an unread or unsure one nothing is known."""
+
+_FIRST_RESPONSES = """
+SELECT
+    coalesce(list(seconds) FILTER (seconds IS NOT NULL), []) AS waits,
+    count(*) FILTER (is_measured) - count(seconds) AS unanswered_count,
+    count(*) FILTER (NOT is_measured) AS unknown_count
+FROM responses SEMI JOIN days USING (date) WHERE subject = 'session'
+"""
+
+_FIGURES = f"""
+, contents AS (
+    SELECT
+        created_at::DATE AS date,
+        count(*) AS message_count,
+        count(*) FILTER (content_type = 'text') AS text_count,
+        count(*) FILTER (content_type IN ('image', 'video', 'audio', 'file', 'sticker'))
+            AS media_count,
+        count(*) FILTER (content_type = 'share') AS share_count,
+        count(*) FILTER (content_type IN ('story_reply', 'story_mention')) AS story_count,
+        coalesce(sum(reaction_count), 0) AS reaction_count
+    FROM messages GROUP BY ALL
+),
+volumes AS (
+    SELECT
+        date,
+        count(*) FILTER (kind = 'inbound') AS inbound_count,
+        count(*) FILTER (kind = 'automated') AS automated_count,
+        count(*) FILTER (kind = 'unread') AS unknown_count,
+        count(*) FILTER (kind = 'unsure') AS unsure_automated_count,
+        count(*) FILTER (begins_day) AS active_conversation_count,
+        count(*) FILTER (is_first_of_day) AS active_customer_count,
+        count(*) FILTER (is_first_of_day AND is_new_customer) AS new_customer_count,
+        count(*) FILTER (may_be_first_of_day) - active_customer_count AS unsure_customer_count
+    FROM steps GROUP BY date
+),
+last_words AS (
+    SELECT
+        date, kind = 'inbound' AS is_waiting, kind IN ('unread', 'unsure') AS is_unsure,
+        least(
+            date + {LOOKBACK_DAYS + 1},
+            if(lead(conversation) OVER () = conversation, lead(date) OVER (), NULL)
+        ) AS until
+    FROM steps WHERE kind <> 'automated'
+),
+backlog_changes AS (
+    SELECT date, count(*) FILTER (is_waiting) AS waiting, count(*) FILTER (is_unsure) AS unsure
+    FROM last_words GROUP BY date
+    UNION ALL
+    SELECT until, -count(*) FILTER (is_waiting), -count(*) FILTER (is_unsure)
+    FROM last_words GROUP BY until
+),
+backlogs AS (
+    SELECT
+        date,
+        sum(sum(waiting)) OVER (ORDER BY date) AS backlog_count,
+        sum(sum(unsure)) OVER (ORDER BY date) AS unsure_backlog_count
+    FROM backlog_changes GROUP BY date
+),
+sessions AS (
+    SELECT
+        date,
+        count(*) AS session_count,
+        count(*) FILTER (is_measured) AS measured_count,
+        count(seconds) AS answered_count,
+        quantile_cont(seconds, 0.5) AS median_seconds,
+        quantile_cont(seconds, 0.9) AS p90_seconds,
+        count(*) FILTER (seconds <= 3600) / nullif(measured_count, 0) AS share_1h,
+        count(*) FILTER (seconds <= 86400) / nullif(measured_count, 0) AS share_24h
+    FROM responses WHERE subject = 'session' GROUP BY date
+),
+weeks AS (
+    SELECT
+        d.date,
+        count(r.date) AS new_count,
+        count(*) FILTER (r.is_measured) AS measured_count,
+        count(r.seconds) AS answered_count,
+        median(r.seconds) AS median_seconds,
+        coalesce(list(r.seconds) FILTER (r.seconds IS NOT NULL), []) AS waits
+    FROM days AS d
+    LEFT JOIN responses AS r
+        ON r.subject = 'day' AND r.date BETWEEN d.date - {RESPONSIVENESS_DAYS - 1} AND d.date
+    GROUP BY d.date
+),
+unsure_weeks AS (
+    SELECT d.date, coalesce(sum(v.unsure_customer_count), 0)::BIGINT AS unsure_customer_count
+    FROM days AS d
+    LEFT JOIN volumes AS v ON v.date BETWEEN d.date - {RESPONSIVENESS_DAYS - 1} AND d.date
+    GROUP BY d.date
+),
+bounds AS (
+    SELECT
+        *,
+        unsure_customer_count + new_count - measured_count AS unsure_count,
+        measured_count + unsure_count AS possible_count,
+        list_median(waits || list_resize([]::DOUBLE[], unsure_count, 0.0)) AS least_seconds,
+        list_median(waits || list_resize([]::DOUBLE[], unsure_count, 86400.0)) AS most_seconds
+    FROM weeks JOIN unsure_weeks USING (date)
+),
+statuses AS (
+    SELECT
+        *,
+        history_days >= 0 AS is_promised,
+        ended_waits >= 1 AS is_over,
+        is_over AND history_days >= {RESPONSIVENESS_DAYS - 1} AS is_week_known
+    FROM days
+)
+SELECT
+    d.date, inbound_count, message_count - inbound_count - unknown_count AS outbound_count,
+    automated_count, unknown_count, active_conversation_count, active_customer_count,
+    new_customer_count, active_customer_count - new_customer_count AS returning_customer_count,
+    greatest(0, history_days) AS history_days,
+    coalesce(session_count, 0) AS session_count,
+    coalesce(s.measured_count, 0) AS judged_session_count,
+    coalesce(s.answered_count, 0) AS answered_session_count,
+    if(is_promised, s.median_seconds, NULL) AS median_first_response_seconds,
+    if(is_promised, p90_seconds, NULL) AS p90_first_response_seconds,
+    if(is_promised AND ended_waits >= 2, share_1h, NULL) AS share_answered_1h,
+    if(is_promised AND ended_waits >= 3, share_24h, NULL) AS share_answered_24h,
+    backlog_count, text_count, media_count, share_count, story_count,
+    message_count - text_count - media_count - share_count - story_count AS other_count,
+    reaction_count,
+    b.measured_count AS responsiveness_judged_count,
+    unsure_count AS responsiveness_unsure_count,
+    if(is_week_known, b.answered_count / nullif(b.measured_count, 0), NULL) AS responsiveness_rate,
+    if(is_week_known, b.median_seconds, NULL) AS responsiveness_seconds,
+    CASE
+        WHEN NOT is_week_known OR possible_count = 0 THEN NULL
+        WHEN (b.answered_count + unsure_count) / possible_count < {RESPONSIVE_RATE}
+            OR least_seconds > {RESPONSIVE_SECONDS} THEN false
+        WHEN b.answered_count / possible_count >= {RESPONSIVE_RATE}
+            AND coalesce(most_seconds, 0) <= {RESPONSIVE_SECONDS} THEN true
+    END AS is_very_responsive,
+    '{RESPONSIVENESS_VERSION}' AS responsiveness_version,
+    NOT is_promised OR NOT is_over OR is_edge
+        OR unknown_count + unsure_automated_count + unsure_backlog_count > 0 AS is_lower_bound,
+    unsure_backlog_count > 0 OR d.history_days < {LOOKBACK_DAYS} AS is_backlog_lower_bound,
+    is_promised, is_over, is_promised AND ended_waits >= 4 AS is_final
+FROM statuses AS d
+JOIN contents USING (date)
+JOIN volumes USING (date)
+JOIN backlogs USING (date)
+JOIN bounds AS b USING (date)
+LEFT JOIN sessions AS s USING (date)
+ORDER BY d.date
+"""  # noqa: S608 - constants
