@@ -42,8 +42,9 @@ def retention_starts(limits: Mapping[str, int], today: date) -> dict[str, date]:
 
     The limit is a number of days that includes today.
 
-    >>> retention_starts({"raw_message_details": 90, "coverage": 400}, date(2026, 3, 31))["messages"]
-    datetime.date(2026, 1, 1)
+    >>> starts = retention_starts({"raw_message_details": 90}, date(2026, 3, 31))
+    >>> starts["raw_message_ids"], starts["messages"]
+    (datetime.date(2026, 1, 1), datetime.date(2026, 1, 1))
     """
     raw = min((limits[name] for name in RAW_NAMES if name in limits), default=None)
     days = {name: raw if name in RAW_NAMES else limits.get(name, raw) for name in TABLES}

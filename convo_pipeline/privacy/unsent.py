@@ -164,10 +164,10 @@ def _keys(rows: pa.Table) -> list[Key]:
 def remove_content(
     store: Store, account: str, found: Iterable[UnsentMessages], policy: Policy
 ) -> None:
-    """Remove the messages from the derived tables and their content from the raw tables.
+    """Remove the messages from the derived tables, and their content from the raw tables.
 
-    `raw_message_ids` changes last, because its `deleted_at` says that a message has to leave. The caller holds
-    `lock_for_erasure` and derives the days again.
+    `raw_message_ids` changes last, because its `deleted_at` says that a message has to leave. The
+    caller holds `lock_for_erasure` and derives the days again.
     """
     found = list(found)
     days = {unsent.date for unsent in found}

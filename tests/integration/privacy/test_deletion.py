@@ -45,7 +45,10 @@ from tests.support.spools import append_json
 ADA, NOBODY, SECRET = "9990000000000101", "5550000000000001", "app-secret-of-the-tests"
 SAID = "what Ada wrote"
 STATUS_URL = "https://privacy.example.org/deletion"
-PUBLISHED = "vlXgu64BQGFSQrY0ZcJBZASMvYvTHu9GQ0YM9rjPSso.eyJhbGdvcml0aG0iOiJITUFDLVNIQTI1NiIsIjAiOiJwYXlsb2FkIn0"
+PUBLISHED = (
+    "vlXgu64BQGFSQrY0ZcJBZASMvYvTHu9GQ0YM9rjPSso"
+    ".eyJhbGdvcml0aG0iOiJITUFDLVNIQTI1NiIsIjAiOiJwYXlsb2FkIn0"
+)
 """The example of Meta's old page on signed requests; its secret is `secret`."""
 
 
@@ -330,9 +333,10 @@ def test_missing_settings_are_named_at_start(inboxes: Inboxes) -> None:
 def write_config(inboxes: Inboxes, folder: Path) -> str:
     config = folder / "convo.toml"
     config.write_text(
-        f'[store]\nroot = "{inboxes.store.root}"\n[deletion]\napp_secret_env = "APP_SECRET"\nstatus_url = "{STATUS_URL}"\n'
-        '[[accounts]]\nname = "insta"\npage_id = "1111111111"\nplatform = "instagram"\ntoken_env = "T"\n'
-        'start_date = "2026-03-01"\n'
+        f'[store]\nroot = "{inboxes.store.root}"\n'
+        f'[deletion]\napp_secret_env = "APP_SECRET"\nstatus_url = "{STATUS_URL}"\n'
+        '[[accounts]]\nname = "insta"\npage_id = "1111111111"\nplatform = "instagram"\n'
+        'token_env = "T"\nstart_date = "2026-03-01"\n'
     )
     return str(config)
 

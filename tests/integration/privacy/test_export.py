@@ -44,8 +44,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with serve(home / "lake", world) as inboxes:
         inboxes.extract_whole()
     entries = "".join(
-        f'[[accounts]]\nname = "{name}"\npage_id = "{page_id}"\nplatform = "{platform}"\ntoken_env = "{TOKEN_VARIABLE}"\n'
-        'start_date = "2026-03-01"\n'
+        f'[[accounts]]\nname = "{name}"\npage_id = "{page_id}"\nplatform = "{platform}"\n'
+        f'token_env = "{TOKEN_VARIABLE}"\nstart_date = "2026-03-01"\n'
         for name, page_id, platform in (
             ("insta", "1111111111", "instagram"),
             ("mess", "2222222222", "messenger"),

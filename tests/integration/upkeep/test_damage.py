@@ -271,7 +271,8 @@ def test_d13_next_night_fetches_removed_raw_days(quiet: Inboxes, tables: tuple[s
         ("complete", ()),
     ]
     named = [
-        f"{table}/account=insta/date={QUIET}/data.parquet was lost, damaged or put back from a backup"
+        f"{table}/account=insta/date={QUIET}/data.parquet"
+        " was lost, damaged or put back from a backup"
         for table in tables
     ]
     assert reports[0].report["quarantined"] == sorted(named)
