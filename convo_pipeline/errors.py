@@ -69,11 +69,8 @@ class GraphError(ConvoError):
     """The Graph API returned an error that no subclass describes: stop this account."""
 
     def __init__(self, fault: GraphFault) -> None:
-        super().__init__(str(fault))
+        super().__init__(fault)
         self.fault = fault
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return (type(self), (self.fault,))
 
 
 class TokenError(GraphError):
@@ -103,9 +100,6 @@ class UnknownFieldError(GraphError):
         super().__init__(fault)
         self.field = field
 
-    def __reduce__(self) -> tuple[object, ...]:
-        return (type(self), (self.fault, self.field))
-
 
 class TooMuchDataError(GraphError):
     """The response would be too large or too slow: request less."""
@@ -130,9 +124,6 @@ class ThrottledError(RetryableError):
         super().__init__(fault)
         self.wait_seconds = wait_seconds
         self.resume_at = resume_at
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return (type(self), (self.fault, self.wait_seconds, self.resume_at))
 
     def __str__(self) -> str:
         if self.resume_at is None:

@@ -94,7 +94,7 @@ PERMISSION_CODES = range(200, 300)
 NO_CONVERSATION = (100, 2018001)
 """The answer to a search for a person who never wrote ("No matching user found")."""
 INBOX_MISSING = {(100, 33), (803, None)}
-"""These concern the id in the path, an inbox or a cursor's object, not a conversation on the page."""
+"""These concern the id in the path, an inbox or a cursor's object, not a row of the page."""
 REFUSING_STATUSES = frozenset(range(400, 500)) - {408, 425, 429}
 """HTTP statuses that reject the request itself; the other three ask for another attempt."""
 PROOF_PARAMETER = "appsecret_proof"

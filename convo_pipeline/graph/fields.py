@@ -1,7 +1,7 @@
-"""Which fields are asked for, as data, and the expansion strings made of them. Pure.
+"""Fields that calls request, and the field expansion strings made of them. Pure.
 
-Base fields are always asked; every optional one can be dropped alone when an account refuses it
-(one unknown field fails the whole call, code 100). A field of a share is dropped as `shares.<name>`.
+One unknown field fails the whole call (code 100), so every optional field can be left out alone.
+A field inside `shares` is left out as `shares.<name>`.
 """
 
 import re
@@ -11,99 +11,60 @@ BASE_MESSAGE_FIELDS = ("id", "created_time", "from", "to", "message")
 OPTIONAL_MESSAGE_FIELDS = {
     "instagram": ("attachments", "shares", "story", "reactions", "reply_to", "is_unsupported"),
     "messenger": (
-        "attachments",
-        "shares",
-        "sticker",
-        "reactions",
-        "reply_to",
-        "tags",
-        "is_unsupported",
+        *("attachments", "shares", "sticker", "reactions", "reply_to", "tags", "is_unsupported"),
     ),
 }
 SHARE_FIELDS = ("id", "link", "name", "description", "type", "url", "title", "template")
-"""`shares` gives nothing unless its fields are named (Meta's Message reference)."""
+"""`shares` returns nothing unless its fields are named (Meta's Message reference)."""
 BASE_CONVERSATION_FIELDS = ("id", "updated_time")
 OPTIONAL_CONVERSATION_FIELDS = ("participants",)
 
 _NAME = re.compile(r"[a-z_][a-z0-9_]*")
-_SHARE_PREFIX = "shares."
 
 
 def message_field_names(platform: str, dropped: Collection[str] = ()) -> tuple[str, ...]:
-    """Return the top-level fields asked of a message.
+    """Return the top-level fields requested of a message.
 
-    >>> message_field_names("instagram", {"story", "shares.type"})
-    ('id', 'created_time', 'from', 'to', 'message', 'attachments', 'shares', 'reactions', 'reply_to', 'is_unsupported')
+    >>> message_field_names("instagram", {"attachments", "reactions", "reply_to", "shares.type"})
+    ('id', 'created_time', 'from', 'to', 'message', 'shares', 'story', 'is_unsupported')
     """
     optional = (name for name in OPTIONAL_MESSAGE_FIELDS[platform] if name not in dropped)
-    return (
-        *BASE_MESSAGE_FIELDS,
-        *(name for name in optional if name != "shares" or _share_fields(dropped)),
-    )
+    has_shares = bool(_share_fields(dropped))
+    return (*BASE_MESSAGE_FIELDS, *(name for name in optional if name != "shares" or has_shares))
 
 
 def message_fields(platform: str, dropped: Collection[str] = ()) -> str:
-    """Return the `fields` of a message, shares with their own fields."""
+    """Return the `fields` of a message, with the fields inside `shares`."""
     shares = "shares{" + ",".join(_share_fields(dropped)) + "}"
-    return ",".join(
-        shares if name == "shares" else name for name in message_field_names(platform, dropped)
-    )
+    names = message_field_names(platform, dropped)
+    return ",".join(shares if name == "shares" else name for name in names)
 
 
 def _share_fields(dropped: Collection[str]) -> tuple[str, ...]:
-    return tuple(name for name in SHARE_FIELDS if _SHARE_PREFIX + name not in dropped)
+    return tuple(name for name in SHARE_FIELDS if f"shares.{name}" not in dropped)
 
 
 def conversation_field_names(dropped: Collection[str] = ()) -> tuple[str, ...]:
-    """Return the top-level fields asked of a conversation, nested messages aside."""
-    return BASE_CONVERSATION_FIELDS + tuple(
-        name for name in OPTIONAL_CONVERSATION_FIELDS if name not in dropped
-    )
+    """Return the top-level fields requested of a conversation, without `messages`."""
+    optional = (name for name in OPTIONAL_CONVERSATION_FIELDS if name not in dropped)
+    return (*BASE_CONVERSATION_FIELDS, *optional)
 
 
 def conversation_fields(platform: str, messages_limit: int, dropped: Collection[str] = ()) -> str:
-    """Return the `fields` of a conversation with its newest messages nested; without them if the limit is 0.
+    """Return the `fields` of a conversation with its newest messages, or without if it is 0.
 
     >>> conversation_fields("messenger", 0)
     'id,updated_time,participants'
     """
-    names = conversation_field_names(dropped)
-    if not messages_limit:
-        return ",".join(names)
-    return ",".join(
-        (*names, f"messages.limit({messages_limit}){{{message_fields(platform, dropped)}}}")
-    )
-
-
-def droppable(name: str, platform: str, dropped: Collection[str] = ()) -> str | None:
-    """Return what to drop when `name` is refused; None if it is a base field or not asked.
-
-    >>> droppable("sticker", "messenger"), droppable("link", "messenger"), droppable("message", "messenger")
-    ('sticker', 'shares.link', None)
-    """
-    optional = optional_names(platform, dropped)
-    if name in optional:
-        return name
-    if name in BASE_MESSAGE_FIELDS + BASE_CONVERSATION_FIELDS or "shares" not in optional:
-        return None
-    return _SHARE_PREFIX + name if name in _share_fields(dropped) else None
-
-
-def optional_names(platform: str, dropped: Collection[str] = ()) -> tuple[str, ...]:
-    """Return the optional fields that are still asked, those of conversations last."""
-    asked = (*message_field_names(platform, dropped), *conversation_field_names(dropped))
-    return tuple(
-        name for name in asked if name not in BASE_MESSAGE_FIELDS + BASE_CONVERSATION_FIELDS
-    )
-
-
-def optional_share_names(dropped: Collection[str] = ()) -> tuple[str, ...]:
-    """Return what a share's fields are dropped as."""
-    return tuple(_SHARE_PREFIX + name for name in _share_fields(dropped))
+    names = [*conversation_field_names(dropped)]
+    if messages_limit:
+        messages = message_fields(platform, dropped)
+        names.append(f"messages.limit({messages_limit}){{{messages}}}")
+    return ",".join(names)
 
 
 def names_in(fields: str) -> frozenset[str]:
-    """Return every field name that occurs in an expansion string.
+    """Return all field names in a field expansion string.
 
     >>> sorted(names_in("id,messages.limit(20){id,from}"))
     ['from', 'id', 'messages']
@@ -111,12 +72,53 @@ def names_in(fields: str) -> frozenset[str]:
     return frozenset(_NAME.findall(fields)) - {"limit"}
 
 
+def optional_names(platform: str, dropped: Collection[str] = ()) -> tuple[str, ...]:
+    """Return the optional fields that are still requested, those inside `shares` one by one."""
+    names = (*message_field_names(platform, dropped), *conversation_field_names(dropped))
+    base = {*BASE_MESSAGE_FIELDS, *BASE_CONVERSATION_FIELDS, "shares"}
+    shares = _share_fields(dropped) if "shares" in names else ()
+    return (
+        *(f"shares.{name}" for name in shares),
+        *(name for name in names if name not in base),
+    )
+
+
+def find_optional_name(name: str, platform: str, dropped: Collection[str] = ()) -> str | None:
+    """Return what to leave out if `name` is refused; None for a base field or one not requested.
+
+    >>> find_optional_name("sticker", "messenger"), find_optional_name("link", "messenger")
+    ('sticker', 'shares.link')
+    >>> find_optional_name("message", "messenger") is None
+    True
+    """
+    names = optional_names(platform, dropped)
+    if name in {*BASE_MESSAGE_FIELDS, *BASE_CONVERSATION_FIELDS}:
+        return None
+    if name == "shares" and any(each.startswith("shares.") for each in names):
+        return name
+    return next((each for each in (name, f"shares.{name}") if each in names), None)
+
+
+def find_refused_fields(
+    platform: str, dropped: Collection[str], is_accepted: Callable[[frozenset[str]], bool]
+) -> tuple[str, ...]:
+    """Find by trial calls which optional fields are refused; empty if none of them is.
+
+    For accounts whose errors do not name the field, because texts are localised. `is_accepted`
+    sends a call without the given fields.
+    """
+    names = optional_names(platform, dropped)
+
+    def is_accepted_with(requested: Sequence[str]) -> bool:
+        return is_accepted(frozenset(dropped) | (set(names) - set(requested)))
+
+    return find_refused(names, is_accepted_with) if is_accepted_with(()) else ()
+
+
 def find_refused(
     names: Sequence[str], is_accepted: Callable[[Sequence[str]], bool]
 ) -> tuple[str, ...]:
-    """Return which of these fields, together refused, are refused by themselves; asks for halves of them.
-
-    For an account whose refusals do not name the field (texts are localised).
+    """Return which of these names are refused alone, found by halving; all together are refused.
 
     >>> find_refused("abcdefgh", lambda names: "c" not in names and "h" not in names)
     ('c', 'h')
@@ -124,30 +126,5 @@ def find_refused(
     if len(names) == 1:
         return tuple(names)
     halves = names[: len(names) // 2], names[len(names) // 2 :]
-    return tuple(
-        name for half in halves if not is_accepted(half) for name in find_refused(half, is_accepted)
-    )
-
-
-def find_refused_fields(
-    platform: str, dropped: Collection[str], is_accepted: Callable[[frozenset[str]], bool]
-) -> tuple[str, ...]:
-    """Return which of the optional fields still asked are refused, those of shares singly; empty if it is none of them.
-
-    `is_accepted` asks without the fields it is given.
-    """
-    asked = frozenset(dropped)
-    names = optional_names(platform, asked)
-
-    def is_accepted_with(kept: Sequence[str], others: Sequence[str] = names) -> bool:
-        return is_accepted(asked | (set(others) - set(kept)))
-
-    if not is_accepted_with(()):
-        return ()
-    refused = find_refused(names, is_accepted_with)
-    if "shares" not in refused:
-        return refused
-    shares = optional_share_names(asked)
-    others = (*shares, *(name for name in names if name != "shares"))
-    bad = find_refused(shares, lambda kept: is_accepted_with(kept, others))
-    return tuple(name for name in refused if name != "shares") + bad
+    refused = (find_refused(half, is_accepted) for half in halves if not is_accepted(half))
+    return tuple(name for half in refused for name in half)

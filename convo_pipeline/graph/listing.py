@@ -178,7 +178,7 @@ class Listing:
         self._moving |= last.changed_ids
 
     def _list_again(self, folder: str, bound: datetime) -> Generator[ListedPage, None, _Pass]:
-        """List the newest pages again, without messages if a conversation is unreadable with them."""
+        """List the newest pages again, without messages if a conversation is unreadable."""
         if not self.summary.unreadable:
             return (yield from self._run_pass(folder, bound, is_relisting=True))
         with self._page_sizes.light():
@@ -278,7 +278,7 @@ class Listing:
         return replace(page, rows=tuple(rows))
 
     def _has_changed(self, row: ConversationRow, conversation_id: str) -> bool:
-        """Return whether a row is newer than what was listed; an older time is a late copy of it."""
+        """Return whether a row is newer than what was listed; an older row is a late copy."""
         if conversation_id not in self._seen:
             return True
         seen_us, seen_message_id = self._seen[conversation_id]
@@ -387,7 +387,7 @@ def _is_nesting_refused(error: GraphError) -> bool:
 
 
 def _read_refusal(error: GraphError, after: str | None) -> Exception:
-    """Return what a bad parameter or a missing object means: the cursor, or on page one the inbox."""
+    """Return what a bad parameter or missing object means: the cursor, or on page one the inbox."""
     if after is not None and (isinstance(error, MissingError) or is_unspecific_100(error)):
         return _CursorLostError("dead_cursor")
     if isinstance(error, MissingError):

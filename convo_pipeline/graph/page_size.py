@@ -1,4 +1,4 @@
-"""Decide how much each call of one account requests: page size, fields and unreadable conversations.
+"""Decide how much each call of one account requests: page size, fields, unreadable conversations.
 
 A refused page is requested smaller, and larger again after some accepted pages in a row. A climb
 that is refused doubles that number. A refused field is not requested for a week. A conversation for
@@ -21,7 +21,7 @@ from convo_pipeline.errors import (
     UnknownFieldError,
 )
 from convo_pipeline.graph.codes import UNKNOWN_ERROR, is_unspecific_100, may_concern_one_row
-from convo_pipeline.graph.fields import droppable, find_refused_fields
+from convo_pipeline.graph.fields import find_optional_name, find_refused_fields
 from convo_pipeline.schema import READABLE_COUNT
 
 Mode = Literal["nested", "light"]
@@ -106,13 +106,13 @@ class _Position:
         return cls(index, int(value["accepted_in_a_row"]), climb_after)
 
     def set_index(self, index: int) -> None:
-        """Use this size; after a refusal of a larger one, wait twice as long before the next climb."""
+        """Use this size; if it is smaller, wait twice as long before the next climb."""
         if index > self.index:
             self.climb_after = min(2 * self.climb_after, MAX_CLIMB_AFTER)
         self.index, self.accepted_in_a_row = index, 0
 
     def count_accepted(self, larger: int | None) -> bool:
-        """Count an accepted page; use the index `larger` after enough of them, and return whether."""
+        """Count an accepted page; after enough of them use the index `larger` and return True."""
         self.accepted_in_a_row += 1
         if larger is None:
             self.climb_after = max(CLIMB_AFTER, self.climb_after - 1)
@@ -348,7 +348,7 @@ class PageSizePolicy:
         dropped: frozenset[str],
         send: Callable[[frozenset[str]], object],
     ) -> bool:
-        """Leave out the refused field, found by its name or by trial calls; False if there is none."""
+        """Leave out the refused field, found by name or by trial calls; False if there is none."""
         if isinstance(error, UnknownFieldError) and error.field == "messages":
             return False
         with self._field_lock:
@@ -356,14 +356,14 @@ class PageSizePolicy:
                 return True  # another thread dropped one meanwhile
             name = None
             if isinstance(error, UnknownFieldError):
-                name = droppable(error.field, self._platform, dropped)
+                name = find_optional_name(error.field, self._platform, dropped)
             refused: Collection[str] = [name] if name else []
             if not name and not self._is_field_search_useless:
                 refused = find_refused_fields(
                     self._platform, dropped, lambda names: _are_fields_accepted(send, names)
                 )
                 self._is_field_search_useless = not refused
-            self._dropped |= dict.fromkeys(refused, self._today)
+            self._dropped = self._dropped | dict.fromkeys(refused, self._today)
             self.step_count += bool(refused)
             return bool(refused)
 

@@ -30,10 +30,10 @@ MAX_BLOCK_SECONDS = 24 * 3600.0
 MAX_AHEAD_SECONDS = 60.0
 """A next slot more than this and ten gaps ahead is from before a reboot."""
 PAIR_SHARE = 1.95
-"""A call and the second call after it are at least so many gaps apart. At 1.8 calls a second that is
-1.083 s, so that three calls never fall into one second."""
+"""A call and the second call after it are at least so many gaps apart. At 1.8 calls a second that
+is 1.083 s, so that three calls never fall into one second."""
 RESTAMP_SECONDS = 0.02
-"""A caller that was delayed by more than this after its stamp corrects the stamp before it sends."""
+"""A caller that was delayed by more than this since its stamp corrects it before it sends."""
 CATCH_UP_SECONDS = 0.2
 """A caller that is late by no more than this does not delay the slots after its own."""
 SLOW_DOWN = ((95.0, 8.0), (90.0, 4.0), (80.0, 2.0))

@@ -105,7 +105,7 @@ def read_json(content: bytes) -> object:
 
 
 def read_object(response: GraphResponse) -> GraphResponse:
-    """Return the response of a call for one object; raise PayloadError if it is empty or no object."""
+    """Return the response of a call for one object; raise PayloadError for anything else."""
     if not isinstance(response.body, dict) or not response.body:
         raise PayloadError("the response is not an object")
     return response

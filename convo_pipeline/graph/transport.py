@@ -176,7 +176,7 @@ def _read_failure(error: Exception, host: str, path: str, is_heavy: bool) -> Gra
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error and its causes, which requests and urllib3 keep in attributes and arguments."""
+    """Yield an error and its causes, which urllib3 keeps in attributes and arguments."""
     while error is not None:
         yield error
         yield from (part for part in error.args if isinstance(part, BaseException))
