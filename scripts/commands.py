@@ -11,7 +11,8 @@ _HELP_COLUMNS = 100
 _INTRODUCTION = """\
 # Commands
 
-Written by `python -m scripts.commands`; do not edit it by hand. `convo-pipeline COMMAND --help` prints the same texts.
+Written by `python -m scripts.commands`; do not edit it by hand.
+`convo-pipeline COMMAND --help` prints the same texts.
 
 ```sh
 convo-pipeline check
