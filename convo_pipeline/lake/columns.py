@@ -20,12 +20,12 @@ def read_columns(
     A file with the recorded hash is whole, so its other columns are not decoded. Any other file is
     read by `Store.read`.
     """
-    found = store.backend.read(file_parts(table, account, day))
+    file = store.backend.read(file_parts(table, account, day))
     record = store.state.partition(table.name, account, day)
-    if found and record and hashlib.sha256(found[0]).hexdigest() == record.sha256:
-        file = pq.ParquetFile(pa.BufferReader(found[0]))
-        if all(file.schema_arrow.get_field_index(name) >= 0 for name in names):
-            rows = file.read(list(names), use_threads=False).select(names)
+    if file and record and hashlib.sha256(file.content).hexdigest() == record.sha256:
+        parquet = pq.ParquetFile(pa.BufferReader(file.content))
+        if all(parquet.schema_arrow.get_field_index(name) >= 0 for name in names):
+            rows = parquet.read(list(names), use_threads=False).select(names)
             if rows.schema.equals(pa.schema([table.schema.field(name) for name in names])):
                 return rows
     return store.read(table.name, account, day).select(names)

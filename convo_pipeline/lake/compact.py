@@ -96,7 +96,7 @@ def drop_outdated(store: Store, changed: Collection[str] = ()) -> None:
             current = _current_sources(store, table, changed) if old_segments else {}
             segments = []
             for segment in old_segments:
-                pieces = [each for each in segment.pieces if current.get(each.key) == each.source]
+                pieces = [it for it in segment.pieces if current.get(it.key) == it.source]
                 if len(pieces) < len(segment.pieces):
                     label, read = segment.name.rpartition("-")[0], _Reader(store, table, [segment])
                     rewritten = _build(store, table, label, pieces, read.rows)
@@ -128,7 +128,7 @@ def read_compacted_day(store: Store, table: Table, account: str, day: date) -> p
 
 def _compact_table(store: Store, table: Table, months: Mapping[Key, _Month]) -> list[Piece]:
     old_segments, version = read_index(store.backend, table.name)
-    whole = [each for each in old_segments if is_whole(store.backend, table.name, each)]
+    whole = [it for it in old_segments if is_whole(store.backend, table.name, it)]
     wanted = {key: month.piece(key) for key, month in months.items()}
     reader = _Reader(store, table, whole)
     segments: list[Segment] = []
@@ -141,7 +141,7 @@ def _compact_table(store: Store, table: Table, months: Mapping[Key, _Month]) -> 
 
     for label, keys in group_months({key: month.byte_count for key, month in months.items()}):
         pieces = tuple(wanted[key] for key in keys)
-        unchanged = next((each for each in whole if each.pieces == pieces), None)
+        unchanged = next((segment for segment in whole if segment.pieces == pieces), None)
         segment = unchanged or _build(store, table, label, pieces, read)
         segments += [segment] if segment else []
     if segments != old_segments:
@@ -150,8 +150,8 @@ def _compact_table(store: Store, table: Table, months: Mapping[Key, _Month]) -> 
     if not store.backend.is_shared:
         _save_compactions(store, table, segments, months)
     _remove_leftovers(store, table, segments, old_segments)
-    old_pieces = {piece for each in whole for piece in each.pieces}
-    return [piece for each in segments for piece in each.pieces if piece not in old_pieces]
+    old_pieces = {piece for segment in whole for piece in segment.pieces}
+    return [it for segment in segments for it in segment.pieces if it not in old_pieces]
 
 
 def _months(store: Store, table: Table, changed: Collection[str] = ()) -> dict[Key, _Month]:
@@ -163,19 +163,19 @@ def _months(store: Store, table: Table, changed: Collection[str] = ()) -> dict[K
         key = account, month_of(day)
         days[key][day] = version
         sizes[key] += byte_count
-    found = {}
+    months = {}
     for key, versions in days.items():
-        known = {day: version for day, version in versions.items() if version}
-        if len(known) == len(versions):
-            found[key] = _Month(known, sizes[key])
-    return found
+        committed = {day: version for day, version in versions.items() if version}
+        if len(committed) == len(versions):
+            months[key] = _Month(committed, sizes[key])
+    return months
 
 
 def _recorded(store: Store, table: Table) -> Iterator[tuple[str, date, str | None, int]]:
     """Yield (account, date, SHA-256, bytes) of a table's files, by the state."""
-    for each in store.state.partitions(table=table.name):
-        sha256 = each.sha256 if each.next_sha256 is None else None
-        yield each.account, each.date, sha256, each.byte_count
+    for record in store.state.partitions(table=table.name):
+        sha256 = record.sha256 if record.next_sha256 is None else None
+        yield record.account, record.date, sha256, record.byte_count
 
 
 def _listed(
@@ -192,7 +192,7 @@ def _listed(
         }
         if account in changed:
             records = {
-                each.date: each for each in store.state.partitions(account, None, table.name)
+                record.date: record for record in store.state.partitions(account, None, table.name)
             }
             for day in records.keys() | versions.keys():
                 version, record = versions.get(day), records.get(day)
@@ -209,9 +209,9 @@ def _current_sources(store: Store, table: Table, changed: Collection[str] = ()) 
         months = _months(store, table, changed)
         return {key: days_digest(month.versions) for key, month in months.items()}
     return {
-        (each.account, each.month): each.source
-        for each in store.state.compactions()
-        if each.table == table.name
+        (compaction.account, compaction.month): compaction.source
+        for compaction in store.state.compactions()
+        if compaction.table == table.name
     }
 
 
@@ -259,9 +259,9 @@ def _remove_leftovers(
     store: Store, table: Table, segments: Sequence[Segment], old_segments: Sequence[Segment]
 ) -> None:
     """Remove the files that the index does not name. A bucket may not list old segments."""
-    names = (INDEX_FILE, *(each.name for each in segments))
+    names = (INDEX_FILE, *(segment.name for segment in segments))
     kept = {segment_parts(table.name, name) for name in names}
-    old = {segment_parts(table.name, each.name) for each in old_segments}
+    old = {segment_parts(table.name, segment.name) for segment in old_segments}
     for parts in sorted(old.union(store.backend.list_files((COMPACT, table.name))) - kept):
         remove_file(store.backend, parts)
 
@@ -369,8 +369,8 @@ class _Reader:
 
     def _open(self, segment: Segment) -> pq.ParquetFile | None:
         if self._opened is None or self._opened[0] is not segment:
-            found = self._store.backend.read(segment_parts(self._table.name, segment.name))
-            is_damaged = found is None or not segment.matches(found[0])
-            file = None if is_damaged or not found else pq.ParquetFile(pa.BufferReader(found[0]))
-            self._opened = segment, file
+            file = self._store.backend.read(segment_parts(self._table.name, segment.name))
+            is_valid = file is not None and segment.matches(file.content)
+            parquet = pq.ParquetFile(pa.BufferReader(file.content)) if file and is_valid else None
+            self._opened = segment, parquet
         return self._opened[1]

@@ -22,11 +22,11 @@ def read_first_days(store: Store) -> dict[str, date]:
 
     Raise StoreError if the file is damaged.
     """
-    found = store.backend.read(RETENTION_FILE)
-    if found is None:
+    file = store.backend.read(RETENTION_FILE)
+    if file is None:
         return {}
     try:
-        value = load_json(found[0])
+        value = load_json(file.content)
         assert isinstance(value, dict)
         stored_hash = value.pop(HASH_KEY, None)
         assert stored_hash in (None, _hash(value))

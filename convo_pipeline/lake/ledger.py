@@ -99,7 +99,7 @@ def _day_of(run: Run) -> date:
 
 
 def _run_row(run: Run) -> dict[str, object]:
-    row = {each.name: getattr(run, each.name) for each in fields(run)}
+    row = {column.name: getattr(run, column.name) for column in fields(run)}
     texts = {name: dump_json(dict(row[name] or {})).decode() for name in JSON_COLUMNS}
     return row | texts | {"reasons": list(run.reasons)}
 

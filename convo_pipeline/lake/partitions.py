@@ -107,10 +107,10 @@ class Partitions:
     def read_file(self, table: Table, account: str, day: date) -> StoredPartition | None:
         """Read a partition without comparing it with the state; raise CorruptError for damage."""
         parts = file_parts(table, account, day)
-        found = self._backend.read(parts)
-        if found is None:
+        file = self._backend.read(parts)
+        if file is None:
             return None
-        content, version = found
+        content, version = file
         name = self._backend.location(parts)
         decoded = parquet.decode(table, content, name)
         if self.belongs_elsewhere(decoded.label, account, day):
@@ -157,7 +157,7 @@ class Partitions:
         if not self._backend.is_shared:
             return sorted(listed)
         records = self._state.partitions(account, table=table.name)
-        days = listed.keys() | {each.date for each in records if each.next_sha256 != ""}
+        days = listed.keys() | {record.date for record in records if record.next_sha256 != ""}
         self._listed_folders.add((table.name, account))
         for day in days:
             self._listed_etags[table.name, account, day] = (
@@ -173,12 +173,12 @@ class Partitions:
 
     def is_up_to_date(self, table: Table, account: str, day: date) -> bool:
         """Return whether a file is the recorded one and of the current schema, or none exists."""
-        found = self._backend.read(file_parts(table, account, day))
+        file = self._backend.read(file_parts(table, account, day))
         record = self._state.partition(table.name, account, day)
-        if found is None or record is None:
-            return found is None and record is None
-        is_recorded = _sha256(found[0]) == record.sha256
-        return is_recorded and parquet.read_schema_version(found[0]) == SCHEMA_VERSION
+        if file is None or record is None:
+            return file is None and record is None
+        is_recorded = _sha256(file.content) == record.sha256
+        return is_recorded and parquet.read_schema_version(file.content) == SCHEMA_VERSION
 
     def belongs_elsewhere(self, label: str, account: str, day: date) -> bool:
         """Return whether a file's label names another day or another inbox.
@@ -289,7 +289,7 @@ class Partitions:
         """
         if self._backend.is_shared and not hashed_days:
             return []
-        known = set(self._state.suspect_files(account))
+        old_suspects = set(self._state.suspect_files(account))
         for table in tables:
             versions = self._backend.folders_with(folder_parts(table, account), DATA_FILE)
             for record in self._state.partitions(account, table=table.name):
@@ -299,15 +299,15 @@ class Partitions:
                 version = versions.get(f"date={record.date}")
                 is_same = version is not None and version.byte_count == record.byte_count
                 if is_same and is_hashed:
-                    found = self._backend.read(file_parts(table, account, record.date))
-                    is_same = found is not None and _sha256(found[0]) == record.sha256
+                    file = self._backend.read(file_parts(table, account, record.date))
+                    is_same = file is not None and _sha256(file.content) == record.sha256
                 if not is_same:
                     with suppress(CorruptError):  # the file is in the list of suspect files now
                         self._read_locked(table, account, record.date)
         return [
             f"{suspect.path} was lost, damaged or put back from a backup"
             for suspect in self._state.suspect_files(account)
-            if suspect not in known
+            if suspect not in old_suspects
         ]
 
     # parts of a commit; the caller holds the partition's lock

@@ -32,12 +32,13 @@ CONTENT = ("sender_id", "text", "is_unsupported")
 
 def damaged_files(store: Store, account: str) -> frozenset[SuspectFile]:
     """Return the suspect raw files of an account: no complete run has read their days since."""
-    return frozenset(each for each in store.state.suspect_files(account) if each.table in RAW_NAMES)
+    suspects = store.state.suspect_files(account)
+    return frozenset(suspect for suspect in suspects if suspect.table in RAW_NAMES)
 
 
 def damaged_days(store: Store, account: str) -> set[date]:
     """Return the days of these files."""
-    return {each.date for each in damaged_files(store, account)}
+    return {damaged.date for damaged in damaged_files(store, account)}
 
 
 def salvage_days(store: Store, account: str, days: Collection[date]) -> list[Commit]:
@@ -51,7 +52,8 @@ def salvage_day(store: Store, account: str, day: date) -> list[Commit]:
 
     The caller holds the account's `lock_derivation`, so no erasure runs meanwhile.
     """
-    names = {each.table for each in damaged_files(store, account) if each.date == day}
+    damaged = damaged_files(store, account)
+    names = {suspect.table for suspect in damaged if suspect.date == day}
     if not names or day < first_raw_day(store):
         return []
     tables = [table for table in RAW if table.name in names]
@@ -79,8 +81,8 @@ def count_lost(
         people = read_columns(store, PARTICIPANTS, account, day, ["conversation_id"])
     except SchemaError:
         return 0
-    known = derived[MESSAGES.name]
-    unsent = known.filter(pc.is_valid(known["deleted_at"]))
+    new_messages = derived[MESSAGES.name]
+    unsent = new_messages.filter(pc.is_valid(new_messages["deleted_at"]))
     readable = details.filter(pc.is_valid(details["payload"]))
     keys = MESSAGES.row_keys(messages)
     has_content = pa.array([False] * messages.num_rows)
@@ -88,7 +90,7 @@ def count_lost(
         has_content = pc.or_(has_content, pc.is_valid(messages[name]))
     may_be_empty = [*MESSAGES.row_keys(unsent).chunks, *MESSAGES.row_keys(readable).chunks]
     is_empty = pc.invert(pc.is_in(keys, value_set=pa.chunked_array(may_be_empty, pa.string())))
-    is_gone = pc.invert(pc.is_in(keys, value_set=MESSAGES.row_keys(known)))
+    is_gone = pc.invert(pc.is_in(keys, value_set=MESSAGES.row_keys(new_messages)))
     lost_count = pc.sum(pc.or_(is_gone, pc.and_(has_content, is_empty))).as_py() or 0
     conversations = set(people["conversation_id"].to_pylist())
     return lost_count + len(
@@ -109,11 +111,11 @@ def _read_set_aside(
     store: Store, table: Table, account: str, day: date, parts: tuple[str, ...]
 ) -> Iterator[pa.Table]:
     """Yield the rows of a file that was set aside, if it is whole and of this partition."""
-    found = store.backend.read(parts)
-    if found is None:
+    file = store.backend.read(parts)
+    if file is None:
         return
     with suppress(CorruptError, SchemaError):
-        content = parquet.decode(table, found[0], "")
+        content = parquet.decode(table, file.content, "")
         is_trusted = content.has_current_schema or content.schema_version < SCHEMA_VERSION
         if is_trusted and not store.partitions.belongs_elsewhere(content.label, account, day):
             yield content.checked_rows()
@@ -136,7 +138,7 @@ def _without_erased(
 
 def _cut(table: Table, rows: pa.Table, suppression: SuppressionList, erased: set[str]) -> pa.Table:
     """Remove erased people from payloads, and their own rows; add their message ids to `erased`."""
-    is_erased, left = suppression.contains, []
+    is_erased, kept = suppression.contains, []
     for row in rows.to_pylist():
         payload = _read_payload(row.get("payload"))
         rest = without_person(payload, is_erased)
@@ -144,8 +146,8 @@ def _cut(table: Table, rows: pa.Table, suppression: SuppressionList, erased: set
         if is_theirs or (table is RAW_REJECTS and rest != payload):
             erased.add(row.get("message_id", ""))
         else:
-            left.append(row if rest == payload else row | {"payload": dump_json(rest).decode()})
-    return pa.Table.from_pylist(left, schema=table.schema)
+            kept.append(row if rest == payload else row | {"payload": dump_json(rest).decode()})
+    return pa.Table.from_pylist(kept, schema=table.schema)
 
 
 def _read_payload(text: str | None) -> Mapping[str, object]:

@@ -87,25 +87,25 @@ def group_months(sizes: Mapping[Key, int], most: int = MOST_BYTES) -> list[tuple
     """
 
     def by_prefix(keys: Iterable[Key], length: int) -> list[tuple[str, list[Key]]]:
-        groups: dict[str, list[Key]] = defaultdict(list)
+        by_date: dict[str, list[Key]] = defaultdict(list)
         for account, month in sorted(keys):
-            groups[month[:length]].append((account, month))
-        return sorted(groups.items())
+            by_date[month[:length]].append((account, month))
+        return sorted(by_date.items())
 
     def fits(keys: Iterable[Key]) -> bool:
         return sum(sizes[key] for key in keys) <= most
 
-    found: list[tuple[str, list[Key]]] = []
+    groups: list[tuple[str, list[Key]]] = []
     for year, in_year in by_prefix(sizes, len("2026")):
         if fits(in_year):
-            found.append((year, in_year))
+            groups.append((year, in_year))
             continue
         for month, in_month in by_prefix(in_year, len("2026-01")):
             if fits(in_month):
-                found.append((month, in_month))
+                groups.append((month, in_month))
             else:
-                found += [(f"{month}-{account}", [(account, month)]) for account, _ in in_month]
-    return found
+                groups += [(f"{month}-{account}", [(account, month)]) for account, _ in in_month]
+    return groups
 
 
 def segment_parts(table: str, name: str) -> tuple[str, ...]:
@@ -118,8 +118,8 @@ def read_index(backend: StorageBackend, table: str) -> tuple[list[Segment], File
 
     An index that is damaged, or of another schema version, has no segments.
     """
-    found = backend.read(segment_parts(table, INDEX_FILE))
-    return (read_segments(found[0]), found[1]) if found else ([], None)
+    file = backend.read(segment_parts(table, INDEX_FILE))
+    return (read_segments(file.content), file.version) if file else ([], None)
 
 
 def is_whole(backend: StorageBackend, table: str, segment: Segment) -> bool:
@@ -131,8 +131,8 @@ def is_whole(backend: StorageBackend, table: str, segment: Segment) -> bool:
     if backend.is_shared:
         version = backend.version(parts)
         return version is not None and version.byte_count == segment.byte_count
-    found = backend.read(parts)
-    return found is not None and segment.matches(found[0])
+    file = backend.read(parts)
+    return file is not None and segment.matches(file.content)
 
 
 def read_segments(content: bytes) -> list[Segment]:
@@ -141,14 +141,14 @@ def read_segments(content: bytes) -> list[Segment]:
         value = load_json(content)
         if not isinstance(value, dict) or value["version"] != SCHEMA_VERSION:
             return []
-        return [_read_segment(each) for each in value["segments"]]
+        return [_read_segment(segment) for segment in value["segments"]]
     except (ValueError, KeyError, TypeError):
         return []
 
 
 def _read_segment(value: Any) -> Segment:
     """Return a segment; raise ValueError for a name without its hash, or with a folder."""
-    pieces = tuple(Piece(*each) for each in value["pieces"])
+    pieces = tuple(Piece(*piece) for piece in value["pieces"])
     segment = Segment(value["name"], value["byte_count"], value["sha256"], pieces)
     if "/" in segment.name or not segment.name.endswith(f"-{segment.sha256[:16]}.parquet"):
         raise ValueError("this is no segment's name")
@@ -159,11 +159,11 @@ def write_segments(segments: Iterable[Segment]) -> bytes:
     """Return the bytes of an index."""
     listed = [
         {
-            "name": each.name,
-            "byte_count": each.byte_count,
-            "sha256": each.sha256,
-            "pieces": [[it.account, it.month, it.source, it.day_count] for it in each.pieces],
+            "name": segment.name,
+            "byte_count": segment.byte_count,
+            "sha256": segment.sha256,
+            "pieces": [[it.account, it.month, it.source, it.day_count] for it in segment.pieces],
         }
-        for each in segments
+        for segment in segments
     ]
     return dump_json({"version": SCHEMA_VERSION, "segments": listed})

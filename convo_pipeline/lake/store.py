@@ -206,8 +206,8 @@ class Store:
     def foreign_files(self) -> list[tuple[str, ...]]:
         """Return the files in the tables' folders that are not of the lake."""
         tables = [name for name in (*TABLES, RUNS.name) if name in self.backend.list_names()]
-        found = (parts for table in tables for parts in self.backend.list_files((table,)))
-        return [parts for parts in found if not is_lake_file(parts)]
+        files = (parts for table in tables for parts in self.backend.list_files((table,)))
+        return [parts for parts in files if not is_lake_file(parts)]
 
     def set_aside_files(
         self, account: str | None = None

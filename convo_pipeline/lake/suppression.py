@@ -48,7 +48,7 @@ class Receipt:
 
     @classmethod
     def from_json(cls, value: Any) -> "Receipt":
-        if not set(value) <= {SEAL, *(each.name for each in fields(cls))}:
+        if not set(value) <= {SEAL, *(column.name for column in fields(cls))}:
             raise ValueError("a receipt has no such field")
         finished_at = value["finished_at"]
         return cls(
@@ -108,21 +108,21 @@ def read_suppression(store: Store, account: str) -> SuppressionList:
             f" backup; without one, remove {store.backend.location((RECEIPTS,))}, forget these"
             " people again and expect them to come back until then"
         )
-    receipts = [_read_receipt(store, account, *found) for found in contents.items()]
+    receipts = [_read_receipt(store, account, *file) for file in contents.items()]
     if not all(_has_valid_seal(content, key) for content in contents.values()):
         raise StoreError(
             f"a receipt in {store.backend.location((RECEIPTS, f'account={account}'))}, or"
             f" {key_path}, is not what was written, so erased people cannot be recognised: put both"
             " back from your backup"
         )
-    hashes = {each for receipt in receipts for each in (receipt.person, *receipt.conversations)}
+    hashes = {hash_ for receipt in receipts for hash_ in (receipt.person, *receipt.conversations)}
     return SuppressionList(key, frozenset(hashes))
 
 
 def read_receipts(store: Store, account: str) -> list[Receipt]:
     """Return the account's receipts, sorted by the person's hash."""
     contents = _read_contents(store, account)
-    return [_read_receipt(store, account, *found) for found in contents.items()]
+    return [_read_receipt(store, account, *file) for file in contents.items()]
 
 
 def save_receipt(store: Store, receipt: Receipt) -> None:
@@ -164,7 +164,7 @@ def _read_contents(store: Store, account: str) -> dict[Parts, bytes]:
     folder = (RECEIPTS, f"account={account}")
     listed = {name for name in store.backend.list_names(folder) if name.endswith(".json")}
     files = [(*folder, name) for name in sorted(listed | store.state.receipts(account))]
-    return {parts: found[0] for parts in files if (found := store.backend.read(parts))}
+    return {parts: file.content for parts in files if (file := store.backend.read(parts))}
 
 
 def _read_receipt(store: Store, account: str, parts: Parts, content: bytes) -> Receipt:

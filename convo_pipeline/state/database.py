@@ -170,14 +170,14 @@ class CompactionReader:
 
     def current(self) -> dict[str, dict[tuple[str, str], Compaction]]:
         """Return the current compactions: by table, then by account and month."""
-        found: dict[str, dict[tuple[str, str], Compaction]] = {}
+        compactions: dict[str, dict[tuple[str, str], Compaction]] = {}
         try:
             rows = self._connection.execute(COMPACTIONS_SQL).fetchall() if self._connection else []
         except sqlite3.Error:
             return {}
         for row in rows:
-            found.setdefault(row[0], {})[row[1], row[2]] = Compaction(*row)
-        return found
+            compactions.setdefault(row[0], {})[row[1], row[2]] = Compaction(*row)
+        return compactions
 
     def close(self) -> None:
         """Close the database; the next use opens it again."""

@@ -117,12 +117,12 @@ class Compaction:
     byte_count: int
 
 
-def check_identity(identity: AccountIdentity, known: Iterable[AccountIdentity]) -> AccountIdentity:
+def check_identity(identity: AccountIdentity, stored: Iterable[AccountIdentity]) -> AccountIdentity:
     """Return what is known of an account, this identity included.
 
     Raise StoreError if the name stands for another inbox, or the inbox has another name.
     """
-    for other in known:
+    for other in stored:
         is_same_page = (other.page_id, other.platform) == (identity.page_id, identity.platform)
         if other.account == identity.account:
             return _merge_identities(other, identity, is_same_page)
@@ -136,17 +136,17 @@ def check_identity(identity: AccountIdentity, known: Iterable[AccountIdentity]) 
 
 
 def _merge_identities(
-    known: AccountIdentity, new: AccountIdentity, is_same_page: bool
+    stored: AccountIdentity, new: AccountIdentity, is_same_page: bool
 ) -> AccountIdentity:
-    are_asked = known.own_id_source == new.own_id_source == "asked"
-    are_known = known.own_id is not None and new.own_id is not None
-    if not is_same_page or (are_asked and are_known and known.own_id != new.own_id):
+    are_asked = stored.own_id_source == new.own_id_source == "asked"
+    are_known = stored.own_id is not None and new.own_id is not None
+    if not is_same_page or (are_asked and are_known and stored.own_id != new.own_id):
         raise StoreError(
-            f'the account name "{known.account}" already stands for {_describe(known)}, not for'
+            f'the account name "{stored.account}" already stands for {_describe(stored)}, not for'
             f" {_describe(new)}; give the new one another name"
         )
-    is_better = known.own_id_source == "asked" and new.own_id_source != "asked"
-    return known if new.own_id is None or is_better else new
+    is_better = stored.own_id_source == "asked" and new.own_id_source != "asked"
+    return stored if new.own_id is None or is_better else new
 
 
 def _describe(identity: AccountIdentity) -> str:

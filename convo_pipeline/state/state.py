@@ -188,11 +188,11 @@ class State:
         """
         with self.database.transaction() as connection:
             stored = [AccountIdentity(*row) for row in connection.execute(_IDENTITIES).fetchall()]
-            known = check_identity(identity, stored)
+            merged = check_identity(identity, stored)
             connection.execute(
-                "INSERT OR REPLACE INTO identities VALUES (?, ?, ?, ?, ?, ?)", astuple(known)
+                "INSERT OR REPLACE INTO identities VALUES (?, ?, ?, ?, ?, ?)", astuple(merged)
             )
-        return known
+        return merged
 
     # conversations, memory, placements
 
@@ -203,7 +203,7 @@ class State:
 
     def save_conversations(self, account: str, conversations: Iterable[ConversationState]) -> None:
         """Insert or replace the state of conversations, all or none."""
-        self._save("conversations", *((account, *astuple(each)) for each in conversations))
+        self._save("conversations", *((account, *astuple(state)) for state in conversations))
 
     def memory(self, account: str) -> dict[str, object]:
         """Return what earlier runs learned about the account's API, as JSON."""

@@ -7,7 +7,7 @@ A file is named by its parts below the root: `("messages", "account=a", "date=20
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from convo_pipeline.errors import CorruptError
 
@@ -27,6 +27,13 @@ class FileVersion:
     """Hash of the bytes as the writer stored it; None if the backend stores none."""
 
 
+class StoredFile(NamedTuple):
+    """The bytes of a file and their version."""
+
+    content: bytes
+    version: FileVersion
+
+
 class StorageBackend(Protocol):
     """The files below one root.
 
@@ -40,8 +47,8 @@ class StorageBackend(Protocol):
     def location(self, parts: Parts = ()) -> str:
         """Return the path or URL of a file."""
 
-    def read(self, parts: Parts) -> tuple[bytes, FileVersion] | None:
-        """Return a file's bytes and their version; None if there is no file."""
+    def read(self, parts: Parts) -> StoredFile | None:
+        """Return a file's bytes and version; None if there is no file."""
 
     def version(self, parts: Parts) -> FileVersion | None:
         """Return a file's version without its bytes; None if there is no file."""

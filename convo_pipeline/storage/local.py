@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 from convo_pipeline.errors import StoreError
-from convo_pipeline.storage.backend import Check, FileVersion, Parts
+from convo_pipeline.storage.backend import Check, FileVersion, Parts, StoredFile
 
 STAGING = ".staging"
 NEEDED_BYTES = 64 * 1024 * 1024
@@ -33,9 +33,9 @@ class LocalFolder:
     def location(self, parts: Parts = ()) -> str:
         return str(self.root.joinpath(*parts))
 
-    def read(self, parts: Parts) -> tuple[bytes, FileVersion] | None:
+    def read(self, parts: Parts) -> StoredFile | None:
         content = self.read_bytes(parts)
-        return None if content is None else (content, FileVersion(len(content)))
+        return None if content is None else StoredFile(content, FileVersion(len(content)))
 
     def read_bytes(self, parts: Parts) -> bytes | None:
         """Return a file's bytes; None if there is no file."""
@@ -166,10 +166,10 @@ class LocalFolder:
                 yield inner
 
     def folders_with(self, parts: Parts, name: str) -> dict[str, FileVersion]:
-        found = (
+        versions = (
             (folder, self.version((*parts, folder, name))) for folder in self.list_names(parts)
         )
-        return {folder: version for folder, version in found if version}
+        return {folder: version for folder, version in versions if version}
 
     def check_writable(self, needed_bytes: int = NEEDED_BYTES) -> None:
         """Raise StoreError if the folder cannot be written or lacks space."""

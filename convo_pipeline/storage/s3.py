@@ -34,7 +34,7 @@ from botocore.exceptions import (
 )
 
 from convo_pipeline.errors import ConflictError, StoreError
-from convo_pipeline.storage.backend import Check, FileVersion, Parts
+from convo_pipeline.storage.backend import Check, FileVersion, Parts, StoredFile
 
 MOST_BYTES = 5 * 2**30
 """The limit of one PUT. Partitions are far smaller."""
@@ -90,15 +90,15 @@ class S3Bucket:
     def location(self, parts: Parts = ()) -> str:
         return "/".join((self.url, *parts))
 
-    def read(self, parts: Parts) -> tuple[bytes, FileVersion] | None:
+    def read(self, parts: Parts) -> StoredFile | None:
         return self._read(parts, {})
 
-    def read_version(self, parts: Parts, etag: str) -> tuple[bytes, FileVersion]:
+    def read_version(self, parts: Parts, etag: str) -> StoredFile:
         """Return the bytes of one version; raise ConflictError if it was replaced or removed."""
-        found = self._read(parts, {"IfMatch": etag})
-        if found is None:
+        file = self._read(parts, {"IfMatch": etag})
+        if file is None:
             raise ConflictError(f"{self.location(parts)} was removed")
-        return found
+        return file
 
     def version(self, parts: Parts) -> FileVersion | None:
         try:
@@ -160,9 +160,9 @@ class S3Bucket:
             return
         try:
             for page in self._pages("list_object_versions", Prefix=self._folder_key(parts)):
-                for each in (*page.get("Versions", ()), *page.get("DeleteMarkers", ())):
-                    if not each["IsLatest"]:
-                        self._call("delete_object", Key=each["Key"], VersionId=each["VersionId"])
+                for old in (*page.get("Versions", ()), *page.get("DeleteMarkers", ())):
+                    if not old["IsLatest"]:
+                        self._call("delete_object", Key=old["Key"], VersionId=old["VersionId"])
         except ANY_ERROR as error:
             if _status(error) == 501:
                 return  # a store that names versions but keeps none of them
@@ -175,8 +175,8 @@ class S3Bucket:
         prefix = self._folder_key(parts)
         names = set()
         for page in self._list(parts, Prefix=prefix, Delimiter="/"):
-            names |= {each["Prefix"][len(prefix) : -1] for each in page.get("CommonPrefixes", ())}
-            names |= {each["Key"][len(prefix) :] for each in page.get("Contents", ())}
+            names |= {it["Prefix"][len(prefix) : -1] for it in page.get("CommonPrefixes", ())}
+            names |= {it["Key"][len(prefix) :] for it in page.get("Contents", ())}
         return sorted(names - {""})
 
     def list_files(self, parts: Parts = ()) -> Iterator[tuple[str, ...]]:
@@ -186,8 +186,9 @@ class S3Bucket:
         """Yield the parts and the version of every object below a folder, as listed."""
         start = len(self._folder_key())
         for page in self._list(parts, Prefix=self._folder_key(parts)):
-            for each in page.get("Contents", ()):
-                yield tuple(each["Key"][start:].split("/")), FileVersion(each["Size"], each["ETag"])
+            for listed in page.get("Contents", ()):
+                version = FileVersion(listed["Size"], listed["ETag"])
+                yield tuple(listed["Key"][start:].split("/")), version
 
     def folders_with(self, parts: Parts, name: str) -> dict[str, FileVersion]:
         depth = len(parts)
@@ -236,10 +237,10 @@ class S3Bucket:
         """Copy an object and remove it; copy it again if it changes in between."""
         copied: FileVersion | None = None
         for attempt in range(1, READ_TRIES + 1):
-            found = self.read(parts)
-            if found is None:
+            file = self.read(parts)
+            if file is None:
                 return
-            content, version = found
+            content, version = file
             existing = copied or self.version(target)
             is_same = existing is not None and (
                 existing.sha256 == version.sha256 == hashlib.sha256(content).hexdigest()
@@ -258,12 +259,12 @@ class S3Bucket:
                 if attempt == READ_TRIES:
                     raise
 
-    def _read(self, parts: Parts, condition: dict[str, str]) -> tuple[bytes, FileVersion] | None:
+    def _read(self, parts: Parts, condition: dict[str, str]) -> StoredFile | None:
         for attempt in range(1, READ_TRIES + 1):
             try:
                 response = self._call("get_object", Key=self._key(parts), **condition)
                 with response["Body"] as body:
-                    return body.read(), _version(response)
+                    return StoredFile(body.read(), _version(response))
             except (*NO_RESPONSE, IncompleteReadError) as error:
                 if attempt == READ_TRIES:
                     raise self._error("read", parts, error) from None
@@ -392,8 +393,8 @@ def _advice(error: Exception) -> str:
     """Say what to do. Leave out the store's message: it can repeat keys and signatures."""
     if isinstance(error, ClientError):
         code, status = _code(error), _status(error)
-        known = ADVICE.get(code) or ADVICE.get(CODE_OF_STATUS.get(status, ""))
-        return known or f"the store refused, {code}, HTTP {status}"
+        advice = ADVICE.get(code) or ADVICE.get(CODE_OF_STATUS.get(status, ""))
+        return advice or f"the store refused, {code}, HTTP {status}"
     if isinstance(error, (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError)):
         return "no AWS credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
     if isinstance(error, ProfileNotFound):

@@ -213,7 +213,7 @@ def test_d8_an_open_file_can_be_read_after_it_is_removed(tmp_path: Path, removal
         compact(store, date(2026, 5, 2))
         [path] = (tmp_path / "lake" / ".compact" / "messages").glob("*.parquet")
     with (
-        pq.ParquetFile(path, pre_buffer=False) as held,
+        pq.ParquetFile(path, pre_buffer=False) as open_file,
         convo_pipeline.connect(tmp_path / "lake") as con,
     ):
         query = con.execute("SELECT message_id, text FROM messages ORDER BY message_id")
@@ -228,7 +228,7 @@ def test_d8_an_open_file_can_be_read_after_it_is_removed(tmp_path: Path, removal
         assert (
             sorted(
                 zip(
-                    *(held.read()[name].to_pylist() for name in ("message_id", "text")), strict=True
+                    *(open_file.read()[name].to_pylist() for name in ("message_id", "text")), strict=True
                 )
             )
             == wanted

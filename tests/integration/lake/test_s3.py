@@ -102,7 +102,7 @@ def ids(*message_ids: str) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=TABLES[TABLE].schema)
 
 
-def held(store: Store, table: str = TABLE) -> list[str]:
+def stored_ids(store: Store, table: str = TABLE) -> list[str]:
     return store.read(table, ACCOUNT, DAY)["message_id"].to_pylist()  # type: ignore[no-any-return]
 
 
@@ -185,7 +185,7 @@ def test_d9_an_object_is_one_put_without_parts(machine: Callable[..., Store], pr
         if method not in ("GET", "HEAD")
     ]
     assert writes == [("PUT", f"/{store.backend.name}/{KEY}")]  # type: ignore[attr-defined]
-    assert (commit.row_count, commit.is_changed, held(store)) == (1, True, ["m1"])
+    assert (commit.row_count, commit.is_changed, stored_ids(store)) == (1, True, ["m1"])
 
 
 def test_d10_machines_that_write_one_partition_make_a_union(machine: Callable[..., Store]) -> None:
@@ -201,7 +201,7 @@ def test_d10_machines_that_write_one_partition_make_a_union(machine: Callable[..
     for thread in threads:
         thread.join()
     everything = sorted(f"m{number}-{turn}" for number in range(3) for turn in range(4))
-    assert [held(store) for store in stores] == [everything] * 3
+    assert [stored_ids(store) for store in stores] == [everything] * 3
     assert sum(store.partitions.conflict_count for store in stores) > 0
     assert [verify(store).findings for store in stores] == [()] * 3
 
@@ -230,7 +230,7 @@ def test_a_conflict_with_another_machine_is_merged_and_counted(
         "data.parquet", lambda: two.merge(TABLE, ACCOUNT, DAY, ids("m2")) and None
     )
     assert one.merge(TABLE, ACCOUNT, DAY, ids("m1")).row_count == 2
-    assert (held(one), held(two), one.partitions.conflict_count) == (["m1", "m2"], ["m1", "m2"], 1)
+    assert (stored_ids(one), stored_ids(two), one.partitions.conflict_count) == (["m1", "m2"], ["m1", "m2"], 1)
 
 
 @pytest.mark.parametrize("lost", [1, 4], ids=["one answer", "every answer"])
@@ -240,7 +240,7 @@ def test_a_put_without_a_response_is_done_once(
     store = machine(url=proxy.url)
     proxy.fault.lose_answers(lost)
     commit = store.merge(TABLE, ACCOUNT, DAY, ids("m1"))
-    assert (commit.is_changed, commit.row_count, store.partitions.conflict_count, held(store)) == (
+    assert (commit.is_changed, commit.row_count, store.partitions.conflict_count, stored_ids(store)) == (
         True,
         1,
         0,
@@ -269,7 +269,7 @@ def test_a_truncated_response_is_read_again(machine: Callable[..., Store], proxy
     store = machine(url=proxy.url)
     store.merge(TABLE, ACCOUNT, DAY, ids("m1"))
     proxy.fault.lose_answers(2, method="GET")
-    assert held(store) == ["m1"]
+    assert stored_ids(store) == ["m1"]
 
 
 def test_a_corrupt_object_is_named_and_set_aside(
@@ -323,7 +323,7 @@ def test_a_commit_of_another_machine_is_no_damage(machine: Callable[..., Store])
     for store in (one, two):
         assert stale_days(store, ACCOUNT) == []
         assert verify(store, stale_days=stale_days).findings == ()
-        assert held(store, "messages") == ["m1", "m2"]
+        assert stored_ids(store, "messages") == ["m1", "m2"]
 
 
 def test_days_include_those_of_other_machines(machine: Callable[..., Store]) -> None:
@@ -348,7 +348,7 @@ def test_tables_derived_from_outdated_rows_are_derived_again(
 
     proxy.fault.do_before(f"messages/account={ACCOUNT}/date={DAY}/data.parquet", overtake)
     derive_day(one, ACCOUNT, DAY)
-    assert held(one, "messages") == ["m1", "m2"]
+    assert stored_ids(one, "messages") == ["m1", "m2"]
     assert one.source("messages", ACCOUNT, DAY) == derivation_source(two.raw_digest(ACCOUNT, DAY))
     assert verify(two, stale_days=stale_days).findings == ()
 

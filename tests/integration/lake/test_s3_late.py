@@ -62,7 +62,7 @@ def save(store: Store, day: date, *message_ids: str) -> None:
     )
 
 
-def held(store: Store, day: date) -> list[str]:
+def stored_ids(store: Store, day: date) -> list[str]:
     return store.read(IDS, ACCOUNT, day)["message_id"].to_pylist()  # type: ignore[no-any-return]
 
 
@@ -81,8 +81,8 @@ def test_d11_commits_of_two_machines_make_a_union_with_late_listings(
     save(one, SECOND, "m3")
     save(two, FIRST, "m4")
     save(two, SECOND, "m5")
-    assert [held(each, FIRST) for each in (one, two)] == [["m1", "m2", "m4"]] * 2
-    assert [held(each, SECOND) for each in (one, two)] == [["m3", "m5"]] * 2
+    assert [stored_ids(each, FIRST) for each in (one, two)] == [["m1", "m2", "m4"]] * 2
+    assert [stored_ids(each, SECOND) for each in (one, two)] == [["m3", "m5"]] * 2
     assert one.days(IDS, ACCOUNT) == [FIRST, SECOND]
     for day in stale_days(one, ACCOUNT):
         derive_day(one, ACCOUNT, day)
@@ -105,7 +105,7 @@ def test_d11_queries_show_current_days_and_new_ones_after_they_are_listed(
     with convo_pipeline.connect(f"s3://{bucket}/tables", settings=settings) as con:
         rows = con.sql(f"select message_id from {IDS} order by all").fetchall()
     assert rows == [("m1",), ("m3",)]
-    assert [held(store, day) for day in (FIRST, SECOND, THIRD)] == [["m1", "m3"], [], ["m4"]]
+    assert [stored_ids(store, day) for day in (FIRST, SECOND, THIRD)] == [["m1", "m3"], [], ["m4"]]
 
 
 @pytest.mark.slow
@@ -119,7 +119,7 @@ def test_d11_verify_reports_late_listings_as_a_notice(
     found = verify(store, stale_days=stale_days)
     assert ({finding.kind for finding in found.findings}, found.is_sound) == ({"unlisted"}, True)
     rebuild_state(store)
-    assert (store.state.suspect_files(), held(store, FIRST)) == ([], ["m1"])
+    assert (store.state.suspect_files(), stored_ids(store, FIRST)) == ([], ["m1"])
     proxy.fault.listed = None
     assert verify(machine(), is_quick=True).findings == ()
 
@@ -154,7 +154,7 @@ def test_d11_an_unlisted_file_that_was_set_aside_is_found(
     key = f"tables/{IDS}/account={ACCOUNT}/date={FIRST}/data.parquet"
     server.client.put_object(Bucket=bucket, Key=key, Body=b"no Parquet")
     with pytest.raises(CorruptError):
-        held(store, FIRST)
+        stored_ids(store, FIRST)
     ((_, account, day, parts),) = store.set_aside_files(ACCOUNT)
     assert (account, day, "/".join(("tables", *parts)) in server.objects(bucket)) == (
         ACCOUNT,
@@ -199,4 +199,4 @@ def test_d11_an_erased_person_leaves_unlisted_objects_too(
         server.client.download_file(bucket, key, str(path))
     assert find_texts(tmp_path / "objects", [TEXT, ADA], ACCOUNT) == []
     assert read_suppression(store, ACCOUNT).contains(ADA)
-    assert held(store, FIRST) == ["b5"]
+    assert stored_ids(store, FIRST) == ["b5"]

@@ -139,8 +139,8 @@ def test_a_lake_of_version_1_gives_the_same_messages_when_derived_again(
 
 
 def test_a_message_of_version_1_can_be_redacted(second: Store) -> None:
-    held = second.read("raw_message_ids", "insta", MARCH_3).slice(0, 1).to_pylist()
-    row = held[0] | {"missing_at": SENT_AT, "deleted_at": SENT_AT + timedelta(days=200)}
+    stored = second.read("raw_message_ids", "insta", MARCH_3).slice(0, 1).to_pylist()
+    row = stored[0] | {"missing_at": SENT_AT, "deleted_at": SENT_AT + timedelta(days=200)}
     second.merge(
         "raw_message_ids",
         "insta",

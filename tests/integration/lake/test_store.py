@@ -62,7 +62,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
     store.close()
 
 
-def held_ids(store: Store) -> list[str]:
+def stored_ids(store: Store) -> list[str]:
     return store.read(TABLE, ACCOUNT, DAY)["message_id"].to_pylist()
 
 
@@ -81,7 +81,7 @@ def test_merge_writes_one_sorted_file_at_the_path_of_the_partition(store: Store)
     path = store.root / "raw_message_ids" / "account=bakery" / "date=2026-01-05" / "data.parquet"
     assert commit == Commit(TABLE, ACCOUNT, DAY, 2, path.stat().st_size, commit.sha256, True)
     assert pq.ParquetFile(path).read().schema.equals(RAW_MESSAGE_IDS.schema)
-    assert held_ids(store) == ["m1", "m2"]
+    assert stored_ids(store) == ["m1", "m2"]
 
 
 def test_merge_of_nothing_new_leaves_the_file_untouched(store: Store) -> None:
@@ -251,7 +251,7 @@ def test_d3_foreign_files_are_reported_and_never_read_or_deleted(store: Store) -
     for path in foreign:
         path.write_bytes(b"x")
     store.merge(TABLE, ACCOUNT, DAY, ids("m2"))
-    assert held_ids(store) == ["m1", "m2"]
+    assert stored_ids(store) == ["m1", "m2"]
     assert store.foreign_files() == sorted(path.relative_to(store.root).parts for path in foreign)
 
 
@@ -282,7 +282,7 @@ def test_d1_a_damaged_file_is_set_aside_and_named(store: Store, how: str) -> Non
     assert [entry[:3] for entry in store.state.suspect_files()] == [(TABLE, ACCOUNT, DAY)]
     assert store.foreign_files() == []
     store.merge(TABLE, ACCOUNT, DAY, ids("m3"))
-    assert held_ids(store) == ["m3"]
+    assert stored_ids(store) == ["m3"]
 
 
 def test_reading_a_damaged_file_names_it_and_leaves_other_days_readable(store: Store) -> None:
@@ -301,7 +301,7 @@ def test_a_missing_raw_file_is_an_error_once(store: Store) -> None:
     with pytest.raises(StoreError, match="is missing although it held 1 rows"):
         store.merge(TABLE, ACCOUNT, DAY, ids("m2"))
     store.merge(TABLE, ACCOUNT, DAY, ids("m2"))
-    assert held_ids(store) == ["m2"]
+    assert stored_ids(store) == ["m2"]
 
 
 def test_d6_a_file_of_a_newer_version_is_read_but_not_written(store: Store) -> None:
@@ -310,7 +310,7 @@ def test_d6_a_file_of_a_newer_version_is_read_but_not_written(store: Store) -> N
     newer = newer.replace_schema_metadata({VERSION_KEY: str(SCHEMA_VERSION + 1).encode()})
     pq.write_table(newer, file_of(store))
     rebuild_state(store)
-    assert held_ids(store) == ["m1"]
+    assert stored_ids(store) == ["m1"]
     with pytest.raises(SchemaError, match="written by a newer convo-pipeline"):
         store.merge(TABLE, ACCOUNT, DAY, ids("m2"))
 
@@ -358,7 +358,7 @@ def test_a_restored_lake_is_accepted_after_the_state_is_rebuilt(store: Store) ->
     file_of(store).write_bytes(backup)
     store.path(TABLE, ACCOUNT, date(2026, 1, 6)).unlink()
     rebuild_state(store)
-    assert held_ids(store) == ["m1"]
+    assert stored_ids(store) == ["m1"]
     assert [record.date for record in store.state.partitions()] == [DAY]
     assert store.state.conversations(ACCOUNT)["c"].complete_since_us is None
 
@@ -422,12 +422,12 @@ def test_a_full_disk_is_refused_with_the_missing_space(store: Store) -> None:
 
 def test_a_commit_interrupted_before_the_replace_leaves_the_old_file(store: Store) -> None:
     store.merge(TABLE, ACCOUNT, DAY, ids("m1"))
-    held = store.state.partition(TABLE, ACCOUNT, DAY)
-    assert held is not None
-    store.state.save_intent(held, "0" * 64)
-    assert held_ids(store) == ["m1"]
+    record = store.state.partition(TABLE, ACCOUNT, DAY)
+    assert record is not None
+    store.state.save_intent(record, "0" * 64)
+    assert stored_ids(store) == ["m1"]
     assert store.raw_digest(ACCOUNT, DAY) != ""
-    assert store.state.partition(TABLE, ACCOUNT, DAY) == held
+    assert store.state.partition(TABLE, ACCOUNT, DAY) == record
 
 
 def test_a_commit_interrupted_after_the_replace_leaves_the_new_file(store: Store) -> None:
@@ -470,15 +470,15 @@ def test_a_killed_writer_leaves_whole_commits(tmp_path: Path, long_run: bool) ->
         writer.stdout.readline()
         time.sleep(0.05 + 0.037 * (turn % 7))
         writer.send_signal(signal.SIGKILL)
-        told = [int(line) for line in writer.stdout.read().split()]
+        committed = [int(line) for line in writer.stdout.read().split()]
         writer.stdout.close()
         writer.wait()
         store = open_store(root)
-        held = set(held_ids(store))
-        assert {f"m{n}-{i}" for n in told for i in range(50)} <= held
-        assert len(held) % 50 == 0
+        stored = set(stored_ids(store))
+        assert {f"m{n}-{i}" for n in committed for i in range(50)} <= stored
+        assert len(stored) % 50 == 0
         store.merge(TABLE, ACCOUNT, DAY, ids("healed"))
-        assert set(held_ids(store)) == held | {"healed"}
+        assert set(stored_ids(store)) == stored | {"healed"}
         store.close()
 
 
@@ -505,7 +505,7 @@ def test_c9_writers_of_one_partition_make_a_union(tmp_path: Path, long_run: bool
         process.join()
     assert [process.exitcode for process in processes] == [0] * writers
     store = open_store(tmp_path / "lake")
-    assert set(held_ids(store)) == {
+    assert set(stored_ids(store)) == {
         f"m{n}-{turn}" for n in range(writers) for turn in range(turns)
     } | {"shared"}
     store.close()
