@@ -228,7 +228,8 @@ def test_d8_an_open_file_can_be_read_after_it_is_removed(tmp_path: Path, removal
         assert (
             sorted(
                 zip(
-                    *(open_file.read()[name].to_pylist() for name in ("message_id", "text")), strict=True
+                    *(open_file.read()[name].to_pylist() for name in ("message_id", "text")),
+                    strict=True,
                 )
             )
             == wanted

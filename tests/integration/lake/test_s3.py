@@ -230,7 +230,11 @@ def test_a_conflict_with_another_machine_is_merged_and_counted(
         "data.parquet", lambda: two.merge(TABLE, ACCOUNT, DAY, ids("m2")) and None
     )
     assert one.merge(TABLE, ACCOUNT, DAY, ids("m1")).row_count == 2
-    assert (stored_ids(one), stored_ids(two), one.partitions.conflict_count) == (["m1", "m2"], ["m1", "m2"], 1)
+    assert (stored_ids(one), stored_ids(two), one.partitions.conflict_count) == (
+        ["m1", "m2"],
+        ["m1", "m2"],
+        1,
+    )
 
 
 @pytest.mark.parametrize("lost", [1, 4], ids=["one answer", "every answer"])
@@ -240,7 +244,12 @@ def test_a_put_without_a_response_is_done_once(
     store = machine(url=proxy.url)
     proxy.fault.lose_answers(lost)
     commit = store.merge(TABLE, ACCOUNT, DAY, ids("m1"))
-    assert (commit.is_changed, commit.row_count, store.partitions.conflict_count, stored_ids(store)) == (
+    assert (
+        commit.is_changed,
+        commit.row_count,
+        store.partitions.conflict_count,
+        stored_ids(store),
+    ) == (
         True,
         1,
         0,
