@@ -1,4 +1,4 @@
-"""A run that is ended from outside: within seconds whatever it waits for, with a line in the ledger, and nothing lost."""
+"""Cancel a run with a signal: it ends soon, its ledger line says so, and nothing is lost."""
 
 import os
 import signal
@@ -18,19 +18,20 @@ from convo_pipeline.emulator.clock import VirtualClock
 from convo_pipeline.emulator.faults import parse_fault
 from convo_pipeline.emulator.world import World
 from convo_pipeline.errors import StoppedError
-from convo_pipeline.extract.run import Progress, extract
+from convo_pipeline.extract.run import extract
 from convo_pipeline.extract.spool import left_spools
 from convo_pipeline.graph.client import Endpoint
 from convo_pipeline.graph.rate_limit import SqliteLimiter
 from tests.support.inboxes import NOW, START, Inboxes, serve
 
-MOST_SECONDS = 5
+WAIT_SECONDS = 60
+"""How long a run waits that ignores its cancellation."""
 LONG = 40
 
 
 @pytest.fixture
 def inboxes(tmp_path: Path) -> Iterator[Inboxes]:
-    """Two accounts with a page of conversations and a long one, which needs calls of its own."""
+    """Two accounts, each with a short conversation and a long one that needs a call of its own."""
     world = World(VirtualClock(NOW))
     for name, page_id, platform in (
         ("insta", "1111111111", "instagram"),
@@ -48,47 +49,52 @@ def kill_process() -> None:
 
 
 def kill_this_thread() -> None:
-    """What the system may do with a signal too: it gives it to a thread that is not the main one."""
+    """The system may also deliver a signal to another thread than the main one."""
     signal.pthread_kill(threading.get_ident(), signal.SIGINT)
 
 
 def interrupt(
     inboxes: Inboxes,
     is_due: Callable[[], bool],
-    on_progress: Callable[[Progress], None],
     kill: Callable[[], None] = kill_process,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Extract by the machine's own clock, and send this process what Ctrl-C sends once it is due."""
+    """Extract in real time, and send Ctrl-C's signal once it is due."""
     moments: list[float] = []
 
     def wait() -> None:
         while not is_due():
             time.sleep(0.02)
-        time.sleep(0.3)
         moments.append(time.monotonic())
         kill()
 
     threading.Thread(target=wait, daemon=True).start()
+    clock, until = Clock(now=inboxes.clock.now, sleep=sleep), NOW.date() + timedelta(days=1)
     with pytest.raises(KeyboardInterrupt):
         extract(
-            inboxes.settings, inboxes.store, inboxes.names, START, NOW.date() + timedelta(days=1),
-            environ=inboxes.environ, clock=Clock(now=inboxes.clock.now), on_progress=on_progress,
-        )  # fmt: skip
-    assert time.monotonic() - moments[0] < MOST_SECONDS
+            inboxes.settings,
+            inboxes.store,
+            inboxes.names,
+            START,
+            until,
+            environ=inboxes.environ,
+            clock=clock,
+        )
+    assert time.monotonic() - moments[0] < WAIT_SECONDS
 
 
 def check_stopped(inboxes: Inboxes, outcome: str) -> None:
-    """The ledger says so, in the state and in the lake."""
-    why = "the run was stopped; the next run stores the spooled messages and continues"
+    """Check the ledger lines in the state and in the lake."""
+    error = "the run was stopped; the next run stores the spooled messages and continues"
     for name in inboxes.names:
         (run,) = inboxes.store.state.runs(name)
-        assert (run.outcome, run.reasons, run.error) == (outcome, ("stopped",), why)
+        assert (run.outcome, run.reasons, run.error) == (outcome, ("stopped",), error)
     ledger = inboxes.store.read("runs", "", NOW.date())
     assert ledger["reasons"].to_pylist() == [["stopped"]] * len(inboxes.names)
 
 
 def check_healed(inboxes: Inboxes) -> None:
-    """The locks are free and one more run makes everything whole."""
+    """Check that the next run gets the locks and completes everything."""
     inboxes.server.injector.faults.clear()
     inboxes.extract_whole()
     for name in inboxes.names:
@@ -100,16 +106,11 @@ def check_healed(inboxes: Inboxes) -> None:
 def test_a_cancelled_run_ends_in_seconds_while_responses_are_due(
     inboxes: Inboxes, kill: Callable[[], None]
 ) -> None:
-    """Its first page is in the spool, the calls for the long conversations are under way."""
-    listed: set[str] = set()
-    fault = parse_fault("read_timeout:60")
-    inboxes.server.injector.faults[:] = [replace(fault, kind=replace(fault.kind, kinds=("edge",)))]
-    interrupt(
-        inboxes,
-        lambda: len(listed) == len(inboxes.names),
-        lambda progress: listed.add(progress.account),
-        kill,
-    )
+    """The listing is in the spool, and each account waits for the messages of a conversation."""
+    fault = parse_fault(f"read_timeout:{WAIT_SECONDS}")
+    fault = replace(fault, kind=replace(fault.kind, kinds=("edge",)))
+    inboxes.server.injector.faults[:] = [fault]
+    interrupt(inboxes, lambda: fault.fired == len(inboxes.names), kill)
     check_stopped(inboxes, "incomplete")
     assert [
         len(list(left_spools(inboxes.store.state_path, name)[0].folder.glob("*.json")))
@@ -126,17 +127,22 @@ def test_a_cancelled_run_ends_in_seconds_while_it_waits_for_the_rate_limit(
         with closing(
             SqliteLimiter(inboxes.store.state.path, key, clock=Clock(now=inboxes.clock.now))
         ) as limiter:
-            limiter.block(100)
-    start = time.monotonic()
-    interrupt(inboxes, lambda: time.monotonic() - start > 0.5, lambda progress: None)
+            limiter.block(WAIT_SECONDS)
+    sleeps: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        sleeps.append(seconds)
+        time.sleep(seconds)
+
+    interrupt(inboxes, lambda: len(sleeps) > 0, sleep=sleep)
     check_stopped(inboxes, "failed")
     assert len(inboxes.server.log) == 0
-    inboxes.clock.advance(101)
+    inboxes.clock.advance(WAIT_SECONDS + 1)
     check_healed(inboxes)
 
 
 def test_a_cancellation_ends_a_sleep() -> None:
-    """Within a second however long it is; without an end it is as long as it was asked to be."""
+    """A sleep is divided into seconds, and a cancellation is noticed after each of them."""
     slept: list[float] = []
     cancellation = Cancellation()
     cancellation.watch(Clock(sleep=slept.append)).sleep(2.5)

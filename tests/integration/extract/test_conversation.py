@@ -1,4 +1,4 @@
-"""One conversation's own calls where the server refuses, fails or contradicts itself: what can be had is had."""
+"""Calls for single conversations when the server refuses, fails or contradicts itself."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -27,12 +27,12 @@ def refusing(
     *kinds: str,
     times: int | None = None,
 ) -> Fault:
-    """A fault of this test alone."""
+    """Return a fault that is made for one test."""
     return Fault(FaultKind("own", "B0", "refuses", kinds=kinds, refuse=refuse), times=times)
 
 
 def only(name: str, *kinds: str, times: int | None = None) -> Fault:
-    """A fault of the catalogue, for these kinds of calls alone."""
+    """Return a fault of the catalogue that affects only these kinds of calls."""
     fault = make_fault(name, times=times)
     return replace(fault, kind=replace(fault.kind, kinds=kinds))
 
@@ -68,17 +68,17 @@ def test_one_unreadable_message_stops_no_other(tmp_path: Path) -> None:
     world = small_world()
     messages = world.accounts["insta"].add_conversation().add_messages(12, NOW - HOUR, 1.0)
 
-    def poison(context: FaultContext) -> Refusal | None:
+    def refuse(context: FaultContext) -> Refusal | None:
         fields = context.call.params.get("fields", "")
-        is_it = messages[9].message_id in unquote(context.call.path)
+        is_bad = messages[9].message_id in unquote(context.call.path)
         return (
             Refusal(1, "x")
-            if is_it or ("message" in fields.replace("messages", "") and context.kind != "node")
+            if is_bad or ("message" in fields.replace("messages", "") and context.kind != "node")
             else None
         )
 
     with serve(tmp_path, world) as inboxes:
-        inboxes.server.set_faults(refusing(poison, "listing", "edge", "node"))
+        inboxes.server.set_faults(refusing(refuse, "listing", "edge", "node"))
         [insta] = inboxes.extract(accounts=["insta"])
         assert (insta.outcome, insta.reasons) == ("incomplete", ("message_failed",))
         assert statuses(inboxes) == {"detailed": 11, "failed": 1}
@@ -88,8 +88,11 @@ def test_single_messages_stop_after_five_failures_in_a_row(tmp_path: Path) -> No
     world = small_world()
     world.accounts["insta"].add_conversation().add_messages(20, NOW - HOUR, 1.0)
     with serve(tmp_path, world, Switches(old_rows_instagram="omit_fields")) as inboxes:
-        bare = refusing(lambda context: Refusal(1, "x") if "from" in context.call.params["fields"] else None, "listing", "edge", "node")  # fmt: skip
-        inboxes.server.set_faults(bare)
+
+        def refuse(context: FaultContext) -> Refusal | None:
+            return Refusal(1, "x") if "from" in context.call.params["fields"] else None
+
+        inboxes.server.set_faults(refusing(refuse, "listing", "edge", "node"))
         [insta] = inboxes.extract(accounts=["insta"])
         assert insta.outcome == "incomplete"
         assert insta.calls["message"] <= 15
@@ -118,13 +121,14 @@ def test_b24_a_permanent_error_gives_up_a_conversation_until_activity_or_a_sweep
 ) -> None:
     world = small_world()
     bad, good = (
-        world.accounts["insta"].add_conversation(name, conversation_id=name) for name in (".." if code is None else "t_1", "t_2")
-    )  # fmt: skip
+        world.accounts["insta"].add_conversation(name, conversation_id=name)
+        for name in (".." if code is None else "t_1", "t_2")
+    )
     for conversation in (bad, good):
         conversation.add_messages(30, NOW - 2 * HOUR, 1.0)
 
     def refuse(context: FaultContext) -> Refusal | EmulatedResponse | None:
-        """Refuse with the code, or as a gateway does, which knows none."""
+        """Refuse with the code, or without one as a gateway does."""
         if not code or "/t_1/" not in context.call.path:
             return None
         return (
@@ -136,10 +140,10 @@ def test_b24_a_permanent_error_gives_up_a_conversation_until_activity_or_a_sweep
     def run(mode: str = "capture") -> tuple[str, int, int, int]:
         inboxes.clock.advance(3600)
         [insta] = inboxes.extract(accounts=["insta"], mode=mode)
-        fates = [insta.counts.get(f"conversations_{fate}", 0) for fate in ("failed", "given_up")]
+        results = [insta.counts.get(f"conversations_{each}", 0) for each in ("failed", "given_up")]
         return (
             insta.outcome,
-            *fates,
+            *results,
             sum(count for kind, count in insta.calls.items() if kind in ("edge", "conversation")),
         )
 
@@ -200,19 +204,17 @@ def test_conversations_that_always_fail_stop_no_other(
 
     with serve(tmp_path, world) as inboxes:
         inboxes.server.set_faults(refusing(refuse, "edge"))
-        for _ in range(
-            5
-        ):  # each one learns of three bad ones at least: the fourth reads all others, if not one before
+        for _ in range(5):  # each run finds three bad ones or more, so the fourth reads the others
             inboxes.clock.advance(3600)
             [insta] = inboxes.extract(accounts=["insta"])
         assert (insta.reasons, insta.error) == (("conversation_failed",), None)
-        assert [insta.counts.get(f"conversations_{fate}") for fate in ("failed", "unchanged")] == [
+        assert [insta.counts.get(f"conversations_{each}") for each in ("failed", "unchanged")] == [
             10,
             12,
         ]
         assert statuses(inboxes) == {"detailed": 440, "beyond_20": 12}
-        covered: Any = inboxes.store.state.memory("insta")["coverage"]
-        assert covered["t0_us"] == inboxes.clock.now_us() // 1_000_000 * 1_000_000
+        complete: Any = inboxes.store.state.memory("insta")["coverage"]
+        assert complete["t0_us"] == inboxes.clock.now_us() // 1_000_000 * 1_000_000
 
 
 def test_many_bad_conversations_differ_from_a_failing_server(tmp_path: Path) -> None:
@@ -231,21 +233,21 @@ def test_many_bad_conversations_differ_from_a_failing_server(tmp_path: Path) -> 
         inboxes.server.set_faults(bad)
         [insta] = inboxes.extract(accounts=["insta"])
         assert (insta.reasons, insta.error) == (("conversation_failed",), None)
-        assert [insta.counts.get(f"conversations_{fate}") for fate in ("failed", "fetched")] == [
+        assert [insta.counts.get(f"conversations_{each}") for each in ("failed", "fetched")] == [
             14,
             2,
         ]
 
 
-@pytest.mark.parametrize(("code", "place"), [(2, 0), (1, 59)], ids=["listed", "asked_by_its_id"])
+@pytest.mark.parametrize(("code", "index"), [(2, 0), (1, 59)], ids=["listed", "fetched_by_its_id"])
 def test_a_failing_conversation_costs_one_call_per_run(
-    tmp_path: Path, code: int, place: int
+    tmp_path: Path, code: int, index: int
 ) -> None:
     world = small_world()
     conversations = [world.accounts["insta"].add_conversation(f"C{number}") for number in range(60)]
     for number, conversation in enumerate(conversations):
-        conversation.add_messages(22 if number == place else 1, NOW - HOUR * (number + 1), 1.0)
-    bad = conversations[place]
+        conversation.add_messages(22 if number == index else 1, NOW - HOUR * (number + 1), 1.0)
+    bad = conversations[index]
     bad.make_unreadable(code)
     with serve(tmp_path, world) as inboxes:
         for call_count in (None, 1, 1):
@@ -263,11 +265,11 @@ def test_a_failing_conversation_costs_one_call_per_run(
 
 
 @pytest.mark.parametrize(
-    ("name", "held"),
+    ("name", "stored_count"),
     [("cursor_loop", 222), ("cursor_repeated", 122), ("empty_page", 22), ("dead_cursor", 102)],
 )
 def test_b1_b2_b7_a_conversation_with_endless_pages_is_incomplete_until_they_end(
-    tmp_path: Path, name: str, held: int
+    tmp_path: Path, name: str, stored_count: int
 ) -> None:
     world = small_world()
     for count in (450, 2):
@@ -284,7 +286,7 @@ def test_b1_b2_b7_a_conversation_with_endless_pages_is_incomplete_until_they_end
             assert (insta.outcome, insta.reasons) == ("incomplete", ("conversation_failed",))
             assert insta.calls["edge"] <= 6
             inboxes.clock.advance(600)
-        assert len(inboxes.rows("raw_message_ids")) == held
+        assert len(inboxes.rows("raw_message_ids")) == stored_count
         inboxes.server.set_faults()
         assert inboxes.extract(accounts=["insta"])[0].outcome == "complete"
         assert len(inboxes.rows("raw_message_ids")) == 452
@@ -294,7 +296,9 @@ def test_b1_b2_b7_a_conversation_with_endless_pages_is_incomplete_until_they_end
 def test_b7_a_dead_message_cursor_restarts_the_conversation(tmp_path: Path, missing: bool) -> None:
     world = small_world()
     world.accounts["insta"].add_conversation().add_messages(250, NOW - 25 * HOUR, 1.0)
-    dead = refusing(lambda _: Refusal(100, "x", subcode=33), "edge", times=2) if missing else only("dead_cursor", "edge", times=1)  # fmt: skip
+    dead = only("dead_cursor", "edge", times=1)
+    if missing:
+        dead = refusing(lambda _: Refusal(100, "x", subcode=33), "edge", times=2)
     with serve(tmp_path, world) as inboxes:
         inboxes.server.set_faults(dead)
         [insta] = inboxes.extract(accounts=["insta"])
@@ -333,7 +337,7 @@ def test_find_works_without_nesting_and_without_refused_fields(tmp_path: Path) -
         (refusing(lambda _: Refusal(100, "x", subcode=33), "node", times=1), True),
         (refusing(lambda _: Refusal(1, "x"), "node", times=3), True),
     ],
-    ids=["no_answer", "outage", "that_message_is_gone", "that_message_is_poisoned"],
+    ids=["no_answer", "outage", "that_message_is_gone", "that_message_is_unreadable"],
 )
 def test_one_failure_beyond_20_proves_no_limit(
     tmp_path: Path, fault: Fault, is_known_at_once: bool
@@ -354,7 +358,7 @@ def test_one_failure_beyond_20_proves_no_limit(
 
 @pytest.mark.parametrize(("refused_as", "calls"), [("9000001", 1), ("100/33", MOST_REFUSALS)])
 def test_the_limit_of_20_is_probed_once(tmp_path: Path, refused_as: str, calls: int) -> None:
-    """Also where the refusal may be about each message alone, and no conversation has enough of them to prove it."""
+    """With 100/33 each error may be about one message alone, so three of them are needed."""
     world = small_world()
     for number in range(5):
         world.accounts["insta"].add_conversation(f"C{number}").add_messages(

@@ -1,4 +1,4 @@
-"""The chain of one account, against the emulator over real HTTP, into a real store."""
+"""Extract accounts from the emulator over HTTP into a store."""
 
 import re
 from collections import Counter
@@ -321,8 +321,8 @@ def test_a_failing_conversation_stops_no_other(tmp_path: Path) -> None:
         [insta, _] = inboxes.extract()
         assert (insta.outcome, insta.reasons) == ("incomplete", ("conversation_failed",))
         assert insta.counts["conversations_failed"] == 1
-        held = {row["conversation_id"] for row in inboxes.rows("raw_message_details")}
-        assert held == {each.conversation_id for each in conversations} - {
+        stored = {row["conversation_id"] for row in inboxes.rows("raw_message_details")}
+        assert stored == {each.conversation_id for each in conversations} - {
             conversations[2].conversation_id
         }
         conversations[2].make_unreadable(None)

@@ -1,4 +1,4 @@
-"""Faults of parts B and C that need the whole chain, by their number: from the API's answer to the derived row."""
+"""Faults of parts B and C, by their code, from the API response to the derived row."""
 
 import os
 import signal
@@ -34,7 +34,7 @@ HOUR = timedelta(hours=1)
 
 
 def insta_world(*counts: int) -> World:
-    """One Instagram account with conversations of so many messages, yesterday."""
+    """One Instagram account; each conversation has as many messages as given, all yesterday."""
     world = small_world()
     for number, count in enumerate(counts):
         world.accounts["insta"].add_conversation(f"C {number}").add_messages(
@@ -44,7 +44,7 @@ def insta_world(*counts: int) -> World:
 
 
 def busy_world(count: int) -> World:
-    """One Instagram account with so many conversations of one message, a minute apart, yesterday."""
+    """One Instagram account with many conversations of one message, a minute apart, yesterday."""
     world = small_world()
     for number in range(count):
         start = NOW - 25 * HOUR - timedelta(minutes=number)
@@ -53,7 +53,7 @@ def busy_world(count: int) -> World:
 
 
 def run(inboxes: Inboxes, *faults: Fault | str, mode: str = "window") -> str:
-    """Extract under faults and derive; return the outcome."""
+    """Extract with faults and derive; return the outcome."""
     inboxes.server.set_faults(*faults)
     [report] = inboxes.extract(accounts=["insta"], mode=mode)
     inboxes.derive()
@@ -175,9 +175,9 @@ def test_b4_b6_a_row_that_is_listed_twice_is_stored_once(
         assert run(inboxes, "duplicates", "bump") == "complete"
         inboxes.clock.advance(60)
         assert run(inboxes, "duplicates") == "complete"
-        held = Counter(row["message_id"] for row in rows(inboxes))
-        assert held == Counter(message.message_id for message in inboxes.world.truth())
-        assert len(held) > 60
+        stored = Counter(row["message_id"] for row in rows(inboxes))
+        assert stored == Counter(message.message_id for message in inboxes.world.truth())
+        assert len(stored) > 60
         days = Counter(
             (row["conversation_id"], row["date"]) for row in inboxes.rows("raw_conversations")
         )
@@ -189,10 +189,10 @@ def in_pages_of_four(context: FaultContext) -> None:
 
 
 def test_b6_messages_during_a_slow_listing_are_stored_by_the_next_run(tmp_path: Path) -> None:
-    """Half an hour a page, and six conversations jump to the head each time: the last pages' are not seen."""
+    """Each page takes half an hour, and six conversations move to the head meanwhile."""
     world = busy_world(30)
 
-    def dawdle(context: FaultContext) -> None:
+    def slow_down(context: FaultContext) -> None:
         in_pages_of_four(context)
         world.clock.advance(1800)
         for _, conversation in world.accounts["insta"].listing("*", world.refresh())[-6:]:
@@ -200,7 +200,7 @@ def test_b6_messages_during_a_slow_listing_are_stored_by_the_next_run(tmp_path: 
 
     with serve(tmp_path, world) as inboxes:
         inboxes.server.set_faults(
-            Fault(FaultKind("slow", "", "", prepare=dawdle, kinds=("listing",)))
+            Fault(FaultKind("slow", "", "", prepare=slow_down, kinds=("listing",)))
         )
         [report] = inboxes.extract(accounts=["insta"])
         listing: Any = report.report["listing"]
@@ -214,8 +214,8 @@ def test_b6_messages_during_a_slow_listing_are_stored_by_the_next_run(tmp_path: 
             )
             == "complete"
         )
-        held = Counter(row["message_id"] for row in rows(inboxes))
-        assert held == Counter(message.message_id for message in world.truth())
+        stored = Counter(row["message_id"] for row in rows(inboxes))
+        assert stored == Counter(message.message_id for message in world.truth())
 
 
 def test_b9_a_message_during_the_read_is_stored_now_or_next_time(
@@ -228,8 +228,8 @@ def test_b9_a_message_during_the_read_is_stored_now_or_next_time(
         assert (report.outcome, midread.fired) == ("complete", 1)
         inboxes.clock.advance(600)
         assert run(inboxes) == "complete"
-        held = Counter(row["message_id"] for row in rows(inboxes))
-        assert held == Counter(message.message_id for message in inboxes.world.truth())
+        stored = Counter(row["message_id"] for row in rows(inboxes))
+        assert stored == Counter(message.message_id for message in inboxes.world.truth())
         assert statuses(inboxes) == {"detailed": 21, "beyond_20": 25}
 
 
@@ -251,7 +251,9 @@ def test_b11_an_error_beyond_20_is_no_deletion(tmp_path: Path, refused_as: str) 
         inboxes.clock.advance(600)
         assert run(inboxes, "old_page_refused", mode="full") == "complete"
         assert statuses(inboxes) == {"detailed": 40, "beyond_20": 5}
-        assert [row for row in inboxes.rows("raw_message_details") if row["gone_at"] or row["detail_status"] == "gone"] == []  # fmt: skip
+        details = inboxes.rows("raw_message_details")
+        assert {row["gone_at"] for row in details} == {None}
+        assert "gone" not in {row["detail_status"] for row in details}
 
 
 def test_b12_an_unsent_message_is_marked_and_kept(tmp_path: Path) -> None:
@@ -288,22 +290,23 @@ def test_b14_a_withheld_conversation_stops_no_other_and_is_accepted_twice(
     ("code", "count"),
     [
         ((1, None), 8),
-        ((2, None), 10),
+        ((2, None), 10),  # a page that is refused with code 2 is fetched three times
         ((10, 2018336), 8),
-    ],  # a page that is refused with code 2 is asked for three times
+    ],
 )
 def test_b14_an_unreadable_conversation_is_searched_once(
     tmp_path: Path, code: tuple[int, int | None], count: int
 ) -> None:
     world = insta_world(*[2] * 60)
-    poisoned = [list(world.accounts["insta"].conversations.values())[place] for place in (5, 33)]
-    for conversation in poisoned:
+    conversations = list(world.accounts["insta"].conversations.values())
+    unreadable = [conversations[index] for index in (5, 33)]
+    for conversation in unreadable:
         conversation.make_unreadable(*code)
     with serve(tmp_path, world) as inboxes:
         calls = []
         for number in range(4):
             if number == 3:
-                for conversation in poisoned:
+                for conversation in unreadable:
                     conversation.make_unreadable(None)
             [report] = inboxes.extract(accounts=["insta"], mode="full")
             inboxes.derive()
@@ -323,7 +326,7 @@ def test_b14_a_withheld_message_is_failed_not_gone(
         [conversation] = inboxes.world.accounts["insta"].conversations.values()
         message_id = conversation.messages[1].message_id
 
-        def lay_bare(context: FaultContext, body: Any) -> Any:
+        def remove_content(context: FaultContext, body: Any) -> Any:
             for row in message_rows(context, body):
                 if row["id"] == message_id:
                     row.pop("from"), row.pop("to"), row.pop("message")
@@ -336,7 +339,7 @@ def test_b14_a_withheld_message_is_failed_not_gone(
                 else None
             )
 
-        bare = Fault(FaultKind("bare", "", "", body=lay_bare, kinds=("listing",)))
+        bare = Fault(FaultKind("bare", "", "", body=remove_content, kinds=("listing",)))
         inboxes.server.set_faults(
             bare, Fault(FaultKind("withheld", "", "", refuse=withhold, kinds=("node",)))
         )
@@ -480,8 +483,8 @@ def test_b24_hostile_ids_are_kept_in_their_account(tmp_path: Path) -> None:
     world = insta_world(3, 30)
     with serve(tmp_path, world) as inboxes:
         assert run(inboxes, "hostile_ids") == "complete"
-        held = {(row["account"], row["message_id"]) for row in inboxes.rows("messages")}
-        assert held == {("insta", message.message_id + HOSTILE) for message in world.truth()}
+        stored = {(row["account"], row["message_id"]) for row in inboxes.rows("messages")}
+        assert stored == {("insta", message.message_id + HOSTILE) for message in world.truth()}
         assert statuses(inboxes) == {"detailed": 23, "beyond_20": 10}
         assert {path.name for path in tmp_path.glob("messages/account=insta/*/*")} == {
             "data.parquet"
@@ -515,7 +518,7 @@ def test_b29_the_newest_text_and_reactions_are_stored(tmp_path: Path) -> None:
 
 
 def test_c2_a_run_killed_at_any_call_is_continued(tmp_path: Path) -> None:
-    """A real SIGKILL in a real process, at every moment at which a call begins; the next run refetches one call."""
+    """SIGKILL to a child process when a call begins; the next run repeats one call at most."""
     clean_calls = 0
     for moment in range(1, 30, 4):
         with serve(tmp_path / str(moment), insta_world(70, 45, 2)) as inboxes:
@@ -534,17 +537,17 @@ def test_c2_a_run_killed_at_any_call_is_continued(tmp_path: Path) -> None:
 
 
 def _die_at(inboxes: Inboxes, moment: int) -> bool:
-    """Extract in a child that kills itself when its clock is looked at so often; say whether it died."""
-    looks = 0
+    """Extract in a child process that kills itself at the nth reading of its clock."""
+    reading_count = 0
 
-    def look() -> float:
-        nonlocal looks
-        looks += 1
-        if looks >= moment:
+    def read_clock() -> float:
+        nonlocal reading_count
+        reading_count += 1
+        if reading_count >= moment:
             os.kill(os.getpid(), signal.SIGKILL)
-        return 1_000_000.0 + looks * 0.01
+        return 1_000_000.0 + reading_count * 0.01
 
-    clock = Clock(inboxes.clock.now, look, lambda seconds: None)
+    clock = Clock(inboxes.clock.now, read_clock, lambda seconds: None)
     inboxes.store.close()
     child = os.fork()
     if child == 0:
@@ -561,7 +564,7 @@ def _die_at(inboxes: Inboxes, moment: int) -> bool:
 def test_c15_a_spool_waits_until_its_account_runs_again(
     tmp_path: Path,
 ) -> None:
-    """A week later another account runs first, and then this one, whose token is not set any more."""
+    """A week later another account runs first, then this one, whose token is no longer set."""
     with serve(tmp_path / "lake", insta_world(3)) as inboxes:
         store = inboxes.store
         in_the_way = store.root / "raw_message_ids"
@@ -606,8 +609,8 @@ def test_c17_a_token_that_expires_keeps_the_received_messages(tmp_path: Path, ca
         )
         refused = sum(seen.code == 190 for seen in inboxes.server.log)
         assert 1 <= refused <= 2
-        held = len(inboxes.rows("raw_message_ids", "insta"))
-        assert (held > 0) == (calls > 1)
+        stored = len(inboxes.rows("raw_message_ids", "insta"))
+        assert (stored > 0) == (calls > 1)
         assert run(inboxes) == "complete"
         assert statuses(inboxes) == {"detailed": 42, "beyond_20": 75}
 

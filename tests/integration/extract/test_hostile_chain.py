@@ -1,4 +1,4 @@
-"""Hostile ids, times and bodies through the whole chain: real HTTP, real store, derived tables; nothing crashes or drops."""
+"""Random hostile responses over HTTP into derived tables: nothing crashes, no row is dropped."""
 
 import json
 import tempfile
@@ -26,9 +26,9 @@ from convo_pipeline.reasons import RUN_REASONS
 from tests.support.inboxes import NOW, TOKEN_VARIABLE, Inboxes, date, settings_for, stopped_clock
 
 FAST_EXAMPLES, HUNT_EXAMPLES, LONG_EXAMPLES = 25, 150, 5_000
-"""Of the whole chain, about 25 bodies each."""
+"""Examples for the whole chain."""
 FAST_READINGS, HUNT_READINGS, LONG_READINGS = 40, 1_000, 100_000
-"""Of what reads an answer alone: without a server and tables, for a tenth of the time."""
+"""Examples for reading alone, without a server and tables, in a tenth of the time."""
 
 TEXTS = st.text(st.characters(exclude_categories=()), max_size=8)
 NUMBERS = st.one_of(
@@ -41,36 +41,53 @@ VALUES = st.recursive(
     max_leaves=6,
 )
 IDS = st.one_of(
-    st.sampled_from(["1", "m_1", "m_2", "m_3", "t_1", "0123", "/|=..%*?['\"", "..", ".", "\x00", "\ud800", "é", "x" * 400, ""]),
+    st.sampled_from(["1", "m_1", "m_2", "m_3", "t_1", "0123", "/|=..%*?['\"", "..", ".", "\x00",
+        "\ud800", "é", "x" * 400, ""]),
     st.integers(-9, 10**25),
     VALUES,
 )  # fmt: skip
 TIMES = st.one_of(
-    st.sampled_from(["2026-03-09T10:00:00+0000", "2026-03-08T23:59:59Z", "2026-03-09T23:59:59-0100", "1970-01-01T00:00:00+0000", "9999-12-31T23:59:59+0000", "2026-02-30T00:00:00+0000", 1_773_000_000, "1773000000123", -1, 10**20]),
+    st.sampled_from(["2026-03-09T10:00:00+0000", "2026-03-08T23:59:59Z",
+        "2026-03-09T23:59:59-0100", "1970-01-01T00:00:00+0000", "9999-12-31T23:59:59+0000",
+        "2026-02-30T00:00:00+0000", 1_773_000_000, "1773000000123", -1, 10**20]),
     VALUES,
 )  # fmt: skip
 PEOPLE = st.one_of(
     VALUES, st.fixed_dictionaries({"id": IDS}, optional={"username": VALUES, "name": VALUES})
 )
+NAMES = (
+    *("message", "attachments", "shares", "reactions", "story", "reply_to", "tags"),
+    *("sticker", "error", "paging", "new"),
+)
+RECIPIENTS = st.fixed_dictionaries({"data": st.lists(PEOPLE, max_size=2)})
 MESSAGES = st.one_of(
     VALUES,
     st.fixed_dictionaries(
         {"id": IDS, "created_time": TIMES},
-        optional=dict.fromkeys(("message", "attachments", "shares", "reactions", "story", "reply_to", "tags", "sticker", "error", "paging", "new"), VALUES) | {"from": PEOPLE, "to": st.one_of(VALUES, st.fixed_dictionaries({"data": st.lists(PEOPLE, max_size=2)}))},
+        optional=dict.fromkeys(NAMES, VALUES) | {"from": PEOPLE, "to": VALUES | RECIPIENTS},
     ),
-)  # fmt: skip
-NESTED = st.one_of(VALUES, st.lists(MESSAGES, max_size=6), st.fixed_dictionaries({"data": st.lists(MESSAGES, max_size=8)}))  # fmt: skip
+)
+NESTED = st.one_of(
+    VALUES,
+    st.lists(MESSAGES, max_size=6),
+    st.fixed_dictionaries({"data": st.lists(MESSAGES, max_size=8)}),
+)
 CONVERSATIONS = st.one_of(
     VALUES,
     st.fixed_dictionaries(
         {"id": IDS, "updated_time": TIMES},
-        optional={"messages": NESTED, "participants": st.one_of(VALUES, st.lists(PEOPLE, max_size=3)), "paging": VALUES, "new": VALUES},
+        optional={
+            "messages": NESTED,
+            "participants": VALUES | st.lists(PEOPLE, max_size=3),
+            "paging": VALUES,
+            "new": VALUES,
+        },
     ),
-)  # fmt: skip
+)
 
 
 class HostileApi:
-    """Answers one listing with what it was given, and every other call with an error."""
+    """Returns the given rows for a listing, and an error for every other call."""
 
     def __init__(self) -> None:
         self.rows: list[Any] = []
@@ -91,37 +108,39 @@ class HostileApi:
 
 
 def run_hostile(api: HostileApi, inboxes: Inboxes) -> None:
-    """Extract twice and derive; check that all that has ids stands once, and that what has none is a reject."""
+    """Extract twice and derive; rows with ids are stored once, others are rejects."""
     for _ in range(2):
         [report] = inboxes.extract(date(2010, 1, 1))
         assert report.outcome in ("complete", "incomplete", "failed")
         assert set(report.reasons) <= RUN_REASONS
     inboxes.derive()
     wanted, has_reject = _expected(api.rows)
-    held = Counter((row["conversation_id"], row["message_id"]) for row in inboxes.rows("messages"))
-    assert set(held) == wanted
-    assert set(held.values()) <= {1}
+    stored = Counter(
+        (row["conversation_id"], row["message_id"]) for row in inboxes.rows("messages")
+    )
+    assert set(stored) == wanted
+    assert set(stored.values()) <= {1}
     assert bool(inboxes.rows("raw_rejects")) >= has_reject
 
 
 def _expected(rows: list[Any]) -> tuple[set[tuple[str, str]], bool]:
-    """What must be rows, and whether something must be a reject; written apart from the code under test."""
+    """Return the keys of the rows, and whether there is a reject: an oracle of its own."""
     wanted: set[tuple[str, str]] = set()
     has_reject = False
-    latest = {found: row for row in rows if (found := _spelled(row))}
+    latest = {found: row for row in rows if (found := _text_id(row))}
     for row in rows:
-        conversation_id = _spelled(row)
+        conversation_id = _text_id(row)
         has_reject |= conversation_id is None
         if conversation_id is None or latest[conversation_id] is not row:
             continue
         messages = row.get("messages")
         entries = messages.get("data", messages) if isinstance(messages, dict) else messages
         entries = entries if isinstance(entries, list) else [entries] if entries else []
-        wanted |= {(conversation_id, found) for entry in entries if (found := _spelled(entry))}
+        wanted |= {(conversation_id, found) for entry in entries if (found := _text_id(entry))}
     return wanted, has_reject
 
 
-def _spelled(row: Any) -> str | None:
+def _text_id(row: Any) -> str | None:
     value = row.get("id") if isinstance(row, dict) else None
     if isinstance(value, bool) or not isinstance(value, str | int):
         return None
@@ -139,7 +158,7 @@ def hunt(folder: Path, examples: int, *, derandomize: bool) -> None:
             max_examples=examples, deadline=None, database=None, derandomize=derandomize,
             suppress_health_check=list(HealthCheck),
         )  # fmt: skip
-        @given(st.lists(CONVERSATIONS, max_size=6, unique_by=lambda row: _spelled(row) or id(row)))
+        @given(st.lists(CONVERSATIONS, max_size=6, unique_by=lambda row: _text_id(row) or id(row)))
         def survives(rows: list[Any]) -> None:
             api.rows = rows
             with tempfile.TemporaryDirectory(dir=folder) as root:
@@ -169,7 +188,7 @@ def test_no_response_of_many_crashes_the_chain_or_is_dropped(
 
 
 def read_hostile(rows: list[Any], folder: Path) -> None:
-    """Read an answer as a run does, from its bytes to rows by day; everything is a row or a reject."""
+    """Read a response from bytes to rows by day; everything is a row or a reject."""
     spool = Spool(folder)
     body = read_json(json.dumps({"data": rows}).encode())
     page = read_conversations(GraphResponse(body, NOW, 1, None))
@@ -192,7 +211,7 @@ def hunt_readings(folder: Path, examples: int, *, derandomize: bool) -> None:
         max_examples=examples, deadline=None, database=None, derandomize=derandomize,
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
-    @given(st.lists(CONVERSATIONS, max_size=6, unique_by=lambda row: _spelled(row) or id(row)))
+    @given(st.lists(CONVERSATIONS, max_size=6, unique_by=lambda row: _text_id(row) or id(row)))
     def survives(rows: list[Any]) -> None:
         with tempfile.TemporaryDirectory(dir=folder) as root:
             read_hostile(rows, Path(root))

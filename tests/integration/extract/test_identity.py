@@ -1,4 +1,4 @@
-"""Who the account is: when it is asked, and what it costs where nobody says."""
+"""The account's own id: when it is fetched, and how it is inferred."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -14,7 +14,7 @@ HOUR = timedelta(hours=1)
 
 
 def refused_identity(code: int) -> Fault:
-    """A server that does not say who the account is."""
+    """Return a fault that refuses the account's own id."""
     return Fault(
         FaultKind(
             "identity_refused",

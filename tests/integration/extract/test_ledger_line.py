@@ -1,4 +1,4 @@
-"""What a run's line in the ledger says: what was refused and why, what moved, what came along, what does not add up."""
+"""The ledger line of a run: refused and moving conversations, other days, unbalanced counts."""
 
 from datetime import timedelta
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a sweep counts as missed, and what not; the cost of runs, and what was estimated before."""
+"""Missed messages that a sweep counts, and estimated and saved calls."""
 
 from collections.abc import Callable, Iterator
 from datetime import date, datetime, timedelta
@@ -20,7 +20,7 @@ def at(day: int, hour: int = 9) -> datetime:
 
 @pytest.fixture
 def inboxes(tmp_path: Path) -> Iterator[Inboxes]:
-    """An inbox of three conversations, one of them deep; everything is held."""
+    """An inbox of three conversations, one of them with 50 messages."""
     world = small_world()
     account = world.accounts["insta"]
     for count in (50, 3, 1):
@@ -49,14 +49,14 @@ def test_a_sweep_of_an_active_inbox_finds_nothing_missed(inboxes: Inboxes) -> No
 
 
 def show_old_conversation(inboxes: Inboxes) -> int:
-    """A conversation comes into view whose last activity was before the last listing's end."""
+    """Add a conversation whose last activity is before the complete range ends."""
     run(inboxes)
     inboxes.world.accounts["insta"].add_conversation("late").add_messages(7, at(5), 60)
     return 7
 
 
 def lose_rows(inboxes: Inboxes) -> int:
-    """Somebody takes rows out of the tables behind the ledger's back."""
+    """Remove four stored rows."""
     run(inboxes)
     for table in ("raw_message_ids", "raw_message_details"):
         inboxes.store.shrink(table, "insta", date(2026, 3, 3), lambda rows: rows.slice(4))
@@ -75,7 +75,7 @@ def test_b8_a_sweep_counts_missed_messages_exactly(
 
 
 def test_a_message_during_the_sweep_is_not_missed(inboxes: Inboxes) -> None:
-    """Its conversation was listed as it had been, without messages, and shows the new one when it is read."""
+    """The conversation is listed before the new message and read after it."""
     inboxes.server.set_faults("nested_refused")
     run(inboxes)
     midread = make_fault("message_midread", times=1)
@@ -109,14 +109,14 @@ def test_the_run_that_stores_a_killed_sweep_counts_it(
     inboxes: Inboxes,
 ) -> None:
     missed_count = show_old_conversation(inboxes)
-    kill = dying("messages")
+    kill = killing("messages")
     with pytest.raises(KilledError):
         inboxes.extract(accounts=["insta"], mode="full", on_progress=kill)
     assert run(inboxes, "capture").missed == missed_count
 
 
-def dying(step: str, after: int = 0) -> Callable[[Progress], None]:
-    """Die at a step forward, the first or a later one."""
+def killing(step: str, after: int = 0) -> Callable[[Progress], None]:
+    """Raise at the first progress of this kind, or after some more."""
     left = [after]
 
     def on_progress(progress: Progress) -> None:
@@ -142,7 +142,7 @@ def test_a_whole_history_is_resumed(tmp_path: Path, end: str) -> None:
     with serve(tmp_path, world, **budget) as inboxes:
         if end == "kill":
             with pytest.raises(KilledError):
-                inboxes.extract(accounts=["mess"], on_progress=dying("messages", after=18))
+                inboxes.extract(accounts=["mess"], on_progress=killing("messages", after=18))
         outcomes = []
         while not outcomes or outcomes[-1] != "complete":
             outcomes += [inboxes.extract(accounts=["mess"])[0].outcome]
@@ -169,7 +169,7 @@ def test_the_estimate_for_one_page_is_exact(inboxes: Inboxes) -> None:
 
 
 def steady_world(conversation_count: int) -> World:
-    """A conversation every half an hour back to the start, each tenth deeper than 20."""
+    """One conversation every half hour; each tenth has more than 20 messages."""
     world = small_world()
     for number in range(conversation_count):
         conversation = world.accounts["mess"].add_conversation(f"C {number}")

@@ -1,4 +1,4 @@
-"""The main job, whatever the undocumented parts of the API look like: every shape switch, every pair of them."""
+"""The main job with every variant of the undocumented parts of the API, and every pair of them."""
 
 import random
 from datetime import UTC, date, datetime
@@ -22,7 +22,7 @@ LONG_ROUNDS = 3_000
 
 
 def difference(switches: Switches) -> str:
-    """Name a combination by what is not the default."""
+    """Name a combination by its values that are not the default."""
     changed = {
         name: getattr(switches, name)
         for name in SHAPES
@@ -36,19 +36,19 @@ def random_switches(rng: random.Random) -> Switches:
 
 
 def readable_rank(switches: Switches, platform: str) -> float:
-    """How deep the API gives details, by the switches alone."""
+    """Return the rank down to which the API returns content with these switches."""
     gives_old = switches.old_rows(platform) == "full" or switches.old_nodes(platform) == "readable"
     return float("inf") if gives_old else switches.readable_count
 
 
 def is_listed(inboxes: Inboxes, message: TrueMessage) -> bool:
-    """Whether the conversation stands in the folder that is listed by default."""
+    """Whether the conversation is in the folder that is listed by default."""
     account = inboxes.world.accounts[message.account]
     return account.conversations[message.conversation_id].folder == ""
 
 
 def check_whole(inboxes: Inboxes, switches: Switches) -> None:
-    """Every true message is one row; every readable one has its content, and we know who sent it."""
+    """Check that every message is one row, and every readable one has content and a direction."""
     reports = inboxes.extract_whole(SINCE)
     stored = {
         (row["account"], row["conversation_id"], row["message_id"]): row
@@ -63,9 +63,9 @@ def check_whole(inboxes: Inboxes, switches: Switches) -> None:
     ]
     assert truth
     for message in truth:
-        spelled = hostile if switches.id_alphabet == "hostile" else str
+        to_id = hostile if switches.id_alphabet == "hostile" else str
         row = stored.pop(
-            (message.account, spelled(message.conversation_id), spelled(message.message_id))
+            (message.account, to_id(message.conversation_id), to_id(message.message_id))
         )
         is_readable = not message.is_unsent and message.rank <= readable_rank(
             switches, platforms[message.account]

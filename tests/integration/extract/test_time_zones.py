@@ -1,4 +1,4 @@
-"""C16: days are UTC days wherever the machine stands; leap days, the year's end and changed clocks move no message."""
+"""C16: days are UTC days in every time zone, on leap days and when clocks change."""
 
 import hashlib
 import time
@@ -16,7 +16,8 @@ from convo_pipeline.orchestration.deployment import Deployment
 from tests.support.inboxes import Inboxes, reopened, serve
 
 ZONES = (
-    "America/New_York", "Europe/Berlin", "Asia/Kolkata", "Australia/Lord_Howe", "Pacific/Kiritimati", "Pacific/Pago_Pago",
+    "America/New_York", "Europe/Berlin", "Asia/Kolkata", "Australia/Lord_Howe",
+        "Pacific/Kiritimati", "Pacific/Pago_Pago",
 )  # fmt: skip
 NOW = datetime(2024, 4, 9, 12, tzinfo=UTC)
 BOUNDARIES = (
@@ -33,7 +34,7 @@ SECOND = timedelta(seconds=1)
 
 @pytest.fixture(scope="module")
 def inboxes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Inboxes]:
-    """A message in the second before each boundary and one upon it, each from somebody else."""
+    """One message in the second before each boundary and one at it, from different people."""
     world = World(VirtualClock(NOW))
     account = world.add_account("insta", "1111111111", "instagram")
     for boundary in BOUNDARIES:
@@ -47,7 +48,7 @@ def inboxes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Inboxes]:
 
 @pytest.fixture
 def zone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The machine's zone for the time of a test."""
+    """Set the time zone of this process for one test."""
     monkeypatch.setenv("TZ", request.param)
     time.tzset()
     yield request.param
@@ -80,9 +81,10 @@ def test_c16_every_message_is_in_the_partition_of_its_utc_day(
     assert make_lake(inboxes, memory_path / "lake") == in_utc
     rows = reopened(inboxes, memory_path / "lake").rows("messages", "insta")
     found = sorted((row["message_id"], row["date"]) for row in rows)
-    messages = [each for conversation in inboxes.world.accounts["insta"].conversations.values() for each in conversation.messages]  # fmt: skip
     assert found == sorted(
-        (message.message_id, message.created_at.astimezone(UTC).date()) for message in messages
+        (message.message_id, message.created_at.astimezone(UTC).date())
+        for conversation in inboxes.world.accounts["insta"].conversations.values()
+        for message in conversation.messages
     )
     assert len(found) == 2 * len(BOUNDARIES)
 
