@@ -73,7 +73,7 @@ def client_of(
     )
 
 
-def test_a_listing_sends_platform_fields_limit_and_the_token_in_the_header() -> None:
+def test_listing_sends_its_parameters() -> None:
     with serving([page([ROW], "C1")]) as server, client_of(server.url) as client:
         found = client.fetch_conversations("id,updated_time", 50, after="C0", folder="other")
     row = ConversationRow(ROW, Page((), None, SERVER_TIME))
@@ -86,14 +86,14 @@ def test_a_listing_sends_platform_fields_limit_and_the_token_in_the_header() -> 
     assert client.calls == Counter(listing=1)
 
 
-def test_the_token_goes_into_the_query_only_if_the_setting_says_so() -> None:
+def test_token_in_the_query_if_configured() -> None:
     with serving([page([])]) as server, client_of(server.url, token_in="query") as client:
         client.fetch_messages("t_1", "id", 10)
     assert server.calls[0].parameters["access_token"] == TOKEN
     assert "authorization" not in server.calls[0].headers
 
 
-def test_the_proof_is_the_hmac_of_the_token_under_the_app_secret() -> None:
+def test_app_secret_proof_is_an_hmac_of_the_token() -> None:
     with serving([page([])]) as server, client_of(server.url, app_secret=SECRET) as client:
         client.fetch_messages("t_1", "id", 10)
     expected = hmac.new(SECRET.encode(), TOKEN.encode(), hashlib.sha256).hexdigest()
@@ -103,7 +103,7 @@ def test_the_proof_is_the_hmac_of_the_token_under_the_app_secret() -> None:
 @pytest.mark.parametrize(
     "hostile", ["a/b", "a+b=/:c", "../x", "x?fields=y", "a%2Fb", "ü#", "a b", "..x"]
 )
-def test_an_id_is_one_percent_encoded_segment_of_the_path(hostile: str) -> None:
+def test_id_is_one_segment_of_the_path(hostile: str) -> None:
     from urllib.parse import unquote
 
     with serving([Reply({"id": hostile})]) as server, client_of(server.url) as client:
@@ -113,14 +113,14 @@ def test_an_id_is_one_percent_encoded_segment_of_the_path(hostile: str) -> None:
 
 
 @pytest.mark.parametrize("hostile", ["", ".", ".."])
-def test_an_id_that_no_path_can_hold_is_refused_without_a_call(hostile: str) -> None:
+def test_impossible_id_costs_no_call(hostile: str) -> None:
     with serving([page([])]) as server, client_of(server.url) as client:
         with pytest.raises(errors.PayloadError):
             client.fetch_messages(hostile, "id", 10)
         assert server.calls == []
 
 
-def test_a_node_answer_carries_server_time_size_and_the_version_that_served() -> None:
+def test_response_has_server_time_size_and_version() -> None:
     reply = Reply({"id": "m_1"}, headers={"Facebook-API-Version": "v21.0"})
     with serving([reply]) as server, client_of(server.url) as client:
         answer = client.fetch_message("m_1", "id")
@@ -136,14 +136,14 @@ def test_a_node_answer_carries_server_time_size_and_the_version_that_served() ->
         ({"page_id": "me", "platform": "instagram"}, {"user_id": "178", "username": "b", "id": "9"}, Identity("178", "b")),
     ],
 )  # fmt: skip
-def test_the_identity_is_read_from_the_page_or_from_me(
+def test_identity_is_read_from_the_page_or_from_me(
     endpoint: Any, body: Any, expected: Identity
 ) -> None:
     with serving([Reply(body)]) as server, client_of(server.url, **endpoint) as client:
         assert client.fetch_identity() == expected
 
 
-def test_messengers_own_id_is_the_page_and_costs_no_call() -> None:
+def test_messenger_identity_costs_no_call() -> None:
     with serving([page([])]) as server, client_of(server.url) as client:
         assert client.fetch_identity() == Identity("17")
         assert server.calls == []
@@ -152,21 +152,21 @@ def test_messengers_own_id_is_the_page_and_costs_no_call() -> None:
 @pytest.mark.parametrize(
     "body", [{"data": [{"id": "t_1"}]}, {"id": "t_1"}, {"data": {"id": "t_1"}}]
 )
-def test_a_look_up_by_user_accepts_a_list_of_one_and_the_bare_object(body: Any) -> None:
+def test_search_by_user_accepts_a_list_or_an_object(body: Any) -> None:
     with serving([Reply(body)]) as server, client_of(server.url) as client:
         assert client.fetch_conversations("id", 1, user_id="99").rows[0].payload == {"id": "t_1"}
     assert server.calls[0].parameters["user_id"] == "99"
     assert client.calls == Counter(find=1)
 
 
-def test_an_error_in_a_200_answer_is_an_error() -> None:
+def test_error_with_http_200_is_an_error() -> None:
     with serving([refusal(190, 463, status=200)]) as server, client_of(server.url) as client:
         with pytest.raises(errors.TokenError) as caught:
             client.fetch_messages("t_1", "id", 10)
     assert caught.value.fault == errors.GraphFault(190, 463, 200, "Atrace1", "t_1/messages")
 
 
-def test_no_call_is_sent_after_the_token_was_refused() -> None:
+def test_no_call_after_a_token_error() -> None:
     with serving([refusal(190)]) as server, client_of(server.url) as client:
         for _ in range(3):
             with pytest.raises(errors.TokenError):
@@ -174,7 +174,7 @@ def test_no_call_is_sent_after_the_token_was_refused() -> None:
         assert len(server.calls) == 1
 
 
-def test_a_passing_fault_is_retried_with_growing_pauses() -> None:
+def test_backoff_grows() -> None:
     sleeps = Sleeps()
     with serving([refusal(2, status=500), Reply(content=b"<html>"), page([ROW])]) as server, client_of(server.url, sleeps) as client:  # fmt: skip
         assert client.fetch_messages("t_1", "id", 10).rows == (ROW,)
@@ -203,7 +203,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_body_is_retried_and_then_unreachable(name: str) -> None:
+def test_broken_body_is_retried_and_then_unreachable(name: str) -> None:
     sleeps = Sleeps()
     with serving([BROKEN[name]]) as server, client_of(server.url, sleeps) as client:
         with pytest.raises(errors.UnreachableError) as caught:
@@ -239,7 +239,7 @@ def no_length(handler: BaseHTTPRequestHandler) -> None:
 
 
 @pytest.mark.parametrize("act", [reset, half, endless_chunks, no_length])
-def test_a_broken_connection_is_retried(act: Any) -> None:
+def test_broken_connection_is_retried(act: Any) -> None:
     with serving([Reply(act=act), page([ROW])]) as server, client_of(server.url) as client:
         assert client.fetch_messages("t_1", "id", 10).rows == (ROW,)
     assert client.retried == 1
@@ -251,12 +251,12 @@ REFUSED_IDENTITIES = [refusal(code) for code in (1, 2, -1, 10, 100, 551, 2635, 9
 
 
 @pytest.mark.parametrize("reply", REFUSED_IDENTITIES)
-def test_an_identity_that_is_refused_or_broken_is_unknown(reply: Reply) -> None:
+def test_refused_identity_is_unknown(reply: Reply) -> None:
     with serving([reply]) as server, client_of(server.url, platform="instagram") as client:
         assert client.fetch_identity() == Identity()
 
 
-def test_a_dead_token_a_throttle_and_a_dead_host_end_the_account_at_the_identity_call() -> None:
+def test_identity_raises_what_stops_the_account() -> None:
     usage = '{"17": [{"estimated_time_to_regain_access": 19}]}'
     script = [
         refusal(80002, X_Business_Use_Case_Usage=usage),
@@ -278,7 +278,7 @@ def drip_headers(handler: BaseHTTPRequestHandler) -> None:
 
 
 @pytest.mark.parametrize("act", [drip(0.05), drip_headers])
-def test_a_slow_loris_ends_at_the_deadline(act: Any) -> None:
+def test_slow_response_ends_at_the_deadline(act: Any) -> None:
     with (
         serving([Reply(act=act), page([ROW])]) as server,
         client_of(server.url, timeout_seconds=0.6) as client,
@@ -288,7 +288,7 @@ def test_a_slow_loris_ends_at_the_deadline(act: Any) -> None:
     assert 0.25 < time.monotonic() - started < 2
 
 
-def test_a_heavy_page_that_takes_too_long_asks_for_less() -> None:
+def test_slow_heavy_page_is_too_much_data() -> None:
     with (
         serving([Reply(act=drip(0.05))]) as server,
         client_of(server.url, timeout_seconds=0.4) as client,
@@ -298,7 +298,7 @@ def test_a_heavy_page_that_takes_too_long_asks_for_less() -> None:
     assert len(server.calls) == 1
 
 
-def test_code_1_means_less_for_a_heavy_request_and_again_for_a_light_one() -> None:
+def test_code_1_is_retried_only_for_small_requests() -> None:
     with serving([refusal(1, status=500)]) as server, client_of(server.url) as client:
         with pytest.raises(errors.TooMuchDataError):
             client.fetch_conversations("id,messages.limit(20){id}", 50)
@@ -310,7 +310,7 @@ def test_code_1_means_less_for_a_heavy_request_and_again_for_a_light_one() -> No
         assert len(server.calls) == 5
 
 
-def test_an_unknown_field_is_named() -> None:
+def test_unknown_field_is_named() -> None:
     text = "(#100) Tried accessing nonexisting field (sticker) on node type (Message)"
     with serving([refusal(100, message=text)]) as server, client_of(server.url) as client:
         with pytest.raises(errors.UnknownFieldError) as caught:
@@ -318,7 +318,7 @@ def test_an_unknown_field_is_named() -> None:
     assert caught.value.field == "sticker"
 
 
-def test_a_throttle_waits_as_long_as_meta_says_and_goes_on() -> None:
+def test_throttle_waits_as_long_as_meta_says() -> None:
     sleeps = Sleeps()
     usage = (
         '{"17": [{"type": "messenger", "call_count": 100, "estimated_time_to_regain_access": 1}]}'
@@ -335,7 +335,7 @@ def test_a_throttle_waits_as_long_as_meta_says_and_goes_on() -> None:
     assert client.throttled_seconds == 71.0
 
 
-def test_all_pauses_of_a_run_together_are_no_longer_than_two_minutes() -> None:
+def test_throttle_waits_of_a_run_are_limited() -> None:
     sleeps = Sleeps()
     limited = Reply(content=b"", status=429, headers={"Retry-After": "50"})
     script = [limited, page([ROW]), limited, page([ROW]), limited]
@@ -347,7 +347,7 @@ def test_all_pauses_of_a_run_together_are_no_longer_than_two_minutes() -> None:
     assert (sleeps, caught.value.wait_seconds) == ([50.0, 50.0], 50.0)
 
 
-def test_pauses_after_faults_are_no_longer_than_two_minutes_while_no_good_answer_comes() -> None:
+def test_backoff_without_success_is_limited() -> None:
     sleeps, failed = Sleeps(), Reply({"error": {"code": 2, "message": "x"}}, status=500)
     with serving([failed] * (16 * 5 + 4) + [page([ROW]), failed, page([ROW])]) as server:
         with client_of(server.url, sleeps, calls=200) as client:
@@ -360,7 +360,7 @@ def test_pauses_after_faults_are_no_longer_than_two_minutes_while_no_good_answer
             assert sum(sleeps) == 120.5
 
 
-def test_a_block_by_another_process_is_waited_for_out_of_the_same_two_minutes(
+def test_blocks_of_other_processes_count_in_the_limit(
     tmp_path: Path,
 ) -> None:
     sleeps = Sleeps()
@@ -382,7 +382,7 @@ def test_a_block_by_another_process_is_waited_for_out_of_the_same_two_minutes(
     assert 109 < sum(sleeps) < 111
 
 
-def test_four_calls_are_in_flight_at_most_and_one_after_a_throttle() -> None:
+def test_at_most_four_parallel_calls_and_one_after_a_throttle() -> None:
     in_flight: list[int] = []
     lock = threading.Lock()
 
@@ -410,7 +410,7 @@ def test_four_calls_are_in_flight_at_most_and_one_after_a_throttle() -> None:
         assert read(client, 8) == 1
 
 
-def test_a_long_block_is_not_slept_but_surfaces_with_its_end() -> None:
+def test_long_throttle_is_raised_with_its_end() -> None:
     sleeps = Sleeps()
     usage = (
         '{"17": [{"type": "messenger", "call_count": 100, "estimated_time_to_regain_access": 19}]}'
@@ -428,7 +428,7 @@ def test_a_long_block_is_not_slept_but_surfaces_with_its_end() -> None:
     assert sleeps == []
 
 
-def test_a_block_that_another_process_set_costs_no_call(tmp_path: Path) -> None:
+def test_block_of_another_process_costs_no_call(tmp_path: Path) -> None:
     key = LimitKey("host", "17", "instagram")
     SqliteLimiter(tmp_path / "state.db", key).block(600)
     with serving([page([])]) as server:
@@ -443,7 +443,7 @@ def test_a_block_that_another_process_set_costs_no_call(tmp_path: Path) -> None:
 
 @pytest.mark.hunt
 @pytest.mark.timeout(900)
-def test_the_server_sees_no_crowd_either(tmp_path: Path, long_run: bool) -> None:
+def test_server_sees_at_most_two_calls_a_second(tmp_path: Path, long_run: bool) -> None:
     stamps: list[float] = []
 
     def script(call: Call) -> Reply:
@@ -469,14 +469,14 @@ def test_the_server_sees_no_crowd_either(tmp_path: Path, long_run: bool) -> None
     assert crowded <= math.ceil(len(stamps) / 1000)  # what is sent in time may come late
 
 
-def test_a_busy_server_that_names_a_time_is_obeyed() -> None:
+def test_retry_after_of_a_busy_server_is_obeyed() -> None:
     sleeps = Sleeps()
     with serving([Reply(content=b"busy", status=503, headers={"Retry-After": "9"}), page([])]) as server, client_of(server.url, sleeps) as client:  # fmt: skip
         client.fetch_messages("t_1", "id", 10)
     assert sleeps == [9.0]
 
 
-def test_a_redirect_is_an_error_and_never_followed() -> None:
+def test_redirect_is_not_followed() -> None:
     with serving([page([])]) as elsewhere:
         reply = Reply(content=b"", status=302, headers={"Location": elsewhere.url + "/steal"})
         with serving([reply]) as server, client_of(server.url) as client:
@@ -496,7 +496,7 @@ def test_proxy_variables_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("packed", [True, False])
-def test_a_giant_answer_is_cut_off(packed: bool) -> None:
+def test_too_large_response_is_refused(packed: bool) -> None:
     content = b'{"data": [' + b" " * (65 * 1024 * 1024)
     reply = Reply(content=gzip.compress(content, 1), headers={"Content-Encoding": "gzip"}) if packed else Reply(content=content)  # fmt: skip
     with serving([reply]) as server, client_of(server.url, timeout_seconds=20) as client:
@@ -505,7 +505,7 @@ def test_a_giant_answer_is_cut_off(packed: bool) -> None:
     assert len(server.calls) == 1
 
 
-def test_a_good_gzip_answer_is_read() -> None:
+def test_gzip_response_is_read() -> None:
     reply = Reply(
         content=gzip.compress(b'{"data": [{"id": "1"}]}'), headers={"Content-Encoding": "gzip"}
     )
@@ -513,7 +513,7 @@ def test_a_good_gzip_answer_is_read() -> None:
         assert client.fetch_messages("t_1", "id", 10).rows == ({"id": "1"},)
 
 
-def test_the_budget_ends_the_account() -> None:
+def test_budget_stops_the_account() -> None:
     with serving([page([])]) as server, client_of(server.url, calls=2) as client:
         client.fetch_messages("t_1", "id", 10)
         client.fetch_messages("t_1", "id", 10)
@@ -522,7 +522,7 @@ def test_the_budget_ends_the_account() -> None:
         assert len(server.calls) == 2
 
 
-def test_a_dead_host_is_unreachable() -> None:
+def test_closed_port_is_unreachable() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
@@ -547,7 +547,7 @@ ALL_FAILURES = [
 
 
 @pytest.mark.parametrize("reply", ALL_FAILURES)
-def test_no_error_shows_a_token_or_a_query(reply: Reply) -> None:
+def test_error_shows_no_token_and_no_query(reply: Reply) -> None:
     with (
         serving([reply]) as server,
         client_of(server.url, token_in="query", app_secret=SECRET) as client,
@@ -564,7 +564,7 @@ def test_no_error_shows_a_token_or_a_query(reply: Reply) -> None:
     assert not [word for word in (TOKEN, SECRET, "appsecret_proof=", FIELD) if word in text]
 
 
-def test_threads_of_one_account_share_connections_and_counters() -> None:
+def test_threads_share_connections_and_counters() -> None:
     with (
         serving(lambda call: page([{"path": call.raw_path}])) as server,
         client_of(server.url) as client,
@@ -575,7 +575,7 @@ def test_threads_of_one_account_share_connections_and_counters() -> None:
     assert client.calls == Counter(edge=60)
 
 
-def test_the_server_clock_is_ours_if_the_date_is_unreadable() -> None:
+def test_own_clock_replaces_an_unreadable_date() -> None:
     moment = datetime(2026, 3, 1, tzinfo=UTC)
     with serving([Reply({"data": []}, headers={"Date": "soon"})]) as server:
         client = GraphClient(
@@ -590,7 +590,7 @@ def test_the_server_clock_is_ours_if_the_date_is_unreadable() -> None:
     assert DATE != "soon"
 
 
-def test_a19_a_usage_header_slows_down_before_the_wall() -> None:
+def test_a19_usage_header_slows_calls_down() -> None:
     class Noting:
         def __init__(self) -> None:
             self.percents: list[float] = []
@@ -612,7 +612,7 @@ def test_a19_a_usage_header_slows_down_before_the_wall() -> None:
     assert limiter.percents == [95.0]
 
 
-def test_a_listing_call_is_built_from_our_own_parameters_whatever_next_says() -> None:
+def test_address_in_next_is_not_used() -> None:
     def script(call: Call) -> Reply:
         return page([ROW], None if call.parameters.get("after") else "C1")
 

@@ -28,7 +28,7 @@ DENIED = ["permission_10", "permission_200", "access_switched_off", "permission_
 
 
 @pytest.mark.parametrize("name", ["cursor_loop", "cursor_repeated"])
-def test_b1_a_cursor_loop_ends_as_cut_after_one_restart(name: str) -> None:
+def test_b1_cursor_loop_is_cut_after_one_restart(name: str) -> None:
     outcome = list_inbox(
         [make_fault(name, times=None if name == "cursor_loop" else 10_000)], account=make_inbox(230)
     )
@@ -40,7 +40,7 @@ def test_b1_a_cursor_loop_ends_as_cut_after_one_restart(name: str) -> None:
     assert outcome.client.calls["listing"] <= 20
 
 
-def test_b1_a_loop_that_heals_costs_a_restart_and_no_conversation() -> None:
+def test_b1_passing_cursor_loop_loses_nothing() -> None:
     outcome = list_inbox(
         [make_fault("cursor_repeated", times=1, after_calls=1)], account=make_inbox(230)
     )
@@ -48,13 +48,13 @@ def test_b1_a_loop_that_heals_costs_a_restart_and_no_conversation() -> None:
     assert outcome.summary.restarts == 1
 
 
-def test_b2_empty_pages_with_next_are_gone_through() -> None:
+def test_b2_empty_pages_are_passed() -> None:
     fault = make_fault("empty_page", times=5)
     assert list_inbox([fault]).is_complete
     assert fault.fired == 5
 
 
-def test_b2_empty_pages_without_end_are_cut() -> None:
+def test_b2_endless_empty_pages_are_cut() -> None:
     outcome = list_inbox([make_fault("empty_page", times=10_000)], account=make_inbox(5))
     assert outcome.summary.cuts == ("empty_pages",)
     assert outcome.client.calls["listing"] <= 50
@@ -63,16 +63,14 @@ def test_b2_empty_pages_without_end_are_cut() -> None:
 @pytest.mark.parametrize(
     ("number", "name"), [("B3", "short_page"), ("B4", "duplicates"), ("B5", "shuffled")]
 )
-def test_short_doubled_and_shuffled_pages_lose_nothing_and_pass_no_row_on_twice(
-    number: str, name: str
-) -> None:
+def test_b3_b4_b5_irregular_pages_lose_and_repeat_nothing(number: str, name: str) -> None:
     fault = make_fault(name)
     outcome = list_inbox([fault])
     assert (outcome.is_complete, fault.fired) == (True, outcome.client.calls["listing"])
     assert len(outcome.ids) == len(set(outcome.ids))
 
 
-def test_b5_a_shuffled_listing_still_reaches_its_bound() -> None:
+def test_b5_shuffled_listing_reaches_its_bound() -> None:
     since = NOW - timedelta(hours=20)
     outcome = list_inbox(["shuffled"], since=since, account=make_inbox(400))
     due = {
@@ -86,7 +84,7 @@ def test_b5_a_shuffled_listing_still_reaches_its_bound() -> None:
 
 
 @pytest.mark.parametrize("cursor_kind", ["keyset", "item"])
-def test_b6_what_jumps_to_the_front_is_read_again_or_due_next_run(cursor_kind: str) -> None:
+def test_b6_moved_conversation_is_read_again_or_next_run(cursor_kind: str) -> None:
     switches = replace(Switches(), cursor_kind=cursor_kind)
     outcome = list_inbox(["bump"], switches=switches)
     assert set(outcome.ids) == set(outcome.account.conversations)
@@ -109,13 +107,13 @@ def _newest_id(row: dict[str, Any]) -> object:
 
 
 @pytest.mark.parametrize(("calls", "restarts"), [(1, 1), (3, 2), (5, 3)])
-def test_b7_a_dead_cursor_costs_a_restart_and_no_conversation(calls: int, restarts: int) -> None:
+def test_b7_expired_cursor_loses_nothing(calls: int, restarts: int) -> None:
     outcome = list_inbox([make_fault("dead_cursor", times=calls, after_calls=1)])
     assert outcome.is_complete
     assert (outcome.summary.restarts, len(outcome.ids)) == (restarts, 130)
 
 
-def test_b8_deletions_behind_a_keyset_cursor_lose_nothing_else() -> None:
+def test_b8_deletions_lose_nothing_else() -> None:
     outcome = list_inbox(["vanish_head"])
     visible = {
         c.conversation_id for c in outcome.account.conversations.values() if not c.is_vanished
@@ -124,7 +122,7 @@ def test_b8_deletions_behind_a_keyset_cursor_lose_nothing_else() -> None:
 
 
 @pytest.mark.parametrize(("number", "name"), UNTOUCHED_ROWS)
-def test_a_fault_in_content_reaches_the_reader_whole(number: str, name: str) -> None:
+def test_faulty_content_is_listed(number: str, name: str) -> None:
     fault = make_fault(name)
     outcome = list_inbox([fault])
     assert fault.fired
@@ -132,7 +130,7 @@ def test_a_fault_in_content_reaches_the_reader_whole(number: str, name: str) -> 
     assert (outcome.summary.restarts, outcome.server.foreign_calls) == (0, [])
 
 
-def test_b12_to_b14_a_missing_conversation_is_only_its_own_matter() -> None:
+def test_b12_to_b14_missing_conversation_is_a_missing_error() -> None:
     account = make_inbox(3)
     with EmulatorServer(account.world, faults=["edge_missing"]) as server:
         endpoint = Endpoint(server.base_url, "v26.0", account.page_id, account.platform)
@@ -145,7 +143,7 @@ def test_b12_to_b14_a_missing_conversation_is_only_its_own_matter() -> None:
 
 
 @pytest.mark.parametrize("seconds", ["600", "-600"])
-def test_b15_the_server_s_clock_is_the_one_that_counts(seconds: str) -> None:
+def test_b15_server_clock_counts(seconds: str) -> None:
     outcome = list_inbox([f"clock_skew:{seconds}"])
     assert outcome.is_complete
     assert outcome.summary.started_at is not None
@@ -156,9 +154,7 @@ def test_b15_the_server_s_clock_is_the_one_that_counts(seconds: str) -> None:
     ("number", "name"),
     [("B17", "impossible_times"), ("B19", "type_changes"), ("B20", "missing_id")],
 )
-def test_rows_that_cannot_be_understood_come_through_and_the_listing_ends(
-    number: str, name: str
-) -> None:
+def test_b17_b19_b20_malformed_rows_are_listed(number: str, name: str) -> None:
     fault = make_fault(name)
     outcome = list_inbox([fault])
     assert (outcome.error, outcome.summary.cuts, fault.fired) == (
@@ -175,7 +171,7 @@ def test_b21_ten_thousand_attachments_are_one_row() -> None:
     assert outcome.is_complete
 
 
-def test_b24_hostile_ids_are_asked_for_under_their_own_name() -> None:
+def test_b24_hostile_ids_are_requested_unchanged() -> None:
     account = make_inbox(5)
     with EmulatorServer(account.world, faults=["hostile_ids"]) as server:
         endpoint = Endpoint(server.base_url, "v26.0", account.page_id, account.platform)
@@ -190,25 +186,25 @@ def test_b24_hostile_ids_are_asked_for_under_their_own_name() -> None:
 
 
 @pytest.mark.parametrize("name", DENIED)
-def test_b30_a_missing_permission_stops_the_account_without_a_retry(name: str) -> None:
+def test_b30_missing_permission_is_not_retried(name: str) -> None:
     outcome = list_inbox([name])
     assert isinstance(outcome.error, errors.AccessDeniedError)
     assert (len(outcome.server.log), outcome.sleeps) == (1, [])
 
 
-def test_b30_a_token_that_dies_keeps_what_was_fetched_and_costs_no_more_calls() -> None:
+def test_b30_token_error_keeps_earlier_pages() -> None:
     outcome = list_inbox(["token_dies:2"])
     assert isinstance(outcome.error, errors.TokenError)
     assert (len(outcome.ids), len(outcome.server.log)) == (100, 3)
 
 
-def test_b30_a_version_that_serves_in_place_of_another_is_recorded() -> None:
+def test_b30_served_version_is_recorded() -> None:
     outcome = list_inbox(["version_upgraded"])
     assert outcome.is_complete
     assert outcome.client.version == "v27.0"
 
 
-def test_b30_a_retired_version_stops_the_account() -> None:
+def test_b30_retired_version_stops_the_account() -> None:
     outcome = list_inbox(["retired_version"])
     assert isinstance(outcome.error, errors.VersionError)
     assert "set graph.version" in str(outcome.error)
@@ -216,14 +212,14 @@ def test_b30_a_retired_version_stops_the_account() -> None:
 
 
 @pytest.mark.parametrize("rows", [1000, 500, 200, 100, 40])
-def test_reduce_the_data_goes_down_the_ladder_and_keeps_every_message(rows: int) -> None:
+def test_heavy_pages_get_smaller_and_lose_nothing(rows: int) -> None:
     outcome = list_inbox([f"reduce_above:{rows}"], account=make_inbox(100))
     assert outcome.is_complete
     floor = 3 * 1000 / rows
     assert outcome.client.calls["listing"] <= 1.6 * floor + 12
 
 
-def test_where_no_nesting_is_allowed_the_conversations_are_listed_light() -> None:
+def test_listing_goes_light_if_nesting_is_refused() -> None:
     outcome = list_inbox(["reduce_above:5"], account=make_inbox(80))
     assert set(outcome.ids) == set(outcome.account.conversations)
     assert outcome.summary.mode == "light"
@@ -231,7 +227,7 @@ def test_where_no_nesting_is_allowed_the_conversations_are_listed_light() -> Non
 
 
 @pytest.mark.parametrize("position", [1, 2, 49, 50, 51, 130])
-def test_a_poisoned_conversation_costs_only_itself(position: int) -> None:
+def test_unreadable_conversation_costs_only_itself(position: int) -> None:
     outcome = list_inbox([f"poisoned:{position}"])
     poisoned = {c.conversation_id for c in outcome.account.conversations.values() if c.fault_code}
     assert set(outcome.summary.unreadable) == poisoned
@@ -246,7 +242,7 @@ def test_a_poisoned_conversation_costs_only_itself(position: int) -> None:
     "field", ["reactions", "story", "is_unsupported", "shares", "participants"]
 )
 @pytest.mark.parametrize("localised", [False, True])
-def test_a_nonexisting_field_is_dropped_alone(field: str, localised: bool) -> None:
+def test_nonexisting_field_is_left_out_alone(field: str, localised: bool) -> None:
     outcome = list_inbox(
         [f"nonexisting:{field}"], switches=replace(Switches(), localised=localised)
     )
@@ -259,14 +255,14 @@ def test_a_nonexisting_field_is_dropped_alone(field: str, localised: bool) -> No
 
 @pytest.mark.parametrize("platform", ["instagram", "messenger"])
 @pytest.mark.parametrize("switches", covering_switches(), ids=lambda switches: "")
-def test_every_shape_the_api_may_have_is_listed_whole(switches: Switches, platform: str) -> None:
+def test_every_api_shape_is_listed(switches: Switches, platform: str) -> None:
     outcome = list_inbox(switches=switches, account=make_inbox(60, platform=platform))
     assert (outcome.error, outcome.summary.cuts) == (None, ())
     assert len(set(outcome.ids)) == 60
     assert all(row["messages"]["data"] for row in outcome.rows)
 
 
-def test_a_listing_without_updated_time_uses_the_newest_message() -> None:
+def test_listing_without_updated_time_uses_the_newest_message() -> None:
     since = NOW - timedelta(hours=5)
     outcome = list_inbox(
         switches=Switches(has_updated_time=False), since=since, account=make_inbox(400)

@@ -33,7 +33,7 @@ THROTTLES = ["throttle_613", "throttle_4", "throttle_17", "throttle_32", "thrott
 
 
 @pytest.mark.parametrize(("number", "name"), PASSING)
-def test_a_passing_fault_costs_calls_but_no_conversation(number: str, name: str) -> None:
+def test_passing_fault_loses_nothing(number: str, name: str) -> None:
     fault = make_fault(name, times=2, after_calls=1)
     outcome = list_inbox([fault])
     assert (outcome.is_complete, fault.fired) == (True, 2)
@@ -42,7 +42,7 @@ def test_a_passing_fault_costs_calls_but_no_conversation(number: str, name: str)
 
 
 @pytest.mark.parametrize(("number", "name"), PASSING)
-def test_a_fault_that_stays_fails_the_account_in_bounded_calls(number: str, name: str) -> None:
+def test_lasting_fault_fails_in_few_calls(number: str, name: str) -> None:
     outcome = list_inbox([make_fault(name, times=10_000)])
     assert isinstance(outcome.error, errors.GraphError)
     assert outcome.rows == []
@@ -50,7 +50,7 @@ def test_a_fault_that_stays_fails_the_account_in_bounded_calls(number: str, name
     assert max(outcome.sleeps, default=0) <= 30
 
 
-def test_a20_a_usage_header_that_cannot_be_read_is_ignored_with_one_warning(
+def test_a20_malformed_usage_header_warns_once(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(headers, "_warned", set())
@@ -62,14 +62,14 @@ def test_a20_a_usage_header_that_cannot_be_read_is_ignored_with_one_warning(
 
 
 @pytest.mark.parametrize(("number", "name"), HARMLESS)
-def test_a_harmless_fault_costs_nothing(number: str, name: str) -> None:
+def test_harmless_fault_costs_nothing(number: str, name: str) -> None:
     fault = make_fault(name, "0.05" if name == "latency" else None, times=10_000)
     outcome = list_inbox([fault])
     assert outcome.is_complete
     assert outcome.client.calls["listing"] == fault.fired == CLEAN_CALLS
 
 
-def test_a1_a_port_that_accepts_nobody_is_tried_again_with_backoff_and_fails_the_account() -> None:
+def test_a1_connect_timeout_is_retried_with_backoff() -> None:
     started = time.monotonic()
     outcome = list_inbox(["connect_timeout"], timeout_seconds=0.4)
     assert isinstance(outcome.error, errors.UnreachableError)
@@ -82,7 +82,7 @@ def test_a1_a_port_that_accepts_nobody_is_tried_again_with_backoff_and_fails_the
 
 
 @pytest.mark.parametrize(("number", "name"), [("A2", "read_timeout"), ("A3", "slow_loris")])
-def test_a_call_ends_at_its_deadline_whatever_drips(number: str, name: str) -> None:
+def test_a2_a3_slow_response_ends_at_the_deadline(number: str, name: str) -> None:
     started = time.monotonic()
     fault = make_fault(name, "0.05" if name == "slow_loris" else None, times=2, after_calls=1)
     outcome = list_inbox([fault], timeout_seconds=0.8)
@@ -91,13 +91,13 @@ def test_a_call_ends_at_its_deadline_whatever_drips(number: str, name: str) -> N
 
 
 @pytest.mark.parametrize("name", ["retry_after_seconds", "retry_after_date"])
-def test_a15_retry_after_is_obeyed_as_number_and_as_date(name: str) -> None:
+def test_a15_retry_after_is_obeyed(name: str) -> None:
     outcome = list_inbox([name])
     assert outcome.is_complete
     assert outcome.sleeps == pytest.approx([2.0], abs=1)
 
 
-def test_a16_a_429_without_headers_pauses_longer_each_time() -> None:
+def test_a16_status_429_without_headers_waits_longer_each_time() -> None:
     outcome = list_inbox(["too_many_requests"])
     assert outcome.is_complete
     assert [
@@ -106,7 +106,7 @@ def test_a16_a_429_without_headers_pauses_longer_each_time() -> None:
 
 
 @pytest.mark.parametrize("name", THROTTLES)
-def test_a17_a_throttle_code_is_waited_out_in_any_body(name: str) -> None:
+def test_a17_throttle_code_is_waited_out(name: str) -> None:
     outcome = list_inbox([name])
     assert outcome.is_complete
     assert (len(outcome.sleeps), outcome.client.calls["listing"]) == (1, CLEAN_CALLS + 1)
@@ -114,7 +114,7 @@ def test_a17_a_throttle_code_is_waited_out_in_any_body(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", THROTTLES)
-def test_a17_a_throttle_that_stays_ends_the_account_with_a_time(name: str) -> None:
+def test_a17_lasting_throttle_stops_the_account(name: str) -> None:
     outcome = list_inbox([make_fault(name, times=10_000)])
     assert isinstance(outcome.error, errors.ThrottledError)
     assert outcome.error.resume_at is not None
@@ -123,7 +123,7 @@ def test_a17_a_throttle_that_stays_ends_the_account_with_a_time(name: str) -> No
 
 
 @pytest.mark.parametrize("name", ["business_80001", "business_80002", "business_80006"])
-def test_a18_meta_s_own_minutes_are_waited_if_short_and_reported_if_long(name: str) -> None:
+def test_a18_metas_wait_is_obeyed_or_reported(name: str) -> None:
     short = list_inbox([f"{name}:1"])
     assert short.is_complete
     assert short.sleeps == [60.0]
@@ -132,7 +132,7 @@ def test_a18_meta_s_own_minutes_are_waited_if_short_and_reported_if_long(name: s
     assert (long.error.wait_seconds, long.sleeps, len(long.server.log)) == (1140.0, [], 1)
 
 
-def test_a18_short_blocks_again_and_again_end_the_account_after_two_minutes_of_silence() -> None:
+def test_a18_repeated_blocks_stop_the_account() -> None:
     def refuse(context: FaultContext) -> Refusal | None:
         return (
             Refusal(613, "no", headers={"Retry-After": "50"}) if context.call.number % 2 else None
@@ -145,13 +145,13 @@ def test_a18_short_blocks_again_and_again_end_the_account_after_two_minutes_of_s
     assert str(outcome.error).startswith("throttled until 2026-03-10T12:02:30Z: ")
 
 
-def test_a21_a_redirect_is_refused_and_the_other_host_never_called() -> None:
+def test_a21_redirect_is_not_followed() -> None:
     outcome = list_inbox(["redirect"])
     assert isinstance(outcome.error, errors.GraphError)
     assert (outcome.server.foreign_calls, len(outcome.server.log)) == ([], 1)
 
 
-def test_a22_a_name_that_does_not_resolve_is_unreachable() -> None:
+def test_a22_unknown_host_is_unreachable() -> None:
     endpoint = Endpoint(
         "https://graph.nowhere.invalid", "v26.0", "17", "messenger", timeout_seconds=2
     )
@@ -167,7 +167,7 @@ def test_a22_a_name_that_does_not_resolve_is_unreachable() -> None:
         assert client.calls["edge"] == 5
 
 
-def test_a22_a_name_that_fails_to_resolve_now_and_then_costs_tries_and_no_conversation(
+def test_a22_flapping_name_resolution_loses_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     resolve, asked = socket.getaddrinfo, count()
@@ -183,7 +183,7 @@ def test_a22_a_name_that_fails_to_resolve_now_and_then_costs_tries_and_no_conver
     assert outcome.client.calls["listing"] == CLEAN_CALLS + 2
 
 
-def test_a23_a_certificate_nobody_knows_fails_at_once(tmp_path: Path) -> None:
+def test_a23_unknown_certificate_is_not_retried(tmp_path: Path) -> None:
     outcome = list_inbox(tls=write_certificate(tmp_path))
     assert type(outcome.error) is errors.GraphError
     assert "certificate" in str(outcome.error)
@@ -191,19 +191,19 @@ def test_a23_a_certificate_nobody_knows_fails_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["giant_body", "zip_bomb"])
-def test_a24_a_body_without_end_is_cut_off(name: str) -> None:
+def test_a24_endless_body_is_cut_off(name: str) -> None:
     outcome = list_inbox([make_fault(name, "70", times=1)])
     assert outcome.is_complete
     assert CLEAN_CALLS < outcome.client.calls["listing"] <= CLEAN_CALLS + 6
 
 
-def test_a25_proxy_variables_reach_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a25_proxy_variables_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     assert list_inbox().is_complete
 
 
-def test_a_mixed_bad_day_is_survived() -> None:
+def test_mixed_faults_lose_nothing() -> None:
     faults = [
         "server_error:0.1",
         "reset:0.05",

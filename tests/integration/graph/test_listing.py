@@ -146,7 +146,7 @@ def list_all(
         return Result(pages, listing.summary, server.calls, page_sizes, error)
 
 
-def test_a_small_inbox_costs_one_call_with_everything_nested() -> None:
+def test_small_inbox_costs_one_call() -> None:
     result = list_all(inbox_of(30))
     assert len(result.calls) == 1
     assert result.calls[0].parameters == {
@@ -162,12 +162,12 @@ def test_a_small_inbox_costs_one_call_with_everything_nested() -> None:
     assert result.pages[0].messages_limit == 20
 
 
-def test_an_idle_inbox_costs_one_call() -> None:
+def test_idle_inbox_costs_one_call() -> None:
     result = list_all(inbox_of(500), since=NOW - timedelta(minutes=5))
     assert (len(result.calls), result.summary.cuts) == (1, ())
 
 
-def test_a_page_of_old_and_known_rows_ends_the_listing() -> None:
+def test_old_and_known_rows_end_the_listing() -> None:
     inbox = inbox_of(500, minutes=1)
     result = list_all(inbox, since=NOW - timedelta(minutes=2), is_known=lambda row: True)
     assert len(result.calls) == 1
@@ -177,7 +177,7 @@ def test_a_page_of_old_and_known_rows_ends_the_listing() -> None:
     assert len(changed.calls) == 3  # the next page is wholly old, then the head again
 
 
-def test_the_listing_stops_after_a_whole_page_older_than_the_bound() -> None:
+def test_listing_stops_after_a_page_of_old_rows() -> None:
     result = list_all(inbox_of(500), since=NOW - timedelta(hours=70))
     assert len(result.calls) == 4  # 50, 50, a whole page older, the head again
     assert set(result.ids) == {f"t_{n}" for n in range(150)}
@@ -188,7 +188,7 @@ def test_the_listing_stops_after_a_whole_page_older_than_the_bound() -> None:
     )
 
 
-def test_b5_a_broken_order_does_not_end_the_listing_early() -> None:
+def test_b5_wrong_order_does_not_end_the_listing() -> None:
     inbox = inbox_of(200)
     inbox.hook = lambda box, number: None
     late = {"id": "t_late", "updated_time": "2026-02-19T07:00:00+0000"}
@@ -207,7 +207,7 @@ def in_pages_of(size: int, inbox: Inbox) -> Callable[[Call], Reply]:
 
 
 @pytest.mark.parametrize("size", [50, 10, 5, 2, 1])
-def test_b5_a_row_out_of_its_place_does_not_end_a_listing_of_small_pages(size: int) -> None:
+def test_b5_misplaced_row_does_not_end_small_pages(size: int) -> None:
     inbox = inbox_of(60, minutes=1)
     true_row = inbox.row
     misplaced = {"updated_time": "2026-01-01T00:00:00+0000"}
@@ -219,19 +219,19 @@ def test_b5_a_row_out_of_its_place_does_not_end_a_listing_of_small_pages(size: i
 
 
 @pytest.mark.parametrize(("size", "calls"), [(50, 1), (10, 1), (5, 2), (2, 5), (1, 10)])
-def test_a_pass_over_an_idle_inbox_costs_at_most_ten_rows(size: int, calls: int) -> None:
+def test_pass_over_an_idle_inbox_reads_ten_rows(size: int, calls: int) -> None:
     result = list_all(in_pages_of(size, inbox_of(500)), since=NOW - timedelta(minutes=5))
     assert len(result.calls) == calls * result.summary.passes
 
 
-def test_a_listing_goes_ten_minutes_further_than_since() -> None:
+def test_listing_goes_ten_minutes_further_than_since() -> None:
     inbox = inbox_of(200, minutes=1)  # t_0 was active a minute ago, t_1 two minutes ago, ...
     result = list_all(in_pages_of(1, inbox), since=NOW - timedelta(minutes=60))
     assert timedelta(minutes=10) == MARGIN
     assert set(result.ids) == {f"t_{n}" for n in range(70 + ENOUGH_ROWS)}
 
 
-def test_b6_a_conversation_that_jumps_to_the_front_is_not_missed() -> None:
+def test_b6_moved_conversation_is_listed_again() -> None:
     def hook(inbox: Inbox, number: int) -> None:
         if number == 2:
             inbox.bump("t_180")  # behind the cursor from now on
@@ -241,7 +241,7 @@ def test_b6_a_conversation_that_jumps_to_the_front_is_not_missed() -> None:
     assert (result.summary.passes, result.summary.moving) == (3, frozenset())
 
 
-def test_a_message_of_the_same_second_is_new() -> None:
+def test_message_of_the_same_second_is_new() -> None:
     def hook(inbox: Inbox, number: int) -> None:
         if number == 2:
             inbox.messages["t_0"] = 1
@@ -251,7 +251,7 @@ def test_a_message_of_the_same_second_is_new() -> None:
     assert newest == ["m_t_0_0", "m_t_0_1"]
 
 
-def test_b6_what_still_moves_after_the_last_pass_is_written_down() -> None:
+def test_b6_conversation_that_still_moves_is_reported() -> None:
     def hook(inbox: Inbox, number: int) -> None:
         inbox.bump("t_7", NOW + timedelta(seconds=number))
 
@@ -260,14 +260,14 @@ def test_b6_what_still_moves_after_the_last_pass_is_written_down() -> None:
     assert result.summary.passes == 4
 
 
-def test_b4_rows_that_come_twice_are_passed_on_once() -> None:
+def test_b4_repeated_rows_are_yielded_once() -> None:
     rows: list[object] = [inbox_of(3).row(f"t_{n}", True) for n in range(3)]
     older = {"id": "t_0", "updated_time": "2026-02-18T00:00:00+0000"}
     result = list_all([page(rows, "C1"), page([rows[0], older], "C2"), page([rows[2]]), page(rows)])
     assert result.ids == ["t_0", "t_1", "t_2"]
 
 
-def test_b2_b3_short_and_empty_pages_with_next_go_on() -> None:
+def test_b2_b3_short_and_empty_pages_continue() -> None:
     rows: list[object] = [inbox_of(3).row(f"t_{n}", True) for n in range(3)]
     gaps = [[page([], f"E{gap}.{number}") for number in range(EMPTY_PAGES - 1)] for gap in range(2)]
     script = [
@@ -282,7 +282,7 @@ def test_b2_b3_short_and_empty_pages_with_next_go_on() -> None:
     assert (result.ids, result.summary.cuts) == (["t_0", "t_1", "t_2"], ())
 
 
-def test_b2_endless_empty_pages_end_the_listing_as_cut() -> None:
+def test_b2_endless_empty_pages_cut_the_listing() -> None:
     cursors = iter(range(1000))
     result = list_all(lambda call: page([], f"C{next(cursors)}"))
     assert result.summary.cuts == ("empty_pages",)
@@ -290,7 +290,7 @@ def test_b2_endless_empty_pages_end_the_listing_as_cut() -> None:
 
 
 @pytest.mark.parametrize("cursors", [["C1", "C1"], ["C1", "C2", "C1", "C2"]])
-def test_b1_a_cursor_loop_restarts_once_and_is_then_cut(cursors: list[str]) -> None:
+def test_b1_cursor_loop_restarts_once(cursors: list[str]) -> None:
     def script(call: Call) -> Reply:
         after = call.parameters.get("after")
         return page([{"id": f"t_{after}"}], "C2" if after == "C1" and "C2" in cursors else "C1")
@@ -300,7 +300,7 @@ def test_b1_a_cursor_loop_restarts_once_and_is_then_cut(cursors: list[str]) -> N
     assert len(result.calls) < 20
 
 
-def test_b7_a_dead_cursor_restarts_from_the_head_and_nothing_is_missing() -> None:
+def test_b7_expired_cursor_restarts() -> None:
     def hook(inbox: Inbox, number: int) -> Reply | None:
         return refusal(100, message="(#100) Invalid cursor") if number == 3 else None
 
@@ -309,7 +309,7 @@ def test_b7_a_dead_cursor_restarts_from_the_head_and_nothing_is_missing() -> Non
     assert (result.summary.restarts, result.summary.cuts, len(result.ids)) == (1, (), 200)
 
 
-def test_b7_a_cursor_that_always_dies_is_cut_after_three_restarts() -> None:
+def test_b7_always_expired_cursor_is_cut_after_three_restarts() -> None:
     result = list_all(
         lambda call: refusal(100, 33) if "after" in call.parameters else page([{"id": "t_1"}], "C")
     )
@@ -321,13 +321,13 @@ def test_b7_a_cursor_that_always_dies_is_cut_after_three_restarts() -> None:
 
 
 @pytest.mark.parametrize("reply", [refusal(100, 33), refusal(803)])
-def test_an_invisible_inbox_is_access_denied(reply: Reply) -> None:
+def test_invisible_inbox_is_access_denied(reply: Reply) -> None:
     result = list_all([reply])
     assert isinstance(result.error, errors.AccessDeniedError)
     assert len(result.calls) == 1
 
 
-def test_a_page_too_heavy_is_asked_smaller_from_the_same_cursor() -> None:
+def test_heavy_page_is_requested_smaller() -> None:
     result = list_all(inbox_of(100, nested_limit=10))
     assert result.nested == {f"t_{n}" for n in range(100)}
     limits = [int(call.parameters["limit"]) for call in result.calls]
@@ -338,7 +338,7 @@ def test_a_page_too_heavy_is_asked_smaller_from_the_same_cursor() -> None:
     assert LISTING_SIZES[memory["listing"]["index"]].conversations == 10
 
 
-def test_a_poisoned_conversation_is_isolated_and_its_neighbours_are_whole() -> None:
+def test_unreadable_conversation_is_listed_alone() -> None:
     result = list_all(inbox_of(200, poison={"t_77"}))
     assert result.nested == {f"t_{n}" for n in range(200)} - {"t_77"}
     assert "t_77" in result.ids
@@ -353,7 +353,7 @@ def test_a_poisoned_conversation_is_isolated_and_its_neighbours_are_whole() -> N
 
 
 @pytest.mark.parametrize("places", [(0, 1), (0, 49), (5, 33), (24, 48), (48, 49)])
-def test_two_unreadable_conversations_on_a_page_of_50_are_searched_for_once(
+def test_two_unreadable_conversations_are_searched_once(
     places: tuple[int, int],
 ) -> None:
     inbox = inbox_of(50, poison={f"t_{place}" for place in places})
@@ -370,7 +370,7 @@ def test_two_unreadable_conversations_on_a_page_of_50_are_searched_for_once(
 @pytest.mark.parametrize(
     "reply", [refusal(551), refusal(9000001), refusal(10, 2018336), refusal(100, 2534037)]
 )
-def test_a_conversation_that_is_missing_or_withheld_does_not_cost_its_page(reply: Reply) -> None:
+def test_missing_conversation_does_not_cost_its_page(reply: Reply) -> None:
     result = list_all(inbox_of(60, poison={"t_7"}, poison_reply=reply))
     assert (result.error, result.summary.cuts, set(result.summary.unreadable)) == (
         None,
@@ -386,7 +386,7 @@ def test_a_conversation_that_is_missing_or_withheld_does_not_cost_its_page(reply
     "poison",
     [{"t_0"}, {"t_0", "t_1"}, {"t_199"}, {"t_49", "t_50"}, {"t_3", "t_90", "t_91", "t_150"}],
 )
-def test_poison_anywhere_costs_only_itself(poison: set[str]) -> None:
+def test_unreadable_conversations_anywhere_cost_only_themselves(poison: set[str]) -> None:
     result = list_all(inbox_of(200, poison=poison))
     assert set(result.ids) == {f"t_{n}" for n in range(200)}
     if poison != {
@@ -398,7 +398,7 @@ def test_poison_anywhere_costs_only_itself(poison: set[str]) -> None:
     assert result.summary.cuts == ()
 
 
-def test_where_every_nested_call_is_refused_the_listing_goes_light() -> None:
+def test_listing_goes_light_if_all_nested_calls_are_refused() -> None:
     result = list_all(inbox_of(500, nested_limit=0))
     assert set(result.ids) == {f"t_{n}" for n in range(500)}
     assert result.nested == set()
@@ -408,14 +408,14 @@ def test_where_every_nested_call_is_refused_the_listing_goes_light() -> None:
     assert len(again.calls) <= 13
 
 
-def test_a_light_listing_finds_back_to_nesting() -> None:
+def test_light_listing_returns_to_nesting() -> None:
     light = memory_of(list_all(inbox_of(500, nested_limit=0)))
     result = list_all(inbox_of(1000), light)
     assert result.summary.mode == "nested"
     assert len(result.nested) > 500
 
 
-def test_a_refused_field_is_dropped_alone_and_remembered_with_its_date() -> None:
+def test_refused_field_is_dropped_with_its_date() -> None:
     result = list_all(inbox_of(60, unknown_fields={"story", "type"}))
     memory: Any = memory_of(result)
     assert memory["dropped"] == {"shares.type": "2026-02-19", "story": "2026-02-19"}
@@ -427,7 +427,7 @@ def test_a_refused_field_is_dropped_alone_and_remembered_with_its_date() -> None
 @pytest.mark.parametrize(
     "unknown", [{"story"}, {"participants"}, {"url", "title", "reactions"}, {"template"}]
 )
-def test_a_refused_field_that_no_text_names_is_found_by_asking(unknown: set[str]) -> None:
+def test_unnamed_refused_field_is_found(unknown: set[str]) -> None:
     inbox = inbox_of(60, unknown_fields=unknown, unknown_text="Ocorreu um erro inesperado.")
     result = list_all(inbox)
     names = {name.removeprefix("shares.") for name in result.summary.dropped_fields}
@@ -437,13 +437,13 @@ def test_a_refused_field_that_no_text_names_is_found_by_asking(unknown: set[str]
     assert len(list_all(inbox, memory_of(result)).calls) == 3
 
 
-def test_a_code_100_that_is_about_no_field_stops_after_two_calls() -> None:
+def test_code_100_about_no_field_stops() -> None:
     result = list_all([refusal(100, message="Ocorreu um erro inesperado.")])
     assert type(result.error) is errors.GraphError
     assert len(result.calls) == 2
 
 
-def test_a_field_dropped_a_week_ago_is_asked_for_again() -> None:
+def test_dropped_field_is_requested_again_after_a_week() -> None:
     memory: Any = policy().to_json(())
     memory["dropped"] = {"story": "2026-02-12", "reactions": "2026-02-13"}
     healed: Any = memory_of(list_all(inbox_of(5), memory))
@@ -454,13 +454,13 @@ def test_a_field_dropped_a_week_ago_is_asked_for_again() -> None:
     assert len(refused.calls) == 2
 
 
-def test_a_refused_base_field_stops_the_account() -> None:
+def test_refused_base_field_stops_the_account() -> None:
     result = list_all(inbox_of(5, unknown_fields={"updated_time"}))
     assert isinstance(result.error, errors.UnknownFieldError)
     assert len(result.calls) == 2
 
 
-def test_what_was_listed_before_a_dead_token_is_kept() -> None:
+def test_pages_before_a_token_error_are_kept() -> None:
     def hook(inbox: Inbox, number: int) -> Reply | None:
         return refusal(190, 463) if number >= 3 else None
 
@@ -469,13 +469,13 @@ def test_what_was_listed_before_a_dead_token_is_kept() -> None:
     assert (len(result.ids), len(result.calls)) == (100, 3)
 
 
-def test_a_server_that_only_fails_is_given_up() -> None:
+def test_failing_server_is_given_up() -> None:
     result = list_all(lambda call: Reply(content=b"down", status=502))
     assert isinstance(result.error, errors.UnreachableError)
     assert len(result.calls) <= 30
 
 
-def test_a_page_that_is_always_broken_costs_only_the_conversation_in_it() -> None:
+def test_broken_page_costs_only_its_conversation() -> None:
     inbox = inbox_of(120)
 
     def script(call: Call) -> Reply:
@@ -491,7 +491,7 @@ def test_a_page_that_is_always_broken_costs_only_the_conversation_in_it() -> Non
     assert set(result.summary.unreadable) == {"t_33"}
 
 
-def test_rows_that_are_no_conversations_are_passed_on() -> None:
+def test_rows_that_are_no_conversations_are_yielded() -> None:
     rows = [
         None,
         5,
@@ -538,7 +538,7 @@ def simulate(seed: int) -> tuple[Inbox, Result, dict[str, int]]:
 
 
 @pytest.mark.hunt
-def test_no_conversation_and_no_message_is_missed_whatever_moves(long_run: bool) -> None:
+def test_nothing_is_missed_in_random_inboxes(long_run: bool) -> None:
     failing = []
     for seed in range(2000 if long_run else 25):
         inbox, result, truth = simulate(seed)

@@ -32,7 +32,7 @@ def split(pair: str) -> tuple[int, int | None]:
 
 @pytest.mark.parametrize(("kind", "pair"), PAIRS)
 @pytest.mark.parametrize("status", [200, 400, 403, 500])
-def test_a_code_means_the_same_under_every_status(
+def test_http_status_does_not_change_a_code(
     kind: type[errors.GraphError], pair: str, status: int
 ) -> None:
     code, subcode = split(pair)
@@ -40,32 +40,30 @@ def test_a_code_means_the_same_under_every_status(
 
 
 @pytest.mark.parametrize(("kind", "pair"), PAIRS)
-def test_an_unknown_subcode_does_not_change_the_code(
-    kind: type[errors.GraphError], pair: str
-) -> None:
+def test_unknown_subcode_means_the_code(kind: type[errors.GraphError], pair: str) -> None:
     code, subcode = split(pair)
     if subcode is None:
         assert classify(code, 424242, 400, is_heavy=False, is_transient=False) is kind
 
 
-def test_every_line_of_the_table_is_checked_above() -> None:
+def test_facts_cover_the_table() -> None:
     assert set(CODES) <= {split(pair) for _, pair in PAIRS}
 
 
-def test_code_1_of_a_heavy_request_asks_for_less() -> None:
+def test_code_1_of_a_heavy_request_is_too_much_data() -> None:
     assert classify(1, None, 500, is_heavy=True, is_transient=False) is errors.TooMuchDataError
     assert classify(1, 99, 500, is_heavy=True, is_transient=True) is errors.TooMuchDataError
     assert classify(2, None, 500, is_heavy=True, is_transient=False) is errors.RetryableError
 
 
-def test_an_unknown_code_stops_unless_it_says_it_passes() -> None:
+def test_unknown_code_is_retried_only_if_transient() -> None:
     assert classify(777, None, 400, is_heavy=False, is_transient=False) is errors.GraphError
     assert classify(777, None, 400, is_heavy=False, is_transient=True) is errors.RetryableError
     assert classify(777, None, 503, is_heavy=False, is_transient=False) is errors.RetryableError
     assert classify(777, None, 429, is_heavy=False, is_transient=False) is errors.ThrottledError
 
 
-def test_without_a_code_the_status_decides() -> None:
+def test_status_decides_without_a_code() -> None:
     assert classify(None, None, 429, is_heavy=False, is_transient=False) is errors.ThrottledError
     assert classify(None, None, 502, is_heavy=False, is_transient=False) is errors.RetryableError
 
@@ -86,14 +84,14 @@ def test_without_a_code_the_status_decides() -> None:
         ("(" * 10_000, None),
     ],
 )
-def test_the_refused_field_is_read_from_the_text(message: str, expected: str | None) -> None:
+def test_refused_field_is_read_from_the_text(message: str, expected: str | None) -> None:
     assert find_refused_field(message, ["id", "messages", "sticker"]) == expected
 
 
 @pytest.mark.parametrize(
     "error", [{}, {"code": "190"}, {"code": True}, {"code": None}, {"code": 1.5}, {"code": [1]}]
 )
-def test_a_strange_error_object_still_becomes_an_error(error: dict[str, object]) -> None:
+def test_malformed_error_object_is_an_error(error: dict[str, object]) -> None:
     failure = build_error(error | {"fbtrace_id": "x\n" * 99, "message": 5}, 400, "p")
     assert type(failure) is (
         errors.TokenError if error.get("code") == "190" else errors.RetryableError
@@ -101,7 +99,7 @@ def test_a_strange_error_object_still_becomes_an_error(error: dict[str, object])
     assert failure.fault.trace_id is None
 
 
-def test_no_text_of_an_answer_reaches_the_error() -> None:
+def test_error_contains_no_text_of_the_response() -> None:
     secret = "Session of canary person"
     failure = build_error(
         {"code": 190, "message": secret, "error_user_msg": secret, "fbtrace_id": "Ab1"},
@@ -114,7 +112,7 @@ def test_no_text_of_an_answer_reaches_the_error() -> None:
     )
 
 
-def test_a_transient_fault_that_names_a_time_is_a_throttle() -> None:
+def test_transient_error_with_a_wait_is_a_throttle() -> None:
     failure = build_error({"code": 2}, 500, "p", wait_seconds=9)
     assert isinstance(failure, errors.ThrottledError)
     assert failure.wait_seconds == 9

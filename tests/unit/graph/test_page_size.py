@@ -59,7 +59,7 @@ def refuse_to_the_end(policy: PageSizePolicy, failure: GraphError) -> list[tuple
     return sizes
 
 
-def test_a_refused_page_is_requested_smaller_down_to_one_row() -> None:
+def test_refused_pages_get_smaller_down_to_one_row() -> None:
     assert refuse_to_the_end(make_policy(), REFUSED) == NESTED
     policy = make_policy()
     policy.use_light()
@@ -67,7 +67,7 @@ def test_a_refused_page_is_requested_smaller_down_to_one_row() -> None:
 
 
 @pytest.mark.parametrize("failure", [TOO_SLOW, BROKEN, RetryableError(GraphFault(code=2))])
-def test_a_page_without_a_response_becomes_smaller_by_two_steps(failure: GraphError) -> None:
+def test_unanswered_page_gets_smaller_by_two_steps(failure: GraphError) -> None:
     assert refuse_to_the_end(make_policy(), failure) == [(50, 20), (10, 20), (2, 20), (1, 20)]
 
 
@@ -88,7 +88,7 @@ def test_only_some_errors_can_concern_one_row(failure: GraphError, expected: boo
     assert may_concern_one_row(failure) is expected
 
 
-def test_accepted_pages_climb_and_a_refused_climb_waits_twice_as_long() -> None:
+def test_refused_climb_waits_twice_as_long() -> None:
     policy = make_policy()
     accept(policy, 1)
     refuse(policy)
@@ -107,7 +107,7 @@ def test_accepted_pages_climb_and_a_refused_climb_waits_twice_as_long() -> None:
     assert size_of(policy) == (25, 20)
 
 
-def test_an_unreadable_conversation_does_not_change_the_size_of_later_pages() -> None:
+def test_unreadable_conversation_keeps_the_page_size() -> None:
     policy = make_policy()
     accept(policy)
     assert refuse_to_the_end(policy, REFUSED) == NESTED
@@ -115,7 +115,7 @@ def test_an_unreadable_conversation_does_not_change_the_size_of_later_pages() ->
     assert (size_of(policy), policy.unreadable) == ((50, 20), {"t_1": REFUSED})
 
 
-def test_before_a_row_came_with_messages_single_rows_are_tried_and_then_light_pages() -> None:
+def test_listing_goes_light_if_no_row_comes_with_messages() -> None:
     policy = make_policy()
     refuse_to_the_end(policy, REFUSED)
     policy.set_unreadable(["t_1"], REFUSED)
@@ -127,7 +127,7 @@ def test_before_a_row_came_with_messages_single_rows_are_tried_and_then_light_pa
     assert (size_of(policy), policy.mode) == ((50, 0), "light")
 
 
-def test_one_accepted_row_after_an_unreadable_one_brings_the_full_size_back() -> None:
+def test_accepted_row_restores_the_full_size() -> None:
     policy = make_policy()
     refuse_to_the_end(policy, REFUSED)
     policy.set_unreadable(["t_1"], REFUSED)
@@ -135,7 +135,7 @@ def test_one_accepted_row_after_an_unreadable_one_brings_the_full_size_back() ->
     assert size_of(policy) == (50, 20)
 
 
-def test_a_first_page_without_a_response_does_not_make_later_pages_smaller() -> None:
+def test_first_unanswered_page_keeps_the_page_size() -> None:
     policy = make_policy()
     refuse(policy, BROKEN)
     accept(policy, 4)
@@ -147,7 +147,7 @@ def test_a_first_page_without_a_response_does_not_make_later_pages_smaller() -> 
     assert size_of(policy) == (10, 20)
 
 
-def test_a_light_listing_climbs_to_small_nested_pages_and_back_if_they_are_refused() -> None:
+def test_light_listing_tries_nested_pages_again() -> None:
     policy = make_policy()
     policy.use_light()
     accept(policy, CLIMB_AFTER)
@@ -158,7 +158,7 @@ def test_a_light_listing_climbs_to_small_nested_pages_and_back_if_they_are_refus
     assert size_of(policy) == (50, 0)
 
 
-def test_a_light_block_restores_the_size_and_keeps_what_was_learned() -> None:
+def test_light_block_restores_the_page_size() -> None:
     policy = make_policy()
     refuse(policy)
     accept(policy, 2)
@@ -167,7 +167,7 @@ def test_a_light_block_restores_the_size_and_keeps_what_was_learned() -> None:
     assert size_of(policy) == (25, 20)
 
 
-def test_a_refused_page_beside_a_known_unreadable_conversation_is_searched() -> None:
+def test_refused_page_between_skipped_rows_is_searched() -> None:
     policy = make_policy(make_policy().to_json(["t_1"]))
     accept(policy)
     assert policy.may_skip_rows
@@ -190,7 +190,7 @@ def test_a_refused_page_beside_a_known_unreadable_conversation_is_searched() -> 
         (BROKEN, [0]),
     ],
 )
-def test_messages_of_one_conversation_are_requested_smaller_and_then_bare(
+def test_refused_messages_get_smaller_and_then_bare(
     failure: GraphError, indexes: list[int]
 ) -> None:
     sizes: list[PageSize] = []
@@ -201,7 +201,7 @@ def test_messages_of_one_conversation_are_requested_smaller_and_then_bare(
     assert [MESSAGE_SIZES.index(each) for each in sizes] == indexes
 
 
-def test_the_next_conversation_is_requested_with_the_size_that_was_accepted() -> None:
+def test_accepted_message_page_sets_the_next_size() -> None:
     policy = make_policy()
     policy.accept_messages(MESSAGE_SIZES[1])
     assert policy.message_size == MESSAGE_SIZES[1]
@@ -210,7 +210,7 @@ def test_the_next_conversation_is_requested_with_the_size_that_was_accepted() ->
     assert policy.message_size == MESSAGE_SIZES[0]
 
 
-def test_two_bare_pages_in_a_row_make_the_next_page_small() -> None:
+def test_two_bare_pages_make_the_next_page_small() -> None:
     policy = make_policy()
     policy.accept_messages(MESSAGE_SIZES[3])
     policy.accept_messages(MESSAGE_SIZES[0])
@@ -244,9 +244,7 @@ def send_to(refused: set[str], failure: type[UnknownFieldError] | None = Unknown
     ],
 )
 @pytest.mark.parametrize("is_named", [True, False])
-def test_a_refused_field_is_the_only_one_that_is_left_out(
-    platform: str, field: str, is_named: bool
-) -> None:
+def test_only_the_refused_field_is_left_out(platform: str, field: str, is_named: bool) -> None:
     policy = PageSizePolicy(platform, TODAY)
     send = send_to({field}, UnknownFieldError if is_named else None)
     found = policy.send_without_refused_fields(send, may_be_unnamed=True)
@@ -257,7 +255,7 @@ def test_a_refused_field_is_the_only_one_that_is_left_out(
 @pytest.mark.parametrize(
     "field", ["", "id", "created_time", "message", "updated_time", "sticker", "never_asked"]
 )
-def test_the_error_of_a_field_that_cannot_be_left_out_is_raised(field: str) -> None:
+def test_refused_base_field_is_raised(field: str) -> None:
     policy = make_policy()
 
     def send(dropped: frozenset[str]) -> None:
@@ -268,18 +266,18 @@ def test_the_error_of_a_field_that_cannot_be_left_out_is_raised(field: str) -> N
     assert policy.dropped == set()
 
 
-def test_an_unnamed_code_100_is_about_fields_only_where_that_is_said() -> None:
+def test_unnamed_code_100_is_raised_by_default() -> None:
     with pytest.raises(GraphError):
         make_policy().send_without_refused_fields(send_to({"story"}, None))
 
 
-def test_a_field_is_requested_again_after_a_week() -> None:
+def test_refused_field_is_requested_again_after_a_week() -> None:
     memory: Any = make_policy().to_json(())
     memory["dropped"] = {"story": "2026-02-12", "reactions": "2026-02-13"}
     assert make_policy(memory).dropped == {"reactions"}
 
 
-def test_the_next_run_remembers_sizes_fields_and_unreadable_conversations() -> None:
+def test_memory_restores_the_policy() -> None:
     policy = make_policy()
     refuse(policy)
     accept(policy, 3)
@@ -317,5 +315,5 @@ def test_the_next_run_remembers_sizes_fields_and_unreadable_conversations() -> N
         make_policy().to_json(()) | {"unreadable": 5},
     ],
 )  # fmt: skip
-def test_a_memory_that_cannot_be_read_is_ignored(memory: object) -> None:
+def test_unreadable_memory_is_ignored(memory: object) -> None:
     assert make_policy(memory).to_json(()) == make_policy().to_json(())

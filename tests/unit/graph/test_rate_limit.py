@@ -78,7 +78,7 @@ def crowded_windows(stamps: list[float]) -> int:
     return sum(third - first <= 1.0 for first, third in zip(stamps, stamps[2:], strict=False))
 
 
-def test_c22_four_processes_never_send_three_calls_in_a_second_and_waste_no_slot(
+def test_c22_four_processes_never_send_three_calls_in_a_second(
     tmp_path: Path,
 ) -> None:
     stamps = run_processes(tmp_path / "state.db", 4, 10)
@@ -88,14 +88,14 @@ def test_c22_four_processes_never_send_three_calls_in_a_second_and_waste_no_slot
 
 @pytest.mark.hunt
 @pytest.mark.timeout(900)
-def test_the_bound_holds_for_long_and_over_a_killed_process(tmp_path: Path, long_run: bool) -> None:
+def test_rate_holds_for_long_and_after_a_kill(tmp_path: Path, long_run: bool) -> None:
     stamps = run_processes(tmp_path / "state.db", 4, 600 if long_run else 60, kill_one=True)
     assert crowded_windows(stamps) == 0
     assert (len(stamps) - 1) / (stamps[-1] - stamps[0]) >= 1.75
     assert max(later - earlier for earlier, later in pairwise(stamps)) < 2.5
 
 
-def test_the_first_call_waits_for_nothing_and_the_next_ones_for_their_slot(tmp_path: Path) -> None:
+def test_first_call_does_not_wait(tmp_path: Path) -> None:
     now = Time()
     limiter = SqliteLimiter(tmp_path / "s.db", KEY, clock=now.clock())
     for _ in range(4):
@@ -118,7 +118,7 @@ def test_the_first_call_waits_for_nothing_and_the_next_ones_for_their_slot(tmp_p
         (LimiterState(100.0, 99.0, 98.0, 0.0, 4.0, 4.0), 100.0, 5.0, LimiterState(100.0 + GAP, 100.0, 99.0, 0.0, 4.0, 4.0)),
     ],
 )  # fmt: skip
-def test_the_next_step(
+def test_next_step(
     slots: LimiterState, monotonic: float, unix: float, expected: LimiterState | Delay
 ) -> None:
     found = next_step(slots, monotonic, unix, GAP)
@@ -129,7 +129,7 @@ def test_the_next_step(
         assert vars(found) == pytest.approx(vars(expected))
 
 
-def test_a_caller_held_up_after_its_stamp_moves_the_stamp(tmp_path: Path) -> None:
+def test_delayed_caller_moves_its_stamp(tmp_path: Path) -> None:
     now = Time()
     readings = iter([0.0, 0.3, 0.31])  # at the stamp, when it returns, once more
 
@@ -145,7 +145,7 @@ def test_a_caller_held_up_after_its_stamp_moves_the_stamp(tmp_path: Path) -> Non
     connection.close()
 
 
-def test_a16_a_block_stops_every_process_and_the_sibling_platform(tmp_path: Path) -> None:
+def test_a16_block_stops_all_processes_and_both_platforms(tmp_path: Path) -> None:
     now = Time()
     mine = SqliteLimiter(tmp_path / "s.db", KEY, clock=now.clock())
     sibling = SqliteLimiter(
@@ -158,7 +158,7 @@ def test_a16_a_block_stops_every_process_and_the_sibling_platform(tmp_path: Path
     assert mine.acquire() == 0.0
 
 
-def test_a_block_longer_than_two_minutes_is_not_slept_but_names_its_end(tmp_path: Path) -> None:
+def test_long_block_is_raised_with_its_end(tmp_path: Path) -> None:
     now = Time()
     limiter = SqliteLimiter(tmp_path / "s.db", KEY, clock=now.clock())
     limiter.block(600)
@@ -169,7 +169,7 @@ def test_a_block_longer_than_two_minutes_is_not_slept_but_names_its_end(tmp_path
     assert caught.value.resume_at == datetime(2026, 2, 19, tzinfo=UTC) + timedelta(seconds=1600)
 
 
-def test_a19_a_usage_near_the_wall_spaces_calls_out_and_a_low_one_lifts_it(tmp_path: Path) -> None:
+def test_a19_high_usage_slows_calls_down(tmp_path: Path) -> None:
     now = Time()
     limiter = SqliteLimiter(tmp_path / "s.db", KEY, clock=now.clock())
 
@@ -190,13 +190,13 @@ def test_a19_a_usage_near_the_wall_spaces_calls_out_and_a_low_one_lifts_it(tmp_p
     assert pace() <= GAP * 1.91
 
 
-def test_a_file_that_is_no_database_is_a_store_error(tmp_path: Path) -> None:
+def test_file_that_is_no_database_is_a_store_error(tmp_path: Path) -> None:
     (tmp_path / "s.db").write_bytes(b"not a database at all" * 100)
     with pytest.raises(StoreError, match=r"s\.db"):
         SqliteLimiter(tmp_path / "s.db", KEY).acquire()
 
 
-def test_the_limiter_shares_the_state_file_with_other_tables(tmp_path: Path) -> None:
+def test_limiter_shares_the_state_file(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "s.db") as connection:
         connection.execute("CREATE TABLE runs (x)")
     limiter = SqliteLimiter(tmp_path / "s.db", KEY)
@@ -210,7 +210,7 @@ def test_the_limiter_shares_the_state_file_with_other_tables(tmp_path: Path) -> 
     assert names == {"runs", "rate_limits"}
 
 
-def test_the_budget_counts_down_and_refuses() -> None:
+def test_call_budget_counts_down() -> None:
     budget = CallBudget(2)
     budget.spend()
     assert budget.left == 1

@@ -32,7 +32,7 @@ JSON = st.recursive(
 
 @settings(max_examples=60, deadline=None)
 @given(JSON, st.booleans())
-def test_json_is_read_as_the_standard_library_reads_it(value: Any, is_ascii: bool) -> None:
+def test_json_is_read_like_the_standard_library(value: Any, is_ascii: bool) -> None:
     content = json.dumps(value, ensure_ascii=is_ascii).encode("utf-8", "surrogatepass")
     try:
         content.decode()
@@ -59,7 +59,7 @@ def test_json_is_read_as_the_standard_library_reads_it(value: Any, is_ascii: boo
         (b'{"a": "nul \\u0000 here"}', {"a": "nul \x00 here"}),
     ],
 )  # fmt: skip
-def test_json_keeps_text_and_numbers_exactly(content: bytes, expected: object) -> None:
+def test_json_keeps_text_and_numbers(content: bytes, expected: object) -> None:
     assert read_json(content) == expected
 
 
@@ -99,9 +99,7 @@ ROW = {"id": "t_1"}
         ({"data": [], "paging": []}, (), None),
     ],
 )
-def test_a_page_has_rows_and_a_cursor_only_while_next_exists(
-    body: object, rows: Any, after: str | None
-) -> None:
+def test_page_has_a_cursor_only_with_next(body: object, rows: Any, after: str | None) -> None:
     assert read_page(GraphResponse(body, NOW, 1, None)) == Page(rows, after, NOW)
 
 
@@ -110,7 +108,7 @@ def test_a_page_has_rows_and_a_cursor_only_while_next_exists(
              {"data": [], "paging": {"next": "https://x/?until=5"}}, {"data": [], "paging": {"next": 7}},
              {"data": [], "paging": {"next": "http://[x"}}],
 )  # fmt: skip
-def test_what_is_no_list_or_hides_its_rest_is_refused(body: object) -> None:
+def test_response_that_is_no_list_is_refused(body: object) -> None:
     with pytest.raises(PayloadError):
         read_page(GraphResponse(body, NOW, 1, None))
 
@@ -130,13 +128,13 @@ def test_what_is_no_list_or_hides_its_rest_is_refused(body: object) -> None:
         ({"data": [ROW], "paging": {"next": "https://x/?__paging_token=1"}}, Page((ROW,), "", NOW)),
     ],
 )
-def test_a_nested_list_is_read_in_every_shape(value: object, expected: Page) -> None:
+def test_nested_messages_are_read_in_every_shape(value: object, expected: Page) -> None:
     row = read_conversation_row({"id": "t_1", "messages": value}, NOW)
     assert (row.payload, row.messages, row.malformed_messages) == ({"id": "t_1"}, expected, None)
 
 
 @pytest.mark.parametrize("value", ["x", 5, True])
-def test_a_nested_value_that_is_no_list_is_kept_and_the_messages_are_read_from_the_head(
+def test_malformed_nested_messages_are_kept(
     value: object,
 ) -> None:
     row = read_conversation_row({"id": "t_1", "messages": value}, NOW)
@@ -144,12 +142,12 @@ def test_a_nested_value_that_is_no_list_is_kept_and_the_messages_are_read_from_t
     assert row.to_json() == {"id": "t_1", "messages": value}
 
 
-def test_a_row_that_is_no_object_is_its_own_payload() -> None:
+def test_row_that_is_no_object_is_its_own_payload() -> None:
     row = read_conversation_row(5, NOW)
     assert (row.payload, row.messages, row.to_json()) == (5, Page((), None, NOW), 5)
 
 
-def test_a_row_is_written_with_its_messages_and_without_their_cursor() -> None:
+def test_row_to_json_omits_the_cursor() -> None:
     nested = {"data": [ROW], "paging": {"cursors": {"after": "A"}, "next": "n"}}
     row = read_conversation_row({"id": "t_1", "messages": nested}, NOW)
     assert row.to_json() == {"id": "t_1", "messages": {"data": [ROW]}}

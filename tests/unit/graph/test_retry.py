@@ -23,7 +23,7 @@ NO_CODE, CODE_1, CODE_2 = GraphFault(), GraphFault(code=1), GraphFault(code=2)
     "kind",
     [GraphError, TokenError, AccessDeniedError, MissingError, UnknownFieldError, TooMuchDataError],
 )
-def test_what_asking_again_cannot_cure_is_not_asked_again(kind: type[GraphError]) -> None:
+def test_permanent_errors_are_not_retried(kind: type[GraphError]) -> None:
     assert decide(kind(NO_CODE), 1, 0) == GiveUp()
 
 
@@ -51,7 +51,7 @@ def test_what_asking_again_cannot_cure_is_not_asked_again(kind: type[GraphError]
         (ThrottledError(NO_CODE, 5), 4, 0, 0.0, False, GiveUp(5)),
     ],
 )
-def test_attempts_pauses_and_total_time_are_capped(
+def test_attempts_waits_and_total_time_are_limited(
     error: GraphError,
     attempt: int,
     elapsed: float,
@@ -62,7 +62,7 @@ def test_attempts_pauses_and_total_time_are_capped(
     assert decide(error, attempt, elapsed, draw=draw, is_heavy=is_heavy) == expected
 
 
-def test_a_probe_is_answered_by_the_first_error_that_has_a_code() -> None:
+def test_probe_ends_at_the_first_error_code() -> None:
     assert (
         decide(RetryableError(CODE_2), 1, 0, is_probe=True)
         == decide(RetryableError(CODE_1), 1, 0, is_probe=True)
@@ -72,7 +72,7 @@ def test_a_probe_is_answered_by_the_first_error_that_has_a_code() -> None:
     assert decide(ThrottledError(CODE_2), 1, 0, draw=0.0, is_probe=True) == Retry(4.0)
 
 
-def test_no_single_pause_is_longer_than_two_minutes() -> None:
+def test_no_wait_is_longer_than_two_minutes() -> None:
     errors: list[GraphError] = [
         RetryableError(CODE_2),
         ThrottledError(NO_CODE),
