@@ -1,4 +1,4 @@
-"""A scripted Graph server on a loopback port: every request gets the next answer of the script."""
+"""A scripted Graph server on a loopback port: each request gets the next reply of a script."""
 
 import json
 import threading
@@ -23,7 +23,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer; `act` may write to the socket itself instead."""
+    """One response; `act` may write to the socket itself instead."""
 
     body: object = None
     status: int = 200
@@ -40,7 +40,7 @@ Script = list[Reply] | Callable[[Call], Reply]
 
 
 class GraphServer:
-    """Answers by the script: a list is used up (its last reply stays), a function is asked each time."""
+    """Replies from a list, whose last reply repeats, or from a function of the call."""
 
     def __init__(self, script: Script) -> None:
         self.script = script
@@ -97,7 +97,7 @@ class GraphServer:
 
 
 def write(handler: BaseHTTPRequestHandler, reply: Reply, length: int | None = None) -> None:
-    """Write a reply with a Date of our own."""
+    """Write a reply with the date `DATE`."""
     handler.send_response_only(reply.status)
     headers = {"Date": DATE, "Content-Type": "application/json"} | reply.headers
     for name, value in headers.items():
@@ -108,16 +108,20 @@ def write(handler: BaseHTTPRequestHandler, reply: Reply, length: int | None = No
     handler.wfile.flush()
 
 
-def drip(seconds: float) -> Callable[[BaseHTTPRequestHandler], None]:
-    """Send one byte of a body every so often, for ever."""
+def drip(seconds: float, *, in_headers: bool = False) -> Callable[[BaseHTTPRequestHandler], None]:
+    """Send a valid empty list, one byte of its body or headers after each pause.
+
+    A client without a deadline for the whole response would accept it.
+    """
+    body = b'{"data": []}' + b" " * 1000
+    head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nX: {'y' * 1000}\r\n\r\n".encode()
 
     def act(handler: BaseHTTPRequestHandler) -> None:
         handler.close_connection = True
-        handler.send_response_only(200)
-        handler.send_header("Content-Length", "1000")
-        handler.end_headers()
-        for _ in range(1000):
-            handler.wfile.write(b" ")
+        whole, slow = (b"", head + body) if in_headers else (head, body)
+        handler.wfile.write(whole)
+        for byte in slow:
+            handler.wfile.write(bytes([byte]))
             handler.wfile.flush()
             time.sleep(seconds)
 
@@ -134,7 +138,7 @@ def serving(script: Script) -> Iterator[GraphServer]:
 
 
 def page(rows: list[object], after: str | None = None) -> Reply:
-    """A list answer; with `after` more follows, and `next` points elsewhere on purpose."""
+    """Return a list response; with `after` it has a `next`, which points to another server."""
     paging: dict[str, object] = {"cursors": {"before": "B", "after": after or "LAST"}}
     if after:
         paging["next"] = "https://evil.example/v1/x?access_token=canary"

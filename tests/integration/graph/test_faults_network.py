@@ -1,7 +1,6 @@
 """Faults A1 to A25, HTTP and network, at the level of one listing over real HTTP against the emulator."""
 
 import socket
-import time
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -70,7 +69,6 @@ def test_harmless_fault_costs_nothing(number: str, name: str) -> None:
 
 
 def test_a1_connect_timeout_is_retried_with_backoff() -> None:
-    started = time.monotonic()
     outcome = list_inbox(["connect_timeout"], timeout_seconds=0.4)
     assert isinstance(outcome.error, errors.UnreachableError)
     assert outcome.client.calls["listing"] == HEAVY_ATTEMPTS == 1 + len(outcome.sleeps)
@@ -78,16 +76,14 @@ def test_a1_connect_timeout_is_retried_with_backoff() -> None:
         longest / 2 <= pause <= longest
         for pause, longest in zip(outcome.sleeps, (1, 2), strict=True)
     )
-    assert time.monotonic() - started < 10
 
 
 @pytest.mark.parametrize(("number", "name"), [("A2", "read_timeout"), ("A3", "slow_loris")])
 def test_a2_a3_slow_response_ends_at_the_deadline(number: str, name: str) -> None:
-    started = time.monotonic()
     fault = make_fault(name, "0.05" if name == "slow_loris" else None, times=2, after_calls=1)
     outcome = list_inbox([fault], timeout_seconds=0.8)
-    assert outcome.is_complete
-    assert time.monotonic() - started < 6
+    assert (outcome.is_complete, fault.fired) == (True, 2)
+    assert outcome.client.calls["listing"] > CLEAN_CALLS
 
 
 @pytest.mark.parametrize("name", ["retry_after_seconds", "retry_after_date"])
