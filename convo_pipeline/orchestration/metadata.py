@@ -1,7 +1,7 @@
-"""What the UI shows beside an asset: column schemas, row counts, previews.
+"""Metadata that Dagster's page shows of assets and partitions: columns, row counts, previews, costs.
 
-Previews hold shortened ids, times, direction, types and counts; never text, names, e-mail addresses or URLs.
-A column is shown only if it is known to be harmless, so that a new column stays hidden until someone decides.
+Previews hold shortened ids, times, directions, types and counts; never texts, names, e-mail addresses
+or URLs. A column is shown only if its name or type is listed here, so a new text column stays hidden.
 """
 
 import hashlib
@@ -17,8 +17,8 @@ from convo_pipeline.schema import COUNT, DETAIL_STATUSES, FLAG, RATIO, TIME, Tab
 PREVIEW_ROWS = 5
 SHORT_ID_LENGTH = 6
 LONG_ID_LENGTH = 24
-HARMLESS_WORDS = frozenset(
-    {
+SHOWN_TEXTS = frozenset(
+    [
         "platform",
         "direction",
         "content_type",
@@ -27,65 +27,71 @@ HARMLESS_WORDS = frozenset(
         "kind",
         "problem",
         "folder",
-    }
-    | {"story_kind", "share_type", "mime_type"}
+        "story_kind",
+        "share_type",
+        "mime_type",
+    ]
 )
-_TYPE_NAMES: dict[pa.DataType, str] = {
+"""Text columns of fixed words, that no customer writes."""
+SHOWN_TYPES: Mapping[pa.DataType, str] = {
     TIME: "timestamp (UTC)",
     COUNT: "int",
     RATIO: "float",
     FLAG: "bool",
 }
-
-FIGURES: Mapping[str, tuple[str, ...]] = {
-    "coverage": ("ids_listed", *DETAIL_STATUSES, "share_detailed", "incomplete_conversation_count", "at_risk_conversation_count"),
+PLOTTED: Mapping[str, tuple[str, ...]] = {
+    "coverage": (
+        "ids_listed", *DETAIL_STATUSES, "share_detailed", "incomplete_conversation_count",
+        "at_risk_conversation_count",
+    ),
     "account_days": (
         "inbound_count", "outbound_count", "new_customer_count", "backlog_count",
         "median_first_response_seconds", "share_answered_24h",
     ),
 }  # fmt: skip
-"""Columns of one-row tables that become numbers of their own: the UI draws each of them over the partitions."""
-
-Metadata = Mapping[str, Any]
-
-
-def column_schema(table: Table) -> dg.TableSchema:
-    """Describe a table's columns, the two of its partition first."""
-    place = [
-        dg.TableColumn(
-            "account", "string", "The account's name: part of the path.", _constraints(True)
-        ),
-        dg.TableColumn(
-            "date", "date", "UTC day of `created_at`: part of the path.", _constraints(True)
-        ),
-    ]
-    columns = [
-        dg.TableColumn(
-            column.name,
-            _TYPE_NAMES.get(column.type, str(column.type)),
-            column.description,
-            _constraints(column.required),
-        )
-        for column in table.columns
-    ]
-    return dg.TableSchema(columns=[*place, *columns])
-
-
-def _constraints(required: bool) -> dg.TableColumnConstraints:
-    return dg.TableColumnConstraints(nullable=not required)
+"""Columns of one-row tables that Dagster plots over the partitions."""
 
 
 def table_metadata(table: Table) -> dict[str, Any]:
-    """Metadata of the asset itself: its columns and where its rows live."""
+    """Return the metadata of an asset: its columns, those of the partition first, and its key."""
+    columns = [
+        ("account", "string", "The account's name: part of the path.", True),
+        ("date", "date", "UTC day of `created_at`: part of the path.", True),
+        *(
+            (
+                column.name,
+                SHOWN_TYPES.get(column.type, str(column.type)),
+                column.description,
+                column.required,
+            )
+            for column in table.columns
+        ),
+    ]
+    column_schema = dg.TableSchema(
+        columns=[
+            dg.TableColumn(
+                name, kind, description, dg.TableColumnConstraints(nullable=not is_required)
+            )
+            for name, kind, description, is_required in columns
+        ]
+    )
     return {
-        "dagster/column_schema": column_schema(table),
+        "dagster/column_schema": column_schema,
         "dagster/table_name": table.name,
         "key": ", ".join(("account", "date", *table.key)),
     }
 
 
 def run_metadata(reports: Sequence[AccountReport]) -> dict[str, Any]:
-    """Metadata of a run: what it cost, in all and by account, and what a sweep found that had been missed."""
+    """Return a run's calls, in total and by account, and the messages that a sweep found missing."""
+    cost, missed = figures_in(reports), missed_in(reports)
+    metadata: dict[str, Any] = {
+        "calls": cost.used,
+        "calls_saved": cost.saved,
+        "calls_refused": cost.refused,
+    }
+    if missed is not None:
+        metadata["missed_before"] = missed
     rows = [
         dg.TableRecord(
             {
@@ -99,56 +105,49 @@ def run_metadata(reports: Sequence[AccountReport]) -> dict[str, Any]:
         )
         for report in reports
     ]
-    cost = figures_in(reports)
-    totals = {"calls": cost.used, "calls_saved": cost.saved, "calls_refused": cost.refused}
-    missed = missed_in(reports)
-    if missed is not None:
-        totals["missed_before"] = missed
-    return {**totals, "by_account": dg.MetadataValue.table(rows)} if rows else dict(totals)
+    if rows:
+        metadata["by_account"] = dg.MetadataValue.table(rows)
+    return metadata
 
 
-def partition_metadata(table: Table, content: pa.Table, *, with_preview: bool) -> dict[str, Any]:
-    """Metadata of one partition: its row count and, if wanted, its first rows."""
-    metadata: dict[str, Any] = {"dagster/row_count": content.num_rows}
-    if with_preview and content.num_rows:
-        metadata["preview"] = preview(table, content)
-    return metadata | _figures(table, content)
+def partition_metadata(table: Table, rows: pa.Table, *, with_preview: bool) -> dict[str, Any]:
+    """Return a partition's row count, its plotted figures and, if wanted, its first rows."""
+    metadata: dict[str, Any] = {"dagster/row_count": rows.num_rows}
+    if with_preview and rows.num_rows:
+        metadata["preview"] = preview(table, rows)
+    for row in rows.slice(0, 1).to_pylist() if table.name in PLOTTED else ():
+        metadata |= {name: row[name] for name in PLOTTED[table.name] if row[name] is not None}
+    return metadata
 
 
-def _figures(table: Table, content: pa.Table) -> dict[str, Any]:
-    values = content.slice(0, 1).to_pylist() if table.name in FIGURES else []
-    return {
-        name: row[name] for row in values for name in FIGURES[table.name] if row[name] is not None
-    }
-
-
-def preview(table: Table, content: pa.Table) -> dg.TableMetadataValue:
-    """Show the first rows without anything a customer wrote or is called by."""
-    names = [column.name for column in table.columns if _is_harmless(column.name, column.type)]
-    head = content.slice(0, PREVIEW_ROWS).select(names).to_pylist()
-    records = [dg.TableRecord({name: _cell(name, row[name]) for name in names}) for row in head]
+def preview(table: Table, rows: pa.Table) -> dg.TableMetadataValue:
+    """Return the first rows without anything that a customer wrote or that names a person."""
+    names = [
+        column.name
+        for column in table.columns
+        if column.type in SHOWN_TYPES
+        or column.name in SHOWN_TEXTS
+        or (column.name.endswith("_id") and column.type == pa.string())
+    ]
+    records = [
+        dg.TableRecord({name: _show(name, row[name]) for name in names})
+        for row in rows.slice(0, PREVIEW_ROWS).select(names).to_pylist()
+    ]
     schema = dg.TableSchema(columns=[dg.TableColumn(name) for name in names])
     return dg.MetadataValue.table(records, schema=schema)
 
 
-def _is_harmless(name: str, kind: pa.DataType) -> bool:
-    is_id = name.endswith("_id") and kind == pa.string()
-    return is_id or name in HARMLESS_WORDS or kind in (TIME, COUNT, RATIO, FLAG)
-
-
-def _cell(name: str, value: object) -> str | int | float | bool | None:
+def _show(name: str, value: object) -> str | int | float | bool | None:
     if value is None or isinstance(value, bool | int | float):
         return value
-    if name.endswith("_id"):
-        return shorten_id(str(value))
-    return str(value)
+    return shorten_id(str(value)) if name.endswith("_id") else str(value)
 
 
 def shorten_id(value: str) -> str:
-    """Shorten an id: enough to report_to_dagster rows apart, not enough to look anybody up.
+    """Shorten an id: enough to tell rows apart, not enough to find a person.
 
-    A number keeps its end. Long ids may all end alike, as Instagram's do: they become the beginning of their SHA-256,
-    which `WHERE sha256(message_id) LIKE '22496f%'` finds.
+    A short id keeps its end. Long ids of Instagram all end alike: they become the first characters
+    of their SHA-256, which `WHERE sha256(message_id) LIKE '22496f%'` finds.
 
     >>> shorten_id("17841400000000123"), shorten_id("aWdfZAG1faXRlbToxOk1AZDZD")
     ('…000123', '#22496f')
