@@ -58,7 +58,7 @@ ACTIONS: Mapping[Place, Mapping[str, str]] = {
 TO_DO, NOTHING_TO_DO = "To do", "Nothing to do"
 UNKNOWN_DETAILS = {
     "variable": "the variable that `token_env` names",
-    "page_id": "`page_id`",
+    "page_id": "of the account",
     "kind": "user or system user",
 }
 """What the braces say where the account is not known."""
@@ -176,7 +176,7 @@ REASONS: Mapping[str, Reason] = {
     ),
     "defect": Reason(
         "a defect of this program",
-        "report this line; other accounts are not affected",
+        "report this error; other accounts are not affected",
     ),
     "memory": Reason(
         "the process ran out of memory",
@@ -502,7 +502,7 @@ def describe_error(error: BaseException, place: Place = "command_line") -> str:
     """Return a text that is safe to show: a ConvoError's own, else reason, location and remedy.
 
     >>> describe_error(KeyError("secret"))
-    'a defect of this program (KeyError). To do: report this line; other accounts are not affected'
+    'a defect of this program (KeyError). To do: report this error; other accounts are not affected'
     """
     if isinstance(error, ConvoError):
         return str(error)

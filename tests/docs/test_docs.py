@@ -42,6 +42,7 @@ from convo_pipeline.reasons import RUN_REASONS
 from convo_pipeline.settings import GraphSettings, ScheduleSettings, Settings
 from convo_pipeline.tables.chart_data import CONTEXT_DAYS, MOST_DAYS
 from convo_pipeline.upkeep.verify import FINDING_KINDS
+from scripts.reasons import write_page
 from tests.support.inboxes import NOW, serve
 from tests.support.paths import PACKAGE
 from tests.support.shown import (
@@ -74,6 +75,10 @@ def test_operate_page_explains_every_outcome_and_reason() -> None:
     outcomes = {*get_args(Outcome), "running"}
     assert sorted(named) == sorted([*outcomes, *RUN_REASONS])
     assert named[: len(outcomes)] == ["complete", "incomplete", "failed", "busy", "running"]
+
+
+def test_generated_tables_of_operate_page_are_current() -> None:
+    assert write_page(OPERATE) == OPERATE, "python -m scripts.reasons"
 
 
 def test_operate_page_explains_every_exit_code() -> None:

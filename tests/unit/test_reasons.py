@@ -29,11 +29,6 @@ from convo_pipeline.reasons import (
 )
 from tests.support.paths import PACKAGE
 
-NOT_USED_YET = {
-    "late", "night_late", "derivation_late", "never_extracted", "damaged_files", "at_risk",
-    "unread", "lost", "missed", "raw_table_wrong", "derived_table_wrong", "rejected",
-    "lost_before_connection",
-}  # fmt: skip
 RUN_DETAILS = {*UNKNOWN_DETAILS, *ACTIONS["page"]}
 
 
@@ -48,7 +43,7 @@ def test_every_row_is_used() -> None:
         if path.name != "reasons.py":
             nodes = ast.walk(ast.parse(path.read_text()))
             used |= {node.value for node in nodes if isinstance(node, ast.Constant)}  # type: ignore[misc]
-    assert set(REASONS) - used <= NOT_USED_YET
+    assert set(REASONS) - used == set()
 
 
 @pytest.mark.parametrize("name", sorted(RUN_REASONS))

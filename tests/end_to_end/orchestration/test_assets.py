@@ -213,7 +213,7 @@ def test_a_defect_in_one_accounts_run_is_red_for_that_account_alone_and_says_not
     assert (
         "a defect of this program (RuntimeError in convo_pipeline/orchestration/" in normalise_line
     )
-    assert "report this line" in normalise_line
+    assert "report this error" in normalise_line
     assert str(result.reports[1].error).startswith("RuntimeError in convo_pipeline/extract/")
     assert "said hello" not in str(
         [entry for run in instance.get_runs() for entry in instance.all_logs(run.run_id)]
