@@ -6,11 +6,11 @@ This module parses arguments and sets exit codes. The commands are in `console/`
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from rich.console import Console
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from convo_pipeline.derive.rederive import Scope
     from convo_pipeline.extract.report import Mode
 
+Command = TypeVar("Command", bound=Callable[..., Any])
+
 EXIT_CODES = """\b
 Exit codes:
   0  done; every account is complete
@@ -42,6 +44,11 @@ Exit codes:
   3  not found
   130  stopped by Ctrl-C or SIGTERM"""
 EXIT_FAILED, EXIT_USAGE, EXIT_NOT_FOUND, EXIT_STOPPED = 1, 2, 3, 130
+ATTENTION_CODES = """\b
+Exit codes:
+  0  no account has a problem or a warning
+  1  an account has one; the output names what to do
+  2  wrong usage or settings"""
 
 
 class Commands(click.Group):
@@ -134,9 +141,12 @@ ACCOUNT_OPTION = click.option(
 ROOT_OPTION = click.option(
     "--root", help="Folder of the tables. Default: the configuration's, else ./data."
 )
-FORMAT_OPTION = click.option(
-    "--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True
-)
+
+
+def format_option(*formats: str) -> Callable[[Command], Command]:
+    """Add `--format`; the first format is the default."""
+    choice = click.Choice(formats)
+    return click.option("--format", "form", type=choice, default=formats[0], show_default=True)
 
 
 @click.group(
@@ -271,7 +281,11 @@ def normalize(
 @click.pass_obj
 def find(context: CommandContext, account: str, user_id: str) -> None:
     """Read the conversation with one person into the tables and print it, newest last."""
-    from convo_pipeline.console.extraction import find_conversation, print_conversation
+    from convo_pipeline.console.extraction import (
+        describe_report,
+        find_conversation,
+        print_conversation,
+    )
 
     if not re.fullmatch(r"[0-9A-Za-z_.-]+", user_id):
         raise click.BadParameter("give the person's id, as in the column customer_id")
@@ -283,23 +297,16 @@ def find(context: CommandContext, account: str, user_id: str) -> None:
     if conversation_ids:
         message_count = print_conversation(Console(), settings, account, conversation_ids)
     if report.outcome != "complete":
-        cause = report.error or ", ".join(report.reasons)
-        raise ConvoError(f"{account}: {report.outcome}: {cause}")
+        raise ConvoError(describe_report(settings, report))
     if not message_count:
         what = "no stored messages of the conversation" if conversation_ids else "no conversation"
         click.echo(f"{account}: {what} with {user_id}", err=True)
         sys.exit(EXIT_NOT_FOUND)
 
 
-@main.command(
-    epilog="""\b
-Exit codes:
-  0  no account has a problem or a warning
-  1  an account has one; the output names what to do
-  2  wrong usage or settings"""
-)
+@main.command(epilog=ATTENTION_CODES)
 @ACCOUNT_OPTION
-@FORMAT_OPTION
+@format_option("table", "json")
 @click.pass_obj
 def check(context: CommandContext, accounts: Sequence[str], form: str) -> None:
     """Check each account's token, permissions, ids and folders with a few API calls.
@@ -317,15 +324,9 @@ def check(context: CommandContext, accounts: Sequence[str], form: str) -> None:
         sys.exit(EXIT_FAILED)
 
 
-@main.command(
-    epilog="""\b
-Exit codes:
-  0  every account is complete and needs no attention
-  1  an account needs attention; the output names why
-  2  wrong usage or settings"""
-)
+@main.command(epilog=ATTENTION_CODES)
 @ACCOUNT_OPTION
-@FORMAT_OPTION
+@format_option("table", "json")
 @click.pass_obj
 def status(context: CommandContext, accounts: Sequence[str], form: str) -> None:
     """Show the state of each account from the stored tables; makes no API calls.
@@ -345,9 +346,7 @@ def status(context: CommandContext, accounts: Sequence[str], form: str) -> None:
 @main.command()
 @click.argument("sql", required=False)
 @ROOT_OPTION
-@click.option(
-    "--format", "form", type=click.Choice(["table", *WRITERS]), default="table", show_default=True
-)
+@format_option("table", *WRITERS)
 @click.option(
     "--output",
     type=click.Path(dir_okay=False, writable=True),
@@ -386,7 +385,7 @@ def query(
     is_flag=True,
     help="First rebuild the state from the files. Use it after restoring a backup.",
 )
-@FORMAT_OPTION
+@format_option("table", "json")
 @click.pass_obj
 def verify(
     context: CommandContext, root: str | None, quick: bool, rebuild_state: bool, form: str
@@ -409,13 +408,13 @@ def verify(
 @click.pass_obj
 def rename(context: CommandContext, old: str, new: str, root: str | None) -> None:
     """Rename account OLD to NEW in the tables. Then change its name in the configuration."""
-    from convo_pipeline.console.upkeep import rename as rename_in_lake
+    from convo_pipeline.console.upkeep import open_lake
+    from convo_pipeline.upkeep.rename import rename_account
 
-    tables = rename_in_lake(context.store_settings(root), old, new)
-    click.echo(
-        f"{old} is now {new} in {len(tables)} tables; change its name in the configuration too",
-        err=True,
-    )
+    with open_lake(context.store_settings(root)) as store:
+        tables = rename_account(store, old, new)
+    text = f"{old} is now {new} in {len(tables)} tables"
+    click.echo(f"{text}; change its name in the configuration too", err=True)
 
 
 @main.command()
@@ -529,9 +528,7 @@ def expire(context: CommandContext, dry_run: bool, trust_clock: bool) -> None:
 @click.option(
     "--to", required=True, type=click.Path(path_type=Path), help="A new folder outside the tables."
 )
-@click.option(
-    "--format", "form", type=click.Choice(["parquet", "csv"]), default="parquet", show_default=True
-)
+@format_option("parquet", "csv")
 @click.option(
     "--with-text",
     is_flag=True,

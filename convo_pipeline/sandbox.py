@@ -67,18 +67,26 @@ CONFIG = """\
 [graph]
 base_url = "{url}"
 """
-ACCOUNT = """
+EXAMPLE_ACCOUNTS = """
 [[accounts]]
-name = "{name}"
-page_id = "{page_id}"
-platform = "{platform}"
+name = "bakery-instagram"
+page_id = "1234567890"
+platform = "instagram"
 token_env = "EMULATOR_TOKEN"
 start_date = "{start}"
+timezone = "Europe/Berlin"
+business_hours = "Mon-Fri 09:00-18:00"
+
+[[accounts]]
+name = "bikes-messenger"
+page_id = "9876543210"
+platform = "messenger"
+token_env = "EMULATOR_TOKEN"
+start_date = "{start}"
+timezone = "Europe/Lisbon"
+business_hours = "Mon-Sat 10:00-19:00"
 """
-DEFAULT_ACCOUNTS = (
-    ("bakery-instagram", "1234567890", "instagram"),
-    ("bikes-messenger", "9876543210", "messenger"),
-)
+"""Settings of the two businesses in the emulator's default world."""
 
 
 def serve_emulator(
@@ -88,11 +96,8 @@ def serve_emulator(
     start = datetime.now(UTC).date() - timedelta(days=29)
 
     def announce(server: EmulatorServer) -> None:
-        accounts = [
-            ACCOUNT.format(name=name, page_id=page_id, platform=platform, start=start)
-            for name, page_id, platform in DEFAULT_ACCOUNTS
-        ]
-        say(CONFIG.format(url=server.base_url, token=EMULATOR_TOKEN) + "".join(accounts))
+        head = CONFIG.format(url=server.base_url, token=EMULATOR_TOKEN)
+        say(head + EXAMPLE_ACCOUNTS.format(start=start))
 
     try:
         serve_forever(port=port, seed=seed, on_start=announce, faults=faults)

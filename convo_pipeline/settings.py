@@ -34,9 +34,10 @@ EMULATOR = "emulator"
 CONFIG_VARIABLE = "CONVO_CONFIG"
 CONFIG_FILE = "convo.toml"
 FIRST_START_DATE = date(2010, 1, 1)
-DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_DAY, _CLOCK = "|".join(WEEKDAYS), r"\d\d:[0-5]\d"
 _BUSINESS_HOURS = re.compile(
-    r"(?P<first>[A-Z][a-z]{2})(-(?P<last>[A-Z][a-z]{2}))? (?P<open>\d\d:\d\d)-(?P<close>\d\d:\d\d)"
+    rf"(?P<first>{_DAY})(-(?P<last>{_DAY}))? (?P<opens>{_CLOCK})-(?P<closes>{_CLOCK})"
 )
 CRON_WORDS = frozenset({
     "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec",
@@ -48,16 +49,18 @@ _ENDPOINT_URL = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+/?")
 
 
 def _check_base_url(url: str) -> str:
-    if url == EMULATOR:
-        return url
+    return url if url == EMULATOR else _check_address(url).rstrip("/")
+
+
+def _check_address(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError('must be an https address such as "https://graph.facebook.com"')
+        raise ValueError('must be an https address such as "https://example.org"')
     if parts.username or parts.query or parts.fragment:
         raise ValueError("must not contain a user name, query or fragment")
     if parts.scheme == "http" and not _is_loopback(parts.hostname):
-        raise ValueError("plain http is allowed on a loopback address only; use https")
-    return url.rstrip("/")
+        raise ValueError("must be an https address; plain http is allowed on loopback only")
+    return url
 
 
 def _is_loopback(host: str) -> bool:
@@ -210,22 +213,11 @@ class ExportSettings(_Section):
     secret_env: VariableName | None = None
 
 
-def _check_status_url(url: str) -> str:
-    parts = urlsplit(url)
-    if not parts.hostname or parts.query or parts.fragment or parts.username:
-        raise ValueError(
-            'must be an address without a query, such as "https://example.org/deletion"'
-        )
-    if parts.scheme != "https" and not (parts.scheme == "http" and _is_loopback(parts.hostname)):
-        raise ValueError("must be an https address")
-    return url
-
-
 class DeletionSettings(_Section):
     """`[deletion]`: Meta's data deletion callback."""
 
     app_secret_env: VariableName | None = None
-    status_url: Annotated[str, AfterValidator(_check_status_url)] | None = None
+    status_url: Annotated[str, AfterValidator(_check_address)] | None = None
 
 
 class MetricsSettings(_Section):
@@ -284,15 +276,26 @@ class AccountSettings(_Section):
     @field_validator("business_hours")
     @classmethod
     def _check_business_hours(cls, value: str | None) -> str | None:
-        match = _BUSINESS_HOURS.fullmatch(value) if value is not None else None
-        if value is not None and not (match and _is_span(match)):
-            raise ValueError('must be written like "Mon-Fri 09:00-18:00"')
+        if value is not None:
+            parse_business_hours(value)
         return value
 
 
-def _is_span(match: re.Match[str]) -> bool:
-    days_known = match["first"] in DAYS and (match["last"] is None or match["last"] in DAYS)
-    return days_known and "00:00" <= match["open"] < match["close"] <= "24:00"
+def parse_business_hours(text: str) -> tuple[int, int, list[int]]:
+    """Return opening and closing seconds of the day, and the weekdays from Monday 0.
+
+    >>> parse_business_hours("Fri-Mon 09:00-18:30")
+    (32400, 66600, [4, 5, 6, 0])
+    """
+    match = _BUSINESS_HOURS.fullmatch(text)
+    if not match or not match["opens"] < match["closes"] <= "24:00":
+        raise ValueError('must be written like "Mon-Fri 09:00-18:00"')
+    first = WEEKDAYS.index(match["first"])
+    day_count = (WEEKDAYS.index(match["last"] or match["first"]) - first) % 7 + 1
+    opens, closes = (
+        int(clock[:2]) * 3600 + int(clock[3:]) * 60 for clock in match.group("opens", "closes")
+    )
+    return opens, closes, [(first + day) % 7 for day in range(day_count)]
 
 
 class Settings(_Section):

@@ -104,10 +104,10 @@ def readable_id(value: object) -> str | None:
     """
     if not isinstance(value, dict):
         return None
-    found = value.get("id")
-    if isinstance(found, str) and found:
-        return found if found.isascii() or _is_encodable(found) else None
-    return str(found) if isinstance(found, int) and not isinstance(found, bool) else None
+    raw_id = value.get("id")
+    if isinstance(raw_id, str) and raw_id:
+        return raw_id if raw_id.isascii() or _is_encodable(raw_id) else None
+    return str(raw_id) if isinstance(raw_id, int) and not isinstance(raw_id, bool) else None
 
 
 def _is_encodable(text: str) -> bool:
@@ -139,10 +139,10 @@ def _may_have_lost_a_key(content: bytes, value: object) -> bool:
 
 
 def _refuse_duplicate_keys(pairs: list[tuple[str, object]]) -> object:
-    found = dict(pairs)
-    if len(found) != len(pairs) and any(found[key] != value for key, value in pairs):
+    values = dict(pairs)
+    if len(values) != len(pairs) and any(values[key] != value for key, value in pairs):
         raise ValueError("a key occurs twice")
-    return found
+    return values
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -135,24 +135,20 @@ def _make_finding(
     return SetupFinding(account, name, reason.level, sentence, remedy)
 
 
+@dataclass
 class AccountCheck:
     """Check one account. A step that fails skips the calls that would fail for the same reason."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        store: Store,
-        account: AccountSettings,
-        environ: Mapping[str, str],
-        clock: Clock,
-    ) -> None:
-        self._settings = settings
-        self._store = store
-        self._account = account
-        self._environ = environ
-        self._clock = clock
-        self._endpoint = Endpoint.of(settings, account)
-        self._host = urlsplit(settings.base_url(account)).netloc
+    settings: Settings
+    store: Store
+    account: AccountSettings
+    environ: Mapping[str, str]
+    clock: Clock
+
+    def __post_init__(self) -> None:
+        account = self.account
+        self._endpoint = Endpoint.of(self.settings, account)
+        self._host = urlsplit(self.settings.base_url(account)).netloc
         is_login = account.page_id == "me" or self._host == INSTAGRAM_HOST
         self._connection: Connection = (
             "instagram_login" if is_login and account.platform == "instagram" else account.platform
@@ -162,13 +158,13 @@ class AccountCheck:
     def run(self) -> AccountSetup:
         """Return the findings; no ConvoError is raised."""
         try:
-            credentials = read_credentials(self._account, self._environ)
+            credentials = read_credentials(self.account, self.environ)
         except SettingsError as error:
             self._add("token_missing", detail=str(error))
         else:
-            mismatch = _host_mismatch(self._account, self._host, credentials.token)
+            mismatch = _host_mismatch(self.account, self._host, credentials.token)
             key = self._endpoint.limit_key
-            blocked_until = read_block(self._store.state.path, key, self._clock.now())
+            blocked_until = read_block(self.store.state.path, key, self.clock.now())
             if mismatch:
                 self._add("wrong_host", detail=mismatch)
             elif blocked_until:
@@ -182,8 +178,8 @@ class AccountCheck:
         self.setup.findings.append(self._make(name, **details))
 
     def _make(self, name: str, **details: str) -> SetupFinding:
-        known = {"variable": self._account.token_env, "page_id": self._account.page_id, **details}
-        return _make_finding(self._account.name, self._connection, name, known)
+        known = {"variable": self.account.token_env, "page_id": self.account.page_id, **details}
+        return _make_finding(self.account.name, self._connection, name, known)
 
     def _add_error(self, error: ConvoError) -> None:
         self._add(reason_name(error), detail=_describe_error(error))
@@ -197,7 +193,7 @@ class AccountCheck:
 
         It is a note if the next run repairs it, or if the calls above no longer show the cause.
         """
-        run = self._store.state.last_ended(self._account.name)
+        run = self.store.state.last_ended(self.account.name)
         if run is None or run.outcome not in ("incomplete", "failed"):
             return
         has_problem = not self.setup.is_fine
@@ -216,12 +212,12 @@ class AccountCheck:
             self.setup.findings.append(replace(finding, sentence=sentence))
 
     def _check_api(self, credentials: Credentials) -> None:
-        rate, key = self._settings.graph.calls_per_second, self._endpoint.limit_key
+        rate, key = self.settings.graph.calls_per_second, self._endpoint.limit_key
         budget = CallBudget(MAX_CALLS)
         with (
-            closing(SqliteLimiter(self._store.state.path, key, rate, self._clock)) as limiter,
+            closing(SqliteLimiter(self.store.state.path, key, rate, self.clock)) as limiter,
             GraphClient(
-                self._endpoint, credentials, limiter, budget=budget, clock=self._clock
+                self._endpoint, credentials, limiter, budget=budget, clock=self.clock
             ) as client,
         ):
             if self._check_token(client) and self._check_account_id(client):
@@ -252,7 +248,7 @@ class AccountCheck:
         return self._check_token_facts(facts)
 
     def _check_token_facts(self, facts: Mapping[str, object]) -> bool:
-        now, is_login = self._clock.now(), self._connection == "instagram_login"
+        now, is_login = self.clock.now(), self._connection == "instagram_login"
         kind = str(facts.get("type") or "")[:16]
         expires_at = _expiry_time(facts.get("expires_at"))
         self.setup.token_kind = kind.lower() or None
@@ -274,14 +270,14 @@ class AccountCheck:
         missing_scopes = [scope for scope in SCOPES[self._connection] if scope not in scopes]
         if missing_scopes:
             self._add("scope_missing", scopes=", ".join(missing_scopes))
-        if not is_login and not _covers_page(facts, self._account.page_id):
+        if not is_login and not _covers_page(facts, self.account.page_id):
             self._add("other_page")
         return not self._names & {"token_kind", "other_page"}
 
     def _check_account_id(self, client: GraphClient) -> bool:
         """Read who the account is. An id that is not a Page's lacks the requested field."""
         is_login = self._connection == "instagram_login"
-        is_instagram = self._account.platform == "instagram"
+        is_instagram = self.account.platform == "instagram"
         fields = "instagram_business_account{id,username}" if is_instagram else "category"
         try:
             body = client.fetch_account("user_id,username" if is_login else fields).body
@@ -298,34 +294,34 @@ class AccountCheck:
             own = facts if is_login else facts.get("instagram_business_account")
             self.setup.own_id = read_identity(own).own_id
         else:
-            self.setup.own_id = self._account.page_id
+            self.setup.own_id = self.account.page_id
         self._check_stored_identity(self.setup.own_id)
         return True
 
     def _check_stored_identity(self, own_id: str | None) -> None:
-        account, source = self._account, "asked" if own_id else None
+        account, source = self.account, "asked" if own_id else None
         identity = AccountIdentity(
             account.name, account.page_id, account.platform, own_id, None, source
         )
         try:
-            check_identity(identity, self._store.state.identities())
+            check_identity(identity, self.store.state.identities())
         except StoreError as error:
             self._add("other_inbox", detail=str(error))
 
     def _check_folders(self, client: GraphClient) -> None:
         """List one conversation of each configured folder and of Messenger's other folders."""
-        counts = {folder: self._count(client, folder) for folder in self._account.folders}
+        counts = {folder: self._count(client, folder) for folder in self.account.folders}
         if self._names & INBOX_UNREADABLE:
             return
-        if self._account.platform == "instagram":
-            unknown_folders = [folder for folder in self._account.folders if folder]
+        if self.account.platform == "instagram":
+            unknown_folders = [folder for folder in self.account.folders if folder]
             if unknown_folders:
                 self._add("folder_useless", folder=", ".join(unknown_folders))
             if self.setup.own_id is None:
                 self._add("own_id_unknown")
         if not any(counts.values()):
             self._add("inbox_empty")
-        if self._account.platform == "messenger":
+        if self.account.platform == "messenger":
             for folder in MESSENGER_FOLDERS:
                 if folder not in counts and _has_conversations(client, folder):
                     self._add("folder_left_out", folder=folder)

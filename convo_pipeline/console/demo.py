@@ -29,7 +29,7 @@ from convo_pipeline.orchestration.instance import HOME_VARIABLE, make_home, open
 from convo_pipeline.orchestration.partitions import ONE_DAY, Window
 from convo_pipeline.orchestration.runs import RunResult, run_jobs
 from convo_pipeline.query.connection import Connection, connect
-from convo_pipeline.sandbox import URL_VARIABLE, run_emulator
+from convo_pipeline.sandbox import EXAMPLE_ACCOUNTS, URL_VARIABLE, run_emulator
 from convo_pipeline.settings import CONFIG_FILE, CONFIG_VARIABLE, read_settings
 
 DAYS = 7
@@ -42,26 +42,7 @@ base_url = "emulator"
 
 [store]
 root = {root}
-
-[[accounts]]
-name = "bakery-instagram"
-page_id = "1234567890"
-platform = "instagram"
-token_env = "BAKERY_PAGE_TOKEN"
-start_date = "{start}"
-timezone = "Europe/Berlin"
-business_hours = "Mon-Fri 09:00-18:00"
-
-[[accounts]]
-name = "bikes-messenger"
-page_id = "9876543210"
-platform = "messenger"
-token_env = "BIKES_PAGE_TOKEN"
-start_date = "{start}"
-timezone = "Europe/Lisbon"
-business_hours = "Mon-Sat 10:00-19:00"
 """
-
 
 TOTALS = """
 select account, count(distinct conversation_id), count(*),
@@ -121,8 +102,8 @@ def write_config(root: Path, today: date) -> Path:
     file = root.resolve() / CONFIG_FILE
     if not file.is_file():
         start = today - timedelta(days=HISTORY_DAYS - 1)
-        text = CONFIG.format(root=json.dumps(str(root.resolve())), start=start.isoformat())
-        file.write_text(text, encoding="utf-8")
+        head = CONFIG.format(root=json.dumps(str(root.resolve())))
+        file.write_text(head + EXAMPLE_ACCOUNTS.format(start=start), encoding="utf-8")
     return file
 
 

@@ -186,17 +186,19 @@ def describe_problems(settings: Settings, result: RunResult) -> list[str]:
     lines: list[str] = []
     for report in result.reports:
         if report.missed:
-            missed = REASONS["missed"]
-            sentence = missed.describe({"messages": counted(report.missed, "message")})
-            lines.append(f"{report.account}: {sentence}. To do: {missed.remedy_for()}")
+            details = {"messages": counted(report.missed, "message")}
+            lines.append(f"{report.account}: {REASONS['missed'].explain(details=details)}")
         if report.outcome != "complete":
-            account = settings.account(report.account)
-            details = {"variable": account.token_env, "page_id": account.page_id}
-            outcome = describe_outcome(
-                report.outcome, report.reasons, report.error, details=details
-            )
-            lines.append(f"{report.account}: {outcome}")
+            lines.append(describe_report(settings, report))
     return [*lines, *result.failures]
+
+
+def describe_report(settings: Settings, report: AccountReport) -> str:
+    """Return why an account's run is not complete, and what to do about it."""
+    account = settings.account(report.account)
+    details = {"variable": account.token_env, "page_id": account.page_id}
+    outcome = describe_outcome(report.outcome, report.reasons, report.error, details=details)
+    return f"{report.account}: {outcome}"
 
 
 def find_conversation(

@@ -325,8 +325,7 @@ def show_status(status: Status, form: str, console: Console) -> None:
     )
     total = counted(len(status.accounts), "account")
     count = sum(bool(account.attention) for account in status.accounts)
-    summary = f"{count:,} of {total} to look at" if count else f"{total}, nothing to look at"
-    console.print(summary, style="bold", highlight=False)
+    console.print(f"need attention: {count:,} of {total}", style="bold", highlight=False)
 
 
 def _table(status: Status) -> Table:

@@ -1,4 +1,4 @@
-"""Commands `verify`, `rename`, `expire` and `compact`: work on stored tables without API calls."""
+"""Commands `verify`, `expire` and `compact`: work on stored tables without API calls."""
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -27,7 +27,6 @@ from convo_pipeline.privacy.retention import (
 from convo_pipeline.privacy.unsent import UnsentMessages, find_all_unsent, remove_unsent
 from convo_pipeline.settings import Settings, StoreSettings
 from convo_pipeline.upkeep.rebuild import rebuild_state
-from convo_pipeline.upkeep.rename import rename_account
 from convo_pipeline.upkeep.verify import FINDING_KINDS, NOTICES, Verification, verify
 
 REBUILT_FROM_LISTING = (
@@ -87,12 +86,6 @@ def show_verification(result: Verification, form: str, console: Console) -> None
     rows = " (names and sizes only)" if result.is_quick else f", {result.row_count:,} rows"
     counts = f"{result.file_count:,} files, {result.byte_count:,} bytes{rows}"
     console.print(f"{'sound' if result.is_sound else 'not sound'}: {counts}", markup=False)
-
-
-def rename(settings: StoreSettings, old: str, new: str) -> list[str]:
-    """Move an account's tables and state to a new name; return the tables that moved."""
-    with open_lake(settings) as store:
-        return rename_account(store, old, new)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ change is null or marked `is_lower_bound`, never guessed. It knows tables and co
 
 from convo_pipeline.query.reply_rules import REPEATED_TEXTS, rule_statements, session_gap
 from convo_pipeline.query.sources import quote
-from convo_pipeline.settings import DAYS, AccountSettings, Settings
+from convo_pipeline.settings import AccountSettings, Settings, parse_business_hours
 
 _BUSINESS_CLOCK = """
 CREATE MACRO internal.business_clock(wall, opens, closes, weekdays) AS
@@ -296,22 +296,8 @@ def _accounts(settings: Settings) -> str:
 
 def _account_row(account: AccountSettings) -> str:
     hours = (
-        business_hours(account.business_hours)
+        parse_business_hours(account.business_hours)
         if account.business_hours
         else ("NULL", "NULL", "NULL")
     )
     return f"({quote(account.name)}, {quote(account.timezone)}, {hours[0]}, {hours[1]}, {hours[2]})"
-
-
-def business_hours(text: str) -> tuple[int, int, list[int]]:
-    """Return opening and closing seconds of the day, and the weekdays from Monday 0.
-
-    >>> business_hours("Fri-Mon 09:00-18:30")
-    (32400, 66600, [4, 5, 6, 0])
-    """
-    days, hours = text.split(" ")
-    first, _, last = days.partition("-")
-    start = DAYS.index(first)
-    count = (DAYS.index(last or first) - start) % len(DAYS) + 1
-    opens, closes = (int(clock[:2]) * 3600 + int(clock[3:]) * 60 for clock in hours.split("-"))
-    return opens, closes, [(start + day) % len(DAYS) for day in range(count)]

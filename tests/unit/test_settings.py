@@ -70,11 +70,11 @@ def test_defaults_are_those_of_the_documentation() -> None:
         ("[grpah]\n", "grpah: unknown key"),
         (
             '[graph]\nbase_url = "http://example.org"',
-            "graph.base_url: plain http is allowed on a loopback address",
+            "graph.base_url: must be an https address; plain http is allowed on loopback only",
         ),
         (
             '[graph]\nbase_url = "http://127.0.0.1.example.org"',
-            "graph.base_url: plain http is allowed",
+            "graph.base_url: must be an https address",
         ),
         (
             '[graph]\nbase_url = "https://user@example.org"',
@@ -105,6 +105,9 @@ def test_defaults_are_those_of_the_documentation() -> None:
             GOOD + 'business_hours = "9-5"',
             'accounts[1] "bakery".business_hours: must be written like',
         ),
+        (GOOD + 'business_hours = "Mon-Fry 09:00-17:00"', ".business_hours: must be written like"),
+        (GOOD + 'business_hours = "Mon 17:00-09:00"', ".business_hours: must be written like"),
+        (GOOD + 'business_hours = "Mon 09:75-17:00"', ".business_hours: must be written like"),
         (GOOD + 'folders = ["", ""]', 'accounts[1] "bakery".folders: must name each folder once'),
         (GOOD + 'token = "EAA"', 'accounts[1] "bakery".token: unknown key'),
         (GOOD.replace("token_env", "# token_env"), 'accounts[1] "bakery".token_env: '),

@@ -268,7 +268,7 @@ def test_the_table_fits_80_columns_and_json_has_the_same_data() -> None:
     text = shown(status)
     assert max(map(len, text.splitlines())) <= 80
     assert "10,002 messages in 200 conversations" in " ".join(text.split())
-    assert text.splitlines()[-1] == "1 of 1 account to look at"
+    assert text.splitlines()[-1] == "need attention: 1 of 1 account"
     document = json.loads(shown(status, "json"))
     assert document["is_fine"] is False
     assert document["next_night_at"] == "2026-03-10T12:15:00+00:00"

@@ -14,8 +14,7 @@ import pytest
 import convo_pipeline
 from convo_pipeline.lake.ledger import export_runs
 from convo_pipeline.lake.store import Store
-from convo_pipeline.query.response_times import business_hours
-from convo_pipeline.settings import Settings, StoreSettings, parse_settings
+from convo_pipeline.settings import Settings, StoreSettings, parse_business_hours, parse_settings
 from convo_pipeline.state.records import Run
 from tests.support.metric_worlds import (
     LONG_TEXT,
@@ -386,8 +385,8 @@ def test_business_time_is_counted_on_the_accounts_wall_clock(
 
 
 def test_business_hours_are_read_as_settings_write_them() -> None:
-    assert business_hours("Mon-Fri 09:00-18:00") == (32400, 64800, [0, 1, 2, 3, 4])
-    assert business_hours("Sun 00:00-24:00") == (0, 86400, [6])
+    assert parse_business_hours("Mon-Fri 09:00-18:00") == (32400, 64800, [0, 1, 2, 3, 4])
+    assert parse_business_hours("Sun 00:00-24:00") == (0, 86400, [6])
 
 
 def place(row: dict[str, Any]) -> tuple[Any, ...]:
