@@ -1,7 +1,7 @@
-"""Whole lives of an account by seed, and the bugs that they and the search for them brought to light.
+"""Seeded scenarios of an account, and the bugs that they found.
 
-A failing seed is printed; `SIMULATION_SEED=1234 pytest tests/scenarios/test_simulation.py -k one_seed` runs it alone, as
-an ordinary life and as a rough one.
+A failing seed is printed. To run it alone, as a scenario of each kind:
+`SIMULATION_SEED=1234 pytest tests/scenarios/test_simulation.py -k one_seed`.
 """
 
 import os
@@ -24,28 +24,28 @@ from convo_pipeline.emulator.faults import make_fault
 from convo_pipeline.emulator.switches import Switches
 from convo_pipeline.extract.spool import Spool
 from tests.support.inboxes import NOW, START, Inboxes, serve, small_world
-from tests.support.random_scenarios import simulate_rough
-from tests.support.simulation import FATES, simulate
+from tests.support.random_scenarios import simulate_random
+from tests.support.simulation import RESULTS, simulate
 from tests.support.spools import append_json
 
 FAST_SEEDS, FAST_PARTS = 200, 4
 HUNT_SEEDS, LONG_SEEDS, HUNT_PARTS = 1_000, 20_000, 20
-FAST_ROUGH_SEEDS, HUNT_ROUGH_SEEDS, LONG_ROUGH_SEEDS, ROUGH_PARTS = 1, 80, 4_000, 4
-"""A rough life costs six ordinary ones."""
+FAST_RANDOM_SEEDS, HUNT_RANDOM_SEEDS, LONG_RANDOM_SEEDS, RANDOM_PARTS = 1, 80, 4_000, 4
+"""A random scenario costs six of the others."""
 Simulate = Callable[[int, Path], list[str]]
 OWN_SEED = os.environ.get("SIMULATION_SEED", "")
 
 
-def wrong_seeds(
-    seeds: Iterable[int], folder: Path, live: Simulate = simulate
+def errors_by_seed(
+    seeds: Iterable[int], folder: Path, run: Simulate = simulate
 ) -> dict[int, list[str]]:
-    """Return what went wrong, by seed."""
-    return {seed: wrong for seed in seeds if (wrong := live_alone(live, seed, folder / str(seed)))}
+    """Return the errors by seed."""
+    return {seed: errors for seed in seeds if (errors := run_alone(run, seed, folder / str(seed)))}
 
 
-def live_alone(live: Simulate, seed: int, folder: Path) -> list[str]:
+def run_alone(run: Simulate, seed: int, folder: Path) -> list[str]:
     try:
-        return live(seed, folder)
+        return run(seed, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -61,13 +61,13 @@ def changing(
     return Fault(FaultKind("own", "B0", "changes a body", kinds=kinds, body=change), times=times)
 
 
-def held_ids(inboxes: Inboxes) -> set[object]:
+def stored_ids(inboxes: Inboxes) -> set[object]:
     return {row["message_id"] for row in inboxes.rows("raw_message_ids", "insta")}
 
 
 @pytest.mark.parametrize("part", range(FAST_PARTS))
 def test_no_scenario_loses_doubles_or_misreports_a_message(memory_path: Path, part: int) -> None:
-    assert wrong_seeds(range(part, FAST_SEEDS, FAST_PARTS), memory_path) == {}
+    assert errors_by_seed(range(part, FAST_SEEDS, FAST_PARTS), memory_path) == {}
 
 
 @pytest.mark.hunt
@@ -77,30 +77,34 @@ def test_no_scenario_of_many_loses_doubles_or_misreports_a_message(
     memory_path: Path, long_run: bool, part: int
 ) -> None:
     count = LONG_SEEDS if long_run else HUNT_SEEDS
-    assert wrong_seeds(range(FAST_SEEDS + part, FAST_SEEDS + count, HUNT_PARTS), memory_path) == {}
+    assert (
+        errors_by_seed(range(FAST_SEEDS + part, FAST_SEEDS + count, HUNT_PARTS), memory_path) == {}
+    )
 
 
 def test_no_random_scenario_loses_doubles_or_misreports_a_message(memory_path: Path) -> None:
-    assert wrong_seeds(range(FAST_ROUGH_SEEDS), memory_path, simulate_rough) == {}
+    assert errors_by_seed(range(FAST_RANDOM_SEEDS), memory_path, simulate_random) == {}
 
 
 @pytest.mark.hunt
 @pytest.mark.timeout(0)
-@pytest.mark.parametrize("part", range(ROUGH_PARTS))
+@pytest.mark.parametrize("part", range(RANDOM_PARTS))
 def test_no_random_scenario_of_many_loses_doubles_or_misreports_a_message(
     memory_path: Path, long_run: bool, part: int
 ) -> None:
-    count = LONG_ROUGH_SEEDS if long_run else HUNT_ROUGH_SEEDS
+    count = LONG_RANDOM_SEEDS if long_run else HUNT_RANDOM_SEEDS
     assert (
-        wrong_seeds(range(FAST_ROUGH_SEEDS + part, count, ROUGH_PARTS), memory_path, simulate_rough)
+        errors_by_seed(
+            range(FAST_RANDOM_SEEDS + part, count, RANDOM_PARTS), memory_path, simulate_random
+        )
         == {}
     )
 
 
 @pytest.mark.skipif(not OWN_SEED, reason="SIMULATION_SEED names a seed to run alone")
-@pytest.mark.parametrize("live", [simulate, simulate_rough])
-def test_one_seed(tmp_path: Path, live: Simulate) -> None:
-    assert live(int(OWN_SEED), tmp_path) == []
+@pytest.mark.parametrize("run", [simulate, simulate_random])
+def test_one_seed(tmp_path: Path, run: Simulate) -> None:
+    assert run(int(OWN_SEED), tmp_path) == []
 
 
 def test_an_impossible_message_time_does_not_end_the_walk(tmp_path: Path) -> None:
@@ -114,7 +118,7 @@ def test_an_impossible_message_time_does_not_end_the_walk(tmp_path: Path) -> Non
     with serve(tmp_path, world) as inboxes:
         inboxes.server.set_faults(changing(spoil, "listing", times=1))
         assert inboxes.extract(accounts=["insta"])[0].outcome == "complete"
-        assert len(held_ids(inboxes)) == 150
+        assert len(stored_ids(inboxes)) == 150
 
 
 def test_an_impossible_conversation_time_does_not_end_the_listing(tmp_path: Path) -> None:
@@ -138,7 +142,7 @@ def test_an_impossible_conversation_time_does_not_end_the_listing(tmp_path: Path
     with serve(tmp_path, world) as inboxes:
         inboxes.server.set_faults(small_pages, changing(spoil, "listing", times=1))
         assert inboxes.extract(accounts=["insta"])[0].outcome == "complete"
-        assert len(held_ids(inboxes)) == 8
+        assert len(stored_ids(inboxes)) == 8
 
 
 def test_a_failed_conversation_is_read_later_down_to_the_first_window(
@@ -157,7 +161,7 @@ def test_a_failed_conversation_is_read_later_down_to_the_first_window(
             inboxes.extract(date(2026, 3, 9), accounts=["insta"], mode="nightly")[0].outcome
             == "complete"
         )
-        assert len(held_ids(inboxes)) == 180
+        assert len(stored_ids(inboxes)) == 180
 
 
 def test_an_earlier_window_is_read_without_nesting(tmp_path: Path) -> None:
@@ -167,7 +171,7 @@ def test_an_earlier_window_is_read_without_nesting(tmp_path: Path) -> None:
         for since in (date(2026, 3, 8), START):
             inboxes.server.set_faults("reduce_above:100", changing(_without_messages, "listing"))
             assert inboxes.extract(since, accounts=["insta"])[0].outcome == "complete"
-        assert len(held_ids(inboxes)) == 200
+        assert len(stored_ids(inboxes)) == 200
 
 
 def _without_messages(context: FaultContext, body: Any) -> Any:
@@ -189,7 +193,7 @@ def test_two_messages_of_one_second_are_found_without_nesting(
         conversation.add_message("second")
         world.clock.advance(60)
         assert inboxes.extract(accounts=["insta"])[0].outcome == "complete"
-        assert len(held_ids(inboxes)) == 2
+        assert len(stored_ids(inboxes)) == 2
 
 
 @pytest.mark.parametrize("mode", ["nightly", "full"])
@@ -268,7 +272,7 @@ def test_a14_a_response_with_a_duplicate_list_is_not_empty(tmp_path: Path) -> No
     with serve(tmp_path, world) as inboxes:
         inboxes.server.set_faults(make_fault("duplicate_keys", times=1, after_calls=2))
         assert inboxes.extract(accounts=["insta"])[0].outcome == "complete"
-        assert len(held_ids(inboxes)) == 21
+        assert len(stored_ids(inboxes)) == 21
 
 
 def test_b14_a_sweep_finds_messages_that_an_empty_list_hid(tmp_path: Path) -> None:
@@ -279,7 +283,7 @@ def test_b14_a_sweep_finds_messages_that_an_empty_list_hid(tmp_path: Path) -> No
         inboxes.extract(accounts=["insta"])
         inboxes.server.set_faults()
         assert inboxes.extract(accounts=["insta"], mode="full")[0].outcome == "complete"
-        assert len(held_ids(inboxes)) == 50
+        assert len(stored_ids(inboxes)) == 50
 
 
 def test_b14_messages_left_out_of_a_listing_are_fetched_from_their_conversation(
@@ -291,7 +295,7 @@ def test_b14_messages_left_out_of_a_listing_are_fetched_from_their_conversation(
         inboxes.server.set_faults("nested_missing")
         [first] = inboxes.extract(accounts=["insta"])
         [second] = inboxes.extract(accounts=["insta"])
-        assert (first.outcome, len(held_ids(inboxes))) == ("complete", 3)
+        assert (first.outcome, len(stored_ids(inboxes))) == ("complete", 3)
         assert (first.calls["edge"], second.calls.get("edge", 0)) == (1, 0)
 
 
@@ -324,7 +328,10 @@ def test_b17_a_message_with_and_without_a_time_is_stored_on_one_day(
 ) -> None:
     world = small_world()
     world.accounts["mess"].add_conversation().add_messages(30, at(3), 4)
-    spool_rows = [{"id": "m_1", "created_time": None, "message": "x"}, {"id": "m_1", "created_time": "2026-03-02T10:00:00+0000", "message": "x"}]  # fmt: skip
+    spool_rows = [
+        {"id": "m_1", "created_time": created_time, "message": "x"}
+        for created_time in (None, "2026-03-02T10:00:00+0000")
+    ]
     with serve(tmp_path, world) as inboxes:
         for entries in (spool_rows, list(reversed(spool_rows))):
             spool = Spool.create(
@@ -362,7 +369,7 @@ def test_an_old_spool_of_a_configured_account_is_stored(
         )
         os.utime(spool.folder, (at(1).timestamp() - 9 * 86_400,) * 2)
         inboxes.extract(accounts=["insta"])
-        assert held_ids(inboxes) == {"m"}
+        assert stored_ids(inboxes) == {"m"}
         assert not spool.folder.exists()
 
 
@@ -423,7 +430,13 @@ def test_a14_deeply_nested_values_crash_nothing(tmp_path: Path, depth: int) -> N
     world = small_world()
     world.accounts["insta"].add_conversation().add_messages(3, at(3))
     nest = b'"deep":' + b"[" * depth + b"]" * depth + b',"from"'
-    deep = FaultKind("own", "A14", "nests", kinds=("listing",), content=lambda _, content, __: content.replace(b'"from"', nest, 1))  # fmt: skip
+    deep = FaultKind(
+        "own",
+        "A14",
+        "nests",
+        kinds=("listing",),
+        content=lambda _, content, __: content.replace(b'"from"', nest, 1),
+    )
     with serve(tmp_path, world) as inboxes:
         inboxes.server.set_faults(Fault(deep))
         [report] = inboxes.extract(accounts=["insta"])
@@ -435,7 +448,7 @@ def test_a14_deeply_nested_values_crash_nothing(tmp_path: Path, depth: int) -> N
         }
         inboxes.server.set_faults()
         assert inboxes.extract(accounts=["insta"])[0].outcome == "complete"
-        assert len(held_ids(inboxes)) == 3
+        assert len(stored_ids(inboxes)) == 3
 
 
 def test_every_listed_conversation_has_one_result(tmp_path: Path) -> None:
@@ -451,5 +464,5 @@ def test_every_listed_conversation_has_one_result(tmp_path: Path) -> None:
             [report] = inboxes.extract(accounts=["insta"])
             counts = report.counts
             assert counts["conversations_listed"] == sum(
-                counts.get(f"conversations_{fate}", 0) for fate in FATES
+                counts.get(f"conversations_{result}", 0) for result in RESULTS
             )

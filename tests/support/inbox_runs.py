@@ -9,7 +9,7 @@ _built: list[tuple[Deployment, dg.Definitions]] = []
 
 
 def definitions_of(deployment: Deployment) -> dg.Definitions:
-    """Build a deployment's definitions once: a code location does not build them anew for every run either."""
+    """Build a deployment's definitions once, as a code location does."""
     if not _built or _built[0][0] is not deployment:
         _built[:] = [(deployment, build_definitions(deployment))]
     return _built[0][1]

@@ -1,4 +1,4 @@
-"""Small worlds for the tests of whole runs: three days, two accounts, numbers that can be counted by hand."""
+"""Small worlds for tests of whole runs: three days, two accounts, few messages."""
 
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
@@ -32,7 +32,7 @@ TOKENS = {"BAKERY_INSTAGRAM_TOKEN": EMULATOR_TOKEN, "BIKES_MESSENGER_TOKEN": EMU
 
 @dataclass(frozen=True)
 class Days:
-    """The three days before today; the world has messages on each of them."""
+    """The three days before today, each with messages."""
 
     today: date
 
@@ -49,7 +49,10 @@ def three_days() -> Days:
 
 
 def small_world(days: Days) -> World:
-    """On day n each account gets n + 1 conversations: two messages each on Instagram, three on Messenger."""
+    """Return a world where day n has n + 1 new conversations in each account.
+
+    A conversation has two messages on Instagram, three on Messenger.
+    """
     world = World()
     for name, page_id, platform in PAGES:
         account = world.add_account(name, page_id, platform)
@@ -63,7 +66,10 @@ def small_world(days: Days) -> World:
 
 
 def is_at_work(settings: StoreSettings, account: str) -> bool:
-    """Whether a run holds the account's lock; looked up, not tried: a run that started right then would find it held."""
+    """Return whether a run holds the account's lock.
+
+    The lock is looked up, not tried, so that a run that starts now does not find it taken.
+    """
     file = settings.state_path / "locks" / f"account-{account}.lock"
     if not file.exists():
         return False

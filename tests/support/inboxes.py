@@ -138,8 +138,8 @@ def settings_for(
     accounts: Iterable[Account], base_url: str, root: Path, start: date = START, **graph: object
 ) -> Settings:
     entries = "\n".join(
-        f'[[accounts]]\nname = "{account.name}"\npage_id = "{account.page_id}"\nplatform = "{account.platform}"\n'
-        f'token_env = "{TOKEN_VARIABLE}"\nstart_date = "{start}"\n'
+        f'[[accounts]]\nname = "{account.name}"\npage_id = "{account.page_id}"\n'
+        f'platform = "{account.platform}"\ntoken_env = "{TOKEN_VARIABLE}"\nstart_date = "{start}"\n'
         for account in accounts
     )
     options = {"base_url": base_url, "calls_per_second": 1000, **graph}

@@ -1,8 +1,8 @@
-"""Rougher lives than `simulation` draws: pages of a few rows, an inbox that moves with any call, faults that begin and end
-within a run or outlast it, a client's clock that is wrong or steps, and upkeep between the runs.
+"""Scenarios with more changes than those of `simulation`, checked by the same oracle.
 
-`simulate_rough(seed, folder)` returns what went wrong, nothing if all is well. What must hold after every run is the same;
-on top of it, who was forgotten never comes back, and only what was unsent is taken for unsent.
+Pages have few rows, the inbox changes with any call, faults begin and end within a run or last over
+several, the client's clock is wrong, and upkeep runs between the runs. In addition, an erased
+person never returns, and only unsent messages count as unsent.
 """
 
 import random
@@ -24,10 +24,10 @@ from convo_pipeline.privacy.unsent import remove_unsent
 from convo_pipeline.upkeep.rebuild import rebuild_state
 from convo_pipeline.upkeep.rename import rename_account
 from tests.support.inboxes import TOKEN_VARIABLE
-from tests.support.simulation import Key, Life, RunPlan, Ticking, make_drawn_fault
+from tests.support.simulation import Key, RunPlan, Scenario, Ticking, make_drawn_fault
 
 FIRST_SEED = 10**9
-"""Rough lives are no continuation of the ordinary ones."""
+"""First seed: these scenarios do not repeat those of `simulation`."""
 MORE_SWITCHES: dict[str, tuple[object, ...]] = {
     "conversations_limit": (1, 2, 3, 5),
     "messages_limit": (3, 7, 25),
@@ -52,23 +52,23 @@ WHOLE_RUN = (0, None)
 CLOCK_ERRORS_SECONDS = (-3_600, -600, 600, 3_600, 40 * 86_400)
 CLOCK_STEPS_SECONDS = (-3_600, -300, 300, 3_600)
 DO_ONCE = frozenset({"token_dies", "flood", "twin_ids", "poisoned", "withheld", "hostile_ids"})
-"""Faults that count for themselves how often they act, or that make no sense to a half."""
+"""Faults that count their own calls, or that make no sense in a part of a run."""
 MOST_MESSAGES = 200
-PASSING_POISONS = frozenset({1, 2})
+PASSING_REFUSALS = frozenset({1, 2})
 
 
 @dataclass(frozen=True)
-class RoughPlan(RunPlan):
-    """A run whose faults have windows: (calls that pass before, how often it fires), None for always."""
+class WindowedPlan(RunPlan):
+    """A run whose faults have windows: (number of calls before, number of uses or None for all)."""
 
     windows: tuple[tuple[int, int | None], ...] = ()
 
 
-class RoughLife(Life):
-    """A life in which everything moves."""
+class RandomScenario(Scenario):
+    """A scenario in which the inbox changes all the time."""
 
     rest_seconds = 3 * 3_600.0
-    """No block outlasts it that a client's wrong clock has made longer."""
+    """Longer than any block of the rate limit, also with a wrong clock of the client."""
 
     def __init__(self, seed: int, folder: Path) -> None:
         self.forgotten: set[str] = set()
@@ -87,9 +87,9 @@ class RoughLife(Life):
 
     def truth(self) -> list[TrueMessage]:
         return [
-            each
-            for each in super().truth()
-            if show_id(each.conversation_id, self.switches) not in self.forgotten
+            message
+            for message in super().truth()
+            if show_id(message.conversation_id, self.switches) not in self.forgotten
         ]
 
     # the plan
@@ -98,7 +98,7 @@ class RoughLife(Life):
         return [self._plan_run(number) for number in range(self.rng.choice((2, 2, 3, 4, 5)))]
 
     def _plan_run(self, number: int) -> RunPlan:
-        """Draw a run; some faults of the one before last on, and each has its window."""
+        """Draw a run; some faults of the run before continue, and each has its window."""
         rng, plan = self.rng, super()._plan_run(number)
         faults = plan.faults
         if rng.random() < 0.3:
@@ -108,8 +108,10 @@ class RoughLife(Life):
         self._lasting_faults = faults
         windows = tuple(self._random_window() for _ in faults)
         calls = rng.choice((1, 2, 3, 5, 8, 13)) if rng.random() < 0.25 else plan.calls_per_run
-        drawn = {each.name: getattr(plan, each.name) for each in fields(plan)}
-        return RoughPlan(**drawn | {"faults": faults, "windows": windows, "calls_per_run": calls})
+        drawn = {field.name: getattr(plan, field.name) for field in fields(plan)}
+        return WindowedPlan(
+            **drawn | {"faults": faults, "windows": windows, "calls_per_run": calls}
+        )
 
     def _random_window(self) -> tuple[int, int | None]:
         rng = self.rng
@@ -118,84 +120,87 @@ class RoughLife(Life):
             (WHOLE_RUN, WHOLE_RUN, begun, over, (rng.randrange(1, 9), rng.randrange(1, 5)))
         )
 
-    # a run
+    # one run
 
     def _faults(self, plan: RunPlan) -> list[Fault]:
-        if not isinstance(plan, RoughPlan):
+        if not isinstance(plan, WindowedPlan):
             return super()._faults(plan)
         log = self._server.log
         calls_so_far = log[-1].number if len(log) else 0
-        found = [
+        faults = [
             _windowed(fault, calls_so_far, *window)
             for fault, window in zip(super()._faults(plan), plan.windows, strict=True)
         ]
         if self._moves.random() < 0.6:
             kind = FaultKind("motion", "B6", "the inbox moves with any call", prepare=self._move)
-            found.append(Fault(kind, probability=self._moves.choice((0.05, 0.2, 0.5))))
-        return found
+            faults.append(Fault(kind, probability=self._moves.choice((0.05, 0.2, 0.5))))
+        return faults
 
     def _clock(self, ticking: Ticking) -> Clock:
-        """Return the client's clock: now and then wrong, or put right or wrong in the middle of the run."""
+        """Return the client's clock: sometimes wrong, sometimes changed during the run."""
         rng, clock = self.rng, ticking.clock()
         error_seconds = rng.choice(CLOCK_ERRORS_SECONDS) if rng.random() < 0.3 else 0
         step_seconds = rng.choice(CLOCK_STEPS_SECONDS) if rng.random() < 0.15 else 0
-        looks_left = rng.randrange(1, 60)
+        reads_left = rng.randrange(1, 60)
 
         def now() -> datetime:
-            nonlocal looks_left
-            looks_left -= 1
-            return clock.now() + timedelta(seconds=error_seconds + step_seconds * (looks_left < 0))
+            nonlocal reads_left
+            reads_left -= 1
+            return clock.now() + timedelta(seconds=error_seconds + step_seconds * (reads_left < 0))
 
         return replace(clock, now=now)
 
     def _run(self, plan: RunPlan) -> AccountReport | None:
         report = super()._run(plan)
-        self._check_forgotten(self.referee.held)
+        self._check_forgotten(self.oracle.stored_rows)
         return report
 
     def _check_forgotten(self, keys: Iterable[Key]) -> None:
         if any(key[0] in self.forgotten for key in keys):
-            self.referee.wrong.append("somebody who was forgotten is there")
+            self.oracle.errors.append("an erased person is stored again")
 
     def _move(self, context: FaultContext) -> None:
-        """Let something happen in the inbox just before a call is answered."""
+        """Change the inbox before a call is answered."""
         rng, conversations = self._moves, list(self.account.conversations.values())
         self.world.clock.advance(rng.choice((0, 0.3, 2)))
-        deed = rng.random()
-        if deed < 0.1 or not conversations:
+        event = rng.random()
+        if event < 0.1 or not conversations:
             number = len(conversations)
             self.account.add_conversation(f"New {number}", str(5_000 + number)).add_message(
                 "one more"
             )
             return
-        last = min(conversations, key=lambda each: each.updated_us(self.world.clock.now_us()) or 0)
+        last = min(
+            conversations,
+            key=lambda conversation: conversation.updated_us(self.world.clock.now_us()) or 0,
+        )
         conversation = last if rng.random() < 0.4 else rng.choice(conversations)
         newest = conversation.messages[-25:]
-        if deed < 0.55:
+        if event < 0.55:
             for _ in range(
                 rng.choice((1, 1, 2, 22)) if len(conversation.messages) < MOST_MESSAGES else 0
             ):
                 conversation.add_message(
                     f"one more {len(conversation.messages)}", is_ours=rng.random() < 0.5
                 )
-        elif deed < 0.65 and newest:
+        elif event < 0.65 and newest:
             rng.choice(newest).edit(f"edited {rng.randrange(99)}")
-        elif deed < 0.75 and newest:
+        elif event < 0.75 and newest:
             rng.choice(newest).unsend()
-        elif deed < 0.8:
+        elif event < 0.8:
             conversation.vanish()
-            self.referee.faults_so_far.add("vanish")
-        elif deed < 0.85:
+            self.oracle.faults_so_far.add("vanish")
+        elif event < 0.85:
             conversation.touch()
-        elif deed < 0.9:
+        elif event < 0.9:
             conversation.make_unreadable(1)
-        elif conversation.fault_code in PASSING_POISONS:
+        elif conversation.fault_code in PASSING_REFUSALS:
             conversation.make_unreadable(None)
 
     # between two runs
 
-    def _let_happen(self) -> None:
-        super()._let_happen()
+    def _change_inbox(self) -> None:
+        super()._change_inbox()
         rng = self.rng
         for conversation in self.account.conversations.values():
             if rng.random() < 0.1:
@@ -212,27 +217,31 @@ class RoughLife(Life):
             rng.choice(upkeep)()
 
     def _forget(self) -> None:
-        """Forget somebody who is in one conversation alone."""
-        alone = [each for each in self.account.conversations.values() if len(each.people) == 1]
+        """Erase a person who is the only one in a conversation."""
+        alone = [
+            conversation
+            for conversation in self.account.conversations.values()
+            if len(conversation.people) == 1
+        ]
         if not alone:
             return
         chosen = self.rng.choice(alone)
         person_id, now = str(chosen.people[0]["id"]), self.world.clock.now()
         if forget(self._settings, self.store, "shop", person_id, now):
             self.forgotten.add(show_id(chosen.conversation_id, self.switches))
-        self._compare_but({key for key in self.referee.held if key[0] in self.forgotten})
+        self._compare_but({key for key in self.oracle.stored_rows if key[0] in self.forgotten})
 
     def _remove_unsent(self) -> None:
         true = {self.key(message): message for message in self.truth()}
         try:
-            found = remove_unsent(self._settings, self.store, self.world.clock.now())
-        except StoreError:  # so many at once that a person should look
+            unsent = remove_unsent(self._settings, self.store, self.world.clock.now())
+        except StoreError:  # too many at once: a person must confirm
             return
-        removed = {key for each in found for key in each.messages}
-        if not self.referee._is_blind and any(
+        removed = {key for removal in unsent for key in removal.messages}
+        if not self.oracle._is_blind and any(
             key in true and not true[key].is_unsent for key in removed
         ):
-            self.referee.wrong.append("taken for unsent, and it is there")
+            self.oracle.errors.append("wrongly counted as unsent")
         self._compare_but(removed)
 
     def _rename(self) -> None:
@@ -241,11 +250,11 @@ class RoughLife(Life):
         self._compare_but(set())
 
     def _find(self) -> None:
-        people = [_person_id(each) for each in self.account.conversations.values()]
+        people = list(map(_person_id, self.account.conversations.values()))
         faults = [self._random_fault()] if self.rng.random() < 0.3 else []
         if not people:
             return
-        self.referee.faults_so_far |= {text.partition(":")[0] for text in faults}
+        self.oracle.faults_so_far |= {text.partition(":")[0] for text in faults}
         self._server.set_faults(*map(make_drawn_fault, faults))
         environ, clock = {TOKEN_VARIABLE: EMULATOR_TOKEN}, Ticking(self.world.clock, 0.2).clock()
         report, _ = find(
@@ -257,10 +266,10 @@ class RoughLife(Life):
             clock=clock,
         )
         self._note_unsent()
-        self.referee.note_texts()
+        self.oracle.note_texts()
         self._compare_but(set())
-        self.referee._check_ledger(report)
-        self.referee._check_details(self.referee.held)
+        self.oracle._check_ledger(report)
+        self.oracle._check_details(self.oracle.stored_rows)
 
     def _rebuild(self) -> None:
         rebuild_state(self.store)
@@ -271,19 +280,19 @@ class RoughLife(Life):
         self._compare_but(set())
 
     def _compare_but(self, removed: set[Key]) -> None:
-        """Look that nothing but these rows was lost or changed for the worse."""
-        referee = self.referee
-        rows = referee._read_rows(is_cut=True)
+        """Check that only these rows were lost or changed for the worse."""
+        oracle = self.oracle
+        rows = oracle._read_rows(is_cut=True)
         for key in removed:
-            referee.held.pop(key, None)
+            oracle.stored_rows.pop(key, None)
         self._check_forgotten(rows)
-        referee._check_nothing_lost(rows)
-        referee.held = rows
+        oracle._check_nothing_lost(rows)
+        oracle.stored_rows = rows
 
 
-def simulate_rough(seed: int, folder: Path) -> list[str]:
-    """Live the rough life of this seed; return what went wrong."""
-    return RoughLife(seed, folder).live()
+def simulate_random(seed: int, folder: Path) -> list[str]:
+    """Run the scenario of a seed and return its errors."""
+    return RandomScenario(seed, folder).run_all()
 
 
 def _windowed(fault: Fault, calls_so_far: int, after_calls: int, times: int | None) -> Fault:

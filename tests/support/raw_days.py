@@ -47,8 +47,9 @@ def detail_row(
 ) -> dict[str, object]:
     text = payload if isinstance(payload, str) or payload is None else dump_json(payload).decode()
     return {
-        "conversation_id": conversation_id, "message_id": message_id, "created_at": AT, "detail_status": "detailed",
-        "fields": ASKED, "payload": text, "first_seen_at": SEEN, "changed_at": SEEN,
+        "conversation_id": conversation_id, "message_id": message_id, "created_at": AT,
+        "detail_status": "detailed", "fields": ASKED, "payload": text, "first_seen_at": SEEN,
+        "changed_at": SEEN,
     } | others  # fmt: skip
 
 
@@ -56,8 +57,9 @@ def conversation_row(
     platform: str, payload: object = None, conversation_id: str = "c1", **others: object
 ) -> dict[str, object]:
     return {
-        "conversation_id": conversation_id, "platform": platform, "page_id": PAGE_ID, "own_id": OWN_IDS[platform],
-        "payload": None if payload is None else dump_json(payload).decode(), "first_seen_at": SEEN, "changed_at": SEEN,
+        "conversation_id": conversation_id, "platform": platform, "page_id": PAGE_ID,
+        "own_id": OWN_IDS[platform], "first_seen_at": SEEN, "changed_at": SEEN,
+        "payload": None if payload is None else dump_json(payload).decode(),
     } | others  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""A clock that this process shares with the Dagster it starts, so that a test need not wait as long as Dagster does."""
+"""A clock that a test shares with the Dagster processes it starts, so that waits are short."""
 
 import os
 import struct
@@ -12,12 +12,12 @@ from convo_pipeline.emulator.clock import VirtualClock
 
 FOLDER = Path(__file__).parent / "shifted"
 FAST = 4
-"""While something is waited for, so many seconds of the shifted clock pass in one of the machine's."""
+"""Seconds of the shared clock in one second of the machine's clock, while it is fast."""
 ROUND_SECONDS = 0.25
 
 
 class SharedClock:
-    """Ahead of the machine's clock by what its file says: for an emulator here, and for processes started with `environ`."""
+    """A clock whose offset to the machine's clock is in a file, for processes with `environ`."""
 
     def __init__(self, file: Path) -> None:
         self.world = VirtualClock()
@@ -27,7 +27,7 @@ class SharedClock:
 
     @property
     def environ(self) -> dict[str, str]:
-        """What makes a Python process follow this clock."""
+        """Return the variables that make a Python process use this clock."""
         path = os.pathsep.join([str(FOLDER), os.environ.get("PYTHONPATH", "")])
         return {"SHIFTED_CLOCK": str(self.file), "PYTHONPATH": path}
 
@@ -45,7 +45,7 @@ class SharedClock:
 
     @contextmanager
     def fast(self) -> Iterator[None]:
-        """Let time pass quicker in this block."""
+        """Make the clock faster in this block."""
         is_over = threading.Event()
 
         def run() -> None:

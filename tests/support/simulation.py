@@ -1,8 +1,8 @@
-"""A seeded life of one account: a random inbox, random shapes and faults, several runs, kills in and between them.
+"""Seeded scenarios of one account: a random inbox, random faults, several runs, and kills.
 
-`simulate(seed, folder)` returns what went wrong, nothing if all is well. After every run the raw tables and the ledger
-are compared with the emulator's truth; what must hold is written down in `Referee`. A seed fixes the plan; threads
-race as they do in life, so it does not fix in which order four conversations are answered.
+`simulate(seed, folder)` returns the errors of a scenario, none if all is well. After each run
+`Oracle` compares the raw tables and the ledger with the emulator's messages. A seed fixes the plan.
+It does not fix the order in which threads receive the responses for four conversations.
 """
 
 import random
@@ -37,35 +37,41 @@ from tests.support.inboxes import NOW, START, TOKEN_VARIABLE, settings_for
 
 ONE_DAY = timedelta(days=1)
 LARGE_SHARE = 0.12
-"""How many lives have many conversations, days and runs. A bug shows in a small life as a rule, and for a third of the cost."""
+"""Share of scenarios with many conversations, days and runs.
+
+A small scenario costs a third and shows most bugs too.
+"""
 DERIVED_SHARE = 0.03
-"""How many are derived and verified at their end, which costs as much as all that was before."""
-FATES = ("unchanged", "fetched", "failed", "vanished", "given_up", "pending")
-"""What becomes of a listed conversation: these add up."""
+"""Share of scenarios that are derived and verified at the end, which doubles their cost."""
+RESULTS = ("unchanged", "fetched", "failed", "vanished", "given_up", "pending")
+"""Results of listed conversations; their counts add up."""
 Key = tuple[str, str]
 Row = dict[str, object]
 
 PASSING = (
-    "reset", "reset_mid_body", "short_body", "no_length", "truncated_json", "endless_chunks", "cut_at_edge", "gzip_cut",
-    "gzip_bad_crc", "gzip_garbage", "html_200", "empty_body", "no_content", "bad_utf8", "nan", "duplicate_keys",
-    "server_error", "transient", "unknown_error", "too_many_requests", "throttle_613", "throttle_4", "throttle_17",
-    "throttle_32", "throttle_341", "retry_after_seconds", "dead_cursor", "cursor_repeated", "empty_page", "redirect",
-    "latin1", "deep_nesting", "retry_after_date",
+    "reset", "reset_mid_body", "short_body", "no_length", "truncated_json", "endless_chunks",
+    "cut_at_edge", "gzip_cut", "gzip_bad_crc", "gzip_garbage", "html_200", "empty_body",
+    "no_content", "bad_utf8", "nan", "duplicate_keys", "server_error", "transient", "unknown_error",
+    "too_many_requests", "throttle_613", "throttle_4", "throttle_17", "throttle_32", "throttle_341",
+    "retry_after_seconds", "dead_cursor", "cursor_repeated", "empty_page", "redirect", "latin1",
+    "deep_nesting", "retry_after_date",
 )  # fmt: skip
-"""Faults that fire on a number of calls."""
+"""Faults of a number of calls."""
 LASTING = (
-    "gzip_no_trailer", "byte_order_mark", "high_usage", "malformed_usage", "business_80006", "reduce_above",
-    "poisoned", "nonexisting", "cursor_loop", "short_page", "duplicates", "shuffled", "bump", "vanish_head",
-    "message_midread", "flood", "old_page_refused", "unsend", "vanish", "edge_missing", "edge_empty", "nested_missing",
-    "clock_skew", "mixed_times", "impossible_times", "unknown_fields", "type_changes", "missing_keys", "missing_id",
-    "control_characters", "lone_surrogate", "long_numbers", "foreign_next", "altered_next", "twin_ids", "edit",
-    "token_dies", "permission_10", "throttle_as_missing", "version_upgraded", "nested_refused", "hostile_ids", "withheld",
-    "permission_200", "permission_230", "access_switched_off", "token_revoked", "retired_version", "business_80001",
-    "business_80002", "huge_message", "many_attachments",
+    "gzip_no_trailer", "byte_order_mark", "high_usage", "malformed_usage", "business_80006",
+    "reduce_above", "poisoned", "nonexisting", "cursor_loop", "short_page", "duplicates",
+    "shuffled", "bump", "vanish_head", "message_midread", "flood", "old_page_refused", "unsend",
+    "vanish", "edge_missing", "edge_empty", "nested_missing", "clock_skew", "mixed_times",
+    "impossible_times", "unknown_fields", "type_changes", "missing_keys", "missing_id",
+    "control_characters", "lone_surrogate", "long_numbers", "foreign_next", "altered_next",
+    "twin_ids", "edit", "token_dies", "permission_10", "throttle_as_missing", "version_upgraded",
+    "nested_refused", "hostile_ids", "withheld", "permission_200", "permission_230",
+    "access_switched_off", "token_revoked", "retired_version", "business_80001", "business_80002",
+    "huge_message", "many_attachments",
 )  # fmt: skip
-"""Faults that fire by chance, as long as they are switched on. Left out are those that cost real time or memory."""
-TIMES_SPOILED = frozenset({"mixed_times", "impossible_times", "missing_keys"})
-TEXTS_SPOILED = frozenset(
+"""Faults with a probability; faults that cost real time or memory are left out."""
+CHANGE_TIMES = frozenset({"mixed_times", "impossible_times", "missing_keys"})
+CHANGE_TEXTS = frozenset(
     {
         "control_characters",
         "lone_surrogate",
@@ -75,19 +81,30 @@ TEXTS_SPOILED = frozenset(
         "many_attachments",
     }
 )
-ROWS_HIDDEN = frozenset({"edge_empty"})
-"""Good-looking answers that hide what is there: nobody can tell them from an end."""
-IDS_SPOILED = frozenset({"hostile_ids"})
-"""Messages come under other ids than the truth has them."""
-POISONS = ((None, None), (None, None), (1, None), (1, None), (2, None), (551, None), (10, 2018336))
-"""Code and subcode that a conversation is refused with, or that it heals."""
-BELIEVED_CODES = frozenset({551, 10})
-"""By these a conversation is missing or withheld, which is believed when it is met twice."""
-ARGUMENTS = {"huge_message": ("20000",), "many_attachments": ("40",), "business_80001": ("1", "19"), "business_80002": ("1", "19"), "reduce_above": ("0", "5", "20", "100"), "flood": ("3", "25"), "token_dies": ("0", "1", "2", "4"), "business_80006": ("1", "19"), "clock_skew": ("600", "-600"), "nonexisting": ("reactions", "link", "participants", "messages")}  # fmt: skip
+HIDE_ROWS = frozenset({"edge_empty"})
+"""Faults whose responses look like the end of the messages; no client can tell the difference."""
+CHANGE_IDS = frozenset({"hostile_ids"})
+"""Faults after which messages have other ids."""
+REFUSALS = ((None, None), (None, None), (1, None), (1, None), (2, None), (551, None), (10, 2018336))
+"""Code and subcode with which a conversation is refused; None: it is readable again."""
+ACCEPTED_CODES = frozenset({551, 10})
+"""Codes of a missing or withheld conversation, which is accepted after two runs."""
+ARGUMENTS = {
+    "huge_message": ("20000",),
+    "many_attachments": ("40",),
+    "business_80001": ("1", "19"),
+    "business_80002": ("1", "19"),
+    "reduce_above": ("0", "5", "20", "100"),
+    "flood": ("3", "25"),
+    "token_dies": ("0", "1", "2", "4"),
+    "business_80006": ("1", "19"),
+    "clock_skew": ("600", "-600"),
+    "nonexisting": ("reactions", "link", "participants", "messages"),
+}
 
 
 class KilledError(BaseException):
-    """The process is gone."""
+    """The process was killed."""
 
 
 class DyingStore(Store):
@@ -105,7 +122,7 @@ class DyingStore(Store):
 
 @dataclass
 class Ticking:
-    """Time that passes with every call, and the end of it all after so many."""
+    """A clock that advances with every call, and kills the process after a number of calls."""
 
     world: VirtualClock
     step_seconds: float
@@ -131,7 +148,7 @@ class Ticking:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """One run: what is asked, what goes wrong."""
+    """One run: its mode, first day, faults and kills."""
 
     mode: str
     since: date
@@ -142,38 +159,38 @@ class RunPlan:
 
 
 @dataclass
-class Referee:
-    """What must hold after every run."""
+class Oracle:
+    """Compare the tables with the emulator's messages after every run."""
 
-    life: "Life"
-    held: dict[Key, tuple[date, Row]] = field(default_factory=dict)
+    scenario: "Scenario"
+    stored_rows: dict[Key, tuple[date, Row]] = field(default_factory=dict)
     texts: dict[Key, set[object]] = field(default_factory=dict)
     could_be_listed: set[Key] = field(default_factory=set)
-    """Every message that was in sight when a run started that was complete."""
-    asked_at: datetime = NOW
-    """When the last run ended."""
-    promised_since: date | None = None
+    """Every message that could be listed at the start of a complete run."""
+    last_run_at: datetime = NOW
+    """End of the last run."""
+    complete_since: date | None = None
     faults_so_far: set[str] = field(default_factory=set)
-    wrong: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
 
     def note_texts(self) -> None:
-        """Keep every text that a message has had."""
-        for key, message in self.life.messages():
+        """Record each text that a message has had."""
+        for key, message in self.scenario.messages():
             self.texts.setdefault(key, set()).add(message.payload.get("message"))
 
     def check(self, plan: RunPlan, report: AccountReport | None, before: set[Key]) -> None:
-        """Compare tables, report and truth after a run; `before` is what could be listed at its start."""
+        """Compare tables and report with the messages; `before` could be listed at the start."""
         self.note_texts()
         self.faults_so_far |= {fault.partition(":")[0] for fault in plan.faults}
         rows = self._read_rows(is_cut=report is None)
         self._check_nothing_lost(rows)
         if report is not None and report.missed and not self._is_blind:
             self._check_missed(report.missed, rows)
-        self.held = rows
-        before = before & {self.life.key(message) for message in self.life.truth()}
+        self.stored_rows = rows
+        before = before & {self.scenario.key(message) for message in self.scenario.truth()}
         if report is not None and report.outcome == "complete":
             self.could_be_listed |= before
-        self.asked_at = self.life.world.clock.now()
+        self.last_run_at = self.scenario.world.clock.now()
         if report is None:
             return
         self._check_ledger(report)
@@ -181,60 +198,62 @@ class Referee:
             self._check_complete(plan, report, before, rows)
         self._check_details(rows)
 
-    def _say(self, text: str) -> None:
-        self.wrong.append(text)
+    def _add_error(self, text: str) -> None:
+        self.errors.append(text)
 
     def _read_rows(self, *, is_cut: bool) -> dict[Key, tuple[date, Row]]:
         rows: dict[Key, tuple[date, Row]] = {}
         ids: dict[Key, date] = {}
-        for day in self.life.store.days("raw_message_ids", "shop"):
-            columns = self.life.store.read("raw_message_ids", "shop", day)
+        for day in self.scenario.store.days("raw_message_ids", "shop"):
+            columns = self.scenario.store.read("raw_message_ids", "shop", day)
             for key in zip(
                 columns["conversation_id"].to_pylist(),
                 columns["message_id"].to_pylist(),
                 strict=True,
             ):
                 if key in ids:
-                    self._say(f"filed under {ids[key]} and {day}: {_short(key)}")
+                    self._add_error(f"stored on {ids[key]} and {day}: {_short(key)}")
                 ids[key] = day
-        for day in self.life.store.days("raw_message_details", "shop"):
-            details = self.life.store.read("raw_message_details", "shop", day)
+        for day in self.scenario.store.days("raw_message_details", "shop"):
+            details = self.scenario.store.read("raw_message_details", "shop", day)
             for row in details.select(
                 ["conversation_id", "message_id", "detail_status", "payload"]
             ).to_pylist():
                 key = (row["conversation_id"], row["message_id"])
                 if key in rows:
-                    self._say(f"detailed on {rows[key][0]} and {day}: {_short(key)}")
+                    self._add_error(f"detailed on {rows[key][0]} and {day}: {_short(key)}")
                 rows[key] = (day, row)
         if not is_cut and (
             rows.keys() != ids.keys() or any(ids[key] != day for key, (day, _) in rows.items())
         ):
-            self._say("raw_message_ids and raw_message_details differ")
+            self._add_error("raw_message_ids and raw_message_details differ")
         return rows
 
     def _check_nothing_lost(self, rows: dict[Key, tuple[date, Row]]) -> None:
-        for key, (day, before) in self.held.items():
+        for key, (day, before) in self.stored_rows.items():
             if key not in rows:
-                self._say(f"lost row {_short(key)}")
+                self._add_error(f"lost row {_short(key)}")
                 continue
             now_day, now = rows[key]
             if now_day != day:
-                self._say(f"moved from {day} to {now_day}: {_short(key)}")
+                self._add_error(f"moved from {day} to {now_day}: {_short(key)}")
             if before["detail_status"] == "detailed" and now["detail_status"] != "detailed":
-                self._say(f"content became {now['detail_status']}: {_short(key)}")
-            if _text(before) and not _text(now) and not self.faults_so_far & TEXTS_SPOILED:
-                self._say(f"text erased: {_short(key)}")
+                self._add_error(f"content became {now['detail_status']}: {_short(key)}")
+            if _text(before) and not _text(now) and not self.faults_so_far & CHANGE_TEXTS:
+                self._add_error(f"text erased: {_short(key)}")
 
     def _check_missed(self, missed_count: int, rows: dict[Key, tuple[date, Row]]) -> None:
-        """A sweep counts no more than what came into view too late for earlier runs, or came to them without an id or its time."""
-        sent_at = {key: message.created_at for key, message in self.life.messages()}
+        """Check that a sweep counts only messages that earlier runs could not list."""
+        sent_at = {key: message.created_at for key, message in self.scenario.messages()}
         unseen = [
-            key for key in rows.keys() - self.held.keys() - self.could_be_listed if key in sent_at
+            key
+            for key in rows.keys() - self.stored_rows.keys() - self.could_be_listed
+            if key in sent_at
         ]
-        late_count = sum(sent_at[key] <= self.asked_at for key in unseen)
-        if missed_count > late_count and not self.faults_so_far & {"missing_id", *TIMES_SPOILED}:
-            self._say(
-                f"{missed_count} messages said to be missed, {late_count} came into view late"
+        late_count = sum(sent_at[key] <= self.last_run_at for key in unseen)
+        if missed_count > late_count and not self.faults_so_far & {"missing_id", *CHANGE_TIMES}:
+            self._add_error(
+                f"{missed_count} messages counted as missed, {late_count} appeared late"
             )
 
     def _check_ledger(self, report: AccountReport) -> None:
@@ -242,23 +261,25 @@ class Referee:
         if counts["ids_listed"] != sum(
             counts[name] for name in ("detailed", "beyond_20", "gone", "failed", "pending")
         ):
-            self._say(f"ids do not balance: {dict(counts)}")
-        if counts["conversations_listed"] != sum(counts[f"conversations_{fate}"] for fate in FATES):
-            self._say(f"conversations do not balance: {dict(counts)}")
+            self._add_error(f"ids do not balance: {dict(counts)}")
+        if counts["conversations_listed"] != sum(
+            counts[f"conversations_{result}"] for result in RESULTS
+        ):
+            self._add_error(f"conversations do not balance: {dict(counts)}")
         if report.outcome == "complete" and (
             counts["conversations_pending"] or counts["conversations_failed"]
         ):
-            self._say(f"complete in spite of {dict(counts)}")
+            self._add_error(f"complete with {dict(counts)}")
         if (report.outcome == "complete") != (not report.reasons) or not set(
             report.reasons
         ) <= RUN_REASONS:
-            self._say(f"{report.outcome} for {report.reasons}")
+            self._add_error(f"{report.outcome} for {report.reasons}")
         lines = [
             (run.outcome, run.reasons, dict(run.counts or {}))
-            for run in self.life.store.state.runs("shop")
+            for run in self.scenario.store.state.runs("shop")
         ]
         if (report.outcome, report.reasons, dict(report.counts)) not in lines:
-            self._say("the ledger is not the report")
+            self._add_error("the ledger differs from the report")
 
     def _check_complete(
         self,
@@ -267,72 +288,72 @@ class Referee:
         before: set[Key],
         rows: dict[Key, tuple[date, Row]],
     ) -> None:
-        """What a complete run promised is there, each message once and on its own day, and read where it can be."""
+        """Check that a complete run stored each message once, with content if readable."""
         asked = plan.since
         if plan.mode == "capture":
-            asked = self.promised_since or date.fromisoformat(
+            asked = self.complete_since or date.fromisoformat(
                 str(report.report["listed_since"])[:10]
             )
-        self.promised_since = min(asked, self.promised_since or asked)
+        self.complete_since = min(asked, self.complete_since or asked)
         if self._is_blind:
             return
         true = {
-            self.life.key(message): message
-            for message in self.life.truth()
-            if self.life.key(message) in before
+            self.scenario.key(message): message
+            for message in self.scenario.truth()
+            if self.scenario.key(message) in before
         }
         rejected = sum(
-            self.life.store.read("raw_rejects", "shop", day).num_rows
-            for day in self.life.store.days("raw_rejects", "shop")
+            self.scenario.store.read("raw_rejects", "shop", day).num_rows
+            for day in self.scenario.store.days("raw_rejects", "shop")
         )
         missing: dict[str, datetime] = {}
         for key, message in true.items():
             day = message.created_at.date()
-            if day < self.promised_since:
+            if day < self.complete_since:
                 continue
             if key not in rows:
-                said = f"promised and missing: {_short(key)} of {message.created_at}, rank {message.rank}"
-                missing[said] = message.created_at.replace(microsecond=0)
+                text = f"missing: {_short(key)} of {message.created_at}, rank {message.rank}"
+                missing[text] = message.created_at.replace(microsecond=0)
                 continue
-            held_day, row = rows[key]
-            if held_day != day and not self.faults_so_far & TIMES_SPOILED:
-                self._say(f"{_short(key)} of {day} is filed under {held_day}")
-            is_settled = key[0] not in self.life.with_unsent and message.is_readable
+            stored_day, row = rows[key]
+            if stored_day != day and not self.faults_so_far & CHANGE_TIMES:
+                self._add_error(f"{_short(key)} of {day} is stored on {stored_day}")
+            is_settled = key[0] not in self.scenario.with_unsent and message.is_readable
             is_disguised = (
                 row["detail_status"] == "gone" and "throttle_as_missing" in self.faults_so_far
             )
             if is_settled and not is_disguised and row["detail_status"] != "detailed":
-                self._say(
+                self._add_error(
                     f"complete, rank {message.rank}, and {row['detail_status']}: {_short(key)}"
                 )
         if len(set(missing.values())) > rejected:  # without an id, bare rows of one second are one
-            self.wrong += missing
+            self.errors += missing
 
     @property
     def _is_blind(self) -> bool:
-        """Whether something happened that no client can see."""
-        is_offset_moved = self.life.switches.cursor_kind == "offset" and (
-            self.faults_so_far & {"vanish_head", "unsend", "vanish"} or self.life.with_unsent
+        """Return whether something happened that no client can see."""
+        is_offset_moved = self.scenario.switches.cursor_kind == "offset" and (
+            self.faults_so_far & {"vanish_head", "unsend", "vanish"} or self.scenario.with_unsent
         )
-        return bool(self.faults_so_far & (ROWS_HIDDEN | IDS_SPOILED) or is_offset_moved)
+        return bool(self.faults_so_far & (HIDE_ROWS | CHANGE_IDS) or is_offset_moved)
 
     def _check_details(self, rows: dict[Key, tuple[date, Row]]) -> None:
-        """A row without details says why, and it is true; content is what the message once said."""
-        true = {self.life.key(message): message for message in self.life.truth()}
+        """Check the reason of each row without content, and that every content is a real text."""
+        true = {self.scenario.key(message): message for message in self.scenario.truth()}
         for key, (_, row) in rows.items():
             status, message = row["detail_status"], true.get(key)
             if status == "detailed":
                 self._check_text(key, row)
-            if message is None or key[0] in self.life.with_unsent or self._is_blind:
+            if message is None or key[0] in self.scenario.with_unsent or self._is_blind:
                 continue
             if status == "gone" and "throttle_as_missing" not in self.faults_so_far:
-                self._say(f"said to be gone and is not: {_short(key)}")
+                self._add_error(f"wrongly gone: {_short(key)}")
             if (
                 status == "beyond_20"
                 and message.rank <= 20
                 and not self.faults_so_far & {"duplicates"}
             ):
-                self._say(f"said to be beyond 20, rank {message.rank}: {_short(key)}")
+                self._add_error(f"wrongly beyond 20, rank {message.rank}: {_short(key)}")
 
     def _check_text(self, key: Key, row: Row) -> None:
         text = _text(row)
@@ -341,37 +362,37 @@ class Referee:
         )
         conversation_id, message_id = (part.replace(HOSTILE, "") for part in key)
         texts = self.texts.get((conversation_id, message_id), ())
-        if self.faults_so_far & TEXTS_SPOILED or was_edited or text in texts:
+        if self.faults_so_far & CHANGE_TEXTS or was_edited or text in texts:
             return
-        self._say(f"text was never said: {_short(key)} {text!r}")
+        self._add_error(f"unknown text: {_short(key)} {text!r}")
 
     def check_end(self, report: AccountReport, *, is_full: bool) -> None:
-        """After everything healed, one run makes all good; that a conversation is gone or empty is believed when met twice."""
+        """Check that the last run, without faults, repaired everything."""
         if report.outcome != "complete":
-            self._say(f"does not heal: {report.outcome} {report.reasons} {report.error}")
+            self._add_error(f"not repaired: {report.outcome} {report.reasons} {report.error}")
             return
-        for message in self.life.truth() if is_full else ():
-            key = self.life.key(message)
+        for message in self.scenario.truth() if is_full else ():
+            key = self.scenario.key(message)
             if message.created_at.date() < START:
                 continue
-            if key not in self.held:
-                self._say(f"a sweep did not find {_short(key)}, rank {message.rank}")
+            if key not in self.stored_rows:
+                self._add_error(f"a sweep did not find {_short(key)}, rank {message.rank}")
                 continue
             if not message.is_readable:
                 continue
-            row = self.held[key][1]
-            now = self.life.find(message).payload.get("message")
+            row = self.stored_rows[key][1]
+            now = self.scenario.find(message).payload.get("message")
             if row["detail_status"] != "detailed" or _text(row) != now:
-                self._say(
-                    f"not as it is now: {_short(key)} {row['detail_status']} {_text(row)!r} {now!r}"
+                self._add_error(
+                    f"outdated: {_short(key)} {row['detail_status']} {_text(row)!r} {now!r}"
                 )
 
 
-class Life:
-    """One account's inbox, its plan and its lake."""
+class Scenario:
+    """One account's inbox, the plan of its runs, and its lake."""
 
     rest_seconds = 3600.0
-    """How long all is quiet before the last run, which makes all good."""
+    """Time without changes before the last run, which repairs everything."""
 
     def __init__(self, seed: int, folder: Path) -> None:
         self.rng = random.Random(seed)
@@ -381,18 +402,18 @@ class Life:
         self.account: Account = self.world.add_account("shop", "1111111111", platform)
         self.switches = _random_switches(self.rng)
         self.with_unsent: set[str] = set()
-        self._said = 0
+        self._text_count = 0
         self.is_large = self.rng.random() < LARGE_SHARE
         for _ in range(self.rng.choice((0, 1, 2, 3, 5, 8) if self.is_large else (1, 1, 1, 2, 3))):
             self._open_conversation()
         self.plans = self._plan_runs()
-        self.referee = Referee(self)
+        self.oracle = Oracle(self)
         self._server: EmulatorServer
         self._settings: Settings
         self.store: DyingStore
 
-    def live(self) -> list[str]:
-        """Live it all; return what was wrong."""
+    def run_all(self) -> list[str]:
+        """Run the whole scenario and return its errors."""
         with EmulatorServer(self.world, self.switches, seed=self.rng.randrange(99)) as self._server:
             self._settings = settings_for(
                 [self.account], self._server.base_url, self.folder, timeout_seconds=5
@@ -400,7 +421,7 @@ class Life:
             with self._opened():
                 for number, plan in enumerate(self.plans):
                     if number:
-                        self._let_happen()
+                        self._change_inbox()
                     self._run(plan)
                 self._server.set_faults()
                 self.world.clock.advance(self.rest_seconds)
@@ -412,14 +433,14 @@ class Life:
                 is_vanished = any(
                     conversation.is_vanished for conversation in self.account.conversations.values()
                 )
-                is_renamed = bool(self.referee.faults_so_far & IDS_SPOILED)
+                is_renamed = bool(self.oracle.faults_so_far & CHANGE_IDS)
                 if is_vanished or is_renamed or report.reasons == ("empty_edge",):
                     report = self._run(healing)
                     assert report is not None
-                self.referee.check_end(report, is_full=self._last_mode == "full")
+                self.oracle.check_end(report, is_full=self._last_mode == "full")
                 if self.rng.random() < DERIVED_SHARE:
                     self._derive()
-        return self.referee.wrong
+        return self.oracle.errors
 
     @contextmanager
     def _opened(self) -> Iterator[None]:
@@ -431,7 +452,7 @@ class Life:
 
     def _run(self, plan: RunPlan) -> AccountReport | None:
         self._last_mode = plan.mode
-        self.referee.note_texts()
+        self.oracle.note_texts()
         before = {self.key(message) for message in self.truth()}
         self._server.set_faults(*self._faults(plan))
         ticking = Ticking(
@@ -444,15 +465,21 @@ class Life:
         report: AccountReport | None = None
         try:
             [report] = extract(
-                settings, self.store, ["shop"], plan.since, until,
-                mode=plan.mode, environ={TOKEN_VARIABLE: EMULATOR_TOKEN}, clock=self._clock(ticking),  # type: ignore[arg-type]
-            )  # fmt: skip
+                settings,
+                self.store,
+                ["shop"],
+                plan.since,
+                until,
+                mode=plan.mode,  # type: ignore[arg-type]
+                environ={TOKEN_VARIABLE: EMULATOR_TOKEN},
+                clock=self._clock(ticking),
+            )
         except KilledError:
             self.store.close()
             self.store = DyingStore(self._settings.store, Clock(self.world.clock.now))
         self._note_unsent()
         self.store.commits_left = None
-        self.referee.check(plan, report, before)
+        self.oracle.check(plan, report, before)
         return report
 
     def _faults(self, plan: RunPlan) -> list[Fault]:
@@ -464,17 +491,21 @@ class Life:
     def _derive(self) -> None:
         for day in stale_days(self.store, "shop"):
             derive_day(self.store, "shop", day)
-        found = verify(self.store, stale_days=stale_days).findings
-        self.referee.wrong += [f"verify: {finding}" for finding in found if finding.kind != "date"]
-        held = Counter(
+        findings = verify(self.store, stale_days=stale_days).findings
+        self.oracle.errors += [
+            f"verify: {finding}" for finding in findings if finding.kind != "date"
+        ]
+        message_counts = Counter(
             (row["conversation_id"], row["message_id"])
             for day in self.store.days("messages", "shop")
             for row in self.store.read("messages", "shop", day).to_pylist()
         )
-        if set(held) != set(self.referee.held) or set(held.values()) - {1}:
-            self.referee.wrong.append("messages is not raw_message_ids")
+        if set(message_counts) != set(self.oracle.stored_rows) or set(message_counts.values()) - {
+            1
+        }:
+            self.oracle.errors.append("messages is not raw_message_ids")
 
-    # the truth
+    # the true messages
 
     def key(self, message: TrueMessage) -> Key:
         return show_id(message.conversation_id, self.switches), show_id(
@@ -482,16 +513,20 @@ class Life:
         )
 
     def truth(self) -> list[TrueMessage]:
-        """Every message that can be listed now."""
+        """Return every message that can be listed now."""
         kept = self.switches.unsent_rows == "kept"
         readable = 20
         refused = {
-            key
-            for key, each in self.account.conversations.items()
-            if each.fault_code in BELIEVED_CODES
+            conversation_id
+            for conversation_id, conversation in self.account.conversations.items()
+            if conversation.fault_code in ACCEPTED_CODES
         }
         true = self.world.truth(readable, keep_unsent=kept)
-        return [each for each in true if each.is_visible and each.conversation_id not in refused]
+        return [
+            message
+            for message in true
+            if message.is_visible and message.conversation_id not in refused
+        ]
 
     def messages(self) -> Iterator[tuple[Key, Message]]:
         for conversation in self.account.conversations.values():
@@ -506,7 +541,9 @@ class Life:
 
     def find(self, true: TrueMessage) -> Message:
         conversation = self.account.conversations[true.conversation_id]
-        return next(each for each in conversation.messages if each.message_id == true.message_id)
+        return next(
+            message for message in conversation.messages if message.message_id == true.message_id
+        )
 
     def _note_unsent(self) -> None:
         now_us = self.world.clock.now_us()
@@ -516,7 +553,7 @@ class Life:
             if any(message.is_unsent(now_us) for message in conversation.messages)
         }
 
-    # what happens
+    # events
 
     def _plan_runs(self) -> list[RunPlan]:
         return [
@@ -531,12 +568,12 @@ class Life:
         plan = RunPlan(
             mode, since, tuple(self._random_fault() for _ in range(rng.choice((0, 1, 1, 2, 3))))
         )
-        trouble = rng.random()
-        if trouble < 0.1:
+        kind_of_end = rng.random()
+        if kind_of_end < 0.1:
             return replace(plan, kill_after_calls=rng.randrange(1, 25))
-        if trouble < 0.2:
+        if kind_of_end < 0.2:
             return replace(plan, kill_after_commits=rng.randrange(6))
-        return replace(plan, calls_per_run=rng.choice((1, 2, 4, 7))) if trouble < 0.3 else plan
+        return replace(plan, calls_per_run=rng.choice((1, 2, 4, 7))) if kind_of_end < 0.3 else plan
 
     def _random_fault(self) -> str:
         if self.rng.random() < 0.4:
@@ -545,27 +582,27 @@ class Life:
         chance = self.rng.choice(("", ":0.5")) if name not in ("token_dies", "reduce_above") else ""
         return name + (f":{self.rng.choice(ARGUMENTS[name])}" if name in ARGUMENTS else "") + chance
 
-    def _let_happen(self) -> None:
-        """Between two runs: time passes, people write, correct, react, take back."""
+    def _change_inbox(self) -> None:
+        """Change the inbox between two runs: new messages, edits, reactions, deletions."""
         rng = self.rng
         self.world.clock.advance(rng.choice((0.4, 30, 700, 700, 7_200, 100_000)))
         for conversation in list(self.account.conversations.values()):
             if rng.random() < 0.5:
                 self._write(conversation, rng.choice((1, 1, 2, 6, 24, 45)))
             if rng.random() < 0.3 and conversation.messages:
-                self._meddle(rng.choice(conversation.messages))
+                self._change_message(rng.choice(conversation.messages))
             if rng.random() < 0.05:
                 conversation.vanish()
             if rng.random() < 0.1:
-                conversation.make_unreadable(*rng.choice(POISONS))
+                conversation.make_unreadable(*rng.choice(REFUSALS))
         if rng.random() < 0.4:
             self._open_conversation()
 
-    def _meddle(self, message: Message) -> None:
-        deed = self.rng.random()
-        if deed < 0.4:
+    def _change_message(self, message: Message) -> None:
+        event = self.rng.random()
+        if event < 0.4:
             message.edit(self._text())
-        elif deed < 0.7:
+        elif event < 0.7:
             message.react("❤️")
         else:
             message.unsend()
@@ -600,7 +637,7 @@ class Life:
         )
 
     def _write(self, conversation: Conversation, count: int, start: datetime | None = None) -> None:
-        """Add messages until about now, some within one second, some a little in the future."""
+        """Add messages up to about now: some in one second, some slightly in the future."""
         rng, now = self.rng, self.world.clock.now()
         last = conversation.messages[-1].created_at if conversation.messages else now - ONE_DAY * 2
         moment = max(last, start or now - timedelta(seconds=rng.choice((0, 20, 600))))
@@ -612,13 +649,13 @@ class Life:
             conversation.add_message(self._text(), moment, is_ours=rng.random() < 0.5)
 
     def _text(self) -> str:
-        self._said += 1
-        return f"text {self._said}"
+        self._text_count += 1
+        return f"text {self._text_count}"
 
 
 def simulate(seed: int, folder: Path) -> list[str]:
-    """Live the life of this seed; return what went wrong."""
-    return Life(seed, folder).live()
+    """Run the scenario of a seed and return its errors."""
+    return Scenario(seed, folder).run_all()
 
 
 def _random_switches(rng: random.Random) -> Switches:
@@ -627,7 +664,7 @@ def _random_switches(rng: random.Random) -> Switches:
 
 
 def make_drawn_fault(text: str) -> Fault:
-    """Make a fault of what a plan says."""
+    """Return the fault of a plan's text."""
     name, *rest = text.split(":")
     probability = float(rest.pop()) if rest and "." in rest[-1] else 1.0
     return make_fault(name, rest[0] if rest else None, probability)

@@ -1,4 +1,4 @@
-"""`dagster dev` as a newcomer starts it, and the questions its page asks."""
+"""Start `dagster dev` as a user does, and send the GraphQL queries of its page."""
 
 import os
 import signal
@@ -18,28 +18,39 @@ from tests.support.paths import ROOT
 from tests.support.shifted_clock import FAST
 
 LOCATION = "convo-pipeline"
-STARTS, NOT_SPOKEN_TO = 3, "No heartbeat received"
-STATUS = """query($path: [String!]!) { assetNodeOrError(assetKey: {path: $path}) { ... on AssetNode {
+STARTS, NO_HEARTBEAT = 3, "No heartbeat received"
+STATUS = """
+query($path: [String!]!) { assetNodeOrError(assetKey: {path: $path}) { ... on AssetNode {
   partitionStats { numMaterialized numFailed }
-  assetMaterializations(limit: 100) { partition metadataEntries { label ... on IntMetadataEntry { intValue } } }
-  assetPartitionStatuses { ... on MultiPartitionStatuses { ranges { primaryDimStartKey primaryDimEndKey
-    secondaryDim { ... on DefaultPartitionStatuses { materializedPartitions failedPartitions } } } } } } } }"""
-LAUNCH = """mutation($params: ExecutionParams!) { launchRun(executionParams: $params) { __typename
+  assetMaterializations(limit: 100) {
+    partition metadataEntries { label ... on IntMetadataEntry { intValue } } }
+  assetPartitionStatuses { ... on MultiPartitionStatuses { ranges {
+    primaryDimStartKey primaryDimEndKey
+    secondaryDim { ... on DefaultPartitionStatuses {
+      materializedPartitions failedPartitions } } } } } } } }"""
+LAUNCH = """
+mutation($params: ExecutionParams!) { launchRun(executionParams: $params) { __typename
   ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
 RUN = """query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"""
 RUNS = """{ runsOrError { ... on Runs { results { runId jobName status tags { key value } } } } }"""
-EVENTS = """query($id: ID!) { logsForRun(runId: $id, limit: 1000) { ... on EventConnection { events { __typename
+EVENTS = """
+query($id: ID!) { logsForRun(runId: $id, limit: 1000) { ... on EventConnection { events { __typename
   ... on MessageEvent { message level stepKey }
   ... on DisplayableEvent { label description metadataEntries { ...entry } }
   ... on ErrorEvent { error { message stack causes { message stack } } }
   ... on ExecutionStepFailureEvent { failureMetadata { metadataEntries { ...entry } } }
   ... on LogsCapturedEvent { fileKey } } } } }
 fragment entry on MetadataEntry { label description
-  ... on TextMetadataEntry { text } ... on MarkdownMetadataEntry { mdStr } ... on JsonMetadataEntry { jsonString }
+  ... on TextMetadataEntry { text } ... on MarkdownMetadataEntry { mdStr }
+  ... on JsonMetadataEntry { jsonString }
   ... on TableMetadataEntry { table { records } } }"""
 OUTPUT = """query($key: [String!]!) { capturedLogs(logKey: $key) { stdout stderr } }"""
-DETAILS = """{ runsOrError { ... on Runs { results { runId jobName status runConfigYaml tags { key value } } } } }"""
-BACKFILL = """mutation($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $params) { __typename
+DETAILS = """
+{ runsOrError { ... on Runs { results {
+  runId jobName status runConfigYaml tags { key value } } } } }"""
+BACKFILL = """
+mutation($params: LaunchBackfillParams!) {
+  launchPartitionBackfill(backfillParams: $params) { __typename
   ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }"""
 
 
@@ -48,17 +59,17 @@ class Web:
     """The running web server."""
 
     url: str
-    answers: list[bytes] = field(default_factory=list)
-    """Every answer the page got."""
+    responses: list[bytes] = field(default_factory=list)
+    """Every response that the page received."""
     pid: int = 0
-    """Of `dagster dev`, which started everything else."""
+    """Process id of `dagster dev`, which started all other processes."""
 
     def ask(self, query: str, **variables: Any) -> Any:
-        answer = requests.post(
+        response = requests.post(
             f"{self.url}/graphql", json={"query": query, "variables": variables}, timeout=30
         )
-        self.answers.append(answer.content)
-        body = answer.json()
+        self.responses.append(response.content)
+        body = response.json()
         assert "errors" not in body, body["errors"]
         (result,) = body["data"].values()
         return result
@@ -67,7 +78,7 @@ class Web:
         return self.ask(STATUS, path=[name])
 
     def row_counts(self, name: str) -> dict[str, int]:
-        """Row count per partition, the newest materialisation wins."""
+        """Return the row count of each partition's newest materialisation."""
         events = reversed(self.asset(name)["assetMaterializations"])
         return {
             event["partition"]: entry["intValue"]
@@ -99,7 +110,7 @@ class Web:
         assert result["__typename"] == "LaunchBackfillSuccess", result
 
     def end_of(self, run_id: str, seconds: float = 90) -> str:
-        """Wait for a run's end and return its status."""
+        """Wait for the end of a run and return its status."""
         ended = ("SUCCESS", "FAILURE", "CANCELED")
         return str(
             wait_for(
@@ -109,7 +120,7 @@ class Web:
         )
 
     def ask_everything(self) -> None:
-        """Ask for all that the page can show of every run: its events, errors, metadata, configuration and output."""
+        """Request everything that the page shows of every run, also errors and output."""
         self.ask(DETAILS)
         for run in self.ask(RUNS)["results"]:
             events = self.ask(EVENTS, id=run["runId"])["events"]
@@ -117,16 +128,16 @@ class Web:
                 self.ask(OUTPUT, key=[run["runId"], "compute_logs", file_key])
 
     def runs(self, job: str) -> list[str]:
-        """Status of every run of a job."""
+        """Return the status of every run of a job."""
         return [run["status"] for run in self.ask(RUNS)["results"] if run["jobName"] == job]
 
 
-def wait_for(question: Callable[[], Any], seconds: float) -> Any:
-    """Ask until the answer is true."""
+def wait_for(check: Callable[[], Any], seconds: float) -> Any:
+    """Call until the result is true."""
     deadline = time.monotonic() + seconds
     while True:
-        if answer := question():
-            return answer
+        if result := check():
+            return result
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.5)
 
@@ -135,14 +146,14 @@ def wait_for(question: Callable[[], Any], seconds: float) -> Any:
 def dagster_dev(
     home: Path, environ: Mapping[str, str], change: tuple[str, str] = ("", "")
 ) -> Iterator[Web]:
-    """Start `dagster dev` in the repository's root, with its own home; end it as a terminal would.
+    """Start `dagster dev` in the repository's root with a separate home, and stop it at the end.
 
-    A run has as much of the machine's time to start as it has without a fast clock; `change` replaces one more line
-    of the shipped dagster.yaml.
+    The time limit for a run's start is longer, because the shared clock may be fast. `change`
+    replaces one more line of the shipped dagster.yaml.
     """
     home.mkdir(exist_ok=True)
-    patient = f"start_timeout_seconds: {180 * FAST}"
-    config = (ROOT / "dagster.yaml").read_text().replace("start_timeout_seconds: 180", patient)
+    longer = f"start_timeout_seconds: {180 * FAST}"
+    config = (ROOT / "dagster.yaml").read_text().replace("start_timeout_seconds: 180", longer)
     (home / "dagster.yaml").write_text(config.replace(*change))
     with serve_page(home, environ, "dagster", "dev") as web:
         yield web
@@ -152,10 +163,10 @@ def dagster_dev(
 def serve_page(
     home: Path, environ: Mapping[str, str], module: str, *arguments: str
 ) -> Iterator[Web]:
-    """Run a module that serves Dagster's page, in the repository's root, until it is up; end it as a terminal would.
+    """Run a module that serves Dagster's page, wait until it responds, and stop it at the end.
 
-    Dagster gives up where its code server is not spoken to within 45 s, which a crowded machine may not manage: one
-    that gave up so is started again, as whoever keeps it running would.
+    Dagster stops if its code server receives no heartbeat within 45 s, which happens on a busy
+    machine. Then it is started again, as a service manager would do.
     """
     for _ in range(STARTS):
         port = free_port()
@@ -176,12 +187,12 @@ def serve_page(
                 return
         finally:
             end(process)
-        assert NOT_SPOKEN_TO in (home / "web.log").read_text(), "dagster ended"
-    raise AssertionError(f"dagster gave up {STARTS} times")
+        assert NO_HEARTBEAT in (home / "web.log").read_text(), "dagster ended"
+    raise AssertionError(f"dagster stopped {STARTS} times")
 
 
 def end(process: "subprocess.Popen[bytes]", seconds: float = 60) -> None:
-    """Ask it to end with all it started; kill what does not listen, so that nothing outlives the tests."""
+    """Terminate the process group, and kill it if it does not end in time."""
     process.terminate()
     try:
         process.wait(seconds)

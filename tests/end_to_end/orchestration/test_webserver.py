@@ -100,7 +100,7 @@ def test_s1_no_answer_of_the_web_server_holds_a_token_or_a_text(
     wait_for(lambda: web.asset("raw_message_ids")["partitionStats"]["numFailed"] == 1, 120)
     wait_for(lambda: good in web.row_counts("messages"), 90)
     web.ask_everything()
-    said = b"\n".join(web.answers)
+    said = b"\n".join(web.responses)
     assert f"{BIKES}: failed: the token is invalid".encode() in said, (
         "failed runs are asked for, too"
     )

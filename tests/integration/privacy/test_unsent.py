@@ -35,7 +35,7 @@ from convo_pipeline.upkeep.verify import verify
 from tests.integration.privacy.test_forget import kill_everywhere
 from tests.support.byte_grep import find_texts
 from tests.support.inboxes import NOW, Inboxes, serve, small_world
-from tests.support.simulation import Life
+from tests.support.simulation import Scenario
 from tests.support.spools import append_json
 
 SECRET, PICTURE = "a word that was taken back, örtlich", "a picture that was taken back"
@@ -448,12 +448,12 @@ def test_random_scenarios_never_delete_an_existing_message(
     """Faults that hide rows make messages missing, never deleted; unsent ones are found."""
     tally: Counter[str] = Counter()
     for seed in range(1_000 if long_run else 25):
-        life = Life(seed, memory_path / str(seed))
-        life.plans = [life._plan_run(number) for number in range(8)]
-        life.live()
-        now_us = life.world.clock.now_us()
-        unsent = {key for key, message in life.messages() if message.is_unsent(now_us)}
-        store = Store(StoreSettings(root=str(life.folder)))
+        scenario = Scenario(seed, memory_path / str(seed))
+        scenario.plans = [scenario._plan_run(number) for number in range(8)]
+        scenario.run_all()
+        now_us = scenario.world.clock.now_us()
+        unsent = {key for key, message in scenario.messages() if message.is_unsent(now_us)}
+        store = Store(StoreSettings(root=str(scenario.folder)))
         for day in store.days("raw_message_ids", "shop"):
             for row in store.read("raw_message_ids", "shop", day).to_pylist():
                 is_unsent = (row["conversation_id"], row["message_id"]) in unsent
@@ -461,7 +461,7 @@ def test_random_scenarios_never_delete_an_existing_message(
                 is_deleted = row["deleted_at"] is not None and row["returned_at"] is None
                 tally["deleted and unsent" if is_unsent else "deleted and there"] += is_deleted
         store.close()
-        shutil.rmtree(life.folder)
+        shutil.rmtree(scenario.folder)
     print(dict(tally))
     assert tally["deleted and there"] == 0
     assert min(tally["deleted and unsent"], tally["missing and there"]) > 0

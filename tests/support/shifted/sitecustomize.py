@@ -1,11 +1,11 @@
-"""Shift the clock of this process by what a file says: Python loads this module by itself where the folder is on its path.
+"""Shift this process's clock by the offset in a file. Python imports this module at its start.
 
-The file holds one number, the seconds by which the machine's clock is ahead; whoever changes it lets time pass in all
-processes at once. Nothing of Dagster or of ours is replaced, only what the machine says the time is.
+The file holds one number: the seconds to add to the machine's clock. A change of the file changes
+the time in all processes at once. No code of Dagster or of this project is replaced.
 
-Two exceptions, for waits that other processes' answers depend on. A server whose clients prove that they live by a
-heartbeat keeps the machine's `time.time`, or each jump would look like silence. The daemon's waits for its next round
-end when the shifted clock has come so far, as they would if the time had really passed.
+There are two exceptions. A server that expects heartbeats keeps the machine's `time.time`, because
+a jump would look like a missing heartbeat. The daemon's waits end when the shifted clock reaches
+their end.
 """
 
 import ctypes
@@ -23,7 +23,7 @@ machine_seconds, machine_wait = time.time, threading.Event.wait
 
 
 def shift(path: str) -> None:
-    """Replace the clock, as far as this process may have another one."""
+    """Replace the clock functions of this process."""
     with open(path, "rb") as file:
         shared = mmap.mmap(file.fileno(), 8, access=mmap.ACCESS_READ)
 
@@ -49,7 +49,7 @@ def shift(path: str) -> None:
 
 
 def replace_attribute(kind: type, name: str, value: object) -> None:
-    """Set an attribute of a type that is written in C."""
+    """Set an attribute of a type that is implemented in C."""
     (attributes,) = gc.get_referents(kind.__dict__)
     attributes[name] = value
     ctypes.pythonapi.PyType_Modified(ctypes.py_object(kind))
