@@ -1,6 +1,7 @@
 """Sensor: post each failed run to a webhook, with its accounts and what to do.
 
-It is off unless configured. It sends the failed steps' texts: account names and remedies, no secret and no message.
+It is off unless configured. It sends the failed steps' texts: account names and remedies, no
+secret and no message.
 A job that fails again for the same accounts and reasons is posted once.
 """
 

@@ -127,7 +127,8 @@ def asset_changes(
     """Yield an event for each changed partition, those with pictures last.
 
     An asset's page shows its newest materialisation. So captures materialise a partition of a
-    pictured table once, with pictures. Its later changes are observations, until the nightly run draws again.
+    pictured table once, with pictures. Its later changes are observations, until the nightly run
+    draws again.
     """
     new = [
         partition

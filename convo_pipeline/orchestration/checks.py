@@ -1,9 +1,9 @@
 """Asset checks: find partitions that are wrong or incomplete and say what to do. No check blocks.
 
 A blocking check would fail the complete accounts too. A check is evaluated once per run, also if
-the step then fails. It reads the run's partitions and those that failed in its last evaluation, so that
-a good run of one account does not hide another account's problem. Texts name accounts, dates and
-remedies, never a message's text.
+the step then fails. It reads the run's partitions and those that failed in its last evaluation, so
+that a good run of one account does not hide another account's problem. Texts name accounts, dates
+and remedies, never a message's text.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence

@@ -1,7 +1,8 @@
-"""Metadata that Dagster's page shows of assets and partitions: columns, row counts, previews, costs.
+"""Metadata that Dagster's page shows of assets and partitions: columns, rows, previews, calls.
 
-Previews hold shortened ids, times, directions, types and counts; never texts, names, e-mail addresses
-or URLs. A column is shown only if its name or type is listed here, so a new text column stays hidden.
+Previews hold shortened ids, times, directions, types and counts; never texts, names, e-mail
+addresses or URLs. A column is shown only if its name or type is listed here, so a new text column
+stays hidden.
 """
 
 import hashlib
@@ -83,7 +84,7 @@ def table_metadata(table: Table) -> dict[str, Any]:
 
 
 def run_metadata(reports: Sequence[AccountReport]) -> dict[str, Any]:
-    """Return a run's calls, in total and by account, and the messages that a sweep found missing."""
+    """Return a run's calls, in total and by account, and messages that a sweep found missing."""
     cost, missed = figures_in(reports), missed_in(reports)
     metadata: dict[str, Any] = {
         "calls": cost.used,

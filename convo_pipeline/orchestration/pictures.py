@@ -1,16 +1,17 @@
-"""Pictures beside the figures: what `account_days` and `coverage` of one account say about a run's days.
+"""Pictures of `account_days` and `coverage` for Dagster's page: one account and a run's days.
 
-One entry of Markdown an account and run, on the newest day of the run, with small PNGs inside it: the event log keeps
-every one of them. It draws numbers, dates and the account's name; never a person's name or a text. Matplotlib takes a
-second to load and is loaded when something is drawn. Colours are those of Okabe and Ito and cividis, for any eyes.
+A picture page is one Markdown entry with small PNGs, because the event log keeps all of them. It
+shows numbers, dates and the account's name, never a person's name or a text. Matplotlib takes a
+second to load, so it is imported when something is drawn. Colours are from Okabe-Ito and cividis,
+which colour-blind readers can tell apart.
 """
 
 import base64
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
 import numpy as np
@@ -44,10 +45,6 @@ from convo_pipeline.tables.chart_data import (
 )
 from convo_pipeline.tables.complete_range import CompleteRange
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
 PICTURED = (ACCOUNT_DAYS.name, COVERAGE.name)
 """The tables whose pages show pictures."""
 BLUE, ORANGE, YELLOW, VERMILION, GREY = "#0072B2", "#E69F00", "#F0E442", "#D55E00", "#999999"
@@ -58,45 +55,52 @@ STATUS_COLOURS = {
     "failed": VERMILION,
     "pending": YELLOW,
 }
+DIRECTIONS = {"inbound": ("in", BLUE), "outbound": ("out", ORANGE), "unknown": ("unread", GREY)}
+BAR_OFFSETS, BAR_WIDTH = (-0.28, 0, 0.28), 0.28
 SIZE_INCHES, DOTS_PER_INCH, COLOUR_COUNT = (7.6, 2.7), 110, 48
 MARGINS = {"left": 0.085, "right": 0.855, "bottom": 0.19, "top": 0.89}
 WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 MOST_TABLE_ROWS = 14
-NOT_WHOLE = "not whole"
-"""A day that no run promised, of which nothing or only what came along is held, or one that was not over."""
 LINKS = (
-    "[messages](/assets/messages) · [coverage](/assets/coverage) · [account_days](/assets/account_days) · "
-    "[runs](/runs) — definitions: `docs/metrics.md`, what red means: `docs/ui.md`"
+    "[messages](/assets/messages) · [coverage](/assets/coverage) ·"
+    " [account_days](/assets/account_days) · [runs](/runs) — definitions: `docs/metrics.md`, what"
+    " red means: `docs/ui.md`"
 )
 
 
 @dataclass(frozen=True)
 class ChartContext:
-    """Whose pictures: an account, its time zone, its session gap, the days of the run, and its complete range."""
+    """The account, days and settings that all pictures of a page share."""
 
     account: str
     timezone: str
     session_gap_hours: float
-    span: ChartDays
+    days: ChartDays
     complete_range: CompleteRange | None
 
     @property
     def title(self) -> str:
-        days = self.span.pictured
-        return f"{self.account} · {self.name(days[0]) if len(days) == 1 else self.span.title}"
+        pictured = self.days.pictured
+        name = self.label(pictured[0]) if len(pictured) == 1 else self.days.title
+        return f"{self.account} · {name}"
 
-    def is_promised(self, day: date) -> bool:
+    @property
+    def shown_title(self) -> str:
+        return f"{self.account} · {self.days.shown[0]} to {self.days.shown[-1]}"
+
+    def is_covered(self, day: date) -> bool:
+        """Whether complete runs cover the day, as far as it was over."""
         return day_status(day, self.complete_range).is_complete
 
-    def is_whole(self, day: date) -> bool:
-        """Say whether all of the day is held: a run promised it, and it was over."""
-        return self.is_promised(day) and day_status(day, self.complete_range).has_ended
+    def is_complete(self, day: date) -> bool:
+        """Whether complete runs cover the day and it was over at the last of them."""
+        return self.is_covered(day) and day_status(day, self.complete_range).has_ended
 
-    def name(self, day: date) -> str:
-        """Name a day, and say why it is not whole."""
-        if self.is_whole(day):
+    def label(self, day: date) -> str:
+        """Return the day, with a note if it is not complete."""
+        if self.is_complete(day):
             return f"{day}"
-        return f"{day} (not over)" if self.is_promised(day) else f"{day} (not promised)"
+        return f"{day} (not over)" if self.is_covered(day) else f"{day} (incomplete)"
 
 
 def picture_account(
@@ -107,349 +111,310 @@ def picture_account(
     timezone: str = "UTC",
     session_gap_hours: float = 24,
 ) -> dict[str, dg.MarkdownMetadataValue]:
-    """Draw the pictures of some days of an account; return the Markdown by table, none where nothing is held."""
-    held = store.days(COVERAGE.name, account)
-    span = choose_chart_days(days, first_day=min(held, default=None))
-    subject = ChartContext(
-        account, timezone, session_gap_hours, span, read_complete_range(store, account)
+    """Draw the pictures of some days; return Markdown by table, nothing if no day is stored."""
+    stored_days = store.days(COVERAGE.name, account)
+    chart = ChartContext(
+        account,
+        timezone,
+        session_gap_hours,
+        choose_chart_days(days, first_day=min(stored_days, default=None)),
+        read_complete_range(store, account),
     )
-    if not set(held).intersection(subject.span.shown):
+    shown = chart.days.shown
+    if not set(stored_days).intersection(shown):
         return {}
+    figures = read_rows(store, ACCOUNT_DAYS, account, shown)
+    coverage = read_rows(store, COVERAGE, account, shown)
+    account_days_images = {
+        "Messages by hour": _draw_volume(store, chart),
+        "Time to the first answer": _draw_waits(_read_waits(store, chart, figures), chart),
+        "Volume and backlog by day": draw_backlog(figures, chart),
+    }
+    coverage_images = {"Coverage by day": draw_coverage(coverage, chart)}
     return {
-        ACCOUNT_DAYS.name: dg.MetadataValue.md(_account_days_page(store, subject)),
-        COVERAGE.name: dg.MetadataValue.md(_coverage_page(store, subject)),
+        ACCOUNT_DAYS.name: _page(chart, account_days_images, _figures_table(figures, chart)),
+        COVERAGE.name: _page(chart, coverage_images, _coverage_table(coverage, chart)),
     }
 
 
 # pages
 
 
-def _account_days_page(store: Store, subject: ChartContext) -> str:
-    rows = read_rows(store, ACCOUNT_DAYS, subject.account, subject.span.shown)
-    waits = _read_waits(store, subject, rows)
-    images = {
-        "Messages by hour": draw_volume(store, subject),
-        "Time to the first answer": draw_waits(waits, subject),
-        "Volume and backlog by day": draw_backlog(rows, subject),
-    }
-    return _page(subject, images, _figures_table(rows, subject))
-
-
-def _coverage_page(store: Store, subject: ChartContext) -> str:
-    rows = read_rows(store, COVERAGE, subject.account, subject.span.shown)
-    images = {"Coverage by day": draw_coverage(rows, subject)}
-    return _page(subject, images, _coverage_table(rows, subject))
-
-
-def _page(subject: ChartContext, images: Mapping[str, bytes], table: str) -> str:
-    shown = [
+def _page(chart: ChartContext, images: Mapping[str, bytes], table: str) -> dg.MarkdownMetadataValue:
+    embedded = [
         f"![{title}](data:image/png;base64,{base64.b64encode(image).decode()})"
         for title, image in images.items()
     ]
-    return "\n\n".join([f"### {subject.title}", *shown, table, LINKS])
+    return dg.MetadataValue.md("\n\n".join([f"### {chart.title}", *embedded, table, LINKS]))
 
 
-def _figures_table(rows: Mapping[date, Row], subject: ChartContext) -> str:
-    heads = ("date", "in", "out", "unread", "new customers", "sessions", "judged", "median first answer",
-             "answered in 24 h, of judged", "backlog")  # fmt: skip
-    lines = [
-        (subject.name(day), _at_least(row["inbound_count"], is_open), _at_least(row["outbound_count"], is_open),
-         row["unknown_count"], spell_new_count(row, is_open), row["session_count"], row["judged_session_count"],
-         spell_seconds(row["median_first_response_seconds"]), _percent(row["share_answered_24h"]),
-         _at_least(row["backlog_count"], bool(row["is_backlog_lower_bound"])))
-        for day, row in _newest(rows, subject.span.pictured)
-        for is_open in [bool(row["unknown_count"]) or not subject.is_whole(day)]
-    ]  # fmt: skip
-    return _table(heads, lines)
+def _figures_table(rows: Mapping[date, Row], chart: ChartContext) -> str:
+    heads = ("date", "in", "out", "unread", "new customers", "sessions", "judged",
+             "median first answer", "answered in 24 h, of judged", "backlog")  # fmt: skip
+    lines = []
+    for day, row in _newest(rows, chart):
+        is_minimum = bool(row["unknown_count"]) or not chart.is_complete(day)
+        share = row["share_answered_24h"]
+        lines.append(
+            (
+                chart.label(day),
+                _at_least(row["inbound_count"], is_minimum),
+                _at_least(row["outbound_count"], is_minimum),
+                row["unknown_count"],
+                format_new_count(row, is_minimum),
+                row["session_count"],
+                row["judged_session_count"],
+                format_seconds(row["median_first_response_seconds"]),
+                None if share is None else f"{share:.0%}",
+                _at_least(row["backlog_count"], bool(row["is_backlog_lower_bound"])),
+            )
+        )
+    return _markdown_table(heads, lines)
 
 
-def _at_least(count: float | None, is_least: bool) -> str:
-    return f"≥ {count}" if is_least else f"{count}"
+def _at_least(count: float | None, is_minimum: bool) -> str:
+    return f"≥ {count}" if is_minimum else f"{count}"
 
 
-def spell_new_count(row: Row, is_least: bool) -> str:
-    """Say how many customers were new: fewer where the days looked back on are not all held, more where one is unread."""
-    is_most = (row["history_days"] or 0) < LOOKBACK_DAYS
-    sign = {(False, False): "", (True, False): "≤ ", (False, True): "≥ ", (True, True): "≈ "}[
-        is_most, is_least
-    ]
-    return f"{sign}{row['new_customer_count']}"
+def format_new_count(row: Row, is_minimum: bool) -> str:
+    """Return the number of new customers with its certainty.
+
+    Without all earlier days there may be fewer (≤); with unread messages more (≥); with both, ≈.
+    """
+    is_maximum = (row["history_days"] or 0) < LOOKBACK_DAYS
+    signs = {(True, False): "≤ ", (False, True): "≥ ", (True, True): "≈ "}
+    return f"{signs.get((is_maximum, is_minimum), '')}{row['new_customer_count']}"
 
 
-def _coverage_table(rows: Mapping[date, Row], subject: ChartContext) -> str:
+def _coverage_table(rows: Mapping[date, Row], chart: ChartContext) -> str:
     names = ("ids_listed", *STATUS_COLOURS)
-    lines = [
-        (subject.name(day), *(row[name] for name in names), _percent(row["share_detailed"]))
-        for day, row in _newest(rows, subject.span.pictured)
-    ]
-    return _table(("date", *names, "with content"), lines)
+    lines = []
+    for day, row in _newest(rows, chart):
+        share = row["share_detailed"]
+        percent = None if share is None else f"{share:.0%}"
+        lines.append((chart.label(day), *(row[name] for name in names), percent))
+    return _markdown_table(("date", *names, "with content"), lines)
 
 
-def _newest(rows: Mapping[date, Row], days: Sequence[date]) -> list[tuple[date, Row]]:
-    return [(day, rows[day]) for day in sorted(days, reverse=True) if day in rows][:MOST_TABLE_ROWS]
+def _newest(rows: Mapping[date, Row], chart: ChartContext) -> list[tuple[date, Row]]:
+    newest_first = sorted(chart.days.pictured, reverse=True)
+    return [(day, rows[day]) for day in newest_first if day in rows][:MOST_TABLE_ROWS]
 
 
-def _table(heads: Sequence[str], lines: Sequence[Sequence[object]]) -> str:
+def _markdown_table(heads: Sequence[str], lines: Sequence[Sequence[object]]) -> str:
     if not lines:
         return "No messages on these days."
-    rows = [heads, ["---", *["---:"] * (len(heads) - 1)], *lines]
+    table = [heads, ["---", *["---:"] * (len(heads) - 1)], *lines]
     return "\n".join(
-        f"| {' | '.join('–' if cell is None else str(cell) for cell in row)} |" for row in rows
+        f"| {' | '.join('–' if cell is None else str(cell) for cell in line)} |" for line in table
     )
 
 
-def _percent(share: float | None) -> str | None:
-    return None if share is None else f"{share:.0%}"
+def format_seconds(seconds: float | None) -> str | None:
+    """Format a duration in its largest unit.
 
-
-def spell_seconds(seconds: float | None) -> str | None:
-    """Write a duration as people say it.
-
-    >>> spell_seconds(42), spell_seconds(600), spell_seconds(9000), spell_seconds(200_000)
+    >>> format_seconds(42), format_seconds(600), format_seconds(9000), format_seconds(200_000)
     ('42 s', '10 min', '2.5 h', '2.3 days')
     """
     if seconds is None:
         return None
-    for unit, length in (("days", 86_400), ("h", 3600), ("min", 60)):
-        if seconds >= length * (2 if unit == "days" else 1):
-            return f"{seconds / length:.{0 if unit == 'min' else 1}f} {unit}"
-    return f"{seconds:.0f} s"
+    if seconds >= 2 * 86_400:
+        return f"{seconds / 86_400:.1f} days"
+    if seconds >= 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.0f} min" if seconds >= 60 else f"{seconds:.0f} s"
 
 
 # numbers
 
 
 def read_rows(store: Store, table: Table, account: str, days: Sequence[date]) -> dict[date, Row]:
-    """Return a mart's row of each day that has one."""
-    found = {day: store.read(table.name, account, day).to_pylist() for day in days}
-    return {day: rows[0] for day, rows in found.items() if rows}
+    """Return the row of a one-row table for each day that has one."""
+    tables = {day: store.read(table.name, account, day).to_pylist() for day in days}
+    return {day: rows[0] for day, rows in tables.items() if rows}
 
 
-def _read(
-    store: Store, table: Table, account: str, days: Sequence[date], names: Sequence[str]
+def _read_messages(
+    store: Store, account: str, days: Sequence[date], names: Sequence[str]
 ) -> pa.Table:
-    parts = [read_columns(store, table, account, day, names) for day in days]
-    return pa.concat_tables([table.schema.empty_table().select(names), *parts])
+    parts = [read_columns(store, MESSAGES, account, day, names) for day in days]
+    return pa.concat_tables([MESSAGES.schema.empty_table().select(names), *parts])
 
 
-def _read_waits(store: Store, subject: ChartContext, rows: Mapping[date, Row]) -> dict[str, int]:
-    """Class the first responses of the pictured days; the neighbouring days say which sessions are new.
+def _read_waits(store: Store, chart: ChartContext, rows: Mapping[date, Row]) -> dict[str, int]:
+    """Count the first responses of the pictured days by waiting time.
 
-    Of a day that no run promised only some sessions are held, those that went on longest: their waits are not counted.
+    Messages of neighbouring days show which sessions are new. A day that no complete run covers
+    holds only its longest sessions, so its waits count as unknown.
     """
-    pictured = [day for day in subject.span.pictured if day in rows]
-    promised = [day for day in pictured if subject.is_promised(day)]
-    unpromised_count = sum(
-        int(rows[day]["session_count"] or 0) for day in pictured if day not in promised
+    gap, pictured = chart.session_gap_hours, [day for day in chart.days.pictured if day in rows]
+    covered = [day for day in pictured if chart.is_covered(day)]
+    uncovered_count = sum(
+        int(rows[day]["session_count"] or 0) for day in pictured if day not in covered
     )
-    gap = subject.session_gap_hours
-    first, last = (
-        needed_days(subject.span.pictured[0], gap)[0],
-        needed_days(subject.span.pictured[-1], gap)[1],
+    first = needed_days(chart.days.pictured[0], gap)[0]
+    until = needed_days(chart.days.pictured[-1], gap)[1]
+    days = [first + timedelta(days=index) for index in range((until - first).days)]
+    responses = compute_first_responses(
+        _read_messages(store, chart.account, days, COLUMNS),
+        covered,
+        complete_range=chart.complete_range,
+        session_gap_hours=gap,
     )
-    around = [first + timedelta(days=index) for index in range((last - first).days)]
-    messages = _read(store, MESSAGES, subject.account, around, COLUMNS)
-    found = compute_first_responses(
-        messages, promised, complete_range=subject.complete_range, session_gap_hours=gap
-    )
-    return class_waits(
-        found.seconds, found.unanswered_count, found.unknown_count + unpromised_count
-    )
+    unknown_count = responses.unknown_count + uncovered_count
+    return class_waits(responses.seconds, responses.unanswered_count, unknown_count)
+
+
+def mean_hours(store: Store, chart: ChartContext) -> Floats:
+    """Return mean messages per hour as weekday × hour, over the hours that complete runs cover.
+
+    Other hours may lack messages and would make the means too small.
+    """
+    if chart.complete_range is None:
+        return np.full((7, 24), np.nan)
+    days = [day for day in chart.days.pictured if chart.is_covered(day)]
+    until = chart.complete_range.until
+    times = _read_messages(store, chart.account, days, ("created_at",))["created_at"]
+    times = times.filter(pc.less(times, pa.scalar(until, times.type)))
+    return mean_by_hour(count_by_hour(times, chart.timezone), days, chart.timezone, until)
 
 
 # drawings
 
 
-def draw_volume(store: Store, subject: ChartContext) -> bytes:
-    """Draw when people write: one day by its hours, more of them by weekday and hour."""
-    if len(subject.span.pictured) > 1:
-        return draw_hours(mean_hours(store, subject), subject)
-    messages = _read(
-        store, MESSAGES, subject.account, subject.span.pictured, ("created_at", "direction")
-    )
-    counts = {
-        name: count_by_hour(
-            messages.filter(_is_direction(messages, direction))["created_at"], subject.timezone
-        )
-        for name, direction in (("in", "inbound"), ("out", "outbound"), ("unread", None))
-    }
-    return draw_day({name: found.sum(axis=0) for name, found in counts.items()}, subject)
+def _draw_volume(store: Store, chart: ChartContext) -> bytes:
+    """Draw the messages of one day by hour, or of several days by weekday and hour."""
+    if len(chart.days.pictured) > 1:
+        return draw_hours(mean_hours(store, chart), chart)
+    names = ("created_at", "direction")
+    messages = _read_messages(store, chart.account, chart.days.pictured, names)
+    directions = pc.fill_null(messages["direction"], "unknown")
+    figure, axes = _new_chart(f"Messages by hour · {chart.title} (UTC day)")
+    for (direction, (label, colour)), offset in zip(DIRECTIONS.items(), BAR_OFFSETS, strict=True):
+        times = messages.filter(pc.equal(directions, direction))["created_at"]
+        counts: Ints = count_by_hour(times, chart.timezone).sum(axis=0)
+        axes.bar(np.arange(24) + offset, counts, BAR_WIDTH, color=colour, label=label)
+    _label_hours(axes, chart)
+    _scale_counts(axes, "messages")
+    _add_legend(axes)
+    return _to_png(figure)
 
 
-def mean_hours(store: Store, subject: ChartContext) -> Floats:
-    """Return messages an hour by weekday and hour, over the hours that a run promised and that were over.
-
-    What is held of others would make the means too small.
-    """
-    if subject.complete_range is None:
-        return np.full((7, 24), np.nan)
-    days, until = (
-        [day for day in subject.span.pictured if subject.is_promised(day)],
-        subject.complete_range.until,
-    )
-    written = _read(store, MESSAGES, subject.account, days, ("created_at",))["created_at"]
-    is_before = pc.less(written, pa.scalar(until, written.type))
-    return mean_by_hour(
-        count_by_hour(written.filter(is_before), subject.timezone), days, subject.timezone, until
-    )
+def draw_hours(means: Floats, chart: ChartContext) -> bytes:
+    """Draw mean messages by hour and weekday; hours without complete data are grey."""
+    figure, axes = _new_chart(f"Messages by hour and weekday · {chart.title}")
+    top = max(1.0, float(np.nanmax(means, initial=0)))
+    image = axes.imshow(means, cmap="cividis", aspect="auto", vmin=0, vmax=top)
+    axes.set_facecolor("#dddddd")
+    axes.set_yticks(range(7), WEEKDAYS)
+    _label_hours(axes, chart, "; grey: incomplete" if np.isnan(means).any() else "")
+    figure.colorbar(image, ax=axes, label="messages an hour", pad=0.02)
+    return _to_png(figure)
 
 
-def _is_direction(messages: pa.Table, direction: str | None) -> pa.ChunkedArray:
-    return (
-        pc.is_null(messages["direction"])
-        if direction is None
-        else pc.equal(messages["direction"], direction)
-    )
+def _draw_waits(waits: Mapping[str, int], chart: ChartContext) -> bytes:
+    """Draw the number of sessions by the wait for their first answer."""
+    figure, axes = _new_chart(f"Time to the first answer · {chart.title}")
+    colours = [{UNANSWERED: VERMILION, UNKNOWN: GREY}.get(label, BLUE) for label in waits]
+    bars = axes.bar(list(waits), list(waits.values()), color=colours, width=0.75)
+    axes.bar_label(bars, fontsize=9)
+    axes.tick_params(axis="x", labelsize=8)
+    _scale_counts(axes, "sessions")
+    axes.set_xlabel("wait for a person's first answer")
+    return _to_png(figure)
 
 
-def draw_day(counts: Mapping[str, Ints], subject: ChartContext) -> bytes:
-    """Draw one day's messages by hour: in, out, and unread ones, which may be either."""
-
-    def draw(figure: "Figure", axes: "Axes") -> None:
-        for (name, hours), colour, shift in zip(
-            counts.items(), (BLUE, ORANGE, GREY), (-0.28, 0, 0.28), strict=True
-        ):
-            axes.bar(np.arange(24) + shift, hours, 0.28, color=colour, label=name)
-        _label_hours(axes, subject)
-        _count_on(axes, "messages")
-        _legend(axes)
-
-    return _draw(f"Messages by hour · {subject.title} (UTC day)", draw)
-
-
-def draw_hours(means: Floats, subject: ChartContext) -> bytes:
-    """Draw messages by hour and weekday; an hour that the days do not hold, or not yet, stays grey."""
-
-    def draw(figure: "Figure", axes: "Axes") -> None:
-        top = max(1.0, float(np.nanmax(means, initial=0)))
-        image = axes.imshow(means, cmap="cividis", aspect="auto", vmin=0, vmax=top)
-        axes.set_facecolor("#dddddd")
-        axes.set_yticks(range(7), WEEKDAYS)
-        _label_hours(axes, subject, "; grey: not held" if np.isnan(means).any() else "")
-        figure.colorbar(image, ax=axes, label="messages an hour", pad=0.02)
-
-    return _draw(f"Messages by hour and weekday · {subject.title}", draw)
+def draw_backlog(rows: Mapping[date, Row], chart: ChartContext) -> bytes:
+    """Draw messages in and out by day, and the conversations that wait at the end of each day."""
+    figure, axes = _new_chart(f"Volume and backlog by day · {chart.shown_title}")
+    days = chart.days.shown
+    positions = np.arange(len(days))
+    for (direction, (label, colour)), offset in zip(DIRECTIONS.items(), BAR_OFFSETS, strict=True):
+        counts = daily(rows, days, f"{direction}_count")
+        axes.bar(positions + offset, counts, BAR_WIDTH, color=colour, label=label)
+    backlog = daily(rows, days, "backlog_count", np.nan)
+    is_exact = daily(rows, days, "is_backlog_lower_bound") == 0
+    axes.plot(positions, backlog, color="black", linewidth=1.2)
+    for label, fill, is_drawn in (
+        ("waiting", "black", is_exact),
+        ("waiting, ≥", "white", ~is_exact),
+    ):
+        values = np.where(is_drawn, backlog, np.nan)
+        if not np.isnan(values).all():
+            style = {"color": "black", "markerfacecolor": fill, "markersize": 3.5}
+            axes.plot(positions, values, "o", label=label, **style)
+    _hatch_incomplete(axes, chart)
+    _scale_counts(axes, "messages, conversations")
+    _label_days(axes, chart.days)
+    _add_legend(axes)
+    return _to_png(figure)
 
 
-def draw_waits(waits: Mapping[str, int], subject: ChartContext) -> bytes:
-    """Draw how many sessions had their first answer how soon."""
-
-    def draw(figure: "Figure", axes: "Axes") -> None:
-        colours = [{UNANSWERED: VERMILION, UNKNOWN: GREY}.get(label, BLUE) for label in waits]
-        bars = axes.bar(list(waits), list(waits.values()), color=colours, width=0.75)
-        axes.bar_label(bars, fontsize=9)
-        axes.tick_params(axis="x", labelsize=8)
-        _count_on(axes, "sessions")
-        axes.set_xlabel("wait for a person's first answer")
-
-    return _draw(f"Time to the first answer · {subject.title}", draw)
-
-
-def draw_backlog(rows: Mapping[date, Row], subject: ChartContext) -> bytes:
-    """Draw messages in and out by day, and how many conversations wait at each day's end."""
-    days = subject.span.shown
-
-    def draw(figure: "Figure", axes: "Axes") -> None:
-        places = np.arange(len(days))
-        for name, colour, shift in (
-            ("inbound", BLUE, -0.28),
-            ("outbound", ORANGE, 0),
-            ("unknown", GREY, 0.28),
-        ):
-            label = {"inbound": "in", "outbound": "out", "unknown": "unread"}[name]
-            axes.bar(
-                places + shift, daily(rows, days, f"{name}_count"), 0.28, color=colour, label=label
-            )
-        backlog = daily(rows, days, "backlog_count", np.nan)
-        is_known = daily(rows, days, "is_backlog_lower_bound") == 0
-        axes.plot(places, backlog, color="black", linewidth=1.2)
-        for label, fill, values in (
-            ("waiting", "black", np.where(is_known, backlog, np.nan)),
-            ("waiting, ≥", "white", np.where(is_known, np.nan, backlog)),
-        ):
-            if not np.isnan(values).all():
-                axes.plot(
-                    places,
-                    values,
-                    "o",
-                    color="black",
-                    markerfacecolor=fill,
-                    markersize=3.5,
-                    label=label,
-                )
-        _hatch(axes, subject)
-        _count_on(axes, "messages, conversations")
-        _label_days(axes, subject.span)
-        _legend(axes)
-
-    return _draw(f"Volume and backlog by day · {_shown_title(subject)}", draw)
+def draw_coverage(rows: Mapping[date, Row], chart: ChartContext) -> bytes:
+    """Draw the shares of each day's message ids by status, and how many ids there are."""
+    figure, axes = _new_chart(f"Coverage by day, number of ids on top · {chart.shown_title}")
+    days = chart.days.shown
+    positions, bottom = np.arange(len(days)), np.zeros(len(days))
+    for status, shares in coverage_shares(rows, days).items():
+        heights = np.nan_to_num(shares) * 100
+        if heights.any():
+            colour = STATUS_COLOURS[status]
+            axes.bar(positions, heights, 0.85, bottom=bottom, color=colour, label=status)
+        bottom = bottom + heights
+    axes.set_ylim(0, 112)
+    axes.set_yticks(range(0, 101, 25))
+    axes.set_ylabel("% of message ids")
+    if len(days) <= 31:
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
+        style = {"ha": "center", "fontsize": 7, "color": "#444444", "bbox": box}
+        for position, count in enumerate(daily(rows, days, "ids_listed")):
+            axes.text(position, 103, f"{count:.0f}" if count else "", **style)
+    _hatch_incomplete(axes, chart)
+    _label_days(axes, chart.days)
+    if bottom.any():
+        _add_legend(axes)
+    return _to_png(figure)
 
 
-def draw_coverage(rows: Mapping[date, Row], subject: ChartContext) -> bytes:
-    """Draw what became of each day's ids, as shares, and how many there were."""
-    days = subject.span.shown
-
-    def draw(figure: "Figure", axes: "Axes") -> None:
-        places, bottom = np.arange(len(days)), np.zeros(len(days))
-        for status, shares in coverage_shares(rows, days).items():
-            heights = np.nan_to_num(shares) * 100
-            if heights.any():
-                axes.bar(
-                    places, heights, 0.85, bottom=bottom, color=STATUS_COLOURS[status], label=status
-                )
-            bottom = bottom + heights
-        axes.set_ylim(0, 112)
-        axes.set_yticks(range(0, 101, 25))
-        axes.set_ylabel("% of message ids")
-        if len(days) <= 31:
-            for place, count in enumerate(daily(rows, days, "ids_listed")):
-                box = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
-                axes.text(
-                    place,
-                    103,
-                    f"{count:.0f}" if count else "",
-                    ha="center",
-                    fontsize=7,
-                    color="#444444",
-                    bbox=box,
-                )
-        _hatch(axes, subject)
-        _label_days(axes, subject.span)
-        if bottom.any():
-            _legend(axes)
-
-    return _draw(f"Coverage by day, number of ids on top · {_shown_title(subject)}", draw)
+# parts of drawings
 
 
-def _hatch(axes: "Axes", subject: ChartContext) -> None:
-    """Hatch the days that are not whole, over what is drawn of them: an empty one is not a quiet one."""
-    places = [place for place, day in enumerate(subject.span.shown) if not subject.is_whole(day)]
-    for first, last in _stretches(places):
-        label = NOT_WHOLE if first == places[0] else None
-        axes.axvspan(
-            first - 0.5,
-            last + 0.5,
-            facecolor="none",
-            edgecolor="#777777",
-            hatch="///",
-            linewidth=0,
-            label=label,
-        )
+def _new_chart(title: str) -> tuple[Any, Any]:
+    """Return a figure and its axes, without matplotlib's global state."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=SIZE_INCHES, dpi=DOTS_PER_INCH)
+    FigureCanvasAgg(figure)
+    axes: Any = figure.subplots(gridspec_kw=MARGINS)
+    axes.set_title(title, loc="left", fontsize=10, y=1.0)  # a fixed y saves measuring all labels
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
 
 
-def _stretches(places: Sequence[int]) -> list[tuple[int, int]]:
-    """Join neighbours.
+def _to_png(figure: Any) -> bytes:
+    """Return the figure as a PNG of few colours; an octree is ten times as fast as a median cut."""
+    from PIL import Image
 
-    >>> _stretches([0, 1, 2, 5])
-    [(0, 2), (5, 5)]
-    """
-    firsts = [place for place in places if place - 1 not in places]
-    lasts = [place for place in places if place + 1 not in places]
-    return list(zip(firsts, lasts, strict=True))
+    figure.canvas.draw()
+    image = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3])
+    buffer = io.BytesIO()
+    method, dither = Image.Quantize.FASTOCTREE, Image.Dither.NONE
+    image.quantize(COLOUR_COUNT, method, dither=dither).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
-def _count_on(axes: "Axes", label: str) -> None:
-    """Count on the vertical axis: whole numbers from 0, with room for what stands on the bars."""
+def _hatch_incomplete(axes: Any, chart: ChartContext) -> None:
+    label: str | None = "incomplete"
+    for position, day in enumerate(chart.days.shown):
+        if not chart.is_complete(day):
+            style = {"facecolor": "none", "edgecolor": "#777777", "hatch": "///", "linewidth": 0}
+            axes.axvspan(position - 0.5, position + 0.5, label=label, **style)
+            label = None
+
+
+def _scale_counts(axes: Any, label: str) -> None:
+    """Use whole numbers from 0, with room above the bars for their labels."""
     from matplotlib.ticker import MaxNLocator
 
     axes.set_ylim(0, max(1.0, axes.get_ylim()[1]) * 1.08)
@@ -457,56 +422,23 @@ def _count_on(axes: "Axes", label: str) -> None:
     axes.set_ylabel(label)
 
 
-def _label_hours(axes: "Axes", subject: ChartContext, note: str = "") -> None:
+def _label_hours(axes: Any, chart: ChartContext, note: str = "") -> None:
     axes.set_xticks(range(0, 24, 3), [f"{hour:02}:00" for hour in range(0, 24, 3)])
-    axes.set_xlabel(f"hour ({subject.timezone}){note}")
+    axes.set_xlabel(f"hour ({chart.timezone}){note}")
 
 
-def _shown_title(subject: ChartContext) -> str:
-    return f"{subject.account} · {subject.span.shown[0]} to {subject.span.shown[-1]}"
-
-
-def _label_days(axes: "Axes", span: ChartDays) -> None:
-    """Write every so many dates; where one day is shown among others, mark it."""
-    count = len(span.shown)
+def _label_days(axes: Any, days: ChartDays) -> None:
+    """Label about ten dates; mark a single day among those before it."""
+    count = len(days.shown)
     step = max(1, -(-count // 10))
     ticks = range((count - 1) % step, count, step)
-    axes.set_xticks(list(ticks), [f"{span.shown[place]:%d %b}" for place in ticks])
+    axes.set_xticks(list(ticks), [f"{days.shown[index]:%d %b}" for index in ticks])
     axes.set_xlim(-0.7, count - 0.3)
-    if len(span.pictured) < count:
-        marked = [place for place, day in enumerate(span.shown) if day in span.pictured]
-        axes.axvspan(marked[0] - 0.5, marked[-1] + 0.5, color="#e8e8e8", linewidth=0, zorder=-1)
+    if len(days.pictured) < count:
+        marked = [index for index, day in enumerate(days.shown) if day in days.pictured]
+        style = {"color": "#e8e8e8", "linewidth": 0, "zorder": -1}
+        axes.axvspan(marked[0] - 0.5, marked[-1] + 0.5, **style)
 
 
-def _legend(axes: "Axes") -> None:
+def _add_legend(axes: Any) -> None:
     axes.legend(loc="upper left", bbox_to_anchor=(1.005, 1), frameon=False, fontsize=8)
-
-
-def _draw(title: str, draw: Callable[["Figure", "Axes"], None]) -> bytes:
-    """Return a small PNG; nothing of matplotlib's global state is touched."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=SIZE_INCHES, dpi=DOTS_PER_INCH)
-    canvas: Any = FigureCanvasAgg(figure)
-    axes: Any = figure.subplots(gridspec_kw=MARGINS)
-    draw(figure, axes)
-    axes.set_title(
-        title, loc="left", fontsize=10, y=1.0
-    )  # told where, nobody measures every label to find out
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    canvas.draw()
-    return shrink(np.asarray(canvas.buffer_rgba()), COLOUR_COUNT)
-
-
-def shrink(pixels: "np.typing.NDArray[np.uint8]", colour_count: int) -> bytes:
-    """Return an image as a PNG of few colours; an octree finds them in a tenth of the median cut's time."""
-    from PIL import Image
-
-    image = Image.fromarray(pixels[..., :3])
-    buffer = io.BytesIO()
-    image.quantize(colour_count, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(
-        buffer, "PNG"
-    )
-    return buffer.getvalue()

@@ -252,7 +252,8 @@ def derive_figures(
 ) -> list[Commit] | None:
     """Derive `account_days` of these days and of all stale days; return None if that failed.
 
-    Return only commits that changed a figure. Most days near a new message change only their source.
+    Return only commits that changed a figure: most days near a new message change only their
+    source.
     """
     gap, table = deployment.settings.metrics.session_gap_hours, schema.ACCOUNT_DAYS.name
 

@@ -25,9 +25,9 @@ from convo_pipeline.orchestration.pictures import (
     draw_backlog,
     draw_coverage,
     draw_hours,
+    format_new_count,
     mean_hours,
     picture_account,
-    spell_new_count,
 )
 from convo_pipeline.orchestration.runs import QUIET
 from convo_pipeline.schema import ACCOUNT_DAYS
@@ -247,7 +247,7 @@ def test_a_title_of_one_day_says_that_it_is_not_whole() -> None:
     ]
     assert titles == [
         f"{BAKERY} · {day} ({why})"
-        for day, why in zip(THREE, ("not promised", *["not over"] * 2), strict=True)
+        for day, why in zip(THREE, ("incomplete", *["not over"] * 2), strict=True)
     ]
 
 
@@ -255,7 +255,7 @@ def test_new_customers_are_told_as_surely_as_they_are_known() -> None:
     rows: list[dict[str, float | None]] = [
         {"history_days": days, "new_customer_count": 3} for days in (28, 27)
     ]
-    assert [spell_new_count(row, flag) for row in rows for flag in (False, True)] == [
+    assert [format_new_count(row, flag) for row in rows for flag in (False, True)] == [
         "3",
         "≥ 3",
         "≤ 3",
@@ -294,5 +294,5 @@ def test_the_table_says_how_many_were_judged_and_which_days_are_not_whole(
             store.state.save_run(run)
         derive_account_days(store, BAKERY)
     assert "| sessions | judged |" in page
-    assert f"| {days[1]} (not promised) | ≥ " in page
-    assert f"| {days[1]} (not promised) |" in coverage
+    assert f"| {days[1]} (incomplete) | ≥ " in page
+    assert f"| {days[1]} (incomplete) |" in coverage
