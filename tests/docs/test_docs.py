@@ -478,3 +478,16 @@ def test_design_page_draws_the_tested_layout() -> None:
     for above, below in itertools.combinations(floors, 2):
         for high, low in itertools.product(above, below):
             assert level[high] <= level[low], (high, low)
+
+
+def test_s9_dagsters_page_listens_on_this_machine_only() -> None:
+    """The page has no login. Shown commands and the default use the loopback address."""
+    server = dagster_webserver.cli.create_dagster_webserver_cli()
+    (host,) = [option for option in server.params if option.name == "host"]
+    assert host.default == "127.0.0.1"
+    shown = [shlex.split(line) for line in DAGSTER_LINES]
+    shown += [shlex.split(unit["Service"]["ExecStart"]) for unit in units()]
+    shown += [shlex.split(line) for line in command_lines() if "dagster" in line]
+    hosts = {words[words.index("-h") + 1] for words in shown if "-h" in words}
+    assert hosts <= {"127.0.0.1"}
+    assert not any("--host" in words for words in shown)

@@ -66,7 +66,7 @@ def test_links_to_files_work(path: Path) -> None:
     assert [link for link in links if link and not (path.parent / link).exists()] == []
 
 
-def test_lock_files_pin_versions_and_name_no_host() -> None:
+def test_s11_lock_files_pin_versions_and_name_no_host() -> None:
     for lock in ("requirements.lock", "requirements-dev.lock"):
         lines = (ROOT / lock).read_text().splitlines()
         assert [

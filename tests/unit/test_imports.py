@@ -91,7 +91,7 @@ def test_imports_go_down(path: Path) -> None:
 
 
 @pytest.mark.parametrize("library", OWNERS)
-def test_each_library_has_one_owner(library: str) -> None:
+def test_s12_each_library_has_one_owner(library: str) -> None:
     users = {
         str(path.relative_to(PACKAGE))
         for path in MODULES
@@ -111,7 +111,7 @@ def test_no_module_with_assets_postpones_its_annotations() -> None:
     ("folder", "extras"),
     [("convo_pipeline", ()), ("benchmarks", ("dev",)), ("scripts", ("dev",)), ("tests", ("dev",))],
 )
-def test_every_package_that_is_imported_is_declared(folder: str, extras: tuple[str, ...]) -> None:
+def test_s11_every_imported_package_is_declared(folder: str, extras: tuple[str, ...]) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     entries = [
         *project["dependencies"],

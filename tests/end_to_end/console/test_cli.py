@@ -368,7 +368,7 @@ def test_query_prints_a_table_without_control_characters(lake: Path) -> None:
     assert re.search(r"a\[31mb\s+7", result.stdout)
 
 
-def test_csv_escapes_formulas(lake: Path) -> None:
+def test_s8_csv_escapes_formulas(lake: Path) -> None:
     sql = (
         "select '=cmd()' as a, '-5' as b, -5 as c, '  @x' as d, 'plain' as e, null as f,"
         " ['=1'] as g, date '2026-01-02' as h"

@@ -94,7 +94,7 @@ def test_token_in_the_query_if_configured() -> None:
     assert "authorization" not in server.calls[0].headers
 
 
-def test_app_secret_proof_is_an_hmac_of_the_token() -> None:
+def test_s4_app_secret_proof_is_an_hmac_of_the_token() -> None:
     with serving([page([])]) as server, client_of(server.url, app_secret=SECRET) as client:
         client.fetch_messages("t_1", "id", 10)
     expected = hmac.new(SECRET.encode(), TOKEN.encode(), hashlib.sha256).hexdigest()
@@ -471,7 +471,7 @@ def test_retry_after_of_a_busy_server_is_obeyed() -> None:
     assert sleeps == [9.0]
 
 
-def test_redirect_is_not_followed() -> None:
+def test_s5_redirect_is_not_followed() -> None:
     with serving([page([])]) as elsewhere:
         reply = Reply(content=b"", status=302, headers={"Location": elsewhere.url + "/steal"})
         with serving([reply]) as server, client_of(server.url) as client:
@@ -508,7 +508,7 @@ def test_gzip_response_is_read() -> None:
         assert client.fetch_messages("t_1", "id", 10).rows == ({"id": "1"},)
 
 
-def test_budget_stops_the_account() -> None:
+def test_s21_budget_stops_the_account() -> None:
     with serving([page([])]) as server, client_of(server.url, calls=2) as client:
         client.fetch_messages("t_1", "id", 10)
         client.fetch_messages("t_1", "id", 10)

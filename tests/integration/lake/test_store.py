@@ -212,7 +212,7 @@ def test_d16_names_fit_every_file_system(store: Store) -> None:
     assert store.read(TABLE, other, DAY).num_rows == 2
 
 
-def test_all_files_are_private_to_their_owner(store: Store) -> None:
+def test_s10_all_files_are_private_to_their_owner(store: Store) -> None:
     store.preflight()
     store.merge(TABLE, ACCOUNT, DAY, ids("m"))
     with store.lock_account(ACCOUNT):
@@ -519,7 +519,7 @@ def test_two_threads_share_one_store(store: Store) -> None:
     assert store.days(TABLE, ACCOUNT) == days
 
 
-def test_paths_outside_the_root_are_refused(tmp_path: Path) -> None:
+def test_s6_paths_outside_the_root_are_refused(tmp_path: Path) -> None:
     folder = LocalFolder(tmp_path)
     for parts in (("..",), ("a/b",), ("",), ("a\0b",), (".",)):
         with pytest.raises(StoreError, match="is no name of a file or folder"):

@@ -125,7 +125,7 @@ def conversations_of(inboxes: Inboxes, person: str, account: str = "insta") -> s
     }
 
 
-def test_no_byte_of_the_person_is_left_and_other_rows_stay(inboxes: Inboxes) -> None:
+def test_s14_no_byte_of_the_person_is_left_and_other_rows_stay(inboxes: Inboxes) -> None:
     theirs = conversations_of(inboxes, ADA)
     before, files = others(inboxes, theirs), inboxes.files()
     assert {trace for _, trace in hits(Path(inboxes.store.root))} == set(TRACES)

@@ -78,7 +78,7 @@ def run(inboxes: Inboxes, limits: dict[str, int], now: datetime = NOW) -> None:
     expire(inboxes.store, limits, now.date())
 
 
-def test_no_row_is_older_than_its_limit_at_any_hour(inboxes: Inboxes) -> None:
+def test_s16_no_row_is_older_than_its_limit_at_any_hour(inboxes: Inboxes) -> None:
     for days in range(0, 12, 5):
         now = (NOW + timedelta(days=days)).replace(hour=23, minute=59)
         run(inboxes, {"raw_message_details": RAW_LIMIT, "messages": MESSAGES_LIMIT}, now)

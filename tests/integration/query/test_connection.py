@@ -221,7 +221,9 @@ def test_a_root_that_does_not_exist_is_named(tmp_path: Path) -> None:
         "INSTALL httpfs",
     ],
 )
-def test_sql_reaches_nothing_outside_the_lake(tmp_path: Path, con: Connection, query: str) -> None:
+def test_s7_sql_reaches_nothing_outside_the_lake(
+    tmp_path: Path, con: Connection, query: str
+) -> None:
     (tmp_path.parent / "secret.txt").write_text("secret")
     with pytest.raises(duckdb.Error):
         con.execute(query.format(root=tmp_path)).fetchall()
@@ -237,7 +239,7 @@ def test_sql_writes_no_file_between_the_tables(tmp_path: Path, con: Connection, 
     assert list(tmp_path.rglob("*")) == []
 
 
-def test_a_hostile_id_finds_only_itself(tmp_path: Path, con: Connection) -> None:
+def test_s7_hostile_id_finds_only_itself(tmp_path: Path, con: Connection) -> None:
     hostile = [
         "a' OR '1'='1",
         "*",
