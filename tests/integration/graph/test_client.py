@@ -76,13 +76,17 @@ def client_of(
 
 def test_listing_sends_its_parameters() -> None:
     with serving([page([ROW], "C1")]) as server, client_of(server.url) as client:
-        found = client.fetch_conversations("id,updated_time", 50, after="C0", folder="other")
+        conversations = client.fetch_conversations("id,updated_time", 50, after="C0", folder="other")
     row = ConversationRow(ROW, Page((), None, SERVER_TIME))
-    assert found == ConversationPage((row,), "C1", SERVER_TIME)
+    assert conversations == ConversationPage((row,), "C1", SERVER_TIME)
     assert server.calls[0].raw_path == "/v26.0/17/conversations"
     assert server.calls[0].parameters == {
-        "platform": "messenger", "fields": "id,updated_time", "limit": "50", "after": "C0", "folder": "other",
-    }  # fmt: skip
+        "platform": "messenger",
+        "fields": "id,updated_time",
+        "limit": "50",
+        "after": "C0",
+        "folder": "other",
+    }
     assert server.calls[0].headers["authorization"] == f"Bearer {TOKEN}"
     assert client.calls == Counter(listing=1)
 
@@ -132,11 +136,19 @@ def test_response_has_server_time_size_and_version() -> None:
 @pytest.mark.parametrize(
     ("endpoint", "body", "expected"),
     [
-        ({"page_id": "17", "platform": "instagram"}, {"id": "17", "instagram_business_account": {"id": 178, "username": "b"}}, Identity("178", "b")),
+        (
+            {"page_id": "17", "platform": "instagram"},
+            {"id": "17", "instagram_business_account": {"id": 178, "username": "b"}},
+            Identity("178", "b"),
+        ),
         ({"page_id": "17", "platform": "instagram"}, {"id": "17"}, Identity()),
-        ({"page_id": "me", "platform": "instagram"}, {"user_id": "178", "username": "b", "id": "9"}, Identity("178", "b")),
+        (
+            {"page_id": "me", "platform": "instagram"},
+            {"user_id": "178", "username": "b", "id": "9"},
+            Identity("178", "b"),
+        ),
     ],
-)  # fmt: skip
+)
 def test_identity_is_read_from_the_page_or_from_me(
     endpoint: Any, body: Any, expected: Identity
 ) -> None:
@@ -177,7 +189,10 @@ def test_no_call_after_a_token_error() -> None:
 
 def test_backoff_grows() -> None:
     sleeps = Sleeps()
-    with serving([refusal(2, status=500), Reply(content=b"<html>"), page([ROW])]) as server, client_of(server.url, sleeps) as client:  # fmt: skip
+    with (
+        serving([refusal(2, status=500), Reply(content=b"<html>"), page([ROW])]) as server,
+        client_of(server.url, sleeps) as client,
+    ):
         assert client.fetch_messages("t_1", "id", 10).rows == (ROW,)
     assert sleeps == [0.5, 1.0]
     assert (client.retried, client.refused, client.calls["edge"]) == (2, 2, 3)
@@ -247,8 +262,12 @@ def test_broken_connection_is_retried(act: Any) -> None:
 
 
 REFUSED_IDENTITIES = [refusal(code) for code in (1, 2, -1, 10, 100, 551, 2635, 99999)] + [
-    refusal(100, 33), Reply(content=b"<html>"), Reply(content=b"oops", status=502), Reply([]), Reply({"id": 5}),
-]  # fmt: skip
+    refusal(100, 33),
+    Reply(content=b"<html>"),
+    Reply(content=b"oops", status=502),
+    Reply([]),
+    Reply({"id": 5}),
+]
 
 
 @pytest.mark.parametrize("reply", REFUSED_IDENTITIES)
@@ -466,7 +485,12 @@ def test_server_sees_at_most_two_calls_a_second(tmp_path: Path, long_run: bool) 
 
 def test_retry_after_of_a_busy_server_is_obeyed() -> None:
     sleeps = Sleeps()
-    with serving([Reply(content=b"busy", status=503, headers={"Retry-After": "9"}), page([])]) as server, client_of(server.url, sleeps) as client:  # fmt: skip
+    with (
+        serving(
+            [Reply(content=b"busy", status=503, headers={"Retry-After": "9"}), page([])]
+        ) as server,
+        client_of(server.url, sleeps) as client,
+    ):
         client.fetch_messages("t_1", "id", 10)
     assert sleeps == [9.0]
 
@@ -493,7 +517,11 @@ def test_proxy_variables_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("packed", [True, False])
 def test_too_large_response_is_refused(packed: bool) -> None:
     content = b'{"data": [' + b" " * (65 * 1024 * 1024)
-    reply = Reply(content=gzip.compress(content, 1), headers={"Content-Encoding": "gzip"}) if packed else Reply(content=content)  # fmt: skip
+    reply = (
+        Reply(content=gzip.compress(content, 1), headers={"Content-Encoding": "gzip"})
+        if packed
+        else Reply(content=content)
+    )
     with serving([reply]) as server, client_of(server.url, timeout_seconds=20) as client:
         with pytest.raises(errors.GraphError, match="larger than"):
             client.fetch_messages("t_1", "id", 10)
@@ -601,7 +629,12 @@ def test_a19_usage_header_slows_calls_down() -> None:
     headers = [{"X-App-Usage": '{"call_count":95,"total_time":1}'}, {"X-App-Usage": "broken"}, {}]
     with serving([Reply({"data": []}, headers=h) for h in headers]) as server:
         limiter = Noting()
-        with GraphClient(Endpoint(server.url, "v26.0", "17", "messenger"), Credentials(TOKEN), limiter, budget=CallBudget(9)) as client:  # fmt: skip
+        with GraphClient(
+            Endpoint(server.url, "v26.0", "17", "messenger"),
+            Credentials(TOKEN),
+            limiter,
+            budget=CallBudget(9),
+        ) as client:
             for _ in headers:
                 client.fetch_messages("t_1", "id", 10)
     assert limiter.percents == [95.0]

@@ -1,6 +1,6 @@
-"""Faults B1 to B30, semantics of the API, as far as the graph layer answers them, against the emulator.
+"""Faults B1 to B30 of the API's semantics: what one listing of the emulator returns.
 
-What becomes of the rows (B11 to B14, B16 to B25, B28, B29) is for the tests of extraction; here they must come through.
+The tests of extraction check what is stored of the rows (B11 to B14, B16 to B25, B28, B29).
 """
 
 from dataclasses import replace
@@ -20,10 +20,19 @@ from tests.support.fault_runs import NOW, list_inbox, make_inbox
 
 ITEM_CURSORS = Switches(cursor_kind="item")
 UNTOUCHED_ROWS = [
-    ("B10", "flood"), ("B16", "mixed_times"), ("B18", "unknown_fields"),
-    ("B20", "missing_keys"), ("B21", "huge_message"), ("B22", "control_characters"), ("B23", "lone_surrogate"),
-    ("B25", "long_numbers"), ("B26", "foreign_next"), ("B27", "altered_next"), ("B28", "twin_ids"), ("B29", "edit"),
-]  # fmt: skip
+    ("B10", "flood"),
+    ("B16", "mixed_times"),
+    ("B18", "unknown_fields"),
+    ("B20", "missing_keys"),
+    ("B21", "huge_message"),
+    ("B22", "control_characters"),
+    ("B23", "lone_surrogate"),
+    ("B25", "long_numbers"),
+    ("B26", "foreign_next"),
+    ("B27", "altered_next"),
+    ("B28", "twin_ids"),
+    ("B29", "edit"),
+]
 DENIED = ["permission_10", "permission_200", "access_switched_off", "permission_230"]
 
 
@@ -229,11 +238,11 @@ def test_listing_goes_light_if_nesting_is_refused() -> None:
 @pytest.mark.parametrize("position", [1, 2, 49, 50, 51, 130])
 def test_unreadable_conversation_costs_only_itself(position: int) -> None:
     outcome = list_inbox([f"poisoned:{position}"])
-    poisoned = {c.conversation_id for c in outcome.account.conversations.values() if c.fault_code}
-    assert set(outcome.summary.unreadable) == poisoned
+    unreadable = {c.conversation_id for c in outcome.account.conversations.values() if c.fault_code}
+    assert set(outcome.summary.unreadable) == unreadable
     assert {row["id"] for row in outcome.rows if "messages" in row} == set(
         outcome.account.conversations
-    ) - poisoned
+    ) - unreadable
     assert set(outcome.ids) == set(outcome.account.conversations)
     assert outcome.client.calls["listing"] <= 22
 

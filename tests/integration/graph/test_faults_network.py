@@ -1,4 +1,4 @@
-"""Faults A1 to A25, HTTP and network, at the level of one listing over real HTTP against the emulator."""
+"""Faults A1 to A25 of HTTP and the network: what one listing of the emulator returns."""
 
 import socket
 from itertools import count
@@ -21,13 +21,16 @@ from tests.support.certificates import write_certificate
 from tests.support.fault_runs import PASSING, Outcome, list_inbox, make_inbox
 
 CLEAN_CALLS = 4
-"""What the inbox costs without a fault: three pages and the head again."""
+"""Calls without a fault: three pages, and the newest page again."""
 
 HARMLESS = [
-    ("A2", "latency"), ("A10", "gzip_no_trailer"), ("A13", "byte_order_mark"),
-    ("A19", "high_usage"), ("A20", "malformed_usage"),
-]  # fmt: skip
-"""Faults that an answer survives."""
+    ("A2", "latency"),
+    ("A10", "gzip_no_trailer"),
+    ("A13", "byte_order_mark"),
+    ("A19", "high_usage"),
+    ("A20", "malformed_usage"),
+]
+"""Faults that leave the response readable."""
 THROTTLES = ["throttle_613", "throttle_4", "throttle_17", "throttle_32", "throttle_341"]
 
 

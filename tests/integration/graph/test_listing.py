@@ -1,4 +1,4 @@
-"""Listings of a scripted inbox over real HTTP: moving, refused, poisoned, looping."""
+"""Listings of a scripted inbox over HTTP: moving, refused, unreadable, looping."""
 
 import re
 from collections.abc import Callable
@@ -32,22 +32,25 @@ LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 
 @dataclass
 class Inbox:
-    """Conversations by activity, newest first, with item cursors; `hook` may change things before each answer."""
+    """Conversations by activity, newest first, with item cursors.
+
+    `hook` runs before each reply: it may change the inbox or return another reply.
+    """
 
     times: dict[str, datetime]
-    poison: set[str] = field(default_factory=set)
-    poison_reply: Reply = refusal(1, status=500)  # noqa: RUF009
+    unreadable: set[str] = field(default_factory=set)
+    unreadable_reply: Reply = refusal(1, status=500)  # noqa: RUF009
     nested_limit: int = 10_000
     unknown_fields: set[str] = field(default_factory=set)
     unknown_text: str = "(#100) Tried accessing nonexisting field ({}) on node type (Message)"
     hook: Callable[["Inbox", int], Reply | None] = lambda inbox, number: None
     number: int = 0
-    is_at_head: bool = False
+    is_first_page: bool = False
     messages: dict[str, int] = field(default_factory=dict)
 
     def __call__(self, call: Call) -> Reply:
         self.number += 1
-        self.is_at_head = "after" not in call.parameters
+        self.is_first_page = "after" not in call.parameters
         override = self.hook(self, self.number)
         if override is not None:
             return override
@@ -61,8 +64,8 @@ class Inbox:
             return refusal(100, message="(#100) Invalid cursor")
         chosen = order[start : start + limit]
         is_nested = "messages" in fields
-        if is_nested and set(chosen) & self.poison:
-            return self.poison_reply
+        if is_nested and set(chosen) & self.unreadable:
+            return self.unreadable_reply
         if is_nested and limit > self.nested_limit:
             return refusal(1, status=500)
         answer = page(
@@ -150,10 +153,12 @@ def test_small_inbox_costs_one_call() -> None:
     result = list_all(inbox_of(30))
     assert len(result.calls) == 1
     assert result.calls[0].parameters == {
-        "platform": "instagram", "limit": "50",
-        "fields": "id,updated_time,participants,messages.limit(20){id,created_time,from,to,message,attachments,"
+        "platform": "instagram",
+        "limit": "50",
+        "fields": "id,updated_time,participants,"
+        "messages.limit(20){id,created_time,from,to,message,attachments,"
         "shares{id,link,name,description,type,url,title,template},story,reactions,reply_to,is_unsupported}",
-    }  # fmt: skip
+    }
     assert (len(result.nested), result.summary.passes, result.summary.started_at) == (
         30,
         1,
@@ -174,12 +179,12 @@ def test_old_and_known_rows_end_the_listing() -> None:
     changed = list_all(
         inbox, since=NOW - timedelta(minutes=2), is_known=lambda row: row.payload["id"] != "t_3"
     )
-    assert len(changed.calls) == 3  # the next page is wholly old, then the head again
+    assert len(changed.calls) == 3  # the next page is wholly old, then the first page again
 
 
 def test_listing_stops_after_a_page_of_old_rows() -> None:
     result = list_all(inbox_of(500), since=NOW - timedelta(hours=70))
-    assert len(result.calls) == 4  # 50, 50, a whole page older, the head again
+    assert len(result.calls) == 4  # 50, 50, a whole page older, the first page again
     assert set(result.ids) == {f"t_{n}" for n in range(150)}
     assert (result.summary.passes, result.summary.page_count, result.summary.listed_count) == (
         2,
@@ -202,7 +207,7 @@ def test_b5_wrong_order_does_not_end_the_listing() -> None:
 
 
 def in_pages_of(size: int, inbox: Inbox) -> Callable[[Call], Reply]:
-    """A server that gives fewer rows a page than it is asked for."""
+    """Return a server whose pages have fewer rows than requested."""
     return lambda call: inbox(replace(call, parameters=call.parameters | {"limit": str(size)}))
 
 
@@ -339,7 +344,7 @@ def test_heavy_page_is_requested_smaller() -> None:
 
 
 def test_unreadable_conversation_is_listed_alone() -> None:
-    result = list_all(inbox_of(200, poison={"t_77"}))
+    result = list_all(inbox_of(200, unreadable={"t_77"}))
     assert result.nested == {f"t_{n}" for n in range(200)} - {"t_77"}
     assert "t_77" in result.ids
     assert set(result.summary.unreadable) == {"t_77"}
@@ -356,13 +361,13 @@ def test_unreadable_conversation_is_listed_alone() -> None:
 def test_two_unreadable_conversations_are_searched_once(
     places: tuple[int, int],
 ) -> None:
-    inbox = inbox_of(50, poison={f"t_{place}" for place in places})
+    inbox = inbox_of(50, unreadable={f"t_{place}" for place in places})
     first = list_all(inbox)
-    assert set(first.summary.unreadable) == inbox.poison
+    assert set(first.summary.unreadable) == inbox.unreadable
     assert len(first.nested) == 48
     assert len(first.calls) <= 24  # one call without them
     again = list_all(inbox, memory_of(first))
-    assert set(again.summary.unreadable) == inbox.poison
+    assert set(again.summary.unreadable) == inbox.unreadable
     assert len(again.nested) == 48
     assert len(again.calls) <= 8
 
@@ -371,7 +376,7 @@ def test_two_unreadable_conversations_are_searched_once(
     "reply", [refusal(551), refusal(9000001), refusal(10, 2018336), refusal(100, 2534037)]
 )
 def test_missing_conversation_does_not_cost_its_page(reply: Reply) -> None:
-    result = list_all(inbox_of(60, poison={"t_7"}, poison_reply=reply))
+    result = list_all(inbox_of(60, unreadable={"t_7"}, unreadable_reply=reply))
     assert (result.error, result.summary.cuts, set(result.summary.unreadable)) == (
         None,
         (),
@@ -383,18 +388,18 @@ def test_missing_conversation_does_not_cost_its_page(reply: Reply) -> None:
 
 
 @pytest.mark.parametrize(
-    "poison",
+    "unreadable",
     [{"t_0"}, {"t_0", "t_1"}, {"t_199"}, {"t_49", "t_50"}, {"t_3", "t_90", "t_91", "t_150"}],
 )
-def test_unreadable_conversations_anywhere_cost_only_themselves(poison: set[str]) -> None:
-    result = list_all(inbox_of(200, poison=poison))
+def test_unreadable_conversations_anywhere_cost_only_themselves(unreadable: set[str]) -> None:
+    result = list_all(inbox_of(200, unreadable=unreadable))
     assert set(result.ids) == {f"t_{n}" for n in range(200)}
-    if poison != {
+    if unreadable != {
         "t_0",
         "t_1",
     }:  # two refusals before any success look like a server without nesting
-        assert result.nested == {f"t_{n}" for n in range(200)} - poison
-        assert set(result.summary.unreadable) == poison
+        assert result.nested == {f"t_{n}" for n in range(200)} - unreadable
+        assert set(result.summary.unreadable) == unreadable
     assert result.summary.cuts == ()
 
 
@@ -514,27 +519,31 @@ def test_every_folder_is_listed() -> None:
 
 
 def simulate(seed: int) -> tuple[Inbox, Result, dict[str, int]]:
-    """A random inbox that moves, refuses and loses cursors; returns it, the listing and the truth at the last pass."""
+    """List a random inbox that moves, refuses pages and loses cursors.
+
+    Return it, the result, and the number of messages per conversation at the start of the last
+    pass.
+    """
     random = Random(seed)
     count = random.choice([5, 60, 180, 300])
-    poison = {f"t_{random.randrange(count)}" for _ in range(random.choice([0, 0, 1, 3]))}
+    unreadable = {f"t_{random.randrange(count)}" for _ in range(random.choice([0, 0, 1, 3]))}
     moves, cursor_faults = random.choice([0, 0.3, 0.9]), random.choice([0, 0, 0.03])
     limit = random.choice([10_000, 10_000, 20, 5, 0])
-    before_head: dict[str, int] = {}
+    before_last_pass: dict[str, int] = {}
 
     def hook(inbox: Inbox, number: int) -> Reply | None:
         now = NOW + timedelta(seconds=number)
-        if inbox.is_at_head:
-            before_head.clear()
-            before_head.update({key: inbox.messages.get(key, 0) for key in inbox.times})
+        if inbox.is_first_page:
+            before_last_pass.clear()
+            before_last_pass.update({key: inbox.messages.get(key, 0) for key in inbox.times})
         if number < 150 and random.random() < moves:
             inbox.bump(f"t_{random.randrange(count)}", now)
-        return refusal(100) if not inbox.is_at_head and random.random() < cursor_faults else None
+        return refusal(100) if not inbox.is_first_page and random.random() < cursor_faults else None
 
     inbox = inbox_of(
-        count, minutes=random.choice([1, 30]), poison=poison, nested_limit=limit, hook=hook
+        count, minutes=random.choice([1, 30]), unreadable=unreadable, nested_limit=limit, hook=hook
     )
-    return inbox, list_all(inbox), before_head
+    return inbox, list_all(inbox), before_last_pass
 
 
 @pytest.mark.hunt
@@ -557,7 +566,7 @@ def test_nothing_is_missed_in_random_inboxes(long_run: bool) -> None:
 
 
 def is_current(row: dict[str, Any], key: str, count: int, inbox: Inbox) -> bool:
-    """A light row only says when; a nested one says which message is the newest."""
+    """Whether a row shows the newest message, or without messages the time of the activity."""
     if "messages" in row:
         return int(row["messages"]["data"][0]["id"].rpartition("_")[2]) >= count
     return (

@@ -308,12 +308,15 @@ def test_memory_restores_the_policy() -> None:
         {},
         {"page_size": 25},
         {"conversations_per_page": 50, "mode": "nested", "dropped": [], "streak": 1},
-        make_policy().to_json(()) | {"listing": {"index": 12, "accepted_in_a_row": 0, "climb_after": 4}},
-        make_policy().to_json(()) | {"messages": {"index": 3, "accepted_in_a_row": 0, "climb_after": 4}},
-        make_policy().to_json(()) | {"listing": {"index": -1, "accepted_in_a_row": 0, "climb_after": 4}},
+        make_policy().to_json(())
+        | {"listing": {"index": 12, "accepted_in_a_row": 0, "climb_after": 4}},
+        make_policy().to_json(())
+        | {"messages": {"index": 3, "accepted_in_a_row": 0, "climb_after": 4}},
+        make_policy().to_json(())
+        | {"listing": {"index": -1, "accepted_in_a_row": 0, "climb_after": 4}},
         make_policy().to_json(()) | {"dropped": {"story": "yesterday"}},
         make_policy().to_json(()) | {"unreadable": 5},
     ],
-)  # fmt: skip
+)
 def test_unreadable_memory_is_ignored(memory: object) -> None:
     assert make_policy(memory).to_json(()) == make_policy().to_json(())

@@ -116,17 +116,47 @@ def test_first_call_does_not_wait(tmp_path: Path) -> None:
     ("slots", "monotonic", "unix", "expected"),
     [
         (LimiterState(), 100.0, 5.0, LimiterState(100.0 + GAP, 100.0, -1e9)),
-        (LimiterState(next_slot=100.3, last_sent=99.8), 100.0, 5.0, Delay(pytest.approx(0.3), False)),
-        (LimiterState(next_slot=100.0, last_sent=99.9, sent_before=99.5), 100.0, 5.0, Delay(pytest.approx(99.5 + 1.95 * GAP - 100), False)),
+        (
+            LimiterState(next_slot=100.3, last_sent=99.8),
+            100.0,
+            5.0,
+            Delay(pytest.approx(0.3), False),
+        ),
+        (
+            LimiterState(next_slot=100.0, last_sent=99.9, sent_before=99.5),
+            100.0,
+            5.0,
+            Delay(pytest.approx(99.5 + 1.95 * GAP - 100), False),
+        ),
         (LimiterState(blocked_until=65.0), 100.0, 5.0, Delay(60.0, True)),
-        (LimiterState(next_slot=9000.0, last_sent=8999.0), 100.0, 5.0, LimiterState(100.0 + GAP, 100.0, -1e9)),
-        (LimiterState(blocked_until=5.0 + 90_000), 100.0, 5.0, LimiterState(100.0 + GAP, 100.0, -1e9, 5.0 + 90_000)),
-        (LimiterState(100.0, 99.0, 98.0, 0.0, 60.0, 4.0), 100.0, 5.0, LimiterState(100.0 + 4 * GAP, 100.0, 99.0, 0.0, 60.0, 4.0)),
+        (
+            LimiterState(next_slot=9000.0, last_sent=8999.0),
+            100.0,
+            5.0,
+            LimiterState(100.0 + GAP, 100.0, -1e9),
+        ),
+        (
+            LimiterState(blocked_until=5.0 + 90_000),
+            100.0,
+            5.0,
+            LimiterState(100.0 + GAP, 100.0, -1e9, 5.0 + 90_000),
+        ),
+        (
+            LimiterState(100.0, 99.0, 98.0, 0.0, 60.0, 4.0),
+            100.0,
+            5.0,
+            LimiterState(100.0 + 4 * GAP, 100.0, 99.0, 0.0, 60.0, 4.0),
+        ),
         (LimiterState(99.85, 99.0, 98.0), 100.0, 5.0, LimiterState(99.85 + GAP, 100.0, 99.0)),
         (LimiterState(99.5, 99.0, 98.0), 100.0, 5.0, LimiterState(100.0 + GAP, 100.0, 99.0)),
-        (LimiterState(100.0, 99.0, 98.0, 0.0, 4.0, 4.0), 100.0, 5.0, LimiterState(100.0 + GAP, 100.0, 99.0, 0.0, 4.0, 4.0)),
+        (
+            LimiterState(100.0, 99.0, 98.0, 0.0, 4.0, 4.0),
+            100.0,
+            5.0,
+            LimiterState(100.0 + GAP, 100.0, 99.0, 0.0, 4.0, 4.0),
+        ),
     ],
-)  # fmt: skip
+)
 def test_next_step(
     slots: LimiterState, monotonic: float, unix: float, expected: LimiterState | Delay
 ) -> None:

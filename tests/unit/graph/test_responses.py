@@ -48,28 +48,52 @@ def test_json_is_read_like_the_standard_library(value: Any, is_ascii: bool) -> N
     [
         (rb'{"a": "\ud800"}', {"a": "\ud800"}),
         (rb'{"a": "\ud83d\ude00"}', {"a": "😀"}),
-        (b'{"a": 340282366841710301244270000000000000001}', {"a": 340282366841710301244270000000000000001}),
-        (b'[-18446744073709551617 ]', [-18446744073709551617]),
+        (
+            b'{"a": 340282366841710301244270000000000000001}',
+            {"a": 340282366841710301244270000000000000001},
+        ),
+        (b"[-18446744073709551617 ]", [-18446744073709551617]),
         (b'{"a":' + b" " * 20 + b"18446744073709551616}", {"a": 18446744073709551616}),
-        (b'{"u": "/12345678901234567890_1.jpg", "a": [1, 18446744073709551616]}', {"u": "/12345678901234567890_1.jpg", "a": [1, 18446744073709551616]}),
+        (
+            b'{"u": "/12345678901234567890_1.jpg", "a": [1, 18446744073709551616]}',
+            {"u": "/12345678901234567890_1.jpg", "a": [1, 18446744073709551616]},
+        ),
         (b'{"a":18446744073709551616}', {"a": 18446744073709551616}),
-        (b'{"a":9223372036854775807, "b": "x:12345678901234567890,"}', {"a": 9223372036854775807, "b": "x:12345678901234567890,"}),
+        (
+            b'{"a":9223372036854775807, "b": "x:12345678901234567890,"}',
+            {"a": 9223372036854775807, "b": "x:12345678901234567890,"},
+        ),
         (b'\xef\xbb\xbf{"a": 1}', {"a": 1}),
         (b'{"a": "b:c", "d": 1, "a": "b:c"}', {"a": "b:c", "d": 1}),
         (b'{"a": "nul \\u0000 here"}', {"a": "nul \x00 here"}),
     ],
-)  # fmt: skip
+)
 def test_json_keeps_text_and_numbers(content: bytes, expected: object) -> None:
     assert read_json(content) == expected
 
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"<html>", b'{"a": NaN}', b'{"a": Infinity}', b'{"a": 1', b'{"a": "\xff"}', b"[" * 100_000, b'{"a" 1}',
-     b'{"data": [1, 2], "data": [3]}', b'{"data": [1], "paging": {}, "data": []}', b'[{"a": {"b": 1, "c": 2, "b": 3}}]',
-     b'{"data" : ["\\u003a"], "data":["::"], "x": "\\ud800"}', b'{"a":' * 300 + b'{"b":1,"b":2}' + b"}" * 300,
-     b"{\"a\": '1'}", b'{"data": [{"id": "1"}],}', b'{"a": 1} x', '{"a": "ü"}'.encode("latin-1")],
-)  # fmt: skip
+    [
+        b"",
+        b"<html>",
+        b'{"a": NaN}',
+        b'{"a": Infinity}',
+        b'{"a": 1',
+        b'{"a": "\xff"}',
+        b"[" * 100_000,
+        b'{"a" 1}',
+        b'{"data": [1, 2], "data": [3]}',
+        b'{"data": [1], "paging": {}, "data": []}',
+        b'[{"a": {"b": 1, "c": 2, "b": 3}}]',
+        b'{"data" : ["\\u003a"], "data":["::"], "x": "\\ud800"}',
+        b'{"a":' * 300 + b'{"b":1,"b":2}' + b"}" * 300,
+        b"{\"a\": '1'}",
+        b'{"data": [{"id": "1"}],}',
+        b'{"a": 1} x',
+        '{"a": "ü"}'.encode("latin-1"),
+    ],
+)
 def test_broken_json_is_refused(content: bytes) -> None:
     with pytest.raises(PayloadError):
         read_json(content)
@@ -104,10 +128,21 @@ def test_page_has_a_cursor_only_with_next(body: object, rows: Any, after: str | 
 
 
 @pytest.mark.parametrize(
-    "body", [None, 1, "x", {}, {"paging": {}}, {"data": None}, {"data": "x"}, {"id": "t_1"},
-             {"data": [], "paging": {"next": "https://x/?until=5"}}, {"data": [], "paging": {"next": 7}},
-             {"data": [], "paging": {"next": "http://[x"}}],
-)  # fmt: skip
+    "body",
+    [
+        None,
+        1,
+        "x",
+        {},
+        {"paging": {}},
+        {"data": None},
+        {"data": "x"},
+        {"id": "t_1"},
+        {"data": [], "paging": {"next": "https://x/?until=5"}},
+        {"data": [], "paging": {"next": 7}},
+        {"data": [], "paging": {"next": "http://[x"}},
+    ],
+)
 def test_response_that_is_no_list_is_refused(body: object) -> None:
     with pytest.raises(PayloadError):
         read_page(GraphResponse(body, NOW, 1, None))
