@@ -76,7 +76,9 @@ def client_of(
 
 def test_listing_sends_its_parameters() -> None:
     with serving([page([ROW], "C1")]) as server, client_of(server.url) as client:
-        conversations = client.fetch_conversations("id,updated_time", 50, after="C0", folder="other")
+        conversations = client.fetch_conversations(
+            "id,updated_time", 50, after="C0", folder="other"
+        )
     row = ConversationRow(ROW, Page((), None, SERVER_TIME))
     assert conversations == ConversationPage((row,), "C1", SERVER_TIME)
     assert server.calls[0].raw_path == "/v26.0/17/conversations"
