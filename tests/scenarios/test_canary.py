@@ -1,7 +1,7 @@
-"""Canaries: a token, an app secret and message texts nobody else can have said, sent through every fault there is.
+"""Canary values: a unique token, app secret and message text go through every fault.
 
-Afterwards every byte that was written anywhere is searched: no file, log, output, exception or event holds a token,
-a secret or a proof, and message text is nowhere but in the tables and the spool.
+Afterwards every written byte is searched. No file, log, output, exception or event holds a token, a
+secret or a proof, and message text is only in the tables and the spool.
 """
 
 import io
@@ -38,19 +38,25 @@ from tests.support.simulation import DyingStore, KilledError, Ticking
 SECRET_VARIABLE = "INBOX_APP_SECRET"
 ONE_DAY = timedelta(days=1)
 ARGUMENTS = {
-    "slow_loris": "0.05", "latency": "0.01", "giant_body": "70", "zip_bomb": "70", "deep_nesting": "5000",
-    "many_attachments": "200", "huge_message": "20000", "connect_timeout": None, "reduce_above": "100",
+    "slow_loris": "0.05", "latency": "0.01", "giant_body": "70", "zip_bomb": "70", "deep_nesting":
+    "5000", "many_attachments": "200", "huge_message": "20000", "connect_timeout": None,
+    "reduce_above": "100",
 }  # fmt: skip
-"""Where the default takes long."""
+"""Arguments of faults whose default takes long."""
 LASTING = 3
-"""How many calls meet a fault that would otherwise end after one or two."""
+"""How many calls a fault affects that would otherwise end after one or two."""
 THROUGH_DAGSTER = (("token_revoked", "header"), ("foreign_next", "query"))
-MORE_THROUGH_DAGSTER = (("redirect", "query"), ("throttle_4", "header"), ("html_200", "query"), ("type_changes", "header"))  # fmt: skip
+MORE_THROUGH_DAGSTER = (
+    ("redirect", "query"),
+    ("throttle_4", "header"),
+    ("html_200", "query"),
+    ("type_changes", "header"),
+)
 
 
 @dataclass
 class Canaries:
-    """What must never be seen again."""
+    """The values that must not appear elsewhere."""
 
     token: str = field(default_factory=lambda: "EAA" + secrets.token_hex(40))
     app_secret: str = field(default_factory=lambda: secrets.token_hex(16))
@@ -76,7 +82,7 @@ def canaries() -> Canaries:
 
 @pytest.fixture(autouse=True)
 def proxy_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy that would see every call, if anybody asked it."""
+    """Name a proxy that would see every call if the client used it."""
     for name in (
         "HTTP_PROXY",
         "http_proxy",
@@ -89,10 +95,10 @@ def proxy_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def everything_logged() -> Iterator[io.StringIO]:
-    """Catch what every logger of the process says, however quietly."""
-    said = io.StringIO()
-    handler = logging.StreamHandler(said)
+def capture_logs() -> Iterator[io.StringIO]:
+    """Capture the records of every logger at every level."""
+    captured = io.StringIO()
+    handler = logging.StreamHandler(captured)
     handler.setFormatter(logging.Formatter("%(name)s %(levelname)s %(message)s %(exc_text)s"))
     root = logging.getLogger()
     before, names = root.level, ("urllib3", "urllib3.connectionpool", "requests", "convo_pipeline")
@@ -102,7 +108,7 @@ def everything_logged() -> Iterator[io.StringIO]:
     for name in names:
         logging.getLogger(name).setLevel(logging.DEBUG)
     try:
-        yield said
+        yield captured
     finally:
         root.removeHandler(handler)
         root.setLevel(before)
@@ -111,7 +117,7 @@ def everything_logged() -> Iterator[io.StringIO]:
 
 
 def make_world(canaries: Canaries, platform: str) -> World:
-    """A few conversations, deep ones too, every text a canary."""
+    """Make a few conversations; every text contains the canary text."""
     world = World(VirtualClock(NOW))
     account = world.add_account(
         "shop", "1111111111", platform, tokens=[canaries.token], app_secret=canaries.app_secret
@@ -124,7 +130,7 @@ def make_world(canaries: Canaries, platform: str) -> World:
 
 
 def make_settings(world: World, base_url: str, root: Path, token_in: str) -> Settings:
-    """Settings of the world's account, with the app's secret."""
+    """Return the settings of the world's account, with the app secret."""
     settings = settings_for(
         world.accounts.values(), base_url, root, START, token_in=token_in, timeout_seconds=1.5
     )
@@ -153,13 +159,14 @@ def make(name: str) -> Fault:
 
 
 def read_all(folder: Path) -> dict[str, bytes]:
-    """Every file's bytes; of a table also its rows, which the file holds compressed."""
+    """Return every file's bytes, and the rows of tables, which are compressed in the file."""
     found = {
         str(file.relative_to(folder)): file.read_bytes()
         for file in folder.rglob("*")
         if file.is_file()
     }
-    rows = {name: repr(pq.read_table(folder / name).to_pylist()).encode() for name in found if name.endswith(".parquet")}  # fmt: skip
+    tables = [name for name in found if name.endswith(".parquet")]
+    rows = {name: repr(pq.read_table(folder / name).to_pylist()).encode() for name in tables}
     return found | {f"{name} rows": content for name, content in rows.items()}
 
 
@@ -171,11 +178,13 @@ def is_table_or_spool(name: str) -> bool:
     return "/account=" in name or "/spool/" in name
 
 
-def extract_under(fault: Fault, canaries: Canaries, folder: Path, token_in: str, *, is_killed: bool = False) -> list[str]:  # fmt: skip
-    """Run once with the fault and once, a day later, without; return what was said of it and where else it went."""
+def extract_with_fault(
+    fault: Fault, canaries: Canaries, folder: Path, token_in: str, *, is_killed: bool = False
+) -> list[str]:
+    """Run with the fault, and once more without it; return every text that the runs returned."""
     platform = "messenger" if fault.kind.name == "business_80006" else "instagram"
     world = make_world(canaries, platform)
-    said: list[str] = []
+    texts: list[str] = []
     with EmulatorServer(world, Switches(next_token="always"), faults=[fault]) as server:
         settings = make_settings(world, server.base_url, folder / "lake", token_in)
         for _number in (1, 2):
@@ -194,14 +203,14 @@ def extract_under(fault: Fault, canaries: Canaries, folder: Path, token_in: str,
                         clock=ticking.clock(),
                     )
                 except KilledError:
-                    said.append(traceback.format_exc())
-                    return said
+                    texts.append(traceback.format_exc())
+                    return texts
                 except Exception as error:
                     raise AssertionError(
                         f"{fault.kind.name} ended the program: {error!r}"
                     ) from error
-                said += [repr(report) for report in reports]
-                said += [repr(run) for run in store.state.runs()] + [repr(settings), str(settings)]
+                texts += [repr(report) for report in reports]
+                texts += [repr(run) for run in store.state.runs()] + [repr(settings), str(settings)]
                 for day in stale_days(store, "shop"):
                     derive_day(store, "shop", day)
             if fault.kind.name == "connect_timeout":
@@ -209,12 +218,12 @@ def extract_under(fault: Fault, canaries: Canaries, folder: Path, token_in: str,
             server.set_faults()
             world.clock.advance(3600)
         assert server.foreign_calls == []
-    return said
+    return texts
 
 
-def assert_unseen(canaries: Canaries, folder: Path, *spoken: str) -> None:
+def assert_no_canary(canaries: Canaries, folder: Path, *texts: str) -> None:
     contents = read_all(folder) | {
-        f"spoken {number}": text.encode() for number, text in enumerate(spoken)
+        f"text {number}": text.encode() for number, text in enumerate(texts)
     }
     assert {secret: where(secret, contents) for secret in canaries.secrets} == {
         key: [] for key in canaries.secrets
@@ -227,10 +236,10 @@ def assert_unseen(canaries: Canaries, folder: Path, *spoken: str) -> None:
 def check_fault(
     name: str, token_in: str, canaries: Canaries, folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with everything_logged() as logged:
-        said = extract_under(make(name), canaries, folder, token_in)
+    with capture_logs() as logged:
+        texts = extract_with_fault(make(name), canaries, folder, token_in)
     output = capfd.readouterr()
-    assert_unseen(canaries, folder, logged.getvalue(), output.out, output.err, *said)
+    assert_no_canary(canaries, folder, logged.getvalue(), output.out, output.err, *texts)
 
 
 @pytest.mark.hunt
@@ -252,7 +261,7 @@ def test_s1_s2_s13_no_fault_reveals_a_token_sent_as_a_parameter(
 
 
 def test_the_search_finds_texts_where_they_belong(tmp_path: Path, canaries: Canaries) -> None:
-    extract_under(make("unknown_fields"), canaries, tmp_path, "query")
+    extract_with_fault(make("unknown_fields"), canaries, tmp_path, "query")
     holders = where(canaries.text.encode(), read_all(tmp_path))
     assert any("raw_message_details" in name for name in holders)
     assert any(name.startswith("lake/messages/") for name in holders)
@@ -262,17 +271,17 @@ def test_the_search_finds_texts_where_they_belong(tmp_path: Path, canaries: Cana
 def test_the_spool_of_a_killed_run_holds_texts_and_no_secret(
     tmp_path: Path, canaries: Canaries, token_in: str
 ) -> None:
-    said = extract_under(make("unknown_fields"), canaries, tmp_path, token_in, is_killed=True)
+    texts = extract_with_fault(make("unknown_fields"), canaries, tmp_path, token_in, is_killed=True)
     contents = read_all(tmp_path)
     assert any("/spool/" in name for name in where(canaries.text.encode(), contents))
-    assert_unseen(canaries, tmp_path, *said)
+    assert_no_canary(canaries, tmp_path, *texts)
 
 
 def test_a_token_inside_a_message_text_stays(tmp_path: Path, canaries: Canaries) -> None:
-    """Nothing tells such a text from any other: it is content, and it is kept where content is kept only."""
+    """Such a text is content like any other, and it is only where content is."""
     canaries.text = "EAAnobodysToken" + secrets.token_hex(20)
-    extract_under(make("unknown_fields"), canaries, tmp_path, "header")
-    assert_unseen(canaries, tmp_path)
+    extract_with_fault(make("unknown_fields"), canaries, tmp_path, "header")
+    assert_no_canary(canaries, tmp_path)
 
 
 @pytest.mark.parametrize(("name", "token_in"), THROUGH_DAGSTER)
@@ -296,7 +305,8 @@ def check_fault_through_dagster(
     world = make_world(canaries, "instagram")
     environ = canaries.environ
     home = make_home(tmp_path / "home")
-    with everything_logged() as logged, EmulatorServer(world, Switches(next_token="always"), faults=[make(name)]) as server:  # fmt: skip
+    switches, faults = Switches(next_token="always"), [make(name)]
+    with capture_logs() as logged, EmulatorServer(world, switches, faults=faults) as server:
         settings = make_settings(world, server.base_url, tmp_path / "lake", token_in)
         clock = Ticking(world.clock, 0.0).clock()
         with dg.DagsterInstance.from_config(str(home)) as instance:
@@ -311,7 +321,7 @@ def check_fault_through_dagster(
         assert server.foreign_calls == []
     output = capfd.readouterr()
     assert len(events) > 20
-    assert_unseen(
+    assert_no_canary(
         canaries, tmp_path, logged.getvalue(), output.out, output.err, repr(result), *events
     )
 

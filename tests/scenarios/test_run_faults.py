@@ -1,4 +1,4 @@
-"""A whole run on a machine that fails it: disks full, read-only or broken, processes killed, others at the same work."""
+"""Whole runs on a failing machine: full, read-only or broken disks, kills, concurrent runs."""
 
 import errno
 import itertools
@@ -26,7 +26,7 @@ from convo_pipeline.lake.store import Store
 from convo_pipeline.settings import StoreSettings
 from convo_pipeline.storage import local as folder_module
 from convo_pipeline.upkeep.verify import verify
-from tests.scenarios.test_kills import TroubledOs, refused, run_child, void
+from tests.scenarios.test_kills import FaultyOs, run_child, storage_error, void
 from tests.support.inboxes import NOW, Inboxes, reopened, serve
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
@@ -35,7 +35,7 @@ TODAY = NOW.date()
 
 @pytest.fixture(scope="module")
 def inbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Inboxes]:
-    """An account with one long and two short conversations, on three days."""
+    """One account with one long and two short conversations, on three days."""
     world = World(VirtualClock(NOW))
     account = world.add_account("insta", "1111111111", "instagram")
     for guest, count, days in (("Ada", 30, 2), ("Bob", 3, 1), ("Eve", 4, 0)):
@@ -45,7 +45,7 @@ def inbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Inboxes]:
 
 
 def check_whole(inboxes: Inboxes) -> None:
-    """One run and nothing is missing, left over or off."""
+    """Run once more, then check that nothing is missing, left over or wrong."""
     inboxes.extract_whole()
     found = {row["message_id"] for row in inboxes.rows("messages")}
     conversations = inboxes.world.accounts["insta"].conversations.values()
@@ -60,11 +60,11 @@ def check_whole(inboxes: Inboxes) -> None:
 # every file-system call of a run
 
 
-def run_troubled(
+def run_with_faulty_os(
     inboxes: Inboxes, monkeypatch: pytest.MonkeyPatch, trouble: Callable[[int, str], None]
 ) -> int:
-    """Run while file-system calls of the spool and the lake are troubled; return how many there were."""
-    fake = TroubledOs(trouble)
+    """Run with a faulty `os` for the spool and the lake; return the number of its calls."""
+    fake = FaultyOs(trouble)
     monkeypatch.setattr(folder_module, "os", fake)
     try:
         inboxes.extract()
@@ -75,8 +75,8 @@ def run_troubled(
     return len(fake.log)
 
 
-def trouble_at(now: int, name: str, place: int, number: int | None) -> None:
-    """At one call, die or, where there is an error number, fail."""
+def fault_at(now: int, name: str, place: int, number: int | None) -> None:
+    """Kill the process at one call, or raise if there is an error number."""
     if now == place and number is None:
         os.kill(os.getpid(), signal.SIGKILL)
     elif now == place and number is not None:
@@ -88,26 +88,26 @@ def trouble_at(now: int, name: str, place: int, number: int | None) -> None:
 def test_the_next_run_completes_a_run_killed_at_any_file_system_call(
     tmp_path: Path, inbox: Inboxes, monkeypatch: pytest.MonkeyPatch, long_run: bool
 ) -> None:
-    """Every answer of the API is written before the next is asked: these are all the moments around its calls too."""
-    total = run_troubled(reopened(inbox, tmp_path / "clean"), monkeypatch, lambda now, name: None)
+    """Each response is written before the next call, so these moments include all calls."""
+    total = run_with_faulty_os(
+        reopened(inbox, tmp_path / "clean"), monkeypatch, lambda now, name: None
+    )
     troubles = itertools.cycle((None, errno.EIO, errno.ENOSPC))
     cases = list(zip(range(1, total + 1), troubles, strict=False))
     chosen = cases if long_run else random.Random(20260301).sample(cases, 6)
     for case, (place, number) in enumerate(chosen):
         inboxes = reopened(inbox, tmp_path / str(case))
         work = partial(
-            run_troubled, inboxes, monkeypatch, partial(trouble_at, place=place, number=number)
+            run_with_faulty_os, inboxes, monkeypatch, partial(fault_at, place=place, number=number)
         )
         if number is None:
             assert run_child(lambda: void(work())) == -signal.SIGKILL  # noqa: B023
         else:
-            told = refused(lambda: void(work()))  # noqa: B023
-            assert told is None or os.strerror(number) in told
+            error = storage_error(lambda: void(work()))  # noqa: B023
+            assert error is None or os.strerror(number) in error
         check_whole(reopened(inbox, tmp_path / str(case)))
         shutil.rmtree(tmp_path / str(case))
-    print(
-        f"{total} file-system calls a run, {len(chosen)} of them killed or refused, each run whole after one more"
-    )
+    print(f"{total} file-system calls per run; {len(chosen)} of them killed or failed")
 
 
 # disks
@@ -131,7 +131,7 @@ settings = parse_settings({settings!r}.replace("ROOT", sys.argv[1]).encode())
 try:
     days = date(2026, 3, 1), date(2026, 3, 2)
     extract(settings, Store(settings.store), ["insta"], *days, mode="window", environ={{"T": "x"}})
-    sys.exit("a disk that takes nothing was not noticed")
+    sys.exit("a full disk was not noticed")
 except StoreError as error:
     print(error)
 """
@@ -152,8 +152,8 @@ start_date = "2026-03-01"
 def test_c7_c8_a_full_or_read_only_disk_stops_the_run_before_its_first_call(
     tmp_path: Path, inbox: Inboxes
 ) -> None:
-    """A real file system of one MiB, then the same one mounted for reading only."""
-    asked = len(inbox.server.log)
+    """A real file system of one MiB, then the same one mounted read-only."""
+    call_count = len(inbox.server.log)
     disk, script = tmp_path / "disk", tmp_path / "extract.py"
     disk.mkdir()
     script.write_text(EXTRACT_SCRIPT.format(settings=SETTINGS.format(url=inbox.server.base_url)))
@@ -169,14 +169,14 @@ def test_c7_c8_a_full_or_read_only_disk_stops_the_run_before_its_first_call(
         full == f"the disk of {disk}/lake is full: 1.0 MiB free, 64.0 MiB needed, 63.0 MiB missing"
     )
     assert read_only.endswith("Read-only file system")
-    assert len(inbox.server.log) == asked
+    assert len(inbox.server.log) == call_count
 
 
-# others at the same work
+# concurrent runs
 
 
 def start(work: Callable[[], object]) -> int:
-    """Do work in a forked child and return its process id."""
+    """Start work in a forked child; return its process id."""
     child = os.fork()
     if child == 0:
         try:
@@ -221,11 +221,11 @@ def test_c11_the_lock_of_a_killed_run_is_free_at_once(tmp_path: Path) -> None:
 
     def hold() -> None:
         with Store(StoreSettings(root=str(tmp_path))).lock_account("insta"):
-            os.write(writer, b"held")
+            os.write(writer, b"lock")
             time.sleep(600)
 
     child = start(hold)
-    assert os.read(reader, 4) == b"held"
+    assert os.read(reader, 4) == b"lock"
     with pytest.raises(BusyError, match="account insta is busy"), store.lock_account("insta"):
         pass
     os.kill(child, signal.SIGKILL)
