@@ -11,7 +11,8 @@ DAY_US = 86_400 * SECOND_US
 EARLIEST_US = 1_072_915_200 * SECOND_US
 
 _ISO_TIME = re.compile(
-    r"(\d{4})-(\d\d)-(\d\d)[T ](\d\d):(\d\d):(\d\d)(?:[.,](\d{1,9}))?\s*(?:(Z)|([+-])(\d\d):?(\d\d))?",
+    r"(\d{4})-(\d\d)-(\d\d)[T ](\d\d):(\d\d):(\d\d)(?:[.,](\d{1,9}))?"
+    r"\s*(?:(Z)|([+-])(\d\d):?(\d\d))?",
     re.IGNORECASE | re.ASCII,
 )
 _UNIX_TIME = re.compile(r"-?\d{1,16}(?:\.\d{1,9})?", re.ASCII)

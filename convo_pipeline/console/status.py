@@ -54,7 +54,7 @@ class AccountStatus:
     last_complete_at: datetime | None = None
     last_run_at: datetime | None = None
     running_since: datetime | None = None
-    """Start of the newest run if it is active or was killed; `last_outcome` is of an earlier run."""
+    """Start of the newest run if it is active or was killed; `last_outcome` is an earlier run's."""
     last_outcome: str | None = None
     last_reasons: tuple[str, ...] = ()
     last_error: str | None = None
