@@ -7,7 +7,8 @@ stops by itself. `page_size` decides what each page requests. This module stores
 a row once, and again only if it changed meanwhile.
 """
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import takewhile
@@ -29,7 +30,7 @@ from convo_pipeline.graph.fields import (
     conversation_fields,
     message_field_names,
 )
-from convo_pipeline.graph.page_size import Mode, PageSize, PageSizePolicy
+from convo_pipeline.graph.page_size import ListingMode, PageSize, PageSizePolicy
 from convo_pipeline.graph.responses import ConversationPage, ConversationRow
 
 MARGIN = timedelta(minutes=10)
@@ -79,7 +80,7 @@ class ListingSummary:
     restarts: int
     inversions: int
     page_size_steps: int
-    mode: Mode
+    mode: ListingMode
     dropped_fields: frozenset[str]
     moving: frozenset[str]
     unreadable: Mapping[str, GraphError]
@@ -166,23 +167,22 @@ class Listing:
             yield from self._list_folder(folder)
 
     def _list_folder(self, folder: str) -> Iterator[ListedPage]:
+        """List a folder, and its newest pages again until a pass finds nothing changed.
+
+        If a conversation is unreadable with its messages, they are listed again without messages.
+        """
         last = yield from self._run_pass(folder, self._since - MARGIN, is_relisting=False)
         if last.page_count <= 1 and last.cut is None:
             return
         for _ in range(MAX_RELISTINGS):
             if last.started_at is None:
                 return
-            last = yield from self._list_again(folder, last.started_at - MARGIN)
+            with self._page_sizes.light() if self.summary.unreadable else nullcontext():
+                bound = last.started_at - MARGIN
+                last = yield from self._run_pass(folder, bound, is_relisting=True)
             if not last.changed_ids:
                 return
         self._moving |= last.changed_ids
-
-    def _list_again(self, folder: str, bound: datetime) -> Generator[ListedPage, None, _Pass]:
-        """List the newest pages again, without messages if a conversation is unreadable."""
-        if not self.summary.unreadable:
-            return (yield from self._run_pass(folder, bound, is_relisting=True))
-        with self._page_sizes.light():
-            return (yield from self._run_pass(folder, bound, is_relisting=True))
 
     def _run_pass(
         self, folder: str, bound: datetime, *, is_relisting: bool
@@ -194,20 +194,15 @@ class Listing:
             current = _Pass(to_us(bound), is_relisting)
             yield from self._list_pages(folder, current)
             changed_ids |= current.changed_ids
-            if current.cut is None or not self._may_restart(current.cut):
+            self._loops += current.cut == "cursor_loop"
+            is_exhausted = self._loops > MAX_LOOP_RESTARTS or self._restarts >= MAX_RESTARTS
+            if current.cut in (None, "empty_pages") or is_exhausted:
                 break
+            self._restarts += 1
         current.changed_ids = changed_ids
         if current.cut is not None and current.cut not in self._cuts:
             self._cuts.append(current.cut)
         return current
-
-    def _may_restart(self, cut: Cut) -> bool:
-        self._loops += cut == "cursor_loop"
-        is_exhausted = self._loops > MAX_LOOP_RESTARTS or self._restarts >= MAX_RESTARTS
-        if cut == "empty_pages" or is_exhausted:
-            return False
-        self._restarts += 1
-        return True
 
     def _list_pages(self, folder: str, current: _Pass) -> Iterator[ListedPage]:
         after: str | None = None
@@ -242,20 +237,20 @@ class Listing:
             active_us = _active_us(row)
             return active_us is not None and active_us < current.bound_us
 
-        last_rows = list(
-            takewhile(lambda row: is_old(row) or self._adds_nothing(row, current), reversed(rows))
-        )
+        def adds_nothing(row: ConversationRow) -> bool:
+            if is_old(row):
+                return True
+            if row.conversation_id is None:
+                return False
+            if current.is_relisting:
+                return not self._has_changed(row, row.conversation_id)
+            return self._is_known is not None and self._is_known(row)
+
+        last_rows = list(takewhile(adds_nothing, reversed(rows)))
         is_whole_page, is_past_bound = len(last_rows) == len(rows), any(map(is_old, last_rows))
         current.idle_count = len(last_rows) + current.idle_count * is_whole_page
         current.is_past_bound = is_past_bound or (current.is_past_bound and is_whole_page)
         return is_whole_page and current.is_past_bound and current.idle_count >= ENOUGH_ROWS
-
-    def _adds_nothing(self, row: ConversationRow, current: _Pass) -> bool:
-        if row.conversation_id is None:
-            return False
-        if current.is_relisting:
-            return not self._has_changed(row, row.conversation_id)
-        return self._is_known is not None and self._is_known(row)
 
     def _select_changed(self, page: ListedPage, current: _Pass) -> ListedPage:
         """Keep the rows that are new or have changed since this listing yielded them."""
@@ -336,10 +331,9 @@ class Listing:
         self, error: GraphError, size: PageSize, folder: str, after: str | None
     ) -> tuple[ListedPage, str | None]:
         """List one refused row without its messages, or with nothing but its id and time."""
-        without: Iterable[tuple[str, ...]] = ((), OPTIONAL_CONVERSATION_FIELDS)
-        for dropped in without if size.messages else (OPTIONAL_CONVERSATION_FIELDS,):
+        for without in ((), OPTIONAL_CONVERSATION_FIELDS)[0 if size.messages else 1 :]:
             try:
-                listed, next_cursor = self._fetch(PageSize(1, 0), folder, after, dropped)
+                listed, next_cursor = self._fetch(PageSize(1, 0), folder, after, without)
             except GraphError as refusal:
                 if not may_concern_one_row(refusal):
                     raise _read_refusal(refusal, after) from None

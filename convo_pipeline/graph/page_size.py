@@ -24,7 +24,7 @@ from convo_pipeline.graph.codes import UNKNOWN_ERROR, is_unspecific_100, may_con
 from convo_pipeline.graph.fields import find_optional_name, find_refused_fields
 from convo_pipeline.schema import READABLE_COUNT
 
-Mode = Literal["nested", "light"]
+ListingMode = Literal["nested", "light"]
 """Listing with messages nested in each conversation, or with one call per conversation for them."""
 
 CLIMB_AFTER = 4
@@ -161,7 +161,7 @@ class PageSizePolicy:
     # -- pages of the listing
 
     @property
-    def mode(self) -> Mode:
+    def mode(self) -> ListingMode:
         return "light" if self._proven.index >= LIGHT else "nested"
 
     @property
@@ -247,7 +247,10 @@ class PageSizePolicy:
         if any(self._skips):
             self._skips = self._skips[size.conversations :]
         elif self._search is None:
-            self._count_accepted()
+            index = self._listing.index
+            larger = FIRST_NESTED if index == LIGHT else index - 1 if index else None
+            if self._listing.count_accepted(larger):
+                self._climbed_from = index
         elif self._search.row_count > size.conversations:
             row_count = self._search.row_count - size.conversations
             self._search = replace(self._search, row_count=row_count)
@@ -255,12 +258,6 @@ class PageSizePolicy:
             if not self._search.is_passing:  # no row is unreadable: the page was too heavy
                 self._listing.set_index(self._search.index)
             self._search = None
-
-    def _count_accepted(self) -> None:
-        index = self._listing.index
-        larger = FIRST_NESTED if index == LIGHT else index - 1 if index else None
-        if self._listing.count_accepted(larger):
-            self._climbed_from = index
 
     def set_unreadable(self, conversation_ids: Iterable[str], error: GraphError) -> None:
         """Remember conversations whose pages are refused even alone, and request as before.
