@@ -1,1 +1,1 @@
-"""One account through the chain: listing, walks, single messages, then into the raw tables. Knows no Dagster."""
+"""Extract accounts from the API into the raw tables."""

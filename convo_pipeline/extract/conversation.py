@@ -322,7 +322,7 @@ class ConversationReader:
     def _fetch_content(
         self, listed: ListedConversation, record: MessageRecord
     ) -> tuple[MessageRecord, ConvoError | None]:
-        """Return the record with the message's content, or with what the error means, and the error.
+        """Return the record with the message's content, or with the meaning of the error returned.
 
         Raise errors beyond the newest 20 that are not about the message.
         """

@@ -370,7 +370,7 @@ class InboxReader:
                 self._end(UnreachableError(replace(error.fault, reason=reason)))
 
     def _is_answered(self, conversation_id: str) -> bool:
-        """Whether another conversation is readable: then the failures are the conversations' own."""
+        """Whether another conversation is readable: then the server works."""
         try:
             self._reader.fetch_one_message(conversation_id)
         except STOPPING as error:

@@ -283,7 +283,7 @@ class _Loader:
         return pa.concat_tables([rows for rows in found if rows is not None])
 
     def _newly_missing_rows(self, stored_ids: pa.Table, observed_ids: pa.Table) -> pa.Table | None:
-        """Return the stored ids whose place a walk without a gap passed, and that it did not list."""
+        """Return the stored ids that a walk passed without listing them."""
         conversation_ids, lows, times = self._walked
         indices = pc.index_in(stored_ids["conversation_id"], value_set=conversation_ids)
         is_passed = pc.greater(stored_ids["created_at"].cast(pa.int64()), lows.take(indices))

@@ -1,4 +1,4 @@
-"""Decide which stored messages are no longer listed, and which listed ones earlier runs missed. Pure.
+"""Decide which stored messages are missing or deleted, and which ones earlier runs missed. Pure.
 
 The API answers for an unsent message with the same error as for one that is too old, so no error
 proves a deletion (Meta's error codes, 9000001). Its absence can. One absence is not enough: a page

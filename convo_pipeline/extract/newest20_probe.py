@@ -12,7 +12,7 @@ from convo_pipeline.schema import READABLE_COUNT
 NOT_FOUND_CODE = 100
 """With subcode 33: this message is gone, which says nothing about other messages."""
 MOST_REFUSALS = 3
-"""After so many refusals that may each have an own reason, the limit counts as confirmed."""
+"""After so many refusals, each perhaps for its own reason, the limit counts as confirmed."""
 
 ProbeResult = Literal["read", "unreadable", "refused"]
 """`refused`: for a reason that may be the message's own."""

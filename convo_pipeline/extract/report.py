@@ -74,7 +74,7 @@ class AccountReport:
     @property
     def stored_partition_count(self) -> int:
         """How many partitions (one table on one date) the run changed."""
-        return len({(each.table, each.date) for each in self.commits if each.is_changed})
+        return len({(commit.table, commit.date) for commit in self.commits if commit.is_changed})
 
 
 def figures_in(reports: Sequence[AccountReport]) -> CallFigures:
