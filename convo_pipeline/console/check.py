@@ -280,7 +280,11 @@ class AccountCheck:
         is_instagram = self.account.platform == "instagram"
         fields = "instagram_business_account{id,username}" if is_instagram else "category"
         try:
-            body = client.fetch_account("user_id,username" if is_login else fields).body
+            if is_login:
+                self.setup.own_id = client.fetch_identity().own_id
+                self._check_stored_identity(self.setup.own_id)
+                return True
+            body = client.fetch_account(fields).body
         except UnknownFieldError:
             self._add("wrong_id_kind")
             return False
@@ -291,8 +295,7 @@ class AccountCheck:
             return False
         facts = body if isinstance(body, dict) else {}
         if is_instagram:
-            own = facts if is_login else facts.get("instagram_business_account")
-            self.setup.own_id = read_identity(own).own_id
+            self.setup.own_id = read_identity(facts.get("instagram_business_account")).own_id
         else:
             self.setup.own_id = self.account.page_id
         self._check_stored_identity(self.setup.own_id)

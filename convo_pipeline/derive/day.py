@@ -100,7 +100,7 @@ def _derive(store: Store, account: str, day: date, may_lose: bool = False) -> li
     floors = read_first_days(store)
     with store.lock_derivation(account), rare_garbage_collection():
         salvage_day(store, account, day)
-        source = derivation_source(store.raw_digest(account, day))
+        source = wanted_source(store, account, day)
         raw = read_raw_day(store, account, day)
         tables = normalize(raw) | {_LAST: count_coverage(raw)}
         if not may_lose and count_lost(store, account, day, tables, raw.message_details):
@@ -115,9 +115,18 @@ def _derive(store: Store, account: str, day: date, may_lose: bool = False) -> li
     return commits
 
 
-def derivation_source(raw_digest: str, derivation_version: int = DERIVATION_VERSION) -> str:
+def wanted_source(store: Store, account: str, day: date) -> str:
+    """Return the source of a day's derived tables: its raw files and the account's own id."""
+    identity = store.state.identity(account)
+    own_id = identity.own_id if identity else None
+    return derivation_source(store.raw_digest(account, day), own_id)
+
+
+def derivation_source(
+    raw_digest: str, own_id: str | None = None, derivation_version: int = DERIVATION_VERSION
+) -> str:
     """Return the source of derived tables: which raw bytes, by which derivation, into which schema."""
-    versions = f"{raw_digest}:{derivation_version}:{schema.SCHEMA_VERSION}"
+    versions = f"{raw_digest}:{own_id or ''}:{derivation_version}:{schema.SCHEMA_VERSION}"
     return hashlib.sha256(versions.encode()).hexdigest()
 
 
@@ -128,14 +137,16 @@ def read_raw_day(store: Store, account: str, day: date) -> RawDay:
     platform, page_id = (identity.platform, identity.page_id) if identity else (None, None)
     if len(conversations):
         platform, page_id = (conversations[name][0].as_py() for name in ("platform", "page_id"))
-    return RawDay(platform, page_id, conversations, *others)
+    own_id = identity.own_id if identity else None
+    message_ids, message_details, rejects = others
+    return RawDay(platform, page_id, conversations, message_ids, message_details, rejects, own_id)
 
 
 def _is_current(store: Store, account: str, day: date) -> bool:
     sources = {table: store.source(table, account, day) for table in DERIVED}
     if _has_quarantine(store, account, day):
         return False
-    wanted = derivation_source(store.raw_digest(account, day))
+    wanted = wanted_source(store, account, day)
     if any(store.source(table.name, account, day) is not None for table in schema.RAW):
         is_current = sources[_LAST] == wanted and set(sources.values()) <= {wanted, None}
     else:

@@ -54,7 +54,7 @@ from convo_pipeline.lake.store import Store
 from convo_pipeline.reasons import locate_error, reason_of
 from convo_pipeline.schema import RAW, TABLES
 from convo_pipeline.settings import AccountSettings, Settings
-from convo_pipeline.state.records import AccountIdentity, Run, balance
+from convo_pipeline.state.records import AccountIdentity, Run, balance, check_identity
 from convo_pipeline.tables.complete_range import CompleteRange
 
 ONE_DAY = timedelta(days=1)
@@ -101,14 +101,18 @@ class AccountRun:
         except Exception as error:
             return self._failed(error)
 
-    def save_identity(self, identity: Identity | None = None) -> None:
+    def save_identity(self) -> None:
         """Save whose inbox the account's name stands for; StoreError if it is another inbox."""
-        own = identity if identity and identity.own_id else Identity()
+        self.store.state.set_identity(self._identity(Identity()))
+
+    def check_identity(self, asked: Identity) -> None:
+        """Raise StoreError if the fetched id shows that the name stands for another inbox."""
+        check_identity(self._identity(asked), self.store.state.identities())
+
+    def _identity(self, own: Identity) -> AccountIdentity:
         name, page_id, platform = self.account.name, self.account.page_id, self.account.platform
         source = "asked" if own.own_id else None
-        self.store.state.set_identity(
-            AccountIdentity(name, page_id, platform, own.own_id, own.own_username, source)
-        )
+        return AccountIdentity(name, page_id, platform, own.own_id, own.own_username, source)
 
     def _run(self, user_id: str | None) -> AccountReport:
         results: list[LoadResult] = []
@@ -436,9 +440,13 @@ class AccountCalls:
         # a clock that was set back does not delay it
         is_due = not isinstance(asked_us, int) or not 0 <= now_us - asked_us < DAY_US
         if self._run.mode in ("nightly", "full") or (not is_asked and is_due):
-            self._run.save_identity(self._client.fetch_identity())
-            stored = self._state.identity(self._name)
+            asked = self._client.fetch_identity()
+            self._run.check_identity(asked)
             self._memory["identity_asked_us"] = now_us
+            if asked.own_id or asked.own_username:
+                source = "asked" if asked.own_id else None
+                self.data.append(OwnIdentity(asked.own_id, asked.own_username, source))
+                return
         if stored:
             self.data.append(OwnIdentity(stored.own_id, stored.own_username, stored.own_id_source))
 

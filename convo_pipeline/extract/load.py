@@ -86,10 +86,10 @@ def load_run_data(
         loader.merge_missing(day)
     loader.merge_conversations_without_messages()
     loader.merge_rejects()
-    if identity.own_id_source == "inferred":
-        store.state.set_identity(
-            AccountIdentity(account.name, account.page_id, account.platform, **vars(identity))
-        )
+    store.state.set_identity(
+        AccountIdentity(account.name, account.page_id, account.platform, **vars(identity)),
+        is_decided=True,
+    )
     _save_states(store, account.name, data, states)
     return result
 

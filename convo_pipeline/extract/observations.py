@@ -90,34 +90,67 @@ class OwnIdClues:
     participant of at least two conversations who sent one message and received another one.
     """
 
-    _first_conversation: dict[str, str] = field(default_factory=dict)
-    _ids_in_several: set[str] = field(default_factory=set)
+    _conversations: dict[str, set[str]] = field(default_factory=dict)
+    """The conversations that list a person as participant."""
+    _listed: set[str] = field(default_factory=set)
+    """Conversations that list exactly two participants: the account and a customer."""
     _senders: set[str] = field(default_factory=set)
     _recipients: set[str] = field(default_factory=set)
+    _ids_of_name: dict[str, set[str]] = field(default_factory=dict)
 
     def add_conversation(self, conversation_id: str, row: dict[str, object]) -> None:
-        for person_id in _ids(row.get("participants")):
-            first = self._first_conversation.setdefault(person_id, conversation_id)
-            if first != conversation_id:
-                self._ids_in_several.add(person_id)
+        people = self._read_people(row.get("participants"))
+        for person_id in people:
+            self._conversations.setdefault(person_id, set()).add(conversation_id)
+        if len(people) == 2:
+            self._listed.add(conversation_id)
 
     def add_message(self, row: object) -> None:
         if isinstance(row, dict):
-            self._senders.update(_ids(row.get("from")))
-            self._recipients.update(_ids(row.get("to")))
+            self._senders.update(self._read_people(row.get("from")))
+            self._recipients.update(self._read_people(row.get("to")))
+
+    def has_seen(self, own_id: str | None) -> bool:
+        """Say whether a person with this id takes part in a conversation."""
+        places = (self._conversations, self._senders, self._recipients)
+        return own_id is not None and any(own_id in place for place in places)
 
     def infer(self) -> str | None:
         """Return the account's own id, or None while no person or several people fit."""
-        fitting = self._ids_in_several & self._senders & self._recipients
-        return next(iter(fitting)) if len(fitting) == 1 else None
+        fitting = [
+            person_id
+            for person_id, conversations in self._conversations.items()
+            if len(conversations) > 1
+            and person_id in self._senders
+            and person_id in self._recipients
+        ]
+        if len(fitting) > 1:
+            fitting = [each for each in fitting if self._conversations[each] >= self._listed]
+        return fitting[0] if len(fitting) == 1 else None
 
+    def find_by_name(self, username: str | None) -> str | None:
+        """Return the id of the only person with this user name."""
+        ids = self._ids_of_name.get(username or "", set())
+        return next(iter(ids)) if len(ids) == 1 else None
 
-def _ids(value: object) -> list[str]:
-    """Return the ids in `{"data": [..]}`, in a list or in a single object."""
-    if isinstance(value, dict) and "data" in value:
-        value = value["data"]
-    entries = value if isinstance(value, list) else [value]
-    return [entry_id for entry in entries if (entry_id := readable_id(entry)) is not None]
+    @property
+    def has_evidence(self) -> bool:
+        """Say whether a conversation of two was listed, where an id that is missing is wrong."""
+        return bool(self._listed)
+
+    def _read_people(self, value: object) -> set[str]:
+        """Return the ids in `{"data": [..]}`, in a list or in a single object; note user names."""
+        if isinstance(value, dict) and "data" in value:
+            value = value["data"]
+        found = set()
+        for entry in value if isinstance(value, list) else [value]:
+            person_id = readable_id(entry)
+            if person_id is not None:
+                found.add(person_id)
+                username = entry.get("username") if isinstance(entry, dict) else None
+                if isinstance(username, str) and username:
+                    self._ids_of_name.setdefault(username, set()).add(person_id)
+        return found
 
 
 def read_messages(page: MessagesRecord) -> list[MessageObservation | Reject]:

@@ -201,14 +201,25 @@ class RunData:
         return pa.Table.from_batches(batches, schema=SCHEMA)
 
     def find_identity(self, store: Store, account: AccountSettings) -> OwnIdentity:
-        """Return who the account is: as fetched in this run, as stored, or as inferred."""
-        if self.own_identity and self.own_identity.own_id:
-            return self.own_identity
-        stored = store.state.identity(account.name)
-        if stored and stored.own_id:
-            return OwnIdentity(stored.own_id, stored.own_username, stored.own_id_source)
-        own_id = self._own_id_clues.infer()
-        return OwnIdentity(own_id, None, "inferred" if own_id else None)
+        """Decide who the account is from what was fetched, stored and observed.
+
+        An id is trusted if it takes part in a conversation of this run, or if no conversation lists
+        its people. Else the user name decides, then the one person common to all conversations. If
+        nothing fits, the own id is unknown and the directions of messages are null.
+        """
+        stored, clues = store.state.identity(account.name), self._own_id_clues
+        known = [self.own_identity or OwnIdentity()]
+        if stored:
+            known.append(OwnIdentity(stored.own_id, stored.own_username, stored.own_id_source))
+        username = next((each.own_username for each in known if each.own_username), None)
+        known = [each for each in known if each.own_id]
+        seen = next((each for each in known if clues.has_seen(each.own_id)), None)
+        if seen or (known and not clues.has_evidence):
+            return seen or known[0]
+        own_id, source = clues.find_by_name(username), "username"
+        if own_id is None:
+            own_id, source = clues.infer(), "inferred"
+        return OwnIdentity(own_id, username, source if own_id else None)
 
     def place_untimed(self, stored_days: Placements) -> Placements:
         """Put messages without a time on a day, for good; return the days.
@@ -280,7 +291,9 @@ class RunData:
 
     @property
     def _needs_clues(self) -> bool:
-        return not (self.own_identity and self.own_identity.own_id)
+        """Whether the own id was not seen yet in a conversation of this run."""
+        own_id = self.own_identity.own_id if self.own_identity else None
+        return not self._own_id_clues.has_seen(own_id)
 
     @property
     def _folder(self) -> Path:

@@ -30,11 +30,10 @@ from convo_pipeline.errors import (
     ThrottledError,
     TokenError,
     TooMuchDataError,
-    UnknownFieldError,
     UnreachableError,
 )
 from convo_pipeline.graph import headers as response_headers
-from convo_pipeline.graph.codes import PROOF_PARAMETER, build_error, is_unanswered
+from convo_pipeline.graph.codes import BAD_PARAMETER, PROOF_PARAMETER, build_error, is_unanswered
 from convo_pipeline.graph.fields import names_in
 from convo_pipeline.graph.page_size import SMALLEST_MESSAGE_PAGE
 from convo_pipeline.graph.rate_limit import CallBudget, ConcurrencyLimit, LimitKey, RateLimiter
@@ -58,6 +57,10 @@ from convo_pipeline.settings import AccountSettings, Settings
 CallKind = Literal["listing", "conversation", "edge", "message", "identity", "token", "find"]
 """What a call requests; an edge is a page of one conversation's messages."""
 MAX_PARALLEL_CALLS = 4
+LINKED = "instagram_business_account"
+PAGE_IDENTITY_FIELDS = (f"{LINKED}{{id,username}}", LINKED)
+LOGIN_IDENTITY_FIELDS = ("user_id,username", "user_id", "id,username")
+"""Fields of the account's own node, the best first; the next ones are for a refused field."""
 _LOG = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -174,20 +177,18 @@ class GraphClient:
         page_id = self.endpoint.page_id
         if self.endpoint.platform == "messenger" and page_id != "me":
             return Identity(page_id)
-        fields = ["instagram_business_account{id,username}", "instagram_business_account{id}"]
-        if page_id == "me":
-            fields = ["user_id,username", "user_id"]
-        try:
+        for fields in LOGIN_IDENTITY_FIELDS if page_id == "me" else PAGE_IDENTITY_FIELDS:
             try:
-                response = self.fetch_account(fields[0])
-            except UnknownFieldError:  # the id is needed, the user name is not
-                response = self.fetch_account(fields[1])
-        except GraphError as error:
-            if isinstance(error, TokenError | ThrottledError) or is_unanswered(error):
-                raise
-            return Identity()
-        body = response.body if isinstance(response.body, dict) else {}
-        return read_identity(body if page_id == "me" else body.get("instagram_business_account"))
+                body = self.fetch_account(fields).body
+            except GraphError as error:
+                if isinstance(error, TokenError | ThrottledError) or is_unanswered(error):
+                    raise
+                if error.fault.code == BAD_PARAMETER:
+                    continue
+                return Identity()
+            own = body if page_id == "me" or not isinstance(body, dict) else body.get(LINKED)
+            return read_identity(own)
+        return Identity()
 
     def fetch_account(self, fields: str) -> GraphResponse:
         """Return fields of the account's own object: the Page, or `/me` with Instagram Login."""

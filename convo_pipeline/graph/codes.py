@@ -42,6 +42,7 @@ class CodeMeaning(NamedTuple):
     attempts: int = ATTEMPTS
 
 
+BAD_PARAMETER = 100
 UNKNOWN_ERROR = 1
 """Meta's "unknown error" and "reduce the amount of data". It may pass, and it may last for one
 conversation. A heavy request asks for less instead, which cures both."""

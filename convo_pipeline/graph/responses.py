@@ -117,6 +117,10 @@ def read_page(response: GraphResponse) -> Page:
     A bare list is accepted, and an object in place of the list `data`, as in Meta's own sample.
     """
     body = response.body
+    if isinstance(body, dict) and "data" not in body and "conversations" in body:
+        # an older page of Meta prints the list under this key
+        inner = body["conversations"]
+        body = inner if isinstance(inner, dict) else {**body, "data": inner}
     if isinstance(body, list):
         return Page(tuple(body), None, response.server_time)
     if not isinstance(body, dict) or not isinstance(body.get("data"), list | dict):
@@ -179,7 +183,14 @@ def read_conversation_row(value: object, server_time: datetime) -> ConversationR
 
 
 def read_identity(value: object) -> Identity:
-    """Read `{id, username}`; `/me` of Instagram Login calls the id `user_id`."""
+    """Read `{id, username}`, also inside `{"data": [...]}` as Meta's get-started page prints it.
+
+    `/me` of Instagram Login calls the id `user_id`; its `id` may be valid for one app only.
+    """
+    if isinstance(value, dict) and "data" in value:
+        value = value["data"]
+    if isinstance(value, list):
+        value = value[0] if len(value) == 1 else None
     if not isinstance(value, dict):
         return Identity()
     own_id, username = value.get("user_id") or value.get("id"), value.get("username")

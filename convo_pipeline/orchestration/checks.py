@@ -18,7 +18,7 @@ from dagster._core.storage.asset_check_execution_record import (
 )
 
 from convo_pipeline import schema
-from convo_pipeline.derive.day import derivation_source
+from convo_pipeline.derive.day import wanted_source
 from convo_pipeline.lake.columns import read_columns
 from convo_pipeline.lake.first_days import read_first_days
 from convo_pipeline.lake.store import Store
@@ -59,7 +59,7 @@ class CheckedPartition:
     def is_current(self) -> bool:
         """Whether the derived tables come from the raw tables of now; else the next run checks."""
         source = self.store.source(schema.COVERAGE.name, self.account, self.day)
-        return source == derivation_source(self.store.raw_digest(self.account, self.day))
+        return source == wanted_source(self.store, self.account, self.day)
 
     @cached_property
     def _first_days(self) -> dict[str, date]:

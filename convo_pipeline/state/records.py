@@ -61,7 +61,8 @@ class AccountIdentity:
     own_id: str | None = None
     own_username: str | None = None
     own_id_source: str | None = None
-    """`asked`: from the API. `inferred`: from the messages. None: unknown."""
+    """`asked`: from the API. `username`: the person with the account's user name. `inferred`: from
+    the messages. None: unknown."""
 
 
 @dataclass(frozen=True)
@@ -117,15 +118,19 @@ class Compaction:
     byte_count: int
 
 
-def check_identity(identity: AccountIdentity, stored: Iterable[AccountIdentity]) -> AccountIdentity:
+def check_identity(
+    identity: AccountIdentity, stored: Iterable[AccountIdentity], *, is_decided: bool = False
+) -> AccountIdentity:
     """Return what is known of an account, this identity included.
 
+    A decided identity replaces the stored one; conversations were compared with it.
     Raise StoreError if the name stands for another inbox, or the inbox has another name.
     """
     for other in stored:
         is_same_page = (other.page_id, other.platform) == (identity.page_id, identity.platform)
         if other.account == identity.account:
-            return _merge_identities(other, identity, is_same_page)
+            merged = _merge_identities(other, identity, is_same_page)
+            return identity if is_decided else merged
         is_same_own_id = other.own_id is not None and other.own_id == identity.own_id
         if is_same_page and (other.page_id != "me" or is_same_own_id):
             raise StoreError(

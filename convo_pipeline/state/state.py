@@ -181,14 +181,16 @@ class State:
         rows = self.database.select(f"{_IDENTITIES}{where} ORDER BY account", *values)
         return [AccountIdentity(*row) for row in rows]
 
-    def set_identity(self, identity: AccountIdentity) -> AccountIdentity:
+    def set_identity(
+        self, identity: AccountIdentity, *, is_decided: bool = False
+    ) -> AccountIdentity:
         """Check and save an account's identity; return what is known of it.
 
         Raise StoreError as `check_identity` does.
         """
         with self.database.transaction() as connection:
             stored = [AccountIdentity(*row) for row in connection.execute(_IDENTITIES).fetchall()]
-            merged = check_identity(identity, stored)
+            merged = check_identity(identity, stored, is_decided=is_decided)
             connection.execute(
                 "INSERT OR REPLACE INTO identities VALUES (?, ?, ?, ?, ?, ?)", astuple(merged)
             )

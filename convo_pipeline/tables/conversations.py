@@ -38,10 +38,14 @@ Person = tuple[str, str, str | None, str | None, str | None]
 
 
 def read_own_ids(
-    conversations: pa.Table, platform: str | None, page_id: str | None
+    conversations: pa.Table, platform: str | None, page_id: str | None, own_id: str | None = None
 ) -> frozenset[str]:
-    """Return the ids under which this account itself speaks: its own id, on Messenger the Page's too."""
-    own_ids = set(conversations["own_id"].drop_null().unique().to_pylist())
+    """Return the ids under which this account sends: its own id, on Messenger the Page's id too.
+
+    `own_id` is the id that is known now; without it those that were stored with the rows count.
+    """
+    stored_ids = conversations["own_id"].drop_null().unique().to_pylist()
+    own_ids = {own_id} if own_id else set(stored_ids)
     if platform == "messenger":
         own_ids |= {page_id, *conversations["page_id"].drop_null().unique().to_pylist()}
     return frozenset(own_ids - {None, "", _NOT_AN_ID})
@@ -137,6 +141,22 @@ def _named_recipients(
     ids, texts = rows["conversation_id"].to_pylist(), rows["payload"].to_pylist()
     for conversation_id, payload in zip(ids, texts, strict=True):
         yield from _read_list(conversation_id, payload, "to")
+
+
+def clear_unsure_directions(messages: pa.Table, participants: pa.Table) -> pa.Table:
+    """Set the direction to null in conversations of several people where no person is the account."""
+    people = participants.group_by("conversation_id", use_threads=False).aggregate(
+        [("is_account", "any"), ([], "count_all")]
+    )
+    has_account = pc.fill_null(people["is_account_any"], False)
+    is_unsure = pc.and_(pc.greater(people["count_all"], 1), pc.invert(has_account))
+    unsure_ids = people.filter(is_unsure)["conversation_id"]
+    if not len(unsure_ids):
+        return messages
+    is_in_one = pc.is_in(messages["conversation_id"], value_set=unsure_ids.combine_chunks())
+    direction = pc.if_else(is_in_one, pa.scalar(None, schema.TEXT), messages["direction"])
+    index = messages.column_names.index("direction")
+    return messages.set_column(index, messages.schema.field("direction"), direction)
 
 
 def resolve_senders(messages: pa.Table, participants: pa.Table) -> pa.Table:

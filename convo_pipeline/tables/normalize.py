@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from convo_pipeline import schema
 from convo_pipeline.tables.conversations import (
+    clear_unsure_directions,
     normalize_conversations,
     normalize_participants,
     read_own_ids,
@@ -44,16 +45,18 @@ class RawDay:
     message_ids: pa.Table = field(default_factory=lambda: _empty(schema.RAW_MESSAGE_IDS))
     message_details: pa.Table = field(default_factory=lambda: _empty(schema.RAW_MESSAGE_DETAILS))
     rejects: pa.Table = field(default_factory=lambda: _empty(schema.RAW_REJECTS))
+    own_id: str | None = None
+    """The account's own id as it is known now; None: as stored with the conversations."""
 
 
 def normalize(raw: RawDay) -> dict[str, pa.Table]:
     """Return the six normalised tables of a partition; every listed id has exactly one row in `messages`."""
-    own_ids = read_own_ids(raw.conversations, raw.platform, raw.page_id)
+    own_ids = read_own_ids(raw.conversations, raw.platform, raw.page_id, raw.own_id)
     held = align_messages(raw.message_ids, raw.message_details)
     contents = parse_payloads(held["payload"])
     messages = _messages_table(held, contents, raw.platform, own_ids)
     participants = normalize_participants(raw.conversations, messages, own_ids, held["payload"])
-    messages = resolve_senders(messages, participants)
+    messages = clear_unsure_directions(resolve_senders(messages, participants), participants)
     tables = {
         "conversations": normalize_conversations(
             raw.conversations, messages, participants, raw.platform, raw.page_id

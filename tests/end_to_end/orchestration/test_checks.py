@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from convo_pipeline import schema
-from convo_pipeline.derive.day import derivation_source, derive_day
+from convo_pipeline.derive.day import derive_day, wanted_source
 from convo_pipeline.emulator.serve import EmulatorServer
 from convo_pipeline.lake.first_days import RETENTION_FILE
 from convo_pipeline.lake.parquet import encode
@@ -289,7 +289,7 @@ def test_every_check_turns_red_where_what_it_promises_is_broken(
         strange = row_of(
             table, days[1], **sums, conversation_id=f"t_{name}", message_id=f"m_{name}"
         )
-        source = "" if table in schema.RAW else derivation_source(lake.raw_digest(BIKES, day))
+        source = "" if table in schema.RAW else wanted_source(lake, BIKES, day)
         content = encode(
             table, pa.Table.from_pylist([one, one, strange], schema=table.schema), source
         )

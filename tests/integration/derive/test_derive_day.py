@@ -181,7 +181,7 @@ def test_another_derivation_version_is_another_source(store: Store) -> None:
     derive_day(store, ACCOUNT, DAY)
     digest = store.raw_digest(ACCOUNT, DAY)
     assert store.source("messages", ACCOUNT, DAY) == derivation_source(digest)
-    assert derivation_source(digest) != derivation_source(digest, DERIVATION_VERSION + 1)
+    assert derivation_source(digest) != derivation_source(digest, None, DERIVATION_VERSION + 1)
 
 
 def test_a_day_cut_off_between_two_tables_is_derived_again(store: Store) -> None:

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 import convo_pipeline
 from convo_pipeline.base.clock import SYSTEM_CLOCK, Clock
 from convo_pipeline.cli import main
-from convo_pipeline.derive.day import derivation_source, derive_day, stale_days
+from convo_pipeline.derive.day import derive_day, stale_days, wanted_source
 from convo_pipeline.emulator.clock import VirtualClock
 from convo_pipeline.emulator.serve import EmulatorServer
 from convo_pipeline.emulator.world import World
@@ -358,7 +358,7 @@ def test_tables_derived_from_outdated_rows_are_derived_again(
     proxy.fault.do_before(f"messages/account={ACCOUNT}/date={DAY}/data.parquet", overtake)
     derive_day(one, ACCOUNT, DAY)
     assert stored_ids(one, "messages") == ["m1", "m2"]
-    assert one.source("messages", ACCOUNT, DAY) == derivation_source(two.raw_digest(ACCOUNT, DAY))
+    assert one.source("messages", ACCOUNT, DAY) == wanted_source(two, ACCOUNT, DAY)
     assert verify(two, stale_days=stale_days).findings == ()
 
 
