@@ -212,7 +212,7 @@ def _without_person_in_groups(rows: pa.Table, plan: ErasurePlan) -> pa.Table:
     is_group = pc.is_in(rows["conversation_id"], value_set=plan.group_array)
 
     def cut_json(text: str) -> str:
-        payload = without_person(parse_payload(text), lambda found: found == person_id)
+        payload = without_person(parse_payload(text), lambda some_id: some_id == person_id)
         return dump_json(payload).decode()
 
     def cut_list(ids: list[str] | None) -> list[str] | None:

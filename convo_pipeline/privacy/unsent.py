@@ -88,18 +88,18 @@ def _remove_unsent(
     store.preflight()
     with lock_for_erasure(store, account):
         load_leftover_spools(settings, store, account)
-        found = find_unsent(store, account, policy)
-        _check_count(account, found, settings.retention.most_unsent_at_once)
-        remove_content(store, account, found, policy)
+        unsent_days = find_unsent(store, account, policy)
+        _check_count(account, unsent_days, settings.retention.most_unsent_at_once)
+        remove_content(store, account, unsent_days, policy)
     derive_stale_days(store, account, settings.metrics.session_gap_hours)
     with lock_for_erasure(store, account):
         _finish_removal(store, account, now.astimezone(UTC).date())
-    return found
+    return unsent_days
 
 
-def _check_count(account: str, found: Iterable[UnsentMessages], most: int) -> None:
+def _check_count(account: str, unsent_days: Iterable[UnsentMessages], most: int) -> None:
     """Raise a StoreError if unusually many messages were unsent: removed content is lost."""
-    count = sum(len(unsent.messages) for unsent in found)
+    count = sum(len(unsent.messages) for unsent in unsent_days)
     if count > most:
         raise StoreError(
             f"{count} messages of {account} would leave as unsent at once, and [retention]"
@@ -116,7 +116,7 @@ def find_unsent(store: Store, account: str, policy: Policy) -> list[UnsentMessag
     """
     if policy == "keep":
         return []
-    task, found, empty_days = f"{TASK} {policy}", [], {}
+    task, unsent_days, empty_days = f"{TASK} {policy}", [], {}
     checked_days, kept = store.state.days_done(task, account), kept_days(store, account)
     for day in store.days(RAW_MESSAGE_IDS.name, account):
         with suppress(CorruptError):
@@ -129,11 +129,11 @@ def find_unsent(store: Store, account: str, policy: Policy) -> list[UnsentMessag
                 continue
             messages = _find_day(store, account, day, policy, is_kept=day in kept)
             if messages:
-                found.append(UnsentMessages(account, day, messages))
+                unsent_days.append(UnsentMessages(account, day, messages))
             else:
                 empty_days[day] = digest
     store.state.save_days_done(task, account, empty_days)
-    return found
+    return unsent_days
 
 
 def _find_day(
@@ -162,24 +162,24 @@ def _keys(rows: pa.Table) -> list[Key]:
 
 
 def remove_content(
-    store: Store, account: str, found: Iterable[UnsentMessages], policy: Policy
+    store: Store, account: str, unsent_days: Iterable[UnsentMessages], policy: Policy
 ) -> None:
     """Remove the messages from the derived tables, and their content from the raw tables.
 
     `raw_message_ids` changes last, because its `deleted_at` says that a message has to leave. The
     caller holds `lock_for_erasure` and derives the days again.
     """
-    found = list(found)
-    days = {unsent.date for unsent in found}
+    unsent_days = list(unsent_days)
+    days = {unsent.date for unsent in unsent_days}
     save_pending_days(store, account, read_pending_days(store, account) | days)
-    matcher = IdMatcher(message_id for unsent in found for _, message_id in unsent.messages)
+    matcher = IdMatcher(message_id for unsent in unsent_days for _, message_id in unsent.messages)
 
     def without_rejects(rows: pa.Table) -> pa.Table:
         return _keep_rows(rows, [not matcher.matches(text) for text in rows["payload"].to_pylist()])
 
-    for day in store.days(RAW_REJECTS.name, account) if found else ():
+    for day in store.days(RAW_REJECTS.name, account) if unsent_days else ():
         store.shrink(RAW_REJECTS.name, account, day, without_rejects)
-    for unsent in found:
+    for unsent in unsent_days:
 
         def drop(rows: pa.Table, messages: Mapping[Key, int] = unsent.messages) -> pa.Table:
             return _keep_rows(rows, [key not in messages for key in _keys(rows)])

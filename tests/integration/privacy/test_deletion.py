@@ -209,9 +209,9 @@ def test_s15_callback_erases_the_person_from_every_account(
         assert len(read_receipts(inboxes.store, account)) == 1
     assert [row["text"] for row in inboxes.rows("messages")] == ["Bob's"]
     with callback(inboxes) as port:
-        told = ask(port, "GET", f"/?{urlsplit(answer['url']).query}")
+        page = ask(port, "GET", f"/?{urlsplit(answer['url']).query}")
         assert ask(port, "HEAD", f"/?{urlsplit(answer['url']).query}") == (200, "")
-    assert (told[0], "have been deleted. Done on 2026-03-10" in told[1], ADA in told[1]) == (
+    assert (page[0], "have been deleted. Done on 2026-03-10" in page[1], ADA in page[1]) == (
         200,
         True,
         False,
@@ -236,8 +236,8 @@ def test_unknown_person_gets_a_response_and_the_id_is_not_kept(inboxes: Inboxes)
         status, text = post(port, request_for(NOBODY))
         code = json.loads(text)["confirmation_code"]
     with callback(inboxes) as port:
-        told = ask(port, "GET", f"/?code={code}")[1]
-    assert (status, "Nothing is stored under the id" in told) == (200, True)
+        page = ask(port, "GET", f"/?code={code}")[1]
+    assert (status, "Nothing is stored under the id" in page) == (200, True)
     assert (inboxes.files(), find_texts(inboxes.store.root, [NOBODY])) == (before, [])
     [request] = read_requests(inboxes.store)
     assert request == DeletionRequest(code, NOW, "not_found", NOW, (), None)
@@ -283,23 +283,27 @@ def test_nightly_upkeep_finishes_a_locked_account(inboxes: Inboxes) -> None:
     with inboxes.store.lock_account("mess"):
         with callback(inboxes) as port:
             code = json.loads(post(port, request_for(ADA))[1])["confirmation_code"]
-        held = read_request(inboxes.store, code)
-        assert held is not None
-        assert (held.outcome, held.accounts, held.person_id) == ("open", ("insta",), ADA)
+        request = read_request(inboxes.store, code)
+        assert request is not None
+        assert (request.outcome, request.accounts, request.person_id) == ("open", ("insta",), ADA)
         with pytest.raises(BusyError):
             finish_open_requests(inboxes.settings, inboxes.store, NOW)
-    told: list[str] = []
+    log: list[str] = []
     assert (
         run_upkeep(
             Deployment(inboxes.settings, environ={}, clock=stopped_clock(inboxes.clock)),
-            told.append,
+            log.append,
         )
         == []
     )
-    assert "deletion requests finished: 1" in told
-    held = read_request(inboxes.store, code)
-    assert held is not None
-    assert (held.outcome, held.accounts, held.person_id) == ("erased", ("insta", "mess"), None)
+    assert "deletion requests finished: 1" in log
+    request = read_request(inboxes.store, code)
+    assert request is not None
+    assert (request.outcome, request.accounts, request.person_id) == (
+        "erased",
+        ("insta", "mess"),
+        None,
+    )
     assert find_texts(inboxes.store.root, [ADA], "mess") == []
 
 

@@ -68,8 +68,8 @@ def contents(folder: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def rows(folder: Path, table: str) -> list[dict[str, object]]:
-    found: list[dict[str, object]] = pq.read_table(folder / f"{table}.parquet").to_pylist()
-    return found
+    rows: list[dict[str, object]] = pq.read_table(folder / f"{table}.parquet").to_pylist()
+    return rows
 
 
 def test_s17_person_has_one_code_everywhere_and_no_name_or_text_is_exported(
@@ -100,8 +100,8 @@ def test_s17_person_has_one_code_everywhere_and_no_name_or_text_is_exported(
         assert ada in {row[column] for row in rows(one, table)}, table
     sent = [row for row in rows(one, "messages") if row["direction"] == "outbound"]
     assert sum(ada in row["recipient_ids"] for row in sent) == 2  # type: ignore[operator]
-    known = {row["message_id"] for row in rows(one, "messages")}
-    assert {row["message_id"] for row in rows(one, "attachments")} <= known
+    message_ids = {row["message_id"] for row in rows(one, "messages")}
+    assert {row["message_id"] for row in rows(one, "attachments")} <= message_ids
     assert {path.name: path.read_bytes() for path in one.iterdir()} == {
         path.name: path.read_bytes() for path in (tmp_path / "two").iterdir()
     }
@@ -156,8 +156,8 @@ def test_every_exported_column_is_in_one_list() -> None:
     assert [
         name for names, name in spelled if sum(bool(names & listed) for listed in lists) != 1
     ] == []
-    known = set.union(*(names for names, _ in spelled))
-    assert set.union(*lists) - known == set()
+    columns = set.union(*(names for names, _ in spelled))
+    assert set.union(*lists) - columns == set()
 
 
 @pytest.mark.parametrize(

@@ -119,9 +119,11 @@ def others(inboxes: Inboxes, gone: set[str]) -> dict[str, list[dict[str, object]
 
 
 def conversations_of(inboxes: Inboxes, person: str, account: str = "insta") -> set[str]:
-    found = inboxes.world.accounts[account].conversations.values()
+    conversations = inboxes.world.accounts[account].conversations.values()
     return {
-        each.conversation_id for each in found if person in [some["id"] for some in each.people]
+        each.conversation_id
+        for each in conversations
+        if person in [some["id"] for some in each.people]
     }
 
 
@@ -349,9 +351,9 @@ def test_older_spool_is_stored_without_the_person(inboxes: Inboxes) -> None:
     )
     loaded = load_spool(inboxes.store, inboxes.settings.account("insta"), spool)
     assert (loaded.commits, loaded.counts["suppressed_conversations"]) == ([], 1)
-    known = inboxes.store.state.conversations("insta")
-    assert "t_9" not in known
-    assert known["t_other"].due_reason == "answer", "a dropped record carried it"
+    states = inboxes.store.state.conversations("insta")
+    assert "t_9" not in states
+    assert states["t_other"].due_reason == "answer", "a dropped record carried it"
     spool.delete()
 
 
@@ -480,13 +482,13 @@ def test_rejects_and_run_errors_with_the_id_leave(inboxes: Inboxes) -> None:
     export_runs(store, run.run_id)
     erase_ada(inboxes)
     assert [row["payload"] for row in inboxes.rows("raw_rejects", "insta")] == [texts[1]]
-    held = store.state.runs("insta", run.run_id)[0]
-    assert (held.error, held.report) == (
+    saved_run = store.state.runs("insta", run.run_id)[0]
+    assert (saved_run.error, saved_run.report) == (
         "refused at /(forgotten)",
         {"of": "user (forgotten)", "n": 9},
     )
-    found = {trace for _, trace in hits(Path(store.root), traces=[*TRACES, f"user {ADA}"])}
-    assert found == {ADA}  # as the first digits of another's id alone
+    traces = {trace for _, trace in hits(Path(store.root), traces=[*TRACES, f"user {ADA}"])}
+    assert traces == {ADA}  # as the first digits of another's id alone
     assert hits(Path(store.root / ".state")) == []
 
 
@@ -747,14 +749,14 @@ def test_erasure_killed_once_is_finished_by_the_nightly_upkeep(
     """After a kill at any call, either nothing was begun or the nightly upkeep finishes it."""
     lake = Path(inboxes.store.root)
     inboxes.store.close()
-    shutil.copytree(lake, tmp_path / "whole")
-    is_done, moment, outcomes = False, 1, Counter[str]()
+    shutil.copytree(lake, tmp_path / "copy")
+    is_done, last_call, outcomes = False, 1, Counter[str]()
     while not is_done:
         shutil.rmtree(lake)
-        shutil.copytree(tmp_path / "whole", lake)
+        shutil.copytree(tmp_path / "copy", lake)
         is_done = run_killed(
             lambda: forget(inboxes.settings, Store(inboxes.settings.store), "insta", ADA, NOW),
-            moment,
+            last_call,
         )
         with closing(Store(inboxes.settings.store)) as store:
             is_begun = bool(read_pending_plans(store) or read_receipts(store, "insta"))
@@ -762,6 +764,6 @@ def test_erasure_killed_once_is_finished_by_the_nightly_upkeep(
             assert (hits(lake) == [], read_pending_plans(store)) == (is_begun, [])
             assert all(receipt.finished_at for receipt in read_receipts(store, "insta"))
         outcomes["finished" if is_begun else "not begun"] += 1
-        moment += 1 if long_run else 41 if is_begun else 3
+        last_call += 1 if long_run else 41 if is_begun else 3
     print(dict(outcomes))
     assert min(outcomes.values()) > 1

@@ -138,11 +138,11 @@ def test_account_days_stay_when_messages_expire(inboxes: Inboxes) -> None:
 
 def test_dry_run_lists_partitions_and_removes_nothing(inboxes: Inboxes) -> None:
     before = inboxes.files()
-    found = find_expired(inboxes.store, retention_starts({"messages": MESSAGES_LIMIT}, TODAY))
+    expired = find_expired(inboxes.store, retention_starts({"messages": MESSAGES_LIMIT}, TODAY))
     assert inboxes.files() == before
-    assert {each.table for each in found} == {"messages"}
-    assert sum(each.row_count for each in found) == 2 * 13
-    assert expire(inboxes.store, {"messages": MESSAGES_LIMIT}, TODAY) == found
+    assert {partition.table for partition in expired} == {"messages"}
+    assert sum(partition.row_count for partition in expired) == 2 * 13
+    assert expire(inboxes.store, {"messages": MESSAGES_LIMIT}, TODAY) == expired
     assert find_expired(inboxes.store, read_first_days(inboxes.store)) == []
 
 
@@ -159,14 +159,14 @@ def test_compactions_quarantine_and_state_expire_too(inboxes: Inboxes) -> None:
             store.read(table, "insta", day)
     derive_day(store, "insta", date(2026, 1, 13))
     run(inboxes, {table.name: 30 for table in RAW})
-    left = {path.name for path in store.root.rglob("*") if "2026-01" in path.name}
+    names = {path.name for path in store.root.rglob("*") if "2026-01" in path.name}
     months = {
         piece.month
         for table in TABLES
-        for each in read_index(store.backend, table)[0]
-        for piece in each.pieces
+        for segment in read_index(store.backend, table)[0]
+        for piece in segment.pieces
     }
-    assert (left, months & {"2026-01"}) == (set(), set())
+    assert (names, months & {"2026-01"}) == (set(), set())
     assert store.state.suspect_files() == []
     assert [
         record
@@ -216,10 +216,10 @@ def test_nightly_upkeep_expires_and_compacts(inboxes: Inboxes) -> None:
     settings = inboxes.settings.model_copy(
         update={"retention": RetentionSettings.model_validate({"messages": 40, RUNS.name: 90})}
     )
-    told: list[str] = []
+    log: list[str] = []
     deployment = Deployment(settings, clock=stopped_clock(inboxes.clock))
-    assert run_upkeep(deployment, told.append) == []
-    counts = {text.split(": ")[0]: int(text.split(": ")[1]) for text in told}
+    assert run_upkeep(deployment, log.append) == []
+    counts = {text.split(": ")[0]: int(text.split(": ")[1]) for text in log}
     assert (counts["erasures finished"], counts["partitions expired"]) == (0, 2 * 8)
     assert counts["months compacted"] > 2 * len(RAW) - 2
     assert list(inboxes.store.root.glob(".compact/messages/2026-*.parquet"))

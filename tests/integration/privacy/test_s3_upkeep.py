@@ -75,13 +75,13 @@ def expected(accounts: tuple[str, ...] = ("bakery", "florist")) -> list[tuple[ob
 
 def fetched(proxy: Proxy) -> list[str]:
     """Return the data files that were read since the last call."""
-    found = [
+    paths = [
         path.split("/tables/")[1]
         for method, path in proxy.fault.seen
         if method == "GET" and ".parquet" in path
     ]
     proxy.fault.seen.clear()
-    return found
+    return paths
 
 
 def test_compacted_year_is_one_request_and_changed_days_are_read_alone(
@@ -108,7 +108,7 @@ def test_compacted_year_is_one_request_and_changed_days_are_read_alone(
         *february,
         march[1],
     ]
-    assert [(each.account, each.month) for each in compact(store, TODAY)] == [
+    assert [(month.account, month.month) for month in compact(store, TODAY)] == [
         ("florist", "2026-02")
     ]
     assert sorted(answers(bucket, proxy.url), key=str) == late
@@ -119,10 +119,10 @@ def test_nightly_upkeep_compacts_a_bucket(
 ) -> None:
     filled(machine())
     clock = stopped_clock(VirtualClock(datetime.combine(TODAY, time(3, 30), UTC)))
-    told: list[str] = []
+    log: list[str] = []
     settings = Settings(store=store_settings(bucket, proxy.url, tmp_path / "state"))
-    assert run_upkeep(Deployment(settings, clock=clock), told.append) == []
-    assert "months compacted: 4" in told
+    assert run_upkeep(Deployment(settings, clock=clock), log.append) == []
+    assert "months compacted: 4" in log
     fetched(proxy)
     assert answers(bucket, proxy.url) == expected()
     assert len(fetched(proxy)) == 1 + 2
@@ -159,9 +159,9 @@ def test_lost_or_damaged_compaction_loses_no_rows(
     else:
         server.client.put_object(Bucket=bucket, Key=key, Body=b"x" * segment.byte_count)
     assert answers(bucket, server.url) == expected()
-    assert [(found.kind, found.where) for found in check_side_files(store, is_quick=False)] == [
-        ("compaction", key.removeprefix("tables/"))
-    ]
+    assert [
+        (finding.kind, finding.where) for finding in check_side_files(store, is_quick=False)
+    ] == [("compaction", key.removeprefix("tables/"))]
     compact(store, TODAY)
     drop_outdated(store)
     assert answers(bucket, server.url) == expected()
@@ -176,7 +176,7 @@ def test_second_machine_sees_the_renamed_account(
     assert rename_account(store, "bakery", "cafe") == [TABLE]
     assert not [key for key in server.objects(bucket) if "account=bakery" in key]
     assert {
-        piece.account for each in read_index(store.backend, TABLE)[0] for piece in each.pieces
+        piece.account for segment in read_index(store.backend, TABLE)[0] for piece in segment.pieces
     } == {"florist"}
     assert answers(bucket, server.url) == expected(("cafe", "florist"))
     assert store.read(TABLE, "cafe", DAYS[1])["message_id"].to_pylist() == [f"m{DAYS[1]:%d}"]
@@ -224,10 +224,10 @@ def remote(inboxes: Inboxes, bucket: str, server: S3Server, tmp_path: Path) -> I
     )
     settings = store_settings(bucket, server.url, tmp_path / "state")
     with closing(Store(settings, stopped_clock(inboxes.clock))) as store:
-        found = in_bucket(inboxes, store, settings)
-        found.extract_whole()
-        compact(store, found.clock.now().date() + timedelta(days=62))
-        yield found
+        remote = in_bucket(inboxes, store, settings)
+        remote.extract_whole()
+        compact(store, remote.clock.now().date() + timedelta(days=62))
+        yield remote
 
 
 def in_bucket(inboxes: Inboxes, store: Store, settings: StoreSettings) -> Inboxes:
@@ -239,7 +239,7 @@ def in_bucket(inboxes: Inboxes, store: Store, settings: StoreSettings) -> Inboxe
 def versions(server: S3Server, bucket: str) -> list[tuple[str, bytes]]:
     """Return each version of each object: its bytes, and the rows of Parquet files."""
     listed = server.client.list_object_versions(Bucket=bucket).get("Versions", [])
-    found = []
+    contents = []
     for each in listed:
         body = server.client.get_object(
             Bucket=bucket, Key=each["Key"], VersionId=each["VersionId"]
@@ -249,8 +249,8 @@ def versions(server: S3Server, bucket: str) -> list[tuple[str, bytes]]:
             if each["Key"].endswith(".parquet")
             else []
         )
-        found.append((each["Key"], body + json.dumps(rows, default=str).encode()))
-    return found
+        contents.append((each["Key"], body + json.dumps(rows, default=str).encode()))
+    return contents
 
 
 def test_no_byte_of_an_erased_person_is_left_in_any_version(
@@ -271,12 +271,12 @@ def test_no_byte_of_an_erased_person_is_left_in_any_version(
     receipt = forget(remote.settings, remote.store, "insta", ADA, remote.clock.now())
     assert receipt is not None
     assert receipt.row_counts["messages"] == 1
-    left = [
+    remains = [
         key
         for key, content in versions(server, bucket)
         if any(trace in content for trace in traces)
     ]
-    assert left == []
+    assert remains == []
     assert len(remote.rows("messages")) == 5
     remote.extract_whole()
     assert len(remote.rows("messages")) == 5
@@ -304,8 +304,8 @@ def test_unsent_content_is_left_in_no_version(
         remote.clock.advance(7200)
         remote.extract(mode="full")
     assert [key for key, content in versions(server, bucket) if b"taken back" in content]
-    [left] = remove_unsent(remote.settings, remote.store, remote.clock.now())
-    assert list(left.messages) == [(conversation.conversation_id, taken_back.message_id)]
+    [unsent] = remove_unsent(remote.settings, remote.store, remote.clock.now())
+    assert list(unsent.messages) == [(conversation.conversation_id, taken_back.message_id)]
     assert [key for key, content in versions(server, bucket) if b"taken back" in content] == []
     assert len(remote.rows("messages")) == 6 + 4
 
@@ -321,9 +321,9 @@ def test_damaged_raw_object_is_recovered_from_other_objects(
     before = {table.name: stores[1].read(table.name, "insta", day) for table in NORMALISED}
     stores[1].read("raw_message_details", "insta", day)
     key = f"tables/raw_message_details/account=insta/date={day}/data.parquet"
-    held = server.client.get_object(Bucket=bucket, Key=key)
-    body = held["Body"].read()[:-100]
-    server.client.put_object(Bucket=bucket, Key=key, Body=body, Metadata=held["Metadata"])
+    response = server.client.get_object(Bucket=bucket, Key=key)
+    body = response["Body"].read()[:-100]
+    server.client.put_object(Bucket=bucket, Key=key, Body=body, Metadata=response["Metadata"])
     with pytest.raises(CorruptError):
         stores[0].read("raw_message_details", "insta", day)
     for store in stores:

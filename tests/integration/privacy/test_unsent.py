@@ -69,16 +69,16 @@ def secret_of(inboxes: Inboxes) -> Message:
     )
 
 
-def unsend(inboxes: Inboxes, looks: int = 2, mode: str = "full") -> Message:
+def unsend(inboxes: Inboxes, run_count: int = 2, mode: str = "full") -> Message:
     """Unsend the message, then extract the account several times, two hours apart."""
     message = secret_of(inboxes)
     message.unsend()
-    for _ in range(looks):
-        look(inboxes, mode)
+    for _ in range(run_count):
+        extract_later(inboxes, mode)
     return message
 
 
-def look(inboxes: Inboxes, mode: str = "full") -> None:
+def extract_later(inboxes: Inboxes, mode: str = "full") -> None:
     inboxes.clock.advance(2 * HOUR)
     assert [report.outcome for report in inboxes.extract(accounts=["insta"], mode=mode)] == [
         "complete"
@@ -88,8 +88,8 @@ def look(inboxes: Inboxes, mode: str = "full") -> None:
 
 def remove(inboxes: Inboxes, on_deleted: str = "redact") -> int:
     return sum(
-        len(each.messages)
-        for each in remove_unsent(
+        len(unsent.messages)
+        for unsent in remove_unsent(
             with_policy(inboxes, on_deleted), inboxes.store, inboxes.clock.now()
         )
     )
@@ -120,7 +120,7 @@ def test_s18_unsent_content_leaves_completely_and_id_and_time_stay(
     assert remove(inboxes) == 1
     assert hits(inboxes) == []
     after = {row["message_id"]: row for row in inboxes.rows("messages", "insta")}
-    row, held = after.pop(message.message_id), before.pop(message.message_id)
+    row, row_before = after.pop(message.message_id), before.pop(message.message_id)
     assert after == before
     kept = (
         "conversation_id",
@@ -131,7 +131,7 @@ def test_s18_unsent_content_leaves_completely_and_id_and_time_stay(
         "recipient_ids",
         "first_seen_at",
     )
-    assert {name: row[name] for name in kept} == {name: held[name] for name in kept}
+    assert {name: row[name] for name in kept} == {name: row_before[name] for name in kept}
     assert (
         row["text"],
         row["sender_username"],
@@ -151,15 +151,15 @@ def test_rerun_spool_and_old_response_do_not_restore_unsent_content(
     inboxes: Inboxes,
 ) -> None:
     message = secret_of(inboxes)
-    held = inboxes.store.read("raw_message_details", "insta", UNSENT_DAY)
+    details = inboxes.store.read("raw_message_details", "insta", UNSENT_DAY)
     unsend(inboxes)
     leave_spool(inboxes, message)
     assert remove(inboxes) == 1
     assert (hits(inboxes), left_spools(inboxes.store.state_path, "insta")) == ([], [])
     files = inboxes.files()
     leave_spool(inboxes, message)
-    look(inboxes)
-    inboxes.store.merge("raw_message_details", "insta", UNSENT_DAY, held)
+    extract_later(inboxes)
+    inboxes.store.merge("raw_message_details", "insta", UNSENT_DAY, details)
     inboxes.derive()
     assert hits(inboxes) == []
     assert {
@@ -192,12 +192,12 @@ def leave_spool(inboxes: Inboxes, message: Message) -> None:
 
 
 def test_deletion_needs_two_observations_an_hour_apart(inboxes: Inboxes) -> None:
-    message = unsend(inboxes, looks=1)
+    message = unsend(inboxes, run_count=1)
     inboxes.clock.advance(0.5 * HOUR)
     inboxes.extract(mode="full")
     row = row_of(inboxes, "raw_message_ids", message)
     assert (row["missing_at"] is not None, row["deleted_at"], remove(inboxes)) == (True, None, 0)
-    look(inboxes)
+    extract_later(inboxes)
     assert (
         row_of(inboxes, "raw_message_ids", message)["deleted_at"] is not None,
         remove(inboxes),
@@ -207,7 +207,7 @@ def test_deletion_needs_two_observations_an_hour_apart(inboxes: Inboxes) -> None
 def test_message_listed_again_is_not_deleted(inboxes: Inboxes) -> None:
     message = unsend(inboxes)
     message.unsent_us = None
-    look(inboxes)
+    extract_later(inboxes)
     assert row_of(inboxes, "messages", message)["deleted_at"] is None
     assert remove(inboxes) == 0
     assert row_of(inboxes, "messages", message)["text"] == SECRET
@@ -215,13 +215,13 @@ def test_message_listed_again_is_not_deleted(inboxes: Inboxes) -> None:
 
 def test_newest_message_is_deleted_only_after_a_newer_one(inboxes: Inboxes) -> None:
     newest = chat(inboxes).add_message(SECRET, at(10, 11))
-    look(inboxes)
+    extract_later(inboxes)
     newest.unsend()
-    look(inboxes)
-    look(inboxes)
+    extract_later(inboxes)
+    extract_later(inboxes)
     assert remove(inboxes) == 0
     chat(inboxes).add_message("newer", inboxes.clock.now())
-    look(inboxes)
+    extract_later(inboxes)
     assert remove(inboxes) == 1
 
 
@@ -236,8 +236,8 @@ def test_error_is_no_proof_of_deletion(tmp_path: Path, refused_as: str) -> None:
         inboxes.extract_whole()
         conversation.messages[5].unsend()
         conversation.add_messages(25, at(9))
-        look(inboxes)
-        look(inboxes)
+        extract_later(inboxes)
+        extract_later(inboxes)
         assert remove(inboxes) == 0
         assert row_of(inboxes, "messages", conversation.messages[0])["text"] == SECRET
 
@@ -247,7 +247,7 @@ def test_nightly_run_finds_an_unsent_message_on_an_older_day(inboxes: Inboxes) -
     for _ in range(2):
         inboxes.clock.advance(2 * HOUR)
         chat(inboxes).add_message("we talk on", inboxes.clock.now() - timedelta(minutes=5))
-        look(inboxes, mode="nightly")
+        extract_later(inboxes, mode="nightly")
     assert remove(inboxes) == 1
 
 
@@ -259,7 +259,7 @@ def test_drop_removes_rows_and_keep_keeps_them(inboxes: Inboxes) -> None:
     for table in ("raw_message_ids", "raw_message_details", "messages"):
         assert message.message_id not in [row["message_id"] for row in inboxes.rows(table, "insta")]
     assert hits(inboxes) == []
-    look(inboxes)
+    extract_later(inboxes)
     assert message.message_id not in [
         row["message_id"] for row in inboxes.rows("messages", "insta")
     ]
@@ -270,10 +270,10 @@ def test_unsent_message_that_was_read_is_not_lost(inboxes: Inboxes) -> None:
     inboxes.clock.advance(HOUR)
     late = chat(inboxes).add_message("read in time", inboxes.clock.now())
     chat(inboxes).add_message("newer", inboxes.clock.now() + timedelta(minutes=1))
-    look(inboxes)
+    extract_later(inboxes)
     late.unsend()
     for _ in range(2):
-        look(inboxes)
+        extract_later(inboxes)
     assert remove(inboxes) == 1
     today = inboxes.clock.now().date()
     [coverage] = [row for row in inboxes.rows("coverage", "insta") if row["date"] == today]
@@ -339,12 +339,12 @@ def test_locked_account_is_done_by_the_next_removal(inboxes: Inboxes) -> None:
 
 def test_nightly_upkeep_removes_unsent_content(inboxes: Inboxes) -> None:
     unsend(inboxes)
-    told: list[str] = []
+    log: list[str] = []
     deployment = Deployment(
         inboxes.settings, environ=inboxes.environ, clock=Clock(now=inboxes.clock.now)
     )
-    assert run_upkeep(deployment, told.append) == []
-    assert ("unsent messages removed: 1" in told, hits(inboxes)) == (True, [])
+    assert run_upkeep(deployment, log.append) == []
+    assert ("unsent messages removed: 1" in log, hits(inboxes)) == (True, [])
 
 
 def test_restored_content_is_removed_after_new_proof(inboxes: Inboxes, tmp_path: Path) -> None:
@@ -355,8 +355,8 @@ def test_restored_content_is_removed_after_new_proof(inboxes: Inboxes, tmp_path:
     remove(inboxes)
     shutil.copytree(backup, inboxes.store.root, dirs_exist_ok=True)
     rebuild_state(inboxes.store)
-    look(inboxes)
-    look(inboxes)
+    extract_later(inboxes)
+    extract_later(inboxes)
     assert (remove(inboxes), hits(inboxes)) == (1, [])
 
 
@@ -367,7 +367,7 @@ def sighted(seconds: int, source: str = "message") -> MessageObservation:
 
 
 @pytest.mark.parametrize(
-    "found",
+    "observations",
     [
         [],
         [sighted(9)],
@@ -377,9 +377,9 @@ def sighted(seconds: int, source: str = "message") -> MessageObservation:
     ],
 )
 def test_uncertain_page_spans_nothing(
-    found: list[MessageObservation | Reject],
+    observations: list[MessageObservation | Reject],
 ) -> None:
-    assert page_span(found, 0) is None
+    assert page_span(observations, 0) is None
     assert page_span([sighted(9), sighted(7)], 5) == (7_000_000, 9_000_000, 5)
 
 
@@ -395,8 +395,8 @@ def test_unusually_many_unsent_messages_need_a_higher_limit(inboxes: Inboxes) ->
         retention = inboxes.settings.retention.model_copy(update={"most_unsent_at_once": most})
         settings = inboxes.settings.model_copy(update={"retention": retention})
         return sum(
-            len(each.messages)
-            for each in remove_unsent(settings, inboxes.store, inboxes.clock.now())
+            len(unsent.messages)
+            for unsent in remove_unsent(settings, inboxes.store, inboxes.clock.now())
         )
 
     before = inboxes.rows("messages", "insta")
@@ -479,8 +479,8 @@ def test_search_reads_only_days_that_changed(inboxes: Inboxes) -> None:
         assert opened == []
         unsend(inboxes)
         opened.clear()
-        (found,) = find_all_unsent(settings, store)
-        assert (found.date, {path.parent.name for path in opened}) == (
+        (unsent_day,) = find_all_unsent(settings, store)
+        assert (unsent_day.date, {path.parent.name for path in opened}) == (
             UNSENT_DAY,
             {f"date={UNSENT_DAY}"},
         )
@@ -492,8 +492,8 @@ def test_search_reads_only_days_that_changed(inboxes: Inboxes) -> None:
 def test_damaged_day_does_not_count_as_checked(inboxes: Inboxes) -> None:
     store, settings = inboxes.store, with_policy(inboxes, "redact")
     path = store.path("raw_message_ids", "insta", UNSENT_DAY)
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-1] + b"?")
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + b"?")
     assert find_all_unsent(settings, store) == []
     assert UNSENT_DAY not in store.state.days_done("unsent redact", "insta")
 

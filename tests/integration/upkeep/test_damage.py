@@ -123,13 +123,13 @@ def test_file_damaged_during_a_run_is_repaired_by_the_next(inboxes: Inboxes) -> 
 
 def test_d1_damaged_derived_day_is_derived_again(inboxes: Inboxes) -> None:
     path = inboxes.store.path("messages", "insta", OLD)
-    whole = path.read_bytes()
+    content = path.read_bytes()
     flip(path)
     with pytest.raises(CorruptError, match="it is made again from the raw tables"):
         inboxes.store.read("messages", "insta", OLD)
     assert kinds(inboxes) == ["quarantine", "stale"]
     inboxes.derive()
-    assert path.read_bytes() == whole
+    assert path.read_bytes() == content
     assert kinds(inboxes) == ["set aside"]
 
 
@@ -145,13 +145,13 @@ def test_damaged_ledger_day_is_restored_from_the_state(inboxes: Inboxes) -> None
 def test_intact_file_is_never_quarantined(inboxes: Inboxes) -> None:
     """Too little memory or no more threads can make an intact file unreadable."""
     store = inboxes.store
-    path, held = (
+    path, record = (
         store.path("messages", "insta", OLD),
         store.state.partition("messages", "insta", OLD),
     )
-    assert held is not None
+    assert record is not None
     path.write_bytes(b"unreadable")
-    store.state.save_partition(replace(held, sha256=hashlib.sha256(b"unreadable").hexdigest()))
+    store.state.save_partition(replace(record, sha256=hashlib.sha256(b"unreadable").hexdigest()))
     with pytest.raises(StoreError, match="but its bytes are as written, so it stays"):
         store.read("messages", "insta", OLD)
     assert (path.read_bytes(), store.state.suspect_files()) == (b"unreadable", [])
@@ -174,13 +174,13 @@ def test_rebuilt_state_knows_quarantined_files(inboxes: Inboxes) -> None:
 def test_rebuild_rewrites_a_file_with_a_changed_footer(inboxes: Inboxes) -> None:
     """A footer has no checksum. A readable file with a changed footer is written anew."""
     store = inboxes.store
-    known = store.state.partitions()
+    records = store.state.partitions()
     path = store.path("raw_message_ids", "insta", OLD)
-    whole = path.read_bytes()
-    start = whole.index(b"parquet-cpp-arrow")
-    path.write_bytes(whole[:start] + b"q" + whole[start + 1 :])
+    content = path.read_bytes()
+    start = content.index(b"parquet-cpp-arrow")
+    path.write_bytes(content[:start] + b"q" + content[start + 1 :])
     rebuild_state(store)
-    assert (path.read_bytes(), store.state.partitions()) == (whole, known)
+    assert (path.read_bytes(), store.state.partitions()) == (content, records)
 
 
 @pytest.mark.parametrize("table", ["raw_message_details", "messages", "account_days"])
@@ -196,16 +196,16 @@ def test_scrub_finds_and_repairs_unread_damage_within_four_weeks(
     flip(store.path(table, "insta", OLD))
     nights = [TODAY + timedelta(days=number) for number in range(NIGHTS)]
     assert [night for night in nights if is_due(OLD, night)] == [OLD + timedelta(days=NIGHTS)]
-    found = {}
+    errors = {}
     for night in (OLD + timedelta(days=NIGHTS + number) for number in (-1, 0, 1)):
         try:
             scrub(store, night, session_gap_hours=24)
         except CorruptError as error:
-            found[night] = str(error)
-    assert list(found) == [OLD + timedelta(days=NIGHTS)]
+            errors[night] = str(error)
+    assert list(errors) == [OLD + timedelta(days=NIGHTS)]
     assert (
         f"{table}/account=insta/date={OLD}/data.parquet.corrupt-"
-        in found[OLD + timedelta(days=NIGHTS)]
+        in errors[OLD + timedelta(days=NIGHTS)]
     )
     assert {name: inboxes.rows(name, "insta") for name in before} == before
     inboxes.extract(NIGHT, mode="nightly")
@@ -215,16 +215,16 @@ def test_scrub_finds_and_repairs_unread_damage_within_four_weeks(
 def test_nightly_upkeep_fails_on_a_damaged_file(
     inboxes: Inboxes,
 ) -> None:
-    told: list[str] = []
+    log: list[str] = []
     store, clock = inboxes.store, Clock(now=lambda: NOW + timedelta(days=NIGHTS - 6))
     deployment = Deployment(inboxes.settings, environ=inboxes.environ, clock=clock)
     count = sum(record.date == OLD for record in store.state.partitions())
-    assert run_upkeep(deployment, told.append) == []
-    assert f"files checked: {count}" in told
+    assert run_upkeep(deployment, log.append) == []
+    assert f"files checked: {count}" in log
     flip(store.path("messages", "insta", OLD))
-    (failure,) = run_upkeep(deployment, told.append)
+    (failure,) = run_upkeep(deployment, log.append)
     assert f"messages/account=insta/date={OLD}" in failure
-    assert run_upkeep(deployment, told.append) == []
+    assert run_upkeep(deployment, log.append) == []
 
 
 def crowd(account: Account, at: datetime) -> None:

@@ -102,13 +102,13 @@ def test_name_with_rows_is_refused(store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    "left",
+    "remains",
     [".state/spool/cafe/r9/1.json", ".state/spool/cafe/r9/", ".forgotten/account=cafe/1.json"],
 )
-def test_name_with_a_spool_or_receipts_is_refused(store: Store, left: str) -> None:
-    before, path = files(store), store.root / left
-    (path if left.endswith("/") else path.parent).mkdir(parents=True)
-    if not left.endswith("/"):
+def test_name_with_a_spool_or_receipts_is_refused(store: Store, remains: str) -> None:
+    before, path = files(store), store.root / remains
+    (path if remains.endswith("/") else path.parent).mkdir(parents=True)
+    if not remains.endswith("/"):
         path.write_bytes(b"{}")
     for receipts in (
         store.root / ".forgotten/account=bakery",
@@ -210,12 +210,12 @@ def test_account_with_an_unfinished_erasure_is_not_renamed(
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_rename_killed_at_any_call_is_finished_by_the_next(store: Store) -> None:
-    old, new, moment, kills = "bakery", "cafe", 1, 0
+    old, new, last_call, kills = "bakery", "cafe", 1, 0
     is_done = False
     while not is_done:
         store.close()
         rename = partial(rename_account, Store(StoreSettings(root=str(store.root))), old, new)
-        is_done = run_killed(rename, moment)
+        is_done = run_killed(rename, last_call)
         if not is_done and (
             old in store.accounts("reactions") or any(store.state_path.glob("rename/*"))
         ):
@@ -223,5 +223,5 @@ def test_rename_killed_at_any_call_is_finished_by_the_next(store: Store) -> None
             rename_account(store, old, new)
         assert verify(store).findings == ()
         assert [store.days("raw_message_ids", account) for account in (old, new)] == [[], [DAY]]
-        old, new, moment = new, old, moment + 1
+        old, new, last_call = new, old, last_call + 1
     assert kills > 20

@@ -81,12 +81,12 @@ def store(tmp_path: Path) -> Iterator[Store]:
     store.close()
 
 
-def look(store: Store, is_quick: bool = False) -> Verification:
+def check(store: Store, is_quick: bool = False) -> Verification:
     return verify(store, is_quick=is_quick, stale_days=stale_days)
 
 
 def kinds(store: Store, is_quick: bool = False) -> list[str]:
-    return sorted({finding.kind for finding in look(store, is_quick).findings})
+    return sorted({finding.kind for finding in check(store, is_quick).findings})
 
 
 def write_over(store: Store, table: str, content: pa.Table, source: str = "") -> None:
@@ -99,19 +99,19 @@ def write_over(store: Store, table: str, content: pa.Table, source: str = "") ->
 
 
 def test_sound_lake_has_no_findings(store: Store) -> None:
-    found = look(store)
+    result = check(store)
     files = list(store.root.rglob("*.parquet"))
-    assert (found.findings, found.is_sound) == ((), True)
-    assert (found.file_count, found.byte_count) == (
+    assert (result.findings, result.is_sound) == ((), True)
+    assert (result.file_count, result.byte_count) == (
         len(files),
         sum(path.stat().st_size for path in files),
     )
-    assert found.row_count == sum(pq.read_metadata(path).num_rows for path in files)
+    assert result.row_count == sum(pq.read_metadata(path).num_rows for path in files)
 
 
 def test_quick_verification_compares_names_and_sizes(store: Store) -> None:
-    found = look(store, is_quick=True)
-    assert (found.findings, found.row_count) == ((), 0)
+    result = check(store, is_quick=True)
+    assert (result.findings, result.row_count) == ((), 0)
     store.path("messages", ACCOUNT, DAY).unlink()
     with store.path("attachments", ACCOUNT, DAY).open("ab") as file:
         file.write(b"!")
@@ -122,7 +122,7 @@ def test_verify_changes_nothing(store: Store) -> None:
     path = store.path("messages", ACCOUNT, DAY)
     path.write_bytes(path.read_bytes()[:-1])
     before = {path: path.read_bytes() for path in store.root.rglob("*.parquet")}
-    look(store)
+    check(store)
     assert {path: path.read_bytes() for path in store.root.rglob("*.parquet")} == before
 
 
@@ -140,8 +140,8 @@ def test_d2_flipped_bit_is_found_in_any_file(store: Store, long_run: bool) -> No
             flipped = bytearray(contents[path])
             flipped[place // 8] ^= 1 << place % 8
             path.write_bytes(flipped)
-        found = {finding.where for finding in verify(store).findings if finding.kind == "damaged"}
-        assert found == {str(path.parent.relative_to(store.root)) for path in chosen}
+        named = {finding.where for finding in verify(store).findings if finding.kind == "damaged"}
+        assert named == {str(path.parent.relative_to(store.root)) for path in chosen}
         for path in chosen:
             path.write_bytes(contents[path])
         flips += len(chosen)
@@ -280,10 +280,10 @@ def test_each_problem_has_its_kind(
     store: Store, harm: Callable[[Store], None], expected: list[str]
 ) -> None:
     harm(store)
-    found = look(store)
-    assert sorted({finding.kind for finding in found.findings}) == expected
-    assert found.is_sound == (set(expected) <= NOTICES)
-    assert all(finding.kind in FINDING_KINDS for finding in found.findings)
+    result = check(store)
+    assert sorted({finding.kind for finding in result.findings}) == expected
+    assert result.is_sound == (set(expected) <= NOTICES)
+    assert all(finding.kind in FINDING_KINDS for finding in result.findings)
 
 
 def test_estimated_date_is_no_wrong_date(store: Store) -> None:
@@ -293,18 +293,18 @@ def test_estimated_date_is_no_wrong_date(store: Store) -> None:
     better = rows("raw_message_ids", "a9", created_at=datetime(2026, 1, 2, tzinfo=UTC))
     store.merge("raw_message_ids", ACCOUNT, DAY, better)
     derive_day(store, ACCOUNT, DAY)
-    assert look(store).findings == ()
+    assert check(store).findings == ()
     rebuild_state(store)
-    assert look(store).findings == ()
+    assert check(store).findings == ()
 
 
 def test_result_is_plain_values(store: Store) -> None:
     leave_a_note(store)
-    verdict = look(store).as_dict()
-    assert verdict["findings"] == [
+    values = check(store).as_dict()
+    assert values["findings"] == [
         {"kind": "foreign", "where": "messages/notes.txt", "text": "not a file of the lake"}
     ]
-    assert dump_json(verdict)
+    assert dump_json(values)
 
 
 def make_side_files(store: Store) -> dict[str, list[Path]]:
@@ -323,7 +323,7 @@ def make_side_files(store: Store) -> dict[str, list[Path]]:
 
 def test_flipped_bit_is_found_in_side_files(store: Store, long_run: bool) -> None:
     files = make_side_files(store)
-    assert look(store).findings == ()
+    assert check(store).findings == ()
     generator = random.Random(7)
     for kind, paths in files.items():
         for path in paths:
@@ -332,11 +332,11 @@ def test_flipped_bit_is_found_in_side_files(store: Store, long_run: bool) -> Non
                 flipped = bytearray(content)
                 flipped[generator.randrange(len(content))] ^= 1 << generator.randrange(8)
                 path.write_bytes(flipped)
-                assert kind in {found.kind for found in check_side_files(store, is_quick=False)}, (
-                    path
-                )
+                assert kind in {
+                    finding.kind for finding in check_side_files(store, is_quick=False)
+                }, path
             path.write_bytes(content)
-    assert look(store).findings == ()
+    assert check(store).findings == ()
 
 
 def test_lost_or_resized_side_file_is_found(store: Store) -> None:
@@ -344,12 +344,12 @@ def test_lost_or_resized_side_file_is_found(store: Store) -> None:
     (segment, *_) = [path for path in files["compaction"] if path.suffix == ".parquet"]
     content = segment.read_bytes()
     segment.write_bytes(content + b"x")
-    assert [found.kind for found in look(store, is_quick=True).findings] == ["compaction"]
+    assert [finding.kind for finding in check(store, is_quick=True).findings] == ["compaction"]
     segment.unlink()
-    assert [found.text for found in look(store).findings] == ["there is no file"]
+    assert [finding.text for finding in check(store).findings] == ["there is no file"]
     segment.write_bytes(content)
     (store.state_path / "forget.key").unlink()
-    assert [found.kind for found in look(store).findings] == ["erasure"]
+    assert [finding.kind for finding in check(store).findings] == ["erasure"]
 
 
 def test_damaged_receipt_or_key_stops_reading_receipts(
@@ -370,7 +370,7 @@ def test_receipt_of_an_earlier_version_needs_no_seal(store: Store) -> None:
     receipt, _ = make_side_files(store)["erasure"]
     receipt.write_bytes(dump_json(Receipt(ACCOUNT, "a" * 64, (), NOON).to_json()))
     assert read_suppression(store, ACCOUNT).hashes == {"a" * 64}
-    assert look(store).findings == ()
+    assert check(store).findings == ()
 
 
 def test_damaged_state_is_named_with_its_remedy(store: Store) -> None:
@@ -381,11 +381,11 @@ def test_damaged_state_is_named_with_its_remedy(store: Store) -> None:
     content[5 * page : 6 * page] = bytes(page)
     path.write_bytes(content)
     try:
-        kinds = {found.kind for found in look(store).findings}
+        kinds = {finding.kind for finding in check(store).findings}
     except StoreError as error:
         kinds = {"state"} if "verify --rebuild-state" in str(error) else set()
     assert "state" in kinds
     store.close()
     path.write_bytes(b"no database" * 1000)
     with pytest.raises(StoreError, match=r"state\.db: .*; move it away .*verify --rebuild-state"):
-        look(store)
+        check(store)
