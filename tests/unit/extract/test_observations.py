@@ -25,7 +25,8 @@ def read(
 
 
 def instagram_id(sent_us: int) -> str:
-    plain = f"ig_dm_item:1:IGMessageID:17841499990000001:340282366841710301244270000000000000001:{sent_us << 64}"
+    thread_id = "340282366841710301244270000000000000001"
+    plain = f"ig_dm_item:1:IGMessageID:17841499990000001:{thread_id}:{sent_us << 64}"
     encoded = base64.b64encode(plain.encode()).decode()
     return encoded.replace("Z", "ZA").replace("=", "ZD").replace("+", "ZB").replace("/", "ZC")
 
