@@ -1,7 +1,7 @@
 """Measure the CPU and memory of `account_days`: a million messages over 90 days.
 
-Each round and each lake has its own process, which derives every day from the files of a lake.
-Memory is the peak resident set, also for lakes of other sizes. The views are measured once.
+Each round derives every day of a lake in a process of its own. Memory is its peak resident set.
+There are lakes of other sizes too. The views are measured once.
 Run: python -m benchmarks.account_days [MESSAGES] [ROUNDS]
 """
 
@@ -10,25 +10,26 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 import convo_pipeline
-from convo_pipeline.derive.account_days import BATCH_DAYS
-from convo_pipeline.query.account_days import COLUMNS, compute_account_days, needed_days
+from convo_pipeline.derive.account_days import derive_account_days
+from convo_pipeline.lake.store import Store
 from convo_pipeline.schema import MESSAGES
-from convo_pipeline.tables.complete_range import CompleteRange
+from convo_pipeline.settings import StoreSettings
+from convo_pipeline.state.records import Run
 
+ACCOUNT = "bakery"
 SINCE = date(2026, 1, 1)
 DAY_COUNT = 90
-SHAPES = ((10, 90), (1, 90), (1, 360))
+SHAPES = ((100, 90), (10, 90), (1, 90), (1, 360))
 """Lakes: one part in so many of the messages a day, and the number of days."""
 PER_CONVERSATION = 10
-COMPLETE_RANGE = CompleteRange(SINCE, datetime(2026, 12, 31, tzinfo=UTC))
 
 
 def main(message_count: int = 1_000_000, rounds: int = 3) -> None:
@@ -61,9 +62,13 @@ def measure(root: Path, day_count: int) -> tuple[float, float]:
 
 
 def measure_here(root: Path, day_count: int) -> None:
+    """Derive every day of a lake; print the CPU seconds and the peak memory in KiB."""
     pa.set_cpu_count(1)
     begun = time.process_time()
-    assert make_all(root, day_count) == day_count
+    if day_count:
+        with closing(Store(StoreSettings(root=str(root)))) as store:
+            derive_account_days(store, ACCOUNT, store.days(MESSAGES.name, ACCOUNT))
+            assert len(store.days("account_days", ACCOUNT)) == day_count
     print(time.process_time() - begun, peak_kibibytes())
 
 
@@ -81,28 +86,6 @@ def show_views(root: Path) -> None:
             print(f"{view}: {time.process_time() - begun:.2f} s CPU for all columns and rows")
 
 
-def make_all(root: Path, day_count: int = DAY_COUNT) -> int:
-    """Compute every day in batches, as the pipeline does; return the number of rows."""
-    row_count = 0
-    for start in range(0, day_count, BATCH_DAYS):
-        days = [
-            SINCE + timedelta(days=start + index)
-            for index in range(min(BATCH_DAYS, day_count - start))
-        ]
-        first, last = needed_days(days[0])[0], needed_days(days[-1])[1]
-        paths = [
-            partition(root, first + timedelta(days=index)) for index in range((last - first).days)
-        ]
-        tables = [pq.read_table(path, columns=list(COLUMNS)) for path in paths if path.exists()]
-        messages = pa.concat_tables(tables)
-        row_count += len(compute_account_days(messages, days, complete_range=COMPLETE_RANGE))
-    return row_count
-
-
-def partition(root: Path, day: date) -> Path:
-    return root / "messages" / "account=bakery" / f"date={day}" / "data.parquet"
-
-
 def write_lake(root: Path, message_count: int, day_count: int = DAY_COUNT) -> None:
     """Conversations of ten messages, begun evenly over the days, with waits from seconds to days."""
     draw = np.random.default_rng(7)
@@ -115,13 +98,15 @@ def write_lake(root: Path, message_count: int, day_count: int = DAY_COUNT) -> No
         draw.choice(3, len(conversation), p=(0.5, 0.48, 0.02))
     ]
     start = int(datetime(SINCE.year, SINCE.month, SINCE.day, tzinfo=UTC).timestamp())
-    for day in range(day_count):
-        rows = np.flatnonzero(seconds // 86_400 == day)
-        path = partition(root, SINCE + timedelta(days=day))
-        path.parent.mkdir(parents=True)
-        pq.write_table(
-            one_day(rows, conversation[rows], start + seconds[rows], direction[rows]), path
-        )
+    with closing(Store(StoreSettings(root=str(root)))) as store:
+        for number in range(day_count):
+            rows = np.flatnonzero(seconds // 86_400 == number)
+            content = one_day(rows, conversation[rows], start + seconds[rows], direction[rows])
+            day = SINCE + timedelta(days=number)
+            store.replace(MESSAGES.name, ACCOUNT, day, content, f"messages of {day}")
+        ended_at = datetime(2026, 12, 31, tzinfo=UTC)
+        run = Run("run", ACCOUNT, "window", ended_at, SINCE, ended_at.date(), outcome="complete")
+        store.state.save_run(run)
 
 
 def one_day(

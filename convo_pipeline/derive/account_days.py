@@ -27,8 +27,8 @@ from convo_pipeline.tables.complete_range import CompleteRange
 
 METRICS_VERSION = 3
 """Increase it when the same messages give other figures: every stored day is then derived again."""
-BATCH_DAYS = 31
-"""Days computed at once. More days share the messages around them, but need more memory."""
+BATCH_MESSAGES = 800_000
+"""Messages in memory at once, about 450 MB. Days of one batch share the messages around them."""
 
 
 def stale_account_days(store: Store, account: str, *, session_gap_hours: float = 24) -> list[date]:
@@ -37,7 +37,7 @@ def stale_account_days(store: Store, account: str, *, session_gap_hours: float =
     days = {*inputs.sources, *store.days(ACCOUNT_DAYS.name, account)}
     return [
         day
-        for day in inputs.allowed(days)
+        for day in inputs.select_derivable(days)
         if store.source(ACCOUNT_DAYS.name, account, day) != inputs.digest(day)
     ]
 
@@ -53,7 +53,7 @@ def derive_account_days(
         days = stale_account_days(store, account, session_gap_hours=session_gap_hours)
     inputs = _Inputs(store, account, session_gap_hours)
     commits: list[Commit] = []
-    for batch in _batches(inputs.allowed(days)):
+    for batch in inputs.batches(days):
         rows = compute_account_days(
             inputs.read_messages(batch),
             batch,
@@ -92,13 +92,30 @@ class _Inputs:
             for day in store.days(MESSAGES.name, account)
         }
 
-    def allowed(self, days: Iterable[date]) -> list[date]:
+    def select_derivable(self, days: Iterable[date]) -> list[date]:
         """Return the sorted days without those whose lookback reaches into expired messages."""
         first_days = read_first_days(self._store)
         first_day = first_days.get(ACCOUNT_DAYS.name, date.min)
         if MESSAGES.name in first_days:
             first_day = max(first_day, first_days[MESSAGES.name] + timedelta(days=LOOKBACK_DAYS))
         return sorted({day for day in days if day >= first_day})
+
+    def batches(self, days: Iterable[date]) -> list[list[date]]:
+        """Split the derivable days into batches that read at most `BATCH_MESSAGES`, if possible."""
+        records = self._store.state.partitions(self._account, table=MESSAGES.name)
+        counts = {record.date: record.row_count for record in records}
+        batches: list[list[date]] = []
+        needed: set[date] = set()
+        message_count = 0
+        for day in self.select_derivable(days):
+            near = set(self._near(day))
+            message_count += sum(counts.get(each, 0) for each in near - needed)
+            needed |= near
+            if not batches or message_count > BATCH_MESSAGES:
+                batches.append([])
+                needed, message_count = near, sum(counts.get(each, 0) for each in near)
+            batches[-1].append(day)
+        return batches
 
     def digest(self, day: date) -> str | None:
         """Return the source of a day's row; None for a day without messages."""
@@ -122,14 +139,3 @@ class _Inputs:
         first, end = needed_days(day, self._session_gap_hours)
         days = (first + timedelta(days=index) for index in range((end - first).days))
         return (near for near in days if near in self.sources)
-
-
-def _batches(days: Sequence[date]) -> list[list[date]]:
-    """Split sorted days into batches that span at most `BATCH_DAYS`."""
-    batches: list[list[date]] = []
-    for day in days:
-        if batches and (day - batches[-1][0]).days < BATCH_DAYS:
-            batches[-1].append(day)
-        else:
-            batches.append([day])
-    return batches
