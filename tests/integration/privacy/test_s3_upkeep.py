@@ -310,9 +310,10 @@ def test_unsent_content_is_left_in_no_version(
     assert len(remote.rows("messages")) == 6 + 4
 
 
-def test_damaged_raw_object_is_recovered_from_other_objects(
+def test_derived_objects_outlive_a_damaged_raw_object(
     machine: Callable[..., Store], server: S3Server, bucket: str
 ) -> None:
+    """The second machine first reports the file that the first one set aside."""
     day, stores = AT.date(), [machine("one"), machine("two")]
     raw = day_of(*(read_sample(number) for number in (5, 6, 7)))
     for table in ("conversations", "message_ids", "message_details"):
@@ -327,6 +328,9 @@ def test_damaged_raw_object_is_recovered_from_other_objects(
     with pytest.raises(CorruptError):
         stores[0].read("raw_message_details", "insta", day)
     for store in stores:
+        if store is stores[1]:
+            with pytest.raises(CorruptError, match="is missing although it held 3 rows"):
+                derive_day(store, "insta", day, is_forced=True)
         derive_day(store, "insta", day, is_forced=True)
         assert {table.name: store.read(table.name, "insta", day) for table in NORMALISED} == before
 
