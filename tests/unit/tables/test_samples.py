@@ -1,12 +1,10 @@
-"""Every message-shaped sample becomes these rows, stated whole; the others are pages, errors or events."""
+"""Each sample of a message becomes the rows given here; other samples are pages and errors."""
 
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from convo_pipeline.errors import PayloadError
-from convo_pipeline.tables.events import Event, read_events
 from convo_pipeline.tables.normalize import normalize
 from tests.support.raw_days import (
     AT,
@@ -77,7 +75,7 @@ def share(message_id: str, **others: object) -> dict[str, object]:
 
 
 def parts(rows: Rows) -> Rows:
-    """Return the tables that hold messages and what hangs on them."""
+    """Return messages, attachments, shares and reactions."""
     return {name: rows[name] for name in ("messages", "attachments", "shares", "reactions")}
 
 
@@ -309,35 +307,6 @@ def test_26_messages_keyed_by_their_ids() -> None:
         for body in sorted(read_sample(26).values(), key=lambda body: str(body["id"]))
     ]
     assert {row["text"] for row in rows["messages"]} == texts
-
-
-MS = 1_000
-
-
-def moment(ms: int) -> datetime:
-    return datetime.fromtimestamp(ms // MS, UTC).replace(microsecond=ms % MS * MS)
-
-
-@pytest.mark.parametrize(
-    ("number", "event"),
-    [
-        (28, Event("echo", "instagram", IG_OWN, IG_OWN, CUSTOMER, moment(1771491444596), IG_MESSAGE, "See you Sunday")),
-        (29, Event("unsend", "instagram", IG_OWN, CUSTOMER, IG_OWN, moment(1771491499000), IG_MESSAGE)),
-        (30, Event("edit", "messenger", PAGE_ID, M_CUSTOMER, PAGE_ID, moment(1771491499000), M_MESSAGE, "fixed typo")),
-        (
-            31,
-            Event("reaction", "messenger", PAGE_ID, M_CUSTOMER, PAGE_ID, moment(1771491499000), M_MESSAGE, None, "❤️"),
-        ),
-    ],
-)  # fmt: skip
-def test_28_to_31_webhook_bodies_are_events(number: int, event: Event) -> None:
-    assert read_events(read_sample(number)) == [event]
-
-
-@pytest.mark.parametrize("number", [*range(1, 28), *range(32, 36)])
-def test_no_other_sample_is_an_event(number: int) -> None:
-    with pytest.raises(PayloadError):
-        read_events(read_sample(number))
 
 
 def test_samples_use_the_own_ids_of_the_tests() -> None:
