@@ -1,11 +1,11 @@
-"""Make the derived tables of a partition from its raw ones, where they are not what the raw ones say now.
+"""Rebuild the derived tables of one day when its raw tables have changed.
 
-Glue between the lake and the pure tables. What a derived file was made from is its `source`: a digest of the day's raw
-files, of `DERIVATION_VERSION` and of the schema's version. `coverage` has a row for every day with raw rows and is
-written last, so a day whose coverage has the right source is whole.
+The `source` of a derived file is a digest of what it is made from: the day's raw files, the
+account's own id, `DERIVATION_VERSION` and the schema version. `coverage` has a row for every day
+with raw rows and is written last, so a day whose coverage has the right source is complete.
 
-A derivation never removes content: where raw rows were lost by damage, the day keeps its derived tables until a person
-restores the raw file or accepts the loss.
+A derivation never removes content. Where damage removed raw rows, the day keeps its derived tables
+until a person restores the raw file or accepts the loss.
 """
 
 import hashlib
@@ -23,20 +23,19 @@ from convo_pipeline.tables.coverage import count_coverage
 from convo_pipeline.tables.normalize import RawDay, normalize
 
 DERIVATION_VERSION = 2
-"""Raise it whenever the same raw rows give other derived rows: every stored day is then derived again."""
-
+"""Increase it when the same raw rows give other derived rows: all days are then derived again."""
 DERIVED = tuple(table.name for table in (*schema.NORMALISED, schema.COVERAGE))
-_LAST = schema.COVERAGE.name
-KEPT = "keep derived tables"
-"""Task in `State.days_done`: the day keeps its derived tables while its raw tables have this digest."""
-LOOKS = 3
-"""How often a day is made again because another machine changed its raw tables meanwhile; then the next run does it."""
+_COVERAGE = schema.COVERAGE.name
+_KEEP_TASK = "keep derived tables"
+"""Task in `State.days_done`: the day keeps its derived tables while they have this wanted source."""
+_REPEATS = 3
+"""How often a day is derived again at once because another machine changed its raw tables."""
 
 
 def stale_days(store: Store, account: str) -> list[date]:
-    """Return the dates whose derived tables are not what their raw ones say now, sorted."""
-    tables = [table.name for table in schema.RAW] + list(DERIVED)
+    """Return the sorted dates whose derived tables do not match their raw tables."""
     first_day = _first_day(store)
+    tables = (*(table.name for table in schema.RAW), *DERIVED)
     days = {day for table in tables for day in store.days(table, account)}
     return [
         day for day in sorted(days) if day >= first_day and not _is_current(store, account, day)
@@ -44,33 +43,32 @@ def stale_days(store: Store, account: str) -> list[date]:
 
 
 def kept_days(store: Store, account: str) -> list[date]:
-    """Return the days that keep their derived tables because the raw tables lost content, sorted."""
+    """Return the sorted days that keep their derived tables because raw rows were lost."""
     return [
         day
-        for day, source in sorted(store.state.days_done(KEPT, account).items())
-        if source == derivation_source(store.raw_digest(account, day))
+        for day, source in sorted(store.state.days_done(_KEEP_TASK, account).items())
+        if source == wanted_source(store, account, day)
     ]
 
 
 def accept_loss(store: Store, account: str) -> list[date]:
-    """Derive the days of `kept_days` although messages leave the derived tables; return these days."""
+    """Derive the `kept_days` again although content is lost; return these days."""
     days = kept_days(store, account)
     for day in days:
         _derive(store, account, day, may_lose=True)
-    store.state.remove_days_done(KEPT, account, days)
+    store.state.remove_days_done(_KEEP_TASK, account, days)
     return days
 
 
 def derive_day(store: Store, account: str, day: date, *, is_forced: bool = False) -> list[Commit]:
-    """Replace the derived tables of a partition; none is touched where all are current already.
+    """Replace the derived tables of a day, unless all are current or content would be lost.
 
-    None is touched either where content would be lost (see `kept_days`).
-    Another machine may have merged and derived meanwhile, and this one's tables are the older ones then: made again.
+    In a bucket another machine can change the raw tables at the same time. Then it derives again.
     """
     if day < _first_day(store) or (not is_forced and _is_current(store, account, day)):
-        return [_held(store, table, account, day) for table in DERIVED]
+        return _unchanged(store, account, day)
     commits = _derive(store, account, day)
-    for _ in range(LOOKS if store.backend.is_shared else 0):
+    for _ in range(_REPEATS if store.backend.is_shared else 0):
         store.partitions.refresh_versions(account, day)
         if _is_current(store, account, day):
             break
@@ -79,44 +77,44 @@ def derive_day(store: Store, account: str, day: date, *, is_forced: bool = False
 
 
 def is_derived(store: Store, account: str, day: date) -> bool:
-    """Whether a day's derived tables say what its raw ones do, or never will again: the raw rows of old days are gone."""
+    """Return whether the derived tables of a day are current, or too old to be derived again."""
     return day < _first_day(store) or _is_current(store, account, day)
 
 
 def current_coverage(store: Store, account: str, day: date) -> pa.Table:
-    """Return a day's `coverage` as its raw tables are now: the stored row, or counted anew where that is older."""
+    """Return the `coverage` of a day's raw tables: the stored row, or a new one if it is stale."""
     if is_derived(store, account, day):
-        return store.read(_LAST, account, day)
+        return store.read(_COVERAGE, account, day)
     return count_coverage(read_raw_day(store, account, day))
 
 
 def _first_day(store: Store) -> date:
-    """Return the first day that is derived: of older ones the raw rows are gone, or nothing may be held any more."""
-    floors = read_first_days(store)
-    return max(floors.get(table, date.min) for table in (schema.RAW[0].name, _LAST))
+    """Return the first day that can be derived: the raw rows of older days have expired."""
+    first_days = read_first_days(store)
+    return max(first_days.get(table, date.min) for table in (schema.RAW[0].name, _COVERAGE))
 
 
 def _derive(store: Store, account: str, day: date, may_lose: bool = False) -> list[Commit]:
-    floors = read_first_days(store)
+    first_days = read_first_days(store)
     with store.lock_derivation(account), rare_garbage_collection():
         salvage_day(store, account, day)
         source = wanted_source(store, account, day)
         raw = read_raw_day(store, account, day)
-        tables = normalize(raw) | {_LAST: count_coverage(raw)}
+        tables = normalize(raw) | {_COVERAGE: count_coverage(raw)}
         if not may_lose and count_lost(store, account, day, tables, raw.message_details):
-            store.state.save_days_done(KEPT, account, {day: source})
-            return [_held(store, table, account, day) for table in DERIVED]
+            store.state.save_days_done(_KEEP_TASK, account, {day: source})
+            return _unchanged(store, account, day)
         for table in DERIVED:
-            if day < floors.get(table, date.min):
+            if day < first_days.get(table, date.min):
                 tables[table] = schema.TABLES[table].schema.empty_table()
         commits = [store.replace(table, account, day, tables[table], source) for table in DERIVED]
-    if _has_quarantine(store, account, day):
+    if _has_suspect(store, account, day):
         store.state.clear_suspects(account, DERIVED, day)
     return commits
 
 
 def wanted_source(store: Store, account: str, day: date) -> str:
-    """Return the source of a day's derived tables: its raw files and the account's own id."""
+    """Return the source that the derived tables of a day must have."""
     identity = store.state.identity(account)
     own_id = identity.own_id if identity else None
     return derivation_source(store.raw_digest(account, day), own_id)
@@ -125,13 +123,13 @@ def wanted_source(store: Store, account: str, day: date) -> str:
 def derivation_source(
     raw_digest: str, own_id: str | None = None, derivation_version: int = DERIVATION_VERSION
 ) -> str:
-    """Return the source of derived tables: which raw bytes, by which derivation, into which schema."""
-    versions = f"{raw_digest}:{own_id or ''}:{derivation_version}:{schema.SCHEMA_VERSION}"
-    return hashlib.sha256(versions.encode()).hexdigest()
+    """Return the source of derived tables: a digest of everything that they depend on."""
+    parts = f"{raw_digest}:{own_id or ''}:{derivation_version}:{schema.SCHEMA_VERSION}"
+    return hashlib.sha256(parts.encode()).hexdigest()
 
 
 def read_raw_day(store: Store, account: str, day: date) -> RawDay:
-    """Read a partition's raw tables, and whose account it is."""
+    """Read the raw tables of a day, and the account's platform, Page and own id."""
     conversations, *others = (store.read(table.name, account, day) for table in schema.RAW)
     identity = store.state.identity(account)
     platform, page_id = (identity.platform, identity.page_id) if identity else (None, None)
@@ -143,29 +141,33 @@ def read_raw_day(store: Store, account: str, day: date) -> RawDay:
 
 
 def _is_current(store: Store, account: str, day: date) -> bool:
-    sources = {table: store.source(table, account, day) for table in DERIVED}
-    if _has_quarantine(store, account, day):
+    if _has_suspect(store, account, day):
         return False
+    sources = {table: store.source(table, account, day) for table in DERIVED}
     wanted = wanted_source(store, account, day)
     if any(store.source(table.name, account, day) is not None for table in schema.RAW):
-        is_current = sources[_LAST] == wanted and set(sources.values()) <= {wanted, None}
+        is_current = sources[_COVERAGE] == wanted and set(sources.values()) <= {wanted, None}
     else:
         is_current = not any(sources.values())
-    return is_current or store.state.days_done(KEPT, account).get(day) == wanted
+    return is_current or store.state.days_done(_KEEP_TASK, account).get(day) == wanted
 
 
-def _has_quarantine(store: Store, account: str, day: date) -> bool:
-    """Say whether a derived table of the day was damaged and not made again."""
+def _has_suspect(store: Store, account: str, day: date) -> bool:
+    """Return whether a derived file of the day was damaged and not derived again."""
     return any(
-        table in DERIVED and held == day for table, _, held, _ in store.state.suspect_files(account)
+        suspect.table in DERIVED and suspect.date == day
+        for suspect in store.state.suspect_files(account)
     )
 
 
-def _held(store: Store, table: str, account: str, day: date) -> Commit:
-    """Return what a partition is, as a commit that changed nothing."""
-    held = store.state.partition(table, account, day)
-    if held is None:
-        return Commit(table, account, day, 0, 0, "", is_changed=False)
-    return Commit(
-        table, account, day, held.row_count, held.byte_count, held.sha256, is_changed=False
-    )
+def _unchanged(store: Store, account: str, day: date) -> list[Commit]:
+    """Return the stored derived tables as commits that changed nothing."""
+    commits = []
+    for table in DERIVED:
+        record = store.state.partition(table, account, day)
+        commits.append(
+            Commit.of(record, is_changed=False)
+            if record
+            else Commit(table, account, day, 0, 0, "", is_changed=False)
+        )
+    return commits

@@ -1,4 +1,4 @@
-"""Derived tables follow the raw ones: real files in a real folder."""
+"""Derived tables of a day: when they are stale, and what a derivation writes."""
 
 from dataclasses import replace
 from datetime import UTC, date, datetime
@@ -20,6 +20,7 @@ from convo_pipeline.errors import CorruptError
 from convo_pipeline.lake.partitions import Commit
 from convo_pipeline.lake.store import Store
 from convo_pipeline.settings import StoreSettings
+from convo_pipeline.state.records import AccountIdentity
 
 DAY = date(2026, 2, 19)
 AT = datetime(2026, 2, 19, 8, 57, 24, tzinfo=UTC)
@@ -83,7 +84,7 @@ def changed(commits: list[Commit]) -> list[str]:
     return [commit.table for commit in commits if commit.is_changed]
 
 
-def test_a_day_with_raw_rows_is_stale_until_it_is_derived(store: Store) -> None:
+def test_day_with_raw_rows_is_stale_until_it_is_derived(store: Store) -> None:
     save_conversation(store)
     save_id(store, "m1")
     assert stale_days(store, ACCOUNT) == [DAY]
@@ -93,7 +94,7 @@ def test_a_day_with_raw_rows_is_stale_until_it_is_derived(store: Store) -> None:
     assert stale_days(store, ACCOUNT) == []
 
 
-def test_deriving_again_touches_no_file_and_still_tells_the_row_counts(store: Store) -> None:
+def test_second_derivation_writes_no_file_and_returns_the_row_counts(store: Store) -> None:
     save_conversation(store)
     save_id(store, "m1")
     first = derive_day(store, ACCOUNT, DAY)
@@ -107,7 +108,7 @@ def test_deriving_again_touches_no_file_and_still_tells_the_row_counts(store: St
     assert {path: path.stat().st_mtime_ns for path in store.root.rglob("data.parquet")} == files
 
 
-def test_the_same_raw_rows_give_the_same_bytes_whatever_the_order_they_came_in(
+def test_order_of_merges_does_not_change_the_files(
     tmp_path: Path,
 ) -> None:
     stores = [Store(StoreSettings(root=str(tmp_path / name))) for name in ("one", "two")]
@@ -133,7 +134,7 @@ def test_the_same_raw_rows_give_the_same_bytes_whatever_the_order_they_came_in(
     assert len(one) == 8
 
 
-def test_coverage_says_what_the_api_gave_and_what_it_did_not(store: Store) -> None:
+def test_coverage_counts_ids_with_and_without_content(store: Store) -> None:
     save_conversation(store)
     for message_id in ("m1", "m2", "m3"):
         save_id(store, message_id)
@@ -148,7 +149,7 @@ def test_coverage_says_what_the_api_gave_and_what_it_did_not(store: Store) -> No
     ]  # fmt: skip
 
 
-def test_a_removed_reaction_does_not_live_on(store: Store) -> None:
+def test_removed_reaction_leaves_the_table(store: Store) -> None:
     save_conversation(store)
     save_id(store, "m1")
     reactions = '{"message":"hi","reactions":{"data":[{"reaction":"love","users":[{"id":"42"}]}]}}'
@@ -175,7 +176,7 @@ def test_a_removed_reaction_does_not_live_on(store: Store) -> None:
     assert stale_days(store, ACCOUNT) == []
 
 
-def test_another_derivation_version_is_another_source(store: Store) -> None:
+def test_source_depends_on_the_derivation_version(store: Store) -> None:
     save_conversation(store)
     save_id(store, "m1")
     derive_day(store, ACCOUNT, DAY)
@@ -184,7 +185,7 @@ def test_another_derivation_version_is_another_source(store: Store) -> None:
     assert derivation_source(digest) != derivation_source(digest, None, DERIVATION_VERSION + 1)
 
 
-def test_a_day_cut_off_between_two_tables_is_derived_again(store: Store) -> None:
+def test_interrupted_day_is_derived_again(store: Store) -> None:
     save_conversation(store)
     save_id(store, "m1")
     derive_day(store, ACCOUNT, DAY)
@@ -196,7 +197,7 @@ def test_a_day_cut_off_between_two_tables_is_derived_again(store: Store) -> None
     assert stale_days(store, ACCOUNT) == []
 
 
-def test_a_day_with_rejects_alone_has_coverage(store: Store) -> None:
+def test_day_with_rejects_only_has_coverage(store: Store) -> None:
     row = {"digest": "d", "reason": "no id", "payload": "{}", "first_seen_at": AT}
     store.merge("raw_rejects", ACCOUNT, DAY, pa.Table.from_pylist([row], schema.RAW_REJECTS.schema))
     assert changed(derive_day(store, ACCOUNT, DAY)) == ["coverage"]
@@ -204,14 +205,16 @@ def test_a_day_with_rejects_alone_has_coverage(store: Store) -> None:
     assert stale_days(store, ACCOUNT) == []
 
 
-def test_an_empty_day_has_no_derived_files(store: Store) -> None:
+def test_empty_day_has_no_derived_files(store: Store) -> None:
     assert changed(derive_day(store, ACCOUNT, DAY)) == []
     assert list(store.root.rglob("*.parquet")) == []
 
 
-def test_derived_files_stay_without_their_raw_files_until_the_loss_is_accepted(
-    store: Store,
+@pytest.mark.parametrize("own_id", [None, "17"])
+def test_derived_files_stay_until_the_loss_of_raw_files_is_accepted(
+    store: Store, own_id: str | None
 ) -> None:
+    store.state.set_identity(AccountIdentity(ACCOUNT, "1", "instagram", own_id))
     save_conversation(store)
     save_id(store, "m1")
     derive_day(store, ACCOUNT, DAY)
@@ -228,7 +231,7 @@ def test_derived_files_stay_without_their_raw_files_until_the_loss_is_accepted(
     assert (stale_days(store, ACCOUNT), kept_days(store, ACCOUNT)) == ([], [])
 
 
-def test_a_damaged_derived_file_is_made_again(store: Store) -> None:
+def test_damaged_derived_file_is_derived_again(store: Store) -> None:
     save_conversation(store)
     save_id(store, "m1")
     derive_day(store, ACCOUNT, DAY)

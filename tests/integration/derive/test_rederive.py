@@ -1,4 +1,4 @@
-"""`normalize` does what is left to do: cut off anywhere, the same command goes on, and the bytes are the same."""
+"""An interrupted `normalize` resumes with the remaining days and writes the same files."""
 
 import signal
 import subprocess
@@ -38,7 +38,7 @@ Steps = dict[str, int]
 
 
 def write_lake(folder: Path, day_count: int = COUNT) -> Settings:
-    """Write the raw tables of some days, and a configuration beside them; nothing is derived."""
+    """Write the raw tables of some days and a settings file; derive nothing."""
     folder.mkdir()
     text = CONFIG.format(root=folder / "lake")
     (folder / "convo.toml").write_text(text)
@@ -79,7 +79,7 @@ def derived_files(settings: Settings) -> dict[str, bytes]:
 
 
 def normalise(settings: Settings, scope: Scope, *, break_after: int = 0) -> Steps:
-    """Normalise all days and return what was told on the way; Ctrl-C after so many days were made."""
+    """Normalise all days and return the progress; raise Ctrl-C after so many days."""
     steps: Steps = {}
 
     def listen(step: Progress) -> None:
@@ -105,13 +105,13 @@ def settings(memory_path: Path) -> Settings:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The derived files of an unbroken run over the same raw rows."""
+    """The derived files of an uninterrupted run over the same raw rows."""
     settings = write_lake(tmp_path_factory.mktemp("whole") / "lake")
     normalise(settings, "asked")
     return derived_files(settings)
 
 
-def test_a_run_that_was_cut_off_goes_on_with_the_days_that_are_left(
+def test_interrupted_run_resumes_with_the_remaining_days(
     settings: Settings, whole: dict[str, bytes]
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
@@ -121,7 +121,7 @@ def test_a_run_that_was_cut_off_goes_on_with_the_days_that_are_left(
     assert derived_files(settings) == whole
 
 
-def test_making_every_day_again_goes_on_too_and_begins_anew_once_it_was_done(
+def test_forced_run_resumes_and_starts_anew_after_it_has_finished(
     settings: Settings, whole: dict[str, bytes]
 ) -> None:
     normalise(settings, "stale")
@@ -132,7 +132,7 @@ def test_making_every_day_again_goes_on_too_and_begins_anew_once_it_was_done(
     assert derived_files(settings) == whole
 
 
-def test_a_day_that_changed_since_it_was_made_again_is_made_once_more(settings: Settings) -> None:
+def test_day_that_changed_after_its_derivation_is_derived_again(settings: Settings) -> None:
     with pytest.raises(KeyboardInterrupt):
         normalise(settings, "all", break_after=2)
     with closing(Store(settings.store)) as store:
@@ -141,7 +141,7 @@ def test_a_day_that_changed_since_it_was_made_again_is_made_once_more(settings: 
     assert normalise(settings, "all") == {"days": COUNT, "days done": 1, "partitions": COUNT - 1}
 
 
-def test_derived_files_of_the_same_size_with_other_bytes_are_made_again(
+def test_changed_bytes_in_derived_files_are_found_by_their_hash(
     settings: Settings, whole: dict[str, bytes]
 ) -> None:
     normalise(settings, "stale")
@@ -162,23 +162,23 @@ MANY = 60
 
 
 @pytest.mark.slow
-def test_a_killed_command_goes_on_where_it_was_and_says_so(tmp_path: Path) -> None:
-    settings, unbroken = write_lake(tmp_path / "one", MANY), write_lake(tmp_path / "two", MANY)
+def test_killed_command_resumes_and_prints_the_finished_days(tmp_path: Path) -> None:
+    settings, uninterrupted = write_lake(tmp_path / "one", MANY), write_lake(tmp_path / "two", MANY)
     assert (
         run_normalise(
-            Deployment(unbroken), [key_of(ACCOUNT, day) for day in days_of(MANY)]
+            Deployment(uninterrupted), [key_of(ACCOUNT, day) for day in days_of(MANY)]
         ).failures
         == {}
     )
     for arguments in ([], ["--force"]):
-        done = kill_on_the_way(settings, arguments)
+        done = kill_while_running(settings, arguments)
         result = normalize(settings, *arguments)
-        (told,) = (line for line in result.stderr.splitlines() if "done already" in line)
-        assert (result.exit_code, told) == (
+        (line,) = (line for line in result.stderr.splitlines() if "done already" in line)
+        assert (result.exit_code, line) == (
             0,
             f"{ACCOUNT}: {done} of {MANY} days were done already",
         )
-        assert derived_files(settings) == derived_files(unbroken)
+        assert derived_files(settings) == derived_files(uninterrupted)
 
 
 def command_of(settings: Settings, *more: str) -> list[str]:
@@ -191,8 +191,8 @@ def normalize(settings: Settings, *more: str) -> Result:
     return CliRunner().invoke(main, command_of(settings, *more), catch_exceptions=False)
 
 
-def kill_on_the_way(settings: Settings, arguments: list[str]) -> int:
-    """Kill the command after some days and return how many it had done by then."""
+def kill_while_running(settings: Settings, arguments: list[str]) -> int:
+    """Kill the command after some days and return how many it has finished."""
 
     def count() -> int:
         with closing(Store(settings.store)) as store:
