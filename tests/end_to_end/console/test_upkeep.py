@@ -218,6 +218,11 @@ def test_forget_needs_a_person_or_again(config: Path) -> None:
     ) == (2, "")
 
 
+def test_an_unknown_deletion_code_is_exit_code_3(config: Path) -> None:
+    result = run(config, "deletion", "status", "unknown")
+    assert (result.exit_code, result.stderr) == (3, "there is no request with this code\n")
+
+
 def test_expire_lists_days_in_a_dry_run_and_then_removes_them(config: Path) -> None:
     first = config.parent / "lake" / "messages" / "account=insta"
     before = sorted(path.name for path in first.iterdir())

@@ -269,6 +269,8 @@ def test_the_table_fits_80_columns_and_json_has_the_same_data() -> None:
     assert max(map(len, text.splitlines())) <= 80
     assert "10,002 messages in 200 conversations" in " ".join(text.split())
     assert text.splitlines()[-1] == "need attention: 1 of 1 account"
+    (row,) = [line.split() for line in text.splitlines() if line.split()[-1:] == ["10,000"]]
+    assert row[1:] == ["2026-03-10", "12:15", "100.0%", "10,002", "12", "10,000"]
     document = json.loads(shown(status, "json"))
     assert document["is_fine"] is False
     assert document["next_night_at"] == "2026-03-10T12:15:00+00:00"
