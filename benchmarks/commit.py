@@ -149,14 +149,14 @@ def main() -> None:
     parser.add_argument("--rows", default="1,1000,100000")
     parser.add_argument("--long", action="store_true")
     parser.add_argument("folder", nargs="?")
-    given = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(dir=given.folder))
+    arguments = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(dir=arguments.folder))
     store = Store(StoreSettings(root=str(folder / "lake")))
     try:
-        for row_count in map(int, given.rows.split(",")):
+        for row_count in map(int, arguments.rows.split(",")):
             compare(store, folder, row_count)
         small_commits(store)
-        if given.long:
+        if arguments.long:
             million()
     finally:
         store.close()

@@ -114,7 +114,7 @@ def add_captures(store: Store, day: date, count: int) -> list[str]:
     ]
     for run in runs:
         store.state.save_run(run)
-    store.partitions.commit(RUNS, "", day, lambda held: add_runs(RUNS.schema.empty_table(), runs))
+    store.partitions.commit(RUNS, "", day, lambda stored: add_runs(RUNS.schema.empty_table(), runs))
     return [dump_json(report).decode()] * count
 
 

@@ -88,7 +88,7 @@ def fill(root: Path, accounts: int, days: int, rows: int) -> Path:
 
 def queries(accounts: int, days: int, rows: int) -> dict[str, str]:
     day = FIRST + timedelta(days=days // 2)
-    wanted = messages(accounts // 2, day, rows)["message_id"][rows // 2].as_py()
+    message_id = messages(accounts // 2, day, rows)["message_id"][rows // 2].as_py()
     return {
         "full scan": "SELECT account, direction, count(*), sum(length(text)), max(created_at)"
         " FROM {} GROUP BY ALL",
@@ -96,7 +96,7 @@ def queries(accounts: int, days: int, rows: int) -> dict[str, str]:
         f" WHERE date BETWEEN '{day}' AND '{day + timedelta(days=6)}' GROUP BY ALL",
         "one account-day": "SELECT * FROM {}"
         f" WHERE account = 'a{accounts // 2:03d}' AND date = '{day}'",
-        "one message id": f"SELECT * FROM {{}} WHERE message_id = '{wanted}'",
+        "one message id": f"SELECT * FROM {{}} WHERE message_id = '{message_id}'",
     }
 
 

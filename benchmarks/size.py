@@ -58,13 +58,13 @@ def main() -> None:
     )
     parser.add_argument("--messages", type=int, default=100_000)
     parser.add_argument("--days", type=int, default=30)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     with (
         tempfile.TemporaryDirectory() as folder,
-        inbox_server(given.messages // 20, 20, given.days) as server,
+        inbox_server(arguments.messages // 20, 20, arguments.days) as server,
     ):
         root = Path(folder)
-        with bulk_lake(server.base_url, root, given.days) as (settings, store):
+        with bulk_lake(server.base_url, root, arguments.days) as (settings, store):
             count = read_inbox(settings, store)
             derive_all(store)
             compact(store, datetime.now(UTC).date() + timedelta(days=62))
@@ -80,7 +80,7 @@ def main() -> None:
             size_of((root / COMPACT).rglob("*")) - layers["compacted, raw"]
         )
         layers["state"] = size_of((root / ".state").rglob("*"))
-    print(f"{count:,} messages in {given.days} days")
+    print(f"{count:,} messages in {arguments.days} days")
     for name, byte_count in layers.items():
         million = byte_count / count * 1_000_000 / 2**20
         print(

@@ -211,21 +211,21 @@ def main() -> None:
     )
     parser.add_argument("packages", type=Path, nargs="*", default=[PACKAGE])
     parser.add_argument("--total", action="store_true", help="print one row a package")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     totals: dict[str, Counts] = {}
-    for package in given.packages:
+    for package in arguments.packages:
         folders = count_package(package)
         total = sum(folders.values(), Counts())
         totals[package.name] = total
         if OWN_TWIN in folders:
             without = (counts for name, counts in folders.items() if name != OWN_TWIN)
             totals[f"{package.name} without {OWN_TWIN}"] = sum(without, Counts())
-        if not given.total:
+        if not arguments.total:
             print(write_table({**folders, **totals}))
             totals = {}
     if totals:
         print(write_table(totals))
-    for package in given.packages:
+    for package in arguments.packages:
         concepts = count_concepts(package)
         if concepts is not None:
             print(f"\n{package.name}: {concepts} concepts in the glossary")

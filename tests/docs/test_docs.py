@@ -82,9 +82,9 @@ def test_generated_tables_of_operate_page_are_current() -> None:
 
 
 def test_operate_page_explains_every_exit_code() -> None:
-    known = {0, cli.EXIT_FAILED, cli.EXIT_USAGE, cli.EXIT_NOT_FOUND, cli.EXIT_STOPPED}
-    assert {int(row[0]) for row in rows(section(OPERATE, "Exit codes"))} == known
-    assert {int(code) for code in re.findall(r"^  (\d+)  ", cli.EXIT_CODES, re.M)} == known
+    codes = {0, cli.EXIT_FAILED, cli.EXIT_USAGE, cli.EXIT_NOT_FOUND, cli.EXIT_STOPPED}
+    assert {int(row[0]) for row in rows(section(OPERATE, "Exit codes"))} == codes
+    assert {int(code) for code in re.findall(r"^  (\d+)  ", cli.EXIT_CODES, re.M)} == codes
 
 
 def test_ui_page_explains_every_check() -> None:
@@ -407,8 +407,8 @@ def test_capacity_table_follows_the_formula() -> None:
     rate = GraphSettings().calls_per_second
     table = rows(text)
     assert len(table) == 8
-    for kind, conversations, each, instagram, messenger, duration in table:
-        count, depth = number(conversations), number(each)
+    for kind, conversations, messages_each, instagram, messenger, duration in table:
+        count, depth = number(conversations), number(messages_each)
         calls = [
             calls_of(
                 count,

@@ -155,7 +155,7 @@ def masked(text: str) -> list[str]:
 
 
 def test_privacy_page_lists_every_file_and_files_are_private(copy: Path) -> None:
-    known = list(patterns())
+    known_patterns = list(patterns())
     lake = copy / "lake"
     assert invoke(copy, "forget", "bakery-instagram", ADA, "--yes").exit_code == 0
     with (copy / "convo.toml").open("a") as file:
@@ -168,10 +168,14 @@ def test_privacy_page_lists_every_file_and_files_are_private(copy: Path) -> None
     make_home(lake / ".dagster")
     files = [str(path.relative_to(lake)) for path in lake.rglob("*") if path.is_file()]
     assert [
-        path for path in files if not any(fnmatchcase(path, pattern) for pattern in known)
+        path for path in files if not any(fnmatchcase(path, pattern) for pattern in known_patterns)
     ] == []
     rare = "corrupt .staging spool /forget/ /delet /rename/ history schedules storage .dagster/."
-    unused = [pattern for pattern in known if not any(fnmatchcase(path, pattern) for path in files)]
+    unused = [
+        pattern
+        for pattern in known_patterns
+        if not any(fnmatchcase(path, pattern) for path in files)
+    ]
     assert [name for name in unused if not any(word in name for word in rare.split())] == []
 
 

@@ -82,8 +82,8 @@ def test_lock_file_has_every_dependency() -> None:
         for line in (ROOT / "requirements.lock").read_text().splitlines()
         if "==" in line
     }
-    wanted = {
+    required = {
         re.split(r"[<>=\[;~ ]", entry)[0].lower().replace("_", "-")
         for entry in project["dependencies"]
     }
-    assert wanted - locked == set()
+    assert required - locked == set()

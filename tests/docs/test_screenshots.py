@@ -42,6 +42,6 @@ def test_tour_takes_every_picture(
     tmp_path: Path,
 ) -> None:
     with demo_ui(tmp_path / "demo") as url:
-        taken = take_screenshots(url, tmp_path / "images")
-    assert sorted(path.name for path in taken) == NAMES
+        pictures = take_screenshots(url, tmp_path / "images")
+    assert sorted(path.name for path in pictures) == NAMES
     check_pictures(tmp_path / "images")
