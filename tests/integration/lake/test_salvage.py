@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from convo_pipeline.base.json_text import dump_json, load_json
 from convo_pipeline.derive.day import accept_loss, derive_day, kept_days, stale_days
 from convo_pipeline.emulator.clock import VirtualClock
 from convo_pipeline.emulator.world import World
@@ -20,6 +21,7 @@ from convo_pipeline.extract.spool import Spool
 from convo_pipeline.lake.compact import compact
 from convo_pipeline.lake.salvage import damaged_days, salvage_day
 from convo_pipeline.lake.store import Store
+from convo_pipeline.lake.suppression import Receipt, keyed_hash, make_key, save_receipt
 from convo_pipeline.privacy.erasure import lock_for_erasure
 from convo_pipeline.privacy.forget import forget
 from convo_pipeline.privacy.retention import expire
@@ -276,6 +278,72 @@ def test_rows_of_an_unrecorded_file_of_an_earlier_schema_are_recovered(
     notice(store, "raw_message_details")
     salvage_day(store, "insta", DAY)
     assert store.read("raw_message_details", "insta", DAY).equals(rows)
+
+
+def lose(store: Store, name: str) -> Path:
+    """Set a raw file aside as it is; return its new path."""
+    path = store.path(name, "insta", DAY)
+    aside = path.with_name("data.parquet.corrupt-0badbeef")
+    path.rename(aside)
+    store.state.mark_suspect(name, "insta", DAY, str(aside.relative_to(store.root)))
+    return aside
+
+
+def test_an_erased_person_is_cut_out_of_the_rows_of_other_people(store: Store) -> None:
+    """The copy is older than the erasure. Ada's message leaves, Bob's stays without her id."""
+    ada, bob, us = ({"id": each} for each in (ADA, "9990000000000302", OWN_IDS["instagram"]))
+    payloads = {
+        "by ada": {"from": ada, "to": {"data": [bob, us]}, "message": ADAS},
+        "by bob": {"from": bob, "to": {"data": [ada, us]}, "message": "hello"},
+    }
+    rejects = [
+        {"digest": digest * 64, "reason": "no id", "payload": dump_json({"from": person}).decode()}
+        for digest, person in (("a", ada), ("b", bob))
+    ]
+    rows = {
+        "raw_message_ids": [id_row(name) for name in payloads],
+        "raw_message_details": [detail_row(name, each) for name, each in payloads.items()],
+        "raw_rejects": [reject | {"first_seen_at": AT} for reject in rejects],
+    }
+    for name, some in rows.items():
+        store.drop(name, "insta", DAY)
+        store.merge(name, "insta", DAY, table(TABLES[name], some))
+        lose(store, name)
+    person = keyed_hash(make_key(store.state_path), ADA)
+    save_receipt(store, Receipt("insta", person, (), NOW))
+    salvage_day(store, "insta", DAY)
+    (details,) = store.read("raw_message_details", "insta", DAY).to_pylist()
+    assert details["message_id"] == "by bob"
+    assert load_json(details["payload"]) == payloads["by bob"] | {"to": {"data": [us]}}
+    assert store.read("raw_message_ids", "insta", DAY)["message_id"].to_pylist() == ["by bob"]
+    assert store.read("raw_rejects", "insta", DAY)["digest"].to_pylist() == ["b" * 64]
+
+
+def test_an_erased_conversation_is_not_recovered(store: Store) -> None:
+    for name in RAW_FILES:
+        lose(store, name)
+    key = make_key(store.state_path)
+    save_receipt(store, Receipt("insta", keyed_hash(key, ADA), (keyed_hash(key, "c1"),), NOW))
+    assert salvage_day(store, "insta", DAY) == []
+
+
+def test_a_file_of_another_day_is_not_recovered(store: Store) -> None:
+    aside = lose(store, "raw_message_details")
+    elsewhere = aside.parent.with_name(f"date={DAY + timedelta(days=1)}") / aside.name
+    elsewhere.parent.mkdir()
+    aside.rename(elsewhere)
+    store.state.mark_suspect(
+        "raw_message_details", "insta", DAY + timedelta(days=1), str(elsewhere)
+    )
+    assert salvage_day(store, "insta", DAY + timedelta(days=1)) == []
+
+
+def test_a_file_of_the_current_version_with_other_columns_is_not_recovered(store: Store) -> None:
+    """Its footer is damaged, so its types can be wrong."""
+    aside = lose(store, "raw_message_details")
+    rows = pq.read_table(aside)
+    pq.write_table(rows.drop_columns(["rank_when_asked"]), aside, write_page_checksum=True)
+    assert salvage_day(store, "insta", DAY) == []
 
 
 def test_rows_beyond_the_retention_are_not_recovered(store: Store) -> None:
