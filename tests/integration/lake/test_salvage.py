@@ -191,6 +191,22 @@ def test_a_day_is_derived_again_when_its_raw_rows_are_complete_again(store: Stor
     assert (stale_days(store, "insta"), kept_days(store, "insta")) == ([], [])
 
 
+def test_a_lost_row_without_content_does_not_keep_the_day(store: Store) -> None:
+    store.drop("raw_message_details", "insta", DAY)
+    without = detail_row("m0", None, detail_status="beyond_20", fields=None)
+    rows = table(TABLES["raw_message_details"], [without])
+    for name in derived(store):
+        store.drop(name, "insta", DAY)
+    store.merge("raw_message_details", "insta", DAY, rows)
+    derive_day(store, "insta", DAY)
+    truncated(store.path("raw_message_details", "insta", DAY))
+    notice(store, "raw_message_details")
+    derive_day(store, "insta", DAY)
+    assert (stale_days(store, "insta"), kept_days(store, "insta")) == ([], [])
+    statuses = store.read("messages", "insta", DAY)["detail_status"].to_pylist()
+    assert set(statuses) == {"pending"}
+
+
 def test_an_unsent_message_leaves_a_day_that_keeps_its_derived_tables(store: Store) -> None:
     """No raw table has its content, so it is removed from the derived ones."""
     truncated(store.path("raw_message_details", "insta", DAY))
