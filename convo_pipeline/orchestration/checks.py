@@ -182,7 +182,7 @@ def find_unread(partition: CheckedPartition) -> str | None:
     for row in partition.rows("coverage").to_pylist():
         unread = [f"{row[name]} {name}" for name in ("pending", "failed") if row[name]]
         if unread:
-            texts.append(_explain("unread", ", ".join(unread)))
+            texts.append(_explain("unread", f"{', '.join(unread)} messages"))
         if row["rejected"]:
             texts.append(_explain("rejected", f"{row['rejected']} rejected payloads"))
     return "; ".join(texts) or None
@@ -386,8 +386,8 @@ def _result(
         shown.append(f"and {len(problems) - MOST_NAMED} more")
     passed = f"passed ({checked_count} {noun}{'' if checked_count == 1 else 's'})"
     metadata: dict[str, dg.MetadataValue] = {
-        "red_count": dg.MetadataValue.int(len(problems)),
-        "judged_count": dg.MetadataValue.int(checked_count),
+        "failed_count": dg.MetadataValue.int(len(problems)),
+        "checked_count": dg.MetadataValue.int(checked_count),
     }
     return dg.AssetCheckResult(
         asset_key=check.key.asset_key,

@@ -18,6 +18,7 @@ from tests.support.paths import ROOT
 from tests.support.shifted_clock import FAST
 
 LOCATION = "convo-pipeline"
+PATIENCE_SECONDS = 300
 STARTS, NO_HEARTBEAT = 3, "No heartbeat received"
 STATUS = """
 query($path: [String!]!) { assetNodeOrError(assetKey: {path: $path}) { ... on AssetNode {
@@ -109,15 +110,15 @@ class Web:
         result = self.ask(BACKFILL, params=params)
         assert result["__typename"] == "LaunchBackfillSuccess", result
 
-    def end_of(self, run_id: str, seconds: float = 90) -> str:
+    def end_of(self, run_id: str) -> str:
         """Wait for the end of a run and return its status."""
         ended = ("SUCCESS", "FAILURE", "CANCELED")
-        return str(
-            wait_for(
-                lambda: status if (status := self.ask(RUN, id=run_id)["status"]) in ended else "",
-                seconds,
-            )
-        )
+
+        def status_at_end() -> str:
+            status = str(self.ask(RUN, id=run_id)["status"])
+            return status if status in ended else ""
+
+        return str(wait_for(status_at_end))
 
     def ask_everything(self) -> None:
         """Request everything that the page shows of every run, also errors and output."""
@@ -132,8 +133,8 @@ class Web:
         return [run["status"] for run in self.ask(RUNS)["results"] if run["jobName"] == job]
 
 
-def wait_for(check: Callable[[], Any], seconds: float) -> Any:
-    """Call until the result is true."""
+def wait_for(check: Callable[[], Any], seconds: float = PATIENCE_SECONDS) -> Any:
+    """Call until the result is true; the limit only ends a test that would wait for ever."""
     deadline = time.monotonic() + seconds
     while True:
         if result := check():
@@ -181,7 +182,7 @@ def serve_page(
             )
         web = Web(f"http://127.0.0.1:{port}", pid=process.pid)
         try:
-            wait_for(lambda web=web, process=process: process.poll() is not None or is_up(web), 180)
+            wait_for(lambda web=web, process=process: process.poll() is not None or is_up(web))
             if process.poll() is None:
                 yield web
                 return

@@ -1,4 +1,4 @@
-"""A webhook on a loopback port that keeps what it gets."""
+"""A webhook on a loopback port that keeps the documents it receives."""
 
 import json
 import threading
@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class Webhook:
-    """What came, and how it answers."""
+    """The received documents, the status of the responses, and the address."""
 
     status: int = 200
     documents: list[dict[str, object]] = field(default_factory=list)

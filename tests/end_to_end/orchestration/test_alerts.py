@@ -1,4 +1,4 @@
-"""Failure alerts: what a loopback webhook gets when a real run fails, and what it never gets."""
+"""Alerts: a loopback webhook receives failed runs, without secrets."""
 
 import json
 from collections.abc import Iterator
@@ -45,7 +45,7 @@ class Home:
         )
 
     def alert(self, result: dg.ExecuteInProcessResult) -> str | None:
-        """Let the sensor see a failed run; return why it said nothing."""
+        """Evaluate the sensor for a failed run; return why it skipped, if it did."""
         sensor = build_definitions(self.deployment).get_repository_def().get_sensor_def("alert")
         context = dg.build_run_status_sensor_context(
             sensor_name="alert",
@@ -72,9 +72,7 @@ def with_alerts(settings: Settings) -> Settings:
     return settings.model_copy(update={"alerts": alerts})
 
 
-def test_a_failed_run_is_told_once_with_accounts_and_remedies_and_no_secret(
-    home: Home, webhook: Webhook
-) -> None:
+def test_a_failed_run_is_posted_once_without_a_secret(home: Home, webhook: Webhook) -> None:
     first = home.capture(INBOX_TOKEN=BAD_TOKEN)
     assert home.alert(first) is None
     (document,) = webhook.documents
@@ -91,14 +89,14 @@ def test_a_failed_run_is_told_once_with_accounts_and_remedies_and_no_secret(
     assert len(webhook.documents) == 2
 
 
-def test_another_trouble_of_the_same_accounts_is_told(home: Home, webhook: Webhook) -> None:
+def test_a_new_reason_of_the_same_accounts_is_posted(home: Home, webhook: Webhook) -> None:
     for token, count in ((BAD_TOKEN, 1), (BAD_TOKEN, 1), ("", 2), ("", 2), (BAD_TOKEN, 3)):
         home.alert(home.capture(INBOX_TOKEN=token))
         assert len(webhook.documents) == count, token
     assert "INBOX_TOKEN" in str(webhook.documents[1]["text"])
 
 
-def test_alerts_are_off_unless_a_variable_is_named(home: Home, webhook: Webhook) -> None:
+def test_alerts_are_off_without_a_variable(home: Home, webhook: Webhook) -> None:
     assert sensor_status(home.deployment.settings) == dg.DefaultSensorStatus.RUNNING
     assert sensor_status(Settings()) == dg.DefaultSensorStatus.STOPPED
     plain = home.deployment.settings.model_copy(update={"alerts": Settings().alerts})
@@ -116,7 +114,7 @@ def sensor_status(settings: Settings) -> dg.DefaultSensorStatus:
 
 
 @pytest.mark.parametrize(("status", "expected"), [(500, "answered 500"), (302, "answered 302")])
-def test_a_webhook_that_refuses_or_redirects_is_an_error_without_its_address(
+def test_a_refusing_webhook_is_an_error_without_its_address(
     webhook: Webhook, status: int, expected: str
 ) -> None:
     webhook.status = status
@@ -144,7 +142,7 @@ def test_an_unreachable_webhook_is_an_error_without_its_address() -> None:
         "https://[x",
     ],
 )
-def test_a_wrong_address_names_the_variable_and_not_its_value(value: str) -> None:
+def test_a_wrong_address_error_names_the_variable_only(value: str) -> None:
     with pytest.raises(SettingsError, match="HOOK") as caught:
         read_webhook("HOOK", {"HOOK": value})
     assert not value.strip() or value not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Runs through real Dagster, real HTTP and real disk: what is stored is green, what failed is red, row counts are right."""
+"""Runs through Dagster, HTTP and disk: materialised and failed partitions, and row counts."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -71,7 +71,7 @@ def deployment(settings: Settings) -> Deployment:
 def whole(
     tmp_path_factory: pytest.TempPathFactory, days: Days
 ) -> Iterator[tuple[Deployment, dg.DagsterInstance]]:
-    """Both accounts, extracted and normalised: for tests that leave the lake as it is."""
+    """Extract and normalise both accounts, for tests that change nothing."""
     with EmulatorServer(small_world(days)) as server, dg.DagsterInstance.ephemeral() as instance:
         settings = small_settings(tmp_path_factory.mktemp("whole"), server, days.start)
         deployment = Deployment(settings, environ=TOKENS)
@@ -95,7 +95,7 @@ def run(
 
 
 def counts(instance: dg.DagsterInstance, table: str) -> dict[str, int]:
-    """Row count per materialised partition, as the UI shows it; one event a partition and run."""
+    """Return the row count of each materialised partition, as the page shows it."""
     records = instance.fetch_materializations(dg.AssetKey(table), limit=1000).records
     newest_first = [record.asset_materialization for record in records]
     return {
@@ -106,7 +106,7 @@ def counts(instance: dg.DagsterInstance, table: str) -> dict[str, int]:
 
 
 def fill(settings: Settings, store: Store, days: Days) -> None:
-    """Extract both accounts, without Dagster: for tests of what comes after."""
+    """Extract both accounts without Dagster."""
     reports = extract(settings, store, ALL, days[0], days.today, environ=TOKENS)
     assert [report.outcome for report in reports] == ["complete", "complete"]
 
@@ -114,7 +114,7 @@ def fill(settings: Settings, store: Store, days: Days) -> None:
 def status(
     deployment: Deployment, instance: dg.DagsterInstance, table: str
 ) -> tuple[set[str], set[str]]:
-    """Dagster's own partition status: (green, red)."""
+    """Return the materialised and the failed partitions."""
     partitions = partitions_of(deployment.settings)
     found = instance.get_status_by_partition(
         dg.AssetKey(table), partitions.get_partition_keys(), partitions
@@ -127,7 +127,7 @@ def status(
 
 
 def failure(result: dg.ExecuteInProcessResult) -> tuple[str, list[str]]:
-    """What the failed step told a person, and the accounts it named."""
+    """Return the text of the failed step, and the accounts that it names."""
     (event,) = [event for event in result.all_events if event.is_step_failure]
     told = event.step_failure_data.user_failure_data
     assert told is not None
@@ -135,7 +135,7 @@ def failure(result: dg.ExecuteInProcessResult) -> tuple[str, list[str]]:
 
 
 def files(settings: Settings) -> dict[str, tuple[int, int]]:
-    """Every Parquet file of the tables with its time of change and inode."""
+    """Return every Parquet file of the tables with its time of change and inode."""
     root = Path(settings.store.root)
     found = [path for table in schema.TABLES for path in sorted((root / table).rglob("*.parquet"))]
     return {
@@ -143,7 +143,7 @@ def files(settings: Settings) -> dict[str, tuple[int, int]]:
     }
 
 
-def test_one_partition_is_stored_and_green_with_its_row_count(
+def test_one_partition_is_materialised_with_its_row_count(
     deployment: Deployment, instance: dg.DagsterInstance, days: Days
 ) -> None:
     window = Window(days[1], days[2])
@@ -156,7 +156,7 @@ def test_one_partition_is_stored_and_green_with_its_row_count(
     assert counts(instance, "coverage")[key] == 1
 
 
-def test_a_range_is_the_product_of_accounts_and_days_with_counts_of_their_own(
+def test_a_range_is_every_account_and_day(
     whole: tuple[Deployment, dg.DagsterInstance], days: Days
 ) -> None:
     deployment, instance = whole
@@ -165,7 +165,7 @@ def test_a_range_is_the_product_of_accounts_and_days_with_counts_of_their_own(
         assert status(deployment, instance, table) == (set(message_counts(days)), set())
 
 
-def test_content_of_other_days_is_kept_derived_and_shown(
+def test_messages_of_other_days_are_stored_and_derived(
     deployment: Deployment, instance: dg.DagsterInstance, server: EmulatorServer, days: Days
 ) -> None:
     for conversation in list(server.world.accounts[BAKERY].conversations.values())[:1]:
@@ -178,7 +178,7 @@ def test_content_of_other_days_is_kept_derived_and_shown(
     assert shown[f"{BAKERY}|{days[0]}"] == 2
 
 
-def test_a_refused_account_is_red_and_the_other_one_green(
+def test_a_refused_account_fails_alone(
     deployment: Deployment, instance: dg.DagsterInstance, days: Days
 ) -> None:
     window = Window(days[0], days[2])
@@ -198,7 +198,7 @@ def test_a_refused_account_is_red_and_the_other_one_green(
         assert good <= green
 
 
-def test_a_defect_in_one_accounts_run_is_red_for_that_account_alone_and_says_nothing_it_must_not(
+def test_a_defect_in_a_run_fails_its_account_alone(
     deployment: Deployment, instance: dg.DagsterInstance, days: Days
 ) -> None:
     def stumble(progress: Progress) -> None:
@@ -219,13 +219,16 @@ def test_a_defect_in_one_accounts_run_is_red_for_that_account_alone_and_says_not
         [entry for run in instance.get_runs() for entry in instance.all_logs(run.run_id)]
     )
     green, red = status(deployment, instance, "raw_message_ids")
-    assert (red, {f"{BAKERY}|{days[number]}" for number in (0, 1)} <= green) == ({f"{BIKES}|{days[number]}" for number in (0, 1)}, True)  # fmt: skip
+    assert (red, {f"{BAKERY}|{days[number]}" for number in (0, 1)} <= green) == (
+        {f"{BIKES}|{days[number]}" for number in (0, 1)},
+        True,
+    )
 
 
-def test_a_defect_while_an_accounts_tables_are_derived_is_red_for_that_account_alone(
+def test_a_defect_in_derivation_fails_its_account_alone(
     deployment: Deployment, instance: dg.DagsterInstance, settings: Settings, days: Days
 ) -> None:
-    """A line of the state that nobody can read."""
+    """The state has a row with an unreadable date."""
     window = Window(days[0], days.today)
     with closing(Store(settings.store)) as store:
         fill(settings, store, days)
@@ -235,16 +238,18 @@ def test_a_defect_while_an_accounts_tables_are_derived_is_red_for_that_account_a
         accounts,
         "a defect of this program (ValueError in convo_pipeline/state/state.py" in text,
     ) == ([BIKES], True)
-    assert "said the customer" not in str([entry for each in instance.get_runs() for entry in instance.all_logs(each.run_id)])  # fmt: skip
+    assert "said the customer" not in str(
+        [entry for each in instance.get_runs() for entry in instance.all_logs(each.run_id)]
+    )
     good, bad = ({f"{account}|{days[number]}" for number in range(3)} for account in ALL)
     for table in ("messages", "coverage", "account_days"):
         assert status(deployment, instance, table) == (good, bad)
 
 
-def test_figures_that_cannot_be_made_are_red_and_the_tables_below_them_green(
+def test_failed_figures_leave_other_tables_materialised(
     deployment: Deployment, instance: dg.DagsterInstance, settings: Settings, days: Days
 ) -> None:
-    """A day before the asked ones is damaged, and as long as it was: the figures look back at it."""
+    """A day before the requested ones is damaged, its size unchanged; the figures need it."""
     with closing(Store(settings.store)) as store:
         fill(settings, store, days)
         derive_day(store, BIKES, days[0])
@@ -268,7 +273,7 @@ def test_figures_that_cannot_be_made_are_red_and_the_tables_below_them_green(
 
 
 @pytest.mark.slow
-def test_normalise_after_a_partial_failure_makes_the_good_account_whole_and_a_new_try_heals_the_other(
+def test_normalise_follows_a_partial_failure_and_a_retry_repairs_it(
     deployment: Deployment, instance: dg.DagsterInstance, days: Days
 ) -> None:
     window = Window(days[0], days.today)
@@ -286,7 +291,7 @@ def test_normalise_after_a_partial_failure_makes_the_good_account_whole_and_a_ne
     assert status(deployment, instance, "raw_message_ids") == (set(expected), set())
 
 
-def test_what_a_run_cost_and_what_a_sweep_found_missing_is_beside_the_tables(
+def test_metadata_show_calls_and_missed_messages(
     deployment: Deployment, instance: dg.DagsterInstance, settings: Settings, days: Days
 ) -> None:
     window = Window(days[0], days.today)
@@ -307,7 +312,7 @@ def test_what_a_run_cost_and_what_a_sweep_found_missing_is_beside_the_tables(
 
 
 def cost(instance: dg.DagsterInstance) -> dict[str, Any]:
-    """What stands beside the newest event of a table that tells of its run."""
+    """Return the metadata of the newest event that shows the calls of its run."""
     for record in instance.fetch_materializations(
         dg.AssetKey("raw_message_ids"), limit=100
     ).records:
@@ -318,7 +323,7 @@ def cost(instance: dg.DagsterInstance) -> dict[str, Any]:
     raise AssertionError("no event tells what the run cost")
 
 
-def test_c20_a_rerun_that_learns_nothing_rewrites_no_file(
+def test_c20_a_rerun_without_news_rewrites_no_file(
     whole: tuple[Deployment, dg.DagsterInstance], days: Days
 ) -> None:
     deployment, instance = whole
@@ -329,7 +334,7 @@ def test_c20_a_rerun_that_learns_nothing_rewrites_no_file(
     assert files(deployment.settings) == before
 
 
-def test_all_tables_of_a_partition_in_one_run_of_the_ui(
+def test_one_run_materialises_all_tables_of_a_partition(
     deployment: Deployment, instance: dg.DagsterInstance, days: Days
 ) -> None:
     key = f"{BIKES}|{days[2]}"
@@ -359,7 +364,7 @@ def test_a_subset_of_tables_can_be_materialised(
     assert counts(instance, "raw_message_details")[key] == 3
 
 
-def test_days_before_an_accounts_start_are_not_asked_and_say_so(
+def test_days_before_the_start_date_are_not_requested(
     deployment: Deployment, instance: dg.DagsterInstance, days: Days
 ) -> None:
     bakery, bikes = deployment.settings.accounts
@@ -373,7 +378,11 @@ def test_days_before_an_accounts_start_are_not_asked_and_say_so(
         f"{BAKERY}|{days[2]}": 6,
     }
     records = instance.fetch_materializations(dg.AssetKey("raw_message_ids"), limit=1000).records
-    metadata = {record.partition_key: record.asset_materialization.metadata for record in records if record.asset_materialization}  # fmt: skip
+    metadata = {
+        record.partition_key: record.asset_materialization.metadata
+        for record in records
+        if record.asset_materialization
+    }
     notes = {
         key: str(entries["note"].value) for key, entries in metadata.items() if "note" in entries
     }
@@ -385,7 +394,7 @@ def test_days_before_an_accounts_start_are_not_asked_and_say_so(
     assert not result.success
 
 
-def test_a_damaged_file_costs_its_account_only(
+def test_a_damaged_file_fails_its_account_alone(
     deployment: Deployment, instance: dg.DagsterInstance, settings: Settings, days: Days
 ) -> None:
     window = Window(days[0], days.today)
@@ -404,7 +413,7 @@ def test_a_damaged_file_costs_its_account_only(
     assert green == set(message_counts(days)) - red
 
 
-def test_a_root_that_cannot_be_written_is_one_clear_error(
+def test_an_unwritable_root_is_named_in_the_error(
     deployment: Deployment, instance: dg.DagsterInstance, tmp_path: Path, days: Days
 ) -> None:
     (tmp_path / "file").write_text("in the way")
@@ -423,7 +432,7 @@ def test_a_root_that_cannot_be_written_is_one_clear_error(
     assert str(tmp_path / "file") in (told.description or "")
 
 
-def test_a_capture_shows_only_partitions_that_changed(
+def test_a_capture_reports_only_changed_partitions(
     deployment: Deployment, instance: dg.DagsterInstance, server: EmulatorServer, days: Days
 ) -> None:
     job = definitions_of(deployment).resolve_job_def("capture_job")
@@ -444,7 +453,7 @@ def test_a_capture_shows_only_partitions_that_changed(
 
 
 @pytest.mark.slow
-def test_captures_that_found_nothing_are_pruned_with_all_they_left_on_disk(
+def test_idle_captures_are_deleted_with_their_files(
     deployment: Deployment, tmp_path: Path, days: Days
 ) -> None:
     home = make_home(tmp_path / "home")
@@ -469,7 +478,7 @@ def materialised_since(instance: dg.DagsterInstance, record_id: int) -> set[tupl
     return found
 
 
-def test_a_capture_leaves_a_locked_account_alone_and_fails_for_a_refused_one(
+def test_a_capture_skips_a_locked_account_and_fails_for_a_refused_one(
     deployment: Deployment, instance: dg.DagsterInstance, settings: Settings
 ) -> None:
     broken = replace(

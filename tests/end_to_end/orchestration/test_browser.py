@@ -1,4 +1,4 @@
-"""The page in a real browser: a newcomer opens an asset and materialises a partition by hand."""
+"""Dagster's page in a browser: open an asset and materialise a partition by clicks."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,7 +50,7 @@ def page() -> Iterator[Page]:
         browser.close()
 
 
-def test_a_partition_is_materialised_by_hand(
+def test_a_partition_is_materialised_by_clicks(
     web: Web, page: Page, days: Days, tmp_path: Path
 ) -> None:
     key = f"{ACCOUNT}|{days[1]}"
@@ -59,13 +59,13 @@ def test_a_partition_is_materialised_by_hand(
     choose_account(page, ACCOUNT)
     choose_day(page, str(days[1]))
     page.get_by_role("button", name="Launch").last.click()
-    wait_for(lambda: key in web.row_counts("raw_message_details"), 120)
+    wait_for(lambda: key in web.row_counts("raw_message_details"))
     assert web.row_counts("raw_message_details")[key] == message_counts(days)[key]
-    wait_for(lambda: key in web.row_counts("messages"), 120)
+    wait_for(lambda: key in web.row_counts("messages"))
     page.screenshot(path=str(tmp_path / "partitions.png"))
 
 
-def test_the_graph_shows_the_three_layers(web: Web, page: Page, tmp_path: Path) -> None:
+def test_the_graph_shows_three_layers(web: Web, page: Page, tmp_path: Path) -> None:
     page.goto(f"{web.url}/asset-groups", wait_until="domcontentloaded")
     for name in ("raw", "normalised", "marts"):
         page.get_by_text(name, exact=True).first.wait_for()

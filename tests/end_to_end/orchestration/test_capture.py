@@ -1,4 +1,4 @@
-"""Captures through real Dagster: what a look costs, what it leaves alone, and when the next one comes."""
+"""Captures through Dagster: their calls, events and changes, and early captures."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -72,7 +72,7 @@ def kinds(inboxes: Inboxes) -> dict[str, list[str]]:
     return {name: [run.kind for run in inboxes.store.state.runs(name)] for name in inboxes.names}
 
 
-def test_an_idle_capture_writes_few_events_and_asks_one_call_an_account(
+def test_an_idle_capture_makes_one_call_per_account_and_few_events(
     inboxes: Inboxes, instance: dg.DagsterInstance
 ) -> None:
     capture(inboxes, instance)
@@ -84,7 +84,7 @@ def test_an_idle_capture_writes_few_events_and_asks_one_call_an_account(
     assert dict(last.calls or {}) == {"listing": 1}
 
 
-def test_a_capture_shows_what_three_conversations_changed_and_their_figures(
+def test_a_capture_reports_changed_partitions_and_figures(
     inboxes: Inboxes, instance: dg.DagsterInstance
 ) -> None:
     capture(inboxes, instance)
@@ -113,10 +113,10 @@ def test_a_capture_shows_what_three_conversations_changed_and_their_figures(
     assert figures["inbound_count"] == 6
 
 
-def test_an_assets_page_keeps_its_pictures_whatever_captures_find(
+def test_captures_keep_the_pictures_of_the_page(
     inboxes: Inboxes, instance: dg.DagsterInstance
 ) -> None:
-    """Its page shows the newest materialisation: a new day's brings its own pictures, what follows is observed."""
+    """The first capture of a day materialises with pictures; later ones only observe."""
     for _ in range(2):
         capture(inboxes, instance)
         inboxes.clock.advance(900)
@@ -135,7 +135,7 @@ def test_an_assets_page_keeps_its_pictures_whatever_captures_find(
         )
 
 
-def test_a_look_that_was_missed_is_left_to_the_newest_one_that_is_due(inboxes: Inboxes) -> None:
+def test_only_the_last_missed_capture_runs(inboxes: Inboxes) -> None:
     schedule = definitions(inboxes).get_repository_def().get_schedule_def("capture")
     context = dg.build_schedule_context(scheduled_execution_time=inboxes.clock.now())
     asked = []
@@ -145,7 +145,7 @@ def test_a_look_that_was_missed_is_left_to_the_newest_one_that_is_due(inboxes: I
     assert asked == [True, True, False]
 
 
-def test_a_capture_asks_only_the_accounts_it_names_and_leaves_a_locked_one_alone(
+def test_a_capture_reads_only_its_tagged_and_unlocked_accounts(
     inboxes: Inboxes, instance: dg.DagsterInstance
 ) -> None:
     capture(inboxes, instance, **{"convo/accounts": "mess"})
@@ -155,7 +155,7 @@ def test_a_capture_asks_only_the_accounts_it_names_and_leaves_a_locked_one_alone
     assert kinds(inboxes) == {"insta": ["capture"], "mess": ["capture"]}
 
 
-def test_an_account_at_risk_is_asked_sooner_once_a_look_and_calms_down(
+def test_an_account_at_risk_gets_one_early_capture(
     inboxes: Inboxes, instance: dg.DagsterInstance
 ) -> None:
     assert tick(inboxes, instance) == "nothing was extracted yet"
@@ -182,7 +182,7 @@ def test_an_account_at_risk_is_asked_sooner_once_a_look_and_calms_down(
 
 
 def tick(inboxes: Inboxes, instance: dg.DagsterInstance) -> str | dg.RunRequest:
-    """What the sensor asks for, or why it does not."""
+    """Return the sensor's request, or why it skipped."""
     found = definitions(inboxes)
     sensor = found.get_repository_def().get_sensor_def("capture_sooner")
     calls = len(inboxes.server.log)

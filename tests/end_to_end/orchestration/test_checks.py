@@ -1,4 +1,4 @@
-"""The checks: each fault of a partition is found, named, said what to do about, and not hidden by a good run."""
+"""Asset checks: each fault of a partition is found and named with a remedy."""
 
 import hashlib
 from collections.abc import Iterator
@@ -26,6 +26,7 @@ from convo_pipeline.orchestration.checks import (
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.partitions import Window, range_tags
 from convo_pipeline.orchestration.runs import QUIET
+from convo_pipeline.reasons import REASONS
 from convo_pipeline.state.records import Partition, Run
 from tests.support.inbox_runs import definitions_of
 from tests.support.inbox_worlds import TOKENS, Days, small_settings, small_world, three_days
@@ -69,9 +70,16 @@ def run(
     window: Window,
 ) -> dict[tuple[str, str], dg.AssetCheckEvaluation]:
     """Run a job; return its evaluations by table and check."""
-    result = definitions_of(deployment).resolve_job_def(job).execute_in_process(
-        instance=instance, raise_on_error=False, run_config=QUIET, tags=range_tags(accounts, window)
-    )  # fmt: skip
+    result = (
+        definitions_of(deployment)
+        .resolve_job_def(job)
+        .execute_in_process(
+            instance=instance,
+            raise_on_error=False,
+            run_config=QUIET,
+            tags=range_tags(accounts, window),
+        )
+    )
     found = result.get_asset_check_evaluations()
     assert len({(each.asset_key, each.check_name) for each in found}) == len(found), (
         "one evaluation a check and run"
@@ -82,33 +90,52 @@ def run(
 def ids(day: date, *names: str, conversation_id: str = "t_1") -> pa.Table:
     noon = datetime(day.year, day.month, day.day, 12, tzinfo=UTC)
     rows = [
-        {"conversation_id": conversation_id, "message_id": name, "created_at": noon, "created_at_source": "message",
-         "tie_rank": 0, "first_seen_at": noon}
+        {
+            "conversation_id": conversation_id,
+            "message_id": name,
+            "created_at": noon,
+            "created_at_source": "message",
+            "tie_rank": 0,
+            "first_seen_at": noon,
+        }
         for name in names
-    ]  # fmt: skip
+    ]
     return pa.Table.from_pylist(rows, schema=schema.RAW_MESSAGE_IDS.schema)
 
 
 def details(day: date, *names: str, status: str = "pending") -> pa.Table:
     noon = datetime(day.year, day.month, day.day, 12, tzinfo=UTC)
     rows = [
-        {"conversation_id": "t_1", "message_id": name, "created_at": noon, "detail_status": status,
-         "first_seen_at": noon, "changed_at": noon}
+        {
+            "conversation_id": "t_1",
+            "message_id": name,
+            "created_at": noon,
+            "detail_status": status,
+            "first_seen_at": noon,
+            "changed_at": noon,
+        }
         for name in names
-    ]  # fmt: skip
+    ]
     return pa.Table.from_pylist(rows, schema=schema.RAW_MESSAGE_DETAILS.schema)
 
 
 def conversation(day: date, conversation_id: str = "t_1") -> pa.Table:
     noon = datetime(day.year, day.month, day.day, 12, tzinfo=UTC)
-    row = {"conversation_id": conversation_id, "platform": "messenger", "page_id": "9876543210", "fields": "{}",
-           "payload": "{}", "first_seen_at": noon, "changed_at": noon}  # fmt: skip
+    row = {
+        "conversation_id": conversation_id,
+        "platform": "messenger",
+        "page_id": "9876543210",
+        "fields": "{}",
+        "payload": "{}",
+        "first_seen_at": noon,
+        "changed_at": noon,
+    }
     return pa.Table.from_pylist([row], schema=schema.RAW_CONVERSATIONS.schema)
 
 
 @pytest.fixture
 def lake(deployment: Deployment, days: Days) -> Iterator[Store]:
-    """One partition with two ids, one detailed row too few; derived."""
+    """One derived partition with two ids that left the newest 20."""
     with closing(Store(deployment.settings.store)) as store:
         store.merge("raw_conversations", BIKES, days[0], conversation(days[0]))
         store.merge("raw_message_ids", BIKES, days[0], ids(days[0], "m_1", "m_2"))
@@ -125,7 +152,7 @@ def lake(deployment: Deployment, days: Days) -> Iterator[Store]:
 def red(
     deployment: Deployment, store: Store, instance: dg.DagsterInstance, day: date
 ) -> dict[tuple[str, str], str]:
-    """What the checks say is wrong with one partition."""
+    """Return the texts of the checks that fail for one partition."""
     results = evaluate_checks(deployment, store, instance, [f"{BIKES}|{day}"], KEYS)
     return {
         (result.asset_key.to_user_string(), str(result.check_name)): str(result.description)
@@ -134,7 +161,7 @@ def red(
     }
 
 
-def test_every_table_is_checked_for_its_key_and_every_time_for_its_day() -> None:
+def test_every_table_has_key_and_date_checks() -> None:
     checked = {(check.table, check.name) for check in CHECKS}
     for name, table in schema.TABLES.items():
         assert (name, "keys_are_unique") in checked
@@ -143,7 +170,7 @@ def test_every_table_is_checked_for_its_key_and_every_time_for_its_day() -> None
     assert not any(check.spec.blocking for check in (*CHECKS, *ACCOUNT_CHECKS))
 
 
-def test_a_whole_lake_is_good_in_every_check(
+def test_a_complete_lake_passes_every_check(
     deployment: Deployment, instance: dg.DagsterInstance, days: Days
 ) -> None:
     window = Window(days[0], days.today)
@@ -158,14 +185,14 @@ def test_a_whole_lake_is_good_in_every_check(
     assert {each.partition for each in found.values()} == {None}
 
 
-def test_one_partition_is_judged_alone(
+def test_a_run_checks_only_its_own_partition(
     deployment: Deployment, instance: dg.DagsterInstance, days: Days
 ) -> None:
     found = run(deployment, instance, EXTRACT_JOB, [BIKES], Window(days[1], days[2]))
     assert {each.description for each in found.values()} == {"passed (1 day)"}
 
 
-def test_lost_messages_are_a_warning_with_account_day_and_reason(
+def test_lost_content_warns_with_account_day_and_reason(
     deployment: Deployment, lake: Store, instance: dg.DagsterInstance, days: Days
 ) -> None:
     found = red(deployment, lake, instance, days[0])
@@ -173,8 +200,8 @@ def test_lost_messages_are_a_warning_with_account_day_and_reason(
         (
             "coverage",
             "enough_is_detailed",
-        ): f"{BIKES}|{days[0]}: content lost: 0% of 2 messages have content (2 had left the newest 20, "
-        "0 are gone). To do: none: the messages are from before the account was connected"
+        ): f"{BIKES}|{days[0]}: content lost: 0% of 2 messages have content (2 had left"
+        " the newest 20, 0 are gone). To do: none: the messages are from before the account was connected"
     }
     lake.state.save_run(
         Run("r", BIKES, "window", datetime(2026, 1, 1, tzinfo=UTC), outcome="complete")
@@ -185,7 +212,7 @@ def test_lost_messages_are_a_warning_with_account_day_and_reason(
     )
 
 
-def test_an_id_without_a_row_and_a_row_without_an_id_are_found(
+def test_missing_and_extra_rows_fail(
     deployment: Deployment, lake: Store, instance: dg.DagsterInstance, days: Days
 ) -> None:
     rows = lake.read("messages", BIKES, days[0])
@@ -193,7 +220,8 @@ def test_an_id_without_a_row_and_a_row_without_an_id_are_found(
     lake.replace("messages", BIKES, days[0], rows.slice(0, 1), source)
     text = red(deployment, lake, instance, days[0])["messages", "every_id_has_a_row"]
     assert text.startswith(
-        f"{BIKES}|{days[0]}: 1 ids of raw_message_ids have no row. To do: materialize the normalised tables"
+        f"{BIKES}|{days[0]}: 1 ids of raw_message_ids have no row. To do: materialize the"
+        " normalised tables"
     )
     strange = [*rows.to_pylist(), rows.to_pylist()[0] | {"message_id": "m_9"}]
     lake.replace(
@@ -209,14 +237,14 @@ def test_an_id_without_a_row_and_a_row_without_an_id_are_found(
     )
 
 
-def test_what_came_after_the_last_derivation_is_not_held_against_it(
+def test_rows_newer_than_the_derivation_are_not_compared(
     deployment: Deployment, lake: Store, instance: dg.DagsterInstance, days: Days
 ) -> None:
     lake.merge("raw_message_ids", BIKES, days[0], ids(days[0], "m_3"))
     assert set(red(deployment, lake, instance, days[0])) == {("coverage", "enough_is_detailed")}
 
 
-def test_what_points_to_nothing_is_found(
+def test_unknown_ids_fail(
     deployment: Deployment, lake: Store, instance: dg.DagsterInstance, days: Days
 ) -> None:
     lake.merge("raw_message_details", BIKES, days[0], details(days[0], "m_7"))
@@ -229,7 +257,7 @@ def test_what_points_to_nothing_is_found(
     assert "1 conversations are not in raw_conversations" in found["raw_message_ids", "ids_resolve"]
 
 
-def test_a_message_of_another_day_is_found_unless_its_time_was_a_guess(
+def test_a_wrong_date_fails_unless_its_time_is_estimated(
     deployment: Deployment, lake: Store, instance: dg.DagsterInstance, days: Days
 ) -> None:
     lake.merge("raw_message_ids", BIKES, days[0], ids(days[1], "m_5"))
@@ -241,7 +269,7 @@ def test_a_message_of_another_day_is_found_unless_its_time_was_a_guess(
     )
 
 
-def test_counts_that_do_not_add_up_are_found(
+def test_wrong_counts_fail(
     deployment: Deployment, lake: Store, instance: dg.DagsterInstance, days: Days
 ) -> None:
     row = lake.read("coverage", BIKES, days[0]).to_pylist()[0] | {"ids_listed": 3}
@@ -259,7 +287,7 @@ def test_counts_that_do_not_add_up_are_found(
     )
 
 
-def test_days_that_a_table_has_let_go_of_are_not_compared(
+def test_days_removed_by_retention_are_not_compared(
     deployment: Deployment, lake: Store, instance: dg.DagsterInstance, days: Days
 ) -> None:
     for table in schema.RAW:
@@ -273,10 +301,10 @@ def test_days_that_a_table_has_let_go_of_are_not_compared(
     assert set(red(deployment, lake, instance, days[0])) == {("coverage", "enough_is_detailed")}
 
 
-def test_every_check_turns_red_where_what_it_promises_is_broken(
+def test_every_check_fails_on_its_own_fault(
     deployment: Deployment, lake: Store, instance: dg.DagsterInstance, days: Days
 ) -> None:
-    """Days as no commit of ours leaves them: a row twice, one of another day, ids that no other table knows, wrong sums."""
+    """A day with a repeated row, a wrong date, unknown ids and wrong sums."""
     day = days[0]
     sums = {"ids_listed": 5, "detailed": 1, "pending": 1, "rejected": 1, "share_detailed": 0.2}
     reject = row_of(schema.RAW_REJECTS, day)
@@ -321,8 +349,8 @@ def test_every_check_turns_red_where_what_it_promises_is_broken(
         assert text.startswith(f"{where}: ")
         if name == "nothing_open":
             assert text.endswith(
-                "materialize the raw tables of this day; 1 rejected payloads that this program cannot"
-                " read. To do: read the table `raw_rejects`"
+                "materialize the raw tables of this day; 1 rejected payloads that this program"
+                " cannot read. To do: read the table `raw_rejects`"
             )
         assert any(
             word in text
@@ -338,7 +366,7 @@ def test_every_check_turns_red_where_what_it_promises_is_broken(
 
 
 def row_of(table: schema.Table, day: date, **values: object) -> dict[str, object]:
-    """A row that fits its table, at noon of a day."""
+    """Return a row that fits its table, at noon of a day."""
     noon = datetime(day.year, day.month, day.day, 12, tzinfo=UTC)
     plain = {
         schema.TEXT: "x",
@@ -359,7 +387,7 @@ def row_of(table: schema.Table, day: date, **values: object) -> dict[str, object
     }
 
 
-def test_a_damaged_file_is_red_and_named(
+def test_a_damaged_file_fails_with_its_name(
     deployment: Deployment, lake: Store, instance: dg.DagsterInstance, days: Days
 ) -> None:
     lake.path("messages", BIKES, days[0]).write_bytes(b"not parquet")
@@ -368,7 +396,7 @@ def test_a_damaged_file_is_red_and_named(
     assert "messages/account=bikes-messenger" in text
 
 
-def test_a_good_run_of_one_account_does_not_hide_the_other_ones_trouble(
+def test_a_good_run_does_not_hide_another_accounts_problem(
     deployment: Deployment, instance: dg.DagsterInstance, days: Days
 ) -> None:
     with closing(Store(deployment.settings.store)) as store:
@@ -377,7 +405,7 @@ def test_a_good_run_of_one_account_does_not_hide_the_other_ones_trouble(
         store.merge("raw_message_details", BIKES, days[0], details(days[0], "m_open"))
     first, second = Window(days[0], days[1]), Window(days[1], days[2])
     name = ("coverage", "nothing_open")
-    text = f"{BIKES}|{days[0]}: 1 pending not read yet. Nothing to do: the next run reads again; or materialize the raw tables of this day"
+    text = f"{BIKES}|{days[0]}: {REASONS['unread'].explain('page', {'what': '1 pending messages'})}"
     assert run(deployment, instance, NORMALISE_JOB, [BIKES], first)[name].description == text
     again = run(deployment, instance, NORMALISE_JOB, [BAKERY], second)[name]
     assert (again.passed, again.severity, again.description) == (
@@ -393,7 +421,7 @@ def test_a_good_run_of_one_account_does_not_hide_the_other_ones_trouble(
     assert run(deployment, instance, NORMALISE_JOB, [BAKERY], second)[name].passed
 
 
-def test_what_a_sweep_found_missing_is_red_until_another_sweep_finds_nothing(
+def test_missed_messages_fail_until_a_sweep_finds_none(
     deployment: Deployment, instance: dg.DagsterInstance, days: Days
 ) -> None:
     window, name = Window(days[0], days[1]), ("coverage", "nothing_missed")
@@ -408,11 +436,11 @@ def test_what_a_sweep_found_missing_is_red_until_another_sweep_finds_nothing(
             found = run(deployment, instance, NORMALISE_JOB, [BAKERY], window)[name]
             assert found.passed == (hour == 2)
             if hour < 2:
-                what = "the last sweep found 3 messages that earlier runs had missed; they are stored now"
+                what = REASONS["missed"].describe({"messages": "3 messages"})
                 assert str(found.description).startswith(f"{BIKES}|2026-01-01: {what}")
 
 
-def test_a_failed_account_is_named_until_it_went_well_and_its_neighbours_are_judged(
+def test_a_failed_account_is_named_until_its_run_is_complete(
     deployment: Deployment, instance: dg.DagsterInstance, days: Days
 ) -> None:
     window = Window(days[0], days[1])
@@ -433,16 +461,22 @@ def test_a_failed_account_is_named_until_it_went_well_and_its_neighbours_are_jud
     ].passed
 
 
-def test_an_account_is_named_while_its_last_ended_run_was_not_complete(
+def test_an_account_is_named_while_its_last_run_is_not_complete(
     deployment: Deployment,
 ) -> None:
     with closing(Store(deployment.settings.store)) as store:
-        for hour, (outcome, reasons, expected) in enumerate([
-            ("incomplete", ("throttled",), "incomplete: Meta's rate limit stopped the calls. Nothing to do"),
-            ("running", (), "rate limit"),
-            ("failed", ("token",), "failed: the token is invalid, expired or revoked"),
-            ("complete", (), None),
-        ]):  # fmt: skip
+        for hour, (outcome, reasons, expected) in enumerate(
+            [
+                (
+                    "incomplete",
+                    ("throttled",),
+                    "incomplete: Meta's rate limit stopped the calls. Nothing to do",
+                ),
+                ("running", (), "rate limit"),
+                ("failed", ("token",), "failed: the token is invalid, expired or revoked"),
+                ("complete", (), None),
+            ]
+        ):
             at = datetime(2026, 1, 1, hour, tzinfo=UTC)
             store.state.save_run(
                 Run(f"r{hour}", BIKES, "nightly", at, outcome=outcome, reasons=reasons)
@@ -452,7 +486,7 @@ def test_an_account_is_named_while_its_last_ended_run_was_not_complete(
             assert all(str(expected) in why for why in found.values())
 
 
-def test_a_check_started_by_itself_looks_at_what_was_red_and_calls_nobody(
+def test_a_check_started_alone_makes_no_calls(
     deployment: Deployment, instance: dg.DagsterInstance, server: EmulatorServer, days: Days
 ) -> None:
     key = dg.AssetCheckKey(dg.AssetKey("raw_message_ids"), "keys_are_unique")
@@ -460,10 +494,10 @@ def test_a_check_started_by_itself_looks_at_what_was_red_and_calls_nobody(
     alone = job.get_subset(asset_selection=set(), asset_check_selection={key})
     result = alone.execute_in_process(instance=instance, run_config=QUIET)
     (evaluation,) = result.get_asset_check_evaluations()
-    assert (evaluation.passed, evaluation.metadata["judged_count"].value) == (True, 0)
+    assert (evaluation.passed, evaluation.metadata["checked_count"].value) == (True, 0)
 
 
-def test_a_day_that_nobody_can_mend_is_forgiven_after_a_month(
+def test_lost_content_is_not_checked_after_a_month(
     deployment: Deployment, instance: dg.DagsterInstance, days: Days
 ) -> None:
     old, recent = days[0] - timedelta(days=40), days[0]
@@ -485,7 +519,7 @@ def test_a_day_that_nobody_can_mend_is_forgiven_after_a_month(
     keys = {dg.AssetCheckKey(dg.AssetKey("coverage"), name) for name in names}
     with closing(Store(deployment.settings.store)) as store:
         results = list(evaluate_checks(deployment, store, instance, [], keys))
-    counts = {result.check_name: dict(result.metadata)["judged_count"] for result in results}
+    counts = {result.check_name: dict(result.metadata)["checked_count"] for result in results}
     assert counts == {
         "enough_is_detailed": dg.MetadataValue.int(1),
         "nothing_open": dg.MetadataValue.int(2),

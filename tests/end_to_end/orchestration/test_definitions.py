@@ -1,4 +1,4 @@
-"""The code location: what it holds, and that nothing wrong in a configuration can kill it."""
+"""The code location: its definitions, and that a wrong configuration still loads."""
 
 import importlib
 import os
@@ -53,7 +53,7 @@ def test_asset_keys_are_pinned(settings: Settings) -> None:
     assert sorted(nodes) == sorted([*RAW, *NORMALISED, "coverage", "account_days"])
 
 
-def test_raw_assets_are_chained_and_derived_ones_follow_them(settings: Settings) -> None:
+def test_raw_assets_are_chained_and_derived_assets_follow(settings: Settings) -> None:
     nodes = asset_nodes(build_definitions(Deployment(settings)))
     deps = {
         name: sorted(dep.asset_key.to_user_string() for dep in node.deps)
@@ -70,7 +70,7 @@ def test_raw_assets_are_chained_and_derived_ones_follow_them(settings: Settings)
     }
 
 
-def test_every_asset_has_group_kinds_description_and_the_schema_of_its_files(
+def test_every_asset_has_group_description_and_columns(
     settings: Settings,
 ) -> None:
     for name, node in asset_nodes(build_definitions(Deployment(settings))).items():
@@ -83,7 +83,7 @@ def test_every_asset_has_group_kinds_description_and_the_schema_of_its_files(
         assert all(column.description for column in columns)
 
 
-def test_partitions_are_accounts_by_days_from_the_earliest_start_to_today(
+def test_partitions_are_accounts_and_days_since_the_first_start(
     settings: Settings,
 ) -> None:
     partitions = (
@@ -103,7 +103,7 @@ def test_partitions_are_accounts_by_days_from_the_earliest_start_to_today(
 @pytest.mark.parametrize(
     "text", [None, "not toml", "[graph]\nspeed = 1\n", "[graph]\nversion = 'v26.0'\n"]
 )
-def test_c14_a_wrong_configuration_loads_no_accounts_and_says_why(
+def test_c14_a_wrong_configuration_loads_and_shows_the_problem(
     text: str | None, tmp_path: Path
 ) -> None:
     file = tmp_path / "convo.toml"
@@ -127,7 +127,7 @@ def test_c14_a_wrong_configuration_loads_no_accounts_and_says_why(
     assert told.description == f"{deployment.problem}; then reload the code location"
 
 
-def test_nightly_asks_all_accounts_in_one_run_in_the_order_of_the_configuration(
+def test_nightly_requests_one_run_of_all_accounts(
     settings: Settings,
 ) -> None:
     repository = build_definitions(Deployment(settings)).get_repository_def()
@@ -141,14 +141,18 @@ def test_nightly_asks_all_accounts_in_one_run_in_the_order_of_the_configuration(
     assert request.tags["convo/mode"] == "nightly"
 
 
-def test_a_sweep_reads_the_last_thirty_days_of_all_accounts_as_if_nothing_were_held(
+def test_a_sweep_requests_the_last_thirty_days(
     settings: Settings,
 ) -> None:
     repository = build_definitions(Deployment(settings)).get_repository_def()
     schedule = repository.get_schedule_def("sweep")
     assert schedule.default_status == dg.DefaultScheduleStatus.STOPPED
     spans = {}
-    for day in (datetime(2026, 1, 1, 1, 30, tzinfo=UTC), datetime(2026, 1, 4, 1, 30, tzinfo=UTC), datetime(2026, 6, 7, 1, 30, tzinfo=UTC)):  # fmt: skip
+    for day in (
+        datetime(2026, 1, 1, 1, 30, tzinfo=UTC),
+        datetime(2026, 1, 4, 1, 30, tzinfo=UTC),
+        datetime(2026, 6, 7, 1, 30, tzinfo=UTC),
+    ):
         data = schedule.evaluate_tick(dg.build_schedule_context(scheduled_execution_time=day))
         tags = [request.tags for request in data.run_requests or ()]
         assert {each["convo/mode"] for each in tags} <= {"full"}
@@ -160,9 +164,7 @@ def test_a_sweep_reads_the_last_thirty_days_of_all_accounts_as_if_nothing_were_h
     }
 
 
-def test_nightly_goes_back_to_the_oldest_day_that_no_complete_run_swept(
-    settings: Settings, tmp_path: Path
-) -> None:
+def test_nightly_starts_at_the_oldest_incomplete_day(settings: Settings, tmp_path: Path) -> None:
     state = State(tmp_path / "state.db")
     today = date(2026, 2, 20)
     assert nightly_window(settings, today, state) == Window(date(2026, 1, 21), today)
@@ -197,7 +199,7 @@ def swept(number: int, account: str, since: date, until: date, started_at: datet
     return Run(str(number), account, "window", started_at, since, until, started_at, "complete")
 
 
-def test_nightly_waits_until_the_first_day_is_over(settings: Settings) -> None:
+def test_nightly_waits_for_the_end_of_the_first_day(settings: Settings) -> None:
     assert nightly_window(settings, date(2026, 1, 1)) is None
 
 
@@ -234,7 +236,7 @@ GOOD, BAD = dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE
         (make_run("capture_job", BAD, None, {}), None),
     ],
 )
-def test_normalise_follows_every_extract_and_nothing_else(
+def test_normalise_follows_every_extract_only(
     run: dg.DagsterRun, tags: dict[str, str] | None
 ) -> None:
     answer = follow_up(run)
@@ -245,7 +247,7 @@ def test_normalise_follows_every_extract_and_nothing_else(
         assert (answer.run_key, dict(answer.tags)) == ("r1", tags)
 
 
-def test_previews_hold_no_text_name_address_or_whole_id() -> None:
+def test_previews_hold_no_text_name_or_full_id() -> None:
     for table in schema.TABLES.values():
         secret = "secret-of-a-customer@example.org/https"
         row = {
@@ -274,6 +276,6 @@ def loose(table: schema.Table) -> pa.Schema:
     return pa.schema([field.with_nullable(True) for field in table.schema])
 
 
-def test_the_code_location_leaves_nothing_that_others_can_read() -> None:
+def test_the_code_location_writes_private_files() -> None:
     importlib.reload(importlib.import_module("convo_pipeline.definitions"))
     assert os.umask(0o022) == 0o077

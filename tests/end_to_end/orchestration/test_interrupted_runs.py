@@ -1,8 +1,7 @@
-"""Runs of the real daemon that are cancelled on the page, or whose machine died: told as what they are, and made good."""
+"""Runs that are cancelled on the page or whose machine stops: their status and the run after."""
 
 import os
 import signal
-import time
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
@@ -26,13 +25,15 @@ from tests.support.web_server import Web, dagster_dev, wait_for
 
 BAKERY = "bakery-instagram"
 TABLES = [table.name for table in RAW]
-TERMINATE = """mutation($id: String!) { terminateRun(runId: $id) { __typename ... on PythonError { message } } }"""
+TERMINATE = """
+mutation($id: String!) {
+  terminateRun(runId: $id) { __typename ... on PythonError { message } } }"""
 ONE_AT_A_TIME = ("max_concurrent_runs: 4", "max_concurrent_runs: 1")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
 
 
 def descendants(process_id: int) -> list[int]:
-    """Return a process's children and theirs: a run has a session of its own."""
+    """Return the ids of all processes below a process; a run has its own session."""
     stats = [path.read_text() for path in Path("/proc").glob("[0-9]*/stat")]
     parents = {int(stat.split()[0]): int(stat.rpartition(")")[2].split()[1]) for stat in stats}
     found = [process_id]
@@ -42,11 +43,10 @@ def descendants(process_id: int) -> list[int]:
 
 
 def launch_hanging(web: Web, server: EmulatorServer, settings: StoreSettings, key: str) -> str:
-    """Start a run that waits for its first answer."""
-    server.latency_seconds = 30
+    """Start a run whose first response does not arrive in this test."""
+    server.latency_seconds = 3600
     run_id = web.launch(TABLES, key)
-    wait_for(lambda: is_at_work(settings, BAKERY), 120)
-    time.sleep(1)
+    wait_for(lambda: is_at_work(settings, BAKERY))
     return run_id
 
 
@@ -55,10 +55,13 @@ def reasons(settings: StoreSettings) -> list[tuple[str, ...]]:
         return [run.reasons for run in store.state.runs(BAKERY)]
 
 
-def test_c3_c13_a_cancelled_run_ends_in_seconds_and_one_whose_machine_died_is_failed_and_keeps_no_slot(
+def test_c3_c13_cancelled_and_killed_runs_end(
     tmp_path: Path,
 ) -> None:
-    """One run at a time: the one after the dead one starts when the daemon has given that one up, after a day."""
+    """A cancelled run ends before its response arrives. A killed run fails after a day.
+
+    Only one run is allowed at a time, so the next run starts when the killed one has failed.
+    """
     days = three_days()
     key = f"{BAKERY}|{days[1]}"
     clock = SharedClock(tmp_path / "ahead")
@@ -69,8 +72,8 @@ def test_c3_c13_a_cancelled_run_ends_in_seconds_and_one_whose_machine_died_is_fa
         with dagster_dev(tmp_path / "home", environ, ONE_AT_A_TIME) as web:
             cancelled = launch_hanging(web, server, settings, key)
             assert web.ask(TERMINATE, id=cancelled)["__typename"] == "TerminateRunSuccess"
-            assert web.end_of(cancelled, 10) == "CANCELED"
-            assert wait_for(lambda: reasons(settings), 1) == [("stopped",)]
+            assert web.end_of(cancelled) == "CANCELED"
+            assert wait_for(lambda: reasons(settings)) == [("stopped",)]
             assert not is_at_work(settings, BAKERY)
             killed = launch_hanging(web, server, settings, key)
             for process_id in [web.pid, *descendants(web.pid)]:
@@ -79,6 +82,6 @@ def test_c3_c13_a_cancelled_run_ends_in_seconds_and_one_whose_machine_died_is_fa
         clock.advance(timedelta(days=1).total_seconds())
         with dagster_dev(tmp_path / "home", environ, ONE_AT_A_TIME) as web, clock.fast():
             following = web.launch(TABLES, key)
-            assert web.end_of(killed, 120) == "FAILURE"
-            assert web.end_of(following, 120) == "SUCCESS"
+            assert web.end_of(killed) == "FAILURE"
+            assert web.end_of(following) == "SUCCESS"
             assert web.row_counts("raw_message_ids")[key] == message_counts(days)[key]

@@ -1,4 +1,4 @@
-"""A process that runs out of memory, for real: a limit on its address space, and an account whose day does not fit."""
+"""Out of memory: a process with a limited address space, and a day that does not fit."""
 
 import json
 import os
@@ -20,11 +20,11 @@ from tests.support.inbox_worlds import TOKENS, small_world, three_days, write_co
 BAKERY, BIKES = "bakery-instagram", "bikes-messenger"
 DERIVED = ["messages", "coverage", "account_days"]
 ROOM_BYTES = 56_000_000
-"""For two accounts' answers and tables, and the stacks of their threads, which an address space counts whole."""
+"""Enough for two accounts' responses and tables, and for the full stacks of their threads."""
 LONG_MESSAGES, LONG_TEXT_BYTES = 20, 3_000_000
-"""Together more than the room, and less than the largest answer that is taken."""
+"""Together more than the room, and less than the largest accepted response."""
 PLAIN_MEMORY = {"MALLOC_ARENA_MAX": "1", "ARROW_DEFAULT_MEMORY_POOL": "system"}
-"""No address space is reserved that is not used, and what is freed is given back: the limit is where it is set."""
+"""Allocators reserve no unused address space and return freed memory: the limit is exact."""
 SIZE = """
 import resource
 
@@ -42,16 +42,18 @@ from convo_pipeline.orchestration.runs import run_jobs
 from convo_pipeline.settings import read_settings
 
 config, good, bad, since, until, room, *tables = sys.argv[1:]
-deployment, window = Deployment(read_settings(config)), Window(date.fromisoformat(since), date.fromisoformat(until))
+deployment = Deployment(read_settings(config))
+window = Window(date.fromisoformat(since), date.fromisoformat(until))
 
-def colours(table):
-    storage = instance.event_log_storage
-    green = storage.get_materialized_partitions(dg.AssetKey(table))
-    told = storage.get_latest_asset_partition_materialization_attempts_without_materializations(dg.AssetKey(table))
-    return sorted(green), sorted(told)
+def partitions(table):
+    storage, key = instance.event_log_storage, dg.AssetKey(table)
+    green = storage.get_materialized_partitions(key)
+    read_failed = storage.get_latest_asset_partition_materialization_attempts_without_materializations
+    failed = read_failed(key)
+    return sorted(green), sorted(failed)
 
 with dg.DagsterInstance.ephemeral() as instance:
-    assert run_jobs(deployment, [good], window, instance).is_complete  # every thread and library is up
+    assert run_jobs(deployment, [good], window, instance).is_complete  # starts all libraries
 with dg.DagsterInstance.ephemeral() as instance:
     limit = size() + int(room)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -60,7 +62,7 @@ with dg.DagsterInstance.ephemeral() as instance:
         "reports": [(report.account, report.outcome, report.reasons) for report in result.reports],
         "errors": [report.error for report in result.reports],
         "failures": result.failures,
-        "colours": {table: colours(table) for table in tables},
+        "partitions": {table: partitions(table) for table in tables},
     }))
 """
 POOL = """
@@ -85,7 +87,7 @@ needs_proc = pytest.mark.skipif(
 
 
 class Scarce(dict[str, str]):
-    """An environment for one of whose variables memory is too little, as often as it says."""
+    """An environment that raises MemoryError for one variable, `times` times."""
 
     def __init__(self, variable: str, times: int) -> None:
         super().__init__(TOKENS)
@@ -105,7 +107,7 @@ class Scarce(dict[str, str]):
         (2, [(BAKERY, "failed", ("memory",)), (BIKES, "complete", ())]),
     ],
 )
-def test_an_account_that_others_left_too_little_memory_is_done_once_more_alone(
+def test_an_account_without_memory_is_retried_alone(
     tmp_path: Path, times: int, outcomes: list[tuple[str, str, tuple[str, ...]]]
 ) -> None:
     days = three_days()
@@ -129,7 +131,7 @@ def test_an_account_that_others_left_too_little_memory_is_done_once_more_alone(
 
 
 @needs_proc
-def test_a_pool_works_with_the_threads_there_is_room_for() -> None:
+def test_a_pool_works_with_fewer_threads() -> None:
     child = subprocess.run(
         [sys.executable, "-c", SIZE + POOL],
         env={**os.environ, **PLAIN_MEMORY},
@@ -144,10 +146,10 @@ def test_a_pool_works_with_the_threads_there_is_room_for() -> None:
 
 @pytest.mark.slow
 @needs_proc
-def test_c12_an_account_that_does_not_fit_into_memory_is_red_alone_and_the_other_is_whole(
+def test_c12_an_account_too_large_for_memory_fails_alone(
     tmp_path: Path,
 ) -> None:
-    """Its answer does not fit while it is read, nor does its day, stored before, while its tables are derived."""
+    """Neither its response nor its stored day fits into memory."""
     days = three_days()
     world = small_world(days)
     long = world.accounts[BIKES].add_conversation("Long")
@@ -177,17 +179,17 @@ def test_c12_an_account_that_does_not_fit_into_memory_is_red_alone_and_the_other
             text=True,
         )
     assert child.returncode == 0, child.stderr[-2000:]
-    told = json.loads(child.stdout)
-    assert told["reports"] == [[BAKERY, "complete", []], [BIKES, "failed", ["memory"]]]
-    (reading,) = filter(None, told["errors"])
-    (deriving,) = (line for line in told["failures"] if "the process ran out of memory (" in line)
+    output = json.loads(child.stdout)
+    assert output["reports"] == [[BAKERY, "complete", []], [BIKES, "failed", ["memory"]]]
+    (reading,) = filter(None, output["errors"])
+    (deriving,) = (line for line in output["failures"] if "the process ran out of memory (" in line)
     assert ("graph/transport.py" in reading, "lake/parquet.py" in deriving) == (True, True)
     assert "To do: add memory, or extract fewer accounts at a time" in deriving
     keys = {name: [f"{name}|{days[number]}" for number in range(3)] for name in (BAKERY, BIKES)}
-    assert told["colours"]["raw_message_ids"] == [keys[BAKERY], keys[BIKES]]
+    assert output["partitions"]["raw_message_ids"] == [keys[BAKERY], keys[BIKES]]
     short = [keys[BIKES][0], keys[BIKES][2]]
     for table in DERIVED:
-        assert told["colours"][table] == [[*keys[BAKERY], *short], [keys[BIKES][1]]]
+        assert output["partitions"][table] == [[*keys[BAKERY], *short], [keys[BIKES][1]]]
     with closing(Store(settings.store)) as store:
         assert store.state.suspect_files() == []
         assert store.read("raw_message_details", BIKES, days[1]).num_rows == LONG_MESSAGES + 2 * 3

@@ -1,4 +1,4 @@
-"""The pictures in the UI: drawn from a real lake, small, and about the days of the run."""
+"""Pictures on Dagster's page: small, and about the days of the run."""
 
 import base64
 import io
@@ -41,8 +41,8 @@ MOST_BYTES = 60_000
 NOON, LATER = datetime(2026, 11, 24, 12, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
 
 
-def subject_of(days: list[date]) -> ChartContext:
-    """Whole days of the bakery."""
+def chart_of(days: list[date]) -> ChartContext:
+    """Return the chart of complete days of the bakery."""
     return ChartContext(BAKERY, "UTC", 24, choose_chart_days(days), CompleteRange(min(days), LATER))
 
 
@@ -61,7 +61,7 @@ def instance() -> Iterator[dg.DagsterInstance]:
 def settings(
     tmp_path_factory: pytest.TempPathFactory, days: Days, instance: dg.DagsterInstance
 ) -> Iterator[Settings]:
-    """A lake of three days, and a run that made it."""
+    """A lake of three days, made by runs."""
     with EmulatorServer(small_world(days)) as server:
         settings = small_settings(tmp_path_factory.mktemp("lake"), server, days.start)
         definitions = build_definitions(Deployment(settings, environ=TOKENS))
@@ -76,7 +76,7 @@ def settings(
 
 
 def pages(instance: dg.DagsterInstance, table: str) -> dict[str, str]:
-    """The Markdown that the UI shows, by partition."""
+    """Return the Markdown that the page shows, by partition."""
     records = instance.fetch_materializations(dg.AssetKey(table), limit=100).records
     events = [record.asset_materialization for record in records if record.asset_materialization]
     return {
@@ -93,7 +93,7 @@ def images(page: str) -> list[bytes]:
     ]
 
 
-def test_each_account_has_its_pictures_on_the_newest_day_of_the_run(
+def test_pictures_are_on_the_newest_day_of_the_run(
     settings: Settings, instance: dg.DagsterInstance, days: Days
 ) -> None:
     for table, count in (("account_days", 3), ("coverage", 1)):
@@ -104,7 +104,7 @@ def test_each_account_has_its_pictures_on_the_newest_day_of_the_run(
             assert len(images(page)) == count
 
 
-def test_the_newest_event_of_a_table_is_one_with_pictures(
+def test_the_newest_event_of_a_table_has_pictures(
     settings: Settings, instance: dg.DagsterInstance
 ) -> None:
     for table in ("account_days", "coverage"):
@@ -114,9 +114,7 @@ def test_the_newest_event_of_a_table_is_one_with_pictures(
         assert "pictures" in event.asset_materialization.metadata
 
 
-def test_every_picture_is_a_small_png_with_something_on_it(
-    settings: Settings, instance: dg.DagsterInstance
-) -> None:
+def test_every_picture_is_a_small_png(settings: Settings, instance: dg.DagsterInstance) -> None:
     found = [
         image
         for table in ("account_days", "coverage")
@@ -130,16 +128,14 @@ def test_every_picture_is_a_small_png_with_something_on_it(
         assert len(image.convert("RGB").getcolors(1 << 16)) > 4
 
 
-def test_the_table_below_the_pictures_says_what_the_mart_says(
+def test_the_table_below_the_pictures_shows_the_mart(
     settings: Settings, instance: dg.DagsterInstance, days: Days
 ) -> None:
     page = pages(instance, "coverage")[f"{BIKES}|{days[2]}"]
     assert f"| {days[2]} | 9 | 9 | 0 | 0 | 0 | 0 | 100% |\n| {days[1]} | 6 |" in page
 
 
-def test_one_day_is_pictured_by_its_hours_and_among_the_days_before(
-    settings: Settings, days: Days
-) -> None:
+def test_a_single_day_is_shown_by_its_hours(settings: Settings, days: Days) -> None:
     with closing(Store(settings.store)) as store:
         page = picture_account(store, BIKES, [days[1]])["account_days"].value
         assert f"### {BIKES} · {days[1]}\n" in str(page)
@@ -147,13 +143,13 @@ def test_one_day_is_pictured_by_its_hours_and_among_the_days_before(
         assert f"| {days[0]} |" not in str(page)
 
 
-def test_a_day_on_which_nothing_is_held_has_no_picture(settings: Settings, days: Days) -> None:
+def test_a_day_without_rows_has_no_picture(settings: Settings, days: Days) -> None:
     with closing(Store(settings.store)) as store:
         assert picture_account(store, BIKES, [days[0] - timedelta(days=300)]) == {}
         assert picture_account(store, "nobody", [days[0]]) == {}
 
 
-def test_a_picture_that_cannot_be_drawn_costs_no_day(settings: Settings, days: Days) -> None:
+def test_a_failed_picture_fails_no_day(settings: Settings, days: Days) -> None:
     accounts = [
         account.model_copy(update={"timezone": "Nowhere/At_All"}) for account in settings.accounts
     ]
@@ -172,15 +168,19 @@ def test_a_picture_that_cannot_be_drawn_costs_no_day(settings: Settings, days: D
         for table in ("account_days", "coverage"):
             (page,) = pages(instance, table).values()
             assert page.startswith(
-                "No pictures: a defect of this program (ArrowInvalid in convo_pipeline/tables/chart_data.py"
+                "No pictures: a defect of this program (ArrowInvalid in"
+                " convo_pipeline/tables/chart_data.py"
             )
 
 
-def test_pictures_hold_no_text_no_name_and_no_id_of_a_person(
+def test_pictures_hold_no_text_name_or_id(
     settings: Settings, instance: dg.DagsterInstance, days: Days
 ) -> None:
-    words = "".join(re.sub(r"base64,[^)]+", "", page) for table in ("account_days", "coverage")
-                    for page in pages(instance, table).values())  # fmt: skip
+    words = "".join(
+        re.sub(r"base64,[^)]+", "", page)
+        for table in ("account_days", "coverage")
+        for page in pages(instance, table).values()
+    )
     with closing(Store(settings.store)) as store:
         rows = [
             row
@@ -193,7 +193,7 @@ def test_pictures_hold_no_text_no_name_and_no_id_of_a_person(
     assert {secret for secret in secrets if secret in words} == set()
 
 
-def test_figures_are_numbers_that_the_page_can_plot(
+def test_figures_are_plottable_numbers(
     settings: Settings, instance: dg.DagsterInstance, days: Days
 ) -> None:
     records = instance.fetch_materializations(dg.AssetKey("coverage"), limit=100).records
@@ -203,12 +203,12 @@ def test_figures_are_numbers_that_the_page_can_plot(
     assert (event.metadata["ids_listed"].value, event.metadata["share_detailed"].value) == (9, 1.0)
 
 
-def test_weekdays_that_were_not_asked_for_look_different_from_quiet_ones() -> None:
+def test_missing_weekdays_differ_from_quiet_ones() -> None:
     monday = date(2026, 11, 23)
-    subject = subject_of([monday, monday + timedelta(days=1)])
+    chart = chart_of([monday, monday + timedelta(days=1)])
     means = np.full((7, 24), np.nan)
     means[:2] = 0
-    quiet, unknown = draw_hours(means, subject), draw_hours(np.full((7, 24), 0.0), subject)
+    quiet, unknown = draw_hours(means, chart), draw_hours(np.full((7, 24), 0.0), chart)
     assert quiet != unknown
 
 
@@ -220,29 +220,27 @@ THREE = [date(2026, 11, 23) + timedelta(days=index) for index in range(3)]
 
 
 @pytest.mark.parametrize("change", [{"unknown_count": 2}, {"is_backlog_lower_bound": True}])
-def test_a_day_with_unread_messages_looks_different(change: dict[str, object]) -> None:
+def test_a_day_with_unread_messages_differs(change: dict[str, object]) -> None:
     known = dict.fromkeys(THREE, QUIET_DAY)
     changed = known | {THREE[0]: QUIET_DAY | change}
-    assert draw_backlog(known, subject_of(THREE)) != draw_backlog(changed, subject_of(THREE))
+    assert draw_backlog(known, chart_of(THREE)) != draw_backlog(changed, chart_of(THREE))
 
 
 @pytest.mark.parametrize(
     "complete_range", [CompleteRange(THREE[1], LATER), CompleteRange(THREE[0], NOON), None]
 )
 @pytest.mark.parametrize("held", [THREE, THREE[1:2]])
-def test_a_day_that_is_not_whole_looks_different_whether_anything_is_held_or_not(
-    complete_range: CompleteRange | None, held: list[date]
-) -> None:
-    whole, broken = subject_of(THREE), replace(subject_of(THREE), complete_range=complete_range)
+def test_an_incomplete_day_differs(complete_range: CompleteRange | None, held: list[date]) -> None:
+    whole, broken = chart_of(THREE), replace(chart_of(THREE), complete_range=complete_range)
     ids = {"ids_listed": 4, "detailed": 4, "beyond_20": 0, "gone": 0, "failed": 0, "pending": 0}
     for draw, row in ((draw_backlog, QUIET_DAY), (draw_coverage, ids)):
         rows = dict.fromkeys(held, row)
         assert draw(rows, whole) != draw(rows, broken)
 
 
-def test_a_title_of_one_day_says_that_it_is_not_whole() -> None:
+def test_the_title_of_an_incomplete_day_says_so() -> None:
     titles = [
-        replace(subject_of([day]), complete_range=CompleteRange(THREE[1], NOON)).title
+        replace(chart_of([day]), complete_range=CompleteRange(THREE[1], NOON)).title
         for day in THREE
     ]
     assert titles == [
@@ -251,7 +249,7 @@ def test_a_title_of_one_day_says_that_it_is_not_whole() -> None:
     ]
 
 
-def test_new_customers_are_told_as_surely_as_they_are_known() -> None:
+def test_new_customers_are_shown_with_their_certainty() -> None:
     rows: list[dict[str, float | None]] = [
         {"history_days": days, "new_customer_count": 3} for days in (28, 27)
     ]
@@ -263,26 +261,24 @@ def test_new_customers_are_told_as_surely_as_they_are_known() -> None:
     ]
 
 
-def test_hours_that_no_run_promised_are_not_averaged(settings: Settings, days: Days) -> None:
-    """Each day has one more conversation of three messages than the one before, at noon."""
+def test_uncovered_hours_are_not_averaged(settings: Settings, days: Days) -> None:
+    """Each day has three messages more at noon than the day before."""
     all_days = [days[index] for index in range(3)]
     with closing(Store(settings.store)) as store:
         for since, expected in ((0, [3, 6, 9]), (1, [None, 6, 9])):
-            subject = replace(
-                subject_of(all_days),
+            chart = replace(
+                chart_of(all_days),
                 account=BIKES,
                 complete_range=CompleteRange(days[since], LATER),
             )
-            means = mean_hours(store, subject)
+            means = mean_hours(store, chart)
             found = [means[day.weekday(), 12] for day in all_days]
             assert [None if np.isnan(mean) else mean for mean in found] == expected
-        assert np.isnan(mean_hours(store, replace(subject, complete_range=None))).all()
+        assert np.isnan(mean_hours(store, replace(chart, complete_range=None))).all()
 
 
-def test_the_table_says_how_many_were_judged_and_which_days_are_not_whole(
-    settings: Settings, days: Days
-) -> None:
-    """The run promised three days; the account's complete range is moved to the last of them."""
+def test_the_table_names_incomplete_days(settings: Settings, days: Days) -> None:
+    """The run covers three days; the complete range is then cut to the last one."""
     with closing(Store(settings.store)) as store:
         runs = store.state.runs(BAKERY)
         for run in runs:

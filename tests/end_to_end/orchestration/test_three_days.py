@@ -1,7 +1,7 @@
-"""Three days under the real `dagster dev`: its daemon ticks, its runs ask, and what was offered once is in the tables.
+"""Three days of `dagster dev`: every message that a capture could read is stored.
 
-Only the clock is not the machine's (see `tests/support/shifted/sitecustomize.py`): it jumps from one moment at which something
-may happen to the next, and runs fast while a run is waited for. The emulator shows the same time.
+The processes use a shared clock (`tests/support/shifted/sitecustomize.py`). It jumps from tick to
+tick and is fast while the test waits for a run. The emulator uses the same clock.
 """
 
 from collections.abc import Iterator
@@ -32,10 +32,13 @@ from tests.support.webhook import Webhook, serve_webhook
 
 CAPTURE_MINUTES, LONG_CAPTURE_MINUTES = 720, 120
 HOP = timedelta(hours=2)
-PATIENCE_SECONDS = 300
 ENDED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
-START_SCHEDULE = """mutation($selector: ScheduleSelector!) { startSchedule(scheduleSelector: $selector) { __typename } }"""
-START_SENSOR = """mutation($selector: SensorSelector!) { startSensor(sensorSelector: $selector) { __typename } }"""
+START_SCHEDULE = """
+mutation($selector: ScheduleSelector!) {
+  startSchedule(scheduleSelector: $selector) { __typename } }"""
+START_SENSOR = """
+mutation($selector: SensorSelector!) {
+  startSensor(sensorSelector: $selector) { __typename } }"""
 FRESHNESS = """{ assetNodeOrError(assetKey: {path: ["messages"]}) {
   ... on AssetNode { freshnessStatusInfo { freshnessStatus } } } }"""
 TICK = ".dagster/scheduled_execution_time"
@@ -63,7 +66,7 @@ pytestmark = [pytest.mark.hunt, pytest.mark.timeout(3600)]
 
 
 class Watched:
-    """The API, and a record of what it offered: every message that could be read when an account was listed."""
+    """The API, with a record of all messages that were readable when an account was listed."""
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -86,7 +89,7 @@ class Watched:
 
 @dataclass
 class Life:
-    """The days, their world, and the daemon's instance as a person's tools see it."""
+    """The days, their world, clock and Dagster instance."""
 
     first_day: date
     clock: SharedClock
@@ -96,7 +99,7 @@ class Life:
     environ: dict[str, str]
 
     def at(self, day: int, hour: int, minute: int = 0) -> datetime:
-        """A moment of the first, second, third day; hours may be negative."""
+        """Return a moment of a day, counted from 1; hours may be negative."""
         days = timedelta(days=day - 1, hours=hour, minutes=minute)
         return datetime.combine(self.first_day, datetime.min.time(), UTC) + days
 
@@ -113,7 +116,7 @@ class Life:
             yield web, instance
 
     def live(self, instance: dg.DagsterInstance, until: datetime, ticks: list[datetime]) -> None:
-        """Let time pass in hops that end right after each tick, and wait for what every hop brings about."""
+        """Move the clock to each tick, at most two hours at once, and wait for the runs."""
         start = self.clock.now()
         hops = {start + HOP * index for index in range(1, (until - start) // HOP + 1)}
         for moment in sorted(each for each in {until, *hops, *ticks} if start < each <= until):
@@ -123,15 +126,15 @@ class Life:
     def wait_for_work(
         self, instance: dg.DagsterInstance, moment: datetime, ticks: list[datetime]
     ) -> None:
-        """Wait until the sensors have looked, the schedules' runs are there, and all runs have ended."""
+        """Wait until the sensor has ticked, the scheduled runs exist and all runs have ended."""
         with self.clock.fast():
-            wait_for(lambda: sooner_looked_at(instance) > moment, PATIENCE_SECONDS)
-            wait_for(lambda: {*ticks} <= {*scheduled_times(instance)}, PATIENCE_SECONDS)
-            wait_for(lambda: is_quiet(instance), PATIENCE_SECONDS)
+            wait_for(lambda: last_early_tick(instance) > moment)
+            wait_for(lambda: {*ticks} <= {*scheduled_times(instance)})
+            wait_for(lambda: is_quiet(instance))
 
 
-def sooner_looked_at(instance: dg.DagsterInstance) -> datetime:
-    """When `capture_sooner` last made up its mind."""
+def last_early_tick(instance: dg.DagsterInstance) -> datetime:
+    """Return when `capture_sooner` last ticked."""
     found = {
         state.instigator_name: state.instigator_data for state in instance.all_instigator_state()
     }
@@ -141,13 +144,13 @@ def sooner_looked_at(instance: dg.DagsterInstance) -> datetime:
 
 
 def scheduled_times(instance: dg.DagsterInstance, job: str | None = None) -> list[datetime]:
-    """The times for which schedules asked for runs."""
+    """Return the times for which schedules requested runs."""
     runs = instance.get_runs(dg.RunsFilter(job_name=job))
     return sorted(datetime.fromisoformat(run.tags[TICK]) for run in runs if TICK in run.tags)
 
 
 def is_quiet(instance: dg.DagsterInstance) -> bool:
-    """Every run has ended, and every extract was followed."""
+    """Return whether every run has ended and a normalise run followed every extract."""
     runs = instance.get_runs()
     followed = {run.tags.get("dagster/run_key") for run in runs}
     return all(
@@ -156,8 +159,8 @@ def is_quiet(instance: dg.DagsterInstance) -> bool:
     )
 
 
-def sooner_runs(instance: dg.DagsterInstance, account: str) -> list[datetime]:
-    """When the sensor's captures of an account began."""
+def early_captures(instance: dg.DagsterInstance, account: str) -> list[datetime]:
+    """Return when the sensor's captures of an account began."""
     records = instance.get_run_records(
         dg.RunsFilter(tags={"dagster/sensor_name": "capture_sooner"})
     )
@@ -169,7 +172,7 @@ def sooner_runs(instance: dg.DagsterInstance, account: str) -> list[datetime]:
 
 
 def fill(life: Life) -> None:
-    """Lay out everything that people will write in these days; the clock brings it to light."""
+    """Add all messages of these days; the clock makes them visible."""
     for name, page_id in zip(NAMES, ("1111111111", "2222222222"), strict=True):
         account = life.world.add_account(name, page_id, name)
         account.add_conversation("Old Acquaintance").add_messages(35, life.at(-2, 9), 60)
@@ -220,7 +223,7 @@ def life(tmp_path: Path, hook: Webhook, long_run: bool) -> Iterator[Life]:
 
 
 def turn_on(web: Web) -> None:
-    """Do what a person does in the UI."""
+    """Turn on the schedules and the sensor, as a person does on the page."""
     place = {"repositoryLocationName": LOCATION, "repositoryName": "__repository__"}
     for name in ("nightly", "capture"):
         assert (
@@ -243,8 +246,8 @@ def turn_off(instance: dg.DagsterInstance) -> None:
         stop(state.instigator_origin_id, state.selector_id, None)
 
 
-def test_what_was_offered_at_a_capture_is_held_after_three_days(life: Life, hook: Webhook) -> None:
-    """Days 1 to 3: a refused token at noon of the second, no daemon from its 23:00 to 8:00, then Dagster starts again."""
+def test_every_message_shown_to_a_capture_is_stored(life: Life, hook: Webhook) -> None:
+    """On day 2 the token is refused at noon, and the daemon is off from 23:00 to 8:00."""
     step = timedelta(minutes=life.settings.schedule.capture_minutes)
     nights = [life.at(day, 0, 15) for day in (1, 2, 3, 4)]
     captures = [life.at(1, 0) + step * index for index in range(timedelta(days=3) // step + 1)]
@@ -261,41 +264,43 @@ def test_what_was_offered_at_a_capture_is_held_after_three_days(life: Life, hook
         missed = [tick for tick in captures if life.at(2, 23) < tick <= life.at(3, 8)]
         life.wait_for_work(instance, life.at(3, 8), [nights[2], missed[-1]])
         life.live(instance, life.at(4, 0, 20), ticks)
-        judge_runs(
+        check_runs(
             life, instance, nights, [tick for tick in captures if tick not in missed[:-1]], hook
         )
-        judge_tables(life)
+        check_tables(life)
         turn_off(instance)
         assert freshness(web) == "HEALTHY"
         for hours, status in ((26, "WARNING"), (24, "DEGRADED")):
             life.clock.advance(hours * 3600)
             with life.clock.fast():
-                wait_for(lambda status=status: freshness(web) == status, PATIENCE_SECONDS)
+                wait_for(lambda status=status: freshness(web) == status)
 
 
-def judge_runs(
+def check_runs(
     life: Life,
     instance: dg.DagsterInstance,
     nights: list[datetime],
     captures: list[datetime],
     hook: Webhook,
 ) -> None:
-    """Every night and capture ran, those of the hours without a daemon late; who was at risk was asked in between."""
+    """Check that all nightly runs and captures ran, and early captures only at risk."""
     assert scheduled_times(instance, EXTRACT_JOB) == nights
     assert scheduled_times(instance, CAPTURE_JOB) == captures
     failed = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE]))
     assert {run.job_name for run in failed} == {CAPTURE_JOB}
     assert [document["accounts"] for document in hook.documents] == [["messenger"]]
     assert any(
-        life.at(1, 0) < moment < life.at(2, 0) for moment in sooner_runs(instance, "instagram")
+        life.at(1, 0) < moment < life.at(2, 0) for moment in early_captures(instance, "instagram")
     )
     calm = life.at(1, 22) + LOOKBACK + HOP
-    assert [moment for moment in sooner_runs(instance, "instagram") if moment > calm] == []
-    assert [moment for moment in sooner_runs(instance, "messenger") if moment < life.at(3, 8)] == []
+    assert [moment for moment in early_captures(instance, "instagram") if moment > calm] == []
+    assert [
+        moment for moment in early_captures(instance, "messenger") if moment < life.at(3, 8)
+    ] == []
 
 
-def judge_tables(life: Life) -> None:
-    """Every message has a row; its content is held if it was ever offered, and else counted by its reason."""
+def check_tables(life: Life) -> None:
+    """Check that each readable message has its content and each other one its reason."""
     with convo_pipeline.connect(life.settings.store.root) as con:
         held = {
             row[:2]: row[2]

@@ -1,4 +1,4 @@
-"""The real web server and daemon, asked what the page in the browser asks."""
+"""Dagster's web server and daemon, with the queries of its page."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
 
 
 def canary_world(days: Days) -> World:
-    """Every message has a text that nobody else can have said."""
+    """Give every message a unique text."""
     world = small_world(days)
     for account in world.accounts.values():
         for conversation in account.conversations.values():
@@ -44,7 +44,7 @@ def days() -> Days:
 
 @pytest.fixture(scope="module")
 def keys(days: Days) -> list[str]:
-    """The partitions of the backfill: both accounts on the first day."""
+    """Return the partitions of the backfill: both accounts on the first day."""
     return [f"{account}|{days[0]}" for account in (BAKERY, BIKES)]
 
 
@@ -55,7 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def web(folder: Path, days: Days, keys: list[str]) -> Iterator[Web]:
-    """The Messenger account's token is wrong; the backfill waits for the daemon while other tests run, on a fast clock."""
+    """Serve a backfill with a wrong token of the Messenger account, on a fast clock."""
     tokens = {**TOKENS, "BIKES_MESSENGER_TOKEN": WRONG_TOKEN}
     clock = SharedClock(folder / "ahead")
     with EmulatorServer(canary_world(days)) as server:
@@ -69,41 +69,39 @@ def web(folder: Path, days: Days, keys: list[str]) -> Iterator[Web]:
             yield web
 
 
-def test_one_partition_of_every_table_is_materialised_from_the_page(web: Web, days: Days) -> None:
+def test_the_page_materialises_a_partition_of_every_table(web: Web, days: Days) -> None:
     key = f"{BAKERY}|{days[2]}"
     assert web.end_of(web.launch([*RAW, *DERIVED], key)) == "SUCCESS"
     assert web.row_counts("messages")[key] == message_counts(days)[key]
     assert web.row_counts("coverage")[key] == 1
 
 
-def test_a_backfill_with_a_refused_account_leaves_the_other_green_and_normalises_by_itself(
+def test_a_backfill_with_a_refused_account_is_normalised(
     web: Web, days: Days, keys: list[str]
 ) -> None:
     good, bad = keys
-    wait_for(lambda: web.asset("raw_message_ids")["partitionStats"]["numFailed"] == 1, 120)
+    wait_for(lambda: web.asset("raw_message_ids")["partitionStats"]["numFailed"] == 1)
     for table in RAW:
         counts = web.row_counts(table)
         assert good in counts
         assert bad not in counts
-    wait_for(lambda: bad in web.row_counts("messages"), 90)
+    wait_for(lambda: bad in web.row_counts("messages"))
     assert {key: web.row_counts("messages")[key] for key in keys} == {
         good: message_counts(days)[good],
         bad: 0,
     }
 
 
-def test_s1_no_answer_of_the_web_server_holds_a_token_or_a_text(
+def test_s1_no_response_of_the_web_server_holds_a_token_or_a_text(
     web: Web, folder: Path, days: Days, keys: list[str]
 ) -> None:
-    """Asks for the events and the output of every run, of those that other tests of this file launched, too."""
+    """Request events and output of every run, those of other tests too."""
     good, _ = keys
-    wait_for(lambda: web.asset("raw_message_ids")["partitionStats"]["numFailed"] == 1, 120)
-    wait_for(lambda: good in web.row_counts("messages"), 90)
+    wait_for(lambda: web.asset("raw_message_ids")["partitionStats"]["numFailed"] == 1)
+    wait_for(lambda: good in web.row_counts("messages"))
     web.ask_everything()
     said = b"\n".join(web.responses)
-    assert f"{BIKES}: failed: the token is invalid".encode() in said, (
-        "failed runs are asked for, too"
-    )
+    assert f"{BIKES}: failed: the token is invalid".encode() in said, "failed runs must be included"
     assert [
         secret
         for secret in (WRONG_TOKEN, EMULATOR_TOKEN, TEXT, "access_token=")

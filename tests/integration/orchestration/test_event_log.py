@@ -16,7 +16,7 @@ def store(instance: dg.DagsterInstance, partition: str) -> None:
     )
 
 
-def test_what_one_storage_writes_the_other_reads(tmp_path: Path) -> None:
+def test_both_storages_read_the_same_files(tmp_path: Path) -> None:
     home = make_home(tmp_path)
     with open_home(home) as kept, dg.DagsterInstance.from_config(str(home)) as stock:
         for number, instance in enumerate((kept, stock, kept, stock)):
@@ -25,7 +25,7 @@ def test_what_one_storage_writes_the_other_reads(tmp_path: Path) -> None:
         assert len(stock.get_materialized_partitions(KEY)) == 4
 
 
-def test_connections_are_kept_while_the_instance_is_open_and_closed_with_it(tmp_path: Path) -> None:
+def test_connections_stay_open_until_the_instance_closes(tmp_path: Path) -> None:
     with open_home(make_home(tmp_path)) as instance:
         log = instance.event_log_storage
         assert isinstance(log, KeptEventLog)
@@ -36,7 +36,7 @@ def test_connections_are_kept_while_the_instance_is_open_and_closed_with_it(tmp_
     assert log._engines == {}
 
 
-def test_only_the_run_seen_last_and_the_index_are_kept_open(tmp_path: Path) -> None:
+def test_only_the_index_and_the_last_run_stay_open(tmp_path: Path) -> None:
     with open_home(make_home(tmp_path)) as instance:
         log = instance.event_log_storage
         assert isinstance(log, KeptEventLog)
