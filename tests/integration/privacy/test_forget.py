@@ -476,7 +476,11 @@ def test_rejects_and_run_errors_with_the_id_leave(inboxes: Inboxes) -> None:
     run = store.state.runs("insta")[0]
     store.state.save_run(
         type(run)(
-            **{**vars(run), "error": f"refused at /{ADA}", "report": {"of": f"user {ADA}", "n": 9}}
+            **{
+                **vars(run),
+                "error": f"refused at /{ADA}",
+                "report": {"of": f"user {ADA}", "n": 9, "all": [ADA, 9]},
+            }
         )
     )
     export_runs(store, run.run_id)
@@ -485,7 +489,7 @@ def test_rejects_and_run_errors_with_the_id_leave(inboxes: Inboxes) -> None:
     saved_run = store.state.runs("insta", run.run_id)[0]
     assert (saved_run.error, saved_run.report) == (
         "refused at /(forgotten)",
-        {"of": "user (forgotten)", "n": 9},
+        {"of": "user (forgotten)", "n": 9, "all": ["(forgotten)", 9]},
     )
     traces = {trace for _, trace in hits(Path(store.root), traces=[*TRACES, f"user {ADA}"])}
     assert traces == {ADA}  # as the first digits of another's id alone

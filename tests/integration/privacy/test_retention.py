@@ -309,6 +309,14 @@ def test_person_confirms_the_clock_after_months_without_power(
     )
 
 
+def test_clock_is_trusted_14_days_after_a_trusted_upkeep(inboxes: Inboxes) -> None:
+    last = NOW + timedelta(days=14)
+    expire_by_clock(inboxes.store, LIMITS, NOW)
+    with pytest.raises(StoreError, match="nothing was removed"):
+        expire_by_clock(inboxes.store, LIMITS, last + timedelta(seconds=1))
+    assert expire_by_clock(inboxes.store, LIMITS, last)
+
+
 def test_corrected_clock_is_trusted(inboxes: Inboxes) -> None:
     store = inboxes.store
     with pytest.raises(StoreError):
