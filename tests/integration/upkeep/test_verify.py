@@ -20,7 +20,7 @@ from convo_pipeline.lake.suppression import Receipt, read_suppression, save_rece
 from convo_pipeline.privacy.retention import expire
 from convo_pipeline.schema import SCHEMA_VERSION, TABLES, VERSION_KEY
 from convo_pipeline.settings import StoreSettings
-from convo_pipeline.state.records import Partition, Run
+from convo_pipeline.state.records import AccountIdentity, Partition, Run
 from convo_pipeline.upkeep.rebuild import rebuild_state
 from convo_pipeline.upkeep.verify import (
     FINDING_KINDS,
@@ -66,6 +66,8 @@ def rows(table: str, *ids: str, **changes: object) -> pa.Table:
 def store(tmp_path: Path) -> Iterator[Store]:
     """A lake of one account and two days, raw and derived."""
     store = Store(StoreSettings(root=str(tmp_path / "lake")))
+    identity = AccountIdentity(ACCOUNT, "1001", "instagram", "17841", None, "inferred")
+    store.state.set_identity(identity)  # as `rebuild_state` infers it
     for day, prefix in ((DAY, "a"), (date(2026, 1, 6), "b")):
         noon = datetime.combine(day, NOON.time(), UTC)
         store.merge("raw_conversations", ACCOUNT, day, rows("raw_conversations", "", payload="{}"))
