@@ -446,7 +446,8 @@ REASONS: Mapping[str, Reason] = {
     ),
     "lost_before_connection": Reason(
         "content lost: {what}",
-        "none: the messages are from before the account was connected",
+        "the messages are from before the account was connected",
+        is_self_healing=True,
         level="warning",
     ),
 }  # fmt: skip

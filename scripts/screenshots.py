@@ -1,10 +1,10 @@
-"""Take the pictures of the documentation: the demo's Dagster, driven in a headless Chromium as a newcomer would.
+"""Take the pictures of the documentation from the demo's Dagster page, in a headless Chromium.
 
     python scripts/screenshots.py            # into docs/images/
     python scripts/screenshots.py FOLDER
 
-It runs `convo-pipeline demo --ui` in a folder of its own, materialises a partition by clicking, and photographs what
-the UI then shows. Needs the development dependencies and a Chromium (or Chrome) on PATH.
+It runs `convo-pipeline demo --ui` in a temporary folder, materialises a partition by clicks and
+saves what the page shows. It needs the development dependencies and Chromium or Chrome on PATH.
 """
 
 import io
@@ -40,7 +40,8 @@ WIDTH, HEIGHT, TALL = 1440, 900, 1330
 ACCOUNT, PICTURED = "bikes-messenger", "bakery-instagram"
 PATIENCE_MS = 90_000
 MOST_BYTES = 150_000
-MATERIALISED = """query($path: [String!]!) { assetNodeOrError(assetKey: {path: $path}) { ... on AssetNode {
+MATERIALISED = """
+query($path: [String!]!) { assetNodeOrError(assetKey: {path: $path}) { ... on AssetNode {
   assetMaterializations(limit: 200) { partition timestamp } } } }"""
 
 
@@ -57,7 +58,7 @@ def main() -> None:
 
 @contextmanager
 def demo_ui(root: Path) -> Iterator[str]:
-    """Run the demo with its page until the caller is done; give the page's address."""
+    """Run the demo with its page in this block; yield the page's address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -94,18 +95,18 @@ def is_up(url: str) -> bool:
         return False
 
 
-def wait_for(question: Callable[[], Any], seconds: float = 180) -> Any:
-    """Ask until the answer is true."""
+def wait_for(check: Callable[[], Any], seconds: float = 180) -> Any:
+    """Call until the result is true."""
     deadline = time.monotonic() + seconds
-    while not (answer := question()):
+    while not (result := check()):
         if time.monotonic() > deadline:
             raise TimeoutError("it did not happen in time")
         time.sleep(0.5)
-    return answer
+    return result
 
 
 def take_screenshots(url: str, folder: Path) -> list[Path]:
-    """Drive the page and write the pictures; return their paths."""
+    """Click through the page and write the pictures; return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
@@ -152,7 +153,7 @@ def _show_graph(page: Page, url: str, folder: Path) -> Iterator[Path]:
 
 
 def _materialise(page: Page, url: str, folder: Path, day: str) -> Iterator[Path]:
-    """Ask for one day of one account in the dialog, and wait until every table shows it."""
+    """Materialise one day of one account in the dialog, and wait until every table shows it."""
     page.goto(f"{url}/assets/raw_conversations?view=partitions", wait_until="domcontentloaded")
     page.get_by_role("button", name="Materialize").first.click()
     choose_account(page, ACCOUNT)
@@ -171,7 +172,7 @@ def _materialise(page: Page, url: str, folder: Path, day: str) -> Iterator[Path]
 
 
 def choose_account(page: Page, account: str) -> None:
-    """Tick one account in the dialog's list, then close the list."""
+    """Select one account in the dialog's list, then close the list."""
     page.get_by_text("Select a partition or create one").last.click()
     box = page.get_by_placeholder("Filter partitions")
     box.fill(account)
@@ -191,10 +192,10 @@ def choose_day(page: Page, day: str) -> None:
 
 
 def materialised(url: str, asset: str) -> dict[str, str]:
-    """Ask which partitions of an asset were materialised, and when last."""
+    """Return when each partition of an asset was last materialised."""
     body = {"query": MATERIALISED, "variables": {"path": [asset]}}
-    answer = requests.post(f"{url}/graphql", json=body, timeout=60).json()
-    events = answer["data"]["assetNodeOrError"]["assetMaterializations"]
+    response = requests.post(f"{url}/graphql", json=body, timeout=60).json()
+    events = response["data"]["assetNodeOrError"]["assetMaterializations"]
     return {event["partition"]: event["timestamp"] for event in reversed(events)}
 
 
@@ -224,7 +225,7 @@ def _show_checks(page: Page, url: str, folder: Path) -> Iterator[Path]:
 
 
 def save(page: Page, path: Path) -> Path:
-    """Write what the page shows as a PNG of few colours."""
+    """Save the page as a PNG of few colours."""
     image = Image.open(io.BytesIO(page.screenshot()))
     for colour_count in (256, 96, 32):
         image.convert("RGB").quantize(colour_count, dither=Image.Dither.NONE).save(

@@ -201,7 +201,8 @@ def test_lost_content_warns_with_account_day_and_reason(
             "coverage",
             "enough_is_detailed",
         ): f"{BIKES}|{days[0]}: content lost: 0% of 2 messages have content (2 had left"
-        " the newest 20, 0 are gone). To do: none: the messages are from before the account was connected"
+        " the newest 20, 0 are gone). Nothing to do: the messages are from before the account was"
+        " connected"
     }
     lake.state.save_run(
         Run("r", BIKES, "window", datetime(2026, 1, 1, tzinfo=UTC), outcome="complete")

@@ -48,8 +48,8 @@ window = Window(date.fromisoformat(since), date.fromisoformat(until))
 def partitions(table):
     storage, key = instance.event_log_storage, dg.AssetKey(table)
     green = storage.get_materialized_partitions(key)
-    read_failed = storage.get_latest_asset_partition_materialization_attempts_without_materializations
-    failed = read_failed(key)
+    name = "get_latest_asset_partition_materialization_attempts_without_materializations"
+    failed = getattr(storage, name)(key)
     return sorted(green), sorted(failed)
 
 with dg.DagsterInstance.ephemeral() as instance:
