@@ -20,11 +20,11 @@ from convo_pipeline.lake.columns import read_columns
 from convo_pipeline.lake.store import Store
 from convo_pipeline.privacy.erasure import PendingFiles
 from convo_pipeline.schema import TABLES, Table
+from convo_pipeline.tables.payloads import read_object
 from convo_pipeline.tables.people import (
     IdMatcher,
     is_one_to_one,
     is_sent_by,
-    parse_payload,
     people_in,
     people_of_message,
     without_person,
@@ -270,13 +270,13 @@ class _PersonSearch:
     def _read_conversations(self, rows: pa.Table) -> None:
         self.account_ids.update(filter(None, pc.unique(rows["own_id"]).to_pylist()))
         for row in rows.filter(contains_id(rows["payload"], self._person_id)).to_pylist():
-            payload = parse_payload(row["payload"])
+            payload = read_object(row["payload"]) or {}
             if without_person(payload, self._is_person) != payload:
                 self._add(row["conversation_id"], people_in(payload.get("participants")))
 
     def _read_details(self, rows: pa.Table) -> None:
         for row in rows.filter(contains_id(rows["payload"], self._person_id)).to_pylist():
-            payload = parse_payload(row["payload"])
+            payload = read_object(row["payload"]) or {}
             if without_person(payload, self._is_person) != payload:
                 self._add(row["conversation_id"], people_of_message(payload))
             if is_sent_by(payload, self._is_person):

@@ -47,7 +47,8 @@ from convo_pipeline.privacy.erasure_plan import (
 from convo_pipeline.schema import TABLES, Table
 from convo_pipeline.settings import Settings
 from convo_pipeline.storage.layout import is_set_aside
-from convo_pipeline.tables.people import parse_payload, without_person
+from convo_pipeline.tables.payloads import read_object
+from convo_pipeline.tables.people import without_person
 
 REPLACEMENT = "(forgotten)"
 """Stands in texts of the state and the ledger where an id was."""
@@ -212,7 +213,7 @@ def _without_person_in_groups(rows: pa.Table, plan: ErasurePlan) -> pa.Table:
     is_group = pc.is_in(rows["conversation_id"], value_set=plan.group_array)
 
     def cut_json(text: str) -> str:
-        payload = without_person(parse_payload(text), lambda some_id: some_id == person_id)
+        payload = without_person(read_object(text) or {}, lambda some_id: some_id == person_id)
         return dump_json(payload).decode()
 
     def cut_list(ids: list[str] | None) -> list[str] | None:

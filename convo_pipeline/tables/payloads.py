@@ -1,9 +1,10 @@
-"""Read JSON payloads: parse them, take their keys one by one, coerce what can be coerced without loss.
+"""Read JSON payloads key by key, and convert values without loss. Pure; it knows no tables.
 
-It knows JSON and nothing of messages. A value of a wrong type is coerced only where nothing is lost
-(5 -> "5", "true" -> True, "12" -> 12); else it stays where it was, among the keys that have no column.
+A value of a wrong type is converted only where nothing is lost: 5 to "5", "true" to True, "12" to
+12. Any other value stays under its key, among the keys that have no column.
 """
 
+import json
 import math
 import re
 from collections.abc import Iterable
@@ -25,7 +26,7 @@ _COUNT_LIMIT = 2**63
 
 
 def parse_plain(payload: bytes) -> object:
-    """Return the JSON value, None where the exact parser is needed."""
+    """Return the JSON value; None where only the exact parser can read it."""
     try:
         return orjson.loads(payload)
     except orjson.JSONDecodeError:
@@ -33,9 +34,9 @@ def parse_plain(payload: bytes) -> object:
 
 
 def parse_payload(payload: str, parsed: object = None) -> tuple[object, bool]:
-    """Return the JSON value and whether lone surrogates in it were replaced by U+FFFD; ValueError if it is no JSON.
+    """Return the JSON value, and whether U+FFFD replaced lone surrogates; raise ValueError.
 
-    `parsed` is what `parse_plain` made of it; it is taken where nothing can have been lost.
+    `parsed` is the result of `parse_plain`. It is used unless numbers can have lost digits.
 
     >>> parse_payload('{"message": "a\\\\ud800"}')
     ({'message': 'a�'}, True)
@@ -46,37 +47,31 @@ def parse_payload(payload: str, parsed: object = None) -> tuple[object, bool]:
     if _SURROGATE_ESCAPE.search(payload) is None:
         return value, False
     try:
-        return _replace_surrogates(value)
+        text, count = _SURROGATE.subn("\ufffd", json.dumps(value, ensure_ascii=False))
+        return json.loads(text), count > 0
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
 
 def dump(value: object) -> str:
-    """Return canonical JSON; ValueError if it is nested too deeply."""
+    """Return canonical JSON; raise ValueError if it is nested too deeply."""
     try:
         return dump_json(value).decode()
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
 
-def _replace_surrogates(value: object) -> tuple[object, bool]:
-    if isinstance(value, str):
-        text, count = _SURROGATE.subn("\ufffd", value)
-        return text, count > 0
-    if isinstance(value, list):
-        items = [_replace_surrogates(item) for item in value]
-        return [item for item, _ in items], any(is_replaced for _, is_replaced in items)
-    if isinstance(value, dict):
-        pairs = [
-            (_replace_surrogates(key), _replace_surrogates(item)) for key, item in value.items()
-        ]
-        clean = {key: item for (key, _), (item, _) in pairs}
-        return clean, any(in_key or in_item for (_, in_key), (_, in_item) in pairs)
-    return value, False
+def read_object(text: str | None) -> dict[str, object] | None:
+    """Return the exact JSON object of a text; None if the text holds none."""
+    try:
+        value = load_json(text) if text is not None else None
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def as_text(value: object) -> str | None:
-    """Return text as it is and whole numbers as their digits; None for anything else.
+    """Return text unchanged and whole numbers as digits; None for other values.
 
     >>> as_text(17), as_text("0123"), as_text(True), as_text(1.5)
     ('17', '0123', None, None)
@@ -87,7 +82,7 @@ def as_text(value: object) -> str | None:
 
 
 def as_count(value: object) -> int | None:
-    """Return a whole number of 64 bits, also where it is written as text or as 5.0; None for anything else."""
+    """Return a whole number of 64 bits, also from "5" and 5.0; None for other values."""
     if isinstance(value, str) and _WHOLE_NUMBER.fullmatch(value):
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
@@ -96,7 +91,7 @@ def as_count(value: object) -> int | None:
 
 
 def as_number(value: object) -> float | None:
-    """Return a finite number, also where it is written as text; None for anything else."""
+    """Return a finite number, also from text; None for other values."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
@@ -107,14 +102,17 @@ def as_number(value: object) -> float | None:
 
 
 def as_flag(value: object) -> bool | None:
-    """Return true or false, also where written as text or as 1 and 0; None for anything else."""
+    """Return a bool, also from "true", "false", 1 and 0; None for other values."""
     if isinstance(value, str):
         value = value.lower()
     return _FLAGS.get(value) if isinstance(value, str | int) else None
 
 
 class PayloadReader:
-    """A payload's keys, taken one by one; `rest` is what has no column or could not be read. Null is absent."""
+    """Takes the keys of a payload one by one. A null value counts as absent.
+
+    `rest` holds the keys that were not taken: they have no column or could not be read.
+    """
 
     __slots__ = ("is_readable", "rest")
 
@@ -139,7 +137,7 @@ class PayloadReader:
         return self._take(key, as_flag(self.rest[key])) if key in self.rest else None
 
     def first_text(self, *keys: str) -> str | None:
-        """Take the first of several spellings that is there; the others stay, unless they say the same."""
+        """Take the first of several keys that is present; other keys stay unless they are equal."""
         taken: str | None = None
         for key in keys:
             value = self.rest.get(key)
@@ -152,7 +150,7 @@ class PayloadReader:
             self.rest.pop(key, None)
 
     def open(self, key: str) -> "PayloadReader":
-        """Take an object's keys; give back what is left of it by `close`."""
+        """Take an object, to read its keys; `close` puts its other keys back."""
         if key not in self.rest:
             return NOTHING
         value = self.rest.pop(key)
@@ -167,7 +165,7 @@ class PayloadReader:
             self.rest[key] = inner.rest
 
     def items(self, key: str) -> list[object]:
-        """Take a list, however it is wrapped: `[...]`, `{"data": [...]}` or the single object itself."""
+        """Take a list: `[...]`, `{"data": [...]}` or one object alone."""
         if key not in self.rest:
             return []
         value = self.rest.pop(key)
@@ -190,15 +188,16 @@ class PayloadReader:
         return []
 
     def values(self, key: str, name: str, known: Iterable[str] = ()) -> list[str] | None:
-        """Take one key of each of a list's items, or the bare items; None if there is no list.
+        """Take one key of each item of a list, or items that are no objects; None without a list.
 
-        >>> PayloadReader({"to": {"data": [{"id": "1", "email": "a@b.c"}, 2]}}).values("to", "id", ["email"])
+        >>> reader = PayloadReader({"to": {"data": [{"id": "1", "email": "a@b.c"}, 2]}})
+        >>> reader.values("to", "id", ["email"])
         ['1', '2']
         """
         if key not in self.rest:
             return None
         values: list[str] = []
-        left: list[object] = []
+        rests: list[object] = []
         for item in self.items(key):
             inner = PayloadReader(item if isinstance(item, dict) else {name: item})
             value = inner.text(name)
@@ -207,18 +206,18 @@ class PayloadReader:
             inner.drop(known)
             self.is_readable &= inner.is_readable
             if inner.rest:
-                left.append(inner.rest)
-        self.keep(key, left)
+                rests.append(inner.rest)
+        self.keep(key, rests)
         return values
 
-    def keep(self, key: str, left: list[object]) -> None:
-        """Put back what is left of a list's items."""
-        if left:
-            held = self.rest.get(key)
-            self.rest[key] = left if held is None else {"data": left, "rest": held}
+    def keep(self, key: str, items: list[object]) -> None:
+        """Put back the rest of a list's items."""
+        if items:
+            stored = self.rest.get(key)
+            self.rest[key] = items if stored is None else {"data": items, "rest": stored}
 
     def refuse(self, key: str, value: object) -> None:
-        """Keep a value that cannot be read."""
+        """Put back a value that cannot be read."""
         self.rest[key] = value
         self.is_readable = False
 
@@ -234,4 +233,4 @@ class PayloadReader:
 
 
 NOTHING = PayloadReader({})
-"""What is opened where nothing is; it has no key to take."""
+"""The reader of an object that is absent."""

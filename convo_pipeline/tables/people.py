@@ -8,21 +8,10 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from convo_pipeline.base.json_text import load_json
-
 IsPerson = Callable[[str], bool]
 _REMOVED = object()
 _WORD = re.compile(r"\w+")
 _WORD_CHARACTER = re.compile(r"\w")
-
-
-def parse_payload(text: str | None) -> Mapping[str, object]:
-    """Return the JSON object of a `payload` column; an empty one if the text holds none."""
-    try:
-        value = load_json(text) if text is not None else None
-    except ValueError:
-        value = None
-    return value if isinstance(value, Mapping) else {}
 
 
 def people_in(value: object) -> set[str]:

@@ -242,7 +242,7 @@ def hunt(examples: int, is_repeatable: bool = True) -> Counter[str]:
 
 
 def test_mutated_payloads_never_raise_and_never_lose_an_id() -> None:
-    seen = hunt(50)
+    seen = hunt(80)
     assert seen.total() > 100
     assert seen["readable"] >= READABLE_SHARE * seen.total()
 
