@@ -8,7 +8,7 @@ import pytest
 from convo_pipeline.base.times import EPOCH, day_start_us, to_us
 from convo_pipeline.extract import observations
 from convo_pipeline.extract.observations import MessageObservation, OwnIdClues, Reject
-from convo_pipeline.extract.spool import ListingRecord, MessagesRecord
+from convo_pipeline.extract.spool import ListingRecord, MessageRecord, MessagesRecord
 from convo_pipeline.graph.responses import read_conversation_row
 
 AT_US = to_us(datetime(2026, 3, 1, 12, tzinfo=UTC))
@@ -91,6 +91,7 @@ def test_a_message_without_a_time_gets_the_one_inside_its_id() -> None:
 
 def test_a_message_without_any_time_gets_the_conversations_or_the_listings() -> None:
     assert observations.find_created_us({}, "m", SENT_US, AT_US) == (SENT_US, "conversation")
+    assert observations.find_created_us({}, "m", 0, AT_US)[1] == "listing"
     assert observations.find_created_us({}, "m", None, AT_US) == (
         day_start_us(date(2026, 3, 1)),
         "listing",
@@ -171,3 +172,18 @@ def test_own_id_is_not_inferred_if_two_people_fit() -> None:
     clues.add_message(message_of("us", "agent"))
     clues.add_message(message_of("agent", "us"))
     assert clues.infer() is None
+
+
+@pytest.mark.parametrize(
+    ("status", "fields", "payload"),
+    [("detailed", f'{{"id":{AT_US}}}', b'{"id":"m"}'), ("failed", None, None)],
+)
+def test_only_a_detailed_message_keeps_fields_and_payload(
+    status: str, fields: str | None, payload: bytes | None
+) -> None:
+    record = MessageRecord(
+        "c", "m", SENT_US, "message", 3, AT_US, status, 100, None, ("id",), {"id": "m"}
+    )
+    assert observations.read_message(record) == MessageObservation(
+        "c", "m", SENT_US, "message", 3, AT_US, status, 100, None, fields, payload
+    )

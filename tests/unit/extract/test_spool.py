@@ -17,6 +17,7 @@ from convo_pipeline.extract.spool import (
     Spool,
     StateRecord,
     delete_old_spools,
+    find_damaged_records,
     left_spools,
 )
 from convo_pipeline.graph.responses import read_conversation_row
@@ -131,6 +132,8 @@ def test_a_damaged_record_is_skipped_and_named(tmp_path: Path) -> None:
     flipped.write_bytes(flipped.read_bytes().replace(b"hello", b"hallo"))
     (spool.folder / names[2]).write_bytes(b"")
     assert (list(spool), spool.damaged) == ([page("world")], [names[0], names[2]])
+    folder = Path("spool/bakery/run")
+    assert find_damaged_records(tmp_path) == [folder / names[0], folder / names[2]]
 
 
 def test_a_record_of_an_early_version_needs_no_hash(tmp_path: Path) -> None:

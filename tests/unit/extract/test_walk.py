@@ -1,5 +1,7 @@
 """`extract.walk`: how far a conversation is read."""
 
+import pytest
+
 from convo_pipeline.extract.walk import Walk, bare_messages
 from convo_pipeline.state.records import ConversationState
 
@@ -69,3 +71,36 @@ def test_a_refused_row_is_bare_and_a_row_with_content_is_not() -> None:
     ]
     readable, beyond = bare_messages(entries, 1)
     assert ([message.message_id for message in readable], beyond) == (["b"], [])
+
+
+COMPLETE = ConversationState("c", us(90), "newest", us(40))
+
+
+@pytest.mark.parametrize(
+    ("second", "candidate"),
+    [(39, None), (40, ("m", us(40))), (89, ("m", us(89))), (90, None)],
+)
+def test_a_message_within_the_stored_range_must_be_stored(
+    second: int, candidate: tuple[str, int] | None
+) -> None:
+    """The last row of the page decides; the newest stored message may be unsent."""
+    page = [message("x", 95), message("m", second)]
+    assert Walk(us(50), COMPLETE).find_stored_candidate(page) == candidate
+
+
+@pytest.mark.parametrize(
+    "walk",
+    [
+        Walk(us(50)),
+        Walk(us(50), COMPLETE, met_stored=True),
+        Walk(us(50), ConversationState("c", None, "newest", us(40))),
+    ],
+    ids=["nothing_stored", "met", "no_activity_time"],
+)
+def test_a_walk_needs_no_candidate(walk: Walk) -> None:
+    assert walk.find_stored_candidate([message("m", 60)]) is None
+
+
+@pytest.mark.parametrize("row", [{"id": "m"}, {"created_time": "2023-11-14T22:14:20Z"}, None])
+def test_a_row_without_id_or_time_is_no_candidate(row: object) -> None:
+    assert Walk(us(50), COMPLETE).find_stored_candidate([row]) is None
