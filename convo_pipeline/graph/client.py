@@ -367,7 +367,7 @@ class GraphClient:
             response.status,
             request.path,
             is_heavy=request.is_heavy,
-            asked=names_in(request.parameters.get("fields", "")),
+            requested=names_in(request.parameters.get("fields", "")),
             wait_seconds=response_headers.wait_seconds(response.headers, server_time),
         )
         if type(error) is RetryableError and error.fault.code is None:

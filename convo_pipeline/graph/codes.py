@@ -45,7 +45,7 @@ class CodeMeaning(NamedTuple):
 BAD_PARAMETER = 100
 UNKNOWN_ERROR = 1
 """Meta's "unknown error" and "reduce the amount of data". It may pass, and it may last for one
-conversation. A heavy request asks for less instead, which cures both."""
+conversation. A smaller request helps in both cases, if the request is heavy."""
 
 CODES: dict[tuple[int, int | None], CodeMeaning] = {
     # (code, subcode); subcode None stands for every subcode without a line of its own
@@ -97,7 +97,7 @@ NO_CONVERSATION = (100, 2018001)
 INBOX_MISSING = {(100, 33), (803, None)}
 """These concern the id in the path, an inbox or a cursor's object, not a row of the page."""
 REFUSING_STATUSES = frozenset(range(400, 500)) - {408, 425, 429}
-"""HTTP statuses that reject the request itself; the other three ask for another attempt."""
+"""HTTP statuses that reject the request itself; the other three allow another attempt."""
 PROOF_PARAMETER = "appsecret_proof"
 """In every language the text of a code 100 about the proof contains the parameter's name."""
 WRONG_PROOF = "the app secret is missing or belongs to another app: check app_secret_env"
@@ -144,7 +144,7 @@ def attempts_of(error: GraphError) -> int:
     return known.attempts if known else ATTEMPTS
 
 
-def find_refused_field(message: str, asked: Iterable[str]) -> str | None:
+def find_refused_field(message: str, requested: Iterable[str]) -> str | None:
     """Return the field that a code 100 names.
 
     "" if it names a field that cannot be read, None if it is not about a field.
@@ -157,7 +157,7 @@ def find_refused_field(message: str, asked: Iterable[str]) -> str | None:
     >>> find_refused_field("(#100) Invalid cursor", ["id"]) is None
     True
     """
-    names = set(asked)
+    names = set(requested)
     match = _NONEXISTING.search(message)
     if not match:
         return next((word for word in _PARENTHESES.findall(message) if word in names), None)
@@ -171,10 +171,10 @@ def build_error(
     path: str,
     *,
     is_heavy: bool = False,
-    asked: Iterable[str] = (),
+    requested: Iterable[str] = (),
     wait_seconds: float | None = None,
 ) -> GraphError:
-    """Return the exception for the `error` object of a response; `asked` are the requested fields.
+    """Return the exception for the `error` object of a response; `requested` are its fields.
 
     A retryable error with `wait_seconds` is a ThrottledError.
     """
@@ -190,7 +190,7 @@ def build_error(
     fault = GraphFault(code, subcode, status, _read_trace_id(error), path, reason)
     if kind is ThrottledError or (kind is RetryableError and wait_seconds is not None):
         return ThrottledError(fault, wait_seconds)
-    field = find_refused_field(text, asked) if is_bad_parameter else None
+    field = find_refused_field(text, requested) if is_bad_parameter else None
     return kind(fault) if field is None else UnknownFieldError(fault, field)
 
 

@@ -322,10 +322,10 @@ class Listing:
                 return False
             raise _read_refusal(refusal, after) from None
         is_unreadable = [row.conversation_id in self._page_sizes.unreadable for row in listed.rows]
-        if any(is_unreadable):
-            self._skip_reason = error
-            self._page_sizes.skip_rows(is_unreadable)
-        return any(is_unreadable)
+        if not self._page_sizes.skip_rows(is_unreadable):
+            return False
+        self._skip_reason = error
+        return True
 
     def _list_alone(
         self, error: GraphError, size: PageSize, folder: str, after: str | None

@@ -34,7 +34,7 @@ LIGHT_AFTER = 8
 LIGHT_AFTER_ROWS = 15
 """... and later if refused pages outnumber the rows that came with messages by more than this."""
 BARE_LIMIT = 2
-"""After so many bare pages in a row, the next conversation is asked for few messages at once."""
+"""After so many bare pages in a row, the next conversation is read with small pages."""
 RETRY_FIELD_AFTER = timedelta(days=7)
 MAX_UNREADABLE = 100
 """How many unreadable conversations the next run remembers."""
@@ -189,11 +189,14 @@ class PageSizePolicy:
         is_explained = self._search or self._skips or self._climbed_from is not None
         return None in self.unreadable.values() and not is_alone and not is_explained
 
-    def skip_rows(self, is_unreadable: Sequence[bool]) -> None:
+    def skip_rows(self, is_unreadable: Sequence[bool]) -> bool:
         """List the unreadable ones of the next rows without messages, and those between with them.
+
+        Return False if none of them is unreadable.
 
         >>> policy = PageSizePolicy("instagram", date(2026, 1, 1))
         >>> policy.skip_rows([True, False, False, True])
+        True
         >>> for _ in range(4):
         ...     size = policy.listing_size
         ...     print(size.conversations, size.messages)
@@ -203,8 +206,9 @@ class PageSizePolicy:
         1 0
         50 20
         """
-        self.step_count += 1
-        self._skips = tuple(is_unreadable)
+        self._skips = tuple(is_unreadable) if any(is_unreadable) else ()
+        self.step_count += bool(self._skips)
+        return bool(self._skips)
 
     def refuse_page(self, size: PageSize, error: GraphError) -> bool:
         """Request less after a refused listing page; return False if that is impossible.

@@ -156,6 +156,7 @@ def test_identity_is_read_from_the_page_or_from_me(
 ) -> None:
     with serving([Reply(body)]) as server, client_of(server.url, **endpoint) as client:
         assert client.fetch_identity() == expected
+    assert "username" in server.calls[0].parameters["fields"]
 
 
 def test_messenger_identity_costs_no_call() -> None:

@@ -372,6 +372,31 @@ def test_two_unreadable_conversations_are_searched_once(
     assert len(again.calls) <= 8
 
 
+@pytest.mark.parametrize("code", [1, 190])
+def test_error_of_the_call_that_finds_known_unreadable_conversations(code: int) -> None:
+    """A second refusal starts a search; a token error stops the account."""
+    inbox = inbox_of(50, unreadable={"t_5"})
+    memory = memory_of(list_all(inbox))
+    inbox.number = 0
+    inbox.hook = lambda box, number: refusal(code, status=500) if number in (2, 3, 4) else None
+    result = list_all(inbox, memory)
+    if code == 190:
+        assert isinstance(result.error, errors.TokenError)
+        assert (result.ids, len(result.calls)) == ([], 2)
+    else:
+        assert set(result.summary.unreadable) == {"t_5"}
+        assert len(result.nested) == 49
+
+
+def test_token_error_while_a_refused_row_is_listed_alone_stops_the_account() -> None:
+    inbox = inbox_of(5, unreadable={"t_0"})
+    inbox.hook = lambda box, number: refusal(190) if number == 7 else None
+    result = list_all(inbox)
+    assert "messages" not in result.calls[-1].parameters["fields"]
+    assert isinstance(result.error, errors.TokenError)
+    assert len(result.calls) == 7
+
+
 @pytest.mark.parametrize(
     "reply", [refusal(551), refusal(9000001), refusal(10, 2018336), refusal(100, 2534037)]
 )

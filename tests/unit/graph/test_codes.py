@@ -59,7 +59,7 @@ def test_code_1_of_a_heavy_request_is_too_much_data() -> None:
 def test_unknown_code_is_retried_only_if_transient() -> None:
     assert classify(777, None, 400, is_heavy=False, is_transient=False) is errors.GraphError
     assert classify(777, None, 400, is_heavy=False, is_transient=True) is errors.RetryableError
-    assert classify(777, None, 503, is_heavy=False, is_transient=False) is errors.RetryableError
+    assert classify(777, None, 500, is_heavy=False, is_transient=False) is errors.RetryableError
     assert classify(777, None, 429, is_heavy=False, is_transient=False) is errors.ThrottledError
 
 

@@ -66,6 +66,19 @@ def test_refused_pages_get_smaller_down_to_one_row() -> None:
     assert refuse_to_the_end(policy, REFUSED) == LIGHT
 
 
+def test_memory_does_not_hold_an_untested_climb() -> None:
+    """The next run starts with the size that was accepted, and climbs after one page."""
+    memory: Any = make_policy().to_json(())
+    memory["listing"] = {"index": 2, "accepted_in_a_row": 0, "climb_after": CLIMB_AFTER}
+    policy = make_policy(memory)
+    accept(policy, CLIMB_AFTER)
+    assert (size_of(policy), policy.mode) == ((25, 20), "nested")
+    again = make_policy(policy.to_json(()))
+    assert size_of(again) == (10, 20)
+    accept(again)
+    assert size_of(again) == (25, 20)
+
+
 @pytest.mark.parametrize("failure", [TOO_SLOW, BROKEN, RetryableError(GraphFault(code=2))])
 def test_unanswered_page_gets_smaller_by_two_steps(failure: GraphError) -> None:
     assert refuse_to_the_end(make_policy(), failure) == [(50, 20), (10, 20), (2, 20), (1, 20)]
@@ -171,7 +184,9 @@ def test_refused_page_between_skipped_rows_is_searched() -> None:
     policy = make_policy(make_policy().to_json(["t_1"]))
     accept(policy)
     assert policy.may_skip_rows
-    policy.skip_rows([False] * 20 + [True])
+    assert not policy.skip_rows([False] * 50)
+    assert (size_of(policy), policy.may_skip_rows) == ((50, 20), True)
+    assert policy.skip_rows([False] * 20 + [True])
     assert (size_of(policy), policy.may_skip_rows) == ((20, 20), False)
     refuse(policy)
     assert size_of(policy) == (10, 20)
@@ -250,6 +265,25 @@ def test_only_the_refused_field_is_left_out(platform: str, field: str, is_named:
     found = policy.send_without_refused_fields(send, may_be_unnamed=True)
     assert found == (frozenset([field]), "accepted")
     assert policy.dropped == {field}
+
+
+def test_all_fields_of_shares_are_left_out_if_shares_is_refused() -> None:
+    policy = make_policy()
+    policy.send_without_refused_fields(send_to({"shares"}))
+    assert policy.dropped == {"shares"}
+
+
+def test_field_that_another_thread_dropped_is_left_out() -> None:
+    policy = make_policy()
+
+    def send(dropped: frozenset[str]) -> str:
+        if "story" not in dropped:
+            policy.send_without_refused_fields(send_to({"story"}))  # meanwhile
+            raise UnknownFieldError(GraphFault(code=100), "story")
+        return "accepted"
+
+    assert policy.send_without_refused_fields(send) == ({"story"}, "accepted")
+    assert policy.step_count == 1
 
 
 @pytest.mark.parametrize(
