@@ -10,7 +10,6 @@ from tests.support.shown import page, rows
 
 FAULTS = page("faults.md")
 DEFINED = [row[0] for row in rows(FAULTS) if re.fullmatch(r"[ABCDS]\d+", row[0])]
-THREATS_WITHOUT_A_NAME = {"S3"}
 
 
 @cache
@@ -45,5 +44,5 @@ def test_every_code_of_a_test_is_defined() -> None:
 
 @pytest.mark.parametrize("code", DEFINED)
 def test_every_defined_code_has_a_test(code: str) -> None:
-    used = codes_of_names() | codes_of_parameters() | THREATS_WITHOUT_A_NAME
+    used = codes_of_names() | codes_of_parameters()
     assert code in used

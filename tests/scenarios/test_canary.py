@@ -326,7 +326,7 @@ def check_fault_through_dagster(
     )
 
 
-def test_credentials_are_masked_in_every_representation(canaries: Canaries) -> None:
+def test_s3_credentials_are_masked_in_every_representation(canaries: Canaries) -> None:
     from convo_pipeline.base.secrets import Credentials
 
     credentials = replace(Credentials("x"), token=canaries.token, app_secret=canaries.app_secret)
