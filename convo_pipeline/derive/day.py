@@ -19,8 +19,7 @@ from convo_pipeline.lake.first_days import read_first_days
 from convo_pipeline.lake.partitions import Commit
 from convo_pipeline.lake.salvage import count_lost, salvage_day
 from convo_pipeline.lake.store import Store
-from convo_pipeline.tables.coverage import count_coverage
-from convo_pipeline.tables.normalize import RawDay, normalize
+from convo_pipeline.tables.normalize import RawDay, count_coverage, normalize
 
 DERIVATION_VERSION = 2
 """Increase it when the same raw rows give other derived rows: all days are then derived again."""

@@ -1,7 +1,6 @@
-"""Read what hangs on a message: attachments, shares, reactions. Rows are tuples in the order of the names above them.
+"""Read the attachments, shares and reactions of a message. Rows are tuples in the order of *_NAMES.
 
-It knows Meta's shapes (all the kinds in public answers) and nothing of frames or files. Each reader takes its
-keys from the message's `PayloadReader`; what it has no column for goes to the row's `extra`.
+It knows the shapes of Meta's API and webhooks. Keys without a column go to the row's `extra`.
 """
 
 import re
@@ -10,13 +9,12 @@ from datetime import UTC, datetime
 from convo_pipeline.tables.payloads import NOTHING, PayloadReader, as_flag, dump
 
 ATTACHMENT_NAMES = (
-    "position", "attachment_id", "sticker_id", "kind", "mime_type", "name", "size_bytes", "url", "url_expires_at",
-    "preview_url", "width", "height", "duration_seconds", "is_sticker", "title", "extra",
+    "position", "attachment_id", "sticker_id", "kind", "mime_type", "name", "size_bytes", "url",
+    "url_expires_at", "preview_url", "width", "height", "duration_seconds", "is_sticker", "title",
+    "extra",
 )  # fmt: skip
 SHARE_NAMES = ("position", "share_id", "share_type", "link", "name", "description", "extra")
 REACTION_NAMES = ("reactor_id", "reaction", "reactor_username")
-KINDS = ("image", "video", "audio", "file", "sticker", "template")
-"""Values of a 2026 attachment's `type` that are also our kinds."""
 
 _KIND_OF_KEY = {
     "generic_template": "template",
@@ -25,7 +23,7 @@ _KIND_OF_KEY = {
     "audio_data": "audio",
 }
 _KIND_OF_TYPE = {
-    **{kind: kind for kind in KINDS},
+    **{kind: kind for kind in ("image", "video", "audio", "file", "sticker", "template")},
     **dict.fromkeys(("post", "ig_post", "reel", "ig_reel", "share"), "share"),
     "fallback": "link_preview",
     "story_mention": "story_mention",
@@ -48,11 +46,11 @@ _MEDIA_KEYS = ("image_data", "video_data", "audio_data", "generic_template", "pa
 Row = tuple[object, ...]
 _EXPIRY = re.compile(r"[?&]oe=([0-9A-Fa-f]{8})(?:[&#]|$)")
 _HIDDEN_ID = "0"
-"""A product's id where Meta does not show it."""
+"""The id of a product where Meta hides it."""
 
 
 def url_expires_at(url: str | None) -> datetime | None:
-    """Read when a signed link dies: `oe`, unix seconds in hexadecimal; None where it does not say.
+    """Return when a signed link expires: its `oe`, unix seconds in hexadecimal; None without it.
 
     >>> url_expires_at("https://cdn.fbsbx.com/a.png?oh=1&oe=65D3A1F0")
     datetime.datetime(2024, 2, 19, 18, 46, 8, tzinfo=datetime.timezone.utc)
@@ -62,7 +60,7 @@ def url_expires_at(url: str | None) -> datetime | None:
 
 
 def read_attachments(message: PayloadReader) -> list[Row]:
-    """Take `attachments`; one row each, in Meta's order."""
+    """Take `attachments`; return one row each, in the API's order."""
     rows: list[Row] = []
     for item in take_objects(message, "attachments"):
         fields = PayloadReader(item)
@@ -72,7 +70,7 @@ def read_attachments(message: PayloadReader) -> list[Row]:
 
 
 def _read_attachment(fields: PayloadReader, kind: str) -> Row:
-    """Take an attachment in the API's shape or in the webhook's (`type` and `payload`)."""
+    """Take an attachment in the shape of the API or of webhooks (`type` and `payload`)."""
     image, video, audio, template, payload = inner = [_open(fields, key) for key in _MEDIA_KEYS]
     attachment_id = _first_text((fields, ("id",)), (payload, _PAYLOAD_IDS))
     sticker_id = _first_text(*((each, ("sticker_id",)) for each in (fields, image, payload)))
@@ -103,27 +101,27 @@ def _read_attachment(fields: PayloadReader, kind: str) -> Row:
 
 
 def _open(fields: PayloadReader, key: str) -> PayloadReader:
-    """Take an object's keys; the payload of a link preview may also be a text, which stays."""
+    """Open an object; the payload of a link preview can be a text, which stays."""
     is_text = key == "payload" and not isinstance(fields.rest.get(key, {}), dict)
     return NOTHING if is_text else fields.open(key)
 
 
 def _first_text(*places: tuple[PayloadReader, tuple[str, ...]]) -> str | None:
-    """Take the first text that is there; the others stay."""
-    found = (reader.first_text(*keys) for reader, keys in places)
-    return next((text for text in found if text is not None), None)
+    """Take the first text that is present; the others stay."""
+    texts = (reader.first_text(*keys) for reader, keys in places)
+    return next((text for text in texts if text is not None), None)
 
 
 def _read_size(video: PayloadReader, image: PayloadReader) -> tuple[int | None, int | None]:
-    """Take width and height of both; a video's picture repeats them."""
+    """Take width and height; the picture of a video has the same keys."""
     sizes = [(media.count("width"), media.count("height")) for media in (video, image)]
     return sizes[0] if sizes[0] != (None, None) else sizes[1]
 
 
 def _find_kind(item: dict[str, object]) -> str:
-    """Name an attachment by the first rule that fits; `other` where none does.
+    """Return the kind of an attachment by the first rule that fits.
 
-    Only an id and a name: the placeholder of European privacy rules.
+    An attachment with only an id and a name is the placeholder of European privacy rules.
     """
     image, given = item.get("image_data"), item.get("type")
     family = str(item.get("mime_type", "")).partition("/")[0]
@@ -145,7 +143,7 @@ def _find_kind(item: dict[str, object]) -> str:
 
 
 def read_shares(message: PayloadReader) -> list[Row]:
-    """Take `shares`; one row each, for a product template one row for each of its elements."""
+    """Take `shares`; return one row each, or one for each product of a template."""
     rows: list[Row] = []
     for item in take_objects(message, "shares"):
         fields = PayloadReader(item)
@@ -174,7 +172,7 @@ def _read_product(product: dict[str, object], share: PayloadReader) -> Row:
 
 
 def _take_products(share: PayloadReader) -> list[dict[str, object]]:
-    """Take `template.payload.product.elements`; anything else in `template` stays."""
+    """Take `template.payload.product.elements`; other keys of `template` stay."""
     if "template" not in share.rest:
         return []
     template = share.open("template")
@@ -188,45 +186,48 @@ def _take_products(share: PayloadReader) -> list[dict[str, object]]:
 
 
 def read_reactions(message: PayloadReader) -> list[Row]:
-    """Take `reactions`; one row for each reaction and user, sorted; without users the reactor is ""."""
+    """Take `reactions`; return one row for each reaction and user, sorted.
+
+    The reactor is "" where the API names no user.
+    """
     rows: dict[tuple[str, str], str | None] = {}
-    left: list[object] = []
+    rests: list[object] = []
     for item in take_objects(message, "reactions"):
         fields = PayloadReader(item)
         reaction = fields.first_text("reaction", "emoji")
         if reaction is None:
             message.is_readable = False
-            left.append(item)
+            rests.append(item)
             continue
         for reactor_id, username in _read_users(fields) or [("", None)]:
             if rows.get((reactor_id, reaction)) is None:
                 rows[reactor_id, reaction] = username
         message.is_readable &= fields.is_readable
         if fields.rest:
-            left.append(fields.rest)
-    message.keep("reactions", left)
+            rests.append(fields.rest)
+    message.keep("reactions", rests)
     return [(*key, rows[key]) for key in sorted(rows)]
 
 
 def _read_users(reaction: PayloadReader) -> list[tuple[str, str | None]]:
     users: list[tuple[str, str | None]] = []
-    left: list[object] = []
+    rests: list[object] = []
     for item in reaction.items("users"):
         user = PayloadReader(item if isinstance(item, dict) else {"id": item})
         users.append((user.text("id") or "", user.first_text("username", "name")))
         user.drop(("email",))
         reaction.is_readable &= user.is_readable
         if user.rest:
-            left.append(user.rest)
-    reaction.keep("users", left)
+            rests.append(user.rest)
+    reaction.keep("users", rests)
     return users
 
 
 def take_objects(message: PayloadReader, key: str) -> list[dict[str, object]]:
-    """Take a list's objects; what is none of them cannot be read and stays."""
+    """Take the objects of a list; other items stay and count as unreadable."""
     items = message.items(key)
-    left = [item for item in items if not isinstance(item, dict) and item is not None]
-    if left:
+    others = [item for item in items if not isinstance(item, dict) and item is not None]
+    if others:
         message.is_readable = False
-        message.keep(key, left)
+        message.keep(key, others)
     return [item for item in items if isinstance(item, dict)]

@@ -1,15 +1,16 @@
-"""Read message payloads into columns: one row each, and what hangs on them.
+"""Parse message payloads into columns of `messages`, and into attachments, shares and reactions.
 
-Most messages are plain: a sender, recipients, a text, perhaps tags. They take a short way (`read_plain`); everything
-else is read key by key (`read_message`). Both ways give the same row for a plain message; a test holds them to it.
-Not kept here, because other tables have them: the names of recipients and the e-mail addresses (`participants`).
+Most messages are plain: a sender, recipients, a text, perhaps tags. `read_plain` reads these fast;
+`read_message` reads all others key by key. A test checks that both give the same row.
+Names of recipients and e-mail addresses are left out: `participants` has them.
 
-`content_type` is the first that fits: unavailable (no content held) · unsupported (Meta says so) · story_mention ·
-story_reply · sticker · the kind of the first attachment that is available · share · text · unavailable (only a
-privacy placeholder) · other (only fields we do not know) · empty.
+`content_type` is the first of these that applies:
+unavailable (no content stored), unsupported (Meta says so), story_mention, story_reply, sticker,
+the kind of the first available attachment, share, text, unavailable (only a privacy placeholder),
+other (only unknown keys), empty.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,17 +23,11 @@ from convo_pipeline.tables.payloads import PayloadReader, parse_payload, parse_p
 
 CHUNK_ROWS = 2048
 PLAIN_NAMES = (
-    "sender_id",
-    "sender_name",
-    "sender_username",
-    "recipient_ids",
-    "text",
-    "tags",
-    "content_type",
-)
+    "sender_id", "sender_name", "sender_username", "recipient_ids", "text", "tags", "content_type",
+)  # fmt: skip
 RARE_NAMES = (
-    "attachment_count", "share_count", "reaction_count", "sticker_url", "story_kind", "story_id", "story_url",
-    "reply_to_message_id", "is_unsupported", "problem", "extra",
+    "attachment_count", "share_count", "reaction_count", "sticker_url", "story_kind", "story_id",
+    "story_url", "reply_to_message_id", "is_unsupported", "problem", "extra",
 )  # fmt: skip
 CHILD_NAMES = {
     "attachments": media.ATTACHMENT_NAMES,
@@ -45,8 +40,8 @@ _UNREADABLE: Row = (None, None, None, None, None, None, "other")
 _UNREADABLE_RARE: Row = (0, 0, 0, None, None, None, None, None, False, "payload_unreadable", None)
 _PLAIN_KEYS = {"created_time", "from", "id", "message", "tags", "to"}
 _PERSON_KEYS = {"email", "id", "name", "username"}
-TEXT_PLACE = PLAIN_NAMES.index("text")
-KIND_PLACE = media.ATTACHMENT_NAMES.index("kind")
+_TEXT = PLAIN_NAMES.index("text")
+_KIND = media.ATTACHMENT_NAMES.index("kind")
 _TEXT_OR_NONE = (str, type(None))
 _STORY_KINDS = {"mention": "mention", "reply_to": "reply_to"}
 _CONTENT_OF_STORY = {"mention": "story_mention", "reply_to": "story_reply"}
@@ -54,7 +49,7 @@ _CONTENT_OF_KIND = {
     "appointment": "template", "link_preview": "share", "story": "share", "location": "other",
 }  # fmt: skip
 _EMPTY_KEYS = {"from", "reply_to", "to"}
-"""Keys whose leftovers say nothing about the kind of content."""
+"""Keys whose unread parts do not make the content type `other`."""
 _READ_CHILDREN = {
     "attachments": media.read_attachments,
     "shares": media.read_shares,
@@ -65,63 +60,59 @@ _NOTHING: dict[str, list[Row]] = {name: [] for name in CHILD_NAMES}
 
 @dataclass(frozen=True)
 class ParsedPayloads:
-    """What payloads say, row for row: columns of `messages`, and children with the `row` they belong to."""
+    """Columns of `messages`, one value per payload; and children with the index of their payload."""
 
     columns: dict[str, pa.ChunkedArray]
     children: dict[str, pa.Table]
 
 
 def parse_payloads(payloads: pa.ChunkedArray, chunk_rows: int = CHUNK_ROWS) -> ParsedPayloads:
-    """Read a column of payloads (JSON or null), some rows at a time: Python values of all would fill the memory."""
-    chunks = [
-        _Chunk(start, payloads.slice(start, chunk_rows))
-        for start in range(0, len(payloads), chunk_rows)
-    ]
-    columns = {
-        name: pa.chunked_array(
-            [chunk.columns[name] for chunk in chunks], schema.MESSAGES.schema.field(name).type
-        )
-        for name in (*PLAIN_NAMES, *RARE_NAMES)
-    }
-    children = {
-        name: pa.concat_tables(
-            [chunk.children[name] for chunk in chunks] or [_child_table(name, [], [])]
-        )
-        for name in CHILD_NAMES
-    }
-    return ParsedPayloads(columns, children)
+    """Parse a column of payloads (JSON or null).
+
+    It parses `chunk_rows` at a time, because the Python values of all rows need much memory.
+    """
+    names = (*PLAIN_NAMES, *RARE_NAMES)
+    chunks: list[dict[str, pa.Array]] = []
+    children: dict[str, list[pa.Table]] = {name: [_to_table(name, [], [])] for name in CHILD_NAMES}
+    for start in range(0, len(payloads), chunk_rows):
+        columns, tables = _parse_chunk(start, payloads.slice(start, chunk_rows))
+        chunks.append(columns)
+        for name, table in tables.items():
+            children[name].append(table)
+    types = {name: schema.MESSAGES.schema.field(name).type for name in names}
+    return ParsedPayloads(
+        {name: pa.chunked_array([chunk[name] for chunk in chunks], types[name]) for name in names},
+        {name: pa.concat_tables(tables) for name, tables in children.items()},
+    )
 
 
-class _Chunk:
-    """The rows of some payloads, as Arrow columns."""
+def _parse_chunk(
+    start: int, payloads: pa.ChunkedArray
+) -> tuple[dict[str, pa.Array], dict[str, pa.Table]]:
+    """Return the columns and the children of some payloads, the first of which has index `start`."""
+    plain: list[Row] = []
+    rare: list[Row] = []
+    rare_indices: list[int | None] = [None] * len(payloads)
+    children: dict[str, tuple[list[int], list[Row]]] = {name: ([], []) for name in CHILD_NAMES}
+    for index, payload in enumerate(payloads.cast(pa.binary()).to_pylist()):
+        message = None if payload is None else parse_plain(payload)
+        row = _NO_CONTENT if payload is None else read_plain(message)
+        if row is None:
+            row, rare_row, own_children = read_message(payload.decode(), message)
+            rare_indices[index] = len(rare)
+            rare.append(rare_row)
+            for name, rows in own_children.items():
+                children[name][0].extend([start + index] * len(rows))
+                children[name][1].extend(rows)
+        plain.append(row)
+    columns = _to_columns(PLAIN_NAMES, plain, schema.MESSAGES)
+    taken = pa.array(rare_indices, pa.int32())
+    for name, column in _to_columns(RARE_NAMES, rare, schema.MESSAGES).items():
+        columns[name] = column.take(taken)
+    return columns, {name: _to_table(name, *rows) for name, rows in children.items()}
 
-    def __init__(self, start: int, payloads: pa.ChunkedArray) -> None:
-        plain: list[Row] = []
-        rare: list[Row] = []
-        rare_places: list[int | None] = [None] * len(payloads)
-        children: dict[str, tuple[list[int], list[Row]]] = {name: ([], []) for name in CHILD_NAMES}
-        for place, payload in enumerate(payloads.cast(pa.binary()).to_pylist()):
-            message = None if payload is None else parse_plain(payload)
-            row = _NO_CONTENT if payload is None else read_plain(message)
-            if row is None:
-                row, rare_row, hanging = read_message(payload.decode(), message)
-                rare_places[place] = len(rare)
-                rare.append(rare_row)
-                for name, items in hanging.items():
-                    children[name][0].extend([start + place] * len(items))
-                    children[name][1].extend(items)
-            plain.append(row)
-        self.columns = _to_columns(PLAIN_NAMES, plain)
-        rare_columns = _to_columns(RARE_NAMES, rare)
-        taken = pa.array(rare_places, pa.int32())
-        self.columns |= {name: column.take(taken) for name, column in rare_columns.items()}
-        self.children = {name: _child_table(name, *rows) for name, rows in children.items()}
 
-
-def _to_columns(
-    names: Iterable[str], rows: list[Row], table: schema.Table = schema.MESSAGES
-) -> dict[str, pa.Array]:
-    names = tuple(names)
+def _to_columns(names: Sequence[str], rows: list[Row], table: schema.Table) -> dict[str, pa.Array]:
     columns = zip(*rows, strict=True) if rows else [()] * len(names)
     return {
         name: pa.array(column, table.schema.field(name).type)
@@ -129,27 +120,23 @@ def _to_columns(
     }
 
 
-def _child_table(name: str, places: list[int], rows: list[Row]) -> pa.Table:
+def _to_table(name: str, indices: list[int], rows: list[Row]) -> pa.Table:
     columns = _to_columns(CHILD_NAMES[name], rows, schema.TABLES[name])
-    return pa.table({"row": pa.array(places, pa.int64()), **columns})
+    return pa.table({"row": pa.array(indices, pa.int64()), **columns})
 
 
 def read_plain(message: Any) -> Row | None:
-    """Return a plain message's `PLAIN_NAMES`; None for everything that needs a closer look."""
+    """Return the `PLAIN_NAMES` of a plain message; None for any other message."""
     try:
         if not message.keys() <= _PLAIN_KEYS:
             return None
-        sender, to, text, tags = (
-            message["from"],
-            message["to"],
-            message.get("message"),
-            message.get("tags"),
-        )
+        sender, to = message["from"], message["to"]
+        text, tags = message.get("message"), message.get("tags")
         sender_id, name, username = sender["id"], sender.get("name"), sender.get("username")
         recipients, tag_list = to["data"], () if tags is None else tags["data"]
         recipient_ids = [person["id"] for person in recipients if person.keys() <= _PERSON_KEYS]
         tag_names = [tag["name"] for tag in tag_list if len(tag) == 1]
-        is_whole = (
+        is_plain = (
             sender.keys() <= _PERSON_KEYS
             and len(to) == 1
             and (tags is None or len(tags) == 1)
@@ -158,7 +145,7 @@ def read_plain(message: Any) -> Row | None:
         )
     except (AttributeError, KeyError, TypeError):
         return None
-    if not (is_whole and sender_id.__class__ is str and text.__class__ in _TEXT_OR_NONE):
+    if not (is_plain and sender_id.__class__ is str and text.__class__ in _TEXT_OR_NONE):
         return None
     if name.__class__ not in _TEXT_OR_NONE or username.__class__ not in _TEXT_OR_NONE:
         return None
@@ -166,31 +153,21 @@ def read_plain(message: Any) -> Row | None:
         for value in values:
             if value.__class__ is not str:
                 return None
-    return (
-        sender_id,
-        name,
-        username,
-        recipient_ids,
-        text,
-        None if tags is None else tag_names,
-        "text" if text else "empty",
-    )
+    tag_column = None if tags is None else tag_names
+    return sender_id, name, username, recipient_ids, text, tag_column, "text" if text else "empty"
 
 
 def read_closely(message: PayloadReader) -> Row:
-    """Take a message's `PLAIN_NAMES` key by key, whatever they hold."""
+    """Take the `PLAIN_NAMES` of any message key by key."""
     message.drop(("id", "created_time"))
     sender = _read_sender(message)
-    recipient_ids, tags = (
-        message.values("to", "id", ("name", "username", "email")),
-        message.values("tags", "name"),
-    )
-    text = message.text("message")
+    recipient_ids = message.values("to", "id", ("name", "username", "email"))
+    tags, text = message.values("tags", "name"), message.text("message")
     return *sender, recipient_ids, text, tags, "text" if text else "empty"
 
 
 def read_message(payload: str, parsed: object = None) -> tuple[Row, Row, Mapping[str, list[Row]]]:
-    """Return `PLAIN_NAMES`, `RARE_NAMES` and the children of any message; never raises."""
+    """Return `PLAIN_NAMES`, `RARE_NAMES` and the children of any message; it never raises."""
     try:
         value, is_replaced = parse_payload(payload, parsed)
         if isinstance(value, dict):
@@ -204,28 +181,20 @@ def _read_object(
     value: dict[str, object], is_replaced: bool
 ) -> tuple[Row, Row, dict[str, list[Row]]]:
     row = read_plain({key: item for key, item in value.items() if key in _PLAIN_KEYS})
+    message = PayloadReader(value)
     if row is None:
-        message = PayloadReader(value)
         row = read_closely(message)
     else:
-        message = PayloadReader(
-            {key: item for key, item in value.items() if key not in _PLAIN_KEYS}
-        )
-    sticker_url, story, reply_to = (
-        message.text("sticker"),
-        _read_story(message),
-        _read_reply(message),
-    )
+        message.drop(_PLAIN_KEYS)
+    sticker_url, story = message.text("sticker"), _read_story(message)
+    reply_to = _read_reply(message)
     is_unsupported = message.flag("is_unsupported") or False
     children = {
         name: read(message) if name in message.rest else [] for name, read in _READ_CHILDREN.items()
     }
-    if is_unsupported:
-        content_type = "unsupported"
-    else:
-        content_type = _find_content_type(
-            story[0], sticker_url, children, row[TEXT_PLACE], message.rest
-        )
+    content_type = "unsupported"
+    if not is_unsupported:
+        content_type = _find_content_type(story[0], sticker_url, children, row[_TEXT], message.rest)
     problem = None if message.is_readable else "field_unreadable"
     if problem is None and is_replaced:
         problem = "surrogate_replaced"
@@ -235,7 +204,7 @@ def _read_object(
 
 
 def _read_sender(message: PayloadReader) -> Row:
-    """Take `from`: id, name and user name; a bare id is read as one."""
+    """Take `from`: id, name and user name; the value can be a bare id."""
     if isinstance(message.rest.get("from"), str | int):
         return message.text("from"), None, None
     sender = message.open("from")
@@ -246,7 +215,7 @@ def _read_sender(message: PayloadReader) -> Row:
 
 
 def _read_story(message: PayloadReader) -> Row:
-    """Take `story`: kind, id and link; the kind is `unknown` where the API names only the story."""
+    """Take `story`: kind, id and link; the kind is `unknown` where the API gives only the story."""
     if "story" not in message.rest:
         return None, None, None
     story = message.open("story")
@@ -263,7 +232,7 @@ def _read_story(message: PayloadReader) -> Row:
 
 
 def _read_reply(message: PayloadReader) -> str | None:
-    """Take `reply_to`: the id of the message it quotes."""
+    """Take `reply_to`: the id of the quoted message."""
     if "reply_to" not in message.rest:
         return None
     reply = message.open("reply_to")
@@ -279,8 +248,8 @@ def _find_content_type(
     text: object,
     rest: dict[str, object],
 ) -> str:
-    """Return the first content type that fits (the order is the module's)."""
-    kinds = [str(row[KIND_PLACE]) for row in children["attachments"]]
+    """Return the first content type that applies, in the order of the module's docstring."""
+    kinds = [str(row[_KIND]) for row in children["attachments"]]
     available = [kind for kind in kinds if kind != "unavailable"]
     if story_kind is not None:
         return _CONTENT_OF_STORY.get(str(story_kind)) or ("story_reply" if text else "other")

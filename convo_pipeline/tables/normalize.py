@@ -1,7 +1,7 @@
-"""Normalise one partition: raw tables in, the six normalised tables out. Pure, deterministic, never raises on a payload.
+"""Compute the normalised tables and `coverage` of one day from its raw tables. Pure.
 
-pandas aligns and groups, pyarrow is the door: every table leaves with exactly the schema declared for it, sorted by
-its key. It refuses to know files, accounts and the API.
+It is deterministic and never raises because of a payload. Every table has its declared schema and
+is sorted by its key.
 """
 
 from collections.abc import Mapping
@@ -21,9 +21,9 @@ from convo_pipeline.tables.conversations import (
 )
 from convo_pipeline.tables.messages import CHILD_NAMES, ParsedPayloads, parse_payloads
 
-_NEVER = pa.scalar(0, schema.TIME)
+_LONG_AGO = pa.scalar(0, schema.TIME)
 _ESTIMATES = pa.array(["conversation", "listing"])
-_ASKED_COLUMNS = {
+_COLUMNS_OF_FIELDS = {
     "attachments": "attachment_count",
     "shares": "share_count",
     "reactions": "reaction_count",
@@ -37,7 +37,11 @@ def _empty(table: schema.Table) -> pa.Table:
 
 @dataclass(frozen=True)
 class RawDay:
-    """The raw tables of one account and date, and who that account is where the tables do not say."""
+    """The raw tables of one account and date.
+
+    The platform and the Page are used where the tables do not name them. `own_id` is the account's
+    own id if it is known.
+    """
 
     platform: str | None = None
     page_id: str | None = None
@@ -46,46 +50,67 @@ class RawDay:
     message_details: pa.Table = field(default_factory=lambda: _empty(schema.RAW_MESSAGE_DETAILS))
     rejects: pa.Table = field(default_factory=lambda: _empty(schema.RAW_REJECTS))
     own_id: str | None = None
-    """The account's own id as it is known now; None: as stored with the conversations."""
 
 
 def normalize(raw: RawDay) -> dict[str, pa.Table]:
-    """Return the six normalised tables of a partition; every listed id has exactly one row in `messages`."""
+    """Return the six normalised tables; `messages` has exactly one row for each listed id."""
     own_ids = read_own_ids(raw.conversations, raw.platform, raw.page_id, raw.own_id)
-    held = align_messages(raw.message_ids, raw.message_details)
-    contents = parse_payloads(held["payload"])
-    messages = _messages_table(held, contents, raw.platform, own_ids)
-    participants = normalize_participants(raw.conversations, messages, own_ids, held["payload"])
+    aligned = align_messages(raw.message_ids, raw.message_details)
+    parsed = parse_payloads(aligned["payload"])
+    messages = _messages_table(aligned, parsed, raw.platform, own_ids)
+    participants = normalize_participants(raw.conversations, messages, own_ids, aligned["payload"])
     messages = clear_unsure_directions(resolve_senders(messages, participants), participants)
-    tables = {
-        "conversations": normalize_conversations(
-            raw.conversations, messages, participants, raw.platform, raw.page_id
-        ),
-        "participants": participants,
-        "messages": messages,
+    conversations = normalize_conversations(
+        raw.conversations, messages, participants, raw.platform, raw.page_id
+    )
+    children = {name: _child_table(name, parsed.children[name], messages) for name in CHILD_NAMES}
+    return {"conversations": conversations, "participants": participants, "messages": messages} | (
+        children
+    )
+
+
+def count_coverage(raw: RawDay) -> pa.Table:
+    """Return `coverage`: one row, or none for a day without raw rows.
+
+    ids_listed = detailed + beyond_20 + gone + failed + pending always holds.
+    """
+    aligned = align_messages(raw.message_ids, raw.message_details)
+    statuses = pc.fill_null(aligned["detail_status"], "pending")
+    counts = {
+        status: pc.sum(pc.equal(statuses, status)).as_py() or 0 for status in schema.DETAIL_STATUSES
     }
-    return tables | {
-        name: _child_table(name, contents.children[name], messages) for name in CHILD_NAMES
+    conversation_ids = set(raw.conversations["conversation_id"].to_pylist())
+    conversation_ids |= set(aligned["conversation_id"].unique().to_pylist())
+    if not conversation_ids and not len(raw.rejects):
+        return _empty(schema.COVERAGE)
+    id_counts = aligned.group_by("conversation_id").aggregate([([], "count_all")])["count_all"]
+    incomplete = aligned["conversation_id"].filter(pc.not_equal(statuses, "detailed"))
+    at_risk_count = pc.sum(pc.greater(id_counts, schema.READABLE_COUNT)).as_py() or 0
+    row = counts | {
+        "ids_listed": len(aligned),
+        "rejected": len(raw.rejects),
+        "share_detailed": counts["detailed"] / len(aligned) if len(aligned) else None,
+        "conversation_count": len(conversation_ids),
+        "incomplete_conversation_count": len(incomplete.unique()),
+        "at_risk_conversation_count": at_risk_count,
     }
+    return pa.Table.from_pylist([row], schema=schema.COVERAGE.schema)
 
 
 def align_messages(message_ids: pa.Table, details: pa.Table) -> pa.Table:
-    """Put ids and details side by side: one row for each id in either, sorted by key; details' names get `_held`."""
+    """Join ids and details: one row for each id in either table, sorted by key.
+
+    Columns of details that the ids have too get the suffix `_of_details`.
+    """
     ids, details = sort_by_key(message_ids), sort_by_key(details)
     key = list(schema.MESSAGES.key)
     shared = [name for name in details.column_names if name in ids.column_names and name not in key]
     details = details.rename_columns(
-        [f"{name}_held" if name in shared else name for name in details.column_names]
+        [f"{name}_of_details" if name in shared else name for name in details.column_names]
     )
     if ids.select(key).equals(details.select(key)):
-        rest = [name for name in details.column_names if name not in key]
-        return pa.table(
-            {
-                name: table[name]
-                for table, names in ((ids, ids.column_names), (details, rest))
-                for name in names
-            }
-        )
+        columns = {name: details[name] for name in details.column_names}
+        return pa.table({name: ids[name] for name in ids.column_names} | columns)
     frame = pd.merge(_frame(ids), _frame(details), on=key, how="outer", sort=False)
     fields = {field.name: field.type for table in (details, ids) for field in table.schema}
     aligned = pa.Table.from_pandas(frame, pa.schema(list(fields.items())), preserve_index=False)
@@ -93,7 +118,7 @@ def align_messages(message_ids: pa.Table, details: pa.Table) -> pa.Table:
 
 
 def sort_by_key(table: pa.Table, key: tuple[str, ...] = schema.MESSAGES.key) -> pa.Table:
-    """Return the rows in the order of their key, one row a key; a table that already is so comes back as it is."""
+    """Return the rows sorted by key, one row for each key."""
     if _is_sorted(table, key):
         return table
     table = table.sort_by([(name, "ascending") for name in key])
@@ -104,7 +129,7 @@ def sort_by_key(table: pa.Table, key: tuple[str, ...] = schema.MESSAGES.key) -> 
 
 
 def _is_sorted(table: pa.Table, key: tuple[str, ...]) -> bool:
-    """Tell whether keys rise strictly."""
+    """Return whether each key is greater than the one before."""
     rises = pa.scalar(False)
     is_same = pa.scalar(True)
     for name in key:
@@ -121,34 +146,40 @@ def _frame(table: pa.Table) -> pd.DataFrame:
 
 
 def _messages_table(
-    held: pa.Table, contents: ParsedPayloads, platform: str | None, own_ids: frozenset[str]
+    aligned: pa.Table, parsed: ParsedPayloads, platform: str | None, own_ids: frozenset[str]
 ) -> pa.Table:
-    columns: dict[str, object] = dict(contents.columns)
-    is_redacted = pc.and_(pc.is_valid(held["redacted_at"]), pc.equal(held["detail_status"], "gone"))
-    has_payload = pc.and_(pc.is_valid(held["payload"]), pc.invert(pc.fill_null(is_redacted, False)))
+    columns: dict[str, object] = dict(parsed.columns)
+    is_redacted = pc.and_(
+        pc.is_valid(aligned["redacted_at"]), pc.equal(aligned["detail_status"], "gone")
+    )
+    has_payload = pc.and_(
+        pc.is_valid(aligned["payload"]), pc.invert(pc.fill_null(is_redacted, False))
+    )
     columns["content_type"] = pc.if_else(has_payload, columns["content_type"], "unavailable")
-    sender_ids = contents.columns["sender_id"]
-    for key, was_asked in _find_asked(held["fields"]).items():
-        name = _ASKED_COLUMNS[key]
-        columns[name] = _fill_asked(contents.columns[name], has_payload, was_asked)
+    sender_ids = parsed.columns["sender_id"]
+    for name, is_requested in _find_requested(aligned["fields"]).items():
+        columns[name] = _fill_requested(parsed.columns[name], has_payload, is_requested)
     columns |= {
-        "conversation_id": held["conversation_id"],
-        "message_id": held["message_id"],
-        "platform": pa.repeat(pa.scalar(platform, schema.TEXT), len(held)),
+        "conversation_id": aligned["conversation_id"],
+        "message_id": aligned["message_id"],
+        "platform": pa.repeat(pa.scalar(platform, schema.TEXT), len(aligned)),
         "created_at": pc.coalesce(
-            held["created_at"], held["created_at_held"], held["first_seen_at"], _NEVER
+            aligned["created_at"],
+            aligned["created_at_of_details"],
+            aligned["first_seen_at"],
+            _LONG_AGO,
         ),
-        "tie_rank": pc.fill_null(held["tie_rank"], 0),
+        "tie_rank": pc.fill_null(aligned["tie_rank"], 0),
         "direction": _directions(sender_ids, own_ids),
-        "detail_status": pc.fill_null(held["detail_status"], "pending"),
+        "detail_status": pc.fill_null(aligned["detail_status"], "pending"),
         "deleted_at": pc.if_else(
-            pc.is_null(held["returned_at"]), held["deleted_at"], pa.scalar(None, schema.TIME)
+            pc.is_null(aligned["returned_at"]), aligned["deleted_at"], pa.scalar(None, schema.TIME)
         ),
-        "problem": _problems(held, contents),
+        "problem": _problems(aligned, parsed),
         "first_seen_at": pc.coalesce(
-            _earlier(held["first_seen_at"], held["first_seen_at_held"]), _NEVER
+            _earlier(aligned["first_seen_at"], aligned["first_seen_at_of_details"]), _LONG_AGO
         ),
-        "changed_at": pc.coalesce(held["changed_at"], held["first_seen_at"], _NEVER),
+        "changed_at": pc.coalesce(aligned["changed_at"], aligned["first_seen_at"], _LONG_AGO),
     }
     return _build(schema.MESSAGES, columns)
 
@@ -163,7 +194,7 @@ def _build(table: schema.Table, columns: Mapping[str, object]) -> pa.Table:
 
 
 def _directions(sender_ids: pa.ChunkedArray, own_ids: frozenset[str]) -> object:
-    """Tell who sent: we, the customer, or null where we do not know ourselves or the sender."""
+    """Return the direction by sender; null where the sender or the own id is not known."""
     if not own_ids:
         return pa.nulls(len(sender_ids), schema.TEXT)
     is_own = pc.is_in(sender_ids, value_set=pa.array(sorted(own_ids), schema.TEXT))
@@ -171,17 +202,20 @@ def _directions(sender_ids: pa.ChunkedArray, own_ids: frozenset[str]) -> object:
     return pc.if_else(pc.is_valid(sender_ids), direction, pa.scalar(None, schema.TEXT))
 
 
-def _find_asked(fields: pa.ChunkedArray) -> dict[str, object]:
-    """Tell of some payload keys whether the answer was asked for them; true where it is not written down."""
+def _find_requested(fields: pa.ChunkedArray) -> dict[str, object]:
+    """Return for some columns in which rows their field was requested; true without a record."""
     encoded = fields.combine_chunks().dictionary_encode()
-    named = {key: pc.match_substring(encoded.dictionary, f'"{key}":') for key in _ASKED_COLUMNS}
-    return {key: pc.fill_null(names.take(encoded.indices), True) for key, names in named.items()}
+    requested = {}
+    for key, column in _COLUMNS_OF_FIELDS.items():
+        is_named = pc.match_substring(encoded.dictionary, f'"{key}":')
+        requested[column] = pc.fill_null(is_named.take(encoded.indices), True)
+    return requested
 
 
-def _fill_asked(column: pa.ChunkedArray, has_payload: object, was_asked: object) -> object:
-    """Say 0 or false where the payload, asked for the key, says nothing; null where nobody asked."""
+def _fill_requested(column: pa.ChunkedArray, has_payload: object, is_requested: object) -> object:
+    """Fill 0 or false where the field was requested and is absent; null where it was not."""
     nothing = pa.scalar(False) if pa.types.is_boolean(column.type) else pa.scalar(0, column.type)
-    is_known = pc.and_(has_payload, was_asked)
+    is_known = pc.and_(has_payload, is_requested)
     return pc.if_else(
         is_known,
         pc.fill_null(column, nothing),
@@ -189,38 +223,35 @@ def _fill_asked(column: pa.ChunkedArray, has_payload: object, was_asked: object)
     )
 
 
-def _problems(held: pa.Table, contents: ParsedPayloads) -> object:
-    """Name one problem a row: the first of `schema.PROBLEMS` that it has."""
-    found = contents.columns["problem"]
-    is_detailed = pc.equal(held["detail_status"], "detailed")
-    is_lost = pc.fill_null(pc.and_(is_detailed, pc.is_null(held["payload"])), False)
-    source = held["created_at_source"]
-    is_dated = pc.fill_null(pc.match_substring(held["payload"], '"created_time":"'), False)
+def _problems(aligned: pa.Table, parsed: ParsedPayloads) -> object:
+    """Return the first of `schema.PROBLEMS` that each row has."""
+    problems = parsed.columns["problem"]
+    is_detailed = pc.equal(aligned["detail_status"], "detailed")
+    is_lost = pc.fill_null(pc.and_(is_detailed, pc.is_null(aligned["payload"])), False)
+    source = aligned["created_at_source"]
+    is_dated = pc.fill_null(pc.match_substring(aligned["payload"], '"created_time":"'), False)
     is_undated = pc.fill_null(pc.not_equal(source, "message"), False)
     return pc.case_when(
         pc.make_struct(
             is_lost,
             pc.fill_null(
-                pc.is_in(found, value_set=pa.array(["payload_unreadable", "field_unreadable"])),
+                pc.is_in(problems, value_set=pa.array(["payload_unreadable", "field_unreadable"])),
                 False,
             ),
             pc.and_(is_undated, is_dated),
             pc.fill_null(pc.is_in(source, value_set=_ESTIMATES), False),
         ),
         pa.scalar("payload_unreadable"),
-        found,
+        problems,
         pa.scalar("time_unreadable"),
         pa.scalar("time_estimated"),
-        found,
+        problems,
     )
 
 
 def _child_table(name: str, rows: pa.Table, messages: pa.Table) -> pa.Table:
-    """Give children their message's key and time."""
-    places = rows["row"]
-    of_message = {
-        column: messages[column].take(places)
-        for column in ("conversation_id", "message_id", "created_at")
-    }
-    own = {column: rows[column] for column in CHILD_NAMES[name]}
-    return _build(schema.TABLES[name], of_message | own)
+    """Return a table of children with the key and the time of their messages."""
+    shared = ("conversation_id", "message_id", "created_at")
+    columns = {column: messages[column].take(rows["row"]) for column in shared}
+    columns |= {column: rows[column] for column in CHILD_NAMES[name]}
+    return _build(schema.TABLES[name], columns)

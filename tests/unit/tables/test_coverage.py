@@ -4,8 +4,7 @@ import random
 from collections.abc import Sequence
 
 from convo_pipeline import schema
-from convo_pipeline.tables.coverage import count_coverage
-from convo_pipeline.tables.normalize import RawDay
+from convo_pipeline.tables.normalize import RawDay, count_coverage
 from tests.support.raw_days import SEEN, conversation_row, detail_row, id_row, table
 
 Row = dict[str, object]

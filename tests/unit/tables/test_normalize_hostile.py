@@ -12,8 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from convo_pipeline import schema
-from convo_pipeline.tables.coverage import count_coverage
-from convo_pipeline.tables.normalize import RawDay, normalize
+from convo_pipeline.tables.normalize import RawDay, count_coverage, normalize
 from tests.support.raw_days import conversation_row, detail_row, id_row, raw_day, read_sample
 
 MESSAGES: list[dict[str, Any]] = [
