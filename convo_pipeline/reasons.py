@@ -39,10 +39,10 @@ Level = Literal["problem", "warning", "note"]
 """problem: stops the account; warning: will stop it or loses data; note: changes no exit code."""
 Connection = Literal["messenger", "instagram", "instagram_login"]
 """A Page's Messenger, the Instagram account linked to a Page, or Instagram with its own login."""
-Place = Literal["command_line", "page"]
+Interface = Literal["command_line", "page"]
 """Where a person reads a remedy: in a terminal, or on Dagster's page."""
 
-ACTIONS: Mapping[Place, Mapping[str, str]] = {
+ACTIONS: Mapping[Interface, Mapping[str, str]] = {
     "command_line": {
         "again": "run `convo-pipeline extract` again",
         "normalize": "run `convo-pipeline normalize`",
@@ -54,7 +54,7 @@ ACTIONS: Mapping[Place, Mapping[str, str]] = {
         "read_again": "materialize the raw tables of this day",
     },
 }
-"""What a person does at each place, for the braces in remedies."""
+"""What a person does at each interface, for the braces in remedies."""
 TO_DO, NOTHING_TO_DO = "To do", "Nothing to do"
 UNKNOWN_DETAILS = {
     "variable": "the variable that `token_env` names",
@@ -91,21 +91,21 @@ class Reason:
     def remedy_for(
         self,
         connection: Connection | None = None,
-        place: Place = "command_line",
+        interface: Interface = "command_line",
         details: Details = NO_DETAILS,
     ) -> str:
-        """Return what to do, in words for the connection and the place."""
+        """Return what to do, in words for the connection and the interface."""
         own: str | None = getattr(self, connection) if connection else None
-        return (own or self.remedy).format_map({**UNKNOWN_DETAILS, **ACTIONS[place], **details})
+        return (own or self.remedy).format_map({**UNKNOWN_DETAILS, **ACTIONS[interface], **details})
 
-    def explain(self, place: Place = "command_line", details: Details = NO_DETAILS) -> str:
+    def explain(self, interface: Interface = "command_line", details: Details = NO_DETAILS) -> str:
         """Return sentence and remedy.
 
         >>> REASONS["never_extracted"].explain()
         'never extracted. To do: run `convo-pipeline extract`'
         """
         label = NOTHING_TO_DO if self.is_self_healing else TO_DO
-        return f"{self.describe(details)}. {label}: {self.remedy_for(None, place, details)}"
+        return f"{self.describe(details)}. {label}: {self.remedy_for(None, interface, details)}"
 
 
 NEW_TOKEN = "create a new one (a system user's Page token does not expire), export it in {variable}"  # noqa: S105
@@ -499,7 +499,7 @@ def locate_error(error: BaseException) -> str:
     return f"{type(error).__name__} in {path} line {frames[-1].lineno} ({frames[-1].name})"
 
 
-def describe_error(error: BaseException, place: Place = "command_line") -> str:
+def describe_error(error: BaseException, interface: Interface = "command_line") -> str:
     """Return a text that is safe to show: a ConvoError's own, else reason, location and remedy.
 
     >>> describe_error(KeyError("secret"))
@@ -508,7 +508,7 @@ def describe_error(error: BaseException, place: Place = "command_line") -> str:
     if isinstance(error, ConvoError):
         return str(error)
     reason = REASONS[reason_of(error)]
-    remedy = reason.remedy_for(place=place)
+    remedy = reason.remedy_for(interface=interface)
     return f"{reason.describe()} ({locate_error(error)}). {TO_DO}: {remedy}"
 
 
@@ -516,7 +516,7 @@ def describe_outcome(
     outcome: str,
     reasons: Iterable[str],
     error: str | None = None,
-    place: Place = "command_line",
+    interface: Interface = "command_line",
     details: Details = NO_DETAILS,
 ) -> str:
     """Say in one line why an account's run is not complete and what to do about it.
@@ -530,7 +530,7 @@ def describe_outcome(
     sentences = "; ".join(each.describe(details) for each in known) or "no reason was stored"
     acting = [each for each in known if not each.is_self_healing]
     remedies = "; ".join(
-        dict.fromkeys(each.remedy_for(None, place, details) for each in acting or known)
+        dict.fromkeys(each.remedy_for(None, interface, details) for each in acting or known)
     )
     head = f"{outcome}: {sentences}" + (f" ({error.rstrip('.')})" if error else "")
     return f"{head}. {TO_DO if acting else NOTHING_TO_DO}: {remedies}" if remedies else head

@@ -1,1 +1,1 @@
-"""Who asks: the Dagster assets, jobs and schedules. The only place that knows Dagster."""
+"""Dagster: assets, jobs, schedules, sensors and checks. Only this folder imports Dagster."""

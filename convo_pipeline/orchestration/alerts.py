@@ -109,10 +109,10 @@ def _is_repeated(instance: dg.DagsterInstance, run: dg.DagsterRun, failure: RunF
     ended: Sequence[dg.DagsterRun] = instance.get_runs(
         dg.RunsFilter(job_name=run.job_name, statuses=ENDED), limit=20
     )
-    ids = [each.run_id for each in ended]
+    ids = [other.run_id for other in ended]
     before = ended[ids.index(run.run_id) + 1 :][:1] if run.run_id in ids else []
     return any(
-        each.status == dg.DagsterRunStatus.FAILURE
-        and read_failure(instance, each.run_id).fingerprint == failure.fingerprint
-        for each in before
+        earlier.status == dg.DagsterRunStatus.FAILURE
+        and read_failure(instance, earlier.run_id).fingerprint == failure.fingerprint
+        for earlier in before
     )

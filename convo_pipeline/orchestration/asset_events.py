@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import dagster as dg
 
-from convo_pipeline.reasons import Place, describe_error
+from convo_pipeline.reasons import Interface, describe_error
 
 AssetEvent = dg.MaterializeResult[None] | dg.AssetCheckResult
 TablePartition = tuple[str, str]
@@ -25,9 +25,9 @@ T = TypeVar("T")
 class StepResult:
     """What a step stored, with metadata, and which accounts failed, with a reason and a remedy."""
 
-    place: Place = "page"
+    interface: Interface = "page"
     requested: dict[TablePartition, Metadata] = field(default_factory=dict)
-    """Complete partitions among those that the run was asked for."""
+    """Complete partitions among those that the run must store."""
     unrequested: dict[TablePartition, Metadata] = field(default_factory=dict)
     """Other partitions whose files changed."""
     pictured: dict[TablePartition, Metadata] = field(default_factory=dict)
@@ -42,7 +42,7 @@ class StepResult:
         try:
             return work()
         except Exception as error:
-            self.failures[account] = f"{account}: {describe_error(error, self.place)}"
+            self.failures[account] = f"{account}: {describe_error(error, self.interface)}"
         return None
 
     def failure(self) -> dg.Failure:
@@ -72,10 +72,14 @@ def report_to_dagster(
     _log(context, result.unrequested)
     if result.failures:
         pictured = result.pictured
-        _log(context, {key: each for key, each in result.requested.items() if key not in pictured})
+        _log(
+            context,
+            {key: metadata for key, metadata in result.requested.items() if key not in pictured},
+        )
     else:
         _log(
-            context, {key: each for key, each in result.requested.items() if key[0] not in selected}
+            context,
+            {key: metadata for key, metadata in result.requested.items() if key[0] not in selected},
         )
         tables: dict[str, None] = {}
         for (table, key), metadata in result.requested.items():

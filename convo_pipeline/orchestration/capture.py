@@ -73,7 +73,7 @@ def build_capture_job(deployment: Deployment) -> dg.JobDefinition:
 
 def run_capture(deployment: Deployment, log: Log, names: Sequence[str] = ()) -> StepResult:
     """Capture these accounts, or all, and derive the days that changed."""
-    result = StepResult(deployment.place)
+    result = StepResult(deployment.interface)
     accounts = [
         account for account in deployment.settings.accounts if not names or account.name in names
     ]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from convo_pipeline.base.clock import SYSTEM_CLOCK, Clock
 from convo_pipeline.errors import SettingsError
 from convo_pipeline.extract.run import AccountReport, Progress
-from convo_pipeline.reasons import Place
+from convo_pipeline.reasons import Interface
 from convo_pipeline.settings import Settings, find_settings_file, read_settings
 
 
@@ -19,7 +19,7 @@ class Deployment:
     problem: str | None = None
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
     clock: Clock = SYSTEM_CLOCK
-    place: Place = "page"
+    interface: Interface = "page"
     """Where a person reads the remedies of failures."""
     on_progress: Callable[[Progress], None] | None = None
     on_reports: Callable[[Sequence[AccountReport]], None] | None = None

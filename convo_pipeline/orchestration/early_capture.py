@@ -38,7 +38,7 @@ def build_early_capture(
         if not (settings.store.state_path / STATE_FILE).is_file():
             return dg.SkipReason("nothing was extracted yet")
         with open_store(deployment) as store:
-            risks = [each for each in _find_all_risks(settings, store) if each.due_at is not None]
+            risks = [risk for risk in _find_all_risks(settings, store) if risk.due_at is not None]
         request = _request_due(risks, deployment.clock.now())
         if isinstance(request, dg.RunRequest):
             return _retry_once(context.instance, request)
@@ -63,15 +63,15 @@ def _request_due(risks: Sequence[AccountRisks], now: datetime) -> dg.RunRequest 
 
     The run key holds the time of each account's last run: each prediction starts one capture.
     """
-    due = [each for each in risks if each.due_at is not None and each.due_at <= now]
+    due = [risk for risk in risks if risk.due_at is not None and risk.due_at <= now]
     if not due:
         waiting = [
-            f"{each.account}: {len(each.risks)} at risk, due {each.due_at:%H:%M:%S} UTC"
-            for each in risks
+            f"{risk.account}: {len(risk.risks)} at risk, due {risk.due_at:%H:%M:%S} UTC"
+            for risk in risks
         ]
         return dg.SkipReason("; ".join(waiting) or "no conversation is at risk")
-    names = ",".join(each.account for each in due)
-    times = ",".join(f"{each.last_listed_at:%Y%m%dT%H%M%S}" for each in due)
+    names = ",".join(risk.account for risk in due)
+    times = ",".join(f"{risk.last_listed_at:%Y%m%dT%H%M%S}" for risk in due)
     return dg.RunRequest(run_key=f"{names}@{times}", tags={ACCOUNTS_TAG: names})
 
 

@@ -45,7 +45,7 @@ def run_jobs(
     """
     reports: list[AccountReport] = []
     definitions = build_definitions(
-        replace(deployment, on_reports=reports.extend, place="command_line")
+        replace(deployment, on_reports=reports.extend, interface="command_line")
     )
     failures: list[str] = []
     for job in jobs:

@@ -116,7 +116,7 @@ def _summarize(report: AccountReport) -> str:
 
 def describe_failure(deployment: Deployment, report: AccountReport) -> str:
     """Say in one line why an account's run is not complete and what to do about it."""
-    why = describe_outcome(report.outcome, report.reasons, report.error, deployment.place)
+    why = describe_outcome(report.outcome, report.reasons, report.error, deployment.interface)
     return f"{report.account}: {why}"
 
 
@@ -129,7 +129,7 @@ def _collect_extracted(
 ) -> StepResult:
     """Collect the partitions of complete accounts, and all others whose files changed."""
     reports = list(reports)
-    result = StepResult(deployment.place, summary=run_metadata(reports))
+    result = StepResult(deployment.interface, summary=run_metadata(reports))
     for report in reports:
         if report.outcome != "complete":
             result.failures[report.account] = describe_failure(deployment, report)
@@ -148,7 +148,7 @@ def _collect_extracted(
 def add_unrequested(
     result: StepResult, commits: Iterable[Commit], requested_days: Iterable[date] = ()
 ) -> None:
-    """Count the changed partitions, and show those of days that the run was not asked for."""
+    """Count the changed partitions, and show those of other days than the requested ones."""
     requested = set(requested_days)
     for commit in commits:
         result.changed_count += commit.is_changed
@@ -187,7 +187,7 @@ def run_normalise(
     deployment: Deployment, keys: Iterable[str], scope: Scope = "asked"
 ) -> StepResult:
     """Derive the partition keys as the scope says, then all other stale days of their accounts."""
-    requested, result = by_account(keys), StepResult(deployment.place)
+    requested, result = by_account(keys), StepResult(deployment.interface)
     has_previews = sum(map(len, requested.values())) <= MOST_PREVIEWS
     with open_store(deployment) as store:
         for account, days in requested.items():
@@ -293,7 +293,9 @@ def draw_pictures(
         except ConvoError:
             raise
         except Exception as error:
-            text = dg.MetadataValue.md(f"No pictures: {describe_error(error, deployment.place)}.")
+            text = dg.MetadataValue.md(
+                f"No pictures: {describe_error(error, deployment.interface)}."
+            )
             return dict.fromkeys(PICTURED, text)
 
     pages: dict[str, Any] = result.attempt(account, draw) or {}

@@ -23,7 +23,7 @@ from convo_pipeline.reasons import (
     RUN_REASONS,
     UNKNOWN_DETAILS,
     Connection,
-    Place,
+    Interface,
     describe_outcome,
     reason_of,
 )
@@ -65,8 +65,8 @@ def test_texts_are_lower_case_clauses(name: str) -> None:
     details |= dict.fromkeys(("count", "due", "until", "date", "kind", "scopes", "folder"), "x")
     details |= {"asked": "v1", "served": "v2"}
     texts = {reason.describe(details)}
-    for place in get_args(Place):
-        texts |= {reason.remedy_for(each, place, details) for each in connections}
+    for interface in get_args(Interface):
+        texts |= {reason.remedy_for(each, interface, details) for each in connections}
     for text in texts:
         assert text
         assert not text.endswith(".")
@@ -76,7 +76,7 @@ def test_texts_are_lower_case_clauses(name: str) -> None:
 def test_a_remedy_names_a_command_in_a_terminal_and_a_click_on_the_page() -> None:
     reason = REASONS["derived_table_wrong"]
     assert reason.remedy_for().startswith("run `convo-pipeline normalize` again")
-    assert reason.remedy_for(place="page").startswith("materialize the normalised tables")
+    assert reason.remedy_for(interface="page").startswith("materialize the normalised tables")
 
 
 @pytest.mark.parametrize(

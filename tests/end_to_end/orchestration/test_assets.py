@@ -22,6 +22,7 @@ from convo_pipeline.orchestration.instance import make_home
 from convo_pipeline.orchestration.partitions import Window, partitions_of, range_tags
 from convo_pipeline.orchestration.runs import QUIET, run_jobs
 from convo_pipeline.orchestration.steps import BEFORE_START, UNREQUESTED
+from convo_pipeline.reasons import REASONS
 from convo_pipeline.settings import Settings
 from tests.support.inbox_runs import definitions_of
 from tests.support.inbox_worlds import (
@@ -196,6 +197,24 @@ def test_a_refused_account_fails_alone(
         green, red = status(deployment, instance, table)
         assert red == bad
         assert good <= green
+
+
+def test_the_failure_counts_what_an_incomplete_account_stored(
+    deployment: Deployment, instance: dg.DagsterInstance, server: EmulatorServer, days: Days
+) -> None:
+    """The page must not read `nothing was stored` above rows of the same run."""
+    bad, *_ = server.world.accounts[BIKES].conversations.values()
+    bad.make_unreadable()
+    result = run(deployment, instance, EXTRACT_JOB, [BIKES], Window(days[0], days.today))
+    head, line = failure(result)[0].splitlines()
+    with closing(Store(deployment.settings.store)) as store:
+        stored_count = len(store.state.partitions(BIKES))
+    assert stored_count > 0
+    assert head == f"not complete: {BIKES}; {stored_count} partitions were stored"
+    assert line == (
+        f"{BIKES}: incomplete: one or more conversations could not be read. Nothing to do: "
+        + REASONS["conversation_failed"].remedy_for()
+    )
 
 
 def test_a_defect_in_a_run_fails_its_account_alone(
