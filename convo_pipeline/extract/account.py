@@ -27,7 +27,7 @@ from convo_pipeline.errors import (
     StoreError,
     ThrottledError,
 )
-from convo_pipeline.extract.conversation import ConversationReader
+from convo_pipeline.extract.conversation import AccountControl, ConversationReader
 from convo_pipeline.extract.inbox import InboxReader, InboxResult, StoredConversations
 from convo_pipeline.extract.load import LoadResult, load_run_data, load_spool
 from convo_pipeline.extract.newest20_probe import Newest20Probe
@@ -484,6 +484,7 @@ class AccountCalls:
             self._run.account.platform,
             Newest20Probe(),
             self._page_sizes,
+            AccountControl(self._client),
             find_details=self._find_details,
             is_stored=self._is_stored,
             on_messages=lambda count: self._show_progress("messages", count),

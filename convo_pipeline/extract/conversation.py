@@ -3,14 +3,16 @@
 `walk` decides where paging stops, and `newest20_probe` what a refused message means.
 """
 
+import threading
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from convo_pipeline.base.json_text import readable_id
 from convo_pipeline.base.times import SECOND_US, to_us
 from convo_pipeline.errors import (
     STOPPING,
+    AccessDeniedError,
     ConvoError,
     GraphError,
     GraphFault,
@@ -47,6 +49,8 @@ MOST_EMPTY_PAGES = 3
 SETTLED_AFTER_US = 2 * SECOND_US
 MOST_FAILED_IN_A_ROW = 5
 """After so many failed messages in a row the conversation waits for the next run."""
+MAX_REFUSALS = 20
+"""After so many refused conversations and messages without one that was read, the account stops."""
 FROM_HEAD = ""
 """The cursor of a conversation that was listed without messages: page from its newest message."""
 FINAL_STATUSES = frozenset({"detailed", "gone"})
@@ -106,6 +110,37 @@ class ListedConversation:
         return StateRecord(self.at_us, state, -1 if at_end else walk.low_us)
 
 
+@dataclass
+class AccountControl:
+    """Whether an error stops the account, or concerns one conversation or message alone.
+
+    A refused permission is ambiguous, so the inbox itself is requested once a run as a control.
+    After `MAX_REFUSALS` refusals before any conversation was read, the account is refused.
+    """
+
+    client: GraphClient
+    has_read: bool = False
+    """Whether the calls of a conversation succeeded in this run."""
+    _is_inbox_refused: bool | None = None
+    _refusal_count: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def stops(self, error: ConvoError) -> bool:
+        """Return whether the account must stop because of this error; may raise another one."""
+        if not isinstance(error, AccessDeniedError):
+            return isinstance(error, STOPPING)
+        with self._lock:
+            self._refusal_count += 1
+            if self._is_inbox_refused is None:
+                try:
+                    self.client.fetch_conversations("id", 1)
+                    self._is_inbox_refused = False
+                except AccessDeniedError:
+                    self._is_inbox_refused = True
+            is_useless = not self.has_read and self._refusal_count >= MAX_REFUSALS
+            return self._is_inbox_refused or is_useless
+
+
 @dataclass(frozen=True)
 class ConversationReader:
     """Fetch conversations of one account in one run; several threads may use it."""
@@ -115,6 +150,7 @@ class ConversationReader:
     platform: str
     probe: Newest20Probe
     page_sizes: PageSizePolicy
+    control: AccountControl
     find_details: Callable[[str, str, int], Collection[tuple[str, int | None]]]
     """Returns the stored (`detail_status`, `error_code`) of (conversation, message, created_us)."""
     is_stored: Callable[[str, str, int], bool]
@@ -171,7 +207,7 @@ class ConversationReader:
                 page = self._fetch_older(listed, after, walk.count + 1)
             except GraphError as error:
                 if after == FROM_HEAD or isinstance(error, STOPPING) or not is_permanent(error):
-                    raise
+                    raise  # `InboxReader` asks the control
                 if has_restarted:  # the head was readable, so it is the cursor that is refused
                     reason = "a later page of the messages is refused"
                     raise RetryableError(replace(error.fault, reason=reason)) from None
@@ -333,9 +369,9 @@ class ConversationReader:
                     record.message_id, message_fields(self.platform, names)
                 ),
             )
-        except STOPPING:
-            raise
         except (GraphError, PayloadError) as error:
+            if self.control.stops(error):
+                raise
             is_throttled = self.client.throttled_seconds != throttled_seconds
             if record.rank > READABLE_COUNT and not is_about_message(error, is_throttled):
                 raise

@@ -292,6 +292,7 @@ class InboxReader:
         record = self._reader.read(listed)
         self._data.append_later(record)
         self._tally("fetched")
+        self._reader.control.has_read = True
         with self._lock:
             self._unreachable_in_a_row = self._faults_in_a_row = 0
             self._readable_ids.add(listed.conversation_id)
@@ -321,11 +322,16 @@ class InboxReader:
         """
         try:
             step()
-        except STOPPING as error:
-            self._tally("pending")
-            self._end(error)
         except ConvoError as error:
-            self._fail(conversation_id, at_us, error, is_shown)
+            try:
+                is_stopping = self._reader.control.stops(error)
+            except ConvoError as other:
+                error, is_stopping = other, True
+            if is_stopping:
+                self._tally("pending")
+                self._end(error)
+            else:
+                self._fail(conversation_id, at_us, error, is_shown)
         except BaseException:
             self._stop.set()
             raise

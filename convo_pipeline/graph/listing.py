@@ -16,9 +16,18 @@ from typing import Literal
 
 from convo_pipeline.base.json_text import readable_id
 from convo_pipeline.base.times import EARLIEST_US, parse_time_us, to_us
-from convo_pipeline.errors import AccessDeniedError, GraphError, MissingError, UnknownFieldError
+from convo_pipeline.errors import (
+    AccessDeniedError,
+    GraphError,
+    MissingError,
+    ThrottledError,
+    TokenError,
+    UnknownFieldError,
+    VersionError,
+)
 from convo_pipeline.graph.client import GraphClient
 from convo_pipeline.graph.codes import (
+    INBOX_MISSING,
     is_outage,
     is_unanswered,
     is_unspecific_100,
@@ -140,6 +149,8 @@ class Listing:
         self._started_at: datetime | None = None
         self._page_count = self._passes = self._restarts = self._loops = self._inversions = 0
         self._skip_reason: GraphError | None = None
+        self._codes_of_rows: set[tuple[int | None, int | None]] = set()
+        """Codes that refused a page only because of the messages of one of its conversations."""
         self._moving: set[str] = set()
         self._cuts: list[Cut] = []
 
@@ -294,7 +305,7 @@ class Listing:
                     raise  # the host is down: a smaller page is no help
                 if size.messages and _is_nesting_refused(error):
                     self._page_sizes.use_light()
-                elif not may_concern_one_row(error):
+                elif not self._may_concern_one_row(error, size, folder, after):
                     raise _read_refusal(error, after) from None
                 elif not self._skips_unreadable(
                     error, folder, after
@@ -306,6 +317,29 @@ class Listing:
                     self._page_sizes.unreadable |= dict.fromkeys(known, self._skip_reason)
                 self._page_sizes.accept_page(size, len(listed.rows))
                 return listed, next_cursor
+
+    def _may_concern_one_row(
+        self, error: GraphError, size: PageSize, folder: str, after: str | None
+    ) -> bool:
+        """Return whether one conversation of the page can be why it was refused.
+
+        Any code can mean that one conversation refuses its messages. As a control the same page is
+        requested once without messages: if it is accepted, the messages are what was refused.
+        """
+        code = (error.fault.code, error.fault.subcode)
+        if may_concern_one_row(error) or code in self._codes_of_rows:
+            return True
+        is_cursor = after is not None and code in {(100, None), *INBOX_MISSING}
+        if not size.messages or error.fault.code is None or is_cursor:
+            return False
+        if isinstance(error, TokenError | ThrottledError | VersionError | UnknownFieldError):
+            return False
+        try:
+            self._fetch(replace(size, messages=0), folder, after)
+        except GraphError:
+            return False
+        self._codes_of_rows.add(code)
+        return True
 
     def _skips_unreadable(self, error: GraphError, folder: str, after: str | None) -> bool:
         """Find known unreadable conversations on a refused page, to list them without messages.
@@ -335,7 +369,8 @@ class Listing:
             try:
                 listed, next_cursor = self._fetch(PageSize(1, 0), folder, after, without)
             except GraphError as refusal:
-                if not may_concern_one_row(refusal):
+                code = (refusal.fault.code, refusal.fault.subcode)
+                if not may_concern_one_row(refusal) and code not in self._codes_of_rows:
                     raise _read_refusal(refusal, after) from None
                 if is_unanswered(refusal) or (self._page_count == 0 and is_outage(refusal)):
                     raise  # no call was accepted yet: the server fails, not one conversation

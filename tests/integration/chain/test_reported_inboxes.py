@@ -189,3 +189,131 @@ def test_a_listing_is_read_under_each_key(wrap: str, tmp_path: Path) -> None:
     with serve_case(world, tmp_path) as run:
         assert run.extract().outcome == "complete"
         assert run.sql("select count(*) from messages") == [(2,)]
+
+
+def test_one_refused_conversation_costs_no_other(tmp_path: Path) -> None:
+    with serve_case(world_of("28"), tmp_path) as run:
+        report = run.extract()
+        assert report.outcome == "incomplete"
+        assert run.sql(
+            "select conversation_id, count(*) from messages group by all order by 1"
+        ) == [
+            ("t_0", 2),
+            ("t_2", 2),
+        ]
+        assert "t_1" in str(report.report)
+
+
+def messenger(count: int, **others: object) -> dict[str, Any]:
+    """Declare an inbox of conversations with three messages each, the oldest beyond the listing."""
+    page, conversations = {"id": "100200300", "name": "Example Bakery"}, []
+    for index in range(count):
+        customer = {"id": f"999{index}", "name": f"Ada {index}"}
+        messages = [
+            {
+                "id": f"m{index}_{number}", "created_time": f"@-{10 + index + number}m",
+                "from": customer, "to": {"data": [page]}, "message": "hi",
+            }
+            for number in range(25)
+        ]  # fmt: skip
+        conversations.append(
+            {
+                "id": f"t_{index}", "updated_time": f"@-{10 + index}m",
+                "participants": {"data": [customer, page]}, "messages": messages,
+            }
+        )  # fmt: skip
+    return {
+        "platform": "messenger", "page_id": "100200300", "conversations": conversations, **others,
+    }  # fmt: skip
+
+
+def refusal(code: int, subcode: int | None = None) -> dict[str, Any]:
+    error = {"code": code, "error_subcode": subcode, "message": "no", "type": "OAuthException"}
+    return {"error": {key: value for key, value in error.items() if value is not None}}
+
+
+def whole_conversations(run: CaseRun) -> set[str]:
+    rows = run.sql("select conversation_id, count(*) from messages group by all")
+    return {conversation_id for conversation_id, count in rows if count == 25}
+
+
+REFUSALS = [
+    (10, None, 403),
+    (200, None, 403),
+    (100, 2534001, 400),
+    (100, 33, 404),
+    (77777, None, 400),
+]
+
+
+@pytest.mark.parametrize(("code", "subcode", "status"), REFUSALS)
+def test_a_conversation_whose_own_calls_are_refused_costs_no_other(
+    code: int, subcode: int | None, status: int, tmp_path: Path
+) -> None:
+    answer = {"path": "t_1/messages", "status": status, "body": refusal(code, subcode)}
+    with serve_case(messenger(4, answers=[answer]), tmp_path) as run:
+        report = run.extract()
+        assert (report.outcome, report.reasons) == ("incomplete", ("conversation_failed",))
+        assert whole_conversations(run) == {"t_0", "t_2", "t_3"}
+        assert run.sql("select count(*) from messages where conversation_id = 't_1'") == [(20,)]
+        assert "t_1" in str(report.report)
+
+
+@pytest.mark.parametrize(("code", "subcode", "status"), REFUSALS)
+def test_a_conversation_that_spoils_its_page_costs_no_other(
+    code: int, subcode: int | None, status: int, tmp_path: Path
+) -> None:
+    poison = {"conversation": "t_1", "status": status, "body": refusal(code, subcode)}
+    with serve_case(messenger(4, poison=poison), tmp_path) as run:
+        report = run.extract()
+        if (code, subcode) == (100, 33):  # it may also mean that the inbox is not visible
+            assert report.outcome in ("incomplete", "failed")
+            return
+        assert report.outcome == "incomplete"
+        assert whole_conversations(run) == {"t_0", "t_2", "t_3"}
+
+
+def test_a_hundred_conversations_of_which_twenty_are_refused(tmp_path: Path) -> None:
+    answers = [
+        {
+            "path": f"t_{index}/messages", "status": 403 if index % 10 == 1 else 404,
+            "body": refusal(10) if index % 10 == 1 else refusal(100, 33),
+        }
+        for index in range(100)
+        if index % 10 in (1, 2)
+    ]  # fmt: skip
+    with serve_case(messenger(100, answers=answers), tmp_path) as run:
+        report = run.extract()
+        assert report.outcome == "incomplete"
+        assert len(whole_conversations(run)) == 80
+        assert report.report["failed"]
+
+
+def test_a_refused_inbox_stops_the_account_with_its_reason(tmp_path: Path) -> None:
+    answers = [
+        {
+            "path": "100200300/conversations",
+            "fields_lack": "messages",
+            "status": 403,
+            "body": refusal(10),
+        },
+        *(
+            {"path": f"t_{index}/messages", "status": 403, "body": refusal(10)}
+            for index in range(4)
+        ),
+    ]
+    with serve_case(messenger(4, answers=answers), tmp_path) as run:
+        report = run.extract()
+        assert "permission" in report.reasons
+
+
+def test_one_refused_message_costs_no_other(tmp_path: Path) -> None:
+    world = messenger(2)
+    bare = world["conversations"][0]["messages"][3]
+    for key in ("from", "to", "message"):
+        del bare[key]
+    world["message_errors"] = {"m0_3": {"status": 403, "body": refusal(10)}}
+    with serve_case(world, tmp_path) as run:
+        report = run.extract()
+        assert (report.outcome, report.reasons) == ("incomplete", ("message_failed",))
+        assert whole_conversations(run) == {"t_0", "t_1"}
