@@ -1,6 +1,6 @@
-"""Normalise conversations and their participants, and find out which ids are ours.
+"""Compute `conversations` and `participants`, and decide who sent each message. Pure.
 
-People come from the list of participants and from senders and recipients of messages.
+People come from the list of participants, and from senders and recipients of messages.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,8 +14,7 @@ from convo_pipeline.tables.payloads import PayloadReader, parse_payload
 
 _PERSON = ("name", "username", "email")
 _NOT_AN_ID = "me"
-_RAW_NAMES = ["conversation_id", "platform", "page_id", "folder"]
-_CUSTOMER_NAMES = {
+_CUSTOMER_COLUMNS = {
     "participant_id": "customer_id",
     "name": "customer_name",
     "username": "customer_username",
@@ -25,12 +24,6 @@ _COUNTED = {
     "outbound_count": ("direction", "outbound"),
     "detailed_count": ("detail_status", "detailed"),
 }
-_COUNT_NAMES = {
-    "created_at_min": "first_message_at",
-    "created_at_max": "last_message_at",
-    "created_at_count": "message_count",
-} | {f"{name}_sum": name for name in _COUNTED}
-_PEOPLE_NAMES = ["conversation_id", "participant_count"]
 _COUNTS = ("participant_count", "message_count", *_COUNTED)
 
 Person = tuple[str, str, str | None, str | None, str | None]
@@ -40,9 +33,9 @@ Person = tuple[str, str, str | None, str | None, str | None]
 def read_own_ids(
     conversations: pa.Table, platform: str | None, page_id: str | None, own_id: str | None = None
 ) -> frozenset[str]:
-    """Return the ids under which this account sends: its own id, on Messenger the Page's id too.
+    """Return the ids under which the account sends: its own id, on Messenger also the Page's id.
 
-    `own_id` is the id that is known now; without it those that were stored with the rows count.
+    `own_id` is the id that is known now. Without it, the ids that are stored in the rows count.
     """
     stored_ids = conversations["own_id"].drop_null().unique().to_pylist()
     own_ids = {own_id} if own_id else set(stored_ids)
@@ -59,8 +52,8 @@ def normalize_participants(
 ) -> pa.Table:
     """Return `participants`, sorted by key, one row for each person in a conversation.
 
-    Ids and names come from the list of participants, then from senders and recipients of messages,
-    newest first. `payloads` are the messages' payloads, row by row: recipients' names stand there alone.
+    Ids and names come from the list of participants, then from the messages, newest first.
+    `payloads` are those of the messages, row by row: only they have the names of recipients.
     """
     people = [*_read_people(conversations), *_people_of_messages(messages)]
     named = {person[:2] for person in people if person[2] or person[3]}
@@ -85,16 +78,13 @@ def _to_table(table: schema.Table, frame: pd.DataFrame) -> pa.Table:
 
 
 def _read_people(conversations: pa.Table) -> Iterator[Person]:
-    ids, payloads = (
-        conversations["conversation_id"].to_pylist(),
-        conversations["payload"].to_pylist(),
-    )
-    for conversation_id, payload in zip(ids, payloads, strict=True):
+    ids, payloads = conversations["conversation_id"], conversations["payload"]
+    for conversation_id, payload in zip(ids.to_pylist(), payloads.to_pylist(), strict=True):
         yield from _read_list(conversation_id, payload, "participants")
 
 
 def _read_list(conversation_id: str, payload: str | None, key: str) -> Iterator[Person]:
-    """Yield the people of one list of a payload; none where it cannot be read."""
+    """Yield the people in one list of a payload; none if it cannot be read."""
     try:
         value, _ = parse_payload(payload or "{}")
     except ValueError:
@@ -108,7 +98,7 @@ def _read_list(conversation_id: str, payload: str | None, key: str) -> Iterator[
 
 
 def _people_of_messages(messages: pa.Table) -> Iterator[Person]:
-    """Yield senders, newest first, then recipients; each person of a conversation once a name."""
+    """Yield senders, newest first, then recipients: each person once for each name."""
     names = ["conversation_id", "sender_id", "sender_name", "sender_username"]
     sent = messages.filter(pc.is_valid(messages["sender_id"]))
     senders = sent.group_by(names, use_threads=False).aggregate([("created_at", "max")])
@@ -117,23 +107,18 @@ def _people_of_messages(messages: pa.Table) -> Iterator[Person]:
     for conversation_id, sender_id, name, username in zip(*columns, strict=True):
         yield conversation_id, sender_id, name, username, None
     recipients = messages["recipient_ids"].combine_chunks()
-    of_row = pc.list_parent_indices(recipients)
-    pairs = pa.table(
-        {
-            "conversation_id": messages["conversation_id"].take(of_row),
-            "recipient_id": pc.list_flatten(recipients),
-        }
-    )
-    pairs = pairs.group_by(["conversation_id", "recipient_id"], use_threads=False).aggregate([])
-    for conversation_id, recipient_id in zip(*(c.to_pylist() for c in pairs.columns), strict=True):
-        if recipient_id is not None:
-            yield conversation_id, recipient_id, None, None, None
+    ids = messages["conversation_id"].take(pc.list_parent_indices(recipients))
+    pairs = pa.table([ids, pc.list_flatten(recipients)], ["conversation_id", "recipient_id"])
+    pairs = pairs.group_by(pairs.column_names, use_threads=False).aggregate([])
+    for pair in pairs.to_pylist():
+        if pair["recipient_id"] is not None:
+            yield pair["conversation_id"], pair["recipient_id"], None, None, None
 
 
 def _named_recipients(
     messages: pa.Table, payloads: pa.ChunkedArray, conversation_ids: Iterable[str]
 ) -> Iterator[Person]:
-    """Yield the recipients of some conversations with the names of `to`, newest first."""
+    """Yield the recipients in `to` of some conversations with their names, newest first."""
     wanted = pa.array(sorted(conversation_ids), schema.TEXT)
     rows = messages.select(["conversation_id", "created_at"]).append_column("payload", payloads)
     rows = rows.filter(pc.is_in(rows["conversation_id"], value_set=wanted))
@@ -144,7 +129,7 @@ def _named_recipients(
 
 
 def clear_unsure_directions(messages: pa.Table, participants: pa.Table) -> pa.Table:
-    """Set the direction to null in conversations of several people where no person is the account."""
+    """Set the direction to null in conversations of several people without the account."""
     people = participants.group_by("conversation_id", use_threads=False).aggregate(
         [("is_account", "any"), ([], "count_all")]
     )
@@ -160,9 +145,10 @@ def clear_unsure_directions(messages: pa.Table, participants: pa.Table) -> pa.Ta
 
 
 def resolve_senders(messages: pa.Table, participants: pa.Table) -> pa.Table:
-    """Fill the sender of messages that name only recipients, where the conversation has one customer.
+    """Fill the sender of messages that name only recipients, in conversations with one customer.
 
-    A message to the customer is ours, a message to us is the customer's; else the sender stays null.
+    The account sends a message to the customer, and the customer one to the account. Any other
+    sender stays null.
     """
     is_open = pc.and_(pc.is_null(messages["sender_id"]), pc.is_valid(messages["recipient_ids"]))
     if not pc.any(is_open).as_py():
@@ -187,8 +173,8 @@ def _find_sender(
     if len(people) != 2 or {person["is_account"] for person in people} != {True, False}:
         return None
     recipients = row["recipient_ids"]
-    left = [person for person in people if [person["participant_id"]] != recipients]
-    return left[0] if len(left) == 1 else None
+    senders = [person for person in people if [person["participant_id"]] != recipients]
+    return senders[0] if len(senders) == 1 else None
 
 
 def normalize_conversations(
@@ -198,42 +184,29 @@ def normalize_conversations(
     platform: str | None,
     page_id: str | None,
 ) -> pa.Table:
-    """Return `conversations`, sorted by key: who takes part, and the day's counts."""
+    """Return `conversations`, sorted by key: its customer, and the counts of the day."""
     counts = _count_messages(messages)
-    ids = pc.unique(
-        pa.chunked_array(
-            [*conversations["conversation_id"].chunks, *counts["conversation_id"].chunks]
-        )
-    )
+    chunks = [*conversations["conversation_id"].chunks, *counts["conversation_id"].chunks]
+    ids = pc.unique(pa.chunked_array(chunks))
     ids = ids.take(pc.sort_indices(ids))
-    raw, counted = _of(ids, conversations.select(_RAW_NAMES)), _of(ids, counts)
-    people, customers = (
-        _of(ids, _count_people(participants)),
-        _of(ids, _find_customers(participants)),
-    )
-    columns = {"conversation_id": ids, "participant_count": people["participant_count"]}
-    columns |= {name: _without_empty(raw[name]) for name in ("platform", "page_id", "folder")}
-    columns |= {name: customers[name] for name in _CUSTOMER_NAMES.values()}
-    columns |= {name: counted[name] for name in _COUNT_NAMES.values()}
-    for name, default in {
-        "platform": platform,
-        "page_id": page_id,
-        **dict.fromkeys(_COUNTS, 0),
-    }.items():
-        columns[name] = pc.coalesce(columns[name], pa.scalar(default, columns[name].type))
-    return pa.table(
-        [columns[column.name] for column in schema.CONVERSATIONS.columns],
-        schema=schema.CONVERSATIONS.schema,
-    )
-
-
-def _of(ids: pa.Array, rows: pa.Table) -> pa.Table:
-    """Return for each conversation its first row, nulls where it has none."""
-    return rows.take(pc.index_in(ids, value_set=rows["conversation_id"].combine_chunks()))
-
-
-def _without_empty(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    return pc.if_else(pc.equal(column, ""), pa.scalar(None, column.type), column)
+    columns: dict[str, object] = {"conversation_id": ids}
+    for rows in (
+        conversations.select(["conversation_id", "platform", "page_id", "folder"]),
+        _find_customers(participants),
+        _count_people(participants),
+        counts,
+    ):
+        matches = rows.take(pc.index_in(ids, value_set=rows["conversation_id"].combine_chunks()))
+        columns |= {name: matches[name] for name in rows.column_names[1:]}
+    for name in ("platform", "page_id", "folder"):
+        is_empty = pc.equal(columns[name], "")
+        columns[name] = pc.if_else(is_empty, pa.scalar(None, schema.TEXT), columns[name])
+    defaults = {"platform": platform, "page_id": page_id} | dict.fromkeys(_COUNTS, 0)
+    for name, default in defaults.items():
+        field = schema.CONVERSATIONS.schema.field(name)
+        columns[name] = pc.coalesce(columns[name], pa.scalar(default, field.type))
+    names = schema.CONVERSATIONS.column_names
+    return pa.table([columns[name] for name in names], schema=schema.CONVERSATIONS.schema)
 
 
 def _count_messages(messages: pa.Table) -> pa.Table:
@@ -241,29 +214,24 @@ def _count_messages(messages: pa.Table) -> pa.Table:
     for name, (column, value) in _COUNTED.items():
         table = table.append_column(name, pc.fill_null(pc.equal(messages[column], value), False))
     sums = [(name, "sum") for name in _COUNTED]
-    counted = table.group_by("conversation_id").aggregate(
-        [("created_at", "min"), ("created_at", "max"), ("created_at", "count"), *sums]
+    times = [("created_at", function) for function in ("min", "max", "count")]
+    counts = table.group_by("conversation_id").aggregate([*times, *sums])
+    return counts.rename_columns(
+        ["conversation_id", "first_message_at", "last_message_at", "message_count", *_COUNTED]
     )
-    return counted.rename_columns([_COUNT_NAMES.get(name, name) for name in counted.column_names])
 
 
 def _count_people(participants: pa.Table) -> pa.Table:
-    """Return how many take part in each conversation."""
-    return (
-        participants.group_by("conversation_id")
-        .aggregate([([], "count_all")])
-        .rename_columns(_PEOPLE_NAMES)
-    )
+    counts = participants.group_by("conversation_id").aggregate([([], "count_all")])
+    return counts.rename_columns(["conversation_id", "participant_count"])
 
 
 def _find_customers(participants: pa.Table) -> pa.Table:
-    """Return of each conversation the one who is not us, where there is exactly one such."""
+    """Return the customer of each conversation with exactly one participant who is not the account."""
     others = participants.filter(pc.equal(participants["is_account"], pa.scalar(False)))
     counts = _count_people(others)
-    alone = counts.filter(pc.equal(counts["participant_count"], 1))["conversation_id"]
-    is_alone = pc.is_in(others["conversation_id"], value_set=alone)
-    return (
-        others.filter(is_alone)
-        .select(["conversation_id", *_CUSTOMER_NAMES])
-        .rename_columns(["conversation_id", *_CUSTOMER_NAMES.values()])
+    single = counts.filter(pc.equal(counts["participant_count"], 1))["conversation_id"]
+    customers = others.filter(pc.is_in(others["conversation_id"], value_set=single))
+    return customers.select(["conversation_id", *_CUSTOMER_COLUMNS]).rename_columns(
+        ["conversation_id", *_CUSTOMER_COLUMNS.values()]
     )
