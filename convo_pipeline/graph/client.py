@@ -286,17 +286,15 @@ class GraphClient:
 
         Then the error tells until when the account is blocked.
         """
-        is_retry = isinstance(decision, Retry)
-        seconds = decision.seconds if isinstance(decision, Retry) else decision.blocked_seconds
         self._concurrency.reduce_to_one()
-        self._limiter.block(seconds)
+        self._limiter.block(decision.seconds)
         now = self._clock.monotonic_seconds()
-        if is_retry and self._throttle_budget.take(now, seconds):
+        if isinstance(decision, Retry) and self._throttle_budget.take(now, decision.seconds):
             with self._lock:
-                self.throttled_seconds += seconds
-            return seconds
-        error.wait_seconds = seconds
-        error.resume_at = self._clock.now() + timedelta(seconds=seconds)
+                self.throttled_seconds += decision.seconds
+            return decision.seconds
+        error.wait_seconds = decision.seconds
+        error.resume_at = self._clock.now() + timedelta(seconds=decision.seconds)
         return None
 
     def _send(self, request: _Request, read: Callable[[GraphResponse], T]) -> T:

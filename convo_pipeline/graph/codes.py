@@ -126,9 +126,9 @@ def classify(
     """
     if code == UNKNOWN_ERROR and is_heavy:
         return TooMuchDataError
-    known = find_meaning(code, subcode)
-    if known is not None:
-        return known.error
+    meaning = find_meaning(code, subcode)
+    if meaning is not None:
+        return meaning.error
     if code in PERMISSION_CODES:
         return AccessDeniedError
     if status == 429:
@@ -140,8 +140,8 @@ def classify(
 
 def attempts_of(error: GraphError) -> int:
     """Return how often a call that fails with this error is sent."""
-    known = find_meaning(error.fault.code, error.fault.subcode)
-    return known.attempts if known else ATTEMPTS
+    meaning = find_meaning(error.fault.code, error.fault.subcode)
+    return meaning.attempts if meaning else ATTEMPTS
 
 
 def find_refused_field(message: str, requested: Iterable[str]) -> str | None:

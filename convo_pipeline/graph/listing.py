@@ -313,8 +313,8 @@ class Listing:
                     return self._list_alone(error, size, folder, after)
             else:
                 if not size.messages and self._skip_reason is not None:
-                    known = _ids_of(listed) & self._page_sizes.unreadable.keys()
-                    self._page_sizes.unreadable |= dict.fromkeys(known, self._skip_reason)
+                    known_ids = _ids_of(listed) & self._page_sizes.unreadable.keys()
+                    self._page_sizes.unreadable |= dict.fromkeys(known_ids, self._skip_reason)
                 self._page_sizes.accept_page(size, len(listed.rows))
                 return listed, next_cursor
 

@@ -312,7 +312,7 @@ class CallBudget:
         self._lock = threading.Lock()
 
     @property
-    def left(self) -> int:
+    def remaining(self) -> int:
         return self._limit - self._used
 
     def spend(self) -> None:

@@ -31,9 +31,9 @@ class Retry:
 
 @dataclass(frozen=True)
 class GiveUp:
-    """Raise the error; the account must not send calls for `blocked_seconds`."""
+    """Raise the error; the account must not send calls for `seconds`."""
 
-    blocked_seconds: float = 0.0
+    seconds: float = 0.0
 
 
 def decide(
@@ -53,7 +53,7 @@ def decide(
     >>> decide(RetryableError(GraphFault(code=2)), 1, 0.3)
     Retry(seconds=0.75)
     >>> decide(ThrottledError(GraphFault(code=613), 1140), 1, 0.3)
-    GiveUp(blocked_seconds=1140)
+    GiveUp(seconds=1140)
     """
     if isinstance(error, ThrottledError):
         return _decide_throttled(error, attempt, draw)

@@ -456,7 +456,7 @@ def test_block_of_another_process_costs_no_call(tmp_path: Path) -> None:
         with GraphClient(endpoint, Credentials(TOKEN), limiter, budget=budget) as client:
             with pytest.raises(errors.ThrottledError) as caught:
                 client.fetch_messages("t_1", "id", 10)
-            assert (server.calls, client.calls, budget.left) == ([], Counter(), 9)
+            assert (server.calls, client.calls, budget.remaining) == ([], Counter(), 9)
     assert caught.value.resume_at is not None
 
 

@@ -252,7 +252,7 @@ def test_limiter_shares_the_state_file(tmp_path: Path) -> None:
 def test_call_budget_counts_down() -> None:
     budget = CallBudget(2)
     budget.spend()
-    assert budget.left == 1
+    assert budget.remaining == 1
     budget.spend()
     with pytest.raises(BudgetError):
         budget.spend()
