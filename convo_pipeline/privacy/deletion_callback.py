@@ -90,34 +90,31 @@ class _Callback:
         method = environ["REQUEST_METHOD"]
         try:
             if method == "POST":
-                return self._receive(_read_form(environ).get("signed_request", [""])[0])
+                text = _read_form(environ).get("signed_request", [""])[0]
+                with self._open_store() as store:
+                    request = receive_request(
+                        self._settings, store, text, self._environ, self._clock.now()
+                    )
+                return ("200 OK", JSON, callback_response(self._settings, request)), request
             if method in ("GET", "HEAD"):
                 code = parse_qs(environ.get("QUERY_STRING", "")).get("code", [""])[0]
-                return self._show_status(code, is_head=method == "HEAD"), None
+                with self._open_store() as store:
+                    found = read_request(store, code)
+                page = describe_request(found) if found else "There is no request with this code.\n"
+                status = "200 OK" if found else "404 Not Found"
+                return (status, TEXT, b"" if method == "HEAD" else page.encode()), None
         except PayloadError as error:
             return _error_response("400 Bad Request", str(error)), None
         except ConvoError:
-            text = "this cannot be stored now; send it again"
-            return _error_response("503 Service Unavailable", text), None
-        text = "POST a signed_request, or GET with a code"
-        return _error_response("405 Method Not Allowed", text), None
+            reason = "this cannot be stored now; send it again"
+            return _error_response("503 Service Unavailable", reason), None
+        reason = "POST a signed_request, or GET with a code"
+        return _error_response("405 Method Not Allowed", reason), None
 
     def finish(self, request: DeletionRequest) -> None:
         """Erase the person; the nightly upkeep does what is not possible now."""
         with suppress(ConvoError), self._open_store() as store:
             finish_request(self._settings, store, request, self._clock.now())
-
-    def _receive(self, text: str) -> tuple[WsgiResponse, DeletionRequest]:
-        with self._open_store() as store:
-            request = receive_request(self._settings, store, text, self._environ, self._clock.now())
-        return ("200 OK", JSON, callback_response(self._settings, request)), request
-
-    def _show_status(self, code: str, *, is_head: bool) -> WsgiResponse:
-        with self._open_store() as store:
-            request = read_request(store, code)
-        status = "200 OK" if request else "404 Not Found"
-        text = describe_request(request) if request else "There is no request with this code.\n"
-        return status, TEXT, b"" if is_head else text.encode()
 
     @contextmanager
     def _open_store(self) -> Iterator[Store]:

@@ -102,33 +102,21 @@ def delete_copies(
     `lock_for_erasure`.
     """
     drop_outdated(store, (account,))
-    store.discard_staged(_possible_staged_files(account, today))
+    folders = [folder_parts(table, account) for table in (*TABLES.values(), RUNS)]
+    days = [FIRST_DAY + timedelta(days=days) for days in range((today - FIRST_DAY).days + 3)]
+    store.discard_staged((*folder, f"date={day}", DATA_FILE) for folder in folders for day in days)
     for table, folder_account, day, parts in list(store.set_aside_files()):
-        if may_hold_erased(table, day) and (
-            folder_account in (account, "") or _is_misplaced(store, folder_account, day, parts)
-        ):
+        if not may_hold_erased(table, day):
+            continue
+        is_foreign = folder_account not in (account, "")
+        content = store.backend.read(parts) if is_foreign else None
+        is_misplaced = content is not None and store.partitions.belongs_elsewhere(
+            read_label(content[0]), folder_account, day
+        )
+        if is_misplaced or not is_foreign:
             remove_file(store.backend, parts)
-    for table in (*TABLES.values(), RUNS):
-        store.backend.delete_old_versions(folder_parts(table, account))
-
-
-def _is_misplaced(store: Store, account: str, day: date, parts: tuple[str, ...]) -> bool:
-    """Return whether a quarantined file names another partition as its own."""
-    content = store.backend.read(parts)
-    return content is not None and store.partitions.belongs_elsewhere(
-        read_label(content[0]), account, day
-    )
-
-
-def _possible_staged_files(account: str, today: date) -> Iterator[tuple[str, ...]]:
-    """Yield each partition file of the account and the ledger that a writer may have staged."""
-    for table in (*TABLES.values(), RUNS):
-        for days in range((today - FIRST_DAY).days + 3):
-            yield (
-                *folder_parts(table, account),
-                f"date={FIRST_DAY + timedelta(days=days)}",
-                DATA_FILE,
-            )
+    for folder in folders:
+        store.backend.delete_old_versions(folder)
 
 
 def apply_to_each(work: Callable[[T], R], items: Iterable[T]) -> tuple[list[R], list[StoreError]]:

@@ -33,9 +33,7 @@ from convo_pipeline.tables.people import (
 PLANS_FOLDER = "forget"
 PERSON_COLUMNS = {"participants": "participant_id", "reactions": "reactor_id"}
 """Derived tables with one person per row, and the column with the person's id."""
-_PAYLOAD_COLUMNS = ("conversation_id", "payload")
 _REJECT_COLUMNS = ("reason", "payload")
-_MESSAGE_COLUMNS = ("conversation_id", "sender_id", "recipient_ids")
 _SAVED_NAMES = {
     "own": "direct_conversations",
     "shared": "group_conversations",
@@ -197,10 +195,16 @@ class _PersonSearch:
     def read_tables(self) -> None:
         """Find the person's conversations and messages."""
         readers: dict[str, tuple[Sequence[str], Callable[[pa.Table], None]]] = {
-            "raw_conversations": ((*_PAYLOAD_COLUMNS, "own_id"), self._read_conversations),
-            "raw_message_details": ((*_PAYLOAD_COLUMNS, "message_id"), self._read_details),
+            "raw_conversations": (("conversation_id", "payload", "own_id"), self._read_payloads),
+            "raw_message_details": (
+                ("conversation_id", "payload", "message_id"),
+                self._read_payloads,
+            ),
             "participants": (("conversation_id", "participant_id"), self._read_participants),
-            "messages": ((*_MESSAGE_COLUMNS, "message_id"), self._read_messages),
+            "messages": (
+                ("conversation_id", "message_id", "sender_id", "recipient_ids"),
+                self._read_messages,
+            ),
             "reactions": (("conversation_id", "reactor_id"), self._read_person_column),
             "conversations": (("conversation_id", "customer_id"), self._read_person_column),
         }
@@ -267,19 +271,16 @@ class _PersonSearch:
     def _add(self, conversation_id: str, people: Iterable[str]) -> None:
         self._people.setdefault(conversation_id, {self._person_id}).update(people)
 
-    def _read_conversations(self, rows: pa.Table) -> None:
-        self.account_ids.update(filter(None, pc.unique(rows["own_id"]).to_pylist()))
+    def _read_payloads(self, rows: pa.Table) -> None:
+        """Read a table with payloads of conversations or messages."""
+        if "own_id" in rows.column_names:
+            self.account_ids.update(filter(None, pc.unique(rows["own_id"]).to_pylist()))
         for row in rows.filter(contains_id(rows["payload"], self._person_id)).to_pylist():
             payload = read_object(row["payload"]) or {}
             if without_person(payload, self._is_person) != payload:
-                self._add(row["conversation_id"], people_in(payload.get("participants")))
-
-    def _read_details(self, rows: pa.Table) -> None:
-        for row in rows.filter(contains_id(rows["payload"], self._person_id)).to_pylist():
-            payload = read_object(row["payload"]) or {}
-            if without_person(payload, self._is_person) != payload:
-                self._add(row["conversation_id"], people_of_message(payload))
-            if is_sent_by(payload, self._is_person):
+                people = people_in(payload.get("participants")) | people_of_message(payload)
+                self._add(row["conversation_id"], people)
+            if "message_id" in row and is_sent_by(payload, self._is_person):
                 self._sent[row["message_id"]] = row["conversation_id"]
 
     def _read_person_column(self, rows: pa.Table) -> None:

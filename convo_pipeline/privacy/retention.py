@@ -136,7 +136,13 @@ def expire(store: Store, limits: Mapping[str, int], today: date) -> list[Expired
     results, errors = apply_to_each(expire_account, sorted(expired.keys() | quarantined.keys()))
     removed = [partition for partitions in results for partition in partitions]
     drop_outdated(store, {partition.account for partition in removed})
-    _expire_state(store, first_days)
+    for name, _, day, path in store.state.suspect_files():
+        if day < first_days.get(name, date.min):
+            store.state.remove_suspect(path)
+    if RAW_NAMES[0] in first_days:
+        store.state.forget_before(first_days[RAW_NAMES[0]])
+    if RUNS.name in first_days:
+        store.state.prune_runs(datetime.combine(first_days[RUNS.name], time(), UTC))
     if errors:
         raise errors[0]
     return sorted(removed, key=_sort_key)
@@ -160,13 +166,3 @@ def _expire_account(
             remove_file(store.backend, parts)
         for folder in folders:
             store.backend.delete_old_versions(folder)
-
-
-def _expire_state(store: Store, first_days: Mapping[str, date]) -> None:
-    for table, _, day, path in store.state.suspect_files():
-        if day < first_days.get(table, date.min):
-            store.state.remove_suspect(path)
-    if RAW_NAMES[0] in first_days:
-        store.state.forget_before(first_days[RAW_NAMES[0]])
-    if RUNS.name in first_days:
-        store.state.prune_runs(datetime.combine(first_days[RUNS.name], time(), UTC))

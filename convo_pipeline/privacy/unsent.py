@@ -82,31 +82,37 @@ def remove_unsent(settings: Settings, store: Store, now: datetime) -> list[Unsen
 def _remove_unsent(
     settings: Settings, store: Store, account: str, now: datetime
 ) -> list[UnsentMessages]:
-    policy = settings.retention.on_deleted
+    """Remove the unsent messages of an account.
+
+    A StoreError says, before anything is removed, that there are unusually many: removed content
+    cannot be fetched again.
+    """
+    policy, most = settings.retention.on_deleted, settings.retention.most_unsent_at_once
     if not find_unsent(store, account, policy) and not read_pending_days(store, account):
         return []
     store.preflight()
     with lock_for_erasure(store, account):
         load_leftover_spools(settings, store, account)
         unsent_days = find_unsent(store, account, policy)
-        _check_count(account, unsent_days, settings.retention.most_unsent_at_once)
+        count = sum(len(unsent.messages) for unsent in unsent_days)
+        if count > most:
+            raise StoreError(
+                f"{count} messages of {account} would leave as unsent at once, and [retention]"
+                f" most_unsent_at_once is {most}: an API that hides messages looks the same. Look"
+                " at the rows of `messages` that have a deleted_at; if customers took them back,"
+                " set it higher"
+            )
         remove_content(store, account, unsent_days, policy)
     derive_stale_days(store, account, settings.metrics.session_gap_hours)
     with lock_for_erasure(store, account):
-        _finish_removal(store, account, now.astimezone(UTC).date())
+        days = read_pending_days(store, account)
+
+        def may_hold_erased(table: Table, day: date) -> bool:
+            return table is RAW_REJECTS or (table is not RUNS and day in days)
+
+        delete_copies(store, account, now.astimezone(UTC).date(), may_hold_erased)
+        PendingFiles(store, PENDING_FOLDER).remove(account)
     return unsent_days
-
-
-def _check_count(account: str, unsent_days: Iterable[UnsentMessages], most: int) -> None:
-    """Raise a StoreError if unusually many messages were unsent: removed content is lost."""
-    count = sum(len(unsent.messages) for unsent in unsent_days)
-    if count > most:
-        raise StoreError(
-            f"{count} messages of {account} would leave as unsent at once, and [retention]"
-            f" most_unsent_at_once is {most}: an API that hides messages looks the same. Look at"
-            " the rows of `messages` that have a deleted_at; if customers took them back, set it"
-            " higher"
-        )
 
 
 def find_unsent(store: Store, account: str, policy: Policy) -> list[UnsentMessages]:
@@ -198,17 +204,6 @@ def remove_content(
 def _keep_rows(rows: pa.Table, is_kept: list[bool]) -> pa.Table:
     """Return the rows to keep; the same table object if all are kept."""
     return rows if all(is_kept) else rows.filter(pa.array(is_kept))
-
-
-def _finish_removal(store: Store, account: str, today: date) -> None:
-    """Delete copies outside the partitions; the derived tables were rebuilt before."""
-    days = read_pending_days(store, account)
-
-    def may_hold_erased(table: Table, day: date) -> bool:
-        return table is RAW_REJECTS or (table is not RUNS and day in days)
-
-    delete_copies(store, account, today, may_hold_erased)
-    PendingFiles(store, PENDING_FOLDER).remove(account)
 
 
 def read_pending_days(store: Store, account: str) -> set[date]:

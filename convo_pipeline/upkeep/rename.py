@@ -70,23 +70,18 @@ def _check(store: Store, old: str, new: str, is_resumed: bool) -> list[str]:
     has_rows = any(new in store.listed_accounts(table) for table in tables)
     if (has_rows and not is_resumed) or _is_in_state(store, new):
         raise StoreError(f'"{new}" already has rows of its own: choose another name for "{old}"')
-    remains = None if is_resumed else _find_remains(store, new)
-    if remains:
+    # An earlier account without rows can have left a spool or receipts. An empty folder of a run
+    # counts, too: no folder can move over it.
+    state_folder, remains = LocalFolder(store.state_path), None
+    if state_folder.list_names((SPOOL, new)):
+        remains = state_folder.location((SPOOL, new))
+    elif any(True for _ in store.backend.list_files((RECEIPTS, f"account={new}"))):
+        remains = store.backend.location((RECEIPTS, f"account={new}"))
+    if remains and not is_resumed:
         raise StoreError(
             f'"{new}" was an account before and left {remains}: choose another name for "{old}"'
         )
     return tables
-
-
-def _find_remains(store: Store, account: str) -> str | None:
-    """Return the location of a spool or of receipts that an account without rows left."""
-    state_folder, receipts = LocalFolder(store.state_path), (RECEIPTS, f"account={account}")
-    # An empty folder of a run counts too: no folder can move over it.
-    if state_folder.list_names((SPOOL, account)):
-        return state_folder.location((SPOOL, account))
-    if any(True for _ in store.backend.list_files(receipts)):
-        return store.backend.location(receipts)
-    return None
 
 
 def _check_all_moved(store: Store, old: str) -> None:

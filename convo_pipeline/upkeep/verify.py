@@ -40,7 +40,7 @@ from convo_pipeline.schema import (
     TABLES,
     Table,
 )
-from convo_pipeline.state.records import RUN_PARTS, Partition, balance
+from convo_pipeline.state.records import RUN_PARTS, balance
 from convo_pipeline.upkeep.rebuild import CERTAIN_SOURCES
 
 FINDING_KINDS = {
@@ -221,7 +221,12 @@ class _Verifier:
                 keys.append(ids.select(list(RAW_MESSAGE_IDS.key)))
             is_complete = first_day is not None and day >= first_day
             disagreements[day] = check_balances(rows) if is_complete else []
-        self._check_no_duplicates(keys, account)
+        if keys:
+            all_keys = pa.concat_tables(keys)
+            distinct_keys = all_keys.group_by(list(RAW_MESSAGE_IDS.key)).aggregate([])
+            if count := all_keys.num_rows - distinct_keys.num_rows:
+                where = f"account={account}"
+                self.add("date", where, f"{count} messages are stored under two dates")
         is_comparable = all(each.kind in _COMPARABLE for each in self._findings[known_findings:])
         if account and stale_days and first_day is not None and is_comparable:
             for day in kept_days(self._store, account):
@@ -266,11 +271,6 @@ class _Verifier:
             kind = "restored" if parquet.is_as_written(table, content) else "damaged"
             self.add(kind, where, f"its hash is not {record.sha256[:8]}…")
             return None
-        return self._check_content(table, content, record, where)
-
-    def _check_content(
-        self, table: Table, content: bytes, record: Partition | None, where: str
-    ) -> pa.Table | None:
         try:
             decoded = parquet.decode(table, content, where)
         except CorruptError as error:
@@ -303,15 +303,6 @@ class _Verifier:
         count = sum(placements.get(key) != day for key in misplaced)
         if count:
             self.add("date", where, f"{count} messages were sent on another day")
-
-    def _check_no_duplicates(self, keys: list[pa.Table], account: str) -> None:
-        """Check that no message of an account is stored under two dates."""
-        if not keys:
-            return
-        all_keys = pa.concat_tables(keys)
-        distinct_count = all_keys.group_by(list(RAW_MESSAGE_IDS.key)).aggregate([]).num_rows
-        if count := all_keys.num_rows - distinct_count:
-            self.add("date", f"account={account}", f"{count} messages are stored under two dates")
 
     def _check_runs(self, runs: pa.Table, where: str) -> None:
         """Check the counts of each run in the ledger."""
