@@ -245,11 +245,7 @@ CHECKS = (
     Check("coverage", "adds_up", "Every listed id is counted once.", find_wrong_coverage),
     Check("account_days", "adds_up", "Every message is counted once.", find_wrong_figures),
     Check(
-        "coverage",
-        "nothing_open",
-        "No message is unread, failed or rejected.",
-        find_unread,
-        WARN,
+        "coverage", "nothing_open", "No message is unread, failed or rejected.", find_unread, WARN
     ),
     Check(
         "coverage",

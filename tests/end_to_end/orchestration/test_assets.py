@@ -362,11 +362,7 @@ def test_one_run_materialises_all_tables_of_a_partition(
     assert {
         table: counts(instance, table)[key]
         for table in ("raw_conversations", "messages", "coverage")
-    } == {
-        "raw_conversations": 3,
-        "messages": 9,
-        "coverage": 1,
-    }
+    } == {"raw_conversations": 3, "messages": 9, "coverage": 1}
 
 
 def test_a_subset_of_tables_can_be_materialised(
@@ -405,10 +401,7 @@ def test_days_before_the_start_date_are_not_requested(
     notes = {
         key: str(entries["note"].value) for key, entries in metadata.items() if "note" in entries
     }
-    assert notes == {
-        f"{BAKERY}|{days[1]}": BEFORE_START,
-        f"{BIKES}|{days[0]}": UNREQUESTED,
-    }
+    assert notes == {f"{BAKERY}|{days[1]}": BEFORE_START, f"{BIKES}|{days[0]}": UNREQUESTED}
     result = run(late, instance, EXTRACT_JOB, [BAKERY], Window(days[0], days[1]))
     assert not result.success
 

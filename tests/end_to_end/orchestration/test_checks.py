@@ -462,9 +462,7 @@ def test_a_failed_account_is_named_until_its_run_is_complete(
     ].passed
 
 
-def test_an_account_is_named_while_its_last_run_is_not_complete(
-    deployment: Deployment,
-) -> None:
+def test_an_account_is_named_while_its_last_run_is_not_complete(deployment: Deployment) -> None:
     with closing(Store(deployment.settings.store)) as store:
         for hour, (outcome, reasons, expected) in enumerate(
             [

@@ -70,9 +70,7 @@ def test_raw_assets_are_chained_and_derived_assets_follow(settings: Settings) ->
     }
 
 
-def test_every_asset_has_group_description_and_columns(
-    settings: Settings,
-) -> None:
+def test_every_asset_has_group_description_and_columns(settings: Settings) -> None:
     for name, node in asset_nodes(build_definitions(Deployment(settings))).items():
         table = schema.TABLES[name]
         assert node.group_name == table.layer
@@ -83,9 +81,7 @@ def test_every_asset_has_group_description_and_columns(
         assert all(column.description for column in columns)
 
 
-def test_partitions_are_accounts_and_days_since_the_first_start(
-    settings: Settings,
-) -> None:
+def test_partitions_are_accounts_and_days_since_the_first_start(settings: Settings) -> None:
     partitions = (
         build_definitions(Deployment(settings)).resolve_assets_def("messages").partitions_def
     )
@@ -127,9 +123,7 @@ def test_c14_a_wrong_configuration_loads_and_shows_the_problem(
     assert told.description == f"{deployment.problem}; then reload the code location"
 
 
-def test_nightly_requests_one_run_of_all_accounts(
-    settings: Settings,
-) -> None:
+def test_nightly_requests_one_run_of_all_accounts(settings: Settings) -> None:
     repository = build_definitions(Deployment(settings)).get_repository_def()
     context = dg.build_schedule_context(
         scheduled_execution_time=datetime(2026, 1, 3, 0, 15, tzinfo=UTC)
@@ -141,9 +135,7 @@ def test_nightly_requests_one_run_of_all_accounts(
     assert request.tags["convo/mode"] == "nightly"
 
 
-def test_a_sweep_requests_the_last_thirty_days(
-    settings: Settings,
-) -> None:
+def test_a_sweep_requests_the_last_thirty_days(settings: Settings) -> None:
     repository = build_definitions(Deployment(settings)).get_repository_def()
     schedule = repository.get_schedule_def("sweep")
     assert schedule.default_status == dg.DefaultScheduleStatus.STOPPED

@@ -55,9 +55,7 @@ def reasons(settings: StoreSettings) -> list[tuple[str, ...]]:
         return [run.reasons for run in store.state.runs(BAKERY)]
 
 
-def test_c3_c13_cancelled_and_killed_runs_end(
-    tmp_path: Path,
-) -> None:
+def test_c3_c13_cancelled_and_killed_runs_end(tmp_path: Path) -> None:
     """A cancelled run ends before its response arrives. A killed run fails after a day.
 
     Only one run is allowed at a time, so the next run starts when the killed one has failed.

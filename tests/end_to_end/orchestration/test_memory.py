@@ -146,9 +146,7 @@ def test_a_pool_works_with_fewer_threads() -> None:
 
 @pytest.mark.slow
 @needs_proc
-def test_c12_an_account_too_large_for_memory_fails_alone(
-    tmp_path: Path,
-) -> None:
+def test_c12_an_account_too_large_for_memory_fails_alone(tmp_path: Path) -> None:
     """Neither its response nor its stored day fits into memory."""
     days = three_days()
     world = small_world(days)

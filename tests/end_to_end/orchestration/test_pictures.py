@@ -267,9 +267,7 @@ def test_uncovered_hours_are_not_averaged(settings: Settings, days: Days) -> Non
     with closing(Store(settings.store)) as store:
         for since, expected in ((0, [3, 6, 9]), (1, [None, 6, 9])):
             chart = replace(
-                chart_of(all_days),
-                account=BIKES,
-                complete_range=CompleteRange(days[since], LATER),
+                chart_of(all_days), account=BIKES, complete_range=CompleteRange(days[since], LATER)
             )
             means = mean_hours(store, chart)
             found = [means[day.weekday(), 12] for day in all_days]

@@ -325,10 +325,7 @@ def check_tables(life: Life) -> None:
         for each in status.accounts
     }
     what = "7 messages in 1 conversation since yesterday (7 no longer among the newest 20)"
-    assert lost == {
-        "instagram": [],
-        "messenger": [REASONS["lost"].explain(details={"what": what})],
-    }
+    assert lost == {"instagram": [], "messenger": [REASONS["lost"].explain(details={"what": what})]}
 
 
 def freshness(web: Web) -> str:

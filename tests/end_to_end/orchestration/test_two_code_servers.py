@@ -58,9 +58,7 @@ def launch_capture(web: Web, location: str, accounts: str = "") -> str:
     return str(result["run"]["runId"])
 
 
-def test_c22_two_code_servers_share_pace_and_lock(
-    tmp_path: Path,
-) -> None:
+def test_c22_two_code_servers_share_pace_and_lock(tmp_path: Path) -> None:
     """A capture skips an account that another one reads; then two captures share the pace."""
     days = three_days()
     world = small_world(days)
