@@ -6,18 +6,21 @@ A job that fails again for the same accounts and reasons is posted once.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import dagster as dg
+import requests
 
 from convo_pipeline.base.secrets import redact
+from convo_pipeline.errors import ConvoError, SettingsError
 from convo_pipeline.orchestration.asset_events import ACCOUNTS_METADATA, error_chain
 from convo_pipeline.orchestration.deployment import Deployment
-from convo_pipeline.orchestration.webhook import post_json, read_webhook
 
-INTERVAL_SECONDS = 30
+INTERVAL_SECONDS, TIMEOUT_SECONDS = 30, 10.0
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 WHAT_NEXT = (
     "`convo-pipeline check` tests each account's access; `convo-pipeline status` shows each account"
 )
@@ -116,3 +119,41 @@ def _is_repeated(instance: dg.DagsterInstance, run: dg.DagsterRun, failure: RunF
         and read_failure(instance, earlier.run_id).fingerprint == failure.fingerprint
         for earlier in before
     )
+
+
+def read_webhook(variable: str, environ: Mapping[str, str]) -> str:
+    """Return the address in a variable; a SettingsError names the variable, never its value."""
+    url = environ.get(variable, "").strip()
+    if not url:
+        raise SettingsError(f"alerts.webhook_env: the environment variable {variable} is not set")
+    try:
+        parts = urlsplit(url)
+        is_safe = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK)
+        is_safe = is_safe and bool(parts.hostname)
+    except ValueError:
+        is_safe = False
+    if not is_safe or not url.isascii() or not url.isprintable() or " " in url:
+        raise SettingsError(f"alerts.webhook_env: {variable} must hold an https address")
+    return url
+
+
+def post_json(
+    url: str, document: Mapping[str, object], timeout_seconds: float = TIMEOUT_SECONDS
+) -> None:
+    """Send the document once; a ConvoError describes the failure without the secret address.
+
+    Like the Graph client it follows no redirect and uses no proxy variable.
+    """
+    with requests.Session() as session:
+        session.trust_env = False
+        session.headers["User-Agent"] = "convo-pipeline"
+        try:
+            with session.post(
+                url, json=document, timeout=timeout_seconds, allow_redirects=False, stream=True
+            ) as response:
+                status = response.status_code
+        except (requests.RequestException, ValueError) as error:
+            kind = type(error).__name__
+            raise ConvoError(f"the webhook could not be reached ({kind})") from None
+    if status >= 300:
+        raise ConvoError(f"the webhook answered {status}")

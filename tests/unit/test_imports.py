@@ -37,9 +37,9 @@ FLOORS = (
 )
 """Each folder and root module may import only the floors above it in this list."""
 OWNERS = {
-    "requests": ["graph/transport.py"],
+    "requests": ["graph/transport.py", "orchestration/alerts.py"],
     "urllib3": ["graph/transport.py"],
-    "urllib.request": ["orchestration/webhook.py"],
+    "urllib.request": [],
     "duckdb": ["query/connection.py", "query/engine.py"],
     "boto3": ["storage/s3.py"],
     "botocore": ["storage/s3.py"],

@@ -9,11 +9,10 @@ import dagster as dg
 import pytest
 
 from convo_pipeline.errors import ConvoError, SettingsError
-from convo_pipeline.orchestration.alerts import WHAT_NEXT
+from convo_pipeline.orchestration.alerts import WHAT_NEXT, post_json, read_webhook
 from convo_pipeline.orchestration.catalog import build_definitions
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.runs import QUIET
-from convo_pipeline.orchestration.webhook import post_json, read_webhook
 from convo_pipeline.settings import Settings
 from tests.support.inboxes import serve, small_world, stopped_clock
 from tests.support.webhook import Webhook, serve_webhook
