@@ -1,4 +1,4 @@
-"""The laws of `tables/merge.py`, on every raw table, and its promises on rows a person can read."""
+"""Laws of `merge` for every raw table, and examples of merged rows."""
 
 import random
 from datetime import UTC, datetime
@@ -21,9 +21,8 @@ from convo_pipeline.schema import (
     Table,
 )
 from convo_pipeline.tables.merge import (
-    LOOKS,
+    OBSERVATION_COLUMNS,
     Row,
-    join,
     merge,
     read_rows,
     redact,
@@ -48,26 +47,26 @@ LONE_SURROGATE = "\ud83d"
 
 
 @st.composite
-def answers(draw: st.DrawFn) -> dict[str, str | None]:
-    """`payload` and `fields` of one answer: some keys asked for, some of them absent; or no answer, or no object."""
+def responses(draw: st.DrawFn) -> dict[str, str | None]:
+    """`payload` and `fields` of one response: requested keys, some absent; or none; or no object."""
     kind = draw(st.sampled_from(["object", "object", "object", "none", "unreadable"]))
     if kind == "none":
         return {"payload": None, "fields": None}
-    asked = draw(
+    requested = draw(
         st.dictionaries(st.sampled_from(["from", "message", "reactions"]), TIMES, max_size=3)
     )
     if kind == "unreadable":
         return {
             "payload": draw(st.sampled_from(['"text"', "[1]", "{broken"])),
-            "fields": dump_json(asked).decode(),
+            "fields": dump_json(requested).decode(),
         }
     present = draw(
         st.dictionaries(
             st.sampled_from(["from", "message", "reactions", "extra"]), VALUES, max_size=4
         )
     )
-    payload = {key: value for key, value in present.items() if key in asked or key == "extra"}
-    return {"payload": dump_json(payload).decode(), "fields": dump_json(asked).decode()}
+    payload = {key: value for key, value in present.items() if key in requested or key == "extra"}
+    return {"payload": dump_json(payload).decode(), "fields": dump_json(requested).decode()}
 
 
 OPTIONAL_NUMBERS = st.sampled_from([None, -1, 0, 100])
@@ -116,11 +115,11 @@ def observations(table: Table) -> st.SearchStrategy[pa.Table]:
     """Rows of a raw table in any order, keys repeated."""
     row = st.fixed_dictionaries(COLUMNS[table.name])
     if "fields" in table.column_names:
-        row = st.tuples(row, answers()).map(lambda parts: {**parts[0], **parts[1]})
+        row = st.tuples(row, responses()).map(lambda parts: {**parts[0], **parts[1]})
     return st.lists(row, max_size=6).map(lambda rows: write_rows(table, rows))
 
 
-TABLES_AND_SIGHTINGS = st.sampled_from(RAW).flatmap(
+TABLES_AND_OBSERVATIONS = st.sampled_from(RAW).flatmap(
     lambda table: st.tuples(st.just(table), *[observations(table)] * 3)  # type: ignore[arg-type]
 )
 EXAMPLES = settings(max_examples=50, deadline=None)
@@ -130,8 +129,13 @@ def empty(table: Table) -> pa.Table:
     return table.schema.empty_table()
 
 
+def join(table: Table, *parts: pa.Table) -> pa.Table:
+    """Join rows without the rule that keeps older rows."""
+    return merge(table, empty(table), pa.concat_tables(parts))
+
+
 def stable(table: Table, rows: pa.Table) -> list[Row]:
-    """What was there, without when and how it was looked at."""
+    """The content, without the columns that tell when and how it was read."""
     return [
         {
             name: stable_payload(value)
@@ -140,14 +144,14 @@ def stable(table: Table, rows: pa.Table) -> list[Row]:
             if name == "fields"
             else value
             for name, value in row.items()
-            if name not in LOOKS
+            if name not in OBSERVATION_COLUMNS
         }
         for row in read_rows(rows)
     ]
 
 
 @EXAMPLES
-@given(TABLES_AND_SIGHTINGS)
+@given(TABLES_AND_OBSERVATIONS)
 def test_join_is_idempotent_commutative_and_associative(
     case: tuple[Table, pa.Table, pa.Table, pa.Table],
 ) -> None:
@@ -160,8 +164,8 @@ def test_join_is_idempotent_commutative_and_associative(
 
 
 @EXAMPLES
-@given(TABLES_AND_SIGHTINGS, st.randoms(use_true_random=False))
-def test_join_gives_the_same_bytes_whatever_the_order_and_the_batches(
+@given(TABLES_AND_OBSERVATIONS, st.randoms(use_true_random=False))
+def test_order_and_batches_do_not_change_the_join(
     case: tuple[Table, pa.Table, pa.Table, pa.Table], order: random.Random
 ) -> None:
     table, *batches = case
@@ -169,38 +173,38 @@ def test_join_gives_the_same_bytes_whatever_the_order_and_the_batches(
     at_once = join(table, empty(table), write_rows(table, rows))
     order.shuffle(rows)
     one_by_one = reduce(
-        lambda held, row: join(table, held, write_rows(table, [row])), rows, empty(table)
+        lambda stored, row: join(table, stored, write_rows(table, [row])), rows, empty(table)
     )
     assert one_by_one.equals(at_once, check_metadata=True)
 
 
 @EXAMPLES
-@given(TABLES_AND_SIGHTINGS)
+@given(TABLES_AND_OBSERVATIONS)
 def test_merge_is_idempotent_commutative_and_keeps_every_key(
     case: tuple[Table, pa.Table, pa.Table, pa.Table],
 ) -> None:
     table, a, b, _ = case
-    held, incoming = merge(table, empty(table), a), merge(table, empty(table), b)
-    merged = merge(table, held, incoming)
-    assert merged.equals(merge(table, incoming, held), check_metadata=True)
+    stored, incoming = merge(table, empty(table), a), merge(table, empty(table), b)
+    merged = merge(table, stored, incoming)
+    assert merged.equals(merge(table, incoming, stored), check_metadata=True)
     assert merge(table, merged, incoming) is merged or merge(table, merged, incoming).equals(merged)
-    assert merge(table, merged, held).equals(merged)
+    assert merge(table, merged, stored).equals(merged)
     keys = {*table.row_keys(a).to_pylist(), *table.row_keys(b).to_pylist()}
     assert sorted(table.row_keys(merged).to_pylist()) == sorted(keys)
 
 
 @EXAMPLES
-@given(TABLES_AND_SIGHTINGS)
-def test_merge_learns_exactly_what_the_join_learns(
+@given(TABLES_AND_OBSERVATIONS)
+def test_merge_has_the_content_of_the_join(
     case: tuple[Table, pa.Table, pa.Table, pa.Table],
 ) -> None:
     table, a, b, _ = case
-    held = merge(table, empty(table), a)
-    assert stable(table, merge(table, held, b)) == stable(table, join(table, held, b))
+    stored = merge(table, empty(table), a)
+    assert stable(table, merge(table, stored, b)) == stable(table, join(table, stored, b))
 
 
 @EXAMPLES
-@given(TABLES_AND_SIGHTINGS)
+@given(TABLES_AND_OBSERVATIONS)
 def test_merge_returns_exact_schema_sorted_with_unique_keys(
     case: tuple[Table, pa.Table, pa.Table, pa.Table],
 ) -> None:
@@ -230,10 +234,13 @@ def detail(**changes: object) -> pa.Table:
     return write_rows(RAW_MESSAGE_DETAILS, [row | changes])
 
 
-def answered(
-    payload: dict[str, object], at: int, asked: tuple[str, ...] = ("message",), **changes: object
+def detailed(
+    payload: dict[str, object],
+    at: int,
+    requested: tuple[str, ...] = ("message",),
+    **changes: object,
 ) -> pa.Table:
-    fields = dump_json(dict.fromkeys(asked, at)).decode()
+    fields = dump_json(dict.fromkeys(requested, at)).decode()
     text = dump_json(payload).decode()
     return detail(payload=text, fields=fields, first_seen_at=at, changed_at=at, **changes)
 
@@ -263,59 +270,59 @@ def test_merge_keeps_the_first_gone_at_of_many_refusals() -> None:
     assert merge(RAW_MESSAGE_DETAILS, once, refused(LATER + 1)) is once
 
 
-def test_merge_takes_details_in_place_of_a_bare_row_and_keeps_when_it_was_first_seen() -> None:
+def test_merge_replaces_a_pending_row_and_keeps_first_seen_at() -> None:
     bare = detail(detail_status="pending", payload=None, fields=None)
-    found = answered({"message": "hello"}, LATER)
-    expected = answered({"message": "hello"}, LATER).to_pylist()[0] | {
+    newer = detailed({"message": "hello"}, LATER)
+    expected = detailed({"message": "hello"}, LATER).to_pylist()[0] | {
         "first_seen_at": datetime.fromtimestamp(START / 1e6, UTC)
     }
-    assert merge(RAW_MESSAGE_DETAILS, bare, found).to_pylist() == [expected]
+    assert merge(RAW_MESSAGE_DETAILS, bare, newer).to_pylist() == [expected]
 
 
-def test_merge_keeps_a_key_that_was_not_asked_for() -> None:
-    held = answered({"message": "hello", "tags": ["inbox"]}, START, ("message", "tags"))
-    merged = merge(RAW_MESSAGE_DETAILS, held, answered({"message": "hello!"}, LATER))
+def test_merge_keeps_a_key_that_was_not_requested() -> None:
+    stored = detailed({"message": "hello", "tags": ["inbox"]}, START, ("message", "tags"))
+    merged = merge(RAW_MESSAGE_DETAILS, stored, detailed({"message": "hello!"}, LATER))
     assert merged["payload"].to_pylist() == ['{"message":"hello!","tags":["inbox"]}']
     assert merged["fields"].to_pylist() == [dump_json({"message": LATER, "tags": START}).decode()]
 
 
-def test_merge_drops_a_key_that_was_asked_for_and_is_absent() -> None:
-    held = answered(
+def test_merge_drops_a_requested_key_that_is_absent() -> None:
+    stored = detailed(
         {"message": "hello", "reactions": {"data": []}}, START, ("message", "reactions")
     )
     merged = merge(
-        RAW_MESSAGE_DETAILS, held, answered({"message": "hello"}, LATER, ("message", "reactions"))
+        RAW_MESSAGE_DETAILS, stored, detailed({"message": "hello"}, LATER, ("message", "reactions"))
     )
     assert merged["payload"].to_pylist() == ['{"message":"hello"}']
 
 
-def test_merge_takes_the_larger_text_of_two_answers_of_one_time() -> None:
-    held, other = answered({"message": "b"}, START), answered({"message": "a"}, START)
-    assert merge(RAW_MESSAGE_DETAILS, held, other) is held
-    assert merge(RAW_MESSAGE_DETAILS, other, held)["payload"].to_pylist() == ['{"message":"b"}']
+def test_merge_takes_the_larger_text_of_two_responses_of_one_time() -> None:
+    stored, other = detailed({"message": "b"}, START), detailed({"message": "a"}, START)
+    assert merge(RAW_MESSAGE_DETAILS, stored, other) is stored
+    assert merge(RAW_MESSAGE_DETAILS, other, stored)["payload"].to_pylist() == ['{"message":"b"}']
 
 
-def test_merge_leaves_a_row_alone_whose_media_were_only_signed_again() -> None:
+def test_merge_keeps_a_row_whose_urls_have_only_new_signatures() -> None:
     def signed(signature: str, at: int) -> pa.Table:
-        return answered(
+        return detailed(
             {"message": "", "attachments": f"https://cdn.example/a.jpg?sig={signature}"}, at
         )
 
-    held = signed("1", START)
-    assert merge(RAW_MESSAGE_DETAILS, held, signed("2", LATER)) is held
+    stored = signed("1", START)
+    assert merge(RAW_MESSAGE_DETAILS, stored, signed("2", LATER)) is stored
 
 
-def test_merge_sees_an_edit_of_a_text_that_is_a_link() -> None:
-    held = answered({"message": "https://example.org/?page=1"}, START)
+def test_merge_takes_an_edited_text_that_is_a_link() -> None:
+    stored = detailed({"message": "https://example.org/?page=1"}, START)
     merged = merge(
-        RAW_MESSAGE_DETAILS, held, answered({"message": "https://example.org/?page=2"}, LATER)
+        RAW_MESSAGE_DETAILS, stored, detailed({"message": "https://example.org/?page=2"}, LATER)
     )
     assert merged["payload"].to_pylist() == ['{"message":"https://example.org/?page=2"}']
 
 
 def test_merge_keeps_lone_surrogates_and_long_numbers_exactly() -> None:
-    held = answered({"message": LONE_SURROGATE, "tags": 10**30}, START, ("message", "tags"))
-    merged = merge(RAW_MESSAGE_DETAILS, held, answered({"from": {"id": "1"}}, LATER, ("from",)))
+    stored = detailed({"message": LONE_SURROGATE, "tags": 10**30}, START, ("message", "tags"))
+    merged = merge(RAW_MESSAGE_DETAILS, stored, detailed({"from": {"id": "1"}}, LATER, ("from",)))
     assert merged["payload"].to_pylist() == [
         '{"from":{"id":"1"},"message":"\\ud83d","tags":1000000000000000000000000000000}'
     ]
@@ -342,7 +349,7 @@ def test_merge_prefers_the_better_source_of_a_time() -> None:
     assert merged.equals(placed("message", LATER))
 
 
-def test_merge_tells_ids_apart_whose_parts_join_to_the_same_text() -> None:
+def test_merge_distinguishes_keys_whose_parts_concatenate_to_the_same_text() -> None:
     rows = [
         read_rows(detail(conversation_id=c, message_id=m))[0]
         for c, m in (("a", "b:c"), ("a:b", "c"), ("1:a", "b"))
@@ -367,10 +374,10 @@ def test_both_regular_expression_engines_agree_on_the_stable_payload(value: obje
         "unread_count": 3,
     }
     text = dump_json(payload).decode()
-    held = detail(payload=text)
+    stored = detail(payload=text)
     again = detail(payload=text.replace("sig=1", "sig=9"), changed_at=LATER, first_seen_at=LATER)
     is_same = stable_payload(text) == stable_payload(text.replace("sig=1", "sig=9"))
-    assert (merge(RAW_MESSAGE_DETAILS, held, again) is held) == is_same
+    assert (merge(RAW_MESSAGE_DETAILS, stored, again) is stored) == is_same
 
 
 @pytest.mark.parametrize(
@@ -391,27 +398,27 @@ def test_both_regular_expression_engines_agree_on_the_stable_payload(value: obje
         ('{"message_count":20,"unread_count":0}', "{,}"),
     ],
 )
-def test_stable_payload_leaves_out_only_what_is_volatile(text: str, expected: str) -> None:
+def test_stable_payload_removes_only_volatile_parts(text: str, expected: str) -> None:
     assert stable_payload(text) == expected
 
 
 REDACTED_AT = START + 30_000_000
-SAID = {
+CONTENT = {
     "message": "hello",
     "snippet": "hel",
     "from": {"id": "7", "name": "Ada"},
     "to": {"data": [{"id": "1"}]},
 }
-WHO = {"from": {"id": "7"}, "to": {"data": [{"id": "1"}]}}
+PEOPLE = {"from": {"id": "7"}, "to": {"data": [{"id": "1"}]}}
 
 
 def redacted(rows: pa.Table) -> pa.Table:
     return redact(rows, {("c", "m"): REDACTED_AT})
 
 
-def test_a_redacted_message_keeps_its_time_and_who_wrote_to_whom() -> None:
-    [row] = read_rows(redacted(answered(SAID, START, ("message", "from"))))
-    assert (load_json(row["payload"]), load_json(row["fields"])) == (WHO, {"from": START})
+def test_redacted_message_keeps_its_time_and_the_ids_of_people() -> None:
+    [row] = read_rows(redacted(detailed(CONTENT, START, ("message", "from"))))
+    assert (load_json(row["payload"]), load_json(row["fields"])) == (PEOPLE, {"from": START})
     assert (row["detail_status"], row["created_at"], row["redacted_at"]) == (
         "gone",
         START,
@@ -419,37 +426,37 @@ def test_a_redacted_message_keeps_its_time_and_who_wrote_to_whom() -> None:
     )
 
 
-def test_no_merge_brings_redacted_content_back() -> None:
-    held = redacted(answered(SAID, START))
-    for spooled in (
-        answered(SAID, START),
-        answered(SAID | {"tags": "late"}, REDACTED_AT),
+def test_merge_does_not_restore_redacted_content() -> None:
+    stored = redacted(detailed(CONTENT, START))
+    for older in (
+        detailed(CONTENT, START),
+        detailed(CONTENT | {"tags": "late"}, REDACTED_AT),
         detail(fields=None),
         refused(LATER),
     ):
-        assert merge(RAW_MESSAGE_DETAILS, held, spooled) is held
-        assert merge(RAW_MESSAGE_DETAILS, spooled, held).equals(
-            join(RAW_MESSAGE_DETAILS, held, spooled)
+        assert merge(RAW_MESSAGE_DETAILS, stored, older) is stored
+        assert merge(RAW_MESSAGE_DETAILS, older, stored).equals(
+            join(RAW_MESSAGE_DETAILS, stored, older)
         )
 
 
-def test_content_that_is_shown_after_it_was_found_deleted_is_kept() -> None:
+def test_content_read_after_the_redaction_is_kept() -> None:
     [row] = read_rows(
         merge(
             RAW_MESSAGE_DETAILS,
-            redacted(answered(SAID, START)),
-            answered({"message": "back"}, LATER),
+            redacted(detailed(CONTENT, START)),
+            detailed({"message": "back"}, LATER),
         )
     )
     assert (row["detail_status"], load_json(row["payload"])) == (
         "detailed",
-        {"message": "back", **WHO},
+        {"message": "back", **PEOPLE},
     )
 
 
-def test_a_redaction_leaves_other_rows_as_they_are() -> None:
+def test_redaction_does_not_change_other_rows() -> None:
     rows = pa.concat_tables([detail(message_id=name) for name in ("a", "m", "z")])
-    left = redacted(rows)
-    assert left.take([0, 2]).equals(rows.take([0, 2]))
+    result = redacted(rows)
+    assert result.take([0, 2]).equals(rows.take([0, 2]))
     assert redact(rows, {("c", "other"): REDACTED_AT}) is rows
-    assert redacted(left) is left
+    assert redacted(result) is result
