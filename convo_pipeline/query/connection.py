@@ -1,8 +1,8 @@
-"""The tables as a DuckDB connection: one view per table, right while the pipeline writes.
+"""Open a read-only DuckDB connection with one view per table.
 
-DuckDB opens a file more than once in a query, so a commit between two opens makes the query fail
-(never answer wrongly). Such a query is planned and run again, here, so that a reader never notices.
-It writes nothing, and what it may read is the lake's folder alone.
+DuckDB opens a file more than once in a query. A commit between two opens makes the query fail; it
+never returns wrong rows. This module retries such a query, so readers can work while the pipeline
+writes. SQL can read files of the lake only and can write no file.
 """
 
 import os
@@ -37,9 +37,12 @@ READ_ERRORS = (
     duckdb.SerializationException,
     duckdb.InternalException,
 )
-"""The very classes DuckDB raises when a file was replaced, removed or damaged; after the last one it answers no more."""
+"""The exact classes that DuckDB raises for a replaced, removed or damaged file.
+
+After an InternalException the connection runs no further query.
+"""
 QueryError = duckdb.Error
-"""What a wrong statement raises; for those who must not know DuckDB."""
+"""The error that a wrong statement raises, for modules that do not import DuckDB."""
 
 
 def connect(
@@ -48,12 +51,15 @@ def connect(
     settings: Settings | None = None,
     config: Mapping[str, str | int | bool] | None = None,
 ) -> "Connection":
-    """Return a DuckDB connection with one view per table, and views that join them.
+    """Return a DuckDB connection with one view per table, and views that join the tables.
 
-    `settings` gives the views the accounts' time zones, business hours and the session gap (else UTC, none, 24 hours).
-    `config` holds DuckDB's own settings, such as `{"threads": 2}`; afterwards they are locked.
-    Files outside the lake cannot be read or written by SQL; a DataFrame is joined after `con.register(name, frame)`.
-    Times are shown in UTC. Raise StoreError where there is no lake, CorruptError naming a file that is damaged.
+    The views use the time zones, business hours and session gap of `settings`. The defaults are
+    UTC, no business hours and 24 hours. `config` contains DuckDB settings, such as
+    `{"threads": 2}`; they are locked afterwards. SQL cannot read files outside the lake.
+    `con.register(name, frame)` makes a DataFrame available to SQL. Times are UTC.
+
+    Raises StoreError if there is no lake. A query raises CorruptError with the path of a damaged
+    file.
     """
     source = open_source(root, (settings or Settings()).store)
     con = duckdb.connect(config=dict(config or {}))
@@ -65,7 +71,10 @@ def connect(
 
 
 def open_source(root: str | os.PathLike[str], settings: StoreSettings) -> Source:
-    """Return the lake at a local folder or an `s3://bucket/prefix`; a StoreError says that there is none."""
+    """Return the lake at a local folder or an `s3://bucket/prefix`.
+
+    Raises StoreError if there is no lake.
+    """
     if not str(root).startswith("s3://"):
         return CompactedSource(root, _state_file(root, settings))
     from convo_pipeline.query.bucket_source import BucketSource
@@ -74,14 +83,17 @@ def open_source(root: str | os.PathLike[str], settings: StoreSettings) -> Source
 
 
 def _state_file(root: str | os.PathLike[str], settings: StoreSettings) -> Path:
-    """Return where the lake's state is: as configured, if these are the settings of this lake, else at its usual place."""
-    is_ours = os.path.realpath(settings.root) == os.path.realpath(root)
-    folder = settings.state_path if is_ours else Path(root) / ".state"
+    """Return the path of the lake's `state.db`.
+
+    It is the configured path if the settings belong to this lake, else the default path.
+    """
+    is_configured = os.path.realpath(settings.root) == os.path.realpath(root)
+    folder = settings.state_path if is_configured else Path(root) / ".state"
     return folder / STATE_FILE
 
 
 def _restrict(con: duckdb.DuckDBPyConnection, source: Source, spill: str) -> None:
-    """Show UTC, allow the lake's files alone, and let nothing undo that."""
+    """Set the time zone to UTC, allow only the lake's files, and lock the configuration."""
     con.execute("SET GLOBAL TimeZone = 'UTC'")
     con.execute(f"SET temp_directory = {quote(spill)}")
     con.execute("SET autoinstall_known_extensions = false")
@@ -93,7 +105,7 @@ def _restrict(con: duckdb.DuckDBPyConnection, source: Source, spill: str) -> Non
 
 
 class _Lake:
-    """The views of one lake, kept in step with which tables have files."""
+    """The views of one lake. Before each query they are updated for new tables and files."""
 
     def __init__(self, con: duckdb.DuckDBPyConnection, source: Source, settings: Settings) -> None:
         self.source = source
@@ -103,23 +115,26 @@ class _Lake:
         self._selects: dict[str, str] = {}
         self._relations = source.relations()
         self.prepare(con)
-        self.refresh(known=False)
+        self.refresh(use_cache=False)
         for name, sql in views().items():
             con.execute(f"CREATE VIEW {name} AS {sql}")
         for statement in response_time_statements(settings):
             con.execute(statement)
 
     def prepare(self, con: duckdb.DuckDBPyConnection) -> None:
-        """Give a connection what the views read from; DuckDB keeps such things per connection."""
+        """Register the relations that the views read. DuckDB keeps them per connection."""
         for name, relation in self._relations.items():
             con.register(name, relation)
 
-    def refresh(self, known: bool = True) -> None:
-        """Point each table's view at its files, or at nothing; `known` tables with files are taken to keep them."""
+    def refresh(self, use_cache: bool = True) -> None:
+        """Create each table's view over its files, or over no rows if it has none.
+
+        With `use_cache`, a table that had files keeps its view unless its source has changed.
+        """
         with self._lock:
             for attempt in range(1, TRIES + 1):
                 try:
-                    self._point(known and attempt == 1)
+                    self._create_views(use_cache and attempt == 1)
                 except READ_ERRORS as error:
                     if attempt == TRIES:
                         raise
@@ -128,11 +143,11 @@ class _Lake:
                 else:
                     return
 
-    def _point(self, known: bool) -> None:
+    def _create_views(self, use_cache: bool) -> None:
         self.source.look()
         for table in VIEWED_TABLES:
-            was = self._has_files.get(table.name)
-            if known and was and not self.source.is_changed(table):
+            had_files = self._has_files.get(table.name)
+            if use_cache and had_files and not self.source.is_changed(table):
                 continue
             self._has_files.pop(table.name, None)
             has_files = self.source.has_files(table)
@@ -143,7 +158,7 @@ class _Lake:
             self._has_files[table.name] = has_files
 
     def run(self, action: Callable[[], Any]) -> Any:
-        """Do it; where a file changed under it, do it again."""
+        """Return the result of `action`. Retry it if a file changed while it ran."""
         self.refresh()
         for attempt in range(1, TRIES + 1):
             try:
@@ -156,28 +171,32 @@ class _Lake:
                 if attempt > 1:
                     self.source.distrust(str(error))
                 time.sleep(PAUSE_SECONDS * attempt)
-                self.refresh(known=False)
+                self.refresh(use_cache=False)
         raise AssertionError("unreachable")
 
     def _explain(self, error: duckdb.Error) -> Exception | None:
-        """Name the damaged file; an error that no file explains is the caller's own."""
+        """Return a CorruptError if a damaged file caused the error, else None."""
         for path in self._suspects(error):
             if not self.source.is_readable(path):
                 return CorruptError(
-                    f"{path} is damaged and cannot be read; the other partitions can: leave it out with a filter "
-                    "on account and date, and run `convo-pipeline verify`"
+                    f"{path} is damaged and cannot be read. Run `convo-pipeline verify`. "
+                    "To read the other partitions, exclude this one: filter on account and date."
                 )
         return None
 
     def _suspects(self, error: duckdb.Error) -> list[str]:
-        """The files that an error may be about: the one it names, else all; its own reader's errors have no class."""
+        """Return the files that may have caused an error.
+
+        This is the file that the message names. An error about files that names none may concern
+        all files. Errors of the Parquet reader have no class of their own.
+        """
         message = str(error)
         start, end = message.find(self.source.folders[0]), message.find(DATA_FILE)
         if 0 <= start < end:
             return [message[start : end + len(DATA_FILE)]]
-        is_readers = type(error) in (duckdb.Error, duckdb.InternalException)
+        is_reader_error = type(error) in (duckdb.Error, duckdb.InternalException)
         is_about_files = "No files found" not in message and (
-            is_readers or re.search("file|parquet", message, re.I)
+            is_reader_error or re.search("file|parquet", message, re.I)
         )
         return (
             [path for table in VIEWED_TABLES for path in self.source.files(table)]
@@ -187,20 +206,20 @@ class _Lake:
 
 
 class Connection:
-    """A DuckDB connection whose reads outlive commits; everything else is DuckDB's own."""
+    """A DuckDB connection that retries a read if a commit interrupts it."""
 
     def __init__(self, con: duckdb.DuckDBPyConnection, lake: _Lake) -> None:
         self._con = con
         self._lake = lake
         lake.prepare(con)
-        self._again: Callable[[], Any] | None = None
+        self._rerun: Callable[[], Any] | None = None
 
     def execute(self, query: Any, parameters: object = None) -> Self:
-        """Run a statement; fetch its rows from this connection."""
+        """Run a statement. Its rows are fetched from this connection."""
         self._refuse_export(query)
         arguments = (query,) if parameters is None else (query, parameters)
-        self._again = lambda: self._con.execute(*arguments)
-        self._lake.run(self._again)
+        self._rerun = lambda: self._con.execute(*arguments)
+        self._lake.run(self._rerun)
         return self
 
     def cursor(self) -> "Connection":
@@ -208,26 +227,36 @@ class Connection:
         return Connection(self._con.cursor(), self._lake)
 
     def table(self, name: str) -> Any:
-        """Return a table, here always a view, as a relation."""
+        """Return the view of a table as a relation."""
         return self._relation(lambda: self._con.view(name))
 
     def sql(self, query: Any, *, alias: str = "", params: object = None) -> Any:
-        """Return a query as a relation, run when its rows are asked for; a statement without rows runs at once."""
+        """Return a query as a relation, which runs when its rows are fetched.
+
+        A statement without rows runs at once.
+        """
         self._refuse_export(query)
         return self._relation(lambda: self._con.sql(query, alias=alias, params=params))
 
     query = sql
 
     def _refuse_export(self, query: Any) -> None:
-        """The lake's folder is the only one SQL may open, and no query's result belongs between its files."""
+        """Raise StoreError if the query writes files.
+
+        SQL can open the lake's folder only, and query results must not be stored there.
+        """
         statements = self._con.extract_statements(query) if isinstance(query, str) else []
         if any(statement.type.name in ("COPY", "EXPORT") for statement in statements):
             raise StoreError(
-                "SQL writes no file here: fetch the rows, with .df().to_csv(path), or add --output FILE to the command"
+                "SQL writes no files in this connection. Save the rows with .df().to_csv(path), "
+                "or with the command's --output FILE"
             )
 
     def close(self) -> None:
-        """Close the connection; what was spilled to disk goes with the last one to the same views."""
+        """Close the connection.
+
+        The temporary files are removed when no connection uses these views any more.
+        """
         self._con.close()
 
     def __enter__(self) -> Self:
@@ -252,7 +281,7 @@ class Connection:
         )
 
     def _relation(self, make: Callable[[], Any]) -> Any:
-        self._again = None
+        self._rerun = None
         return _wrap(self._lake.run(make), self._lake)
 
     def _calling(self, method: Callable[..., Any]) -> Callable[..., Any]:
@@ -263,18 +292,21 @@ class Connection:
         return call
 
     def _fetching(self, method: Callable[..., Any]) -> Callable[..., Any]:
-        """The first fetch of a result may run the statement again; after it, rows are already given out."""
+        """Wrap a fetch method. Only the first fetch of a result can run the statement again.
+
+        Later, the caller already has some of its rows.
+        """
 
         def fetch(*args: Any, **kwargs: Any) -> Any:
-            again, self._again = self._again, None
-            if again is None:
+            rerun, self._rerun = self._rerun, None
+            if rerun is None:
                 return method(*args, **kwargs)
             try:
                 return method(*args, **kwargs)
             except duckdb.Error as error:
                 if type(error) not in READ_ERRORS:
                     raise
-                return self._lake.run(lambda: (again(), method(*args, **kwargs))[1])
+                return self._lake.run(lambda: (rerun(), method(*args, **kwargs))[1])
 
         return fetch
 
@@ -291,7 +323,7 @@ def _unwrap(value: Any) -> Any:
 
 
 class Relation:
-    """A DuckDB relation whose reads outlive commits."""
+    """A DuckDB relation that retries a read if a commit interrupts it."""
 
     def __init__(self, relation: duckdb.DuckDBPyRelation, lake: _Lake) -> None:
         self._relation = relation
@@ -305,9 +337,9 @@ class Relation:
 
     def _calling(self, method: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
-            plain = [_unwrap(value) for value in args]
-            named = {name: _unwrap(value) for name, value in kwargs.items()}
-            return _wrap(self._lake.run(lambda: method(*plain, **named)), self._lake)
+            positional = [_unwrap(value) for value in args]
+            keywords = {name: _unwrap(value) for name, value in kwargs.items()}
+            return _wrap(self._lake.run(lambda: method(*positional, **keywords)), self._lake)
 
         return call
 

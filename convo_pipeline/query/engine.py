@@ -1,4 +1,4 @@
-"""Run SQL over Arrow tables in a DuckDB database in memory. It reads and writes no files."""
+"""Run SQL over Arrow tables in an in-memory DuckDB database. It reads and writes no files."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any

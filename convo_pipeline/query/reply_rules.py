@@ -9,7 +9,8 @@ AUTOMATED_REPLY_SECONDS = 5
 """A reply this soon after the customer began to write is automated."""
 REPEATED_TEXT_CONVERSATIONS = 5
 REPEATED_TEXT_CHARACTERS = 20
-"""A text of this length that went to this many conversations on one day is automated."""
+"""A text is automated if it has at least this many characters and was sent to at least this many
+conversations on one day."""
 
 REPEATED_TEXTS = f"""
     SELECT {{keys}}, text FROM messages
@@ -22,9 +23,9 @@ REPEATED_TEXTS = f"""
 def rule_statements(session_gap_hours: float) -> list[str]:
     """Return the statements that create the macros, in the schema `internal`.
 
-    A message may be the customer's if its direction is unknown (null). So there are two limits for
-    the begin of the customer's turn: no earlier than the stretch of messages that are not ours,
-    and no later than the newest message that can begin a turn.
+    A message of unknown direction (null) can be from the customer. So the start of the customer's
+    turn has two limits. The earliest is the start of the stretch of messages that are not ours. The
+    latest is the newest message that can begin a turn.
     """
     return [
         "CREATE SCHEMA internal",
