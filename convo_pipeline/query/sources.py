@@ -1,6 +1,6 @@
-"""Where a table's Parquet files lie, as SQL that reads them with the types of the schema.
+"""Build the SQL that reads a table's Parquet files with the types of the schema.
 
-It knows paths and types; it opens no file and runs no query.
+`LocalSource` reads a local folder. This module runs no query.
 """
 
 import os
@@ -35,34 +35,37 @@ SQL_TYPES = {
 
 
 class Source(Protocol):
-    """A lake as the views see it."""
+    """The files of a lake, as the views read them."""
 
     folders: tuple[str, ...]
-    """What DuckDB must be allowed to open."""
+    """The folders that DuckDB must be allowed to open."""
 
     def has_files(self, table: Table) -> bool:
-        """Say whether the table has at least one partition."""
+        """Return whether the table has at least one partition."""
 
     def select(self, table: Table) -> str:
-        """Return the SELECT over the table's files: the path's columns first, then the schema's."""
+        """Return the SELECT over the table's files.
+
+        The columns of the path come first, then those of the schema.
+        """
 
     def files(self, table: Table) -> list[str]:
         """Return the path of every partition, sorted."""
 
     def look(self) -> None:
-        """Learn what changed since the last query."""
+        """Detect changes since the last query."""
 
     def is_changed(self, table: Table) -> bool:
-        """Say whether the SELECT may be another one than it was, as far as `look` has seen."""
+        """Return whether the SELECT may have changed, as of the last `look`."""
 
     def distrust(self, message: str) -> None:
-        """Read no copy any more that this error is about."""
+        """Stop reading the compacted files if this error concerns one of them."""
 
     def relations(self) -> Mapping[str, object]:
-        """Return what every connection must register before it runs a SELECT, by name."""
+        """Return the objects that a connection must register before a SELECT, by name."""
 
     def is_readable(self, path: str) -> bool:
-        """Say whether a file is whole, or gone."""
+        """Return False if a file is damaged. A missing file is not damaged."""
 
 
 class LocalSource:
@@ -72,7 +75,7 @@ class LocalSource:
         self.root = os.path.realpath(root)
         if not os.path.isdir(self.root):
             raise StoreError(
-                f"no lake at {root}: the folder does not exist; name the folder that holds the tables"
+                f"no lake at {root}: the folder does not exist; name the folder of the tables"
             )
         self.folders: tuple[str, ...] = (f"{self.root}/", literal_glob(f"{self.root}/"))
 
@@ -81,11 +84,11 @@ class LocalSource:
         return sorted(str(path) for path in Path(self.root, table.name).glob(_pattern(table)))
 
     def relations(self) -> Mapping[str, object]:
-        """Return nothing: the files are read in place."""
+        """Return an empty mapping: DuckDB reads the files itself."""
         return {}
 
     def is_readable(self, path: str) -> bool:
-        """Say whether a file is whole, or gone."""
+        """Return False if a file is damaged. A missing file is not damaged."""
         try:
             pq.ParquetFile(path, page_checksum_verification=True).read()
         except FileNotFoundError:
@@ -95,37 +98,37 @@ class LocalSource:
         return True
 
     def has_files(self, table: Table) -> bool:
-        """Say whether the table has at least one partition; stops at the first."""
+        """Return whether the table has at least one partition. Stop at the first."""
         return next(iter(Path(self.root, table.name).glob(_pattern(table))), None) is not None
 
     def select(self, table: Table) -> str:
         """Return the SELECT over the table's files.
 
-        The schema is given, so no file is opened to plan a query, a column that an older file lacks is null,
-        and a filter on `account` or `date` is answered from the paths alone.
+        The SELECT gives the schema, so DuckDB opens no file to plan a query. A column that is
+        missing in an older file is null. Filters on `account` and `date` use only the paths.
         """
         return self.select_files(
             table, quote(literal_glob(f"{self.root}/{table.name}/") + _pattern(table))
         )
 
     def select_files(self, table: Table, files: str) -> str:
-        """Return the SELECT over daily files of a table, written as an SQL literal."""
+        """Return the SELECT over daily files of a table. `files` is an SQL literal."""
         columns = [
             *path_columns(table, f"{self.root}/{table.name}/"),
             *map(quote_name, own_types(table)),
         ]
-        kinds = schema_map(own_types(table))
-        return f"SELECT {', '.join(columns)} FROM read_parquet({files}, schema = {kinds}, filename = true)"  # noqa: S608 - names and literals are quoted
+        reader = f"read_parquet({files}, schema = {schema_map(own_types(table))}, filename = true)"
+        return f"SELECT {', '.join(columns)} FROM {reader}"  # noqa: S608 - names are quoted
 
     def look(self) -> None:
-        """There is nothing to learn."""
+        """Do nothing: the glob pattern finds new files at each query."""
 
     def is_changed(self, table: Table) -> bool:
-        """Say no: a pattern finds what is there at each query."""
+        """Return False: the glob pattern finds new files at each query."""
         return False
 
     def distrust(self, message: str) -> None:
-        """There is nothing else to read than the files themselves."""
+        """Do nothing: this source has no compacted files."""
 
 
 def select_nothing(table: Table) -> str:
@@ -135,12 +138,15 @@ def select_nothing(table: Table) -> str:
 
 
 def column_types(table: Table) -> dict[str, str]:
-    """Return the view's columns in order with their SQL types: the path's first, then the schema's."""
+    """Return the SQL types of the view's columns, in order.
+
+    The columns of the path come first, then those of the schema.
+    """
     return _path_types(table) | own_types(table)
 
 
 def quote(text: str) -> str:
-    """Write a text as an SQL literal.
+    """Return a text as an SQL literal.
 
     >>> print(quote("it's"))
     'it''s'
@@ -149,12 +155,15 @@ def quote(text: str) -> str:
 
 
 def quote_name(name: str) -> str:
-    """Write a name as an SQL identifier."""
+    """Return a name as an SQL identifier."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def _pattern(table: Table) -> str:
-    """The ledger is kept by date alone; every other table by account and date."""
+    """Return the glob pattern of a table's files, relative to the table's folder.
+
+    The ledger is partitioned by date, every other table by account and date.
+    """
     folders = [DATE_FOLDER] if table.layer == "ledger" else [ACCOUNT_FOLDER, DATE_FOLDER]
     return "/".join([*folders, DATA_FILE])
 
@@ -164,7 +173,7 @@ def _path_types(table: Table) -> dict[str, str]:
 
 
 def own_types(table: Table) -> dict[str, str]:
-    """Return the columns inside the files; the path's win over a column of the same name."""
+    """Return the SQL types of the columns that are read from the files, not from their paths."""
     return {
         field.name: SQL_TYPES[field.type]
         for field in table.schema
@@ -173,14 +182,14 @@ def own_types(table: Table) -> dict[str, str]:
 
 
 def path_columns(table: Table, folder: str) -> list[str]:
-    """Return what SQL makes of the files' paths: the account, the date."""
+    """Return SQL expressions that take the account and the date from a file's path."""
     start = len(folder) + len("account=") + 1
     values = {"account": f"split_part(substr(filename, {start}), '/', 1)", "date": _DATE_SQL}
     return [f"{values[name]} AS {name}" for name in _path_types(table)]
 
 
 def schema_map(types: Mapping[str, str]) -> str:
-    """Return the `schema` of read_parquet: a column that a file lacks is null."""
+    """Return the `schema` argument of read_parquet. A column missing in a file is null."""
     entries = [
         f"{quote(name)}: {{name: {quote(name)}, type: {quote(kind)}, default_value: NULL}}"
         for name, kind in types.items()
@@ -189,7 +198,7 @@ def schema_map(types: Mapping[str, str]) -> str:
 
 
 def literal_glob(path: str) -> str:
-    """Write a path so that a glob takes it literally.
+    """Escape a path for use in a glob pattern.
 
     >>> literal_glob("/data/a*b")
     '/data/a[*]b'

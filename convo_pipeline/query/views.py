@@ -1,6 +1,6 @@
-"""The views over the tables, as SQL text: what an analyst would otherwise join by hand every time.
+"""SQL of the views `inbox`, `conversations_latest` and `participants_latest`.
 
-It knows tables and columns; it runs nothing.
+They join and aggregate the tables. This module runs no query.
 """
 
 from convo_pipeline.schema import CONVERSATIONS, PARTICIPANTS, Table
@@ -9,13 +9,16 @@ _SUMS = ("message_count", "inbound_count", "outbound_count", "detailed_count")
 
 
 def _newest(table: Table, skipped: tuple[str, ...] = ()) -> list[str]:
-    """One column each: the value of the newest day on which it was not null."""
+    """Return one SQL expression per column: its value on the newest day on which it is not null."""
     names = [name for name in table.column_names if name not in (*table.key, *skipped)]
     return [f"arg_max({name}, date) AS {name}" for name in names]
 
 
 def conversations_latest() -> str:
-    """One row per conversation: every field as last known, counts over all days."""
+    """Return SQL with one row per conversation.
+
+    A field has its newest value. The counts cover all days.
+    """
     columns = [
         *_newest(CONVERSATIONS, ("first_message_at", "last_message_at", *_SUMS)),
         "min(first_message_at) AS first_message_at",
@@ -26,14 +29,14 @@ def conversations_latest() -> str:
 
 
 def participants_latest() -> str:
-    """One row per conversation and participant: every field as last known."""
+    """Return SQL with one row per conversation and participant. A field has its newest value."""
     return _latest("participants", PARTICIPANTS, _newest(PARTICIPANTS))
 
 
 def _latest(name: str, table: Table, columns: list[str]) -> str:
     key = ", ".join(["account", *table.key])
-    known = ", ".join([*columns, "min(date) AS first_date", "max(date) AS last_date"])
-    return f"SELECT {key}, {known} FROM {name} GROUP BY {key}"  # noqa: S608 - names of the schema
+    values = ", ".join([*columns, "min(date) AS first_date", "max(date) AS last_date"])
+    return f"SELECT {key}, {values} FROM {name} GROUP BY {key}"  # noqa: S608 - names of the schema
 
 
 INBOX = """
@@ -47,14 +50,16 @@ SELECT
     m.* EXCLUDE (account, date, created_at, direction, text, content_type),
     c.page_id, c.folder
 FROM messages AS m
-LEFT JOIN conversations_latest AS c ON c.account = m.account AND c.conversation_id = m.conversation_id
+LEFT JOIN conversations_latest AS c
+    ON c.account = m.account AND c.conversation_id = m.conversation_id
 LEFT JOIN participants_latest AS p
-    ON p.account = m.account AND p.conversation_id = m.conversation_id AND p.participant_id = c.customer_id
+    ON p.account = m.account AND p.conversation_id = m.conversation_id
+    AND p.participant_id = c.customer_id
 """
 
 
 def views() -> dict[str, str]:
-    """Return every view's SQL, each after those it reads."""
+    """Return the SQL of every view, by name. A view comes after the views that it reads."""
     return {
         "conversations_latest": conversations_latest(),
         "participants_latest": participants_latest(),
