@@ -1,4 +1,4 @@
-"""The numbers behind the pictures. Pure: columns in, arrays out; it draws nothing and knows no text and no name."""
+"""Compute the data of the charts: columns in, arrays out. Pure; it draws nothing."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,14 +11,16 @@ import pyarrow.compute as pc
 
 from convo_pipeline.schema import DETAIL_STATUSES
 
-WAITS = ((300, "≤ 5 min"), (900, "5–15 min"), (3600, "15–60 min"), (4 * 3600, "1–4 h"), (86_400, "4–24 h"),
-         (np.inf, "1–7 days"))  # fmt: skip
-"""Upper ends of the first responses' classes; each session is in one."""
+WAITS = (
+    (300, "≤ 5 min"), (900, "5–15 min"), (3600, "15–60 min"), (4 * 3600, "1–4 h"),
+    (86_400, "4–24 h"), (np.inf, "1–7 days"),
+)  # fmt: skip
+"""Classes of first responses: upper limit in seconds (inclusive) and label."""
 UNANSWERED = "none so far"
 UNKNOWN = "not known"
 CONTEXT_DAYS = 28
 MOST_DAYS = 92
-"""Days of the longest range that is pictured; of a longer one the newest."""
+"""Maximum number of days in a chart. Of a longer range only the newest days are shown."""
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Row = Mapping[str, float | None]
@@ -34,7 +36,10 @@ def count_by_hour(created_at: pa.ChunkedArray, timezone: str) -> Ints:
 
 
 def count_hours(days: Iterable[date], timezone: str, until: datetime) -> Ints:
-    """Count how often each local weekday and hour occurs on some UTC days up to a moment: 7 × 24 quarters of an hour."""
+    """Count the quarter hours of each local weekday and hour: an array of 7 × 24.
+
+    It counts the given UTC days up to `until`.
+    """
     starts = [datetime(day.year, day.month, day.day, tzinfo=UTC) for day in days]
     quarters = [start + timedelta(minutes=15 * index) for start in starts for index in range(96)]
     over = [quarter for quarter in quarters if quarter < until]
@@ -42,13 +47,16 @@ def count_hours(days: Iterable[date], timezone: str, until: datetime) -> Ints:
 
 
 def mean_by_hour(counts: Ints, days: Iterable[date], timezone: str, until: datetime) -> Floats:
-    """Divide the counts by how often the days up to a moment hold each hour; one that they do not hold is not a number."""
+    """Return the mean count per local weekday and hour over the UTC days up to `until`: 7 × 24.
+
+    The mean is NaN for an hour that does not occur on these days.
+    """
     hours = count_hours(days, timezone, until) / 4
     return np.where(hours > 0, counts / np.maximum(hours, 0.25), np.nan)
 
 
 def class_waits(seconds: Floats, unanswered_count: int, unknown_count: int) -> dict[str, int]:
-    """Count first responses by how long the customer waited, those that never came, and those nothing is known of.
+    """Count sessions by the customer's wait in seconds, and add those without a known response.
 
     >>> list(class_waits(np.array([60.0, 300.0, 301.0, 90000.0]), 2, 5).values())
     [2, 1, 0, 0, 0, 1, 2, 5]
@@ -61,7 +69,7 @@ def class_waits(seconds: Floats, unanswered_count: int, unknown_count: int) -> d
 
 @dataclass(frozen=True)
 class ChartDays:
-    """The days a picture is about, and the days it shows: a single day is shown among those before it."""
+    """Days of a chart: `pictured` are the selected days, `shown` also includes days around them."""
 
     pictured: tuple[date, ...]
     shown: tuple[date, ...]
@@ -73,9 +81,10 @@ class ChartDays:
 
 
 def choose_chart_days(days: Sequence[date], *, first_day: date | None = None) -> ChartDays:
-    """Return what to show of some days: all from the first to the last, at most the newest 92; of one day the 28 up to it.
+    """Return the days of a chart: all from the first to the last day, at most the newest 92.
 
-    Nothing is shown before `first_day`, the first that is held, except what was asked for.
+    A chart of one day also shows the days before it, 28 days in total. These extra days do not
+    begin before `first_day`, the first day with stored rows.
 
     >>> span = choose_chart_days([date(2026, 3, 1), date(2026, 3, 4)])
     >>> span.title, len(span.shown)
@@ -92,7 +101,7 @@ def choose_chart_days(days: Sequence[date], *, first_day: date | None = None) ->
 
 
 def coverage_shares(rows: Mapping[date, Row], days: Sequence[date]) -> dict[str, Floats]:
-    """Return each day's share of ids by what became of them, best first; not a number for days without ids."""
+    """Return the share of ids per status and day, most complete status first; NaN without ids."""
     listed = np.array([_value(rows, day, "ids_listed") for day in days])
     return {
         status: np.array([_value(rows, day, status) for day in days])
@@ -104,7 +113,7 @@ def coverage_shares(rows: Mapping[date, Row], days: Sequence[date]) -> dict[str,
 def daily(
     rows: Mapping[date, Row], days: Sequence[date], name: str, missing: float = 0.0
 ) -> Floats:
-    """Return one column by day; `missing` for days without a row."""
+    """Return one value of a column per day; `missing` for days without a row or value."""
     return np.array([_value(rows, day, name, missing) for day in days])
 
 

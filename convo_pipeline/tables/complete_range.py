@@ -1,4 +1,4 @@
-"""The range of time of which all messages of an account are stored. A value."""
+"""Time range in which all messages of an account are stored."""
 
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -6,10 +6,10 @@ from datetime import date, datetime
 
 @dataclass(frozen=True)
 class CompleteRange:
-    """Every message sent from the UTC day `since` up to `until` is stored, or at least its id.
+    """The id of each message sent from the UTC day `since` up to `until` is stored.
 
-    Some older messages are stored too: those that the API returned together with newer ones.
-    A count of older messages is therefore too small.
+    Some older messages are stored too: the API returned them together with newer ones. So a count
+    of older messages is too small.
     """
 
     since: date

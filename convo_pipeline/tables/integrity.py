@@ -1,4 +1,4 @@
-"""Count what must not be: repeated keys, rows of another day, rows that belong to nothing. Pure: tables in, numbers out."""
+"""Find invalid rows: duplicate keys, rows of another day, rows without a parent row. Pure."""
 
 from collections.abc import Sequence
 from datetime import date
@@ -10,19 +10,22 @@ from convo_pipeline.schema import Table
 
 
 def count_duplicates(table: Table, rows: pa.Table) -> int:
-    """Return how many rows of a partition are too many for its key; a table without one has one row a partition."""
+    """Return the number of duplicate rows in a partition.
+
+    A table without a key has one row per partition; all other rows are duplicates.
+    """
     if not table.key:
         return max(0, int(rows.num_rows) - 1)
     return int(rows.num_rows - rows.group_by(list(table.key)).aggregate([]).num_rows)
 
 
 def find_misdated(rows: pa.Table, day: date) -> pa.Table:
-    """Return the rows whose `created_at` is not on that UTC day."""
+    """Return the rows whose `created_at` is not on the UTC day `day`."""
     return rows.filter(pc.not_equal(pc.cast(rows["created_at"], pa.date32()), day))
 
 
 def count_orphans(rows: pa.Table, known: pa.Table, key: Sequence[str]) -> int:
-    """Return how many distinct keys of `rows` have no row in `known`."""
+    """Return the number of distinct keys of `rows` that have no row in `known`."""
     wanted = rows.select(list(key)).group_by(list(key)).aggregate([])
     found = wanted.join(
         known.select(list(key)), keys=list(key), join_type="left anti", use_threads=False

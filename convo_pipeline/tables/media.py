@@ -1,6 +1,6 @@
-"""Read the attachments, shares and reactions of a message. Rows are tuples in the order of *_NAMES.
+"""Parse the attachments, shares and reactions of a message into tuples in the order of *_NAMES.
 
-It knows the shapes of Meta's API and webhooks. Keys without a column go to the row's `extra`.
+It accepts the shapes of Meta's API and of webhooks. Keys without a column go to the row's `extra`.
 """
 
 import re
@@ -32,7 +32,7 @@ _KIND_OF_TYPE = {
     "location": "location",
     "appointment_booking": "appointment",
 }
-"""Kind by the `type` that attachments have since 2026 and in webhooks (Meta's Webhooks reference)."""
+"""Kind by the `type` of an attachment: in the API since 2026, and in Meta's Webhooks reference."""
 _FAMILIES = ("image", "video", "audio")
 _FILE_KEYS = ("file_url", "url", "mime_type")
 _PLACEHOLDER_KEYS = {"id", "name"}
@@ -46,7 +46,7 @@ _MEDIA_KEYS = ("image_data", "video_data", "audio_data", "generic_template", "pa
 Row = tuple[object, ...]
 _EXPIRY = re.compile(r"[?&]oe=([0-9A-Fa-f]{8})(?:[&#]|$)")
 _HIDDEN_ID = "0"
-"""The id of a product where Meta hides it."""
+"""The id that Meta returns for a product whose id is hidden."""
 
 
 def url_expires_at(url: str | None) -> datetime | None:
@@ -60,7 +60,7 @@ def url_expires_at(url: str | None) -> datetime | None:
 
 
 def read_attachments(message: PayloadReader) -> list[Row]:
-    """Take `attachments`; return one row each, in the API's order."""
+    """Take `attachments`; return one row per attachment, in the API's order."""
     rows: list[Row] = []
     for item in take_objects(message, "attachments"):
         fields = PayloadReader(item)
@@ -95,25 +95,25 @@ def _read_attachment(fields: PayloadReader, kind: str) -> Row:
     for key, reader in zip(_MEDIA_KEYS, inner, strict=True):
         fields.close(key, reader)
     return (
-        attachment_id, sticker_id, kind, *file, url, url_expires_at(url), preview_url, width, height,
-        duration_seconds, kind == "sticker", title, fields.dump_rest(),
+        attachment_id, sticker_id, kind, *file, url, url_expires_at(url), preview_url,
+        width, height, duration_seconds, kind == "sticker", title, fields.dump_rest(),
     )  # fmt: skip
 
 
 def _open(fields: PayloadReader, key: str) -> PayloadReader:
-    """Open an object; the payload of a link preview can be a text, which stays."""
+    """Open an object. The payload of a link preview can be a text; then the text stays."""
     is_text = key == "payload" and not isinstance(fields.rest.get(key, {}), dict)
     return NOTHING if is_text else fields.open(key)
 
 
 def _first_text(*places: tuple[PayloadReader, tuple[str, ...]]) -> str | None:
-    """Take the first text that is present; the others stay."""
+    """Take the first text that is present. All other texts stay."""
     texts = (reader.first_text(*keys) for reader, keys in places)
     return next((text for text in texts if text is not None), None)
 
 
 def _read_size(video: PayloadReader, image: PayloadReader) -> tuple[int | None, int | None]:
-    """Take width and height; the picture of a video has the same keys."""
+    """Take width and height, first of the video: its preview picture has the same keys."""
     sizes = [(media.count("width"), media.count("height")) for media in (video, image)]
     return sizes[0] if sizes[0] != (None, None) else sizes[1]
 
@@ -143,7 +143,7 @@ def _find_kind(item: dict[str, object]) -> str:
 
 
 def read_shares(message: PayloadReader) -> list[Row]:
-    """Take `shares`; return one row each, or one for each product of a template."""
+    """Take `shares`; return one row per share, or one per product of a product template."""
     rows: list[Row] = []
     for item in take_objects(message, "shares"):
         fields = PayloadReader(item)
@@ -186,9 +186,9 @@ def _take_products(share: PayloadReader) -> list[dict[str, object]]:
 
 
 def read_reactions(message: PayloadReader) -> list[Row]:
-    """Take `reactions`; return one row for each reaction and user, sorted.
+    """Take `reactions`; return one row per reaction and user, sorted.
 
-    The reactor is "" where the API names no user.
+    The reactor is "" if the API returns no user.
     """
     rows: dict[tuple[str, str], str | None] = {}
     rests: list[object] = []
@@ -224,7 +224,7 @@ def _read_users(reaction: PayloadReader) -> list[tuple[str, str | None]]:
 
 
 def take_objects(message: PayloadReader, key: str) -> list[dict[str, object]]:
-    """Take the objects of a list; other items stay and count as unreadable."""
+    """Take the objects of a list. Other items stay and make the message unreadable."""
     items = message.items(key)
     others = [item for item in items if not isinstance(item, dict) and item is not None]
     if others:

@@ -1,11 +1,11 @@
 """Parse message payloads into columns of `messages`, and into attachments, shares and reactions.
 
-Most messages are plain: a sender, recipients, a text, perhaps tags. `read_plain` reads these fast;
-`read_message` reads all others key by key. A test checks that both give the same row.
-Names of recipients and e-mail addresses are left out: `participants` has them.
+Most messages are plain: they have a sender, recipients, a text and sometimes tags. `read_plain`
+parses these fast. `read_message` parses all other messages key by key. A test checks that both
+return the same row. Names of recipients and e-mail addresses are only in `participants`.
 
 `content_type` is the first of these that applies:
-unavailable (no content stored), unsupported (Meta says so), story_mention, story_reply, sticker,
+unavailable (no content stored), unsupported (marked by Meta), story_mention, story_reply, sticker,
 the kind of the first available attachment, share, text, unavailable (only a privacy placeholder),
 other (only unknown keys), empty.
 """
@@ -49,7 +49,7 @@ _CONTENT_OF_KIND = {
     "appointment": "template", "link_preview": "share", "story": "share", "location": "other",
 }  # fmt: skip
 _EMPTY_KEYS = {"from", "reply_to", "to"}
-"""Keys whose unread parts do not make the content type `other`."""
+"""Keys that do not change the content type to `other` if parts of them have no column."""
 _READ_CHILDREN = {
     "attachments": media.read_attachments,
     "shares": media.read_shares,
@@ -60,7 +60,7 @@ _NOTHING: dict[str, list[Row]] = {name: [] for name in CHILD_NAMES}
 
 @dataclass(frozen=True)
 class ParsedPayloads:
-    """Columns of `messages`, one value per payload; and children with the index of their payload."""
+    """Columns of `messages` with one value per payload, and child rows by payload index (`row`)."""
 
     columns: dict[str, pa.ChunkedArray]
     children: dict[str, pa.Table]
@@ -69,7 +69,7 @@ class ParsedPayloads:
 def parse_payloads(payloads: pa.ChunkedArray, chunk_rows: int = CHUNK_ROWS) -> ParsedPayloads:
     """Parse a column of payloads (JSON or null).
 
-    It parses `chunk_rows` at a time, because the Python values of all rows need much memory.
+    It parses `chunk_rows` payloads at a time to limit the memory for Python values.
     """
     names = (*PLAIN_NAMES, *RARE_NAMES)
     chunks: list[dict[str, pa.Array]] = []
@@ -89,7 +89,7 @@ def parse_payloads(payloads: pa.ChunkedArray, chunk_rows: int = CHUNK_ROWS) -> P
 def _parse_chunk(
     start: int, payloads: pa.ChunkedArray
 ) -> tuple[dict[str, pa.Array], dict[str, pa.Table]]:
-    """Return the columns and the children of some payloads, the first of which has index `start`."""
+    """Return the columns and the child rows of a chunk whose first payload has index `start`."""
     plain: list[Row] = []
     rare: list[Row] = []
     rare_indices: list[int | None] = [None] * len(payloads)
@@ -126,7 +126,7 @@ def _to_table(name: str, indices: list[int], rows: list[Row]) -> pa.Table:
 
 
 def read_plain(message: Any) -> Row | None:
-    """Return the `PLAIN_NAMES` of a plain message; None for any other message."""
+    """Return the values of `PLAIN_NAMES` for a plain message; None for any other message."""
     try:
         if not message.keys() <= _PLAIN_KEYS:
             return None
@@ -158,7 +158,7 @@ def read_plain(message: Any) -> Row | None:
 
 
 def read_closely(message: PayloadReader) -> Row:
-    """Take the `PLAIN_NAMES` of any message key by key."""
+    """Take the values of `PLAIN_NAMES` from any message, key by key."""
     message.drop(("id", "created_time"))
     sender = _read_sender(message)
     recipient_ids = message.values("to", "id", ("name", "username", "email"))
@@ -167,7 +167,7 @@ def read_closely(message: PayloadReader) -> Row:
 
 
 def read_message(payload: str, parsed: object = None) -> tuple[Row, Row, Mapping[str, list[Row]]]:
-    """Return `PLAIN_NAMES`, `RARE_NAMES` and the children of any message; it never raises."""
+    """Return the values of `PLAIN_NAMES` and `RARE_NAMES`, and the child rows; it never raises."""
     try:
         value, is_replaced = parse_payload(payload, parsed)
         if isinstance(value, dict):
@@ -204,7 +204,7 @@ def _read_object(
 
 
 def _read_sender(message: PayloadReader) -> Row:
-    """Take `from`: id, name and user name; the value can be a bare id."""
+    """Take `from`: id, name and user name. The value can also be an id without an object."""
     if isinstance(message.rest.get("from"), str | int):
         return message.text("from"), None, None
     sender = message.open("from")
@@ -215,7 +215,7 @@ def _read_sender(message: PayloadReader) -> Row:
 
 
 def _read_story(message: PayloadReader) -> Row:
-    """Take `story`: kind, id and link; the kind is `unknown` where the API gives only the story."""
+    """Take `story`: kind, id and link. The kind is `unknown` if the API returns only the story."""
     if "story" not in message.rest:
         return None, None, None
     story = message.open("story")

@@ -1,7 +1,7 @@
-"""Read JSON payloads key by key, and convert values without loss. Pure; it knows no tables.
+"""Read JSON payloads key by key, and convert values without loss. Pure.
 
-A value of a wrong type is converted only where nothing is lost: 5 to "5", "true" to True, "12" to
-12. Any other value stays under its key, among the keys that have no column.
+A value of a wrong type is converted only without loss: 5 to "5", "true" to True, "12" to 12.
+Any other value stays under its key, with the keys that have no column.
 """
 
 import json
@@ -26,7 +26,7 @@ _COUNT_LIMIT = 2**63
 
 
 def parse_plain(payload: bytes) -> object:
-    """Return the JSON value; None where only the exact parser can read it."""
+    """Return the JSON value; None if the fast parser cannot read the payload."""
     try:
         return orjson.loads(payload)
     except orjson.JSONDecodeError:
@@ -36,7 +36,7 @@ def parse_plain(payload: bytes) -> object:
 def parse_payload(payload: str, parsed: object = None) -> tuple[object, bool]:
     """Return the JSON value, and whether U+FFFD replaced lone surrogates; raise ValueError.
 
-    `parsed` is the result of `parse_plain`. It is used unless numbers can have lost digits.
+    `parsed` is the result of `parse_plain`. It is not used if numbers may have lost digits.
 
     >>> parse_payload('{"message": "a\\\\ud800"}')
     ({'message': 'a�'}, True)
@@ -62,7 +62,7 @@ def dump(value: object) -> str:
 
 
 def read_object(text: str | None) -> dict[str, object] | None:
-    """Return the exact JSON object of a text; None if the text holds none."""
+    """Return the JSON object in a text, with exact numbers; None if the text is not one."""
     try:
         value = load_json(text) if text is not None else None
     except ValueError:
@@ -109,9 +109,10 @@ def as_flag(value: object) -> bool | None:
 
 
 class PayloadReader:
-    """Takes the keys of a payload one by one. A null value counts as absent.
+    """Take the keys of a payload one by one. A null value counts as absent.
 
-    `rest` holds the keys that were not taken: they have no column or could not be read.
+    `rest` contains the keys that were not taken: they have no column or an unreadable value.
+    `is_readable` is false after an unreadable value.
     """
 
     __slots__ = ("is_readable", "rest")
@@ -137,7 +138,7 @@ class PayloadReader:
         return self._take(key, as_flag(self.rest[key])) if key in self.rest else None
 
     def first_text(self, *keys: str) -> str | None:
-        """Take the first of several keys that is present; other keys stay unless they are equal."""
+        """Take the first present key. Other present keys stay, unless their value is equal."""
         taken: str | None = None
         for key in keys:
             value = self.rest.get(key)
@@ -150,7 +151,7 @@ class PayloadReader:
             self.rest.pop(key, None)
 
     def open(self, key: str) -> "PayloadReader":
-        """Take an object, to read its keys; `close` puts its other keys back."""
+        """Take an object to read its keys. `close` puts the keys that were not taken back."""
         if key not in self.rest:
             return NOTHING
         value = self.rest.pop(key)
@@ -165,7 +166,7 @@ class PayloadReader:
             self.rest[key] = inner.rest
 
     def items(self, key: str) -> list[object]:
-        """Take a list: `[...]`, `{"data": [...]}` or one object alone."""
+        """Take a list: `[...]`, `{"data": [...]}` or a single object."""
         if key not in self.rest:
             return []
         value = self.rest.pop(key)
@@ -188,7 +189,9 @@ class PayloadReader:
         return []
 
     def values(self, key: str, name: str, known: Iterable[str] = ()) -> list[str] | None:
-        """Take one key of each item of a list, or items that are no objects; None without a list.
+        """Take the value of one key from each item of a list; None without the list.
+
+        An item that is not an object is the value itself. The keys `known` are dropped.
 
         >>> reader = PayloadReader({"to": {"data": [{"id": "1", "email": "a@b.c"}, 2]}})
         >>> reader.values("to", "id", ["email"])
@@ -211,13 +214,13 @@ class PayloadReader:
         return values
 
     def keep(self, key: str, items: list[object]) -> None:
-        """Put back the rest of a list's items."""
+        """Put the remaining items of a list back."""
         if items:
             stored = self.rest.get(key)
             self.rest[key] = items if stored is None else {"data": items, "rest": stored}
 
     def refuse(self, key: str, value: object) -> None:
-        """Put back a value that cannot be read."""
+        """Put an unreadable value back."""
         self.rest[key] = value
         self.is_readable = False
 
@@ -233,4 +236,4 @@ class PayloadReader:
 
 
 NOTHING = PayloadReader({})
-"""The reader of an object that is absent."""
+"""The reader of an absent object."""
