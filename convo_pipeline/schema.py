@@ -1,9 +1,9 @@
-"""The tables, declared once as data: columns, types, keys, one line of meaning each.
+"""Schemas of all tables as data: columns, types, keys and a description of each.
 
-Everything else walks these declarations: files, views, the UI's column schema, the data dictionary.
-It knows no file, no DataFrame and no API. `account` and `date` are never columns here: they are the
-partition, i.e. the path (`<table>/account=<name>/date=YYYY-MM-DD/data.parquet`).
-Times are `timestamp[us, UTC]`; ids are strings.
+Files, views, the column schema in the UI and the data dictionary are made from these declarations.
+The partition is part of the path: `<table>/account=<name>/date=YYYY-MM-DD/data.parquet`.
+So `date` is never a column, and `account` is a column of `runs` only.
+Times are `timestamp[us, UTC]`. Ids are strings.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 SCHEMA_VERSION = 4
-"""Raise it whenever a table's columns change; before that, `python -m tests.support.write_lake` keeps a lake of the old ones."""
+"""Version of the columns. Increase it when the columns of a table change.
+
+Before that, run `python -m tests.support.write_lake`. It stores test lakes of the old version.
+"""
 VERSION_KEY = b"convo_pipeline.schema_version"
 
 TEXT = pa.string()
@@ -31,9 +34,9 @@ CONTENT_TYPES = (
     "template", "unsupported", "empty", "unavailable", "other",
 )  # fmt: skip
 DETAIL_STATUSES = ("pending", "failed", "beyond_20", "gone", "detailed")
-"""From least to most known: a merge keeps the later one."""
+"""Statuses from least to most information. A merge keeps the later status."""
 READABLE_COUNT = 20
-"""The API gives the content of so many of a conversation's newest messages."""
+"""Number of newest messages of a conversation whose content the API returns."""
 CREATED_AT_SOURCES = ("message", "message_id", "conversation", "listing")
 PROBLEMS = (
     "payload_unreadable",
@@ -47,7 +50,7 @@ DIRECTIONS = ("inbound", "outbound")
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its Arrow type and, in one line, what it means."""
+    """One column: its name, its Arrow type and its description."""
 
     name: str
     type: pa.DataType
@@ -57,7 +60,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """One table = folder = asset key = view."""
+    """One table. Its folder, its asset key and its view have the same name."""
 
     name: str
     layer: Layer
@@ -67,7 +70,7 @@ class Table:
 
     @cached_property
     def schema(self) -> pa.Schema:
-        """Arrow schema of the files, with the schema version in its metadata."""
+        """Arrow schema of the files. Its metadata contains the schema version."""
         fields = [
             pa.field(column.name, column.type, nullable=not column.required)
             for column in self.columns
@@ -79,7 +82,10 @@ class Table:
         return tuple(column.name for column in self.columns)
 
     def row_keys(self, rows: pa.Table) -> pa.ChunkedArray:
-        """Return one string per row that is equal exactly where the key is equal."""
+        """Return one string per row. Two strings are equal if the keys of their rows are equal.
+
+        The length before the first value keeps different keys apart.
+        """
         first, *rest = (rows.column(name) for name in self.key)
         for column in rest:
             length = pc.cast(pc.binary_length(first), pa.string())
@@ -91,47 +97,55 @@ def _id(name: str, description: str, required: bool = True) -> Column:
     return Column(name, TEXT, description, required)
 
 
-CONVERSATION_ID = _id("conversation_id", "The Graph API's id of the conversation, opaque.")
-MESSAGE_ID = _id(
-    "message_id", "The Graph API's id of the message, opaque; the same as `mid` in webhooks."
-)
+CONVERSATION_ID = _id("conversation_id", "The Graph API's id of the conversation.")
+MESSAGE_ID = _id("message_id", "The Graph API's id of the message. Webhooks name it `mid`.")
 CREATED_AT = Column(
-    "created_at", TIME, "When the message was sent, to the second, UTC.", required=True
+    "created_at", TIME, "Time at which the message was sent, to the second, UTC.", required=True
 )
 FIRST_SEEN_AT = Column(
-    "first_seen_at", TIME, "When an answer first held this content (server clock).", required=True
+    "first_seen_at",
+    TIME,
+    "Time of the first response with this content (server clock).",
+    required=True,
 )
 CHANGED_AT = Column(
-    "changed_at", TIME, "When an answer last changed this content (server clock).", required=True
+    "changed_at",
+    TIME,
+    "Time of the last response that changed this content (server clock).",
+    required=True,
 )
-POSITION = Column("position", COUNT, "Place in the message's list, from 0.", required=True)
+POSITION = Column("position", COUNT, "Index in the message's list, from 0.", required=True)
 
 RAW_CONVERSATIONS = Table(
     "raw_conversations",
     "raw",
-    "What the API said of a conversation, one row for every day on which it has a message.",
+    "Conversations as the API returned them: one row for each day on which the"
+    " conversation has a message.",
     ("conversation_id",),
     (
         CONVERSATION_ID,
         Column("platform", TEXT, "`instagram` or `messenger`.", required=True),
-        Column("page_id", TEXT, "The Page (or `me`) whose inbox was listed.", required=True),
+        Column("page_id", TEXT, "Id of the Page whose inbox was listed, or `me`.", required=True),
         Column(
-            "folder", TEXT, "The folder asked for when it was found; null for the default listing."
+            "folder",
+            TEXT,
+            "Inbox folder in which the conversation was listed; null for the default listing.",
         ),
+        Column("own_id", TEXT, "The account's own id in conversations; null if it is not known."),
         Column(
-            "own_id", TEXT, "The account's own id inside conversations; null where it is not known."
+            "own_username", TEXT, "The account's own Instagram user name, if the API returns it."
         ),
-        Column("own_username", TEXT, "The account's own Instagram user name, where given."),
         Column(
             "fields",
             TEXT,
-            "JSON: each payload key asked for and the time (µs since 1970) of the answer it is from;"
-            " 0: an earlier version rebuilt it from derived tables.",
+            "JSON: for each requested payload key, the time of the response that"
+            " contained it (µs since 1970). 0: an earlier version rebuilt the value from"
+            " derived tables.",
         ),
         Column(
             "payload",
             TEXT,
-            "JSON of the stable part: no messages, paging, tokens, counters or snippet.",
+            "JSON of the conversation, without messages, paging, tokens, counters and snippet.",
         ),
         FIRST_SEEN_AT,
         CHANGED_AT,
@@ -140,7 +154,7 @@ RAW_CONVERSATIONS = Table(
 RAW_MESSAGE_IDS = Table(
     "raw_message_ids",
     "raw",
-    "Every message id the API listed, whether its details can be read or not.",
+    "All message ids that the API listed, with or without content.",
     ("conversation_id", "message_id"),
     (
         CONVERSATION_ID,
@@ -149,37 +163,39 @@ RAW_MESSAGE_IDS = Table(
         Column(
             "created_at_source",
             TEXT,
-            f"Where created_at is from: {', '.join(CREATED_AT_SOURCES)}.",
+            f"Source of `created_at`: {', '.join(CREATED_AT_SOURCES)}.",
             required=True,
         ),
         Column(
             "tie_rank",
             COUNT,
-            "Order among the conversation's ids of one second, oldest 0.",
+            "Order of the ids of one conversation and second, from 0, oldest first.",
             required=True,
         ),
         FIRST_SEEN_AT,
         Column(
             "missing_at",
             TIME,
-            "When a contiguous walk first passed its place and it was not there.",
+            "Time at which a run first read past the message's position and the API did"
+            " not list it.",
         ),
         Column(
             "deleted_at",
             TIME,
-            "When a later answer listed what was sent before and after it, and again not it.",
+            "Time of a later response that listed an older and a newer message, but not this one.",
         ),
         Column(
             "returned_at",
             TIME,
-            "When it was first listed again after it was missed: then it was not deleted.",
+            "Time at which a missing message was first listed again. Such a message"
+            " counts as not deleted.",
         ),
     ),
 )
 RAW_MESSAGE_DETAILS = Table(
     "raw_message_details",
     "raw",
-    "What the API said of a message, or why it said nothing.",
+    "Content of each message as the API returned it, or the error that it returned.",
     ("conversation_id", "message_id"),
     (
         CONVERSATION_ID,
@@ -188,47 +204,56 @@ RAW_MESSAGE_DETAILS = Table(
         Column(
             "detail_status",
             TEXT,
-            f"How much is known: {', '.join(reversed(DETAIL_STATUSES))}.",
+            f"Status of the content: {', '.join(reversed(DETAIL_STATUSES))}.",
             required=True,
         ),
-        Column("rank_when_asked", COUNT, "Place in the conversation when asked, newest 1."),
-        Column("error_code", COUNT, "The Graph API's error code, where it refused."),
-        Column("error_subcode", COUNT, "The Graph API's error subcode, where it refused."),
+        Column(
+            "rank_when_asked",
+            COUNT,
+            "Rank in the conversation at the time of the request; the newest message is 1.",
+        ),
+        Column("error_code", COUNT, "The Graph API's error code, if it refused the request."),
+        Column("error_subcode", COUNT, "The Graph API's error subcode, if it refused the request."),
         Column(
             "fields",
             TEXT,
-            "JSON: each payload key asked for and the time (µs since 1970) of the answer it is from;"
-            " 0: an earlier version rebuilt it from derived tables.",
+            "JSON: for each requested payload key, the time of the response that"
+            " contained it (µs since 1970). 0: an earlier version rebuilt the value from"
+            " derived tables.",
         ),
-        Column("payload", TEXT, "JSON of the message; paging and tokens stripped."),
+        Column("payload", TEXT, "JSON of the message, without paging and tokens."),
         FIRST_SEEN_AT,
         CHANGED_AT,
         Column(
-            "gone_at", TIME, "When the API first refused it although it was among the newest 20."
+            "gone_at",
+            TIME,
+            "Time at which the API first refused the message although it was among the newest 20.",
         ),
         Column(
             "redacted_at",
             TIME,
-            "Its `deleted_at`, once its content was removed: what was said before is not kept.",
+            "The message's `deleted_at`, set when its content is removed. Older content"
+            " is not stored again.",
         ),
     ),
 )
 RAW_REJECTS = Table(
     "raw_rejects",
     "raw",
-    "Entries without an id or a shape we can read, kept as they came; their date is the listing's.",
+    "Items without an id or with an unreadable shape, stored unchanged under the"
+    " date of the response.",
     ("digest",),
     (
         Column("digest", TEXT, "SHA-256 of the payload, hexadecimal.", required=True),
-        Column("reason", TEXT, "Why it was rejected.", required=True),
-        Column("payload", TEXT, "The entry as JSON.", required=True),
+        Column("reason", TEXT, "Why the item was rejected.", required=True),
+        Column("payload", TEXT, "The item as JSON.", required=True),
         FIRST_SEEN_AT,
     ),
 )
 MESSAGES = Table(
     "messages",
     "normalised",
-    "One row per message id, detailed or not.",
+    "One row per message id, with or without content.",
     ("conversation_id", "message_id"),
     (
         CONVERSATION_ID,
@@ -238,55 +263,60 @@ MESSAGES = Table(
         Column(
             "tie_rank",
             COUNT,
-            "Order among the conversation's messages of one second, oldest 0.",
+            "Order of the messages of one conversation and second, from 0, oldest first.",
             required=True,
         ),
         Column(
             "direction",
             TEXT,
-            "`inbound` from the customer, `outbound` from us, null where we cannot know.",
+            "`inbound` (from the customer) or `outbound` (from the account); null if not known.",
         ),
-        Column("sender_id", TEXT, "Who sent it."),
+        Column("sender_id", TEXT, "The sender's id."),
         Column("sender_name", TEXT, "The sender's name (Messenger)."),
         Column("sender_username", TEXT, "The sender's user name (Instagram)."),
-        Column("recipient_ids", TEXTS, "To whom it was sent."),
-        Column("text", TEXT, "The text, byte for byte; empty for media, null without details."),
-        Column("content_type", TEXT, f"What it is: {', '.join(CONTENT_TYPES)}.", required=True),
-        Column("attachment_count", COUNT, "Rows in `attachments`; null without details."),
-        Column("share_count", COUNT, "Rows in `shares`; null without details."),
-        Column("reaction_count", COUNT, "Rows in `reactions`; null without details."),
-        Column("sticker_url", TEXT, "The sticker's picture (expires)."),
+        Column("recipient_ids", TEXTS, "The recipients' ids."),
+        Column("text", TEXT, "The text, unchanged; empty for media, null without content."),
+        Column(
+            "content_type", TEXT, f"Type of the content: {', '.join(CONTENT_TYPES)}.", required=True
+        ),
+        Column("attachment_count", COUNT, "Number of rows in `attachments`; null without content."),
+        Column("share_count", COUNT, "Number of rows in `shares`; null without content."),
+        Column("reaction_count", COUNT, "Number of rows in `reactions`; null without content."),
+        Column("sticker_url", TEXT, "Link to the sticker's picture; it expires."),
         Column(
             "story_kind",
             TEXT,
-            "`reply_to`, `mention` or `unknown` (the API named only the story), for Instagram stories.",
+            "Relation to an Instagram story: `reply_to`, `mention` or `unknown` (the API"
+            " returned only the story).",
         ),
         Column("story_id", TEXT, "The story's id."),
-        Column("story_url", TEXT, "The story's media (expires with the story)."),
-        Column("reply_to_message_id", TEXT, "The message this one quotes."),
+        Column("story_url", TEXT, "Link to the story's media; it expires with the story."),
+        Column("reply_to_message_id", TEXT, "Id of the message that this message quotes."),
         Column(
             "is_unsupported",
             FLAG,
-            "Meta says that its kind is not supported by the API; null without details.",
+            "True if Meta marks the message as not supported by the API; null without content.",
         ),
-        Column("tags", TEXTS, "Messenger's tags: folder, direction, client."),
+        Column("tags", TEXTS, "Messenger's tags, such as folder, direction and client."),
         Column(
             "detail_status",
             TEXT,
-            f"How much is known: {', '.join(reversed(DETAIL_STATUSES))}.",
+            f"Status of the content: {', '.join(reversed(DETAIL_STATUSES))}.",
             required=True,
         ),
         Column(
             "deleted_at",
             TIME,
-            "When it was found that it had been unsent or deleted; null if it was not.",
+            "Time at which a run detected that the message was unsent or deleted; null otherwise.",
         ),
         Column(
             "problem",
             TEXT,
-            f"What could not be understood: {', '.join(PROBLEMS)}; null if nothing.",
+            f"Problem while the message was parsed: {', '.join(PROBLEMS)}; null without one.",
         ),
-        Column("extra", TEXT, "JSON of the payload's fields that have no column; null if none."),
+        Column(
+            "extra", TEXT, "JSON of the payload's fields that have no column; null without any."
+        ),
         FIRST_SEEN_AT,
         CHANGED_AT,
     ),
@@ -294,7 +324,8 @@ MESSAGES = Table(
 ATTACHMENTS = Table(
     "attachments",
     "normalised",
-    "Pictures, videos, audio, files, stickers and templates of messages: links, not files.",
+    "Attachments of messages: pictures, videos, audio, files, stickers and"
+    " templates. The table stores links, not files.",
     ("conversation_id", "message_id", "position"),
     (
         CONVERSATION_ID,
@@ -306,22 +337,24 @@ ATTACHMENTS = Table(
         Column(
             "kind",
             TEXT,
-            "image, video, audio, file, sticker, template, appointment, share, link_preview,"
-            " story_mention, story, location, unavailable or other.",
+            "Kind: image, video, audio, file, sticker, template, appointment, share,"
+            " link_preview, story_mention, story, location, unavailable or other.",
             True,
         ),
-        Column("mime_type", TEXT, "MIME type, where given."),
-        Column("name", TEXT, "File name, where given."),
-        Column("size_bytes", COUNT, "Size in bytes, where given."),
-        Column("url", TEXT, "Signed link to the media; dies within hours or days."),
-        Column("url_expires_at", TIME, "When the link dies, where the link says so."),
+        Column("mime_type", TEXT, "MIME type, if the API returns it."),
+        Column("name", TEXT, "File name, if the API returns it."),
+        Column("size_bytes", COUNT, "Size in bytes, if the API returns it."),
+        Column("url", TEXT, "Signed link to the media; it expires within hours or days."),
+        Column("url_expires_at", TIME, "Time at which the link expires, if the link contains it."),
         Column("preview_url", TEXT, "Signed link to a preview."),
         Column("width", COUNT, "Width in pixels."),
         Column("height", COUNT, "Height in pixels."),
-        Column("duration_seconds", RATIO, "Length of a video or audio, in seconds."),
-        Column("is_sticker", FLAG, "It is shown as a sticker.", required=True),
+        Column("duration_seconds", RATIO, "Duration of a video or audio, in seconds."),
+        Column(
+            "is_sticker", FLAG, "True if the attachment is displayed as a sticker.", required=True
+        ),
         Column("title", TEXT, "Title of a template, a shared post or a link preview."),
-        Column("extra", TEXT, "JSON of the fields that have no column; null if none."),
+        Column("extra", TEXT, "JSON of the fields that have no column; null without any."),
     ),
 )
 SHARES = Table(
@@ -334,104 +367,148 @@ SHARES = Table(
         MESSAGE_ID,
         POSITION,
         CREATED_AT,
-        Column("share_id", TEXT, "The shared object's id, where visible."),
-        Column("share_type", TEXT, "post, ig_post, reel, ig_reel, product or link, where known."),
-        Column("link", TEXT, "Link; for a shared post only its image or video is ever given."),
-        Column("name", TEXT, "Its name or title."),
-        Column("description", TEXT, "Its description."),
-        Column("extra", TEXT, "JSON of the fields that have no column; null if none."),
+        Column("share_id", TEXT, "Id of the shared object, if the API returns it."),
+        Column(
+            "share_type",
+            TEXT,
+            "Type: post, ig_post, reel, ig_reel, product or link; null if not known.",
+        ),
+        Column(
+            "link",
+            TEXT,
+            "Link. For a shared post the API returns only the link to its image or video.",
+        ),
+        Column("name", TEXT, "Name or title."),
+        Column("description", TEXT, "Description."),
+        Column("extra", TEXT, "JSON of the fields that have no column; null without any."),
     ),
 )
 REACTIONS = Table(
     "reactions",
     "normalised",
-    "Reactions that stand on messages now; a removed one is gone.",
+    "Current reactions to messages. A removed reaction has no row.",
     ("conversation_id", "message_id", "reactor_id", "reaction"),
     (
         CONVERSATION_ID,
         MESSAGE_ID,
-        Column("reactor_id", TEXT, "Who reacted; empty where Meta does not say.", required=True),
-        Column("reaction", TEXT, "The emoji, or Meta's word for it.", required=True),
+        Column(
+            "reactor_id",
+            TEXT,
+            "Id of the person who reacted; empty if Meta does not return it.",
+            required=True,
+        ),
+        Column("reaction", TEXT, "The emoji, or Meta's name for it.", required=True),
         CREATED_AT,
-        Column("reactor_username", TEXT, "The reactor's user name or name."),
+        Column("reactor_username", TEXT, "User name or name of the person who reacted."),
     ),
 )
 PARTICIPANTS = Table(
     "participants",
     "normalised",
-    "Who takes part in the day's conversations.",
+    "Participants of the day's conversations.",
     ("conversation_id", "participant_id"),
     (
         CONVERSATION_ID,
         _id(
             "participant_id",
-            "Page-scoped or Instagram-scoped id: it means this person to this account only.",
+            "Page-scoped or Instagram-scoped id. The same person has another id for"
+            " another account.",
         ),
         Column("name", TEXT, "Name (Messenger)."),
         Column("username", TEXT, "User name (Instagram)."),
-        Column("email", TEXT, "Meta's relay address (Messenger)."),
-        Column("is_account", FLAG, "It is us; null where we cannot know."),
+        Column("email", TEXT, "Meta's relay e-mail address (Messenger)."),
+        Column(
+            "is_account", FLAG, "True if the participant is the account itself; null if not known."
+        ),
     ),
 )
 CONVERSATIONS = Table(
     "conversations",
     "normalised",
-    "The conversation on that date.",
+    "One row per conversation of the day, with its counts on that day.",
     ("conversation_id",),
     (
         CONVERSATION_ID,
         Column("platform", TEXT, "`instagram` or `messenger`."),
-        Column("page_id", TEXT, "The Page (or `me`) whose inbox was listed."),
-        Column("folder", TEXT, "The folder it was found in; null for the default listing."),
-        Column("participant_count", COUNT, "Participants, us included.", required=True),
-        Column("customer_id", TEXT, "The customer; null unless exactly one participant is not us."),
+        Column("page_id", TEXT, "Id of the Page whose inbox was listed, or `me`."),
+        Column(
+            "folder",
+            TEXT,
+            "Inbox folder in which the conversation was listed; null for the default listing.",
+        ),
+        Column(
+            "participant_count",
+            COUNT,
+            "Number of participants, including the account.",
+            required=True,
+        ),
+        Column(
+            "customer_id",
+            TEXT,
+            "The customer's id; null unless exactly one participant is not the account.",
+        ),
         Column("customer_name", TEXT, "The customer's name (Messenger)."),
         Column("customer_username", TEXT, "The customer's user name (Instagram)."),
-        Column("first_message_at", TIME, "The day's first message; null if it has none."),
-        Column("last_message_at", TIME, "The day's last message; null if it has none."),
-        Column("message_count", COUNT, "Messages of the day.", required=True),
-        Column("inbound_count", COUNT, "Messages of the day from the customer.", required=True),
-        Column("outbound_count", COUNT, "Messages of the day from us.", required=True),
+        Column("first_message_at", TIME, "Time of the day's first message; null without one."),
+        Column("last_message_at", TIME, "Time of the day's last message; null without one."),
+        Column("message_count", COUNT, "Number of messages of the day.", required=True),
         Column(
-            "detailed_count", COUNT, "Messages of the day whose content is held.", required=True
+            "inbound_count", COUNT, "Number of the day's messages from the customer.", required=True
+        ),
+        Column(
+            "outbound_count", COUNT, "Number of the day's messages from the account.", required=True
+        ),
+        Column(
+            "detailed_count",
+            COUNT,
+            "Number of the day's messages with stored content.",
+            required=True,
         ),
     ),
 )
 COVERAGE = Table(
     "coverage",
     "marts",
-    "What the API could give and what it could not, per account and day.",
+    "Number of message ids with and without content, per account and UTC day.",
     (),
     (
-        Column("ids_listed", COUNT, "Message ids held for the day.", required=True),
-        Column("detailed", COUNT, "Ids whose content is held.", required=True),
+        Column("ids_listed", COUNT, "Stored message ids of the day.", required=True),
+        Column("detailed", COUNT, "Ids with stored content.", required=True),
         Column(
             "beyond_20",
             COUNT,
-            "Ids that had left the newest 20 before they could be read.",
+            "Ids without content: the message was no longer among the newest 20 when a"
+            " run requested it.",
             required=True,
         ),
         Column(
             "gone",
             COUNT,
-            "Ids refused although among the newest 20, and unsent ones whose content was removed.",
+            "Ids that the API refused although they were among the newest 20, and unsent"
+            " messages whose content was removed.",
             required=True,
         ),
-        Column("failed", COUNT, "Ids whose reading failed and is tried again.", required=True),
-        Column("pending", COUNT, "Ids not asked yet.", required=True),
-        Column("rejected", COUNT, "Entries that could not be read at all.", required=True),
-        Column("share_detailed", RATIO, "detailed / ids_listed, 0 to 1; null without ids."),
-        Column("conversation_count", COUNT, "Conversations of the day.", required=True),
+        Column(
+            "failed",
+            COUNT,
+            "Ids whose request failed. The next run requests them again.",
+            required=True,
+        ),
+        Column("pending", COUNT, "Ids that were not requested yet.", required=True),
+        Column("rejected", COUNT, "Items in `raw_rejects`.", required=True),
+        Column("share_detailed", RATIO, "`detailed` / `ids_listed`, 0 to 1; null without ids."),
+        Column("conversation_count", COUNT, "Number of the day's conversations.", required=True),
         Column(
             "incomplete_conversation_count",
             COUNT,
-            "Conversations with an id that is not detailed.",
+            "Conversations with at least one id without content.",
             required=True,
         ),
         Column(
             "at_risk_conversation_count",
             COUNT,
-            f"Conversations with more than {READABLE_COUNT} ids of the day: who looks once a day may lose some of them.",
+            f"Conversations with more than {READABLE_COUNT} ids of the day. One run a day"
+            " can lose content of these.",
             required=True,
         ),
     ),
@@ -439,148 +516,188 @@ COVERAGE = Table(
 ACCOUNT_DAYS = Table(
     "account_days",
     "marts",
-    "How much was written and how fast it was answered, per account and UTC day; defined in docs/metrics.md.",
+    "Message counts and response times per account and UTC day. docs/metrics.md"
+    " defines each figure.",
     (),
     (
         Column("inbound_count", COUNT, "Messages from customers.", required=True),
-        Column("outbound_count", COUNT, "Messages from us.", required=True),
+        Column("outbound_count", COUNT, "Messages from the account.", required=True),
         Column(
             "automated_count",
             COUNT,
-            "Messages from us that were likely not typed by a person.",
+            "Messages from the account that probably no person typed.",
             required=True,
         ),
         Column(
             "unknown_count",
             COUNT,
-            "Messages whose direction is not known: details missing.",
+            "Messages of unknown direction, because their content is missing.",
             required=True,
         ),
-        Column("active_conversation_count", COUNT, "Conversations with a message.", required=True),
+        Column(
+            "active_conversation_count",
+            COUNT,
+            "Conversations with a message of the day.",
+            required=True,
+        ),
         Column(
             "active_customer_count",
             COUNT,
-            "Conversations in which the customer wrote.",
+            "Conversations with a message of the customer on the day.",
             required=True,
         ),
         Column(
             "new_customer_count",
             COUNT,
-            "Of these, those silent on both sides for 28 days before.",
+            "Active customers whose conversation had no message in the 28 days before.",
             required=True,
         ),
-        Column("returning_customer_count", COUNT, "Of these, the others.", required=True),
+        Column("returning_customer_count", COUNT, "All other active customers.", required=True),
         Column(
             "history_days",
             COUNT,
-            "Promised days before this one, at most 28: fewer make more look new.",
+            "Complete days before this one, at most 28. With fewer than 28, some"
+            " customers count as new although they wrote earlier.",
             required=True,
         ),
         Column(
             "session_count",
             COUNT,
-            "Sessions in which the customer first wrote on this day.",
+            "Sessions whose first message of the customer is on this day.",
             required=True,
         ),
         Column(
             "judged_session_count",
             COUNT,
-            "Of these, those whose beginning and answer, or lack of it, are known.",
+            "Measured sessions: sessions of the day whose beginning and response, or lack"
+            " of response, are known.",
             required=True,
         ),
         Column(
             "answered_session_count",
             COUNT,
-            "Of these, those a person answered within 7 days.",
+            "Measured sessions that a person answered within 7 days.",
             required=True,
         ),
         Column(
             "median_first_response_seconds",
             RATIO,
-            "Median wait for a person's first answer; null without one.",
+            "Median time until the first response of a person; null without a response or"
+            " if the day is not complete.",
         ),
         Column(
             "p90_first_response_seconds",
             RATIO,
-            "Nine of ten waited at most so long; null without an answer.",
+            "90th percentile of the time until the first response of a person; null without a"
+            " response or if the day is not complete.",
         ),
         Column(
             "share_answered_1h",
             RATIO,
-            "Answered within an hour / judged sessions, 0 to 1; null without any, and until it is over.",
+            "Share of measured sessions answered within an hour, 0 to 1. Null without"
+            " measured sessions, if the day is not complete, and until the hour after the"
+            " day is over.",
         ),
         Column(
             "share_answered_24h",
             RATIO,
-            "Answered within a day / judged sessions, 0 to 1; null without any, and until it is over.",
+            "Share of measured sessions answered within a day, 0 to 1. Null without"
+            " measured sessions, if the day is not complete, and until the day after it"
+            " is over.",
         ),
         Column(
             "backlog_count",
             COUNT,
-            "Conversations that wait for us at the day's end, for 28 days at most.",
+            "Conversations that wait for a response at the end of the day, for at most 28 days.",
             True,
         ),
-        Column("text_count", COUNT, "Messages of text.", required=True),
-        Column("media_count", COUNT, "Pictures, videos, audio, files and stickers.", required=True),
-        Column("share_count", COUNT, "Shared posts, reels and products.", required=True),
-        Column("story_count", COUNT, "Story replies and mentions.", required=True),
-        Column("other_count", COUNT, "Everything else, and what could not be read.", required=True),
+        Column("text_count", COUNT, "Text messages.", required=True),
         Column(
-            "reaction_count", COUNT, "Reactions that stand on the day's messages.", required=True
+            "media_count",
+            COUNT,
+            "Messages with a picture, video, audio, file or sticker.",
+            required=True,
         ),
+        Column(
+            "share_count", COUNT, "Messages that share a post, a reel or a product.", required=True
+        ),
+        Column("story_count", COUNT, "Story replies and mentions.", required=True),
+        Column(
+            "other_count",
+            COUNT,
+            "All other messages, including those without content.",
+            required=True,
+        ),
+        Column("reaction_count", COUNT, "Current reactions to the day's messages.", required=True),
         Column(
             "responsiveness_judged_count",
             COUNT,
-            "New messages of the 7 days whose answer or lack of it is known.",
+            "Measured new messages of the 7 days: their response, or lack of response, is known.",
             True,
         ),
         Column(
             "responsiveness_unsure_count",
             COUNT,
-            "Those, real or possible, of which an unread message hides it.",
+            "Further new messages of the 7 days, real or possible, that unread messages hide.",
             True,
         ),
         Column(
             "responsiveness_rate",
             RATIO,
-            "Meta's response rate over 7 days, 0 to 1, of the judged ones; null without.",
+            "Meta's response rate: share of measured new messages of the 7 days that were"
+            " answered, 0 to 1. Null without any, or unless all 7 days are complete and"
+            " over.",
         ),
         Column(
             "responsiveness_seconds",
             RATIO,
-            "Meta's response time over 7 days; null without an answer.",
+            "Meta's response time: median over the 7 days. Null without a response, or"
+            " unless all 7 days are complete and over.",
         ),
         Column(
             "is_very_responsive",
             FLAG,
-            "At least 90 % answered and within 15 minutes; null where unread ones decide.",
+            "True if the rate is at least 90 % and the time at most 15 minutes. Null if"
+            " unread messages could change the result.",
         ),
         Column(
-            "responsiveness_version", TEXT, "Which reading of Meta's rule was used.", required=True
+            "responsiveness_version",
+            TEXT,
+            "Version of the definition of Meta's rule.",
+            required=True,
         ),
         Column(
             "is_lower_bound",
             FLAG,
-            "Counts may be larger: unread messages, a day that was not promised, is the first, or is not over.",
+            "True if counts may be larger: messages are unread, or the day is not"
+            " complete, is the first complete day, or is not over.",
             required=True,
         ),
         Column(
             "is_backlog_lower_bound",
             FLAG,
-            "The backlog may be larger: a last word is unread, or history_days < 28.",
+            "True if the backlog may be larger: the last message of a conversation is"
+            " unread, or `history_days` is below 28.",
             True,
         ),
         Column(
             "is_promised",
             FLAG,
-            "A run promised the day; else it holds only what came along: no medians, no shares.",
+            "True if the day is complete: a run read it to the end. Otherwise it has only some"
+            " messages, and medians and shares are null.",
             True,
         ),
-        Column("is_over", FLAG, "The day was over when the account was last asked.", required=True),
+        Column(
+            "is_over",
+            FLAG,
+            "True if the day was over when the last complete run began.",
+            required=True,
+        ),
         Column(
             "is_final",
             FLAG,
-            "The 7 days in which its sessions may still be answered are over.",
+            "True if the day is complete and the 7 days after it were over too. Later"
+            " responses do not change the row.",
             required=True,
         ),
     ),
@@ -588,7 +705,7 @@ ACCOUNT_DAYS = Table(
 RUNS = Table(
     "runs",
     "ledger",
-    "The ledger: one row per run and account, filed under the UTC date of its start.",
+    "One row per run and account, stored under the UTC date on which the run started.",
     ("run_id", "account"),
     (
         Column("run_id", TEXT, "The run's id.", required=True),
@@ -596,22 +713,24 @@ RUNS = Table(
         Column(
             "kind",
             TEXT,
-            "What asked for it: window (a range of days), nightly, capture, full (a sweep) or find.",
+            "Kind of run: window (a range of days), nightly, capture (newest messages),"
+            " full (reads everything again) or find (conversations of one person).",
             required=True,
         ),
-        Column("since", pa.date32(), "First date promised."),
-        Column("until", pa.date32(), "Date after the last one promised."),
-        Column("started_at", TIME, "When the first answer came (server clock).", required=True),
+        Column("since", pa.date32(), "First date that the run reads."),
+        Column("until", pa.date32(), "Date after the last date that the run reads."),
+        Column("started_at", TIME, "Time of the first response (server clock).", required=True),
         Column(
             "ended_at",
             TIME,
-            "When the account's part ended; null while it runs or if it was killed.",
+            "Time at which the account's run ended; null while it runs or if its process"
+            " was killed.",
         ),
         Column("outcome", TEXT, "complete, incomplete, failed or running.", required=True),
-        Column("reasons", TEXTS, "Why it is not complete."),
-        Column("error", TEXT, "What stopped it."),
-        Column("calls", TEXT, "JSON: calls by kind."),
-        Column("counts", TEXT, "JSON: rows, ids and retries counted."),
+        Column("reasons", TEXTS, "Reasons why the run is not complete."),
+        Column("error", TEXT, "Error that stopped the run."),
+        Column("calls", TEXT, "JSON: number of API calls by kind."),
+        Column("counts", TEXT, "JSON: numbers of rows, ids and retries."),
         Column("report", TEXT, "JSON: the rest of the account's report."),
     ),
 )
@@ -620,7 +739,7 @@ RAW = (RAW_CONVERSATIONS, RAW_MESSAGE_IDS, RAW_MESSAGE_DETAILS, RAW_REJECTS)
 NORMALISED = (CONVERSATIONS, PARTICIPANTS, MESSAGES, ATTACHMENTS, SHARES, REACTIONS)
 MARTS = (COVERAGE,)
 ACROSS_DAYS = (ACCOUNT_DAYS,)
+"""Marts whose rows also depend on the messages of neighbouring days."""
 DERIVED = (*NORMALISED, *MARTS, *ACROSS_DAYS)
-"""Marts whose rows depend on the days around theirs, too."""
 LEDGER = (RUNS,)
 TABLES = {table.name: table for table in (*RAW, *DERIVED)}

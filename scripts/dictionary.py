@@ -1,6 +1,6 @@
-"""Write the data dictionary from the declarations in `schema` and `view_schema`: `python -m scripts.dictionary > docs/data-dictionary.md`.
+"""Write the data dictionary as Markdown: `python -m scripts.dictionary > docs/data-dictionary.md`.
 
-It knows Markdown and nothing of what the tables hold.
+All texts about columns come from `convo_pipeline.schema` and `convo_pipeline.query.view_schema`.
 """
 
 import sys
@@ -15,34 +15,39 @@ from convo_pipeline.schema import Column, Table
 _INTRODUCTION = f"""\
 # Data dictionary
 
-Written by `python -m scripts.dictionary`; do not edit it by hand. Schema version {schema.SCHEMA_VERSION}.
+Written by `python -m scripts.dictionary`; do not edit it by hand.
+Schema version {schema.SCHEMA_VERSION}.
 
-Every table is a folder and a DuckDB view of the same name, and all but the ledger are Dagster assets. Beside the columns
-below every row has `account` and `date`, which come from its path (`<table>/account=<name>/date=YYYY-MM-DD/data.parquet`;
-the ledger's has only the date); `date` is the UTC day of the message. Ids are strings. Times are UTC, to the microsecond.
-**Bold** columns are the key within a partition; a column marked with ● is never null.
+Each table is a folder and a DuckDB view of the same name. All tables except `runs` are Dagster
+assets. Each row also has the columns `account` and `date`. They come from the path of its file:
+`<table>/account=<name>/date=YYYY-MM-DD/data.parquet`. The path of `runs` has only the date. `date`
+is the UTC day of the message. Ids are strings. Times are UTC, to the microsecond. **Bold** columns
+are the key within a partition. A column marked with ● is never null.
 """
 _NOTES = {
     "messages": """
-`content_type` is the first that fits: `unavailable` (no content held) · `unsupported` (Meta says so) · `story_mention` ·
-`story_reply` · `sticker` · the kind of the first attachment that is available · `share` · `text` · `unavailable` (only
-a privacy placeholder) · `other` (only fields without a column) · `empty`.
-`problem` names the first that applies: `payload_unreadable` (the raw payload is no JSON object) · `field_unreadable` (a
-value of a wrong type; it is in `extra`) · `time_unreadable` and `time_estimated` (`created_at` is not the message's own)
-· `surrogate_replaced` (half a character in a text became U+FFFD).
+`content_type` is the first of these that applies: `unavailable` (no content stored) ·
+`unsupported` (Meta marks the message so) · `story_mention` · `story_reply` · `sticker` · the kind
+of the first available attachment · `share` · `text` · `unavailable` (only a privacy placeholder) ·
+`other` (only fields without a column) · `empty`.
+
+`problem` is the first of these that applies: `payload_unreadable` (the raw payload is not a JSON
+object) · `field_unreadable` (a value has a wrong type; it is in `extra`) · `time_unreadable` and
+`time_estimated` (`created_at` is not the message's own time) · `surrogate_replaced` (U+FFFD
+replaces an incomplete character in a text).
 """,
 }
 _LAYERS = {
-    "raw": "Raw: what the API said. Only ever merged: what was once read stays.",
-    "normalised": "Normalised: made from the raw tables, and made anew whenever these change.",
-    "marts": "Marts: figures, made from the tables above.",
-    "ledger": "Ledger: what the runs did.",
+    "raw": "Raw: responses of the API, merged so that content read earlier stays",
+    "normalised": "Normalised: computed from the raw tables, again after each change of them",
+    "marts": "Marts: figures, computed from the tables above",
+    "ledger": "Ledger: results of the runs",
 }
 _VIEWS_HEAD = """
-## Views: what `connect()` adds, made anew at every query
+## Views: added by `connect()`, computed at each query
 
-Every row has `account`; those of messages, turns and sessions also `date`, the UTC day of the message or of the beginning. How the
-metrics are defined: [metrics.md](metrics.md).
+Each row also has `account`. Rows of messages, turns and sessions also have `date`: the UTC day of
+the message, or on which the turn or session begins. [metrics.md](metrics.md) defines the metrics.
 """
 _TYPES = {
     schema.TEXT: "text",
@@ -61,16 +66,18 @@ def write_dictionary() -> str:
     tables = [*schema.TABLES.values(), schema.RUNS]
     parts = [_INTRODUCTION]
     for layer, title in _LAYERS.items():
-        held = [table for table in tables if table.layer == layer]
+        chosen = [table for table in tables if table.layer == layer]
         parts.append(
-            "\n".join((f"\n## {title}\n", *(_describe(table) for table in held))) if held else ""
+            "\n".join((f"\n## {title}\n", *(_describe(table) for table in chosen)))
+            if chosen
+            else ""
         )
     parts.append("\n".join((_VIEWS_HEAD, *map(_describe_view, VIEWS))))
     return "".join(parts)
 
 
 def _describe_view(view: ViewSchema) -> str:
-    besides = f" Every column of `{view.of.name}`, and:" if view.of else ""
+    besides = f" It has all columns of `{view.of.name}`, and:" if view.of else ""
     lines = (
         f"| `{column.name}` | {_TYPES[column.type]} | {column.description} |"
         for column in view.columns
