@@ -1,8 +1,9 @@
-"""A local lake read from segments where a month in one is current, by day where not: the same rows either way.
+"""Read a local lake from compacted files (segments) where they are current, else from daily files.
 
-What is current, `state.db` says; that no day came or went since, the folders' names say. Both are asked again before
-every query, as cheaply as can be: a counter of the database and the time of change of each account's folder. Without
-a `state.db` this is a plain local lake.
+Both return the same rows. `state.db` lists the compactions that are current. The names of the day
+folders show whether a day was added or removed since. Each query checks both again, with a counter
+of the database and the modification time of each account's folder. Without a `state.db` only daily
+files are read.
 """
 
 import os
@@ -32,7 +33,10 @@ from convo_pipeline.storage.layout import DATA_FILE
 from convo_pipeline.storage.local import LocalFolder
 
 SETTLED_SECONDS = 2.0
-"""A folder that changed so lately may change again without its time of change showing it: it is looked at again."""
+"""A folder changed within this time is listed again at the next query.
+
+A second change can leave the modification time as it is, because its resolution is limited.
+"""
 _DAY = re.compile(r"date=(\d{4}-\d{2})-\d{2}")
 Current = Mapping[Key, Compaction]
 Stamp = tuple[tuple[str, int], ...]
@@ -40,18 +44,22 @@ Stamp = tuple[tuple[str, int], ...]
 
 @dataclass(frozen=True)
 class _Plan:
-    """Which files make up a table: segments, the months in them that do not count, and the days that no month covers."""
+    """The files to read for a table.
+
+    These are the segments, the outdated months in them (whose rows are filtered out), and the paths
+    of the days that no current month covers.
+    """
 
     segments: Sequence[Segment]
     outdated: Sequence[Piece]
     days: Sequence[str]
     current: Current
     stamp: Stamp | None
-    """What it was made from; None where that may change unseen."""
+    """The folders when the plan was made; None if they may have changed without a new stamp."""
 
 
 class CompactedSource(LocalSource):
-    """A lake in a local folder, with the compactions of its months."""
+    """A lake in a local folder, with compacted months."""
 
     def __init__(self, root: str | os.PathLike[str], state_file: Path) -> None:
         super().__init__(root)
@@ -59,10 +67,10 @@ class CompactedSource(LocalSource):
         self._version: object = None
         self._current: dict[str, Current] = {}
         self._plans: dict[str, _Plan] = {}
-        self._is_distrusted = False
+        self._ignores_segments = False
 
     def is_changed(self, table: Table) -> bool:
-        """Say whether the SELECT over a table's files may be another one than it was."""
+        """Return whether the SELECT over a table's files may have changed."""
         plan = self._plans.get(table.name)
         current = self._current.get(table.name, {})
         if plan is None:
@@ -70,29 +78,34 @@ class CompactedSource(LocalSource):
         return plan.current is not current or plan.stamp is None or plan.stamp != self._stamp(table)
 
     def distrust(self, message: str) -> None:
-        """Read no compaction any more, if this error is about one: it may be damaged, and the daily files are not.
+        """Read only daily files from now on, if this error concerns a segment.
 
-        Of some damage DuckDB does not say in which file it is: then the segments that are read are looked at.
+        The segment may be damaged. DuckDB does not always name the damaged file, so this method
+        also checks the bytes of the segments in use.
         """
-        self._is_distrusted |= f"/{COMPACT}/" in message or self._is_damaged()
-        if self._is_distrusted:
+        self._ignores_segments |= f"/{COMPACT}/" in message or self._has_damaged_segment()
+        if self._ignores_segments:
             self._version, self._current = None, {}
 
-    def _is_damaged(self) -> bool:
-        place = LocalFolder(Path(self.root))
-        read = ((name, each) for name, plan in self._plans.items() for each in plan.segments)
-        return any(not is_whole(place, name, each) for name, each in read)
+    def _has_damaged_segment(self) -> bool:
+        backend = LocalFolder(Path(self.root))
+        return any(
+            not is_whole(backend, name, segment)
+            for name, plan in self._plans.items()
+            for segment in plan.segments
+        )
 
     def look(self) -> None:
-        """Learn what is current by now."""
-        if self._is_distrusted:
+        """Read from `state.db` which compactions are current."""
+        if self._ignores_segments:
             return
         version = self._watch.version()
         if version != self._version or version is None:
             self._version = version
-            found = self._watch.current() if version is not None else {}
+            by_table = self._watch.current() if version is not None else {}
             self._current = {
-                name: _same(self._current.get(name), current) for name, current in found.items()
+                name: _keep_if_equal(self._current.get(name), current)
+                for name, current in by_table.items()
             }
 
     def select(self, table: Table) -> str:
@@ -110,7 +123,10 @@ class CompactedSource(LocalSource):
         return " UNION ALL ".join(branches)
 
     def _stamp(self, table: Table) -> Stamp | None:
-        """Return what changes when a day or an account comes or goes, or a segment."""
+        """Return a value that changes if a day, an account or a segment is added or removed.
+
+        It is the modification times of the account folders and of the segment index.
+        """
         folder = f"{self.root}/{table.name}"
         try:
             names = sorted(os.listdir(folder))
@@ -124,13 +140,13 @@ class CompactedSource(LocalSource):
 
     def _plan(self, table: Table, current: Current) -> _Plan:
         stamp = self._stamp(table)
-        held = {piece: segment for segment in self._segments(table) for piece in segment.pieces}
+        segment_of = {piece: it for it in self._segments(table) for piece in it.pieces}
         covered: set[Piece] = set()
         days: list[str] = []
-        for key, names in self._listed(table):
-            line = current.get(key)
-            piece = Piece(*key, line.source, len(names)) if line else None
-            if piece in held:
+        for key, names in self._months(table):
+            compaction = current.get(key)
+            piece = Piece(*key, compaction.source, len(names)) if compaction else None
+            if piece in segment_of:
                 covered.add(piece)
             else:
                 days += [
@@ -138,30 +154,32 @@ class CompactedSource(LocalSource):
                     for name in names
                 ]
         segments = list(
-            dict.fromkeys(segment for piece, segment in held.items() if piece in covered)
+            dict.fromkeys(segment for piece, segment in segment_of.items() if piece in covered)
         )
         outdated = [
             piece for segment in segments for piece in segment.pieces if piece not in covered
         ]
-        found = [path for path in days if os.path.isfile(path)]
-        is_certain = len(found) == len(days) and _is_settled(stamp)
-        return _Plan(segments, outdated, found, current, stamp if is_certain else None)
+        files = [path for path in days if os.path.isfile(path)]
+        is_stable = len(files) == len(days) and _is_stable(stamp)
+        return _Plan(segments, outdated, files, current, stamp if is_stable else None)
 
     def _segments(self, table: Table) -> list[Segment]:
-        """Return the segments that are there and whole."""
+        """Return the segments in the index whose file exists with the right size."""
         try:
-            named = read_segments(Path(self._segment_path(table, INDEX_FILE)).read_bytes())
+            segments = read_segments(Path(self._segment_path(table, INDEX_FILE)).read_bytes())
         except OSError:
             return []
         return [
-            each for each in named if _size(self._segment_path(table, each.name)) == each.byte_count
+            segment
+            for segment in segments
+            if _size(self._segment_path(table, segment.name)) == segment.byte_count
         ]
 
     def _segment_path(self, table: Table, name: str) -> str:
         return "/".join((self.root, *segment_parts(table.name, name)))
 
-    def _listed(self, table: Table) -> Iterator[tuple[Key, list[str]]]:
-        """Yield every account's months with the names of the days' folders."""
+    def _months(self, table: Table) -> Iterator[tuple[Key, list[str]]]:
+        """Yield each month of each account, with the names of its day folders."""
         folder = f"{self.root}/{table.name}"
         for name in sorted(_names(folder)):
             if not re.fullmatch("account=[a-z].*", name):
@@ -174,23 +192,24 @@ class CompactedSource(LocalSource):
                 yield (name.removeprefix("account="), month), names
 
     def _select_segments(self, table: Table, plan: _Plan) -> str:
-        """Return the SELECT over segments; they have exactly the table's columns and types, so none is cast."""
+        """Return the SELECT over segments. Their columns and types are those of the table."""
         columns = ", ".join(map(quote_name, column_types(table)))
-        files = _literal([self._segment_path(table, each.name) for each in plan.segments])
-        wheres = " AND ".join(map(_outside, plan.outdated)) or "true"
-        return f"SELECT {columns} FROM read_parquet({files}) WHERE {wheres}"  # noqa: S608 - names and literals are quoted
+        files = _literal([self._segment_path(table, segment.name) for segment in plan.segments])
+        condition = " AND ".join(map(_outside_month, plan.outdated)) or "true"
+        return f"SELECT {columns} FROM read_parquet({files}) WHERE {condition}"  # noqa: S608
 
 
-def _outside(piece: Piece) -> str:
+def _outside_month(piece: Piece) -> str:
+    """Return the SQL condition that excludes the rows of an account's month."""
     first, last = month_bounds(piece.month)
     return (
         f"NOT (account = {quote(piece.account)} AND date BETWEEN DATE '{first}' AND DATE '{last}')"
     )
 
 
-def _same(held: Current | None, found: Current) -> Current:
-    """Return what was known where it is no other: it is compared at every query, and by identity alone then."""
-    return held if held == found and held is not None else found
+def _keep_if_equal(old: Current | None, new: Current) -> Current:
+    """Return the old object if both are equal. Each query compares them by identity only."""
+    return old if old == new and old is not None else new
 
 
 def _literal(files: Sequence[str]) -> str:
@@ -211,8 +230,9 @@ def _size(path: str) -> int | None:
         return None
 
 
-def _is_settled(stamp: Stamp | None) -> bool:
+def _is_stable(stamp: Stamp | None) -> bool:
+    """Return whether the last change is older than `SETTLED_SECONDS`."""
     if stamp is None:
         return False
-    newest = max((when for _, when in stamp), default=0)
+    newest = max((nanoseconds for _, nanoseconds in stamp), default=0)
     return time.time() - newest / 1e9 > SETTLED_SECONDS
