@@ -1,10 +1,12 @@
-"""A bucket's tables as Arrow datasets: what a query needs is fetched, one GET a file, and nothing else.
+"""Read the tables of an S3 bucket as Arrow datasets, with one GET per file that a query needs.
 
-A query lists a table's files, and reads exactly the versions that were listed: `If-Match` refuses any other, the
-query then fails and is run again. So a reader never sees half a commit. Where the new listing names the same dead
-version, the store's listings lag: then a file's newest version is read, which is whole as well. A filter on `account` or `date` is answered
-from the names alone. Where many days are needed, months come from compacted files, if those were made from the very
-versions that are listed. It knows names, versions and schemas; boto3 is `s3`'s business, DuckDB is `sql`'s.
+A query lists a table's files and reads exactly the listed versions (`If-Match`). If a version was
+replaced, the query fails and `connection` retries it, so a reader never sees half a commit. If the
+new listing contains the same replaced version, the store's listings lag behind its objects. Then
+the newest version of each file is read, which is complete too.
+
+Filters on `account` and `date` use only the file names. Whole months can come from compacted files,
+if these were made from the listed versions. `storage.s3` sends the requests.
 """
 
 import hashlib
@@ -38,12 +40,12 @@ from convo_pipeline.lake.segments import (
 )
 from convo_pipeline.query.sources import column_types, quote_name
 from convo_pipeline.schema import LEDGER, TABLES, Table
-from convo_pipeline.storage.backend import FileVersion
+from convo_pipeline.storage.backend import FileVersion, StoredFile
 from convo_pipeline.storage.layout import DATA_FILE
 from convo_pipeline.storage.s3 import S3Bucket
 
 LISTING_SECONDS = 15.0
-"""A connection that stays open sees new files after this long; a changed one it sees at once."""
+"""An open connection sees new files after this time. It sees changed files at once."""
 FETCHERS = 8
 FORMAT = ds.ParquetFileFormat(
     default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True)
@@ -51,14 +53,17 @@ FORMAT = ds.ParquetFileFormat(
 _ACCOUNT = r"account=[a-z][^/]*"
 _DATE = r"date=\d{4}-\d\d-\d\d"
 REQUEST_BYTES = 256 * 1024
-"""What could be fetched in the time that a request takes: so much more may a compacted file have than its days."""
+"""The bytes that can be downloaded in the time of one request.
+
+A compacted file is read if its bytes do not exceed those of the daily files plus this per file.
+"""
 Parts = tuple[str, ...]
 PATH_TYPES = {"account": pa.string(), "date": pa.date32()}
 TABLES_BY_NAME = TABLES | {table.name: table for table in LEDGER}
 
 
 class BucketSource:
-    """A lake in a bucket."""
+    """A lake in an S3 bucket."""
 
     def __init__(
         self,
@@ -74,45 +79,50 @@ class BucketSource:
         self.bucket.check_readable()
         if not self.bucket.list_names():
             raise StoreError(
-                f"no lake at {url}: nothing is stored there; name the prefix that holds the tables"
+                f"no lake at {url}: it contains no files; name the prefix of the tables"
             )
 
     def relations(self) -> Mapping[str, object]:
-        """Return what every connection must register, by name: the SELECTs read from it."""
+        """Return the datasets that a connection must register before a SELECT, by name."""
         return {_relation(table): _TableDataset(self._listings[table.name]) for table in _viewed()}
 
     def has_files(self, table: Table) -> bool:
-        """Say yes: a dataset may be empty."""
+        """Return True: a dataset can be empty."""
         return True
 
     def select(self, table: Table) -> str:
-        """Return the SELECT over the table's dataset: the path's columns first, then the schema's."""
+        """Return the SELECT over the table's dataset.
+
+        The columns of the path come first, then those of the schema.
+        """
         columns = ", ".join(map(quote_name, column_types(table)))
         return f"SELECT {columns} FROM {quote_name(_relation(table))}"  # noqa: S608 - names are quoted
 
     def look(self) -> None:
-        """There is nothing to learn: a dataset lists its files."""
+        """Do nothing: a dataset lists its files at each query."""
 
     def is_changed(self, table: Table) -> bool:
-        """Say no: a dataset finds what is there at each query."""
+        """Return False: a dataset lists its files at each query."""
         return False
 
     def distrust(self, message: str) -> None:
-        """There is nothing else to read than the objects themselves."""
+        """Do nothing: `_Scan` itself ignores a damaged compacted file."""
 
     def files(self, table: Table) -> list[str]:
         """Return the address of every partition, sorted."""
-        return [self.bucket.location(parts) for parts in sorted(self._listings[table.name].marks())]
+        return [
+            self.bucket.location(parts) for parts in sorted(self._listings[table.name].versions())
+        ]
 
     def is_readable(self, path: str) -> bool:
-        """Say whether a file is whole, or gone."""
+        """Return False if a file is damaged. A missing file is not damaged."""
         parts = tuple(path.removeprefix(self.folders[0]).split("/"))
-        found = self.bucket.read(parts)
-        if found is None:
+        file = self.bucket.read(parts)
+        if file is None:
             return True
         try:
-            _check(path, *found)
-            decode(TABLES_BY_NAME[parts[0]], found[0], path)
+            _check(path, *file)
+            decode(TABLES_BY_NAME[parts[0]], file.content, path)
         except CorruptError:
             return False
         return True
@@ -136,7 +146,7 @@ def _path_columns(table: Table) -> pa.Schema:
 
 
 class _Listing:
-    """Which files a table has and in which versions, as of a moment ago."""
+    """The files of a table and their versions. It is renewed after `LISTING_SECONDS`."""
 
     def __init__(
         self, bucket: S3Bucket, table: Table, monotonic_seconds: Callable[[], float]
@@ -145,57 +155,62 @@ class _Listing:
         self.table = table
         self._monotonic_seconds = monotonic_seconds
         self._pattern = re.compile(_DATE if table.layer == "ledger" else f"{_ACCOUNT}/{_DATE}")
-        self._marks: dict[Parts, FileVersion] = {}
+        self._versions: dict[Parts, FileVersion] = {}
         self._pieces: dict[Piece, Segment] = {}
         self._listed_at: float | None = None
         self._refused: dict[Parts, str] = {}
         self.is_late = False
-        """Whether the store listed a version that it had refused before: its listings lag behind its objects."""
+        """Whether the store listed a version that it had refused before.
 
-    def marks(self) -> dict[Parts, FileVersion]:
-        """Return every file of the table with its mark; foreign files are none."""
+        Then its listings lag behind its objects.
+        """
+
+    def versions(self) -> dict[Parts, FileVersion]:
+        """Return the version of every data file of the table. Skip other files."""
         now = self._monotonic_seconds()
         if self._listed_at is None or now - self._listed_at > LISTING_SECONDS:
-            found = self.bucket.list_versions((self.table.name,))
-            self._marks = {parts: mark for parts, mark in found if self._is_data(parts)}
-            self._pieces = self._current()
+            listing = self.bucket.list_versions((self.table.name,))
+            self._versions = {parts: version for parts, version in listing if self._is_data(parts)}
+            self._pieces = self._current_pieces()
             self.is_late |= any(
-                self._marks[each].etag == tag
-                for each, tag in self._refused.items()
-                if each in self._marks
+                self._versions[parts].etag == etag
+                for parts, etag in self._refused.items()
+                if parts in self._versions
             )
             self._listed_at = now
-        return self._marks
+        return self._versions
 
     def pieces(self) -> dict[Piece, Segment]:
-        """Return the months in compacted files that were made from the very versions that were listed."""
-        self.marks()
+        """Return the compacted months that were made from the listed versions."""
+        self.versions()
         return self._pieces
 
-    def expire(self, parts: Parts, tag: str) -> None:
-        """Believe the listing no longer: this version was refused."""
-        self._refused[parts] = tag
+    def expire(self, parts: Parts, etag: str) -> None:
+        """Discard the listing, because the store refused this version."""
+        self._refused[parts] = etag
         self._listed_at = None
 
-    def _current(self) -> dict[Piece, Segment]:
+    def _current_pieces(self) -> dict[Piece, Segment]:
         segments = read_index(self.bucket, self.table.name)[0] if self.table.name in TABLES else []
         months: dict[Key, dict[date, str]] = defaultdict(dict)
-        for parts, mark in self._marks.items() if segments else ():
-            key, day = _place_of(parts)
-            months[key][day] = mark.etag
+        for parts, version in self._versions.items() if segments else ():
+            key, day = _month_and_day(parts)
+            months[key][day] = version.etag
         current = {
             Piece(*key, days_digest(versions), len(versions)) for key, versions in months.items()
         }
-        return {piece: each for each in segments for piece in each.pieces if piece in current}
+        return {
+            piece: segment for segment in segments for piece in segment.pieces if piece in current
+        }
 
     def _is_data(self, parts: Parts) -> bool:
         return parts[-1] == DATA_FILE and self._pattern.fullmatch("/".join(parts[1:-1])) is not None
 
 
 class _TableDataset(ds.Dataset):  # type: ignore[misc]
-    """A dataset whose files are listed anew for every query; DuckDB asks it for a `scanner`, once a scan.
+    """A dataset that lists its files for every query. DuckDB calls `scanner` once per scan.
 
-    Arrow never calls back into Python here: its threads and DuckDB's could then wait for each other for good.
+    Arrow never calls Python code here. Otherwise its threads and DuckDB's could deadlock.
     """
 
     def __init__(self, listing: _Listing) -> None:
@@ -223,7 +238,10 @@ class _TableDataset(ds.Dataset):  # type: ignore[misc]
 
 
 class _Scan:
-    """One read of the files that a filter leaves, each as it was listed, or of the compacted files that hold them."""
+    """One read of the files that pass a filter, in their listed versions.
+
+    It reads a compacted file instead where this costs less.
+    """
 
     def __init__(
         self,
@@ -242,80 +260,93 @@ class _Scan:
         return pa.schema([self._schema.field(name) for name in self._columns])
 
     def to_reader(self) -> pa.RecordBatchReader:
-        """Return the rows as a stream; an OSError in it says that a file is not what was listed."""
+        """Return the rows as a stream.
+
+        The stream raises OSError if a file is no longer the listed version or cannot be read.
+        """
         return pa.RecordBatchReader.from_batches(self.projected_schema, self._batches())
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
-        marks, pieces = dict(self._listing.marks()), self._listing.pieces()
-        by_segment = _worthwhile(self._needed(sorted(marks)), marks, pieces)
+        versions, pieces = dict(self._listing.versions()), self._listing.pieces()
+        files_by_segment = _group_by_segment(
+            self._filtered_files(sorted(versions)), versions, pieces
+        )
 
         def fetch(job: tuple[Segment | None, list[Parts]]) -> pa.Table:
             segment, files = job
             rows = self._read_segment(segment, pieces) if segment else None
             return (
-                pa.concat_tables([self._read(each, marks[each]) for each in files])
+                pa.concat_tables([self._read(parts, versions[parts]) for parts in files])
                 if rows is None
                 else rows
             )
 
         jobs: list[tuple[Segment | None, list[Parts]]] = [
-            each for each in by_segment.items() if each[0]
+            job for job in files_by_segment.items() if job[0]
         ]
-        jobs += [(None, [each]) for each in by_segment.get(None, ())]
+        jobs += [(None, [parts]) for parts in files_by_segment.get(None, ())]
         with _fetching(fetch, jobs) as tables:
             for table in tables:
                 yield from table.to_batches()
 
-    def _needed(self, files: Sequence[Parts]) -> list[Parts]:
-        """Return the files whose account and date may pass the filter."""
+    def _filtered_files(self, files: Sequence[Parts]) -> list[Parts]:
+        """Return the files whose account and date can pass the filter."""
         names = ["/".join(parts) for parts in files]
-        known = ds.FileSystemDataset.from_paths(
+        dataset = ds.FileSystemDataset.from_paths(
             names,
             schema=self._schema,
             format=FORMAT,
-            filesystem=fs.LocalFileSystem(),  # never touched: the names alone decide
+            filesystem=fs.LocalFileSystem(),  # not used: only the names are compared
             partitions=[self._partition(parts) for parts in files],
         )
-        return [tuple(fragment.path.split("/")) for fragment in known.get_fragments(self._filter)]
+        return [tuple(fragment.path.split("/")) for fragment in dataset.get_fragments(self._filter)]
 
-    def _read(self, parts: Parts, mark: FileVersion) -> pa.Table:
+    def _read(self, parts: Parts, version: FileVersion) -> pa.Table:
         try:
-            found = self._fetch(parts, mark)
+            file = self._fetch(parts, version)
         except ConflictError as error:
-            self._listing.expire(parts, mark.etag)
+            self._listing.expire(parts, version.etag)
             raise OSError(str(error)) from None
         except StoreError as error:
             raise OSError(str(error)) from None
-        if found is None:
+        if file is None:
             return self.projected_schema.empty_table()
-        content, _ = found
         fragment = FORMAT.make_fragment(
-            pa.BufferReader(content), partition_expression=self._partition(parts)
+            pa.BufferReader(file.content), partition_expression=self._partition(parts)
         )
         return fragment.to_table(
             schema=self._schema, columns=self._columns, filter=self._filter, use_threads=False
         )
 
-    def _fetch(self, parts: Parts, mark: FileVersion) -> tuple[bytes, FileVersion] | None:
-        """Return the version that was listed, or the newest, if any, where listings lag."""
+    def _fetch(self, parts: Parts, version: FileVersion) -> StoredFile | None:
+        """Return the listed version of a file, or the newest if listings lag."""
         bucket = self._listing.bucket
-        found = (
-            bucket.read(parts) if self._listing.is_late else bucket.read_version(parts, mark.etag)
+        file = (
+            bucket.read(parts)
+            if self._listing.is_late
+            else bucket.read_version(parts, version.etag)
         )
-        if found:
-            _check(bucket.location(parts), *found)
-        return found
+        if file:
+            _check(bucket.location(parts), *file)
+        return file
 
     def _read_segment(self, segment: Segment, pieces: Mapping[Piece, Segment]) -> pa.Table | None:
-        """Return what is current in a compacted file; None if that is gone or damaged."""
-        found = self._listing.bucket.read(segment_parts(self._listing.table.name, segment.name))
-        if found is None or hashlib.sha256(found[0]).hexdigest() != segment.sha256:
+        """Return the rows of the current months in a compacted file.
+
+        Return None if the file is missing or damaged.
+        """
+        file = self._listing.bucket.read(segment_parts(self._listing.table.name, segment.name))
+        if file is None or hashlib.sha256(file.content).hexdigest() != segment.sha256:
             return None
-        fragment = FORMAT.make_fragment(pa.BufferReader(found[0]))
-        wheres = [_outside(piece) for piece in segment.pieces if pieces.get(piece) is not segment]
-        where = reduce(and_, wheres, ds.scalar(True) if self._filter is None else self._filter)
+        fragment = FORMAT.make_fragment(pa.BufferReader(file.content))
+        conditions = [
+            _outside_month(piece) for piece in segment.pieces if pieces.get(piece) is not segment
+        ]
+        row_filter = reduce(
+            and_, conditions, ds.scalar(True) if self._filter is None else self._filter
+        )
         return fragment.to_table(
-            schema=self._schema, columns=self._columns, filter=where, use_threads=False
+            schema=self._schema, columns=self._columns, filter=row_filter, use_threads=False
         )
 
     def _partition(self, parts: Parts) -> ds.Expression:
@@ -323,29 +354,34 @@ class _Scan:
         return ds.partitioning(columns, flavor="hive").parse("/".join(parts[1:]))
 
 
-def _worthwhile(
-    files: Sequence[Parts], marks: Mapping[Parts, FileVersion], pieces: Mapping[Piece, Segment]
+def _group_by_segment(
+    files: Sequence[Parts],
+    versions: Mapping[Parts, FileVersion],
+    pieces: Mapping[Piece, Segment],
 ) -> dict[Segment | None, list[Parts]]:
-    """Sort files by the compacted file to read in place of them, None where that would cost more than they do."""
+    """Group files by the compacted file to read instead of them.
+
+    The key is None for files to read themselves, because that costs less.
+    """
     segments = {piece.key: segment for piece, segment in pieces.items()}
-    found: dict[Segment | None, list[Parts]] = defaultdict(list)
-    for each in files:
-        found[segments.get(_place_of(each)[0]) if segments else None].append(each)
-    for segment in [each for each in found if each]:
-        if segment.byte_count > sum(
-            marks[each].byte_count + REQUEST_BYTES for each in found[segment]
-        ):
-            found[None] += found.pop(segment)
-    return found
+    groups: dict[Segment | None, list[Parts]] = defaultdict(list)
+    for parts in files:
+        groups[segments.get(_month_and_day(parts)[0]) if segments else None].append(parts)
+    for segment in [key for key in groups if key]:
+        cost = sum(versions[parts].byte_count + REQUEST_BYTES for parts in groups[segment])
+        if segment.byte_count > cost:
+            groups[None] += groups.pop(segment)
+    return groups
 
 
-def _place_of(parts: Parts) -> tuple[Key, date]:
-    """Return a file's account and month, and its day."""
+def _month_and_day(parts: Parts) -> tuple[Key, date]:
+    """Return the account and month of a daily file, and its day."""
     day = date.fromisoformat(parts[-2].removeprefix("date="))
     return (parts[1].removeprefix("account="), month_of(day)), day
 
 
-def _outside(piece: Piece) -> ds.Expression:
+def _outside_month(piece: Piece) -> ds.Expression:
+    """Return the filter that excludes the rows of an account's month."""
     first, last = month_bounds(piece.month)
     return ~(
         (ds.field("account") == piece.account)
@@ -356,25 +392,30 @@ def _outside(piece: Piece) -> ds.Expression:
 
 @contextmanager
 def _fetching(
-    fetch: Callable[[Any], pa.Table], parts: Sequence[Any]
+    fetch: Callable[[Any], pa.Table], jobs: Sequence[Any]
 ) -> Iterator[Iterator[pa.Table]]:
-    """Fetch several files at a time, a few ahead of the reader; whoever stops reading stops the fetching."""
+    """Fetch several files in parallel, a few ahead of the reader.
+
+    The fetches that have not started are cancelled when the reader stops.
+    """
     pool = ThreadPoolExecutor(FETCHERS, thread_name_prefix="fetch")
     try:
-        yield _in_order(pool, fetch, iter(parts))
+        yield _in_order(pool, fetch, iter(jobs))
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _in_order(
-    pool: ThreadPoolExecutor, fetch: Callable[[Any], pa.Table], parts: Iterator[Any]
+    pool: ThreadPoolExecutor, fetch: Callable[[Any], pa.Table], jobs: Iterator[Any]
 ) -> Iterator[pa.Table]:
-    ahead = deque(pool.submit(fetch, each) for each in islice(parts, 2 * FETCHERS))
-    while ahead:
-        yield ahead.popleft().result()
-        ahead.extend(pool.submit(fetch, each) for each in islice(parts, 1))
+    """Yield the results in the order of the jobs."""
+    futures = deque(pool.submit(fetch, job) for job in islice(jobs, 2 * FETCHERS))
+    while futures:
+        yield futures.popleft().result()
+        futures.extend(pool.submit(fetch, job) for job in islice(jobs, 1))
 
 
-def _check(location: str, content: bytes, mark: FileVersion) -> None:
-    if mark.sha256 not in (None, hashlib.sha256(content).hexdigest()):
-        raise CorruptError(f"{location} is damaged: its bytes are not those that were written")
+def _check(location: str, content: bytes, version: FileVersion) -> None:
+    """Raise CorruptError if the bytes do not have the hash that was stored with them."""
+    if version.sha256 not in (None, hashlib.sha256(content).hexdigest()):
+        raise CorruptError(f"{location} is damaged: its bytes differ from those that were written")
