@@ -216,8 +216,18 @@ def fields_json(fields: tuple[str, ...], at_us: int) -> str:
 
 
 def lacks_content(row: dict[str, object]) -> bool:
-    """Whether a row holds none of the requested keys but its id and time."""
-    return CONTENT_KEYS.isdisjoint(row)
+    """Whether a row holds nothing but its id and time, or only empty values and no sender.
+
+    >>> lacks_content({"id": "m", "message": ""}), lacks_content({"id": "m", "from": {"id": "1"}})
+    (True, False)
+    """
+    return all(_is_empty(row[key]) for key in CONTENT_KEYS.intersection(row))
+
+
+def _is_empty(value: object) -> bool:
+    if isinstance(value, dict):
+        return _is_empty(value["data"]) if "data" in value else not value
+    return value is None or value in ("", [])
 
 
 def find_created_us(

@@ -175,6 +175,9 @@ def read_conversation_row(value: object, server_time: datetime) -> ConversationR
         return ConversationRow(payload, Page((), None, server_time))
     if not isinstance(messages, dict):
         return ConversationRow(payload, Page((), "", server_time), messages)
+    if "error" in messages and "data" not in messages:
+        # the messages were refused, so they are read by a call of their own
+        return ConversationRow(payload, Page((), "", server_time))
     if "data" in messages:
         rows = _read_rows(messages["data"])
     else:  # one message instead of a list, or nothing

@@ -317,3 +317,52 @@ def test_one_refused_message_costs_no_other(tmp_path: Path) -> None:
         report = run.extract()
         assert (report.outcome, report.reasons) == ("incomplete", ("message_failed",))
         assert whole_conversations(run) == {"t_0", "t_1"}
+
+
+def test_a_row_without_sender_and_content_is_asked_for_by_its_id(tmp_path: Path) -> None:
+    with serve_case(world_of("23"), tmp_path) as run:
+        assert run.extract().outcome == "complete"
+        query = (
+            "select message_id, detail_status, direction, content_type, sender_id, story_id"
+            " from messages order by 1"
+        )
+        assert run.sql(query) == [
+            ("x1a", "detailed", "inbound", "story_reply", "9990000000000042", "17990000000000009"),
+            ("x1b", "detailed", "outbound", "text", OWN, None),
+        ]
+
+
+def test_a_nested_error_is_a_conversation_that_was_not_read(tmp_path: Path) -> None:
+    query = "select count(*) from messages where conversation_id = 't_100'"
+    with serve_case(world_of("30"), tmp_path) as run:
+        first = run.extract()
+        if not run.sql(query)[0][0]:
+            assert first.outcome == "incomplete"
+            run.extract()
+        assert run.sql(query) == [(2,)]
+        assert run.sql("select count(distinct conversation_id), count(*) from messages") == [
+            (120, 240)
+        ]
+
+
+@pytest.mark.parametrize("code", [1, 10, 100, 200])
+def test_a_nested_error_of_any_code_is_read_by_a_call_of_its_own(code: int, tmp_path: Path) -> None:
+    nested = {"conversation": "t_1", "times": 1, "body": refusal(code)}
+    with serve_case(messenger(3, nested_error=nested), tmp_path) as run:
+        assert run.extract().outcome == "complete"
+        assert whole_conversations(run) == {"t_0", "t_1", "t_2"}
+
+
+@pytest.mark.parametrize(
+    "empty", [{"message": ""}, {"message": None}, {"attachments": {"data": []}}]
+)
+def test_an_empty_row_is_never_stored_as_content(empty: dict[str, Any], tmp_path: Path) -> None:
+    world = messenger(1)
+    row = world["conversations"][0]["messages"][2]
+    world["conversations"][0]["messages"][2] = {
+        key: row[key] for key in ("id", "created_time")
+    } | empty
+    with serve_case(world, tmp_path) as run:
+        run.extract()
+        found = run.sql("select detail_status from messages where message_id = 'm0_2'")
+        assert found != [("detailed",)]

@@ -64,13 +64,14 @@ def test_bare_messages_are_split_after_rank_20() -> None:
 
 def test_a_refused_row_is_bare_and_a_row_with_content_is_not() -> None:
     entries = [
-        message("a", 1, message=""),
+        message("a", 1, message="", **{"from": {"id": "1"}}),
         message("b", 2, error={"code": 9000001}),
+        message("c", 3, message="", attachments={"data": []}),
         {"created_time": 1},
         None,
     ]
     readable, beyond = bare_messages(entries, 1)
-    assert ([message.message_id for message in readable], beyond) == (["b"], [])
+    assert ([message.message_id for message in readable], beyond) == (["b", "c"], [])
 
 
 COMPLETE = ConversationState("c", us(90), "newest", us(40))
