@@ -128,13 +128,13 @@ def test_a_cancelled_run_ends_in_seconds_while_it_waits_for_the_rate_limit(
             SqliteLimiter(inboxes.store.state.path, key, clock=Clock(now=inboxes.clock.now))
         ) as limiter:
             limiter.block(WAIT_SECONDS)
-    sleeps: list[float] = []
+    waiting: set[int] = set()
 
     def sleep(seconds: float) -> None:
-        sleeps.append(seconds)
+        waiting.add(threading.get_ident())
         time.sleep(seconds)
 
-    interrupt(inboxes, lambda: len(sleeps) > 0, sleep=sleep)
+    interrupt(inboxes, lambda: len(waiting) == len(inboxes.names), sleep=sleep)
     check_stopped(inboxes, "failed")
     assert len(inboxes.server.log) == 0
     inboxes.clock.advance(WAIT_SECONDS + 1)
