@@ -1,6 +1,8 @@
-"""The columns of the views that `connect()` adds, declared once as data: what each means, for the data dictionary.
+"""Declare the views that `connect()` adds: the type and meaning of each column.
 
-The views' SQL is in `query/views.py` and `query/response_times.py`; a test holds that it has these columns and types.
+The data dictionary is made from these declarations. The SQL of the views is in `query/views.py` and
+`query/response_times.py`. A test compares its columns and types with this module.
+The direction of an unread message is unknown, because its details could not be read.
 """
 
 from dataclasses import dataclass
@@ -26,7 +28,7 @@ LOCAL_TIME = pa.timestamp("us")
 
 @dataclass(frozen=True)
 class ViewSchema:
-    """One view: its own columns, and the table whose columns it has besides, if there is one."""
+    """A view: its own columns and, in `of`, a table whose columns it has too."""
 
     name: str
     description: str
@@ -35,115 +37,211 @@ class ViewSchema:
 
     @property
     def types(self) -> dict[str, pa.DataType]:
-        """Return every column's type by its name, without `account` and `date`."""
+        """Return the type of each column by name, without `account` and `date`."""
         base = {column.name: column.type for column in self.of.columns} if self.of else {}
         return base | {column.name: column.type for column in self.columns}
 
 
-_CONVERSATION_ID = Column("conversation_id", TEXT, "The conversation.")
+_CONVERSATION_ID = Column("conversation_id", TEXT, "Id of the conversation.")
 _STARTED_AT_LOCAL = Column(
-    "started_at_local", LOCAL_TIME, "started_at on the account's wall clock; UTC without settings."
+    "started_at_local", LOCAL_TIME, "`started_at` in the account's time zone; UTC without settings."
 )
 _DATES = (
-    Column("first_date", DAY, "The first UTC day on which there is a row."),
-    Column("last_date", DAY, "The last UTC day on which there is a row."),
+    Column("first_date", DAY, "The first UTC day with a row."),
+    Column("last_date", DAY, "The last UTC day with a row."),
 )
 VIEWS = (
     ViewSchema(
         "inbox",
-        "A message, its conversation and its customer in one wide row.",
+        "One row per message, with its conversation and its customer.",
         (
-            Column("customer_id", TEXT, "The customer; null unless exactly one participant is not us."),
+            Column(
+                "customer_id",
+                TEXT,
+                "Id of the customer; null unless exactly one participant is not us.",
+            ),
             Column("customer_name", TEXT, "The customer's newest name (Messenger)."),
             Column("customer_username", TEXT, "The customer's newest user name (Instagram)."),
             Column("customer_email", TEXT, "Meta's relay address (Messenger)."),
             Column("page_id", TEXT, "The Page (or `me`) whose inbox was listed."),
-            Column("folder", TEXT, "The folder it was found in; null for the default listing."),
+            Column(
+                "folder",
+                TEXT,
+                "The folder that listed the conversation; null for the default listing.",
+            ),
         ),
         MESSAGES,
     ),
     ViewSchema(
         "conversations_latest",
-        "One row per conversation: every field as last known, its counts and times over all days.",
+        "One row per conversation. A field has its newest value; counts and times cover all days.",
         _DATES,
         CONVERSATIONS,
     ),
     ViewSchema(
         "participants_latest",
-        "One row per conversation and participant: every field as last known.",
+        "One row per conversation and participant. A field has its newest value.",
         _DATES,
         PARTICIPANTS,
     ),
     ViewSchema(
         "message_order",
-        "Every message in its place.",
+        "One row per message, with its position in the conversation, its session and its turn.",
         (
             _CONVERSATION_ID,
-            Column("message_id", TEXT, "The message."),
-            Column("created_at", TIME, "When it was sent."),
-            Column("direction", TEXT, "`inbound` from the customer, `outbound` from us, null where we cannot know."),
-            Column("position", COUNT, "Its place in the conversation, from 1."),
-            Column("session_number", COUNT, "Its session in the conversation, from 1."),
-            Column("turn_number", COUNT, "The customer's turn it belongs to, from 1; null for ours and unread ones."),
-            Column("is_likely_automated", FLAG, "Of ours: nobody typed it, probably; null where an unread message decides."),
-            Column("automated_reason", TEXT, "`fast_reply` or `repeated_text`; null if it is not likely automated."),
-            Column("follows_unknown", FLAG, "The message before it, of the same session, is unread."),
-            Column("precedes_unknown", FLAG, "The message after it, of the same session, is unread."),
+            Column("message_id", TEXT, "Id of the message."),
+            Column("created_at", TIME, "When the message was sent."),
+            Column(
+                "direction",
+                TEXT,
+                "`inbound` (from the customer) or `outbound` (from us); null if the message is "
+                "unread.",
+            ),
+            Column("position", COUNT, "Position in the conversation, from 1."),
+            Column("session_number", COUNT, "Number of its session in the conversation, from 1."),
+            Column(
+                "turn_number",
+                COUNT,
+                "Number of its turn in the conversation, from 1; null unless the message is "
+                "inbound.",
+            ),
+            Column(
+                "is_likely_automated",
+                FLAG,
+                "Whether our message is probably automated; null if this depends on an unread "
+                "message, and for messages that are not ours.",
+            ),
+            Column(
+                "automated_reason",
+                TEXT,
+                "`fast_reply` or `repeated_text`; null if not likely automated.",
+            ),
+            Column("follows_unknown", FLAG, "The previous message of the same session is unread."),
+            Column("precedes_unknown", FLAG, "The next message of the same session is unread."),
         ),
     ),
     ViewSchema(
         "response_turns",
-        "Every run of a customer's messages without one of ours between them, and what answered it.",
+        "One row per turn: consecutive messages of a customer in one session, and our response.",
         (
             _CONVERSATION_ID,
-            Column("turn_number", COUNT, "The turn in the conversation, from 1."),
-            Column("session_number", COUNT, "The session in which it began."),
-            Column("started_at", TIME, "Its first message: the wait begins."),
+            Column("turn_number", COUNT, "Number of the turn in the conversation, from 1."),
+            Column("session_number", COUNT, "Number of the session in which the turn began."),
+            Column("started_at", TIME, "Time of the first message; response times start here."),
             _STARTED_AT_LOCAL,
-            Column("ended_at", TIME, "Its last message."),
-            Column("inbound_count", COUNT, "Its messages."),
-            Column("is_answered", FLAG, "A person answered it; null where an unread message hides that."),
-            Column("response_at", TIME, "Our next message, whatever it was; null if none came or an unread one hides it."),
-            Column("response_message_id", TEXT, "That message."),
-            Column("response_seconds", RATIO, "From started_at to response_at."),
-            Column("response_business_seconds", RATIO, "The same in business hours; null without them."),
-            Column("is_likely_automated", FLAG, "That message is likely automated."),
-            Column("automated_reason", TEXT, "Why."),
-            Column("human_response_at", TIME, "Our next message that is not likely automated."),
-            Column("human_response_seconds", RATIO, "From started_at to human_response_at."),
-            Column("human_response_business_seconds", RATIO, "The same in business hours; null without them."),
-            Column("is_lower_bound", FLAG, "It touches an unread message, no run promised when it began, or its answer is later "
-                   "than the last complete run."),
+            Column("ended_at", TIME, "Time of the last message of the turn."),
+            Column("inbound_count", COUNT, "Number of messages in the turn."),
+            Column(
+                "is_answered",
+                FLAG,
+                "Whether a person responded; null if this depends on an unread message.",
+            ),
+            Column(
+                "response_at",
+                TIME,
+                "Time of our next message, automated or not; null without one, or if this depends "
+                "on an unread message.",
+            ),
+            Column("response_message_id", TEXT, "Id of our next message."),
+            Column("response_seconds", RATIO, "Seconds from `started_at` to `response_at`."),
+            Column(
+                "response_business_seconds",
+                RATIO,
+                "The same, within business hours; null without them.",
+            ),
+            Column("is_likely_automated", FLAG, "Whether our next message is likely automated."),
+            Column(
+                "automated_reason", TEXT, "`fast_reply` or `repeated_text`, for our next message."
+            ),
+            Column(
+                "human_response_at", TIME, "Time of our next message that is not likely automated."
+            ),
+            Column(
+                "human_response_seconds", RATIO, "Seconds from `started_at` to `human_response_at`."
+            ),
+            Column(
+                "human_response_business_seconds",
+                RATIO,
+                "The same, within business hours; null without them.",
+            ),
+            Column(
+                "is_lower_bound",
+                FLAG,
+                "The turn or its wait may be longer. An unread message is next to the turn, the "
+                "turn began outside the complete days, or the turn or its response is later than "
+                "the last complete run.",
+            ),
         ),
     ),
     ViewSchema(
         "sessions",
-        "Stretches of a conversation without a silence of `session_gap_hours`.",
+        "One row per session: messages of a conversation without a pause of `session_gap_hours`.",
         (
             _CONVERSATION_ID,
-            Column("session_number", COUNT, "The session in the conversation, from 1."),
-            Column("started_at", TIME, "Its first message."),
+            Column("session_number", COUNT, "Number of the session in the conversation, from 1."),
+            Column("started_at", TIME, "Time of the first message."),
             _STARTED_AT_LOCAL,
-            Column("ended_at", TIME, "Its last message."),
-            Column("opener", TEXT, "Direction of its first message; null if that is unread."),
-            Column("message_count", COUNT, "Its messages."),
-            Column("inbound_count", COUNT, "Of these, the customer's."),
-            Column("outbound_count", COUNT, "Of these, ours."),
-            Column("automated_count", COUNT, "Of ours, those likely automated."),
-            Column("unknown_count", COUNT, "Messages whose direction is not known: unread."),
-            Column("turn_count", COUNT, "The customer's turns in it."),
-            Column("first_inbound_at", TIME, "The customer's first message; null without one."),
-            Column("first_response_at", TIME, "The first answer of a person, also after the session; null if none came or is known."),
-            Column("first_response_seconds", RATIO, "From first_inbound_at to first_response_at."),
-            Column("first_response_business_seconds", RATIO, "The same in business hours; null without them."),
-            Column("is_one_touch", FLAG, "One message of a person after the customer's first, and it ends the session; null if unread "
-                   "messages or no customer's leave it open."),
-            Column("resolution_gap_seconds", RATIO, "From first_inbound_at to our last message, where a person's ends the session."),
-            Column("is_unanswered", FLAG, "Nobody answered the customer's last words; null where an unread message hides that."),
-            Column("unanswered_since", TIME, "Since when they wait."),
-            Column("is_lower_bound", FLAG, "It has unread messages, no run promised when it began, it may still go on, or its answer is "
-                   "later than the last complete run."),
+            Column("ended_at", TIME, "Time of the last message."),
+            Column("opener", TEXT, "Direction of the first message; null if it is unread."),
+            Column("message_count", COUNT, "Number of messages."),
+            Column("inbound_count", COUNT, "Number of messages from the customer."),
+            Column("outbound_count", COUNT, "Number of messages from us."),
+            Column("automated_count", COUNT, "Number of our messages that are likely automated."),
+            Column("unknown_count", COUNT, "Number of unread messages."),
+            Column("turn_count", COUNT, "Number of the customer's turns."),
+            Column(
+                "first_inbound_at", TIME, "Time of the customer's first message; null without one."
+            ),
+            Column(
+                "first_response_at",
+                TIME,
+                "Time of the first response of a person, also after the session; null without "
+                "one, or if this depends on an unread message.",
+            ),
+            Column(
+                "first_response_seconds",
+                RATIO,
+                "Seconds from `first_inbound_at` to `first_response_at`.",
+            ),
+            Column(
+                "first_response_business_seconds",
+                RATIO,
+                "The same, within business hours; null without them.",
+            ),
+            Column(
+                "is_one_touch",
+                FLAG,
+                "Exactly one message of a person follows the customer's first message, and the "
+                "session ends with it; null if a message is unread or none is inbound.",
+            ),
+            Column(
+                "resolution_gap_seconds",
+                RATIO,
+                "Seconds from `first_inbound_at` to our last message that is not likely "
+                "automated; null if the customer writes after it or a message is unread.",
+            ),
+            Column(
+                "is_unanswered",
+                FLAG,
+                "Whether the customer's last message has no response of a person; null if this "
+                "depends on an unread message.",
+            ),
+            Column(
+                "unanswered_since",
+                TIME,
+                "Time of the first message without a response of a person; null without one.",
+            ),
+            Column(
+                "is_lower_bound",
+                FLAG,
+                "The session may be longer, or its response earlier. A message is unread, the "
+                "session began outside the complete days, it may continue, or its response is "
+                "later than the last complete run.",
+            ),
         ),
     ),
-)  # fmt: skip
-"""In the order in which people meet them. Every row has `account`; `date` is the UTC day of its message or beginning."""
+)
+"""The views, in the order of the data dictionary.
+
+Each row has `account`. `date` is the UTC day of the message, or on which the turn or session began.
+"""
