@@ -240,7 +240,7 @@ class Partitions:
             if record:
                 self._state.save_intent(record, "")
             self._repeat_on_conflict(lambda: remove_file(self._backend, parts))
-            self._forget(table, account, day)
+            self._state.remove_partition(table.name, account, day)
 
     def register_file(self, table: Table, account: str, day: date) -> StoredPartition | None:
         """Record a partition's file as it is, whatever the state says; None if it is damaged.
@@ -355,14 +355,9 @@ class Partitions:
         if stored:
             self._state.save_intent(stored.record, "")
             self._backend.remove(file_parts(table, account, day), stored.version)
-            self._forget(table, account, day)
+            self._state.remove_partition(table.name, account, day)
         empty = Partition(table.name, account, day, "", 0, 0)
         return Commit.of(empty, is_changed=stored is not None)
-
-    def _forget(self, table: Table, account: str, day: date) -> None:
-        """Remove the record of a partition whose file was removed."""
-        self._state.remove_partition(table.name, account, day)
-        self._listed_etags.pop((table.name, account, day), None)
 
     def _save(self, record: Partition, version: FileVersion) -> None:
         """Save the record of a partition; of one in a bucket also its ETag."""
@@ -383,7 +378,6 @@ class Partitions:
         except CorruptError as error:
             raise self._set_aside(table, account, day, str(error)) from None
         if stored is None:
-            self._listed_etags.pop((table.name, account, day), None)
             if record is not None and self.forget_missing(record):
                 location = self._backend.location(file_parts(table, account, day))
                 raise CorruptError(
@@ -433,7 +427,6 @@ class Partitions:
         name = set_aside_name(sha256)
         self._state.mark_suspect(table.name, account, day, "/".join((*parts[:-1], name)))
         self._backend.set_aside(parts, name, version)
-        self._listed_etags.pop((table.name, account, day), None)
         remedy = (
             "the next run reads its day again"
             if table.layer == "raw"

@@ -335,6 +335,17 @@ def test_a_commit_of_another_machine_is_no_damage(machine: Callable[..., Store])
         assert stored_ids(store, "messages") == ["m1", "m2"]
 
 
+def test_an_unlisted_partition_costs_no_request(
+    machine: Callable[..., Store], proxy: Proxy
+) -> None:
+    store = machine(url=proxy.url)
+    assert store.days(TABLE, ACCOUNT) == []
+    proxy.fault.seen.clear()
+    assert store.source(TABLE, ACCOUNT, DAY) is None
+    store.merge(TABLE, ACCOUNT, DAY, ids("m1"))
+    assert [method for method, _ in proxy.fault.seen] == ["PUT"]
+
+
 def test_days_include_those_of_other_machines(machine: Callable[..., Store]) -> None:
     one, two = machine("one"), machine("two")
     later = date(2026, 1, 6)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -125,7 +126,7 @@ def test_replace_replaces_all_rows_and_stores_the_source(store: Store) -> None:
 def test_replace_by_nothing_removes_the_file_and_its_folders(store: Store) -> None:
     store.replace("reactions", ACCOUNT, DAY, reactions("1"), "digest")
     gone = store.replace("reactions", ACCOUNT, DAY, reactions(), "digest")
-    assert (gone.row_count, gone.is_changed) == (0, True)
+    assert (gone.row_count, gone.byte_count, gone.sha256, gone.is_changed) == (0, 0, "", True)
     assert not (store.root / "reactions").exists()
     assert store.state.partition("reactions", ACCOUNT, DAY) is None
 
@@ -442,9 +443,38 @@ def test_a_commit_interrupted_after_the_replace_leaves_the_new_file(store: Store
     assert store.state.partition(TABLE, ACCOUNT, DAY) == after
 
 
+def test_a_removal_interrupted_before_it_is_recorded_is_no_damage(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remove = store.folder.remove
+
+    def remove_and_fail(*arguments: Any) -> None:
+        remove(*arguments)
+        raise StoreError("interrupted")
+
+    store.merge(TABLE, ACCOUNT, DAY, ids("m1"))
+    monkeypatch.setattr(store.folder, "remove", remove_and_fail)
+    with pytest.raises(StoreError, match="interrupted"):
+        store.shrink(TABLE, ACCOUNT, DAY, lambda rows: rows.slice(0, 0))
+    assert stored_ids(store) == []
+    assert (store.state.suspect_files(), store.state.partition(TABLE, ACCOUNT, DAY)) == ([], None)
+
+
+def test_a_rebuild_writes_a_file_with_a_damaged_footer_again(store: Store) -> None:
+    """The damage is in a text of the footer, so all rows can be read."""
+    store.merge(TABLE, ACCOUNT, DAY, ids("m1"))
+    path = file_of(store)
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"parquet-cpp-arrow", b"parquet-cpp-brrow"))
+    assert path.read_bytes() != content
+    rebuild_state(store)
+    assert path.read_bytes() == content
+
+
 WRITER = """
 import sys
 from pathlib import Path
+from typing import Any
 sys.path.insert(0, {tests!r})
 from tests.integration.lake.test_store import ACCOUNT, DAY, TABLE, ids, open_store
 store = open_store(Path({root!r}))
