@@ -71,11 +71,6 @@ class AccountReport:
         """Messages that earlier runs had to store and did not; None if the run was no sweep."""
         return self.counts.get("missed")
 
-    @property
-    def stored_partition_count(self) -> int:
-        """How many partitions (one table on one date) the run changed."""
-        return len({(commit.table, commit.date) for commit in self.commits if commit.is_changed})
-
 
 def figures_in(reports: Sequence[AccountReport]) -> CallFigures:
     """Add up the calls of several accounts."""
