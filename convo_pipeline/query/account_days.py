@@ -22,22 +22,31 @@ from convo_pipeline.tables.complete_range import CompleteRange
 LOOKBACK_DAYS = 28
 LOOKAHEAD_DAYS = 7
 COLUMNS = (
-    "conversation_id", "created_at", "tie_rank", "direction", "text", "content_type", "reaction_count",
-)  # fmt: skip
+    "conversation_id",
+    "created_at",
+    "tie_rank",
+    "direction",
+    "text",
+    "content_type",
+    "reaction_count",
+)
 """The columns of `messages` that the query reads."""
 RESPONSIVENESS_VERSION = "meta-badge-2016.1"
 RESPONSIVENESS_DAYS = 7
 RESPONSIVE_RATE = 0.9
 RESPONSIVE_SECONDS = 15 * 60
 WAITS = (timedelta(0), timedelta(hours=1), timedelta(hours=24), timedelta(days=LOOKAHEAD_DAYS))
-"""After the end of a day, these waits complete in turn: its messages, then its responses within
-one hour, within one day, and all its responses."""
+"""Waiting times after the end of a day.
+
+After each of them, more of the day is final: its messages, its responses within one hour, its
+responses within one day, and all its responses.
+"""
 
 
 def needed_days(day: date, session_gap_hours: float = 24) -> tuple[date, date]:
     """Return the half-open range of days whose messages the row of a day depends on.
 
-    It begins one session gap before the lookback, so that the first session there is recognised.
+    It begins one session gap before the lookback, to recognise the first session of the lookback.
     """
     lookback = timedelta(days=LOOKBACK_DAYS + math.ceil(session_gap_hours / 24))
     return day - lookback, day + timedelta(days=LOOKAHEAD_DAYS + 1)
@@ -45,10 +54,11 @@ def needed_days(day: date, session_gap_hours: float = 24) -> tuple[date, date]:
 
 @dataclass(frozen=True)
 class DayStatus:
-    """What the complete range says about a day.
+    """Completeness of a day.
 
-    `history_days` counts the complete days before it, at most 28; -1 if the day is not complete.
-    `ended_waits` counts the `WAITS` that had ended when the last complete run began.
+    `history_days` is the number of complete days before it, at most 28. It is -1 if the day is not
+    complete. `ended_waits` is the number of `WAITS` that had ended when the last complete run
+    began.
     """
 
     history_days: int
@@ -64,7 +74,7 @@ class DayStatus:
 
 
 def day_status(day: date, complete_range: CompleteRange | None) -> DayStatus:
-    """Return the status of a day; without a complete range no day is complete.
+    """Return the status of a day. Without a complete range no day is complete.
 
     >>> complete_range = CompleteRange(date(2026, 3, 1), datetime(2026, 3, 10, 0, 15, tzinfo=UTC))
     >>> day_status(date(2026, 3, 9), complete_range)
@@ -89,7 +99,7 @@ def compute_account_days(
 ) -> dict[date, pa.Table]:
     """Return one row for each of `days` that has a message, as a table of ACCOUNT_DAYS by date.
 
-    `messages` holds the `COLUMNS` of one account, for all days that `needed_days` names.
+    `messages` has the `COLUMNS` of one account, for all days in the range of `needed_days`.
     The rows of one day and conversation must be in the order of their ids, as in the files.
     """
     rows = _query(_FIGURES, messages, days, complete_range, session_gap_hours)
@@ -100,8 +110,9 @@ def compute_account_days(
 class FirstResponses:
     """First responses to the sessions of some days.
 
-    It has the wait in seconds of each answered session, and the number of the other sessions: those
-    without a response, and those for which unread messages hide it.
+    `seconds` has the response time of each answered session. `unanswered_count` is the number of
+    sessions without a response. `unknown_count` is the number of sessions whose response is
+    unknown, because of an unread message.
     """
 
     seconds: npt.NDArray[np.float64]
@@ -116,7 +127,7 @@ def compute_first_responses(
     complete_range: CompleteRange | None,
     session_gap_hours: float = 24,
 ) -> FirstResponses:
-    """Return the first responses to all sessions of some days; see `compute_account_days`."""
+    """Return the first responses to all sessions of `days`; see `compute_account_days`."""
     (row,) = _query(_FIRST_RESPONSES, messages, days, complete_range, session_gap_hours)
     return FirstResponses(np.array(row["waits"]), row["unanswered_count"], row["unknown_count"])
 
@@ -138,12 +149,12 @@ def _query(
         "ended_waits": pa.array([status.ended_waits for status in statuses], pa.int64()),
         "is_edge": [timedelta(days=status.history_days) < gap for status in statuses],
     }
-    place = messages.schema.get_field_index("created_at")
+    index = messages.schema.get_field_index("created_at")
     created_at = messages["created_at"].cast(pa.timestamp("us"))
     return run_query(
         f"{_RESPONSES}{select}",
         {
-            "messages": messages.set_column(place, "created_at", created_at),
+            "messages": messages.set_column(index, "created_at", created_at),
             "days": pa.table(columns),
         },
         setup=[*rule_statements(session_gap_hours), _KIND, _LATEST],
@@ -152,7 +163,11 @@ def _query(
 
 
 _KIND = "CREATE TYPE kind AS ENUM ('inbound', 'unread', 'automated', 'unsure', 'human')"
-"""Unread: the direction is not known. Unsure: an unread message decides whether it is automated."""
+"""The kinds of messages.
+
+`unread`: the direction is unknown. `unsure`: it depends on an unread message whether the message is
+automated.
+"""
 
 _LATEST = """
 CREATE MACRO latest(value, condition, begins_conversation) AS last_value(
@@ -160,10 +175,10 @@ CREATE MACRO latest(value, condition, begins_conversation) AS last_value(
     IGNORE NULLS
 ) OVER (ROWS UNBOUNDED PRECEDING)
 """
-"""The value of the newest row of the conversation, up to this one, that meets the condition.
+"""Returns the value of the conversation's newest row, up to this one, that meets the condition.
 
-Without such a row it is a time long ago. DuckDB evaluates windows without PARTITION BY and ORDER BY
-in the order of their input, and without sorting it again.
+Without such a row it returns 1970-01-01. DuckDB evaluates windows without PARTITION BY and ORDER BY
+in the order of their input, without another sort.
 """
 
 _RESPONSES = f"""
@@ -182,7 +197,7 @@ ordered AS (
     LEFT JOIN repeated AS r ON r.date = m.created_at::DATE AND r.text = m.text
     ORDER BY conversation, created_at, tie_rank, row
 ),
-placed AS (
+with_previous AS (
     SELECT
         conversation, created_at::DATE AS date, created_at, direction, is_repeated,
         lag(conversation) OVER () IS DISTINCT FROM conversation AS begins_conversation,
@@ -190,14 +205,14 @@ placed AS (
         lag(direction) OVER () AS previous
     FROM ordered
 ),
-begun AS (
+with_begins AS (
     SELECT
         *,
         previous_at < date AS begins_day,
         begins_conversation OR internal.begins_session(created_at, previous_at) AS begins_session,
         internal.begins_stretch(direction, previous, begins_session) AS begins_stretch,
         internal.may_begin_turn(direction, previous, begins_session) AS may_begin_turn
-    FROM placed
+    FROM with_previous
 ),
 looked_back AS (
     SELECT
@@ -208,7 +223,7 @@ looked_back AS (
         latest(created_at, may_begin_turn, begins_conversation) AS turn_began_by,
         latest(created_at, direction = 'inbound', begins_conversation) AS inbound_at,
         latest(created_at, direction IS NULL, begins_conversation) AS unread_at
-    FROM begun
+    FROM with_begins
 ),
 looked_back_twice AS (
     SELECT
@@ -219,7 +234,7 @@ looked_back_twice AS (
         if(begins_conversation, TIMESTAMP '1970-01-01', lag(unread_at) OVER ()) AS last_unread_at
     FROM looked_back
 ),
-judged AS (
+classified AS (
     SELECT
         *,
         CASE
@@ -246,7 +261,7 @@ steps AS MATERIALIZED (
         before_day_at < date - INTERVAL {LOOKBACK_DAYS} DAY AS is_new_customer,
         kind IN ('human', 'unsure', 'unread') AS is_reply,
         count(*) FILTER (is_reply) OVER (ROWS UNBOUNDED PRECEDING) AS reply_number
-    FROM judged
+    FROM classified
 ),
 questions AS (
     SELECT
@@ -274,9 +289,12 @@ responses AS (
         ON r.is_reply AND r.reply_number = q.reply_number + 1 AND r.conversation = q.conversation
 )
 """  # noqa: S608 - constants
-"""`steps`: the messages in order. `responses`: the first question of each session and of each
-conversation's day, and the wait for the next reply. A human reply is a response, an automated one
-is not, and after an unread or unsure one nothing is known."""
+"""`steps` has the messages in order.
+
+`responses` has the first question of each session, and of each conversation and day, with the time
+until the next reply. A human reply is a response. An automated reply is not. After an unread or
+unsure reply the response is unknown.
+"""
 
 _FIRST_RESPONSES = """
 SELECT
@@ -312,7 +330,7 @@ volumes AS (
         count(*) FILTER (may_be_first_of_day) - active_customer_count AS unsure_customer_count
     FROM steps GROUP BY date
 ),
-last_words AS (
+last_messages AS (
     SELECT
         date, kind = 'inbound' AS is_waiting, kind IN ('unread', 'unsure') AS is_unsure,
         least(
@@ -323,10 +341,10 @@ last_words AS (
 ),
 backlog_changes AS (
     SELECT date, count(*) FILTER (is_waiting) AS waiting, count(*) FILTER (is_unsure) AS unsure
-    FROM last_words GROUP BY date
+    FROM last_messages GROUP BY date
     UNION ALL
     SELECT until, -count(*) FILTER (is_waiting), -count(*) FILTER (is_unsure)
-    FROM last_words GROUP BY until
+    FROM last_messages GROUP BY until
 ),
 backlogs AS (
     SELECT
