@@ -96,7 +96,7 @@ class BucketSource:
         The columns of the path come first, then those of the schema.
         """
         columns = ", ".join(map(quote_name, column_types(table)))
-        return f"SELECT {columns} FROM {quote_name(_relation(table))}"  # noqa: S608 - names are quoted
+        return f"SELECT {columns} FROM {quote_name(_relation(table))}"  # noqa: S608 - quoted
 
     def look(self) -> None:
         """Do nothing: a dataset lists its files at each query."""

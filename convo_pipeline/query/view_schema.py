@@ -94,8 +94,7 @@ VIEWS = (
             Column(
                 "direction",
                 TEXT,
-                "`inbound` (from the customer) or `outbound` (from us); null if the message is "
-                "unread.",
+                "`inbound` (from the customer) or `outbound` (from us); null if unknown.",
             ),
             Column("position", COUNT, "Position in the conversation, from 1."),
             Column("session_number", COUNT, "Number of its session in the conversation, from 1."),
