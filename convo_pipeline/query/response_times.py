@@ -286,7 +286,8 @@ SELECT
     CASE WHEN is_measurable THEN coalesce(reply_count = 1 AND ends_with_reply, false) END
         AS is_one_touch,
     CASE
-        WHEN is_measurable AND ends_with_reply THEN internal.seconds(first_inbound_at, last_human_at)
+        WHEN is_measurable AND ends_with_reply
+            THEN internal.seconds(first_inbound_at, last_human_at)
     END AS resolution_gap_seconds,
     CASE last_human_response WHEN 'none' THEN true WHEN 'known' THEN false END AS is_unanswered,
     j.unanswered_since,
