@@ -16,6 +16,7 @@ import click
 from rich.console import Console
 
 from convo_pipeline.base.clock import SYSTEM_CLOCK, Clock
+from convo_pipeline.base.json_text import dump_json
 from convo_pipeline.base.secrets import redact
 from convo_pipeline.console.results import WRITERS
 from convo_pipeline.errors import ConvoError, SettingsError
@@ -341,6 +342,24 @@ def status(context: CommandContext, accounts: Sequence[str], form: str) -> None:
     show_status(report, form, Console())
     if not report.is_fine:
         sys.exit(EXIT_FAILED)
+
+
+@main.command(epilog="! marks keys and values that this version does not know.")
+@ACCOUNT_OPTION
+@format_option("text", "json")
+@click.pass_obj
+def shapes(context: CommandContext, accounts: Sequence[str], form: str) -> None:
+    """Show which keys, types and values the stored API payloads have.
+
+    The report holds no id, name, text, URL or token: paste it into a bug report. No API calls.
+    """
+    from convo_pipeline.console.shapes import count_shapes
+    from convo_pipeline.graph.shapes import render
+
+    settings = context.settings
+    census = count_shapes(settings.store, chosen_accounts(settings, accounts))
+    text = dump_json(census.to_json()).decode() if form == "json" else render(census)
+    click.echo(text or "no payloads are stored yet: run `convo-pipeline extract`")
 
 
 @main.command()
