@@ -87,7 +87,7 @@ def show_views(root: Path) -> None:
 
 
 def write_lake(root: Path, message_count: int, day_count: int = DAY_COUNT) -> None:
-    """Conversations of ten messages, begun evenly over the days, with waits from seconds to days."""
+    """Conversations of ten messages, evenly over the days, with waits from seconds to days."""
     draw = np.random.default_rng(7)
     conversation = np.repeat(np.arange(message_count // PER_CONVERSATION), PER_CONVERSATION)
     waits = np.exp(draw.normal(6, 2.5, len(conversation))).astype(np.int64)

@@ -26,7 +26,7 @@ DERIVATION_VERSION = 2
 DERIVED = tuple(table.name for table in (*schema.NORMALISED, schema.COVERAGE))
 _COVERAGE = schema.COVERAGE.name
 _KEEP_TASK = "keep derived tables"
-"""Task in `State.days_done`: the day keeps its derived tables while they have this wanted source."""
+"""Task in `State.days_done`: the day keeps its derived tables while this source is wanted."""
 _REPEATS = 3
 """How often a day is derived again at once because another machine changed its raw tables."""
 

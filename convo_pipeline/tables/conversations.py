@@ -227,7 +227,7 @@ def _count_people(participants: pa.Table) -> pa.Table:
 
 
 def _find_customers(participants: pa.Table) -> pa.Table:
-    """Return the customer of each conversation with exactly one participant who is not the account."""
+    """Return the customer of each conversation that has exactly one participant besides us."""
     others = participants.filter(pc.equal(participants["is_account"], pa.scalar(False)))
     counts = _count_people(others)
     single = counts.filter(pc.equal(counts["participant_count"], 1))["conversation_id"]

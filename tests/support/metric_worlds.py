@@ -1,6 +1,6 @@
-"""Invented inboxes for the metrics' tests, and what the metrics must be, worked out one message at a time.
+"""Invented inboxes for tests of metrics, and the right metrics, computed message by message.
 
-The second formulation shares no code with the package: loops over plain rows instead of window functions.
+This oracle shares no code with the package: it loops over plain rows.
 """
 
 import math
@@ -77,7 +77,7 @@ def write_world(
     promised: Mapping[str, date] | None = None,
     until: datetime = LONG_AFTER,
 ) -> Path:
-    """Write `messages` as the lake keeps it, and a run that promised each account's days; return the root.
+    """Write `messages` into a lake, and one complete run for each account; return the root.
 
     By default all days are promised, from the first with a message on. The run began at `until`.
     """
@@ -102,7 +102,7 @@ def write_runs(
     lines: Iterable[Mapping[str, object]] = (),
     until: datetime = LONG_AFTER,
 ) -> None:
-    """Write the ledger's line of one complete run for each account, begun at `until`, and these beside them."""
+    """Write the ledger: one complete run per account, started at `until`, and these runs."""
     values = {"run_id": "r", "kind": "window", "started_at": until, "outcome": "complete"}
     rows = [{"account": account, "since": day, **values} for account, day in promised.items()]
     put(
@@ -122,8 +122,10 @@ def put(root: Path, folder: str, content: pa.Table) -> None:
 def truncated(
     messages: Iterable[Message], since: date, seed: int, share: float = 0.5
 ) -> list[Message]:
-    """What would be held of a world whose days from `since` on were promised: of older days what came along, of a
-    conversation's older messages often only the id: of so many conversations, some messages are unread."""
+    """Return what a lake holds of a world that is complete from `since` on.
+
+    Of older days it holds a part, and of older messages often only the id.
+    """
     world = random.Random(seed)
     held: list[Message] = []
     for thread in threads(messages).values():
@@ -150,9 +152,9 @@ def truncated(
 def broken_off(
     messages: Iterable[Message], until: datetime, seed: int
 ) -> tuple[list[Message], list[Message]]:
-    """What is held after a run that began at `until` and several that were broken off later, and what they saw.
+    """Return the rows after a complete run at `until` and several runs that ended early later.
 
-    These brought nothing of some conversations, of others only the newest messages, or in two pieces.
+    Those read nothing of some conversations, and of others the newest messages or two parts.
     """
     world = random.Random(seed)
     held: list[Message] = []
@@ -177,7 +179,7 @@ def random_world(
     *,
     is_known: bool = False,
 ) -> list[Message]:
-    """Bursts, long silences; unless all `is_known`, messages of one second, canned texts and unknown senders too."""
+    """Bursts and long silences; unless `is_known`, also equal seconds and unknown senders."""
     world = random.Random(seed)
     messages: list[Message] = []
     for number in range(conversations):
@@ -290,7 +292,7 @@ def steps(
 
 
 def judge_fast(before: list[Message], ours: Message, gap: timedelta) -> bool | None:
-    """Whether ours was sent at most 5 seconds after the customer began to write: the first message of the turn.
+    """Whether our message was sent at most 5 seconds after the first message of the turn.
 
     Every unread message is tried as the customer's and as ours; None where that decides.
     """
@@ -321,7 +323,7 @@ def judge_fast(before: list[Message], ours: Message, gap: timedelta) -> bool | N
 
 
 def next_answer(after: list[Step], kinds: tuple[str, ...]) -> tuple[str, Step | None]:
-    """What comes first: an answer (`known`), a message of unknown direction (`unknown`), or neither (`none`)."""
+    """What follows first: a reply (`known`), an unknown direction (`unknown`) or `none`."""
     for step in after:
         if step.kind in kinds:
             return "known", step
@@ -366,8 +368,8 @@ def business_seconds(since: datetime, until: datetime | None, hours: Hours) -> f
 
 @dataclass
 class World:
-    """A world in order, with what is asked of it most; `promised` is each account's first promised day, `until` when the
-    last complete run began."""
+    """A world in order; `promised` is the first complete day of each account, `until` the start of
+    the last complete run."""
 
     messages: list[Message]
     gap: timedelta = timedelta(hours=24)
@@ -394,7 +396,7 @@ class World:
         return account in self.known_from and moment >= self.known_from[account]
 
     def may_lack(self, thread: list[Step], ended: datetime, answered: datetime | None) -> bool:
-        """Whether messages may lack before what answered, or, where nothing did, before any later one."""
+        """Whether messages may be missing before the reply, or before any later message."""
         latest = answered or thread[-1].message.created_at
         return max(ended, latest) > self.until
 

@@ -44,8 +44,10 @@ def store(tmp_path: Path) -> Store:
 
 def save_conversation(store: Store) -> None:
     row = {
-        "conversation_id": "c1", "platform": "instagram", "page_id": "1", "own_id": "17", "fields": '{"participants":1}',
-        "payload": '{"participants":{"data":[{"id":"17","username":"bakery"},{"id":"42","username":"ada"}]}}',
+        "conversation_id": "c1", "platform": "instagram", "page_id": "1", "own_id": "17",
+        "fields": '{"participants":1}',
+        "payload": '{"participants":{"data":[{"id":"17","username":"bakery"},'
+        '{"id":"42","username":"ada"}]}}',
         "first_seen_at": AT, "changed_at": AT,
     }  # fmt: skip
     store.merge(
@@ -58,7 +60,8 @@ def save_conversation(store: Store) -> None:
 
 def save_id(store: Store, message_id: str) -> None:
     row = {
-        "conversation_id": "c1", "message_id": message_id, "created_at": AT, "created_at_source": "message",
+        "conversation_id": "c1", "message_id": message_id, "created_at": AT,
+        "created_at_source": "message",
         "tie_rank": 0, "first_seen_at": LATER,
     }  # fmt: skip
     store.merge(
@@ -68,8 +71,10 @@ def save_id(store: Store, message_id: str) -> None:
 
 def save_details(store: Store, message_id: str, payload: str) -> None:
     row = {
-        "conversation_id": "c1", "message_id": message_id, "created_at": AT, "detail_status": "detailed",
-        "fields": '{"from":1,"message":1,"attachments":1,"shares":1,"reactions":1,"to":1,"is_unsupported":1}',
+        "conversation_id": "c1", "message_id": message_id, "created_at": AT,
+        "detail_status": "detailed",
+        "fields": '{"from":1,"message":1,"attachments":1,"shares":1,"reactions":1,'
+        '"to":1,"is_unsupported":1}',
         "payload": payload, "first_seen_at": LATER, "changed_at": LATER,
     }  # fmt: skip
     store.merge(
@@ -142,7 +147,8 @@ def test_coverage_counts_ids_with_and_without_content(store: Store) -> None:
     derive_day(store, ACCOUNT, DAY)
     assert store.read("coverage", ACCOUNT, DAY).to_pylist() == [
         {
-            "ids_listed": 3, "detailed": 1, "beyond_20": 0, "gone": 0, "failed": 0, "pending": 2, "rejected": 0,
+            "ids_listed": 3, "detailed": 1, "beyond_20": 0, "gone": 0, "failed": 0, "pending": 2,
+            "rejected": 0,
             "share_detailed": 1 / 3, "conversation_count": 1, "incomplete_conversation_count": 1,
             "at_risk_conversation_count": 0,
         }
@@ -160,7 +166,8 @@ def test_removed_reaction_leaves_the_table(store: Store) -> None:
         '{"from":2,"message":2,"attachments":2,"shares":2,"reactions":2,"to":2,"is_unsupported":2}'
     )
     row = {
-        "conversation_id": "c1", "message_id": "m1", "created_at": AT, "detail_status": "detailed", "fields": newer,
+        "conversation_id": "c1", "message_id": "m1", "created_at": AT,
+        "detail_status": "detailed", "fields": newer,
         "payload": '{"message":"hi"}', "first_seen_at": LATER, "changed_at": LATER,
     }  # fmt: skip
     store.merge(

@@ -299,8 +299,10 @@ def test_conversations_latest_keeps_the_newest_known_value_of_each_field(
     write(tmp_path, "conversations", "bakery", DAY, [first])
     write(tmp_path, "conversations", "bakery", date(2026, 3, 2), [second])
     write(tmp_path, "conversations", "florist", DAY, [conversation(platform="messenger")])
-    query = """SELECT account, conversation_id, platform, customer_username, folder, message_count, first_message_at,
-                      last_message_at, first_date, last_date FROM conversations_latest ORDER BY account"""
+    query = """SELECT account, conversation_id, platform, customer_username, folder,
+    message_count, first_message_at,
+                      last_message_at, first_date, last_date FROM conversations_latest ORDER BY
+                    account"""
     assert con.sql(query).fetchall() == [
         ("bakery", "t_1", "instagram", "anna", "inbox", 2, NOON, NOON, DAY, date(2026, 3, 2)),
         ("florist", "t_1", "messenger", None, None, 1, None, None, DAY, DAY),
@@ -343,7 +345,8 @@ def test_inbox_shows_a_message_with_its_customer(tmp_path: Path, con: Connection
         "email": "9@facebook.com",
     }
     write(tmp_path, "participants", "bakery", DAY, [person])
-    query = """SELECT account, message_id, text, customer_id, customer_name, customer_email, page_id, folder
+    query = """SELECT account, message_id, text, customer_id, customer_name, customer_email,
+    page_id, folder
                FROM inbox ORDER BY message_id"""
     assert con.sql(query).fetchall() == [
         ("bakery", "m1", "hi", "9", "Anna", "9@facebook.com", "1", "other"),
@@ -438,7 +441,7 @@ def one_version(version: int) -> pa.Table:
 
 @pytest.mark.hunt
 def test_a_reader_in_a_loop_never_sees_a_commit(tmp_path: Path, long_run: bool) -> None:
-    """Three partitions are replaced all the time, faster than any run does; every read is whole and none fails."""
+    """Three partitions are replaced all the time; every read is whole and none fails."""
     versions = [one_version(version) for version in range(5)]
     days = [date(2026, 3, day) for day in range(1, 4)]
     for day in days:
@@ -454,7 +457,8 @@ def test_a_reader_in_a_loop_never_sees_a_commit(tmp_path: Path, long_run: bool) 
 
     writer = threading.Thread(target=commit_until_done)
     writer.start()
-    query = """SELECT date, count(*), count(DISTINCT message_id), count(DISTINCT tie_rank), min(length(text))
+    query = """SELECT date, count(*), count(DISTINCT message_id), count(DISTINCT tie_rank),
+    min(length(text))
                FROM messages GROUP BY date ORDER BY date"""
     try:
         with convo_pipeline.connect(tmp_path) as con:

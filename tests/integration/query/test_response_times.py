@@ -69,7 +69,7 @@ def at(text: str, day: int = 2) -> datetime:
 def dialogue(
     *lines: tuple[datetime, str | None] | tuple[datetime, str | None, str],
 ) -> list[Message]:
-    """One conversation of the bakery from its times and directions; an older one lets the lake begin days before."""
+    """One conversation of the bakery; an older one makes the lake begin days before."""
     old = Message("bakery", "t_0", "m_0", MONDAY - timedelta(days=30), "inbound")
     return [old] + [
         Message(
@@ -233,9 +233,10 @@ def test_what_no_run_promised_is_a_lower_bound(tmp_path: Path) -> None:
 
 
 def test_what_a_run_that_was_broken_off_brought_may_lack_what_was_before(tmp_path: Path) -> None:
-    """The last complete run began on Tuesday at noon; the broken one brought the newest messages alone."""
+    """The last complete run began on Tuesday at noon; a broken run added the newest messages."""
     world = [
-        *dialogue((at("10:00:00"), "inbound"), (at("10:05:00"), "outbound"), (at("11:00:00", 3), "inbound"),
+        *dialogue((at("10:00:00"), "inbound"), (at("10:05:00"), "outbound"), (at("11:00:00", 3),
+        "inbound"),
                   (at("09:00:00", 5), "outbound")),
         Message("bakery", "t_2", "m_9", at("11:00:00", 3), "inbound"),
     ]  # fmt: skip
@@ -267,8 +268,10 @@ def test_a_hole_between_two_promises_ends_the_older_one(tmp_path: Path) -> None:
         ({}, MONDAY + timedelta(days=5)),
     ):
         runs = [
-            {"run_id": "a", "since": (MONDAY - timedelta(days=30)).date(), "started_at": MONDAY, "report": "{}"},
-            {"run_id": "b", "since": (MONDAY + timedelta(days=5)).date(), "started_at": MONDAY + timedelta(days=6),
+            {"run_id": "a", "since": (MONDAY - timedelta(days=30)).date(), "started_at": MONDAY,
+            "report": "{}"},
+            {"run_id": "b", "since": (MONDAY + timedelta(days=5)).date(),
+            "started_at": MONDAY + timedelta(days=6),
              "report": json.dumps(report)},
         ]  # fmt: skip
         write_runs(root, {}, [line | run for run in runs])
@@ -417,7 +420,7 @@ def test_sessions_and_turns_agree_with_a_second_formulation(tmp_path: Path, long
 @pytest.mark.hunt
 @pytest.mark.timeout(1800)
 def test_what_is_not_marked_is_what_the_whole_inbox_says(tmp_path: Path, long_run: bool) -> None:
-    """The same worlds whole and truncated: a row that is not marked is the true one, where it is not null."""
+    """Whole and truncated worlds: a row that is not marked has the true value or null."""
     numbers = ("session_number", "turn_number")
     for seed in range(40 if long_run else 2):
         since = datetime(2026, 1, 1, tzinfo=UTC)

@@ -1,4 +1,4 @@
-"""`account_days`: a worked example, single rules, and a comparison with loops over random worlds."""
+"""`account_days`: a worked example, single rules, and an oracle over random worlds."""
 
 import math
 from dataclasses import replace

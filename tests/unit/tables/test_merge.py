@@ -48,7 +48,7 @@ LONE_SURROGATE = "\ud83d"
 
 @st.composite
 def responses(draw: st.DrawFn) -> dict[str, str | None]:
-    """`payload` and `fields` of one response: requested keys, some absent; or none; or no object."""
+    """`payload` and `fields` of one response: some requested keys, none, or no object."""
     kind = draw(st.sampled_from(["object", "object", "object", "none", "unreadable"]))
     if kind == "none":
         return {"payload": None, "fields": None}

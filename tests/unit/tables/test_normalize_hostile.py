@@ -120,10 +120,11 @@ def is_encodable(value: object) -> bool:
 
 @st.composite
 def raw_days(draw: st.DrawFn) -> RawDay:
-    """Return a partition: ids listed, detailed or both, in any order, with mutated payloads and odd raw rows."""
+    """Return a partition with ids in any order, mutated payloads and odd raw rows."""
     keys = draw(
         st.lists(
-            st.tuples(st.sampled_from(("c1", "c2")) | hostile_ids, hostile_ids | st.text("mn123", min_size=1, max_size=3)),
+            st.tuples(st.sampled_from(("c1", "c2")) | hostile_ids, hostile_ids | st.text("mn123",
+            min_size=1, max_size=3)),
             min_size=1, max_size=12, unique=True,
         )
     )  # fmt: skip
@@ -222,7 +223,7 @@ def check(raw: RawDay, seen: Counter[str]) -> None:
 
 
 def hunt(examples: int, is_repeatable: bool = True) -> Counter[str]:
-    """Run so many examples, the same ones every time or others; count which ids with a payload were readable."""
+    """Run so many examples; count the ids whose payload was readable."""
     seen: Counter[str] = Counter()
 
     @settings(

@@ -50,26 +50,34 @@ def message(platform: str = "instagram", **others: object) -> dict[str, object]:
     return {
         "conversation_id": "c1", "message_id": IG_MESSAGE if platform == "instagram" else M_MESSAGE,
         "platform": platform, "created_at": AT, "tie_rank": 0, "direction": None, "sender_id": None,
-        "sender_name": None, "sender_username": None, "recipient_ids": None, "text": "", "content_type": "text",
-        "attachment_count": 0, "share_count": 0, "reaction_count": 0, "sticker_url": None, "story_kind": None,
-        "story_id": None, "story_url": None, "reply_to_message_id": None, "is_unsupported": False, "tags": None,
-        "detail_status": "detailed", "problem": None, "extra": None, "first_seen_at": SEEN, "changed_at": SEEN,
+        "sender_name": None, "sender_username": None, "recipient_ids": None, "text": "",
+        "content_type": "text",
+        "attachment_count": 0, "share_count": 0, "reaction_count": 0, "sticker_url": None,
+        "story_kind": None,
+        "story_id": None, "story_url": None, "reply_to_message_id": None, "is_unsupported": False,
+        "tags": None,
+        "detail_status": "detailed", "problem": None, "extra": None, "first_seen_at": SEEN,
+        "changed_at": SEEN,
         "deleted_at": None,
     } | others  # fmt: skip
 
 
 def attachment(message_id: str, **others: object) -> dict[str, object]:
     return {
-        "conversation_id": "c1", "message_id": message_id, "position": 0, "created_at": AT, "attachment_id": None,
-        "sticker_id": None, "kind": "image", "mime_type": None, "name": None, "size_bytes": None, "url": None,
-        "url_expires_at": None, "preview_url": None, "width": None, "height": None, "duration_seconds": None,
+        "conversation_id": "c1", "message_id": message_id, "position": 0, "created_at": AT,
+        "attachment_id": None,
+        "sticker_id": None, "kind": "image", "mime_type": None, "name": None, "size_bytes": None,
+        "url": None,
+        "url_expires_at": None, "preview_url": None, "width": None, "height": None,
+        "duration_seconds": None,
         "is_sticker": False, "title": None, "extra": None,
     } | others  # fmt: skip
 
 
 def share(message_id: str, **others: object) -> dict[str, object]:
     return {
-        "conversation_id": "c1", "message_id": message_id, "position": 0, "created_at": AT, "share_id": None,
+        "conversation_id": "c1", "message_id": message_id, "position": 0, "created_at": AT,
+        "share_id": None,
         "share_type": None, "link": None, "name": None, "description": None, "extra": None,
     } | others  # fmt: skip
 
@@ -105,15 +113,18 @@ def test_02_a_whole_messenger_conversation_becomes_conversation_participants_and
         "sticker_url": "https://scontent.xx.fbcdn.net/v/t39.1997-6/invented.png?_nc_cat=1&oh=INV&oe=INV",
     }  # fmt: skip
     answer = {
-        "direction": "outbound", "sender_id": PAGE_ID, "sender_name": "Example Bakery", "recipient_ids": [M_CUSTOMER],
+        "direction": "outbound", "sender_id": PAGE_ID, "sender_name": "Example Bakery",
+        "recipient_ids": [M_CUSTOMER],
         "text": "Merci 🧁", "tags": ["inbox", "read", "sent", "source:web"], "created_at": times[1],
     }  # fmt: skip
     assert rows == {
         "conversations": [
             key | {
                 "platform": "messenger", "page_id": PAGE_ID, "folder": None, "participant_count": 2,
-                "customer_id": M_CUSTOMER, "customer_name": "Ada Invented", "customer_username": None,
-                "first_message_at": times[1], "last_message_at": AT, "message_count": 2, "inbound_count": 1,
+                "customer_id": M_CUSTOMER, "customer_name": "Ada Invented",
+                "customer_username": None,
+                "first_message_at": times[1], "last_message_at": AT, "message_count": 2,
+                "inbound_count": 1,
                 "outbound_count": 1, "detailed_count": 2,
             }
         ],
@@ -167,7 +178,8 @@ def test_05_an_instagram_text_that_quotes() -> None:
     assert rows["participants"] == [
         {"conversation_id": "c1", "participant_id": IG_OWN, "name": None,
          "username": "example.bakery", "email": None, "is_account": True},
-        {"conversation_id": "c1", "participant_id": CUSTOMER, "name": None, "username": "ada_invented",
+        {"conversation_id": "c1", "participant_id": CUSTOMER, "name": None,
+        "username": "ada_invented",
          "email": None, "is_account": False},
     ]  # fmt: skip
 
@@ -202,11 +214,13 @@ def test_08_a_mention_in_a_story() -> None:
 
 def test_09_an_image_and_a_reaction() -> None:
     image = attachment(
-        IG_MESSAGE, attachment_id="999000000000901", url=LOOKASIDE.format(4), preview_url=LOOKASIDE.format(4),
+        IG_MESSAGE, attachment_id="999000000000901", url=LOOKASIDE.format(4),
+        preview_url=LOOKASIDE.format(4),
         width=1080, height=1350, extra='{"image_data":{"max_height":1350,"max_width":1080}}',
     )  # fmt: skip
     reaction = {
-        "conversation_id": "c1", "message_id": IG_MESSAGE, "reactor_id": IG_OWN, "reaction": "❤️", "created_at": AT,
+        "conversation_id": "c1", "message_id": IG_MESSAGE, "reactor_id": IG_OWN, "reaction": "❤️",
+        "created_at": AT,
         "reactor_username": "example.bakery",
     }  # fmt: skip
     row = message(**FROM_IG, content_type="image", attachment_count=1, reaction_count=1)
@@ -240,15 +254,19 @@ def test_11_a_gif_a_file_and_a_video() -> None:
     ]
     attachments = [
         attachment(
-            gif["id"], attachment_id="999000000000101", mime_type="image/gif", name="a.gif", extra=extra,
-            url="https://cdn.fbsbx.com/inv.gif", preview_url="https://cdn.fbsbx.com/inv_p.gif", width=244, height=150,
+            gif["id"], attachment_id="999000000000101", mime_type="image/gif", name="a.gif",
+            extra=extra,
+            url="https://cdn.fbsbx.com/inv.gif", preview_url="https://cdn.fbsbx.com/inv_p.gif",
+            width=244, height=150,
         ),
         attachment(
-            file["id"], attachment_id="999000000000102", kind="file", mime_type="application/pdf", name="menu.pdf",
+            file["id"], attachment_id="999000000000102", kind="file", mime_type="application/pdf",
+            name="menu.pdf",
             size_bytes=28824, url="https://cdn.fbsbx.com/inv.pdf",
         ),
         attachment(
-            "m_video", attachment_id="999000000000103", kind="video", mime_type="video/mp4", name="video-1.mp4",
+            "m_video", attachment_id="999000000000103", kind="video", mime_type="video/mp4",
+            name="video-1.mp4",
             size_bytes=1017695, url="https://video.xx.fbcdn.net/inv.mp4", width=1280, height=720,
             preview_url="https://scontent.xx.fbcdn.net/inv.jpg", duration_seconds=5.0,
             extra='{"video_data":{"rotation":0,"video_type":1}}',
@@ -293,7 +311,10 @@ def test_15_a_shared_product_whose_id_is_hidden() -> None:
 
 
 def test_16_the_placeholder_of_european_privacy_rules() -> None:
-    name = "Media not available due to new privacy rules in Europe. See developer documentation for more info"
+    name = (
+        "Media not available due to new privacy rules in Europe. "
+        "See developer documentation for more info"
+    )
     placeholder = attachment(M_MESSAGE, attachment_id="1234", kind="unavailable", name=name)
     row = message("messenger", text=None, content_type="unavailable", attachment_count=1)
     assert parts(normalise("messenger", read_sample(16))) == only([row], attachments=[placeholder])
