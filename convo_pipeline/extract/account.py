@@ -408,7 +408,7 @@ class AccountCalls:
         error, summary = self._result.error, self._summary
         resume_at = error.resume_at if isinstance(error, ThrottledError) else None
         return {
-            "listed_since": (self._plan.listed_since - MARGIN).isoformat(),
+            "listed_since": self._plan.listed_since.isoformat(),
             "is_incremental": self._plan.is_incremental,
             "throttled_seconds": round(self._client.throttled_seconds, 3),
             "throttled_until": resume_at.isoformat() if resume_at else None,
