@@ -31,7 +31,7 @@ MAX_AGE = timedelta(days=7)
 
 @dataclass(frozen=True)
 class OwnIdentity:
-    """Who the account is inside its conversations, and the source: asked, inferred or None."""
+    """Who the account is inside its conversations; the source as in `AccountIdentity`."""
 
     own_id: str | None = None
     own_username: str | None = None
