@@ -69,7 +69,11 @@ class AlreadySent(Response):
 
 
 def bind(port: int) -> socket.socket:
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    """Return a listener. asyncio sets TCP_NODELAY only if the protocol is named.
+
+    Without TCP_NODELAY the body of a response arrives 40 ms after its headers.
+    """
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind((HOST, port))
     listener.listen(512)
