@@ -1,4 +1,4 @@
-"""Read and validate `convo.toml`; an error is one line that names the wrong key.
+"""Read and validate `convo.toml`; an error names every wrong key with its line.
 
 Settings contain no secret, only the names of the environment variables that `base.secrets` reads.
 """
@@ -7,12 +7,15 @@ import ipaddress
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, date, datetime
+from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal, Self
-from urllib.parse import urlsplit
-from zoneinfo import ZoneInfo
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import SplitResult, urlsplit
+from zoneinfo import available_timezones
 
 from croniter import croniter
 from pydantic import (
@@ -44,26 +47,76 @@ CRON_WORDS = frozenset({
     "sun", "mon", "tue", "wed", "thu", "fri", "sat", "l",
 })  # fmt: skip
 """Month and weekday names, and `l` for the last day: all croniter versions read them alike."""
+MOST_ERRORS = 20
+"""Errors of a file that one text names."""
+MOST_DAYS = 366_000
+"""Largest number of days to keep rows: a thousand years, within the range of dates."""
+MOST_GAP_HOURS = 8760
+_TOKEN_SHAPE = r"(?:EAA|IGAA|IGQ)(?=[A-Z0-9_-]*[a-z])[A-Za-z0-9_-]{16,}"  # noqa: S105
+"""Meta's access tokens; a name of a variable that begins alike has no lower-case letter."""
+_SECRET_SHAPE = re.compile(
+    rf"{_TOKEN_SHAPE}|[0-9a-f]{{32,}}|(?=\w*[a-z])(?=\w*[A-Z])(?=\w*[0-9])\w{{20,}}|\S{{129,}}"
+)
+"""What looks like a token or an app secret: it is refused as a name and not shown."""
 _BUCKET_URL = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9!_.*'()=-]+)*/?")
-_ENDPOINT_URL = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+/?")
+_HOST_NAME = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*\.?")
+_VERSION = re.compile(r"v\d{1,3}\.\d")
+_VERSION_IN_PATH = re.compile(rf"(?:^|/)({_VERSION.pattern})(?:/|$)", re.IGNORECASE)
+
+
+def split_address(url: str) -> SplitResult:
+    """Split an http or https address; ValueError if no connection to it is possible.
+
+    The text of the error contains nothing of the address: it may hold a secret.
+
+    >>> split_address("https://example.org:99999")
+    Traceback (most recent call last):
+    ValueError: has an impossible port: use 1 to 65535
+    """
+    try:
+        parts = urlsplit(url)
+        host, scheme = parts.hostname or "", parts.scheme
+        if "[" in parts.netloc:
+            ipaddress.IPv6Address(host.partition("%")[0])
+            host = "ipv6"
+    except ValueError:
+        host, scheme = "", ""
+    is_plain = url.isascii() and url.isprintable() and not set(url) & set(' \\"<>`{}|^')
+    if scheme not in ("http", "https") or not is_plain or not _HOST_NAME.fullmatch(host):
+        raise ValueError('must be an https address such as "https://example.org"')
+    try:
+        port = parts.port
+    except ValueError:
+        port = 0
+    if port == 0:
+        raise ValueError("has an impossible port: use 1 to 65535")
+    if "@" in parts.netloc:
+        raise ValueError("must not contain a user name or a password")
+    return parts
 
 
 def _check_base_url(url: str) -> str:
-    return url if url == EMULATOR else _check_address(url).rstrip("/")
+    if url == EMULATOR:
+        return url
+    version = _VERSION_IN_PATH.search(_check_address(url).partition("://")[2].partition("/")[2])
+    if version:
+        raise ValueError(
+            f'must not contain a version: remove it here and write version = "{version[1].lower()}"'
+        )
+    return url.rstrip("/")
 
 
 def _check_address(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError('must be an https address such as "https://example.org"')
-    if parts.username or parts.query or parts.fragment:
-        raise ValueError("must not contain a user name, query or fragment")
-    if parts.scheme == "http" and not _is_loopback(parts.hostname):
+    parts = split_address(url)
+    if "?" in url or "#" in url:
+        raise ValueError("must not contain a query or fragment")
+    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
         raise ValueError("must be an https address; plain http is allowed on loopback only")
     return url
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host name or an IP address is this machine."""
     if host == "localhost":
         return True
     try:
@@ -95,14 +148,45 @@ def _check_cron(cron: str) -> str:
     return cron
 
 
+def _matching(pattern: str, problem: str) -> AfterValidator:
+    """Accept a text that matches the whole pattern; else raise ValueError with `problem`."""
+    expression = re.compile(pattern)
+
+    def check(value: str) -> str:
+        if not expression.fullmatch(value):
+            raise ValueError(problem)
+        return value
+
+    return AfterValidator(check)
+
+
+def _check_variable_name(value: str) -> str:
+    """Refuse a secret in the place of its variable's name; the error does not show it."""
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value) or _SECRET_SHAPE.fullmatch(value):
+        raise ValueError(
+            'must be the name of an environment variable, such as "PAGE_TOKEN"; export the secret'
+            " in that variable, and never write it into this file"
+        )
+    return value
+
+
 BaseUrl = Annotated[str, AfterValidator(_check_base_url)]
-Version = Annotated[str, Field(pattern=r"^v\d{1,3}\.\d$")]
-VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
-AccountName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
+Version = Annotated[str, _matching(_VERSION.pattern, 'must be a version such as "v26.0"')]
+VariableName = Annotated[str, AfterValidator(_check_variable_name)]
+AccountName = Annotated[
+    str,
+    _matching(
+        r"[a-z][a-z0-9_-]{0,62}",
+        'must begin with a lower-case letter, then letters, digits, "_" or "-", at most 63',
+    ),
+]
+PageId = Annotated[
+    str, _matching(r"me|[0-9]{1,32}", 'must be the digits of the Page\'s id in quotes, or "me"')
+]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class GraphSettings(_Section):
@@ -110,9 +194,9 @@ class GraphSettings(_Section):
 
     base_url: BaseUrl = "https://graph.facebook.com"
     version: Version = "v26.0"
-    calls_per_second: float = Field(default=1.8, gt=0, le=10_000)
-    calls_per_run: int = Field(default=20_000, ge=1)
-    timeout_seconds: float = Field(default=60, gt=0, le=600)
+    calls_per_second: float = Field(default=1.8, ge=0.001, le=10_000)
+    calls_per_run: int = Field(default=20_000, ge=1, le=1_000_000_000)
+    timeout_seconds: float = Field(default=60, ge=0.01, le=600)
     token_in: Literal["header", "query"] = "header"  # noqa: S105
 
 
@@ -125,15 +209,19 @@ class StoreSettings(_Section):
 
     @model_validator(mode="after")
     def _check_remote(self) -> Self:
+        if not (self.root and self.root.isprintable() and self.state_dir.isprintable()):
+            raise ValueError("root and state_dir must be names of folders")
         if self.is_remote and not self.state_dir:
             raise ValueError("state_dir is required for a bucket: name a local folder")
         if "://" in self.root and not _BUCKET_URL.fullmatch(self.root):
             raise ValueError("root must be a local folder or s3://bucket/prefix")
-        if self.endpoint_url and not _ENDPOINT_URL.fullmatch(self.endpoint_url):
-            raise ValueError(
-                'endpoint_url must be an address such as "https://s3.example.org", without a user'
-                " name or path"
-            )
+        if self.endpoint_url:
+            try:
+                parts = split_address(self.endpoint_url)
+            except ValueError as error:
+                raise ValueError(f"endpoint_url {error}") from None
+            if parts.path not in ("", "/") or "?" in self.endpoint_url or "#" in self.endpoint_url:
+                raise ValueError("endpoint_url must not contain a path, query or fragment")
         return self
 
     @property
@@ -174,7 +262,7 @@ class RetentionSettings(_Section):
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, StrictInt] = Field(init=False)
     on_deleted: Literal["redact", "keep", "drop"] = "redact"
-    most_unsent_at_once: int = Field(default=100, ge=1)
+    most_unsent_at_once: int = Field(default=100, ge=1, le=1_000_000_000)
 
     @property
     def limits(self) -> dict[str, int]:
@@ -186,9 +274,12 @@ class RetentionSettings(_Section):
         limits, tables = self.limits, [*TABLES, *(table.name for table in LEDGER)]
         for name, days in limits.items():
             if name not in tables:
-                raise ValueError(f"there is no table {name!r}; the tables are: {', '.join(tables)}")
-            if days < 1:
-                raise ValueError(f"{name} must be kept for at least one day")
+                raise ValueError(
+                    f"there is no table {_shown(name)!r}{_did_you_mean(name, tables)}; the tables"
+                    f" are: {', '.join(tables)}"
+                )
+            if not 1 <= days <= MOST_DAYS:
+                raise ValueError(f"{name} must be kept for 1 to {MOST_DAYS:,} days")
         raw_days = min((limits[table.name] for table in RAW if table.name in limits), default=None)
         coverage_days = limits.get(COVERAGE.name, raw_days)
         if coverage_days is not None:
@@ -223,19 +314,19 @@ class DeletionSettings(_Section):
 class MetricsSettings(_Section):
     """`[metrics]`: definitions that differ between businesses."""
 
-    session_gap_hours: float = Field(default=24, gt=0)
+    session_gap_hours: float = Field(default=24, gt=0, le=MOST_GAP_HOURS)
 
 
 class AccountSettings(_Section):
     """`[[accounts]]`: one inbox, of a Page on Messenger or of an Instagram account."""
 
     name: AccountName
-    page_id: str = Field(pattern=r"^(me|\d{1,32})$")
+    page_id: PageId
     platform: Literal["instagram", "messenger"]
     token_env: VariableName
     app_secret_env: VariableName | None = None
     start_date: date
-    folders: tuple[str, ...] = ("",)
+    folders: tuple[str, ...] = Field(default=("",), strict=False)
     timezone: str = "UTC"
     business_hours: str | None = None
     base_url: BaseUrl | None = None
@@ -267,10 +358,9 @@ class AccountSettings(_Section):
     @field_validator("timezone")
     @classmethod
     def _check_timezone(cls, value: str) -> str:
-        try:
-            ZoneInfo(value)
-        except (KeyError, ValueError, OSError):
-            raise ValueError('must be a time zone name such as "Europe/Berlin"') from None
+        if value not in _time_zones():
+            guess = _did_you_mean(value, _time_zones())
+            raise ValueError(f'must be a time zone name such as "Europe/Berlin"{guess}')
         return value
 
     @field_validator("business_hours")
@@ -279,6 +369,12 @@ class AccountSettings(_Section):
         if value is not None:
             parse_business_hours(value)
         return value
+
+
+@cache
+def _time_zones() -> frozenset[str]:
+    """Return the names that DuckDB and Arrow know too."""
+    return frozenset(available_timezones()) - {"localtime", "Factory"}
 
 
 def parse_business_hours(text: str) -> tuple[int, int, list[int]]:
@@ -309,14 +405,26 @@ class Settings(_Section):
     export: ExportSettings = ExportSettings()
     deletion: DeletionSettings = DeletionSettings()
     retention: RetentionSettings = RetentionSettings()
-    accounts: tuple[AccountSettings, ...] = ()
+    accounts: tuple[AccountSettings, ...] = Field(default=(), strict=False)
 
     @model_validator(mode="after")
-    def _check_names(self) -> Self:
-        names = [account.name for account in self.accounts]
-        for name in names:
-            if names.count(name) > 1:
+    def _check_accounts(self) -> Self:
+        """Refuse a name used twice, and one inbox under two names: it would be read twice."""
+        counts = Counter(account.name for account in self.accounts)
+        for name, count in counts.items():
+            if count > 1:
                 raise ValueError(f'accounts: the name "{name}" is used twice')
+        owners: dict[tuple[str, ...], str] = {}
+        for account in self.accounts:
+            owner = account.token_env if account.page_id == "me" else ""
+            inbox = (self.base_url(account), account.platform, account.page_id, owner)
+            other = owners.setdefault(inbox, account.name)
+            if other != account.name:
+                what = "token_env" if owner else "page_id"
+                raise ValueError(
+                    f'accounts: "{other}" and "{account.name}" are the same inbox ({what} and'
+                    " platform are equal): remove one block"
+                )
         return self
 
     def account(self, name: str) -> AccountSettings:
@@ -344,7 +452,7 @@ def find_settings_file(
 def read_settings(
     path: str | os.PathLike[str] | None = None, environ: Mapping[str, str] = os.environ
 ) -> Settings:
-    """Read and validate the configuration; SettingsError names the first wrong key."""
+    """Read and validate the configuration; SettingsError names each wrong key."""
     file = find_settings_file(path, environ)
     try:
         content = file.read_bytes()
@@ -361,32 +469,121 @@ def read_settings(
 def parse_settings(content: bytes, source: str = CONFIG_FILE) -> Settings:
     """Validate the content of a configuration file.
 
-    >>> parse_settings(b'[graph]\\nspeed = 3')
+    >>> parse_settings(b'[graph]\\nversoin = "v26.0"')
     Traceback (most recent call last):
-    convo_pipeline.errors.SettingsError: convo.toml: graph.speed: unknown key
+    convo_pipeline.errors.SettingsError: convo.toml, line 2: graph.versoin: unknown key; did you \
+mean "version"?
     """
     try:
-        document = tomllib.loads(content.decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{source} is not valid TOML: {error}") from None
+        text = content.decode("utf-8")
+        document = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise SettingsError(f"{source} is not valid TOML: {_reason_of(error)}") from None
     try:
         return Settings.model_validate(document)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        raise SettingsError(f"{source}: {_describe(dict(first), document)}") from None
+        found = error.errors(include_url=False, include_input=False)
+    lines = dict(_find_lines(text))
+    placed = sorted(
+        (_line_of(each["loc"], lines), f"{_describe(dict(each), document)}") for each in found
+    )
+    texts = [f"line {line}: {text}" if line else text for line, text in placed[:MOST_ERRORS]]
+    if len(placed) == 1:
+        raise SettingsError(f"{source}{', ' if placed[0][0] else ': '}{texts[0]}")
+    if len(placed) > MOST_ERRORS:
+        texts.append(f"and {len(placed) - MOST_ERRORS:,} more")
+    raise SettingsError("\n  ".join([f"{source}: {len(placed):,} errors", *texts]))
 
 
-def _describe(error: dict[str, object], document: dict[str, object]) -> str:
-    location = error["loc"]
-    assert isinstance(location, tuple)
+def _reason_of(error: Exception) -> str:
+    """Return why a file is no TOML, without its text."""
+    if isinstance(error, tomllib.TOMLDecodeError):
+        return re.sub(r"'(?:[^'\\]|\\.){2,}'", "a text", str(error))
+    return "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else "it is nested too deep"
+
+
+Location = tuple[int | str, ...]
+_HEADER = re.compile(r"\s*(\[\[?)\s*([A-Za-z0-9_-]+)\s*\]")
+_KEY = re.compile(r"\s*(?:([A-Za-z0-9_-]+)|\"([^\"]*)\"|'([^']*)')\s*=")
+
+
+def _find_lines(text: str) -> Iterator[tuple[Location, int]]:
+    """Yield the line number of each section and of each key that stands on a line of its own."""
+    section: Location = ()
+    counts: Counter[str] = Counter()
+    for number, line in enumerate(text.splitlines(), start=1):
+        if header := _HEADER.match(line):
+            name = header[2]
+            section = (name, counts[name]) if header[1] == "[[" else (name,)
+            counts[name] += 1
+            yield section, number
+        elif key := _KEY.match(line):
+            yield (*section, key[1] or key[2] or key[3] or ""), number
+
+
+def _line_of(location: Location, lines: Mapping[Location, int]) -> int:
+    """Return the line of a key, else that of its section, else 0."""
+    starts = (location[:length] for length in range(len(location), 0, -1))
+    return next((lines[start] for start in starts if start in lines), 0)
+
+
+_SENTENCES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "missing": lambda _: "is required",
+    "literal_error": lambda context: "must be " + str(context["expected"]).replace("'", '"'),
+    "greater_than": lambda context: f"must be greater than {context['gt']:g}",
+    "greater_than_equal": lambda context: f"must be at least {context['ge']:,}",
+    "less_than_equal": lambda context: f"must be at most {context['le']:,}",
+    "finite_number": lambda _: "must be a finite number",
+    "int_type": lambda _: "must be a whole number",
+    "float_type": lambda _: "must be a number",
+    "string_type": lambda _: "must be a text in quotes",
+    "tuple_type": lambda _: "must be a list in brackets",
+    "model_type": lambda _: "must be a section in brackets",
+}
+"""Our words for the kinds of errors of pydantic."""
+
+
+def _describe(error: Mapping[str, Any], document: Mapping[str, object]) -> str:
+    location: Location = error["loc"]
+    sentence = _SENTENCES.get(error["type"])
     message = str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
-        message = "unknown key"
+        message = f"unknown key{_did_you_mean(str(location[-1]), _known_keys(location))}"
+    elif sentence:
+        message = sentence(error.get("ctx", {}))
     key = _key_name(location, document)
     return f"{key}: {message}" if key else message
 
 
-def _key_name(location: tuple[object, ...], document: dict[str, object]) -> str:
+def _known_keys(location: Location) -> list[str]:
+    """Return the keys that the section of a location can have."""
+    if len(location) == 1:
+        return list(Settings.model_fields)
+    if location[0] == "accounts":
+        return list(AccountSettings.model_fields)
+    return list(type(getattr(Settings(), str(location[0]))).model_fields)
+
+
+def _did_you_mean(word: str, known: Iterable[str]) -> str:
+    by_lower_case = {name.lower(): name for name in known}
+    for guess in get_close_matches(word.lower()[:100], by_lower_case, n=1):
+        return f'; did you mean "{by_lower_case[guess]}"?'
+    return ""
+
+
+def _shown(text: str) -> str:
+    """Return a short printable text; a secret in the place of a name is not shown.
+
+    >>> _shown("bakery"), _shown("EAAGm0PX4ZCpsBAKZA1"), _shown("a\\nb")
+    ('bakery', '***', 'a?b')
+    """
+    if _SECRET_SHAPE.search(text):
+        return "***"
+    shown = "".join(letter if letter.isprintable() else "?" for letter in text)
+    return shown if len(shown) <= 64 else shown[:63] + "…"
+
+
+def _key_name(location: Location, document: Mapping[str, object]) -> str:
     """Return the key as in the file, such as `accounts[2] "bakery".page_id`."""
     parts: list[str] = []
     for index, part in enumerate(location):
@@ -394,9 +591,9 @@ def _key_name(location: tuple[object, ...], document: dict[str, object]) -> str:
             entries = document["accounts"]
             entry = entries[part] if isinstance(entries, list) else None
             name = entry.get("name") if isinstance(entry, dict) else None
-            parts[-1] += f"[{part + 1}]" + (f' "{name}"' if isinstance(name, str) else "")
+            parts[-1] += f"[{part + 1}]" + (f' "{_shown(name)}"' if isinstance(name, str) else "")
         elif isinstance(part, int):
             parts[-1] += f"[{part + 1}]"
         else:
-            parts.append(str(part))
+            parts.append(_shown(part))
     return ".".join(parts)

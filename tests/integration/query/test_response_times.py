@@ -39,14 +39,14 @@ def settings_with(hours: dict[str, Hours], session_gap_hours: float = 24) -> Set
     accounts = [
         f"""[[accounts]]
 name = "{name}"
-page_id = "1"
+page_id = "{page_id}"
 platform = "instagram"
 token_env = "TOKEN"
 start_date = "2026-01-01"
 timezone = "{clock.zone}"
 business_hours = "Mon-Fri {clock.opens:02}:00-{clock.closes:02}:00"
 """
-        for name, clock in hours.items()
+        for page_id, (name, clock) in enumerate(hours.items(), start=1)
     ]
     return parse_settings(
         "\n".join([f"[metrics]\nsession_gap_hours = {session_gap_hours}", *accounts]).encode()
