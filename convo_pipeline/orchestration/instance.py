@@ -1,6 +1,11 @@
-"""The Dagster instance that records runs: the one in DAGSTER_HOME, or an ephemeral one."""
+"""The Dagster instance that records runs: the one in DAGSTER_HOME, or an ephemeral one.
+
+Dagster collects and sends telemetry unless `dagster.yaml` says otherwise. So a folder without this
+file gets one, and our own commands collect none, whatever the file says.
+"""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import dagster as dg
@@ -33,14 +38,24 @@ def open_instance(environ: Mapping[str, str]) -> dg.DagsterInstance:
 
 def open_home(path: Path) -> dg.DagsterInstance:
     """Open the instance of a folder; Dagster's default storage keeps its connections open."""
-    return dg.DagsterInstance.from_ref(with_kept_connections(InstanceRef.from_dir(str(path))))
+    home = str(make_home(path))
+    ref = InstanceRef.from_dir(home, overrides={"telemetry": {"enabled": False}})
+    return dg.DagsterInstance.from_ref(with_kept_connections(ref))
 
 
 def make_home(path: Path) -> Path:
     """Make a folder for DAGSTER_HOME, with telemetry off; an existing dagster.yaml stays."""
     path.mkdir(parents=True, exist_ok=True)
-    if not (path / "dagster.yaml").exists():
+    if not any((path / name).exists() for name in ("dagster.yaml", "dagster.yml")):
         shipped = Path("dagster.yaml")
         text = shipped.read_text() if shipped.is_file() else QUIET_CONFIG
-        (path / "dagster.yaml").write_text(text)
+        with suppress(OSError), (path / "dagster.yaml").open("x") as file:
+            file.write(text)
     return path.resolve()
+
+
+def silence_home(environ: Mapping[str, str]) -> None:
+    """Give an existing DAGSTER_HOME without dagster.yaml one that switches telemetry off."""
+    home = Path(environ.get(HOME_VARIABLE, "").strip())
+    if home.is_absolute() and home.is_dir():
+        make_home(home)
