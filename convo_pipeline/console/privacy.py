@@ -11,7 +11,7 @@ from convo_pipeline.privacy import forget
 from convo_pipeline.privacy.deletion import (
     callback_response,
     describe_request,
-    finish_request,
+    finish_request_soon,
     read_request,
     read_requests,
     read_status_url,
@@ -63,7 +63,7 @@ def answer_request(
         request = receive_request(settings, store, text, environ, clock.now())
         answer = callback_response(settings, request).decode()
         try:
-            request = finish_request(settings, store, request, clock.now())
+            request = finish_request_soon(settings, store, request, clock)
         except StoreError as error:
             return answer, f"stored; the nightly upkeep tries again: {error}"
     if request.outcome == "not_found":

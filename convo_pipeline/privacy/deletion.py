@@ -23,9 +23,10 @@ from urllib.parse import urlencode
 
 from pydantic import TypeAdapter
 
+from convo_pipeline.base.clock import Clock
 from convo_pipeline.base.json_text import dump_json, load_json
 from convo_pipeline.base.secrets import read_secret
-from convo_pipeline.errors import PayloadError, SettingsError
+from convo_pipeline.errors import BusyError, PayloadError, SettingsError
 from convo_pipeline.lake.store import Store
 from convo_pipeline.lake.suppression import keyed_hash, make_key
 from convo_pipeline.privacy.erasure import PendingFiles, apply_to_each
@@ -37,8 +38,11 @@ REQUESTS_FOLDER = "deletions"
 CODE_CHARACTERS = 24
 ALGORITHM = "HMAC-SHA256"
 MOST_CHARACTERS = 8192
-"""Length of the longest signed request that is read."""
+"""Length of the longest signed request or query that is read."""
+PAUSES_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+"""Pauses between tries while a run works on an account: about a minute."""
 _USER_ID = re.compile(r"[0-9]{1,32}")
+_CODE = re.compile(r"[0-9a-z]{1,64}")
 
 DeletionOutcome = Literal["open", "erased", "not_found"]
 STATUS_TEXTS: Mapping[DeletionOutcome, str] = {
@@ -131,11 +135,21 @@ def receive_request(
 def finish_request(
     settings: Settings, store: Store, request: DeletionRequest, now: datetime
 ) -> DeletionRequest:
-    """Erase the person from every account; after a StoreError the request stays open."""
-    person_id = request.person_id
-    if person_id is None:
-        return request
+    """Erase the person from every account; after a StoreError the request stays open.
 
+    One request is finished at a time, over all processes. One that another process has finished
+    meanwhile is returned as it is.
+    """
+    with store.locks.deletions():
+        request = read_request(store, request.code) or request
+        if request.person_id is None:
+            return request
+        return _erase_everywhere(settings, store, request, request.person_id, now)
+
+
+def _erase_everywhere(
+    settings: Settings, store: Store, request: DeletionRequest, person_id: str, now: datetime
+) -> DeletionRequest:
     def erase_from(account: str) -> str | None:
         return account if forget(settings, store, account, person_id, now) else None
 
@@ -152,6 +166,18 @@ def finish_request(
     if errors:
         raise errors[0]
     return request
+
+
+def finish_request_soon(
+    settings: Settings, store: Store, request: DeletionRequest, clock: Clock
+) -> DeletionRequest:
+    """Finish a request; if a run works on an account, try again for about a minute."""
+    for pause_seconds in PAUSES_SECONDS:
+        try:
+            return finish_request(settings, store, request, clock.now())
+        except BusyError:
+            clock.sleep(pause_seconds)
+    return finish_request(settings, store, request, clock.now())
 
 
 def finish_open_requests(settings: Settings, store: Store, now: datetime) -> list[DeletionRequest]:
@@ -189,7 +215,7 @@ def read_requests(store: Store) -> list[DeletionRequest]:
 
 def read_request(store: Store, code: str) -> DeletionRequest | None:
     """Return the request with this code, or None."""
-    is_code = code.isascii() and code.isalnum()
+    is_code = _CODE.fullmatch(code)
     saved = PendingFiles(store, REQUESTS_FOLDER).read(code) if is_code else None
     if saved is None:
         return None

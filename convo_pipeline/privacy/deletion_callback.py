@@ -2,13 +2,19 @@
 
 POST takes Meta's `signed_request`. GET with `?code=` returns the status of a request as text. A
 POST is answered as soon as the request is stored, and the person is erased after that. The
-application logs nothing, because its input names a person.
+application logs nothing of a request, because its input names a person. Only a defect is logged,
+with its class and place.
 """
 
+import io
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
+from http import HTTPStatus
+from itertools import islice
 from socketserver import ThreadingMixIn
+from typing import TextIO
 from urllib.parse import parse_qs
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -18,20 +24,24 @@ from convo_pipeline.base.json_text import dump_json
 from convo_pipeline.errors import ConvoError, PayloadError
 from convo_pipeline.lake.store import Store
 from convo_pipeline.privacy.deletion import (
+    MOST_CHARACTERS,
     DeletionRequest,
     callback_response,
     describe_request,
-    finish_request,
+    finish_request_soon,
     read_app_secret,
     read_request,
     read_status_url,
     receive_request,
 )
+from convo_pipeline.reasons import locate_error
 from convo_pipeline.settings import Settings, read_settings
 
 HOST = "127.0.0.1"
 MOST_BYTES = 64 * 1024
 """Size of the largest form that is read."""
+MOST_LINES = 100
+"""Lines of a request that are read and discarded before it is refused."""
 JSON, TEXT = "application/json", "text/plain; charset=utf-8"
 WsgiResponse = tuple[str, str, bytes]
 """Status line, content type and body."""
@@ -97,7 +107,10 @@ class _Callback:
                     )
                 return ("200 OK", JSON, callback_response(self._settings, request)), request
             if method in ("GET", "HEAD"):
-                code = parse_qs(environ.get("QUERY_STRING", "")).get("code", [""])[0]
+                query = environ.get("QUERY_STRING", "")
+                if len(query) > MOST_CHARACTERS:
+                    raise PayloadError("the query is too long")
+                code = parse_qs(query).get("code", [""])[0]
                 with self._open_store() as store:
                     found = read_request(store, code)
                 page = describe_request(found) if found else "There is no request with this code.\n"
@@ -108,18 +121,28 @@ class _Callback:
         except ConvoError:
             reason = "this cannot be stored now; send it again"
             return _error_response("503 Service Unavailable", reason), None
+        except Exception as error:
+            _log_defect(error)
+            return _error_response("500 Internal Server Error", "a defect of this program"), None
         reason = "POST a signed_request, or GET with a code"
         return _error_response("405 Method Not Allowed", reason), None
 
     def finish(self, request: DeletionRequest) -> None:
         """Erase the person; the nightly upkeep does what is not possible now."""
-        with suppress(ConvoError), self._open_store() as store:
-            finish_request(self._settings, store, request, self._clock.now())
+        try:
+            with suppress(ConvoError), self._open_store() as store:
+                finish_request_soon(self._settings, store, request, self._clock)
+        except Exception as error:
+            _log_defect(error)
 
     @contextmanager
     def _open_store(self) -> Iterator[Store]:
         with closing(Store(self._settings.store, self._clock)) as store:
             yield store
+
+
+def _log_defect(error: Exception) -> None:
+    sys.stderr.write(f"deletion callback: {locate_error(error)}\n")
 
 
 def _error_response(status: str, text: str) -> WsgiResponse:
@@ -128,12 +151,12 @@ def _error_response(status: str, text: str) -> WsgiResponse:
 
 def _read_form(environ: WSGIEnvironment) -> dict[str, list[str]]:
     length = environ.get("CONTENT_LENGTH") or "0"
-    if not length.isdecimal() or int(length) > MOST_BYTES:
+    if not length.isdecimal() or len(length) > 9 or int(length) > MOST_BYTES:
         raise PayloadError("this is no form of a deletion request")
-    body: bytes = environ["wsgi.input"].read(int(length))
     try:
+        body: bytes = environ["wsgi.input"].read(int(length))
         return parse_qs(body.decode("ascii"))
-    except ValueError:
+    except (ValueError, OSError):  # OSError: the connection ended or was silent too long.
         raise PayloadError("this is no form of a deletion request") from None
 
 
@@ -142,12 +165,28 @@ class _Server(ThreadingMixIn, WSGIServer):
 
     daemon_threads = False
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Log nothing about a connection that ended or was silent too long."""
+
 
 class _SilentHandler(WSGIRequestHandler):
     timeout = 30
 
     def log_message(self, format: str, *args: object) -> None:
         """Log nothing: the request line and errors can name a person's request."""
+
+    def get_stderr(self) -> TextIO:
+        """Discard the tracebacks of connections that end while a response is sent."""
+        return io.StringIO()
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Answer a request line of more than 64 KiB by 400, after reading what the client sends."""
+        if code == HTTPStatus.REQUEST_URI_TOO_LONG:
+            code, message = HTTPStatus.BAD_REQUEST, None
+            with suppress(OSError):
+                lines = iter(lambda: self.rfile.readline(MOST_BYTES), b"")
+                next((line for line in islice(lines, MOST_LINES) if not line.strip()), None)
+        super().send_error(code, message, explain)
 
 
 def make_callback_server(application: WSGIApplication, port: int) -> WSGIServer:

@@ -43,6 +43,12 @@ class Locks:
             yield
 
     @contextmanager
+    def deletions(self) -> Iterator[None]:
+        """Lock the requests of Meta's deletion callback: one is finished at a time."""
+        with self._lock("deletions", FOREVER):
+            yield
+
+    @contextmanager
     def partition(self, parts: Parts) -> Iterator[None]:
         """Lock a partition's file for a writer."""
         index = hashlib.sha256("/".join(parts).encode()).digest()[0] % PARTITION_LOCK_COUNT

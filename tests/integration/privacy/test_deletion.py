@@ -6,18 +6,23 @@ import hmac
 import http.client
 import json
 import shutil
+import socket
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlencode, urlsplit
+from wsgiref.types import WSGIApplication
 from wsgiref.validate import validator
 
 import pytest
 from click.testing import CliRunner, Result
 
+from convo_pipeline.base.clock import Clock
 from convo_pipeline.base.json_text import dump_json
 from convo_pipeline.cli import main
 from convo_pipeline.errors import BusyError, PayloadError, SettingsError
@@ -42,7 +47,8 @@ from tests.support.byte_grep import find_texts
 from tests.support.inboxes import NOW, Inboxes, serve, small_world, stopped_clock
 from tests.support.spools import append_json
 
-ADA, NOBODY, SECRET = "9990000000000101", "5550000000000001", "app-secret-of-the-tests"
+ADA, BOB, NOBODY = "9990000000000101", "9990000000000202", "5550000000000001"
+SECRET = "app-secret-of-the-tests"
 SAID = "what Ada wrote"
 STATUS_URL = "https://privacy.example.org/deletion"
 PUBLISHED = (
@@ -119,9 +125,7 @@ def extracted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     world = small_world()
     for account in world.accounts.values():
         account.add_conversation("Ada", ADA).add_message(SAID, NOW.replace(day=3))
-    world.accounts["mess"].add_conversation("Bob", "9990000000000202").add_message(
-        "Bob's", NOW.replace(day=3)
-    )
+    world.accounts["mess"].add_conversation("Bob", BOB).add_message("Bob's", NOW.replace(day=3))
     with serve(root, world) as inboxes:
         inboxes.extract_whole()
     return root
@@ -168,7 +172,15 @@ def test_person_in_the_spool_of_a_killed_first_run_is_erased(tmp_path: Path) -> 
 def callback(inboxes: Inboxes) -> Iterator[int]:
     """Serve the callback, checked against the WSGI rules; on exit all erasures are finished."""
     application = make_application(inboxes.settings, inboxes.environ, stopped_clock(inboxes.clock))
-    with make_callback_server(validator(application), 0) as server:
+    with serving(validator(application)) as port:
+        yield port
+
+
+@contextmanager
+def serving(application: WSGIApplication, timeout_seconds: float = 30) -> Iterator[int]:
+    with make_callback_server(application, 0) as server:
+        timeout = {"timeout": timeout_seconds}
+        server.RequestHandlerClass = type("Handler", (server.RequestHandlerClass,), timeout)
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         try:
@@ -305,6 +317,72 @@ def test_nightly_upkeep_finishes_a_locked_account(inboxes: Inboxes) -> None:
         None,
     )
     assert find_texts(inboxes.store.root, [ADA], "mess") == []
+
+
+def test_requests_that_come_close_together_are_all_finished(inboxes: Inboxes) -> None:
+    """A run works on an account when they come; no request is left to the nightly upkeep."""
+    people = [ADA, BOB, *(str(int(NOBODY) + number) for number in range(4))]
+    application = make_application(inboxes.settings, inboxes.environ, Clock(now=inboxes.clock.now))
+    with (
+        serving(application) as port,
+        inboxes.store.lock_account("mess"),
+        ThreadPoolExecutor(len(people)) as pool,
+    ):
+        texts = [request_for(person) for person in people]
+        answers = list(pool.map(lambda text: post(port, text), [*texts, *texts]))
+        assert {request.outcome for request in read_requests(inboxes.store)} == {"open"}
+    assert {status for status, _ in answers} == {200}
+    outcomes = Counter(request.outcome for request in read_requests(inboxes.store))
+    assert outcomes == {"erased": 2, "not_found": 4}
+
+
+def test_finished_request_is_not_finished_again(inboxes: Inboxes) -> None:
+    """Meta sends a request twice; the second erasure finds nobody and keeps the first result."""
+    settings, store = inboxes.settings, inboxes.store
+    request = receive_request(settings, store, request_for(ADA), inboxes.environ, NOW)
+    first = finish_request(settings, store, request, NOW)
+    assert first.outcome == "erased"
+    assert finish_request(settings, store, request, NOW) == first
+    assert read_requests(store) == [first]
+
+
+def test_code_that_nobody_has_is_not_found_whatever_its_length(inboxes: Inboxes) -> None:
+    lengths = (1, 24, 64, 65, 251, 256, 5_000, 10_000, 60_000, 70_000, 300_000)
+    with callback(inboxes) as port:
+        statuses = [ask(port, "GET", f"/?code={'a' * length}")[0] for length in lengths]
+    assert statuses == [404] * 7 + [400] * 4
+
+
+def test_length_of_a_form_is_a_small_number(inboxes: Inboxes) -> None:
+    lengths = ("-1", "x", "9" * 5_000, "1e3", "99999999")
+    with serving(make_application(inboxes.settings, inboxes.environ)) as port:
+        statuses = [ask(port, "POST", "/", "", **{"Content-Length": text})[0] for text in lengths]
+    assert statuses == [400] * len(lengths)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"GET /?code=abc",
+        b"POST / HTTP/1.1\r\nContent-Length: 900\r\n\r\nsigned_request=abc",
+        b"POST / HTTP/1.1\r\nContent-Length: 900\r\n",
+        b"GET /" + b"a" * 70_000,
+    ],
+)
+def test_stalled_connection_logs_nothing(
+    inboxes: Inboxes, sent: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    application = make_application(inboxes.settings, inboxes.environ)
+    with (
+        serving(application, timeout_seconds=0.2) as port,
+        socket.create_connection(("127.0.0.1", port)) as connection,
+    ):
+        connection.sendall(sent)
+        with suppress(ConnectionError):
+            while connection.recv(65_536):
+                pass
+    assert capfd.readouterr() == ("", "")
 
 
 def test_stored_request_is_finished_later(inboxes: Inboxes) -> None:
