@@ -469,34 +469,48 @@ REASONS_OF_ERRORS: Mapping[type[ConvoError], RunReason] = {
 def reason_of(error: BaseException) -> RunReason:
     """Return the reason that a run stores for an error.
 
+    An error of the operating system is one of a file, unless it is one of a connection.
+
     >>> reason_of(StoppedError("Ctrl-C")), reason_of(MemoryError()), reason_of(KeyError("x"))
     ('stopped', 'memory', 'defect')
+    >>> reason_of(PermissionError(13, "Permission denied")), reason_of(ConnectionResetError())
+    ('store', 'unreachable')
     """
     if isinstance(error, ConvoError):
         matching = (word for kind, word in REASONS_OF_ERRORS.items() if isinstance(error, kind))
         return next(matching, "answer")
     has_no_thread = type(error) is RuntimeError and error.args == ("can't start new thread",)
     is_out_of_memory = isinstance(error, MemoryError) or getattr(error, "errno", 0) == errno.ENOMEM
-    return "memory" if is_out_of_memory or has_no_thread else "defect"
+    if is_out_of_memory or has_no_thread:
+        return "memory"
+    if not isinstance(error, OSError):
+        return "defect"
+    is_connection = isinstance(error, (ConnectionError, TimeoutError)) or error.errno is None
+    return "unreachable" if is_connection else "store"
 
 
 def locate_error(error: BaseException) -> str:
     """Return an unexpected error's class and its place in this package, without its text.
 
-    The text may hold a token or a customer's message.
+    The text may hold a token or a customer's message. An error of a file names the file.
 
     >>> locate_error(KeyError("secret"))
     'KeyError'
+    >>> locate_error(PermissionError(13, "Permission denied", "/lake/messages"))
+    'Permission denied: /lake/messages, PermissionError'
     """
+    kind = type(error).__name__
+    if isinstance(error, OSError) and error.strerror and isinstance(error.filename, str):
+        kind = f"{error.strerror}: {error.filename}, {kind}"
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
         if PACKAGE in Path(frame.filename).parents
     ]
     if not frames:
-        return type(error).__name__
+        return kind
     path = Path(frames[-1].filename).relative_to(PACKAGE.parent).as_posix()
-    return f"{type(error).__name__} in {path} line {frames[-1].lineno} ({frames[-1].name})"
+    return f"{kind} in {path} line {frames[-1].lineno} ({frames[-1].name})"
 
 
 def describe_error(error: BaseException, interface: Interface = "command_line") -> str:

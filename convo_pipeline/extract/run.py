@@ -7,12 +7,13 @@ import os
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
+from contextlib import suppress
 from datetime import date
 
 from convo_pipeline.base.cancellation import Cancellation
 from convo_pipeline.base.clock import SYSTEM_CLOCK, Clock
 from convo_pipeline.base.threads import ThreadPool, rare_garbage_collection
-from convo_pipeline.errors import SettingsError
+from convo_pipeline.errors import SettingsError, StoreError
 from convo_pipeline.extract.account import AccountRun
 from convo_pipeline.extract.report import AccountReport, Mode, Progress
 from convo_pipeline.extract.spool import delete_old_spools
@@ -78,7 +79,8 @@ def extract(
             loads.submit(int).result()  # start one thread before the accounts use the memory
             reports = _report_all(runs, cancellation)
         configured = [account.name for account in settings.accounts]
-        delete_old_spools(store.state_path, clock.now(), configured)
+        with suppress(StoreError):  # The nightly upkeep does it again and reports the error.
+            delete_old_spools(store.state_path, clock.now(), configured)
     finally:
         export_runs(store, run_id)
     return reports

@@ -180,7 +180,8 @@ class Spool:
             staged.rename(self.folder / f"{name}.json")
             sync_folder(self.folder)
         except OSError as error:
-            staged.unlink(missing_ok=True)
+            with suppress(OSError):
+                staged.unlink()
             raise StoreError(f"cannot write the spool {self.folder}: {error.strerror}") from None
 
     def __iter__(self) -> Iterator[Record]:
@@ -195,8 +196,11 @@ class Spool:
             yield from map(decode_record, value.get("states", ()))
 
     def delete(self) -> None:
-        """Remove the spool after its records were stored."""
-        shutil.rmtree(self.folder)
+        """Remove the spool after its records were stored.
+
+        After a StoreError the next run stores the same records once more.
+        """
+        _remove_folder(self.folder)
 
 
 def left_spools(state_path: Path, account: str) -> list[Spool]:
@@ -213,14 +217,21 @@ def find_damaged_records(state_path: Path) -> list[Path]:
     for account in LocalFolder(state_path).list_names((SPOOL,)):
         for run in _run_folders(state_path, account):
             for file in sorted(run.glob("*.json")):
-                with suppress(FileNotFoundError):
-                    if not _is_undamaged(file, file.read_bytes()):
-                        found.append(file.relative_to(state_path))
+                try:
+                    content = file.read_bytes()
+                except FileNotFoundError:
+                    continue
+                except OSError as error:
+                    raise storage_error(file, "read", error) from None
+                if not _is_undamaged(file, content):
+                    found.append(file.relative_to(state_path))
     return found
 
 
 def delete_old_spools(state_path: Path, now: datetime, accounts: Collection[str] = ()) -> int:
     """Remove spools older than seven days, except of these accounts; return how many.
+
+    Raise the first StoreError after trying all.
 
     A spool may hold the only copy of a message that is no longer among the newest 20.
     So the spool of a configured account stays until it is stored.
@@ -234,9 +245,22 @@ def delete_old_spools(state_path: Path, now: datetime, accounts: Collection[str]
             with suppress(StoreError):
                 runs = _run_folders(state_path, account)
                 old += [run for run in runs if run.stat().st_mtime < limit]
+    errors: list[StoreError] = []
     for run in old:
-        shutil.rmtree(run)
+        try:
+            _remove_folder(run)
+        except StoreError as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
     return len(old)
+
+
+def _remove_folder(folder: Path) -> None:
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:
+        raise storage_error(folder, "remove", error) from None
 
 
 def _encode(record: Record, states: Sequence[StateRecord]) -> bytes:

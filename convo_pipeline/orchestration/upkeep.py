@@ -8,6 +8,7 @@ from pathlib import Path
 import dagster as dg
 
 from convo_pipeline.errors import ConvoError
+from convo_pipeline.extract.spool import delete_old_spools
 from convo_pipeline.lake.compact import compact
 from convo_pipeline.lake.store import Store
 from convo_pipeline.orchestration.deployment import Deployment
@@ -61,6 +62,9 @@ def run_upkeep(deployment: Deployment, log: Log) -> list[str]:
             "deletion requests finished": lambda: len(finish_open_requests(settings, store, now)),
             "unsent messages removed": lambda: sum(
                 len(each.messages) for each in remove_unsent(settings, store, now)
+            ),
+            "old spools removed": lambda: delete_old_spools(
+                store.state_path, now, [account.name for account in settings.accounts]
             ),
             "files checked": lambda: scrub(store, today, gap),
             "partitions expired": lambda: len(

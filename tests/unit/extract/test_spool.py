@@ -172,3 +172,12 @@ def test_spools_of_unknown_accounts_are_deleted_after_seven_days(tmp_path: Path)
     assert delete_old_spools(tmp_path, now + timedelta(days=8), ["bakery", "bikes"]) == 0
     assert delete_old_spools(tmp_path, now + timedelta(days=8)) == 1
     assert left_spools(tmp_path, "bakery") == []
+
+
+def test_spool_that_cannot_be_removed_is_an_error_of_the_store(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    folder = tmp_path / "run"
+    folder.symlink_to(elsewhere)
+    with pytest.raises(StoreError, match=f"cannot remove {folder}"):
+        Spool(folder).delete()
