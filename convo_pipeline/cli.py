@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,7 +20,8 @@ from convo_pipeline.base.json_text import dump_json
 from convo_pipeline.base.secrets import redact
 from convo_pipeline.console.results import WRITERS
 from convo_pipeline.errors import ConvoError, SettingsError
-from convo_pipeline.query.connection import QueryError, connect
+from convo_pipeline.query.connection import QueryError
+from convo_pipeline.query.connection import connect as open_lake_connection
 from convo_pipeline.settings import (
     CONFIG_FILE,
     CONFIG_VARIABLE,
@@ -181,6 +182,78 @@ def demo(root: str, ui: bool, port: int) -> None:
 
     if not run_demo(Path(root), Console(), ui_port=port if ui else None):
         sys.exit(EXIT_FAILED)
+
+
+@main.command()
+@click.argument("token")
+@click.option(
+    "--start-date",
+    type=UtcDate(),
+    help="start_date of the new accounts, UTC. Default: one year ago.",
+)
+@click.option("--write", is_flag=True, help="Append the blocks to the configuration file.")
+@click.pass_obj
+def connect(context: CommandContext, token: str, start_date: date | None, write: bool) -> None:
+    """List the inboxes that one token opens, and print their [[accounts]] blocks.
+
+    TOKEN is the name of a variable, or the absolute path of a file, with the token of a user, of a
+    system user or of Instagram Login. The blocks use it by `token_from`: the token of each Page is
+    read from the API and held in memory only.
+
+    \b
+    Example:
+      convo-pipeline connect META_TOKEN --write
+    """
+    from convo_pipeline.console.connect import append_blocks, find_inboxes, show_inboxes
+
+    found = find_inboxes(context.config, token, os.environ, context.clock)
+    show_inboxes(found, Console(stderr=True))
+    today = context.clock.now().date()
+    blocks = found.blocks(start_date or today - timedelta(days=365))
+    if write and blocks:
+        path = append_blocks(context.config, blocks, os.environ)
+        click.echo(f"{path} has the new accounts; next: convo-pipeline check", err=True)
+    elif blocks:
+        click.echo(blocks, nl=False)
+    if found.missing_permissions or any(inbox.problem for inbox in found.inboxes):
+        sys.exit(EXIT_FAILED)
+    if not found.inboxes:
+        sys.exit(EXIT_NOT_FOUND)
+
+
+@main.command()
+@click.argument("account")
+@click.option("--renew", is_flag=True, help="Get a token that lives longer.")
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File for the new token (mode 0600). Default: stdout, if it is a pipe.",
+)
+@format_option("text", "json")
+@click.pass_obj
+def token(
+    context: CommandContext, account: str, renew: bool, output: Path | None, form: str
+) -> None:
+    """Show kind, owner, permissions and expiry of ACCOUNT's token; never the token itself.
+
+    With --renew, exchange a user's token for one of 60 days, or refresh an Instagram Login token.
+
+    \b
+    Example:
+      convo-pipeline token studio-instagram --renew --output /etc/convo-pipeline/studio.token
+    """
+    from convo_pipeline.console.connect import describe_token, renew_token, write_token
+
+    settings, clock = context.settings, context.clock
+    if renew:
+        if output is None and sys.stdout.isatty():
+            raise SettingsError("a token is not printed to a terminal: add --output FILE")
+        new = renew_token(settings, account, os.environ, clock)
+        click.echo(write_token(new, output, sys.stdout), err=True)
+        return
+    report = describe_token(settings, account, os.environ, clock)
+    text = dump_json(report.to_json()).decode() if form == "json" else "\n".join(report.lines())
+    click.echo(text)
 
 
 @main.command()
@@ -382,7 +455,7 @@ def query(
     from convo_pipeline.console.query import open_shell, run_sql
 
     lake_root, settings = context.find_lake(root)
-    with connect(lake_root, settings=settings) as con:
+    with open_lake_connection(lake_root, settings=settings) as con:
         if sql is not None:
             run_sql(con, sql, form, output)
             return

@@ -28,7 +28,7 @@ def emulator_if_needed(
     if not emulated:
         yield settings, environ
         return
-    tokens = {account.token_env: EMULATOR_TOKEN for account in emulated} | dict(environ)
+    tokens = {account.token_name: EMULATOR_TOKEN for account in emulated} | dict(environ)
     if URL_VARIABLE in environ:
         yield _with_address(settings, environ[URL_VARIABLE]), tokens
     else:

@@ -170,6 +170,17 @@ def _check_variable_name(value: str) -> str:
     return value
 
 
+def _check_absolute(path: str) -> str:
+    """Refuse a relative path: it would depend on the current folder."""
+    if not os.path.isabs(path) or _SECRET_SHAPE.fullmatch(path):
+        raise ValueError("must be an absolute path such as /run/secrets/page_token")
+    return path
+
+
+def _check_variable_or_file(name: str) -> str:
+    return name if os.path.isabs(name) else _check_variable_name(name)
+
+
 BaseUrl = Annotated[str, AfterValidator(_check_base_url)]
 Version = Annotated[str, _matching(_VERSION.pattern, 'must be a version such as "v26.0"')]
 VariableName = Annotated[str, AfterValidator(_check_variable_name)]
@@ -323,7 +334,9 @@ class AccountSettings(_Section):
     name: AccountName
     page_id: PageId
     platform: Literal["instagram", "messenger"]
-    token_env: VariableName
+    token_env: VariableName | None = None
+    token_file: Annotated[str, AfterValidator(_check_absolute)] | None = None
+    token_from: Annotated[str, AfterValidator(_check_variable_or_file)] | None = None
     app_secret_env: VariableName | None = None
     start_date: date
     folders: tuple[str, ...] = Field(default=("",), strict=False)
@@ -331,6 +344,23 @@ class AccountSettings(_Section):
     business_hours: str | None = None
     base_url: BaseUrl | None = None
     version: Version | None = None
+
+    @property
+    def token_name(self) -> str:
+        """The variable or the absolute path of the file that holds the token."""
+        return self.token_env or self.token_file or self.token_from or ""
+
+    @model_validator(mode="after")
+    def _check_token(self) -> Self:
+        names = ("token_env", "token_file", "token_from")
+        if sum(getattr(self, name) is not None for name in names) != 1:
+            raise ValueError(
+                "set exactly one of token_env (a variable with the token), token_file (a file with"
+                " it) and token_from (a variable or file with a user's token)"
+            )
+        if self.token_from and self.page_id == "me":
+            raise ValueError("token_from needs the Page's id as page_id")
+        return self
 
     @field_validator("start_date", mode="before")
     @classmethod
@@ -416,11 +446,11 @@ class Settings(_Section):
                 raise ValueError(f'accounts: the name "{name}" is used twice')
         owners: dict[tuple[str, ...], str] = {}
         for account in self.accounts:
-            owner = account.token_env if account.page_id == "me" else ""
+            owner = account.token_name if account.page_id == "me" else ""
             inbox = (self.base_url(account), account.platform, account.page_id, owner)
             other = owners.setdefault(inbox, account.name)
             if other != account.name:
-                what = "token_env" if owner else "page_id"
+                what = "token" if owner else "page_id"
                 raise ValueError(
                     f'accounts: "{other}" and "{account.name}" are the same inbox ({what} and'
                     " platform are equal): remove one block"

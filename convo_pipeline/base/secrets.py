@@ -8,13 +8,15 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from convo_pipeline.errors import SettingsError
 from convo_pipeline.settings import AccountSettings
 
 MASK = "***"
+MAX_SECRET_BYTES = 4096
 _SECRET_SHAPES = re.compile(
-    r"(?P<key>(?:access_token|appsecret_proof|input_token|client_secret)"
+    r"(?P<key>(?:access_token|exchange_token|appsecret_proof|input_token|client_secret)"
     r"(?:=|%3D|[\"']?\s*:\s*[\"']?))[^&\s\"'\\]+"
     r"|(?P<bearer>Bearer\s+)[^\s\"',}]+"
     r"|\b(?:EAA|IGAA|IGQ)[A-Za-z0-9_-]{16,}"
@@ -27,6 +29,8 @@ class Credentials:
 
     token: str = field(repr=False)
     app_secret: str | None = field(default=None, repr=False)
+    is_user_token: bool = field(default=False, repr=False)
+    """Whether the token belongs to a user or system user, who can read the Page's token."""
 
     def __reduce__(self) -> tuple[object, ...]:
         raise TypeError("credentials cannot be pickled; read them from the environment")
@@ -35,13 +39,25 @@ class Credentials:
 def read_credentials(
     account: AccountSettings, environ: Mapping[str, str] = os.environ
 ) -> Credentials:
-    """Read an account's token and app secret; SettingsError names a missing variable."""
+    """Read an account's token and app secret; SettingsError names a missing variable or file."""
     owner = f'account "{account.name}"'
     secret_variable = account.app_secret_env
     return Credentials(
-        read_secret(account.token_env, owner, environ),
+        read_token(account.token_name, owner, environ),
         read_secret(secret_variable, owner, environ) if secret_variable else None,
+        is_user_token=account.token_from is not None,
     )
+
+
+def read_token(name: str, owner: str, environ: Mapping[str, str]) -> str:
+    """Read the token in a file, if `name` is an absolute path, else in an environment variable."""
+    if not os.path.isabs(name):
+        return read_secret(name, owner, environ)
+    try:
+        content = Path(name).read_bytes()[: MAX_SECRET_BYTES + 1]
+    except OSError as error:
+        raise SettingsError(f"{owner}: cannot read {name}: {error.strerror}") from None
+    return _check_secret(content.decode("latin-1").strip(), owner, f"the file {name}")
 
 
 def read_secret(variable: str, owner: str, environ: Mapping[str, str]) -> str:
@@ -49,10 +65,16 @@ def read_secret(variable: str, owner: str, environ: Mapping[str, str]) -> str:
     value = environ.get(variable, "").strip()
     if not value:
         raise SettingsError(f"{owner}: the environment variable {variable} is not set")
+    return _check_secret(value, owner, f"the environment variable {variable}")
+
+
+def _check_secret(value: str, owner: str, place: str) -> str:
+    if not value:
+        raise SettingsError(f"{owner}: {place} is empty")
+    if len(value) > MAX_SECRET_BYTES:
+        raise SettingsError(f"{owner}: {place} is longer than {MAX_SECRET_BYTES} bytes")
     if not value.isascii() or not value.isprintable() or " " in value:
-        raise SettingsError(
-            f"{owner}: the environment variable {variable} has characters that no secret has"
-        )
+        raise SettingsError(f"{owner}: {place} has characters that no secret has")
     return value
 
 

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from urllib.parse import urlsplit
 
 from rich import box
@@ -178,7 +179,7 @@ class AccountCheck:
         self.setup.findings.append(self._make(name, **details))
 
     def _make(self, name: str, **details: str) -> SetupFinding:
-        known = {"variable": self.account.token_env, "page_id": self.account.page_id, **details}
+        known = {"variable": self.account.token_name, "page_id": self.account.page_id, **details}
         return _make_finding(self.account.name, self._connection, name, known)
 
     def _add_error(self, error: ConvoError) -> None:
@@ -217,7 +218,12 @@ class AccountCheck:
         with (
             closing(SqliteLimiter(self.store.state.path, key, rate, self.clock)) as limiter,
             GraphClient(
-                self._endpoint, credentials, limiter, budget=budget, clock=self.clock
+                self._endpoint,
+                credentials,
+                limiter,
+                budget=budget,
+                clock=self.clock,
+                read_credentials=partial(read_credentials, self.account, self.environ),
             ) as client,
         ):
             if self._check_token(client) and self._check_account_id(client):

@@ -196,7 +196,7 @@ def describe_problems(settings: Settings, result: RunResult) -> list[str]:
 def describe_report(settings: Settings, report: AccountReport) -> str:
     """Return why an account's run is not complete, and what to do about it."""
     account = settings.account(report.account)
-    details = {"variable": account.token_env, "page_id": account.page_id}
+    details = {"variable": account.token_name, "page_id": account.page_id}
     outcome = describe_outcome(report.outcome, report.reasons, report.error, details=details)
     return f"{report.account}: {outcome}"
 

@@ -21,6 +21,7 @@ from convo_pipeline.emulator.limiter import ServerLimiter
 from convo_pipeline.emulator.paging import read_paging
 from convo_pipeline.emulator.refusals import Refusal
 from convo_pipeline.emulator.switches import Switches
+from convo_pipeline.emulator.user_tokens import EXCHANGE_PATHS, answer_user, exchange
 from convo_pipeline.emulator.view import CallView, read_id
 from convo_pipeline.emulator.world import Account, Conversation, Message, Payload, World
 
@@ -102,7 +103,13 @@ class GraphApi:
                 "(#3) Application does not have the capability to make this API call.",
                 status=400,
             )
+        if segments in EXCHANGE_PATHS:
+            return exchange(self.world, call, segments)
+        if user := self.world.users.get(call.token or ""):
+            return answer_user(self.world, user, call, segments)
         accounts = self._authorise(call, segments)
+        if segments == ["me", "accounts"]:
+            raise refusals.nonexisting_field("accounts", "Page")
         view = self._view(call, version, now_us)
         if segments == ["debug_token"]:
             call.kind = "token"

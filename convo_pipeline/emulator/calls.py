@@ -7,7 +7,14 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 SECRET_PARAMETERS = frozenset(
-    ("access_token", "appsecret_proof", "input_token", "batch", "client_secret")
+    (
+        "access_token",
+        "appsecret_proof",
+        "input_token",
+        "batch",
+        "client_secret",
+        "fb_exchange_token",
+    )
 )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from convo_pipeline.emulator import ids
 from convo_pipeline.emulator.clock import MICROSECONDS, VirtualClock, from_us, to_us
+from convo_pipeline.emulator.user_tokens import PageUser
 
 EMULATOR_TOKEN = "EAAemulatorTokenThatOpensNothingElse0000"  # noqa: S105 - opens invented data only
 """Token of the emulator's default accounts; it works nowhere else."""
@@ -369,6 +370,8 @@ class World:
         self.clock = clock or VirtualClock()
         self.seed = seed
         self.accounts: dict[str, Account] = {}
+        self.users: dict[str, PageUser] = {}
+        """Users and system users, by token."""
         self.revision = 0
         self.lock = threading.RLock()
 
@@ -379,6 +382,12 @@ class World:
         with self.change():
             account = self.accounts[name] = Account(self, name, page_id, platform, **details)
         return account
+
+    def add_user(self, token: str, **details: Any) -> PageUser:
+        """Add a user or system user with this token; see `PageUser` for the details."""
+        with self.change():
+            user = self.users[token] = PageUser(token, **details)
+        return user
 
     def change(self) -> "_Change":
         """Lock the world for a change and return the time."""

@@ -9,13 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from convo_pipeline.base.cancellation import Cancellation
 from convo_pipeline.base.clock import Clock
-from convo_pipeline.base.secrets import Credentials, read_credentials, redact
+from convo_pipeline.base.secrets import read_credentials, redact
 from convo_pipeline.base.times import DAY_US, day_of, day_start_us, from_us, to_us
 from convo_pipeline.errors import (
     BusyError,
@@ -121,8 +122,7 @@ class AccountRun:
             results.append(self._repair_files())
             for spool in left_spools(self.store.state_path, self.account.name):
                 results.append(self._load(spool))
-            credentials = read_credentials(self.account, self.environ)
-            return self._fetch_and_load(credentials, results, user_id)
+            return self._fetch_and_load(results, user_id)
         except Exception as error:
             commits = tuple(commit for result in results for commit in result.commits)
             counts = sum((result.counts for result in results), Counter[str]())
@@ -148,11 +148,9 @@ class AccountRun:
         reason = "defect" if isinstance(error, ConvoError) else reason_of(error)
         return AccountReport(self.account.name, "failed", (reason,), locate_error(error))
 
-    def _fetch_and_load(
-        self, credentials: Credentials, results: list[LoadResult], user_id: str | None
-    ) -> AccountReport:
+    def _fetch_and_load(self, results: list[LoadResult], user_id: str | None) -> AccountReport:
         with open_client(
-            self.settings, self.store, self.account, credentials, self.clock, self.cancellation
+            self.settings, self.store, self.account, self.environ, self.clock, self.cancellation
         ) as client:
             spool = Spool.create(self.store.state_path, self.account.name, self.run_id)
             calls = AccountCalls(self, client, RunData.create(self.store, self.account, spool))
@@ -166,7 +164,7 @@ class AccountRun:
             else:
                 calls.save_memory()
                 results.append(LoadResult(commits=calls.settle_damaged_files()))
-            return calls.report(results, credentials)
+            return calls.report(results)
 
     def _load(self, spool: Spool, data: RunData | None = None) -> LoadResult:
         """Store the data of a spool, read from it unless given; then delete the spool."""
@@ -206,26 +204,29 @@ def open_client(
     settings: Settings,
     store: Store,
     account: AccountSettings,
-    credentials: Credentials,
+    environ: Mapping[str, str],
     clock: Clock,
     cancellation: Cancellation | None = None,
 ) -> GraphClient:
     """Return the API client of one account's run, with its rate limit and its budget.
 
-    `clock` must be a clock that the cancellation watches, so that waiting ends with the run.
+    SettingsError if the token cannot be read from its variable or file. `clock` must be a clock
+    that the cancellation watches, so that waiting ends with the run.
     """
     graph, endpoint = settings.graph, Endpoint.of(settings, account)
+    read_again = partial(read_credentials, account, environ)
     lock = store.state.database.lock
     limiter = SqliteLimiter(
         store.state.path, endpoint.limit_key, graph.calls_per_second, clock, lock
     )
     return GraphClient(
         endpoint,
-        credentials,
+        read_again(),
         limiter,
         budget=CallBudget(graph.calls_per_run),
         clock=clock,
         cancellation=cancellation,
+        read_credentials=read_again,
     )
 
 
@@ -368,7 +369,7 @@ class AccountCalls:
             self._state.remove_suspect(path)
         return commits
 
-    def report(self, results: list[LoadResult], credentials: Credentials) -> AccountReport:
+    def report(self, results: list[LoadResult]) -> AccountReport:
         """Return the report of the calls and of what was stored."""
         summary, error = self._summary, self._result.error
         reasons = {*self._result.reasons, *(summary.cuts if summary else ())}
@@ -390,12 +391,11 @@ class AccountCalls:
         figures = CallFigures(
             sum(client.calls.values()), guide_calls(counts), client.refused, client.retried
         )
-        secrets = (credentials.token, credentials.app_secret or "")
         return AccountReport(
             account=self._name,
             outcome="complete" if not reasons else "incomplete" if is_partly_done else "failed",
             reasons=tuple(sorted(reasons)),
-            error=redact(str(error), secrets) if error else None,
+            error=redact(str(error), client.secrets) if error else None,
             commits=tuple(commit for result in results for commit in result.commits),
             calls=dict(sorted(client.calls.items())),
             counts=dict(sorted(counts.items())),

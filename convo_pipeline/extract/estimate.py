@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from convo_pipeline.base.clock import Clock
-from convo_pipeline.base.secrets import read_credentials
 from convo_pipeline.base.times import SECOND_US, day_start_us, parse_time_us, to_us
 from convo_pipeline.errors import TooMuchDataError, UnknownFieldError
 from convo_pipeline.extract.account import open_client
@@ -88,7 +87,7 @@ def fetch_estimate(
     """
     total = Estimate(0, OTHER_CALLS, is_whole=True)
     since_us = day_start_us(account.start_date)
-    with open_client(settings, store, account, read_credentials(account, environ), clock) as client:
+    with open_client(settings, store, account, environ, clock) as client:
         for folder in account.folders:
             page = _fetch_newest(client, folder)
             rows = [row for row in page.rows if isinstance(row.payload, dict)]

@@ -61,6 +61,7 @@ LINKED = "instagram_business_account"
 PAGE_IDENTITY_FIELDS = (f"{LINKED}{{id,username}}", LINKED)
 LOGIN_IDENTITY_FIELDS = ("user_id,username", "user_id", "id,username")
 """Fields of the account's own node, the best first; the next ones are for a refused field."""
+PAGE_ACCESS_FIELDS = f"id,name,tasks,access_token,{LINKED}{{id,username}}"
 _LOG = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -103,9 +104,29 @@ class _Request:
     is_heavy: bool = False
     """A smaller request is possible, and better than another attempt."""
     is_probe: bool = False
+    authorization: "_Authorization | None" = None
+    """The token to send; None: the account's own."""
 
     def fault(self, status: int | None, reason: str) -> GraphFault:
         return GraphFault(status=status, path=self.path, reason=reason)
+
+
+@dataclass(frozen=True, repr=False)
+class _Authorization:
+    """A token in the form in which requests send it."""
+
+    token: str
+    headers: dict[str, str]
+    parameters: dict[str, str]
+
+    @classmethod
+    def of(cls, token: str, app_secret: str | None, token_in: str) -> "_Authorization":
+        is_header = token_in == "header"  # noqa: S105
+        headers = {"Authorization": f"Bearer {token}"} if is_header else {}
+        parameters = {} if is_header else {"access_token": token}
+        if app_secret:
+            parameters[PROOF_PARAMETER] = appsecret_proof(token, app_secret)
+        return cls(token, headers, parameters)
 
 
 class GraphClient:
@@ -126,8 +147,12 @@ class GraphClient:
         clock: Clock = SYSTEM_CLOCK,
         draw: Callable[[], float] = random.random,
         cancellation: Cancellation | None = None,
+        read_credentials: Callable[[], Credentials] | None = None,
     ) -> None:
-        """`draw` returns the random jitter of retries, in [0, 1)."""
+        """`draw` returns the random jitter of retries, in [0, 1).
+
+        `read_credentials` reads the credentials again if the API refuses the token.
+        """
         self.endpoint = endpoint
         self.calls: Counter[str] = Counter()
         self.refused = 0
@@ -147,17 +172,21 @@ class GraphClient:
         self._throttle_budget, self._backoff_budget = WaitBudget(), WaitBudget()
         self._concurrency = ConcurrencyLimit(MAX_PARALLEL_CALLS)
         self._token_error: TokenError | None = None
-        headers, self._secret_parameters = {}, {}
-        if endpoint.token_in == "header":  # noqa: S105
-            headers["Authorization"] = f"Bearer {credentials.token}"
-        else:
-            self._secret_parameters["access_token"] = credentials.token
-        if credentials.app_secret:
-            proof = appsecret_proof(credentials.token, credentials.app_secret)
-            self._secret_parameters[PROOF_PARAMETER] = proof
+        self._read_credentials = read_credentials
+        self._token_lock = threading.Lock()
+        self._authorization: _Authorization | None = None
+        self._refused_tokens: set[str] = set()
         self._transport = HttpTransport(
-            headers, endpoint.timeout_seconds, MAX_PARALLEL_CALLS, self._cancellation
+            endpoint.timeout_seconds, MAX_PARALLEL_CALLS, self._cancellation
         )
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Every token and secret that this client has sent, so that texts can mask them."""
+        used = {self._credentials.token, self._credentials.app_secret, *self._refused_tokens}
+        if self._authorization:
+            used.add(self._authorization.token)
+        return tuple(filter(None, used))
 
     def close(self) -> None:
         self._transport.close()
@@ -197,8 +226,22 @@ class GraphClient:
 
     def fetch_token(self) -> GraphResponse:
         """Return what Meta knows about the token (debug_token)."""
-        parameters = {"input_token": self._credentials.token}
+        parameters = {"input_token": self._authorize().token}
         return self._fetch(_Request("token", "debug_token", parameters), read_object)
+
+    def fetch_pages(self, after: str | None = None) -> Page:
+        """Return one response of the Pages that a user's token opens, with their tokens."""
+        parameters = {"fields": PAGE_ACCESS_FIELDS, "limit": "100"}
+        parameters |= {"after": after} if after else {}
+        return self._fetch(_Request("token", "me/accounts", parameters), read_page)
+
+    def fetch_permissions(self) -> Page:
+        """Return the permissions of a user's token, granted and declined."""
+        return self._fetch(_Request("token", "me/permissions", {}), read_page)
+
+    def exchange_token(self, path: str, parameters: dict[str, str]) -> GraphResponse:
+        """Exchange the token for a longer-lived one; the body has `access_token`."""
+        return self._fetch(_Request("token", path, parameters), read_object)
 
     def fetch_conversations(
         self,
@@ -243,14 +286,62 @@ class GraphClient:
         """Return one message; MissingError means deleted or older than the newest 20."""
         return self._fetch(_Request("message", _path(message_id), {"fields": fields}), read_object)
 
+    def _authorize(self) -> _Authorization:
+        """Return the account's token. With a user's token, the Page's token is read first."""
+        with self._token_lock:
+            if self._token_error:
+                raise self._token_error
+            if self._authorization is None:
+                self._authorization = self._read_token(self._credentials)
+            return self._authorization
+
+    def _read_token(self, credentials: Credentials) -> _Authorization:
+        """Return the token of the credentials, or the Page's token that a user's token can read.
+
+        Meta returns it as a field of the Page (access token guide). TokenError if it does not.
+        """
+        token, secret = credentials.token, credentials.app_secret
+        authorization = _Authorization.of(token, secret, self.endpoint.token_in)
+        if not credentials.is_user_token:
+            return authorization
+        path = _path(self.endpoint.page_id)
+        request = _Request("token", path, {"fields": "access_token"}, authorization=authorization)
+        body = self._fetch(request, read_object).body
+        page_token = body.get("access_token") if isinstance(body, dict) else None
+        if not isinstance(page_token, str) or not page_token:
+            raise TokenError(request.fault(200, "the user of token_from has no task on this Page"))
+        return _Authorization.of(page_token, secret, self.endpoint.token_in)
+
+    def _renew(self, refused: _Authorization) -> bool:
+        """Read the token again after a refusal; return whether there is a token to try."""
+        with self._token_lock:
+            if self._authorization is not refused:
+                return self._token_error is None
+            if self._read_credentials is None:
+                return False
+            self._refused_tokens.add(refused.token)
+            self._credentials = self._read_credentials()
+            renewed = self._read_token(self._credentials)
+            if renewed.token in self._refused_tokens:
+                return False
+            self._authorization = renewed
+            return True
+
     def _fetch(self, request: _Request, read: Callable[[GraphResponse], T]) -> T:
         """Send a request until a response can be read or `decide` gives up."""
         started = self._clock.monotonic_seconds()
         attempt = 0
         while True:
+            authorization = request.authorization or self._authorize()
             attempt += 1
             try:
-                return self._send(request, read)
+                return self._send(request, authorization, read)
+            except TokenError as error:
+                if request.authorization or not self._renew(authorization):
+                    self._token_error = error
+                    raise
+                attempt -= 1
+                continue
             except RetryableError as error:
                 elapsed_seconds = self._clock.monotonic_seconds() - started
                 seconds = self._wait_seconds(error, request, attempt, elapsed_seconds)
@@ -297,7 +388,12 @@ class GraphClient:
         error.resume_at = self._clock.now() + timedelta(seconds=decision.seconds)
         return None
 
-    def _send(self, request: _Request, read: Callable[[GraphResponse], T]) -> T:
+    def _send(
+        self,
+        request: _Request,
+        authorization: _Authorization,
+        read: Callable[[GraphResponse], T],
+    ) -> T:
         with self._concurrency.slot():
             self._cancellation.check()
             blocked_seconds = self._limiter.acquire(self._throttle_budget)
@@ -309,7 +405,8 @@ class GraphClient:
                 self.calls[request.kind] += 1
             response = self._transport.get(
                 f"{self.endpoint.base_url}/{self.endpoint.version}/{request.path}",
-                request.parameters | self._secret_parameters,
+                request.parameters | authorization.parameters,
+                headers=authorization.headers,
                 path=request.path,
                 is_heavy=request.is_heavy,
             )
@@ -370,8 +467,6 @@ class GraphClient:
         )
         if type(error) is RetryableError and error.fault.code is None:
             return UnreachableError(request.fault(response.status, reason))
-        if isinstance(error, TokenError):
-            self._token_error = error
         return error
 
     def _read_headers(self, headers: Mapping[str, str]) -> None:

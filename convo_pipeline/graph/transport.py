@@ -64,7 +64,6 @@ class HttpTransport:
 
     def __init__(
         self,
-        headers: Mapping[str, str],
         timeout_seconds: float,
         connections: int,
         cancellation: Cancellation,
@@ -80,7 +79,6 @@ class HttpTransport:
                 "User-Agent": "convo-pipeline",
                 "Accept": "application/json",
                 "Accept-Encoding": "gzip",
-                **headers,
             }
         )
         adapter = _DeadlineAdapter(connections, cancellation)
@@ -92,7 +90,13 @@ class HttpTransport:
         self._session.close()
 
     def get(
-        self, url: str, parameters: Mapping[str, str], *, path: str, is_heavy: bool
+        self,
+        url: str,
+        parameters: Mapping[str, str],
+        *,
+        headers: Mapping[str, str],
+        path: str,
+        is_heavy: bool,
     ) -> HttpResponse:
         """Send one request and read its response.
 
@@ -102,6 +106,7 @@ class HttpTransport:
         try:
             with self._session.get(
                 f"{url}?{urlencode(parameters)}",
+                headers=headers,
                 stream=True,
                 allow_redirects=False,
                 timeout=self._timeout,
