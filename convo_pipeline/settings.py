@@ -604,7 +604,7 @@ def _did_you_mean(word: str, known: Iterable[str]) -> str:
 def _shown(text: str) -> str:
     """Return a short printable text; a secret in the place of a name is not shown.
 
-    >>> _shown("bakery"), _shown("EAAGm0PX4ZCpsBAKZA1"), _shown("a\\nb")
+    >>> _shown("bakery"), _shown("EAAwrong4ZCpsBAKZA1"), _shown("a\\nb")
     ('bakery', '***', 'a?b')
     """
     if _SECRET_SHAPE.search(text):

@@ -19,8 +19,8 @@ from convo_pipeline.emulator.world import World
 from convo_pipeline.settings import parse_settings, read_settings
 from tests.support.inboxes import NOW, Inboxes, serve, small_world, stopped_clock
 
-USER_TOKEN = "EAAuserTokenOfTheAgency0000000000"
-APP_SECRET = "0123456789abcdef0123456789abcdef"
+USER_TOKEN = "EAAinventedUserToken0000000000"
+APP_SECRET = "invented0123456789abcdef01234567"
 ALL_TASKS = ("ADVERTISE", "ANALYZE", "MESSAGING", "MODERATE")
 
 
@@ -29,7 +29,7 @@ def inboxes(tmp_path: Path) -> Iterator[Inboxes]:
     """Two inboxes with a message each, read with the token of one user."""
     world = small_world()
     for account in world.accounts.values():
-        account.tokens = {f"EAApage{account.page_id}0000000000000000"}
+        account.tokens = {f"EAAinventedPage{account.page_id}0000000000000000"}
         account.add_conversation("Anna").add_messages(2, NOW - timedelta(hours=3))
     pages = {account.page_id: ALL_TASKS for account in world.accounts.values()}
     world.add_user(USER_TOKEN, page_tasks=pages, app_secret=APP_SECRET)
@@ -72,7 +72,7 @@ def test_a_page_token_that_ends_during_a_run_is_read_again(inboxes: Inboxes) -> 
         nonlocal ended
         if not ended:
             ended = True
-            account.tokens = {"EAAsecondPageToken00000000000000"}
+            account.tokens = {"EAAinventedSecond00000000000000"}
 
     (report,) = inboxes.extract(accounts=["insta"], on_progress=end_token)
     assert ended
@@ -101,7 +101,7 @@ def test_a_page_without_a_task_is_named(inboxes: Inboxes) -> None:
 def test_a_refused_token_that_no_other_replaces_is_sent_once(inboxes: Inboxes) -> None:
     account = inboxes.world.accounts["insta"]
     page_token = min(account.tokens)
-    account.tokens = {"EAAanotherPageToken0000000000000"}
+    account.tokens = {"EAAinventedOther0000000000000"}
     inboxes = replace(
         inboxes, settings=_with_source(inboxes, token_env="OLD"), environ={"OLD": page_token}
     )
@@ -118,8 +118,8 @@ def test_a_token_file_is_read_again_when_it_changes(inboxes: Inboxes, tmp_path: 
     assert inboxes.extract(accounts=["insta"])[0].outcome == "complete"
 
     def rotate(progress: object) -> None:
-        account.tokens = {"EAArotatedToken000000000000000000"}
-        file.write_text("EAArotatedToken000000000000000000\n")
+        account.tokens = {"EAAinventedRotated000000000000000000"}
+        file.write_text("EAAinventedRotated000000000000000000\n")
 
     account.add_conversation("Cora").add_messages(30, NOW - timedelta(hours=1))
     inboxes.world.clock.advance(60)
@@ -289,9 +289,9 @@ def test_token_renew_refreshes_an_instagram_login_token_into_a_pipe(
     server: EmulatorServer, tmp_path: Path
 ) -> None:
     server.world.add_account(
-        "studio", "5005", "instagram", username="studio", tokens=["IGAAstudio0000000000000000"]
+        "studio", "5005", "instagram", username="studio", tokens=["IGAAinventedStudio0000000000000000"]
     )
-    environ = {"STUDIO": "IGAAstudio0000000000000000"}
+    environ = {"STUDIO": "IGAAinventedStudio0000000000000000"}
     connected = run(server, tmp_path, "connect", "STUDIO", "--write", **environ)
     assert connected.exit_code == 0, connected.output
     (account,) = read_settings(tmp_path / "convo.toml").accounts
