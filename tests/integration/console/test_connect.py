@@ -289,9 +289,9 @@ def test_token_renew_refreshes_an_instagram_login_token_into_a_pipe(
     server: EmulatorServer, tmp_path: Path
 ) -> None:
     server.world.add_account(
-        "studio", "5005", "instagram", username="studio", tokens=["IGAAinventedStudio0000000000000000"]
+        "studio", "5005", "instagram", username="studio", tokens=["IGAAinventedStudio00000000"]
     )
-    environ = {"STUDIO": "IGAAinventedStudio0000000000000000"}
+    environ = {"STUDIO": "IGAAinventedStudio00000000"}
     connected = run(server, tmp_path, "connect", "STUDIO", "--write", **environ)
     assert connected.exit_code == 0, connected.output
     (account,) = read_settings(tmp_path / "convo.toml").accounts
