@@ -452,9 +452,11 @@ def query(
 
     In CSV, a text that starts a formula in a spreadsheet gets a leading apostrophe.
     """
-    from convo_pipeline.console.query import open_shell, run_sql
+    from convo_pipeline.console.query import check_output, open_shell, run_sql
 
     lake_root, settings = context.find_lake(root)
+    if output is not None:
+        check_output(Path(output), lake_root, settings)
     with open_lake_connection(lake_root, settings=settings) as con:
         if sql is not None:
             run_sql(con, sql, form, output)

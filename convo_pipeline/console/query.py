@@ -12,6 +12,7 @@ from rich.console import Console
 from convo_pipeline.console.results import WRITERS, print_rows
 from convo_pipeline.errors import SettingsError
 from convo_pipeline.query.connection import Connection
+from convo_pipeline.settings import Settings
 
 if TYPE_CHECKING:
     from prompt_toolkit.input import Input
@@ -34,6 +35,17 @@ TABLES = (
     "select table_name as name from information_schema.tables"
     " where table_schema = 'main' order by name"
 )
+
+
+def check_output(output: Path, root: str, settings: Settings | None) -> None:
+    """Raise SettingsError if the file is in the folder of the tables or of the state."""
+    folders = [] if root.startswith("s3://") else [Path(root)]
+    folders += [settings.store.state_path] if settings else []
+    for folder in folders:
+        if output.resolve().is_relative_to(folder.resolve()):
+            raise SettingsError(
+                f"--output {output} lies in {folder}, with the tables: choose another folder"
+            )
 
 
 def run_sql(con: Connection, sql: str, form: str, output: str | None = None) -> None:

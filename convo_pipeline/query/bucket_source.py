@@ -72,7 +72,8 @@ class BucketSource:
         monotonic_seconds: Callable[[], float] = time.monotonic,
     ) -> None:
         self.bucket = S3Bucket(url, endpoint_url)
-        self.folders: Parts = (f"{self.bucket.location()}/",)
+        self.prefix = f"{self.bucket.location()}/"
+        self.folders: Parts = ()
         self._listings = {
             table.name: _Listing(self.bucket, table, monotonic_seconds) for table in _viewed()
         }
@@ -116,7 +117,7 @@ class BucketSource:
 
     def is_readable(self, path: str) -> bool:
         """Return False if a file is damaged. A missing file is not damaged."""
-        parts = tuple(path.removeprefix(self.folders[0]).split("/"))
+        parts = tuple(path.removeprefix(self.prefix).split("/"))
         file = self.bucket.read(parts)
         if file is None:
             return True

@@ -2,7 +2,7 @@
 
 DuckDB opens a file more than once in a query. A commit between two opens makes the query fail; it
 never returns wrong rows. This module retries such a query, so readers can work while the pipeline
-writes. SQL can read files of the lake only and can write no file.
+writes. SQL can read files of the tables only, and it can write no file.
 """
 
 import os
@@ -19,8 +19,9 @@ from typing import Any, Self
 
 import duckdb
 
-from convo_pipeline.errors import CorruptError, StoreError
+from convo_pipeline.errors import CorruptError
 from convo_pipeline.query.compacted_source import CompactedSource
+from convo_pipeline.query.read_only import reading_sql, refuse_method
 from convo_pipeline.query.response_times import response_time_statements
 from convo_pipeline.query.sources import VIEWED_TABLES, Source, quote, select_nothing
 from convo_pipeline.query.views import views
@@ -98,6 +99,7 @@ def _restrict(con: duckdb.DuckDBPyConnection, source: Source, spill: str) -> Non
     con.execute(f"SET temp_directory = {quote(spill)}")
     con.execute("SET autoinstall_known_extensions = false")
     con.execute("SET autoload_known_extensions = false")
+    con.execute("SET allow_persistent_secrets = false")
     folders = ", ".join(quote(folder) for folder in source.folders)
     con.execute(f"SET allowed_directories = [{folders}]")
     con.execute("SET enable_external_access = false")
@@ -157,6 +159,11 @@ class _Lake:
                 self._selects[table.name] = sql
             self._has_files[table.name] = has_files
 
+    def reading_sql(self, query: Any) -> Any:
+        """Return the query in a form that cannot write; raise StoreError for one that could."""
+        with self._lock:
+            return reading_sql(self._con, query)
+
     def run(self, action: Callable[[], Any]) -> Any:
         """Return the result of `action`. Retry it if a file changed while it ran."""
         self.refresh()
@@ -191,7 +198,7 @@ class _Lake:
         all files. Errors of the Parquet reader have no class of their own.
         """
         message = str(error)
-        start, end = message.find(self.source.folders[0]), message.find(DATA_FILE)
+        start, end = message.find(self.source.prefix), message.find(DATA_FILE)
         if 0 <= start < end:
             return [message[start : end + len(DATA_FILE)]]
         is_reader_error = type(error) in (duckdb.Error, duckdb.InternalException)
@@ -216,7 +223,7 @@ class Connection:
 
     def execute(self, query: Any, parameters: object = None) -> Self:
         """Run a statement. Its rows are fetched from this connection."""
-        self._refuse_export(query)
+        query = self._lake.reading_sql(query)
         arguments = (query,) if parameters is None else (query, parameters)
         self._rerun = lambda: self._con.execute(*arguments)
         self._lake.run(self._rerun)
@@ -225,6 +232,8 @@ class Connection:
     def cursor(self) -> "Connection":
         """Return a second connection to the same views, for another thread or another result."""
         return Connection(self._con.cursor(), self._lake)
+
+    duplicate = cursor
 
     def table(self, name: str) -> Any:
         """Return the view of a table as a relation."""
@@ -235,22 +244,17 @@ class Connection:
 
         A statement without rows runs at once.
         """
-        self._refuse_export(query)
+        query = self._lake.reading_sql(query)
         return self._relation(lambda: self._con.sql(query, alias=alias, params=params))
 
-    query = sql
+    query = from_query = sql
 
-    def _refuse_export(self, query: Any) -> None:
-        """Raise StoreError if the query writes files.
-
-        SQL can open the lake's folder only, and query results must not be stored there.
-        """
-        statements = self._con.extract_statements(query) if isinstance(query, str) else []
-        if any(statement.type.name in ("COPY", "EXPORT") for statement in statements):
-            raise StoreError(
-                "SQL writes no files in this connection. Save the rows with .df().to_csv(path), "
-                "or with the command's --output FILE"
-            )
+    def executemany(self, query: Any, parameters: object = None) -> Self:
+        """Run a statement once for each set of parameters."""
+        query = self._lake.reading_sql(query)
+        arguments = (query,) if parameters is None else (query, parameters)
+        self._lake.run(lambda: self._con.executemany(*arguments))
+        return self
 
     def close(self) -> None:
         """Close the connection.
@@ -271,6 +275,7 @@ class Connection:
         self.close()
 
     def __getattr__(self, name: str) -> Any:
+        refuse_method(name)
         value = getattr(self._con, name)
         if not callable(value):
             return value
@@ -332,6 +337,7 @@ class Relation:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") and name not in _PROTOCOLS:
             raise AttributeError(name)
+        refuse_method(name)
         value = self._lake.run(lambda: getattr(self._relation, name))
         return self._calling(value) if callable(value) else _wrap(value, self._lake)
 
@@ -342,6 +348,11 @@ class Relation:
             return _wrap(self._lake.run(lambda: method(*positional, **keywords)), self._lake)
 
         return call
+
+    def query(self, virtual_table_name: str, sql_query: str) -> Any:
+        """Return a query that names this relation `virtual_table_name`, as a relation."""
+        sql_query = self._lake.reading_sql(sql_query)
+        return self._calling(self._relation.query)(virtual_table_name, sql_query)
 
     def __repr__(self) -> str:
         return str(self._lake.run(lambda: repr(self._relation)))

@@ -13,10 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from convo_pipeline.errors import StoreError
+from convo_pipeline.lake.segments import COMPACT
 from convo_pipeline.schema import LEDGER, TABLES, Table
 from convo_pipeline.storage.layout import DATA_FILE
 
 VIEWED_TABLES = (*TABLES.values(), *LEDGER)
+_TABLE_NAMES = [table.name for table in VIEWED_TABLES]
 ACCOUNT_FOLDER = "account=[a-z]*"
 DATE_FOLDER = "date=[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]"
 _DATE_SQL = (
@@ -37,8 +39,10 @@ SQL_TYPES = {
 class Source(Protocol):
     """The files of a lake, as the views read them."""
 
+    prefix: str
+    """Path or address of the lake, with a slash at the end."""
     folders: tuple[str, ...]
-    """The folders that DuckDB must be allowed to open."""
+    """The folders that SQL may open: those with rows, and not those with keys or the state."""
 
     def has_files(self, table: Table) -> bool:
         """Return whether the table has at least one partition."""
@@ -77,7 +81,9 @@ class LocalSource:
             raise StoreError(
                 f"no lake at {root}: the folder does not exist; name the folder of the tables"
             )
-        self.folders: tuple[str, ...] = (f"{self.root}/", literal_glob(f"{self.root}/"))
+        self.prefix = f"{self.root}/"
+        paths = [f"{self.root}/{name}/" for name in (*_TABLE_NAMES, COMPACT)]
+        self.folders: tuple[str, ...] = tuple(dict.fromkeys([*paths, *map(literal_glob, paths)]))
 
     def files(self, table: Table) -> list[str]:
         """Return the path of every partition, sorted."""

@@ -392,6 +392,15 @@ def test_parquet_is_written_to_a_file(lake: Path, tmp_path: Path, days: Days) ->
     assert pq.read_table(file).num_rows == sum(message_counts(days).values())
 
 
+def test_output_between_the_tables_is_refused(lake: Path) -> None:
+    root = Path(read_settings(lake).store.root)
+    for file in (next(root.glob("messages/*/*/data.parquet")), root / ".state" / "new.csv"):
+        before = file.read_bytes() if file.exists() else None
+        code, line = error_of("--config", str(lake), "query", "--output", str(file), "select 1")
+        assert (code, "choose another folder" in line) == (2, True)
+        assert (file.read_bytes() if file.exists() else None) == before
+
+
 def test_wrong_sql_is_one_error(lake: Path) -> None:
     code, line = error_of("--config", str(lake), "query", "select nothing from nowhere")
     assert code == 1
