@@ -2,7 +2,13 @@
 
 from typing import Any
 
-from convo_pipeline.emulator.fault import FaultContext, register
+from convo_pipeline.emulator.fault import (
+    FaultContext,
+    conversation_rows,
+    is_chosen,
+    object_segments,
+    register,
+)
 from convo_pipeline.emulator.fields import FieldSyntaxError, parse_fields
 from convo_pipeline.emulator.refusals import (
     Refusal,
@@ -95,6 +101,45 @@ def old_page_refused(context: FaultContext) -> Refusal | None:
     has_content = bool({"message", "from"} & set(context.call.params.get("fields", "").split(",")))
     is_deep = "after" in context.call.params or _limit(context.call.params.get("limit", "25")) > 20
     return gone(context.switches.refused_as, "") if has_content and is_deep else None
+
+
+@register(
+    "B31",
+    "every call of a third of the conversations and messages is refused; they are listed",
+    "refuse",
+    takes="error",
+    default="10",
+    kinds=("edge", "inner", "node"),
+)
+def refused_objects(context: FaultContext) -> Refusal | None:
+    return context.refusal if is_chosen(object_segments(context.call)[0]) else None
+
+
+@register(
+    "B31",
+    "later pages of messages and of nested lists are refused",
+    "refuse",
+    takes="error",
+    default="100",
+    kinds=("edge", "inner"),
+)
+def later_pages_refused(context: FaultContext) -> Refusal | None:
+    return context.refusal if "after" in context.call.params else None
+
+
+@register(
+    "B31",
+    "a third of the conversations have an error instead of nested messages",
+    "body",
+    takes="error",
+    default="1",
+    kinds=("listing", "find", "node"),
+)
+def nested_error(context: FaultContext, body: Any) -> Any:
+    for row in conversation_rows(context, body):
+        if "messages" in row and is_chosen(row.get("id")):
+            row["messages"] = context.refusal.envelope(context.call.path)
+    return body
 
 
 @register("B30", "code 10: permission", "refuse", takes="nothing", kinds=ALL)

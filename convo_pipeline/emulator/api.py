@@ -23,11 +23,19 @@ from convo_pipeline.emulator.refusals import Refusal
 from convo_pipeline.emulator.switches import Switches
 from convo_pipeline.emulator.user_tokens import EXCHANGE_PATHS, answer_user, exchange
 from convo_pipeline.emulator.view import CallView, read_id
-from convo_pipeline.emulator.world import Account, Conversation, Message, Payload, World
+from convo_pipeline.emulator.world import (
+    Account,
+    Conversation,
+    Message,
+    Payload,
+    World,
+    stable_number,
+)
 
 _VERSION = re.compile(r"v\d{1,3}\.\d")
 MOST_IN_BATCH = 50
 PROOF_SECONDS = 300
+LINKED = "instagram_business_account"
 FOLDERS = ("", "inbox", "other", "page_done", "spam")
 
 
@@ -62,6 +70,11 @@ class GraphApi:
 
     def refused(self, call: Call, refusal: Refusal, version: str = "") -> EmulatedResponse:
         """Return the error response of a refusal."""
+        if refusal.is_html:
+            html = b"<!DOCTYPE html><html><body>refused</body></html>"
+            return EmulatedResponse(
+                refusal.status or 400, None, {"Content-Type": "text/html"}, html
+            )
         body, status = self._refuse(call, refusal)
         headers = {
             "Content-Type": "application/json; charset=UTF-8",
@@ -207,23 +220,32 @@ class GraphApi:
         is_user = node in ("me", owner.own_id) and owner.platform == "instagram"
         known = IG_USER_FIELDS if is_user else PAGE_FIELDS
         check_fields(fields, known, "IGUser" if is_user else "Page", self.switches)
-        facts = self._page_facts(owner, is_user)
-        shown = {
-            field.name: _pick(facts[field.name], field) for field in fields if field.name in facts
-        }
-        return shown | {"id": facts["id"]}
+        asked = {field.name: field for field in fields}
+        linked = asked.get(LINKED)
+        if self.switches.own_id == "field_refused" and (
+            "user_id" in asked or (linked and linked.children)
+        ):
+            raise Refusal(100, "Unsupported request - method type: get")
+        facts = self._user_facts(owner) if is_user else self._page_facts(owner)
+        shown = {name: _pick(facts[name], field) for name, field in asked.items() if name in facts}
+        shown |= {"id": facts["id"]} if "id" in facts else {}
+        return {"data": [shown]} if is_user and self.switches.own_id == "enveloped" else shown
 
-    def _page_facts(self, owner: Account, is_user: bool) -> Payload:
-        if is_user:
-            if self.switches.own_id == "refused":
-                raise Refusal(10, "(#10) Application does not have permission for this action")
-            return {
-                "id": owner.own_id,
-                "user_id": owner.own_id,
-                "username": owner.username,
-                "name": owner.title,
-                "account_type": "BUSINESS",
-            }
+    def _user_facts(self, owner: Account) -> Payload:
+        """Return an Instagram account: its ids and its user name as the switch `own_id` says."""
+        mode = self.switches.own_id
+        if mode == "refused":
+            raise Refusal(10, "(#10) Application does not have permission for this action")
+        facts: Payload = {"name": owner.title, "account_type": "BUSINESS"}
+        if mode != "unknown_id":
+            facts["username"] = owner.username
+        if mode in ("app_scoped", "unknown_id"):
+            facts["id"] = str(stable_number("app" + owner.own_id, 17))
+        elif mode != "username_only":
+            facts |= {"id": owner.own_id, "user_id": owner.own_id}
+        return facts
+
+    def _page_facts(self, owner: Account) -> Payload:
         facts: Payload = {
             "id": owner.page_id,
             "name": owner.title,
@@ -231,8 +253,10 @@ class GraphApi:
             "category": "Local business",
         }
         linked = self._linked(owner.page_id)
-        if linked and self.switches.own_id == "given":
-            facts["instagram_business_account"] = {"id": linked.own_id, "username": linked.username}
+        if linked and self.switches.own_id != "refused":
+            user = self._user_facts(linked)
+            own = {name: user[name] for name in ("id", "username") if name in user}
+            facts[LINKED] = {"data": [own]} if self.switches.own_id == "enveloped" else own
         return facts
 
     def _linked(self, page_id: str) -> Account | None:
@@ -330,6 +354,8 @@ class GraphApi:
         fields = _fields(call)
         if not edge:
             return render.conversation_node(view, conversation, fields)
+        if edge in ("participants", "senders"):
+            return render.people_edge(view, conversation, edge, fields, call.params.get("after"))
         if edge != "messages":
             raise refusals.unknown_path(f"/{edge}")
         paging = read_paging(call.params, self.switches.default_limit, self.switches.messages_limit)
@@ -341,7 +367,7 @@ class GraphApi:
         call.kind = "message_edge" if edge else "message"
         if not edge:
             return render.message_node(view, message, _fields(call))
-        if edge not in ("attachments", "shares"):
+        if edge not in render.WRAPPED:
             raise refusals.unknown_path(f"/{edge}")
         return render.message_edge(view, message, edge, _fields(call), call.params.get("after"))
 
@@ -423,9 +449,8 @@ def _fields(call: Call) -> tuple[Field, ...] | None:
 def _pick(value: Any, field: Field) -> Any:
     if not field.children or not isinstance(value, dict):
         return value
-    return {child.name: value[child.name] for child in field.children if child.name in value} | {
-        "id": value["id"]
-    }
+    names = {"id", *(child.name for child in field.children)}
+    return {name: value[name] for name in value if name in names or name == "data"}
 
 
 def _pages_with(scope: str, accounts: Sequence[Account]) -> list[str]:

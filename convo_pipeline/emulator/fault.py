@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from convo_pipeline.emulator.calls import Call, EmulatedResponse
-from convo_pipeline.emulator.refusals import Refusal
+from convo_pipeline.emulator.refusals import Refusal, read_refusal
+from convo_pipeline.emulator.render import WRAPPED
 from convo_pipeline.emulator.switches import Switches
-from convo_pipeline.emulator.world import World
+from convo_pipeline.emulator.world import World, stable_number
 
 WRITE_BUFFER_BYTES = 1 << 20
 
@@ -61,7 +62,7 @@ class FaultContext:
 
     call: Call
     kind: str
-    """listing, find, edge, node or other, derived from the path."""
+    """listing, find, edge, inner (a nested list), node or other, derived from the path."""
     world: World
     switches: Switches
     rng: random.Random
@@ -74,6 +75,13 @@ class FaultContext:
     @property
     def number(self) -> float:
         return float(self.argument)
+
+    @property
+    def refusal(self) -> Refusal:
+        """The error that the argument names."""
+        refusal = read_refusal(self.argument)
+        assert refusal is not None
+        return refusal
 
 
 PrepareCall = Callable[[FaultContext], object]
@@ -143,15 +151,22 @@ def register(number: str, summary: str, stage: str, **details: Any) -> Callable[
     return enter
 
 
+def object_segments(call: Call) -> list[str]:
+    """Return the path of a call without the version: the object, and its edge if it has one."""
+    segments = call.segments
+    has_version = segments and segments[0][:1] == "v" and segments[0][1:].replace(".", "").isdigit()
+    return segments[1:] if has_version else segments
+
+
 def kind_of(call: Call) -> str:
     """Return the kind of a call from its path."""
-    segments = call.segments
-    if segments and segments[0][:1] == "v" and segments[0][1:].replace(".", "").isdigit():
-        segments = segments[1:]
+    segments = object_segments(call)
     if len(segments) == 2 and segments[1] in ("conversations", "threads"):
         return "find" if "user_id" in call.params else "listing"
     if len(segments) == 2 and segments[1] == "messages":
         return "edge"
+    if len(segments) == 2 and segments[1] in ("participants", *WRAPPED):
+        return "inner"
     if (
         len(segments) == 1
         and segments[0] not in ("me", "debug_token")
@@ -193,6 +208,11 @@ def message_rows(context: FaultContext, body: Any) -> list[dict[str, Any]]:
     if context.kind == "node" and not conversations and isinstance(body, dict):
         return [body]
     return [row for conversation in conversations for row in rows_of(conversation.get("messages"))]
+
+
+def is_chosen(object_id: Any) -> bool:
+    """Return whether an object is one of the third that a lasting fault concerns."""
+    return stable_number(str(object_id), 9) % 3 == 0
 
 
 def walk(value: Any) -> Iterator[dict[str, Any]]:

@@ -21,7 +21,7 @@ from convo_pipeline.emulator import (
 )
 from convo_pipeline.emulator.calls import Call, EmulatedResponse
 from convo_pipeline.emulator.fault import REGISTRY, Fault, FaultContext, FaultKind, kind_of
-from convo_pipeline.emulator.refusals import Refusal
+from convo_pipeline.emulator.refusals import Refusal, read_refusal
 from convo_pipeline.emulator.switches import Switches
 from convo_pipeline.emulator.world import World
 
@@ -35,7 +35,7 @@ PARTS: tuple[ModuleType, ...] = (
 """Modules that register faults when they are imported."""
 FAULTS: Mapping[str, FaultKind] = MappingProxyType(REGISTRY)
 """Every fault by name."""
-TEXT_ARGUMENTS = ("field", "version")
+TEXT_ARGUMENTS = ("field", "version", "error")
 
 
 class FaultError(ValueError):
@@ -60,6 +60,8 @@ def make_fault(
         if isinstance(argument, float)
         else str(argument)
     )
+    if kind.takes == "error" and read_refusal(chosen) is None:
+        raise FaultError(f'{name} takes an error such as 10, 100/33 or http403, not "{chosen}"')
     if chosen and kind.takes not in TEXT_ARGUMENTS and not _is_number(chosen):
         raise FaultError(f'{name} takes {kind.takes}, a number, not "{chosen}"')
     if kind.takes == "times" and times is None and chosen:

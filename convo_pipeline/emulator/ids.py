@@ -9,6 +9,8 @@ import base64
 import hashlib
 import json
 
+from convo_pipeline.emulator.refusals import bad_parameter
+
 _FIRST_THREAD = 340282366841710301244270000000000000000
 HOSTILE_TAIL = "+/=:-_"
 
@@ -55,6 +57,23 @@ def messenger_message_id(page_id: str, thread: int, created_us: int, twin: int =
 def hostile(meta_id: str) -> str:
     """Return an id with characters that are special in paths, queries and file names."""
     return meta_id + HOSTILE_TAIL
+
+
+def write_offset(index: int) -> str:
+    """Return the cursor of an index, the form in nested lists.
+
+    >>> write_offset(0), read_offset(write_offset(24))
+    ('MAZDZD', 24)
+    """
+    return meta_text(str(index).encode())
+
+
+def read_offset(cursor: str) -> int:
+    """Return the index of a cursor of `write_offset`; refuse other texts."""
+    try:
+        return int(read_meta_text(cursor))
+    except ValueError:
+        raise bad_parameter("Invalid cursors values") from None
 
 
 def write_cursor(state: list[object]) -> str:

@@ -229,6 +229,38 @@ SHARES: dict[str, Maker] = {
     "reel": _reel,
     "product": _product,
 }
+_MEDIA_URL, _POST_URL = "https://cdn.example.org/rare", "https://www.example.org/p/1"
+RARE_MEDIA: tuple[Payload, ...] = (
+    *(
+        {"attachments": {"data": [attachment]}}
+        for attachment in (
+            *(
+                {"type": kind, "payload": {"url": _MEDIA_URL}}
+                for kind in ("image", "video", "audio", "file", "share", "story_mention", "media")
+            ),
+            {"type": "sticker", "payload": {"url": _MEDIA_URL, "sticker_id": 369239263222822}},
+            {"type": "reel", "payload": {"url": _POST_URL, "title": "T", "reel_video_id": 10**16}},
+            {"type": "ig_post", "payload": {"url": _POST_URL, "ig_post_media_id": "17900000001"}},
+            {"type": "ig_story", "payload": {"story_media_url": _MEDIA_URL, "story_media_id": "1"}},
+            {"type": "ephemeral"},
+            {"type": "unsupported_type", "payload": {"url": _MEDIA_URL}},
+            {"type": "template", "payload": {"generic": []}},
+            {"type": "fallback", "title": "Example shop", "url": _POST_URL, "payload": None},
+            {"type": "fallback", "payload": "text"},
+            {"type": "location", "payload": {"coordinates": {"lat": 52.5, "long": 13.4}}},
+            {"type": "kind_of_2027", "payload": {"new": [1, {"deep": None}]}},
+            {"id": "1", "audio_data": {"url": _MEDIA_URL}},
+            {"id": "1", "mime_type": "audio/mp4", "audio_data": {"url": _MEDIA_URL, "length": 3}},
+            {"id": "1", "image_data": {"animated_gif_url": _MEDIA_URL}},
+            {"id": "1", "image_data": {"url": _MEDIA_URL, "sticker_id": "369239263222822"}},
+        )
+    ),
+    {"story": {"id": "17900000000000001", "link": _MEDIA_URL}},
+    {"story": {"reply_to": {"id": "17900000000000001"}}},
+    {"shares": {"data": [{"type": "kind_of_2027", "url": _POST_URL, "title": "T"}]}},
+    {"sticker": {"url": _MEDIA_URL, "id": "369239263222822"}},
+)
+"""Media of the webhook's form, of public reports, and of kinds that do not exist yet."""
 INSTAGRAM_KINDS = (
     "share",
     "story_reply",

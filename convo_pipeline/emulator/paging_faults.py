@@ -13,6 +13,7 @@ from convo_pipeline.emulator.refusals import (
 from convo_pipeline.emulator.world import Payload
 
 LISTS = ("listing", "edge")
+ALL_LISTS = (*LISTS, "inner")
 
 
 def _paging(body: Any) -> Payload | None:
@@ -31,7 +32,7 @@ def _link_to(paging: Payload, after: str, base: str) -> None:
     "body",
     takes="pages",
     default="2",
-    kinds=LISTS,
+    kinds=ALL_LISTS,
 )
 def cursor_loop(context: FaultContext, body: Any) -> Any:
     paging, cursors = _paging(body), context.memory.setdefault(context.call.path, [])
@@ -44,7 +45,7 @@ def cursor_loop(context: FaultContext, body: Any) -> Any:
     return body
 
 
-@register("B1", "the next cursor equals the requested one", "body", kinds=LISTS)
+@register("B1", "the next cursor equals the requested one", "body", kinds=ALL_LISTS)
 def cursor_repeated(context: FaultContext, body: Any) -> Any:
     paging, asked = _paging(body), context.call.params.get("after")
     if paging is not None and asked:
@@ -97,12 +98,12 @@ def shuffled(context: FaultContext, body: Any) -> Any:
     return body
 
 
-@register("B7", "the cursor is invalid", "refuse", default="1", kinds=LISTS)
+@register("B7", "the cursor is invalid", "refuse", default="1", kinds=ALL_LISTS)
 def dead_cursor(context: FaultContext) -> Refusal | None:
     return bad_parameter("Invalid cursors values") if "after" in context.call.params else None
 
 
-@register("B26", "next points to another host", "body", takes="nothing", kinds=LISTS)
+@register("B26", "next points to another host", "body", takes="nothing", kinds=ALL_LISTS)
 def foreign_next(context: FaultContext, body: Any) -> Any:
     paging = _paging(body)
     if paging and "next" in paging:
@@ -115,7 +116,7 @@ def foreign_next(context: FaultContext, body: Any) -> Any:
     return body
 
 
-@register("B27", "next changes path, fields and limit", "body", takes="nothing", kinds=LISTS)
+@register("B27", "next changes path, fields and limit", "body", takes="nothing", kinds=ALL_LISTS)
 def altered_next(context: FaultContext, body: Any) -> Any:
     paging = _paging(body)
     if paging and "next" in paging:

@@ -1,6 +1,7 @@
 """Error responses of the API: codes, texts and the JSON envelope."""
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -16,6 +17,7 @@ STATUSES: Mapping[int, int] = MappingProxyType({1: 500, 2: 500, 10: 403, 200: 40
 """HTTP status by error code, else 400. Undocumented, so `Switches.error_statuses` overrides it."""
 GONE = "This Message has been deleted by the user or the business."
 REDUCE = "Please reduce the amount of data you're asking for, then retry your request"
+UNKNOWN = "An unknown error occurred"
 LIMITED = "(#613) Calls to this api have exceeded the rate limit."
 PORTUGUESE: Mapping[str, str] = MappingProxyType(
     {
@@ -24,6 +26,7 @@ PORTUGUESE: Mapping[str, str] = MappingProxyType(
         LIMITED: "(#613) As chamadas a esta API excederam o limite de taxa.",
     }
 )
+NO_CODE = 0
 OTHERWISE_IN_PORTUGUESE = "Ocorreu um erro inesperado. Tente novamente mais tarde."
 
 
@@ -41,6 +44,11 @@ class Refusal(Exception):
     is_bare: bool = False
     """Whether it has only code and message, as some real errors."""
 
+    @property
+    def is_html(self) -> bool:
+        """Whether it is an HTML page with a status, as a proxy sends, instead of a Graph error."""
+        return self.code == NO_CODE
+
     def envelope(self, call: str = "", *, localised: bool = False) -> dict[str, object]:
         """Return the response body in Meta's form."""
         text = PORTUGUESE.get(self.message, OTHERWISE_IN_PORTUGUESE) if localised else self.message
@@ -54,6 +62,25 @@ class Refusal(Exception):
             error["error_subcode"] = self.subcode
         error["fbtrace_id"] = "A" + hashlib.blake2b(call.encode(), digest_size=11).hexdigest()
         return {"error": error}
+
+
+def read_refusal(text: str) -> Refusal | None:
+    """Read `code`, `code/subcode` or `http` with a status; None if it is neither.
+
+    >>> refusal = read_refusal("10/2018336")
+    >>> refusal.code, refusal.subcode
+    (10, 2018336)
+    >>> read_refusal("http404").status
+    404
+    >>> read_refusal("nonsense") is None
+    True
+    """
+    match = re.fullmatch(r"http(\d{3})|(\d+)(?:/(\d+))?", text)
+    if not match:
+        return None
+    if match[1]:
+        return Refusal(NO_CODE, "", status=int(match[1]))
+    return Refusal(int(match[2]), UNKNOWN, int(match[3]) if match[3] else None)
 
 
 def missing(object_id: str) -> Refusal:

@@ -4,6 +4,7 @@ Decides which fields of a message are visible. Tokens, limits and HTTP are in ot
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
@@ -12,7 +13,7 @@ from convo_pipeline.emulator.fields import Field
 from convo_pipeline.emulator.known_fields import check_conversation_fields, check_message_fields
 from convo_pipeline.emulator.media import sign
 from convo_pipeline.emulator.paging import Paging, SortKey, cut_page, read_paging
-from convo_pipeline.emulator.refusals import Refusal, gone
+from convo_pipeline.emulator.refusals import gone
 from convo_pipeline.emulator.switches import Switches
 from convo_pipeline.emulator.view import CallView, link, show_data, show_id, show_paging, show_time
 from convo_pipeline.emulator.world import Account, Conversation, Message, Payload
@@ -34,7 +35,7 @@ def messages_page(
     expression: str,
 ) -> Payload:
     """Return the messages edge of a conversation, with `data` and `paging`."""
-    refuse_poisoned(conversation)
+    refuse_unreadable_conversation(conversation)
     switches = view.switches
     check_message_fields(fields, switches)
     rows = conversation.rows(view.now_us, keep_unsent=switches.unsent_rows == "kept")
@@ -98,16 +99,14 @@ def message_node(view: CallView, message: Message, fields: Sequence[Field] | Non
     return show_message(view, message, fields or DEFAULT_MESSAGE)
 
 
-def refuse_poisoned(conversation: Conversation) -> None:
-    if conversation.fault_code is not None:
-        raise Refusal(
-            conversation.fault_code, "An unknown error occurred", conversation.fault_subcode
-        )
+def refuse_unreadable_conversation(conversation: Conversation) -> None:
+    if conversation.refusal is not None:
+        raise replace(conversation.refusal)
 
 
 def refuse_unreadable(view: CallView, message: Message) -> None:
     conversation, switches = message.conversation, view.switches
-    refuse_poisoned(conversation)
+    refuse_unreadable_conversation(conversation)
     rows = conversation.rows(view.now_us, keep_unsent=switches.unsent_rows == "kept")
     is_old = message not in rows[: switches.readable_count]
     if message.is_unsent(view.now_us) or (
@@ -136,7 +135,9 @@ def show_message(view: CallView, message: Message, fields: Sequence[Field]) -> P
 _ABSENT = object()
 
 
-def _message_value(view: CallView, message: Message, field: Field, payload: Payload) -> Any:
+def _message_value(
+    view: CallView, message: Message, field: Field, payload: Payload, after: str | None = None
+) -> Any:
     name, switches = field.name, view.switches
     if (
         name in ("sticker", "attachments")
@@ -158,7 +159,7 @@ def _message_value(view: CallView, message: Message, field: Field, payload: Payl
     if name in MEDIA:
         value = _signed(value, view)
     if name in WRAPPED and isinstance(value, list):
-        return _wrap(view, message, field, value)
+        return _wrap(view, message, field, value, after)
     return _narrow(value, field.children)
 
 
@@ -167,7 +168,10 @@ def _restick(payload: Payload, switches: Switches) -> Payload:
     url = payload["sticker"]
     sticker = {"type": "sticker", "sticker_id": url.rsplit("/", 1)[-1].split(".")[0], "url": url}
     changed = payload | {"attachments": [sticker]}
-    if switches.sticker_shape == "attachment":
+    if switches.sticker_shape == "image":
+        sticker["image_data"] = {"sticker_id": sticker.pop("sticker_id"), "url": sticker.pop("url")}
+        del sticker["type"]
+    if switches.sticker_shape != "both":
         del changed["sticker"]
     return changed
 
@@ -184,21 +188,42 @@ def _signed(value: Any, view: CallView) -> Any:
     return [_signed(inner, view) for inner in value] if isinstance(value, list) else value
 
 
-def _wrap(view: CallView, message: Message, field: Field, value: list[Any]) -> Any:
-    """Return a list as `{data: […]}`; shares get a `next` that leads to an empty page."""
+def _wrap(
+    view: CallView, message: Message, field: Field, value: list[Any], after: str | None
+) -> Any:
+    """Return a list as `{data: […]}`, with the shape of reactions that the switch says."""
     switches = view.switches
     if field.name == "reactions" and switches.reactions_shape != "data":
         return value[0] if switches.reactions_shape == "object" and value else value
-    children = field.children
-    if field.name == "shares":
-        children = children or (Field("id"), Field("link"))
-    wrapped: Payload = {"data": show_data([_narrow(inner, children) for inner in value], switches)}
-    if field.name == "shares" and switches.inner_next == "phantom":
-        path = f"{quote(show_id(message.message_id, switches), safe='')}/shares"
-        offset = ids.meta_text(b"0")
-        wrapped["paging"] = {"cursors": {"before": offset, "after": offset}}
-        wrapped["paging"]["next"] = link(view, path, {"limit": 25, "after": offset})
-    return wrapped
+    if field.name == "shares" and not field.children:
+        field = replace(field, children=(Field("id"), Field("link")))
+    return _inner_page(view, message.message_id, field, value, after)
+
+
+def _inner_page(
+    view: CallView, owner_id: str, field: Field, items: Sequence[Any], after: str | None
+) -> Payload:
+    """Return a page of a nested list, with a `next` if there are more items, or a phantom one.
+
+    A cursor is the index of the last item, as in Meta's responses.
+    """
+    switches, start = view.switches, 0
+    if after is not None:
+        start = ids.read_offset(after) + 1
+    stop = start + switches.inner_limit
+    rows = [_narrow(item, field.children) for item in items[start:stop]]
+    page: Payload = {"data": show_data(rows, switches)}
+    is_phantom = switches.inner_next == "everywhere" or (
+        switches.inner_next == "phantom" and field.name == "shares"
+    )
+    if rows and (stop < len(items) or is_phantom):
+        first, last = (ids.write_offset(index) for index in (start, start + len(rows) - 1))
+        path = f"{quote(show_id(owner_id, switches), safe='')}/{field.name}"
+        page["paging"] = {
+            "cursors": {"before": first, "after": last},
+            "next": link(view, path, {"limit": 25, "after": last}),
+        }
+    return page
 
 
 def _narrow(value: Any, children: Sequence[Field] | None) -> Any:
@@ -215,20 +240,13 @@ def _narrow(value: Any, children: Sequence[Field] | None) -> Any:
 def message_edge(
     view: CallView, message: Message, name: str, fields: Sequence[Field] | None, after: str | None
 ) -> Payload:
-    """Return `/{message}/attachments` or `/shares`; a second page is empty."""
+    """Return a page of a nested list of a message, such as `/{message}/attachments`."""
     refuse_unreadable(view, message)
-    if after is not None:
+    field = Field(name, children=tuple(fields) if fields else None)
+    value = _message_value(view, message, field, message.payload, after)
+    if value is _ABSENT:
         return {"data": []}
-    value = _message_value(
-        view, message, Field(name, children=tuple(fields) if fields else None), message.payload
-    )
-    return (
-        {"data": []}
-        if value is _ABSENT
-        else {"data": value["data"]}
-        if isinstance(value, dict)
-        else {"data": value}
-    )
+    return value if isinstance(value, dict) and "data" in value else {"data": value}
 
 
 # Conversations
@@ -265,6 +283,20 @@ def conversation_node(
     return show_conversation(view, conversation, fields or DEFAULT_CONVERSATION)
 
 
+def people_edge(
+    view: CallView,
+    conversation: Conversation,
+    name: str,
+    fields: Sequence[Field] | None,
+    after: str | None,
+) -> Payload:
+    """Return a page of `/{conversation}/participants` or `/senders`."""
+    refuse_unreadable_conversation(conversation)
+    field = Field(name, children=tuple(fields) if fields else None)
+    page = _people(view, conversation, field, after)
+    return {"data": []} if page is _ABSENT else page
+
+
 def show_conversation(
     view: CallView, conversation: Conversation, fields: Sequence[Field]
 ) -> Payload:
@@ -293,13 +325,20 @@ def _write(fields: Sequence[Field] | None) -> str:
     )
 
 
-def _people(view: CallView, conversation: Conversation, field: Field) -> Payload:
-    people = [*conversation.people, conversation.account.person()]
-    if view.switches.participants_order == "account_first":
+def _people(
+    view: CallView, conversation: Conversation, field: Field, after: str | None = None
+) -> Any:
+    shape, own = view.switches.participants, conversation.account.person()
+    people = [*conversation.people, own]
+    if shape == "absent":
+        return _ABSENT
+    if shape == "account_first":
         people.reverse()
-    return {
-        "data": show_data([_narrow(person, field.children) for person in people], view.switches)
-    }
+    if shape == "account_only":
+        people = [own]
+    if shape == "ids_only":
+        people = [{"id": person["id"]} for person in people]
+    return _inner_page(view, conversation.conversation_id, field, people, after)
 
 
 def _snippet(view: CallView, conversation: Conversation, field: Field) -> Any:

@@ -13,6 +13,10 @@ from typing import Literal
 
 OldRows = Literal["omit_fields", "error_row", "full"]
 OldNodes = Literal["refused", "readable"]
+OwnId = Literal[
+    "given", "refused", "enveloped", "field_refused", "app_scoped", "unknown_id", "username_only"
+]
+Participants = Literal["customer_first", "account_first", "ids_only", "account_only", "absent"]
 
 
 @dataclass(frozen=True)
@@ -36,18 +40,24 @@ class Switches:
     is_unsupported_type: Literal["bool", "string"] = "bool"
     data_shape: Literal["list", "object_if_single"] = "list"
     """Meta's tutorial shows an object instead of a list if `data` has one entry."""
-    sticker_shape: Literal["url", "attachment", "both"] = "url"
-    """Messenger stickers: a `sticker` URL or, from 2026, an attachment with `sticker_id`."""
-    own_id: Literal["given", "refused"] = "given"
-    """Whether the Page shows the id of its Instagram account."""
+    sticker_shape: Literal["url", "attachment", "both", "image"] = "url"
+    """Messenger stickers: a `sticker` URL; from 2026, an attachment with `sticker_id`, which may
+    stand in its `image_data`."""
+    own_id: OwnId = "given"
+    """How the account's own id is shown: as it is in conversations; not at all; in a `data` list;
+    only if no sub-field is requested (`field_refused`); as an id that occurs in no conversation,
+    with the user name (`app_scoped`) or without it (`unknown_id`); or as the user name alone."""
     next_token: Literal["as_sent", "always", "never"] = "as_sent"  # noqa: S105 - no secret
-    participants_order: Literal["customer_first", "account_first"] = "customer_first"
+    participants: Participants = "customer_first"
+    """Order of the participants, or what they lack: names, customers, or all of them."""
     to_includes_sender: bool = False
     id_alphabet: Literal["meta", "hostile"] = "meta"
     json_escapes: Literal["meta", "plain"] = "meta"
     """Meta writes non-ASCII as \\uXXXX and slashes as \\/."""
-    inner_next: Literal["phantom", "absent"] = "phantom"
-    """Whether `shares` of a message have a `next` that leads to an empty page."""
+    inner_next: Literal["phantom", "absent", "everywhere"] = "phantom"
+    """Whether the last page of `shares`, or of every nested list, has a `next` to an empty page."""
+    inner_limit: int = 25
+    """Number of participants, recipients, attachments, shares, reactions and tags on a page."""
     cursor_kind: Literal["keyset", "item", "offset"] = "keyset"
     has_updated_time: bool = True
     """Whether conversations have the field updated_time."""
@@ -95,14 +105,23 @@ SHAPES: Mapping[str, tuple[object, ...]] = {
     "reactions_shape": ("data", "list", "object"),
     "is_unsupported_type": ("bool", "string"),
     "data_shape": ("list", "object_if_single"),
-    "sticker_shape": ("url", "attachment", "both"),
-    "own_id": ("given", "refused"),
+    "sticker_shape": ("url", "attachment", "both", "image"),
+    "own_id": (
+        "given",
+        "refused",
+        "enveloped",
+        "field_refused",
+        "app_scoped",
+        "unknown_id",
+        "username_only",
+    ),
     "next_token": ("as_sent", "always", "never"),
-    "participants_order": ("customer_first", "account_first"),
+    "participants": ("customer_first", "account_first", "ids_only", "account_only", "absent"),
     "to_includes_sender": (False, True),
     "id_alphabet": ("meta", "hostile"),
     "json_escapes": ("meta", "plain"),
-    "inner_next": ("phantom", "absent"),
+    "inner_next": ("phantom", "absent", "everywhere"),
+    "inner_limit": (25, 1, 2),
     "cursor_kind": ("keyset", "item", "offset"),
     "undocumented_fields": (True, False),
     "conversation_routing": (False, True),

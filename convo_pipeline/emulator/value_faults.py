@@ -2,17 +2,21 @@
 
 import random
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 from urllib.parse import quote
 
 from convo_pipeline.emulator.fault import (
     FaultContext,
     conversation_rows,
+    is_chosen,
     message_rows,
     register,
     rows_of,
     walk,
 )
+from convo_pipeline.emulator.media import RARE_MEDIA
+from convo_pipeline.emulator.world import stable_number
 
 ALL = ("listing", "find", "edge", "node")
 HOSTILE = "/|=..%*?['\"\x00\\ é" + "x" * 280
@@ -97,6 +101,46 @@ def missing_keys(context: FaultContext, body: Any) -> Any:
         for key in ("from", "to", "message", "created_time"):
             if context.rng.random() < 0.3:
                 row.pop(key, None)
+    return body
+
+
+@register("B20", "a third of the messages lack from", "body", takes="nothing", kinds=ALL)
+def missing_from(context: FaultContext, body: Any) -> Any:
+    for row in message_rows(context, body):
+        if is_chosen(row.get("id")):
+            row.pop("from", None)
+    return body
+
+
+@register(
+    "B31",
+    "a third of the messages have neither sender, text nor media in a list, only by their own id",
+    "body",
+    takes="nothing",
+    kinds=ALL,
+)
+def hollow_rows(context: FaultContext, body: Any) -> Any:
+    is_list = context.kind != "node" or bool(conversation_rows(context, body))
+    for row in message_rows(context, body) if is_list else ():
+        if "message" in row and is_chosen(row.get("id")):
+            for key in row.keys() - {"id", "created_time"}:
+                del row[key]
+            row["message"] = ""
+    return body
+
+
+@register(
+    "B31",
+    "a third of the messages have an attachment, share, sticker or story of a rare shape",
+    "body",
+    takes="nothing",
+    kinds=ALL,
+)
+def rare_media(context: FaultContext, body: Any) -> Any:
+    for row in message_rows(context, body):
+        if "message" in row and is_chosen(row.get("id")):
+            number = stable_number(str(row.get("id")), 9)
+            row.update(deepcopy(RARE_MEDIA[number % len(RARE_MEDIA)]))
     return body
 
 

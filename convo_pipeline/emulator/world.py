@@ -13,6 +13,7 @@ from typing import Any
 
 from convo_pipeline.emulator import ids
 from convo_pipeline.emulator.clock import MICROSECONDS, VirtualClock, from_us, to_us
+from convo_pipeline.emulator.refusals import UNKNOWN, Refusal, read_refusal
 from convo_pipeline.emulator.user_tokens import PageUser
 
 EMULATOR_TOKEN = "EAAemulatorTokenThatOpensNothingElse0000"  # noqa: S105 - opens invented data only
@@ -113,9 +114,8 @@ class Conversation:
         self.is_vanished = False
         self.messages: list[Message] = []
         self.extra: Payload = {}
-        self.fault_code: int | None = None
-        self.fault_subcode: int | None = None
-        """Error code of every response that would have this conversation's content."""
+        self.refusal: Refusal | None = None
+        """Error of every response that would have this conversation's content."""
         self.touched_us: list[int] = []
         self._times: list[int] = []
         self._people = list(people)
@@ -231,10 +231,18 @@ class Conversation:
         with self.account.world.change() as now_us:
             self.touched_us.append(now_us if at is None else to_us(at))
 
-    def make_unreadable(self, code: int | None = 1, subcode: int | None = None) -> None:
-        """Let every response with this conversation's content fail; code None ends this."""
+    def make_unreadable(self, code: int | str | None = 1, subcode: int | None = None) -> None:
+        """Let every response with this conversation's content fail; code None ends this.
+
+        A text as `read_refusal` reads it, such as "http403", is a code, too.
+        """
+        refusal = None
+        if isinstance(code, str):
+            refusal = read_refusal(code)
+        elif code is not None:
+            refusal = Refusal(code, UNKNOWN, subcode)
         with self.account.world.change():
-            self.fault_code, self.fault_subcode = code, subcode
+            self.refusal = refusal
 
     def _describe(self, text: str | None, is_ours: bool) -> Payload:
         us, them = self.account.person(), self.people

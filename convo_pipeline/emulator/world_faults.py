@@ -193,31 +193,14 @@ def edit(context: FaultContext) -> None:
 
 @register(
     "B0",
-    "every response with the content of one conversation (the Nth listed) fails with code 1",
+    "every response with the content of one conversation (the first listed) fails with an error",
     "prepare",
-    takes="position",
+    takes="error",
     default="1",
     kinds=ALL,
 )
-def poisoned(context: FaultContext) -> None:
-    _poison_once(context, 1)
-
-
-@register(
-    "B0",
-    "every response with the content of one conversation (the Nth listed) fails with 10/2018336"
-    " (EU rules)",
-    "prepare",
-    takes="position",
-    default="1",
-    kinds=ALL,
-)
-def withheld(context: FaultContext) -> None:
-    _poison_once(context, 10, 2018336)
-
-
-def _poison_once(context: FaultContext, code: int, subcode: int | None = None) -> None:
+def unreadable(context: FaultContext) -> None:
     listed = _listed(context)
     if listed and not context.memory:
         context.memory["done"] = True
-        listed[min(int(context.number), len(listed)) - 1].make_unreadable(code, subcode)
+        listed[0].make_unreadable(context.argument)

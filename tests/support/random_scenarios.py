@@ -51,7 +51,7 @@ MORE_SWITCHES: dict[str, tuple[object, ...]] = {
 WHOLE_RUN = (0, None)
 CLOCK_ERRORS_SECONDS = (-3_600, -600, 600, 3_600, 40 * 86_400)
 CLOCK_STEPS_SECONDS = (-3_600, -300, 300, 3_600)
-DO_ONCE = frozenset({"token_dies", "flood", "twin_ids", "poisoned", "withheld", "hostile_ids"})
+DO_ONCE = frozenset({"token_dies", "flood", "twin_ids", "unreadable", "hostile_ids"})
 """Faults that count their own calls, or that make no sense in a part of a run."""
 MOST_MESSAGES = 200
 PASSING_REFUSALS = frozenset({1, 2})
@@ -194,7 +194,7 @@ class RandomScenario(Scenario):
             conversation.touch()
         elif event < 0.9:
             conversation.make_unreadable(1)
-        elif conversation.fault_code in PASSING_REFUSALS:
+        elif conversation.refusal and conversation.refusal.code in PASSING_REFUSALS:
             conversation.make_unreadable(None)
 
     # between two runs

@@ -59,13 +59,13 @@ PASSING = (
 """Faults of a number of calls."""
 LASTING = (
     "gzip_no_trailer", "byte_order_mark", "high_usage", "malformed_usage", "business_80006",
-    "reduce_above", "poisoned", "nonexisting", "cursor_loop", "short_page", "duplicates",
+    "reduce_above", "unreadable", "nonexisting", "cursor_loop", "short_page", "duplicates",
     "shuffled", "bump", "vanish_head", "message_midread", "flood", "old_page_refused", "unsend",
     "vanish", "edge_missing", "edge_empty", "nested_missing", "clock_skew", "mixed_times",
     "impossible_times", "unknown_fields", "type_changes", "missing_keys", "missing_id",
     "control_characters", "lone_surrogate", "long_numbers", "foreign_next", "altered_next",
     "twin_ids", "edit", "token_dies", "permission_10", "throttle_as_missing", "version_upgraded",
-    "nested_refused", "hostile_ids", "withheld", "permission_200", "permission_230",
+    "nested_refused", "hostile_ids", "permission_200", "permission_230",
     "access_switched_off", "token_revoked", "retired_version", "business_80001", "business_80002",
     "huge_message", "many_attachments",
 )  # fmt: skip
@@ -519,7 +519,7 @@ class Scenario:
         refused = {
             conversation_id
             for conversation_id, conversation in self.account.conversations.items()
-            if conversation.fault_code in ACCEPTED_CODES
+            if conversation.refusal and conversation.refusal.code in ACCEPTED_CODES
         }
         true = self.world.truth(readable, keep_unsent=kept)
         return [

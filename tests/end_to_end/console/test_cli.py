@@ -169,7 +169,7 @@ def test_the_summary_of_an_incomplete_run_does_not_contradict_itself(
 ) -> None:
     """One conversation is unreadable. The summary counts what is stored and names one remedy."""
     choice = ("--account", BIKES, "--since", str(days[0]))
-    server.set_faults("poisoned:1")
+    server.set_faults("unreadable")
     try:
         result = invoke("--config", str(config), "extract", *choice)
     finally:

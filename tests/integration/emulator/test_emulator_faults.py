@@ -89,7 +89,7 @@ def error_of(answer: requests.Response) -> tuple[int, int, int | None]:
 def test_fault_catalogue_is_complete() -> None:
     assert {kind.name for kind in FAULTS.values()} == set(FAULTS)
     numbers = {kind.number for kind in FAULTS.values()} | OF_CLIENT | {"A23"}
-    assert numbers - {"B0"} == {f"A{n}" for n in range(1, 26)} | {f"B{n}" for n in range(1, 31)}
+    assert numbers - {"B0"} == {f"A{n}" for n in range(1, 26)} | {f"B{n}" for n in range(1, 32)}
 
 
 def test_every_fault_has_a_summary_and_an_argument() -> None:
@@ -282,8 +282,9 @@ def test_retry_after_is_a_number_or_a_date() -> None:
         ("business_80006", (400, 80006, None)),
         ("reduce_above:59", (500, 1, None)),
         ("nested_refused", (500, 1, None)),
-        ("poisoned", (500, 1, None)),
-        ("withheld", (403, 10, 2018336)),
+        ("unreadable", (500, 1, None)),
+        ("unreadable:10/2018336", (403, 10, 2018336)),
+        ("unreadable:100/2534001", (400, 100, 2534001)),
         ("nonexisting:reactions", (400, 100, None)),
         ("permission_10", (403, 10, None)),
         ("permission_200", (403, 200, None)),
@@ -481,12 +482,87 @@ def test_twin_messages_share_an_id() -> None:
 
 
 def test_unreadable_conversation_fails_every_page_with_its_content() -> None:
-    with serve("poisoned:2") as server:
+    world = make_world()
+    with serve("unreadable", world=world) as server:
         assert error_of(ask(server, limit=2))[1] == 1
-        assert ask(server, limit=1).status_code == 200
-        assert len(ask(server, limit=12, fields="id").json()["data"]) == 12
-        poisoned = ask(server, limit=2, fields="id").json()["data"][1]["id"]
-        assert error_of(ask(server, poisoned, fields="messages{id}"))[1] == 1
+        rows = ask(server, limit=12, fields="id").json()["data"]
+        assert error_of(ask(server, rows[0]["id"], fields="messages{id}"))[1] == 1
+        assert ask(server, rows[1]["id"], fields="messages{id}").status_code == 200
+    assert len(rows) == 12
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        ("10", (403, 10, None)),
+        ("100/2018001", (400, 100, 2018001)),
+        ("1234567", (400, 1234567, None)),
+    ],
+)
+def test_refused_objects_are_listed_but_each_of_their_calls_is_refused(
+    error: str, expected: tuple[int, int, int | None]
+) -> None:
+    with serve(f"refused_objects:{error}") as server:
+        rows = ask(server, limit=12).json()["data"]
+        messages = [(row["id"], row["messages"]["data"][0]["id"]) for row in rows]
+        found = {
+            path: ask(server, path, fields="id")
+            for conversation_id, message_id in messages
+            for path in (conversation_id, f"{conversation_id}/messages", message_id)
+        }
+        again = {path: ask(server, path, fields="id").status_code for path in found}
+    refused = {path for path, answer in found.items() if answer.status_code != 200}
+    assert {error_of(found[path]) for path in refused} == {expected}
+    assert {path for path, status in again.items() if status != 200} == refused
+    conversations = {path for path in refused if path in dict(messages)}
+    assert {f"{path}/messages" for path in conversations} <= refused
+    assert 0 < len(conversations) < 12
+
+
+def test_an_object_can_be_refused_by_an_html_page() -> None:
+    world = make_world(1)
+    with serve("refused_objects:http404", world=world) as server:
+        ids = [true.message_id for true in world.truth(1) if true.is_readable or true.rank < 20]
+        answers = [ask(server, message_id, fields="id") for message_id in ids]
+    assert {answer.status_code for answer in answers} == {200, 404}
+    refused = [answer for answer in answers if answer.status_code == 404]
+    assert {answer.headers["Content-Type"] for answer in refused} == {"text/html"}
+
+
+def test_later_pages_are_refused() -> None:
+    with serve("later_pages_refused:100/33", inner_limit=1) as server:
+        conversation = ask(server).json()["data"][0]["id"]
+        first = ask(server, f"{conversation}/messages", fields="id", limit=5).json()
+        after = first["paging"]["cursors"]["after"]
+        later = ask(server, f"{conversation}/messages", fields="id", limit=5, after=after)
+        people = ask(server, f"{conversation}/participants", fields="id").json()
+        after = people["paging"]["cursors"]["after"]
+        others = ask(server, f"{conversation}/participants", fields="id", after=after)
+    assert len(first["data"]) == 5
+    assert error_of(later) == error_of(others) == (400, 100, 33)
+
+
+def test_an_error_can_replace_nested_messages() -> None:
+    with serve("nested_error:2") as server:
+        rows = ask(server, limit=12).json()["data"]
+        wrong = [row["id"] for row in rows if "error" in row["messages"]]
+        edge = ask(server, f"{wrong[0]}/messages", fields="id").json()
+    assert 0 < len(wrong) < 12
+    assert len(edge["data"]) == 3
+
+
+def test_hollow_rows_are_whole_by_their_own_id() -> None:
+    with serve("hollow_rows") as server:
+        hollow = [row for row in first_messages(ask(server)) if "from" not in row]
+        whole = ask(server, hollow[0]["id"], fields="id,from,message").json()
+    assert hollow[0]["message"] == ""
+    assert whole["from"]
+    assert whole["message"]
+
+
+def test_a_fault_refuses_an_unknown_error() -> None:
+    with pytest.raises(FaultError, match="takes an error such as 10, 100/33 or http403"):
+        make_fault("unreadable", "nonsense")
 
 
 def test_reduce_above_accepts_smaller_pages() -> None:
@@ -528,6 +604,9 @@ def test_throttling_can_look_like_a_missing_object() -> None:
         ("type_changes", lambda row: not isinstance(row["message"], str)),
         ("missing_keys", lambda row: "from" not in row),
         ("missing_id", lambda row: "id" not in row),
+        ("missing_from", lambda row: "from" not in row),
+        ("hollow_rows", lambda row: row.keys() == {"id", "created_time", "message"}),
+        ("rare_media", lambda row: row.keys() & {"attachments", "shares", "sticker", "story"}),
         ("huge_message", lambda row: len(row["message"].encode()) > 900_000),
         (
             "many_attachments:10000",

@@ -115,6 +115,40 @@ def test_stickers_are_a_link_an_attachment_or_both() -> None:
         "attachment": {"attachments"},
         "both": {"sticker", "attachments"},
     }
+    in_image = rows("messenger", "sticker,attachments", sticker_shape="image")[1]
+    assert in_image["attachments"]["data"][0]["image_data"]["sticker_id"] == "77"
+
+
+@pytest.mark.parametrize(
+    ("mode", "is_own_id", "has_username"),
+    [
+        ("given", True, True),
+        ("app_scoped", False, True),
+        ("unknown_id", False, False),
+        ("username_only", None, True),
+    ],
+)
+def test_own_id_can_be_another_id_or_a_name(
+    mode: str, is_own_id: bool | None, has_username: bool
+) -> None:
+    page = ask("111", "instagram_business_account{id,username}", own_id=mode).json()
+    for user in (
+        page["instagram_business_account"],
+        ask("me", "user_id,username", own_id=mode).json(),
+    ):
+        assert user.get("username") == ("shop" if has_username else None)
+        assert (user["id"] == "17840" if "id" in user else None) is is_own_id
+
+
+def test_own_id_can_be_in_a_list_or_need_fewer_fields() -> None:
+    listed = ask("me", "user_id,username", own_id="enveloped").json()
+    assert listed == {"data": [{"id": "17840", "user_id": "17840", "username": "shop"}]}
+    refused = ask("me", "user_id,username", own_id="field_refused").json()
+    assert refused["error"]["code"] == 100
+    assert ask("me", "id,username", own_id="field_refused").json()["id"] == "17840"
+    linked = "instagram_business_account"
+    assert ask("111", f"{linked}{{id,username}}", own_id="field_refused").status_code == 400
+    assert ask("111", linked, own_id="field_refused").json()[linked]["id"] == "17840"
 
 
 def test_own_id_can_be_refused() -> None:
@@ -125,9 +159,53 @@ def test_own_id_can_be_refused() -> None:
 def test_participants_have_the_chosen_order() -> None:
     orders = []
     for order in ("customer_first", "account_first"):
-        (row,) = ask("111/conversations", "participants", participants_order=order).json()["data"]
+        (row,) = ask("111/conversations", "participants", participants=order).json()["data"]
         orders.append([person["id"] for person in row["participants"]["data"]])
     assert orders == [["42", "17840"], ["17840", "42"]]
+
+
+def test_participants_can_lack_names_the_customer_or_everything() -> None:
+    found = {}
+    for shape in ("ids_only", "account_only", "absent"):
+        (row,) = ask("111/conversations", "participants", participants=shape).json()["data"]
+        found[shape] = row.get("participants")
+    assert found == {
+        "ids_only": {"data": [{"id": "42"}, {"id": "17840"}]},
+        "account_only": {"data": [{"username": "shop", "id": "17840"}]},
+        "absent": None,
+    }
+
+
+NESTED_LISTS: dict[str, list[Any]] = {
+    "attachments": [{"id": str(number)} for number in range(5)],
+    "shares": [{"link": str(number)} for number in range(5)],
+    "reactions": [{"reaction": str(number)} for number in range(5)],
+    "tags": ["a", "b", "c", "d", "e"],
+    "to": [{"id": str(number)} for number in range(5)],
+}
+
+
+@pytest.mark.parametrize("name", [*NESTED_LISTS, "participants"])
+@pytest.mark.parametrize("inner_next", ["phantom", "absent", "everywhere"])
+def test_nested_lists_are_cut_and_read_on_by_their_cursors(name: str, inner_next: Any) -> None:
+    world = World(VirtualClock(START))
+    shop = world.add_account("shop", "111", "instagram")
+    talk = shop.add_conversation(people=[{"id": str(number)} for number in range(4)])
+    message = talk.add_message("x", START, **NESTED_LISTS)
+    path = talk.conversation_id if name == "participants" else message.message_id
+    with EmulatorServer(world, Switches(inner_limit=2, inner_next=inner_next)) as server:
+
+        def get(path: str, **query: str) -> Any:
+            query = {"access_token": EMULATOR_TOKEN, **query}
+            return requests.get(f"{server.base_url}/{path}", params=query, timeout=60).json()
+
+        pages = [get(path, fields=name)[name]]
+        while "next" in pages[-1].get("paging", {}):
+            assert f"{path}/{name}?" in pages[-1]["paging"]["next"]
+            pages.append(get(f"{path}/{name}", after=pages[-1]["paging"]["cursors"]["after"]))
+    is_phantom = inner_next == "everywhere" or (inner_next == "phantom" and name == "shares")
+    assert [len(page["data"]) for page in pages] == [2, 2, 1] + [0] * is_phantom
+    assert pages[0]["paging"]["cursors"] == {"before": "MAZDZD", "after": "MQZDZD"}
 
 
 def test_json_is_escaped_or_plain() -> None:
@@ -201,7 +279,7 @@ def test_any_field_can_be_refused() -> None:
 def test_covering_set_is_small_and_has_every_pair() -> None:
     chosen = covering_switches()
     assert chosen[0] == Switches()
-    assert len(chosen) <= 30
+    assert len(chosen) <= 50
     for left, right in itertools.combinations(SHAPES, 2):
         met = {(getattr(each, left), getattr(each, right)) for each in chosen}
         assert met == set(itertools.product(SHAPES[left], SHAPES[right]))
@@ -209,7 +287,7 @@ def test_covering_set_is_small_and_has_every_pair() -> None:
 
 def test_every_combination_of_some_switches() -> None:
     chosen = list(every_combination(["own_id", "time_format"]))
-    assert len(set(chosen)) == 8
+    assert len(set(chosen)) == 28
 
 
 def test_every_switch_is_documented() -> None:

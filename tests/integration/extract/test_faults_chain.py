@@ -272,7 +272,9 @@ def test_b12_an_unsent_message_is_marked_and_kept(tmp_path: Path) -> None:
         assert len(rows(inboxes)) == 30
 
 
-@pytest.mark.parametrize("faults", [("withheld:7",), ("withheld:7", "nested_refused")])
+@pytest.mark.parametrize(
+    "faults", [("unreadable:10/2018336",), ("unreadable:10/2018336", "nested_refused")]
+)
 def test_b14_a_withheld_conversation_stops_no_other_and_is_accepted_twice(
     tmp_path: Path, faults: tuple[str, ...]
 ) -> None:

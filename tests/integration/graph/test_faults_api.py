@@ -238,8 +238,10 @@ def test_listing_goes_light_if_nesting_is_refused() -> None:
 
 @pytest.mark.parametrize("position", [1, 2, 49, 50, 51, 130])
 def test_unreadable_conversation_costs_only_itself(position: int) -> None:
-    outcome = list_inbox([f"poisoned:{position}"])
-    unreadable = {c.conversation_id for c in outcome.account.conversations.values() if c.fault_code}
+    account = make_inbox()
+    list(account.conversations.values())[position - 1].make_unreadable()
+    outcome = list_inbox(account=account)
+    unreadable = {c.conversation_id for c in outcome.account.conversations.values() if c.refusal}
     assert set(outcome.summary.unreadable) == unreadable
     assert {row["id"] for row in outcome.rows if "messages" in row} == set(
         outcome.account.conversations
