@@ -90,9 +90,13 @@ def redact(text: str, secrets: Iterable[str] = ()) -> str:
 
 
 class RedactingFilter(logging.Filter):
-    """Mask secrets in every log record."""
+    """Mask secrets and escape control characters in every log record; drop its traceback.
+
+    A traceback of a library repeats addresses and headers.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        record.msg = redact(record.getMessage())
-        record.args = ()
+        text = redact(record.getMessage())
+        record.msg = text if text.isprintable() else ascii(text)
+        record.args, record.exc_info, record.exc_text = (), None, None
         return True

@@ -9,14 +9,16 @@ import hashlib
 import hmac
 import logging
 import random
+import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
+from http import HTTPStatus
 from typing import Literal, TypeVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from convo_pipeline.base.cancellation import Cancellation
 from convo_pipeline.base.clock import SYSTEM_CLOCK, Clock
@@ -62,6 +64,7 @@ PAGE_IDENTITY_FIELDS = (f"{LINKED}{{id,username}}", LINKED)
 LOGIN_IDENTITY_FIELDS = ("user_id,username", "user_id", "id,username")
 """Fields of the account's own node, the best first; the next ones are for a refused field."""
 PAGE_ACCESS_FIELDS = f"id,name,tasks,access_token,{LINKED}{{id,username}}"
+_EDGE = re.compile(r"/([^/?#]+)/messages(?:[?#]|$)")
 _LOG = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -176,6 +179,8 @@ class GraphClient:
         self._token_lock = threading.Lock()
         self._authorization: _Authorization | None = None
         self._refused_tokens: set[str] = set()
+        self._has_exact_ids = True
+        """Whether the API returns the ids that are requested, as far as this run knows."""
         self._transport = HttpTransport(
             endpoint.timeout_seconds, MAX_PARALLEL_CALLS, self._cancellation
         )
@@ -335,7 +340,7 @@ class GraphClient:
             authorization = request.authorization or self._authorize()
             attempt += 1
             try:
-                return self._send(request, authorization, read)
+                return self._send(request, authorization, read, is_retry=attempt > 1)
             except TokenError as error:
                 if request.authorization or not self._renew(authorization):
                     self._token_error = error
@@ -393,7 +398,10 @@ class GraphClient:
         request: _Request,
         authorization: _Authorization,
         read: Callable[[GraphResponse], T],
+        *,
+        is_retry: bool,
     ) -> T:
+        """Send a request once; a retry has a connection of its own."""
         with self._concurrency.slot():
             self._cancellation.check()
             blocked_seconds = self._limiter.acquire(self._throttle_budget)
@@ -409,10 +417,16 @@ class GraphClient:
                 headers=authorization.headers,
                 path=request.path,
                 is_heavy=request.is_heavy,
+                is_alone=is_retry,
             )
         checked = self._check(request, response)
         try:
             result = read(checked)
+            if self._has_exact_ids and not _is_about(request, checked.body):
+                if not response.is_first:
+                    self._transport.close()
+                    raise PayloadError("the response is that of another request")
+                self._has_exact_ids = False
         except PayloadError as error:
             failure = UnreachableError(request.fault(200, str(error)))
         else:
@@ -430,6 +444,9 @@ class GraphClient:
         if 300 <= response.status < 400:
             reason = "the server redirects; redirects are not followed"
             raise GraphError(request.fault(response.status, reason))
+        if response.status < 400 and response.status != HTTPStatus.OK:
+            reason = "the server did not send a whole response"
+            raise UnreachableError(request.fault(response.status, reason))
         body, reason = None, "the response is an error without a code"
         try:
             with PARSE_LOCK:
@@ -444,7 +461,7 @@ class GraphClient:
             raise self._read_error(request, response, fields, reason, server_time)
         with self._lock:
             self.unchecked += not response.has_checksum
-        version = response.headers.get("Facebook-API-Version")
+        version = response_headers.api_version(response.headers)
         return GraphResponse(body, server_time, len(response.content), version)
 
     def _read_error(
@@ -471,12 +488,12 @@ class GraphClient:
 
     def _read_headers(self, headers: Mapping[str, str]) -> None:
         """Note the version that served, and slow down before the rate limit is reached."""
-        version = headers.get("Facebook-API-Version")
+        version = response_headers.api_version(headers)
         if version and version != self.version:
             self.version = version
             if version != self.endpoint.version:
                 _LOG.warning(
-                    "API version %s was requested, %s answered", self.endpoint.version, version[:16]
+                    "API version %s was requested, %s answered", self.endpoint.version, version
                 )
         percent = response_headers.usage_percent(headers)
         if percent is not None:
@@ -494,6 +511,24 @@ def _path(*parts: str) -> str:
         if part in ("", ".", ".."):
             raise PayloadError("an id is empty or consists of dots: no URL can contain it")
     return "/".join(quote(part, safe="") for part in parts)
+
+
+def _is_about(request: _Request, body: object) -> bool:
+    """Whether nothing in a response shows that it answers another request.
+
+    An object has the id that was requested. The address of the next page names the conversation.
+    """
+    if not isinstance(body, dict):
+        return True
+    node = unquote(request.path.partition("/")[0])
+    if request.kind == "edge":
+        paging = body.get("paging")
+        address = paging.get("next") if isinstance(paging, dict) else None
+        match = _EDGE.search(address) if isinstance(address, str) else None
+        return match is None or unquote(match[1]) == node
+    returned_id = body.get("id")
+    is_id = isinstance(returned_id, str | int) and request.kind in ("conversation", "message")
+    return not is_id or str(returned_id) == node
 
 
 def _is_nested(fields: str) -> bool:

@@ -24,9 +24,8 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from convo_pipeline.base.clock import SYSTEM_CLOCK, Clock
 from convo_pipeline.errors import BudgetError, GraphFault, StoreError, ThrottledError
-from convo_pipeline.graph.retry import MAX_WAIT_SECONDS, WaitBudget
+from convo_pipeline.graph.retry import MAX_BLOCK_SECONDS, MAX_WAIT_SECONDS, WaitBudget
 
-MAX_BLOCK_SECONDS = 24 * 3600.0
 MAX_AHEAD_SECONDS = 60.0
 """A next slot more than this and ten gaps ahead is from before a reboot."""
 PAIR_SHARE = 1.95

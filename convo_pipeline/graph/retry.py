@@ -17,6 +17,8 @@ FIRST_BACKOFF_SECONDS = 1.0
 MAX_BACKOFF_SECONDS = 30.0
 MAX_WAIT_SECONDS = 120.0
 """The longest single wait, and the longest waiting time of an account in a run."""
+MAX_BLOCK_SECONDS = 24 * 3600.0
+"""The longest block of an account, whatever time Meta names."""
 THROTTLE_SECONDS = (4.0, 16.0, 64.0, 256.0)
 """Waits after throttle errors if Meta names no time. They grow because calls during a block extend
 it. The last one is longer than the longest wait, so that the next run continues."""

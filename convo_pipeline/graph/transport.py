@@ -1,7 +1,9 @@
 """Send one HTTP request and read the whole response, with one deadline and a size limit.
 
 Only this module uses requests and urllib3. Rules:
-- redirects are not followed, and no address from a response is used;
+- redirects are not followed, their bodies are not read, and no address from a response is used;
+- interim responses (1xx) are skipped, and a connection with anything unexpected is closed, so that
+  no response is taken for the one of another request;
 - proxies, .netrc and CA bundles of the environment are ignored (`Session.trust_env` is False);
 - certificates are always verified, and a wrong one is not retried;
 - one deadline for the whole response, and a limit on its decompressed bytes;
@@ -15,10 +17,12 @@ import logging
 import socket
 import ssl
 import time
+import weakref
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from email.message import Message
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -30,7 +34,13 @@ from requests.adapters import HTTPAdapter
 
 from convo_pipeline.base.cancellation import CHECK_SECONDS, Cancellation
 from convo_pipeline.base.secrets import RedactingFilter
-from convo_pipeline.errors import GraphError, GraphFault, TooMuchDataError, UnreachableError
+from convo_pipeline.errors import (
+    ConvoError,
+    GraphError,
+    GraphFault,
+    TooMuchDataError,
+    UnreachableError,
+)
 
 MAX_RESPONSE_BYTES = 64 * 1024 * 1024
 MAX_CONNECT_SECONDS = 8.0
@@ -39,6 +49,13 @@ within ten seconds."""
 _CHUNK_BYTES = 1 << 18
 _GZIP = 16 + zlib.MAX_WBITS
 _LOG_FILTER = RedactingFilter()
+_LOGGERS = ("urllib3.connection", "urllib3.connectionpool", "urllib3.response")
+_TRANSPORT_ERRORS = (
+    requests.RequestException,
+    urllib3.exceptions.HTTPError,
+    OSError,
+    zlib.error,
+)
 _CONNECT_ERRORS = (
     urllib3.exceptions.NewConnectionError,
     urllib3.exceptions.ConnectTimeoutError,
@@ -49,14 +66,16 @@ _CONNECT_ERRORS = (
 class HttpResponse:
     """A whole response.
 
-    `content` is None if it was larger than the limit. `has_checksum` is False if a gzip body ended
-    before its checksum.
+    `content` is None if it was larger than the limit, and empty for a status between 300 and 399.
+    `has_checksum` is False if a gzip body ended before its checksum. `is_first` is True for the
+    first response of a connection, which cannot be the late response of another request.
     """
 
     status: int
     headers: Mapping[str, str]
     content: bytes | None
     has_checksum: bool
+    is_first: bool
 
 
 class HttpTransport:
@@ -71,22 +90,30 @@ class HttpTransport:
         """`timeout_seconds` limits connecting and the response together."""
         connect_seconds = min(MAX_CONNECT_SECONDS, timeout_seconds / 2)
         self._timeout = (connect_seconds, timeout_seconds - connect_seconds)
-        self._session = requests.Session()
-        self._session.trust_env = False
-        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        self._session.headers.update(
+        self._connections = connections
+        self._cancellation = cancellation
+        self._session = self._open_session()
+        for name in _LOGGERS:
+            logging.getLogger(name).addFilter(_LOG_FILTER)
+
+    def _open_session(self) -> requests.Session:
+        session = _Session()
+        session.trust_env = False
+        session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        session.headers.update(
             {
                 "User-Agent": "convo-pipeline",
                 "Accept": "application/json",
                 "Accept-Encoding": "gzip",
             }
         )
-        adapter = _DeadlineAdapter(connections, cancellation)
+        adapter = _DeadlineAdapter(self._connections, self._cancellation)
         for scheme in ("https://", "http://"):
-            self._session.mount(scheme, adapter)
-        logging.getLogger("urllib3.connectionpool").addFilter(_LOG_FILTER)
+            session.mount(scheme, adapter)
+        return session
 
     def close(self) -> None:
+        """Close the connections; a later request opens new ones."""
         self._session.close()
 
     def get(
@@ -97,30 +124,39 @@ class HttpTransport:
         headers: Mapping[str, str],
         path: str,
         is_heavy: bool,
+        is_alone: bool = False,
     ) -> HttpResponse:
-        """Send one request and read its response.
+        """Send one request and read its response; `is_alone` opens a connection for it alone.
 
-        Raises UnreachableError for every failure below HTTP, TooMuchDataError if a heavy request
-        exceeds the deadline, and GraphError for a wrong certificate. `path` is named in the error.
+        Raises UnreachableError for every failure below HTTP and for a response that breaks HTTP,
+        TooMuchDataError if a heavy request exceeds the deadline, and GraphError for a wrong
+        certificate. `path` is named in the error.
         """
         try:
-            with self._session.get(
-                f"{url}?{urlencode(parameters)}",
-                headers=headers,
-                stream=True,
-                allow_redirects=False,
-                timeout=self._timeout,
-            ) as response:
+            with ExitStack() as stack:
+                own = stack.enter_context(self._open_session()) if is_alone else None
+                response = stack.enter_context(
+                    (own or self._session).get(
+                        f"{url}?{urlencode(parameters)}",
+                        headers=headers,
+                        stream=True,
+                        allow_redirects=False,
+                        timeout=self._timeout,
+                    )
+                )
+                is_redirect = 300 <= response.status_code < 400
                 chunks = response.raw.stream(_CHUNK_BYTES, decode_content=False)
                 encoding = response.headers.get("Content-Encoding", "")
-                content, has_checksum = read_body(chunks, encoding, MAX_RESPONSE_BYTES)
-                return HttpResponse(response.status_code, response.headers, content, has_checksum)
-        except (
-            requests.RequestException,
-            urllib3.exceptions.HTTPError,
-            OSError,
-            zlib.error,
-        ) as error:
+                content, has_checksum = read_body(
+                    () if is_redirect else chunks, encoding, MAX_RESPONSE_BYTES
+                )
+                is_first = getattr(response.raw._original_response, "is_first", False)
+                return HttpResponse(
+                    response.status_code, response.headers, content, has_checksum, is_first
+                )
+        except (ConvoError, MemoryError):
+            raise
+        except Exception as error:  # the libraries raise many classes for a broken response
             failure = _read_failure(error, urlsplit(url).netloc, path, is_heavy)
         raise failure  # outside of `except`, because the cause holds the address with its query
 
@@ -168,6 +204,9 @@ def _read_failure(error: Exception, host: str, path: str, is_heavy: bool) -> Gra
     causes = list(_causes(error))
     if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
         return GraphError(GraphFault(path=path, reason="the server's certificate is not trusted"))
+    if not any(isinstance(cause, _TRANSPORT_ERRORS) for cause in causes):
+        reason = f"the response is not valid HTTP ({type(error).__name__})"
+        return UnreachableError(GraphFault(path=path, reason=reason))
     timeouts = requests.ReadTimeout | urllib3.exceptions.ReadTimeoutError | TimeoutError
     if isinstance(error, timeouts):
         kind = TooMuchDataError if is_heavy else UnreachableError
@@ -190,6 +229,13 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = reason or error.__cause__ or error.__context__
 
 
+class _Session(requests.Session):
+    """A session that ignores redirects: requests reads their bodies and fails at odd addresses."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        return None
+
+
 class _DeadlineAdapter(HTTPAdapter):
     """Uses connections whose read timeout is a deadline for the whole response.
 
@@ -207,13 +253,29 @@ class _DeadlineAdapter(HTTPAdapter):
 
 
 def _make_pool_classes(cancellation: Cancellation) -> dict[str, type[urllib3.HTTPConnectionPool]]:
+    used_sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+
     class DeadlineResponse(http.client.HTTPResponse):
         def __init__(self, sock: socket.socket, *arguments: Any, **named: Any) -> None:
+            self.is_first = sock not in used_sockets
+            used_sockets.add(sock)
             timeout_seconds = sock.gettimeout()
             if timeout_seconds is None:
                 raise ValueError("a connection with a deadline needs a timeout")
             reader = _DeadlineReader(sock, time.monotonic() + timeout_seconds, cancellation)
             super().__init__(_SocketReader(reader), *arguments, **named)  # type: ignore[arg-type]
+
+        def begin(self) -> None:
+            """Read status and headers of the final response.
+
+            `http.client` takes an interim response other than 100 for the final one.
+            """
+            super().begin()
+            while 100 <= self.status < 200 and self.status != http.client.SWITCHING_PROTOCOLS:
+                self.headers = self.msg = None  # type: ignore[assignment]
+                super().begin()
+            if not _is_usual(self.status, self.headers):
+                self.will_close = True
 
     class HttpConnection(urllib3.connection.HTTPConnection):
         response_class = DeadlineResponse
@@ -230,6 +292,12 @@ def _make_pool_classes(cancellation: Cancellation) -> dict[str, type[urllib3.HTT
     return {"http": HttpPool, "https": HttpsPool}
 
 
+def _is_usual(status: int, headers: Message) -> bool:
+    """Whether status and headers leave no doubt about where the response ends."""
+    framing = [*headers.get_all("Content-Length", []), *headers.get_all("Transfer-Encoding", [])]
+    return (status == http.client.OK or status >= 400) and len(framing) == 1
+
+
 class _SocketReader:
     """Looks like a socket to `http.client`, which only calls `makefile`."""
 
@@ -237,7 +305,20 @@ class _SocketReader:
         self._reader = reader
 
     def makefile(self, mode: str) -> io.BufferedReader:
-        return io.BufferedReader(self._reader, 1 << 16)
+        return _ResponseFile(self._reader, 1 << 16)
+
+
+class _ResponseFile(io.BufferedReader):
+    """Reads one response; closes the connection if more bytes arrived than the response has."""
+
+    raw: "_DeadlineReader"
+
+    def close(self) -> None:
+        if not self.closed:
+            self.raw.stop()
+            if self.peek(1):
+                self.raw.shut_down()
+        super().close()
 
 
 class _DeadlineReader(io.RawIOBase):
@@ -250,12 +331,22 @@ class _DeadlineReader(io.RawIOBase):
         self._file = connection.makefile("rb", buffering=0)  # keeps the socket open
         self._deadline_seconds = deadline_seconds
         self._cancellation = cancellation
+        self._is_stopped = False
 
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any) -> int:
-        while True:
+    def stop(self) -> None:
+        """Return no further bytes."""
+        self._is_stopped = True
+
+    def shut_down(self) -> None:
+        """End the connection: the next request opens a new one."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def readinto(self, buffer: Any) -> int | None:
+        while not self._is_stopped:
             self._cancellation.check()
             remaining_seconds = self._deadline_seconds - time.monotonic()
             if remaining_seconds <= 0:
@@ -263,6 +354,7 @@ class _DeadlineReader(io.RawIOBase):
             self._socket.settimeout(min(remaining_seconds, CHECK_SECONDS))
             with suppress(TimeoutError):
                 return self._socket.recv_into(buffer)
+        return None
 
     def close(self) -> None:
         self._file.close()

@@ -12,6 +12,7 @@ from convo_pipeline.graph.headers import (
     usage_percent,
     wait_seconds,
 )
+from convo_pipeline.graph.retry import MAX_BLOCK_SECONDS
 
 NOW = datetime(2026, 2, 19, 9, tzinfo=UTC)
 
@@ -22,6 +23,7 @@ NOW = datetime(2026, 2, 19, 9, tzinfo=UTC)
         ("Thu, 19 Feb 2026 09:00:00 GMT", NOW),
         ("Thu, 19 Feb 2026 09:00:00 -0000", NOW),
         ("Thu, 19 Feb 2026 10:00:00 +0100", NOW),
+        ("Fri, 31 Dec 9999 23:59:59 -1200", None),
         ("soon", None),
         ("", None),
     ],
@@ -39,9 +41,19 @@ def test_server_time(text: str, expected: datetime | None) -> None:
         ({"Retry-After": " 7 "}, 7.0),
         ({"Retry-After": "Thu, 19 Feb 2026 09:01:00 GMT"}, 60.0),
         ({"Retry-After": "Thu, 19 Feb 2026 08:00:00 GMT"}, 0.0),
-        ({"Retry-After": "9999999999"}, None),
+        ({"Retry-After": "1.5"}, 1.5),
+        ({"Retry-After": "0"}, 0.0),
+        ({"Retry-After": "9999999999"}, MAX_BLOCK_SECONDS),
+        ({"Retry-After": "9" * 5000}, MAX_BLOCK_SECONDS),
+        ({"Retry-After": "-5"}, None),
+        ({"Retry-After": "Fri, 31 Dec 9999 23:59:59 GMT"}, MAX_BLOCK_SECONDS),
+        ({"Retry-After": "Fri, 31 Dec 9999 23:59:59 -1200"}, None),
         ({"Retry-After": "\u0667"}, None),
         ({BUSINESS_USAGE: '{"17": [{"estimated_time_to_regain_access": 19}]}'}, 1140.0),
+        (
+            {BUSINESS_USAGE: '{"17": [{"estimated_time_to_regain_access": 1e308}]}'},
+            MAX_BLOCK_SECONDS,
+        ),
         ({BUSINESS_USAGE: '{"17": [{"estimated_time_to_regain_access": 0}]}'}, None),
         ({BUSINESS_USAGE: '{"17": [{"estimated_time_to_regain_access": true}]}'}, None),
         ({BUSINESS_USAGE: '{"17": {"estimated_time_to_regain_access": 19}}'}, None),
