@@ -11,7 +11,6 @@ import base64
 import binascii
 import hashlib
 import re
-from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain
 from typing import NamedTuple
@@ -42,6 +41,9 @@ VOLATILE_CONVERSATION_KEYS = frozenset(
 )
 """Keys that change with every message. They are left out, so that daily rows stay equal."""
 _TIME_IN_MESSAGE_ID = re.compile(rb"ig_dm_item:\d+:IGMessageID:\d+:\d+:(\d+)")
+_IDS_START = "aWdfZ"
+"""`ig_d` in Meta's variant of base64."""
+_ACCOUNT_IN_ID = re.compile(rb"ig_dm(?:_item)?:\d+:IGMessage(?:Thread|ID):(\d+):\d+(?::\d+)?")
 _LARGEST_CODE = 1 << 63
 
 
@@ -80,77 +82,6 @@ class Reject(NamedTuple):
     reason: str
     payload: str
     at_us: int
-
-
-@dataclass
-class OwnIdClues:
-    """Infer the account's own id from its conversations, where the API does not return it.
-
-    On Instagram the account's id inside conversations is not the Page's id. It is the only
-    participant of at least two conversations who sent one message and received another one.
-    """
-
-    _conversations: dict[str, set[str]] = field(default_factory=dict)
-    """The conversations that list a person as participant."""
-    _listed: set[str] = field(default_factory=set)
-    """Conversations that list exactly two participants: the account and a customer."""
-    _senders: set[str] = field(default_factory=set)
-    _recipients: set[str] = field(default_factory=set)
-    _ids_of_name: dict[str, set[str]] = field(default_factory=dict)
-
-    def add_conversation(self, conversation_id: str, row: dict[str, object]) -> None:
-        people = self._read_people(row.get("participants"))
-        for person_id in people:
-            self._conversations.setdefault(person_id, set()).add(conversation_id)
-        if len(people) == 2:
-            self._listed.add(conversation_id)
-
-    def add_message(self, row: object) -> None:
-        if isinstance(row, dict):
-            self._senders.update(self._read_people(row.get("from")))
-            self._recipients.update(self._read_people(row.get("to")))
-
-    def has_seen(self, own_id: str | None) -> bool:
-        """Say whether a person with this id takes part in a conversation."""
-        places = (self._conversations, self._senders, self._recipients)
-        return own_id is not None and any(own_id in place for place in places)
-
-    def infer(self) -> str | None:
-        """Return the account's own id, or None while no person or several people fit."""
-        fitting = [
-            person_id
-            for person_id, conversations in self._conversations.items()
-            if len(conversations) > 1
-            and person_id in self._senders
-            and person_id in self._recipients
-        ]
-        if len(fitting) > 1:
-            fitting = [each for each in fitting if self._conversations[each] >= self._listed]
-        return fitting[0] if len(fitting) == 1 else None
-
-    def find_by_name(self, username: str | None) -> str | None:
-        """Return the id of the only person with this user name."""
-        ids = self._ids_of_name.get(username or "", set())
-        return next(iter(ids)) if len(ids) == 1 else None
-
-    @property
-    def has_evidence(self) -> bool:
-        """Say whether a conversation of two was listed, where an id that is missing is wrong."""
-        return bool(self._listed)
-
-    def _read_people(self, value: object) -> set[str]:
-        """Return the ids in `{"data": [..]}`, in a list or in a single object; note user names."""
-        if isinstance(value, dict) and "data" in value:
-            value = value["data"]
-        found = set()
-        for entry in value if isinstance(value, list) else [value]:
-            person_id = readable_id(entry)
-            if person_id is not None:
-                found.add(person_id)
-                username = entry.get("username") if isinstance(entry, dict) else None
-                if isinstance(username, str) and username:
-                    self._ids_of_name.setdefault(username, set()).add(person_id)
-        return found
 
 
 def read_messages(page: MessagesRecord) -> list[MessageObservation | Reject]:
@@ -253,20 +184,38 @@ def is_plausible(time_us: int | None, at_us: int) -> bool:
 def message_id_us(message_id: str) -> int | None:
     """Return the send time inside an Instagram message id, or None.
 
-    The id is Meta's variant of base64 (`ZD` for `=`, `ZA` for a plain `Z`) of
-    `ig_dm_item:1:IGMessageID:<account>:<thread>:<item>`, and item is microseconds << 64.
-    This was decoded from real ids. It is undocumented, so it is used only where no time is given.
+    The id is Meta's text of `ig_dm_item:1:IGMessageID:<account>:<thread>:<item>`, and item is
+    microseconds << 64. It is used only where no time is given.
     """
-    plain = message_id
+    match = _TIME_IN_MESSAGE_ID.fullmatch(_decode_id(message_id))
+    return int(match[1]) >> 64 if match else None
+
+
+def account_in_id(meta_id: str) -> str | None:
+    """Return the account inside an Instagram id of a conversation or message, or None.
+
+    A conversation's id is Meta's text of `ig_dm:1:IGMessageThread:<account>:<thread>`. The account
+    is the one that sees the conversation.
+    """
+    match = _ACCOUNT_IN_ID.fullmatch(_decode_id(meta_id))
+    return match[1].decode() if match else None
+
+
+def _decode_id(meta_id: str) -> bytes:
+    """Return the bytes of Meta's variant of base64 (`ZD` for `=`, `ZA` for a plain `Z`), or none.
+
+    This was decoded from real ids of Instagram. It is undocumented.
+    """
+    if not meta_id.startswith(_IDS_START):
+        return b""
+    plain = meta_id
     for code, letter in (("ZD", "="), ("ZB", "+"), ("ZC", "/"), ("ZA", "Z")):
         plain = plain.replace(code, letter)
     plain = plain.rstrip("=")
     try:
-        decoded = base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
+        return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
     except (binascii.Error, ValueError):
-        return None
-    match = _TIME_IN_MESSAGE_ID.fullmatch(decoded)
-    return int(match[1]) >> 64 if match else None
+        return b""
 
 
 def _error_codes(error: object) -> tuple[int | None, int | None]:

@@ -22,13 +22,13 @@ from convo_pipeline.extract.missing import PageSpan, page_span
 from convo_pipeline.extract.observations import (
     ConversationObservation,
     MessageObservation,
-    OwnIdClues,
     Reject,
     read_conversation,
     read_message,
     read_messages,
     reject,
 )
+from convo_pipeline.extract.own_id import OwnIdClues
 from convo_pipeline.extract.spool import (
     ListingRecord,
     MessageRecord,
@@ -183,7 +183,7 @@ class RunData:
                 self._add_messages(page)
             case MessageRecord() as message:
                 self._add_observations([read_message(message)])
-                self._own_id_clues.add_message(message.payload)
+                self._own_id_clues.add_message(message.conversation_id, message.payload)
             case StateRecord(at_us, state, walked_down_to_us):
                 self.states[state.conversation_id] = state
                 if walked_down_to_us is not None:
@@ -201,25 +201,15 @@ class RunData:
         return pa.Table.from_batches(batches, schema=SCHEMA)
 
     def find_identity(self, store: Store, account: AccountSettings) -> OwnIdentity:
-        """Decide who the account is from what was fetched, stored and observed.
-
-        An id is trusted if it takes part in a conversation of this run, or if no conversation lists
-        its people. Else the user name decides, then the one person common to all conversations. If
-        nothing fits, the own id is unknown and the directions of messages are null.
-        """
-        stored, clues = store.state.identity(account.name), self._own_id_clues
-        known = [self.own_identity or OwnIdentity()]
-        if stored:
-            known.append(OwnIdentity(stored.own_id, stored.own_username, stored.own_id_source))
-        username = next((each.own_username for each in known if each.own_username), None)
-        known = [each for each in known if each.own_id]
-        seen = next((each for each in known if clues.has_seen(each.own_id)), None)
-        if seen or (known and not clues.has_evidence):
-            return seen or known[0]
-        own_id, source = clues.find_by_name(username), "username"
-        if own_id is None:
-            own_id, source = clues.infer(), "inferred"
-        return OwnIdentity(own_id, username, source if own_id else None)
+        """Decide who the account is from what was fetched, stored and observed."""
+        known, stored = store.state.identity(account.name), OwnIdentity()
+        if known:
+            stored = OwnIdentity(known.own_id, known.own_username, known.own_id_source)
+        return self._own_id_clues.decide(
+            self.own_identity or OwnIdentity(),
+            stored,
+            has_stored_rows=bool(store.days("raw_conversations", account.name)),
+        )
 
     def place_untimed(self, stored_days: Placements) -> Placements:
         """Put messages without a time on a day, for good; return the days.
@@ -249,7 +239,7 @@ class RunData:
         newest = self.conversations.get(conversation_id, found)
         if (at_us, found.folder or "") >= (newest.at_us, newest.folder or ""):
             self.conversations[conversation_id] = found
-        if self._needs_clues and isinstance(row.payload, dict):
+        if isinstance(row.payload, dict):
             self._own_id_clues.add_conversation(conversation_id, row.payload)
         if row.malformed_messages is not None:
             reason = f"the messages of conversation {conversation_id} are no list"
@@ -268,9 +258,8 @@ class RunData:
         for each in found:
             if isinstance(each, Reject):
                 self._add_reject(each)
-        if self._needs_clues:
-            for row in page.rows:
-                self._own_id_clues.add_message(row)
+        for row in page.rows:
+            self._own_id_clues.add_message(page.conversation_id, row)
 
     def _add_observations(self, messages: list[MessageObservation]) -> None:
         """Put messages on their days; those without a time of their own wait for their day."""
@@ -288,12 +277,6 @@ class RunData:
 
     def _add_reject(self, entry: Reject) -> None:
         self.rejects.setdefault(entry.digest, entry)
-
-    @property
-    def _needs_clues(self) -> bool:
-        """Whether the own id was not seen yet in a conversation of this run."""
-        own_id = self.own_identity.own_id if self.own_identity else None
-        return not self._own_id_clues.has_seen(own_id)
 
     @property
     def _folder(self) -> Path:

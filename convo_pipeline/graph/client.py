@@ -217,7 +217,7 @@ class GraphClient:
             except GraphError as error:
                 if isinstance(error, TokenError | ThrottledError) or is_unanswered(error):
                     raise
-                if error.fault.code == BAD_PARAMETER:
+                if error.fault.code == BAD_PARAMETER or page_id == "me":
                     continue
                 return Identity()
             own = body if page_id == "me" or not isinstance(body, dict) else body.get(LINKED)

@@ -1,4 +1,4 @@
-"""Compute `conversations` and `participants`, and decide who sent each message. Pure.
+"""Compute `conversations` and `participants`. Pure.
 
 People come from the list of participants, and from senders and recipients of messages.
 """
@@ -126,55 +126,6 @@ def _named_recipients(
     ids, texts = rows["conversation_id"].to_pylist(), rows["payload"].to_pylist()
     for conversation_id, payload in zip(ids, texts, strict=True):
         yield from _read_list(conversation_id, payload, "to")
-
-
-def clear_unsure_directions(messages: pa.Table, participants: pa.Table) -> pa.Table:
-    """Set the direction to null in conversations of several people without the account."""
-    people = participants.group_by("conversation_id", use_threads=False).aggregate(
-        [("is_account", "any"), ([], "count_all")]
-    )
-    has_account = pc.fill_null(people["is_account_any"], False)
-    is_unsure = pc.and_(pc.greater(people["count_all"], 1), pc.invert(has_account))
-    unsure_ids = people.filter(is_unsure)["conversation_id"]
-    if not len(unsure_ids):
-        return messages
-    is_in_one = pc.is_in(messages["conversation_id"], value_set=unsure_ids.combine_chunks())
-    direction = pc.if_else(is_in_one, pa.scalar(None, schema.TEXT), messages["direction"])
-    index = messages.column_names.index("direction")
-    return messages.set_column(index, messages.schema.field("direction"), direction)
-
-
-def resolve_senders(messages: pa.Table, participants: pa.Table) -> pa.Table:
-    """Fill the sender of messages that name only recipients, in conversations with one customer.
-
-    The account sends a message to the customer, and the customer one to the account. Any other
-    sender stays null.
-    """
-    is_open = pc.and_(pc.is_null(messages["sender_id"]), pc.is_valid(messages["recipient_ids"]))
-    if not pc.any(is_open).as_py():
-        return messages
-    people: dict[str, list[dict[str, object]]] = {}
-    for person in participants.to_pylist():
-        people.setdefault(person["conversation_id"], []).append(person)
-    rows = messages.to_pylist()
-    for row, needs_sender in zip(rows, is_open.to_pylist(), strict=True):
-        if needs_sender and (sender := _find_sender(row, people.get(row["conversation_id"], []))):
-            row |= {
-                "sender_id": sender["participant_id"], "sender_name": sender["name"],
-                "sender_username": sender["username"],
-                "direction": "outbound" if sender["is_account"] else "inbound",
-            }  # fmt: skip
-    return pa.Table.from_pylist(rows, schema=messages.schema)
-
-
-def _find_sender(
-    row: dict[str, object], people: list[dict[str, object]]
-) -> dict[str, object] | None:
-    if len(people) != 2 or {person["is_account"] for person in people} != {True, False}:
-        return None
-    recipients = row["recipient_ids"]
-    senders = [person for person in people if [person["participant_id"]] != recipients]
-    return senders[0] if len(senders) == 1 else None
 
 
 def normalize_conversations(

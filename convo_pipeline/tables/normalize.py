@@ -13,12 +13,11 @@ import pyarrow.compute as pc
 
 from convo_pipeline import schema
 from convo_pipeline.tables.conversations import (
-    clear_unsure_directions,
     normalize_conversations,
     normalize_participants,
     read_own_ids,
-    resolve_senders,
 )
+from convo_pipeline.tables.directions import correct_directions, mark_second_ids, resolve_senders
 from convo_pipeline.tables.messages import CHILD_NAMES, ParsedPayloads, parse_payloads
 
 _LONG_AGO = pa.scalar(0, schema.TIME)
@@ -59,7 +58,9 @@ def normalize(raw: RawDay) -> dict[str, pa.Table]:
     parsed = parse_payloads(aligned["payload"])
     messages = _messages_table(aligned, parsed, raw.platform, own_ids)
     participants = normalize_participants(raw.conversations, messages, own_ids, aligned["payload"])
-    messages = clear_unsure_directions(resolve_senders(messages, participants), participants)
+    participants = mark_second_ids(participants, messages)
+    messages = resolve_senders(messages, participants)
+    messages = correct_directions(messages, participants, own_ids)
     conversations = normalize_conversations(
         raw.conversations, messages, participants, raw.platform, raw.page_id
     )

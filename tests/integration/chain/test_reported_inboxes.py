@@ -9,6 +9,7 @@ import pytest
 from convo_pipeline.lake.store import Store
 from convo_pipeline.state.records import AccountIdentity
 from tests.support.case_runs import ACCOUNT, CaseRun, read_case, serve_case
+from tests.support.case_worlds import REFUSED, instagram, message, people, refusal
 
 DIRECTIONS = "select message_id, direction from messages order by 1"
 OWN = "17841499990000001"
@@ -97,32 +98,6 @@ def test_a_listing_under_conversations_is_read_as_a_list(tmp_path: Path) -> None
     with serve_case(world_of("31"), tmp_path) as run:
         assert run.extract().outcome == "complete"
         assert run.sql("select count(*) from messages") == [(2,)]
-
-
-def people(*ids: str) -> dict[str, Any]:
-    return {"data": [{"id": each, "username": f"user{each}"} for each in ids]}
-
-
-def message(message_id: str, sender: str | None, *recipients: str) -> dict[str, Any]:
-    own: dict[str, Any] = {"id": message_id, "created_time": "@-10m", "message": "hi"}
-    if sender:
-        own["from"] = {"id": sender, "username": f"user{sender}"}
-    return own | ({"to": people(*recipients)} if recipients else {})
-
-
-def instagram(*conversations: dict[str, Any], **others: object) -> dict[str, Any]:
-    listed = [
-        {"id": f"c{index}", "updated_time": "@-10m", **each}
-        for index, each in enumerate(conversations)
-    ]
-    return {"platform": "instagram", "page_id": "me", "conversations": listed, **others}
-
-
-REFUSED = {
-    "path": "me",
-    "status": 403,
-    "body": {"error": {"code": 10, "message": "no", "type": "OAuthException"}},
-}
 
 
 def test_a_refused_own_id_is_inferred_from_two_conversations(tmp_path: Path) -> None:
@@ -225,11 +200,6 @@ def messenger(count: int, **others: object) -> dict[str, Any]:
     return {
         "platform": "messenger", "page_id": "100200300", "conversations": conversations, **others,
     }  # fmt: skip
-
-
-def refusal(code: int, subcode: int | None = None) -> dict[str, Any]:
-    error = {"code": code, "error_subcode": subcode, "message": "no", "type": "OAuthException"}
-    return {"error": {key: value for key, value in error.items() if value is not None}}
 
 
 def whole_conversations(run: CaseRun) -> set[str]:

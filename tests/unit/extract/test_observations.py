@@ -7,7 +7,7 @@ import pytest
 
 from convo_pipeline.base.times import EPOCH, day_start_us, to_us
 from convo_pipeline.extract import observations
-from convo_pipeline.extract.observations import MessageObservation, OwnIdClues, Reject
+from convo_pipeline.extract.observations import MessageObservation, Reject
 from convo_pipeline.extract.spool import ListingRecord, MessageRecord, MessagesRecord
 from convo_pipeline.graph.responses import read_conversation_row
 
@@ -132,46 +132,6 @@ def test_volatile_keys_of_a_conversation_are_left_out() -> None:
         f'{{"participants":{AT_US}}}',
         '{"participants":{"data":[{"id":"1"}]}}',
     )
-
-
-def person(person_id: str) -> dict[str, str]:
-    return {"id": person_id}
-
-
-def row_of(*people: str) -> dict[str, object]:
-    return {"participants": {"data": [person(each) for each in people]}}
-
-
-def message_of(sender: str, *recipients: str) -> dict[str, object]:
-    return {"from": person(sender), "to": {"data": [person(each) for each in recipients]}}
-
-
-def test_own_id_is_the_participant_of_two_conversations_who_sends_and_receives() -> None:
-    clues = OwnIdClues()
-    clues.add_conversation("a", row_of("ada", "us"))
-    clues.add_conversation("b", row_of("ben", "us"))
-    clues.add_message(message_of("ada", "us"))
-    assert clues.infer() is None
-    clues.add_message(message_of("us", "ben"))
-    assert clues.infer() == "us"
-
-
-def test_own_id_is_not_inferred_from_one_conversation() -> None:
-    clues = OwnIdClues()
-    for _ in range(2):
-        clues.add_conversation("a", row_of("ada", "us"))
-    clues.add_message(message_of("us", "ada"))
-    clues.add_message(message_of("ada", "us"))
-    assert clues.infer() is None
-
-
-def test_own_id_is_not_inferred_if_two_people_fit() -> None:
-    clues = OwnIdClues()
-    for each in ("a", "b"):
-        clues.add_conversation(each, row_of("agent", "us"))
-    clues.add_message(message_of("us", "agent"))
-    clues.add_message(message_of("agent", "us"))
-    assert clues.infer() is None
 
 
 @pytest.mark.parametrize(
