@@ -36,11 +36,14 @@ CONTENT_TYPES = (
 DETAIL_STATUSES = ("pending", "failed", "beyond_20", "gone", "detailed")
 """Statuses from least to most information. A merge keeps the later status."""
 READABLE_COUNT = 20
+CUT_KEY = "is_cut"
+"""Key that this program adds to a list in a payload: the API has more items than are stored."""
 """Number of newest messages of a conversation whose content the API returns."""
 CREATED_AT_SOURCES = ("message", "message_id", "conversation", "listing")
 PROBLEMS = (
     "payload_unreadable",
     "field_unreadable",
+    "list_cut",
     "time_unreadable",
     "time_estimated",
     "surrogate_replaced",

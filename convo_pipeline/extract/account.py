@@ -31,6 +31,7 @@ from convo_pipeline.errors import (
 from convo_pipeline.extract.conversation import AccountControl, ConversationReader
 from convo_pipeline.extract.inbox import InboxReader, InboxResult, StoredConversations
 from convo_pipeline.extract.load import LoadResult, load_run_data, load_spool
+from convo_pipeline.extract.nested_lists import NestedLists
 from convo_pipeline.extract.newest20_probe import Newest20Probe
 from convo_pipeline.extract.report import (
     AccountReport,
@@ -301,6 +302,9 @@ class AccountCalls:
         self._page_sizes = PageSizePolicy(
             run.account.platform, run.clock.now().date(), self._memory.get("page_size")
         )
+        self._lists = NestedLists.from_json(
+            run.clock.now().date(), self._memory.get("phantom_lists")
+        )
         self._result = InboxResult()
         self._listing: Listing | None = None
         self._started_seconds = time.monotonic()
@@ -341,6 +345,7 @@ class AccountCalls:
         unreadable = set(filter(self.data.suppression_filter.keeps, unreadable))
         memory = {key: self._memory[key] for key in self._memory.keys() - OBSOLETE_MEMORY}
         memory["page_size"] = self._page_sizes.to_json(unreadable)
+        memory["phantom_lists"] = self._lists.to_json()
         is_whole = summary is not None and self._result.error is None and not summary.cuts
         if summary is not None and is_whole and summary.started_at is not None:
             memory["coverage"] = {
@@ -484,6 +489,7 @@ class AccountCalls:
             self._run.account.platform,
             Newest20Probe(),
             self._page_sizes,
+            self._lists,
             AccountControl(self._client),
             find_details=self._find_details,
             is_stored=self._is_stored,

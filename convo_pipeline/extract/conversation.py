@@ -6,7 +6,7 @@
 import threading
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 from convo_pipeline.base.json_text import readable_id
 from convo_pipeline.base.times import SECOND_US, to_us
@@ -22,6 +22,14 @@ from convo_pipeline.errors import (
     TooMuchDataError,
     UnknownFieldError,
 )
+from convo_pipeline.extract.nested_lists import (
+    CONVERSATION_LISTS,
+    MESSAGE_LISTS,
+    CutList,
+    NestedLists,
+    find_next,
+    mark_cut,
+)
 from convo_pipeline.extract.newest20_probe import (
     Newest20Probe,
     is_about_message,
@@ -29,19 +37,25 @@ from convo_pipeline.extract.newest20_probe import (
 )
 from convo_pipeline.extract.observations import BARE_FIELDS, find_created_us, lacks_content
 from convo_pipeline.extract.run_data import RunData
-from convo_pipeline.extract.spool import MessageRecord, MessagesRecord, StateRecord
+from convo_pipeline.extract.spool import (
+    ListingRecord,
+    MessageRecord,
+    MessagesRecord,
+    StateRecord,
+)
 from convo_pipeline.extract.walk import BareMessage, Walk, bare_messages
 from convo_pipeline.graph.client import GraphClient
 from convo_pipeline.graph.codes import is_permanent
 from convo_pipeline.graph.fields import (
     conversation_field_names,
     conversation_fields,
+    list_fields,
     message_field_names,
     message_fields,
 )
 from convo_pipeline.graph.listing import ListedPage
 from convo_pipeline.graph.page_size import PageSize, PageSizePolicy, smaller_message_page
-from convo_pipeline.graph.responses import Page
+from convo_pipeline.graph.responses import ConversationRow, Page
 from convo_pipeline.schema import READABLE_COUNT
 from convo_pipeline.state.records import ConversationState
 
@@ -78,6 +92,8 @@ class ListedConversation:
     """Refused in two runs, and not active since: it is not fetched again."""
     was_empty: bool = False
     """Its messages were an empty list in the previous run."""
+    page: ListedPage | None = None
+    """The page with this conversation alone, if lists inside it are cut."""
 
     @property
     def at_us(self) -> int:
@@ -91,6 +107,8 @@ class ListedConversation:
     @cached_property
     def needs_no_call(self) -> bool:
         """Whether no older message and no bare message has to be fetched."""
+        if self.page:
+            return False
         if self.is_current:
             return True
         is_read = self.nested.after is None or self.walk.is_deep_enough
@@ -108,6 +126,17 @@ class ListedConversation:
             due_reason,
         )
         return StateRecord(self.at_us, state, -1 if at_end else walk.low_us)
+
+
+def listing_record(page: ListedPage) -> ListingRecord:
+    """Return the record of a page of conversations."""
+    return ListingRecord(
+        to_us(page.server_time),
+        page.folder,
+        page.message_fields,
+        page.conversation_fields,
+        page.rows,
+    )
 
 
 @dataclass
@@ -150,6 +179,7 @@ class ConversationReader:
     platform: str
     probe: Newest20Probe
     page_sizes: PageSizePolicy
+    lists: NestedLists
     control: AccountControl
     find_details: Callable[[str, str, int], Collection[tuple[str, int | None]]]
     """Returns the stored (`detail_status`, `error_code`) of (conversation, message, created_us)."""
@@ -194,7 +224,8 @@ class ConversationReader:
             self._meet_stored(listed, listed.walk, listed.nested.rows),
             listed.nested.after,
         )
-        is_whole = self._fetch_bare(listed, listed.nested.rows, 1)
+        is_whole = self._read_listed_lists(listed)
+        is_whole &= self._fetch_bare(listed, listed.nested.rows, 1)
         cursors: set[str] = set()
         empty_count, has_restarted = 0, False
         while after is not None and not walk.is_deep_enough:
@@ -204,7 +235,7 @@ class ConversationReader:
                 )
             cursors.add(after)
             try:
-                page = self._fetch_older(listed, after, walk.count + 1)
+                page, has_whole_lists = self._fetch_older(listed, after, walk.count + 1)
             except GraphError as error:
                 if after == FROM_HEAD or isinstance(error, STOPPING) or not is_permanent(error):
                     raise  # `InboxReader` asks the control
@@ -220,6 +251,7 @@ class ConversationReader:
                     return StateRecord(listed.at_us, state)
                 walk, after = Walk(walk.since_us, walk.stored), FROM_HEAD
                 continue
+            is_whole &= has_whole_lists
             is_whole &= self._fetch_bare(listed, page.rows, walk.count + 1)
             empty_count = 0 if page.rows else empty_count + 1
             walk, after = self._meet_stored(listed, walk.extend(page.rows), page.rows), page.after
@@ -246,9 +278,15 @@ class ConversationReader:
             return True
         return not listed.messages_limit and not listed.was_empty
 
-    def _fetch_older(self, listed: ListedConversation, after: str, first_rank: int) -> Page:
-        """Fetch one page of messages and write it to the spool."""
+    def _fetch_older(
+        self, listed: ListedConversation, after: str, first_rank: int
+    ) -> tuple[Page, bool]:
+        """Fetch one page of messages and the lists inside them, and write it to the spool.
+
+        Return the page, and whether the lists are whole.
+        """
         fields, page = self._fetch_page(listed, after)
+        cuts = [self.lists.find(row, MESSAGE_LISTS) for row in page.rows]
         self.data.append(
             MessagesRecord(
                 to_us(page.server_time),
@@ -256,11 +294,86 @@ class ConversationReader:
                 listed.updated_us,
                 first_rank,
                 fields,
-                page.rows,
+                tuple(map(self.lists.mark, page.rows)),
             )
         )
         self.on_messages(len(page.rows))
-        return page
+        return page, self._read_message_lists(listed, page, cuts, fields, first_rank)
+
+    def _read_listed_lists(self, listed: ListedConversation) -> bool:
+        """Read the cut lists of a listed conversation and its messages; return if all are whole."""
+        page = listed.page
+        if page is None:
+            return True
+        is_whole = True
+        (row,) = page.rows
+        cuts = self.lists.find(row.payload, CONVERSATION_LISTS)
+        if cuts and isinstance(row.payload, dict):
+            payload, is_whole = self._read_lists(listed.conversation_id, row.payload, cuts)
+            row = ConversationRow(payload, replace(row.messages, rows=()))
+            self.data.append(listing_record(replace(page, rows=(row,))))
+        message_cuts = [find_next(message, MESSAGE_LISTS) for message in listed.nested.rows]
+        return is_whole & self._read_message_lists(
+            listed, listed.nested, message_cuts, page.message_fields, first_rank=1
+        )
+
+    def _read_message_lists(
+        self,
+        listed: ListedConversation,
+        page: Page,
+        cuts_of_rows: Sequence[Sequence[CutList]],
+        fields: tuple[str, ...],
+        first_rank: int,
+    ) -> bool:
+        """Read the cut lists of messages and write these messages again.
+
+        Return whether all lists are whole.
+        """
+        is_page_whole = True
+        for rank, (row, cuts) in enumerate(zip(page.rows, cuts_of_rows, strict=True), first_rank):
+            message_id = readable_id(row)
+            if not cuts or message_id is None or not isinstance(row, dict):
+                continue
+            payload, is_whole = self._read_lists(message_id, row, cuts)
+            is_page_whole &= is_whole
+            at_us = to_us(page.server_time)
+            created_us, source = find_created_us(row, message_id, listed.updated_us, at_us)
+            record = MessageRecord(
+                at_us=at_us,
+                conversation_id=listed.conversation_id,
+                message_id=message_id,
+                created_us=created_us,
+                created_at_source=source,
+                rank=rank,
+                detail_status="detailed",
+                error_code=None,
+                error_subcode=None,
+                fields=fields,
+                payload=payload,
+            )
+            self.data.append(record)
+        return is_page_whole
+
+    def _read_lists(
+        self, object_id: str, row: dict[str, object], cuts: Sequence[CutList]
+    ) -> tuple[object, bool]:
+        """Return an object with its cut lists read on, and whether all are whole now.
+
+        Raise an error that stops the account.
+        """
+        is_whole, read = True, dict(row)
+        for cut in cuts:
+            fields = list_fields(cut.name, self.page_sizes.dropped)
+            found, is_list_whole, error = self.lists.read(
+                cut, partial(self.client.fetch_list, object_id, cut.name, fields)
+            )
+            if error and self.control.stops(error):
+                raise error
+            read[cut.name] = {"data": list(found.rows)}
+            if not is_list_whole:
+                read = mark_cut(read, [found])
+            is_whole &= is_list_whole
+        return self.lists.mark(read), is_whole
 
     def _fetch_page(self, listed: ListedConversation, after: str) -> tuple[tuple[str, ...], Page]:
         """Fetch a page of messages, smaller and smaller until it comes; return its fields too."""
@@ -391,7 +504,9 @@ class ConversationReader:
             fields=message_field_names(self.platform, dropped),
         )
         if isinstance(answer.body, dict) and not lacks_content(answer.body):
-            return replace(record, detail_status="detailed", payload=answer.body), None
+            cuts = self.lists.find(answer.body, MESSAGE_LISTS)
+            payload, _ = self._read_lists(record.message_id, answer.body, cuts)
+            return replace(record, detail_status="detailed", payload=payload), None
         no_content = PayloadError("a message's answer has no content")
         status = refused_status(no_content, record.rank, is_throttled=False)
         return replace(record, detail_status=status), no_content

@@ -14,17 +14,18 @@ from dataclasses import dataclass, field, replace
 
 from convo_pipeline.base.json_text import readable_id
 from convo_pipeline.base.threads import ThreadPool
-from convo_pipeline.base.times import to_us
 from convo_pipeline.errors import STOPPING, ConvoError, GraphError, UnreachableError
 from convo_pipeline.extract.conversation import (
     EMPTY_EDGE,
     FROM_HEAD,
     ConversationReader,
     ListedConversation,
+    listing_record,
 )
+from convo_pipeline.extract.nested_lists import CONVERSATION_LISTS, MESSAGE_LISTS
 from convo_pipeline.extract.newest20_probe import is_absent
 from convo_pipeline.extract.run_data import RunData
-from convo_pipeline.extract.spool import ListingRecord, StateRecord
+from convo_pipeline.extract.spool import StateRecord
 from convo_pipeline.extract.walk import Walk
 from convo_pipeline.graph.client import GraphClient
 from convo_pipeline.graph.codes import is_outage, is_permanent
@@ -201,13 +202,7 @@ class InboxReader:
         done = [each for each in listed if each.needs_no_call]
         lacking = [each for each in listed if not each.needs_no_call]
         wanted = [each for each in lacking if not each.is_given_up]
-        record = ListingRecord(
-            to_us(page.server_time),
-            page.folder,
-            page.message_fields,
-            page.conversation_fields,
-            page.rows,
-        )
+        record = listing_record(replace(page, rows=tuple(map(self._mark_cut, page.rows))))
         states = [
             each.state_after(each.walk, at_end=each.nested.after is None)
             for each in done
@@ -247,7 +242,22 @@ class InboxReader:
             is_current,
             is_given_up=is_refused and not stored.is_sweep and stored.is_trusted(updated_us),
             was_empty=due_reason == EMPTY_EDGE,
+            page=replace(page, rows=(row,)) if self._has_new_cut_lists(row) else None,
         )
+
+    def _mark_cut(self, row: ConversationRow) -> ConversationRow:
+        """Mark the lists of a conversation and its messages that the response holds in part."""
+        mark = self._reader.lists.mark
+        messages = replace(row.messages, rows=tuple(map(mark, row.messages.rows)))
+        return replace(row, payload=mark(row.payload, CONVERSATION_LISTS), messages=messages)
+
+    def _has_new_cut_lists(self, row: ConversationRow) -> bool:
+        """Whether lists have to be read on; those of a stored conversation are whole already."""
+        find = self._reader.lists.find
+        is_cut = bool(find(row.payload, CONVERSATION_LISTS)) or any(
+            find(message, MESSAGE_LISTS) for message in row.messages.rows
+        )
+        return is_cut and not self.adds_nothing(row)
 
     def _is_current(self, conversation_id: str, updated_us: int | None) -> bool:
         return self._stored.is_current(conversation_id, updated_us, self._since_us)

@@ -56,9 +56,14 @@ from convo_pipeline.graph.retry import GiveUp, Retry, WaitBudget, decide
 from convo_pipeline.graph.transport import MAX_RESPONSE_BYTES, HttpResponse, HttpTransport
 from convo_pipeline.settings import AccountSettings, Settings
 
-CallKind = Literal["listing", "conversation", "edge", "message", "identity", "token", "find"]
-"""What a call requests; an edge is a page of one conversation's messages."""
+CallKind = Literal[
+    "listing", "conversation", "edge", "message", "list", "identity", "token", "find"
+]
+"""What a call requests: an edge is a page of one conversation's messages, a list a later page of
+another list inside a conversation or message, such as `attachments`."""
 MAX_PARALLEL_CALLS = 4
+LIST_LIMIT = 100
+"""Items on a later page of a list inside a conversation or message."""
 LINKED = "instagram_business_account"
 PAGE_IDENTITY_FIELDS = (f"{LINKED}{{id,username}}", LINKED)
 LOGIN_IDENTITY_FIELDS = ("user_id,username", "user_id", "id,username")
@@ -290,6 +295,12 @@ class GraphClient:
     def fetch_message(self, message_id: str, fields: str) -> GraphResponse:
         """Return one message; MissingError means deleted or older than the newest 20."""
         return self._fetch(_Request("message", _path(message_id), {"fields": fields}), read_object)
+
+    def fetch_list(self, object_id: str, name: str, fields: str, after: str) -> Page:
+        """Return a later page of a list inside a conversation or message."""
+        parameters = {"limit": str(LIST_LIMIT), "after": after}
+        parameters |= {"fields": fields} if fields else {}
+        return self._fetch(_Request("list", _path(object_id, name), parameters), read_page)
 
     def _authorize(self) -> _Authorization:
         """Return the account's token. With a user's token, the Page's token is read first."""

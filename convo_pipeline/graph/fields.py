@@ -40,6 +40,15 @@ def message_fields(platform: str, dropped: Collection[str] = ()) -> str:
     return ",".join(shares if name == "shares" else name for name in names)
 
 
+def list_fields(name: str, dropped: Collection[str] = ()) -> str:
+    """Return the `fields` of a later page of a list; "" for the list's default fields.
+
+    >>> list_fields("attachments"), list_fields("shares", SHARE_FIELDS)
+    ('', 'id,link,name,description,type,url,title,template')
+    """
+    return ",".join(_share_fields(dropped)) if name == "shares" else ""
+
+
 def _share_fields(dropped: Collection[str]) -> tuple[str, ...]:
     return tuple(name for name in SHARE_FIELDS if f"shares.{name}" not in dropped)
 

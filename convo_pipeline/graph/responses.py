@@ -185,6 +185,20 @@ def read_conversation_row(value: object, server_time: datetime) -> ConversationR
     return ConversationRow(payload, Page(rows, _read_cursor(messages.get("paging")), server_time))
 
 
+def read_next(value: object) -> tuple[tuple[object, ...], str] | None:
+    """Return the rows of a list inside an object and the cursor of its next page.
+
+    None if no page follows; the cursor is "" if the next page has none.
+
+    >>> read_next({"data": [1], "paging": {"next": "https://graph.example/?after=b"}})
+    ((1,), 'b')
+    """
+    if not isinstance(value, dict):
+        return None
+    after = _read_cursor(value.get("paging"))
+    return None if after is None else (_read_rows(value.get("data")), after)
+
+
 def read_identity(value: object) -> Identity:
     """Read `{id, username}`, also inside `{"data": [...]}` as Meta's get-started page prints it.
 

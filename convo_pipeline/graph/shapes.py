@@ -36,7 +36,7 @@ KNOWN_KEYS = _words(
     error_data error_subcode error_user_msg error_user_title expires_at fbtrace_id file_url
     folder former_participants from generic generic_template granular_scopes height id
     ig_post_media_id image_data image_type image_url instagram_business_account is_echo
-    is_owner is_self_reply is_transient is_unsupported is_valid issued_at lat length link
+    is_cut is_owner is_self_reply is_transient is_unsupported is_valid issued_at lat length link
     link_sticker_url linked_group links long max_height max_width media_url medial_url
     mention message message_count messages mid mime_type name next paging participants
     is_subscribed payload permission permissions phone_number_id picture preview_url previous

@@ -8,6 +8,7 @@ Columns are compared as a whole. Only rows that differ become Python values.
 """
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -20,6 +21,7 @@ import pyarrow.compute as pc
 from convo_pipeline.base.json_text import dump_json
 from convo_pipeline.schema import (
     CREATED_AT_SOURCES,
+    CUT_KEY,
     DETAIL_STATUSES,
     RAW_MESSAGE_DETAILS,
     TIME,
@@ -37,6 +39,7 @@ PEOPLE_KEYS = frozenset({"from", "to"})
 NO_TIME = -1
 """Time of a payload key that `fields` does not name. Any other time is newer."""
 
+_IS_CUT = f'"{CUT_KEY}":true'.encode()
 TEXT_KEYS = "message|text|title|name|description|subject|username"
 _TEXT_IS_URL = (rf'([{{,]"(?:{TEXT_KEYS})":")http', "\\1\x01http")
 _URL_QUERY = (r'([:\[,]"https?://[^"\\?]*)\?(?:[^"\\]|\\.)*"', r'\1"')
@@ -351,9 +354,9 @@ def _ids_only(value: object) -> object:
     if not isinstance(value, dict):
         return None
     return {
-        key: item if key == "id" else _ids_only(item)
+        key: item if key in ("id", CUT_KEY) else _ids_only(item)
         for key, item in value.items()
-        if key in ("id", "data")
+        if key in ("id", "data", CUT_KEY)
     }
 
 
@@ -407,12 +410,17 @@ def _read_values(payload: str, fields: str | None) -> dict[str, DatedValue]:
 def _newest(key: str, *values: DatedValue) -> DatedValue:
     """Return the newest value; of one time the one with the larger JSON.
 
-    People are compared by their ids first, because a redaction keeps the ids.
+    A list that the API returned in part never replaces a whole one, nor a longer part. People are
+    compared by their ids first, because a redaction keeps the ids.
     """
     reduce = _ids_only if key in PEOPLE_KEYS else lambda value: None
-    return max(
-        values, key=lambda value: (*value[:2], dump_json(reduce(value[2])), dump_json(value[2]))
-    )
+
+    def rank(value: DatedValue) -> tuple[object, ...]:
+        content = dump_json(value[2])
+        cut_length = len(content) if _IS_CUT in content else math.inf
+        return cut_length, *value[:2], dump_json(reduce(value[2])), content
+
+    return max(values, key=rank)
 
 
 def _least(left: int | None, right: int | None) -> int | None:

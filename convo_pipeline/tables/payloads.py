@@ -13,6 +13,7 @@ from typing import TypeVar
 import orjson
 
 from convo_pipeline.base.json_text import dump_json, load_json
+from convo_pipeline.schema import CUT_KEY
 
 _Value = TypeVar("_Value")
 
@@ -20,7 +21,7 @@ _LONG_NUMBER = re.compile(r"[:\[,]-?\d{19}")
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _WHOLE_NUMBER = re.compile(r"-?\d{1,19}", re.ASCII)
-_WRAPPER_KEYS = {"data", "paging"}
+_WRAPPER_KEYS = {"data", "paging", CUT_KEY}
 _FLAGS = {True: True, False: False, "true": True, "false": False}
 _COUNT_LIMIT = 2**63
 

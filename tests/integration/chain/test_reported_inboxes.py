@@ -336,3 +336,22 @@ def test_an_empty_row_is_never_stored_as_content(empty: dict[str, Any], tmp_path
         run.extract()
         found = run.sql("select detail_status from messages where message_id = 'm0_2'")
         assert found != [("detailed",)]
+
+
+def test_participants_that_go_on_are_read_to_their_end(tmp_path: Path) -> None:
+    world = world_of("08")
+    rest = [{"id": f"70000000000000{number}", "name": f"P{number}"} for number in range(24, 30)]
+    world["conversations"][0]["participants_rest"] = rest
+    with serve_case(world, tmp_path) as run:
+        assert run.extract().outcome == "complete"
+        assert run.sql("select participant_count from conversations") == [(31,)]
+        sender = "select count(*) from participants where participant_id = '7000000000000029'"
+        assert run.sql(sender) == [(1,)]
+
+
+def test_attachments_that_go_on_are_read_to_their_end(tmp_path: Path) -> None:
+    with serve_case(world_of("10"), tmp_path) as run:
+        assert run.extract().outcome == "complete"
+        assert run.sql("select attachment_count, problem from messages") == [(30, None)]
+        assert run.sql("select count(*) from attachments") == [(30,)]
+        assert run.run("verify").exit_code == 0
