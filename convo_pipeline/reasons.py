@@ -417,6 +417,13 @@ REASONS: Mapping[str, Reason] = {
         "restore the raw files from a backup, or accept the loss with"
         " `convo-pipeline normalize --accept-loss`",
     ),
+    # found by sensors
+    "run_died": Reason(
+        "the run's process is gone: it was killed, or the machine or the services stopped",
+        "the next capture or nightly run stores what it had read and continues; if it occurs again,"
+        " look for a lack of memory",
+        is_self_healing=True,
+    ),
     # found by `status` and by Dagster's checks
     "unread": Reason(
         "{what} not read yet",

@@ -19,7 +19,14 @@ from convo_pipeline.orchestration.asset_events import AssetEvent, StepResult, re
 from convo_pipeline.orchestration.checks import checks_of, evaluate_checks
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.metadata import table_metadata
-from convo_pipeline.orchestration.steps import DERIVED, RAW, open_store, run_extract, run_normalise
+from convo_pipeline.orchestration.steps import (
+    DERIVED,
+    RAW,
+    hold_run,
+    open_store,
+    run_extract,
+    run_normalise,
+)
 
 CHAIN: Mapping[str, Sequence[str]] = {
     "raw_message_ids": ["raw_conversations"],
@@ -90,12 +97,13 @@ def build_extract(
     def extract_tables(context: dg.AssetExecutionContext) -> Iterator[AssetEvent]:
         """List the conversations down to the first day and merge all their messages."""
         result, keys = StepResult(), partition_keys(context)
-        if context.op_execution_context.selected_asset_keys:
-            mode = mode_of(context.run.tags)
-            result = run_extract(deployment, keys, context.log.info, mode)
-        yield from report_to_dagster(
-            context, result, lambda: _evaluate_checks(deployment, context, keys)
-        )
+        with hold_run(deployment, context.run.run_id):
+            if context.op_execution_context.selected_asset_keys:
+                mode = mode_of(context.run.tags)
+                result = run_extract(deployment, keys, context.log.info, mode)
+            yield from report_to_dagster(
+                context, result, lambda: _evaluate_checks(deployment, context, keys)
+            )
 
     return extract_tables
 
@@ -116,11 +124,12 @@ def build_normalise(
     def normalise_tables(context: dg.AssetExecutionContext) -> Iterator[AssetEvent]:
         """Derive the tables of the run's partitions, and of all stale days of the same accounts."""
         result, keys = StepResult(), partition_keys(context)
-        if context.op_execution_context.selected_asset_keys:
-            result = run_normalise(deployment, keys, scope_of(context.run.tags))
-        yield from report_to_dagster(
-            context, result, lambda: _evaluate_checks(deployment, context, keys)
-        )
+        with hold_run(deployment, context.run.run_id):
+            if context.op_execution_context.selected_asset_keys:
+                result = run_normalise(deployment, keys, scope_of(context.run.tags))
+            yield from report_to_dagster(
+                context, result, lambda: _evaluate_checks(deployment, context, keys)
+            )
 
     return normalise_tables
 

@@ -31,6 +31,7 @@ from convo_pipeline.orchestration.steps import (
     describe_failure,
     draw_pictures,
     extract_windows,
+    hold_run,
     open_store,
 )
 
@@ -54,13 +55,14 @@ def build_capture_job(deployment: Deployment) -> dg.JobDefinition:
     def capture(context: dg.OpExecutionContext) -> None:
         """Read all accounts, or those in the run's tag, once; derive what changed."""
         accounts = tagged_accounts(context.run.tags.items())
-        result = run_capture(deployment, context.log.info, accounts)
-        if not result.unrequested and not result.failures:
-            context.instance.add_run_tags(context.run_id, {IDLE_TAG: "true"})
-        kept_since = deployment.clock.now() - timedelta(days=IDLE_RUNS_KEPT_DAYS)
-        prune_idle_runs(context.instance, kept_since)
-        for change in asset_changes(deployment, context.instance, result):
-            context.log_event(change)
+        with hold_run(deployment, context.run_id):
+            result = run_capture(deployment, context.log.info, accounts)
+            if not result.unrequested and not result.failures:
+                context.instance.add_run_tags(context.run_id, {IDLE_TAG: "true"})
+            kept_since = deployment.clock.now() - timedelta(days=IDLE_RUNS_KEPT_DAYS)
+            prune_idle_runs(context.instance, kept_since)
+            for change in asset_changes(deployment, context.instance, result):
+                context.log_event(change)
         if result.failures:
             raise result.failure()
 

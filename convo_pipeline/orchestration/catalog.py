@@ -11,6 +11,7 @@ from convo_pipeline.orchestration.assets import (
     normalise_job,
 )
 from convo_pipeline.orchestration.capture import build_capture_job
+from convo_pipeline.orchestration.dead_runs import build_dead_runs
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.early_capture import build_early_capture
 from convo_pipeline.orchestration.partitions import partitions_of
@@ -44,6 +45,7 @@ def build_definitions(deployment: Deployment) -> dg.Definitions:
         sensors=[
             *build_followers(),
             build_early_capture(deployment, capture_job),
+            build_dead_runs(deployment),
             build_alert(deployment),
         ],
         executor=dg.in_process_executor,

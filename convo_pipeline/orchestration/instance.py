@@ -15,7 +15,20 @@ from convo_pipeline.errors import SettingsError
 from convo_pipeline.orchestration.event_log import with_kept_connections
 
 HOME_VARIABLE = "DAGSTER_HOME"
-QUIET_CONFIG = "telemetry:\n  enabled: false\n\nnux:\n  enabled: false\n"
+QUIET_CONFIG = """\
+telemetry:
+  enabled: false
+nux:
+  enabled: false
+concurrency:
+  runs:
+    max_concurrent_runs: 4
+run_monitoring:
+  enabled: true
+  start_timeout_seconds: 180
+  max_runtime_seconds: 86400
+"""
+"""The important part of the shipped dagster.yaml, for an installation without the repository."""
 
 
 def open_instance(environ: Mapping[str, str]) -> dg.DagsterInstance:

@@ -5,7 +5,7 @@ and commits; it knows neither the API nor pandas.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import date
 from functools import partial
 from typing import Any
@@ -38,11 +38,13 @@ from convo_pipeline.orchestration.partitions import (
 from convo_pipeline.orchestration.pictures import PICTURED, picture_account
 from convo_pipeline.reasons import describe_error, describe_outcome
 from convo_pipeline.sandbox import emulator_if_needed
+from convo_pipeline.storage.locks import Locks
 
 RAW = tuple(table.name for table in schema.RAW)
 DERIVED = tuple(table.name for table in schema.DERIVED)
 MOST_PREVIEWS = 31
 """Runs of more partitions (a month of one account) get no previews: they only add weight."""
+LOCKS_FOLDER = "locks"
 UNREQUESTED = "not requested: stored with other days, may be incomplete"
 BEFORE_START = "not requested: before the account's start_date"
 Days = Mapping[str, list[date]]
@@ -57,6 +59,19 @@ def open_store(deployment: Deployment) -> Iterator[Store]:
             yield store
     except StoreError as error:
         raise dg.Failure(str(error), allow_retries=False) from None
+
+
+@contextmanager
+def hold_run(deployment: Deployment, run_id: str) -> Iterator[None]:
+    """Hold the lock that shows that a run lives.
+
+    A state that cannot be written is reported by the store, for each account.
+    """
+    with ExitStack() as stack:
+        with suppress(StoreError):
+            locks = Locks(deployment.settings.store.state_path / LOCKS_FOLDER)
+            stack.enter_context(locks.run(run_id))
+        yield
 
 
 # extract

@@ -12,7 +12,7 @@ from convo_pipeline.extract.spool import delete_old_spools
 from convo_pipeline.lake.compact import compact
 from convo_pipeline.lake.store import Store
 from convo_pipeline.orchestration.deployment import Deployment
-from convo_pipeline.orchestration.steps import Log
+from convo_pipeline.orchestration.steps import Log, hold_run
 from convo_pipeline.privacy.deletion import finish_open_requests
 from convo_pipeline.privacy.forget import resume_erasures
 from convo_pipeline.privacy.retention import expire_by_clock
@@ -32,7 +32,10 @@ def build_upkeep_schedule(deployment: Deployment) -> dg.ScheduleDefinition:
     @dg.op(name="upkeep")
     def upkeep(context: dg.OpExecutionContext) -> None:
         """Run every step, also after a failed one; fail at the end with the errors."""
-        failures = run_upkeep(deployment, context.log.info)
+        if not deployment.settings.store.state_path.is_dir():
+            return
+        with hold_run(deployment, context.run_id):
+            failures = run_upkeep(deployment, context.log.info)
         if failures:
             raise dg.Failure("\n".join(failures), allow_retries=False)
 

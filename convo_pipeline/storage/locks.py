@@ -1,8 +1,11 @@
 """Locks between processes: files in the state's folder, which the kernel frees at process end."""
 
+import fcntl
 import hashlib
+import os
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -16,6 +19,8 @@ PARTITION_LOCK_COUNT = 256
 """Lock files that all partitions share. A commit holds only one, so no deadlock is possible."""
 POLL_SECONDS = 0.003
 FOREVER = -1.0
+SETTLED_SECONDS = 5.0
+"""A run locks its file at once after making it; a free file that is younger proves nothing."""
 
 
 class Locks:
@@ -54,6 +59,48 @@ class Locks:
         index = hashlib.sha256("/".join(parts).encode()).digest()[0] % PARTITION_LOCK_COUNT
         with self._lock(f"partition-{index:02x}", FOREVER):
             yield
+
+    @contextmanager
+    def run(self, run_id: str) -> Iterator[None]:
+        """Show that the process of a run of Dagster lives. The file is removed at the end."""
+        path = self._run_path(run_id)
+        try:
+            make_private_folders(path.parent)
+            flags = os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+            descriptor = os.open(path, flags, PRIVATE_FILE)
+        except OSError as error:
+            raise storage_error(path, "lock", error) from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            self.remove_run(run_id)  # before the lock is free: a free lock is one of a dead process
+            os.close(descriptor)
+
+    def is_run_dead(self, run_id: str) -> bool | None:
+        """Whether the process that held the lock of a run died; None if there is no lock."""
+        try:
+            descriptor = os.open(self._run_path(run_id), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        else:
+            status = os.fstat(descriptor)
+            is_removed, age_seconds = status.st_nlink == 0, time.time() - status.st_mtime
+            return None if is_removed or age_seconds < SETTLED_SECONDS else True
+        finally:
+            os.close(descriptor)
+
+    def remove_run(self, run_id: str) -> None:
+        """Remove the lock file of a run."""
+        with suppress(OSError):
+            self._run_path(run_id).unlink()
+
+    def _run_path(self, run_id: str) -> Path:
+        return self._folder / f"run-{run_id}.lock"
 
     @contextmanager
     def _lock(self, name: str, wait_seconds: float) -> Iterator[None]:

@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
-from convo_pipeline.orchestration.instance import open_home
+from convo_pipeline.orchestration.instance import QUIET_CONFIG, open_home
 from tests.support.paths import ROOT
 
 RUN = """
@@ -37,6 +38,11 @@ def run(code: str, folder: Path, home: Path) -> None:
 def traces_of_telemetry(folder: Path) -> list[Path]:
     names = (".telemetry", "logs", ".logs_queue", ".dagster")
     return [path for path in folder.rglob("*") if path.name in names]
+
+
+def test_the_written_file_agrees_with_the_shipped_one() -> None:
+    shipped = yaml.safe_load((ROOT / "dagster.yaml").read_text())
+    assert yaml.safe_load(QUIET_CONFIG).items() <= shipped.items()
 
 
 def test_a_command_writes_no_telemetry_into_an_empty_home(tmp_path: Path) -> None:

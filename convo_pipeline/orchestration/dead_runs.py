@@ -1,0 +1,114 @@
+"""Sensor: fail runs whose process is gone, so that they free their place in the queue.
+
+Dagster's own launcher notices a dead process only while the code server that started it lives.
+After a power cut, a `kill -9` or a restart the run would stay "started" and hold its place.
+Each step of ours holds a lock of the operating system while it works. The kernel frees it when the
+process ends, however it ends. The lock needs no clock and no process id.
+"""
+
+import os
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import dagster as dg
+
+from convo_pipeline.orchestration.assets import EXTRACT_JOB, NORMALISE_JOB
+from convo_pipeline.orchestration.capture import CAPTURE_JOB
+from convo_pipeline.orchestration.deployment import Deployment
+from convo_pipeline.orchestration.steps import LOCKS_FOLDER
+from convo_pipeline.orchestration.upkeep import UPKEEP_JOB
+from convo_pipeline.reasons import REASONS
+from convo_pipeline.schema import TABLES
+from convo_pipeline.storage.locks import Locks
+
+INTERVAL_SECONDS = 60
+WITHOUT_LOCK = timedelta(minutes=5)
+"""A run that has worked for this long without a lock of ours is judged by its process."""
+DIED_TAG = "convo/died"
+"""Tag of a run that this sensor failed."""
+JOBS = (EXTRACT_JOB, NORMALISE_JOB, CAPTURE_JOB, UPKEEP_JOB)
+GRPC_TAG = ".dagster/grpc_info"
+"""Tag of a run that a code server started; it names the server's host."""
+LOCAL = '"host": "localhost"'
+
+
+def build_dead_runs(deployment: Deployment) -> dg.SensorDefinition:
+    """Build the sensor; it is on by default and makes no API calls."""
+
+    @dg.sensor(
+        name="dead_runs",
+        minimum_interval_seconds=INTERVAL_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Fails runs whose process is gone (power cut, kill, restart), so that they"
+        " free their place in the queue. The next run stores what they had read.",
+    )
+    def dead_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+        failed = fail_dead_runs(deployment, context.instance)
+        return dg.SkipReason(f"failed: {', '.join(failed)}" if failed else "no run is dead")
+
+    return dead_runs
+
+
+def fail_dead_runs(deployment: Deployment, instance: dg.DagsterInstance) -> list[str]:
+    """Fail each started run whose process is gone; return the names of their jobs."""
+    locks = Locks(deployment.settings.store.state_path / LOCKS_FOLDER)
+    now, failed = deployment.clock.now(), []
+    started = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])
+    for record in instance.get_run_records(started):
+        run = record.dagster_run
+        if not _is_ours(run) or not _is_dead(locks, instance, record, now):
+            continue
+        run_now = instance.get_run_by_id(run.run_id)
+        if run_now is not None and run_now.status == dg.DagsterRunStatus.STARTED:
+            instance.add_run_tags(run.run_id, {DIED_TAG: "true"})
+            instance.report_run_failed(run_now, REASONS["run_died"].explain("page"))
+            failed.append(run.job_name)
+        locks.remove_run(run.run_id)
+    return failed
+
+
+def _is_ours(run: dg.DagsterRun) -> bool:
+    """Whether the run is one of our jobs, or materialises tables of ours from the page."""
+    tables = {key.to_user_string() for key in run.asset_selection or ()}
+    return run.job_name in JOBS or not tables.isdisjoint(TABLES)
+
+
+def _is_dead(
+    locks: Locks, instance: dg.DagsterInstance, record: dg.RunRecord, now: datetime
+) -> bool:
+    """Whether the holder of the run's lock died; without a lock, whether its process is gone."""
+    run_id = record.dagster_run.run_id
+    is_dead = locks.is_run_dead(run_id)
+    if is_dead is not None:
+        return is_dead
+    code_server = record.dagster_run.tags.get(GRPC_TAG, LOCAL)
+    age = now - datetime.fromtimestamp(record.start_time or 0, UTC)
+    if LOCAL not in code_server or age < WITHOUT_LOCK:
+        return False
+    process_ids = _process_ids(instance, run_id)
+    return bool(process_ids) and not any(map(_is_python, process_ids))
+
+
+def _process_ids(instance: dg.DagsterInstance, run_id: str) -> list[int]:
+    """Return the ids of the processes that Dagster recorded for a run."""
+    found = []
+    for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.ENGINE_EVENT):
+        metadata = entry.get_dagster_event().engine_event_data.metadata
+        if "pid" in metadata:
+            with suppress(ValueError):
+                found.append(int(str(metadata["pid"].value)))
+    return found
+
+
+def _is_python(process_id: int) -> bool:
+    """Whether a process runs Python. Another program may have got the id of a dead run."""
+    if not Path("/proc/self").exists():
+        with suppress(ProcessLookupError):
+            os.kill(process_id, 0)
+            return True
+        return False
+    with suppress(OSError):
+        command = Path(f"/proc/{process_id}/cmdline").read_bytes()  # empty for a zombie
+        return b"python" in command or b"dagster" in command or b"convo" in command
+    return False
