@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 from convo_pipeline.orchestration.instance import QUIET_CONFIG, open_home
 from tests.support.paths import ROOT
@@ -41,8 +40,8 @@ def traces_of_telemetry(folder: Path) -> list[Path]:
 
 
 def test_the_written_file_agrees_with_the_shipped_one() -> None:
-    shipped = yaml.safe_load((ROOT / "dagster.yaml").read_text())
-    assert yaml.safe_load(QUIET_CONFIG).items() <= shipped.items()
+    shipped = (ROOT / "dagster.yaml").read_text().splitlines()
+    assert set(QUIET_CONFIG.splitlines()) <= set(shipped)
 
 
 def test_a_command_writes_no_telemetry_into_an_empty_home(tmp_path: Path) -> None:
