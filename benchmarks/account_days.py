@@ -121,7 +121,7 @@ def one_day(
         "conversation_id": [f"t_{number:012d}" for number in conversation],
         "message_id": [f"m_aWdfZAG1faXRlbToxOklHTWVzc2FnZA{row:012d}" for row in rows],
         "created_at": moment,
-        "tie_rank": rows % PER_CONVERSATION,
+        "order_in_second": rows % PER_CONVERSATION,
         "direction": list(direction),
         "text": [
             f"hello, this is message {row % 5000} of the shop" if row % 3 else "ok" for row in rows

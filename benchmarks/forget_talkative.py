@@ -63,7 +63,7 @@ def fill_day(store: Store, day: date, count: int, others: int) -> list[str]:
             "message_id": name,
             "created_at": at,
             "created_at_source": "message",
-            "tie_rank": 0,
+            "order_in_second": 0,
             **seen,
         }
         for conversation, name in names

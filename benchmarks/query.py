@@ -44,7 +44,7 @@ def messages(account: int, day: date, count: int) -> pa.Table:
         ],
         "platform": ["instagram"] * count,
         "created_at": pa.array([at + n % count * 1_000_000_000 for n in numbers]).cast(TIME),
-        "tie_rank": [0] * count,
+        "order_in_second": [0] * count,
         "direction": [("inbound", "outbound")[n % 2] for n in numbers],
         "sender_id": [str(9_990_000_000_000_000 + n // 6 * (n % 2)) for n in numbers],
         "text": [text_of(n) for n in numbers],

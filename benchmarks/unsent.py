@@ -34,7 +34,7 @@ def ids(day: date, names: list[str]) -> pa.Table:
         "conversation_id": "c",
         "created_at": at,
         "created_at_source": "message",
-        "tie_rank": 0,
+        "order_in_second": 0,
         "first_seen_at": at,
     }
     return pa.Table.from_pylist(

@@ -13,7 +13,7 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """Version of the columns. Increase it when the columns of a table change.
 
 Before that, run `python -m tests.support.write_lake`. It stores test lakes of the old version.
@@ -53,23 +53,31 @@ DIRECTIONS = ("inbound", "outbound")
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its name, its Arrow type and its description."""
+    """One column: its name, its Arrow type and its description.
+
+    `former_name` is its name in files of an earlier schema.
+    """
 
     name: str
     type: pa.DataType
     description: str
     required: bool = False
+    former_name: str | None = None
 
 
 @dataclass(frozen=True)
 class Table:
-    """One table. Its folder, its asset key and its view have the same name."""
+    """One table. Its folder, its asset key and its view have the same name.
+
+    `former_name` is the folder of the table in a lake of an earlier schema.
+    """
 
     name: str
     layer: Layer
     description: str
     key: tuple[str, ...]
     columns: tuple[Column, ...]
+    former_name: str | None = None
 
     @cached_property
     def schema(self) -> pa.Schema:
@@ -170,10 +178,11 @@ RAW_MESSAGE_IDS = Table(
             required=True,
         ),
         Column(
-            "tie_rank",
+            "order_in_second",
             COUNT,
             "Order of the ids of one conversation and second, from 0, oldest first.",
             required=True,
+            former_name="tie_rank",
         ),
         FIRST_SEEN_AT,
         Column(
@@ -264,10 +273,11 @@ MESSAGES = Table(
         Column("platform", TEXT, "`instagram` or `messenger`."),
         CREATED_AT,
         Column(
-            "tie_rank",
+            "order_in_second",
             COUNT,
             "Order of the messages of one conversation and second, from 0, oldest first.",
             required=True,
+            former_name="tie_rank",
         ),
         Column(
             "direction",
@@ -405,10 +415,10 @@ REACTIONS = Table(
         Column("reactor_username", TEXT, "User name or name of the person who reacted."),
     ),
 )
-PARTICIPANTS = Table(
-    "participants",
+PARTICIPANT_DAYS = Table(
+    "participant_days",
     "normalised",
-    "Participants of the day's conversations.",
+    "Participants of the day's conversations. The view `participants` has one row for each.",
     ("conversation_id", "participant_id"),
     (
         CONVERSATION_ID,
@@ -424,11 +434,13 @@ PARTICIPANTS = Table(
             "is_account", FLAG, "True if the participant is the account itself; null if not known."
         ),
     ),
+    former_name="participants",
 )
-CONVERSATIONS = Table(
-    "conversations",
+CONVERSATION_DAYS = Table(
+    "conversation_days",
     "normalised",
-    "One row per conversation of the day, with its counts on that day.",
+    "One row per conversation and UTC day with a message. The view `conversations` has one row"
+    " per conversation.",
     ("conversation_id",),
     (
         CONVERSATION_ID,
@@ -468,6 +480,7 @@ CONVERSATIONS = Table(
             required=True,
         ),
     ),
+    former_name="conversations",
 )
 COVERAGE = Table(
     "coverage",
@@ -570,11 +583,12 @@ ACCOUNT_DAYS = Table(
             required=True,
         ),
         Column(
-            "judged_session_count",
+            "measured_session_count",
             COUNT,
             "Measured sessions: sessions of the day whose beginning and response, or lack"
             " of response, are known.",
             required=True,
+            former_name="judged_session_count",
         ),
         Column(
             "answered_session_count",
@@ -633,10 +647,11 @@ ACCOUNT_DAYS = Table(
         ),
         Column("reaction_count", COUNT, "Current reactions to the day's messages.", required=True),
         Column(
-            "responsiveness_judged_count",
+            "responsiveness_measured_count",
             COUNT,
             "Measured new messages of the 7 days: their response, or lack of response, is known.",
-            True,
+            required=True,
+            former_name="responsiveness_judged_count",
         ),
         Column(
             "responsiveness_unsure_count",
@@ -684,17 +699,19 @@ ACCOUNT_DAYS = Table(
             True,
         ),
         Column(
-            "is_promised",
+            "is_complete",
             FLAG,
             "True if the day is complete: a run read it to the end. Otherwise it has only some"
             " messages, and medians and shares are null.",
-            True,
+            required=True,
+            former_name="is_promised",
         ),
         Column(
-            "is_over",
+            "has_ended",
             FLAG,
             "True if the day was over when the last complete run began.",
             required=True,
+            former_name="is_over",
         ),
         Column(
             "is_final",
@@ -735,14 +752,33 @@ RUNS = Table(
         Column("calls", TEXT, "JSON: number of API calls by kind."),
         Column("counts", TEXT, "JSON: numbers of rows, ids and retries."),
         Column("report", TEXT, "JSON: the rest of the account's report."),
+        Column(
+            "settings",
+            TEXT,
+            "JSON: the account's settings at the time of the run: platform, time zone, business"
+            " hours, start date, own ids and `[metrics]`. The view `accounts` has the newest ones.",
+        ),
     ),
 )
 
 RAW = (RAW_CONVERSATIONS, RAW_MESSAGE_IDS, RAW_MESSAGE_DETAILS, RAW_REJECTS)
-NORMALISED = (CONVERSATIONS, PARTICIPANTS, MESSAGES, ATTACHMENTS, SHARES, REACTIONS)
+NORMALISED = (CONVERSATION_DAYS, PARTICIPANT_DAYS, MESSAGES, ATTACHMENTS, SHARES, REACTIONS)
 MARTS = (COVERAGE,)
 ACROSS_DAYS = (ACCOUNT_DAYS,)
 """Marts whose rows also depend on the messages of neighbouring days."""
 DERIVED = (*NORMALISED, *MARTS, *ACROSS_DAYS)
 LEDGER = (RUNS,)
 TABLES = {table.name: table for table in (*RAW, *DERIVED)}
+FORMER_TABLES: dict[str, str] = {
+    table.former_name: table.name for table in TABLES.values() if table.former_name
+}
+"""Names of tables in an earlier schema, and their names now."""
+
+
+def current_name(name: str) -> str:
+    """Return the name of a table that may be written as in an earlier schema.
+
+    >>> current_name("conversations"), current_name("messages")
+    ('conversation_days', 'messages')
+    """
+    return FORMER_TABLES.get(name, name)

@@ -30,7 +30,7 @@ from pydantic import (
 )
 
 from convo_pipeline.errors import SettingsError
-from convo_pipeline.schema import COVERAGE, LEDGER, NORMALISED, RAW, TABLES
+from convo_pipeline.schema import COVERAGE, LEDGER, NORMALISED, RAW, TABLES, current_name
 
 EMULATOR = "emulator"
 """As `base_url` it starts the built-in emulator, which needs no token."""
@@ -278,7 +278,8 @@ class RetentionSettings(_Section):
     @property
     def limits(self) -> dict[str, int]:
         """Days per table; a table without a limit is kept as long as its source."""
-        return dict(self.__pydantic_extra__)
+        limits = self.__pydantic_extra__
+        return {current_name(name): days for name, days in limits.items()}
 
     @model_validator(mode="after")
     def _check_limits(self) -> Self:
@@ -464,6 +465,12 @@ class Settings(_Section):
                 return account
         known = ", ".join(account.name for account in self.accounts) or "none"
         raise SettingsError(f'unknown account "{name}"; the configuration has: {known}')
+
+    def describe(self, account: AccountSettings) -> dict[str, object]:
+        """Return what a reader of the tables needs to know of an account, without secrets."""
+        names = {"platform", "page_id", "timezone", "business_hours", "start_date"}
+        metrics = self.metrics.model_dump(mode="json")
+        return account.model_dump(mode="json", include=names) | {"metrics": metrics}
 
     def base_url(self, account: AccountSettings) -> str:
         return account.base_url or self.graph.base_url

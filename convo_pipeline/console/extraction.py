@@ -49,7 +49,7 @@ MESSAGES = """
 select created_at, direction, coalesce(sender_name, sender_username, sender_id) as sender, text,
        content_type, detail_status
 from messages where account = ? and list_contains(?, conversation_id)
-order by created_at, tie_rank, message_id
+order by created_at, order_in_second, message_id
 """
 
 
@@ -271,6 +271,7 @@ def normalise_unconfigured(settings: Settings, scope: Scope = "stale") -> None:
     gap_hours = settings.metrics.session_gap_hours
     configured = {account.name for account in settings.accounts}
     with closing(Store(settings.store)) as store:
+        store.rename_former_tables()
         upgrade_runs(store)
         for name in sorted(set(store.accounts(RAW_MESSAGE_IDS.name)) - configured):
             rederivation = plan_rederivation(store, name, scope)

@@ -43,6 +43,7 @@ def open_lake(settings: StoreSettings) -> Iterator[Store]:
             f"no lake at {settings.root}: the folder does not exist; name the folder of the tables"
         )
     with closing(Store(settings)) as store:
+        store.rename_former_tables()
         yield store
 
 

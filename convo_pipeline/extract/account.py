@@ -182,6 +182,8 @@ class AccountRun:
         return result
 
     def _save_ledger(self, report: AccountReport) -> None:
+        identity = self.store.state.identity(self.account.name)
+        own = {"own_id": identity.own_id, "own_username": identity.own_username} if identity else {}
         self.store.state.save_run(
             Run(
                 run_id=self.run_id,
@@ -197,6 +199,7 @@ class AccountRun:
                 calls=report.calls,
                 counts=report.counts,
                 report=report.report,
+                settings=self.settings.describe(self.account) | own,
             )
         )
 

@@ -263,7 +263,7 @@ class _Loader:
             message_id=observations["message_id"],
             created_at=observations["created_us"].cast(schema.TIME),
             created_at_source=observations["created_at_source"],
-            tie_rank=_tie_ranks(observations),
+            order_in_second=_tie_ranks(observations),
             first_seen_at=observations["at_us"].cast(schema.TIME),
             missing_at=nulls,
             deleted_at=nulls,

@@ -8,7 +8,7 @@ from datetime import date
 from convo_pipeline.base.json_text import dump_json, load_json
 from convo_pipeline.errors import StoreError
 from convo_pipeline.lake.store import Store
-from convo_pipeline.schema import RAW, TABLES
+from convo_pipeline.schema import RAW, TABLES, current_name
 from convo_pipeline.storage.backend import write_file
 
 RETENTION_FILE = (".retention.json",)
@@ -30,7 +30,7 @@ def read_first_days(store: Store) -> dict[str, date]:
         assert isinstance(value, dict)
         stored_hash = value.pop(HASH_KEY, None)
         assert stored_hash in (None, _hash(value))
-        return {name: date.fromisoformat(day) for name, day in value.items()}
+        return {current_name(name): date.fromisoformat(day) for name, day in value.items()}
     except (ValueError, TypeError, AssertionError):
         raise StoreError(
             f"{store.backend.location(RETENTION_FILE)} cannot be read: run `convo-pipeline expire`"

@@ -16,7 +16,7 @@ from convo_pipeline.schema import RUNS
 from convo_pipeline.state.records import Run
 
 Change = Callable[[pa.Table], pa.Table]
-JSON_COLUMNS = ("calls", "counts", "report")
+JSON_COLUMNS = ("calls", "counts", "report", "settings")
 
 
 def export_runs(store: Store, run_id: str) -> list[Commit]:

@@ -251,15 +251,27 @@ def _lacks_value(column: Column, values: pa.ChunkedArray) -> bool:
 def _upgrade(table: Table, rows: pa.Table) -> pa.Table:
     """Return a file's rows in the current schema.
 
-    New columns are null, or have a default if they are required. Unknown columns are dropped.
+    Columns are found by their former names too. New columns are null, or have a default if they are
+    required. Unknown columns are dropped.
     """
     if rows.schema.equals(table.schema):
         return rows.replace_schema_metadata(table.schema.metadata)
+    rows = rename_former_columns(table, rows)
     columns = [
         rows[column.name] if column.name in rows.schema.names else _fill(column, rows.num_rows)
         for column in table.columns
     ]
     return conform(table, pa.table(columns, names=list(table.column_names)))
+
+
+def rename_former_columns(table: Table, rows: pa.Table) -> pa.Table:
+    """Return rows with the current names of the table's columns."""
+    names = {
+        column.former_name: column.name
+        for column in table.columns
+        if column.name not in rows.schema.names
+    }
+    return rows.rename_columns([names.get(name, name) for name in rows.schema.names])
 
 
 def _fill(column: Column, count: int) -> pa.Array:

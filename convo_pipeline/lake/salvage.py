@@ -22,7 +22,14 @@ from convo_pipeline.lake.first_days import RAW_NAMES, first_raw_day
 from convo_pipeline.lake.partitions import Commit
 from convo_pipeline.lake.store import Store
 from convo_pipeline.lake.suppression import SuppressionList, read_suppression
-from convo_pipeline.schema import MESSAGES, PARTICIPANTS, RAW, RAW_REJECTS, SCHEMA_VERSION, Table
+from convo_pipeline.schema import (
+    MESSAGES,
+    PARTICIPANT_DAYS,
+    RAW,
+    RAW_REJECTS,
+    SCHEMA_VERSION,
+    Table,
+)
 from convo_pipeline.state.records import SuspectFile
 from convo_pipeline.tables.people import is_sent_by, without_person
 
@@ -78,7 +85,7 @@ def count_lost(
     try:
         names = [*MESSAGES.key, *CONTENT]
         messages = read_columns(store, MESSAGES, account, day, names)
-        people = read_columns(store, PARTICIPANTS, account, day, ["conversation_id"])
+        people = read_columns(store, PARTICIPANT_DAYS, account, day, ["conversation_id"])
     except SchemaError:
         return 0
     new_messages = derived[MESSAGES.name]
@@ -94,7 +101,7 @@ def count_lost(
     lost_count = pc.sum(pc.or_(is_gone, pc.and_(has_content, is_empty))).as_py() or 0
     conversations = set(people["conversation_id"].to_pylist())
     return lost_count + len(
-        conversations.difference(derived[PARTICIPANTS.name]["conversation_id"].to_pylist())
+        conversations.difference(derived[PARTICIPANT_DAYS.name]["conversation_id"].to_pylist())
     )
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -12,12 +12,13 @@ from convo_pipeline.base.clock import SYSTEM_CLOCK, Clock
 from convo_pipeline.errors import StoreError
 from convo_pipeline.lake import parquet
 from convo_pipeline.lake.partitions import Commit, Partitions, StoredPartition, rows_of
-from convo_pipeline.schema import RAW, RUNS, TABLES, Table
+from convo_pipeline.lake.segments import COMPACT
+from convo_pipeline.schema import FORMER_TABLES, RAW, RUNS, TABLES, Table
 from convo_pipeline.settings import StoreSettings
 from convo_pipeline.state.database import STATE_FILE
 from convo_pipeline.state.records import Partition
 from convo_pipeline.state.state import State
-from convo_pipeline.storage.backend import StorageBackend
+from convo_pipeline.storage.backend import StorageBackend, remove_file, write_file
 from convo_pipeline.storage.layout import (
     file_parts,
     folder_parts,
@@ -47,6 +48,8 @@ class Store:
         self.locks = Locks(self.state_path / "locks")
         self.partitions = Partitions(self.backend, self.state, self.locks, clock)
         self._clock = clock
+        if not self.backend.is_shared:
+            self.rename_former_tables()
 
     @property
     def folder(self) -> LocalFolder:
@@ -73,6 +76,32 @@ class Store:
             backend.check_writable(needed_bytes)
             backend.remove_stale_files(self._clock.now() - STALE_AFTER)
         self.state.partition("", "", date.min)
+        self.rename_former_tables()
+
+    def rename_former_tables(self) -> None:
+        """Move the folders of tables that had another name in an earlier schema.
+
+        In a bucket each object is copied, then deleted. An interrupted move is finished by the next
+        call. The state renames its records itself.
+        """
+        for former_name, name in FORMER_TABLES.items():
+            for folder in ((), (COMPACT,)):
+                if former_name in self.backend.list_names(folder):
+                    with self.locks.layout():
+                        self._move_folder((*folder, former_name), (*folder, name))
+
+    def _move_folder(self, old: tuple[str, ...], new: tuple[str, ...]) -> None:
+        """Rename a folder. Files that the new folder already has are not replaced."""
+        if not self.backend.list_names(old):
+            return
+        with suppress(StoreError):  # both folders have files, for example after a partial restore
+            self.backend.rename_folder(old, new[-1])
+        for parts in list(self.backend.list_files(old)):
+            target = (*new, *parts[len(old) :])
+            file = self.backend.read(parts)
+            if file and not self.backend.version(target):
+                write_file(self.backend, target, file.content)
+            remove_file(self.backend, parts)
 
     def read(self, table: str, account: str, day: date) -> pa.Table:
         """Return a partition's rows, sorted by key; an empty table if there is no file."""

@@ -234,14 +234,14 @@ CHECKS = (
     *_each_table(),
     _resolves("raw_message_ids", "raw_conversations", ("conversation_id",)),
     _resolves("raw_message_details", "raw_message_ids", MESSAGE_KEY),
-    _resolves("participants", "conversations", ("conversation_id",)),
-    _resolves("messages", "conversations", ("conversation_id",)),
+    _resolves("participant_days", "conversation_days", ("conversation_id",)),
+    _resolves("messages", "conversation_days", ("conversation_id",)),
     *(
         _resolves(table, "messages", MESSAGE_KEY)
         for table in ("attachments", "shares", "reactions")
     ),
     _is_complete("messages", "raw_message_ids", MESSAGE_KEY),
-    _is_complete("conversations", "raw_conversations", ("conversation_id",)),
+    _is_complete("conversation_days", "raw_conversations", ("conversation_id",)),
     Check("coverage", "adds_up", "Every listed id is counted once.", find_wrong_coverage),
     Check("account_days", "adds_up", "Every message is counted once.", find_wrong_figures),
     Check(

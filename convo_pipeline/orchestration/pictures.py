@@ -163,7 +163,7 @@ def _figures_table(rows: Mapping[date, Row], chart: ChartContext) -> str:
                 row["unknown_count"],
                 format_new_count(row, is_minimum),
                 row["session_count"],
-                row["judged_session_count"],
+                row["measured_session_count"],
                 format_seconds(row["median_first_response_seconds"]),
                 None if share is None else f"{share:.0%}",
                 _at_least(row["backlog_count"], bool(row["is_backlog_lower_bound"])),

@@ -19,7 +19,7 @@ from convo_pipeline.errors import CorruptError, StoreError
 from convo_pipeline.lake.columns import read_columns
 from convo_pipeline.lake.store import Store
 from convo_pipeline.privacy.erasure import PendingFiles
-from convo_pipeline.schema import TABLES, Table
+from convo_pipeline.schema import TABLES, Table, current_name
 from convo_pipeline.tables.payloads import read_object
 from convo_pipeline.tables.people import (
     IdMatcher,
@@ -31,7 +31,7 @@ from convo_pipeline.tables.people import (
 )
 
 PLANS_FOLDER = "forget"
-PERSON_COLUMNS = {"participants": "participant_id", "reactions": "reactor_id"}
+PERSON_COLUMNS = {"participant_days": "participant_id", "reactions": "reactor_id"}
 """Derived tables with one person per row, and the column with the person's id."""
 _REJECT_COLUMNS = ("reason", "payload")
 _SAVED_NAMES = {
@@ -165,7 +165,9 @@ def read_pending_plans(store: Store) -> list[ErasurePlan]:
         ErasurePlan(
             saved["account"],
             saved["person_id"],
-            partitions=frozenset((name, date.fromisoformat(day)) for name, day in saved["places"]),
+            partitions=frozenset(
+                (current_name(name), date.fromisoformat(day)) for name, day in saved["places"]
+            ),
             row_counts=dict(saved["row_counts"]),
             **{field: frozenset(saved[name]) for name, field in _SAVED_NAMES.items()},
         )
@@ -200,13 +202,13 @@ class _PersonSearch:
                 ("conversation_id", "payload", "message_id"),
                 self._read_payloads,
             ),
-            "participants": (("conversation_id", "participant_id"), self._read_participants),
+            "participant_days": (("conversation_id", "participant_id"), self._read_participants),
             "messages": (
                 ("conversation_id", "message_id", "sender_id", "recipient_ids"),
                 self._read_messages,
             ),
             "reactions": (("conversation_id", "reactor_id"), self._read_person_column),
-            "conversations": (("conversation_id", "customer_id"), self._read_person_column),
+            "conversation_days": (("conversation_id", "customer_id"), self._read_person_column),
         }
         for name, (columns, read) in readers.items():
             for day in self._store.days(name, self._account):

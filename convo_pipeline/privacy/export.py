@@ -41,7 +41,7 @@ PSEUDONYM_KINDS = {
     ),
     **dict.fromkeys(
         ("sender_name", "sender_username", "reactor_username", "customer_name",
-         "customer_username", "participants.name", "participants.username"),
+         "customer_username", "participant_days.name", "participant_days.username"),
         "name",
     ),
     **dict.fromkeys(("story_id", "attachment_id", "sticker_id", "share_id"), "object"),
@@ -54,11 +54,12 @@ WITH_TEXT = frozenset({
 """Columns with texts, links and addresses: exported only with `with_text`."""
 PLAIN = frozenset({
     "platform", "folder", "created_at", "first_seen_at", "changed_at", "deleted_at",
-    "first_message_at", "last_message_at", "tie_rank", "position", "direction", "content_type",
-    "attachment_count", "share_count", "reaction_count", "story_kind", "is_unsupported", "tags",
-    "detail_status", "problem", "kind", "mime_type", "size_bytes", "url_expires_at", "width",
-    "height", "duration_seconds", "is_sticker", "share_type", "reaction", "is_account",
-    "participant_count", "message_count", "inbound_count", "outbound_count", "detailed_count",
+    "first_message_at", "last_message_at", "order_in_second", "position", "direction",
+    "content_type", "attachment_count", "share_count", "reaction_count", "story_kind",
+    "is_unsupported", "tags", "detail_status", "problem", "kind", "mime_type", "size_bytes",
+    "url_expires_at", "width", "height", "duration_seconds", "is_sticker", "share_type", "reaction",
+    "is_account", "participant_count", "message_count", "inbound_count", "outbound_count",
+    "detailed_count",
     *COVERAGE.column_names, *ACCOUNT_DAYS.column_names,
 })  # fmt: skip
 """Columns that are exported as they are."""

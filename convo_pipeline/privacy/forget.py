@@ -54,9 +54,9 @@ REPLACEMENT = "(forgotten)"
 """Stands in texts of the state and the ledger where an id was."""
 _JSON_COLUMNS = ("payload", "extra")
 _PEOPLE_COLUMNS = {
-    "participants": ("participant_id",),
+    "participant_days": ("participant_id",),
     "messages": ("sender_id", "recipient_ids"),
-    "conversations": ("customer_id",),
+    "conversation_days": ("customer_id",),
     "reactions": ("reactor_id",),
 }
 """Columns of derived tables with ids of people."""

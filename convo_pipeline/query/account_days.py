@@ -24,7 +24,7 @@ LOOKAHEAD_DAYS = 7
 COLUMNS = (
     "conversation_id",
     "created_at",
-    "tie_rank",
+    "order_in_second",
     "direction",
     "text",
     "content_type",
@@ -195,7 +195,7 @@ ordered AS (
     FROM numbered AS m
     JOIN conversations USING (conversation_id)
     LEFT JOIN repeated AS r ON r.date = m.created_at::DATE AND r.text = m.text
-    ORDER BY conversation, created_at, tie_rank, row
+    ORDER BY conversation, created_at, order_in_second, row
 ),
 with_previous AS (
     SELECT
@@ -396,9 +396,9 @@ bounds AS (
 statuses AS (
     SELECT
         *,
-        history_days >= 0 AS is_promised,
-        ended_waits >= 1 AS is_over,
-        is_over AND history_days >= {RESPONSIVENESS_DAYS - 1} AS is_week_known
+        history_days >= 0 AS is_complete,
+        ended_waits >= 1 AS has_ended,
+        has_ended AND history_days >= {RESPONSIVENESS_DAYS - 1} AS is_week_known
     FROM days
 )
 SELECT
@@ -407,16 +407,16 @@ SELECT
     new_customer_count, active_customer_count - new_customer_count AS returning_customer_count,
     greatest(0, history_days) AS history_days,
     coalesce(session_count, 0) AS session_count,
-    coalesce(s.measured_count, 0) AS judged_session_count,
+    coalesce(s.measured_count, 0) AS measured_session_count,
     coalesce(s.answered_count, 0) AS answered_session_count,
-    if(is_promised, s.median_seconds, NULL) AS median_first_response_seconds,
-    if(is_promised, p90_seconds, NULL) AS p90_first_response_seconds,
-    if(is_promised AND ended_waits >= 2, share_1h, NULL) AS share_answered_1h,
-    if(is_promised AND ended_waits >= 3, share_24h, NULL) AS share_answered_24h,
+    if(is_complete, s.median_seconds, NULL) AS median_first_response_seconds,
+    if(is_complete, p90_seconds, NULL) AS p90_first_response_seconds,
+    if(is_complete AND ended_waits >= 2, share_1h, NULL) AS share_answered_1h,
+    if(is_complete AND ended_waits >= 3, share_24h, NULL) AS share_answered_24h,
     backlog_count, text_count, media_count, share_count, story_count,
     message_count - text_count - media_count - share_count - story_count AS other_count,
     reaction_count,
-    b.measured_count AS responsiveness_judged_count,
+    b.measured_count AS responsiveness_measured_count,
     unsure_count AS responsiveness_unsure_count,
     if(is_week_known, b.answered_count / nullif(b.measured_count, 0), NULL) AS responsiveness_rate,
     if(is_week_known, b.median_seconds, NULL) AS responsiveness_seconds,
@@ -428,10 +428,10 @@ SELECT
             AND coalesce(most_seconds, 0) <= {RESPONSIVE_SECONDS} THEN true
     END AS is_very_responsive,
     '{RESPONSIVENESS_VERSION}' AS responsiveness_version,
-    NOT is_promised OR NOT is_over OR is_edge
+    NOT is_complete OR NOT has_ended OR is_edge
         OR unknown_count + unsure_automated_count + unsure_backlog_count > 0 AS is_lower_bound,
     unsure_backlog_count > 0 OR d.history_days < {LOOKBACK_DAYS} AS is_backlog_lower_bound,
-    is_promised, is_over, is_promised AND ended_waits >= 4 AS is_final
+    is_complete, has_ended, is_complete AND ended_waits >= 4 AS is_final
 FROM statuses AS d
 JOIN contents USING (date)
 JOIN volumes USING (date)

@@ -24,10 +24,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 from pyarrow import fs
 
 from convo_pipeline.errors import ConflictError, CorruptError, StoreError
-from convo_pipeline.lake.parquet import decode
+from convo_pipeline.lake.parquet import decode, rename_former_columns
 from convo_pipeline.lake.segments import (
     Key,
     Piece,
@@ -39,7 +40,7 @@ from convo_pipeline.lake.segments import (
     segment_parts,
 )
 from convo_pipeline.query.sources import column_types, quote_name
-from convo_pipeline.schema import LEDGER, TABLES, Table
+from convo_pipeline.schema import LEDGER, TABLES, Table, current_name
 from convo_pipeline.storage.backend import FileVersion, StoredFile
 from convo_pipeline.storage.layout import DATA_FILE
 from convo_pipeline.storage.s3 import S3Bucket
@@ -123,7 +124,7 @@ class BucketSource:
             return True
         try:
             _check(path, *file)
-            decode(TABLES_BY_NAME[parts[0]], file.content, path)
+            decode(TABLES_BY_NAME[current_name(parts[0])], file.content, path)
         except CorruptError:
             return False
         return True
@@ -170,8 +171,7 @@ class _Listing:
         """Return the version of every data file of the table. Skip other files."""
         now = self._monotonic_seconds()
         if self._listed_at is None or now - self._listed_at > LISTING_SECONDS:
-            listing = self.bucket.list_versions((self.table.name,))
-            self._versions = {parts: version for parts, version in listing if self._is_data(parts)}
+            self._versions = self._list_versions()
             self._pieces = self._current_pieces()
             self.is_late |= any(
                 self._versions[parts].etag == etag
@@ -180,6 +180,18 @@ class _Listing:
             )
             self._listed_at = now
         return self._versions
+
+    def _list_versions(self) -> dict[Parts, FileVersion]:
+        """List the data files. A file under the table's former name counts if it was not moved."""
+        versions: dict[Parts, FileVersion] = {}
+        for name in filter(None, (self.table.former_name, self.table.name)):
+            listing = self.bucket.list_versions((name,))
+            listed = {parts: version for parts, version in listing if self._is_data(parts)}
+            moved = {(self.table.former_name, *parts[1:]) for parts in listed}
+            versions = {
+                parts: version for parts, version in versions.items() if parts not in moved
+            } | listed
+        return versions
 
     def pieces(self) -> dict[Piece, Segment]:
         """Return the compacted months that were made from the listed versions."""
@@ -313,7 +325,8 @@ class _Scan:
         if file is None:
             return self.projected_schema.empty_table()
         fragment = FORMAT.make_fragment(
-            pa.BufferReader(file.content), partition_expression=self._partition(parts)
+            _with_current_names(self._listing.table, pa.BufferReader(file.content)),
+            partition_expression=self._partition(parts),
         )
         return fragment.to_table(
             schema=self._schema, columns=self._columns, filter=self._filter, use_threads=False
@@ -353,6 +366,16 @@ class _Scan:
     def _partition(self, parts: Parts) -> ds.Expression:
         columns = _path_columns(self._listing.table)
         return ds.partitioning(columns, flavor="hive").parse("/".join(parts[1:]))
+
+
+def _with_current_names(table: Table, file: pa.BufferReader) -> pa.BufferReader:
+    """Return the file; if it has former names of columns, a copy with the current ones."""
+    former_names = {column.former_name for column in table.columns if column.former_name}
+    if not former_names.intersection(pq.read_schema(file).names if former_names else ()):
+        return file
+    sink = pa.BufferOutputStream()
+    pq.write_table(rename_former_columns(table, pq.read_table(file)), sink)
+    return pa.BufferReader(sink.getvalue())
 
 
 def _group_by_segment(

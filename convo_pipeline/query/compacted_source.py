@@ -127,7 +127,7 @@ class CompactedSource(LocalSource):
 
         It is the modification times of the account folders and of the segment index.
         """
-        folder = f"{self.root}/{table.name}"
+        folder = self.folder(table)
         try:
             names = sorted(os.listdir(folder))
             times = [(name, os.stat(f"{folder}/{name}").st_mtime_ns) for name in names]
@@ -150,8 +150,7 @@ class CompactedSource(LocalSource):
                 covered.add(piece)
             else:
                 days += [
-                    f"{self.root}/{table.name}/account={key[0]}/{name}/{DATA_FILE}"
-                    for name in names
+                    f"{self.folder(table)}/account={key[0]}/{name}/{DATA_FILE}" for name in names
                 ]
         segments = list(
             dict.fromkeys(segment for piece, segment in segment_of.items() if piece in covered)
@@ -180,7 +179,7 @@ class CompactedSource(LocalSource):
 
     def _months(self, table: Table) -> Iterator[tuple[Key, list[str]]]:
         """Yield each month of each account, with the names of its day folders."""
-        folder = f"{self.root}/{table.name}"
+        folder = self.folder(table)
         for name in sorted(_names(folder)):
             if not re.fullmatch("account=[a-z].*", name):
                 continue

@@ -48,7 +48,7 @@ WITH with_position AS (
         internal.begins_session(lead(created_at) OVER thread, created_at) AS ends_session
     FROM messages
     WINDOW thread AS (
-        PARTITION BY account, conversation_id ORDER BY created_at, tie_rank, message_id
+        PARTITION BY account, conversation_id ORDER BY created_at, order_in_second, message_id
     )
 ),
 with_begins AS (

@@ -87,7 +87,15 @@ class LocalSource:
 
     def files(self, table: Table) -> list[str]:
         """Return the path of every partition, sorted."""
-        return sorted(str(path) for path in Path(self.root, table.name).glob(_pattern(table)))
+        return sorted(str(path) for path in Path(self.folder(table)).glob(_pattern(table)))
+
+    def folder(self, table: Table) -> str:
+        """Return the folder of a table's files; in a lake of an earlier schema its former name."""
+        folder = f"{self.root}/{table.name}"
+        if table.former_name is None or os.path.isdir(folder):
+            return folder
+        former_folder = f"{self.root}/{table.former_name}"
+        return former_folder if os.path.isdir(former_folder) else folder
 
     def relations(self) -> Mapping[str, object]:
         """Return an empty mapping: DuckDB reads the files itself."""
@@ -105,7 +113,7 @@ class LocalSource:
 
     def has_files(self, table: Table) -> bool:
         """Return whether the table has at least one partition. Stop at the first."""
-        return next(iter(Path(self.root, table.name).glob(_pattern(table))), None) is not None
+        return next(iter(Path(self.folder(table)).glob(_pattern(table))), None) is not None
 
     def select(self, table: Table) -> str:
         """Return the SELECT over the table's files.
@@ -114,16 +122,20 @@ class LocalSource:
         missing in an older file is null. Filters on `account` and `date` use only the paths.
         """
         return self.select_files(
-            table, quote(literal_glob(f"{self.root}/{table.name}/") + _pattern(table))
+            table, quote(literal_glob(f"{self.folder(table)}/") + _pattern(table))
         )
 
     def select_files(self, table: Table, files: str) -> str:
         """Return the SELECT over daily files of a table. `files` is an SQL literal."""
+        types, former_names = own_types(table), _former_names(table)
         columns = [
-            *path_columns(table, f"{self.root}/{table.name}/"),
-            *map(quote_name, own_types(table)),
+            *path_columns(table, f"{self.folder(table)}/"),
+            *(_select_column(name, former_names.get(name)) for name in types),
         ]
-        reader = f"read_parquet({files}, schema = {schema_map(own_types(table))}, filename = true)"
+        former_types = {former: types[name] for name, former in former_names.items()}
+        reader = (
+            f"read_parquet({files}, schema = {schema_map(types | former_types)}, filename = true)"
+        )
         return f"SELECT {', '.join(columns)} FROM {reader}"  # noqa: S608 - names are quoted
 
     def look(self) -> None:
@@ -185,6 +197,17 @@ def own_types(table: Table) -> dict[str, str]:
         for field in table.schema
         if field.name not in _path_types(table)
     }
+
+
+def _former_names(table: Table) -> dict[str, str]:
+    """Return the names that columns have in files of an earlier schema, by their current names."""
+    return {column.name: column.former_name for column in table.columns if column.former_name}
+
+
+def _select_column(name: str, former_name: str | None) -> str:
+    if former_name is None:
+        return quote_name(name)
+    return f"coalesce({quote_name(name)}, {quote_name(former_name)}) AS {quote_name(name)}"
 
 
 def path_columns(table: Table, folder: str) -> list[str]:

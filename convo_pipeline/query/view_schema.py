@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from convo_pipeline.schema import (
-    CONVERSATIONS,
+    CONVERSATION_DAYS,
     COUNT,
     FLAG,
     MESSAGES,
-    PARTICIPANTS,
+    PARTICIPANT_DAYS,
     RATIO,
     TEXT,
     TIME,
@@ -73,16 +73,16 @@ VIEWS = (
         MESSAGES,
     ),
     ViewSchema(
-        "conversations_latest",
+        "conversations",
         "One row per conversation. A field has its newest value; counts and times cover all days.",
         _DATES,
-        CONVERSATIONS,
+        CONVERSATION_DAYS,
     ),
     ViewSchema(
-        "participants_latest",
+        "participants",
         "One row per conversation and participant. A field has its newest value.",
         _DATES,
-        PARTICIPANTS,
+        PARTICIPANT_DAYS,
     ),
     ViewSchema(
         "message_order",

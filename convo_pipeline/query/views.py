@@ -1,9 +1,9 @@
-"""SQL of the views `inbox`, `conversations_latest` and `participants_latest`.
+"""SQL of the views `inbox`, `conversations` and `participants`.
 
 They join and aggregate the tables. This module runs no query.
 """
 
-from convo_pipeline.schema import CONVERSATIONS, PARTICIPANTS, Table
+from convo_pipeline.schema import CONVERSATION_DAYS, PARTICIPANT_DAYS, Table
 
 _SUMS = ("message_count", "inbound_count", "outbound_count", "detailed_count")
 
@@ -14,29 +14,29 @@ def _newest(table: Table, skipped: tuple[str, ...] = ()) -> list[str]:
     return [f"arg_max({name}, date) AS {name}" for name in names]
 
 
-def conversations_latest() -> str:
+def conversations() -> str:
     """Return SQL with one row per conversation.
 
     A field has its newest value. The counts cover all days.
     """
     columns = [
-        *_newest(CONVERSATIONS, ("first_message_at", "last_message_at", *_SUMS)),
+        *_newest(CONVERSATION_DAYS, ("first_message_at", "last_message_at", *_SUMS)),
         "min(first_message_at) AS first_message_at",
         "max(last_message_at) AS last_message_at",
         *(f"sum({name})::BIGINT AS {name}" for name in _SUMS),
     ]
-    return _latest("conversations", CONVERSATIONS, columns)
+    return _latest(CONVERSATION_DAYS, columns)
 
 
-def participants_latest() -> str:
+def participants() -> str:
     """Return SQL with one row per conversation and participant. A field has its newest value."""
-    return _latest("participants", PARTICIPANTS, _newest(PARTICIPANTS))
+    return _latest(PARTICIPANT_DAYS, _newest(PARTICIPANT_DAYS))
 
 
-def _latest(name: str, table: Table, columns: list[str]) -> str:
+def _latest(table: Table, columns: list[str]) -> str:
     key = ", ".join(["account", *table.key])
     values = ", ".join([*columns, "min(date) AS first_date", "max(date) AS last_date"])
-    return f"SELECT {key}, {values} FROM {name} GROUP BY {key}"  # noqa: S608 - names of the schema
+    return f"SELECT {key}, {values} FROM {table.name} GROUP BY {key}"  # noqa: S608 - names of the schema
 
 
 INBOX = """
@@ -50,9 +50,9 @@ SELECT
     m.* EXCLUDE (account, date, created_at, direction, text, content_type),
     c.page_id, c.folder
 FROM messages AS m
-LEFT JOIN conversations_latest AS c
+LEFT JOIN conversations AS c
     ON c.account = m.account AND c.conversation_id = m.conversation_id
-LEFT JOIN participants_latest AS p
+LEFT JOIN participants AS p
     ON p.account = m.account AND p.conversation_id = m.conversation_id
     AND p.participant_id = c.customer_id
 """
@@ -61,7 +61,7 @@ LEFT JOIN participants_latest AS p
 def views() -> dict[str, str]:
     """Return the SQL of every view, by name. A view comes after the views that it reads."""
     return {
-        "conversations_latest": conversations_latest(),
-        "participants_latest": participants_latest(),
+        "conversations": conversations(),
+        "participants": participants(),
         "inbox": INBOX,
     }

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from convo_pipeline.errors import StoreError
+from convo_pipeline.schema import FORMER_TABLES
 from convo_pipeline.state.records import Compaction
 from convo_pipeline.storage.local import PRIVATE_FILE, make_private_folders, storage_error
 
 STATE_FILE = "state.db"
-STATE_VERSION = 1
+STATE_VERSION = 2
 WAIT_SECONDS = 60.0
 DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 REMEDY = (
@@ -44,7 +45,7 @@ CREATE TABLE IF NOT EXISTS runs (
     run_id TEXT, account TEXT, kind TEXT NOT NULL, since TEXT, until TEXT,
     started_us INTEGER NOT NULL, ended_us INTEGER, outcome TEXT NOT NULL, reasons TEXT NOT NULL,
     error TEXT, calls TEXT NOT NULL, counts TEXT NOT NULL, report TEXT NOT NULL,
-    PRIMARY KEY (run_id, account)) WITHOUT ROWID;
+    settings TEXT NOT NULL DEFAULT '{}', PRIMARY KEY (run_id, account)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS runs_by_account ON runs (account, started_us);
 CREATE TABLE IF NOT EXISTS tags (
     table_name TEXT, account TEXT, date TEXT, sha256 TEXT NOT NULL, tag TEXT NOT NULL,
@@ -219,7 +220,26 @@ def _create_tables(connection: sqlite3.Connection, path: Path) -> None:
         connection.execute(statement)
     if version is None:
         connection.execute("INSERT INTO lake_version VALUES (?)", (STATE_VERSION,))
+    elif version < STATE_VERSION:
+        _upgrade_from_version_1(connection)
+        connection.execute("UPDATE lake_version SET version = ?", (STATE_VERSION,))
     connection.execute("COMMIT")
+
+
+def _upgrade_from_version_1(connection: sqlite3.Connection) -> None:
+    """Rename the tables of the lake, and add the settings of each run."""
+    connection.execute("ALTER TABLE runs ADD COLUMN settings TEXT NOT NULL DEFAULT '{}'")
+    connection.execute("DELETE FROM compactions")
+    for former_name, name in FORMER_TABLES.items():
+        for table in ("partitions", "tags", "quarantines"):
+            connection.execute(
+                f"UPDATE {table} SET table_name = ? WHERE table_name = ?",  # noqa: S608 - literals
+                (name, former_name),
+            )
+        connection.execute(
+            "UPDATE quarantines SET path = ? || substr(path, ?) WHERE path GLOB ?",
+            (name, len(former_name) + 1, f"{former_name}/*"),
+        )
 
 
 @contextmanager

@@ -104,6 +104,8 @@ class Run:
     calls: Mapping[str, int] | None = None
     counts: Mapping[str, int] | None = None
     report: Mapping[str, object] | None = None
+    settings: Mapping[str, object] | None = None
+    """The account's settings at the time of the run; see `runs.settings` in `schema.py`."""
 
 
 @dataclass(frozen=True)
@@ -197,14 +199,14 @@ def run_values(run: Run) -> tuple[object, ...]:
         run.outcome,
         write_json(list(run.reasons)),
         run.error,
-        *(write_json(part or {}) for part in (run.calls, run.counts, run.report)),
+        *(write_json(part or {}) for part in (run.calls, run.counts, run.report, run.settings)),
     )
 
 
 def read_run(row: tuple[Any, ...]) -> Run:
     """Return the run of a row."""
     run_id, account, kind, since, until, started_us, ended_us, outcome, reasons, error, *parts = row
-    calls, counts, report = map(read_json, parts)
+    calls, counts, report, settings = map(read_json, parts)
     return Run(
         run_id,
         account,
@@ -219,6 +221,7 @@ def read_run(row: tuple[Any, ...]) -> Run:
         calls,
         counts,
         report,
+        settings,
     )
 
 

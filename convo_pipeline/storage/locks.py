@@ -54,6 +54,12 @@ class Locks:
             yield
 
     @contextmanager
+    def layout(self) -> Iterator[None]:
+        """Lock the names of the tables' folders."""
+        with self._lock("layout", FOREVER):
+            yield
+
+    @contextmanager
     def partition(self, parts: Parts) -> Iterator[None]:
         """Lock a partition's file for a writer."""
         index = hashlib.sha256("/".join(parts).encode()).digest()[0] % PARTITION_LOCK_COUNT

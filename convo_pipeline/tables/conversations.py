@@ -1,4 +1,4 @@
-"""Compute `conversations` and `participants`. Pure.
+"""Compute `conversation_days` and `participant_days`. Pure.
 
 People come from the list of participants, and from senders and recipients of messages.
 """
@@ -50,7 +50,7 @@ def normalize_participants(
     own_ids: frozenset[str],
     payloads: pa.ChunkedArray | None = None,
 ) -> pa.Table:
-    """Return `participants`, sorted by key, one row for each person in a conversation.
+    """Return `participant_days`, sorted by key, one row for each person in a conversation.
 
     Ids and names come from the list of participants, then from the messages, newest first.
     `payloads` are those of the messages, row by row: only they have the names of recipients.
@@ -60,13 +60,13 @@ def normalize_participants(
     unnamed = {person[0] for person in people if person[:2] not in named}
     if unnamed and payloads is not None:
         people += _named_recipients(messages, payloads, unnamed)
-    key = list(schema.PARTICIPANTS.key)
+    key = list(schema.PARTICIPANT_DAYS.key)
     frame = pd.DataFrame(people, columns=[*key, *_PERSON], dtype=object)
     if frame.duplicated(key).any():
         frame = frame.groupby(key, sort=False, as_index=False).first()
     frame = frame.sort_values(key, ignore_index=True)
     frame["is_account"] = frame["participant_id"].isin(own_ids) if own_ids else None
-    return _to_table(schema.PARTICIPANTS, frame)
+    return _to_table(schema.PARTICIPANT_DAYS, frame)
 
 
 def _to_table(table: schema.Table, frame: pd.DataFrame) -> pa.Table:
@@ -135,7 +135,7 @@ def normalize_conversations(
     platform: str | None,
     page_id: str | None,
 ) -> pa.Table:
-    """Return `conversations`, sorted by key: its customer, and the counts of the day."""
+    """Return `conversation_days`, sorted by key: its customer, and the counts of the day."""
     counts = _count_messages(messages)
     chunks = [*conversations["conversation_id"].chunks, *counts["conversation_id"].chunks]
     ids = pc.unique(pa.chunked_array(chunks))
@@ -154,10 +154,10 @@ def normalize_conversations(
         columns[name] = pc.if_else(is_empty, pa.scalar(None, schema.TEXT), columns[name])
     defaults = {"platform": platform, "page_id": page_id} | dict.fromkeys(_COUNTS, 0)
     for name, default in defaults.items():
-        field = schema.CONVERSATIONS.schema.field(name)
+        field = schema.CONVERSATION_DAYS.schema.field(name)
         columns[name] = pc.coalesce(columns[name], pa.scalar(default, field.type))
-    names = schema.CONVERSATIONS.column_names
-    return pa.table([columns[name] for name in names], schema=schema.CONVERSATIONS.schema)
+    names = schema.CONVERSATION_DAYS.column_names
+    return pa.table([columns[name] for name in names], schema=schema.CONVERSATION_DAYS.schema)
 
 
 def _count_messages(messages: pa.Table) -> pa.Table:

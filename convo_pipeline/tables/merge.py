@@ -288,7 +288,7 @@ def _join_message_id(left: Row, right: Row) -> Row:
     )
     least = ("first_seen_at", "missing_at", "deleted_at", "returned_at")
     return dated | {
-        "tie_rank": max(left["tie_rank"], right["tie_rank"]),
+        "order_in_second": max(left["order_in_second"], right["order_in_second"]),
         **{name: _least(left[name], right[name]) for name in least},
     }
 

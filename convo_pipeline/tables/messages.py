@@ -2,7 +2,7 @@
 
 Most messages are plain: they have a sender, recipients, a text and sometimes tags. `read_plain`
 parses these fast. `read_message` parses all other messages key by key. A test checks that both
-return the same row. Names of recipients and e-mail addresses are only in `participants`.
+return the same row. Names of recipients and e-mail addresses are only in `participant_days`.
 
 `content_type` is the first of these that applies:
 unavailable (no content stored), unsupported (marked by Meta), story_mention, story_reply, sticker,

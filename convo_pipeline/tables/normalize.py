@@ -65,9 +65,12 @@ def normalize(raw: RawDay) -> dict[str, pa.Table]:
         raw.conversations, messages, participants, raw.platform, raw.page_id
     )
     children = {name: _child_table(name, parsed.children[name], messages) for name in CHILD_NAMES}
-    return {"conversations": conversations, "participants": participants, "messages": messages} | (
-        children
-    )
+    return {
+        schema.CONVERSATION_DAYS.name: conversations,
+        schema.PARTICIPANT_DAYS.name: participants,
+        schema.MESSAGES.name: messages,
+        **children,
+    }
 
 
 def count_coverage(raw: RawDay) -> pa.Table:
@@ -170,7 +173,7 @@ def _messages_table(
             aligned["first_seen_at"],
             _LONG_AGO,
         ),
-        "tie_rank": pc.fill_null(aligned["tie_rank"], 0),
+        "order_in_second": pc.fill_null(aligned["order_in_second"], 0),
         "direction": _directions(sender_ids, own_ids),
         "detail_status": pc.fill_null(aligned["detail_status"], "pending"),
         "deleted_at": pc.if_else(

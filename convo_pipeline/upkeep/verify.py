@@ -363,14 +363,14 @@ def _compare_messages(rows: Mapping[str, pa.Table]) -> Iterator[str]:
 
 
 def _compare_conversations(rows: Mapping[str, pa.Table]) -> Iterator[str]:
-    conversations, message_count = rows["conversations"], rows["messages"].num_rows
+    conversations, message_count = rows["conversation_days"], rows["messages"].num_rows
     counted = pc.sum(conversations["message_count"]).as_py() or 0
     if counted != message_count:
-        yield f"conversations count {counted} messages, messages has {message_count}"
+        yield f"conversation_days counts {counted} messages, messages has {message_count}"
     known = set(conversations["conversation_id"].to_pylist())
-    for name in ("raw_conversations", "messages", "participants"):
+    for name in ("raw_conversations", "messages", "participant_days"):
         if missing := set(rows[name]["conversation_id"].to_pylist()) - known:
-            yield f"{name} has {len(missing)} conversations that conversations lacks"
+            yield f"{name} has {len(missing)} conversations that conversation_days lacks"
 
 
 def _compare_coverage(rows: Mapping[str, pa.Table]) -> Iterator[str]:

@@ -17,7 +17,7 @@ import pytest
 from nbclient import NotebookClient
 
 from convo_pipeline.query.account_days import compute_account_days
-from convo_pipeline.schema import CONVERSATIONS, COVERAGE, RUNS
+from convo_pipeline.schema import CONVERSATION_DAYS, COVERAGE, RUNS
 from convo_pipeline.tables.complete_range import CompleteRange
 from tests.support.metric_worlds import as_table, random_world, write_world
 from tests.support.paths import NOTEBOOKS as NOTEBOOKS_FOLDER
@@ -84,8 +84,8 @@ def put_counts(root: Path, account: str, day: Any, messages: list[Any]) -> None:
         }
         for conversation_id in sorted({message.conversation_id for message in messages})
     ]
-    content = pa.Table.from_pylist(rows, schema=CONVERSATIONS.schema)
-    put(root, "conversations", f"account={account}/date={day}", content)
+    content = pa.Table.from_pylist(rows, schema=CONVERSATION_DAYS.schema)
+    put(root, "conversation_days", f"account={account}/date={day}", content)
 
 
 def put(root: Path, table: str, partition: str, content: pa.Table) -> None:

@@ -52,7 +52,7 @@ def ids(count: int) -> pa.Table:
         "conversation_id": "c",
         "created_at": NOON,
         "created_at_source": "message",
-        "tie_rank": 0,
+        "order_in_second": 0,
     }
     rows = [row | {"message_id": f"m{n:03}", "first_seen_at": NOON} for n in range(count)]
     return pa.Table.from_pylist(rows, schema=RAW_MESSAGE_IDS.schema)

@@ -34,13 +34,13 @@ class Message:
     created_at: datetime
     direction: str | None
     text: str | None = None
-    tie_rank: int = 0
+    order_in_second: int = 0
     content_type: str = "text"
     reaction_count: int | None = 0
 
     @property
     def order(self) -> tuple[datetime, int, str]:
-        return (self.created_at, self.tie_rank, self.message_id)
+        return (self.created_at, self.order_in_second, self.message_id)
 
 
 def row(message: Message) -> dict[str, object]:
@@ -49,7 +49,7 @@ def row(message: Message) -> dict[str, object]:
         "conversation_id": message.conversation_id,
         "message_id": message.message_id,
         "created_at": message.created_at,
-        "tie_rank": message.tie_rank,
+        "order_in_second": message.order_in_second,
         "direction": message.direction,
         "text": message.text,
         "content_type": message.content_type,
@@ -204,7 +204,7 @@ def random_world(
                     moment,
                     direction,
                     f"{number} {index}" if is_known else world.choice(TEXTS) if direction else None,
-                    tie_rank=index,
+                    order_in_second=index,
                     content_type=world.choice(
                         ("text", "image", "story_reply", "share", "unsupported")
                     ),
@@ -596,8 +596,8 @@ class DayFigures:
             or not ended[0]
             or timedelta(days=age) < self.gap,
             "is_backlog_lower_bound": self.last_words("unknown", "unsure") > 0 or age < 28,
-            "is_promised": age >= 0,
-            "is_over": ended[0],
+            "is_complete": age >= 0,
+            "has_ended": ended[0],
             "is_final": age >= 0 and ended[3],
         }
 
@@ -667,7 +667,7 @@ class DayFigures:
         }
         return {
             "session_count": len(responses),
-            "judged_session_count": measured_count,
+            "measured_session_count": measured_count,
             "answered_session_count": len(seconds),
             "median_first_response_seconds": quantile(seconds, 0.5) if has_median else None,
             "p90_first_response_seconds": quantile(seconds, 0.9) if has_median else None,
@@ -727,7 +727,7 @@ class DayFigures:
         )
         badge = best if measured_count + unsure_count and best == worst else None
         return {
-            "responsiveness_judged_count": measured_count,
+            "responsiveness_measured_count": measured_count,
             "responsiveness_unsure_count": unsure_count,
             "responsiveness_rate": len(seconds) / measured_count
             if is_known and measured_count

@@ -38,7 +38,7 @@ def table(declared: schema.Table, rows: Sequence[Mapping[str, object]]) -> pa.Ta
 def id_row(message_id: str, conversation_id: str = "c1", **others: object) -> dict[str, object]:
     return {
         "conversation_id": conversation_id, "message_id": message_id, "created_at": AT,
-        "created_at_source": "message", "tie_rank": 0, "first_seen_at": SEEN,
+        "created_at_source": "message", "order_in_second": 0, "first_seen_at": SEEN,
     } | others  # fmt: skip
 
 

@@ -168,7 +168,7 @@ def raw_rows() -> dict[str, list[Row]]:
             if message_id == "m4"
             else {}
         )
-        ids.append(key | {"created_at_source": "message", "tie_rank": 0} | unsent)
+        ids.append(key | {"created_at_source": "message", "order_in_second": 0} | unsent)
         sender, other = (US, ADA) if message_id == "m2" else (ADA, US)
         payload: Row = {"from": sender, "id": message_id, "message": text, "to": {"data": [other]}}
         payload |= {"created_time": f"{key['created_at']:%Y-%m-%dT%H:%M:%S+0000}"}

@@ -38,7 +38,7 @@ def root(tmp_path: Path) -> Path:
         "created_at_source": "message",
     }
     rows = pa.Table.from_pylist(
-        [row | {"tie_rank": 0, "first_seen_at": NOON}], schema=RAW_MESSAGE_IDS.schema
+        [row | {"order_in_second": 0, "first_seen_at": NOON}], schema=RAW_MESSAGE_IDS.schema
     )
     store.merge("raw_message_ids", "bakery", DAY, rows)
     derive_day(store, "bakery", DAY)

@@ -153,7 +153,7 @@ def test_one_partition_is_materialised_with_its_row_count(
     key = f"{BAKERY}|{days[1]}"
     assert counts(instance, "raw_message_details")[key] == 4
     assert counts(instance, "messages")[key] == 4
-    assert counts(instance, "conversations")[key] == 2
+    assert counts(instance, "conversation_days")[key] == 2
     assert counts(instance, "coverage")[key] == 1
 
 

@@ -107,7 +107,7 @@ def test_a_capture_reports_changed_partitions_and_figures(
         "raw_message_details",
         "raw_message_ids",
     }
-    assert {"messages", "conversations"} <= set(tables)
+    assert {"messages", "conversation_days"} <= set(tables)
     assert event_count(instance, result) <= MOST_IDLE_EVENTS + len(cells) + len(seen)
     (figures,) = inboxes.rows("account_days", "mess")
     assert figures["inbound_count"] == 6

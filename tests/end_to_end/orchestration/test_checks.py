@@ -95,7 +95,7 @@ def ids(day: date, *names: str, conversation_id: str = "t_1") -> pa.Table:
             "message_id": name,
             "created_at": noon,
             "created_at_source": "message",
-            "tie_rank": 0,
+            "order_in_second": 0,
             "first_seen_at": noon,
         }
         for name in names

@@ -36,7 +36,14 @@ token_env = "ARK_TOKEN"
 start_date = "2026-01-01"
 """
 RAW = ["raw_conversations", "raw_message_ids", "raw_message_details", "raw_rejects"]
-NORMALISED = ["conversations", "participants", "messages", "attachments", "shares", "reactions"]
+NORMALISED = [
+    "conversation_days",
+    "participant_days",
+    "messages",
+    "attachments",
+    "shares",
+    "reactions",
+]
 
 
 @pytest.fixture

@@ -21,7 +21,14 @@ from tests.support.web_server import Web, dagster_dev, wait_for
 
 BAKERY, BIKES = "bakery-instagram", "bikes-messenger"
 RAW = ["raw_conversations", "raw_message_ids", "raw_message_details", "raw_rejects"]
-DERIVED = ["conversations", "participants", "messages", "attachments", "shares", "reactions"]
+DERIVED = [
+    "conversation_days",
+    "participant_days",
+    "messages",
+    "attachments",
+    "shares",
+    "reactions",
+]
 DERIVED += ["coverage", "account_days"]
 WRONG_TOKEN, TEXT = "EAAwrongwrongwrongwrong", "canary4f1c" + "09e2b7"
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]

@@ -77,7 +77,7 @@ def test_other_session_gap_makes_every_day_stale(store: Store) -> None:
 
 
 def test_complete_run_makes_a_day_stale_until_its_responses_are_final(store: Store) -> None:
-    columns = "is_promised, is_lower_bound, share_answered_24h, is_final"
+    columns = "is_complete, is_lower_bound, share_answered_24h, is_final"
     put(store, FIRST, [say(FIRST, "inbound")])
     derive_account_days(store, "bakery")
     assert read(store, columns) == [(False, True, None, False)]

@@ -27,8 +27,8 @@ AT = datetime(2026, 2, 19, 8, 57, 24, tzinfo=UTC)
 LATER = datetime(2026, 2, 19, 9, 0, 0, tzinfo=UTC)
 ACCOUNT = "bakery"
 ALL = (
-    "conversations",
-    "participants",
+    "conversation_days",
+    "participant_days",
     "messages",
     "attachments",
     "shares",
@@ -62,7 +62,7 @@ def save_id(store: Store, message_id: str) -> None:
     row = {
         "conversation_id": "c1", "message_id": message_id, "created_at": AT,
         "created_at_source": "message",
-        "tie_rank": 0, "first_seen_at": LATER,
+        "order_in_second": 0, "first_seen_at": LATER,
     }  # fmt: skip
     store.merge(
         "raw_message_ids", ACCOUNT, DAY, pa.Table.from_pylist([row], schema.RAW_MESSAGE_IDS.schema)
@@ -95,7 +95,7 @@ def test_day_with_raw_rows_is_stale_until_it_is_derived(store: Store) -> None:
     assert stale_days(store, ACCOUNT) == [DAY]
     commits = derive_day(store, ACCOUNT, DAY)
     assert [commit.table for commit in commits] == list(ALL)
-    assert changed(commits) == ["conversations", "participants", "messages", "coverage"]
+    assert changed(commits) == ["conversation_days", "participant_days", "messages", "coverage"]
     assert stale_days(store, ACCOUNT) == []
 
 

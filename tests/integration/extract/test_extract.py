@@ -271,8 +271,8 @@ def test_nights_and_a_backfill_differ_only_in_times_of_observation(
         backfill.derive()
         for table in (
             "messages",
-            "conversations",
-            "participants",
+            "conversation_days",
+            "participant_days",
             "raw_message_ids",
             "raw_message_details",
         ):
@@ -354,7 +354,7 @@ def test_an_empty_conversation_is_stored_on_its_last_activity(tmp_path: Path) ->
     conversation.touch(at(5))
     with serve(tmp_path, world) as inboxes:
         inboxes.extract_whole()
-        [conversation] = inboxes.rows("conversations")
+        [conversation] = inboxes.rows("conversation_days")
         assert (conversation["date"], conversation["message_count"]) == (date(2026, 3, 5), 0)
 
 

@@ -496,7 +496,7 @@ def test_b24_hostile_ids_are_kept_in_their_account(tmp_path: Path) -> None:
 def test_b25_leading_zeros_and_twenty_digits_stay(tmp_path: Path) -> None:
     with serve(tmp_path, insta_world(3)) as inboxes:
         run(inboxes, "long_numbers")
-        people = {str(row["participant_id"]) for row in inboxes.rows("participants", "insta")}
+        people = {str(row["participant_id"]) for row in inboxes.rows("participant_days", "insta")}
         senders = {str(row["sender_id"]) for row in rows(inboxes)}
         assert {len(person) for person in people | senders} == {20}
         assert all(person.startswith("0") for person in people)

@@ -38,14 +38,19 @@ def moment(day: date) -> datetime:
 
 def ids(day: date, *names: str) -> pa.Table:
     row = {"conversation_id": "c", "created_at": moment(day), "created_at_source": "message"}
-    row |= {"tie_rank": 0, "first_seen_at": moment(day), "missing_at": None}
+    row |= {"order_in_second": 0, "first_seen_at": moment(day), "missing_at": None}
     return pa.Table.from_pylist(
         [row | {"message_id": name} for name in names], schema=RAW_MESSAGE_IDS.schema
     )
 
 
 def messages(day: date, *names: str) -> pa.Table:
-    row = {"conversation_id": "c", "created_at": moment(day), "tie_rank": 0, "tags": ["inbox"]}
+    row = {
+        "conversation_id": "c",
+        "created_at": moment(day),
+        "order_in_second": 0,
+        "tags": ["inbox"],
+    }
     row |= {"content_type": "text", "detail_status": "detailed"}
     row |= {"first_seen_at": moment(day), "changed_at": moment(day)}
     return pa.Table.from_pylist(

@@ -35,7 +35,7 @@ SIZES = (10, 40, 160)
 VERSIONS = 6
 COMMITS_PER_SECOND = 5
 TRIES = 5
-COLUMNS = ["date", "message_id", "tie_rank", "text"]
+COLUMNS = ["date", "message_id", "order_in_second", "text"]
 Rows = list[tuple[str, str, int, str]]
 
 
@@ -94,7 +94,7 @@ def writing(root: Path) -> Iterator["multiprocessing.sharedctypes.Synchronized[i
     assert writer.exitcode == 0
 
 
-SELECT = "SELECT date::VARCHAR, message_id, tie_rank, text FROM"
+SELECT = "SELECT date::VARCHAR, message_id, order_in_second, text FROM"
 ORDER = "ORDER BY date, message_id"
 PLAIN = duckdb.connect(config={"threads": 1})
 

@@ -23,13 +23,16 @@ from convo_pipeline.emulator.world import World
 from convo_pipeline.errors import ConflictError, CorruptError, StoreError
 from convo_pipeline.lake.store import Store
 from convo_pipeline.query.bucket_source import LISTING_SECONDS, BucketSource
-from convo_pipeline.schema import TABLES
+from convo_pipeline.query.connection import connect
+from convo_pipeline.schema import RUNS, TABLES
 from convo_pipeline.settings import Settings, StoreSettings
 from convo_pipeline.storage.s3 import S3Bucket
 from convo_pipeline.upkeep.rebuild import rebuild_state
 from convo_pipeline.upkeep.verify import verify
+from tests.integration.lake.test_schema_versions import RENAMED
 from tests.support.inbox_worlds import PAGES, TOKENS, three_days, write_config
 from tests.support.inboxes import NOW, Inboxes, serve, stopped_clock
+from tests.support.paths import LAKES
 from tests.support.s3_server import CREDENTIALS, Proxy, S3Server, serve_s3
 
 ACCOUNT, DAY = "bakery", date(2026, 1, 5)
@@ -96,7 +99,7 @@ def ids(*message_ids: str) -> pa.Table:
             "created_at": NOON,
             "created_at_source": "message",
         }
-        | {"tie_rank": 0, "first_seen_at": NOON, "missing_at": None}
+        | {"order_in_second": 0, "first_seen_at": NOON, "missing_at": None}
         for message_id in message_ids
     ]
     return pa.Table.from_pylist(rows, schema=TABLES[TABLE].schema)
@@ -122,6 +125,29 @@ def in_bucket(inboxes: Inboxes, store: Store, settings: StoreSettings) -> Inboxe
     return replace(
         inboxes, settings=inboxes.settings.model_copy(update={"store": settings}), store=store
     )
+
+
+def test_a_bucket_of_version_4_is_read_and_upgraded(
+    machine: Callable[..., Store], bucket: str, server: S3Server
+) -> None:
+    for path in (LAKES / "version_4").rglob("*.parquet"):
+        key = f"tables/{path.relative_to(LAKES / 'version_4').as_posix()}"
+        server.client.put_object(Bucket=bucket, Key=key, Body=path.read_bytes())
+
+    def read() -> list[list[tuple[object, ...]]]:
+        settings = read_settings(bucket, server)
+        with closing(connect(settings.store.root, settings=settings)) as con:
+            return [con.execute(query).fetchall() for query in RENAMED]
+
+    assert read() == list(RENAMED.values())
+    store = machine()
+    store.preflight()
+    assert read() == list(RENAMED.values())
+    names = {key.split("/")[1] for key in server.objects(bucket)}
+    assert names - {table.name for table in (*TABLES.values(), RUNS)} == set()
+    assert {"conversation_days", "participant_days"} < names
+    rebuild_state(store)
+    assert verify(store, is_quick=True).findings == ()
 
 
 @pytest.mark.slow
@@ -504,7 +530,7 @@ def test_readers_beside_a_writer_see_only_whole_commits(
         writer.start()
         while writer.is_alive() or not seen:
             (row,) = con.execute(
-                f"select count(*), count(distinct message_id), count(tie_rank) from {TABLE}"
+                f"select count(*), count(distinct message_id), count(order_in_second) from {TABLE}"
             ).fetchall()
             seen.append(row)
     writer.join()

@@ -487,7 +487,7 @@ def test_an_erased_person_is_not_recovered_from_older_copies(inboxes: Inboxes) -
     store = inboxes.store
     (hers,) = {
         row["conversation_id"]
-        for row in inboxes.rows("participants", "insta")
+        for row in inboxes.rows("participant_days", "insta")
         if row["participant_id"] == ADA
     }
     bobs = [row for row in inboxes.rows("messages", "insta") if row["conversation_id"] != hers]

@@ -38,7 +38,7 @@ def ids(*message_ids: str, **changes: object) -> pa.Table:
         "conversation_id": "c",
         "created_at": NOON,
         "created_at_source": "message",
-        "tie_rank": 0,
+        "order_in_second": 0,
         "first_seen_at": NOON,
         "missing_at": None,
     }
@@ -153,10 +153,13 @@ def test_raw_digest_depends_on_the_raw_files_only(store: Store) -> None:
     ("rows", "message"),
     [
         (
-            ids("m").set_column(4, "tie_rank", [["0"]]),
-            r"raw_message_ids\.tie_rank: string is no int64",
+            ids("m").set_column(4, "order_in_second", [["0"]]),
+            r"raw_message_ids\.order_in_second: string is no int64",
         ),
-        (ids("m").drop_columns(["tie_rank"]), r"raw_message_ids\.tie_rank: the column is missing"),
+        (
+            ids("m").drop_columns(["order_in_second"]),
+            r"raw_message_ids\.order_in_second: the column is missing",
+        ),
         (
             ids("m").append_column("mood", [["good"]]),
             r"raw_message_ids\.mood: there is no such column",
@@ -166,8 +169,8 @@ def test_raw_digest_depends_on_the_raw_files_only(store: Store) -> None:
             r"raw_message_ids\.message_id: int64 is no string",
         ),
         (
-            ids("m").set_column(4, "tie_rank", pa.nulls(1, pa.int64())),
-            r"raw_message_ids\.tie_rank: null, but a int64",
+            ids("m").set_column(4, "order_in_second", pa.nulls(1, pa.int64())),
+            r"raw_message_ids\.order_in_second: null, but a int64",
         ),
     ],
 )
@@ -334,6 +337,7 @@ def test_state_is_rebuilt_from_the_files(store: Store) -> None:
         {"listing": 1},
         {},
         {},
+        {"timezone": "Europe/Berlin"},
     )
     store.state.save_run(run)
     export_runs(store, "r1")

@@ -93,8 +93,8 @@ def test_s17_person_has_one_code_everywhere_and_no_name_or_text_is_exported(
     )
     for table, column in (
         ("messages", "sender_id"),
-        ("participants", "participant_id"),
-        ("conversations", "customer_id"),
+        ("participant_days", "participant_id"),
+        ("conversation_days", "customer_id"),
         ("reactions", "reactor_id"),
     ):
         assert ada in {row[column] for row in rows(one, table)}, table
@@ -113,7 +113,7 @@ def test_s17_codes_depend_on_the_secret(home: Path, tmp_path: Path) -> None:
     one, two = (
         {
             row[name]
-            for row in rows(tmp_path / folder, "participants")
+            for row in rows(tmp_path / folder, "participant_days")
             for name in ("participant_id", "name", "username")
         }
         for folder in ("one", "two")

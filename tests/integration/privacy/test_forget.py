@@ -157,7 +157,7 @@ def test_group_keeps_messages_of_others_without_the_person(inboxes: Inboxes) -> 
     assert [row for row in inboxes.rows("reactions", "insta") if row["reactor_id"] == ADA] == []
     people = {
         row["participant_id"]
-        for row in inboxes.rows("participants", "insta")
+        for row in inboxes.rows("participant_days", "insta")
         if row["conversation_id"] == group
     }
     own_id = inboxes.world.accounts["insta"].own_id
@@ -169,7 +169,7 @@ def test_group_with_expired_raw_rows_keeps_messages_of_others(
     inboxes: Inboxes,
 ) -> None:
     (group,) = conversations_of(inboxes, EVE)
-    longer = ("messages", "participants", "reactions", "coverage", "account_days")
+    longer = ("messages", "participant_days", "reactions", "coverage", "account_days")
     expire(inboxes.store, {table.name: 2 for table in RAW} | dict.fromkeys(longer, 400), NOW.date())
     assert inboxes.rows("raw_message_details", "insta") == []
     erase_ada(inboxes)

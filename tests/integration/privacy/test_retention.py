@@ -115,7 +115,7 @@ def test_derived_tables_expire_with_raw_tables_or_by_their_own_limit(
     assert oldest(inboxes, "coverage") == oldest(inboxes, "messages") == date(2026, 1, 1)
     expected = {
         "raw_message_details": TODAY - timedelta(days=8),
-        "participants": TODAY - timedelta(days=8),
+        "participant_days": TODAY - timedelta(days=8),
     }
     assert {name: oldest(inboxes, name) for name in expected} == expected
     inboxes.derive()

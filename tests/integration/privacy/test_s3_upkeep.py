@@ -265,7 +265,7 @@ def test_no_byte_of_an_erased_person_is_left_in_any_version(
     assert {key.split("/")[1] for key in keys} > {
         "raw_message_details",
         "messages",
-        "participants",
+        "participant_days",
         ".compact",
     }
     receipt = forget(remote.settings, remote.store, "insta", ADA, remote.clock.now())

@@ -17,7 +17,7 @@ import convo_pipeline
 from convo_pipeline.errors import CorruptError, StoreError
 from convo_pipeline.query.connection import Connection
 from convo_pipeline.query.sources import VIEWED_TABLES, column_types
-from convo_pipeline.schema import MESSAGES, PARTICIPANTS, RUNS, TABLES
+from convo_pipeline.schema import MESSAGES, PARTICIPANT_DAYS, RUNS, TABLES
 
 DAY = date(2026, 3, 1)
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -28,7 +28,7 @@ def message(message_id: str, **values: object) -> dict[str, object]:
         "conversation_id": "t_1",
         "message_id": message_id,
         "created_at": NOON,
-        "tie_rank": 0,
+        "order_in_second": 0,
         "content_type": "text",
         "detail_status": "detailed",
         "first_seen_at": NOON,
@@ -91,7 +91,7 @@ def test_account_and_date_come_first(con: Connection) -> None:
     assert con.table("messages").columns == ["account", "date", *MESSAGES.column_names]
 
 
-@pytest.mark.parametrize("view", ["conversations_latest", "participants_latest", "inbox"])
+@pytest.mark.parametrize("view", ["conversations", "participants", "inbox"])
 def test_a_joining_view_is_empty_over_an_empty_lake(con: Connection, view: str) -> None:
     assert con.execute(f"SELECT count(*) FROM {view}").fetchone() == (0,)
 
@@ -283,7 +283,7 @@ def test_duckdb_knows_time_zones_without_a_network(con: Connection) -> None:
     assert con.execute(query).fetchone() == (datetime(2026, 3, 29, 3, 30),)  # noqa: DTZ001 - a wall clock
 
 
-def test_conversations_latest_keeps_the_newest_known_value_of_each_field(
+def test_conversations_keeps_the_newest_known_value_of_each_field(
     tmp_path: Path, con: Connection
 ) -> None:
     first = conversation(
@@ -296,12 +296,12 @@ def test_conversations_latest_keeps_the_newest_known_value_of_each_field(
         folder="inbox",
         last_message_at=NOON,
     )
-    write(tmp_path, "conversations", "bakery", DAY, [first])
-    write(tmp_path, "conversations", "bakery", date(2026, 3, 2), [second])
-    write(tmp_path, "conversations", "florist", DAY, [conversation(platform="messenger")])
+    write(tmp_path, "conversation_days", "bakery", DAY, [first])
+    write(tmp_path, "conversation_days", "bakery", date(2026, 3, 2), [second])
+    write(tmp_path, "conversation_days", "florist", DAY, [conversation(platform="messenger")])
     query = """SELECT account, conversation_id, platform, customer_username, folder,
     message_count, first_message_at,
-                      last_message_at, first_date, last_date FROM conversations_latest ORDER BY
+                      last_message_at, first_date, last_date FROM conversations ORDER BY
                     account"""
     assert con.sql(query).fetchall() == [
         ("bakery", "t_1", "instagram", "anna", "inbox", 2, NOON, NOON, DAY, date(2026, 3, 2)),
@@ -309,17 +309,17 @@ def test_conversations_latest_keeps_the_newest_known_value_of_each_field(
     ]
 
 
-def test_participants_latest_has_one_row_a_participant(tmp_path: Path, con: Connection) -> None:
+def test_participants_has_one_row_a_participant(tmp_path: Path, con: Connection) -> None:
     person = {"conversation_id": "t_1", "participant_id": "9"}
     write(
         tmp_path,
-        "participants",
+        "participant_days",
         "bakery",
         DAY,
         [person | {"name": "Anna", "email": "9@facebook.com"}],
     )
-    write(tmp_path, "participants", "bakery", date(2026, 3, 2), [person | {"name": "Anna B."}])
-    query = f"SELECT {', '.join(PARTICIPANTS.column_names)} FROM participants_latest"
+    write(tmp_path, "participant_days", "bakery", date(2026, 3, 2), [person | {"name": "Anna B."}])
+    query = f"SELECT {', '.join(PARTICIPANT_DAYS.column_names)} FROM participants"
     assert con.sql(query).fetchall() == [("t_1", "9", "Anna B.", None, "9@facebook.com", None)]
 
 
@@ -333,7 +333,7 @@ def test_inbox_shows_a_message_with_its_customer(tmp_path: Path, con: Connection
     )
     write(
         tmp_path,
-        "conversations",
+        "conversation_days",
         "bakery",
         DAY,
         [conversation(customer_id="9", page_id="1", folder="other")],
@@ -344,7 +344,7 @@ def test_inbox_shows_a_message_with_its_customer(tmp_path: Path, con: Connection
         "name": "Anna",
         "email": "9@facebook.com",
     }
-    write(tmp_path, "participants", "bakery", DAY, [person])
+    write(tmp_path, "participant_days", "bakery", DAY, [person])
     query = """SELECT account, message_id, text, customer_id, customer_name, customer_email,
     page_id, folder
                FROM inbox ORDER BY message_id"""
@@ -433,7 +433,7 @@ SIZES = (20, 200, 2000)
 def one_version(version: int) -> pa.Table:
     count = SIZES[version % 3]
     rows = [
-        message(f"m{index}", tie_rank=version, text=f"{index * version:0100d}")
+        message(f"m{index}", order_in_second=version, text=f"{index * version:0100d}")
         for index in range(count)
     ]
     return pa.Table.from_pylist(rows, schema=MESSAGES.schema)
@@ -457,7 +457,7 @@ def test_a_reader_in_a_loop_never_sees_a_commit(tmp_path: Path, long_run: bool) 
 
     writer = threading.Thread(target=commit_until_done)
     writer.start()
-    query = """SELECT date, count(*), count(DISTINCT message_id), count(DISTINCT tie_rank),
+    query = """SELECT date, count(*), count(DISTINCT message_id), count(DISTINCT order_in_second),
     min(length(text))
                FROM messages GROUP BY date ORDER BY date"""
     try:

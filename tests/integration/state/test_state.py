@@ -171,6 +171,7 @@ def run(
         {"listing": 2},
         {},
         {},
+        {"timezone": "Europe/Berlin"},
     )
 
 

@@ -59,7 +59,7 @@ def kinds(inboxes: Inboxes) -> list[str]:
 def test_d1_next_night_fetches_a_damaged_raw_day(inboxes: Inboxes, table: str) -> None:
     store, before = (
         inboxes.store,
-        {name: inboxes.rows(name, "insta") for name in ("messages", "participants")},
+        {name: inboxes.rows(name, "insta") for name in ("messages", "participant_days")},
     )
     damaged = flip(store.path(table, "insta", OLD))
     assert kinds(inboxes) == ["damaged"]
@@ -284,7 +284,7 @@ def test_d13_normalize_derives_a_removed_day(
 ) -> None:
     run_normalise(deployment_of(quiet), [f"insta|{TODAY}"])
     before = {
-        name: quiet.rows(name, "insta") for name in ("messages", "participants", "account_days")
+        name: quiet.rows(name, "insta") for name in ("messages", "participant_days", "account_days")
     }
     remove_day(quiet, QUIET, before)
     assert kinds(quiet) == ["missing"]

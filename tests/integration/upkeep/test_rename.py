@@ -31,7 +31,7 @@ ID = {
     "message_id": "m",
     "created_at": NOON,
     "created_at_source": "message",
-    "tie_rank": 0,
+    "order_in_second": 0,
     "first_seen_at": NOON,
 }
 REACTION = {

@@ -43,7 +43,7 @@ SHARED = {
     "own_id": "17841",
     "created_at": NOON,
     "created_at_source": "message",
-    "tie_rank": 0,
+    "order_in_second": 0,
     "detail_status": "detailed",
     "fields": dump_json(dict.fromkeys(MESSAGE, 5)).decode(),
     "payload": dump_json(MESSAGE).decode(),

@@ -28,7 +28,7 @@ def id_row(message_id: str, **changes: object) -> dict[str, object]:
         "message_id": message_id,
         "created_at": SENT,
         "created_at_source": "message",
-        "tie_rank": 0,
+        "order_in_second": 0,
         "first_seen_at": SENT,
     }
     return dict.fromkeys(RAW_MESSAGE_IDS.column_names) | row | changes

@@ -74,7 +74,7 @@ def test_worked_example() -> None:
         "returning_customer_count": 1,
         "history_days": 9,
         "session_count": 4,
-        "judged_session_count": 3,
+        "measured_session_count": 3,
         "answered_session_count": 3,
         "median_first_response_seconds": 7200.0,
         "p90_first_response_seconds": 7200 + 0.8 * (32 * 3600 - 7200),
@@ -87,7 +87,7 @@ def test_worked_example() -> None:
         "story_count": 1,
         "other_count": 1,
         "reaction_count": 1,
-        "responsiveness_judged_count": 3,
+        "responsiveness_measured_count": 3,
         "responsiveness_unsure_count": 1,
         "responsiveness_rate": 2 / 3,
         "responsiveness_seconds": 3900.0,
@@ -95,8 +95,8 @@ def test_worked_example() -> None:
         "responsiveness_version": "meta-badge-2016.1",
         "is_lower_bound": True,
         "is_backlog_lower_bound": True,
-        "is_promised": True,
-        "is_over": True,
+        "is_complete": True,
+        "has_ended": True,
         "is_final": True,
     }
 
@@ -161,10 +161,10 @@ def test_row_has_the_schema_of_the_table() -> None:
 
 
 def test_messages_of_one_second_are_ordered_by_rank_then_id() -> None:
-    first = Message("bakery", "anna", "m_b", at("10:00"), "outbound", tie_rank=0)
-    second = Message("bakery", "anna", "m_a", at("10:00"), "inbound", tie_rank=1)
+    first = Message("bakery", "anna", "m_b", at("10:00"), "outbound", order_in_second=0)
+    second = Message("bakery", "anna", "m_a", at("10:00"), "inbound", order_in_second=1)
     assert one_day([second, first])["automated_count"] == 0
-    assert one_day([replace(first, tie_rank=1), second])["automated_count"] == 1
+    assert one_day([replace(first, order_in_second=1), second])["automated_count"] == 1
 
 
 @pytest.mark.hunt
@@ -210,14 +210,14 @@ def test_rows_agree_with_loops_over_random_worlds(long_run: bool) -> None:
 
 def test_incomplete_day_has_no_median() -> None:
     row = one_day(EXAMPLE, complete_range=CompleteRange(date(2026, 3, 11), LATER))
-    flags = ("is_lower_bound", "is_backlog_lower_bound", "is_promised", "is_final")
+    flags = ("is_lower_bound", "is_backlog_lower_bound", "is_complete", "is_final")
     assert pick(row, *flags) == [True, True, False, False]
     assert pick(row, "history_days", "inbound_count") == [0, 4]
     times = ("median_first_response_seconds", "p90_first_response_seconds")
     shares = ("share_answered_1h", "share_answered_24h")
     responsive = ("responsiveness_rate", "responsiveness_seconds", "is_very_responsive")
     assert pick(row, *times, *shares, *responsive) == [None] * 7
-    assert one_day(EXAMPLE, complete_range=None) == row | {"is_over": False}
+    assert one_day(EXAMPLE, complete_range=None) == row | {"has_ended": False}
 
 
 def test_first_complete_day_and_short_history_are_lower_bounds() -> None:
@@ -236,7 +236,7 @@ def test_session_that_may_begin_before_the_complete_range_is_not_measured() -> N
         say("anna", at("10:00"), "inbound"),
         say("anna", at("11:00"), "outbound"),
     ]
-    names = ("session_count", "judged_session_count", "median_first_response_seconds")
+    names = ("session_count", "measured_session_count", "median_first_response_seconds")
     for since, expected in ((9, [1, 0, None]), (8, [1, 1, 3600])):
         row = one_day(world, complete_range=CompleteRange(date(2026, 3, since), LATER))
         assert pick(row, *names) == expected
@@ -257,7 +257,7 @@ def test_badge_is_null_where_unread_messages_decide() -> None:
         for index in range(50)
     ]
     row = one_day(answered + unread + replies)
-    assert pick(row, "responsiveness_judged_count", "responsiveness_unsure_count") == [1, 50]
+    assert pick(row, "responsiveness_measured_count", "responsiveness_unsure_count") == [1, 50]
     assert row["is_very_responsive"] is None
     ignored = [say(f"i_{index}", at("12:00"), "inbound") for index in range(20)]
     assert one_day([*answered, *unread[:1], *replies[:1], *ignored])["is_very_responsive"] is False
@@ -316,7 +316,7 @@ def test_unmarked_figures_equal_those_of_the_whole_inbox(long_run: bool) -> None
             sure += [] if row["is_very_responsive"] is None else ["is_very_responsive"]
             if row["responsiveness_unsure_count"] == 0 and row["responsiveness_rate"] is not None:
                 sure += ["responsiveness_rate", "responsiveness_seconds"]
-            is_measured = row["judged_session_count"] == row["session_count"]
+            is_measured = row["measured_session_count"] == row["session_count"]
             if not row["is_lower_bound"] and is_measured:
                 sure += ["session_count", "answered_session_count"]
                 sure += ["median_first_response_seconds", "share_answered_24h"]

@@ -86,7 +86,7 @@ COLUMNS: dict[str, dict[str, st.SearchStrategy[object]]] = {
         "message_id": IDS,
         "created_at": TIMES,
         "created_at_source": st.sampled_from(CREATED_AT_SOURCES),
-        "tie_rank": st.integers(0, 3),
+        "order_in_second": st.integers(0, 3),
         "first_seen_at": TIMES,
         **dict.fromkeys(("missing_at", "deleted_at", "returned_at"), st.none() | TIMES),
     },
@@ -340,7 +340,7 @@ def test_merge_prefers_the_better_source_of_a_time() -> None:
             RAW_MESSAGE_IDS,
             [
                 row
-                | {"tie_rank": 0, "first_seen_at": START}
+                | {"order_in_second": 0, "first_seen_at": START}
                 | dict.fromkeys(("missing_at", "deleted_at", "returned_at"))
             ],
         )

@@ -50,8 +50,8 @@ def test_every_table_has_exactly_its_declared_schema() -> None:
     full = normalize(day_of(*(read_sample(number) for number in (5, 9, 13, 14))))
     for tables in (full, normalize(RawDay())):
         assert list(tables) == [
-            "conversations",
-            "participants",
+            "conversation_days",
+            "participant_days",
             "messages",
             "attachments",
             "shares",
@@ -103,7 +103,7 @@ def test_every_id_has_one_row_listed_or_detailed_or_both() -> None:
         "instagram", [id_row("m1"), id_row("m2")], [detail_row("m2", {}), detail_row("m3", {})]
     )
     found = [
-        pick(row, "message_id", "detail_status", "created_at", "tie_rank")
+        pick(row, "message_id", "detail_status", "created_at", "order_in_second")
         for row in rows(raw, "messages")
     ]
     assert found == [("m1", "pending", AT, 0), ("m2", "detailed", AT, 0), ("m3", "detailed", AT, 0)]
@@ -112,7 +112,7 @@ def test_every_id_has_one_row_listed_or_detailed_or_both() -> None:
 def test_an_id_held_twice_has_one_row() -> None:
     raw = raw_day(
         "instagram",
-        [id_row("m1"), id_row("m1", tie_rank=1)],
+        [id_row("m1"), id_row("m1", order_in_second=1)],
         [detail_row("m1", {}), detail_row("m1", {})],
     )
     assert [row["message_id"] for row in rows(raw, "messages")] == ["m1"]
@@ -617,7 +617,7 @@ def conversations_of(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     row = conversation_row("instagram", {"participants": {"data": list(people)}}, own_id=own_id)
     raw = raw_day("instagram", conversations=[row])
-    return rows(raw, "conversations"), rows(raw, "participants")
+    return rows(raw, "conversation_days"), rows(raw, "participant_days")
 
 
 def test_the_customer_is_the_one_participant_who_is_not_us() -> None:
@@ -661,13 +661,13 @@ def test_a_conversation_without_payload_takes_its_participants_from_its_messages
         "to": {"data": [person(OWN, username="bakery")]},
     }
     raw = raw_day("instagram", [id_row("m1")], [detail_row("m1", message)])
-    (row,) = rows(raw, "conversations")
+    (row,) = rows(raw, "conversation_days")
     assert pick(row, "customer_id", "customer_username", "participant_count") == ("42", "ada", 2)
 
 
 def test_a_conversation_that_is_only_known_by_its_messages_has_a_row() -> None:
     raw = raw_day("instagram", [id_row("m1", "c9")], conversations=[])
-    assert rows(raw, "conversations") == [
+    assert rows(raw, "conversation_days") == [
         {
             "conversation_id": "c9", "platform": "instagram", "page_id": PAGE_ID, "folder": None,
             "participant_count": 0, "customer_id": None, "customer_name": None,
@@ -693,7 +693,7 @@ def test_counts_are_the_days() -> None:
         "first_message_at",
         "last_message_at",
     )
-    assert pick(rows(raw_day("instagram", ids, details), "conversations")[0], *names) == (
+    assert pick(rows(raw_day("instagram", ids, details), "conversation_days")[0], *names) == (
         3,
         1,
         1,
@@ -709,7 +709,8 @@ def test_the_default_folder_is_null() -> None:
         conversation_row("messenger", None, "c2", folder="spam"),
     ]
     assert [
-        row["folder"] for row in rows(raw_day("messenger", conversations=found), "conversations")
+        row["folder"]
+        for row in rows(raw_day("messenger", conversations=found), "conversation_days")
     ] == [None, "spam"]
 
 

@@ -159,7 +159,7 @@ odd_ids = st.fixed_dictionaries(
     optional={
         "created_at": times,
         "created_at_source": st.sampled_from(schema.CREATED_AT_SOURCES),
-        "tie_rank": st.integers(0, 2**40),
+        "order_in_second": st.integers(0, 2**40),
         "missing_at": times,
     },
 )

@@ -30,7 +30,7 @@ def tables(participants: object, *payloads: dict[str, Any]) -> dict[str, list[di
 
 
 def people(participants: object, *payloads: dict[str, Any]) -> dict[str, str | None]:
-    rows = tables(participants, *payloads)["participants"]
+    rows = tables(participants, *payloads)["participant_days"]
     return {row["participant_id"]: row["name"] for row in rows}
 
 
@@ -55,14 +55,14 @@ def test_a_conversation_without_participants_has_the_people_of_its_messages(
     participants: object,
 ) -> None:
     found = tables(participants, {"from": ADA, "to": to(PAGE), "message": "hi"})
-    assert [row["participant_id"] for row in found["participants"]] == ["7", PAGE_ID]
-    assert found["conversations"][0]["customer_name"] == "Ada"
+    assert [row["participant_id"] for row in found["participant_days"]] == ["7", PAGE_ID]
+    assert found["conversation_days"][0]["customer_name"] == "Ada"
 
 
 def test_a_group_has_no_single_customer() -> None:
     found = tables(to(ADA, PAGE), {"from": BOB, "to": to(ADA, PAGE), "message": "hi"})
-    assert found["conversations"][0]["customer_id"] is None
-    assert found["conversations"][0]["participant_count"] == 3
+    assert found["conversation_days"][0]["customer_id"] is None
+    assert found["conversation_days"][0]["participant_count"] == 3
 
 
 @pytest.mark.parametrize(
@@ -83,6 +83,6 @@ def test_a_missing_sender_of_a_group_stays_unknown() -> None:
 
 def test_a_resolved_sender_counts_in_the_conversation() -> None:
     found = tables(to(ADA, PAGE), {"to": to(PAGE)}, {"to": to(ADA)}, {"from": ADA, "to": to(PAGE)})
-    counts = found["conversations"][0]
+    counts = found["conversation_days"][0]
     assert (counts["inbound_count"], counts["outbound_count"]) == (2, 1)
     assert found["messages"][1]["sender_name"] == "Example Bakery"

@@ -49,7 +49,8 @@ def normalise(platform: str, *messages: dict[str, Any], conversation_id: str = "
 def message(platform: str = "instagram", **others: object) -> dict[str, object]:
     return {
         "conversation_id": "c1", "message_id": IG_MESSAGE if platform == "instagram" else M_MESSAGE,
-        "platform": platform, "created_at": AT, "tie_rank": 0, "direction": None, "sender_id": None,
+        "platform": platform, "created_at": AT, "order_in_second": 0, "direction": None,
+        "sender_id": None,
         "sender_name": None, "sender_username": None, "recipient_ids": None, "text": "",
         "content_type": "text",
         "attachment_count": 0, "share_count": 0, "reaction_count": 0, "sticker_url": None,
@@ -118,7 +119,7 @@ def test_02_a_whole_messenger_conversation_becomes_conversation_participants_and
         "text": "Merci 🧁", "tags": ["inbox", "read", "sent", "source:web"], "created_at": times[1],
     }  # fmt: skip
     assert rows == {
-        "conversations": [
+        "conversation_days": [
             key | {
                 "platform": "messenger", "page_id": PAGE_ID, "folder": None, "participant_count": 2,
                 "customer_id": M_CUSTOMER, "customer_name": "Ada Invented",
@@ -128,7 +129,7 @@ def test_02_a_whole_messenger_conversation_becomes_conversation_participants_and
                 "outbound_count": 1, "detailed_count": 2,
             }
         ],
-        "participants": [
+        "participant_days": [
             key | {
                 "participant_id": PAGE_ID, "name": "Example Bakery", "username": None,
                 "email": "999000000000001@facebook.com", "is_account": True,
@@ -166,7 +167,7 @@ def test_04_listed_messages_without_details_have_rows_without_content() -> None:
             for name in listed
         ]
     )
-    assert rows["participants"] == []
+    assert rows["participant_days"] == []
 
 
 def test_05_an_instagram_text_that_quotes() -> None:
@@ -175,7 +176,7 @@ def test_05_an_instagram_text_that_quotes() -> None:
     text = {"text": "Hi, are you open on Sunday?", "reply_to_message_id": quoted, "extra": extra}
     rows = normalise("instagram", read_sample(5))
     assert parts(rows) == only([message(**FROM_IG, **text)])
-    assert rows["participants"] == [
+    assert rows["participant_days"] == [
         {"conversation_id": "c1", "participant_id": IG_OWN, "name": None,
          "username": "example.bakery", "email": None, "is_account": True},
         {"conversation_id": "c1", "participant_id": CUSTOMER, "name": None,
