@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from convo_pipeline.errors import StoreError
 from convo_pipeline.lake.segments import COMPACT
-from convo_pipeline.schema import LEDGER, TABLES, Table
+from convo_pipeline.schema import FORMER_TABLES, LEDGER, TABLES, Table
 from convo_pipeline.storage.layout import DATA_FILE
 
 VIEWED_TABLES = (*TABLES.values(), *LEDGER)
@@ -82,7 +82,7 @@ class LocalSource:
                 f"no lake at {root}: the folder does not exist; name the folder of the tables"
             )
         self.prefix = f"{self.root}/"
-        paths = [f"{self.root}/{name}/" for name in (*_TABLE_NAMES, COMPACT)]
+        paths = [f"{self.root}/{name}/" for name in (*_TABLE_NAMES, *FORMER_TABLES, COMPACT)]
         self.folders: tuple[str, ...] = tuple(dict.fromkeys([*paths, *map(literal_glob, paths)]))
 
     def files(self, table: Table) -> list[str]:
