@@ -422,9 +422,10 @@ def status(context: CommandContext, accounts: Sequence[str], form: str) -> None:
 @format_option("text", "json")
 @click.pass_obj
 def shapes(context: CommandContext, accounts: Sequence[str], form: str) -> None:
-    """Show which keys, types and values the stored API payloads have.
+    """Show which keys, types and values the API's responses have.
 
-    The report holds no id, name, text, URL or token: paste it into a bug report. No API calls.
+    It counts what runs received, by kind of call, and the payloads of the raw tables. The report
+    holds no id, name, text, URL or token: paste it into a bug report. No API calls.
     """
     from convo_pipeline.console.shapes import count_shapes
     from convo_pipeline.graph.shapes import render

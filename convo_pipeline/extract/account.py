@@ -50,6 +50,7 @@ from convo_pipeline.graph.listing import MARGIN, Listing, ListingSummary
 from convo_pipeline.graph.page_size import PageSizePolicy
 from convo_pipeline.graph.rate_limit import CallBudget, SqliteLimiter
 from convo_pipeline.graph.responses import Identity
+from convo_pipeline.graph.shapes import Census
 from convo_pipeline.lake.partitions import Commit
 from convo_pipeline.lake.salvage import damaged_days, damaged_files, salvage_days
 from convo_pipeline.lake.store import Store
@@ -356,6 +357,9 @@ class AccountCalls:
                 "t0_us": to_us(summary.started_at),
             }
         self._state.save_memory(self._name, memory)
+        census = Census.from_json(self._state.census(self._name))
+        if census.merge(self._client.census) or self._run.mode != "capture":
+            self._state.save_census(self._name, census.to_json())
 
     def settle_damaged_files(self) -> list[Commit]:
         """Clear the files that were damaged before this run, if it read all of their days again.

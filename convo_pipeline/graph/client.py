@@ -53,6 +53,7 @@ from convo_pipeline.graph.responses import (
     read_page,
 )
 from convo_pipeline.graph.retry import GiveUp, Retry, WaitBudget, decide
+from convo_pipeline.graph.shapes import Census
 from convo_pipeline.graph.transport import MAX_RESPONSE_BYTES, HttpResponse, HttpTransport
 from convo_pipeline.settings import AccountSettings, Settings
 
@@ -64,6 +65,8 @@ another list inside a conversation or message, such as `attachments`."""
 MAX_PARALLEL_CALLS = 4
 LIST_LIMIT = 100
 """Items on a later page of a list inside a conversation or message."""
+CENSUS_ITEMS = 5
+"""Items of each list in a response whose shape is counted."""
 LINKED = "instagram_business_account"
 PAGE_IDENTITY_FIELDS = (f"{LINKED}{{id,username}}", LINKED)
 LOGIN_IDENTITY_FIELDS = ("user_id,username", "user_id", "id,username")
@@ -170,6 +173,9 @@ class GraphClient:
         self.throttled_seconds = 0.0
         self.version: str | None = None
         """The API version of the last response."""
+        self.census = Census()
+        """The shapes of responses: of each kind of call the first four, then ever fewer, and of
+        all errors."""
         self._credentials = credentials
         self._limiter = limiter
         self._budget = budget
@@ -464,6 +470,7 @@ class GraphClient:
                 body = read_json(response.content)
         except PayloadError as error:
             reason = str(error)
+        self._count_shape(request.kind, body, response.status)
         now = self._clock.now()
         server_time = response_headers.server_time(response.headers) or now
         error_object = body.get("error") if isinstance(body, dict) else None
@@ -474,6 +481,14 @@ class GraphClient:
             self.unchecked += not response.has_checksum
         version = response_headers.api_version(response.headers)
         return GraphResponse(body, server_time, len(response.content), version)
+
+    def _count_shape(self, kind: CallKind, body: object, status: int) -> None:
+        """Count the shape of a response; a walk of every response would double the CPU time."""
+        with self._lock:
+            number = self.census.responses.get(kind, 0) + 1
+            is_error = status >= 400 or (isinstance(body, dict) and "error" in body)
+            is_walked = number <= 4 or number & (number - 1) == 0 or is_error
+            self.census.add(kind, body, status, most_items=CENSUS_ITEMS, is_walked=is_walked)
 
     def _read_error(
         self,

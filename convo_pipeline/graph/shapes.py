@@ -6,14 +6,21 @@ So a census can be pasted into a public bug report. It is how the project learns
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+from convo_pipeline.graph.codes import CODES, PERMISSION_CODES
 
 MOST_PATHS = 400
 """Paths that one census counts; further ones are counted together as `more_paths`."""
 MOST_VALUES = 24
 """Different values of one path that a census counts; further ones are counted together."""
 MOST_DEPTH = 12
+MOST_NODES = 2_000
+"""Values of one response that are counted; the rest is left out."""
+MOST_CHARACTERS = 60_000
+"""Length of a rendered census: an issue of GitHub holds 65,536 characters."""
 LENGTH_BOUNDS = (0, 1, 16, 64, 256, 1024, 4096, 16384)
 """Lengths of strings and lists are counted up to these bounds, never exactly."""
 OTHER = "<other>"
@@ -31,7 +38,7 @@ KNOWN_KEYS = _words(
     access_token accounts ad_id ads_context_data after animated_gif_preview_url
     animated_gif_url animated_webp_preview_url animated_webp_url app_id app_secret
     application appointment_booking attachments audio_data before booking_id buttons
-    call_count can_reply code conversations coordinates created_time cta cursors data
+    call_count can_reply category code conversations coordinates created_time cta cursors data
     data_access_expires_at description duration elements email emoji end_time error
     error_data error_subcode error_user_msg error_user_title expires_at fbtrace_id file_url
     folder former_participants from generic generic_template granular_scopes height id
@@ -74,6 +81,9 @@ KNOWN_VALUES: Mapping[str, frozenset[str]] = {
     "status": _words("PENDING CONFIRMED DECLINED CANCELED REQUESTED"),
 }
 """Enumerated values by the last key of their path. `name` is one only below `tags`."""
+CHOSEN_BY_API = frozenset({"type", "template_type", "status"})
+"""Enumerations of which unknown values are shown, if they consist of API words. The values of the
+others can come from a customer's device."""
 
 API_WORDS = _words(
     """
@@ -108,6 +118,7 @@ API_WORDS = _words(
 
 _WORDS = re.compile(r"[a-z]+(?:_[a-z]+)*")
 _DIGITS = re.compile(r"\d{3,}")
+_KNOWN_CODES = frozenset(map(str, (*(code for code, _ in CODES), *PERMISSION_CODES)))
 _TYPE_NAMES = {
     bool: "true or false", int: "integer", float: "number", str: "string", list: "list",
     dict: "object", type(None): "null",
@@ -122,6 +133,9 @@ class PathShape:
     lengths: dict[str, int] = field(default_factory=dict)
     values: dict[str, int] = field(default_factory=dict)
 
+    def to_json(self) -> dict[str, dict[str, int]]:
+        return {name: dict(sorted(counts.items())) for name, counts in vars(self).items() if counts}
+
 
 @dataclass
 class Census:
@@ -129,12 +143,54 @@ class Census:
 
     paths: dict[str, PathShape] = field(default_factory=dict)
     responses: dict[str, int] = field(default_factory=dict)
+    statuses: dict[str, dict[str, int]] = field(default_factory=dict)
+    """By endpoint: the HTTP statuses, where the values are responses."""
     more_paths: int = 0
+    _nodes_left: int = 0
 
-    def add(self, endpoint: str, value: object) -> None:
-        """Count the shape of one response or payload; `endpoint` is a word of ours."""
+    def add(
+        self,
+        endpoint: str,
+        value: object,
+        status: int | None = None,
+        *,
+        most_items: int | None = None,
+        is_walked: bool = True,
+    ) -> None:
+        """Count the shape of one response or payload; `endpoint` is a word of ours.
+
+        Of each list only `most_items` items are counted, spread over it. A response that is not
+        walked is counted without its shape.
+        """
         _count(self.responses, endpoint, 1)
-        self._walk(endpoint, "", value, 0)
+        if status is not None:
+            _count(self.statuses.setdefault(endpoint, {}), str(status), 1)
+        if is_walked:
+            self._nodes_left = MOST_NODES
+            self._walk(endpoint, value, most_items, 0)
+
+    def merge(self, other: "Census") -> bool:
+        """Add the counts of another census; return whether it showed anything new."""
+        before = self._count_known()
+        for endpoint, count in other.responses.items():
+            _count(self.responses, endpoint, count)
+        for endpoint, statuses in other.statuses.items():
+            for status, count in statuses.items():
+                _count(self.statuses.setdefault(endpoint, {}), status, count)
+        for path, shape in other.paths.items():
+            own = self._shape(path)
+            for name, counts in vars(shape).items() if own else ():
+                for word, count in counts.items():
+                    own_counts = getattr(own, name)
+                    is_kept = word in own_counts or len(own_counts) < MOST_VALUES
+                    _count(own_counts, word if is_kept else OTHER, count)
+        self.more_paths += other.more_paths
+        return self._count_known() > before
+
+    def _count_known(self) -> int:
+        shapes = self.paths.values()
+        words = sum(len(each.types) + len(each.lengths) + len(each.values) for each in shapes)
+        return len(self.paths) + words + sum(map(len, self.statuses.values()))
 
     @property
     def unknown(self) -> list[str]:
@@ -152,16 +208,20 @@ class Census:
         """Return the census as plain JSON values."""
         return {
             "responses": dict(sorted(self.responses.items())),
-            "paths": {
-                path: {
-                    name: dict(sorted(counts.items()))
-                    for name in ("types", "lengths", "values")
-                    if (counts := getattr(shape, name))
-                }
-                for path, shape in sorted(self.paths.items())
+            "statuses": {
+                endpoint: dict(sorted(counts.items()))
+                for endpoint, counts in sorted(self.statuses.items())
             },
+            "paths": {path: shape.to_json() for path, shape in sorted(self.paths.items())},
             "more_paths": self.more_paths,
         }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Census":
+        """Return the census that `to_json` wrote; an empty one without a value."""
+        paths = {path: PathShape(**shape) for path, shape in value.get("paths", {}).items()}
+        responses, statuses = value.get("responses", {}), value.get("statuses", {})
+        return cls(paths, dict(responses), dict(statuses), value.get("more_paths", 0))
 
     def _shape(self, path: str) -> PathShape | None:
         """Return the shape at a path; None where the census is full."""
@@ -172,10 +232,11 @@ class Census:
             self.paths[path] = PathShape()
         return self.paths[path]
 
-    def _walk(self, endpoint: str, path: str, value: object, depth: int) -> None:
-        shape = self._shape(f"{endpoint}{path}")
-        if shape is None:
+    def _walk(self, path: str, value: object, most_items: int | None, depth: int) -> None:
+        shape = self._shape(path)
+        if shape is None or self._nodes_left <= 0:
             return
+        self._nodes_left -= 1
         _count(shape.types, _TYPE_NAMES.get(type(value), "other"), 1)
         if isinstance(value, str | list):
             _count(shape.lengths, _bound(len(value)), 1)
@@ -187,11 +248,34 @@ class Census:
         if depth >= MOST_DEPTH:
             return
         if isinstance(value, Mapping):
+            is_map = _is_map(value)
             for key, item in value.items():
-                self._walk(endpoint, f"{path}.{shown_key(key)}", item, depth + 1)
+                name = _masked_key(key) if is_map else shown_key(key)
+                self._walk(f"{path}.{name}", item, most_items, depth + 1)
         elif isinstance(value, list):
-            for item in value:
-                self._walk(endpoint, f"{path}[]", item, depth + 1)
+            for item in _spread(value, most_items):
+                self._walk(f"{path}[]", item, most_items, depth + 1)
+
+
+def _spread(items: Sequence[object], most: int | None) -> Iterator[object]:
+    """Yield all items, or `most` items at equal distances.
+
+    >>> list(_spread(range(100), 5))
+    [0, 20, 40, 60, 80]
+    """
+    count = len(items) if most is None else min(most, len(items))
+    return (items[index * len(items) // count] for index in range(count))
+
+
+def _is_map(value: Mapping[str, object]) -> bool:
+    """Say whether the keys of an object are data, such as ids or user names of people."""
+    return all(isinstance(item, Mapping) for item in value.values()) and KNOWN_KEYS.isdisjoint(
+        value
+    )
+
+
+def _masked_key(key: str) -> str:
+    return ID_KEY if _DIGITS.search(key) else UNKNOWN_KEY
 
 
 def shown_key(key: object) -> str:
@@ -206,10 +290,7 @@ def shown_key(key: object) -> str:
         return UNKNOWN_KEY
     if key in KNOWN_KEYS:
         return key
-    if _DIGITS.search(key):
-        return ID_KEY
-    is_api_name = len(key) <= 40 and _WORDS.fullmatch(key) and API_WORDS.issuperset(key.split("_"))
-    return key if is_api_name else UNKNOWN_KEY
+    return key if _is_api_name(key) else _masked_key(key)
 
 
 def is_unknown_path(path: str) -> bool:
@@ -219,34 +300,58 @@ def is_unknown_path(path: str) -> bool:
 
 
 def render(census: Census) -> str:
-    """Return the census as lines of text; `!` marks what is unknown."""
-    lines = []
+    """Return the census as lines of text; `!` marks what is unknown.
+
+    Where it would be longer than `MOST_CHARACTERS`, known paths are left out first.
+    """
+    lines: list[str] = []
     for endpoint, count in sorted(census.responses.items()):
-        lines.append(f"{endpoint}: {count}")
+        statuses = sorted(census.statuses.get(endpoint, {}).items())
+        shown = ", ".join(f"HTTP {status} {number}" for status, number in statuses)
+        lines.append(f"{endpoint}: {count}{f' ({shown})' if shown else ''}")
         for path, shape in sorted(census.paths.items()):
             name, _, rest = path.partition(".")
-            if name.replace("[]", "") != endpoint or path == endpoint:
-                continue
-            mark = "!" if is_unknown_path(path) else " "
-            parts = [" ".join(f"{kind} {number}" for kind, number in sorted(shape.types.items()))]
-            if shape.lengths:
-                parts.append("length " + " ".join(f"{k}:{v}" for k, v in _by_bound(shape.lengths)))
-            if shape.values:
-                values = (
-                    f"{'' if _is_known(path, value) else '!'}{value}:{number}"
-                    for value, number in sorted(shape.values.items())
-                )
-                parts.append("values " + " ".join(values))
-            lines.append(f"{mark} {rest or path}: " + "; ".join(parts))
+            if name.replace("[]", "") == endpoint and path != endpoint:
+                lines.append(_render_path(path, rest or path, shape))
+    left_out = 0
+    for mark in ("  ", "! "):
+        for index in reversed(range(len(lines))):
+            if sum(map(len, lines)) + len(lines) <= MOST_CHARACTERS:
+                break
+            if lines[index].startswith(mark):
+                del lines[index]
+                left_out += 1
     if census.more_paths:
         lines.append(f"! {census.more_paths} further paths were not counted one by one")
+    if left_out:
+        lines.append(f"! {left_out} lines were left out; --format json shows them")
     return "\n".join(lines)
+
+
+def _render_path(path: str, shown_path: str, shape: PathShape) -> str:
+    parts = [" ".join(f"{kind} {number}" for kind, number in sorted(shape.types.items()))]
+    if shape.lengths:
+        parts.append("length " + " ".join(f"{k}:{v}" for k, v in _by_bound(shape.lengths)))
+    if shape.values:
+        values = (
+            f"{'' if _is_known(path, value) else '!'}{value}:{number}"
+            for value, number in sorted(shape.values.items())
+        )
+        parts.append("values " + " ".join(values))
+    is_unknown = is_unknown_path(path) or any(not _is_known(path, each) for each in shape.values)
+    return f"{'!' if is_unknown else ' '} {shown_path}: " + "; ".join(parts)
+
+
+def _is_api_name(text: str) -> bool:
+    return bool(
+        len(text) <= 40 and _WORDS.fullmatch(text) and API_WORDS.issuperset(text.split("_"))
+    )
 
 
 def _enumerated(path: str, value: str | int) -> str | None:
     """Return an enumerated value as a census shows it; None where the path is no enumeration."""
     if _is_code(path):
-        is_code = isinstance(value, int) and -1000 <= value < 100_000_000
+        is_code = isinstance(value, int) and -1000 <= value < 10_000_000
         return str(value) if is_code else OTHER
     known = _known_values(path)
     if not known:
@@ -255,22 +360,27 @@ def _enumerated(path: str, value: str | int) -> str | None:
         return OTHER
     if EMOJI in known and len(value) <= 16 and not any(map(str.isalnum, value)):
         return EMOJI
-    is_api_name = len(value) <= 40 and _WORDS.fullmatch(value)
-    is_shown = value in known or (is_api_name and API_WORDS.issuperset(value.split("_")))
+    is_shown = value in known or (_last_key(path) in CHOSEN_BY_API and _is_api_name(value))
     return value if is_shown else OTHER
 
 
 def _is_known(path: str, value: str) -> bool:
-    """Say whether an enumerated value is known; every error code is, `graph/codes.py` has them."""
-    return _is_code(path) or value in _known_values(path)
+    """Say whether an enumerated value or error code is known."""
+    if path.endswith(".error.code"):
+        return value in _KNOWN_CODES
+    return path.endswith(".error.error_subcode") or value in _known_values(path)
 
 
 def _is_code(path: str) -> bool:
     return path.endswith((".error.code", ".error.error_subcode"))
 
 
+def _last_key(path: str) -> str:
+    return path.replace("[]", "").rpartition(".")[2]
+
+
 def _known_values(path: str) -> frozenset[str]:
-    last = path.replace("[]", "").rpartition(".")[2]
+    last = _last_key(path)
     if last == "name" and ".tags" not in path:
         return frozenset()
     return KNOWN_VALUES.get(last, frozenset())

@@ -38,6 +38,7 @@ CREATE TABLE IF NOT EXISTS conversations (
     complete_since_us INTEGER, due_reason TEXT,
     PRIMARY KEY (account, conversation_id)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS memories (account TEXT PRIMARY KEY, memory TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS censuses (account TEXT PRIMARY KEY, census TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS placements (
     account TEXT, conversation_id TEXT, message_id TEXT, date TEXT NOT NULL,
     PRIMARY KEY (account, conversation_id, message_id)) WITHOUT ROWID;

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import astuple
 from datetime import date, datetime
+from typing import Any
 
 from convo_pipeline.base.times import day_start_us, from_us, to_us
 from convo_pipeline.state.database import COMPACTIONS_SQL, Database
@@ -30,8 +31,8 @@ from convo_pipeline.state.records import (
 from convo_pipeline.tables.complete_range import CompleteRange
 
 ACCOUNT_TABLES = (
-    "partitions", "identities", "conversations", "memories", "placements", "runs", "tags",
-    "quarantines", "receipts",
+    "partitions", "identities", "conversations", "memories", "censuses", "placements", "runs",
+    "tags", "quarantines", "receipts",
 )  # fmt: skip
 """Tables whose rows `rename_account` changes. It deletes those of `days_done`."""
 _PARTITIONS = """
@@ -196,7 +197,7 @@ class State:
             )
         return merged
 
-    # conversations, memory, placements
+    # conversations, memory, census, placements
 
     def conversations(self, account: str) -> dict[str, ConversationState]:
         """Return the state of every conversation of the account, by id."""
@@ -215,6 +216,15 @@ class State:
     def save_memory(self, account: str, memory: Mapping[str, object]) -> None:
         """Replace what runs learned about the account's API."""
         self._save("memories", (account, write_json(memory)))
+
+    def census(self, account: str) -> dict[str, Any]:
+        """Return the census of response shapes of an account's runs, as JSON."""
+        rows = self.database.select("SELECT census FROM censuses WHERE account = ?", account)
+        return read_json(rows[0][0]) if rows else {}
+
+    def save_census(self, account: str, census: Mapping[str, object]) -> None:
+        """Replace the census of an account. It is not durable: it can be lost without harm."""
+        self._save("censuses", (account, write_json(census)), is_durable=False)
 
     def placements(self, account: str) -> dict[tuple[str, str], date]:
         """Return the dates of messages with an estimated time, by (conversation_id, message_id).

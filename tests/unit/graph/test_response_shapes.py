@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from convo_pipeline.graph.shapes import (
     ID_KEY,
+    MOST_CHARACTERS,
+    MOST_NODES,
     MOST_PATHS,
     OTHER,
     UNKNOWN_KEY,
@@ -73,10 +75,78 @@ def test_a_census_is_bounded() -> None:
     for first in ("photo", "video", "voice", "story"):
         for second in sorted({"id", "url", "time", "type", "name", "size", "count"}):
             for third in sorted({"new", "old", "next", "first", "last", "media", "user"} - {"old"}):
-                census.add("message", {f"{first}_{second}_{third}": {"id": 1, "url": "u"}})
+                name = f"{first}_{second}_{third}"
+                census.add("message", {"id": 1, name: {"id": 1, "url": "u"}})
     assert len(census.paths) <= MOST_PATHS
     assert census.more_paths > 0
     assert "further paths" in render(census)
+
+
+def test_a_census_that_is_read_again_and_merged_adds_up() -> None:
+    census = census_of(MESSAGE)
+    again = Census.from_json(json.loads(json.dumps(census.to_json())))
+    assert again.to_json() == census.to_json()
+    assert not again.merge(census)
+    assert again.paths["message.id"].types == {"string": 2}
+    assert again.merge(census_of({"voice_transcript": 1}))
+    assert again.merge(census_of({"id": 17}))
+    assert not again.merge(census_of({"id": 18}))
+
+
+def test_a_rendered_census_fits_into_an_issue_and_keeps_what_is_unknown() -> None:
+    census = Census()
+    words = "photo_video_voice_story_message"
+    for number in range(MOST_PATHS):
+        value: object = 1
+        for depth in range(10):
+            value = {f"{words}_{'new_' * (number >> depth & 1)}id": value, "id": 1, "name": "x"}
+        census.add("message", value)
+    census.add("message", {"mime_type": "image/jpeg"})
+    assert census.more_paths > 0
+    text = render(census)
+    assert len(text) <= MOST_CHARACTERS + 200
+    assert "left out" in text
+
+
+def test_a_response_is_counted_up_to_a_number_of_values() -> None:
+    census = census_of([{"id": "1"}] * 10 * MOST_NODES)
+    assert sum(census.paths["message[].id"].types.values()) <= MOST_NODES
+    assert census.paths["message"].lengths == {"more": 1}
+
+
+def test_a_list_is_sampled_over_its_whole_length() -> None:
+    census = Census()
+    items = [{"id": "1"}] * 99 + [{"new_id": "1"}]
+    census.add("message", items, most_items=100)
+    assert "message[].new_id" in census.paths
+
+
+def test_an_unknown_error_code_is_marked_and_a_known_one_is_not() -> None:
+    text = render(census_of({"error": {"code": 190}}, {"error": {"code": 98765}}))
+    assert "! error.code: integer 2; values 190:1 !98765:1" in text
+
+
+@pytest.mark.parametrize(
+    "people", [{"live_shop": {"id": "1"}}, {"17841400000000001": {"id": "1"}, "a": {}}]
+)
+def test_the_keys_of_an_object_by_person_are_masked(people: dict[str, Any]) -> None:
+    census = census_of({"id": "1", "mentions": people})
+    for key in people:
+        assert f".{key}" not in json.dumps(census.to_json())
+
+
+@pytest.mark.parametrize("key", ["mime_type", "reaction", "type", "status", "template_type"])
+@pytest.mark.parametrize("text", ["call Ada", "ada", "Ada", "@-x", "\x1b[31m", "a" * 5000])
+def test_a_text_in_the_place_of_an_enumerated_value_is_not_shown(key: str, text: str) -> None:
+    shown = render(census_of({key: text}))
+    assert text not in shown
+    assert f"!{OTHER}:1" in shown or "<emoji>" in shown
+
+
+@pytest.mark.parametrize("text", ["new_story", "share"])
+def test_an_unknown_value_from_a_device_is_not_shown(text: str) -> None:
+    assert text not in render(census_of({"mime_type": text}))
+    assert text not in render(census_of({"reaction": text}))
 
 
 @pytest.mark.parametrize("key", ["ada", "ada_invented", "Ada", "a" * 50, "été", "", "a b"])
