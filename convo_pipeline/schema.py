@@ -527,6 +527,19 @@ COVERAGE = Table(
             " can lose content of these.",
             required=True,
         ),
+        Column(
+            "unknown_direction_count",
+            COUNT,
+            "Messages with content whose `direction` is null: the sender or the account's own id"
+            " is not known, or the people of the message contradict it.",
+            required=True,
+        ),
+        Column(
+            "unknown_kind_count",
+            COUNT,
+            "Attachments of a kind that this version does not know (`other`).",
+            required=True,
+        ),
     ),
 )
 ACCOUNT_DAYS = Table(

@@ -99,7 +99,8 @@ def _derive(store: Store, account: str, day: date, may_lose: bool = False) -> li
         salvage_day(store, account, day)
         source = wanted_source(store, account, day)
         raw = read_raw_day(store, account, day)
-        tables = normalize(raw) | {_COVERAGE: count_coverage(raw)}
+        normalised = normalize(raw)
+        tables = normalised | {_COVERAGE: count_coverage(raw, normalised)}
         if not may_lose and count_lost(store, account, day, tables, raw.message_details):
             store.state.save_days_done(_KEEP_TASK, account, {day: source})
             return _unchanged(store, account, day)

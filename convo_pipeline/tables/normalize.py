@@ -73,9 +73,10 @@ def normalize(raw: RawDay) -> dict[str, pa.Table]:
     }
 
 
-def count_coverage(raw: RawDay) -> pa.Table:
+def count_coverage(raw: RawDay, normalised: Mapping[str, pa.Table] | None = None) -> pa.Table:
     """Return `coverage`: one row, or none for a day without raw rows.
 
+    `normalised` are the normalised tables of the day, if they are already computed.
     ids_listed = detailed + beyond_20 + gone + failed + pending always holds.
     """
     aligned = align_messages(raw.message_ids, raw.message_details)
@@ -90,7 +91,13 @@ def count_coverage(raw: RawDay) -> pa.Table:
     id_counts = aligned.group_by("conversation_id").aggregate([([], "count_all")])["count_all"]
     incomplete = aligned["conversation_id"].filter(pc.not_equal(statuses, "detailed"))
     at_risk_count = pc.sum(pc.greater(id_counts, schema.READABLE_COUNT)).as_py() or 0
+    tables = normalised or normalize(raw)
+    is_detailed = pc.equal(tables["messages"]["detail_status"], "detailed")
+    has_no_direction = pc.and_(is_detailed, pc.is_null(tables["messages"]["direction"]))
+    is_unknown_kind = pc.equal(tables["attachments"]["kind"], "other")
     row = counts | {
+        "unknown_direction_count": pc.sum(has_no_direction).as_py() or 0,
+        "unknown_kind_count": pc.sum(is_unknown_kind).as_py() or 0,
         "ids_listed": len(aligned),
         "rejected": len(raw.rejects),
         "share_detailed": counts["detailed"] / len(aligned) if len(aligned) else None,

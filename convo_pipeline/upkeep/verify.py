@@ -379,9 +379,12 @@ def _compare_coverage(rows: Mapping[str, pa.Table]) -> Iterator[str]:
             yield "coverage has no row"
         return
     coverage = rows["coverage"].to_pylist()[0]
-    statuses = rows["messages"]["detail_status"].to_pylist()
+    messages = rows["messages"]
+    statuses, directions = (messages[name].to_pylist() for name in ("detail_status", "direction"))
     expected = {status: statuses.count(status) for status in DETAIL_STATUSES}
     expected |= {"ids_listed": len(statuses), "rejected": rows["raw_rejects"].num_rows}
+    pairs = list(zip(statuses, directions, strict=True))
+    expected |= {"unknown_direction_count": pairs.count(("detailed", None))}
     for name, count in expected.items():
         if coverage[name] != count:
             yield f"coverage.{name} is {coverage[name]}, the tables have {count}"

@@ -150,7 +150,7 @@ def test_coverage_counts_ids_with_and_without_content(store: Store) -> None:
             "ids_listed": 3, "detailed": 1, "beyond_20": 0, "gone": 0, "failed": 0, "pending": 2,
             "rejected": 0,
             "share_detailed": 1 / 3, "conversation_count": 1, "incomplete_conversation_count": 1,
-            "at_risk_conversation_count": 0,
+            "at_risk_conversation_count": 0, "unknown_direction_count": 1, "unknown_kind_count": 0,
         }
     ]  # fmt: skip
 

@@ -58,6 +58,8 @@ def test_the_worked_example_of_a_day() -> None:
             "conversation_count": 3,
             "incomplete_conversation_count": 2,
             "at_risk_conversation_count": 1,
+            "unknown_direction_count": 20,
+            "unknown_kind_count": 0,
         }
     ]
 
@@ -116,4 +118,5 @@ def by_loops(
     row["at_risk_conversation_count"] = sum(
         sum(key[0] == name for key in keys) > 20 for name in conversations
     )
+    row |= {"unknown_direction_count": row["detailed"], "unknown_kind_count": 0}
     return [row] if conversations or rejected else []
