@@ -135,10 +135,17 @@ def serve(
 
 
 def settings_for(
-    accounts: Iterable[Account], base_url: str, root: Path, start: date = START, **graph: object
+    accounts: Iterable[Account],
+    base_url: str,
+    root: Path,
+    start: date = START,
+    *,
+    node: str | None = None,
+    **graph: object,
 ) -> Settings:
+    """Return settings of accounts; `node` replaces their Page's ids, as `me` does."""
     entries = "\n".join(
-        f'[[accounts]]\nname = "{account.name}"\npage_id = "{account.page_id}"\n'
+        f'[[accounts]]\nname = "{account.name}"\npage_id = "{node or account.page_id}"\n'
         f'platform = "{account.platform}"\ntoken_env = "{TOKEN_VARIABLE}"\nstart_date = "{start}"\n'
         for account in accounts
     )

@@ -14,6 +14,7 @@ from pathlib import Path
 from convo_pipeline.base.clock import Clock
 from convo_pipeline.emulator.fault import Fault, FaultContext, FaultKind
 from convo_pipeline.emulator.serve import EMULATOR_TOKEN
+from convo_pipeline.emulator.value_faults import HOSTILE
 from convo_pipeline.emulator.view import show_id
 from convo_pipeline.emulator.world import Conversation, TrueMessage
 from convo_pipeline.errors import StoreError
@@ -24,7 +25,14 @@ from convo_pipeline.privacy.unsent import remove_unsent
 from convo_pipeline.upkeep.rebuild import rebuild_state
 from convo_pipeline.upkeep.rename import rename_account
 from tests.support.inboxes import TOKEN_VARIABLE
-from tests.support.simulation import Key, RunPlan, Scenario, Ticking, make_drawn_fault
+from tests.support.simulation import (
+    PASSING_CODES,
+    Key,
+    RunPlan,
+    Scenario,
+    Ticking,
+    make_drawn_fault,
+)
 
 FIRST_SEED = 10**9
 """First seed: these scenarios do not repeat those of `simulation`."""
@@ -54,7 +62,6 @@ CLOCK_STEPS_SECONDS = (-3_600, -300, 300, 3_600)
 DO_ONCE = frozenset({"token_dies", "flood", "twin_ids", "unreadable", "hostile_ids"})
 """Faults that count their own calls, or that make no sense in a part of a run."""
 MOST_MESSAGES = 200
-PASSING_REFUSALS = frozenset({1, 2})
 
 
 @dataclass(frozen=True)
@@ -156,7 +163,7 @@ class RandomScenario(Scenario):
         return report
 
     def _check_forgotten(self, keys: Iterable[Key]) -> None:
-        if any(key[0] in self.forgotten for key in keys):
+        if any(map(self._is_forgotten, keys)):
             self.oracle.errors.append("an erased person is stored again")
 
     def _move(self, context: FaultContext) -> None:
@@ -194,7 +201,7 @@ class RandomScenario(Scenario):
             conversation.touch()
         elif event < 0.9:
             conversation.make_unreadable(1)
-        elif conversation.refusal and conversation.refusal.code in PASSING_REFUSALS:
+        elif conversation.refusal and conversation.refusal.code in PASSING_CODES:
             conversation.make_unreadable(None)
 
     # between two runs
@@ -228,8 +235,15 @@ class RandomScenario(Scenario):
         chosen = self.rng.choice(alone)
         person_id, now = str(chosen.people[0]["id"]), self.world.clock.now()
         if forget(self._settings, self.store, "shop", person_id, now):
-            self.forgotten.add(show_id(chosen.conversation_id, self.switches))
-        self._compare_but({key for key in self.oracle.stored_rows if key[0] in self.forgotten})
+            self.forgotten |= {
+                show_id(conversation.conversation_id, self.switches)
+                for conversation in alone
+                if _person_id(conversation) == person_id
+            }
+        self._compare_but({key for key in self.oracle.stored_rows if self._is_forgotten(key)})
+
+    def _is_forgotten(self, key: Key) -> bool:
+        return key[0].removesuffix(HOSTILE) in self.forgotten
 
     def _remove_unsent(self) -> None:
         true = {self.key(message): message for message in self.truth()}

@@ -41,8 +41,10 @@ LARGE_SHARE = 0.12
 
 A small scenario costs a third and shows most bugs too.
 """
-DERIVED_SHARE = 0.03
-"""Share of scenarios that are derived and verified at the end, which doubles their cost."""
+DERIVED_SHARE = 0.3
+"""Share of scenarios that are derived at the end, which costs half as much as the scenario."""
+VERIFIED_SHARE = 0.1
+"""Share of the derived scenarios whose files are verified."""
 RESULTS = ("unchanged", "fetched", "failed", "vanished", "given_up", "pending")
 """Results of listed conversations; their counts add up."""
 Key = tuple[str, str]
@@ -59,7 +61,9 @@ PASSING = (
 """Faults of a number of calls."""
 LASTING = (
     "gzip_no_trailer", "byte_order_mark", "high_usage", "malformed_usage", "business_80006",
-    "reduce_above", "unreadable", "nonexisting", "cursor_loop", "short_page", "duplicates",
+    "reduce_above", "unreadable", "unreadable", "refused_objects", "refused_objects",
+    "later_pages_refused", "nested_error", "hollow_rows", "rare_media", "missing_from",
+    "nonexisting", "cursor_loop", "short_page", "duplicates",
     "shuffled", "bump", "vanish_head", "message_midread", "flood", "old_page_refused", "unsend",
     "vanish", "edge_missing", "edge_empty", "nested_missing", "clock_skew", "mixed_times",
     "impossible_times", "unknown_fields", "type_changes", "missing_keys", "missing_id",
@@ -85,11 +89,22 @@ HIDE_ROWS = frozenset({"edge_empty"})
 """Faults whose responses look like the end of the messages; no client can tell the difference."""
 CHANGE_IDS = frozenset({"hostile_ids"})
 """Faults after which messages have other ids."""
-REFUSALS = ((None, None), (None, None), (1, None), (1, None), (2, None), (551, None), (10, 2018336))
-"""Code and subcode with which a conversation is refused; None: it is readable again."""
-ACCEPTED_CODES = frozenset({551, 10})
-"""Codes of a missing or withheld conversation, which is accepted after two runs."""
+ERRORS = (
+    "1", "1", "2", "10", "10/2018336", "200", "100", "100/33", "100/2534001", "100/2018001", "230",
+    "368", "551", "803", "9000001", "1234567", "http403", "http404", "http500",
+)  # fmt: skip
+"""Errors with which one conversation or message is refused."""
+PASSING_CODES = frozenset({1, 2})
+"""Codes of a conversation that is asked again in every run; others are accepted after two runs."""
+REFUSE_OBJECTS = frozenset({"refused_objects", "later_pages_refused"})
+CHANGE_PEOPLE = frozenset({"long_numbers", "type_changes"})
+"""Faults that change the ids of senders, so that no client can know who wrote."""
+CHANGE_MEDIA = frozenset({"rare_media", "many_attachments", "type_changes", "nonexisting"})
 ARGUMENTS = {
+    "unreadable": ERRORS,
+    "refused_objects": ERRORS,
+    "later_pages_refused": ERRORS,
+    "nested_error": ERRORS,
     "huge_message": ("20000",),
     "many_attachments": ("40",),
     "business_80001": ("1", "19"),
@@ -295,7 +310,7 @@ class Oracle:
                 str(report.report["listed_since"])[:10]
             )
         self.complete_since = min(asked, self.complete_since or asked)
-        if self._is_blind:
+        if self._is_blind or self.faults_so_far & REFUSE_OBJECTS:
             return
         true = {
             self.scenario.key(message): message
@@ -366,6 +381,27 @@ class Oracle:
             return
         self._add_error(f"unknown text: {_short(key)} {text!r}")
 
+    def check_derived(self, rows: list[Row]) -> None:
+        """Check that no direction is wrong, and that no list of media is cut without a problem."""
+        messages = dict(self.scenario.messages())
+        own = self.scenario.account.person()["id"]
+        for row in rows:
+            key = (str(row["conversation_id"]), str(row["message_id"]))
+            message = messages.get(key)
+            if message is None:
+                continue
+            true = "outbound" if message.payload["from"]["id"] == own else "inbound"
+            is_known = not self.faults_so_far & CHANGE_PEOPLE
+            if is_known and row["direction"] not in (None, true):
+                self._add_error(f"{row['direction']} instead of {true}: {_short(key)}")
+            if row["detail_status"] != "detailed" or self.faults_so_far & CHANGE_MEDIA:
+                continue
+            for name, column in (("attachments", "attachment_count"), ("shares", "share_count")):
+                true_count, count = len(message.payload.get(name, ())), row[column]
+                is_cut = true_count > self.scenario.switches.inner_limit
+                if count not in (true_count, None) and row["problem"] is None and not is_cut:
+                    self._add_error(f"{count} of {true_count} {name}: {_short(key)}")
+
     def check_end(self, report: AccountReport, *, is_full: bool) -> None:
         """Check that the last run, without faults, repaired everything."""
         if report.outcome != "complete":
@@ -401,6 +437,10 @@ class Scenario:
         platform = self.rng.choice(("instagram", "messenger"))
         self.account: Account = self.world.add_account("shop", "1111111111", platform)
         self.switches = _random_switches(self.rng)
+        self.node = self.rng.choice(("me", None)) if platform == "instagram" else None
+        """`me` if the account uses Instagram Login, else None for the Page."""
+        self.has_one_customer = self.rng.random() < 0.1
+        """Whether the same customer takes part in every conversation."""
         self.with_unsent: set[str] = set()
         self._text_count = 0
         self.is_large = self.rng.random() < LARGE_SHARE
@@ -416,7 +456,11 @@ class Scenario:
         """Run the whole scenario and return its errors."""
         with EmulatorServer(self.world, self.switches, seed=self.rng.randrange(99)) as self._server:
             self._settings = settings_for(
-                [self.account], self._server.base_url, self.folder, timeout_seconds=5
+                [self.account],
+                self._server.base_url,
+                self.folder,
+                node=self.node,
+                timeout_seconds=5,
             )
             with self._opened():
                 for number, plan in enumerate(self.plans):
@@ -439,7 +483,7 @@ class Scenario:
                     assert report is not None
                 self.oracle.check_end(report, is_full=self._last_mode == "full")
                 if self.rng.random() < DERIVED_SHARE:
-                    self._derive()
+                    self._derive(is_verified=self.rng.random() < VERIFIED_SHARE)
         return self.oracle.errors
 
     @contextmanager
@@ -488,22 +532,25 @@ class Scenario:
     def _clock(self, ticking: Ticking) -> Clock:
         return ticking.clock()
 
-    def _derive(self) -> None:
+    def _derive(self, *, is_verified: bool) -> None:
         for day in stale_days(self.store, "shop"):
             derive_day(self.store, "shop", day)
-        findings = verify(self.store, stale_days=stale_days).findings
-        self.oracle.errors += [
-            f"verify: {finding}" for finding in findings if finding.kind != "date"
-        ]
-        message_counts = Counter(
-            (row["conversation_id"], row["message_id"])
+        if is_verified:
+            findings = verify(self.store, stale_days=stale_days).findings
+            self.oracle.errors += [
+                f"verify: {finding}" for finding in findings if finding.kind != "date"
+            ]
+        rows: list[Row] = [
+            row
             for day in self.store.days("messages", "shop")
             for row in self.store.read("messages", "shop", day).to_pylist()
-        )
+        ]
+        message_counts = Counter((row["conversation_id"], row["message_id"]) for row in rows)
         if set(message_counts) != set(self.oracle.stored_rows) or set(message_counts.values()) - {
             1
         }:
             self.oracle.errors.append("messages is not raw_message_ids")
+        self.oracle.check_derived(rows)
 
     # the true messages
 
@@ -519,7 +566,7 @@ class Scenario:
         refused = {
             conversation_id
             for conversation_id, conversation in self.account.conversations.items()
-            if conversation.refusal and conversation.refusal.code in ACCEPTED_CODES
+            if conversation.refusal and conversation.refusal.code not in PASSING_CODES
         }
         true = self.world.truth(readable, keep_unsent=kept)
         return [
@@ -593,8 +640,8 @@ class Scenario:
                 self._change_message(rng.choice(conversation.messages))
             if rng.random() < 0.05:
                 conversation.vanish()
-            if rng.random() < 0.1:
-                conversation.make_unreadable(*rng.choice(REFUSALS))
+            if rng.random() < 0.15:
+                conversation.make_unreadable(rng.choice((None, None, *ERRORS)))
         if rng.random() < 0.4:
             self._open_conversation()
 
@@ -610,8 +657,9 @@ class Scenario:
 
     def _open_conversation(self) -> None:
         rng, number = self.rng, len(self.account.conversations)
-        people = [self.account.describe_customer(f"Ada {number}", str(990 + number))]
-        if rng.random() < 0.1:
+        customer = 0 if self.has_one_customer else number
+        people = [self.account.describe_customer(f"Ada {customer}", str(990 + customer))]
+        if rng.random() < 0.15:
             people += [
                 self.account.describe_customer(f"Bo {number}", "0123"),
                 self.account.describe_customer("Cy", "7"),
@@ -646,7 +694,19 @@ class Scenario:
                 moment + timedelta(seconds=rng.choice((0, 0.25, 1, 40, 400))),
                 max(now + timedelta(seconds=8), last),
             )
-            conversation.add_message(self._text(), moment, is_ours=rng.random() < 0.5)
+            self._add_message(conversation, moment)
+
+    def _add_message(self, conversation: Conversation, moment: datetime) -> None:
+        """Add a message of anybody in the conversation, sometimes with media."""
+        rng, own = self.rng, self.account.person()
+        sender = own if rng.random() < 0.5 else rng.choice(conversation.people)
+        others = [person for person in (*conversation.people, own) if person is not sender]
+        fields: dict[str, object] = {"from": dict(sender), "to": [dict(each) for each in others]}
+        if rng.random() < 0.1:
+            name, count = rng.choice(("attachments", "shares")), rng.choice((1, 2, 3, 5, 27))
+            link = {"attachments": "file_url", "shares": "link"}[name]
+            fields[name] = [{"id": str(n), link: f"https://example.org/{n}"} for n in range(count)]
+        conversation.add_message(self._text(), moment, **fields)
 
     def _text(self) -> str:
         self._text_count += 1
