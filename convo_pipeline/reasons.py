@@ -424,6 +424,15 @@ REASONS: Mapping[str, Reason] = {
         " look for a lack of memory",
         is_self_healing=True,
     ),
+    "run_not_begun": Reason(
+        "the run ended before its first step began",
+        "read the run's log in Dagster; check that the services run and have memory",
+    ),
+    "alert_undelivered": Reason(
+        "{alerts} not delivered since {since}: {error}",
+        "correct `[alerts]` or its receiver; they are sent again at growing intervals until the"
+        " receiver answers",
+    ),
     # found by `status` and by Dagster's checks
     "unread": Reason(
         "{what} not read yet",

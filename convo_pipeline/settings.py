@@ -194,6 +194,13 @@ AccountName = Annotated[
 PageId = Annotated[
     str, _matching(r"me|[0-9]{1,32}", 'must be the digits of the Page\'s id in quotes, or "me"')
 ]
+EmailAddress = Annotated[
+    str,
+    _matching(
+        r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9.-]{1,190}",
+        'must be an e-mail address such as "ops@example.org"',
+    ),
+]
 
 
 class _Section(BaseModel):
@@ -308,6 +315,15 @@ class AlertsSettings(_Section):
     """`[alerts]`: where to report failed runs; off by default."""
 
     webhook_env: VariableName | None = None
+    smtp_env: VariableName | None = None
+    email_to: tuple[EmailAddress, ...] = Field(default=(), strict=False)
+    email_from: EmailAddress | None = None
+
+    @model_validator(mode="after")
+    def _check_email(self) -> Self:
+        if bool(self.email_to) != bool(self.smtp_env):
+            raise ValueError("smtp_env and email_to are needed together")
+        return self
 
 
 class ExportSettings(_Section):

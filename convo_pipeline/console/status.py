@@ -24,6 +24,7 @@ from convo_pipeline.extract.spool import left_spools
 from convo_pipeline.graph.client import Endpoint
 from convo_pipeline.graph.rate_limit import read_block
 from convo_pipeline.lake.store import Store
+from convo_pipeline.orchestration.outbox import Outbox
 from convo_pipeline.reasons import REASONS, describe_outcome
 from convo_pipeline.schema import COVERAGE, RAW, RAW_MESSAGE_DETAILS
 from convo_pipeline.settings import AccountSettings, Settings, next_time
@@ -101,6 +102,8 @@ class Status:
     accounts: tuple[AccountStatus, ...]
     next_capture_at: datetime | None
     next_night_at: datetime | None
+    problems: tuple[str, ...] = ()
+    """What concerns no single account, such as alerts that no receiver accepted."""
 
     @property
     def covered_since(self) -> date:
@@ -114,7 +117,7 @@ class Status:
 
     @property
     def is_fine(self) -> bool:
-        return not any(account.attention for account in self.accounts)
+        return not self.problems and not any(account.attention for account in self.accounts)
 
 
 def read_status(settings: Settings, names: Sequence[str], now: datetime) -> Status:
@@ -126,7 +129,27 @@ def read_status(settings: Settings, names: Sequence[str], now: datetime) -> Stat
         tuple(_read_accounts(settings, chosen, now)),
         next_time(schedule.capture, now) if schedule.capture else None,
         next_time(schedule.nightly, now),
+        tuple(_find_undelivered(settings)),
     )
+
+
+def _find_undelivered(settings: Settings) -> Iterator[str]:
+    """Yield a line if alerts wait for a receiver that did not accept them."""
+    outbox = Outbox(settings.store.state_path)
+    try:
+        failed = [alert for alert in outbox.undelivered() if alert.try_count]
+        damaged = outbox.damaged()
+    except StoreError as error:
+        yield f"alerts: {error}"
+        return
+    yield from (f"alerts: {location} is damaged: delete it" for location in damaged)
+    if failed:
+        yield _explain(
+            "alert_undelivered",
+            alerts=counted(len(failed), "alert"),
+            since=_format_time(failed[0].failed_at),
+            error=failed[-1].error,
+        )
 
 
 def _read_accounts(
@@ -314,6 +337,8 @@ def show_status(status: Status, form: str, console: Console) -> None:
             notes.append(f"{days} not normalised yet; the next normalise run does it")
         for note in notes:
             console.print(f"{account.account}: {note}", markup=False, highlight=False)
+    for problem in status.problems:
+        console.print(problem, markup=False, highlight=False)
     capture = _format_time(status.next_capture_at) if status.next_capture_at else "off"
     night = _format_time(status.next_night_at)
     console.print(

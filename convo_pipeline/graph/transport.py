@@ -79,7 +79,7 @@ class HttpResponse:
 
 
 class HttpTransport:
-    """Sends GET requests to one server; safe for threads, which share its connections."""
+    """Sends requests to one server; safe for threads, which share its connections."""
 
     def __init__(
         self,
@@ -159,6 +159,24 @@ class HttpTransport:
         except Exception as error:  # the libraries raise many classes for a broken response
             failure = _read_failure(error, urlsplit(url).netloc, path, is_heavy)
         raise failure  # outside of `except`, because the cause holds the address with its query
+
+    def post_json(self, url: str, document: Mapping[str, object]) -> int:
+        """Send a JSON document and return the status of the response, whose body is not read.
+
+        Raises GraphError for every failure below HTTP. It names the host only, because the
+        address may be a secret.
+        """
+        host = urlsplit(url).hostname or ""
+        try:
+            with self._session.post(
+                url, json=document, stream=True, allow_redirects=False, timeout=self._timeout
+            ) as response:
+                return response.status_code
+        except (ConvoError, MemoryError):
+            raise
+        except Exception as error:
+            failure = _read_failure(error, host, "", is_heavy=False)
+        raise failure
 
 
 def read_body(chunks: Iterable[bytes], encoding: str, max_bytes: int) -> tuple[bytes | None, bool]:

@@ -1,26 +1,43 @@
-"""Sensor: post each failed run to a webhook, with its accounts and what to do.
+"""Sensor: tell each failed run to the receivers of `[alerts]`, until each of them answered.
 
 It is off unless configured. It sends the failed steps' texts: account names and remedies, no
-secret and no message.
-A job that fails again for the same accounts and reasons is posted once.
+secret and no message. An alert waits in `orchestration.outbox` until its receivers answered, and is
+sent again at growing intervals.
+A job that fails again for the same accounts and reasons is told once.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC
 from typing import Any
-from urllib.parse import urlsplit
 
 import dagster as dg
-import requests
 
 from convo_pipeline.base.secrets import redact
-from convo_pipeline.errors import ConvoError, SettingsError
+from convo_pipeline.errors import ConvoError
 from convo_pipeline.orchestration.asset_events import ACCOUNTS_METADATA, error_chain
+from convo_pipeline.orchestration.capture import tagged_accounts
+from convo_pipeline.orchestration.dead_runs import DIED_TAG, is_ours
 from convo_pipeline.orchestration.deployment import Deployment
+from convo_pipeline.orchestration.outbox import KEPT_TOLD, Alert, Outbox
+from convo_pipeline.orchestration.partitions import (
+    PARTITION,
+    RANGE_END,
+    RANGE_START,
+    split_key,
+)
+from convo_pipeline.orchestration.receivers import receivers_of, send
+from convo_pipeline.reasons import REASONS
+from convo_pipeline.settings import Settings
 
-INTERVAL_SECONDS, TIMEOUT_SECONDS = 30, 10.0
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+INTERVAL_SECONDS = 30
+MOST_SECONDS = 30.0
+"""Time for sending in one evaluation: Dagster ends a sensor after a minute."""
+MOST_FAILURES = 100
+"""Failed runs that one evaluation reads; the next one reads the others."""
+MOST_LINES, MOST_LETTERS = 20, 500
+"""Lines of one alert, and letters of a line."""
 WHAT_NEXT = (
     "`convo-pipeline check` tests each account's access; `convo-pipeline status` shows each account"
 )
@@ -48,48 +65,154 @@ class RunFailure:
 
 
 def build_alert(deployment: Deployment) -> dg.SensorDefinition:
-    """Build the sensor; it is on by default where `alerts.webhook_env` names a variable."""
-    variable = deployment.settings.alerts.webhook_env
-    status = dg.DefaultSensorStatus.RUNNING if variable else dg.DefaultSensorStatus.STOPPED
+    """Build the sensor; it is on by default where `[alerts]` names a receiver."""
+    receivers = receivers_of(deployment.settings.alerts)
+    status = dg.DefaultSensorStatus.RUNNING if receivers else dg.DefaultSensorStatus.STOPPED
 
-    @dg.run_failure_sensor(
+    @dg.sensor(
         name="alert",
         default_status=status,
         minimum_interval_seconds=INTERVAL_SECONDS,
-        description="Posts failed runs to the webhook that alerts.webhook_env names.",
+        description="Tells failed runs to the receivers of [alerts], until they answer.",
     )
-    def alert(context: dg.RunFailureSensorContext) -> dg.SkipReason | None:
-        if not variable:
-            return dg.SkipReason("alerts.webhook_env names no variable")
-        run = context.dagster_run
-        failure = read_failure(context.instance, run.run_id)
-        if _is_repeated(context.instance, run, failure):
-            return dg.SkipReason("the run before failed for the same accounts and reasons")
-        post_json(read_webhook(variable, deployment.environ), _document(run, failure))
-        return None
+    def alert(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+        if not receivers:
+            return dg.SkipReason("[alerts] names no receiver")
+        outbox = Outbox(deployment.settings.store.state_path)
+        noted = _note_failures(deployment, outbox, context)
+        told, errors = deliver(deployment, outbox)
+        outbox.remove_told(deployment.clock.now() - KEPT_TOLD)
+        damaged = [f"{location} is damaged: delete it" for location in outbox.damaged()]
+        texts = [f"{noted} new", f"{told} told", *errors, *damaged]
+        return dg.SkipReason(", ".join(texts))
 
     return alert
 
 
-def _document(run: dg.DagsterRun, failure: RunFailure) -> dict[str, object]:
+def _note_failures(
+    deployment: Deployment, outbox: Outbox, context: dg.SensorEvaluationContext
+) -> int:
+    """Write the alerts of runs that failed since the last evaluation; return how many are new.
+
+    The first evaluation only notes where it begins: old failures are not told.
+    """
+    instance = context.instance
+    if context.cursor is None:
+        newest = instance.fetch_run_status_changes(dg.DagsterEventType.RUN_FAILURE, limit=1)
+        context.update_cursor(str(max((each.storage_id for each in newest.records), default=0)))
+        return 0
+    failures = dg.RunStatusChangeRecordsFilter(
+        dg.DagsterEventType.RUN_FAILURE, after_storage_id=int(context.cursor)
+    )
+    count = 0
+    for record in instance.fetch_run_status_changes(
+        failures, limit=MOST_FAILURES, ascending=True
+    ).records:
+        run = instance.get_run_by_id(record.run_id)
+        if run is not None and is_ours(run):
+            count += note_failure(deployment, outbox, instance, run)
+        context.update_cursor(str(record.storage_id))
+    return count
+
+
+def note_failure(
+    deployment: Deployment, outbox: Outbox, instance: dg.DagsterInstance, run: dg.DagsterRun
+) -> bool:
+    """Write the alert of a failed run, unless the same one waits or was told; whether it is new."""
+    failure, now = read_failure(instance, run, deployment.settings), deployment.clock.now()
+    alert = Alert(
+        job=run.job_name,
+        run_id=run.run_id,
+        accounts=failure.accounts,
+        lines=failure.lines,
+        fingerprint=repr(failure.fingerprint),
+        failed_at=now,
+        next_try_at=now,
+        pending=receivers_of(deployment.settings.alerts),
+    )
+    earlier = outbox.find(alert.name)
+    if earlier is not None:
+        is_waiting, is_same_run = bool(earlier.pending), earlier.run_id == run.run_id
+        if is_waiting or is_same_run or _is_repeated(instance, run, failure, deployment.settings):
+            return False
+    outbox.save(alert)
+    return True
+
+
+def deliver(deployment: Deployment, outbox: Outbox) -> tuple[int, list[str]]:
+    """Send the alerts that are due; return how many were told, and what failed.
+
+    A receiver that fails gets no other alert in this evaluation.
+    """
+    clock, settings = deployment.clock, deployment.settings
+    deadline = clock.monotonic_seconds() + MOST_SECONDS
+    errors: dict[str, str] = {}
+    told = 0
+    for alert in outbox.undelivered():
+        now = clock.now()
+        is_due = alert.next_try_at <= now or alert.failed_at > now  # the clock was set back
+        if not is_due or clock.monotonic_seconds() > deadline:
+            continue
+        tried = [name for name in alert.pending if name not in errors]
+        configured = receivers_of(settings.alerts)
+        for receiver in tried:
+            try:
+                if receiver in configured:
+                    send(settings.alerts, receiver, document_of(alert), deployment.environ)
+            except ConvoError as error:
+                errors[receiver] = str(error)
+        if tried:
+            left = [name for name in alert.pending if name in errors]
+            why = "; ".join(errors[name] for name in left)
+            outbox.save(alert.after_try(left, why, now))
+            told += not left
+    return told, [f"not delivered: {error}" for error in dict.fromkeys(errors.values())]
+
+
+def document_of(alert: Alert) -> dict[str, object]:
     """Return the JSON document; `text` alone is complete, for chats that show only that."""
-    accounts = ", ".join(failure.accounts) or "no account is named"
-    lines = [redact(line) for line in failure.lines]
-    text = [f"convo-pipeline: {run.job_name} failed: {accounts}", *lines, WHAT_NEXT]
+    accounts = _names(alert.accounts)
+    lines = [_clean(line) for line in alert.lines[:MOST_LINES]]
+    if len(alert.lines) > MOST_LINES:
+        lines.append(f"and {len(alert.lines) - MOST_LINES:,} more")
+    text = [f"convo-pipeline: {_clean(alert.job)} failed: {accounts}", *lines, WHAT_NEXT]
     return {
         "text": "\n".join(text),
-        "job": run.job_name,
-        "run_id": run.run_id,
-        "accounts": list(failure.accounts),
+        "job": _clean(alert.job),
+        "run_id": alert.run_id,
+        "failed_at": f"{alert.failed_at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}",
+        "accounts": list(alert.accounts),
         "what_to_do": lines,
     }
 
 
-def read_failure(instance: dg.DagsterInstance, run_id: str) -> RunFailure:
-    """Read the failed steps of a run. An unexpected error is named by its class alone."""
+def _names(accounts: Sequence[str]) -> str:
+    shown = ", ".join(accounts[:MOST_LINES]) or "no account is named"
+    more = len(accounts) - MOST_LINES
+    return f"{shown} and {more:,} more" if more > 0 else shown
+
+
+def _clean(text: str) -> str:
+    """Return a text for a chat: without secrets, control characters and marks that call people.
+
+    >>> _clean("a\\n<!channel> access_token=abc")
+    'a (!channel) access_token=***'
+    """
+    printable = "".join(letter if letter.isprintable() else " " for letter in redact(text))
+    shown = printable.replace("<", "(").replace(">", ")")
+    return shown if len(shown) <= MOST_LETTERS else f"{shown[: MOST_LETTERS - 1]}…"
+
+
+def read_failure(
+    instance: dg.DagsterInstance, run: dg.DagsterRun, settings: Settings
+) -> RunFailure:
+    """Read the failed steps of a run. An unexpected error is named by its class alone.
+
+    A run that ended without a failed step names the accounts that it was started for.
+    """
     accounts: list[str] = []
     lines: list[str] = []
-    for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_FAILURE):
+    for entry in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE):
         event = entry.get_dagster_event()
         failure = event.step_failure_data.user_failure_data
         description = (failure and failure.description) or ""
@@ -101,13 +224,28 @@ def read_failure(instance: dg.DagsterInstance, run_id: str) -> RunFailure:
             errors = error_chain(event)
             kind = (errors and errors[-1].cls_name) or "a step failed"
             lines.append(description or f"unexpected: {kind}; see the run in Dagster")
-    return RunFailure(
-        tuple(dict.fromkeys(accounts)),
-        tuple(lines or ["the run ended before a step began: see Dagster"]),
-    )
+    if not lines:
+        reason = "run_died" if DIED_TAG in run.tags else "run_not_begun"
+        lines.append(REASONS[reason].explain("page"))
+    return RunFailure(tuple(dict.fromkeys(accounts or accounts_of(run, settings))), tuple(lines))
 
 
-def _is_repeated(instance: dg.DagsterInstance, run: dg.DagsterRun, failure: RunFailure) -> bool:
+def accounts_of(run: dg.DagsterRun, settings: Settings) -> list[str]:
+    """Return the accounts that a run was started for: those of its tags, else all."""
+    names = [account.name for account in settings.accounts]
+    key = run.tags.get(PARTITION)
+    first, last = run.tags.get(RANGE_START, key), run.tags.get(RANGE_END, key)
+    if first and last:
+        ends = [split_key(each)[0] for each in (first, last)]
+        if all(end in names for end in ends):
+            return names[names.index(ends[0]) : names.index(ends[1]) + 1]
+        return ends
+    return tagged_accounts(run.tags.items()) or names
+
+
+def _is_repeated(
+    instance: dg.DagsterInstance, run: dg.DagsterRun, failure: RunFailure, settings: Settings
+) -> bool:
     """Whether the job's run before this one failed for the same accounts and reasons."""
     ended: Sequence[dg.DagsterRun] = instance.get_runs(
         dg.RunsFilter(job_name=run.job_name, statuses=ENDED), limit=20
@@ -116,44 +254,6 @@ def _is_repeated(instance: dg.DagsterInstance, run: dg.DagsterRun, failure: RunF
     before = ended[ids.index(run.run_id) + 1 :][:1] if run.run_id in ids else []
     return any(
         earlier.status == dg.DagsterRunStatus.FAILURE
-        and read_failure(instance, earlier.run_id).fingerprint == failure.fingerprint
+        and read_failure(instance, earlier, settings).fingerprint == failure.fingerprint
         for earlier in before
     )
-
-
-def read_webhook(variable: str, environ: Mapping[str, str]) -> str:
-    """Return the address in a variable; a SettingsError names the variable, never its value."""
-    url = environ.get(variable, "").strip()
-    if not url:
-        raise SettingsError(f"alerts.webhook_env: the environment variable {variable} is not set")
-    try:
-        parts = urlsplit(url)
-        is_safe = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK)
-        is_safe = is_safe and bool(parts.hostname)
-    except ValueError:
-        is_safe = False
-    if not is_safe or not url.isascii() or not url.isprintable() or " " in url:
-        raise SettingsError(f"alerts.webhook_env: {variable} must hold an https address")
-    return url
-
-
-def post_json(
-    url: str, document: Mapping[str, object], timeout_seconds: float = TIMEOUT_SECONDS
-) -> None:
-    """Send the document once; a ConvoError describes the failure without the secret address.
-
-    Like the Graph client it follows no redirect and uses no proxy variable.
-    """
-    with requests.Session() as session:
-        session.trust_env = False
-        session.headers["User-Agent"] = "convo-pipeline"
-        try:
-            with session.post(
-                url, json=document, timeout=timeout_seconds, allow_redirects=False, stream=True
-            ) as response:
-                status = response.status_code
-        except (requests.RequestException, ValueError) as error:
-            kind = type(error).__name__
-            raise ConvoError(f"the webhook could not be reached ({kind})") from None
-    if status >= 300:
-        raise ConvoError(f"the webhook answered {status}")

@@ -57,7 +57,7 @@ def fail_dead_runs(deployment: Deployment, instance: dg.DagsterInstance) -> list
     started = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])
     for record in instance.get_run_records(started):
         run = record.dagster_run
-        if not _is_ours(run) or not _is_dead(locks, instance, record, now):
+        if not is_ours(run) or not _is_dead(locks, instance, record, now):
             continue
         run_now = instance.get_run_by_id(run.run_id)
         if run_now is not None and run_now.status == dg.DagsterRunStatus.STARTED:
@@ -68,7 +68,7 @@ def fail_dead_runs(deployment: Deployment, instance: dg.DagsterInstance) -> list
     return failed
 
 
-def _is_ours(run: dg.DagsterRun) -> bool:
+def is_ours(run: dg.DagsterRun) -> bool:
     """Whether the run is one of our jobs, or materialises tables of ours from the page."""
     tables = {key.to_user_string() for key in run.asset_selection or ()}
     return run.job_name in JOBS or not tables.isdisjoint(TABLES)
