@@ -20,6 +20,7 @@ STATUS_KEYS = {
     "at",
     "accounts",
     "next_capture_at",
+    "problems",
     "next_night_at",
     "covered_since",
     "lost_since",
