@@ -21,7 +21,7 @@ from convo_pipeline.lake.store import Store
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.instance import make_home, open_home
 from convo_pipeline.orchestration.partitions import Window
-from convo_pipeline.orchestration.runs import run_jobs
+from convo_pipeline.orchestration.recorded_runs import run_jobs
 from convo_pipeline.settings import Settings
 
 ENVIRON = {"T": "token"}
@@ -69,7 +69,7 @@ def run_dagster(settings: Settings, window: Window) -> tuple[float, int]:
     with tempfile.TemporaryDirectory() as home, open_home(make_home(Path(home))) as instance:
         started = cpu_seconds()
         result = run_jobs(
-            Deployment(settings, environ=ENVIRON, clock=SYSTEM_CLOCK), ["bulk"], window, instance
+            Deployment(settings, environ=ENVIRON, clock=SYSTEM_CLOCK), {"bulk": window}, instance
         )
         seconds = cpu_seconds() - started
         assert result.is_complete, result.failures

@@ -1,6 +1,7 @@
 """The command line: results go to stdout, progress and errors to stderr.
 
-This module parses arguments and sets exit codes. The commands are in `console/`.
+This module parses arguments and sets exit codes. The commands are in `console/`. Each command
+imports what it needs when it runs, so that `--help` takes no time.
 """
 
 import os
@@ -13,28 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from rich.console import Console
 
 from convo_pipeline.base.clock import SYSTEM_CLOCK, Clock
-from convo_pipeline.base.json_text import dump_json
-from convo_pipeline.base.secrets import redact
-from convo_pipeline.console.results import WRITERS
 from convo_pipeline.errors import ConvoError, SettingsError
-from convo_pipeline.query.connection import QueryError
-from convo_pipeline.query.connection import connect as open_lake_connection
-from convo_pipeline.settings import (
-    CONFIG_FILE,
-    CONFIG_VARIABLE,
-    Settings,
-    StoreSettings,
-    find_settings_file,
-    read_settings,
-)
-from convo_pipeline.storage.local import PRIVATE_UMASK
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from convo_pipeline.derive.rederive import Scope
     from convo_pipeline.extract.report import Mode
+    from convo_pipeline.settings import Settings, StoreSettings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -63,10 +52,12 @@ class Commands(click.Group):
             self._fail(ctx, EXIT_STOPPED, "stopped; run the same command again to continue")
         except SettingsError as error:
             self._fail(ctx, EXIT_USAGE, str(error))
-        except (ConvoError, QueryError) as error:
+        except ConvoError as error:
             self._fail(ctx, EXIT_FAILED, str(error))
 
     def _fail(self, ctx: click.Context, exit_code: int, text: str) -> None:
+        from convo_pipeline.base.secrets import redact
+
         click.echo(f"{ctx.info_name}: {redact(text)}", err=True)
         ctx.exit(exit_code)
 
@@ -93,18 +84,23 @@ class CommandContext:
     clock: Clock = SYSTEM_CLOCK
 
     @property
-    def settings(self) -> Settings:
+    def settings(self) -> "Settings":
         """The configuration; SettingsError if it has no account."""
+        from convo_pipeline.settings import find_settings_file, read_settings
+
+        import_pandas_later()
         settings = read_settings(self.config)
         if not settings.accounts:
             raise SettingsError(f"{find_settings_file(self.config)}: no [[accounts]] yet")
         return settings
 
-    def find_lake(self, root: str | None) -> tuple[str, Settings | None]:
+    def find_lake(self, root: str | None) -> "tuple[str, Settings | None]":
         """Return the root of the tables and their configuration, if there is one.
 
         Without `root` it is the configuration's, or ./data if there is no configuration.
         """
+        from convo_pipeline.settings import CONFIG_FILE, find_settings_file, read_settings
+
         has_config = self.config is not None or find_settings_file().exists()
         if root is None:
             settings = read_settings(self.config) if has_config else None
@@ -115,8 +111,10 @@ class CommandContext:
         settings = read_settings(self.config) if has_config else None
         return root, settings if settings and settings.store.root == root else None
 
-    def store_settings(self, root: str | None) -> StoreSettings:
+    def store_settings(self, root: str | None) -> "StoreSettings":
         """Return the `[store]` settings of the tables at `root`, found as in `find_lake`."""
+        from convo_pipeline.settings import StoreSettings
+
         found_root, settings = self.find_lake(root)
         if settings and settings.store.root == found_root:
             return settings.store
@@ -127,7 +125,14 @@ class CommandContext:
         return StoreSettings(root=found_root)
 
 
-def chosen_accounts(settings: Settings, accounts: Sequence[str]) -> list[str]:
+def open_console(stderr: bool = False) -> "Console":
+    """Return a console on stdout or stderr."""
+    from rich.console import Console
+
+    return Console(stderr=stderr)
+
+
+def chosen_accounts(settings: "Settings", accounts: Sequence[str]) -> list[str]:
     """Return the named accounts in the order of the configuration, or all."""
     chosen = {settings.account(name).name for name in accounts}
     return [each.name for each in settings.accounts if not chosen or each.name in chosen]
@@ -157,15 +162,40 @@ def format_option(*formats: str) -> Callable[[Command], Command]:
 @click.option(
     "--config",
     metavar="FILE",
-    help=f"Configuration file. Default: ${CONFIG_VARIABLE}, else ./{CONFIG_FILE}.",
+    help="Configuration file. Default: $CONVO_CONFIG, else ./convo.toml.",
 )
 @click.version_option(package_name="convo-pipeline")
 @click.pass_context
 def main(ctx: click.Context, config: str | None) -> None:
     """A business's Messenger and Instagram inbox as tables that can be queried."""
-    os.umask(PRIVATE_UMASK)
+    os.umask(0o077)  # libraries write files too: Dagster's runs and logs, exports
     if not isinstance(ctx.obj, CommandContext):
         ctx.obj = CommandContext(config)
+
+
+def import_pandas_later() -> None:
+    """Make PyArrow import pandas only for a conversion, and not for its first array.
+
+    PyArrow imports pandas to recognise its objects, which takes half a second. It tries this once
+    and goes on without pandas if the import fails. A later conversion to pandas imports it again.
+    PyArrow also uses `numpy.ma`, which NumPy cannot import in two threads at once.
+    """
+    import numpy.ma  # noqa: F401
+    import pyarrow as pa
+
+    sys.meta_path.insert(0, _NoPandas())
+    try:
+        pa.array([0])
+    finally:
+        del sys.meta_path[0]
+
+
+class _NoPandas:
+    """An import finder that finds no pandas."""
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        if name == "pandas":
+            raise ImportError(name)
 
 
 @main.command()
@@ -180,7 +210,7 @@ def demo(root: str, ui: bool, port: int) -> None:
     """Fetch one week of two invented inboxes and answer questions about it."""
     from convo_pipeline.console.demo import run_demo
 
-    if not run_demo(Path(root), Console(), ui_port=port if ui else None):
+    if not run_demo(Path(root), open_console(), ui_port=port if ui else None):
         sys.exit(EXIT_FAILED)
 
 
@@ -207,7 +237,7 @@ def connect(context: CommandContext, token: str, start_date: date | None, write:
     from convo_pipeline.console.connect import append_blocks, find_inboxes, show_inboxes
 
     found = find_inboxes(context.config, token, os.environ, context.clock)
-    show_inboxes(found, Console(stderr=True))
+    show_inboxes(found, open_console(stderr=True))
     today = context.clock.now().date()
     blocks = found.blocks(start_date or today - timedelta(days=365))
     if write and blocks:
@@ -242,6 +272,7 @@ def token(
     Example:
       convo-pipeline token studio-instagram --renew --output /etc/convo-pipeline/studio.token
     """
+    from convo_pipeline.base.json_text import dump_json
     from convo_pipeline.console.connect import describe_token, renew_token, write_token
 
     settings, clock = context.settings, context.clock
@@ -291,18 +322,18 @@ def extract(
 
     Without options it reads what the next nightly run would read: everything new up to yesterday.
     """
-    from convo_pipeline.console.extraction import announce_estimates, choose_window, run_extraction
+    from convo_pipeline.console.extraction import announce_estimates, choose_windows, run_extraction
 
     if (everything or sweep) and (since or until):
         option = "--all" if everything else "--full"
         raise SettingsError(f"{option} takes neither --since nor --until")
     settings, clock = context.settings, context.clock
     names = chosen_accounts(settings, accounts)
-    window = choose_window(settings, names, clock.now().date(), since, until, everything or sweep)
+    windows = choose_windows(settings, names, clock.now().date(), since, until, everything or sweep)
     if everything:
-        announce_estimates(settings, names, clock, os.environ, Console(stderr=True))
+        announce_estimates(settings, names, clock, os.environ, open_console(stderr=True))
     mode: Mode = "full" if sweep else "window"
-    if not run_extraction(settings, names, window, clock, os.environ, mode):
+    if not run_extraction(settings, windows, clock, os.environ, mode):
         sys.exit(EXIT_FAILED)
 
 
@@ -331,7 +362,7 @@ def normalize(
     """
     from convo_pipeline.console.extraction import (
         accept_losses,
-        choose_window,
+        choose_windows,
         normalise_unconfigured,
         run_normalisation,
     )
@@ -344,8 +375,8 @@ def normalize(
         accept_losses(settings, names)
     if everything and not accounts:
         normalise_unconfigured(settings, scope)
-    window = choose_window(settings, names, today, since, until, everything)
-    if not run_normalisation(settings, names, window, context.clock, os.environ, scope):
+    windows = choose_windows(settings, names, today, since, until, everything)
+    if not run_normalisation(settings, windows, context.clock, os.environ, scope):
         sys.exit(EXIT_FAILED)
 
 
@@ -369,7 +400,7 @@ def find(context: CommandContext, account: str, user_id: str) -> None:
     )
     message_count = 0
     if conversation_ids:
-        message_count = print_conversation(Console(), settings, account, conversation_ids)
+        message_count = print_conversation(open_console(), settings, account, conversation_ids)
     if report.outcome != "complete":
         raise ConvoError(describe_report(settings, report))
     if not message_count:
@@ -391,9 +422,9 @@ def check(context: CommandContext, accounts: Sequence[str], form: str) -> None:
 
     settings = context.settings
     names = chosen_accounts(settings, accounts)
-    with Console(stderr=True).status("calling the Graph API"):
+    with open_console(stderr=True).status("calling the Graph API"):
         setups, general = check_accounts(settings, names, os.environ, context.clock)
-    show_check(setups, general, form, Console())
+    show_check(setups, general, form, open_console())
     if general or not all(setup.is_fine for setup in setups):
         sys.exit(EXIT_FAILED)
 
@@ -412,7 +443,7 @@ def status(context: CommandContext, accounts: Sequence[str], form: str) -> None:
 
     settings = context.settings
     report = read_status(settings, chosen_accounts(settings, accounts), context.clock.now())
-    show_status(report, form, Console())
+    show_status(report, form, open_console())
     if not report.is_fine:
         sys.exit(EXIT_FAILED)
 
@@ -427,6 +458,7 @@ def shapes(context: CommandContext, accounts: Sequence[str], form: str) -> None:
     It counts what runs received, by kind of call, and the payloads of the raw tables. The report
     holds no id, name, text, URL or token: paste it into a bug report. No API calls.
     """
+    from convo_pipeline.base.json_text import dump_json
     from convo_pipeline.console.shapes import count_shapes
     from convo_pipeline.graph.shapes import render
 
@@ -439,7 +471,7 @@ def shapes(context: CommandContext, accounts: Sequence[str], form: str) -> None:
 @main.command()
 @click.argument("sql", required=False)
 @ROOT_OPTION
-@format_option("table", *WRITERS)
+@format_option("table", "csv", "json", "parquet")
 @click.option(
     "--output",
     type=click.Path(dir_okay=False, writable=True),
@@ -453,23 +485,27 @@ def query(
 
     In CSV, a text that starts a formula in a spreadsheet gets a leading apostrophe.
     """
+    from convo_pipeline.base.secrets import redact
     from convo_pipeline.console.query import check_output, open_shell, run_sql
+    from convo_pipeline.query.connection import QueryError, connect
+
+    def run_in_shell(statement: str) -> None:
+        try:
+            run_sql(con, statement, form)
+        except (ConvoError, QueryError) as error:
+            click.echo(redact(str(error)), err=True)
 
     lake_root, settings = context.find_lake(root)
     if output is not None:
         check_output(Path(output), lake_root, settings)
-    with open_lake_connection(lake_root, settings=settings) as con:
-        if sql is not None:
-            run_sql(con, sql, form, output)
-            return
-
-        def run(statement: str) -> None:
-            try:
-                run_sql(con, statement, form)
-            except (ConvoError, QueryError) as error:
-                click.echo(redact(str(error)), err=True)
-
-        open_shell(con, run)
+    try:
+        with connect(lake_root, settings=settings) as con:
+            if sql is None:
+                open_shell(con, run_in_shell)
+            else:
+                run_sql(con, sql, form, output)
+    except QueryError as error:
+        raise ConvoError(str(error)) from None
 
 
 @main.command()
@@ -489,9 +525,9 @@ def verify(
     from convo_pipeline.console.upkeep import show_verification, verify_lake
 
     store = context.store_settings(root)
-    progress = Console(stderr=True)
+    progress = open_console(stderr=True)
     result = verify_lake(store, progress, is_quick=quick, is_rebuilt=rebuild_state)
-    show_verification(result, form, Console())
+    show_verification(result, form, open_console())
     if not result.is_sound:
         sys.exit(EXIT_FAILED)
 
@@ -615,7 +651,7 @@ def expire(context: CommandContext, dry_run: bool, trust_clock: bool) -> None:
     from convo_pipeline.console.upkeep import expire_rows, show_removal
 
     removal = expire_rows(context.settings, context.clock, dry_run, is_clock_trusted=trust_clock)
-    show_removal(removal, Console())
+    show_removal(removal, open_console())
 
 
 @main.command()
@@ -660,7 +696,7 @@ def compact(context: CommandContext, root: str | None) -> None:
     from convo_pipeline.console.upkeep import compact_lake
 
     store = context.store_settings(root)
-    count = compact_lake(store, context.clock, Console(stderr=True))
+    count = compact_lake(store, context.clock, open_console(stderr=True))
     click.echo(f"months compacted: {count}")
 
 

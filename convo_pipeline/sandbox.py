@@ -1,15 +1,19 @@
 """Start the built-in emulator when a setting says `base_url = "emulator"`.
 
-The only module that connects the emulator with the rest of the package.
+The only module that connects the emulator with the rest of the package. It imports the emulator
+when one starts, because its web server takes half a second to load.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
-from convo_pipeline.emulator.serve import EMULATOR_TOKEN, EmulatorServer, FaultError, serve_forever
 from convo_pipeline.errors import SettingsError
 from convo_pipeline.settings import EMULATOR, Settings
+
+if TYPE_CHECKING:
+    from convo_pipeline.emulator.serve import EmulatorServer
 
 URL_VARIABLE = "CONVO_EMULATOR_URL"
 """Address of a running emulator: `demo --ui` shares one between all runs of the UI."""
@@ -28,6 +32,8 @@ def emulator_if_needed(
     if not emulated:
         yield settings, environ
         return
+    from convo_pipeline.emulator.serve import EMULATOR_TOKEN
+
     tokens = {account.token_name: EMULATOR_TOKEN for account in emulated} | dict(environ)
     if URL_VARIABLE in environ:
         yield _with_address(settings, environ[URL_VARIABLE]), tokens
@@ -37,8 +43,10 @@ def emulator_if_needed(
 
 
 @contextmanager
-def run_emulator(port: int = 0, seed: int = DEFAULT_SEED) -> Iterator[EmulatorServer]:
+def run_emulator(port: int = 0, seed: int = DEFAULT_SEED) -> Iterator["EmulatorServer"]:
     """Run the emulator in this process; a SettingsError if the port is taken."""
+    from convo_pipeline.emulator.serve import EmulatorServer
+
     server = EmulatorServer(port=port, seed=seed)
     try:
         server.start()
@@ -93,9 +101,11 @@ def serve_emulator(
     port: int, seed: int, say: Callable[[str], None], faults: Sequence[str] = ()
 ) -> None:
     """Run the emulator until Ctrl-C, with faults such as `slow_loris:0.1`; print its settings."""
+    from convo_pipeline.emulator.serve import EMULATOR_TOKEN, FaultError, serve_forever
+
     start = datetime.now(UTC).date() - timedelta(days=29)
 
-    def announce(server: EmulatorServer) -> None:
+    def announce(server: "EmulatorServer") -> None:
         head = CONFIG.format(url=server.base_url, token=EMULATOR_TOKEN)
         say(head + EXAMPLE_ACCOUNTS.format(start=start))
 

@@ -23,6 +23,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PrivateAttr,
     StrictInt,
     ValidationError,
     field_validator,
@@ -30,7 +31,6 @@ from pydantic import (
 )
 
 from convo_pipeline.errors import SettingsError
-from convo_pipeline.schema import COVERAGE, LEDGER, NORMALISED, RAW, TABLES, current_name
 
 EMULATOR = "emulator"
 """As `base_url` it starts the built-in emulator, which needs no token."""
@@ -286,10 +286,18 @@ class RetentionSettings(_Section):
     def limits(self) -> dict[str, int]:
         """Days per table; a table without a limit is kept as long as its source."""
         limits = self.__pydantic_extra__
+        if not limits:
+            return {}
+        from convo_pipeline.schema import current_name  # PyArrow loads slowly
+
         return {current_name(name): days for name, days in limits.items()}
 
     @model_validator(mode="after")
     def _check_limits(self) -> Self:
+        if not self.limits:
+            return self
+        from convo_pipeline.schema import COVERAGE, LEDGER, NORMALISED, RAW, TABLES
+
         limits, tables = self.limits, [*TABLES, *(table.name for table in LEDGER)]
         for name, days in limits.items():
             if name not in tables:
@@ -453,6 +461,10 @@ class Settings(_Section):
     deletion: DeletionSettings = DeletionSettings()
     retention: RetentionSettings = RetentionSettings()
     accounts: tuple[AccountSettings, ...] = Field(default=(), strict=False)
+    _by_name: tuple[tuple[AccountSettings, ...], dict[str, AccountSettings]] = PrivateAttr(
+        default_factory=lambda: ((), {})
+    )
+    """The accounts by name, and the tuple from which they come: a copy may have other accounts."""
 
     @model_validator(mode="after")
     def _check_accounts(self) -> Self:
@@ -476,9 +488,12 @@ class Settings(_Section):
 
     def account(self, name: str) -> AccountSettings:
         """Return the account with this name; SettingsError lists the configured names."""
-        for account in self.accounts:
-            if account.name == name:
-                return account
+        accounts, by_name = self._by_name
+        if accounts is not self.accounts:
+            by_name = {account.name: account for account in self.accounts}
+            self._by_name = self.accounts, by_name
+        if name in by_name:
+            return by_name[name]
         known = ", ".join(account.name for account in self.accounts) or "none"
         raise SettingsError(f'unknown account "{name}"; the configuration has: {known}')
 

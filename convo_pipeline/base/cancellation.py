@@ -1,6 +1,9 @@
 """Cancel a run from another thread: after Ctrl-C, SIGTERM or a cancelled Dagster run."""
 
+import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from convo_pipeline.base.clock import Clock
@@ -38,3 +41,20 @@ class Cancellation:
                 self.check()
 
         return replace(clock, sleep=sleep)
+
+
+@contextmanager
+def interrupted_by_sigterm() -> Iterator[None]:
+    """Raise KeyboardInterrupt on SIGTERM, as on Ctrl-C. Only the main thread receives signals."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    earlier_handler = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, earlier_handler)

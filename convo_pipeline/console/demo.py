@@ -22,12 +22,13 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 
+from convo_pipeline.base.cancellation import interrupted_by_sigterm
 from convo_pipeline.console.extraction import describe_problems
 from convo_pipeline.console.progress import ProgressLines
 from convo_pipeline.orchestration.deployment import Deployment
-from convo_pipeline.orchestration.instance import HOME_VARIABLE, make_home, open_instance
+from convo_pipeline.orchestration.instance import make_home
 from convo_pipeline.orchestration.partitions import ONE_DAY, Window
-from convo_pipeline.orchestration.runs import RunResult, run_jobs
+from convo_pipeline.orchestration.runs import HOME_VARIABLE, RunResult, run_steps
 from convo_pipeline.query.connection import Connection, connect
 from convo_pipeline.sandbox import EXAMPLE_ACCOUNTS, URL_VARIABLE, run_emulator
 from convo_pipeline.settings import CONFIG_FILE, CONFIG_VARIABLE, read_settings
@@ -111,8 +112,8 @@ def _fetch(deployment: Deployment, window: Window, console: Console) -> RunResul
     names = [account.name for account in deployment.settings.accounts]
     text = f"Fetching {window.since} to {window.last} of {' and '.join(names)} …"
     console.print(text, style="dim", highlight=False)
-    with open_instance(deployment.environ) as instance, ProgressLines(console) as progress:
-        return run_jobs(replace(deployment, on_progress=progress), names, window, instance)
+    with ProgressLines(console) as progress:
+        return run_steps(replace(deployment, on_progress=progress), dict.fromkeys(names, window))
 
 
 def _print_summary(
@@ -189,25 +190,17 @@ def serve_ui(console: Console, environ: Mapping[str, str], port: int) -> None:
     definitions = ["-m", "convo_pipeline.definitions", "--log-level", "error"]
     address = ["-h", "127.0.0.1", "-p", str(port)]
     command = [sys.executable, "-m", "dagster", "dev", *definitions, *address]
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    earlier_handler = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        with suppress(KeyboardInterrupt):
-            process = subprocess.Popen(  # noqa: S603 (our own interpreter, no outside input)
-                command, env=dict(environ), cwd=environ[HOME_VARIABLE], start_new_session=True
-            )
-            try:
-                if _wait_for_port(port, process):
-                    url = f"http://127.0.0.1:{port}"
-                    console.print(f"\nDagster: [bold]{url}[/bold]    Ctrl-C ends it.")
-                process.wait()
-            finally:
-                _end(process)
-    finally:
-        signal.signal(signal.SIGTERM, earlier_handler)
+    with suppress(KeyboardInterrupt), interrupted_by_sigterm():
+        process = subprocess.Popen(  # noqa: S603 (our own interpreter, no outside input)
+            command, env=dict(environ), cwd=environ[HOME_VARIABLE], start_new_session=True
+        )
+        try:
+            if _wait_for_port(port, process):
+                url = f"http://127.0.0.1:{port}"
+                console.print(f"\nDagster: [bold]{url}[/bold]    Ctrl-C ends it.")
+            process.wait()
+        finally:
+            _end(process)
 
 
 def _wait_for_port(port: int, process: "subprocess.Popen[bytes]", seconds: float = 120) -> bool:

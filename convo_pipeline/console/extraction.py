@@ -29,13 +29,10 @@ from convo_pipeline.extract.report import AccountReport, missed_in
 from convo_pipeline.extract.run import Mode, find
 from convo_pipeline.lake.ledger import upgrade_runs
 from convo_pipeline.lake.store import Store
-from convo_pipeline.orchestration.assets import NORMALISE_JOB
 from convo_pipeline.orchestration.deployment import Deployment
-from convo_pipeline.orchestration.instance import open_instance
-from convo_pipeline.orchestration.partitions import ONE_DAY, Window
-from convo_pipeline.orchestration.runs import RunResult, run_jobs
-from convo_pipeline.orchestration.schedules import nightly_window, open_ledger
-from convo_pipeline.query.connection import connect
+from convo_pipeline.orchestration.nights import nightly_windows, open_ledger
+from convo_pipeline.orchestration.partitions import ONE_DAY, Window, accounts_by_window
+from convo_pipeline.orchestration.runs import NORMALISE, RunResult, run_steps
 from convo_pipeline.reasons import REASONS, describe_outcome
 from convo_pipeline.sandbox import emulator_if_needed
 from convo_pipeline.schema import RAW_MESSAGE_IDS
@@ -53,29 +50,30 @@ order by created_at, order_in_second, message_id
 """
 
 
-def choose_window(
+def choose_windows(
     settings: Settings,
     accounts: Sequence[str],
     today: date,
     since: date | None,
     until: date | None,
     everything: bool,
-) -> Window:
-    """Return the days to read, by default those of the next nightly run.
+) -> dict[str, Window]:
+    """Return the days to read of each account, by default those of the next nightly run.
 
     SettingsError names what is wrong with the dates.
     """
-    first = min(settings.account(name).start_date for name in accounts)
+    chosen = [settings.account(name) for name in accounts]
+    first = min(account.start_date for account in chosen)
     if everything:
-        return Window(first, today + ONE_DAY)
+        return {account.name: Window(account.start_date, today + ONE_DAY) for account in chosen}
     if since is None and until is None:
         with open_ledger(settings) as state:
-            night = nightly_window(settings, today, state)
-        if night is None or night.until <= first:
+            windows = nightly_windows(settings, chosen, today, state)
+        if not windows:
             raise SettingsError(
                 f"nothing to do yet: the first day, {first}, is not over; use --since {first}"
             )
-        return Window(max(night.since, first), night.until)
+        return windows
     since, until = since or first, until or today + ONE_DAY
     if since > today:
         raise SettingsError(f"--since {since} is in the future; today is {today} (UTC)")
@@ -90,13 +88,16 @@ def choose_window(
         )
     if until <= first:
         raise SettingsError(f"--until {until} is before the first start_date, {first}")
-    return Window(max(since, first), until)
+    return {
+        account.name: Window(max(since, account.start_date), until)
+        for account in chosen
+        if account.start_date < until
+    }
 
 
 def run_extraction(
     settings: Settings,
-    accounts: Sequence[str],
-    window: Window,
+    windows: Mapping[str, Window],
     clock: Clock,
     environ: Mapping[str, str],
     mode: Mode = "window",
@@ -104,15 +105,18 @@ def run_extraction(
     """Extract and normalise with progress and a summary; return whether all is complete."""
     console, graph = Console(stderr=True), settings.graph
     minutes = graph.calls_per_run / graph.calls_per_second / 60
-    _print_note(
-        console,
-        f"{', '.join(accounts)}: {window.since} to {window.last} (UTC); at most"
-        f" {graph.calls_per_run:,} calls or {minutes:,.0f} minutes per account, usually far less;"
-        " if you stop it, stored messages are kept",
+    lines = [
+        f"{', '.join(names)}: {window.since} to {window.last} (UTC)"
+        for window, names in accounts_by_window(windows).items()
+    ]
+    limit = (
+        f"at most {graph.calls_per_run:,} calls or {minutes:,.0f} minutes per account, usually far"
+        " less; if you stop it, stored messages are kept"
     )
-    with open_instance(environ) as instance, ProgressLines(console) as progress:
+    _print_note(console, "\n".join(lines) + f"; {limit}")
+    with ProgressLines(console) as progress:
         deployment = Deployment(settings, environ=environ, clock=clock, on_progress=progress)
-        result = run_jobs(deployment, accounts, window, instance, mode=mode)
+        result = run_steps(deployment, windows, mode=mode)
     Console().print(summary_table(result.reports))
     if missed_in(result.reports) == 0:
         _print_note(console, "sweep: earlier runs missed no messages")
@@ -220,6 +224,8 @@ def print_conversation(
     console: Console, settings: Settings, account: str, conversation_ids: list[str]
 ) -> int:
     """Print the stored messages, newest last; return their number."""
+    from convo_pipeline.query.connection import connect
+
     with connect(settings.store.root, settings=settings) as con:
         rows = con.execute(MESSAGES, [account, conversation_ids]).fetchall()
     for row in rows:
@@ -244,20 +250,21 @@ def _message_line(
 
 def run_normalisation(
     settings: Settings,
-    accounts: Sequence[str],
-    window: Window,
+    windows: Mapping[str, Window],
     clock: Clock,
     environ: Mapping[str, str],
     scope: Scope,
 ) -> bool:
     """Derive the days that `scope` selects; return whether all went well."""
     console = Console(stderr=True)
-    with open_instance(environ) as instance, ProgressLines(console) as progress:
+    with ProgressLines(console) as progress:
         deployment = Deployment(settings, environ=environ, clock=clock, on_progress=progress)
-        result = run_jobs(deployment, accounts, window, instance, [NORMALISE_JOB], scope=scope)
+        result = run_steps(deployment, windows, [NORMALISE], scope=scope)
     if result.is_complete:
-        names = counted(len(accounts), "account")
-        Console().print(f"all tables are up to date: {names}, {window.since} to {window.last}")
+        names = counted(len(windows), "account")
+        since = min(window.since for window in windows.values())
+        last = max(window.last for window in windows.values())
+        Console().print(f"all tables are up to date: {names}, {since} to {last}")
     for line in result.failures:
         _print_problem(console, line)
     return result.is_complete

@@ -15,8 +15,9 @@ from convo_pipeline.derive.day import derive_day, stale_days
 from convo_pipeline.lake.partitions import Commit
 from convo_pipeline.lake.store import Store
 
-Scope = Literal["asked", "stale", "all"]
-"""Which days are derived again: the given ones; those of them that are stale; all with any rows."""
+Scope = Literal["asked", "changed", "stale", "all"]
+"""Which days are derived again: the given ones; those of them whose raw tables changed; those that
+are stale, with every derived file read and hashed; all with any rows."""
 FORCE_TASK = "normalize --force"
 """The name under which the state records the finished days of the scope `all`."""
 
@@ -43,9 +44,11 @@ def plan_rederivation(
     A day is stale if a raw file changed or has an older schema, or if a derived file is missing or
     damaged. Every derived file is read and compared with its hash.
     """
-    if scope == "asked":
+    if scope in ("asked", "changed"):
         store.partitions.check_files(schema.DERIVED, account)
-        return Rederivation(account, scope, sorted(asked or ()), sorted(asked or ()))
+        given = sorted(asked or ())
+        stale = given if scope == "asked" else stale_days(store, account)
+        return Rederivation(account, scope, given, sorted(set(given).intersection(stale)))
     days = {
         day for table in (*schema.RAW, *schema.DERIVED) for day in store.days(table.name, account)
     }
@@ -58,14 +61,14 @@ def plan_rederivation(
         if not table.startswith("raw_")
     }
     days |= damaged if asked is None else damaged.intersection(asked)
-    stale = damaged.union(stale_days(store, account))
-    stale |= {
+    outdated = damaged.union(stale_days(store, account))
+    outdated |= {
         day
-        for day in days - stale
+        for day in days - outdated
         if not all(store.partitions.is_up_to_date(raw, account, day) for raw in schema.RAW)
     }
     done = days if scope == "stale" else store.state.days_done(FORCE_TASK, account).keys()
-    remaining = sorted(day for day in days if day in stale or day not in done)
+    remaining = sorted(day for day in days if day in outdated or day not in done)
     return Rederivation(account, scope, sorted(days), remaining)
 
 
@@ -74,7 +77,7 @@ def rederive_day(store: Store, rederivation: Rederivation, day: date) -> list[Co
 
     The scopes `stale` and `all` first upgrade the day's raw files to the current schema.
     """
-    if rederivation.scope != "asked":
+    if rederivation.scope in ("stale", "all"):
         store.upgrade_raw(rederivation.account, day)
     commits = derive_day(store, rederivation.account, day, is_forced=True)
     if rederivation.scope == "all":

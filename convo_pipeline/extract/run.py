@@ -34,7 +34,7 @@ def extract(
     settings: Settings,
     store: Store,
     accounts: Sequence[str],
-    since: date,
+    since: date | Mapping[str, date],
     until: date,
     *,
     mode: Mode = "window",
@@ -44,12 +44,15 @@ def extract(
 ) -> list[AccountReport]:
     """Fetch accounts × [since, until) into the raw tables; return one report per account, in order.
 
-    Raise SettingsError for an unknown account or an empty window, StoreError if the store cannot
-    be written at all. An interrupt (Ctrl-C, SIGTERM) ends all accounts within seconds: their ledger
-    lines say `stopped`, and the next run stores the responses that are in their spools.
+    `since` is one day, or the day of each account. Raise SettingsError for an unknown account or an
+    empty window, StoreError if the store cannot be written at all. An interrupt (Ctrl-C, SIGTERM)
+    ends all accounts within seconds: their ledger lines say `stopped`, and the next run stores the
+    responses that are in their spools.
     """
-    if since >= until:
-        raise SettingsError(f"since ({since}) must be before until ({until})")
+    starts = since if isinstance(since, Mapping) else dict.fromkeys(accounts, since)
+    for start in starts.values():
+        if start >= until:
+            raise SettingsError(f"since ({start}) must be before until ({until})")
     chosen = [settings.account(name) for name in accounts]
     store.preflight()
     if mode != "capture":
@@ -62,7 +65,7 @@ def extract(
             settings,
             store,
             account,
-            since,
+            starts[account.name],
             until,
             mode,
             run_id,

@@ -4,94 +4,99 @@ Dagster marks the partitions of a failed step as failed, except those that the s
 So if an account failed, every stored partition is logged by itself before the step fails.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from typing import Any
 
 import dagster as dg
 
-from convo_pipeline.reasons import Interface, describe_error
+from convo_pipeline.errors import SettingsError, StoreError
+from convo_pipeline.lake.store import Store
+from convo_pipeline.orchestration.deployment import Deployment
+from convo_pipeline.orchestration.metadata import (
+    Metadata,
+    TablePartition,
+    commit_metadata,
+    read_metadata,
+    run_metadata,
+)
+from convo_pipeline.orchestration.pictures import draw_pictures
+from convo_pipeline.orchestration.steps import StepResult
 
 AssetEvent = dg.MaterializeResult[None] | dg.AssetCheckResult
-TablePartition = tuple[str, str]
-"""A table and a partition key."""
-Metadata = Mapping[str, Any]
 ACCOUNTS_METADATA = "accounts"
 """Metadata of a failed step: the accounts that failed."""
-T = TypeVar("T")
 
 
-@dataclass
-class StepResult:
-    """What a step stored, with metadata, and which accounts failed, with a reason and a remedy."""
+@contextmanager
+def open_store(deployment: Deployment) -> Iterator[Store]:
+    """Open the store for a step; raise Failure if it cannot be used or nothing is to be done."""
+    try:
+        with closing(Store(deployment.settings.store, deployment.clock)) as store:
+            yield store
+    except (StoreError, SettingsError) as error:
+        raise dg.Failure(str(error), allow_retries=False) from None
 
-    interface: Interface = "page"
-    requested: dict[TablePartition, Metadata] = field(default_factory=dict)
-    """Complete partitions among those that the run must store."""
-    unrequested: dict[TablePartition, Metadata] = field(default_factory=dict)
-    """Other partitions whose files changed."""
-    pictured: dict[TablePartition, Metadata] = field(default_factory=dict)
-    """Partitions of `requested` with pictures: reported last, so that the page shows them."""
-    failures: dict[str, str] = field(default_factory=dict)
-    summary: Metadata = field(default_factory=dict)
-    changed_count: int = 0
-    """Partitions whose files changed, those of failed accounts included."""
 
-    def attempt(self, account: str, work: Callable[[], T]) -> T | None:
-        """Return what `work` returns; an error fails this account alone, and None is returned."""
-        try:
-            return work()
-        except Exception as error:
-            self.failures[account] = f"{account}: {describe_error(error, self.interface)}"
-        return None
-
-    def failure(self) -> dg.Failure:
-        """Build the failure of the step. A retry would call the API for all accounts again."""
-        names = sorted(self.failures)
-        changed = f"{self.changed_count:,} partitions were stored"
-        lines = [f"not complete: {', '.join(names)}; {changed}", *map(self.failures.get, names)]
-        rows = [
-            dg.TableRecord({"account": name, "what to do": self.failures[name]}) for name in names
-        ]
-        remedies: dict[str, Any] = {
-            ACCOUNTS_METADATA: names,
-            "remedies": dg.MetadataValue.table(rows),
-        }
-        return dg.Failure(
-            "\n".join(map(str, lines)), metadata={**self.summary, **remedies}, allow_retries=False
-        )
+def step_failure(result: StepResult) -> dg.Failure:
+    """Build the failure of the step. A retry would call the API for all accounts again."""
+    names = sorted(result.failures)
+    changed = f"{result.changed_count:,} partitions were stored"
+    lines = [f"not complete: {', '.join(names)}; {changed}", *map(result.failures.get, names)]
+    rows = [
+        dg.TableRecord({"account": name, "what to do": result.failures[name]}) for name in names
+    ]
+    remedies: dict[str, Any] = {
+        ACCOUNTS_METADATA: names,
+        "remedies": dg.MetadataValue.table(rows),
+    }
+    summary = run_metadata(result.reports) if result.reports else {}
+    return dg.Failure(
+        "\n".join(map(str, lines)), metadata={**summary, **remedies}, allow_retries=False
+    )
 
 
 def report_to_dagster(
     context: dg.AssetExecutionContext,
+    deployment: Deployment,
+    store: Store,
     result: StepResult,
+    run_keys: Collection[str],
     evaluate_checks: Callable[[], Iterable[dg.AssetCheckResult]],
 ) -> Iterator[AssetEvent]:
-    """Report the selected tables, then the checks; raise Failure if an account failed."""
+    """Report the selected tables, then the checks; raise Failure if an account failed.
+
+    Dagster materialises every partition of the run when the step succeeds. Other partitions are
+    logged. Those with pictures come last, so that the asset's page shows them.
+    """
     selected = {key.to_user_string() for key in context.op_execution_context.selected_asset_keys}
-    _log(context, result.unrequested)
+    requested = read_metadata(store, result)
+    pictured = {
+        partition: {"pictures": page, **requested[partition]}
+        for account, days in result.drawable.items()
+        for partition, page in draw_pictures(deployment, store, account, days, result).items()
+        if partition in requested
+    }
+    _log(context, commit_metadata(result))
     if result.failures:
-        pictured = result.pictured
-        _log(
-            context,
-            {key: metadata for key, metadata in result.requested.items() if key not in pictured},
-        )
+        _log(context, {key: each for key, each in requested.items() if key not in pictured})
     else:
-        _log(
-            context,
-            {key: metadata for key, metadata in result.requested.items() if key[0] not in selected},
-        )
+        is_of_run = {
+            (table, key): table in selected and key in run_keys for table, key in requested
+        }
+        _log(context, {key: each for key, each in requested.items() if not is_of_run[key]})
+        summary = run_metadata(result.reports) if result.reports else {}
         tables: dict[str, None] = {}
-        for (table, key), metadata in result.requested.items():
-            if table in selected:
+        for (table, key), metadata in requested.items():
+            if is_of_run[table, key]:
                 context.add_asset_metadata(dict(metadata), asset_key=table, partition_key=key)
                 tables[table] = None
         for table in tables:
-            yield dg.MaterializeResult(asset_key=table, metadata=dict(result.summary))
-    _log(context, result.pictured)
+            yield dg.MaterializeResult(asset_key=table, metadata=summary)
+    _log(context, pictured)
     yield from evaluate_checks()
     if result.failures:
-        raise result.failure()
+        raise step_failure(result)
 
 
 def error_chain(event: dg.DagsterEvent) -> list[Any]:

@@ -7,7 +7,8 @@ failed step skips all later steps, for the complete accounts too.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -15,18 +16,21 @@ import dagster as dg
 from convo_pipeline import schema
 from convo_pipeline.derive.rederive import Scope
 from convo_pipeline.extract.run import Mode
-from convo_pipeline.orchestration.asset_events import AssetEvent, StepResult, report_to_dagster
+from convo_pipeline.lake.store import Store
+from convo_pipeline.orchestration.asset_events import AssetEvent, open_store, report_to_dagster
 from convo_pipeline.orchestration.checks import checks_of, evaluate_checks
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.metadata import table_metadata
+from convo_pipeline.orchestration.partitions import by_account
 from convo_pipeline.orchestration.steps import (
     DERIVED,
     RAW,
+    StepResult,
     hold_run,
-    open_store,
     run_extract,
     run_normalise,
 )
+from convo_pipeline.settings import Settings
 
 CHAIN: Mapping[str, Sequence[str]] = {
     "raw_message_ids": ["raw_conversations"],
@@ -41,8 +45,8 @@ MODE_TAG = "convo/mode"
 """Tag of a run: how far it lists; `nightly` for the nightly run, `full` for a sweep."""
 MODES: Mapping[str, Mode] = {"nightly": "nightly", "full": "full"}
 SCOPE_TAG = "convo/normalise"
-"""Tag of a run: which of its days are derived, `stale` or `all`; without it every given day."""
-SCOPES: Mapping[str, Scope] = {"stale": "stale", "all": "all"}
+"""Tag of a run: which of its days are derived; without it every given day."""
+SCOPES: Mapping[str, Scope] = {"changed": "changed", "stale": "stale", "all": "all"}
 FRESHNESS = dg.FreshnessPolicy.time_window(
     warn_window=timedelta(hours=26), fail_window=timedelta(hours=50)
 )
@@ -64,6 +68,18 @@ normalise_job = dg.define_asset_job(
     selection=list(DERIVED),
     description="Derive all other tables from the raw ones. Starts after every extract run.",
 )
+
+
+def partitions_of(settings: Settings) -> dg.MultiPartitionsDefinition:
+    """Return every account and UTC day from the earliest start date to today, today included."""
+    names = [account.name for account in settings.accounts]
+    first = min(
+        (account.start_date for account in settings.accounts), default=datetime.now(UTC).date()
+    )
+    dates = dg.DailyPartitionsDefinition(start_date=first.isoformat(), end_offset=1)
+    return dg.MultiPartitionsDefinition(
+        {"account": dg.StaticPartitionsDefinition(names), "date": dates}
+    )
 
 
 def table_spec(table: schema.Table, problem: str | None = None) -> dg.AssetSpec:
@@ -97,13 +113,12 @@ def build_extract(
     def extract_tables(context: dg.AssetExecutionContext) -> Iterator[AssetEvent]:
         """List the conversations down to the first day and merge all their messages."""
         result, keys = StepResult(), partition_keys(context)
-        with hold_run(deployment, context.run.run_id):
+        with hold_run(deployment, context.run.run_id), open_store(deployment) as store:
             if context.op_execution_context.selected_asset_keys:
                 mode = mode_of(context.run.tags)
-                result = run_extract(deployment, keys, context.log.info, mode)
-            yield from report_to_dagster(
-                context, result, lambda: _evaluate_checks(deployment, context, keys)
-            )
+                result = run_extract(deployment, store, by_account(keys), context.log.info, mode)
+            checks = partial(_evaluate_checks, deployment, store, context, keys)
+            yield from report_to_dagster(context, deployment, store, result, keys, checks)
 
     return extract_tables
 
@@ -124,12 +139,12 @@ def build_normalise(
     def normalise_tables(context: dg.AssetExecutionContext) -> Iterator[AssetEvent]:
         """Derive the tables of the run's partitions, and of all stale days of the same accounts."""
         result, keys = StepResult(), partition_keys(context)
-        with hold_run(deployment, context.run.run_id):
+        with hold_run(deployment, context.run.run_id), open_store(deployment) as store:
             if context.op_execution_context.selected_asset_keys:
-                result = run_normalise(deployment, keys, scope_of(context.run.tags))
-            yield from report_to_dagster(
-                context, result, lambda: _evaluate_checks(deployment, context, keys)
-            )
+                scope = scope_of(context.run.tags)
+                result = run_normalise(deployment, store, by_account(keys), scope)
+            checks = partial(_evaluate_checks, deployment, store, context, keys)
+            yield from report_to_dagster(context, deployment, store, result, keys, checks)
 
     return normalise_tables
 
@@ -157,12 +172,11 @@ def partition_keys(context: dg.AssetExecutionContext) -> Sequence[str]:
 
 
 def _evaluate_checks(
-    deployment: Deployment, context: dg.AssetExecutionContext, keys: Sequence[str]
+    deployment: Deployment, store: Store, context: dg.AssetExecutionContext, keys: Sequence[str]
 ) -> Iterator[dg.AssetCheckResult]:
     selected = context.op_execution_context.selected_asset_check_keys
     if selected:
-        with open_store(deployment) as store:
-            yield from evaluate_checks(deployment, store, context.instance, keys, selected)
+        yield from evaluate_checks(deployment, store, context.instance, keys, selected)
 
 
 def mode_of(tags: Mapping[str, str]) -> Mode:

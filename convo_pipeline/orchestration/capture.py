@@ -13,26 +13,24 @@ import dagster as dg
 
 from convo_pipeline.extract.report import AccountReport, figures_in
 from convo_pipeline.lake.store import Store
-from convo_pipeline.orchestration.asset_events import StepResult, TablePartition
+from convo_pipeline.orchestration.asset_events import open_store, step_failure
 from convo_pipeline.orchestration.deployment import Deployment
+from convo_pipeline.orchestration.metadata import Metadata, TablePartition, commit_metadata
 from convo_pipeline.orchestration.partitions import (
     ONE_DAY,
     Window,
-    accounts_by_window,
     by_account,
     since_start,
 )
-from convo_pipeline.orchestration.pictures import PICTURED
+from convo_pipeline.orchestration.pictures import PICTURED, draw_pictures
 from convo_pipeline.orchestration.steps import (
     Log,
-    add_unrequested,
+    StepResult,
     derive,
     derive_figures,
     describe_failure,
-    draw_pictures,
-    extract_windows,
+    extract_days,
     hold_run,
-    open_store,
 )
 
 CAPTURE_JOB = "capture_job"
@@ -64,7 +62,7 @@ def build_capture_job(deployment: Deployment) -> dg.JobDefinition:
             for change in asset_changes(deployment, context.instance, result):
                 context.log_event(change)
         if result.failures:
-            raise result.failure()
+            raise step_failure(result)
 
     @dg.job(name=CAPTURE_JOB, description="Fetch new messages before they leave the newest 20.")
     def capture_job() -> None:
@@ -82,7 +80,7 @@ def run_capture(deployment: Deployment, log: Log, names: Sequence[str] = ()) -> 
     window = capture_window(deployment.clock.now(), deployment.settings.schedule.capture_minutes)
     with open_store(deployment) as store:
         days = since_start(accounts, {account.name: window.days for account in accounts})
-        reports = extract_windows(deployment, store, accounts_by_window(days), "capture")
+        reports = extract_days(deployment, store, days, "capture")
         for report in reports:
             if report.outcome == "failed":
                 result.failures[report.account] = describe_failure(deployment, report)
@@ -92,7 +90,7 @@ def run_capture(deployment: Deployment, log: Log, names: Sequence[str] = ()) -> 
     log(
         f"{len(reports) - busy_count} accounts read with {cost.used:,} calls "
         f"({cost.saved:,} saved, {cost.refused:,} refused), {busy_count} left to another run, "
-        f"{len(result.unrequested)} partitions changed, {len(result.failures)} failed"
+        f"{len(commit_metadata(result))} partitions changed, {len(result.failures)} failed"
     )
     return result
 
@@ -120,7 +118,7 @@ def _derive_changes(
         commits += derive(store, report.account, day, result)
     if commits:
         commits += derive_figures(deployment, store, report.account, result) or ()
-    add_unrequested(result, commits)
+    result.add_commits(commits)
 
 
 def asset_changes(
@@ -132,24 +130,28 @@ def asset_changes(
     pictured table once, with pictures. Its later changes are observations, until the nightly run
     draws again.
     """
+    changed = commit_metadata(result)
     new = [
         partition
-        for partition in result.unrequested
+        for partition in changed
         if partition[0] in PICTURED and not _is_materialised(instance, partition)
     ]
-    pages = _draw(deployment, new, result)
-    for (table, key), metadata in result.unrequested.items():
+    pages = _draw(deployment, new, changed, result)
+    for (table, key), metadata in changed.items():
         if (table, key) not in pages:
             is_known = table in PICTURED and (table, key) not in new
             event = dg.AssetObservation if is_known else dg.AssetMaterialization
             yield event(table, partition=key, metadata=dict(metadata))
     for (table, key), page in pages.items():
-        metadata = {"pictures": page, **result.unrequested[table, key]}
+        metadata = {"pictures": page, **changed[table, key]}
         yield dg.AssetMaterialization(table, partition=key, metadata=metadata)
 
 
 def _draw(
-    deployment: Deployment, partitions: Sequence[TablePartition], result: StepResult
+    deployment: Deployment,
+    partitions: Sequence[TablePartition],
+    changed: Mapping[TablePartition, Metadata],
+    result: StepResult,
 ) -> Mapping[TablePartition, object]:
     """Draw the pictures of these partitions' days, account by account."""
     if not partitions:
@@ -158,7 +160,7 @@ def _draw(
     with open_store(deployment) as store:
         for account, days in by_account(key for _, key in partitions).items():
             pages |= draw_pictures(deployment, store, account, days, result)
-    return {partition: page for partition, page in pages.items() if partition in result.unrequested}
+    return {partition: page for partition, page in pages.items() if partition in changed}
 
 
 def _is_materialised(instance: dg.DagsterInstance, partition: TablePartition) -> bool:

@@ -9,12 +9,12 @@ from convo_pipeline.orchestration.assets import (
     build_problem,
     extract_job,
     normalise_job,
+    partitions_of,
 )
 from convo_pipeline.orchestration.capture import build_capture_job
 from convo_pipeline.orchestration.dead_runs import build_dead_runs
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.early_capture import build_early_capture
-from convo_pipeline.orchestration.partitions import partitions_of
 from convo_pipeline.orchestration.schedules import (
     build_capture_schedule,
     build_followers,

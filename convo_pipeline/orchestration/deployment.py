@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from convo_pipeline.base.clock import SYSTEM_CLOCK, Clock
 from convo_pipeline.errors import SettingsError
-from convo_pipeline.extract.run import AccountReport, Progress
+from convo_pipeline.extract.report import AccountReport, Progress
 from convo_pipeline.reasons import Interface
 from convo_pipeline.settings import Settings, find_settings_file, read_settings
 

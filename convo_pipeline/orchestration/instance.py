@@ -1,4 +1,4 @@
-"""The Dagster instance that records runs: the one in DAGSTER_HOME, or an ephemeral one.
+"""The Dagster instance that records runs: the one in DAGSTER_HOME.
 
 Dagster collects and sends telemetry unless `dagster.yaml` says otherwise. So a folder without this
 file gets one, and our own commands collect none, whatever the file says.
@@ -13,8 +13,8 @@ from dagster._core.instance.ref import InstanceRef
 
 from convo_pipeline.errors import SettingsError
 from convo_pipeline.orchestration.event_log import with_kept_connections
+from convo_pipeline.orchestration.runs import HOME_VARIABLE
 
-HOME_VARIABLE = "DAGSTER_HOME"
 QUIET_CONFIG = """\
 telemetry:
   enabled: false
@@ -32,13 +32,11 @@ run_monitoring:
 
 
 def open_instance(environ: Mapping[str, str]) -> dg.DagsterInstance:
-    """Open the instance in DAGSTER_HOME, or an ephemeral one if it is not set.
+    """Open the instance in DAGSTER_HOME.
 
     Raise SettingsError if DAGSTER_HOME is no absolute path of an existing folder.
     """
     home = environ.get(HOME_VARIABLE, "").strip()
-    if not home:
-        return dg.DagsterInstance.ephemeral()
     path = Path(home).expanduser()
     if not path.is_absolute():
         raise SettingsError(f"{HOME_VARIABLE} must be an absolute path, not {home}")

@@ -7,13 +7,23 @@ stays hidden.
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import dagster as dg
 import pyarrow as pa
 
 from convo_pipeline.extract.report import AccountReport, figures_in, missed_in
-from convo_pipeline.schema import COUNT, DETAIL_STATUSES, FLAG, RATIO, TIME, Table
+from convo_pipeline.lake.store import Store
+from convo_pipeline.orchestration.partitions import key_of
+from convo_pipeline.orchestration.steps import UNREQUESTED, StepResult
+from convo_pipeline.schema import COUNT, DETAIL_STATUSES, FLAG, RATIO, TABLES, TIME, Table
+
+Metadata = Mapping[str, Any]
+TablePartition = tuple[str, str]
+"""A table and a partition key."""
+MOST_PREVIEWS = 31
+"""Runs of more partitions (a month of one account) get no previews: they only add weight."""
 
 PREVIEW_ROWS = 5
 SHORT_ID_LENGTH = 6
@@ -109,6 +119,36 @@ def run_metadata(reports: Sequence[AccountReport]) -> dict[str, Any]:
     if rows:
         metadata["by_account"] = dg.MetadataValue.table(rows)
     return metadata
+
+
+def read_metadata(store: Store, result: StepResult) -> dict[TablePartition, Metadata]:
+    """Return the metadata of the requested partitions.
+
+    Each day is read up to the first table that cannot be read; that error fails the account.
+    """
+    has_previews = len(result.requested) <= MOST_PREVIEWS
+    metadata: dict[TablePartition, Metadata] = {}
+    for stored in result.requested:
+        note = {"note": stored.note} if stored.note else {}
+        for name in stored.tables:
+            read = partial(store.read, name, stored.account, stored.day)
+            rows = result.attempt(stored.account, read)
+            if rows is None:
+                break
+            values = partition_metadata(TABLES[name], rows, with_preview=has_previews)
+            metadata[name, key_of(stored.account, stored.day)] = values | note
+    return metadata
+
+
+def commit_metadata(result: StepResult) -> dict[TablePartition, Metadata]:
+    """Return the metadata of changed partitions that were not requested."""
+    return {
+        (commit.table, key_of(commit.account, commit.date)): {
+            "dagster/row_count": commit.row_count,
+            "note": UNREQUESTED,
+        }
+        for commit in result.unrequested
+    }
 
 
 def partition_metadata(table: Table, rows: pa.Table, *, with_preview: bool) -> dict[str, Any]:

@@ -4,11 +4,9 @@ Keys are `account|YYYY-MM-DD`; days are UTC; windows are half-open.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
-
-import dagster as dg
+from datetime import date, timedelta
 
 from convo_pipeline.settings import AccountSettings, Settings
 
@@ -32,18 +30,6 @@ class Window:
     @property
     def last(self) -> date:
         return self.until - ONE_DAY
-
-
-def partitions_of(settings: Settings) -> dg.MultiPartitionsDefinition:
-    """Return every account and UTC day from the earliest start date to today, today included."""
-    names = [account.name for account in settings.accounts]
-    first = min(
-        (account.start_date for account in settings.accounts), default=datetime.now(UTC).date()
-    )
-    dates = dg.DailyPartitionsDefinition(start_date=first.isoformat(), end_offset=1)
-    return dg.MultiPartitionsDefinition(
-        {"account": dg.StaticPartitionsDefinition(names), "date": dates}
-    )
 
 
 def key_of(account: str, day: date) -> str:
@@ -85,17 +71,30 @@ def windows_of(days: Sequence[date]) -> list[Window]:
     return windows
 
 
-def accounts_by_window(days: dict[str, list[date]]) -> dict[Window, list[str]]:
-    """Return the accounts of each window: accounts of one window run in parallel."""
-    shared: dict[Window, list[str]] = defaultdict(list)
+def starts_by_end(days: Mapping[str, Sequence[date]]) -> dict[date, dict[str, date]]:
+    """Return the windows by their end: the first day of each account that reads up to it.
+
+    >>> days = [date(2026, 1, day) for day in (1, 2, 5)]
+    >>> starts_by_end({"bakery": days, "bikes": days[1:2]})[date(2026, 1, 3)]
+    {'bakery': datetime.date(2026, 1, 1), 'bikes': datetime.date(2026, 1, 2)}
+    """
+    starts: dict[date, dict[str, date]] = defaultdict(dict)
     for account, account_days in days.items():
         for window in windows_of(account_days):
-            shared[window].append(account)
+            starts[window.until][account] = window.since
+    return dict(sorted(starts.items()))
+
+
+def accounts_by_window(windows: Mapping[str, Window]) -> dict[Window, list[str]]:
+    """Return the accounts of each window, the earliest window first."""
+    shared: dict[Window, list[str]] = defaultdict(list)
+    for account, window in windows.items():
+        shared[window].append(account)
     return dict(sorted(shared.items()))
 
 
 def since_start(
-    accounts: Sequence[AccountSettings], days: dict[str, list[date]]
+    accounts: Sequence[AccountSettings], days: Mapping[str, Sequence[date]]
 ) -> dict[str, list[date]]:
     """Return the days from each account's start date on; accounts without any are left out."""
     starts = {account.name: account.start_date for account in accounts}

@@ -19,8 +19,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from convo_pipeline.derive.account_days import read_complete_range
+from convo_pipeline.errors import ConvoError
 from convo_pipeline.lake.columns import read_columns
 from convo_pipeline.lake.store import Store
+from convo_pipeline.orchestration.deployment import Deployment
+from convo_pipeline.orchestration.metadata import TablePartition
+from convo_pipeline.orchestration.partitions import key_of
+from convo_pipeline.orchestration.steps import StepResult
 from convo_pipeline.query.account_days import (
     COLUMNS,
     LOOKBACK_DAYS,
@@ -28,6 +33,7 @@ from convo_pipeline.query.account_days import (
     day_status,
     needed_days,
 )
+from convo_pipeline.reasons import describe_error
 from convo_pipeline.schema import ACCOUNT_DAYS, COVERAGE, MESSAGES, Table
 from convo_pipeline.tables.chart_data import (
     UNANSWERED,
@@ -101,6 +107,38 @@ class ChartContext:
         if self.is_complete(day):
             return f"{day}"
         return f"{day} (not over)" if self.is_covered(day) else f"{day} (incomplete)"
+
+
+def draw_pictures(
+    deployment: Deployment, store: Store, account: str, days: Sequence[date], result: StepResult
+) -> dict[TablePartition, dg.MarkdownMetadataValue]:
+    """Draw an account's pictures of some days, for the newest of them; none if the account failed.
+
+    Tables are complete without pictures, so a text replaces a picture that cannot be drawn.
+    """
+    if not days or account in result.failures:
+        return {}
+    settings = deployment.settings
+
+    def draw() -> dict[str, dg.MarkdownMetadataValue]:
+        try:
+            return picture_account(
+                store,
+                account,
+                days,
+                timezone=settings.account(account).timezone,
+                session_gap_hours=settings.metrics.session_gap_hours,
+            )
+        except ConvoError:
+            raise
+        except Exception as error:
+            text = dg.MetadataValue.md(
+                f"No pictures: {describe_error(error, deployment.interface)}."
+            )
+            return dict.fromkeys(PICTURED, text)
+
+    pages = result.attempt(account, draw) or {}
+    return {(table, key_of(account, max(days))): page for table, page in pages.items()}
 
 
 def picture_account(

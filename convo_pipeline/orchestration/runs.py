@@ -1,19 +1,27 @@
-"""Run the jobs in this process and record them in a Dagster instance, as the command line does."""
+"""Run the steps for the command line: directly, or recorded in Dagster where `DAGSTER_HOME` is set.
 
-from collections.abc import Collection, Sequence
+Both ways store the same tables. Dagster is imported only to record.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
+from typing import Literal
 
-import dagster as dg
-
+from convo_pipeline.base.cancellation import interrupted_by_sigterm
 from convo_pipeline.derive.rederive import Scope
-from convo_pipeline.extract.run import AccountReport, Mode
-from convo_pipeline.orchestration.asset_events import ACCOUNTS_METADATA, error_chain
-from convo_pipeline.orchestration.assets import EXTRACT_JOB, MODE_TAG, NORMALISE_JOB, SCOPE_TAG
-from convo_pipeline.orchestration.catalog import build_definitions
+from convo_pipeline.errors import SettingsError, StoreError
+from convo_pipeline.extract.report import AccountReport, Mode
+from convo_pipeline.lake.store import Store
 from convo_pipeline.orchestration.deployment import Deployment
-from convo_pipeline.orchestration.partitions import Window, neighbours, range_tags
+from convo_pipeline.orchestration.partitions import Window
+from convo_pipeline.orchestration.steps import run_extract, run_normalise
 
-QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+HOME_VARIABLE = "DAGSTER_HOME"
+Step = Literal["extract", "normalise"]
+EXTRACT: Step = "extract"
+NORMALISE: Step = "normalise"
+STEPS = (EXTRACT, NORMALISE)
 
 
 @dataclass(frozen=True)
@@ -25,59 +33,61 @@ class RunResult:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every account is complete and every job succeeded."""
+        """Whether every account is complete and every step succeeded."""
         return not self.failures and all(each.outcome == "complete" for each in self.reports)
 
 
-def run_jobs(
+def run_steps(
     deployment: Deployment,
-    accounts: Sequence[str],
-    window: Window,
-    instance: dg.DagsterInstance,
-    jobs: Sequence[str] = (EXTRACT_JOB, NORMALISE_JOB),
+    windows: Mapping[str, Window],
+    steps: Sequence[Step] = STEPS,
     mode: Mode = "window",
-    scope: Scope = "asked",
+    scope: Scope = "changed",
 ) -> RunResult:
-    """Run the jobs one after the other; normalise runs after a failed extract too.
+    """Run the steps over each account's window; normalise runs after a failed extract too.
 
-    The mode `full` is a sweep. `scope` says which of the days are derived.
-    Ctrl-C raises KeyboardInterrupt: Dagster itself would continue with the next job.
+    The mode `full` is a sweep. `scope` says which of the days are derived. Ctrl-C and SIGTERM raise
+    KeyboardInterrupt.
     """
+    if deployment.environ.get(HOME_VARIABLE, "").strip():
+        from convo_pipeline.orchestration.instance import open_instance
+        from convo_pipeline.orchestration.recorded_runs import run_jobs
+
+        with open_instance(deployment.environ) as instance:
+            return run_jobs(deployment, windows, instance, steps, mode, scope)
+    with interrupted_by_sigterm():
+        return _run_directly(deployment, windows, steps, mode, scope)
+
+
+def _run_directly(
+    deployment: Deployment,
+    windows: Mapping[str, Window],
+    steps: Sequence[Step],
+    mode: Mode,
+    scope: Scope,
+) -> RunResult:
     reports: list[AccountReport] = []
-    definitions = build_definitions(
-        replace(deployment, on_reports=reports.extend, interface="command_line")
-    )
     failures: list[str] = []
-    for job in jobs:
-        for neighbouring in neighbours(deployment.settings, accounts):
-            result = definitions.resolve_job_def(job).execute_in_process(
-                instance=instance,
-                raise_on_error=False,
-                tags=range_tags(neighbouring, window) | {MODE_TAG: mode, SCOPE_TAG: scope},
-                run_config=QUIET,
-            )
-            incomplete = [each.account for each in reports if each.outcome != "complete"]
-            failures += _read_failures(result, incomplete if job == EXTRACT_JOB else ())
+    here = replace(deployment, on_reports=reports.extend, interface="command_line")
+    days = {account: window.days for account, window in windows.items()}
+    for step in steps:
+        try:
+            with closing(Store(here.settings.store, here.clock)) as store:
+                if step == EXTRACT:
+                    failed = run_extract(here, store, days, _ignore, mode).failures
+                else:
+                    failed = run_normalise(here, store, days, scope).failures
+        except (StoreError, SettingsError) as error:
+            failures.append(str(error))
+            break
+        reported = {each.account for each in reports if each.outcome != "complete"}
+        failures += [
+            line
+            for account, line in sorted(failed.items())
+            if step == NORMALISE or account not in reported
+        ]
     return RunResult(tuple(reports), tuple(dict.fromkeys(failures)))
 
 
-def _read_failures(result: dg.ExecuteInProcessResult, reported: Collection[str]) -> list[str]:
-    """Return the lines of the failed steps, without reported accounts.
-
-    Ctrl-C raises KeyboardInterrupt: Dagster records it as the failure of a step.
-    """
-    lines: list[str] = []
-    for event in result.all_events:
-        if not event.is_step_failure:
-            continue
-        failure, errors = event.step_failure_data.user_failure_data, error_chain(event)
-        if any(error.cls_name == "DagsterExecutionInterruptedError" for error in errors):
-            raise KeyboardInterrupt
-        if failure and ACCOUNTS_METADATA in failure.metadata:
-            account_lines = (failure.description or "").splitlines()[1:]
-            lines += [line for line in account_lines if line.split(":")[0] not in reported]
-        elif failure and failure.description:
-            lines += failure.description.strip().splitlines()
-        else:
-            lines.append(f"unexpected: {errors[-1].message.strip()}" if errors else "a step failed")
-    return lines
+def _ignore(line: str) -> None:
+    """Log nothing: the command prints a summary of the reports."""

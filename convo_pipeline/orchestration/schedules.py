@@ -4,9 +4,7 @@ Schedules are off until a person turns them on: a clone on trial must not call a
 The sensors are on: they make no API calls.
 """
 
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from datetime import UTC, date, timedelta
+from datetime import UTC
 
 import dagster as dg
 
@@ -15,10 +13,12 @@ from convo_pipeline.orchestration.assets import (
     EXTRACT_JOB,
     MODE_TAG,
     NORMALISE_JOB,
+    SCOPE_TAG,
     extract_job,
     normalise_job,
 )
 from convo_pipeline.orchestration.deployment import Deployment
+from convo_pipeline.orchestration.nights import MOST_DAYS_BACK, recheck_window, sweep_window
 from convo_pipeline.orchestration.partitions import (
     PARTITION,
     RANGE_END,
@@ -28,50 +28,9 @@ from convo_pipeline.orchestration.partitions import (
     range_tags,
 )
 from convo_pipeline.orchestration.steps import DERIVED, RAW
-from convo_pipeline.settings import AccountSettings, Settings, next_time
-from convo_pipeline.state.database import STATE_FILE
-from convo_pipeline.state.state import State
+from convo_pipeline.settings import next_time
 
-MOST_DAYS_BACK = 30
 FOLLOW_SECONDS = 15
-
-
-def nightly_window(settings: Settings, today: date, state: State | None = None) -> Window | None:
-    """Return the days of a nightly run, up to yesterday; None if there are none.
-
-    They start at the oldest day that some account has not completed, at most 30 days back, and
-    include the last `recheck_days`.
-    """
-    recheck = today - timedelta(days=max(1, settings.schedule.recheck_days))
-    starts = [
-        max(account.start_date, _first_incomplete(account, recheck, today, state))
-        for account in settings.accounts
-    ]
-    since = min(starts, default=today)
-    return Window(since, today) if since < today else None
-
-
-def _first_incomplete(
-    account: AccountSettings, recheck: date, today: date, state: State | None
-) -> date:
-    """Return the first day before `recheck` that no complete run after its end covers."""
-    oldest = max(account.start_date, today - timedelta(days=MOST_DAYS_BACK))
-    covered = {
-        (run.since, min(run.until, run.started_at.date()))
-        for run in (state.runs(account.name) if state else ())
-        if run.outcome == "complete" and run.since and run.until
-    }
-    days = Window(oldest, recheck).days
-    return next(
-        (day for day in days if not any(since <= day < until for since, until in covered)), recheck
-    )
-
-
-def sweep_window(settings: Settings, today: date) -> Window | None:
-    """Return the days of a sweep: the last 30, up to yesterday; None if there are none."""
-    first = min((account.start_date for account in settings.accounts), default=today)
-    since = max(first, today - timedelta(days=MOST_DAYS_BACK))
-    return Window(since, today) if since < today else None
 
 
 def build_nightly(deployment: Deployment) -> dg.ScheduleDefinition:
@@ -83,13 +42,12 @@ def build_nightly(deployment: Deployment) -> dg.ScheduleDefinition:
         job=extract_job,
         cron_schedule=settings.schedule.nightly,
         execution_timezone="UTC",
-        description="Extract all accounts up to yesterday (UTC). Turn it on here.",
+        description="Extract all accounts up to yesterday (UTC), and the days that an account"
+        " lacks. Turn it on here.",
     )
     def nightly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         today = context.scheduled_execution_time.astimezone(UTC).date()
-        with open_ledger(settings) as state:
-            window = nightly_window(settings, today, state)
-        return _request_all(deployment, window, "nightly")
+        return _request_all(deployment, recheck_window(settings, today), "nightly")
 
     return nightly
 
@@ -122,17 +80,6 @@ def _request_all(
         deployment.settings, (account.name for account in deployment.settings.accounts)
     )
     return dg.RunRequest(tags={**range_tags(accounts, window), MODE_TAG: mode})
-
-
-@contextmanager
-def open_ledger(settings: Settings) -> Iterator[State | None]:
-    """Open the state; None if there is none yet: reading creates no file."""
-    path = settings.store.state_path / STATE_FILE
-    if not path.is_file():
-        yield None
-        return
-    with closing(State(path)) as state:
-        yield state
 
 
 def build_capture_schedule(
@@ -198,4 +145,5 @@ def follow_up(run: dg.DagsterRun) -> dg.RunRequest | dg.SkipReason:
     start, end = run.tags.get(RANGE_START, key), run.tags.get(RANGE_END, key)
     if start is None or end is None:
         return dg.SkipReason("the run had no partition")
-    return dg.RunRequest(run_key=run.run_id, tags={RANGE_START: start, RANGE_END: end})
+    tags = {RANGE_START: start, RANGE_END: end, SCOPE_TAG: "changed"}
+    return dg.RunRequest(run_key=run.run_id, tags=tags)

@@ -1,16 +1,15 @@
-"""The work of the steps: extract and derive partitions, and collect what Dagster shows of them.
+"""The two steps, extract and normalise: what they store, and which accounts failed.
 
-An error of one account fails that account and no other. This module knows partition keys, reports
-and commits; it knows neither the API nor pandas.
+An error of one account fails that account and no other. The steps do not need Dagster: the command
+line runs them directly, and the assets report their results to Dagster.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import date
 from functools import partial
-from typing import Any
-
-import dagster as dg
+from typing import TypeVar
 
 from convo_pipeline import schema
 from convo_pipeline.derive.account_days import derive_account_days, stale_account_days
@@ -21,44 +20,72 @@ from convo_pipeline.derive.rederive import (
     plan_rederivation,
     rederive_day,
 )
-from convo_pipeline.errors import ConvoError, StoreError
-from convo_pipeline.extract.run import AccountReport, Mode, Progress, extract
+from convo_pipeline.errors import SettingsError, StoreError
+from convo_pipeline.extract.report import AccountReport, Mode, Progress
+from convo_pipeline.extract.run import extract
 from convo_pipeline.lake.partitions import Commit
 from convo_pipeline.lake.store import Store
-from convo_pipeline.orchestration.asset_events import Metadata, StepResult, TablePartition
 from convo_pipeline.orchestration.deployment import Deployment
-from convo_pipeline.orchestration.metadata import partition_metadata, run_metadata
-from convo_pipeline.orchestration.partitions import (
-    Window,
-    accounts_by_window,
-    by_account,
-    key_of,
-    since_start,
-)
-from convo_pipeline.orchestration.pictures import PICTURED, picture_account
-from convo_pipeline.reasons import describe_error, describe_outcome
+from convo_pipeline.orchestration.nights import catch_up
+from convo_pipeline.orchestration.partitions import since_start, starts_by_end
+from convo_pipeline.reasons import Interface, describe_error, describe_outcome
 from convo_pipeline.sandbox import emulator_if_needed
 from convo_pipeline.storage.locks import Locks
 
 RAW = tuple(table.name for table in schema.RAW)
 DERIVED = tuple(table.name for table in schema.DERIVED)
-MOST_PREVIEWS = 31
-"""Runs of more partitions (a month of one account) get no previews: they only add weight."""
+FORCED: frozenset[Scope] = frozenset({"asked", "all"})
+"""Scopes that derive current days again."""
 LOCKS_FOLDER = "locks"
 UNREQUESTED = "not requested: stored with other days, may be incomplete"
 BEFORE_START = "not requested: before the account's start_date"
-Days = Mapping[str, list[date]]
+Days = Mapping[str, Sequence[date]]
+"""The days of each account."""
 Log = Callable[[str], None]
+T = TypeVar("T")
 
 
-@contextmanager
-def open_store(deployment: Deployment) -> Iterator[Store]:
-    """Open the store; raise Failure if it cannot be used."""
-    try:
-        with closing(Store(deployment.settings.store, deployment.clock)) as store:
-            yield store
-    except StoreError as error:
-        raise dg.Failure(str(error), allow_retries=False) from None
+@dataclass(frozen=True)
+class StoredDay:
+    """A requested day of an account whose tables are stored completely."""
+
+    account: str
+    day: date
+    tables: Sequence[str]
+    note: str | None = None
+
+
+@dataclass
+class StepResult:
+    """What a step stored, and which accounts failed, with a reason and a remedy."""
+
+    interface: Interface = "page"
+    requested: list[StoredDay] = field(default_factory=list)
+    """Complete days among those that the step must store."""
+    unrequested: list[Commit] = field(default_factory=list)
+    """Changed partitions of other days."""
+    drawable: dict[str, Sequence[date]] = field(default_factory=dict)
+    """The derived days of each account whose figures are complete."""
+    failures: dict[str, str] = field(default_factory=dict)
+    reports: Sequence[AccountReport] = ()
+    changed_count: int = 0
+    """Partitions whose files changed, those of failed accounts included."""
+
+    def attempt(self, account: str, work: Callable[[], T]) -> T | None:
+        """Return what `work` returns; an error fails this account alone, and None is returned."""
+        try:
+            return work()
+        except Exception as error:
+            self.failures[account] = f"{account}: {describe_error(error, self.interface)}"
+        return None
+
+    def add_commits(self, commits: Iterable[Commit], requested_days: Iterable[date] = ()) -> None:
+        """Count the changed partitions, and keep those of other days than the requested ones."""
+        requested = set(requested_days)
+        for commit in commits:
+            self.changed_count += commit.is_changed
+            if commit.is_changed and commit.date not in requested:
+                self.unrequested.append(commit)
 
 
 @contextmanager
@@ -78,37 +105,39 @@ def hold_run(deployment: Deployment, run_id: str) -> Iterator[None]:
 
 
 def run_extract(
-    deployment: Deployment, keys: Iterable[str], log: Log, mode: Mode = "window"
+    deployment: Deployment, store: Store, requested: Days, log: Log, mode: Mode = "window"
 ) -> StepResult:
-    """Extract the windows of the partition keys; the accounts of one window run in parallel."""
-    requested = by_account(keys)
+    """Extract these days, all accounts in parallel.
+
+    In the mode `nightly` each account also reads the earlier days that it lacks. Raise
+    SettingsError if every day is before its account's start date.
+    """
+    if mode == "nightly":
+        requested = catch_up(deployment.settings, requested, store.state)
     days = since_start(deployment.settings.accounts, requested)
     for account in sorted(requested.keys() - days.keys()):
         log(f"{account}: skipped, all its days are before its start_date")
     if not days:
-        raise dg.Failure(
-            "nothing to extract: every day is before its account's start_date", allow_retries=False
-        )
-    with open_store(deployment) as store:
-        reports = extract_windows(deployment, store, accounts_by_window(days), mode)
-        for report in reports:
-            log(_summarize(report))
-        return _collect_extracted(deployment, store, requested, days, reports)
+        raise SettingsError("nothing to extract: every day is before its account's start_date")
+    reports = extract_days(deployment, store, days, mode)
+    for report in reports:
+        log(_summarize(report))
+    return _collect_extracted(deployment, requested, days, reports)
 
 
-def extract_windows(
-    deployment: Deployment, store: Store, windows: Mapping[Window, Sequence[str]], mode: Mode
+def extract_days(
+    deployment: Deployment, store: Store, days: Days, mode: Mode
 ) -> list[AccountReport]:
-    """Extract each window's accounts and return a report per account and window."""
+    """Extract these days; return a report per account and window of consecutive days."""
     reports: list[AccountReport] = []
     with emulator_if_needed(deployment.settings, deployment.environ) as (settings, environ):
-        for window, accounts in windows.items():
+        for until, starts in starts_by_end(days).items():
             reports += extract(
                 settings,
                 store,
-                accounts,
-                window.since,
-                window.until,
+                list(starts),
+                starts,
+                until,
                 mode=mode,
                 on_progress=deployment.on_progress,
                 environ=environ,
@@ -136,77 +165,31 @@ def describe_failure(deployment: Deployment, report: AccountReport) -> str:
 
 
 def _collect_extracted(
-    deployment: Deployment,
-    store: Store,
-    requested: Days,
-    days: Days,
-    reports: Iterable[AccountReport],
+    deployment: Deployment, requested: Days, days: Days, reports: Sequence[AccountReport]
 ) -> StepResult:
-    """Collect the partitions of complete accounts, and all others whose files changed."""
-    reports = list(reports)
-    result = StepResult(deployment.interface, summary=run_metadata(reports))
+    """Collect the days of complete accounts, and all other partitions whose files changed."""
+    result = StepResult(deployment.interface, reports=reports)
     for report in reports:
         if report.outcome != "complete":
             result.failures[report.account] = describe_failure(deployment, report)
-    complete = requested.keys() - result.failures.keys()
-    has_previews = sum(map(len, days.values())) <= MOST_PREVIEWS
-    for account in sorted(complete):
+        result.add_commits(report.commits, days.get(report.account, ()))
+    for account in sorted(requested.keys() - result.failures.keys()):
         for day in requested[account]:
-            is_requested = day in days.get(account, ())
-            note = {} if is_requested else {"note": BEFORE_START}
-            read_requested(result, store, RAW, account, day, has_previews, note)
-    for report in reports:
-        add_unrequested(result, report.commits, days.get(report.account, ()))
+            note = None if day in days.get(account, ()) else BEFORE_START
+            result.requested.append(StoredDay(account, day, RAW, note))
     return result
-
-
-def add_unrequested(
-    result: StepResult, commits: Iterable[Commit], requested_days: Iterable[date] = ()
-) -> None:
-    """Count the changed partitions, and show those of other days than the requested ones."""
-    requested = set(requested_days)
-    for commit in commits:
-        result.changed_count += commit.is_changed
-        if commit.is_changed and commit.date not in requested:
-            partition = commit.table, key_of(commit.account, commit.date)
-            row_count = {"dagster/row_count": commit.row_count}
-            result.unrequested[partition] = {**row_count, "note": UNREQUESTED}
-
-
-def read_requested(
-    result: StepResult,
-    store: Store,
-    tables: Sequence[str],
-    account: str,
-    day: date,
-    has_previews: bool,
-    note: dict[str, Any],
-) -> None:
-    """Read the metadata of a day's stored tables, up to the first table that cannot be read."""
-
-    def read(table: str) -> Metadata:
-        rows = store.read(table, account, day)
-        return partition_metadata(schema.TABLES[table], rows, with_preview=has_previews) | note
-
-    for table in tables:
-        metadata = result.attempt(account, partial(read, table))
-        if metadata is None:
-            return
-        result.requested[table, key_of(account, day)] = metadata
 
 
 # normalise
 
 
 def run_normalise(
-    deployment: Deployment, keys: Iterable[str], scope: Scope = "asked"
+    deployment: Deployment, store: Store, requested: Days, scope: Scope = "asked"
 ) -> StepResult:
-    """Derive the partition keys as the scope says, then all other stale days of their accounts."""
-    requested, result = by_account(keys), StepResult(deployment.interface)
-    has_previews = sum(map(len, requested.values())) <= MOST_PREVIEWS
-    with open_store(deployment) as store:
-        for account, days in requested.items():
-            _normalise_account(deployment, store, account, days, scope, has_previews, result)
+    """Derive the days as the scope says, then all other stale days of their accounts."""
+    result = StepResult(deployment.interface)
+    for account, days in requested.items():
+        _normalise_account(deployment, store, account, days, scope, result)
     return result
 
 
@@ -216,7 +199,6 @@ def _normalise_account(
     account: str,
     days: Sequence[date],
     scope: Scope,
-    has_previews: bool,
     result: StepResult,
 ) -> None:
     def report_progress(step: str, count: int) -> None:
@@ -228,28 +210,27 @@ def _normalise_account(
     if plan is None:
         return
     report_progress("days", len(plan.days))
-    report_progress("days done", plan.done_count)
+    if scope in ("stale", "all"):
+        report_progress("days done", plan.done_count)
     derived_days = set()
     for day in plan.remaining_days:
         commits = result.attempt(account, partial(rederive_day, store, plan, day))
         if commits is not None:
             derived_days.add(day)
-            add_unrequested(result, commits, days)
+            result.add_commits(commits, days)
         report_progress("partitions", len(commits or ()))
     complete_days = [day for day in days if day in derived_days or day not in plan.remaining_days]
     for day in result.attempt(account, lambda: stale_days(store, account)) or ():
         if day not in days:
-            add_unrequested(result, derive(store, account, day, result))
+            result.add_commits(derive(store, account, day, result))
     figures = derive_figures(
-        deployment, store, account, result, derived_days if scope == "stale" else complete_days
+        deployment, store, account, result, complete_days if scope in FORCED else derived_days
     )
     tables = [name for name in DERIVED if name != schema.ACCOUNT_DAYS.name or figures is not None]
-    add_unrequested(result, figures or (), days)
-    for day in complete_days:
-        read_requested(result, store, tables, account, day, has_previews, {})
-    for partition, page in draw_pictures(deployment, store, account, complete_days, result).items():
-        result.pictured[partition] = {"pictures": page, **result.requested[partition]}
+    result.add_commits(figures or (), days)
+    result.requested += [StoredDay(account, day, tables) for day in complete_days]
     if figures is not None:
+        result.drawable[account] = complete_days
         result.attempt(account, lambda: finish_rederivation(store, plan, derived_days))
 
 
@@ -283,35 +264,3 @@ def derive_figures(
         ]
 
     return result.attempt(account, derive_stale)
-
-
-def draw_pictures(
-    deployment: Deployment, store: Store, account: str, days: Sequence[date], result: StepResult
-) -> dict[TablePartition, dg.MarkdownMetadataValue]:
-    """Draw an account's pictures of some days, for the newest of them; none if the account failed.
-
-    Tables are complete without pictures, so a text replaces a picture that cannot be drawn.
-    """
-    if not days or account in result.failures:
-        return {}
-    settings = deployment.settings
-
-    def draw() -> dict[str, dg.MarkdownMetadataValue]:
-        try:
-            return picture_account(
-                store,
-                account,
-                days,
-                timezone=settings.account(account).timezone,
-                session_gap_hours=settings.metrics.session_gap_hours,
-            )
-        except ConvoError:
-            raise
-        except Exception as error:
-            text = dg.MetadataValue.md(
-                f"No pictures: {describe_error(error, deployment.interface)}."
-            )
-            return dict.fromkeys(PICTURED, text)
-
-    pages: dict[str, Any] = result.attempt(account, draw) or {}
-    return {(table, key_of(account, max(days))): page for table, page in pages.items()}

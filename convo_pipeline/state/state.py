@@ -52,7 +52,12 @@ FROM conversations WHERE account = ?
 """
 _LAST_FULL_RUN = """
 SELECT started_us, json_extract(counts, '$.missed') AS missed FROM runs
-WHERE account = ? AND missed IS NOT NULL ORDER BY started_us DESC LIMIT 1
+WHERE account = ? AND kind = 'full' AND missed IS NOT NULL ORDER BY started_us DESC LIMIT 1
+"""
+_COMPLETE_SPANS = """
+SELECT DISTINCT since, min(until, date(started_us / 1000000, 'unixepoch')) FROM runs
+WHERE account = ? AND kind IN ('window', 'nightly', 'full') AND outcome = 'complete'
+    AND started_us >= ? AND since IS NOT NULL AND until IS NOT NULL
 """
 _COMPLETE_RANGE = """
 WITH listings AS (
@@ -315,6 +320,15 @@ class State:
         sql = "SELECT min(started_us) FROM runs WHERE account = ?"
         ((first_us,),) = self.database.select(sql, account)
         return None if first_us is None else from_us(first_us)
+
+    def complete_spans(self, account: str, after: date) -> list[tuple[date, date]]:
+        """Return the days [since, until) of complete runs that started on a day or later.
+
+        A run that started before `until` read only the days before its start. Captures and `find`
+        read no whole days.
+        """
+        rows = self.database.select(_COMPLETE_SPANS, account, day_start_us(after))
+        return [(date.fromisoformat(since), date.fromisoformat(until)) for since, until in rows]
 
     def complete_range(self, account: str) -> CompleteRange | None:
         """Return the days that the account's complete runs read without a gap; None if none did."""

@@ -3,9 +3,8 @@
 People come from the list of participants, and from senders and recipients of messages.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -60,21 +59,24 @@ def normalize_participants(
     unnamed = {person[0] for person in people if person[:2] not in named}
     if unnamed and payloads is not None:
         people += _named_recipients(messages, payloads, unnamed)
-    key = list(schema.PARTICIPANT_DAYS.key)
-    frame = pd.DataFrame(people, columns=[*key, *_PERSON], dtype=object)
-    if frame.duplicated(key).any():
-        frame = frame.groupby(key, sort=False, as_index=False).first()
-    frame = frame.sort_values(key, ignore_index=True)
-    frame["is_account"] = frame["participant_id"].isin(own_ids) if own_ids else None
-    return _to_table(schema.PARTICIPANT_DAYS, frame)
-
-
-def _to_table(table: schema.Table, frame: pd.DataFrame) -> pa.Table:
-    columns = [
-        pa.array(frame[column.name].array, column.type, from_pandas=True)
-        for column in table.columns
-    ]
-    return pa.table(columns, schema=table.schema)
+    merged: dict[tuple[str, str], list[str | None]] = {}
+    for conversation_id, participant_id, *values in people:
+        known = merged.setdefault((conversation_id, participant_id), values)
+        if known is not values and None in known:
+            known[:] = [
+                value if old is None else old for old, value in zip(known, values, strict=True)
+            ]
+    rows = [(*key, *values) for key, values in sorted(merged.items())]
+    key = schema.PARTICIPANT_DAYS.key
+    columns: dict[str, Sequence[object]] = {
+        name: [row[index] for row in rows] for index, name in enumerate((*key, *_PERSON))
+    }
+    participant_ids = columns["participant_id"]
+    columns["is_account"] = [each in own_ids if own_ids else None for each in participant_ids]
+    return pa.table(
+        [pa.array(columns[column.name], column.type) for column in schema.PARTICIPANT_DAYS.columns],
+        schema=schema.PARTICIPANT_DAYS.schema,
+    )
 
 
 def _read_people(conversations: pa.Table) -> Iterator[Person]:

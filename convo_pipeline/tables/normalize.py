@@ -6,8 +6,8 @@ is sorted by its key.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -19,6 +19,9 @@ from convo_pipeline.tables.conversations import (
 )
 from convo_pipeline.tables.directions import correct_directions, mark_second_ids, resolve_senders
 from convo_pipeline.tables.messages import CHILD_NAMES, ParsedPayloads, parse_payloads
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _LONG_AGO = pa.scalar(0, schema.TIME)
 _ESTIMATES = pa.array(["conversation", "listing"])
@@ -122,6 +125,8 @@ def align_messages(message_ids: pa.Table, details: pa.Table) -> pa.Table:
     if ids.select(key).equals(details.select(key)):
         columns = {name: details[name] for name in details.column_names}
         return pa.table({name: ids[name] for name in ids.column_names} | columns)
+    import pandas as pd  # takes 0.3 s to load, and most days have the same ids in both tables
+
     frame = pd.merge(_frame(ids), _frame(details), on=key, how="outer", sort=False)
     fields = {field.name: field.type for table in (details, ids) for field in table.schema}
     aligned = pa.Table.from_pandas(frame, pa.schema(list(fields.items())), preserve_index=False)
@@ -136,7 +141,7 @@ def sort_by_key(table: pa.Table, key: tuple[str, ...] = schema.MESSAGES.key) -> 
     if _is_sorted(table, key):
         return table
     frame = _frame(table.select(list(key)))
-    return table.filter(pa.array(~frame.duplicated(keep="first")))
+    return table.filter(pa.array((~frame.duplicated(keep="first")).to_numpy()))
 
 
 def _is_sorted(table: pa.Table, key: tuple[str, ...]) -> bool:
@@ -151,7 +156,9 @@ def _is_sorted(table: pa.Table, key: tuple[str, ...]) -> bool:
     return bool(pc.all(rises, min_count=0).as_py())
 
 
-def _frame(table: pa.Table) -> pd.DataFrame:
+def _frame(table: pa.Table) -> "pd.DataFrame":
+    import pandas as pd
+
     frame: pd.DataFrame = table.to_pandas(types_mapper=pd.ArrowDtype)
     return frame
 

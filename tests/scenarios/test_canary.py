@@ -30,7 +30,7 @@ from convo_pipeline.graph.client import appsecret_proof
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.instance import make_home
 from convo_pipeline.orchestration.partitions import Window
-from convo_pipeline.orchestration.runs import run_jobs
+from convo_pipeline.orchestration.recorded_runs import run_jobs
 from convo_pipeline.settings import Settings
 from tests.support.inboxes import NOW, START, TOKEN_VARIABLE, settings_for
 from tests.support.simulation import DyingStore, KilledError, Ticking
@@ -312,7 +312,7 @@ def check_fault_through_dagster(
         with dg.DagsterInstance.from_config(str(home)) as instance:
             deployment = Deployment(settings, environ=environ, clock=clock)
             today = world.clock.now().date()
-            result = run_jobs(deployment, ["shop"], Window(today, today + ONE_DAY), instance)
+            result = run_jobs(deployment, {"shop": Window(today, today + ONE_DAY)}, instance)
             events = [
                 repr(entry)
                 for run in instance.get_runs()

@@ -28,7 +28,7 @@ from convo_pipeline.orchestration.receivers import (
     read_webhook,
     send_email,
 )
-from convo_pipeline.orchestration.runs import QUIET
+from convo_pipeline.orchestration.recorded_runs import QUIET
 from convo_pipeline.settings import AlertsSettings, Settings
 from tests.support.inboxes import serve, small_world, stopped_clock
 from tests.support.mail_server import MailServer, serve_mail

@@ -15,12 +15,12 @@ from convo_pipeline.derive.day import derive_day
 from convo_pipeline.emulator.serve import EmulatorServer
 from convo_pipeline.extract.run import Progress, extract
 from convo_pipeline.lake.store import Store
-from convo_pipeline.orchestration.assets import EXTRACT_JOB, NORMALISE_JOB
+from convo_pipeline.orchestration.assets import EXTRACT_JOB, NORMALISE_JOB, partitions_of
 from convo_pipeline.orchestration.capture import prune_idle_runs
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.instance import make_home
-from convo_pipeline.orchestration.partitions import Window, partitions_of, range_tags
-from convo_pipeline.orchestration.runs import QUIET, run_jobs
+from convo_pipeline.orchestration.partitions import Window, range_tags
+from convo_pipeline.orchestration.recorded_runs import QUIET, run_jobs
 from convo_pipeline.orchestration.steps import BEFORE_START, UNREQUESTED
 from convo_pipeline.reasons import REASONS
 from convo_pipeline.settings import Settings
@@ -225,7 +225,7 @@ def test_a_defect_in_a_run_fails_its_account_alone(
             raise RuntimeError(f"{TOKENS['BIKES_MESSENGER_TOKEN']} said hello")
 
     told = replace(deployment, on_progress=stumble)
-    result = run_jobs(told, ALL, Window(days[0], days[2]), instance)
+    result = run_jobs(told, dict.fromkeys(ALL, Window(days[0], days[2])), instance)
     assert [report.outcome for report in result.reports] == ["complete", "failed"]
     (normalise_line,) = result.failures
     assert normalise_line.startswith(f"{BIKES}:")
@@ -324,7 +324,7 @@ def test_metadata_show_calls_and_missed_messages(
     )
     with closing(Store(settings.store)) as store:
         store.shrink("raw_message_ids", BIKES, days[1], lambda rows: rows.slice(1))
-    run_jobs(deployment, ALL, window, instance, [EXTRACT_JOB], "full")
+    run_jobs(deployment, dict.fromkeys(ALL, window), instance, ["extract"], "full")
     swept = cost(instance)
     assert swept["missed_before"] == 1
     assert [row.data["missed before"] for row in swept["by_account"]] == [0, 1]

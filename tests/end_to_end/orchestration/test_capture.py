@@ -11,7 +11,7 @@ import pytest
 from convo_pipeline.lake.store import Store
 from convo_pipeline.orchestration.catalog import build_definitions
 from convo_pipeline.orchestration.deployment import Deployment
-from convo_pipeline.orchestration.runs import QUIET
+from convo_pipeline.orchestration.recorded_runs import QUIET
 from tests.support.inboxes import Inboxes, serve, small_world, stopped_clock
 
 pytestmark = pytest.mark.slow

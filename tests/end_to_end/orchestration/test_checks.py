@@ -25,7 +25,7 @@ from convo_pipeline.orchestration.checks import (
 )
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.partitions import Window, range_tags
-from convo_pipeline.orchestration.runs import QUIET
+from convo_pipeline.orchestration.recorded_runs import QUIET
 from convo_pipeline.reasons import REASONS
 from convo_pipeline.state.records import Partition, Run
 from tests.support.inbox_runs import definitions_of

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from convo_pipeline import schema
 from convo_pipeline.orchestration.catalog import build_definitions
 from convo_pipeline.orchestration.deployment import Deployment, read_deployment
 from convo_pipeline.orchestration.metadata import preview
-from convo_pipeline.orchestration.partitions import RANGE_END, RANGE_START, Window
-from convo_pipeline.orchestration.schedules import follow_up, nightly_window
+from convo_pipeline.orchestration.nights import nightly_windows
+from convo_pipeline.orchestration.partitions import RANGE_END, RANGE_START
+from convo_pipeline.orchestration.schedules import follow_up
 from convo_pipeline.settings import Settings, parse_settings
 from convo_pipeline.state.records import Run
 from convo_pipeline.state.state import State
@@ -163,34 +165,31 @@ def test_a_sweep_requests_the_last_thirty_days(settings: Settings) -> None:
     }
 
 
-def test_nightly_starts_at_the_oldest_incomplete_day(settings: Settings, tmp_path: Path) -> None:
+def test_each_account_starts_its_night_at_its_oldest_incomplete_day(
+    settings: Settings, tmp_path: Path
+) -> None:
+    """An account without a complete run widens no other account's night."""
     state = State(tmp_path / "state.db")
     today = date(2026, 2, 20)
-    assert nightly_window(settings, today, state) == Window(date(2026, 1, 21), today)
-    for number, (account, since) in enumerate(
-        [("zoo-instagram", (1, 5)), ("ark-messenger", (1, 1))]
-    ):
-        state.save_run(
-            swept(
-                number,
-                account,
-                date(2026, *since),
-                date(2026, 2, 15),
-                datetime(2026, 2, 15, 1, tzinfo=UTC),
-            )
-        )
-    assert nightly_window(settings, today, state) == Window(date(2026, 2, 15), today)
-    state.save_run(
-        swept(8, "zoo-instagram", date(2026, 2, 14), today, datetime(2026, 2, 20, 1, tzinfo=UTC))
-    )
-    state.save_run(
-        swept(9, "ark-messenger", date(2026, 2, 14), today, datetime(2026, 2, 17, 12, tzinfo=UTC))
-    )
-    assert nightly_window(settings, today, state) == Window(date(2026, 2, 17), today)
-    state.save_run(
-        swept(10, "ark-messenger", date(2026, 2, 17), today, datetime(2026, 2, 20, 1, tzinfo=UTC))
-    )
-    assert nightly_window(settings, today, state) == Window(date(2026, 2, 18), today)
+
+    def starts() -> dict[str, date]:
+        windows = nightly_windows(settings, settings.accounts, today, state)
+        assert {window.until for window in windows.values()} == {today}
+        return {name: window.since for name, window in windows.items()}
+
+    zoo, ark = "zoo-instagram", "ark-messenger"
+    oldest, recheck = date(2026, 1, 21), date(2026, 2, 18)
+    assert starts() == {zoo: oldest, ark: oldest}
+    until, night = date(2026, 2, 15), datetime(2026, 2, 15, 1, tzinfo=UTC)
+    state.save_run(swept(1, zoo, date(2026, 1, 5), until, night))
+    assert starts() == {zoo: until, ark: oldest}
+    state.save_run(replace(swept(2, zoo, until, today, night), kind="find"))
+    state.save_run(replace(swept(3, zoo, until, today, night), kind="capture"))
+    assert starts() == {zoo: until, ark: oldest}
+    state.save_run(swept(4, zoo, until, today, datetime(2026, 2, 17, 12, tzinfo=UTC)))
+    assert starts() == {zoo: date(2026, 2, 17), ark: oldest}
+    state.save_run(swept(5, zoo, date(2026, 2, 17), today, datetime(2026, 2, 20, 1, tzinfo=UTC)))
+    assert starts() == {zoo: recheck, ark: oldest}
     state.close()
 
 
@@ -199,7 +198,7 @@ def swept(number: int, account: str, since: date, until: date, started_at: datet
 
 
 def test_nightly_waits_for_the_end_of_the_first_day(settings: Settings) -> None:
-    assert nightly_window(settings, date(2026, 1, 1)) is None
+    assert nightly_windows(settings, settings.accounts, date(2026, 1, 1), None) == {}
 
 
 def make_run(
@@ -243,7 +242,7 @@ def test_normalise_follows_every_extract_only(
         assert isinstance(answer, dg.SkipReason)
     else:
         assert isinstance(answer, dg.RunRequest)
-        assert (answer.run_key, dict(answer.tags)) == ("r1", tags)
+        assert (answer.run_key, dict(answer.tags)) == ("r1", {**tags, "convo/normalise": "changed"})
 
 
 def test_previews_hold_no_text_name_or_full_id() -> None:

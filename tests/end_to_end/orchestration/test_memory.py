@@ -38,7 +38,7 @@ from datetime import date
 import dagster as dg
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.partitions import Window
-from convo_pipeline.orchestration.runs import run_jobs
+from convo_pipeline.orchestration.recorded_runs import run_jobs
 from convo_pipeline.settings import read_settings
 
 config, good, bad, since, until, room, *tables = sys.argv[1:]
@@ -53,11 +53,11 @@ def partitions(table):
     return sorted(green), sorted(failed)
 
 with dg.DagsterInstance.ephemeral() as instance:
-    assert run_jobs(deployment, [good], window, instance).is_complete  # starts all libraries
+    assert run_jobs(deployment, {good: window}, instance).is_complete  # starts all libraries
 with dg.DagsterInstance.ephemeral() as instance:
     limit = size() + int(room)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    result = run_jobs(deployment, [good, bad], window, instance)
+    result = run_jobs(deployment, {good: window, bad: window}, instance)
     print(json.dumps({
         "reports": [(report.account, report.outcome, report.reasons) for report in result.reports],
         "errors": [report.error for report in result.reports],

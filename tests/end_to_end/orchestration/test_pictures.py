@@ -29,7 +29,7 @@ from convo_pipeline.orchestration.pictures import (
     mean_hours,
     picture_account,
 )
-from convo_pipeline.orchestration.runs import QUIET
+from convo_pipeline.orchestration.recorded_runs import QUIET
 from convo_pipeline.schema import ACCOUNT_DAYS
 from convo_pipeline.settings import Settings
 from convo_pipeline.tables.chart_data import choose_chart_days

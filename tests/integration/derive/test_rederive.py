@@ -16,9 +16,8 @@ from convo_pipeline.derive.day import stale_days
 from convo_pipeline.derive.rederive import FORCE_TASK, Scope
 from convo_pipeline.extract.report import Progress
 from convo_pipeline.lake.store import Store
-from convo_pipeline.orchestration.assets import run_normalise
 from convo_pipeline.orchestration.deployment import Deployment
-from convo_pipeline.orchestration.partitions import key_of
+from convo_pipeline.orchestration.steps import run_normalise
 from convo_pipeline.settings import Settings, parse_settings
 from tests.support.raw_days import conversation_row, detail_row, id_row, table
 from tests.support.web_server import wait_for
@@ -89,11 +88,9 @@ def normalise(settings: Settings, scope: Scope, *, break_after: int = 0) -> Step
         if break_after and steps.get("partitions") == break_after:
             raise KeyboardInterrupt
 
-    outcome = run_normalise(
-        Deployment(settings, on_progress=listen),
-        [key_of(ACCOUNT, day) for day in days_of(COUNT)],
-        scope,
-    )
+    with closing(Store(settings.store)) as store:
+        deployment = Deployment(settings, on_progress=listen)
+        outcome = run_normalise(deployment, store, {ACCOUNT: days_of(COUNT)}, scope)
     assert outcome.failures == {}
     return steps
 
@@ -164,12 +161,9 @@ MANY = 60
 @pytest.mark.slow
 def test_killed_command_resumes_and_prints_the_finished_days(tmp_path: Path) -> None:
     settings, uninterrupted = write_lake(tmp_path / "one", MANY), write_lake(tmp_path / "two", MANY)
-    assert (
-        run_normalise(
-            Deployment(uninterrupted), [key_of(ACCOUNT, day) for day in days_of(MANY)]
-        ).failures
-        == {}
-    )
+    with closing(Store(uninterrupted.store)) as store:
+        deployment = Deployment(uninterrupted)
+        assert run_normalise(deployment, store, {ACCOUNT: days_of(MANY)}).failures == {}
     for arguments in ([], ["--force"]):
         done = kill_while_running(settings, arguments)
         result = normalize(settings, *arguments)

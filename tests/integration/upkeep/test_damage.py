@@ -15,8 +15,8 @@ from convo_pipeline.emulator.clock import VirtualClock
 from convo_pipeline.emulator.world import Account, World
 from convo_pipeline.errors import CorruptError, StoreError
 from convo_pipeline.lake.ledger import export_runs, restore_runs
-from convo_pipeline.orchestration.assets import run_normalise
 from convo_pipeline.orchestration.deployment import Deployment
+from convo_pipeline.orchestration.steps import run_normalise
 from convo_pipeline.orchestration.upkeep import run_upkeep
 from convo_pipeline.schema import DERIVED, RUNS
 from convo_pipeline.state.records import AccountIdentity
@@ -188,7 +188,7 @@ def test_scrub_finds_and_repairs_unread_damage_within_four_weeks(
     inboxes: Inboxes, table: str
 ) -> None:
     """The nightly upkeep finds it on the one night when the day is due."""
-    run_normalise(deployment_of(inboxes), [f"insta|{TODAY}"])
+    run_normalise(deployment_of(inboxes), inboxes.store, {"insta": [TODAY]})
     store, before = (
         inboxes.store,
         {name: inboxes.rows(name, "insta") for name in ("messages", "account_days")},
@@ -282,13 +282,13 @@ def test_d13_next_night_fetches_removed_raw_days(quiet: Inboxes, tables: tuple[s
 def test_d13_normalize_derives_a_removed_day(
     quiet: Inboxes,
 ) -> None:
-    run_normalise(deployment_of(quiet), [f"insta|{TODAY}"])
+    run_normalise(deployment_of(quiet), quiet.store, {"insta": [TODAY]})
     before = {
         name: quiet.rows(name, "insta") for name in ("messages", "participant_days", "account_days")
     }
     remove_day(quiet, QUIET, before)
     assert kinds(quiet) == ["missing"]
-    outcome = run_normalise(deployment_of(quiet), [f"insta|{TODAY}"])
+    outcome = run_normalise(deployment_of(quiet), quiet.store, {"insta": [TODAY]})
     assert (outcome.failures, {name: quiet.rows(name, "insta") for name in before}) == ({}, before)
     assert (kinds(quiet), quiet.store.state.suspect_files()) == ([], [])
 

@@ -1,0 +1,77 @@
+"""Run the jobs in this process and record them in a Dagster instance."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+
+import dagster as dg
+
+from convo_pipeline.derive.rederive import Scope
+from convo_pipeline.extract.report import AccountReport, Mode
+from convo_pipeline.orchestration.asset_events import ACCOUNTS_METADATA, error_chain
+from convo_pipeline.orchestration.assets import EXTRACT_JOB, MODE_TAG, NORMALISE_JOB, SCOPE_TAG
+from convo_pipeline.orchestration.catalog import build_definitions
+from convo_pipeline.orchestration.deployment import Deployment
+from convo_pipeline.orchestration.partitions import (
+    Window,
+    accounts_by_window,
+    neighbours,
+    range_tags,
+)
+from convo_pipeline.orchestration.runs import EXTRACT, STEPS, RunResult, Step
+
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+JOBS: Mapping[Step, str] = {"extract": EXTRACT_JOB, "normalise": NORMALISE_JOB}
+
+
+def run_jobs(
+    deployment: Deployment,
+    windows: Mapping[str, Window],
+    instance: dg.DagsterInstance,
+    steps: Sequence[Step] = STEPS,
+    mode: Mode = "window",
+    scope: Scope = "changed",
+) -> RunResult:
+    """Run the steps' jobs one after the other; normalise runs after a failed extract too.
+
+    Each job runs once for each window and group of accounts that are neighbours in `convo.toml`.
+    Ctrl-C raises KeyboardInterrupt: Dagster itself would continue with the next job.
+    """
+    reports: list[AccountReport] = []
+    definitions = build_definitions(
+        replace(deployment, on_reports=reports.extend, interface="command_line")
+    )
+    failures: list[str] = []
+    for step in steps:
+        for window, accounts in accounts_by_window(windows).items():
+            for neighbouring in neighbours(deployment.settings, accounts):
+                result = definitions.resolve_job_def(JOBS[step]).execute_in_process(
+                    instance=instance,
+                    raise_on_error=False,
+                    tags=range_tags(neighbouring, window) | {MODE_TAG: mode, SCOPE_TAG: scope},
+                    run_config=QUIET,
+                )
+                incomplete = [each.account for each in reports if each.outcome != "complete"]
+                failures += _read_failures(result, incomplete if step == EXTRACT else ())
+    return RunResult(tuple(reports), tuple(dict.fromkeys(failures)))
+
+
+def _read_failures(result: dg.ExecuteInProcessResult, reported: Collection[str]) -> list[str]:
+    """Return the lines of the failed steps, without reported accounts.
+
+    Ctrl-C raises KeyboardInterrupt: Dagster records it as the failure of a step.
+    """
+    lines: list[str] = []
+    for event in result.all_events:
+        if not event.is_step_failure:
+            continue
+        failure, errors = event.step_failure_data.user_failure_data, error_chain(event)
+        if any(error.cls_name == "DagsterExecutionInterruptedError" for error in errors):
+            raise KeyboardInterrupt
+        if failure and ACCOUNTS_METADATA in failure.metadata:
+            account_lines = (failure.description or "").splitlines()[1:]
+            lines += [line for line in account_lines if line.split(":")[0] not in reported]
+        elif failure and failure.description:
+            lines += failure.description.strip().splitlines()
+        else:
+            lines.append(f"unexpected: {errors[-1].message.strip()}" if errors else "a step failed")
+    return lines

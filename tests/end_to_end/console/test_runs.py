@@ -1,0 +1,137 @@
+"""The command line runs the steps directly or records them in Dagster: same tables, no imports."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from convo_pipeline import schema
+from convo_pipeline.orchestration.deployment import Deployment
+from convo_pipeline.orchestration.instance import make_home, open_home
+from convo_pipeline.orchestration.partitions import Window
+from convo_pipeline.orchestration.runs import HOME_VARIABLE, RunResult, run_steps
+from convo_pipeline.settings import StoreSettings
+from tests.support.inboxes import (
+    NOW,
+    START,
+    TOKEN_VARIABLE,
+    Inboxes,
+    serve,
+    small_world,
+    stopped_clock,
+)
+from tests.support.paths import ROOT
+
+WINDOW = Window(START, NOW.date() + timedelta(days=1))
+IMPORTED = """
+import json, sys
+from convo_pipeline.cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit as end:
+    print(json.dumps({"code": end.code, "modules": sorted(sys.modules)}))
+"""
+HEAVY = {"dagster", "pandas", "duckdb", "matplotlib", "boto3", "uvicorn", "faker"}
+
+
+@pytest.fixture
+def inboxes(tmp_path: Path) -> Iterator[Inboxes]:
+    world = small_world()
+    for name, account in world.accounts.items():
+        for number in range(4):
+            person = account.add_conversation(f"{name} {number}")
+            person.add_messages(30, NOW - timedelta(days=2 * number, hours=1))
+    with serve(tmp_path, world) as inboxes:
+        yield inboxes
+
+
+def run_into(inboxes: Inboxes, root: Path, **environ: str) -> RunResult:
+    """Run both steps into an empty lake, with a clock that stands still."""
+    settings = inboxes.settings.model_copy(update={"store": StoreSettings(root=str(root))})
+    deployment = Deployment(
+        settings, environ={**inboxes.environ, **environ}, clock=stopped_clock(inboxes.clock)
+    )
+    return run_steps(deployment, dict.fromkeys(inboxes.names, WINDOW))
+
+
+def table_files(root: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for table in schema.TABLES
+        for path in (root / table).rglob("*.parquet")
+    }
+
+
+def outcomes(result: RunResult) -> list[str]:
+    return [report.outcome for report in result.reports]
+
+
+def test_direct_and_recorded_runs_store_the_same_bytes(inboxes: Inboxes, tmp_path: Path) -> None:
+    home = make_home(tmp_path / "home")
+    direct = run_into(inboxes, tmp_path / "direct")
+    recorded = run_into(inboxes, tmp_path / "recorded", **{HOME_VARIABLE: str(home)})
+    assert (outcomes(direct), direct.failures) == (["complete"] * 2, ())
+    assert (outcomes(recorded), recorded.failures) == (["complete"] * 2, ())
+    files = table_files(tmp_path / "direct")
+    assert {path.split("/")[0] for path in files} >= {"raw_message_details", "account_days"}
+    assert files == table_files(tmp_path / "recorded")
+    with open_home(home) as instance:
+        assert [run.job_name for run in instance.get_runs()] == ["normalise_job", "extract_job"]
+        assert instance.get_materialized_partitions(dg.AssetKey("messages"))
+
+
+def test_direct_and_recorded_runs_name_the_same_problems(inboxes: Inboxes, tmp_path: Path) -> None:
+    refused = replace(inboxes, environ={TOKEN_VARIABLE: "EAAwrongwrongwrongwrong"})
+    home = make_home(tmp_path / "home")
+    direct = run_into(refused, tmp_path / "direct")
+    recorded = run_into(refused, tmp_path / "recorded", **{HOME_VARIABLE: str(home)})
+    assert outcomes(direct) == outcomes(recorded) == ["failed", "failed"]
+    assert direct.failures == recorded.failures
+    (tmp_path / "file").write_text("in the way")
+    direct = run_into(inboxes, tmp_path / "file" / "lake")
+    recorded = run_into(inboxes, tmp_path / "file" / "lake", **{HOME_VARIABLE: str(home)})
+    (line,) = direct.failures
+    assert line == recorded.failures[0]
+    assert str(tmp_path / "file") in line
+
+
+def test_an_idle_extract_without_dagster_home_imports_no_large_library(
+    inboxes: Inboxes, tmp_path: Path
+) -> None:
+    config = tmp_path / "convo.toml"
+    accounts = "".join(
+        f'[[accounts]]\nname = "{account.name}"\npage_id = "{account.page_id}"\n'
+        f'platform = "{account.platform}"\ntoken_env = "{TOKEN_VARIABLE}"\n'
+        f'start_date = "{START}"\n'
+        for account in inboxes.settings.accounts
+    )
+    config.write_text(
+        f'[graph]\nbase_url = "{inboxes.server.base_url}"\ncalls_per_second = 1000\n'
+        f'[store]\nroot = "{tmp_path / "lake"}"\n{accounts}'
+    )
+    arguments = ["--config", str(config), "extract", "--since", str(START)]
+    environ = {**os.environ, **inboxes.environ}
+    environ.pop(HOME_VARIABLE, None)
+    for is_idle in (False, True):
+        command = [sys.executable, "-c", IMPORTED, *arguments]
+        done = subprocess.run(
+            command, env=environ, cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        end = json.loads(done.stdout.splitlines()[-1])
+        assert end["code"] == 0, done.stderr
+        assert HEAVY.intersection(end["modules"]) == (set() if is_idle else {"duckdb"})
+
+
+def test_help_imports_no_library_but_click() -> None:
+    command = [sys.executable, "-c", IMPORTED, "extract", "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    modules = json.loads(done.stdout.splitlines()[-1])["modules"]
+    assert {"pydantic", "rich", "pyarrow", "numpy", "requests", *HEAVY}.isdisjoint(modules)
