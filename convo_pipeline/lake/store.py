@@ -232,21 +232,22 @@ class Store:
                 with self.locks.partition(parts):
                     self.backend.discard_staged(parts)
 
-    def foreign_files(self) -> list[tuple[str, ...]]:
+    def foreign_files(
+        self, tables: Iterable[Table] = (*TABLES.values(), RUNS)
+    ) -> list[tuple[str, ...]]:
         """Return the files in the tables' folders that are not of the lake."""
-        tables = [name for name in (*TABLES, RUNS.name) if name in self.backend.list_names()]
-        files = (parts for table in tables for parts in self.backend.list_files((table,)))
+        files = (parts for table in tables for parts in self.backend.list_files((table.name,)))
         return [parts for parts in files if not is_lake_file(parts)]
 
     def set_aside_files(
-        self, account: str | None = None
+        self, account: str | None = None, tables: Iterable[Table] = (*TABLES.values(), RUNS)
     ) -> Iterator[tuple[Table, str, date, tuple[str, ...]]]:
         """Yield (table, account, date, name) of damaged files that were set aside."""
         recorded: set[tuple[str, ...]] = set()
         if self.backend.is_shared:  # a listing can be out of date
             suspects = self.state.suspect_files(account)
             recorded = {tuple(suspect.path.split("/")) for suspect in suspects}
-        for table in (*TABLES.values(), RUNS):
+        for table in tables:
             for name in [""] if table is RUNS else self.accounts(table.name):
                 if account in (None, name):
                     folder = folder_parts(table, name)
@@ -255,11 +256,31 @@ class Store:
                         if is_set_aside(parts[-1]) and (day := read_date(parts[-2])):
                             yield table, name, day, parts
 
-    def data_files(self) -> Iterator[tuple[Table, str, date]]:
-        """Yield (table, account, date) of every data file; the ledger's account is empty."""
+    def data_files(
+        self, on_error: Callable[[str, StoreError], None] | None = None
+    ) -> Iterator[tuple[Table, str, date]]:
+        """Yield (table, account, date) of every data file; the ledger's account is empty.
+
+        `on_error` gets the name of a folder that cannot be listed, and the error; without it the
+        error is raised.
+        """
         for table in (*TABLES.values(), RUNS):
-            for account in [""] if table is RUNS else self.accounts(table.name):
-                yield from ((table, account, day) for day in self.partitions.days(table, account))
+            try:
+                accounts = [""] if table is RUNS else self.accounts(table.name)
+            except StoreError as error:
+                if on_error is None:
+                    raise
+                on_error(table.name, error)
+                continue
+            for account in accounts:
+                try:
+                    days = self.partitions.days(table, account)
+                except StoreError as error:
+                    if on_error is None:
+                        raise
+                    on_error("/".join(folder_parts(table, account)), error)
+                    continue
+                yield from ((table, account, day) for day in days)
 
 
 def open_backend(settings: StoreSettings) -> StorageBackend:

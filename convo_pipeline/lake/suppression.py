@@ -21,7 +21,12 @@ from convo_pipeline.base.json_text import dump_json, load_json
 from convo_pipeline.errors import StoreError
 from convo_pipeline.lake.store import Store
 from convo_pipeline.storage.backend import Parts, write_file
-from convo_pipeline.storage.local import make_private_folders, storage_error, write_synced
+from convo_pipeline.storage.local import (
+    LocalFolder,
+    make_private_folders,
+    storage_error,
+    write_synced,
+)
 
 RECEIPTS = ".forgotten"
 KEY_FILE = "forget.key"
@@ -188,14 +193,7 @@ def _has_valid_seal(content: bytes, key: bytes) -> bool:
 
 
 def _read_key(path: Path) -> bytes | None:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise storage_error(path, "read", error) from None
-    with open(descriptor, "rb") as file:
-        key = file.read()
-    if len(key) < KEY_BYTES:
+    key = LocalFolder(path.parent).read_bytes((path.name,))
+    if key is not None and len(key) < KEY_BYTES:
         raise StoreError(f"{path} is no key of {KEY_BYTES} bytes: put it back from your backup")
     return key

@@ -129,6 +129,9 @@ class BucketSource:
             return False
         return True
 
+    def check_folders(self, table: Table) -> None:
+        """Do nothing: a bucket has no links and no pipes."""
+
     def close(self) -> None:
         """Close the connections to the store."""
         self.bucket.close()

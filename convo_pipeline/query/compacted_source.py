@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from convo_pipeline.errors import StoreError
 from convo_pipeline.lake.segments import (
     COMPACT,
     INDEX_FILE,
@@ -25,7 +26,13 @@ from convo_pipeline.lake.segments import (
     read_segments,
     segment_parts,
 )
-from convo_pipeline.query.sources import LocalSource, column_types, quote, quote_name
+from convo_pipeline.query.sources import (
+    LocalSource,
+    check_day,
+    column_types,
+    quote,
+    quote_name,
+)
 from convo_pipeline.schema import Table
 from convo_pipeline.state.database import CompactionReader
 from convo_pipeline.state.records import Compaction
@@ -76,6 +83,15 @@ class CompactedSource(LocalSource):
         if plan is None:
             return bool(current)
         return plan.current is not current or plan.stamp is None or plan.stamp != self._stamp(table)
+
+    def check_folders(self, table: Table) -> None:
+        """Raise StoreError as `LocalSource` does, for the daily files that the plan reads."""
+        plan = self._plans.get(table.name)
+        if plan is None or not plan.segments:
+            super().check_folders(table)
+            return
+        for path in plan.days:
+            check_day(os.path.dirname(path))
 
     def distrust(self, message: str) -> None:
         """Read only daily files from now on, if this error concerns a segment.
@@ -158,16 +174,17 @@ class CompactedSource(LocalSource):
         outdated = [
             piece for segment in segments for piece in segment.pieces if piece not in covered
         ]
-        files = [path for path in days if os.path.isfile(path)]
+        files = [path for path in days if os.path.lexists(path)]
         is_stable = len(files) == len(days) and _is_stable(stamp)
         return _Plan(segments, outdated, files, current, stamp if is_stable else None)
 
     def _segments(self, table: Table) -> list[Segment]:
         """Return the segments in the index whose file exists with the right size."""
         try:
-            segments = read_segments(Path(self._segment_path(table, INDEX_FILE)).read_bytes())
-        except OSError:
+            index = LocalFolder(Path(self.root)).read_bytes(segment_parts(table.name, INDEX_FILE))
+        except StoreError:  # The daily files have the same rows.
             return []
+        segments = read_segments(index) if index else []
         return [
             segment
             for segment in segments

@@ -122,6 +122,7 @@ class _Lake:
             con.execute(f"CREATE VIEW {name} AS {sql}")
         for statement in response_time_statements(settings):
             con.execute(statement)
+        self._words = {name: _words_of(sql) for name, sql in con.execute(_DEFINITIONS).fetchall()}
 
     def prepare(self, con: duckdb.DuckDBPyConnection) -> None:
         """Register the relations that the views read. DuckDB keeps them per connection."""
@@ -160,9 +161,25 @@ class _Lake:
             self._has_files[table.name] = has_files
 
     def reading_sql(self, query: Any) -> Any:
-        """Return the query in a form that cannot write; raise StoreError for one that could."""
+        """Return the query in a form that cannot write; raise StoreError for one that could.
+
+        Also raise StoreError for a link or a pipe in the place of a file that the query may read.
+        """
         with self._lock:
-            return reading_sql(self._con, query)
+            query = reading_sql(self._con, query)
+        self.check_folders(query)
+        return query
+
+    def check_folders(self, *texts: object) -> None:
+        """Check the folders of each table that SQL or a name mentions, also through a view."""
+        words: set[str] = set()
+        new_words = set().union(*(_words_of(text) for text in texts if isinstance(text, str)))
+        while new_words:
+            words |= new_words
+            new_words = set().union(*(self._words.get(word, ()) for word in new_words)) - words
+        for table in VIEWED_TABLES:
+            if table.name in words:
+                self.source.check_folders(table)
 
     def run(self, action: Callable[[], Any]) -> Any:
         """Return the result of `action`. Retry it if a file changed while it ran."""
@@ -237,6 +254,7 @@ class Connection:
 
     def table(self, name: str) -> Any:
         """Return the view of a table as a relation."""
+        self._lake.check_folders(name)
         return self._relation(lambda: self._con.view(name))
 
     def sql(self, query: Any, *, alias: str = "", params: object = None) -> Any:
@@ -291,6 +309,7 @@ class Connection:
 
     def _calling(self, method: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
+            self._lake.check_folders(*args)
             result = self._lake.run(lambda: method(*args, **kwargs))
             return self if result is self._con else _wrap(result, self._lake)
 
@@ -314,6 +333,19 @@ class Connection:
                 return self._lake.run(lambda: (rerun(), method(*args, **kwargs))[1])
 
         return fetch
+
+
+_DEFINITIONS = """
+SELECT view_name, sql FROM duckdb_views() WHERE NOT internal
+UNION ALL
+SELECT function_name, macro_definition FROM duckdb_functions()
+WHERE macro_definition IS NOT NULL AND NOT internal
+"""
+"""Names and definitions of the views and macros."""
+
+
+def _words_of(sql: str) -> set[str]:
+    return set(re.findall(r"\w+", sql.lower()))
 
 
 _READERS = ("df", "arrow", "pl", "torch", "tf", "to_arrow_table", "to_arrow_reader")

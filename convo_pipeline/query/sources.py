@@ -5,7 +5,9 @@
 
 import os
 import re
+import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -15,7 +17,8 @@ import pyarrow.parquet as pq
 from convo_pipeline.errors import StoreError
 from convo_pipeline.lake.segments import COMPACT
 from convo_pipeline.schema import FORMER_TABLES, LEDGER, TABLES, Table
-from convo_pipeline.storage.layout import DATA_FILE
+from convo_pipeline.storage.layout import DATA_FILE, read_date
+from convo_pipeline.storage.local import LocalFolder, check_is_file, storage_error
 
 VIEWED_TABLES = (*TABLES.values(), *LEDGER)
 _TABLE_NAMES = [table.name for table in VIEWED_TABLES]
@@ -69,7 +72,10 @@ class Source(Protocol):
         """Return the objects that a connection must register before a SELECT, by name."""
 
     def is_readable(self, path: str) -> bool:
-        """Return False if a file is damaged. A missing file is not damaged."""
+        """Return False if a file is damaged; a missing file is not. StoreError if unreadable."""
+
+    def check_folders(self, table: Table) -> None:
+        """Raise StoreError for a name that a query of the table would skip or follow unseen."""
 
 
 class LocalSource:
@@ -102,14 +108,26 @@ class LocalSource:
         return {}
 
     def is_readable(self, path: str) -> bool:
-        """Return False if a file is damaged. A missing file is not damaged."""
+        """Return False if a file is damaged; a missing file is not. StoreError if unreadable."""
+        parts = path.removeprefix(self.prefix).split("/")
+        content = LocalFolder(Path(self.root)).read_bytes(parts)
         try:
-            pq.ParquetFile(path, page_checksum_verification=True).read()
-        except FileNotFoundError:
-            return True
+            if content is not None:
+                file = pa.BufferReader(content)
+                pq.ParquetFile(file, page_checksum_verification=True).read()
         except Exception:
             return False
         return True
+
+    def check_folders(self, table: Table) -> None:
+        """Raise StoreError for a link, pipe or folder in the place of a partition's file.
+
+        DuckDB skips a pipe and a folder that it may not list, and it follows a link.
+        """
+        depth = 0 if table.layer == "ledger" else 1
+        if os.path.lexists(folder := self.folder(table)):
+            check_is_folder(folder)
+            _check_days(folder, depth)
 
     def has_files(self, table: Table) -> bool:
         """Return whether the table has at least one partition. Stop at the first."""
@@ -147,6 +165,37 @@ class LocalSource:
 
     def distrust(self, message: str) -> None:
         """Do nothing: this source has no compacted files."""
+
+
+def _check_days(folder: str, depth: int) -> None:
+    """Check the days below a folder; `depth` is the number of folders in between."""
+    try:
+        names = os.listdir(folder)
+    except OSError as error:
+        raise storage_error(Path(folder), "list", error) from None
+    for name in names:
+        if depth and re.match("account=[a-z]", name):
+            check_is_folder(f"{folder}/{name}")
+            _check_days(f"{folder}/{name}", depth - 1)
+        elif not depth and read_date(name):
+            check_day(f"{folder}/{name}")
+
+
+def check_day(folder: str) -> None:
+    """Raise StoreError unless a day's folder and its data file are what they should be."""
+    check_is_folder(folder)
+    with suppress(FileNotFoundError):
+        path = f"{folder}/{DATA_FILE}"
+        check_is_file(path, os.lstat(path))
+
+
+def check_is_folder(path: str) -> None:
+    """Raise StoreError for a link, pipe or file in the place of a folder."""
+    with suppress(FileNotFoundError):
+        status = os.lstat(path)
+        if not stat.S_ISDIR(status.st_mode):
+            check_is_file(path, status)
+            raise StoreError(f"{path} is a file in the place of a folder: move it away")
 
 
 def select_nothing(table: Table) -> str:

@@ -11,7 +11,13 @@ from typing import Any
 from convo_pipeline.errors import StoreError
 from convo_pipeline.schema import FORMER_TABLES
 from convo_pipeline.state.records import Compaction
-from convo_pipeline.storage.local import PRIVATE_FILE, make_private_folders, storage_error
+from convo_pipeline.storage.local import (
+    PRIVATE_FILE,
+    SAFE_OPEN,
+    check_is_file,
+    make_private_folders,
+    storage_error,
+)
 
 STATE_FILE = "state.db"
 STATE_VERSION = 2
@@ -192,7 +198,11 @@ class CompactionReader:
 def _connect(path: Path) -> sqlite3.Connection:
     try:
         make_private_folders(path.parent)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE_FILE))
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | SAFE_OPEN, PRIVATE_FILE)
+        try:
+            check_is_file(path, os.fstat(descriptor))
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise storage_error(path, "open", error) from None
     connection = sqlite3.connect(

@@ -15,8 +15,20 @@ from convo_pipeline.storage.backend import Check, FileVersion, Parts, StoredFile
 STAGING = ".staging"
 NEEDED_BYTES = 64 * 1024 * 1024
 PRIVATE_FOLDER, PRIVATE_FILE = 0o700, 0o600
+SAFE_OPEN = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+"""Flags that follow no link and do not wait for the other end of a pipe."""
 PRIVATE_UMASK = 0o077
 """For processes whose files are written by libraries: Dagster's runs and logs, exports."""
+
+
+_KINDS = {
+    stat.S_IFLNK: "symbolic link",
+    stat.S_IFIFO: "named pipe (FIFO)",
+    stat.S_IFSOCK: "socket",
+    stat.S_IFCHR: "device",
+    stat.S_IFBLK: "device",
+    stat.S_IFDIR: "folder in the place of a file",
+}
 
 
 class LocalFolder:
@@ -48,9 +60,12 @@ class LocalFolder:
             raise storage_error(path, "read", error) from None
 
     def version(self, parts: Parts) -> FileVersion | None:
-        status = _status(self.path(parts))
-        is_file = status is not None and stat.S_ISREG(status.st_mode)
-        return FileVersion(status.st_size) if status and is_file else None
+        path = self.path(parts)
+        status = _status(path)
+        if status is None:
+            return None
+        check_is_file(path, status)
+        return FileVersion(status.st_size)
 
     def replace(
         self, parts: Parts, content: bytes, expected: FileVersion | None, check: Check
@@ -166,10 +181,15 @@ class LocalFolder:
                 yield inner
 
     def folders_with(self, parts: Parts, name: str) -> dict[str, FileVersion]:
-        versions = (
-            (folder, self.version((*parts, folder, name))) for folder in self.list_names(parts)
+        """Return the subfolders that contain this name, also as a link, pipe or folder.
+
+        So such a name is never skipped: `read` raises a StoreError for it.
+        """
+        root = os.path.join(self.root, *parts)
+        statuses = (
+            (folder, _status(os.path.join(root, folder, name))) for folder in self.list_names(parts)
         )
-        return {folder: version for folder, version in versions if version}
+        return {folder: FileVersion(status.st_size) for folder, status in statuses if status}
 
     def check_writable(self, needed_bytes: int = NEEDED_BYTES) -> None:
         """Raise StoreError if the folder cannot be written or lacks space."""
@@ -201,18 +221,15 @@ class LocalFolder:
         """Do nothing: no file stays open."""
 
     def path(self, parts: Parts) -> Path:
-        """Return the path; raise StoreError for a name that leaves the root, or a symbolic link."""
+        """Return the path; raise StoreError for a name that leaves the root, a link or a pipe."""
         path = os.fspath(self.root)  # a str, because joining a Path costs more than lstat
         for part in parts:
             if part in ("", ".", "..") or "/" in part or "\0" in part:
                 raise StoreError(f"{part!r} is no name of a file or folder in {self.root}")
             path = os.path.join(path, part)
             status = _status(path)
-            if status and stat.S_ISLNK(status.st_mode):
-                raise StoreError(
-                    f"{path} is a symbolic link, which the lake does not follow: replace it by the"
-                    " real folder"
-                )
+            if status and not stat.S_ISDIR(status.st_mode):
+                check_is_file(path, status)
         return Path(path)
 
     def _make_folders(self, parts: Parts) -> None:
@@ -262,9 +279,8 @@ def make_private_folders(path: Path) -> None:
 
 def write_synced(path: Path, content: bytes) -> None:
     """Write a private file and sync it."""
-    descriptor = os.open(
-        path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE_FILE
-    )
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | SAFE_OPEN
+    descriptor = os.open(path, flags, PRIVATE_FILE)
     try:
         view = memoryview(content)
         while view:
@@ -275,10 +291,12 @@ def write_synced(path: Path, content: bytes) -> None:
 
 
 def _read_whole(path: Path) -> bytes:
-    """Return a file's bytes; raise OSError for a symbolic link."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    """Return a file's bytes; raise OSError for a symbolic link, StoreError for a pipe."""
+    descriptor = os.open(path, os.O_RDONLY | SAFE_OPEN)
     try:
-        size, parts = os.fstat(descriptor).st_size, []
+        status = os.fstat(descriptor)
+        check_is_file(path, status)
+        size, parts = status.st_size, []
         while part := os.read(descriptor, size + 1):
             parts.append(part)
         return b"".join(parts)
@@ -295,12 +313,22 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
+def check_is_file(path: str | Path, status: os.stat_result) -> None:
+    """Raise StoreError, which names the kind, for a link, pipe, socket, device or folder."""
+    kind = _KINDS.get(stat.S_IFMT(status.st_mode))
+    if kind:
+        raise StoreError(
+            f"{path} is a {kind}, which the lake does not open: replace it by the real file or"
+            " folder"
+        )
+
+
 def storage_error(path: Path, action: str, error: OSError) -> StoreError:
     """Return a StoreError with the path and the reason of an OSError."""
     if error.errno == errno.ELOOP:
         return StoreError(
-            f"{path} is a symbolic link, which the lake does not follow: replace it by the real"
-            " file"
+            f"{path} is a symbolic link, which the lake does not open: replace it by the real file"
+            " or folder"
         )
     return StoreError(f"cannot {action} {path}: {error.strerror or type(error).__name__}")
 

@@ -12,6 +12,7 @@ import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -263,7 +264,8 @@ class S3Bucket:
         for attempt in range(1, READ_TRIES + 1):
             try:
                 response = self._call("get_object", Key=self._key(parts), **condition)
-                with response["Body"] as body:
+                # `with response["Body"]` gives the raw stream, whose errors are not botocore's.
+                with closing(response["Body"]) as body:
                     return StoredFile(body.read(), _version(response))
             except (*NO_RESPONSE, IncompleteReadError) as error:
                 if attempt == READ_TRIES:

@@ -49,6 +49,8 @@ FINDING_KINDS = {
     " day again",
     "restored": "a complete file, but not the version that was written last: the file or the state"
     " comes from a backup; the next run accepts it and fetches its day again",
+    "unreadable": "a file or folder cannot be opened, so nothing is known of its rows: replace a"
+    " link, pipe or device by the real file, correct the permissions, or wait for the storage",
     "missing": "the state lists a file that does not exist: restore it, or run `extract` again",
     "unrecorded": "the state does not list the file: run `convo-pipeline verify --rebuild-state`",
     "schema": "the file's columns are not those of the table",
@@ -138,11 +140,19 @@ def verify(
     `damaged_records` returns the damaged spool records below the state folder.
     """
     verifier = _Verifier(store, is_quick)
-    for finding in check_side_files(store, is_quick=is_quick):
-        verifier.add(finding.kind, finding.where, finding.text)
+    for text in () if is_quick else store.state.database.defects():
+        verifier.add("state", str(store.state.path), text)
+    try:
+        for finding in check_side_files(store, is_quick=is_quick):
+            verifier.add(finding.kind, finding.where, finding.text)
+    except StoreError as error:
+        verifier.add_unreadable(COMPACT, error)
     for path in () if is_quick else damaged_records(store.state_path):
         verifier.add("spool", str(path), "its bytes have another hash than its name says")
-    on_disk = {(account, day, table.name) for table, account, day in store.data_files()}
+    on_disk = {
+        (account, day, table.name)
+        for table, account, day in store.data_files(verifier.add_unreadable)
+    }
     in_state = {(record.account, record.date, record.table) for record in store.state.partitions()}
     partitions = sorted(on_disk | in_state)
     for account, account_partitions in groupby(partitions, lambda partition: partition[0]):
@@ -178,15 +188,23 @@ class _Verifier:
     def add(self, kind: str, where: str, text: str) -> None:
         self._findings.append(VerifyFinding(kind, where, text))
 
+    def add_unreadable(self, where: str, error: StoreError) -> None:
+        """Add a finding about a file or folder that cannot be opened."""
+        self.add("unreadable", where, str(error))
+
     def result(self) -> Verification:
-        findings = sorted(self._findings, key=lambda each: (each.where, each.kind, each.text))
+        findings = sorted(set(self._findings), key=lambda each: (each.where, each.kind, each.text))
         counts = self.file_count, self._row_count, self._byte_count
         return Verification(*counts, tuple(findings), self._is_quick)
 
     def compare_size(self, table: Table, account: str, day: date) -> None:
         """Check that a partition's file and its record exist and agree in size."""
-        byte_count, record = self._store.partitions.measure(table, account, day)
         where = _where(table, account, day)
+        try:
+            byte_count, record = self._store.partitions.measure(table, account, day)
+        except StoreError as error:
+            self.add_unreadable(where, error)
+            return
         if byte_count is None:
             self.add("missing", where, "there is no file")
             return
@@ -255,7 +273,7 @@ class _Verifier:
         try:
             content, record = self._store.partitions.inspect(table, account, day)
         except StoreError as error:
-            self.add("damaged", where, str(error))
+            self.add_unreadable(where, error)
             return None
         if content is None:
             if record is not None and record.next_sha256 != "":
@@ -324,16 +342,21 @@ class _Verifier:
             path: (_table(name), account, day)
             for name, account, day, path in self._store.state.suspect_files()
         }
-        quarantined = {
-            "/".join(parts): (table, account, day)
-            for table, account, day, parts in self._store.set_aside_files()
-        }
+        quarantined: dict[str, tuple[Table, str, date]] = {}
+        for table in (*TABLES.values(), RUNS):
+            try:
+                quarantined |= {
+                    "/".join(parts): (table, account, day)
+                    for _, account, day, parts in self._store.set_aside_files(tables=[table])
+                }
+                for parts in self._store.foreign_files([table]):
+                    self.add("foreign", "/".join(parts), "not a file of the lake")
+            except StoreError as error:
+                self.add_unreadable(table.name, error)
         for path, partition in (quarantined | suspects).items():
             is_file = path in quarantined
             text = f"quarantined from {_where(*partition)}" if is_file else "rows of it were lost"
             self.add("quarantine" if path in suspects else "set aside", path, text)
-        for parts in self._store.foreign_files():
-            self.add("foreign", "/".join(parts), "not a file of the lake")
 
 
 def check_balances(tables: Mapping[str, pa.Table]) -> list[str]:
@@ -398,7 +421,10 @@ def check_side_files(store: Store, *, is_quick: bool) -> Iterator[VerifyFinding]
     """Yield what is wrong beside the partitions; `is_quick` compares sizes of compactions only."""
     for table in store.backend.list_names((COMPACT,)):
         if table in TABLES:
-            yield from _check_compaction(store, table, is_quick=is_quick)
+            try:
+                yield from _check_compaction(store, table, is_quick=is_quick)
+            except StoreError as error:
+                yield VerifyFinding("unreadable", f"{COMPACT}/{table}", str(error))
     if is_quick:
         return
     for name in store.backend.list_names((RECEIPTS,)):
@@ -410,8 +436,6 @@ def check_side_files(store: Store, *, is_quick: bool) -> Iterator[VerifyFinding]
         read_first_days(store)
     except StoreError as error:
         yield VerifyFinding("retention", RETENTION_FILE[0], str(error))
-    for text in store.state.database.defects():
-        yield VerifyFinding("state", str(store.state.path), text)
 
 
 def _check_compaction(store: Store, table: str, *, is_quick: bool) -> Iterator[VerifyFinding]:

@@ -1,6 +1,8 @@
 """A real S3 API on a real socket, and a proxy that loses responses, waits or drops conditions."""
 
 import logging
+import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -86,6 +88,8 @@ class Fault:
         self.method = "PUT"
         self.ending = "data.parquet"
         self.wait_seconds = 0.0
+        self.is_cut = False
+        """Whether a lost response arrives by half: the connection is reset in its body."""
         self.drops_conditions = False
         self.before: Callable[[], None] | None = None
         self.listed: tuple[str, str] | None = None
@@ -124,8 +128,16 @@ class _Handler(BaseHTTPRequestHandler):
             fault.left -= 1
             time.sleep(fault.wait_seconds)
             self.close_connection = True
+            if fault.is_cut:
+                self._send(*answer, share=0.5)
+                reset = struct.pack("ii", 1, 0)
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
             return
-        status, headers, content = answer
+        self._send(*answer)
+
+    def _send(
+        self, status: int, headers: list[tuple[str, str]], content: bytes, share: float = 1
+    ) -> None:
         self.send_response(status)
         for name, value in headers:
             if name.lower() not in (
@@ -141,7 +153,8 @@ class _Handler(BaseHTTPRequestHandler):
         )
         self.send_header("Content-Length", length if self.command == "HEAD" else str(len(content)))
         self.end_headers()
-        self.wfile.write(content)
+        self.wfile.write(content[: int(len(content) * share)])
+        self.wfile.flush()
 
     do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = forward
 

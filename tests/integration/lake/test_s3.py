@@ -307,6 +307,20 @@ def test_a_truncated_response_is_read_again(machine: Callable[..., Store], proxy
     assert stored_ids(store) == ["m1"]
 
 
+def test_d9_a_response_that_is_cut_in_its_body_is_read_again(
+    machine: Callable[..., Store], proxy: Proxy
+) -> None:
+    store = machine(url=proxy.url)
+    store.merge(TABLE, ACCOUNT, DAY, ids("m1", "m2"))
+    proxy.fault.is_cut = True
+    proxy.fault.lose_answers(2, "GET")
+    assert store.read(TABLE, ACCOUNT, DAY).num_rows == 2
+    assert proxy.fault.left == 0
+    proxy.fault.lose_answers(99, "GET")
+    with pytest.raises(StoreError, match="the store does not answer"):
+        store.read(TABLE, ACCOUNT, DAY)
+
+
 def test_a_corrupt_object_is_named_and_set_aside(
     machine: Callable[..., Store], server: S3Server, bucket: str
 ) -> None:
