@@ -1,14 +1,11 @@
 """The pages agree with the code: closed lists, settings, paths, links, commands, capacity."""
 
-import configparser
 import inspect
 import itertools
 import re
 import shlex
-import shutil
 import subprocess
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import date, timedelta
 from math import ceil
 from pathlib import Path
@@ -188,6 +185,8 @@ def default_of(field: FieldInfo) -> str:
 
 
 KNOWN_PROGRAMS = {
+    "docker",
+    "kubectl",
     ".",
     ".venv/bin/jupyter",
     ".venv/bin/python",
@@ -258,54 +257,10 @@ def parse_options(command: click.Command, words: list[str]) -> None:
         context = command.make_context(command.name or "", words, parent=context)
 
 
-def units() -> Iterable[configparser.ConfigParser]:
-    for block in every_block("ini"):
-        unit = configparser.ConfigParser(strict=False)
-        unit.optionxform = str  # type: ignore[assignment,method-assign]
-        unit.read_string(block)
-        yield unit
-
-
-def test_service_units_start_installed_programs_with_valid_options() -> None:
-    programs = {
-        "dagster-daemon": dagster._daemon.cli.create_dagster_daemon_cli(),
-        "dagster-webserver": dagster_webserver.cli.create_dagster_webserver_cli(),
-    }
-    for unit in units():
-        program, *options = shlex.split(unit["Service"]["ExecStart"])
-        command = programs.pop(Path(program).name)
-        assert (Path(sys.executable).parent / Path(program).name).exists()
-        parse_options(command, options)
-        assert unit["Service"]["UMask"] == "0077"
-    assert programs == {}
-    assert {f"{name}.service" for name in ("convo-daemon", "convo-page")} == set(
-        re.findall(r"/etc/systemd/system/(\S+)", CONNECT)
-    )
-
-
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd on this machine")
-def test_systemd_accepts_the_service_units(tmp_path: Path) -> None:
-    files = []
-    for block in every_block("ini"):
-        name = re.match(r"# /etc/systemd/system/(\S+)", block)
-        assert name is not None
-        text = block.replace(
-            "/opt/convo-pipeline/.venv/bin", str(Path(sys.executable).parent)
-        ).replace("User=convo\n", "")
-        files.append(tmp_path / name[1])
-        files[-1].write_text(text.replace("/opt/convo-pipeline", str(ROOT)))
-    done = subprocess.run(
-        ["systemd-analyze", "verify", *map(str, files)], capture_output=True, text=True, check=False
-    )
-    assert [
-        line for line in done.stderr.splitlines() if str(tmp_path) in line or "convo-" in line
-    ] == []
-
-
 # paths, names, links
 
 
-FOLDERS = ("convo_pipeline", "tests", "scripts", "benchmarks", "docs", "notebooks")
+FOLDERS = ("convo_pipeline", "tests", "scripts", "benchmarks", "docs", "notebooks", "deploy")
 SOURCES = {path.name for path in ROOT.iterdir()} | {
     str(path.relative_to(ROOT)) for folder in FOLDERS for path in (ROOT / folder).rglob("*")
 }
@@ -486,7 +441,13 @@ def test_s9_dagsters_page_listens_on_this_machine_only() -> None:
     (host,) = [option for option in server.params if option.name == "host"]
     assert host.default == "127.0.0.1"
     shown = [shlex.split(line) for line in DAGSTER_LINES]
-    shown += [shlex.split(unit["Service"]["ExecStart"]) for unit in units()]
+    starts = [
+        line.partition("=")[2]
+        for path in sorted((ROOT / "deploy/systemd").glob("*.service"))
+        for line in path.read_text().splitlines()
+        if line.startswith("ExecStart=")
+    ]
+    shown += map(shlex.split, starts)
     shown += [shlex.split(line) for line in command_lines() if "dagster" in line]
     hosts = {words[words.index("-h") + 1] for words in shown if "-h" in words}
     assert hosts <= {"127.0.0.1"}
