@@ -138,6 +138,15 @@ def chosen_accounts(settings: "Settings", accounts: Sequence[str]) -> list[str]:
     return [each.name for each in settings.accounts if not chosen or each.name in chosen]
 
 
+def _show_version(ctx: click.Context) -> None:
+    from importlib.metadata import version
+
+    from convo_pipeline.schema import SCHEMA_VERSION
+
+    click.echo(f"convo-pipeline {version('convo-pipeline')}, schema version {SCHEMA_VERSION}")
+    ctx.exit()
+
+
 ACCOUNT_OPTION = click.option(
     "--account",
     "accounts",
@@ -164,7 +173,14 @@ def format_option(*formats: str) -> Callable[[Command], Command]:
     metavar="FILE",
     help="Configuration file. Default: $CONVO_CONFIG, else ./convo.toml.",
 )
-@click.version_option(package_name="convo-pipeline")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=lambda ctx, _, is_asked: _show_version(ctx) if is_asked else None,
+    help="Show the versions of the program and of the tables' schema, and exit.",
+)
 @click.pass_context
 def main(ctx: click.Context, config: str | None) -> None:
     """A business's Messenger and Instagram inbox as tables that can be queried."""

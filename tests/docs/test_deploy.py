@@ -138,3 +138,19 @@ def test_systemd_accepts_the_service_units(tmp_path: Path) -> None:
     )
     lines = done.stderr.splitlines()
     assert [line for line in lines if str(tmp_path) in line or "convo-" in line] == []
+
+
+def test_the_documentation_is_a_site_without_broken_links(tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    run(sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-d", str(site))
+    pages = {path.stem for path in (ROOT / "docs").glob("*.md")}
+    assert pages <= {path.stem for path in site.glob("*.html")}
+
+
+def test_pre_commit_runs_the_same_checks_as_the_test_command() -> None:
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    assert [hook["entry"] for hook in hooks] == [
+        ".venv/bin/ruff format",
+        ".venv/bin/ruff check --fix",
+        ".venv/bin/mypy",
+    ]
