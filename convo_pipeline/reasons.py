@@ -46,7 +46,7 @@ ACTIONS: Mapping[Interface, Mapping[str, str]] = {
     "command_line": {
         "again": "run `convo-pipeline extract` again",
         "normalize": "run `convo-pipeline normalize`",
-        "read_again": "run `convo-pipeline extract --since` with this day",
+        "read_again": "run `convo-pipeline extract --since DAY`",
     },
     "page": {
         "again": "materialize the failed and missing partitions",
@@ -450,7 +450,28 @@ REASONS: Mapping[str, Reason] = {
         "sweep again (`convo-pipeline extract --full`); report it if that finds more",
         level="warning",
     ),
+    "directions_unknown": Reason(
+        "no direction for {what}: the account's own id is unknown, or people of the conversations"
+        " contradict it",
+        "run `convo-pipeline check` and do what it names; the next run then corrects all days."
+        " If it names nothing, report it with the output of `convo-pipeline shapes`",
+        level="warning",
+        instagram="grant instagram_basic to the token, so that the API returns the account's own"
+        " id, then {again}. If that does not help, report it with the output of"
+        " `convo-pipeline shapes`",
+        messenger="compare page_id with the id on the Page's About page. If it is right, report it"
+        " with the output of `convo-pipeline shapes`",
+        instagram_login="grant instagram_business_basic to the token, so that the API returns the"
+        " account's own id, then {again}. If that does not help, report it with the output of"
+        " `convo-pipeline shapes`",
+    ),
     # found by Dagster's checks
+    "new_shapes": Reason(
+        "the API sent what this version does not know: {what}",
+        "nothing is lost: the raw tables keep it. Report it with the output of"
+        " `convo-pipeline shapes`",
+        level="warning",
+    ),
     "raw_table_wrong": Reason(
         "{what}", "run `convo-pipeline verify` and restore this day's file from a backup"
     ),

@@ -20,6 +20,8 @@ from convo_pipeline.base.clock import Clock
 from convo_pipeline.base.json_text import dump_json
 from convo_pipeline.base.secrets import Credentials, read_credentials
 from convo_pipeline.base.times import LAST_SECOND
+from convo_pipeline.console.results import counted
+from convo_pipeline.console.status import count_unsure_in, read_coverage
 from convo_pipeline.errors import (
     AccessDeniedError,
     ConvoError,
@@ -173,6 +175,7 @@ class AccountCheck:
             else:
                 self._check_api(credentials)
         self._add_last_run()
+        self._add_directions()
         return self.setup
 
     def _add(self, name: str, **details: str) -> None:
@@ -188,6 +191,18 @@ class AccountCheck:
     @property
     def _names(self) -> set[str]:
         return {finding.name for finding in self.setup.findings}
+
+    def _add_directions(self) -> None:
+        """Add that stored messages have no direction."""
+        name = self.account.name
+        try:
+            coverage = read_coverage(self.store, name, self.clock.now().date())
+            count = count_unsure_in(self.store, name, coverage)
+        except StoreError as error:
+            self._add("store", detail=str(error))
+            return
+        if count:
+            self._add("directions_unknown", what=counted(count, "message"))
 
     def _add_last_run(self) -> None:
         """Add why the account's last run was not complete.

@@ -17,7 +17,12 @@ from rich.table import Table
 
 from convo_pipeline.base.json_text import dump_json
 from convo_pipeline.console.results import counted
-from convo_pipeline.derive.day import current_coverage, is_derived, kept_days
+from convo_pipeline.derive.day import (
+    count_unsure_directions,
+    current_coverage,
+    is_derived,
+    kept_days,
+)
 from convo_pipeline.errors import StoreError
 from convo_pipeline.extract.risk import find_risks
 from convo_pipeline.extract.spool import left_spools
@@ -62,6 +67,10 @@ class AccountStatus:
     listed_count: int = 0
     detailed_count: int = 0
     open_count: int = 0
+    open_since: date | None = None
+    """The first of the recent days with messages that are not read yet."""
+    unsure_direction_count: int = 0
+    """Messages of recent days that have a sender and no direction."""
     lost: Mapping[str, int] = field(default_factory=dict)
     lost_conversation_count: int = 0
     at_risk_count: int = 0
@@ -174,11 +183,12 @@ def _read_account(
     last, complete = state.last_ended(name), state.last_complete(name)
     nights = [run for kind in NIGHT_KINDS if (run := state.last_complete(name, kind))]
     running_since = newest.started_at if newest and newest.outcome == "running" else None
-    coverage = _read_coverage(store, name, today)
+    coverage = read_coverage(store, name, today)
     week: Counter[str] = Counter()
     for day in _last_days(today, COVERAGE_DAYS):
         counts = coverage.get(day, {})
         week.update({key: count for key, count in counts.items() if key != "share_detailed"})
+    open_days = [day for day, counts in coverage.items() if counts["pending"] or counts["failed"]]
     lost = find_lost(store, name, today, coverage)
     risks = find_risks(settings, store, name)
     underived_day_count = sum(not is_derived(store, name, day) for day in coverage)
@@ -194,6 +204,8 @@ def _read_account(
         listed_count=week["ids_listed"],
         detailed_count=week["detailed"],
         open_count=week["pending"] + week["failed"],
+        open_since=min(open_days, default=None),
+        unsure_direction_count=count_unsure_in(store, name, coverage),
         lost=dict(Counter(reason for _, reason in lost)),
         lost_conversation_count=len({conversation_id for conversation_id, _ in lost}),
         at_risk_count=len(risks.risks),
@@ -214,12 +226,21 @@ def _read_account(
     )
 
 
-def _read_coverage(store: Store, account: str, today: date) -> dict[date, Mapping[str, int]]:
+def read_coverage(store: Store, account: str, today: date) -> dict[date, Mapping[str, int]]:
     """Return the coverage of each recent day that has stored rows, newest first."""
     days = {day for table in (*RAW, COVERAGE) for day in store.days(table.name, account)}
     recent = sorted(days.intersection(_last_days(today, LOST_DAYS)), reverse=True)
     rows = {day: current_coverage(store, account, day).to_pylist() for day in recent}
     return {day: day_rows[0] for day, day_rows in rows.items() if day_rows}
+
+
+def count_unsure_in(store: Store, account: str, coverage: Mapping[date, Mapping[str, int]]) -> int:
+    """Return how many messages of these days have a sender and no direction."""
+    return sum(
+        count_unsure_directions(store, account, day)
+        for day, counts in coverage.items()
+        if counts["unknown_direction_count"]
+    )
 
 
 def find_lost(
@@ -294,7 +315,12 @@ def _attention_lines(status: AccountStatus) -> Iterator[str]:
     if status.open_count or status.due_conversation_count:
         messages = counted(status.open_count, "message")
         conversations = counted(status.due_conversation_count, "conversation")
-        yield _explain("unread", what=f"{messages} and {conversations}")
+        since = f" --since {status.open_since}" if status.open_since else ""
+        read_again = f"run `convo-pipeline extract --account {status.account}{since}`"
+        yield _explain("unread", what=f"{messages} and {conversations}", read_again=read_again)
+    if status.unsure_direction_count:
+        messages = counted(status.unsure_direction_count, "message")
+        yield _explain("directions_unknown", what=messages)
     if status.blocked_until:
         yield _explain("blocked", until=_format_time(status.blocked_until))
     if status.missed_count:

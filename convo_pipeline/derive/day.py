@@ -15,10 +15,12 @@ import pyarrow as pa
 
 from convo_pipeline import schema
 from convo_pipeline.base.threads import rare_garbage_collection
+from convo_pipeline.lake.columns import read_columns
 from convo_pipeline.lake.first_days import read_first_days
 from convo_pipeline.lake.partitions import Commit
 from convo_pipeline.lake.salvage import count_lost, salvage_day
 from convo_pipeline.lake.store import Store
+from convo_pipeline.tables.directions import count_unsure
 from convo_pipeline.tables.normalize import RawDay, count_coverage, normalize
 
 DERIVATION_VERSION = 3
@@ -85,6 +87,12 @@ def current_coverage(store: Store, account: str, day: date) -> pa.Table:
     if is_derived(store, account, day):
         return store.read(_COVERAGE, account, day)
     return count_coverage(read_raw_day(store, account, day))
+
+
+def count_unsure_directions(store: Store, account: str, day: date) -> int:
+    """Return how many messages of a day have a sender and no direction."""
+    names = ["sender_id", "direction"]
+    return count_unsure(read_columns(store, schema.MESSAGES, account, day, names))
 
 
 def _first_day(store: Store) -> date:

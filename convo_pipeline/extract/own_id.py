@@ -15,6 +15,9 @@ from convo_pipeline.extract.spool import OwnIdentity
 
 MOST_CONVERSATIONS = 500
 """Conversations whose people are collected: the newest ones that a run observed."""
+ENOUGH_TO_INFER, ENOUGH_TO_CONTRADICT = 2, 3
+"""Conversations of two with a common person that show the account: without another claim, and
+against an id or user name of a person who takes part in one of them."""
 
 
 @dataclass
@@ -64,15 +67,19 @@ class OwnIdClues:
         for known in (asked, stored):
             if self._fits(known.own_id):
                 return OwnIdentity(known.own_id, username, known.own_id_source)
-        named = set(filter(self._fits, self._ids_of_name.get(username or "", ())))
+        ids_of_name = self._ids_of_name.get(username or "", set())
+        named = set(filter(self._fits, ids_of_name))
         if len(named) == 1:
             return OwnIdentity(named.pop(), username, "username")
-        inferred = self._infer()
+        told_ids = filter(None, (asked.own_id, stored.own_id, *ids_of_name))
+        is_contradicted = any(map(self._is_seen, told_ids))
+        inferred = self._infer(ENOUGH_TO_CONTRADICT if is_contradicted else ENOUGH_TO_INFER)
         if inferred is not None:
             return OwnIdentity(inferred, username, "inferred")
-        if len(list(self._pairs())) < 2:  # one conversation does not outweigh all earlier ones
-            return OwnIdentity(stored.own_id, username, stored.own_id_source)
-        return OwnIdentity(None, username)
+        # few conversations do not outweigh all that earlier runs saw
+        is_kept = len(list(self._pairs())) < ENOUGH_TO_CONTRADICT
+        own_id, source = (stored.own_id, stored.own_id_source) if is_kept else (None, None)
+        return OwnIdentity(own_id, username, source)
 
     def _fits(self, own_id: str | None) -> bool:
         """Return whether this id can be the account's.
@@ -90,13 +97,16 @@ class OwnIdClues:
     def _is_seen(self, person_id: str) -> bool:
         return any(person_id in people for people in self._people.values())
 
-    def _infer(self) -> str | None:
-        """Return the only id that can be the account's; None if no id or several can."""
+    def _infer(self, enough: int) -> str | None:
+        """Return the only id that can be the account's; None if no id or several can.
+
+        `enough` is how many conversations of two it takes.
+        """
         for account_id in filter(self._is_seen, self._accounts_in_ids):
             if self._fits(account_id):
                 return account_id
         pairs = list(self._pairs())
-        common = set.intersection(*pairs) if len(pairs) > 1 else set()
+        common = set.intersection(*pairs) if len(pairs) >= enough else set()
         return common.pop() if len(common) == 1 else None
 
     def _pairs(self) -> Iterator[set[str]]:

@@ -248,7 +248,7 @@ class Census:
         if depth >= MOST_DEPTH:
             return
         if isinstance(value, Mapping):
-            is_map = _is_map(value)
+            is_map = depth > 0 and _is_map(value)
             for key, item in value.items():
                 name = _masked_key(key) if is_map else shown_key(key)
                 self._walk(f"{path}.{name}", item, most_items, depth + 1)
@@ -290,7 +290,9 @@ def shown_key(key: object) -> str:
         return UNKNOWN_KEY
     if key in KNOWN_KEYS:
         return key
-    return key if _is_api_name(key) else _masked_key(key)
+    if key.isdigit():
+        return ID_KEY
+    return key if _is_api_name(key) else UNKNOWN_KEY
 
 
 def is_unknown_path(path: str) -> bool:

@@ -18,7 +18,10 @@ from dagster._core.storage.asset_check_execution_record import (
 )
 
 from convo_pipeline import schema
-from convo_pipeline.derive.day import wanted_source
+from convo_pipeline.base.json_text import load_json
+from convo_pipeline.derive.day import count_unsure_directions, wanted_source
+from convo_pipeline.errors import StoreError
+from convo_pipeline.graph.shapes import Census
 from convo_pipeline.lake.columns import read_columns
 from convo_pipeline.lake.first_days import read_first_days
 from convo_pipeline.lake.store import Store
@@ -31,6 +34,8 @@ from convo_pipeline.upkeep.rebuild import CERTAIN_SOURCES
 MOST_NAMED = 10
 MOST_REMEMBERED = 200
 """Failed partitions that one evaluation remembers: the newest days, which can still be repaired."""
+MOST_KNOWN = 500
+"""Unknown shapes that are told once."""
 LEAST_SHARE_DETAILED = 0.9
 CARRIED_DAYS = 31
 """How long a day with lost content stays failed: no run can repair it."""
@@ -203,6 +208,18 @@ def find_lost_content(partition: CheckedPartition) -> str | None:
     return None
 
 
+def find_unknown_directions(partition: CheckedPartition) -> str | None:
+    """Find messages that have a sender and no direction: a person can act, and all days heal.
+
+    Nobody can act on messages without a sender; `coverage` only counts them.
+    """
+    rows = partition.rows("coverage").to_pylist()
+    if not any(row["unknown_direction_count"] for row in rows):
+        return None
+    count = count_unsure_directions(partition.store, partition.account, partition.day)
+    return _explain("directions_unknown", f"{count} messages") if count else None
+
+
 # the list of checks
 
 WARN = dg.AssetCheckSeverity.WARN
@@ -255,6 +272,14 @@ CHECKS = (
         WARN,
         CARRIED_DAYS,
     ),
+    Check(
+        "coverage",
+        "directions_are_known",
+        "Every message with a sender has a direction.",
+        find_unknown_directions,
+        WARN,
+        CARRIED_DAYS,
+    ),
 )
 
 
@@ -281,6 +306,30 @@ def find_missed(store: Store, accounts: Iterable[str]) -> dict[str, str]:
     return problems
 
 
+def find_unknown_shapes(store: Store, keys: Iterable[str]) -> dict[str, list[str]]:
+    """Return what the API sent that this version does not know, by partition.
+
+    It comes from the responses that the runs of these accounts counted, and from what the derived
+    tables of these partitions keep in `extra`. It holds no personal data.
+    """
+    found: dict[str, list[str]] = {}
+    newest: dict[str, date] = {}
+    for account, day in map(split_key, sorted(keys)):
+        newest[account] = max(day, newest.get(account, day))
+        census = Census()
+        try:
+            for table in (schema.MESSAGES, schema.ATTACHMENTS, schema.SHARES):
+                extras = read_columns(store, table, account, day, ["extra"])["extra"]
+                for text in extras.drop_null().to_pylist():
+                    census.add(table.name, load_json(text))
+        except StoreError:  # the checks of the partition tell a damaged file
+            census = Census()
+        found[key_of(account, day)] = census.unknown
+    for account, day in newest.items():
+        found[key_of(account, day)] += Census.from_json(store.state.census(account)).unknown
+    return found
+
+
 def _find_nothing(partition: CheckedPartition) -> None:
     return None
 
@@ -304,9 +353,18 @@ ACCOUNT_CHECKS: Mapping[Check, Callable[[Store, Iterable[str]], dict[str, str]]]
 """What must be true of every account, for any partitions of a run."""
 
 
+SHAPES_CHECK = Check(
+    "coverage",
+    "shapes_are_known",
+    "The API sent no key and no value that is new to this version. Each is told once.",
+    _find_nothing,
+    WARN,
+)
+
+
 def checks_of(tables: Collection[str]) -> list[Check]:
     """Return the checks of these tables."""
-    return [check for check in (*CHECKS, *ACCOUNT_CHECKS) if check.table in tables]
+    return [check for check in (*CHECKS, *ACCOUNT_CHECKS, SHAPES_CHECK) if check.table in tables]
 
 
 # evaluation
@@ -338,6 +396,42 @@ def evaluate_checks(
     for check, find in ACCOUNT_CHECKS.items():
         if check.key in selected:
             yield _result(check, find(store, sorted(accounts)), len(accounts), "account")
+    if SHAPES_CHECK.key in selected:
+        yield _evaluate_shapes(store, instance, run_keys)
+
+
+def _evaluate_shapes(
+    store: Store, instance: dg.DagsterInstance, keys: Collection[str]
+) -> dg.AssetCheckResult:
+    """Warn of shapes that no earlier evaluation told. The metadata keeps the told ones."""
+    told: set[str] = set()
+    for evaluation in _read_last(instance, SHAPES_CHECK):
+        known = evaluation.metadata.get("known_shapes")
+        told.update(map(str, known.data or ()) if isinstance(known, dg.JsonMetadataValue) else ())
+    found = find_unknown_shapes(store, keys)
+    problems = {}
+    for key, shapes in found.items():
+        new = sorted(set(shapes) - told)
+        if new:
+            what = ", ".join(new[:MOST_NAMED])
+            problems[key] = _explain("new_shapes", what)
+    result = _result(SHAPES_CHECK, problems, len(keys), "day")
+    known_shapes = sorted(told.union(*found.values()))[:MOST_KNOWN]
+    unknown_kinds = sum(_count_unknown_kinds(store, key) for key in keys)
+    metadata = {
+        **result.metadata,
+        "known_shapes": dg.MetadataValue.json(known_shapes),
+        "unknown_kind_count": dg.MetadataValue.int(unknown_kinds),
+    }
+    return result._replace(metadata=metadata)
+
+
+def _count_unknown_kinds(store: Store, key: str) -> int:
+    try:
+        rows = store.read(schema.COVERAGE.name, *split_key(key))
+    except StoreError:
+        return 0
+    return sum(rows["unknown_kind_count"].to_pylist())
 
 
 def _check_partition(
@@ -360,17 +454,22 @@ def _read_failed(
     instance: dg.DagsterInstance, check: Check, accounts: Collection[str], since: date
 ) -> set[str]:
     """Return the partitions that failed in the check's last evaluation, of configured accounts."""
-    history = instance.event_log_storage.get_asset_check_execution_history(
-        check.key, limit=1, status={Status.FAILED, Status.SUCCEEDED}
-    )
     failed = set()
-    for record in history:
-        table = record.evaluation.metadata.get("red") if record.evaluation else None
+    for evaluation in _read_last(instance, check):
+        table = evaluation.metadata.get("red")
         for row in table.records if isinstance(table, dg.TableMetadataValue) else ():
             account, day = str(row.data["account"]), date.fromisoformat(str(row.data["date"]))
             if account in accounts and (check.carried_days is None or day >= since):
                 failed.add(key_of(account, day))
     return failed
+
+
+def _read_last(instance: dg.DagsterInstance, check: Check) -> Iterator[dg.AssetCheckEvaluation]:
+    """Yield the check's last evaluation, if there is one."""
+    history = instance.event_log_storage.get_asset_check_execution_history(
+        check.key, limit=1, status={Status.FAILED, Status.SUCCEEDED}
+    )
+    return (record.evaluation for record in history if record.evaluation)
 
 
 def _result(

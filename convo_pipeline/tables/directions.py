@@ -137,6 +137,15 @@ def _find_doubtful(
     }
 
 
+def count_unsure(messages: pa.Table) -> int:
+    """Return how many messages have a sender and no direction: the evidence is thin or conflicts.
+
+    The table needs the columns `sender_id` and `direction`.
+    """
+    is_unsure = pc.and_(pc.is_valid(messages["sender_id"]), pc.is_null(messages["direction"]))
+    return pc.sum(is_unsure).as_py() or 0
+
+
 def _decide_direction(row: Row, is_own: Mapping[str, bool]) -> str | None:
     """Return the direction of a message in a conversation of these people."""
     sender_id, recipient_ids = row["sender_id"], row["recipient_ids"] or ()

@@ -56,6 +56,8 @@ class CaseApi:
         self.world = dated(world, now)
         self.now = now
         self.calls: list[Call] = []
+        self.select = select
+        """Returns the fields of a message that a call gets."""
         self._used: Counter[int] = Counter()
         self._nested_errors = 0
         self._lock = threading.Lock()
@@ -155,7 +157,7 @@ class CaseApi:
                 messages = conversation.get("messages", [])
                 inner = re.search(r"messages(?:\.limit\(\d+\))?\{(.*)\}", fields)
                 asked = inner[1] if inner else ""
-                rows = [_select(each, asked) for each in messages[:most]]
+                rows = [self.select(each, asked) for each in messages[:most]]
                 row["messages"] = self._list(rows, str(most) if len(messages) > most else None)
         return row
 
@@ -166,7 +168,7 @@ class CaseApi:
             return poison
         if edge == "messages":
             page, after = _page(conversation.get("messages", []), call)
-            return self._list([_select(each, fields) for each in page], after), 200
+            return self._list([self.select(each, fields) for each in page], after), 200
         if edge:
             rest = conversation.get(f"{edge}_rest", [])
             return self._list(rest, None), 200
@@ -179,7 +181,7 @@ class CaseApi:
             return error["body"], error.get("status", 400)
         if edge:
             return self._list(message.get(f"{edge}_rest", []), None), 200
-        return _select(message, fields), 200
+        return self.select(message, fields), 200
 
     def _list(self, rows: Sequence[object], after: str | None, key: str = "data") -> object:
         paging: dict[str, Any] = {"cursors": {"before": "B", "after": after or "END"}}
@@ -195,7 +197,7 @@ def _page(items: Sequence[Any], call: Call) -> tuple[Sequence[Any], str | None]:
     return items[first:last], str(last) if last < len(items) else None
 
 
-def _select(message: Mapping[str, Any], fields: str) -> dict[str, Any]:
+def select(message: Mapping[str, Any], fields: str) -> dict[str, Any]:
     """Return the fields that were asked for; `id` and `created_time` where none was."""
     names = _names(fields) or ["id", "created_time"]
     return {name: value for name, value in message.items() if name in {*names, "id"}}

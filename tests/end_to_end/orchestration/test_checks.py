@@ -20,6 +20,7 @@ from convo_pipeline.orchestration.assets import EXTRACT_JOB, NORMALISE_JOB
 from convo_pipeline.orchestration.checks import (
     ACCOUNT_CHECKS,
     CHECKS,
+    SHAPES_CHECK,
     evaluate_checks,
     find_failed_accounts,
 )
@@ -33,7 +34,7 @@ from tests.support.inbox_worlds import TOKENS, Days, small_settings, small_world
 
 BAKERY, BIKES = "bakery-instagram", "bikes-messenger"
 ALL = [BAKERY, BIKES]
-KEYS = {check.key for check in (*CHECKS, *ACCOUNT_CHECKS)}
+KEYS = {check.key for check in (*CHECKS, *ACCOUNT_CHECKS, SHAPES_CHECK)}
 
 
 @pytest.fixture(scope="module")
@@ -178,9 +179,7 @@ def test_a_complete_lake_passes_every_check(
         deployment, instance, NORMALISE_JOB, ALL, window
     )
     assert {name for name, each in found.items() if not each.passed} == set()
-    assert {check.key for check in (*CHECKS, *ACCOUNT_CHECKS)} == {
-        dg.AssetCheckKey(dg.AssetKey(table), name) for table, name in found
-    }
+    assert {dg.AssetCheckKey(dg.AssetKey(table), name) for table, name in found} == KEYS
     assert found["messages", "keys_are_unique"].description == "passed (6 days)"
     assert {each.partition for each in found.values()} == {None}
 
@@ -308,6 +307,7 @@ def test_every_check_fails_on_its_own_fault(
     """A day with a repeated row, a wrong date, unknown ids and wrong sums."""
     day = days[0]
     sums = {"ids_listed": 5, "detailed": 1, "pending": 1, "rejected": 1, "share_detailed": 0.2}
+    sums |= {"unknown_direction_count": 1, "sender_id": "7"}
     reject = row_of(schema.RAW_REJECTS, day)
     lake.merge(
         "raw_rejects", BIKES, day, pa.Table.from_pylist([reject], schema=schema.RAW_REJECTS.schema)
@@ -362,6 +362,7 @@ def test_every_check_fails_on_its_own_fault(
                 "before the account was connected",
                 "no reason was stored (Refused)",
                 "--full",
+                "convo-pipeline check",
             )
         )
 

@@ -93,7 +93,29 @@ KINDS: dict[str, tuple[dict[str, Any], dict[str, str | None]]] = {
         BOTH_WAYS | {"c": IN},
     ),
     "me is the person of one of two conversations, by name": (
-        instagram(*TWO, answers=[me({"id": "77", "username": "user1"})]), BOTH_WAYS,
+        instagram(*TWO, answers=[me({"id": "77", "username": "user1"})]), UNKNOWN,
+    ),
+    "me is the person of one of three conversations, by name": (
+        instagram(
+            *TWO, pair("3", message("c", "3", "9")),
+            answers=[me({"id": "77", "username": "user1"})],
+        ),
+        BOTH_WAYS | {"c": IN},
+    ),
+    "another person takes part in both conversations": (
+        instagram(
+            TWO[0], {"participants": people("1", "2"), "messages": [message("b", "1", "2")]},
+            answers=[TOLD],
+        ),
+        UNKNOWN,
+    ),
+    "one of four conversations lacks the account": (
+        instagram(
+            *TWO, pair("3", message("c", "3", "9")),
+            {"participants": people("1", "2"), "messages": [message("d", "1", "2")]},
+            answers=[TOLD],
+        ),
+        BOTH_WAYS | {"c": IN, "d": None},
     ),
     "me is a person in no conversation": (
         instagram(TWO[0], answers=[me({"id": "77", "name": "Ada Admin"})]), {"a": None},

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from io import StringIO
 from pathlib import Path
 
@@ -27,6 +27,8 @@ STATUS_KEYS = {
     "is_fine",
 }
 ACCOUNT_KEYS = {
+    "open_since",
+    "unsure_direction_count",
     "account",
     "platform",
     "last_complete_at",
@@ -189,11 +191,23 @@ def test_late_blocked_unread_and_failed_accounts_have_a_line_each(inboxes: Inbox
         "mess": [
             f"last run {describe_outcome('failed', ['token'], error)}",
             REASONS["late"].explain(),
-            REASONS["unread"].explain(details={"what": "0 messages and 1 conversation"}),
+            "0 messages and 1 conversation not read yet. Nothing to do: the next run reads again;"
+            " or run `convo-pipeline extract --account mess`",
             REASONS["blocked"].explain(details={"until": "2026-03-11 16:00 UTC"}),
         ],
     }
     client.limiter.close()
+
+
+def test_the_remedy_for_unread_messages_names_account_and_day(inboxes: Inboxes) -> None:
+    inboxes.extract_whole()
+    account = AccountStatus(
+        "mess", "messenger", last_outcome="complete", open_count=3, open_since=date(2026, 3, 8)
+    )
+    assert account.attention == [
+        "3 messages and 0 conversations not read yet. Nothing to do: the next run reads again; or"
+        " run `convo-pipeline extract --account mess --since 2026-03-08`"
+    ]
 
 
 class Client:
