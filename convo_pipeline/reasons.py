@@ -31,7 +31,7 @@ RunReason = Literal[
     "token", "permission", "version", "throttled", "budget", "unreachable", "missing", "answer",
     "settings", "store", "busy", "defect", "memory", "stopped", "conversation_failed",
     "message_failed", "empty_edge", "quarantined", "unbalanced", "cursor_loop", "dead_cursor",
-    "empty_pages", "page_refused",
+    "empty_pages", "page_refused", "clock",
 ]  # fmt: skip
 """Why the run of one account is not complete: a closed set, stored in the table `runs`."""
 RUN_REASONS: frozenset[str] = frozenset(get_args(RunReason))
@@ -232,6 +232,13 @@ REASONS: Mapping[str, Reason] = {
         "a page of the list of conversations was refused at every page size",
         "the next run lists again; if it occurs again, run `convo-pipeline check`",
         is_self_healing=True,
+    ),
+    "clock": Reason(
+        "the server's clock, this machine's clock and earlier runs do not agree on the time;"
+        " the messages are stored, but their day does not count as complete",
+        "correct the clock of this machine (NTP); if it is right, the server's clock is wrong and"
+        " the next run reads again",
+        level="warning",
     ),
     # found by `check`: the token
     "token_missing": Reason(

@@ -18,6 +18,7 @@ _ISO_TIME = re.compile(
 _UNIX_TIME = re.compile(r"-?\d{1,16}(?:\.\d{1,9})?", re.ASCII)
 MILLISECONDS_FROM = 100_000_000_000
 """Larger unix numbers are milliseconds: as seconds they would be after the year 5138."""
+FIRST_SECOND = -62_135_596_800
 LAST_SECOND = 253_402_300_799
 
 
@@ -44,14 +45,17 @@ def day_start_us(day: date) -> int:
 def parse_time_us(value: object) -> int | None:
     """Return a Graph API time as microseconds since 1970, or None if it is not a time.
 
+    Times before the year 1 or after 9999 in UTC are none, because no date can hold them.
+
     >>> parse_time_us("2026-02-19T08:57:24+0000")
     1771491444000000
     """
     if isinstance(value, str) and len(value) == 24 and value[4:20:3] == "--T::+":
         try:
-            return int(datetime.fromisoformat(value).timestamp()) * SECOND_US
+            seconds = int(datetime.fromisoformat(value).timestamp())
         except ValueError:
             return None
+        return seconds * SECOND_US if FIRST_SECOND <= seconds <= LAST_SECOND else None
     moment = parse_time(value)
     return None if moment is None else to_us(moment)
 

@@ -64,6 +64,7 @@ def choose_windows(
     """
     chosen = [settings.account(name) for name in accounts]
     first = min(account.start_date for account in chosen)
+    _check_clock(settings, accounts, today, first)
     if everything:
         return {account.name: Window(account.start_date, today + ONE_DAY) for account in chosen}
     if since is None and until is None:
@@ -93,6 +94,21 @@ def choose_windows(
         for account in chosen
         if account.start_date < until
     }
+
+
+def _check_clock(settings: Settings, accounts: Sequence[str], today: date, first: date) -> None:
+    """Raise SettingsError if this machine's clock is before the first start_date."""
+    if today >= first:
+        return
+    with open_ledger(settings) as state:
+        runs = [run for name in accounts for run in (state.runs(name, limit=1) if state else ())]
+    newest = max((run.started_at.date() for run in runs), default=today)
+    proof = f", and a run of {newest} is stored" if newest > today else ""
+    remedy = "correct the clock" if proof else "correct the clock, or start_date"
+    raise SettingsError(
+        f"this machine's clock shows {today} (UTC), before the first start_date, {first}{proof}:"
+        f" {remedy}"
+    )
 
 
 def run_extraction(

@@ -176,7 +176,7 @@ class EmulatorServer:
         with self.world.lock:
             active = self.injector.choose(call) if self.injector.faults else []
             answer, content = self._make(call, active)
-            answer.headers["Date"] = self._date(answer)
+            answer.headers.setdefault("Date", self._date(answer))
         self._note(call, answer, at)
         for kind, context in active:
             if kind.wire:

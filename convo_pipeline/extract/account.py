@@ -287,16 +287,21 @@ class AccountCalls:
         self._state = run.store.state
         self._name = run.account.name
         self._memory = self._state.memory(self._name)
-        self._complete_range = _read_complete_range(self._memory)
+        self._complete_range, now = _read_complete_range(self._memory), run.clock.now()
         self._damaged = damaged_files(run.store, self._name)
         since = max(
             min(run.since, *(day for _, _, day, _ in self._damaged), run.until),
             run.account.start_date,
         )
+        if self._complete_range:
+            client.server_clock.known_until = self._complete_range.until
+            if self._complete_range.until > now + ONE_DAY:
+                # a clock is or was wrong: read everything again that counted as read
+                since, self._complete_range = min(since, self._complete_range.since), None
         self._plan = plan_run(
             run.mode,
             since,
-            run.clock.now(),
+            now,
             self._complete_range,
             run.settings.schedule.recheck_days,
         )
@@ -304,7 +309,7 @@ class AccountCalls:
         if self._complete_range:
             self._complete_since = min(self._plan.since, self._complete_range.since)
         self._page_sizes = PageSizePolicy(
-            run.account.platform, run.clock.now().date(), self._memory.get("page_size")
+            run.account.platform, now.date(), self._memory.get("page_size")
         )
         self._lists = NestedLists.from_json(
             run.clock.now().date(), self._memory.get("phantom_lists")
@@ -351,15 +356,26 @@ class AccountCalls:
         memory["page_size"] = self._page_sizes.to_json(unreadable)
         memory["phantom_lists"] = self._lists.to_json()
         is_whole = summary is not None and self._result.error is None and not summary.cuts
-        if summary is not None and is_whole and summary.started_at is not None:
-            memory["coverage"] = {
-                "since": self._complete_since.isoformat(),
-                "t0_us": to_us(summary.started_at),
-            }
+        until = self._find_position()
+        if is_whole and until is not None:
+            since = self._complete_since.isoformat()
+            memory["coverage"] = {"since": since, "t0_us": to_us(until)}
         self._state.save_memory(self._name, memory)
         census = Census.from_json(self._state.census(self._name))
         if census.merge(self._client.census) or self._run.mode != "capture":
             self._state.save_census(self._name, census.to_json())
+
+    def _find_position(self) -> datetime | None:
+        """Return until when the inbox was read; None if the saved position has to stay.
+
+        If the time is doubtful, the position moves only to a time that no witness contradicts.
+        """
+        listed_at, earlier = self._client.listed_at, self._complete_range
+        if listed_at is None or (listed_at.is_doubtful and earlier is None):
+            return None
+        if listed_at.is_doubtful and earlier is not None:
+            return max(listed_at.bound, earlier.until)
+        return listed_at.bound
 
     def settle_damaged_files(self) -> list[Commit]:
         """Clear the files that were damaged before this run, if it read all of their days again.
@@ -387,6 +403,10 @@ class AccountCalls:
         reasons = {*self._result.reasons, *(summary.cuts if summary else ())}
         if any(result.quarantined for result in results):
             reasons.add("quarantined")
+        listed_at = self._client.listed_at
+        doubt = listed_at.dispute if listed_at and listed_at.is_doubtful else ""
+        if doubt:
+            reasons.add("clock")
         counts = Counter(self._result.counts)
         for result in results:
             counts.update(result.counts)
@@ -407,11 +427,11 @@ class AccountCalls:
             account=self._name,
             outcome="complete" if not reasons else "incomplete" if is_partly_done else "failed",
             reasons=tuple(sorted(reasons)),
-            error=redact(str(error), client.secrets) if error else None,
+            error=redact(str(error or doubt), client.secrets) if error or doubt else None,
             commits=tuple(commit for result in results for commit in result.commits),
             calls=dict(sorted(client.calls.items())),
             counts=dict(sorted(counts.items())),
-            started_at=summary.started_at if summary else None,
+            started_at=listed_at.at if listed_at and summary else None,
             figures=figures,
             report=self._details(results) | {"calls": figures.to_json(), "balance": balances},
         )
@@ -426,6 +446,8 @@ class AccountCalls:
             "throttled_until": resume_at.isoformat() if resume_at else None,
             "unchecked_answers": self._client.unchecked,
             "version": self._client.version,
+            "clocks": self._client.listed_at.dispute if self._client.listed_at else "",
+            "wrong_dates": self._client.server_clock.outlier_count,
             "listing": listing_details(summary) if summary else None,
             "failed": refusals(self._result.failures),
             "quarantined": [text for result in results for text in result.quarantined],

@@ -68,8 +68,9 @@ def load_run_data(
     StoppedError between two days if the run is cancelled.
     """
     placed = data.place_untimed(_find_stored_days(store, account.name, data))
-    if placed:
-        store.state.save_placements(account.name, placed)
+    kept = {key: day for key, day in placed.items() if day >= account.start_date}
+    if kept:
+        store.state.save_placements(account.name, kept)
     result = LoadResult(counts=Counter(data.suppression_filter.counts))
     identity = data.find_identity(store, account)
     first_day = max(account.start_date, first_raw_day(store))
@@ -82,6 +83,9 @@ def load_run_data(
             cancellation.check()
         if day >= first_day:
             loader.merge_day(day)
+        elif day < account.start_date:
+            keys = schema.RAW_MESSAGE_IDS.row_keys(data.read_day(day))
+            result.counts["before_start_date"] += pc.count_distinct(keys).as_py()
     for day in loader.find_passed_days():
         loader.merge_missing(day)
     loader.merge_conversations_without_messages()

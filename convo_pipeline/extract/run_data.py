@@ -107,8 +107,15 @@ class RunData:
     @classmethod
     def create(cls, store: Store, account: AccountSettings, spool: Spool) -> "RunData":
         """Return empty data whose scratch files lie in the spool's folder."""
-        filtered = SuppressionFilter.read(store, account)
-        data = cls(spool, filtered, store.state.placements(account.name))
+        filtered, placements = (
+            SuppressionFilter.read(store, account),
+            {
+                key: day  # a day before the start was the mistake of a wrong clock
+                for key, day in store.state.placements(account.name).items()
+                if day >= account.start_date
+            },
+        )
+        data = cls(spool, filtered, placements)
         data.make_folder()
         return data
 

@@ -44,6 +44,7 @@ from convo_pipeline.graph.responses import (
     GraphResponse,
     Identity,
     Page,
+    activity_times,
     read_conversation,
     read_conversation_of_user,
     read_conversations,
@@ -53,6 +54,7 @@ from convo_pipeline.graph.responses import (
     read_page,
 )
 from convo_pipeline.graph.retry import GiveUp, Retry, WaitBudget, decide
+from convo_pipeline.graph.server_clock import ResponseTime, ServerClock
 from convo_pipeline.graph.shapes import Census
 from convo_pipeline.graph.transport import MAX_RESPONSE_BYTES, HttpResponse, HttpTransport
 from convo_pipeline.settings import AccountSettings, Settings
@@ -171,6 +173,9 @@ class GraphClient:
         self.unchecked = 0
         """Successful responses whose gzip body ended before its checksum."""
         self.throttled_seconds = 0.0
+        self.server_clock = ServerClock()
+        self.listed_at: ResponseTime | None = None
+        """The time of the first page of the inbox."""
         self.version: str | None = None
         """The API version of the last response."""
         self.census = Census()
@@ -472,15 +477,22 @@ class GraphClient:
             reason = str(error)
         self._count_shape(request.kind, body, response.status)
         now = self._clock.now()
-        server_time = response_headers.server_time(response.headers) or now
+        date = response_headers.server_time(response.headers)
         error_object = body.get("error") if isinstance(body, dict) else None
         if isinstance(error_object, dict) or body is None or response.status >= 400:
             fields = error_object if isinstance(error_object, dict) else {}
-            raise self._read_error(request, response, fields, reason, server_time)
+            raise self._read_error(request, response, fields, reason, date or now)
         with self._lock:
             self.unchecked += not response.has_checksum
+            time = self.server_clock.read(
+                date, now, self._clock.monotonic_seconds(), activity_times(body)
+            )
+            if request.kind == "listing" and self.listed_at is None:
+                self.listed_at = time
+                if time.dispute:
+                    _LOG.warning("the clocks disagree: %s", time.dispute)
         version = response_headers.api_version(response.headers)
-        return GraphResponse(body, server_time, len(response.content), version)
+        return GraphResponse(body, time.at, len(response.content), version)
 
     def _count_shape(self, kind: CallKind, body: object, status: int) -> None:
         """Count the shape of a response; a walk of every response would double the CPU time."""

@@ -4,13 +4,14 @@ A response of an unknown shape raises PayloadError. `paging.next` contains the a
 point to any server, so only its cursor is used, never its address.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from urllib.parse import parse_qs, urlsplit
 
 from convo_pipeline.base.json_text import load_json, readable_id
-from convo_pipeline.base.times import parse_time_us
+from convo_pipeline.base.times import EARLIEST_US, parse_time_us
 from convo_pipeline.errors import PayloadError
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -102,6 +103,25 @@ def read_json(content: bytes) -> object:
         return load_json(content.removeprefix(_BYTE_ORDER_MARK), unique_keys=True)
     except ValueError as error:
         raise PayloadError(f"the response is {error}") from None
+
+
+def activity_times(body: object) -> Iterator[int]:
+    """Yield the times of the conversations and messages in a response, microseconds since 1970.
+
+    Times before these platforms existed are wrong and left out.
+    """
+    for row in _rows_of(body):
+        if isinstance(row, dict):
+            times = (parse_time_us(row.get(name)) for name in ("updated_time", "created_time"))
+            yield from (time for time in times if time is not None and time >= EARLIEST_US)
+            if "messages" in row:
+                yield from activity_times(row["messages"])
+
+
+def _rows_of(body: object) -> Sequence[object]:
+    if isinstance(body, dict):
+        body = next((body[name] for name in ("data", "conversations") if name in body), [body])
+    return body if isinstance(body, list) else [body]
 
 
 def read_object(response: GraphResponse) -> GraphResponse:

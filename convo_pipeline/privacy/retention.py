@@ -21,7 +21,7 @@ from convo_pipeline.storage.backend import remove_file
 
 CLOCK_TOLERANCE = timedelta(days=14)
 CONFIRMING_DAYS = 3
-"""Number of days with stored messages that together confirm the machine's clock."""
+"""Number of days with stored messages, or of upkeeps, that together confirm the machine's clock."""
 _CLOCK_MEMORY = ""
 """Name of the clock's entry among the memories of accounts; no account can have it."""
 
@@ -75,9 +75,9 @@ def expire_by_clock(
     """Remove what is older than its limit by the machine's clock; return what was removed.
 
     A StoreError says, before anything is removed, that the clock may be ahead. It is trusted up to
-    14 days after the last upkeep that trusted it, and up to 14 days after the third newest day
-    with messages. So neither one run nor one message with a wrong date can confirm a wrong clock.
-    `is_clock_trusted` skips this check.
+    14 days after the earliest of the last three upkeeps that trusted it, and up to 14 days after
+    the third newest day with messages. So no single upkeep, run or message with a wrong date
+    confirms a wrong clock. `is_clock_trusted` skips this check; the upkeeps count anew.
     """
     today = now.astimezone(UTC).date()
     if limits and not is_clock_trusted:
@@ -93,8 +93,10 @@ def expire_by_clock(
                 f" messages of {CONFIRMING_DAYS} newer days confirm it too"
             )
     if limits:
-        memory = store.state.memory(_CLOCK_MEMORY) | {"trusted_us": to_us(now)}
-        store.state.save_memory(_CLOCK_MEMORY, memory)
+        days = [] if is_clock_trusted else _trusted_times(store)
+        days = [day for day in days if day.date() != today] + [now]
+        trusted_us = [to_us(day) for day in days[-CONFIRMING_DAYS:]]
+        store.state.save_memory(_CLOCK_MEMORY, {"trusted_us": trusted_us})
     return expire(store, limits, today)
 
 
@@ -105,11 +107,17 @@ def _last_confirmed_time(store: Store) -> datetime | None:
         for account in store.accounts(RAW_MESSAGE_IDS.name)
         for day in store.days(RAW_MESSAGE_IDS.name, account)
     }
-    trusted_us = store.state.memory(_CLOCK_MEMORY).get("trusted_us")
-    times = [from_us(trusted_us)] if isinstance(trusted_us, int) else []
+    times = sorted(_trusted_times(store))[:1]
     if len(days) >= CONFIRMING_DAYS:
         times.append(datetime.combine(sorted(days)[-CONFIRMING_DAYS], time(), UTC))
     return max(times, default=None)
+
+
+def _trusted_times(store: Store) -> list[datetime]:
+    """Return the last upkeeps that trusted the clock, one a day; early versions stored one."""
+    saved = store.state.memory(_CLOCK_MEMORY).get("trusted_us")
+    values = saved if isinstance(saved, list) else [saved]
+    return [from_us(value) for value in values if isinstance(value, int)]
 
 
 def expire(store: Store, limits: Mapping[str, int], today: date) -> list[ExpiredPartition]:

@@ -317,6 +317,17 @@ def test_clock_is_trusted_14_days_after_a_trusted_upkeep(inboxes: Inboxes) -> No
     assert expire_by_clock(inboxes.store, LIMITS, last)
 
 
+def test_upkeeps_cannot_confirm_a_clock_that_jumps_ahead_again(inboxes: Inboxes) -> None:
+    """A clock that jumps 13 days ahead is not trusted for another jump."""
+    inboxes.extract_whole()
+    for night in range(3):
+        expire_by_clock(inboxes.store, LIMITS, NOW + timedelta(days=night))
+    expire_by_clock(inboxes.store, LIMITS, NOW + timedelta(days=14))
+    with pytest.raises(StoreError, match="nothing was removed"):
+        expire_by_clock(inboxes.store, LIMITS, NOW + timedelta(days=27))
+    expire_by_clock(inboxes.store, LIMITS, NOW + timedelta(days=3))
+
+
 def test_corrected_clock_is_trusted(inboxes: Inboxes) -> None:
     store = inboxes.store
     with pytest.raises(StoreError):
