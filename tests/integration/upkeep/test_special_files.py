@@ -35,7 +35,7 @@ def ids(day: date) -> pa.Table:
         "message_id": f"m{day}",
         "created_at": datetime(day.year, day.month, day.day, 12, tzinfo=UTC),
         "created_at_source": "message",
-        "tie_rank": 0,
+        "order_in_second": 0,
         "first_seen_at": datetime(2026, 1, 9, tzinfo=UTC),
     }
     return pa.Table.from_pylist([row], schema=RAW_MESSAGE_IDS.schema)
