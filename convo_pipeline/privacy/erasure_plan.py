@@ -176,6 +176,16 @@ def read_pending_plans(store: Store) -> list[ErasurePlan]:
     ]
 
 
+def rename_pending_plans(store: Store, old: str, new: str) -> None:
+    """Give the plans of interrupted erasures the new name of their account."""
+    files = PendingFiles(store, PLANS_FOLDER)
+    for name in files.names():
+        saved = files.read(name)
+        if saved is not None and saved["account"] == old:
+            files.save(f"{new}.{name.partition('.')[2]}", saved | {"account": new})
+            files.remove(name)
+
+
 def _plan_name(account: str, person_hash: str) -> str:
     return f"{account}.{hashlib.sha256(person_hash.encode()).hexdigest()[:16]}"
 

@@ -214,3 +214,11 @@ def read_pending_days(store: Store, account: str) -> set[date]:
 def save_pending_days(store: Store, account: str, days: Iterable[date]) -> None:
     """Save the days before a removal changes them."""
     PendingFiles(store, PENDING_FOLDER).save(account, sorted(map(str, days)))
+
+
+def rename_pending_days(store: Store, old: str, new: str) -> None:
+    """Give the days of an interrupted removal the new name of their account."""
+    days = read_pending_days(store, old)
+    if days:
+        save_pending_days(store, new, days | read_pending_days(store, new))
+        PendingFiles(store, PENDING_FOLDER).remove(old)

@@ -342,12 +342,17 @@ class State:
             return connection.execute(sql, (to_us(before),)).rowcount
 
     def rename_account(self, old: str, new: str) -> None:
-        """Rename an account in all tables, or in none."""
+        """Rename an account in all tables, or in none. Rows of the old name replace the new one's.
+
+        The new name has rows if the state was rebuilt while a rename was unfinished.
+        """
         with self.database.transaction() as connection:
             for table in ACCOUNT_TABLES:
-                connection.execute(f"UPDATE {table} SET account = ? WHERE account = ?", (new, old))
+                connection.execute(
+                    f"UPDATE OR REPLACE {table} SET account = ? WHERE account = ?", (new, old)
+                )
             connection.execute(
-                "UPDATE quarantines SET path = replace(path, ?, ?) WHERE account = ?",
+                "UPDATE OR REPLACE quarantines SET path = replace(path, ?, ?) WHERE account = ?",
                 (f"/account={old}/", f"/account={new}/", new),
             )
             connection.execute("DELETE FROM days_done WHERE account IN (?, ?)", (old, new))

@@ -156,7 +156,29 @@ class LocalFolder:
         return str(target)
 
     def rename_folder(self, parts: Parts, new_name: str) -> None:
-        self.set_aside(parts, new_name)
+        """Rename a folder in one step; move its entries one by one if the new name exists.
+
+        Raise StoreError, before anything moves, if an entry has the same name in both folders.
+        """
+        target = (*parts[:-1], new_name)
+        names, target_names = self.list_names(parts), self.list_names(target)
+        if not target_names:
+            self.set_aside(parts, new_name)
+            return
+        if both := sorted(set(names).intersection(target_names)):
+            raise StoreError(
+                f"{self.location(parts)} and {self.location(target)} both contain {both[0]}: move"
+                " one of the two away, then run the same command again"
+            )
+        path, target_path = self.path(parts), self.path(target)
+        try:
+            for name in names:
+                os.replace(os.path.join(path, name), os.path.join(target_path, name))
+            sync_folder(target_path)
+            os.rmdir(path)
+            sync_folder(path.parent)
+        except OSError as error:
+            raise storage_error(path, "rename", error) from None
 
     def delete_old_versions(self, parts: Parts) -> None:
         """Do nothing: a disk keeps no old versions."""

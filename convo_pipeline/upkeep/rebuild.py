@@ -5,11 +5,13 @@ from datetime import date
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from convo_pipeline.errors import StoreError
 from convo_pipeline.lake.ledger import read_runs, restore_runs
 from convo_pipeline.lake.store import Store
 from convo_pipeline.schema import RAW_CONVERSATIONS, RAW_MESSAGE_IDS, RUNS
 from convo_pipeline.state.records import AccountIdentity
 from convo_pipeline.storage.layout import is_set_aside
+from convo_pipeline.upkeep.rename import finish_renames
 
 CERTAIN_SOURCES = ("message", "message_id")
 """Values of `created_at_source` whose date never changes. For others the state keeps the date."""
@@ -18,9 +20,12 @@ CERTAIN_SOURCES = ("message", "message_id")
 def rebuild_state(store: Store) -> None:
     """Rebuild the state from the files; each is read completely and damaged ones are skipped.
 
+    Interrupted renames are finished first: their files lie under two names. At the end, StoreError
+    names an inbox whose files lie under two names without such a note, and the command to run.
     The files can be older than the state, so the state no longer says what was read to the end.
     The next run fetches the day of each raw file that is missing or changed.
     """
+    finish_renames(store)
     _mark_quarantined_files(store)
     identities: dict[str, AccountIdentity] = {}
     missing = {
@@ -42,10 +47,16 @@ def rebuild_state(store: Store) -> None:
     for record in missing.values():
         store.partitions.forget_missing(record)
     restore_runs(store)
+    errors = []
     for identity in identities.values():
-        store.state.set_identity(identity)
+        try:
+            store.state.set_identity(identity)
+        except StoreError as error:
+            errors.append(error)
     for identity in store.state.identities():
         store.state.reset_progress(identity.account)
+    if errors:
+        raise errors[0]
 
 
 def _mark_quarantined_files(store: Store) -> None:

@@ -1,7 +1,7 @@
 """Give an account another name: its folders, spool, receipts, ledger lines and state.
 
-An interrupted rename is finished by the same command. On a disk a table's folder moves in one
-step. In a bucket each object is copied, then deleted.
+An interrupted rename is finished by the same command, or by `verify --rebuild-state`. On a disk a
+table's folder moves in one step. In a bucket each object is copied, then deleted.
 """
 
 from contextlib import ExitStack
@@ -9,10 +9,11 @@ from contextlib import ExitStack
 from convo_pipeline.errors import StoreError
 from convo_pipeline.lake import ledger
 from convo_pipeline.lake.compact import drop_outdated
+from convo_pipeline.lake.parquet import read_label
 from convo_pipeline.lake.store import RENAMES, Store
 from convo_pipeline.lake.suppression import RECEIPTS, rename_receipts
-from convo_pipeline.privacy.erasure_plan import read_pending_plans
-from convo_pipeline.privacy.unsent import read_pending_days
+from convo_pipeline.privacy.erasure_plan import rename_pending_plans
+from convo_pipeline.privacy.unsent import rename_pending_days
 from convo_pipeline.schema import TABLES
 from convo_pipeline.storage.backend import remove_file, write_file
 from convo_pipeline.storage.layout import check_account, file_parts, table_of
@@ -21,12 +22,19 @@ from convo_pipeline.storage.local import LocalFolder
 SPOOL = "spool"
 
 
+def finish_renames(store: Store) -> None:
+    """Finish every interrupted rename."""
+    for note in LocalFolder(store.state_path).list_names((RENAMES,)):
+        old, _, new = note.partition(".")
+        rename_account(store, old, new)
+
+
 def rename_account(store: Store, old: str, new: str) -> list[str]:
     """Move everything of account `old` to `new`; return the tables whose folder moved.
 
-    Data files keep their bytes. A StoreError says, before anything moves, that `old` is unknown or
-    has an unfinished erasure, or that `new` has data already. A bucket's old versions under the
-    old name are deleted.
+    Data files keep their bytes. Notes of an unfinished erasure move too. A StoreError says, before
+    anything moves, that `old` is unknown or that `new` has data of another inbox. A bucket's old
+    versions under the old name are deleted.
     """
     if check_account(old) == check_account(new):
         raise StoreError(f'"{old}" is its name already')
@@ -37,13 +45,17 @@ def rename_account(store: Store, old: str, new: str) -> list[str]:
                 locks.enter_context(lock(account))
         for account in (old, new):
             store.check_name(account, besides=f"{old}.{new}")
-        tables = _check(store, old, new, is_resumed=state_folder.version(note) is not None)
+        tables = [table for table in TABLES if old in store.listed_accounts(table)]
+        if state_folder.version(note) is None:
+            _check(store, old, new, tables)
         write_file(state_folder, note, b"")
         for table in tables:
             store.backend.rename_folder((table, f"account={old}"), f"account={new}")
         if old in state_folder.list_names((SPOOL,)):
             state_folder.rename_folder((SPOOL, old), new)
         rename_receipts(store, old, new)
+        rename_pending_plans(store, old, new)
+        rename_pending_days(store, old, new)
         _check_all_moved(store, old)
         ledger.change_runs(store, lambda rows: ledger.rename_account(rows, old, new))
         store.state.rename_account(old, new)
@@ -54,21 +66,14 @@ def rename_account(store: Store, old: str, new: str) -> list[str]:
     return tables
 
 
-def _check(store: Store, old: str, new: str, is_resumed: bool) -> list[str]:
-    """Return the tables to move; raise a StoreError if the rename is not possible."""
-    tables = [table for table in TABLES if old in store.listed_accounts(table)]
+def _check(store: Store, old: str, new: str, tables: list[str]) -> None:
+    """Raise a StoreError if the rename is not possible."""
     if not tables and not _is_in_state(store, old):
-        if is_resumed:
-            return []  # Only the last steps are left to do.
         raise StoreError(f'there is no account "{old}" to rename')
-    has_pending_plan = any(plan.account == old for plan in read_pending_plans(store))
-    if has_pending_plan or read_pending_days(store, old):
-        raise StoreError(
-            f'an erasure in "{old}" was interrupted, and it only knows this name. Finish it first'
-            " with the same `convo-pipeline forget` or `expire`, or wait for the nightly upkeep"
-        )
+    if _is_half_renamed(store, old, new):
+        return
     has_rows = any(new in store.listed_accounts(table) for table in tables)
-    if (has_rows and not is_resumed) or _is_in_state(store, new):
+    if has_rows or _is_in_state(store, new):
         raise StoreError(f'"{new}" already has rows of its own: choose another name for "{old}"')
     # An earlier account without rows can have left a spool or receipts. An empty folder of a run
     # counts, too: no folder can move over it.
@@ -77,11 +82,29 @@ def _check(store: Store, old: str, new: str, is_resumed: bool) -> list[str]:
         remains = state_folder.location((SPOOL, new))
     elif any(True for _ in store.backend.list_files((RECEIPTS, f"account={new}"))):
         remains = store.backend.location((RECEIPTS, f"account={new}"))
-    if remains and not is_resumed:
+    if remains:
         raise StoreError(
             f'"{new}" was an account before and left {remains}: choose another name for "{old}"'
         )
-    return tables
+
+
+def _is_half_renamed(store: Store, old: str, new: str) -> bool:
+    """Return whether the files of one inbox lie under both names: a rename lost its note.
+
+    The note is lost with the folder of the state. Each file names its inbox in its footer.
+    """
+    inboxes = [_stored_inboxes(store, account) for account in (old, new)]
+    return len(inboxes[0]) == 1 and inboxes[0] == inboxes[1]
+
+
+def _stored_inboxes(store: Store, account: str) -> set[str]:
+    """Return the inboxes that the account's files name, from one file of each table."""
+    inboxes = set()
+    for table in TABLES.values():
+        for day in store.days(table.name, account)[:1]:
+            file = store.backend.read(file_parts(table, account, day))
+            inboxes.add(read_label(file.content).partition(" ")[2] if file else "")
+    return inboxes - {""}
 
 
 def _check_all_moved(store: Store, old: str) -> None:

@@ -1,5 +1,7 @@
 """Rename of an account: everything moves, bytes stay, an interruption is finished."""
 
+import re
+import shutil
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from functools import partial
@@ -14,12 +16,13 @@ from convo_pipeline.lake.ledger import export_runs
 from convo_pipeline.lake.store import Store
 from convo_pipeline.privacy import unsent
 from convo_pipeline.privacy.erasure import lock_for_erasure
-from convo_pipeline.privacy.erasure_plan import plan_erasure
+from convo_pipeline.privacy.erasure_plan import plan_erasure, read_pending_plans
 from convo_pipeline.privacy.forget import erase, resume_erasures
 from convo_pipeline.privacy.unsent import remove_unsent
-from convo_pipeline.schema import RAW_MESSAGE_IDS, REACTIONS
+from convo_pipeline.schema import RAW_CONVERSATIONS, RAW_MESSAGE_IDS, REACTIONS
 from convo_pipeline.settings import Settings, StoreSettings
 from convo_pipeline.state.records import AccountIdentity, Run
+from convo_pipeline.upkeep.rebuild import rebuild_state
 from convo_pipeline.upkeep.rename import rename_account
 from convo_pipeline.upkeep.verify import verify
 from tests.integration.privacy.test_forget import run_killed
@@ -192,17 +195,100 @@ def test_half_renamed_account_is_locked_and_gets_no_third_name(
         pass
 
 
-def test_account_with_an_unfinished_erasure_is_not_renamed(
-    store: Store,
-) -> None:
+def test_an_unfinished_erasure_is_renamed_and_finished_under_the_new_name(store: Store) -> None:
     with lock_for_erasure(store, "bakery"):
         erase(store, plan_erasure(store, "bakery", "1"), NOON)
     unsent.save_pending_days(store, "bakery", [DAY])
     (store.state_path / "spool" / "bakery" / "r1").rmdir()
-    for finish in (resume_erasures, remove_unsent):
-        with pytest.raises(StoreError, match='an erasure in "bakery" was interrupted'):
-            rename_account(store, "bakery", "cafe")
-        finish(Settings(store=StoreSettings(root=str(store.root))), store, NOON)
+    rename_account(store, "bakery", "cafe")
+    assert [plan.account for plan in read_pending_plans(store)] == ["cafe"]
+    assert unsent.read_pending_days(store, "cafe") == {DAY}
+    settings = Settings(store=StoreSettings(root=str(store.root)))
+    assert [receipt.account for receipt in resume_erasures(settings, store, NOON)] == ["cafe"]
+    remove_unsent(settings, store, NOON)
+    assert read_pending_plans(store) == []
+    assert not unsent.read_pending_days(store, "cafe")
+    assert verify(store).findings == ()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize("is_state_lost", [False, True])
+def test_a_killed_rename_is_finished_although_the_state_was_rebuilt(
+    store: Store, is_state_lost: bool
+) -> None:
+    """With the folder of the state the note is lost; then the error names the rename to run."""
+    add_conversations(store)
+    old, new, last_call, kills, is_done = "bakery", "cafe", 1, 0, False
+    while not is_done:
+        store.close()
+        rename = partial(rename_account, Store(StoreSettings(root=str(store.root))), old, new)
+        is_done = run_killed(rename, last_call)
+        kills += not is_done
+        if is_state_lost:
+            shutil.rmtree(store.state_path)
+        for _ in range(3):
+            try:
+                rebuild_state(store)
+                break
+            except StoreError as error:
+                names = re.search(r"convo-pipeline rename (\w+) (\w+)", str(error))
+                assert names is not None
+                rename_account(store, *names.groups())
+        assert verify(store).findings == ()
+        held = [name for name in (old, new) if store.days("raw_message_ids", name)]
+        assert len(held) == 1
+        for account in ("bakery", "cafe"):
+            with store.lock_account(account):
+                pass
+        if held == [old]:
+            rename_account(store, old, new)
+        assert verify(store).findings == ()
+        old, new, last_call = new, old, last_call + 1
+    assert kills > 20
+
+
+def add_conversations(store: Store) -> None:
+    """Give each account a file that tells its inbox, as every account with a run has."""
+    for account in ("bakery", "florist"):
+        row = {
+            "conversation_id": "c",
+            "first_seen_at": NOON,
+            "changed_at": NOON,
+            "page_id": f"page of {account}",
+            "platform": "instagram",
+            "payload": "{}",
+        }
+        rows = pa.Table.from_pylist([row], schema=RAW_CONVERSATIONS.schema)
+        store.merge("raw_conversations", account, DAY, rows)
+    # The files of the fixture name no inbox in their footers: write them again.
+    for account in ("bakery", "florist"):
+        for table in ("raw_message_ids", "reactions"):
+            store.drop(table, account, DAY)
+        rows = pa.Table.from_pylist([ID], schema=RAW_MESSAGE_IDS.schema)
+        store.merge("raw_message_ids", account, DAY, rows)
+        rows = pa.Table.from_pylist([REACTION], schema=REACTIONS.schema)
+        store.replace("reactions", account, DAY, rows, "digest")
+
+
+def test_a_name_with_data_of_another_inbox_is_refused_although_no_table_has_both(
+    store: Store,
+) -> None:
+    add_conversations(store)
+    store.drop("reactions", "florist", DAY)
+    with pytest.raises(StoreError, match='"florist" already has rows'):
+        rename_account(store, "bakery", "florist")
+
+
+def test_two_files_of_one_day_are_named_and_none_is_replaced(store: Store) -> None:
+    add_conversations(store)
+    note_rename(store)
+    shutil.copytree(
+        store.root / "reactions" / "account=bakery", store.root / "reactions" / "account=cafe"
+    )
+    with pytest.raises(StoreError, match=f"both contain date={DAY}: move one of the two away"):
+        rename_account(store, "bakery", "cafe")
+    shutil.rmtree(store.root / "reactions" / "account=bakery")
     rename_account(store, "bakery", "cafe")
     assert verify(store).findings == ()
 
