@@ -121,7 +121,7 @@ SHAPES: Mapping[str, tuple[object, ...]] = {
     "id_alphabet": ("meta", "hostile"),
     "json_escapes": ("meta", "plain"),
     "inner_next": ("phantom", "absent", "everywhere"),
-    "inner_limit": (25, 1, 2),
+    "inner_limit": (25, 2, 3),
     "cursor_kind": ("keyset", "item", "offset"),
     "undocumented_fields": (True, False),
     "conversation_routing": (False, True),

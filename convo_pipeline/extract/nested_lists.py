@@ -4,7 +4,8 @@ Such a list is marked with `is_cut` in the stored payload until its later pages 
 replaces a cut list by a whole one, never the reverse.
 
 The list of shares can name a next page that is empty (seen with v24.0). So after some empty next
-pages in a row, a short page of that list counts as its last page for a week.
+pages in a row, a short page of that list counts as its last page for a week. A page is short if it
+has one item, or if this run has seen a longer page of that list. Nobody documents the page size.
 """
 
 import threading
@@ -21,8 +22,6 @@ from convo_pipeline.schema import CUT_KEY
 
 MESSAGE_LISTS = ("attachments", "shares", "reactions", "to", "tags")
 CONVERSATION_LISTS = ("participants",)
-FULL_PAGE = 25
-"""Items on a page if no limit is given (Graph API): a shorter page may be the last one."""
 PHANTOM_AFTER = 3
 PHANTOM_FOR = timedelta(days=7)
 MOST_PAGES = 100
@@ -58,6 +57,8 @@ class NestedLists:
     _empty_counts: dict[str, int] = field(default_factory=dict)
     _phantoms: dict[str, date] = field(default_factory=dict)
     """Lists whose short pages name a next page that is empty, with the day of this finding."""
+    _longest: dict[str, int] = field(default_factory=dict)
+    """Number of items on the longest page of each list that named a next page."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
@@ -77,10 +78,15 @@ class NestedLists:
 
     def find(self, row: object, names: Sequence[str]) -> list[CutList]:
         """Return the lists of a row that are cut."""
-        return [cut for cut in find_next(row, names) if not self._is_phantom(cut)]
+        cuts = find_next(row, names)
+        with self._lock:
+            for cut in cuts:
+                self._longest[cut.name] = max(len(cut.rows), self._longest.get(cut.name, 0))
+        return [cut for cut in cuts if not self._is_phantom(cut)]
 
     def _is_phantom(self, cut: CutList) -> bool:
-        return cut.name in self._phantoms and len(cut.rows) < FULL_PAGE
+        is_short = len(cut.rows) == 1 or len(cut.rows) < self._longest.get(cut.name, 0)
+        return cut.name in self._phantoms and is_short
 
     def mark(self, row: object, names: Sequence[str] = MESSAGE_LISTS) -> object:
         """Return the row with its cut lists marked, those of a reaction's users too."""
@@ -121,7 +127,7 @@ class NestedLists:
             empty_count = 0 if fresh else empty_count + 1
             if empty_count >= MOST_EMPTY_PAGES:
                 break
-        if len(cut.rows) < FULL_PAGE and error is None:
+        if error is None:
             self._count_page(cut.name, is_empty=len(rows) == len(cut.rows))
         return cut._replace(rows=tuple(rows)), after is None, error
 
