@@ -4,6 +4,7 @@ ConvoError
 ├── SettingsError          fix the setting; names the key or variable, never its value
 ├── GraphError             stop this account; code, subcode, status, trace id, path
 │   ├── TokenError         stop this account: renew the token
+│   │   └── ProofError     stop this account: correct the app secret
 │   ├── AccessDeniedError  stop this account: grant the permission
 │   ├── VersionError       stop this account: set a version that Meta serves
 │   ├── MissingError       skip this object: it is deleted, too old or not visible
@@ -75,6 +76,10 @@ class GraphError(ConvoError):
 
 class TokenError(GraphError):
     """The token is invalid, expired or revoked: stop this account and renew the token."""
+
+
+class ProofError(TokenError):
+    """The app secret is missing or of another app: stop this account and correct the secret."""
 
 
 class AccessDeniedError(GraphError):

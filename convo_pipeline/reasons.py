@@ -17,6 +17,7 @@ from convo_pipeline.errors import (
     BudgetError,
     ConvoError,
     MissingError,
+    ProofError,
     SettingsError,
     StoppedError,
     StoreError,
@@ -28,8 +29,9 @@ from convo_pipeline.errors import (
 
 PACKAGE = Path(__file__).parent
 RunReason = Literal[
-    "token", "permission", "version", "throttled", "budget", "unreachable", "missing", "answer",
-    "settings", "store", "busy", "defect", "memory", "stopped", "conversation_failed",
+    "token", "app_secret", "permission", "version", "throttled", "budget", "unreachable",
+    "missing", "answer", "settings", "store", "busy", "defect", "memory", "stopped",
+    "conversation_failed",
     "message_failed", "empty_edge", "quarantined", "unbalanced", "cursor_loop", "dead_cursor",
     "empty_pages", "page_refused", "clock",
 ]  # fmt: skip
@@ -60,6 +62,7 @@ UNKNOWN_DETAILS = {
     "variable": "the variable that `token_env` names",
     "page_id": "of the account",
     "kind": "user or system user",
+    "secret_variable": "the variable that `app_secret_env` names",
 }
 """What the braces say where the account is not known."""
 
@@ -113,14 +116,29 @@ NEW_LOGIN_TOKEN = (
     "create a new one with the account's login and export it in {variable};"  # noqa: S105
     " it is valid for 60 days: refresh it before it expires"
 )
+LIVE_AND_ACCEPTED = (
+    "switch the app to Live (app dashboard, Publish); a tester accepts the invitation at"
+    " developers.facebook.com/requests"
+)
+LOGIN_LIVE_AND_ACCEPTED = (
+    "switch the app to Live (app dashboard, Publish); the account accepts the tester invitation in"
+    " Instagram (Settings, Website permissions, Apps and websites, Tester invites)"
+)
 REPORT_IF_REPEATED = "the next run lists again; report it if it occurs again"
 
 REASONS: Mapping[str, Reason] = {
     # stored by runs
     "token": Reason(
-        "the token is invalid, expired or revoked, or the app secret is of another app",
+        "the token is invalid, expired or revoked",
         "run `convo-pipeline check`, export a new token in {variable}, restart the services,"
         " then {again}",
+    ),
+    "app_secret": Reason(
+        "the app secret is missing or belongs to another app",
+        "copy the secret of the app that made the token (app dashboard, App settings, Basic),"
+        " export it in {secret_variable}, restart the services, then {again}",
+        instagram_login="copy the Instagram app secret (app dashboard, Instagram, API setup with"
+        " Instagram login), export it in {secret_variable}, restart the services, then {again}",
     ),
     "permission": Reason(
         "the token lacks a permission, a task or Advanced Access for these messages",
@@ -158,7 +176,7 @@ REASONS: Mapping[str, Reason] = {
     ),
     "answer": Reason(
         "the Graph API returned an error or a response that this program cannot use",
-        "check page_id, version and, if the app requires a proof, app_secret_env; if it continues,"
+        "run `convo-pipeline check`; if it names nothing else, check page_id and the version, and"
         " report the error with its trace id",
     ),
     "settings": Reason(
@@ -245,7 +263,11 @@ REASONS: Mapping[str, Reason] = {
         "the account has no token", "export the account's token in {variable}; no file holds it"
     ),
     "token_invalid": Reason(
-        "the token is not valid", NEW_TOKEN, instagram_login=NEW_LOGIN_TOKEN
+        "the token is not valid, or not at this host",
+        NEW_TOKEN + "; a token of Instagram Login works only with"
+        ' base_url = "https://graph.instagram.com" and page_id = "me"',
+        instagram_login=NEW_LOGIN_TOKEN + "; a token of Facebook Login works only with"
+        ' base_url = "https://graph.facebook.com"',
     ),
     "token_expired": Reason("the token has expired", NEW_TOKEN, instagram_login=NEW_LOGIN_TOKEN),
     "token_password": Reason(
@@ -289,6 +311,11 @@ REASONS: Mapping[str, Reason] = {
         "use the token of Page {page_id}, or correct page_id",
         instagram="use the token of the Page that the Instagram account is linked to, or correct"
         " page_id",
+    ),
+    "swapped_ids": Reason(
+        "the token is the one of the account {other}: ids or tokens are swapped",
+        "exchange `page_id` or `token_env` of the two accounts in `convo.toml`, then run"
+        " `convo-pipeline check` again",
     ),
     "token_unknown": Reason(
         "expiry and permissions are unknown: debug_token does not answer here",
@@ -344,14 +371,20 @@ REASONS: Mapping[str, Reason] = {
         messenger='this is an error of Instagram: is platform = "messenger" right?',
     ),
     "advanced_access": Reason(
-        "a permission is missing, or the app has no Advanced Access",
-        "request Advanced Access in App Review, or give every tester a role on the app",
+        "a permission is missing, the app has no Advanced Access, or it is not live",
+        "request Advanced Access in App Review, or give every tester a role on the app; "
+        + LIVE_AND_ACCEPTED,
         instagram="request Advanced Access to instagram_manage_messages in App Review, or give"
-        " every tester a role on the app",
+        " every tester a role on the app; " + LIVE_AND_ACCEPTED,
         messenger="request Advanced Access to pages_messaging in App Review, or give every tester"
-        " a role on the app",
+        " a role on the app; " + LIVE_AND_ACCEPTED,
         instagram_login="request Advanced Access to instagram_business_manage_messages in App"
-        " Review, or give every tester a role on the app",
+        " Review, or give every tester a role on the app; " + LOGIN_LIVE_AND_ACCEPTED,
+    ),
+    "no_role": Reason(
+        "the API refuses every call of this account: it has no role on the app, its invitation is"
+        " not accepted, or the app is not live",
+        "app dashboard, App roles: add the account; " + LOGIN_LIVE_AND_ACCEPTED,
     ),
     "switched_off": Reason(
         "the account's owner has switched message access off",
@@ -370,12 +403,13 @@ REASONS: Mapping[str, Reason] = {
     # found by `check`: the inbox
     "inbox_empty": Reason(
         "the inbox is empty",
-        "if it should not be: is this the right Page, and has the app Advanced Access?",
+        "if it should not be: is this the right Page, and has the app Advanced Access? Then "
+        + LIVE_AND_ACCEPTED,
         level="warning",
         instagram="if it should not be: allow access to messages (Connected tools), check Advanced"
-        " Access and page_id",
+        " Access and page_id; " + LIVE_AND_ACCEPTED,
         instagram_login="if it should not be: allow access to messages (Connected tools), check"
-        " Advanced Access",
+        " Advanced Access; " + LOGIN_LIVE_AND_ACCEPTED,
     ),
     "folder_left_out": Reason(
         "the folder {folder} holds conversations and is not in `folders`",
@@ -498,6 +532,7 @@ REASONS: Mapping[str, Reason] = {
 
 REASONS_OF_ERRORS: Mapping[type[ConvoError], RunReason] = {
     SettingsError: "settings",
+    ProofError: "app_secret",
     TokenError: "token",
     AccessDeniedError: "permission",
     VersionError: "version",

@@ -26,6 +26,8 @@ from convo_pipeline.errors import (
     AccessDeniedError,
     ConvoError,
     GraphError,
+    MissingError,
+    ProofError,
     SettingsError,
     StoreError,
     ThrottledError,
@@ -35,7 +37,7 @@ from convo_pipeline.errors import (
     VersionError,
 )
 from convo_pipeline.graph.client import Endpoint, GraphClient
-from convo_pipeline.graph.codes import CODES, find_meaning
+from convo_pipeline.graph.codes import CODES, find_meaning, is_unspecific_100
 from convo_pipeline.graph.rate_limit import CallBudget, SqliteLimiter, read_block
 from convo_pipeline.graph.responses import read_identity
 from convo_pipeline.lake.store import Store
@@ -60,12 +62,22 @@ SCOPES: Mapping[Connection, tuple[str, ...]] = {
 }
 """The permissions each connection needs (Meta's conversations guide, February 2026)."""
 INBOX_UNREADABLE = frozenset(
-    {"throttled", "unreachable", "answer"}
+    {"throttled", "unreachable", "answer", "app_secret", "no_role"}
     | {meaning.reason for meaning in CODES.values() if meaning.reason}
 )
 """After one of these findings, more calls to the inbox show nothing new."""
 CHECKED_REASONS = frozenset(
-    {"token", "permission", "version", "throttled", "unreachable", "missing", "answer", "settings"}
+    {
+        "token",
+        "app_secret",
+        "permission",
+        "version",
+        "throttled",
+        "unreachable",
+        "missing",
+        "answer",
+        "settings",
+    }
 )
 """Reasons of runs whose cause this check looks for again."""
 LEVEL_STYLES: Mapping[Level, str] = {"problem": "red", "warning": "yellow", "note": "dim"}
@@ -183,6 +195,7 @@ class AccountCheck:
 
     def _make(self, name: str, **details: str) -> SetupFinding:
         known = {"variable": self.account.token_name, "page_id": self.account.page_id, **details}
+        known |= {"secret_variable": self.account.app_secret_env or "`app_secret_env`"}
         return _make_finding(self.account.name, self._connection, name, known)
 
     def _add_error(self, error: ConvoError) -> None:
@@ -291,9 +304,18 @@ class AccountCheck:
         missing_scopes = [scope for scope in SCOPES[self._connection] if scope not in scopes]
         if missing_scopes:
             self._add("scope_missing", scopes=", ".join(missing_scopes))
-        if not is_login and not _covers_page(facts, self.account.page_id):
-            self._add("other_page")
-        return not self._names & {"token_kind", "other_page"}
+        covered_ids = _read_covered_ids(facts)
+        if not is_login and covered_ids and self.account.page_id not in covered_ids:
+            self._add_other_page(covered_ids)
+        return not self._names & {"token_kind", "other_page", "swapped_ids"}
+
+    def _add_other_page(self, covered_ids: set[str]) -> None:
+        """Add that the token is another Page's; name the account whose only Page it is."""
+        owners = [other.name for other in self.settings.accounts if covered_ids == {other.page_id}]
+        if owners:
+            self._add("swapped_ids", other=", ".join(owners))
+        else:
+            self._add("other_page", detail="it covers " + ", ".join(sorted(covered_ids)[:5]))
 
     def _check_account_id(self, client: GraphClient) -> bool:
         """Read who the account is. An id that is not a Page's lacks the requested field."""
@@ -311,6 +333,9 @@ class AccountCheck:
             return False
         except AccessDeniedError:
             body = {}
+        except MissingError as error:
+            self._explain_missing(client, error)
+            return False
         except ConvoError as error:
             self._add_error(error)
             return False
@@ -321,6 +346,18 @@ class AccountCheck:
             self.setup.own_id = self.account.page_id
         self._check_stored_identity(self.setup.own_id)
         return True
+
+    def _explain_missing(self, client: GraphClient, error: MissingError) -> None:
+        """Add why the account's node is missing: the token can be the one of another account."""
+        try:
+            body = client.fetch_token_owner().body
+        except ConvoError:
+            body = {}
+        owner_id = str(body.get("id")) if isinstance(body, dict) else ""
+        if owner_id in {other.page_id for other in self.settings.accounts}:
+            self._add_other_page({owner_id})
+        else:
+            self._add_error(error)
 
     def _check_stored_identity(self, own_id: str | None) -> None:
         account, source = self.account, "asked" if own_id else None
@@ -359,11 +396,21 @@ class AccountCheck:
         except ConvoError as error:
             if folder:
                 self._add("folder_refused", folder=folder, detail=_describe_error(error))
+            elif self._has_no_role(error):
+                self._add("no_role", detail=_describe_error(error))
             else:
                 self._add_once(error)
             return 0
         self.setup.folders.append(folder)
         return count
+
+    def _has_no_role(self, error: ConvoError) -> bool:
+        """Whether Instagram Login refuses every call with 100 and no subcode.
+
+        So it refuses an account without a role on the app, and a tester who did not accept.
+        """
+        is_refused = self._connection == "instagram_login" and self.setup.own_id is None
+        return is_refused and isinstance(error, GraphError) and is_unspecific_100(error)
 
     def _add_once(self, error: ConvoError) -> None:
         if reason_name(error) not in self._names:
@@ -384,7 +431,8 @@ def reason_name(error: ConvoError) -> str:
         meaning = find_meaning(error.fault.code, error.fault.subcode)
         if meaning and meaning.reason:
             return meaning.reason
-    return "token_invalid" if isinstance(error, TokenError) else reason_of(error)
+    is_token = isinstance(error, TokenError) and not isinstance(error, ProofError)
+    return "token_invalid" if is_token else reason_of(error)
 
 
 def _describe_error(error: ConvoError) -> str:
@@ -404,8 +452,8 @@ def _host_mismatch(account: AccountSettings, host: str, token: str) -> str | Non
     return None
 
 
-def _covers_page(facts: Mapping[str, object], page_id: str) -> bool:
-    """Whether a Page token is valid for this Page; true if the facts name no Page."""
+def _read_covered_ids(facts: Mapping[str, object]) -> set[str]:
+    """Return the ids of the Pages that a token is valid for; none if the facts name no Page."""
     scopes = facts.get("granular_scopes")
     page_ids = {
         target
@@ -413,9 +461,7 @@ def _covers_page(facts: Mapping[str, object], page_id: str) -> bool:
         if isinstance(entry, dict) and str(entry.get("scope")).startswith("pages_")
         for target in _texts(entry.get("target_ids"))
     }
-    if facts.get("profile_id"):
-        page_ids.add(str(facts["profile_id"]))
-    return not page_ids or page_id in page_ids
+    return page_ids | ({str(facts["profile_id"])} if facts.get("profile_id") else set())
 
 
 def _texts(value: object) -> list[str]:

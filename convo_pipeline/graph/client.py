@@ -245,6 +245,10 @@ class GraphClient:
         path = _path(self.endpoint.page_id)
         return self._fetch(_Request("identity", path, {"fields": fields}), read_object)
 
+    def fetch_token_owner(self) -> GraphResponse:
+        """Return the id of the node that the token belongs to: a Page for a Page's token."""
+        return self._fetch(_Request("identity", "me", {"fields": "id"}), read_object)
+
     def fetch_token(self) -> GraphResponse:
         """Return what Meta knows about the token (debug_token)."""
         parameters = {"input_token": self._authorize().token}

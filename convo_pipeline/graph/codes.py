@@ -16,6 +16,7 @@ from convo_pipeline.errors import (
     GraphFault,
     MissingError,
     PayloadError,
+    ProofError,
     RetryableError,
     ThrottledError,
     TokenError,
@@ -53,7 +54,7 @@ CODES: dict[tuple[int, int | None], CodeMeaning] = {
     (-1, None): CodeMeaning(RetryableError),  # server error inside Meta
     (UNKNOWN_ERROR, None): CodeMeaning(RetryableError, attempts=3),
     (2, None): CodeMeaning(RetryableError),  # service down for a moment
-    (3, None): CodeMeaning(AccessDeniedError, "permission"),  # the app lacks the capability
+    (3, None): CodeMeaning(AccessDeniedError, "advanced_access"),  # the app lacks the capability
     (4, None): CodeMeaning(ThrottledError),  # app limit
     (10, None): CodeMeaning(AccessDeniedError, "permission"),
     (10, 2018336): CodeMeaning(WithheldError, "permission"),  # conversation under EU rules
@@ -184,7 +185,7 @@ def build_error(
     text, reason = str(error.get("message", "")), ""
     is_bad_parameter = code == 100 and kind is GraphError
     if is_bad_parameter and PROOF_PARAMETER in text:
-        kind, reason, is_bad_parameter = TokenError, WRONG_PROOF, False
+        kind, reason, is_bad_parameter = ProofError, WRONG_PROOF, False
     elif kind is VersionError:
         reason = REASONS["version"].sentence + ": set graph.version to a newer one"
     fault = GraphFault(code, subcode, status, _read_trace_id(error), path, reason)
