@@ -31,7 +31,7 @@ PACKAGE = Path(__file__).parent
 RunReason = Literal[
     "token", "app_secret", "permission", "version", "throttled", "budget", "unreachable",
     "missing", "answer", "settings", "store", "busy", "defect", "memory", "stopped",
-    "conversation_failed",
+    "conversation_failed", "conversation_refused",
     "message_failed", "empty_edge", "quarantined", "unbalanced", "cursor_loop", "dead_cursor",
     "empty_pages", "page_refused", "clock",
 ]  # fmt: skip
@@ -207,9 +207,15 @@ REASONS: Mapping[str, Reason] = {
     ),
     "conversation_failed": Reason(
         "one or more conversations could not be read",
-        "the next run reads them again by their ids. After a second permanent error"
-        " it skips them until something new arrives",
+        "the next run reads them again by their ids; what the API refuses is requested again after"
+        " 1, 2, 4, 8, … nights",
         is_self_healing=True,
+    ),
+    "conversation_refused": Reason(
+        "the API refuses some conversations, or messages in them; everything else is stored",
+        "they are requested again after 1, 2, 4, 8, … nights (at most 30), and when they change",
+        is_self_healing=True,
+        level="warning",
     ),
     "message_failed": Reason(
         "one or more messages could not be read",

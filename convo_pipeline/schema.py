@@ -38,6 +38,9 @@ DETAIL_STATUSES = ("pending", "failed", "beyond_20", "gone", "detailed")
 READABLE_COUNT = 20
 CUT_KEY = "is_cut"
 """Key that this program adds to a list in a payload: the API has more items than are stored."""
+IS_CUT = f'"{CUT_KEY}":true'
+"""The key in canonical JSON. No text of a message contains it, because quotes in texts are escaped.
+"""
 """Number of newest messages of a conversation whose content the API returns."""
 CREATED_AT_SOURCES = ("message", "message_id", "conversation", "listing")
 PROBLEMS = (

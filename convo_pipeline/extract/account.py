@@ -29,7 +29,11 @@ from convo_pipeline.errors import (
     ThrottledError,
 )
 from convo_pipeline.extract.conversation import AccountControl, ConversationReader
-from convo_pipeline.extract.inbox import InboxReader, InboxResult, StoredConversations
+from convo_pipeline.extract.inbox import (
+    InboxReader,
+    InboxResult,
+    StoredConversations,
+)
 from convo_pipeline.extract.load import LoadResult, load_run_data, load_spool
 from convo_pipeline.extract.nested_lists import NestedLists
 from convo_pipeline.extract.newest20_probe import Newest20Probe
@@ -38,7 +42,9 @@ from convo_pipeline.extract.report import (
     CallFigures,
     Mode,
     Progress,
+    describe_refused,
     guide_calls,
+    list_refused,
     listing_details,
     refusals,
 )
@@ -55,9 +61,17 @@ from convo_pipeline.lake.partitions import Commit
 from convo_pipeline.lake.salvage import damaged_days, damaged_files, salvage_days
 from convo_pipeline.lake.store import Store
 from convo_pipeline.reasons import locate_error, reason_of
-from convo_pipeline.schema import RAW, TABLES
+from convo_pipeline.schema import IS_CUT, RAW, TABLES
 from convo_pipeline.settings import AccountSettings, Settings
-from convo_pipeline.state.records import AccountIdentity, Run, balance, check_identity
+from convo_pipeline.state.records import (
+    AccountIdentity,
+    Refusal,
+    Run,
+    balance,
+    check_identity,
+    read_refusals,
+    write_refusals,
+)
 from convo_pipeline.tables.complete_range import CompleteRange
 
 ONE_DAY = timedelta(days=1)
@@ -315,6 +329,7 @@ class AccountCalls:
             run.clock.now().date(), self._memory.get("phantom_lists")
         )
         self._result = InboxResult()
+        self._reader: InboxReader | None = None
         self._listing: Listing | None = None
         self._started_seconds = time.monotonic()
 
@@ -328,7 +343,7 @@ class AccountCalls:
         if self._run.mode == "full" and self._complete_range:
             until = self._complete_range.until - MARGIN
             self.data.append(replace(self._complete_range, until=until))
-        reader = self._make_reader()
+        reader = self._reader = self._make_reader()
         if user_id is not None:
             self._result = self._find(reader, user_id)
             return
@@ -354,6 +369,7 @@ class AccountCalls:
         unreadable = set(filter(self.data.suppression_filter.keeps, unreadable))
         memory = {key: self._memory[key] for key in self._memory.keys() - OBSOLETE_MEMORY}
         memory["page_size"] = self._page_sizes.to_json(unreadable)
+        memory["refused"] = write_refusals(self._refusals)
         memory["phantom_lists"] = self._lists.to_json()
         is_whole = summary is not None and self._result.error is None and not summary.cuts
         until = self._find_position()
@@ -420,6 +436,7 @@ class AccountCalls:
             reasons.add("unbalanced")
         is_partly_done = counts["conversations_listed"] or isinstance(error, ThrottledError)
         client = self._client
+        refused = describe_refused(self._refusals) if reasons and self._refusals else None
         figures = CallFigures(
             sum(client.calls.values()), guide_calls(counts), client.refused, client.retried
         )
@@ -427,7 +444,7 @@ class AccountCalls:
             account=self._name,
             outcome="complete" if not reasons else "incomplete" if is_partly_done else "failed",
             reasons=tuple(sorted(reasons)),
-            error=redact(str(error or doubt), client.secrets) if error or doubt else None,
+            error=redact(str(error or doubt), client.secrets) if error or doubt else refused,
             commits=tuple(commit for result in results for commit in result.commits),
             calls=dict(sorted(client.calls.items())),
             counts=dict(sorted(counts.items())),
@@ -450,9 +467,18 @@ class AccountCalls:
             "wrong_dates": self._client.server_clock.outlier_count,
             "listing": listing_details(summary) if summary else None,
             "failed": refusals(self._result.failures),
+            "refused": list_refused(self._refusals),
             "quarantined": [text for result in results for text in result.quarantined],
             "seconds": round(time.monotonic() - self._started_seconds, 3),
         }
+
+    @property
+    def _refusals(self) -> dict[str, Refusal]:
+        """What the API refuses, without conversations of erased people."""
+        if self._reader is None:
+            return read_refusals(self._memory)
+        keeps = self.data.suppression_filter.keeps
+        return {key: each for key, each in self._reader.result.refusals.items() if keeps(key)}
 
     @property
     def _summary(self) -> ListingSummary | None:
@@ -530,6 +556,8 @@ class AccountCalls:
             self.data,
             StoredConversations(
                 self._state.conversations(self._name),
+                read_refusals(self._memory),
+                self._run.clock.now().date(),
                 reread_since_us,
                 trusted_before_us,
                 is_sweep=mode == "full",
@@ -543,11 +571,14 @@ class AccountCalls:
 
     def _find_details(
         self, conversation_id: str, message_id: str, created_us: int
-    ) -> list[tuple[str, int | None]]:
-        """Return the stored `detail_status` and error code of a message."""
+    ) -> list[tuple[str, bool]]:
+        """Return the stored `detail_status` of a message, and whether a list of it is cut."""
         rows = self._read_message("raw_message_details", conversation_id, message_id, created_us)
-        columns = (rows[name].to_pylist() for name in ("detail_status", "error_code"))
-        return list(zip(*columns, strict=True))
+        statuses, payloads = (rows[name].to_pylist() for name in ("detail_status", "payload"))
+        return [
+            (status, IS_CUT in (payload or ""))
+            for status, payload in zip(statuses, payloads, strict=True)
+        ]
 
     def _is_stored(self, conversation_id: str, message_id: str, created_us: int) -> bool:
         rows = self._read_message("raw_message_ids", conversation_id, message_id, created_us)

@@ -3,6 +3,7 @@
 `walk` decides where paging stops, and `newest20_probe` what a refused message means.
 """
 
+import random
 import threading
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
@@ -57,7 +58,7 @@ from convo_pipeline.graph.listing import ListedPage
 from convo_pipeline.graph.page_size import PageSize, PageSizePolicy, smaller_message_page
 from convo_pipeline.graph.responses import ConversationRow, Page
 from convo_pipeline.schema import READABLE_COUNT
-from convo_pipeline.state.records import ConversationState
+from convo_pipeline.state.records import REFUSED_PART, ConversationState
 
 MOST_EMPTY_PAGES = 3
 SETTLED_AFTER_US = 2 * SECOND_US
@@ -76,6 +77,10 @@ It is accepted as empty if the next run finds the same.
 """
 
 
+Gaps = list[ConvoError | None]
+"""Why parts of a conversation are not read; None if an earlier run was refused them."""
+
+
 @dataclass(frozen=True)
 class ListedConversation:
     """A conversation as a response showed it, with its newest messages nested."""
@@ -88,8 +93,12 @@ class ListedConversation:
     """How many nested messages were requested; 0 is none."""
     is_current: bool = False
     """Listed without messages, and its last activity is the stored one."""
-    is_given_up: bool = False
-    """Refused in two runs, and not active since: it is not fetched again."""
+    is_deferred: bool = False
+    """An earlier run was refused, and nothing has changed since: it waits for its day."""
+    is_retry: bool = False
+    """An earlier run was refused: the first refusal ends it, without smaller requests."""
+    skips_refused: bool = False
+    """Messages and lists that an earlier run was refused are not requested."""
     was_empty: bool = False
     """Its messages were an empty list in the previous run."""
     page: ListedPage | None = None
@@ -152,6 +161,7 @@ class AccountControl:
     """Whether the calls of a conversation succeeded in this run."""
     _is_inbox_refused: bool | None = None
     _refusal_count: int = 0
+    _stopping: ConvoError | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def stops(self, error: ConvoError) -> bool:
@@ -159,6 +169,10 @@ class AccountControl:
         if not isinstance(error, AccessDeniedError):
             return isinstance(error, STOPPING)
         with self._lock:
+            if error is self._stopping:
+                return True
+            if self.client.is_probing:
+                return False
             self._refusal_count += 1
             if self._is_inbox_refused is None:
                 try:
@@ -167,7 +181,8 @@ class AccountControl:
                 except AccessDeniedError:
                     self._is_inbox_refused = True
             is_useless = not self.has_read and self._refusal_count >= MAX_REFUSALS
-            return self._is_inbox_refused or is_useless
+            self._stopping = error if self._is_inbox_refused or is_useless else None
+            return self._stopping is not None
 
 
 @dataclass(frozen=True)
@@ -181,8 +196,9 @@ class ConversationReader:
     page_sizes: PageSizePolicy
     lists: NestedLists
     control: AccountControl
-    find_details: Callable[[str, str, int], Collection[tuple[str, int | None]]]
-    """Returns the stored (`detail_status`, `error_code`) of (conversation, message, created_us)."""
+    find_details: Callable[[str, str, int], Collection[tuple[str, bool]]]
+    """Returns the stored `detail_status` of (conversation, message, created_us), and whether a list
+    of the message is cut."""
     is_stored: Callable[[str, str, int], bool]
     """Whether (conversation_id, message_id, created_us) has a row."""
     on_messages: Callable[[int], None]
@@ -218,14 +234,18 @@ class ConversationReader:
         """Fetch one message id of a conversation, only to see whether the server responds."""
         self.client.fetch_messages(conversation_id, "id", 1)
 
-    def read(self, listed: ListedConversation) -> StateRecord:
-        """Fetch the rest of a conversation; return its new state. Raise what ends it early."""
+    def read(self, listed: ListedConversation) -> tuple[StateRecord, ConvoError | None]:
+        """Fetch the rest of a conversation; return its new state, and what a part was refused with.
+
+        Raise what ends it early.
+        """
         walk, after = (
             self._meet_stored(listed, listed.walk, listed.nested.rows),
             listed.nested.after,
         )
-        is_whole = self._read_listed_lists(listed)
-        is_whole &= self._fetch_bare(listed, listed.nested.rows, 1)
+        gaps: Gaps = []
+        self._read_listed_lists(listed, gaps)
+        self._fetch_bare(listed, listed.nested.rows, 1, gaps)
         cursors: set[str] = set()
         empty_count, has_restarted = 0, False
         while after is not None and not walk.is_deep_enough:
@@ -235,9 +255,10 @@ class ConversationReader:
                 )
             cursors.add(after)
             try:
-                page, has_whole_lists = self._fetch_older(listed, after, walk.count + 1)
+                page = self._fetch_older(listed, after, walk.count + 1, gaps)
             except GraphError as error:
-                if after == FROM_HEAD or isinstance(error, STOPPING) or not is_permanent(error):
+                is_stopping = isinstance(error, STOPPING) or listed.is_retry
+                if after == FROM_HEAD or is_stopping or not is_permanent(error):
                     raise  # `InboxReader` asks the control
                 if has_restarted:  # the head was readable, so it is the cursor that is refused
                     reason = "a later page of the messages is refused"
@@ -248,15 +269,16 @@ class ConversationReader:
             if self._is_doubtful(listed, page, walk):
                 if after == FROM_HEAD:
                     state = ConversationState(listed.conversation_id, due_reason=EMPTY_EDGE)
-                    return StateRecord(listed.at_us, state)
+                    return StateRecord(listed.at_us, state), None
                 walk, after = Walk(walk.since_us, walk.stored), FROM_HEAD
                 continue
-            is_whole &= has_whole_lists
-            is_whole &= self._fetch_bare(listed, page.rows, walk.count + 1)
+            self._fetch_bare(listed, page.rows, walk.count + 1, gaps)
             empty_count = 0 if page.rows else empty_count + 1
             walk, after = self._meet_stored(listed, walk.extend(page.rows), page.rows), page.after
-        due_reason = None if is_whole else MESSAGE_FAILED
-        return listed.state_after(walk, at_end=after is None, due_reason=due_reason)
+        refusals = [error for error in gaps if error is None or is_permanent(error)]
+        due_reason = None if not gaps else REFUSED_PART if refusals == gaps else MESSAGE_FAILED
+        record = listed.state_after(walk, at_end=after is None, due_reason=due_reason)
+        return record, next(filter(None, refusals), None)
 
     def _meet_stored(self, listed: ListedConversation, walk: Walk, rows: Sequence[object]) -> Walk:
         """Let the walk meet another stored message than the newest one, which may be unsent."""
@@ -279,12 +301,9 @@ class ConversationReader:
         return not listed.messages_limit and not listed.was_empty
 
     def _fetch_older(
-        self, listed: ListedConversation, after: str, first_rank: int
-    ) -> tuple[Page, bool]:
-        """Fetch one page of messages and the lists inside them, and write it to the spool.
-
-        Return the page, and whether the lists are whole.
-        """
+        self, listed: ListedConversation, after: str, first_rank: int, gaps: Gaps
+    ) -> Page:
+        """Fetch one page of messages and the lists inside them, and write it to the spool."""
         fields, page = self._fetch_page(listed, after)
         cuts = [self.lists.find(row, MESSAGE_LISTS) for row in page.rows]
         self.data.append(
@@ -298,24 +317,25 @@ class ConversationReader:
             )
         )
         self.on_messages(len(page.rows))
-        return page, self._read_message_lists(listed, page, cuts, fields, first_rank)
+        self._read_message_lists(listed, page, cuts, fields, first_rank, gaps)
+        return page
 
-    def _read_listed_lists(self, listed: ListedConversation) -> bool:
-        """Read the cut lists of a listed conversation and its messages; return if all are whole."""
+    def _read_listed_lists(self, listed: ListedConversation, gaps: Gaps) -> None:
+        """Read the cut lists of a listed conversation and its messages to their end."""
         page = listed.page
         if page is None:
-            return True
-        is_whole = True
+            return
         (row,) = page.rows
         cuts = self.lists.find(row.payload, CONVERSATION_LISTS)
         if cuts and isinstance(row.payload, dict):
-            payload, is_whole = self._read_lists(listed.conversation_id, row.payload, cuts)
-            row = ConversationRow(payload, replace(row.messages, rows=()))
-            self.data.append(listing_record(replace(page, rows=(row,))))
+            if listed.skips_refused:
+                gaps.append(None)
+            else:
+                payload = self._read_lists(listed.conversation_id, row.payload, cuts, gaps)
+                row = ConversationRow(payload, replace(row.messages, rows=()))
+                self.data.append(listing_record(replace(page, rows=(row,))))
         message_cuts = [find_next(message, MESSAGE_LISTS) for message in listed.nested.rows]
-        return is_whole & self._read_message_lists(
-            listed, listed.nested, message_cuts, page.message_fields, first_rank=1
-        )
+        self._read_message_lists(listed, listed.nested, message_cuts, page.message_fields, 1, gaps)
 
     def _read_message_lists(
         self,
@@ -324,20 +344,22 @@ class ConversationReader:
         cuts_of_rows: Sequence[Sequence[CutList]],
         fields: tuple[str, ...],
         first_rank: int,
-    ) -> bool:
-        """Read the cut lists of messages and write these messages again.
-
-        Return whether all lists are whole.
-        """
-        is_page_whole = True
+        gaps: Gaps,
+    ) -> None:
+        """Read the cut lists of messages to their end and write these messages again."""
+        at_us = to_us(page.server_time)
         for rank, (row, cuts) in enumerate(zip(page.rows, cuts_of_rows, strict=True), first_rank):
             message_id = readable_id(row)
             if not cuts or message_id is None or not isinstance(row, dict):
                 continue
-            payload, is_whole = self._read_lists(message_id, row, cuts)
-            is_page_whole &= is_whole
-            at_us = to_us(page.server_time)
             created_us, source = find_created_us(row, message_id, listed.updated_us, at_us)
+            if listed.skips_refused and any(
+                is_cut
+                for *_, is_cut in self.find_details(listed.conversation_id, message_id, created_us)
+            ):
+                gaps.append(None)
+                continue
+            payload = self._read_lists(message_id, row, cuts, gaps)
             record = MessageRecord(
                 at_us=at_us,
                 conversation_id=listed.conversation_id,
@@ -352,28 +374,24 @@ class ConversationReader:
                 payload=payload,
             )
             self.data.append(record)
-        return is_page_whole
 
     def _read_lists(
-        self, object_id: str, row: dict[str, object], cuts: Sequence[CutList]
-    ) -> tuple[object, bool]:
-        """Return an object with its cut lists read on, and whether all are whole now.
-
-        Raise an error that stops the account.
-        """
-        is_whole, read = True, dict(row)
+        self, object_id: str, row: dict[str, object], cuts: Sequence[CutList], gaps: Gaps
+    ) -> object:
+        """Return an object with its cut lists read on. Raise an error that stops the account."""
+        read = dict(row)
         for cut in cuts:
             fields = list_fields(cut.name, self.page_sizes.dropped)
-            found, is_list_whole, error = self.lists.read(
+            found, is_whole, error = self.lists.read(
                 cut, partial(self.client.fetch_list, object_id, cut.name, fields)
             )
             if error and self.control.stops(error):
                 raise error
             read[cut.name] = {"data": list(found.rows)}
-            if not is_list_whole:
+            if not is_whole:
                 read = mark_cut(read, [found])
-            is_whole &= is_list_whole
-        return self.lists.mark(read), is_whole
+                gaps.append(error or PayloadError("the pages of a list do not come to an end"))
+        return self.lists.mark(read)
 
     def _fetch_page(self, listed: ListedConversation, after: str) -> tuple[tuple[str, ...], Page]:
         """Fetch a page of messages, smaller and smaller until it comes; return its fields too."""
@@ -382,7 +400,8 @@ class ConversationReader:
             try:
                 fields, page = self._fetch_edge(listed, after, size)
             except GraphError as error:
-                smaller = smaller_message_page(size, error)
+                is_final = listed.is_retry and is_permanent(error)
+                smaller = None if is_final else smaller_message_page(size, error)
                 if smaller is None:
                     raise
                 size = smaller
@@ -408,33 +427,33 @@ class ConversationReader:
         return message_field_names(self.platform, dropped), page
 
     def _fetch_bare(
-        self, listed: ListedConversation, rows: Sequence[object], first_rank: int
-    ) -> bool:
+        self, listed: ListedConversation, rows: Sequence[object], first_rank: int, gaps: Gaps
+    ) -> None:
         """Fetch the bare messages among the newest 20 by id, and once a run some beyond.
 
-        Return False if one failed.
+        After a refusal in an earlier run, the first refused message ends it.
         """
         due, beyond = bare_messages(rows, first_rank)
         if beyond and not self.probe.is_limited(
-            lambda index: self._fetch_message(listed, beyond[index])[1], len(beyond)
+            lambda index: self._fetch_message(listed, beyond[index], gaps), len(beyond)
         ):
             due += beyond
-        is_whole, failed_in_a_row = True, 0
+        if listed.is_retry:
+            random.shuffle(due)  # so that each of them is requested in some run
+        failed_in_a_row = 0
         for bare in due:
-            is_done, error = self._fetch_message(listed, bare)
-            is_whole &= is_done
+            gap_count = len(gaps)
+            error = self._fetch_message(listed, bare, gaps)
             failed_in_a_row = failed_in_a_row + 1 if isinstance(error, RetryableError) else 0
             if error is not None and failed_in_a_row >= MOST_FAILED_IN_A_ROW:
                 raise error
-        return is_whole
+            if listed.is_retry and len(gaps) > gap_count:
+                return
 
     def _fetch_message(
-        self, listed: ListedConversation, bare: BareMessage
-    ) -> tuple[bool, ConvoError | None]:
-        """Fetch one message and write it to the spool; return whether it is done, and the error.
-
-        A permanent error is accepted after it occurs in two runs.
-        """
+        self, listed: ListedConversation, bare: BareMessage, gaps: Gaps
+    ) -> ConvoError | None:
+        """Fetch one message and write it to the spool; return the error."""
         created_us, source = find_created_us(
             bare.row, bare.message_id, listed.updated_us, listed.at_us
         )
@@ -444,8 +463,12 @@ class ConversationReader:
             if is_readable
             else ()
         )
-        if any(status in FINAL_STATUSES for status, _ in stored):
-            return True, None
+        statuses = {status for status, _ in stored}
+        if statuses & FINAL_STATUSES:
+            return None
+        if listed.skips_refused and "failed" in statuses:
+            gaps.append(None)
+            return None
         record, error = self._fetch_content(
             listed,
             MessageRecord(
@@ -461,15 +484,15 @@ class ConversationReader:
                 fields=message_field_names(self.platform, self.page_sizes.dropped),
                 payload=None,
             ),
+            gaps,
         )
         self.data.append(record)
-        is_repeated = (
-            error is not None and is_permanent(error) and ("failed", record.error_code) in stored
-        )
-        return is_repeated or record.detail_status != "failed", error
+        if record.detail_status == "failed":
+            gaps.append(error)
+        return error
 
     def _fetch_content(
-        self, listed: ListedConversation, record: MessageRecord
+        self, listed: ListedConversation, record: MessageRecord, gaps: Gaps
     ) -> tuple[MessageRecord, ConvoError | None]:
         """Return the record with the message's content, or with the meaning of the error returned.
 
@@ -505,7 +528,7 @@ class ConversationReader:
         )
         if isinstance(answer.body, dict) and not lacks_content(answer.body):
             cuts = self.lists.find(answer.body, MESSAGE_LISTS)
-            payload, _ = self._read_lists(record.message_id, answer.body, cuts)
+            payload = self._read_lists(record.message_id, answer.body, cuts, gaps)
             return replace(record, detail_status="detailed", payload=payload), None
         no_content = PayloadError("a message's answer has no content")
         status = refused_status(no_content, record.rank, is_throttled=False)

@@ -11,13 +11,21 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from datetime import date
 
 from convo_pipeline.base.json_text import readable_id
 from convo_pipeline.base.threads import ThreadPool
-from convo_pipeline.errors import STOPPING, ConvoError, GraphError, UnreachableError
+from convo_pipeline.errors import (
+    STOPPING,
+    AccessDeniedError,
+    ConvoError,
+    GraphError,
+    UnreachableError,
+)
 from convo_pipeline.extract.conversation import (
     EMPTY_EDGE,
     FROM_HEAD,
+    MESSAGE_FAILED,
     ConversationReader,
     ListedConversation,
     listing_record,
@@ -33,10 +41,11 @@ from convo_pipeline.graph.listing import ListedPage, Listing
 from convo_pipeline.graph.responses import ConversationRow, Page
 from convo_pipeline.reasons import reason_of
 from convo_pipeline.state.records import (
-    GIVEN_UP,
-    GIVEN_UP_REASONS,
-    GIVEN_UP_UNSHOWN,
+    REFUSED,
+    REFUSED_PART,
+    REFUSED_REASONS,
     ConversationState,
+    Refusal,
 )
 
 CONVERSATIONS_IN_FLIGHT = 4
@@ -47,8 +56,9 @@ FAULTS_IN_A_ROW = 10
 Code 1 does not count: it may be about the conversation.
 """
 CONVERSATION_FAILED = "conversation_failed"
-REFUSED = "refused"
-"""Due reason: the error was permanent. After a second one the conversation is given up."""
+CONVERSATION_REFUSED = "conversation_refused"
+RETRY_CALLS, RETRY_SHARE = 2, 10
+"""A run repeats refused calls until this many, or this part of all refusals, are refused again."""
 ANSWER = "answer"
 """Due reason: the server failed on the conversation, for a while or for ever."""
 
@@ -64,6 +74,8 @@ class StoredConversations:
     """
 
     states: Mapping[str, ConversationState] = field(default_factory=dict)
+    refusals: Mapping[str, Refusal] = field(default_factory=dict)
+    today: date = date.min
     reread_since_us: int | None = None
     trusted_before_us: int | None = None
     is_sweep: bool = False
@@ -81,11 +93,17 @@ class StoredConversations:
     def is_due(self, conversation_id: str) -> bool:
         """Whether to fetch the conversation by its id if it is not listed."""
         reason = self.due_reason(conversation_id)
-        return bool(reason) and (reason not in GIVEN_UP_REASONS or self.is_sweep)
+        return bool(reason) and (reason not in REFUSED_REASONS or self.is_sweep)
+
+    def refusal(self, conversation_id: str) -> Refusal | None:
+        """Return what the last read was refused; a refusal without details is due."""
+        if self.due_reason(conversation_id) not in REFUSED_REASONS:
+            return None
+        return self.refusals.get(conversation_id, Refusal())
 
     def was_refused(self, conversation_id: str) -> bool:
         """Whether the last read of a conversation ended with a permanent error."""
-        return self.due_reason(conversation_id) in {REFUSED, *GIVEN_UP_REASONS}
+        return self.due_reason(conversation_id) == REFUSED
 
     def is_unchanged_since(self, conversation_id: str, updated_us: int | None) -> bool:
         """Whether the last activity is the stored one."""
@@ -118,6 +136,8 @@ class InboxResult:
     counts: Counter[str] = field(default_factory=Counter)
     failures: dict[str, ConvoError] = field(default_factory=dict)
     """The error of each conversation that could not be read."""
+    refusals: dict[str, Refusal] = field(default_factory=dict)
+    """What the API refuses, by conversation, of this run and of earlier ones."""
 
 
 class InboxReader:
@@ -133,7 +153,9 @@ class InboxReader:
         since_us: int,
         on_conversations: Callable[[int], None] = lambda count: None,
     ) -> None:
-        self.result = InboxResult()
+        self.result = InboxResult(
+            refusals={key: refusal for key in stored.states if (refusal := stored.refusal(key))}
+        )
         self._client = client
         self._reader = reader
         self._data = data
@@ -148,6 +170,8 @@ class InboxReader:
         self._listed_ids: set[str] = set()
         self._readable_ids: set[str] = set()
         """Conversations that were read in this run or an earlier one."""
+        self._deferred: dict[str, ListedConversation] = {}
+        """Listed conversations that were refused before and are unchanged."""
 
     def read(self, listing: Listing) -> InboxResult:
         """Read every listed conversation, then those that are due; never raise a ConvoError."""
@@ -168,7 +192,44 @@ class InboxReader:
             reads += [pool.submit(self.revisit, due_id) for due_id in sorted(due_ids)]
             for read in reads:
                 read.result()
+        self._retry_refused()
+        self._tally("refused", len(self._deferred))
+        if any(self._stored.refusal(key) for key in self.result.refusals):
+            self.result.reasons.add(CONVERSATION_REFUSED)
         return self.result
+
+    def _retry_refused(self) -> None:
+        """Request again what earlier runs were refused, where its day has come, longest first.
+
+        A few refused calls end this, so that many refusals do not cost many calls every night. What
+        is left is requested in the next runs. A sweep has requested all of it already.
+        """
+        if self._stored.is_sweep:
+            return
+        refusals, failures = self.result.refusals, self.result.failures
+        due = [key for key, each in refusals.items() if each.is_due(self._stored.today)]
+        due.sort(key=lambda key: (refusals[key].retry_on, key))
+        limit = max(RETRY_CALLS, len(refusals) // RETRY_SHARE)
+        refused_count = 0
+        self._client.is_probing = True
+        for conversation_id in due:
+            if self._stop.is_set() or refused_count >= limit:
+                break
+            if conversation_id in failures:
+                continue
+            call_count = sum(self._client.calls.values())
+            self._retry(conversation_id)
+            if conversation_id in failures:
+                refused_count += sum(self._client.calls.values()) - call_count
+        self._client.is_probing = False
+
+    def _retry(self, conversation_id: str) -> None:
+        listed = self._deferred.pop(conversation_id, None)
+        if listed is None:
+            self.revisit(conversation_id, is_retry=True)
+        else:
+            retried = replace(listed, is_retry=True, skips_refused=False)
+            self._guard(conversation_id, listed, lambda: self._read_to_end(retried))
 
     def adds_nothing(self, row: ConversationRow) -> bool:
         """Whether a listed conversation is stored as listed.
@@ -183,13 +244,19 @@ class InboxReader:
         newest_message_id = self._stored.states[conversation_id].newest_message_id
         return readable_id(row.messages.rows[0]) == newest_message_id
 
-    def revisit(self, conversation_id: str) -> None:
-        """Fetch one conversation by its id with its newest messages, and read what it lacks."""
-        if not self._is_ended():
-            self._guard(conversation_id, 0, lambda: self._revisit(conversation_id))
+    def revisit(self, conversation_id: str, *, is_retry: bool = False) -> None:
+        """Fetch one conversation by its id with its newest messages, and read what it lacks.
 
-    def _take_page(self, page: ListedPage) -> list[ListedConversation]:
-        """Write a page to the spool; return the conversations that need calls of their own."""
+        `is_retry`: an earlier run was refused.
+        """
+        if not self._is_ended():
+            self._guard(conversation_id, None, lambda: self._revisit(conversation_id, is_retry))
+
+    def _take_page(self, page: ListedPage, *, is_listing: bool = True) -> list[ListedConversation]:
+        """Write a page to the spool; return the conversations that need calls of their own.
+
+        A listing leaves out what was refused before and is unchanged.
+        """
         page = replace(page, rows=tuple(self._data.clean(page.rows)))
         listed = [
             self._read_row(row, row.conversation_id, page)
@@ -201,7 +268,8 @@ class InboxReader:
         self._tally("listed", len(listed))
         done = [each for each in listed if each.needs_no_call]
         lacking = [each for each in listed if not each.needs_no_call]
-        wanted = [each for each in lacking if not each.is_given_up]
+        deferred = [each for each in lacking if is_listing and each.is_deferred]
+        wanted = [each for each in lacking if not (is_listing and each.is_deferred)]
         record = listing_record(replace(page, rows=tuple(map(self._mark_cut, page.rows))))
         states = [
             each.state_after(each.walk, at_end=each.nested.after is None)
@@ -210,7 +278,11 @@ class InboxReader:
         ]
         self._data.append(record, states)
         unchanged = [each for each in done if self._is_unchanged(each)]
-        self._tally("unchanged", len(unchanged) + len(lacking) - len(wanted))
+        self._tally("unchanged", len(unchanged))
+        self._tally("refused", sum(each.conversation_id in self._deferred for each in deferred))
+        self._deferred |= {each.conversation_id: each for each in deferred}
+        for state in states:
+            self._accept(state.state.conversation_id)
         self._tally("fetched", len(done) - len(unchanged))
         with self._lock:
             message_count = sum(len(each.nested.rows) for each in unchanged)
@@ -232,7 +304,12 @@ class InboxReader:
             )
             nested = Page((), FROM_HEAD, page.server_time)
         due_reason = stored.due_reason(conversation_id)
-        is_refused = due_reason == GIVEN_UP or (due_reason == GIVEN_UP_UNSHOWN and not is_shown)
+        refusal = None if stored.is_sweep else stored.refusal(conversation_id)
+        is_unchanged = (
+            refusal is not None
+            and refusal.updated_us == updated_us
+            and (refusal.was_shown or not is_shown)
+        )
         return ListedConversation(
             conversation_id,
             updated_us,
@@ -240,7 +317,9 @@ class InboxReader:
             walk.extend(nested.rows),
             page.messages_limit,
             is_current,
-            is_given_up=is_refused and not stored.is_sweep and stored.is_trusted(updated_us),
+            is_deferred=is_unchanged,
+            is_retry=refusal is not None and due_reason == REFUSED,
+            skips_refused=refusal is not None and due_reason == REFUSED_PART,
             was_empty=due_reason == EMPTY_EDGE,
             page=replace(page, rows=(row,)) if self._has_new_cut_lists(row) else None,
         )
@@ -257,7 +336,8 @@ class InboxReader:
         is_cut = bool(find(row.payload, CONVERSATION_LISTS)) or any(
             find(message, MESSAGE_LISTS) for message in row.messages.rows
         )
-        return is_cut and not self.adds_nothing(row)
+        due_reason = self._stored.due_reason(row.conversation_id or "")
+        return is_cut and not (due_reason is None and self.adds_nothing(row))
 
     def _is_current(self, conversation_id: str, updated_us: int | None) -> bool:
         return self._stored.is_current(conversation_id, updated_us, self._since_us)
@@ -290,8 +370,7 @@ class InboxReader:
             self._probe_failing(listed.conversation_id)
             self._read_to_end(listed)
 
-        is_shown = bool(listed.nested.rows)
-        self._guard(listed.conversation_id, listed.at_us, read, is_shown=is_shown)
+        self._guard(listed.conversation_id, listed, read)
 
     def _probe_failing(self, conversation_id: str) -> None:
         """Check by one small call whether the server still fails on a conversation."""
@@ -299,17 +378,54 @@ class InboxReader:
             self._client.probe_conversation(conversation_id)
 
     def _read_to_end(self, listed: ListedConversation) -> None:
-        record = self._reader.read(listed)
+        record, refusal = self._reader.read(listed)
         self._data.append_later(record)
         self._tally("fetched")
         self._reader.control.has_read = True
         with self._lock:
             self._unreachable_in_a_row = self._faults_in_a_row = 0
             self._readable_ids.add(listed.conversation_id)
-            if record.state.due_reason:
-                self.result.reasons.add(record.state.due_reason)
+        due_reason = record.state.due_reason
+        if due_reason == REFUSED_PART and refusal is not None:
+            self._refuse(listed.conversation_id, listed, refusal, MESSAGE_FAILED)
+        elif due_reason == REFUSED_PART:
+            with self._lock:
+                refusals = self.result.refusals
+                refusals[listed.conversation_id] = replace(
+                    refusals[listed.conversation_id], updated_us=listed.updated_us
+                )
+        elif due_reason is None:
+            self._accept(listed.conversation_id)
+        else:
+            with self._lock:
+                self.result.reasons.add(due_reason)
 
-    def _revisit(self, conversation_id: str) -> None:
+    def _accept(self, conversation_id: str) -> None:
+        """Forget what the API refused of a conversation: it is read to its end."""
+        with self._lock:
+            self.result.refusals.pop(conversation_id, None)
+
+    def _refuse(
+        self,
+        conversation_id: str,
+        listed: ListedConversation | None,
+        error: ConvoError,
+        reason: str,
+    ) -> None:
+        """Record a refusal; `reason` is why the run is incomplete if it is the first one."""
+        before = self._stored.refusal(conversation_id)
+        refusal = before or Refusal()
+        updated_us = listed.updated_us if listed else refusal.updated_us
+        is_shown = bool(listed and listed.nested.rows) or (listed is None and refusal.was_shown)
+        with self._lock:
+            self.result.failures[conversation_id] = error
+            self.result.refusals[conversation_id] = refusal.again(
+                self._stored.today, updated_us, is_shown, error
+            )
+            if before is None:
+                self.result.reasons.add(reason)
+
+    def _revisit(self, conversation_id: str, is_retry: bool) -> None:
         try:
             self._probe_failing(conversation_id)
             page = self._reader.find(conversation_id)
@@ -319,55 +435,60 @@ class InboxReader:
                 raise
             self._data.append_later(StateRecord(0, ConversationState(conversation_id)))
             self._tally("vanished")
+            self._accept(conversation_id)
             return
-        for listed in self._take_page(page):
-            self._read_to_end(listed)
+        for listed in self._take_page(page, is_listing=False):
+            self._read_to_end(replace(listed, is_retry=is_retry, skips_refused=False))
 
     def _guard(
-        self, conversation_id: str, at_us: int, step: Callable[[], None], *, is_shown: bool = False
+        self, conversation_id: str, listed: ListedConversation | None, step: Callable[[], None]
     ) -> None:
         """Run one conversation's step: an error makes it due in the next run, or ends the account.
 
-        `is_shown`: a response of this run held some of its messages.
+        `listed` is the conversation as a response of this run showed it. A refusal that was there
+        before never ends the account.
         """
         try:
             step()
         except ConvoError as error:
+            is_known = isinstance(error, AccessDeniedError) and (
+                self._stored.refusal(conversation_id) is not None
+            )
             try:
-                is_stopping = self._reader.control.stops(error)
+                is_stopping = not is_known and self._reader.control.stops(error)
             except ConvoError as other:
                 error, is_stopping = other, True
             if is_stopping:
                 self._tally("pending")
                 self._end(error)
             else:
-                self._fail(conversation_id, at_us, error, is_shown)
+                self._fail(conversation_id, listed, error)
         except BaseException:
             self._stop.set()
             raise
 
-    def _fail(self, conversation_id: str, at_us: int, error: ConvoError, is_shown: bool) -> None:
-        """Record the error of a conversation; a permanent error in two runs gives it up."""
+    def _fail(
+        self, conversation_id: str, listed: ListedConversation | None, error: ConvoError
+    ) -> None:
+        """Record the error of a conversation."""
         is_refused = is_permanent(error)
-        is_given_up = is_refused and self._stored.was_refused(conversation_id)
-        if is_given_up:
-            due_reason = GIVEN_UP if is_shown else GIVEN_UP_UNSHOWN
-        else:
-            due_reason = REFUSED if is_refused else reason_of(error)
+        due_reason = REFUSED if is_refused else reason_of(error)
         state = ConversationState(conversation_id, due_reason=due_reason)
-        self._data.append_later(StateRecord(at_us, state))
-        with self._lock:
-            self.result.failures[conversation_id] = error
-        self._tally("given_up" if is_given_up else "failed")
-        if not is_given_up:
-            self._count_failure(error)
+        self._data.append_later(StateRecord(listed.at_us if listed else 0, state))
+        is_known = self._stored.refusal(conversation_id) is not None
+        self._tally("refused" if is_refused and is_known else "failed")
+        if is_refused:
+            self._refuse(conversation_id, listed, error, CONVERSATION_FAILED)
+        if not (is_refused and is_known):
+            self._count_failure(conversation_id, error)
 
-    def _count_failure(self, error: ConvoError) -> None:
+    def _count_failure(self, conversation_id: str, error: ConvoError) -> None:
         """Count failures in a row; after too many of them, check the server and end the account.
 
         The check fetches a conversation that was readable.
         """
         with self._lock:
+            self.result.failures[conversation_id] = error
             self.result.reasons.add(CONVERSATION_FAILED)
             self._unreachable_in_a_row += isinstance(error, UnreachableError)
             self._faults_in_a_row += is_outage(error)

@@ -8,11 +8,14 @@ from typing import Literal
 from convo_pipeline.errors import ConvoError, GraphError, GraphFault
 from convo_pipeline.graph.listing import ListingSummary
 from convo_pipeline.lake.partitions import Commit
+from convo_pipeline.state.records import Refusal
 
 Mode = Literal["window", "nightly", "full", "capture", "find"]
 Outcome = Literal["complete", "incomplete", "failed", "busy"]
 MOST_NAMED = 100
-"""How many conversation ids a ledger line names."""
+"""How many conversation ids a ledger line names ..."""
+MOST_SHOWN = 20
+"""... and how many a line for a person."""
 GUIDE_PAGE = 25
 """Conversations on a page if no limit is given."""
 
@@ -140,3 +143,34 @@ def refusals(errors: Mapping[str, ConvoError]) -> dict[str, object]:
             }
         )
     return {"count": len(errors), "first": first}
+
+
+def list_refused(refused: Mapping[str, Refusal]) -> dict[str, object]:
+    """Return how many conversations the API refuses, and the first ones with their next request."""
+    first = [
+        {
+            "conversation_id": conversation_id,
+            "code": refusal.code,
+            "subcode": refusal.subcode,
+            "refused_count": refusal.count,
+            "retry_on": refusal.retry_on.isoformat(),
+        }
+        for conversation_id, refusal in sorted(refused.items())[:MOST_NAMED]
+    ]
+    return {"count": len(refused), "first": first}
+
+
+def describe_refused(refused: Mapping[str, Refusal]) -> str:
+    """Return the number of refused conversations, and their ids by the API's answer.
+
+    >>> describe_refused({"t_1": Refusal(code=10), "t_2": Refusal(code=100, subcode=33)})
+    '2 conversations: code 10: t_1; deleted or not visible: t_2'
+    """
+    ids: dict[str, list[str]] = {}
+    for conversation_id, refusal in sorted(refused.items())[:MOST_SHOWN]:
+        ids.setdefault(refusal.describe(), []).append(conversation_id)
+    groups = [f"{answer}: {', '.join(names)}" for answer, names in sorted(ids.items())]
+    if len(refused) > MOST_SHOWN:
+        groups.append(f"and {len(refused) - MOST_SHOWN} more")
+    noun = "conversation" if len(refused) == 1 else "conversations"
+    return f"{len(refused)} {noun}: {'; '.join(groups)}"

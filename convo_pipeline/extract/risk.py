@@ -21,7 +21,7 @@ SHORTEST_WAIT = timedelta(minutes=1)
 LONGEST_INTERVAL = timedelta(days=1)
 RUNS_READ = 50
 REASONS_OF_A_WHOLE_LISTING = frozenset(
-    {"conversation_failed", "message_failed", "empty_edge", "quarantined"}
+    {"conversation_failed", "conversation_refused", "message_failed", "empty_edge", "quarantined"}
 )
 """Why a run can be incomplete although it listed the whole inbox."""
 

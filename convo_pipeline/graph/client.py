@@ -176,6 +176,8 @@ class GraphClient:
         self.server_clock = ServerClock()
         self.listed_at: ResponseTime | None = None
         """The time of the first page of the inbox."""
+        self.is_probing = False
+        """Whether every call only tests if an object is still refused: no second attempt then."""
         self.version: str | None = None
         """The API version of the last response."""
         self.census = Census()
@@ -394,7 +396,7 @@ class GraphClient:
             elapsed_seconds,
             draw=self._draw(),
             is_heavy=request.is_heavy,
-            is_probe=request.is_probe,
+            is_probe=request.is_probe or self.is_probing,
         )
         if isinstance(error, ThrottledError):
             return self._block(error, decision)

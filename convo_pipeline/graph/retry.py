@@ -8,7 +8,7 @@ import threading
 from dataclasses import dataclass
 
 from convo_pipeline.errors import GraphError, RetryableError, ThrottledError
-from convo_pipeline.graph.codes import attempts_of
+from convo_pipeline.graph.codes import REFUSING_STATUSES, attempts_of
 
 HEAVY_ATTEMPTS = 3
 """Attempts of a request with nested messages or a long page: then a smaller page is tried."""
@@ -49,7 +49,8 @@ def decide(
 ) -> Retry | GiveUp:
     """Decide after `attempt` failed attempts (from 1); `draw` in [0, 1) is the random jitter.
 
-    A probe only tests whether a call still fails: its first error with a code is the result.
+    A probe only tests whether a call still fails: its first error with a code, or with a status
+    that rejects the request, is the result.
 
     >>> from convo_pipeline.errors import GraphFault
     >>> decide(RetryableError(GraphFault(code=2)), 1, 0.3)
@@ -62,7 +63,7 @@ def decide(
     if not isinstance(error, RetryableError):
         return GiveUp()
     attempts = HEAVY_ATTEMPTS if is_heavy else attempts_of(error)
-    if is_probe and error.fault.code is not None:
+    if is_probe and (error.fault.code is not None or error.fault.status in REFUSING_STATUSES):
         attempts = 1
     if attempt >= attempts or elapsed_seconds >= TOTAL_SECONDS:
         return GiveUp()

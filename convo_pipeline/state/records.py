@@ -1,25 +1,29 @@
 """Values of the state, and their rows in SQLite. Times in rows are µs since 1970. Pure."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from datetime import date, datetime
+from contextlib import suppress
+from dataclasses import astuple, dataclass
+from datetime import date, datetime, timedelta
 from typing import Any, NamedTuple
 
 from convo_pipeline.base.json_text import dump_json, load_json
 from convo_pipeline.base.times import from_us, to_us
-from convo_pipeline.errors import StoreError
+from convo_pipeline.errors import GraphFault, StoreError
 
-GIVEN_UP = "given_up"
-GIVEN_UP_UNSHOWN = "given_up_unshown"
-"""Given up although no response contained any of its messages. Such a response ends this."""
-GIVEN_UP_REASONS = frozenset({GIVEN_UP, GIVEN_UP_UNSHOWN})
+REFUSED = "refused"
+"""Due reason: the API refuses the conversation's own calls."""
+REFUSED_PART = "refused_part"
+"""Due reason: the API refuses a message of the conversation, or the rest of a list in it."""
+REFUSED_REASONS = frozenset({REFUSED, REFUSED_PART})
+MOST_REFUSALS_KEPT = 5_000
+MOST_NIGHTS_BETWEEN = 30
 RUN_PARTS: Mapping[str, tuple[str, ...]] = {
     "conversations_listed": (
         "conversations_unchanged",
         "conversations_fetched",
         "conversations_failed",
         "conversations_vanished",
-        "conversations_given_up",
+        "conversations_refused",
         "conversations_pending",
     ),
     "ids_listed": ("detailed", "beyond_20", "gone", "failed", "pending"),
@@ -77,13 +81,82 @@ class ConversationState:
     newest_message_id: str | None = None
     complete_since_us: int | None = None
     due_reason: str | None = None
-    """Why the next run must read it. A conversation that was given up is read only if it changes,
-    and by a full run."""
+    """Why it is not read to its end. The next run reads it, but what the API refuses has its own
+    day (`Refusal`)."""
 
     @property
     def is_due(self) -> bool:
         """Whether the next run reads it even if it has not changed."""
-        return self.due_reason is not None and self.due_reason not in GIVEN_UP_REASONS
+        return self.due_reason is not None and self.due_reason not in REFUSED_REASONS
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """What the API refuses of one conversation, and when a run requests it again.
+
+    After `count` refusals it waits 1, 2, 4, 8, … nights, at most 30. `updated_us` is its last
+    activity then: a new message ends the wait. `was_shown`: a response held some of its messages.
+    """
+
+    count: int = 0
+    retry_on: date = date.min
+    updated_us: int | None = None
+    was_shown: bool = False
+    code: int | None = None
+    subcode: int | None = None
+
+    def again(
+        self, today: date, updated_us: int | None, was_shown: bool, error: Exception
+    ) -> "Refusal":
+        """Return the refusal after one more.
+
+        >>> refusal = Refusal()
+        >>> for _ in range(7):
+        ...     refusal = refusal.again(date(2026, 3, 1), None, False, ValueError())
+        ...     print((refusal.retry_on - date(2026, 3, 1)).days, end=" ")
+        1 2 4 8 16 30 30
+        """
+        fault = getattr(error, "fault", GraphFault())
+        nights = min(2 ** min(self.count, 8), MOST_NIGHTS_BETWEEN)
+        retry_on = today + timedelta(days=nights)
+        return Refusal(self.count + 1, retry_on, updated_us, was_shown, fault.code, fault.subcode)
+
+    def is_due(self, today: date) -> bool:
+        """Whether to request it again; a clock that was wrong delays it by 30 days at most."""
+        return not today < self.retry_on <= today + timedelta(days=MOST_NIGHTS_BETWEEN)
+
+    def describe(self) -> str:
+        """Return what the API answered, for a person."""
+        if (self.code, self.subcode) in ((100, 33), (803, None)):
+            return "deleted or not visible"
+        code = "no code" if self.code is None else f"code {self.code}"
+        return code if self.subcode is None else f"{code}/{self.subcode}"
+
+
+def read_refusals(memory: Mapping[str, object]) -> dict[str, Refusal]:
+    """Return the refusals in an account's memory by conversation id; unreadable ones are left out.
+
+    Without its refusal, a refused conversation is due.
+    """
+    refusals: dict[str, Refusal] = {}
+    saved = memory.get("refused")
+    for values in saved if isinstance(saved, list) else ():
+        with suppress(ValueError, TypeError):
+            conversation_id, count, retry_on, *others = values
+            refusals[conversation_id] = Refusal(int(count), date.fromisoformat(retry_on), *others)
+    return refusals
+
+
+def write_refusals(refusals: Mapping[str, Refusal]) -> list[list[object]]:
+    """Return refusals for an account's memory; too many leave out those with the earliest day.
+
+    It is a list, because an erasure replaces ids in values only.
+    """
+    latest = sorted(refusals.items(), key=lambda item: (item[1].retry_on, item[0]), reverse=True)
+    return [
+        [key, refusal.count, refusal.retry_on.isoformat(), *astuple(refusal)[2:]]
+        for key, refusal in latest[:MOST_REFUSALS_KEPT]
+    ]
 
 
 @dataclass(frozen=True)

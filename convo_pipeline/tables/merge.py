@@ -23,6 +23,7 @@ from convo_pipeline.schema import (
     CREATED_AT_SOURCES,
     CUT_KEY,
     DETAIL_STATUSES,
+    IS_CUT,
     RAW_MESSAGE_DETAILS,
     TIME,
     Table,
@@ -39,7 +40,6 @@ PEOPLE_KEYS = frozenset({"from", "to"})
 NO_TIME = -1
 """Time of a payload key that `fields` does not name. Any other time is newer."""
 
-_IS_CUT = f'"{CUT_KEY}":true'.encode()
 TEXT_KEYS = "message|text|title|name|description|subject|username"
 _TEXT_IS_URL = (rf'([{{,]"(?:{TEXT_KEYS})":")http', "\\1\x01http")
 _URL_QUERY = (r'([:\[,]"https?://[^"\\?]*)\?(?:[^"\\]|\\.)*"', r'\1"')
@@ -417,7 +417,7 @@ def _newest(key: str, *values: DatedValue) -> DatedValue:
 
     def rank(value: DatedValue) -> tuple[object, ...]:
         content = dump_json(value[2])
-        cut_length = len(content) if _IS_CUT in content else math.inf
+        cut_length = len(content) if IS_CUT.encode() in content else math.inf
         return cut_length, *value[:2], dump_json(reduce(value[2])), content
 
     return max(values, key=rank)

@@ -256,7 +256,7 @@ def _problems(aligned: pa.Table, parsed: ParsedPayloads) -> object:
                 pc.is_in(problems, value_set=pa.array(["payload_unreadable", "field_unreadable"])),
                 False,
             ),
-            pc.fill_null(pc.match_substring(aligned["payload"], f'"{schema.CUT_KEY}":true'), False),
+            pc.fill_null(pc.match_substring(aligned["payload"], schema.IS_CUT), False),
             pc.and_(is_undated, is_dated),
             pc.fill_null(pc.is_in(source, value_set=_ESTIMATES), False),
         ),

@@ -45,7 +45,7 @@ DERIVED_SHARE = 0.3
 """Share of scenarios that are derived at the end, which costs half as much as the scenario."""
 VERIFIED_SHARE = 0.1
 """Share of the derived scenarios whose files are verified."""
-RESULTS = ("unchanged", "fetched", "failed", "vanished", "given_up", "pending")
+RESULTS = ("unchanged", "fetched", "failed", "vanished", "refused", "pending")
 """Results of listed conversations; their counts add up."""
 Key = tuple[str, str]
 Row = dict[str, object]

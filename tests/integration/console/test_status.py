@@ -180,7 +180,7 @@ def test_late_blocked_unread_and_failed_accounts_have_a_line_each(inboxes: Inbox
         "mess",
         [
             ConversationState("t_1", due_reason="unreachable"),
-            ConversationState("t_2", due_reason="given_up"),
+            ConversationState("t_2", due_reason="refused"),
         ],
     )
     client = Client(inboxes)

@@ -5,9 +5,9 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 
 from convo_pipeline.extract.account import Plan, plan_run
-from convo_pipeline.extract.inbox import REFUSED, StoredConversations
+from convo_pipeline.extract.inbox import StoredConversations
 from convo_pipeline.extract.report import Mode
-from convo_pipeline.state.records import GIVEN_UP, GIVEN_UP_UNSHOWN, ConversationState
+from convo_pipeline.state.records import REFUSED, REFUSED_PART, ConversationState
 from convo_pipeline.tables.complete_range import CompleteRange
 
 
@@ -20,7 +20,12 @@ def stored(
     is_sweep: bool = False,
 ) -> StoredConversations:
     state = ConversationState("c", updated_us, "m", complete_since_us, due_reason)
-    return StoredConversations({"c": state}, reread_since_us, 40, is_sweep)
+    return StoredConversations(
+        {"c": state},
+        reread_since_us=reread_since_us,
+        trusted_before_us=40,
+        is_sweep=is_sweep,
+    )
 
 
 def test_a_conversation_is_current_if_nothing_can_be_new() -> None:
@@ -65,12 +70,11 @@ def test_only_times_before_the_complete_range_ends_are_trusted() -> None:
     [
         (None, False, False, False),
         ("answer", True, True, False),
-        (REFUSED, True, True, True),
-        (GIVEN_UP, False, True, True),
-        (GIVEN_UP_UNSHOWN, False, True, True),
+        (REFUSED, False, True, True),
+        (REFUSED_PART, False, True, False),
     ],
 )
-def test_a_sweep_reads_conversations_that_were_given_up(
+def test_a_sweep_reads_conversations_that_were_refused(
     due_reason: str | None, is_due: bool, is_due_in_sweep: bool, was_refused: bool
 ) -> None:
     usual, sweep = stored(due_reason=due_reason), stored(due_reason=due_reason, is_sweep=True)

@@ -1,0 +1,227 @@
+"""Conversations and messages that the API refuses for a time or for good, through HTTP."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.case_runs import CaseRun, serve_case
+
+PAGE = {"id": "100200300", "name": "Example Bakery"}
+HTML = "<html>no</html>"
+CONVERSATION_REFUSED = ("conversation_refused",)
+
+
+def inbox(count: int, *answers: dict[str, Any], messages: int = 25, **others: Any) -> Any:
+    """Declare conversations that need calls of their own: they have more than 20 messages."""
+    conversations = []
+    for index in range(count):
+        ada = {"id": f"999{index}", "name": f"Ada {index}"}
+        rows = [
+            {
+                "id": f"m{index}_{number}", "created_time": f"@-{20 + index + number}m",
+                "from": ada, "to": {"data": [PAGE]}, "message": "hi",
+            }
+            for number in range(messages)
+        ]  # fmt: skip
+        conversations.append(
+            {
+                "id": f"t_{index}", "updated_time": f"@-{20 + index}m",
+                "participants": {"data": [ada, PAGE]}, "messages": rows,
+            }
+        )  # fmt: skip
+    return {
+        "platform": "messenger", "page_id": PAGE["id"], "conversations": conversations,
+        "answers": list(answers), **others,
+    }  # fmt: skip
+
+
+def error(code: int, subcode: int | None = None) -> dict[str, Any]:
+    return {"error": {"code": code, "error_subcode": subcode, "message": "no"}}
+
+
+def refuse(path: str, status: int = 403, body: Any = None) -> dict[str, Any]:
+    return {"path": path, "status": status, "body": error(10) if body is None else body}
+
+
+def next_day(run: CaseRun, mode: str = "nightly", days: int = 1) -> tuple[Any, int]:
+    """Run again after some days; return the report and the number of calls."""
+    run.api.now += timedelta(days=days)
+    before = len(run.api.calls)
+    return run.extract(mode), len(run.api.calls) - before
+
+
+def whole(run: CaseRun) -> set[str]:
+    rows = run.sql("select conversation_id, count(*) from messages group by all")
+    return {conversation_id for conversation_id, count in rows if count == 25}
+
+
+def refused_ids(report: Any) -> set[str]:
+    return {each["conversation_id"] for each in report.report["refused"]["first"]}
+
+
+@pytest.mark.parametrize(
+    "bodies",
+    [(error(10), error(100, 33)), (HTML, HTML), (error(1234567), error(803))],
+    ids=["codes", "html", "unknown"],
+)
+def test_twenty_refused_of_a_hundred_cost_no_other_and_two_calls_a_night(
+    bodies: tuple[Any, Any], tmp_path: Path
+) -> None:
+    refusals = [
+        refuse(f"{path}{suffix}", 403 if number % 2 else 404, bodies[number % 2])
+        for number, path in enumerate(f"t_{index}" for index in range(100) if index % 10 in (1, 2))
+        for suffix in ("", "/messages")
+    ]
+    expected = {f"t_{index}" for index in range(100) if index % 10 in (1, 2)}
+    (tmp_path / "idle").mkdir()
+    with serve_case(inbox(100), tmp_path / "idle") as run:
+        run.extract()
+        idle_calls = [next_day(run, days=days)[1] for days in (0, 1, 1)]
+    with serve_case(inbox(100, *refusals), tmp_path) as run:
+        first = run.extract()
+        assert (first.outcome, first.reasons) == ("incomplete", ("conversation_failed",))
+        assert len(whole(run)) == 80
+        assert refused_ids(first) == expected
+        assert "20 conversations" in str(first.error)
+        for days, most in zip((0, 1, 1), idle_calls, strict=True):
+            report, calls = next_day(run, days=days)
+            assert (report.outcome, report.reasons) == ("incomplete", CONVERSATION_REFUSED)
+            assert calls <= most + 2
+            assert refused_ids(report) == expected
+        status = run.run("status")
+        assert "20 conversations" in status.output.replace("\n", " ")
+
+
+def test_refused_objects_are_requested_at_growing_intervals(tmp_path: Path) -> None:
+    with serve_case(inbox(3, refuse("t_1/messages"), refuse("t_1")), tmp_path) as run:
+        run.extract()
+        asked = []
+        for day in range(1, 40):
+            before = len(run.api.calls)
+            report, _ = next_day(run)
+            calls = [run.api.path(call) for call in run.api.calls[before:]]
+            asked += [day] * any(path.startswith("t_1") for path in calls)
+            assert report.reasons == CONVERSATION_REFUSED
+        assert asked == [1, 3, 7, 15, 31]
+
+
+def test_an_object_that_is_readable_again_makes_the_run_complete(tmp_path: Path) -> None:
+    with serve_case(inbox(3, refuse("t_1/messages"), refuse("t_1")), tmp_path) as run:
+        run.extract()
+        run.api.world["answers"].clear()
+        report, _ = next_day(run)
+        assert (report.outcome, report.report["refused"]["count"]) == ("complete", 0)
+        assert whole(run) == {"t_0", "t_1", "t_2"}
+        assert next_day(run)[0].outcome == "complete"
+
+
+def test_many_objects_that_are_readable_again_are_read_in_one_run(tmp_path: Path) -> None:
+    refusals = [refuse(f"t_{n}{suffix}") for n in range(1, 30) for suffix in ("", "/messages")]
+    with serve_case(inbox(40, *refusals), tmp_path) as run:
+        run.extract()
+        run.api.world["answers"].clear()
+        assert next_day(run)[0].outcome == "complete"
+        assert len(whole(run)) == 40
+
+
+def test_a_new_message_ends_the_wait_once(tmp_path: Path) -> None:
+    with serve_case(inbox(3, refuse("t_1/messages"), refuse("t_1")), tmp_path) as run:
+        run.extract()
+        next_day(run)
+        conversation = run.api.conversations["t_1"]
+        at = (run.api.now + timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M:%S+0000")
+        conversation["updated_time"] = at
+        conversation["messages"].insert(0, conversation["messages"][0] | {
+            "id": "new", "created_time": at,
+        })  # fmt: skip
+        run.api.now += timedelta(hours=2)
+        for expected in (1, 0, 0):
+            before = len(run.api.calls)
+            assert run.extract("capture").reasons == CONVERSATION_REFUSED
+            paths = [run.api.path(call) for call in run.api.calls[before:]]
+            assert sum(path.startswith("t_1") for path in paths) == expected
+        assert run.sql("select count(*) from messages where message_id = 'new'") == [(1,)]
+
+
+def test_a_refused_message_is_requested_at_growing_intervals(tmp_path: Path) -> None:
+    world = inbox(2, message_errors={"m0_3": {"status": 403, "body": error(10)}}, messages=10)
+    bare = world["conversations"][0]["messages"][3]
+    for key in ("from", "to", "message"):
+        del bare[key]
+    with serve_case(world, tmp_path) as run:
+        report = run.extract()
+        assert (report.outcome, report.reasons) == ("incomplete", ("message_failed",))
+        asked = []
+        for day in range(1, 10):
+            before = len(run.api.calls)
+            report, _ = next_day(run)
+            paths = [run.api.path(call) for call in run.api.calls[before:]]
+            asked += [day] * ("m0_3" in paths)
+            assert report.reasons == CONVERSATION_REFUSED
+        assert asked == [1, 3, 7]
+        assert run.sql("select count(*) from messages") == [(20,)]
+        del run.api.world["message_errors"]
+        run.api.messages["m0_3"]["message"] = "here"
+        report, _ = next_day(run, days=30)
+        assert report.outcome == "complete"
+        assert run.sql("select text from messages where message_id = 'm0_3'") == [("here",)]
+
+
+def test_a_refused_message_does_not_hide_new_messages_of_its_conversation(tmp_path: Path) -> None:
+    world = inbox(1, message_errors={"m0_3": {"status": 403, "body": error(10)}}, messages=10)
+    bare = world["conversations"][0]["messages"][3]
+    for key in ("from", "to", "message"):
+        del bare[key]
+    with serve_case(world, tmp_path) as run:
+        run.extract()
+        conversation = run.api.conversations["t_0"]
+        at = (run.api.now + timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M:%S+0000")
+        conversation["updated_time"] = at
+        news = [
+            {**conversation["messages"][0], "id": f"new{n}", "created_time": at} for n in range(30)
+        ]
+        conversation["messages"][:0] = news
+        run.api.now += timedelta(hours=2)
+        run.extract("capture")
+        assert run.sql("select count(*) from messages where message_id like 'new%'") == [(30,)]
+
+
+def test_a_conversation_that_vanished_is_not_refused(tmp_path: Path) -> None:
+    with serve_case(inbox(3, refuse("t_1/messages", 404, error(100, 33))), tmp_path) as run:
+        assert "deleted or not visible" in str(run.extract().error)
+        run.api.world["conversations"].pop(1)
+        run.api.conversations.pop("t_1")
+        report, _ = next_day(run)
+        assert (report.outcome, report.counts["conversations_vanished"]) == ("complete", 1)
+        assert next_day(run)[0].outcome == "complete"
+
+
+def test_a_refused_list_is_requested_at_growing_intervals(tmp_path: Path) -> None:
+    world = inbox(1, refuse("m0_0/attachments"), messages=3)
+    images = [{"id": f"a{n}", "image_data": {"url": "https://cdn.example/a"}} for n in range(25)]
+    url = "https://graph.example/m0_0/attachments?after=A"
+    world["conversations"][0]["messages"][0]["attachments"] = {
+        "data": images, "paging": {"cursors": {"after": "A"}, "next": url},
+    }  # fmt: skip
+    with serve_case(world, tmp_path) as run:
+        assert run.extract().reasons == ("message_failed",)
+        asked = []
+        for day in range(1, 9):
+            before = len(run.api.calls)
+            assert next_day(run)[0].reasons == CONVERSATION_REFUSED
+            paths = [run.api.path(call) for call in run.api.calls[before:]]
+            asked += [day] * ("m0_0/attachments" in paths)
+        assert asked == [1, 3, 7]
+
+
+def test_an_erased_conversation_leaves_the_list_of_refusals(tmp_path: Path) -> None:
+    with serve_case(inbox(3, refuse("t_1/messages"), refuse("t_1")), tmp_path) as run:
+        run.extract()
+        forgotten = run.run("forget", "acc", "9991", "--yes")
+        assert forgotten.exit_code == 0, forgotten.output
+        report, _ = next_day(run)
+        assert (report.outcome, report.report["refused"]["count"]) == ("complete", 0)
+        files = [each for each in tmp_path.rglob("*") if each.is_file()]
+        assert not [each for each in files if b't_1"' in each.read_bytes()]
