@@ -598,6 +598,18 @@ def locate_error(error: BaseException) -> str:
     return f"{kind} in {path} line {frames[-1].lineno} ({frames[-1].name})"
 
 
+def is_settled(outcome: str, reasons: Iterable[str]) -> bool:
+    """Return whether a run stored everything that the API returns.
+
+    It is complete, or nothing is missing but what the API refused in earlier runs too.
+
+    >>> is_settled("incomplete", ["conversation_refused"]), is_settled("incomplete", ["budget"])
+    (True, False)
+    """
+    is_refused = outcome == "incomplete" and set(reasons) == {"conversation_refused"}
+    return outcome == "complete" or is_refused
+
+
 def describe_error(error: BaseException, interface: Interface = "command_line") -> str:
     """Return a text that is safe to show: a ConvoError's own, else reason, location and remedy.
 

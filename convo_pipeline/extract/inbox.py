@@ -15,6 +15,7 @@ from datetime import date
 
 from convo_pipeline.base.json_text import readable_id
 from convo_pipeline.base.threads import ThreadPool
+from convo_pipeline.base.times import day_start_us
 from convo_pipeline.errors import (
     STOPPING,
     AccessDeniedError,
@@ -387,7 +388,7 @@ class InboxReader:
             self._readable_ids.add(listed.conversation_id)
         due_reason = record.state.due_reason
         if due_reason == REFUSED_PART and refusal is not None:
-            self._refuse(listed.conversation_id, listed, refusal, MESSAGE_FAILED)
+            self._refuse(listed.conversation_id, listed, refusal, MESSAGE_FAILED, has_all_ids=True)
         elif due_reason == REFUSED_PART:
             with self._lock:
                 refusals = self.result.refusals
@@ -411,16 +412,29 @@ class InboxReader:
         listed: ListedConversation | None,
         error: ConvoError,
         reason: str,
+        *,
+        has_all_ids: bool = False,
     ) -> None:
-        """Record a refusal; `reason` is why the run is incomplete if it is the first one."""
+        """Record a refusal; `reason` is why the run is incomplete if it is the first one.
+
+        `has_all_ids`: only parts of known messages are refused.
+        """
         before = self._stored.refusal(conversation_id)
         refusal = before or Refusal()
-        updated_us = listed.updated_us if listed else refusal.updated_us
-        is_shown = bool(listed and listed.nested.rows) or (listed is None and refusal.was_shown)
+        updated_us, was_shown, gap_us = refusal.updated_us, refusal.was_shown, refusal.gap_us
+        if listed:
+            updated_us, was_shown = listed.updated_us, bool(listed.nested.rows)
+            gap_us = listed.walk.low_us or listed.updated_us or listed.at_us
+        elif gap_us is None:
+            gap_us = day_start_us(self._stored.today)
         with self._lock:
             self.result.failures[conversation_id] = error
             self.result.refusals[conversation_id] = refusal.again(
-                self._stored.today, updated_us, is_shown, error
+                self._stored.today,
+                error,
+                updated_us=updated_us,
+                was_shown=was_shown,
+                gap_us=None if has_all_ids else gap_us,
             )
             if before is None:
                 self.result.reasons.add(reason)

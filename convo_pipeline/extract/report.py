@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal
 
+from convo_pipeline.base.times import day_of
 from convo_pipeline.errors import ConvoError, GraphError, GraphFault
 from convo_pipeline.graph.listing import ListingSummary
 from convo_pipeline.lake.partitions import Commit
@@ -146,7 +147,10 @@ def refusals(errors: Mapping[str, ConvoError]) -> dict[str, object]:
 
 
 def list_refused(refused: Mapping[str, Refusal]) -> dict[str, object]:
-    """Return how many conversations the API refuses, and the first ones with their next request."""
+    """Return how many conversations the API refuses, and the first ones with their next request.
+
+    From `complete_from` on, no day lacks messages because of them.
+    """
     first = [
         {
             "conversation_id": conversation_id,
@@ -157,7 +161,13 @@ def list_refused(refused: Mapping[str, Refusal]) -> dict[str, object]:
         }
         for conversation_id, refusal in sorted(refused.items())[:MOST_NAMED]
     ]
-    return {"count": len(refused), "first": first}
+    gaps = [refusal.gap_us for refusal in refused.values() if refusal.gap_us is not None]
+    complete_from = day_of(max(gaps)) + timedelta(days=1) if gaps else None
+    return {
+        "count": len(refused),
+        "first": first,
+        "complete_from": complete_from.isoformat() if complete_from else None,
+    }
 
 
 def describe_refused(refused: Mapping[str, Refusal]) -> str:

@@ -28,7 +28,7 @@ from convo_pipeline.lake.store import Store
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.nights import catch_up
 from convo_pipeline.orchestration.partitions import since_start, starts_by_end
-from convo_pipeline.reasons import Interface, describe_error, describe_outcome
+from convo_pipeline.reasons import Interface, describe_error, describe_outcome, is_settled
 from convo_pipeline.sandbox import emulator_if_needed
 from convo_pipeline.storage.locks import Locks
 
@@ -167,10 +167,13 @@ def describe_failure(deployment: Deployment, report: AccountReport) -> str:
 def _collect_extracted(
     deployment: Deployment, requested: Days, days: Days, reports: Sequence[AccountReport]
 ) -> StepResult:
-    """Collect the days of complete accounts, and all other partitions whose files changed."""
+    """Collect the days of complete accounts, and all other partitions whose files changed.
+
+    What the API refuses for good fails no run: the check `no_failed_accounts` names it.
+    """
     result = StepResult(deployment.interface, reports=reports)
     for report in reports:
-        if report.outcome != "complete":
+        if not is_settled(report.outcome, report.reasons):
             result.failures[report.account] = describe_failure(deployment, report)
         result.add_commits(report.commits, days.get(report.account, ()))
     for account in sorted(requested.keys() - result.failures.keys()):

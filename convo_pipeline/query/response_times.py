@@ -145,8 +145,13 @@ first.
 
 _KNOWN = """
 WITH listings AS (
-    SELECT account, date, run_id, since, started_at, max(started_at) OVER earlier AS reached_at
-    FROM runs WHERE outcome = 'complete' AND kind <> 'find' AND since IS NOT NULL
+    SELECT
+        account, date, run_id, outcome, since, started_at,
+        max(started_at) OVER earlier AS reached_at
+    FROM runs
+    WHERE (outcome = 'complete'
+            OR (outcome = 'incomplete' AND reasons = ['conversation_refused']))
+        AND kind <> 'find' AND since IS NOT NULL
     WINDOW earlier AS (
         PARTITION BY account
         ORDER BY started_at, run_id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
@@ -165,15 +170,29 @@ complete_ranges AS (
     WHERE l.started_at >= b.started_at OR b.started_at IS NULL
     GROUP BY l.account
 ),
+refusals AS (
+    SELECT n.account, (r.report -> 'refused' ->> 'complete_from')::DATE AS complete_from
+    FROM (
+        SELECT * FROM listings
+        QUALIFY row_number() OVER (PARTITION BY account ORDER BY started_at DESC, run_id DESC) = 1
+    ) AS n
+    JOIN runs AS r ON r.date = n.date AND r.run_id = n.run_id AND r.account = n.account
+    WHERE n.outcome = 'incomplete'
+),
 first_days AS (SELECT account, min(date) AS first_date FROM messages GROUP BY account)
-SELECT account, greatest(since, first_date)::TIMESTAMPTZ + {gap} AS known_from, known_until
-FROM complete_ranges JOIN first_days USING (account)
+SELECT
+    account,
+    greatest(since, first_date, complete_from)::TIMESTAMPTZ + {gap} AS known_from,
+    known_until
+FROM complete_ranges JOIN first_days USING (account) LEFT JOIN refusals USING (account)
 """
 """The complete range of each account, from the ledger.
 
 Before `known_from`, a session may have started before the first complete day, and messages may be
 missing. `known_until` is the start of the last complete run. After it, an interrupted run may have
 stored a conversation's newest messages without the earlier ones.
+
+Days before `complete_from` may lack messages of a conversation whose older pages are refused.
 
 A gap begins where a run does not continue an earlier run and starts on a later day than that run
 reached. Only the range after the last gap counts. `state/state.py` applies the same rule to the

@@ -104,22 +104,31 @@ class Refusal:
     was_shown: bool = False
     code: int | None = None
     subcode: int | None = None
+    gap_us: int | None = None
+    """Messages of the conversation from before this time may be unknown; None if all are known."""
 
     def again(
-        self, today: date, updated_us: int | None, was_shown: bool, error: Exception
+        self,
+        today: date,
+        error: Exception,
+        *,
+        updated_us: int | None = None,
+        was_shown: bool = False,
+        gap_us: int | None = None,
     ) -> "Refusal":
         """Return the refusal after one more.
 
         >>> refusal = Refusal()
         >>> for _ in range(7):
-        ...     refusal = refusal.again(date(2026, 3, 1), None, False, ValueError())
+        ...     refusal = refusal.again(date(2026, 3, 1), ValueError())
         ...     print((refusal.retry_on - date(2026, 3, 1)).days, end=" ")
         1 2 4 8 16 30 30
         """
         fault = getattr(error, "fault", GraphFault())
         nights = min(2 ** min(self.count, 8), MOST_NIGHTS_BETWEEN)
         retry_on = today + timedelta(days=nights)
-        return Refusal(self.count + 1, retry_on, updated_us, was_shown, fault.code, fault.subcode)
+        codes = fault.code, fault.subcode
+        return Refusal(self.count + 1, retry_on, updated_us, was_shown, *codes, gap_us)
 
     def is_due(self, today: date) -> bool:
         """Whether to request it again; a clock that was wrong delays it by 30 days at most."""

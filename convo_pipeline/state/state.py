@@ -54,15 +54,19 @@ _LAST_FULL_RUN = """
 SELECT started_us, json_extract(counts, '$.missed') AS missed FROM runs
 WHERE account = ? AND kind = 'full' AND missed IS NOT NULL ORDER BY started_us DESC LIMIT 1
 """
-_COMPLETE_SPANS = """
+IS_SETTLED = """
+(outcome = 'complete' OR (outcome = 'incomplete' AND reasons = '["conversation_refused"]'))
+"""
+"""The condition of `reasons.is_settled`."""
+_COMPLETE_SPANS = f"""
 SELECT DISTINCT since, min(until, date(started_us / 1000000, 'unixepoch')) FROM runs
-WHERE account = ? AND kind IN ('window', 'nightly', 'full') AND outcome = 'complete'
+WHERE account = ? AND kind IN ('window', 'nightly', 'full') AND {IS_SETTLED}
     AND started_us >= ? AND since IS NOT NULL AND until IS NOT NULL
 """
-_COMPLETE_RANGE = """
+_COMPLETE_RANGE = f"""
 WITH listings AS (
-    SELECT since, started_us, report, max(started_us) OVER earlier AS reached_us
-    FROM runs WHERE account = ? AND outcome = 'complete' AND kind <> 'find' AND since IS NOT NULL
+    SELECT since, started_us, run_id, report, max(started_us) OVER earlier AS reached_us
+    FROM runs WHERE account = ? AND {IS_SETTLED} AND kind <> 'find' AND since IS NOT NULL
     WINDOW earlier AS (ORDER BY started_us, run_id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
 ),
 breaks AS (
@@ -70,11 +74,15 @@ breaks AS (
     WHERE since > date(reached_us / 1000000, 'unixepoch')
         AND NOT coalesce(json_extract(report, '$.is_incremental'), 0)
 )
-SELECT min(since), max(started_us) FROM listings
+SELECT min(since), max(started_us), (
+    SELECT json_extract(report, '$.refused.complete_from')
+    FROM listings ORDER BY started_us DESC, run_id DESC LIMIT 1
+) FROM listings
 WHERE started_us >= coalesce((SELECT max(started_us) FROM breaks), 0)
 """
 """A run leaves a gap if it begins on a later day than earlier runs reached and does not continue
-them. Only runs after the last gap count. `query/response_times.py` does the same with the ledger.
+them. Only runs after the last gap count. Days before `complete_from` may lack messages of a
+conversation whose older pages are refused. `query/response_times.py` does the same with the ledger.
 """
 
 
@@ -295,9 +303,9 @@ class State:
         return [read_run(row) for row in rows]
 
     def last_complete(self, account: str, kind: str | None = None) -> Run | None:
-        """Return the account's newest complete run, of one kind or of any."""
-        where, values = _where(account=account, kind=kind, outcome="complete")
-        order = "ORDER BY started_us DESC LIMIT 1"
+        """Return the account's newest run that stored what the API returns, of one kind or any."""
+        where, values = _where(account=account, kind=kind)
+        order = f"AND {IS_SETTLED} ORDER BY started_us DESC LIMIT 1"
         rows = self.database.select(f"SELECT * FROM runs{where} {order}", *values)
         return read_run(rows[0]) if rows else None
 
@@ -332,8 +340,11 @@ class State:
 
     def complete_range(self, account: str) -> CompleteRange | None:
         """Return the days that the account's complete runs read without a gap; None if none did."""
-        ((since, until_us),) = self.database.select(_COMPLETE_RANGE, account)
-        return since and CompleteRange(date.fromisoformat(since), from_us(until_us))
+        ((since, until_us, complete_from),) = self.database.select(_COMPLETE_RANGE, account)
+        if since is None:
+            return None
+        first_day = date.fromisoformat(max(since, complete_from or since))
+        return CompleteRange(first_day, from_us(until_us))
 
     def prune_runs(self, before: datetime) -> int:
         """Remove runs that started earlier; return their number. The exported ledger keeps them."""

@@ -1,11 +1,13 @@
 """Conversations and messages that the API refuses for a time or for good, through HTTP."""
 
-from datetime import timedelta
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from convo_pipeline.lake.store import Store
 from tests.support.case_runs import CaseRun, serve_case
 
 PAGE = {"id": "100200300", "name": "Example Bakery"}
@@ -90,8 +92,9 @@ def test_twenty_refused_of_a_hundred_cost_no_other_and_two_calls_a_night(
             assert (report.outcome, report.reasons) == ("incomplete", CONVERSATION_REFUSED)
             assert calls <= most + 2
             assert refused_ids(report) == expected
-        status = run.run("status")
-        assert "20 conversations" in status.output.replace("\n", " ")
+        status = run.run("status").output.replace("\n", " ")
+        assert "20 conversations" in status
+        assert "no complete run" not in status
 
 
 def test_refused_objects_are_requested_at_growing_intervals(tmp_path: Path) -> None:
@@ -105,6 +108,35 @@ def test_refused_objects_are_requested_at_growing_intervals(tmp_path: Path) -> N
             asked += [day] * any(path.startswith("t_1") for path in calls)
             assert report.reasons == CONVERSATION_REFUSED
         assert asked == [1, 3, 7, 15, 31]
+
+
+NOON = datetime(2026, 3, 9, 12, tzinfo=UTC)
+
+
+def test_days_that_may_lack_messages_of_a_refused_conversation_are_not_complete(
+    tmp_path: Path,
+) -> None:
+    """Its newest 20 messages are of today, so days up to today are not complete."""
+    refusals = [refuse("t_1/messages"), refuse("t_1")]
+    with serve_case(inbox(3, *refusals), tmp_path, NOON) as run, closing(store_of(run)) as store:
+        run.extract()
+        assert store.state.complete_range("acc") is None
+        for _ in range(3):
+            next_day(run)
+        complete_range = store.state.complete_range("acc")
+        assert complete_range is not None
+        assert complete_range.since == NOON.date() + timedelta(days=1)
+        known_from = run.sql("select known_from from internal.known")
+        assert known_from == [(datetime(2026, 3, 11, tzinfo=UTC),)]
+        run.api.world["answers"].clear()
+        next_day(run, days=30)
+        complete_range = store.state.complete_range("acc")
+        assert complete_range is not None
+        assert complete_range.since < NOON.date()
+
+
+def store_of(run: CaseRun) -> Store:
+    return Store(run.settings.store)
 
 
 def test_an_object_that_is_readable_again_makes_the_run_complete(tmp_path: Path) -> None:
