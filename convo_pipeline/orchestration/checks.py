@@ -361,10 +361,12 @@ SHAPES_CHECK = Check(
     WARN,
 )
 
+ALL_CHECKS = (*CHECKS, *ACCOUNT_CHECKS, SHAPES_CHECK)
+
 
 def checks_of(tables: Collection[str]) -> list[Check]:
     """Return the checks of these tables."""
-    return [check for check in (*CHECKS, *ACCOUNT_CHECKS, SHAPES_CHECK) if check.table in tables]
+    return [check for check in ALL_CHECKS if check.table in tables]
 
 
 # evaluation

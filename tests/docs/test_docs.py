@@ -30,9 +30,8 @@ from convo_pipeline.extract.run import ACCOUNTS_IN_FLIGHT
 from convo_pipeline.graph.page_size import LISTING_SIZES, MESSAGE_SIZES
 from convo_pipeline.orchestration.assets import FRESHNESS
 from convo_pipeline.orchestration.checks import (
-    ACCOUNT_CHECKS,
+    ALL_CHECKS,
     CARRIED_DAYS,
-    CHECKS,
     LEAST_SHARE_DETAILED,
 )
 from convo_pipeline.reasons import RUN_REASONS
@@ -86,8 +85,8 @@ def test_operate_page_explains_every_exit_code() -> None:
 
 def test_ui_page_explains_every_check() -> None:
     text = section(page("ui.md"), "Checks")
-    assert set(first_cells(text)) == {check.name for check in (*CHECKS, *ACCOUNT_CHECKS)}
-    warn = {check.name for check in (*CHECKS, *ACCOUNT_CHECKS) if check.severity.value == "WARN"}
+    assert set(first_cells(text)) == {check.name for check in ALL_CHECKS}
+    warn = {check.name for check in ALL_CHECKS if check.severity.value == "WARN"}
     assert {in_code(row[0])[0] for row in rows(text) if "(warns)" in row[0]} == warn
     assert f"fewer than {LEAST_SHARE_DETAILED:.0%}".replace("%", " %") in text
 

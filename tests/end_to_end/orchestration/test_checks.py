@@ -19,8 +19,8 @@ from convo_pipeline.lake.store import Store
 from convo_pipeline.orchestration.assets import EXTRACT_JOB, NORMALISE_JOB
 from convo_pipeline.orchestration.checks import (
     ACCOUNT_CHECKS,
+    ALL_CHECKS,
     CHECKS,
-    SHAPES_CHECK,
     evaluate_checks,
     find_failed_accounts,
 )
@@ -34,7 +34,7 @@ from tests.support.inbox_worlds import TOKENS, Days, small_settings, small_world
 
 BAKERY, BIKES = "bakery-instagram", "bikes-messenger"
 ALL = [BAKERY, BIKES]
-KEYS = {check.key for check in (*CHECKS, *ACCOUNT_CHECKS, SHAPES_CHECK)}
+KEYS = {check.key for check in ALL_CHECKS}
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +168,7 @@ def test_every_table_has_key_and_date_checks() -> None:
         assert (name, "keys_are_unique") in checked
         assert ((name, "dates_are_in_partition") in checked) == ("created_at" in table.column_names)
     assert len(checked) == len(CHECKS)
-    assert not any(check.spec.blocking for check in (*CHECKS, *ACCOUNT_CHECKS))
+    assert not any(check.spec.blocking for check in ALL_CHECKS)
 
 
 def test_a_complete_lake_passes_every_check(
