@@ -5,11 +5,18 @@ escape such as `\\ud83d`, and an integer beyond 64 bits keeps all its digits.
 """
 
 import json
+import math
 import re
+from contextlib import suppress
 from typing import NoReturn
 
 import orjson
 
+MOST_LEVELS = 254
+"""How deeply a value may be nested: orjson writes no more levels, and recursive code reads them."""
+MOST_DIGITS = 100
+"""Digits of the longest integer; Python refuses to read more than 4,300."""
+_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
 _LONG_DIGITS = b"0" * 19
 _DIGITS_TO_ZERO = bytes.maketrans(b"123456789", b"0" * 9)
 _DIGITS = re.compile(rb"0*")
@@ -18,6 +25,10 @@ _USUAL_PAGING = re.compile(
     rb',"paging":\{(?:"cursors":\{(?:"after":"[^"\\]*")?,?(?:"before":"[^"\\]*")?\})?'
     rb'(?:,?"next":"[^"\\]*")?(?:,?"previous":"[^"\\]*")?\}'
 )
+
+
+class OverLimit(str):
+    """The text of a value beyond a limit: too deep, too many digits, or an infinite number."""
 
 
 def dump_json(value: object) -> bytes:
@@ -62,7 +73,8 @@ def _without_paging(value: object) -> object:
 def load_json(content: bytes | str, *, unique_keys: bool = False) -> object:
     """Parse JSON exactly; raise ValueError for anything else, NaN and infinities included.
 
-    With `unique_keys`, an object that has one key with two different values is refused too.
+    With `unique_keys`, for JSON from outside, an object that has one key with two different values
+    is refused too. Values that exceed a limit become their text, as `OverLimit`.
 
     >>> load_json(b'{"id": 340282366841710300949110269838224261120}')
     {'id': 340282366841710300949110269838224261120}
@@ -81,11 +93,14 @@ def load_json(content: bytes | str, *, unique_keys: bool = False) -> object:
             if not unique_keys or not _may_have_lost_a_key(content, value):
                 return value
     try:
-        return json.loads(
-            content.decode("utf-8"),
-            parse_constant=_refuse_constant,
-            object_pairs_hook=_refuse_duplicate_keys if unique_keys else None,
-        )
+        if not unique_keys:
+            return json.loads(content.decode("utf-8"), parse_constant=_refuse_constant)
+        content, cut_texts = _cut_deep_values(content)
+        value = _load_within_limits(content.decode("utf-8"))
+        for text in cut_texts:
+            with suppress(RecursionError):  # then its brackets match, but its values are unknown
+                _load_within_limits(text)
+        return _mark(value, cut_texts) if cut_texts else value
     except UnicodeDecodeError:
         raise ValueError("not UTF-8") from None
     except RecursionError:
@@ -105,6 +120,8 @@ def readable_id(value: object) -> str | None:
     if not isinstance(value, dict):
         return None
     raw_id = value.get("id")
+    if isinstance(raw_id, OverLimit):
+        return None
     if isinstance(raw_id, str) and raw_id:
         return raw_id if raw_id.isascii() or _is_encodable(raw_id) else None
     return str(raw_id) if isinstance(raw_id, int) and not isinstance(raw_id, bool) else None
@@ -136,6 +153,52 @@ def _may_have_lost_a_key(content: bytes, value: object) -> bool:
         return content.count(b":") > orjson.dumps(value).count(b":")
     except orjson.JSONEncodeError:  # nested more deeply than orjson writes
         return True
+
+
+def _load_within_limits(text: str) -> object:
+    return json.loads(
+        text,
+        parse_int=_read_integer,
+        parse_float=_read_float,
+        parse_constant=_refuse_constant,
+        object_pairs_hook=_refuse_duplicate_keys,
+    )
+
+
+def _cut_deep_values(content: bytes) -> tuple[bytes, set[str]]:
+    """Replace each value that is nested too deeply by its text; return these texts too."""
+    parts, texts = [], set()
+    level = start = end = 0
+    for match in _BRACKETS.finditer(content):
+        if match[0] in (b"[", b"{"):
+            level += 1
+            if level == MOST_LEVELS + 1:
+                start = match.start()
+        elif match[0] in (b"]", b"}"):
+            level -= 1
+            if level == MOST_LEVELS:
+                text = content[start : match.end()].decode("utf-8")
+                parts += [content[end:start], dump_json(text)]
+                texts.add(text)
+                end = match.end()
+    return b"".join([*parts, content[end:]]), texts
+
+
+def _mark(value: object, texts: set[str]) -> object:
+    if isinstance(value, dict):
+        return {key: _mark(item, texts) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_mark(item, texts) for item in value]
+    return OverLimit(value) if isinstance(value, str) and value in texts else value
+
+
+def _read_integer(text: str) -> int | OverLimit:
+    return int(text) if len(text) <= MOST_DIGITS else OverLimit(text)
+
+
+def _read_float(text: str) -> float | OverLimit:
+    number = float(text)
+    return OverLimit(text) if math.isinf(number) else number
 
 
 def _refuse_duplicate_keys(pairs: list[tuple[str, object]]) -> object:

@@ -526,6 +526,11 @@ class ConversationReader:
             at_us=to_us(answer.server_time),
             fields=message_field_names(self.platform, dropped),
         )
+        if answer.rejected_text is not None:
+            rows = (answer.rejected_text,)
+            self.data.append(
+                MessagesRecord(record.at_us, record.conversation_id, None, record.rank, (), rows)
+            )
         if isinstance(answer.body, dict) and not lacks_content(answer.body):
             cuts = self.lists.find(answer.body, MESSAGE_LISTS)
             payload = self._read_lists(record.message_id, answer.body, cuts, gaps)

@@ -72,6 +72,12 @@ def load_run_data(
     if kept:
         store.state.save_placements(account.name, kept)
     result = LoadResult(counts=Counter(data.suppression_filter.counts))
+    if data.set_aside_count:
+        data.clear_proofs()
+        result.quarantined.append(
+            f"{data.set_aside_count} records of the run cannot be read; their text is in"
+            " raw_rejects, and the next run fetches their content again"
+        )
     identity = data.find_identity(store, account)
     first_day = max(account.start_date, first_raw_day(store))
     states = store.state.conversations(account.name)

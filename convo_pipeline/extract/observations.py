@@ -40,7 +40,7 @@ VOLATILE_CONVERSATION_KEYS = frozenset(
     }
 )
 """Keys that change with every message. They are left out, so that daily rows stay equal."""
-_TIME_IN_MESSAGE_ID = re.compile(rb"ig_dm_item:\d+:IGMessageID:\d+:\d+:(\d+)")
+_TIME_IN_MESSAGE_ID = re.compile(rb"ig_dm_item:\d+:IGMessageID:\d+:\d+:(\d{1,40})")
 _IDS_START = "aWdfZ"
 """`ig_d` in Meta's variant of base64."""
 _ACCOUNT_IN_ID = re.compile(rb"ig_dm(?:_item)?:\d+:IGMessage(?:Thread|ID):(\d+):\d+(?::\d+)?")
@@ -92,7 +92,8 @@ def read_messages(page: MessagesRecord) -> list[MessageObservation | Reject]:
     for rank, row in enumerate(page.rows, page.first_rank):
         message_id = readable_id(row)
         if message_id is None or not isinstance(row, dict):
-            reason = f"a message of conversation {conversation_id} without an id"
+            what = "beyond the limits" if isinstance(row, str) else "without an id"
+            reason = f"a message of conversation {conversation_id} {what}"
             found.append(reject(row, reason, at_us))
             continue
         created_us, source = find_created_us(row, message_id, page.updated_us, at_us)

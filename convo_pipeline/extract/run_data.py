@@ -8,16 +8,17 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from convo_pipeline.base.threads import PARSE_LOCK
 from convo_pipeline.base.times import DAY_US, SECOND_US, day_of, day_start_us
-from convo_pipeline.errors import StoreError
+from convo_pipeline.errors import ConvoError, StoreError
 from convo_pipeline.extract.missing import PageSpan, page_span
 from convo_pipeline.extract.observations import (
     ConversationObservation,
@@ -37,6 +38,7 @@ from convo_pipeline.extract.spool import (
     Record,
     Spool,
     StateRecord,
+    encode_record,
 )
 from convo_pipeline.extract.suppression_filter import SuppressionFilter
 from convo_pipeline.graph.responses import ConversationRow
@@ -94,6 +96,8 @@ class RunData:
     untimed: list[MessageObservation] = field(default_factory=list)
     """Messages without a time of their own; `place_untimed` puts them on days."""
     rejects: dict[str, Reject] = field(default_factory=dict)
+    set_aside_count: int = 0
+    """Records that could not be read and are stored as rejects."""
     own_identity: OwnIdentity | None = None
     swept_range: CompleteRange | None = None
     """What earlier runs read to the end, if this run reads it again to find missed messages."""
@@ -129,10 +133,17 @@ class RunData:
         data = cls.create(store, account, spool)
         for record in spool:
             data.add(record)
+        written_us = int(spool.folder.stat().st_mtime * SECOND_US)
+        for value in spool.unreadable:
+            data._set_aside(value, written_us)
         if spool.damaged:
-            for proofs in (data.states, data.walked_down_to, data.spans):
-                proofs.clear()
+            data.clear_proofs()
         return data
+
+    def clear_proofs(self) -> None:
+        """Let no range count as read to the end, and no message as missing."""
+        for proofs in (self.states, self.walked_down_to, self.spans):
+            proofs.clear()
 
     def make_folder(self) -> None:
         """Make an empty folder for the scratch files."""
@@ -177,7 +188,30 @@ class RunData:
             return self.suppression_filter.clean_conversations(rows)
 
     def add(self, record: Record) -> None:
-        """Add one record without the data of erased people."""
+        """Add one record without the data of erased people.
+
+        A row that cannot be read becomes a reject, so that it costs only itself.
+        """
+        try:
+            self._add(record)
+        except (ConvoError, MemoryError):
+            raise
+        except Exception:
+            for part in _split(record):
+                try:
+                    self._add(part)
+                except (ConvoError, MemoryError):
+                    raise
+                except Exception:
+                    at_us = getattr(part, "at_us", 0)
+                    self._set_aside(encode_record(part), at_us)
+
+    def _set_aside(self, value: dict[str, Any], at_us: int) -> None:
+        self.set_aside_count += 1
+        cleaned = self.suppression_filter.clean_value(value)
+        self._add_reject(reject(cleaned, "a record that this version cannot read", at_us))
+
+    def _add(self, record: Record) -> None:
         match self.suppression_filter.clean(record):
             case OwnIdentity() as identity:
                 self.own_identity = identity
@@ -308,6 +342,19 @@ class RunData:
                     writer.write_batch(batch)
                     self._batches.setdefault(day, []).append((path, index))
         self._waiting_messages.clear()
+
+
+def _split(record: Record) -> Iterator[Record]:
+    """Yield a record for each of its rows."""
+    match record:
+        case ListingRecord():
+            for row in record.conversations:
+                yield replace(record, conversations=(row,))
+        case MessagesRecord():
+            for rank, message in enumerate(record.rows, record.first_rank):
+                yield replace(record, first_rank=rank, rows=(message,))
+        case _:
+            yield record
 
 
 def _key(message: MessageObservation) -> Key:

@@ -20,7 +20,12 @@ from convo_pipeline.base.json_text import dump_without_paging, load_json
 from convo_pipeline.base.threads import PARSE_LOCK
 from convo_pipeline.base.times import day_of, day_start_us, from_us, to_us
 from convo_pipeline.errors import PayloadError, StoreError
-from convo_pipeline.graph.responses import ConversationRow, read_conversation_row
+from convo_pipeline.graph.responses import (
+    ConversationRow,
+    limit_rows,
+    read_conversation_row,
+    within_limits,
+)
 from convo_pipeline.state.records import ConversationState
 from convo_pipeline.storage.local import LocalFolder, storage_error, sync_folder, write_synced
 from convo_pipeline.tables.complete_range import CompleteRange
@@ -138,14 +143,14 @@ def decode_record(value: dict[str, Any]) -> Record:
         return StateRecord(at_us, state, value["walked_down_to_us"])
     fields = tuple(value["fields"])
     if kind == "edge":
+        rows = limit_rows(value["rows"])
         updated_us, first_rank = value["updated_us"], value["first_rank"]
-        return MessagesRecord(
-            at_us, conversation_id, updated_us, first_rank, fields, tuple(value["rows"])
-        )
+        return MessagesRecord(at_us, conversation_id, updated_us, first_rank, fields, rows)
     if kind == "message":
         names = tuple(MessageRecord.__dataclass_fields__)
         values = {name: value[_KEYS.get(name, name)] for name in names}
-        return MessageRecord(**(values | {"fields": fields}))
+        payload, _ = within_limits(value["payload"])
+        return MessageRecord(**(values | {"fields": fields, "payload": payload}))
     raise KeyError(kind)
 
 
@@ -156,6 +161,8 @@ class Spool:
     folder: Path
     damaged: list[str] = field(default_factory=list)
     """File names of the damaged records that the last iteration skipped."""
+    unreadable: list[dict[str, Any]] = field(default_factory=list)
+    """The undamaged records that the last iteration could not read, as JSON objects."""
     _count: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -185,15 +192,20 @@ class Spool:
             raise StoreError(f"cannot write the spool {self.folder}: {error.strerror}") from None
 
     def __iter__(self) -> Iterator[Record]:
-        """Yield the records in the order of writing; skip damaged files and list their names."""
+        """Yield the records in the order of writing; skip and keep those that cannot be read."""
         self.damaged.clear()
+        self.unreadable.clear()
         for file in sorted(self.folder.glob("*.json")):
             value = _read(file)
             if value is None:
                 self.damaged.append(file.name)
                 continue
-            yield decode_record(value)
-            yield from map(decode_record, value.get("states", ()))
+            try:
+                records = [decode_record(value), *map(decode_record, value.get("states", ()))]
+            except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
+                self.unreadable.append(value)
+            else:
+                yield from records
 
     def delete(self) -> None:
         """Remove the spool after its records were stored.
@@ -287,7 +299,7 @@ def _read(file: Path) -> dict[str, Any] | None:
     except OSError as error:
         raise storage_error(file, "read", error) from None
     try:
-        value = load_json(content) if _is_undamaged(file, content) else None
+        value = load_json(content, unique_keys=True) if _is_undamaged(file, content) else None
     except ValueError:
         return None
     return value if isinstance(value, dict) else None

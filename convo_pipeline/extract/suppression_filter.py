@@ -7,8 +7,10 @@ names are removed from the rest.
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
+from convo_pipeline.base.json_text import dump_json, load_json
 from convo_pipeline.extract.spool import (
     ListingRecord,
     MessageRecord,
@@ -122,11 +124,30 @@ class SuppressionFilter:
 
     def _clean_messages(self, messages: Sequence[object]) -> list[object]:
         holds = self.suppression.contains
-        kept = [message for message in messages if not is_sent_by(message, holds)]
+        kept = [message for message in messages if not is_sent_by(_parsed(message), holds)]
         self.counts["suppressed_messages"] += len(messages) - len(kept)
-        return [without_person(message, holds) for message in kept]
+        return [self.clean_value(message) for message in kept]
+
+    def clean_value(self, value: object) -> object:
+        """Return any JSON value, or the text of one, without ids and names of erased people."""
+        if self.suppression.is_empty:
+            return value
+        parsed = _parsed(value)
+        cleaned = without_person(parsed, self.suppression.contains)
+        if parsed is value:
+            return cleaned
+        return value if cleaned == parsed else dump_json(cleaned).decode()
+
+
+def _parsed(value: object) -> object:
+    """Return the object in the text of a row that exceeds the limits; any other value as it is."""
+    if isinstance(value, str):
+        with suppress(ValueError):
+            parsed = load_json(value, unique_keys=True)
+            return parsed if isinstance(parsed, dict) else value
+    return value
 
 
 def _people_of(messages: Sequence[object]) -> set[str]:
     """Return who sent these messages and who received them."""
-    return set().union(*map(people_of_message, messages))
+    return set().union(*map(people_of_message, map(_parsed, messages)))

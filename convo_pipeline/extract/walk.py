@@ -42,7 +42,7 @@ class Walk:
         ids = [message_id for row in rows if (message_id := readable_id(row))]
         return replace(
             self,
-            count=self.count + len(rows),
+            count=self.count + sum(not isinstance(row, str) for row in rows),
             newest_message_id=self.newest_message_id or next(iter(ids), None),
             low_us=min((low for low in lows if low is not None), default=None),
             met_stored=self.met_stored

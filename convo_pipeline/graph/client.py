@@ -50,6 +50,7 @@ from convo_pipeline.graph.responses import (
     read_conversations,
     read_identity,
     read_json,
+    read_message,
     read_object,
     read_page,
 )
@@ -311,7 +312,7 @@ class GraphClient:
 
     def fetch_message(self, message_id: str, fields: str) -> GraphResponse:
         """Return one message; MissingError means deleted or older than the newest 20."""
-        return self._fetch(_Request("message", _path(message_id), {"fields": fields}), read_object)
+        return self._fetch(_Request("message", _path(message_id), {"fields": fields}), read_message)
 
     def fetch_list(self, object_id: str, name: str, fields: str, after: str) -> Page:
         """Return a later page of a list inside a conversation or message."""

@@ -4,16 +4,22 @@ A response of an unknown shape raises PayloadError. `paging.next` contains the a
 point to any server, so only its cursor is used, never its address.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 from urllib.parse import parse_qs, urlsplit
 
-from convo_pipeline.base.json_text import load_json, readable_id
+import orjson
+
+from convo_pipeline.base.json_text import OverLimit, dump_json, load_json, readable_id
 from convo_pipeline.base.times import EARLIEST_US, parse_time_us
 from convo_pipeline.errors import PayloadError
 
+MOST_ROW_BYTES = 8 * 1024 * 1024
+MOST_ROW_KEYS = 1_000
+_TIMES_AND_IDS = ("id", "created_time", "updated_time", "user_id")
+"""Keys that a row keeps first if not all of its keys are within the limits."""
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -25,6 +31,8 @@ class GraphResponse:
     server_time: datetime
     byte_count: int
     version: str | None
+    rejected_text: str | None = None
+    """The text of an object that exceeds the limits; `body` is what of it is within them."""
 
 
 @dataclass(frozen=True)
@@ -131,11 +139,82 @@ def read_object(response: GraphResponse) -> GraphResponse:
     return response
 
 
-def read_page(response: GraphResponse) -> Page:
-    """Read a list; raise PayloadError if it is none, or if more pages follow without a cursor.
+def read_message(response: GraphResponse) -> GraphResponse:
+    """Return the response of a call for one message, within the limits."""
+    body, text = within_limits(read_object(response).body)
+    return replace(response, body=body, rejected_text=text)
 
-    A bare list is accepted, and an object in place of the list `data`, as in Meta's own sample.
+
+def within_limits(row: object) -> tuple[object, str | None]:
+    """Return the part of a row that is within the limits, and the text of the row if it is not all.
+
+    A row has at most 1,000 keys and 8 MiB, and no value that is `OverLimit`. The id and the times
+    of a row are kept first, then its other keys in their order. Whatever is within the limits can
+    be stored, read, erased, exported and verified.
+
+    >>> within_limits({"id": "m_1", "message": "hi"})
+    ({'id': 'm_1', 'message': 'hi'}, None)
+    >>> within_limits(read_json(b'{"id": "m_1", "message": "hi", "rating": 1e999}'))
+    ({'id': 'm_1', 'message': 'hi'}, '{"id":"m_1","message":"hi","rating":"1e999"}')
     """
+    is_small = not isinstance(row, dict) or len(row) <= MOST_ROW_KEYS
+    size = _size_of(row)
+    if is_small and size is not None and size <= MOST_ROW_BYTES:
+        return row, None
+    text = dump_json(row).decode()
+    if not isinstance(row, dict):
+        return text, None
+    kept: dict[str, object] = {}
+    room = MOST_ROW_BYTES
+    for key in sorted(row, key=lambda key: key not in _TIMES_AND_IDS):
+        size = _size_of({key: row[key]})
+        if size is not None and size <= room and len(kept) < MOST_ROW_KEYS:
+            kept[key] = row[key]
+            room -= size
+    return kept, text
+
+
+def limit_rows(rows: Iterable[object]) -> tuple[object, ...]:
+    """Return rows within the limits; after them the texts of those that were not, which no row is.
+
+    Texts come last, so that every row keeps its place.
+    """
+    rows = list(rows)
+    size = _size_of(rows)
+    is_small = size is not None and size <= MOST_ROW_BYTES
+    if is_small and all(not isinstance(row, dict) or len(row) <= MOST_ROW_KEYS for row in rows):
+        return tuple(rows)
+    limited = [within_limits(row) for row in rows]
+    return (*(row for row, _ in limited), *(text for _, text in limited if text is not None))
+
+
+def _size_of(value: object) -> int | None:
+    """Return the bytes of a value as JSON; None if a part of it exceeds a limit."""
+    try:
+        return len(orjson.dumps(value, option=orjson.OPT_PASSTHROUGH_SUBCLASS))
+    except TypeError:  # it may only hold a long number or half a surrogate pair
+        waiting = [value]
+        while waiting:
+            part = waiting.pop()
+            if isinstance(part, OverLimit):
+                return None
+            waiting += (
+                part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
+            )
+        return len(dump_json(value))
+
+
+def read_page(response: GraphResponse) -> Page:
+    """Read a list of messages within the limits.
+
+    PayloadError if it is no list, or if more pages follow without a cursor. A bare list is
+    accepted, and an object in place of the list `data`, as in Meta's own sample.
+    """
+    page = _read_list(response)
+    return replace(page, rows=limit_rows(page.rows))
+
+
+def _read_list(response: GraphResponse) -> Page:
     body = response.body
     if isinstance(body, dict) and "data" not in body and "conversations" in body:
         # an older page of Meta prints the list under this key
@@ -153,7 +232,7 @@ def read_page(response: GraphResponse) -> Page:
 
 def read_conversations(response: GraphResponse) -> ConversationPage:
     """Read a list of conversations, each with its nested messages."""
-    page = read_page(response)
+    page = _read_list(response)
     rows = tuple(read_conversation_row(row, page.server_time) for row in page.rows)
     return ConversationPage(rows, page.after, page.server_time)
 
@@ -186,22 +265,25 @@ def read_conversation_row(value: object, server_time: datetime) -> ConversationR
     ({'id': 't_1'}, ({'id': 'm_1'},))
     """
     if not isinstance(value, dict):
-        return ConversationRow(value, Page((), None, server_time))
-    payload = {key: item for key, item in value.items() if key != "messages"}
+        return ConversationRow(within_limits(value)[0], Page((), None, server_time))
+    payload, text = within_limits({key: item for key, item in value.items() if key != "messages"})
+    rejected = () if text is None else (text,)
     messages = value.get("messages")
     if isinstance(messages, list):
-        return ConversationRow(payload, Page(tuple(messages), None, server_time))
+        rows = (*limit_rows(messages), *rejected)
+        return ConversationRow(payload, Page(rows, None, server_time))
     if messages is None:
-        return ConversationRow(payload, Page((), None, server_time))
+        return ConversationRow(payload, Page(rejected, None, server_time))
     if not isinstance(messages, dict):
-        return ConversationRow(payload, Page((), "", server_time), messages)
+        return ConversationRow(payload, Page(rejected, "", server_time), within_limits(messages)[0])
     if "error" in messages and "data" not in messages:
         # the messages were refused, so they are read by a call of their own
-        return ConversationRow(payload, Page((), "", server_time))
+        return ConversationRow(payload, Page(rejected, "", server_time))
     if "data" in messages:
-        rows = _read_rows(messages["data"])
+        rows = limit_rows(_read_rows(messages["data"]))
     else:  # one message instead of a list, or nothing
-        rows = (messages,) if messages.keys() - {"paging"} else ()
+        rows = limit_rows([messages] if messages.keys() - {"paging"} else [])
+    rows += rejected
     return ConversationRow(payload, Page(rows, _read_cursor(messages.get("paging")), server_time))
 
 

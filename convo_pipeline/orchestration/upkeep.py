@@ -7,7 +7,6 @@ from pathlib import Path
 
 import dagster as dg
 
-from convo_pipeline.errors import ConvoError
 from convo_pipeline.extract.spool import delete_old_spools
 from convo_pipeline.lake.compact import compact
 from convo_pipeline.lake.store import Store
@@ -17,6 +16,7 @@ from convo_pipeline.privacy.deletion import finish_open_requests
 from convo_pipeline.privacy.forget import resume_erasures
 from convo_pipeline.privacy.retention import expire_by_clock
 from convo_pipeline.privacy.unsent import remove_unsent
+from convo_pipeline.reasons import describe_error
 from convo_pipeline.upkeep.scrub import scrub
 
 UPKEEP_JOB = "upkeep_job"
@@ -78,6 +78,6 @@ def run_upkeep(deployment: Deployment, log: Log) -> list[str]:
         for name, step in steps.items():
             try:
                 log(f"{name}: {step()}")
-            except ConvoError as error:
-                failures.append(f"{name}: {error}")
+            except Exception as error:  # a defect in one step must not stop the others
+                failures.append(f"{name}: {describe_error(error, deployment.interface)}")
     return failures

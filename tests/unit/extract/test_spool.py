@@ -1,12 +1,13 @@
 """`extract.spool`: the write-ahead log of a run."""
 
+import hashlib
 import stat
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from convo_pipeline.base.json_text import load_json
+from convo_pipeline.base.json_text import dump_json, load_json
 from convo_pipeline.errors import PayloadError, StoreError
 from convo_pipeline.extract.spool import (
     ListingRecord,
@@ -181,3 +182,17 @@ def test_spool_that_cannot_be_removed_is_an_error_of_the_store(tmp_path: Path) -
     folder.symlink_to(elsewhere)
     with pytest.raises(StoreError, match=f"cannot remove {folder}"):
         Spool(folder).delete()
+
+
+def test_a_record_that_cannot_be_read_is_kept_apart(tmp_path: Path) -> None:
+    """Its bytes are as they were written, but this version does not know what it is."""
+    spool = Spool.create(tmp_path, "bakery", "run")
+    spool.append(page({"id": "m"}))
+    spool.append(listing({"id": "c"}))
+    (first, _) = sorted(spool.folder.iterdir())
+    strange = dump_json({"kind": "unknown", "at_us": 1})
+    digest = hashlib.sha256(strange).hexdigest()[:16]
+    (spool.folder / f"00000001-{digest}.json").write_bytes(strange)
+    first.unlink()
+    assert list(spool) == [listing({"id": "c"})]
+    assert (spool.damaged, spool.unreadable) == ([], [{"kind": "unknown", "at_us": 1}])
