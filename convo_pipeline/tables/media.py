@@ -4,9 +4,11 @@ It accepts the shapes of Meta's API and of webhooks. Keys without a column go to
 """
 
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any
 
-from convo_pipeline.tables.payloads import NOTHING, PayloadReader, as_flag, dump
+from convo_pipeline.tables.payloads import NOTHING, PayloadReader, as_flag, as_text, dump
 
 ATTACHMENT_NAMES = (
     "position", "attachment_id", "sticker_id", "kind", "mime_type", "name", "size_bytes", "url",
@@ -25,6 +27,7 @@ _KIND_OF_KEY = {
 _KIND_OF_TYPE = {
     **{kind: kind for kind in ("image", "video", "audio", "file", "sticker", "template")},
     **dict.fromkeys(("post", "ig_post", "reel", "ig_reel", "share"), "share"),
+    **dict.fromkeys(("media", "unsupported_type"), "file"),
     "fallback": "link_preview",
     "story_mention": "story_mention",
     **dict.fromkeys(("story", "ig_story"), "story"),
@@ -88,6 +91,10 @@ def _read_attachment(fields: PayloadReader, kind: str) -> Row:
     lengths = (video.number("length"), audio.number("length"), audio.number("duration"))
     duration_seconds = next((length for length in lengths if length is not None), None)
     title = _first_text(*((each, ("title",)) for each in (template, payload, fields)))
+    if kind == "template":
+        shown = _read_first_element(payload.rest)
+        title = title or as_text(payload.rest.get("text")) or as_text(shown.get("title"))
+        url = url or as_text(shown.get("image_url"))
     if kind in (fields.rest.get("type"), *_KIND_OF_TYPE.values()) and kind != "share":
         fields.drop(("type",))
     image.flag("render_as_sticker")
@@ -98,6 +105,15 @@ def _read_attachment(fields: PayloadReader, kind: str) -> Row:
         attachment_id, sticker_id, kind, *file, url, url_expires_at(url), preview_url,
         width, height, duration_seconds, kind == "sticker", title, fields.dump_rest(),
     )  # fmt: skip
+
+
+def _read_first_element(payload: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the first card or product of a template; the payload keeps all of them."""
+    product = payload.get("product")
+    holder = product if isinstance(product, dict) else payload
+    elements = holder.get("elements") or holder.get("generic")
+    first = elements[0] if isinstance(elements, list) and elements else None
+    return first if isinstance(first, dict) else {}
 
 
 def _open(fields: PayloadReader, key: str) -> PayloadReader:
@@ -155,8 +171,12 @@ def read_shares(message: PayloadReader) -> list[Row]:
 
 
 def _read_share(fields: PayloadReader) -> Row:
-    share_id, share_type = fields.text("id"), fields.text("type")
-    link, name = fields.first_text("link", "url"), fields.first_text("name", "title")
+    payload = _open(fields, "payload")
+    share_id = _first_text((fields, ("id",)), (payload, _PAYLOAD_IDS))
+    share_type = fields.text("type")
+    link = _first_text((fields, ("link", "url")), (payload, ("url", "story_media_url")))
+    name = _first_text((fields, ("name", "title")), (payload, ("title",)))
+    fields.close("payload", payload)
     return share_id, share_type, link, name, fields.text("description"), fields.dump_rest()
 
 

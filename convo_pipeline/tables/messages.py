@@ -215,9 +215,20 @@ def _read_sender(message: PayloadReader) -> Row:
 
 
 def _read_story(message: PayloadReader) -> Row:
-    """Take `story`: kind, id and link. The kind is `unknown` if the API returns only the story."""
+    """Take `story`: kind, id and link. The kind is `unknown` if the API returns only the story.
+
+    In the shape of webhooks the story that a message answers is in `reply_to`.
+    """
     if "story" not in message.rest:
-        return None, None, None
+        reply = message.rest.get("reply_to")
+        if not (isinstance(reply, dict) and isinstance(reply.get("story"), dict)):
+            return None, None, None
+        outer = message.open("reply_to")
+        story = outer.open("story")
+        answered = "reply_to", story.text("id"), story.first_text("link", "url")
+        outer.close("story", story)
+        message.close("reply_to", outer)
+        return answered
     story = message.open("story")
     row: Row = (None, None, None)
     for key, kind in _STORY_KINDS.items():

@@ -110,6 +110,84 @@ SHAPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"type": "fallback", "payload": {"title": "Shop", "url": URL}},
         {"content_type": "share", "kind": "link_preview", "title": "Shop", "url": URL},
     ),
+    "media of a type that Meta does not name": (
+        {"type": "unsupported_type", "payload": {"url": URL}},
+        {"content_type": "file", "kind": "file", "url": URL},
+    ),
+    "media without a family": (
+        {"type": "media", "payload": {"url": URL}},
+        {"content_type": "file", "kind": "file", "url": URL},
+    ),
+    "video in the webhook's shape": (
+        {"type": "video", "payload": {"url": URL}},
+        {"content_type": "video", "kind": "video", "url": URL},
+    ),
+    "audio in the webhook's shape": (
+        {"type": "audio", "payload": {"url": URL}},
+        {"content_type": "audio", "kind": "audio", "url": URL},
+    ),
+    "file in the webhook's shape": (
+        {"type": "file", "payload": {"url": URL}},
+        {"content_type": "file", "kind": "file", "url": URL},
+    ),
+    "sticker type in the webhook's shape": (
+        {"type": "sticker", "payload": {"url": URL, "sticker_id": "369239263222822"}},
+        {"content_type": "sticker", "kind": "sticker", "sticker_id": "369239263222822"},
+    ),
+    "Facebook reel": (
+        {"type": "reel", "payload": {"url": URL, "title": "Reel", "reel_video_id": 2**60}},
+        {"content_type": "share", "url": URL, "title": "Reel", "attachment_id": str(2**60)},
+    ),
+    "Facebook post": (
+        {"type": "post", "payload": {"url": URL, "title": "Post", "id": 2**60}},
+        {"content_type": "share", "url": URL, "title": "Post", "attachment_id": str(2**60)},
+    ),
+    "share of an older version": (
+        {"type": "share", "payload": {"url": URL}},
+        {"content_type": "share", "kind": "share", "url": URL},
+    ),
+    "story of another key": (
+        {"type": "story", "payload": {"story_media_id": "5", "story_media_url": URL}},
+        {"content_type": "share", "kind": "story", "url": URL, "attachment_id": "5"},
+    ),
+    "link preview with a null payload": (
+        {"type": "fallback", "payload": None, "title": "Shop", "url": URL},
+        {"kind": "link_preview", "title": "Shop", "url": URL},
+    ),
+    "link preview without anything": (
+        {"type": "fallback"},
+        {"content_type": "share", "kind": "link_preview", "title": None, "url": None},
+    ),
+    "pinned location": (
+        {"type": "location", "title": "Pin", "url": URL, "payload": {"coordinates": {"lat": 1}}},
+        {"kind": "location", "title": "Pin", "url": URL},
+    ),
+    "product": (
+        {
+            "type": "template",
+            "payload": {"product": {"elements": [{"id": "1", "title": "Cake", "image_url": URL}]}},
+        },
+        {"content_type": "template", "kind": "template", "title": "Cake", "url": URL},
+    ),
+    "buttons": (
+        {"type": "template", "payload": {"template_type": "button", "text": "Choose"}},
+        {"content_type": "template", "kind": "template", "title": "Choose"},
+    ),
+    "cards": (
+        {
+            "type": "template",
+            "payload": {"template_type": "generic", "elements": [{"title": "A", "image_url": URL}]},
+        },
+        {"content_type": "template", "title": "A", "url": URL},
+    ),
+    "empty template of a shared comment": (
+        {"type": "template", "payload": {"generic": []}},
+        {"content_type": "template", "kind": "template", "title": None, "url": None},
+    ),
+    "appointment": (
+        {"type": "appointment_booking", "payload": {"title": "Visit", "booking_id": "1"}},
+        {"content_type": "template", "kind": "appointment", "title": "Visit"},
+    ),
     "type that nobody documents": (
         {"type": "hologram", "payload": {"url": URL}},
         {"content_type": "other", "kind": "other", "url": URL, "extra": '{"type":"hologram"}'},
@@ -144,3 +222,60 @@ def test_a_story_has_its_id_and_link_in_every_shape(
     row, rare, _ = read_message(json.dumps({"id": "m", "message": text, "story": story}))
     names = dict(zip(RARE_NAMES, rare, strict=True))
     assert (row[-1], names["story_kind"], names["story_id"], names["story_url"]) == right
+
+
+@pytest.mark.parametrize(
+    ("story", "right"),
+    [
+        ({"id": "1", "url": URL}, ("story_reply", "reply_to", "1", URL)),
+        ({"id": 1, "link": URL, "link_sticker_url": URL}, ("story_reply", "reply_to", "1", URL)),
+        ({}, ("story_reply", "reply_to", None, None)),
+    ],
+)
+def test_a_story_in_the_webhooks_shape_is_a_story_reply(
+    story: dict[str, Any], right: tuple[str, ...]
+) -> None:
+    payload = {"id": "m", "message": "love it", "reply_to": {"story": story}}
+    row, rare, _ = read_message(json.dumps(payload))
+    names = dict(zip(RARE_NAMES, rare, strict=True))
+    assert (row[-1], names["story_kind"], names["story_id"], names["story_url"]) == right
+    assert names["reply_to_message_id"] is None
+
+
+@pytest.mark.parametrize(
+    ("share", "right"),
+    [
+        (
+            {"type": "ig_post", "payload": {"url": URL, "title": "T", "ig_post_media_id": "9"}},
+            ("9", "ig_post", URL, "T"),
+        ),
+        ({"type": "reel", "id": "1", "url": URL, "title": "T"}, ("1", "reel", URL, "T")),
+        ({"link": URL, "name": None, "payload": "x"}, (None, None, URL, None)),
+    ],
+)
+def test_a_share_has_its_id_type_link_and_name_in_every_shape(
+    share: dict[str, Any], right: tuple[str | None, ...]
+) -> None:
+    payload = {"id": "m", "message": "", "shares": {"data": [share]}}
+    row, _, children = read_message(json.dumps(payload))
+    assert children["shares"][0][1:5] == right
+    assert row[-1] == "share"
+
+
+@pytest.mark.parametrize(
+    ("reactions", "right"),
+    [
+        ({"data": [{"reaction": "love", "users": [{"id": "1", "username": "a"}]}]}, "love"),
+        ({"reaction": "love", "users": {"data": [{"id": "1", "username": "a"}]}}, "love"),
+        ([{"emoji": "\u2764", "users": [{"id": 1, "name": "a"}]}], "\u2764"),
+    ],
+)
+def test_a_reaction_has_its_person_in_every_shape(reactions: object, right: str) -> None:
+    _, _, children = read_message(json.dumps({"id": "m", "message": "x", "reactions": reactions}))
+    assert children["reactions"] == [("1", right, "a")]
+
+
+@pytest.mark.parametrize("sticker", [URL, None])
+def test_a_sticker_address_makes_a_sticker(sticker: str | None) -> None:
+    row, _, _ = read_message(json.dumps({"id": "m", "message": "", "sticker": sticker}))
+    assert row[-1] == ("sticker" if sticker else "empty")
