@@ -21,6 +21,7 @@ ConvoError
     ├── BusyError          another process holds the lock: try again later
     ├── ConflictError      another process wrote first: read again, then write
     ├── CorruptError       skip this file: it is quarantined
+    ├── UnreadableError    try again: the file is as it was written, and cannot be read
     └── SchemaError        names the table, the column and the value's type
 
 The text of an error contains no token, no query of a URL, no body of a response and no text of a
@@ -166,6 +167,10 @@ class ConflictError(StoreError):
 
 class CorruptError(StoreError):
     """A stored file is damaged; the text names the file."""
+
+
+class UnreadableError(StoreError):
+    """A file is as it was written and cannot be read: too little memory, or written damaged."""
 
 
 class SchemaError(StoreError):

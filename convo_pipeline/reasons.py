@@ -526,7 +526,10 @@ REASONS: Mapping[str, Reason] = {
         "{what}", "{normalize} again; if it remains, run `convo-pipeline verify`"
     ),
     "rejected": Reason(
-        "{what} that this program cannot read", "read the table `raw_rejects`", level="warning"
+        "{what} that this program cannot read",
+        "read the table `raw_rejects` and report what it shows; the warning ends when a later run"
+        " stores the item, else after 31 days",
+        level="warning",
     ),
     "lost_before_connection": Reason(
         "content lost: {what}",

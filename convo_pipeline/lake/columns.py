@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import date
 
 import pyarrow as pa
@@ -23,9 +24,10 @@ def read_columns(
     file = store.backend.read(file_parts(table, account, day))
     record = store.state.partition(table.name, account, day)
     if file and record and hashlib.sha256(file.content).hexdigest() == record.sha256:
-        parquet = pq.ParquetFile(pa.BufferReader(file.content))
-        if all(parquet.schema_arrow.get_field_index(name) >= 0 for name in names):
-            rows = parquet.read(list(names), use_threads=False).select(names)
-            if rows.schema.equals(pa.schema([table.schema.field(name) for name in names])):
-                return rows
+        with suppress(pa.ArrowInvalid, OSError):  # `Store.read` names a file that cannot be read
+            parquet = pq.ParquetFile(pa.BufferReader(file.content))
+            if all(parquet.schema_arrow.get_field_index(name) >= 0 for name in names):
+                rows = parquet.read(list(names), use_threads=False).select(names)
+                if rows.schema.equals(pa.schema([table.schema.field(name) for name in names])):
+                    return rows
     return store.read(table.name, account, day).select(names)

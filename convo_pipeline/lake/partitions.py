@@ -17,7 +17,13 @@ from typing import TypeVar
 import pyarrow as pa
 
 from convo_pipeline.base.clock import Clock
-from convo_pipeline.errors import ConflictError, CorruptError, SchemaError, StoreError
+from convo_pipeline.errors import (
+    ConflictError,
+    CorruptError,
+    SchemaError,
+    StoreError,
+    UnreadableError,
+)
 from convo_pipeline.lake import parquet
 from convo_pipeline.schema import RAW, SCHEMA_VERSION, Table
 from convo_pipeline.state.records import Partition
@@ -209,7 +215,12 @@ class Partitions:
         def commit() -> Commit:
             stored = None
             if not self._is_unlisted_and_unknown(table, account, day):
-                stored = self._read_checked(table, account, day)
+                try:
+                    stored = self._read_checked(table, account, day)
+                except UnreadableError as error:
+                    if not source:
+                        raise
+                    self._set_aside(table, account, day, str(error), is_replaced=True)
             version = stored.content.schema_version if stored else SCHEMA_VERSION
             if version > SCHEMA_VERSION:
                 raise SchemaError(
@@ -413,17 +424,28 @@ class Partitions:
         path = "/".join(file_parts(table, account, day))
         self._state.mark_suspect(table.name, account, day, path)
 
-    def _set_aside(self, table: Table, account: str, day: date, reason: str) -> StoreError:
+    def _set_aside(
+        self, table: Table, account: str, day: date, reason: str, *, is_replaced: bool = False
+    ) -> StoreError:
         """Set a damaged file aside, mark it as suspect, and return the error that names it.
 
-        A file with the recorded hash is whole, even if it could not be read. It stays.
+        A file with the recorded hash is whole, even if it could not be read. It stays, unless it is
+        replaced by new rows.
         """
         parts = file_parts(table, account, day)
         record = self._state.partition(table.name, account, day)
         content, version = self._backend.read(parts) or (b"", FileVersion(0))
         sha256 = _sha256(content)
-        if record is not None and sha256 == record.sha256:
-            return StoreError(f"{reason}, but its bytes are as written, so it stays: try again")
+        if record is not None and sha256 == record.sha256 and not is_replaced:
+            remedy = (
+                "restore the file from a backup, or move it away and run `convo-pipeline extract`"
+                if table.layer in ("raw", "ledger")
+                else "run `convo-pipeline normalize --force`"
+            )
+            return UnreadableError(
+                f"{reason}, but its bytes are as written, so it stays: try again with more memory;"
+                f" if it remains, {remedy}"
+            )
         name = set_aside_name(sha256)
         self._state.mark_suspect(table.name, account, day, "/".join((*parts[:-1], name)))
         self._backend.set_aside(parts, name, version)

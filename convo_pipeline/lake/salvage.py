@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from convo_pipeline.base.json_text import dump_json, load_json
-from convo_pipeline.errors import CorruptError, SchemaError
+from convo_pipeline.errors import CorruptError, SchemaError, UnreadableError
 from convo_pipeline.lake import parquet
 from convo_pipeline.lake.columns import read_columns
 from convo_pipeline.lake.compact import read_compacted_day
@@ -86,7 +86,7 @@ def count_lost(
         names = [*MESSAGES.key, *CONTENT]
         messages = read_columns(store, MESSAGES, account, day, names)
         people = read_columns(store, PARTICIPANT_DAYS, account, day, ["conversation_id"])
-    except SchemaError:
+    except (SchemaError, UnreadableError):  # an unreadable file is kept under another name
         return 0
     new_messages = derived[MESSAGES.name]
     unsent = new_messages.filter(pc.is_valid(new_messages["deleted_at"]))

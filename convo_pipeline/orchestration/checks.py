@@ -19,7 +19,7 @@ from dagster._core.storage.asset_check_execution_record import (
 
 from convo_pipeline import schema
 from convo_pipeline.base.json_text import load_json
-from convo_pipeline.derive.day import count_unsure_directions, wanted_source
+from convo_pipeline.derive.day import count_unsure_directions, kept_days, wanted_source
 from convo_pipeline.errors import StoreError
 from convo_pipeline.graph.shapes import Census
 from convo_pipeline.lake.columns import read_columns
@@ -29,6 +29,7 @@ from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.partitions import key_of, split_key
 from convo_pipeline.reasons import REASONS, describe_error, describe_outcome
 from convo_pipeline.tables.integrity import count_duplicates, count_orphans, find_misdated
+from convo_pipeline.tables.payloads import as_text, read_object
 from convo_pipeline.upkeep.rebuild import CERTAIN_SOURCES
 
 MOST_NAMED = 10
@@ -49,6 +50,8 @@ class CheckedPartition:
     store: Store
     account: str
     day: date
+    warned_since: date = date.min
+    """First day of warnings that no run can repair."""
     _tables: dict[str, pa.Table] = field(default_factory=dict)
 
     def rows(self, name: str) -> pa.Table:
@@ -112,7 +115,19 @@ def _explain_wrong(table: str, what: str) -> str:
 
 def find_repeated_keys(table: schema.Table, partition: CheckedPartition) -> str | None:
     count = count_duplicates(table, partition.rows(table.name))
-    return _explain_wrong(table.name, f"{count} rows too many for their key") if count else None
+    if count:
+        return _explain_wrong(table.name, f"{count} rows too many for their key")
+    return None if table.key else find_missing_row(table.name, partition)
+
+
+def find_missing_row(table: str, partition: CheckedPartition) -> str | None:
+    """Find a day with messages for which a table with one row per day has none."""
+    source = "raw_message_ids" if table == "coverage" else "messages"
+    if partition.rows(table).num_rows or not partition.is_kept(table, source):
+        return None
+    count = partition.rows(source).num_rows
+    what = f"there is no row for {count} messages in {source}"
+    return _explain_wrong(table, what) if count else None
 
 
 def find_wrong_dates(table: schema.Table, partition: CheckedPartition) -> str | None:
@@ -168,7 +183,7 @@ def find_wrong_coverage(partition: CheckedPartition) -> str | None:
         if listed != counted or (is_comparable and listed != stored):
             what = f"{listed} ids listed, {counted} accounted for, {stored} in raw_message_ids"
             return _explain("derived_table_wrong", what)
-    return None
+    return find_missing_row("coverage", partition)
 
 
 def find_wrong_figures(partition: CheckedPartition) -> str | None:
@@ -179,7 +194,7 @@ def find_wrong_figures(partition: CheckedPartition) -> str | None:
         if is_comparable and counted != stored:
             what = f"{counted} messages counted, {stored} in messages"
             return _explain("derived_table_wrong", what)
-    return None
+    return find_missing_row("account_days", partition)
 
 
 def find_unread(partition: CheckedPartition) -> str | None:
@@ -188,9 +203,33 @@ def find_unread(partition: CheckedPartition) -> str | None:
         unread = [f"{row[name]} {name}" for name in ("pending", "failed") if row[name]]
         if unread:
             texts.append(_explain("unread", f"{', '.join(unread)} messages"))
-        if row["rejected"]:
-            texts.append(_explain("rejected", f"{row['rejected']} rejected payloads"))
+        rejected_count = count_open_rejects(partition) if row["rejected"] else 0
+        if rejected_count:
+            texts.append(_explain("rejected", f"{rejected_count} rejected payloads"))
     return "; ".join(texts) or None
+
+
+def count_open_rejects(partition: CheckedPartition) -> int:
+    """Count the rejected items of the last month that no later response has replaced.
+
+    A later response has replaced an item if a conversation or a message with its id is stored.
+    """
+    store, account, day = partition.store, partition.account, partition.day
+    if day < partition.warned_since:
+        return 0
+    payloads = store.read("raw_rejects", account, day)["payload"].to_pylist()
+    open_ids = [as_text((read_object(payload) or {}).get("id")) for payload in payloads]
+    for table, column in (
+        ("raw_message_details", "message_id"),
+        ("raw_conversations", "conversation_id"),
+    ):
+        first_day = day - timedelta(days=CARRIED_DAYS)
+        for stored_day in store.days(table, account):
+            if stored_day >= first_day and any(open_ids):
+                rows = read_columns(store, schema.TABLES[table], account, stored_day, [column])
+                stored = set(rows[column].to_pylist())
+                open_ids = [name for name in open_ids if name not in stored]
+    return len(open_ids)
 
 
 def find_lost_content(partition: CheckedPartition) -> str | None:
@@ -391,7 +430,7 @@ def evaluate_checks(
     problems: dict[Check, dict[str, str]] = {check: {} for check in keys_of_checks}
     for key in sorted(set().union(*keys_of_checks.values())):
         checks = [check for check, wanted in keys_of_checks.items() if key in wanted]
-        for check, why in _check_partition(store, key, checks):
+        for check, why in _check_partition(store, key, checks, since):
             problems[check][key] = why
     for check, wanted in keys_of_checks.items():
         yield _result(check, problems[check], len(wanted), "day")
@@ -437,19 +476,30 @@ def _count_unknown_kinds(store: Store, key: str) -> int:
 
 
 def _check_partition(
-    store: Store, key: str, checks: Iterable[Check]
+    store: Store, key: str, checks: Iterable[Check], warned_since: date
 ) -> Iterator[tuple[Check, str]]:
     """Yield what is wrong with one partition, while the derivation of its account is locked."""
     account, day = split_key(key)
-    partition = CheckedPartition(store, account, day)
+    partition = CheckedPartition(store, account, day, warned_since)
     with store.lock_derivation(account):
         for check in checks:
             try:
                 why = check.find_problem(partition)
             except Exception as error:
                 why = describe_error(error, "page")
+            if why and _is_kept(partition, check):
+                why = f"{why}. {REASONS['raw_rows_lost'].explain('page', {'days': '1 day'})}"
             if why:
                 yield check, why
+
+
+def _is_kept(partition: CheckedPartition, check: Check) -> bool:
+    """Whether a wrong derived table stays, because deriving it again would remove messages."""
+    is_derived = schema.TABLES[check.table].layer != "raw"
+    is_wrong = check.severity == dg.AssetCheckSeverity.ERROR
+    return (
+        is_derived and is_wrong and partition.day in kept_days(partition.store, partition.account)
+    )
 
 
 def _read_failed(

@@ -20,7 +20,7 @@ from convo_pipeline.derive.rederive import (
     plan_rederivation,
     rederive_day,
 )
-from convo_pipeline.errors import SettingsError, StoreError
+from convo_pipeline.errors import SettingsError, StoreError, UnreadableError
 from convo_pipeline.extract.report import AccountReport, Mode, Progress
 from convo_pipeline.extract.run import extract
 from convo_pipeline.lake.partitions import Commit
@@ -258,12 +258,15 @@ def derive_figures(
 
     def derive_stale() -> list[Commit]:
         wanted = {*stale_account_days(store, account, session_gap_hours=gap), *days}
-        before = {day: store.read(table, account, day) for day in wanted}
+        before = {}
+        for day in wanted:
+            with suppress(UnreadableError):  # the day is derived again all the same
+                before[day] = store.read(table, account, day)
         commits = derive_account_days(store, account, wanted, session_gap_hours=gap)
         return [
             commit
             for commit in commits
-            if store.read(table, account, commit.date) != before[commit.date]
+            if store.read(table, account, commit.date) != before.get(commit.date)
         ]
 
     return result.attempt(account, derive_stale)

@@ -5,13 +5,16 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from itertools import product
 
 import dagster as dg
 import pyarrow as pa
 import pytest
 
 from convo_pipeline import schema
-from convo_pipeline.derive.day import derive_day, wanted_source
+from convo_pipeline.base.clock import Clock
+from convo_pipeline.derive.account_days import derive_account_days
+from convo_pipeline.derive.day import accept_loss, derive_day, wanted_source
 from convo_pipeline.emulator.serve import EmulatorServer
 from convo_pipeline.lake.first_days import RETENTION_FILE
 from convo_pipeline.lake.parquet import encode
@@ -28,11 +31,13 @@ from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.partitions import Window, range_tags
 from convo_pipeline.orchestration.recorded_runs import QUIET
 from convo_pipeline.reasons import REASONS
+from convo_pipeline.settings import Settings
 from convo_pipeline.state.records import Partition, Run
 from tests.support.inbox_runs import definitions_of
 from tests.support.inbox_worlds import TOKENS, Days, small_settings, small_world, three_days
 
 BAKERY, BIKES = "bakery-instagram", "bikes-messenger"
+SESSION_GAP_HOURS = Settings().metrics.session_gap_hours
 ALL = [BAKERY, BIKES]
 KEYS = {check.key for check in ALL_CHECKS}
 
@@ -147,6 +152,7 @@ def lake(deployment: Deployment, days: Days) -> Iterator[Store]:
             details(days[0], "m_1", "m_2", status="beyond_20"),
         )
         derive_day(store, BIKES, days[0])
+        derive_account_days(store, BIKES, session_gap_hours=SESSION_GAP_HOURS)
         yield store
 
 
@@ -304,8 +310,14 @@ def test_days_removed_by_retention_are_not_compared(
 def test_every_check_fails_on_its_own_fault(
     deployment: Deployment, lake: Store, instance: dg.DagsterInstance, days: Days
 ) -> None:
-    """A day with a repeated row, a wrong date, unknown ids and wrong sums."""
+    """A day with a repeated row, a wrong date, unknown ids and wrong sums; then each remedy."""
     day = days[0]
+    raw = [table.name for table in schema.RAW]
+    backup = {
+        name: lake.path(name, BIKES, day).read_bytes()
+        for name in raw
+        if lake.path(name, BIKES, day).exists()
+    }
     sums = {"ids_listed": 5, "detailed": 1, "pending": 1, "rejected": 1, "share_detailed": 0.2}
     sums |= {"unknown_direction_count": 1, "sender_id": "7"}
     reject = row_of(schema.RAW_REJECTS, day)
@@ -349,10 +361,8 @@ def test_every_check_fails_on_its_own_fault(
         )
         assert text.startswith(f"{where}: ")
         if name == "nothing_open":
-            assert text.endswith(
-                "materialize the raw tables of this day; 1 rejected payloads that this program"
-                " cannot read. To do: read the table `raw_rejects`"
-            )
+            assert "1 pending messages not read yet" in text
+            assert " rejected payloads that this program cannot read. To do: read the table" in text
         assert any(
             word in text
             for word in (
@@ -365,6 +375,19 @@ def test_every_check_fails_on_its_own_fault(
                 "convo-pipeline check",
             )
         )
+    for name in raw:  # restored from a backup
+        if name in backup:
+            write_as_current(lake, name, day, backup[name], 1)
+        else:
+            lake.drop(name, BIKES, day)
+    normalise_again(deployment, instance, day)
+    texts = red(deployment, lake, instance, day)
+    assert "normalize --accept-loss" in texts["messages", "ids_resolve"]
+    accept_loss(lake, BIKES)
+    normalise_again(deployment, instance, day)
+    at = datetime(2026, 1, 2, tzinfo=UTC)
+    lake.state.save_run(Run("r2", BIKES, "full", at, outcome="complete", counts={"missed": 0}))
+    assert set(red(deployment, lake, instance, day)) == {("coverage", "enough_is_detailed")}
 
 
 def row_of(table: schema.Table, day: date, **values: object) -> dict[str, object]:
@@ -524,3 +547,95 @@ def test_lost_content_is_not_checked_after_a_month(
         "enough_is_detailed": dg.MetadataValue.int(1),
         "nothing_open": dg.MetadataValue.int(2),
     }
+
+
+# each fault: red for the right account and day, and its remedy turns the check green
+
+
+def write_as_current(store: Store, table: str, day: date, content: bytes, row_count: int) -> None:
+    """Write a file that the state takes for the one that was written last."""
+    path = store.path(table, BIKES, day)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    source = "" if schema.TABLES[table].layer == "raw" else wanted_source(store, BIKES, day)
+    record = store.state.partition(table, BIKES, day)
+    source = record.source if record else source
+    sha256 = hashlib.sha256(content).hexdigest()
+    store.state.save_partition(
+        Partition(table, BIKES, day, sha256, row_count, len(content), source)
+    )
+
+
+def normalise_again(deployment: Deployment, instance: dg.DagsterInstance, day: date) -> None:
+    run(deployment, instance, NORMALISE_JOB, [BIKES], Window(day, day + timedelta(days=1)))
+
+
+def test_a_day_without_its_row_fails_until_it_is_normalised(
+    deployment: Deployment, lake: Store, instance: dg.DagsterInstance, days: Days
+) -> None:
+    tables = ("coverage", "account_days")
+    for table in tables:
+        declared, source = schema.TABLES[table], lake.source(table, BIKES, days[0]) or ""
+        content = encode(declared, declared.schema.empty_table(), source)
+        write_as_current(lake, table, days[0], content, 0)
+    found = red(deployment, lake, instance, days[0])
+    for table, name in product(tables, ("keys_are_unique", "adds_up")):
+        text = found[table, name]
+        assert text.startswith(f"{BIKES}|{days[0]}: there is no row for 2 messages")
+        assert "materialize the normalised tables of this day" in text
+    normalise_again(deployment, instance, days[0])
+    assert set(red(deployment, lake, instance, days[0])) == {("coverage", "enough_is_detailed")}
+
+
+def test_a_damaged_file_whose_hash_fits_is_no_defect(
+    deployment: Deployment, lake: Store, instance: dg.DagsterInstance, days: Days
+) -> None:
+    raw = [table.name for table in schema.RAW]
+    good = {name: lake.path(name, BIKES, days[0]) for name in raw}
+    contents = {name: path.read_bytes() for name, path in good.items() if path.exists()}
+    for table in schema.TABLES:
+        write_as_current(lake, table, days[0], b"PAR1 no parquet PAR1", 1)
+    found = red(deployment, lake, instance, days[0])
+    for table in schema.TABLES:
+        text = found[table, "keys_are_unique"]
+        assert text.startswith(f"{BIKES}|{days[0]}: ")
+        assert f"{table}/account={BIKES}/date={days[0]}" in text
+        assert "its bytes are as written, so it stays" in text
+        assert "defect" not in text
+        remedy = (
+            "restore the file from a backup" if table in raw else "run `convo-pipeline normalize"
+        )
+        assert remedy in text
+    for table in raw:
+        if table in contents:
+            write_as_current(lake, table, days[0], contents[table], 1)
+        else:
+            lake.drop(table, BIKES, days[0])
+    normalise_again(deployment, instance, days[0])
+    after = red(deployment, lake, instance, days[0])
+    assert set(after) == {("coverage", "enough_is_detailed")}, after
+
+
+def test_a_reject_warns_until_its_message_is_stored(
+    deployment: Deployment, lake: Store, instance: dg.DagsterInstance, days: Days
+) -> None:
+    """The rejected items: a message with an unreadable shape, and one without an id."""
+
+    def add_reject(payload: str) -> None:
+        row = row_of(schema.RAW_REJECTS, days[1]) | {"digest": payload, "payload": payload}
+        rows = pa.Table.from_pylist([row], schema=schema.RAW_REJECTS.schema)
+        lake.merge("raw_rejects", BIKES, days[1], rows)
+        derive_day(lake, BIKES, days[1])
+
+    name = ("coverage", "nothing_open")
+    add_reject('{"id":"m_7","created_time":5}')
+    text = red(deployment, lake, instance, days[1])[name]
+    assert text.startswith(f"{BIKES}|{days[1]}: 1 rejected payloads")
+    assert "the warning ends when a later run stores the item" in text
+    lake.merge("raw_message_details", BIKES, days[0], details(days[0], "m_7", status="detailed"))
+    assert name not in red(deployment, lake, instance, days[1])
+    add_reject('[{"id":["x"]},7]')
+    assert name in red(deployment, lake, instance, days[1])
+    later = datetime.now(UTC) + timedelta(days=40)
+    old = replace(deployment, clock=Clock(now=lambda: later))
+    assert name not in red(old, lake, instance, days[1])
