@@ -146,6 +146,8 @@ class RandomScenario(Scenario):
     def _clock(self, ticking: Ticking) -> Clock:
         """Return the client's clock: sometimes wrong, sometimes changed during the run."""
         rng, clock = self.rng, ticking.clock()
+        if self.is_healing:
+            return clock
         error_seconds = rng.choice(CLOCK_ERRORS_SECONDS) if rng.random() < 0.3 else 0
         step_seconds = rng.choice(CLOCK_STEPS_SECONDS) if rng.random() < 0.15 else 0
         reads_left = rng.randrange(1, 60)

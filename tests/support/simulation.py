@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -95,8 +96,11 @@ ERRORS = (
 )  # fmt: skip
 """Errors with which one conversation or message is refused."""
 PASSING_CODES = frozenset({1, 2})
-"""Codes of a conversation that is asked again in every run; others are accepted after two runs."""
-REFUSE_OBJECTS = frozenset({"refused_objects", "later_pages_refused"})
+"""Codes that may pass: a conversation that is refused with one is requested in every run."""
+READ_TO_THE_END = frozenset({"conversation_failed", "conversation_refused", "message_failed"})
+"""Reasons of runs that requested everything; other reasons end a run early."""
+REPAIRS_OF_RENAMED = 5
+"""Number of runs until ids that the API does not know any more count as vanished."""
 CHANGE_PEOPLE = frozenset({"long_numbers", "type_changes"})
 """Faults that change the ids of senders, so that no client can know who wrote."""
 CHANGE_MEDIA = frozenset({"rare_media", "many_attachments", "type_changes", "nonexisting"})
@@ -209,6 +213,7 @@ class Oracle:
         if report is None:
             return
         self._check_ledger(report)
+        self._check_named(plan, report, before, rows)
         if report.outcome == "complete":
             self._check_complete(plan, report, before, rows)
         self._check_details(rows)
@@ -296,6 +301,25 @@ class Oracle:
         if (report.outcome, report.reasons, dict(report.counts)) not in lines:
             self._add_error("the ledger differs from the report")
 
+    def _check_named(
+        self,
+        plan: RunPlan,
+        report: AccountReport,
+        before: set[Key],
+        rows: dict[Key, tuple[date, Row]],
+    ) -> None:
+        """Check that a run names each refused conversation whose messages are not stored."""
+        if plan.mode == "capture" or not set(report.reasons) <= READ_TO_THE_END or self._is_blind:
+            return
+        refused: Any = report.report.get("refused", {})
+        names = {entry["conversation_id"] for entry in refused.get("first", ())}
+        for message in self.scenario.truth():
+            key = self.scenario.key(message)
+            is_wanted = key in before and message.created_at.date() >= plan.since
+            is_refused = self.scenario.is_refused_for_good(message.conversation_id)
+            if is_wanted and is_refused and key not in rows and key[0] not in names:
+                self._add_error(f"refused, but not named: {_short(key)}")
+
     def _check_complete(
         self,
         plan: RunPlan,
@@ -310,7 +334,7 @@ class Oracle:
                 str(report.report["listed_since"])[:10]
             )
         self.complete_since = min(asked, self.complete_since or asked)
-        if self._is_blind or self.faults_so_far & REFUSE_OBJECTS:
+        if self._is_blind:
             return
         true = {
             self.scenario.key(message): message
@@ -418,7 +442,7 @@ class Oracle:
             switches.old_rows(platform) == "full"
         )  # old rows are whole, but their nested lists can never be read on
         if report.outcome != "complete" and not (
-            are_lists_refused and set(report.reasons) <= {"message_failed"}
+            are_lists_refused and set(report.reasons) <= {"message_failed", "conversation_refused"}
         ):
             self._add_error(f"not repaired: {report.outcome} {report.reasons} {report.error}")
             return
@@ -442,6 +466,8 @@ class Oracle:
 class Scenario:
     """One account's inbox, the plan of its runs, and its lake."""
 
+    is_healing = False
+    """Whether the last run began, without faults."""
     rest_seconds = 3600.0
     """Time without changes before the last run, which repairs everything."""
 
@@ -486,6 +512,7 @@ class Scenario:
                 self.world.clock.advance(self.rest_seconds)
                 for conversation in self.account.conversations.values():
                     conversation.make_unreadable(None)
+                self.is_healing = True
                 healing = RunPlan(self.rng.choice(("full", "full", "window")), START)
                 report = self._run(healing)
                 assert report is not None
@@ -493,9 +520,13 @@ class Scenario:
                     conversation.is_vanished for conversation in self.account.conversations.values()
                 )
                 is_renamed = bool(self.oracle.faults_so_far & CHANGE_IDS)
-                if is_vanished or is_renamed or report.reasons == ("empty_edge",):
-                    report = self._run(healing)
-                    assert report is not None
+                if "conversation_refused" in report.reasons:
+                    healing = replace(healing, mode="full")  # it does not wait for the next request
+                for number in range(REPAIRS_OF_RENAMED if is_renamed else 1):
+                    is_first = number == 0 and (is_vanished or is_renamed)
+                    if is_first or set(report.reasons) & {"empty_edge", "conversation_refused"}:
+                        report = self._run(healing)
+                        assert report is not None
                 self.oracle.check_end(report, is_full=self._last_mode == "full")
                 if self.rng.random() < DERIVED_SHARE:
                     self._derive(is_verified=self.rng.random() < VERIFIED_SHARE)
@@ -578,17 +609,16 @@ class Scenario:
         """Return every message that can be listed now."""
         kept = self.switches.unsent_rows == "kept"
         readable = 20
-        refused = {
-            conversation_id
-            for conversation_id, conversation in self.account.conversations.items()
-            if conversation.refusal and conversation.refusal.code not in PASSING_CODES
-        }
         true = self.world.truth(readable, keep_unsent=kept)
-        return [
-            message
-            for message in true
-            if message.is_visible and message.conversation_id not in refused
-        ]
+        return [message for message in true if message.is_visible]
+
+    def is_refused_for_good(self, conversation_id: str) -> bool:
+        refusal = self.account.conversations[conversation_id].refusal
+        return (
+            refusal is not None
+            and refusal.code not in PASSING_CODES
+            and (refusal.status or 400) < 500
+        )
 
     def messages(self) -> Iterator[tuple[Key, Message]]:
         for conversation in self.account.conversations.values():
