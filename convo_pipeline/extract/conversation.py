@@ -245,7 +245,7 @@ class ConversationReader:
         )
         gaps: Gaps = []
         self._read_listed_lists(listed, gaps)
-        self._fetch_bare(listed, listed.nested.rows, 1, gaps)
+        is_probed = self._fetch_bare(listed, listed.nested.rows, 1, gaps)
         cursors: set[str] = set()
         empty_count, has_restarted = 0, False
         while after is not None and not walk.is_deep_enough:
@@ -272,12 +272,14 @@ class ConversationReader:
                     return StateRecord(listed.at_us, state), None
                 walk, after = Walk(walk.since_us, walk.stored), FROM_HEAD
                 continue
-            self._fetch_bare(listed, page.rows, walk.count + 1, gaps)
+            is_probed &= self._fetch_bare(listed, page.rows, walk.count + 1, gaps)
             empty_count = 0 if page.rows else empty_count + 1
             walk, after = self._meet_stored(listed, walk.extend(page.rows), page.rows), page.after
         refusals = [error for error in gaps if error is None or is_permanent(error)]
         due_reason = None if not gaps else REFUSED_PART if refusals == gaps else MESSAGE_FAILED
         record = listed.state_after(walk, at_end=after is None, due_reason=due_reason)
+        if not is_probed:  # the next run reads the older pages again
+            record = replace(record, state=replace(record.state, complete_since_us=None))
         return record, next(filter(None, refusals), None)
 
     def _meet_stored(self, listed: ListedConversation, walk: Walk, rows: Sequence[object]) -> Walk:
@@ -428,15 +430,24 @@ class ConversationReader:
 
     def _fetch_bare(
         self, listed: ListedConversation, rows: Sequence[object], first_rank: int, gaps: Gaps
-    ) -> None:
+    ) -> bool:
         """Fetch the bare messages among the newest 20 by id, and once a run some beyond.
 
-        After a refusal in an earlier run, the first refused message ends it.
+        After a refusal in an earlier run, the first refused message ends it. Return False if it is
+        not known whether messages beyond the newest 20 are readable.
         """
         due, beyond = bare_messages(rows, first_rank)
-        if beyond and not self.probe.is_limited(
-            lambda index: self._fetch_message(listed, beyond[index], gaps), len(beyond)
-        ):
+        is_probed = True
+        try:
+            is_limited = not beyond or self.probe.is_limited(
+                lambda index: self._fetch_message(listed, beyond[index], gaps), len(beyond)
+            )
+        except STOPPING:
+            raise
+        except GraphError as failure:  # its ids are stored all the same; the next run probes again
+            gaps.append(RetryableError(failure.fault))
+            is_limited, is_probed = True, False
+        if not is_limited:
             due += beyond
         if listed.is_retry:
             random.shuffle(due)  # so that each of them is requested in some run
@@ -448,7 +459,8 @@ class ConversationReader:
             if error is not None and failed_in_a_row >= MOST_FAILED_IN_A_ROW:
                 raise error
             if listed.is_retry and len(gaps) > gap_count:
-                return
+                break
+        return is_probed
 
     def _fetch_message(
         self, listed: ListedConversation, bare: BareMessage, gaps: Gaps

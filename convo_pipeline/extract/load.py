@@ -165,6 +165,36 @@ class _Loader:
         commit = self._merge("raw_message_ids", day, self._id_rows(stored_ids, observations))
         self.result.counts["rows_after"] += commit.row_count if commit else 0
         self._merge("raw_message_details", day, _detail_rows(observations))
+        if stored_ids is not None:
+            self._remove_twins(day, stored_ids, observations)
+
+    def _remove_twins(self, day: date, stored_ids: pa.Table, observations: pa.Table) -> None:
+        """Remove stored messages that this run listed in another conversation, and not in theirs.
+
+        They were stored from a response to another request. Their own conversation was read past
+        their time.
+        """
+        conversation_ids, lows, _ = self._walked
+        row_keys = schema.RAW_MESSAGE_IDS.row_keys
+        is_twin = pc.and_(
+            pc.is_in(stored_ids["message_id"], value_set=pc.unique(observations["message_id"])),
+            pc.invert(pc.is_in(row_keys(stored_ids), value_set=row_keys(observations))),
+        )
+        candidates = stored_ids.filter(is_twin)
+        low = lows.take(pc.index_in(candidates["conversation_id"], value_set=conversation_ids))
+        is_passed = pc.fill_null(pc.greater(candidates["created_at"].cast(pa.int64()), low), False)
+        twins = row_keys(candidates.filter(is_passed))
+        if not len(twins):
+            return
+        self.result.counts["twins_removed"] += len(twins)
+
+        def keep(rows: pa.Table) -> pa.Table:
+            return rows.filter(pc.invert(pc.is_in(row_keys(rows), value_set=twins)))
+
+        derived = [table.name for table in schema.NORMALISED if "message_id" in table.column_names]
+        with self.store.lock_derivation(self.account.name):
+            for table in ("raw_message_ids", "raw_message_details", *derived):
+                self.result.commits.append(self.store.shrink(table, self.account.name, day, keep))
 
     def find_passed_days(self) -> list[date]:
         """Return the stored days that walks passed without a message of this run on them.

@@ -5,7 +5,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, TypeGuard
 
-from convo_pipeline.errors import ConvoError, MissingError, PayloadError, WithheldError
+from convo_pipeline.errors import (
+    STOPPING,
+    ConvoError,
+    GraphError,
+    MissingError,
+    PayloadError,
+    WithheldError,
+)
 from convo_pipeline.graph.codes import is_outage
 from convo_pipeline.schema import READABLE_COUNT
 
@@ -24,26 +31,47 @@ class Newest20Probe:
 
     _is_limited: bool | None = None
     _refusal_count: int = 0
+    _failure_count: int = 0
+    _failure: ConvoError | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def is_limited(self, fetch: Callable[[int], ConvoError | None], count: int) -> bool:
         """Return the result. The first thread probes while the others wait.
 
-        `fetch` fetches one of `count` messages and returns the error. If it raises, the next
-        caller probes again.
+        `fetch` fetches one of `count` messages and returns the error. If it raises, another message
+        is tried. If all fail, the next caller probes again. After three such callers every caller
+        gets the last error.
         """
         with self._lock:
             if self._is_limited is not None:
                 return self._is_limited
-            for index in range(min(MOST_REFUSALS - self._refusal_count, count)):
+            if self._failure is not None and self._failure_count >= MOST_REFUSALS:
+                raise self._failure
+            try:
+                return self._probe(fetch, count)
+            except ConvoError as error:
+                self._failure, self._failure_count = error, self._failure_count + 1
+                raise
+
+    def _probe(self, fetch: Callable[[int], ConvoError | None], count: int) -> bool:
+        failure: ConvoError | None = None
+        for index in range(min(MOST_REFUSALS - self._refusal_count, count)):
+            try:
                 result = probe_result(fetch(index))
-                if result != "refused":
-                    self._is_limited = result == "unreadable"
-                    return self._is_limited
-                self._refusal_count += 1
-            if self._refusal_count >= MOST_REFUSALS:
-                self._is_limited = True
-            return True
+            except STOPPING:
+                raise
+            except GraphError as error:
+                failure = error
+                continue
+            if result != "refused":
+                self._is_limited = result == "unreadable"
+                return self._is_limited
+            self._refusal_count += 1
+        if self._refusal_count >= MOST_REFUSALS:
+            self._is_limited = True
+        elif failure is not None:
+            raise failure
+        return True
 
 
 def probe_result(error: ConvoError | None) -> ProbeResult:

@@ -59,6 +59,8 @@ FINDING_KINDS = {
     "newer": "written by a newer version: update before you write",
     "key": "a key occurs twice, or the rows are not sorted by their key",
     "date": "a message is stored under a date that is not its own, or under two dates",
+    "twin": "a message is stored in two conversations, because a response answered another request:"
+    " run `convo-pipeline extract --full`; it removes the copy that is in no list any more",
     "balance": "the tables of one day do not agree in their counts",
     "stale": "the derived tables were made from other raw tables: run `convo-pipeline normalize`",
     "kept": "raw rows were lost, so the derived tables of the day stay as they are: restore the raw"
@@ -84,7 +86,7 @@ FINDING_KINDS = {
 """Kinds of findings, and what each means and what to do."""
 NOTICES = frozenset({"older", "foreign", "set aside", "unlisted"})
 """Kinds that are no damage."""
-_COMPARABLE = NOTICES | {"date", "key"}
+_COMPARABLE = NOTICES | {"date", "key", "twin"}
 """Kinds after which derived tables can still be compared with the raw ones."""
 CHILD_COUNTS = {
     "attachments": "attachment_count",
@@ -242,9 +244,12 @@ class _Verifier:
         if keys:
             all_keys = pa.concat_tables(keys)
             distinct_keys = all_keys.group_by(list(RAW_MESSAGE_IDS.key)).aggregate([])
+            where = f"account={account}"
             if count := all_keys.num_rows - distinct_keys.num_rows:
-                where = f"account={account}"
                 self.add("date", where, f"{count} messages are stored under two dates")
+            message_count = pc.count_distinct(distinct_keys["message_id"]).as_py()
+            if count := distinct_keys.num_rows - message_count:
+                self.add("twin", where, f"{count} messages are stored in two conversations")
         is_comparable = all(each.kind in _COMPARABLE for each in self._findings[known_findings:])
         if account and stale_days and first_day is not None and is_comparable:
             for day in kept_days(self._store, account):

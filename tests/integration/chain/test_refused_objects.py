@@ -257,3 +257,38 @@ def test_an_erased_conversation_leaves_the_list_of_refusals(tmp_path: Path) -> N
         assert (report.outcome, report.report["refused"]["count"]) == ("complete", 0)
         files = [each for each in tmp_path.rglob("*") if each.is_file()]
         assert not [each for each in files if b't_1"' in each.read_bytes()]
+
+
+BARE = ("from", "to", "message")
+
+
+def bare_beyond_20(world: dict[str, Any]) -> dict[str, Any]:
+    """Leave out the content of the messages beyond the newest 20, as Instagram does."""
+    for conversation in world["conversations"]:
+        for message in conversation["messages"][20:]:
+            for key in BARE:
+                del message[key]
+    return world
+
+
+@pytest.mark.parametrize("body", [error(2), error(-1), HTML], ids=["2", "-1", "html"])
+def test_a_failing_probe_of_one_old_message_costs_no_id(body: Any, tmp_path: Path) -> None:
+    failure = {"status": 500, "body": body}
+    errors = {"m0_20": failure} | {f"m0_{n}": {"body": error(9000001)} for n in range(21, 25)}
+    world = bare_beyond_20(inbox(1, message_errors=errors))
+    with serve_case(world, tmp_path) as run:
+        assert run.extract().outcome == "complete"
+        assert whole(run) == {"t_0"}
+
+
+def test_a_probe_that_always_fails_costs_no_id_and_is_repeated(tmp_path: Path) -> None:
+    errors = {
+        f"m{c}_{n}": {"status": 500, "body": error(2)} for c in range(6) for n in range(20, 25)
+    }
+    world = bare_beyond_20(inbox(6, message_errors=errors))
+    with serve_case(world, tmp_path) as run:
+        assert run.extract().reasons == ("message_failed",)
+        assert len(whole(run)) == 6
+        for n in errors:
+            run.api.world["message_errors"][n] = {"body": error(9000001)}
+        assert next_day(run)[0].outcome == "complete"
