@@ -525,6 +525,30 @@ def query(
 
 
 @main.command()
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@ROOT_OPTION
+@click.option("--force", is_flag=True, help="Replace FILE if it exists.")
+@click.pass_obj
+def database(context: CommandContext, file: Path, root: str | None, force: bool) -> None:
+    """Write a DuckDB FILE with the views, for BI tools, notebooks and the DuckDB UI.
+
+    It holds no rows: a view reads the tables when it is queried.
+
+    \b
+    Example:
+      convo-pipeline database inbox.duckdb && duckdb -ui inbox.duckdb
+    """
+    from convo_pipeline.query.database_file import write_database
+
+    lake_root, settings = context.find_lake(root)
+    empty = write_database(lake_root, file, settings, is_replaced=force)
+    click.echo(f"{file} has the views over {lake_root}", err=True)
+    if empty:
+        names = ", ".join(empty)
+        click.echo(f"still empty: {names}. Write the file again when they have rows.", err=True)
+
+
+@main.command()
 @ROOT_OPTION
 @click.option("--quick", is_flag=True, help="Compare names and sizes only.")
 @click.option(

@@ -184,6 +184,7 @@ def default_of(field: FieldInfo) -> str:
 
 
 KNOWN_PROGRAMS = {
+    "dbt",
     "docker",
     "kubectl",
     ".",

@@ -40,7 +40,12 @@ OWNERS = {
     "requests": ["graph/transport.py", "orchestration/alerts.py"],
     "urllib3": ["graph/transport.py"],
     "urllib.request": [],
-    "duckdb": ["query/connection.py", "query/engine.py", "query/read_only.py"],
+    "duckdb": [
+        "query/connection.py",
+        "query/database_file.py",
+        "query/engine.py",
+        "query/read_only.py",
+    ],
     "boto3": ["storage/s3.py"],
     "botocore": ["storage/s3.py"],
     "sqlite3": ["graph/rate_limit.py", "state/database.py"],

@@ -1,0 +1,66 @@
+"""Write a DuckDB file that has only views over the files of the tables, for any tool that opens it.
+
+The file holds no rows. A view reads the files when it is queried, so it shows what is stored then.
+"""
+
+import os
+from pathlib import Path
+
+import duckdb
+
+from convo_pipeline.errors import StoreError
+from convo_pipeline.query.response_times import response_time_statements
+from convo_pipeline.query.sources import VIEWED_TABLES, LocalSource, select_nothing
+from convo_pipeline.query.views import views
+from convo_pipeline.settings import Settings
+
+OLDEST_DUCKDB = "v1.3.0"
+"""The oldest version of DuckDB that can open the file."""
+
+
+def write_database(
+    root: str, file: Path, settings: Settings | None = None, *, is_replaced: bool = False
+) -> list[str]:
+    """Write the views over the tables at `root` to `file`; return the names of the empty tables.
+
+    A table without files has an empty view, until the file is written again. Time zones and
+    business hours of `settings` are part of the views. StoreError for a bucket, for a file that
+    exists (unless `is_replaced`) and for a folder that cannot be written.
+    """
+    if root.startswith("s3://"):
+        raise StoreError(f"{root}: a database file reads a local folder; for a bucket see s3.md")
+    source = LocalSource(root)
+    if file.exists() and not is_replaced:
+        raise StoreError(f"{file} exists: add --force to replace it")
+    new = file.with_name(f".{file.name}.new")
+    try:
+        new.unlink(missing_ok=True)
+        with duckdb.connect(
+            str(new), config={"storage_compatibility_version": OLDEST_DUCKDB}
+        ) as con:
+            empty = _create_views(con, source, settings or Settings())
+        new.replace(file)
+    except (OSError, duckdb.IOException) as error:
+        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
+        raise StoreError(f"cannot write {file}: {reason}") from None
+    finally:
+        new.unlink(missing_ok=True)
+    return empty
+
+
+def _create_views(
+    con: duckdb.DuckDBPyConnection, source: LocalSource, settings: Settings
+) -> list[str]:
+    con.execute("SET TimeZone = 'UTC'")
+    empty = []
+    for table in VIEWED_TABLES:
+        has_files = source.has_files(table)
+        sql = source.select(table) if has_files else select_nothing(table)
+        con.execute(f"CREATE VIEW {table.name} AS {sql}")
+        if not has_files:
+            empty.append(table.name)
+    for name, sql in views().items():
+        con.execute(f"CREATE VIEW {name} AS {sql}")
+    for statement in response_time_statements(settings):
+        con.execute(statement)
+    return empty
