@@ -67,7 +67,7 @@ def test_links_to_files_work(path: Path) -> None:
 
 
 def test_s11_lock_files_pin_versions_and_name_no_host() -> None:
-    for lock in ("requirements.lock", "requirements-dev.lock"):
+    for lock in ("requirements.lock", "requirements-dev.lock", "requirements-engines.lock"):
         lines = (ROOT / lock).read_text().splitlines()
         assert [
             line for line in lines if "://" in line or "--index" in line or "--find-links" in line
