@@ -62,6 +62,7 @@ UNKNOWN_DETAILS = {
     "variable": "the variable that `token_env` names",
     "page_id": "of the account",
     "kind": "user or system user",
+    "proposal": "make `schedule.capture_minutes` smaller",
     "secret_variable": "the variable that `app_secret_env` names",
 }
 """What the braces say where the account is not known."""
@@ -489,7 +490,7 @@ REASONS: Mapping[str, Reason] = {
     ),
     "lost": Reason(
         "content lost: {what}",
-        "keep the schedule `capture` on and make `schedule.capture_minutes` smaller",
+        "keep the schedule `capture` on and {proposal}",
         level="warning",
     ),
     "missed": Reason(

@@ -24,7 +24,7 @@ from convo_pipeline.derive.day import (
     kept_days,
 )
 from convo_pipeline.errors import StoreError
-from convo_pipeline.extract.risk import find_risks
+from convo_pipeline.extract.risk import find_risks, propose_minutes
 from convo_pipeline.extract.spool import left_spools
 from convo_pipeline.graph.client import Endpoint
 from convo_pipeline.graph.rate_limit import read_block
@@ -73,6 +73,8 @@ class AccountStatus:
     """Messages of recent days that have a sender and no direction."""
     lost: Mapping[str, int] = field(default_factory=dict)
     lost_conversation_count: int = 0
+    capture_proposal: str = ""
+    """Which `capture_minutes` would have been enough for the lost messages."""
     at_risk_count: int = 0
     most_expected: int = 0
     look_due_at: datetime | None = None
@@ -207,6 +209,7 @@ def _read_account(
         open_since=min(open_days, default=None),
         unsure_direction_count=count_unsure_in(store, name, coverage),
         lost=dict(Counter(reason for _, reason in lost)),
+        capture_proposal=_propose(store, name, coverage, lost),
         lost_conversation_count=len({conversation_id for conversation_id, _ in lost}),
         at_risk_count=len(risks.risks),
         most_expected=max((risk.expected_count for risk in risks.risks), default=0),
@@ -272,6 +275,19 @@ def find_lost(
     return lost
 
 
+def _propose(
+    store: Store,
+    account: str,
+    coverage: Mapping[date, Mapping[str, int]],
+    lost: Sequence[tuple[str, str]],
+) -> str:
+    first_run_at = store.state.first_run_at(account)
+    if not lost or first_run_at is None:
+        return ""
+    days = [day for day in coverage if day >= first_run_at.date() and coverage[day]["beyond_20"]]
+    return propose_minutes(store, account, days, {conversation_id for conversation_id, _ in lost})
+
+
 def start_of_yesterday(today: date) -> datetime:
     """Return the UTC midnight at the start of the day before."""
     return datetime.combine(today - timedelta(days=1), time(), UTC)
@@ -304,7 +320,8 @@ def _attention_lines(status: AccountStatus) -> Iterator[str]:
         count = counted(sum(status.lost.values()), "message")
         conversations = counted(status.lost_conversation_count, "conversation")
         causes = ", ".join(f"{n:,} {LOST_WORDS[cause]}" for cause, n in sorted(status.lost.items()))
-        yield _explain("lost", what=f"{count} in {conversations} since yesterday ({causes})")
+        what = f"{count} in {conversations} since yesterday ({causes})"
+        yield _explain("lost", what=what, proposal=status.capture_proposal)
     if status.at_risk_count:
         yield _explain(
             "at_risk",

@@ -5,12 +5,13 @@ The rule is in docs/metrics.md. It makes no API call: it reads the times of stor
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 
+from convo_pipeline.lake.columns import read_columns
 from convo_pipeline.lake.store import Store
-from convo_pipeline.schema import RAW_MESSAGE_IDS, READABLE_COUNT
+from convo_pipeline.schema import RAW_MESSAGE_DETAILS, RAW_MESSAGE_IDS, READABLE_COUNT
 from convo_pipeline.settings import Settings
 from convo_pipeline.state.records import Run
 
@@ -20,6 +21,8 @@ SAFETY_FACTOR = 2
 SHORTEST_WAIT = timedelta(minutes=1)
 LONGEST_INTERVAL = timedelta(days=1)
 RUNS_READ = 50
+MOST_MINUTES = 720
+"""The largest `capture_minutes`."""
 REASONS_OF_A_WHOLE_LISTING = frozenset(
     {"conversation_failed", "conversation_refused", "message_failed", "empty_edge", "quarantined"}
 )
@@ -104,6 +107,54 @@ def expect_count(times: Sequence[datetime], last_listed_at: datetime, interval: 
             first += 1
         largest = max(largest, last - first + 1)
     return max(SAFETY_FACTOR * newest, largest)
+
+
+def propose_minutes(
+    store: Store, account: str, days: Iterable[date], among: Container[str] | None = None
+) -> str:
+    """Say which `capture_minutes` would have been enough for the lost messages of these days.
+
+    `among` limits the conversations. A conversation loses no message if no interval holds more
+    than the newest 20.
+    """
+    ids, details, columns = RAW_MESSAGE_IDS, RAW_MESSAGE_DETAILS, ["conversation_id", "created_at"]
+    times: dict[str, list[datetime]] = defaultdict(list)
+    losing: set[str] = set()
+    for day in days:
+        known = read_columns(store, ids, account, day, columns)
+        for row in known.to_pylist():
+            times[row["conversation_id"]].append(row["created_at"])
+        lost = read_columns(store, details, account, day, ["conversation_id", "detail_status"])
+        losing |= {
+            row["conversation_id"]
+            for row in lost.to_pylist()
+            if row["detail_status"] == "beyond_20"
+            and (among is None or row["conversation_id"] in among)
+        }
+    minutes = enough_minutes(times[each] for each in losing)
+    if minutes is None:
+        return "make `schedule.capture_minutes` smaller"
+    if minutes == 0:
+        return "set `schedule.capture_minutes = 1`: more than 20 messages came in a minute"
+    return f"set `schedule.capture_minutes = {minutes}` or less, which would have been enough"
+
+
+def enough_minutes(conversations: Iterable[Iterable[datetime]]) -> int | None:
+    """Return the longest interval in whole minutes that never holds more than 20 messages.
+
+    0 if no whole minute is short enough; None if no conversation has more than 20 messages.
+
+    >>> from datetime import UTC
+    >>> noon = datetime(2026, 3, 9, 12, tzinfo=UTC)
+    >>> enough_minutes([[noon + timedelta(seconds=30 * number) for number in range(40)]])
+    10
+    """
+    spans = []
+    for times in map(sorted, conversations):
+        spans += [
+            later - first for first, later in zip(times, times[READABLE_COUNT:], strict=False)
+        ]
+    return min(MOST_MINUTES, min(spans) // timedelta(minutes=1)) if spans else None
 
 
 def listing_interval(settings: Settings, listings: Sequence[datetime]) -> timedelta:

@@ -21,6 +21,7 @@ from convo_pipeline import schema
 from convo_pipeline.base.json_text import load_json
 from convo_pipeline.derive.day import count_unsure_directions, kept_days, wanted_source
 from convo_pipeline.errors import StoreError
+from convo_pipeline.extract.risk import propose_minutes
 from convo_pipeline.graph.shapes import Census
 from convo_pipeline.lake.columns import read_columns
 from convo_pipeline.lake.first_days import read_first_days
@@ -243,7 +244,10 @@ def find_lost_content(partition: CheckedPartition) -> str | None:
                 f"{share:.0%} of {row['ids_listed']} messages have content"
                 f" ({row['beyond_20']} had left the newest 20, {row['gone']} are gone)"
             )
-            return _explain("lost_before_connection" if is_before else "lost", what)
+            if is_before:
+                return _explain("lost_before_connection", what)
+            proposal = propose_minutes(partition.store, partition.account, [partition.day])
+            return REASONS["lost"].explain("page", {"what": what, "proposal": proposal})
     return None
 
 

@@ -42,6 +42,7 @@ ACCOUNT_KEYS = {
     "open_count",
     "lost",
     "lost_conversation_count",
+    "capture_proposal",
     "at_risk_count",
     "most_expected",
     "look_due_at",
@@ -132,6 +133,7 @@ def test_messages_lost_after_the_first_run_are_counted_and_older_ones_are_not(
     inboxes.extract_whole()
     lost, risk = attention(inboxes)["insta"]
     assert lost.partition(". ")[0] == LOST
+    assert lost.endswith("set `schedule.capture_minutes = 3` or less, which would have been enough")
     assert risk.startswith(
         "2 conversations may receive up to 54 messages before the next capture;"
         " extra capture due 2026"
