@@ -20,7 +20,7 @@ from convo_pipeline.orchestration.metadata import (
     read_metadata,
     run_metadata,
 )
-from convo_pipeline.orchestration.pictures import draw_pictures
+from convo_pipeline.orchestration.pictures import PICTURES, draw_pictures, find_pictures
 from convo_pipeline.orchestration.steps import StepResult
 
 AssetEvent = dg.MaterializeResult[None] | dg.AssetCheckResult
@@ -72,9 +72,13 @@ def report_to_dagster(
     selected = {key.to_user_string() for key in context.op_execution_context.selected_asset_keys}
     requested = read_metadata(store, result)
     pictured = {
-        partition: {"pictures": page, **requested[partition]}
+        partition: {PICTURES: page, **requested[partition]}
         for account, days in result.drawable.items()
-        for partition, page in draw_pictures(deployment, store, account, days, result).items()
+        for partition, page in (
+            draw_pictures(deployment, store, account, days, result)
+            if account in result.changed_accounts
+            else find_pictures(context.instance, account, days)
+        ).items()
         if partition in requested
     }
     _log(context, commit_metadata(result))

@@ -22,7 +22,7 @@ from convo_pipeline.orchestration.partitions import (
     by_account,
     since_start,
 )
-from convo_pipeline.orchestration.pictures import PICTURED, draw_pictures
+from convo_pipeline.orchestration.pictures import PICTURED, PICTURES, draw_pictures
 from convo_pipeline.orchestration.steps import (
     Log,
     StepResult,
@@ -143,7 +143,7 @@ def asset_changes(
             event = dg.AssetObservation if is_known else dg.AssetMaterialization
             yield event(table, partition=key, metadata=dict(metadata))
     for (table, key), page in pages.items():
-        metadata = {"pictures": page, **changed[table, key]}
+        metadata = {PICTURES: page, **changed[table, key]}
         yield dg.AssetMaterialization(table, partition=key, metadata=metadata)
 
 

@@ -51,6 +51,8 @@ from convo_pipeline.tables.chart_data import (
 )
 from convo_pipeline.tables.complete_range import CompleteRange
 
+PICTURES = "pictures"
+"""Key of the metadata that holds a page of pictures."""
 PICTURED = (ACCOUNT_DAYS.name, COVERAGE.name)
 """The tables whose pages show pictures."""
 BLUE, ORANGE, YELLOW, VERMILION, GREY = "#0072B2", "#E69F00", "#F0E442", "#D55E00", "#999999"
@@ -139,6 +141,22 @@ def draw_pictures(
 
     pages = result.attempt(account, draw) or {}
     return {(table, key_of(account, max(days))): page for table, page in pages.items()}
+
+
+def find_pictures(
+    instance: dg.DagsterInstance, account: str, days: Sequence[date]
+) -> dict[TablePartition, dg.MarkdownMetadataValue]:
+    """Return the pictures of the newest day that an earlier run drew; drawing costs more."""
+    pages: dict[TablePartition, dg.MarkdownMetadataValue] = {}
+    for table in PICTURED if days else ():
+        key = key_of(account, max(days))
+        records = dg.AssetRecordsFilter(asset_key=dg.AssetKey(table), asset_partitions=[key])
+        for record in instance.fetch_materializations(records, limit=1).records:
+            event = record.asset_materialization
+            page = event.metadata.get(PICTURES) if event else None
+            if isinstance(page, dg.MarkdownMetadataValue):
+                pages[table, key] = page
+    return pages
 
 
 def picture_account(

@@ -66,6 +66,8 @@ class StepResult:
     """Changed partitions of other days."""
     drawable: dict[str, Sequence[date]] = field(default_factory=dict)
     """The derived days of each account whose figures are complete."""
+    changed_accounts: set[str] = field(default_factory=set)
+    """Accounts with a file that changed."""
     failures: dict[str, str] = field(default_factory=dict)
     reports: Sequence[AccountReport] = ()
     changed_count: int = 0
@@ -84,6 +86,8 @@ class StepResult:
         requested = set(requested_days)
         for commit in commits:
             self.changed_count += commit.is_changed
+            if commit.is_changed:
+                self.changed_accounts.add(commit.account)
             if commit.is_changed and commit.date not in requested:
                 self.unrequested.append(commit)
 
