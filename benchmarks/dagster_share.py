@@ -50,7 +50,7 @@ def main() -> None:
         )
     print(f"plain {plain:.2f} s CPU, Dagster's start-up with an empty day {start:.2f} s CPU")
     print(f"through Dagster {seconds:.2f} s CPU, {count} materialisations of asset and partition")
-    print(f"Dagster's share {(seconds - plain) / count * 1000:.1f} ms each (goal <= 40)")
+    print(f"Dagster's share {(seconds - plain) / count * 1000:.1f} ms each (goal <= 15)")
 
 
 def run_plain(settings: Settings, window: Window) -> float:

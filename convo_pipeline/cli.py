@@ -42,8 +42,18 @@ Exit codes:
   2  wrong usage or settings"""
 
 
+class ArrowCommand(click.Command):
+    """A command that loads PyArrow without pandas before it runs; `--help` loads neither."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        import_pandas_later()
+        return super().invoke(ctx)
+
+
 class Commands(click.Group):
     """A command group that prints an error as one line and sets the exit code."""
+
+    command_class = ArrowCommand
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -88,7 +98,6 @@ class CommandContext:
         """The configuration; SettingsError if it has no account."""
         from convo_pipeline.settings import find_settings_file, read_settings
 
-        import_pandas_later()
         settings = read_settings(self.config)
         if not settings.accounts:
             raise SettingsError(f"{find_settings_file(self.config)}: no [[accounts]] yet")

@@ -4,8 +4,9 @@ Dagster marks the partitions of a failed step as failed, except those that the s
 So if an account failed, every stored partition is logged by itself before the step fails.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from datetime import date
 from typing import Any
 
 import dagster as dg
@@ -20,8 +21,10 @@ from convo_pipeline.orchestration.metadata import (
     read_metadata,
     run_metadata,
 )
+from convo_pipeline.orchestration.partitions import key_of
 from convo_pipeline.orchestration.pictures import PICTURES, draw_pictures, find_pictures
 from convo_pipeline.orchestration.steps import StepResult
+from convo_pipeline.schema import COVERAGE
 
 AssetEvent = dg.MaterializeResult[None] | dg.AssetCheckResult
 ACCOUNTS_METADATA = "accounts"
@@ -71,16 +74,16 @@ def report_to_dagster(
     """
     selected = {key.to_user_string() for key in context.op_execution_context.selected_asset_keys}
     requested = read_metadata(store, result)
-    pictured = {
-        partition: {PICTURES: page, **requested[partition]}
-        for account, days in result.drawable.items()
-        for partition, page in (
-            draw_pictures(deployment, store, account, days, result)
-            if account in result.changed_accounts
-            else find_pictures(context.instance, account, days)
-        ).items()
-        if partition in requested
-    }
+    pictured: dict[TablePartition, Metadata] = {}
+    for account, days in result.drawable.items():
+        pages = {}
+        if account not in result.changed_accounts:
+            pages = find_pictures(context.instance, account, days)
+        if not pages and _has_news(result, requested, account, days):
+            pages = draw_pictures(deployment, store, account, days, result)
+        for partition, page in pages.items():
+            if partition in requested:
+                pictured[partition] = {PICTURES: page, **requested[partition]}
     _log(context, commit_metadata(result))
     if result.failures:
         _log(context, {key: each for key, each in requested.items() if key not in pictured})
@@ -101,6 +104,19 @@ def report_to_dagster(
     yield from evaluate_checks()
     if result.failures:
         raise step_failure(result)
+
+
+def _has_news(
+    result: StepResult,
+    requested: Mapping[TablePartition, Metadata],
+    account: str,
+    days: Sequence[date],
+) -> bool:
+    """Whether an account's files changed, or its newest day has messages and no picture yet."""
+    if account in result.changed_accounts or not days:
+        return account in result.changed_accounts
+    metadata = requested.get((COVERAGE.name, key_of(account, max(days))), {})
+    return bool(metadata.get("dagster/row_count"))
 
 
 def error_chain(event: dg.DagsterEvent) -> list[Any]:

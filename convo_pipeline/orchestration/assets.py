@@ -60,12 +60,12 @@ EXTRACT_JOB = "extract_job"
 NORMALISE_JOB = "normalise_job"
 extract_job = dg.define_asset_job(
     EXTRACT_JOB,
-    selection=list(RAW),
+    selection=dg.AssetSelection.assets(*RAW),
     description="Call the API and store the raw tables of a range of accounts and days.",
 )
 normalise_job = dg.define_asset_job(
     NORMALISE_JOB,
-    selection=list(DERIVED),
+    selection=dg.AssetSelection.assets(*DERIVED),
     description="Derive all other tables from the raw ones. Starts after every extract run.",
 )
 

@@ -7,12 +7,14 @@ here: for SQLite, Dagster stores a batch event by event. Files and tables stay t
 Another instance uses the class by `storage: custom:` in dagster.yaml.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy
+from dagster._core.events.log import EventLogEntry
 from dagster._core.instance.ref import InstanceRef
 from dagster._core.storage.event_log import SqliteEventLogStorage
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import INDEX_SHARD_NAME
@@ -27,12 +29,38 @@ class KeptEventLog(SqliteEventLogStorage):
 
     def __init__(self, base_dir: str) -> None:
         self._engines: dict[str, sqlalchemy.Engine] = {}
+        self._held: dict[str, sqlalchemy.Connection] = {}
+        self._lock = threading.RLock()
         super().__init__(base_dir)
+
+    def store_event(self, event: EventLogEntry) -> None:
+        """Store one event in one transaction of each file; Dagster uses up to four."""
+        self.store_event_batch([event])
+
+    def store_event_batch(self, events: Sequence[EventLogEntry]) -> None:
+        """Store events of one run in one transaction of each file."""
+        with self._hold(INDEX_SHARD_NAME), self._hold(events[0].run_id):
+            for event in events:
+                super().store_event(event)
+
+    @contextmanager
+    def _hold(self, shard: str) -> Iterator[None]:
+        """Keep one transaction of a file open: `_connect` uses it."""
+        with self._connect(shard) as connection:
+            self._held[shard] = connection
+            try:
+                yield
+            finally:
+                del self._held[shard]
 
     @contextmanager
     def _connect(self, shard: str) -> Iterator[sqlalchemy.Connection]:
-        with self._db_lock, self._engine(shard).begin() as connection:
-            yield connection
+        with self._lock:
+            if shard in self._held:
+                yield self._held[shard]
+                return
+            with self._engine(shard).begin() as connection:
+                yield connection
 
     def _engine(self, shard: str) -> sqlalchemy.Engine:
         is_initialized = shard in self._initialized_dbs

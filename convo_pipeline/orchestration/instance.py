@@ -4,6 +4,7 @@ Dagster collects and sends telemetry unless `dagster.yaml` says otherwise. So a 
 file gets one, and our own commands collect none, whatever the file says.
 """
 
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +16,8 @@ from convo_pipeline.errors import SettingsError
 from convo_pipeline.orchestration.event_log import with_kept_connections
 from convo_pipeline.orchestration.runs import HOME_VARIABLE
 
+EVENT_BATCH_SIZE = "1000"
+"""Events of one asset that are written at once."""
 QUIET_CONFIG = """\
 telemetry:
   enabled: false
@@ -49,6 +52,7 @@ def open_instance(environ: Mapping[str, str]) -> dg.DagsterInstance:
 
 def open_home(path: Path) -> dg.DagsterInstance:
     """Open the instance of a folder; Dagster's default storage keeps its connections open."""
+    os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", EVENT_BATCH_SIZE)
     home = str(make_home(path))
     ref = InstanceRef.from_dir(home, overrides={"telemetry": {"enabled": False}})
     return dg.DagsterInstance.from_ref(with_kept_connections(ref))

@@ -12,6 +12,7 @@ SMALLEST = {
     "account_days": ("20000", "1"),
     "bulk": ("--messages", "2000", "--days", "3", "--rounds", "1"),
     "calls": ("--conversations", "20", "--messages", "200"),
+    "command": ("--works", "idle", "--rounds", "1"),
     "commit": ("--rows", "1,100"),
     "dagster_share": ("--messages", "400", "--days", "2"),
     "fleet": (
@@ -34,9 +35,10 @@ SMALLEST = {
     "notebooks": ("--messages", "2000", "--days", "3", "--rounds", "1"),
     "query": ("--accounts", "2", "--days", "32", "--rows", "10"),
     "size": ("--messages", "2000", "--days", "3"),
+    "start": ("--rounds", "1"),
     "unsent": ("--days", "3", "--rounds", "1"),
 }
-PARTS = {"__init__", "bulk_inbox", "inbox_server", "simple_script", "words"}
+PARTS = {"__init__", "bulk_inbox", "inbox_server", "processes", "simple_script", "words"}
 """Modules that benchmarks import; they are no benchmarks."""
 
 pytestmark = pytest.mark.slow
