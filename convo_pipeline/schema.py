@@ -38,6 +38,9 @@ DETAIL_STATUSES = ("pending", "failed", "beyond_20", "gone", "detailed")
 READABLE_COUNT = 20
 CUT_KEY = "is_cut"
 """Key that this program adds to a list in a payload: the API has more items than are stored."""
+OLDER_MESSAGES_KEY = "older_messages"
+"""Key that this program adds to a conversation: "refused" while the API refuses older messages, and
+"read" after they were read."""
 IS_CUT = f'"{CUT_KEY}":true'
 """The key in canonical JSON. No text of a message contains it, because quotes in texts are escaped.
 """
@@ -515,12 +518,17 @@ COVERAGE = Table(
         ),
         Column("pending", COUNT, "Ids that were not requested yet.", required=True),
         Column("rejected", COUNT, "Items in `raw_rejects`.", required=True),
-        Column("share_detailed", RATIO, "`detailed` / `ids_listed`, 0 to 1; null without ids."),
+        Column(
+            "share_detailed",
+            RATIO,
+            "`detailed` / `ids_listed`, 0 to 1; null without ids. It is also null, not 1, if the"
+            " API refuses the older messages of a conversation.",
+        ),
         Column("conversation_count", COUNT, "Number of the day's conversations.", required=True),
         Column(
             "incomplete_conversation_count",
             COUNT,
-            "Conversations with at least one id without content.",
+            "Conversations with an id without content, or whose older messages the API refuses.",
             required=True,
         ),
         Column(

@@ -34,7 +34,7 @@ from convo_pipeline.reasons import REASONS, describe_outcome
 from convo_pipeline.schema import COVERAGE, RAW, RAW_MESSAGE_DETAILS
 from convo_pipeline.settings import AccountSettings, Settings, next_time
 from convo_pipeline.state.database import STATE_FILE
-from convo_pipeline.state.records import Run
+from convo_pipeline.state.records import REFUSED, Run
 
 COVERAGE_DAYS = 7
 LOST_DAYS = 31
@@ -79,6 +79,8 @@ class AccountStatus:
     most_expected: int = 0
     look_due_at: datetime | None = None
     due_conversation_count: int = 0
+    has_refused: bool = False
+    """Whether the API refuses the older messages of a conversation."""
     open_spool_count: int = 0
     underived_day_count: int = 0
     """Recent days whose derived tables are missing or older than their raw tables."""
@@ -97,7 +99,10 @@ class AccountStatus:
 
     @property
     def share_detailed(self) -> float | None:
-        return self.detailed_count / self.listed_count if self.listed_count else None
+        """Share of the week's messages with content; None, not 1, if more messages may exist."""
+        if not self.listed_count or (self.has_refused and self.detailed_count == self.listed_count):
+            return None
+        return self.detailed_count / self.listed_count
 
     @property
     def attention(self) -> list[str]:
@@ -192,6 +197,7 @@ def _read_account(
         week.update({key: count for key, count in counts.items() if key != "share_detailed"})
     open_days = [day for day, counts in coverage.items() if counts["pending"] or counts["failed"]]
     lost = find_lost(store, name, today, coverage)
+    conversations = state.conversations(name).values()
     risks = find_risks(settings, store, name)
     underived_day_count = sum(not is_derived(store, name, day) for day in coverage)
     return AccountStatus(
@@ -214,7 +220,8 @@ def _read_account(
         at_risk_count=len(risks.risks),
         most_expected=max((risk.expected_count for risk in risks.risks), default=0),
         look_due_at=risks.due_at,
-        due_conversation_count=sum(each.is_due for each in state.conversations(name).values()),
+        due_conversation_count=sum(each.is_due for each in conversations),
+        has_refused=any(each.due_reason == REFUSED for each in conversations),
         open_spool_count=len(left_spools(store.state_path, name)),
         underived_day_count=underived_day_count,
         quarantine_count=len(state.suspect_files(name)),

@@ -31,7 +31,13 @@ from convo_pipeline.lake.first_days import first_raw_day
 from convo_pipeline.lake.partitions import Commit
 from convo_pipeline.lake.store import Store
 from convo_pipeline.settings import AccountSettings
-from convo_pipeline.state.records import AccountIdentity, ConversationState
+from convo_pipeline.state.records import (
+    REFUSED,
+    AccountIdentity,
+    ConversationState,
+    read_json,
+    write_json,
+)
 
 KEY = ["conversation_id", "message_id"]
 CHECKED_FOR_MISSING = timedelta(days=31)
@@ -289,11 +295,28 @@ class _Loader:
             folder=[conversation.folder for conversation in conversations],
             own_id=[self.identity.own_id] * count,
             own_username=[self.identity.own_username] * count,
-            fields=[conversation.fields for conversation in conversations],
-            payload=[conversation.payload for conversation in conversations],
+            fields=[self._with_older(each.fields, each, each.at_us) for each in conversations],
+            payload=[self._with_older(each.payload, each) for each in conversations],
             first_seen_at=times,
             changed_at=times,
         )
+
+    def _with_older(
+        self, text: str | None, conversation: ConversationObservation, at_us: int | None = None
+    ) -> str | None:
+        """Add to a JSON text whether the API refuses the older messages of a conversation.
+
+        `fields` gets the time `at_us`, a payload the word. A conversation that was never refused
+        gets nothing.
+        """
+        before = self.states.get(conversation.conversation_id)
+        state = self.data.states.get(conversation.conversation_id, before)
+        is_refused = state is not None and state.due_reason == REFUSED
+        was_refused = before is not None and before.due_reason == REFUSED
+        if text is None or not (is_refused or was_refused):
+            return text
+        value = at_us or ("refused" if is_refused else "read")
+        return write_json(read_json(text) | {schema.OLDER_MESSAGES_KEY: value})
 
     def _id_rows(self, stored_ids: pa.Table | None, observations: pa.Table) -> pa.Table:
         nulls = pa.nulls(observations.num_rows, schema.TIME)

@@ -47,7 +47,7 @@ KNOWN_KEYS = _words(
     link_sticker_url linked_group links long max_height max_width media_url medial_url
     mention message message_count messages mid mime_type name next paging participants
     is_subscribed payload permission permissions phone_number_id picture preview_url previous
-    price product
+    older_messages price product
     profile_id raw_gif_image raw_webp_image reaction reactions reel_video_id
     render_as_sticker reply_to retailer_id rotation scope scoped_thread_key scopes senders
     shares size snippet source start_time status sticker sticker_id sticker_url story

@@ -92,7 +92,13 @@ def count_coverage(raw: RawDay, normalised: Mapping[str, pa.Table] | None = None
     if not conversation_ids and not len(raw.rejects):
         return _empty(schema.COVERAGE)
     id_counts = aligned.group_by("conversation_id").aggregate([([], "count_all")])["count_all"]
-    incomplete = aligned["conversation_id"].filter(pc.not_equal(statuses, "detailed"))
+    incomplete = set(
+        aligned["conversation_id"].filter(pc.not_equal(statuses, "detailed")).to_pylist()
+    )
+    marker = f'"{schema.OLDER_MESSAGES_KEY}":"refused"'
+    is_cut = pc.fill_null(pc.match_substring(raw.conversations["payload"], marker), False)
+    cut_off = set(raw.conversations["conversation_id"].filter(is_cut).to_pylist())
+    is_share_known = len(aligned) and not (cut_off and counts["detailed"] == len(aligned))
     at_risk_count = pc.sum(pc.greater(id_counts, schema.READABLE_COUNT)).as_py() or 0
     tables = normalised or normalize(raw)
     is_detailed = pc.equal(tables["messages"]["detail_status"], "detailed")
@@ -103,9 +109,9 @@ def count_coverage(raw: RawDay, normalised: Mapping[str, pa.Table] | None = None
         "unknown_kind_count": pc.sum(is_unknown_kind).as_py() or 0,
         "ids_listed": len(aligned),
         "rejected": len(raw.rejects),
-        "share_detailed": counts["detailed"] / len(aligned) if len(aligned) else None,
+        "share_detailed": counts["detailed"] / len(aligned) if is_share_known else None,
         "conversation_count": len(conversation_ids),
-        "incomplete_conversation_count": len(incomplete.unique()),
+        "incomplete_conversation_count": len(incomplete | cut_off),
         "at_risk_conversation_count": at_risk_count,
     }
     return pa.Table.from_pylist([row], schema=schema.COVERAGE.schema)

@@ -135,6 +135,17 @@ def test_days_that_may_lack_messages_of_a_refused_conversation_are_not_complete(
         assert complete_range.since < NOON.date()
 
 
+def test_a_refused_conversation_keeps_coverage_below_100_percent(tmp_path: Path) -> None:
+    columns = "share_detailed, incomplete_conversation_count"
+    with serve_case(inbox(3, refuse("t_1/messages"), refuse("t_1")), tmp_path, NOON) as run:
+        for mode in ("window", "nightly", "full"):
+            next_day(run, mode)
+            assert run.sql(f"select {columns} from coverage") == [(None, 1)]
+        run.api.world["answers"].clear()
+        next_day(run, days=30)
+        assert run.sql(f"select {columns} from coverage") == [(1.0, 0)]
+
+
 def store_of(run: CaseRun) -> Store:
     return Store(run.settings.store)
 
