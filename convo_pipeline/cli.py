@@ -118,14 +118,14 @@ class CommandContext:
         if file.is_file():
             return root, read_settings(file)
         settings = read_settings(self.config) if has_config else None
-        return root, settings if settings and settings.store.root == root else None
+        return root, settings if settings and is_same_root(settings.store.root, root) else None
 
     def store_settings(self, root: str | None) -> "StoreSettings":
         """Return the `[store]` settings of the tables at `root`, found as in `find_lake`."""
         from convo_pipeline.settings import StoreSettings
 
         found_root, settings = self.find_lake(root)
-        if settings and settings.store.root == found_root:
+        if settings and is_same_root(settings.store.root, found_root):
             return settings.store
         if found_root.startswith("s3://"):
             raise SettingsError(
@@ -139,6 +139,13 @@ def open_console(stderr: bool = False) -> "Console":
     from rich.console import Console
 
     return Console(stderr=stderr)
+
+
+def is_same_root(root: str, other: str) -> bool:
+    """Return whether two texts name the same folder or bucket prefix."""
+    if "://" in root or "://" in other:
+        return root.rstrip("/") == other.rstrip("/")
+    return os.path.realpath(root) == os.path.realpath(other)
 
 
 def chosen_accounts(settings: "Settings", accounts: Sequence[str]) -> list[str]:

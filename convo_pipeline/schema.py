@@ -301,6 +301,11 @@ MESSAGES = Table(
         Column("attachment_count", COUNT, "Number of rows in `attachments`; null without content."),
         Column("share_count", COUNT, "Number of rows in `shares`; null without content."),
         Column("reaction_count", COUNT, "Number of rows in `reactions`; null without content."),
+        Column(
+            "has_own_reaction",
+            FLAG,
+            "True if the account itself reacted to the message now; null if this is not known.",
+        ),
         Column("sticker_url", TEXT, "Link to the sticker's picture; it expires."),
         Column(
             "story_kind",
@@ -565,7 +570,14 @@ ACCOUNT_DAYS = Table(
         Column(
             "automated_count",
             COUNT,
-            "Messages from the account that probably no person typed.",
+            "Messages from the account that followed a customer's message within seconds while"
+            " no person of the account wrote.",
+            required=True,
+        ),
+        Column(
+            "unsure_automated_count",
+            COUNT,
+            "Messages from the account that may be automated or a person's.",
             required=True,
         ),
         Column(
@@ -603,7 +615,8 @@ ACCOUNT_DAYS = Table(
         Column(
             "session_count",
             COUNT,
-            "Sessions whose first message of the customer is on this day.",
+            "Sessions whose first message of the customer is on this day, without those that begin"
+            " while the customer waits for an earlier response.",
             required=True,
         ),
         Column(
@@ -613,6 +626,13 @@ ACCOUNT_DAYS = Table(
             " of response, are known.",
             required=True,
             former_name="judged_session_count",
+        ),
+        Column(
+            "acknowledged_session_count",
+            COUNT,
+            "Sessions without a response whose last message of the customer has a reaction of the"
+            " account. They are not measured.",
+            required=True,
         ),
         Column(
             "answered_session_count",
@@ -625,6 +645,16 @@ ACCOUNT_DAYS = Table(
             RATIO,
             "Median time until the first response of a person; null without a response or"
             " if the day is not complete.",
+        ),
+        Column(
+            "median_first_response_seconds_min",
+            RATIO,
+            "The median if each response that is not known came at once.",
+        ),
+        Column(
+            "median_first_response_seconds_max",
+            RATIO,
+            "The median if each response that is not known came after 8 days.",
         ),
         Column(
             "p90_first_response_seconds",
@@ -640,6 +670,12 @@ ACCOUNT_DAYS = Table(
             " day is over.",
         ),
         Column(
+            "share_answered_1h_min",
+            RATIO,
+            "The share of all sessions but acknowledged ones if no unknown response came in time.",
+        ),
+        Column("share_answered_1h_max", RATIO, "The share if all unknown responses came in time."),
+        Column(
             "share_answered_24h",
             RATIO,
             "Share of measured sessions answered within a day, 0 to 1. Null without"
@@ -647,10 +683,38 @@ ACCOUNT_DAYS = Table(
             " is over.",
         ),
         Column(
+            "share_answered_24h_min",
+            RATIO,
+            "The share of all sessions but acknowledged ones if no unknown response came in time.",
+        ),
+        Column("share_answered_24h_max", RATIO, "The share if all unknown responses came in time."),
+        Column(
+            "in_hours_session_count",
+            COUNT,
+            "Measured sessions asked within business hours; null without them.",
+        ),
+        Column(
+            "out_of_hours_session_count",
+            COUNT,
+            "Measured sessions asked outside business hours. The next column leaves them out.",
+        ),
+        Column(
+            "median_first_response_business_seconds",
+            RATIO,
+            "Median business time until the first response of a person, of sessions asked within"
+            " business hours; null without one or if the day is not complete.",
+        ),
+        Column(
             "backlog_count",
             COUNT,
             "Conversations that wait for a response at the end of the day, for at most 28 days.",
-            True,
+            required=True,
+        ),
+        Column(
+            "backlog_count_max",
+            COUNT,
+            "The same with the conversations whose last message may be the customer's.",
+            required=True,
         ),
         Column("text_count", COUNT, "Text messages.", required=True),
         Column(

@@ -52,6 +52,7 @@ MOST_ERRORS = 20
 MOST_DAYS = 366_000
 """Largest number of days to keep rows: a thousand years, within the range of dates."""
 MOST_GAP_HOURS = 8760
+MOST_PRESENCE_MINUTES = 7 * 24 * 60
 _TOKEN_SHAPE = r"(?:EAA|IGAA|IGQ)(?=[A-Z0-9_-]*[a-z])[A-Za-z0-9_-]{16,}"  # noqa: S105
 """Meta's access tokens; a name of a variable that begins alike has no lower-case letter."""
 _SECRET_SHAPE = re.compile(
@@ -351,6 +352,18 @@ class MetricsSettings(_Section):
     """`[metrics]`: definitions that differ between businesses."""
 
     session_gap_hours: float = Field(default=24, gt=0, le=MOST_GAP_HOURS)
+    automated_reply_seconds: float = Field(default=5, ge=0, le=3600)
+    """A reply within this time can be automated. 0: no reply counts as automated."""
+    presence_minutes: float = Field(default=60, ge=0, le=MOST_PRESENCE_MINUTES)
+    """After a message of a person, no reply counts as automated for this time."""
+
+
+class AccountMetricsSettings(_Section):
+    """`metrics` of an account: its own values of `[metrics]`."""
+
+    session_gap_hours: float | None = Field(default=None, gt=0, le=MOST_GAP_HOURS)
+    automated_reply_seconds: float | None = Field(default=None, ge=0, le=3600)
+    presence_minutes: float | None = Field(default=None, ge=0, le=MOST_PRESENCE_MINUTES)
 
 
 class AccountSettings(_Section):
@@ -367,6 +380,7 @@ class AccountSettings(_Section):
     folders: tuple[str, ...] = Field(default=("",), strict=False)
     timezone: str = "UTC"
     business_hours: str | None = None
+    metrics: AccountMetricsSettings = AccountMetricsSettings()
     base_url: BaseUrl | None = None
     version: Version | None = None
 
@@ -500,8 +514,14 @@ class Settings(_Section):
     def describe(self, account: AccountSettings) -> dict[str, object]:
         """Return what a reader of the tables needs to know of an account, without secrets."""
         names = {"platform", "page_id", "timezone", "business_hours", "start_date"}
-        metrics = self.metrics.model_dump(mode="json")
+        metrics = self.metrics_of(account.name).model_dump(mode="json")
         return account.model_dump(mode="json", include=names) | {"metrics": metrics}
+
+    def metrics_of(self, name: str) -> MetricsSettings:
+        """Return `[metrics]` with the values of one account; an unknown account has none."""
+        own = [each.metrics for each in self.accounts if each.name == name]
+        changes = own[0].model_dump(exclude_none=True) if own else {}
+        return self.metrics.model_copy(update=changes)
 
     def base_url(self, account: AccountSettings) -> str:
         return account.base_url or self.graph.base_url

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import pyarrow as pa
 
 from convo_pipeline import schema
-from convo_pipeline.query.view_schema import LOCAL_TIME, VIEWS, ViewSchema
+from convo_pipeline.query.view_schema import LOCAL_TIME, MESSAGES_VIEW, VIEWS, ViewSchema
 from convo_pipeline.schema import Column, Table
 
 _INTRODUCTION = f"""\
@@ -24,8 +24,13 @@ assets. Each row also has the columns `account` and `date`. They come from the p
 is the UTC day of the message. Ids are strings. Times are UTC, to the microsecond. **Bold** columns
 are the key within a partition. A column marked with ● is never null.
 """
+_LOCAL_TIMES = " ".join(
+    f"`{column.name}`: {column.description}" for column in MESSAGES_VIEW.columns
+)
 _NOTES = {
-    "messages": """
+    "messages": f"""
+The view `messages` has two more columns. {_LOCAL_TIMES}
+
 `content_type` is the first of these that applies: `unavailable` (no content stored) ·
 `unsupported` (Meta marks the message so) · `story_mention` · `story_reply` · `sticker` · the kind
 of the first available attachment · `share` · `text` · `unavailable` (only a privacy placeholder) ·

@@ -15,7 +15,7 @@ from convo_pipeline.base.clock import Clock
 from convo_pipeline.base.secrets import redact
 from convo_pipeline.console.progress import ProgressLines
 from convo_pipeline.console.results import cell_text, counted
-from convo_pipeline.derive.account_days import derive_account_days
+from convo_pipeline.derive.account_days import derive_account_days, read_rules
 from convo_pipeline.derive.day import accept_loss, derive_day, stale_days
 from convo_pipeline.derive.rederive import (
     Scope,
@@ -291,7 +291,6 @@ def normalise_unconfigured(settings: Settings, scope: Scope = "stale") -> None:
 
     Dagster has no partitions for them.
     """
-    gap_hours = settings.metrics.session_gap_hours
     configured = {account.name for account in settings.accounts}
     with closing(Store(settings.store)) as store:
         store.rename_former_tables()
@@ -301,7 +300,7 @@ def normalise_unconfigured(settings: Settings, scope: Scope = "stale") -> None:
             for day in rederivation.remaining_days:
                 rederive_day(store, rederivation, day)
             days = rederivation.days if scope == "all" else None
-            derive_account_days(store, name, days, session_gap_hours=gap_hours)
+            derive_account_days(store, name, days, rules=read_rules(store, settings, name))
             finish_rederivation(store, rederivation, rederivation.remaining_days)
 
 

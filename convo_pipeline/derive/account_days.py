@@ -1,7 +1,7 @@
 """Derive `account_days` again for the days whose messages or complete range changed.
 
 A row depends on the days around it. Its `source` is a digest of everything that it depends on: the
-sources of those messages, the session gap, the versions, and the status of the day.
+sources of those messages, the account's rules, the versions, and the status of the day.
 """
 
 import hashlib
@@ -11,29 +11,42 @@ from datetime import date, timedelta
 
 import pyarrow as pa
 
+from convo_pipeline.lake.accounts import read_accounts
 from convo_pipeline.lake.columns import read_columns
 from convo_pipeline.lake.first_days import read_first_days
 from convo_pipeline.lake.partitions import Commit
 from convo_pipeline.lake.store import Store
 from convo_pipeline.query.account_days import (
     COLUMNS,
-    LOOKBACK_DAYS,
     compute_account_days,
     day_status,
     needed_days,
 )
+from convo_pipeline.query.reply_rules import DEFAULT_RULES, LOOKBACK_DAYS, ReplyRules
 from convo_pipeline.schema import ACCOUNT_DAYS, MESSAGES, SCHEMA_VERSION
+from convo_pipeline.settings import Settings
 from convo_pipeline.tables.complete_range import CompleteRange
 
-METRICS_VERSION = 3
+METRICS_VERSION = 4
 """Increase it when the same messages give other figures: every stored day is then derived again."""
 BATCH_MESSAGES = 800_000
 """Messages in memory at once, about 450 MB. Days of one batch share the messages around them."""
 
 
-def stale_account_days(store: Store, account: str, *, session_gap_hours: float = 24) -> list[date]:
+def read_rules(store: Store, settings: Settings, account: str) -> ReplyRules:
+    """Return an account's rules; of an account that is not configured, those of its last run."""
+    stored = {} if account in {each.name for each in settings.accounts} else read_accounts(store)
+    return ReplyRules.of(settings, account, stored.get(account, {}))
+
+
+def stale_account_days(
+    store: Store,
+    account: str,
+    *,
+    rules: ReplyRules = DEFAULT_RULES,
+) -> list[date]:
     """Return the sorted dates whose `account_days` must be derived again."""
-    inputs = _Inputs(store, account, session_gap_hours)
+    inputs = _Inputs(store, account, rules)
     days = {*inputs.sources, *store.days(ACCOUNT_DAYS.name, account)}
     return [
         day
@@ -43,22 +56,26 @@ def stale_account_days(store: Store, account: str, *, session_gap_hours: float =
 
 
 def derive_account_days(
-    store: Store, account: str, days: Iterable[date] | None = None, *, session_gap_hours: float = 24
+    store: Store,
+    account: str,
+    days: Iterable[date] | None = None,
+    *,
+    rules: ReplyRules = DEFAULT_RULES,
 ) -> list[Commit]:
     """Replace `account_days` of these days, by default of the stale ones.
 
     A day without messages has no file afterwards.
     """
     if days is None:
-        days = stale_account_days(store, account, session_gap_hours=session_gap_hours)
-    inputs = _Inputs(store, account, session_gap_hours)
+        days = stale_account_days(store, account, rules=rules)
+    inputs = _Inputs(store, account, rules)
     commits: list[Commit] = []
     for batch in inputs.batches(days):
         rows = compute_account_days(
             inputs.read_messages(batch),
             batch,
             complete_range=inputs.complete_range,
-            session_gap_hours=session_gap_hours,
+            rules=rules,
         )
         for day in batch:
             row = rows.get(day, ACCOUNT_DAYS.schema.empty_table())
@@ -82,10 +99,10 @@ def read_complete_range(store: Store, account: str) -> CompleteRange | None:
 class _Inputs:
     """Everything that an account's rows depend on."""
 
-    def __init__(self, store: Store, account: str, session_gap_hours: float) -> None:
+    def __init__(self, store: Store, account: str, rules: ReplyRules) -> None:
         self._store = store
         self._account = account
-        self._session_gap_hours = session_gap_hours
+        self._rules = rules
         self.complete_range = read_complete_range(store, account)
         self.sources = {
             day: store.source(MESSAGES.name, account, day) or ""
@@ -122,7 +139,7 @@ class _Inputs:
         if day not in self.sources:
             return None
         status = day_status(day, self.complete_range)
-        versions = f"{METRICS_VERSION}:{SCHEMA_VERSION}:{self._session_gap_hours}"
+        versions = f"{METRICS_VERSION}:{SCHEMA_VERSION}:{self._rules}"
         parts = [f"{versions}:{status.history_days}:{status.ended_waits}"]
         parts += [f"{near}:{self.sources[near]}" for near in self._near(day)]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
@@ -136,6 +153,6 @@ class _Inputs:
         return pa.concat_tables([MESSAGES.schema.empty_table().select(COLUMNS), *tables])
 
     def _near(self, day: date) -> Iterator[date]:
-        first, end = needed_days(day, self._session_gap_hours)
+        first, end = needed_days(day, self._rules)
         days = (first + timedelta(days=index) for index in range((end - first).days))
         return (near for near in days if near in self.sources)

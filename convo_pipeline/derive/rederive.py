@@ -10,10 +10,11 @@ from datetime import date
 from typing import Literal
 
 from convo_pipeline import schema
-from convo_pipeline.derive.account_days import derive_account_days
+from convo_pipeline.derive.account_days import derive_account_days, read_rules
 from convo_pipeline.derive.day import derive_day, stale_days
 from convo_pipeline.lake.partitions import Commit
 from convo_pipeline.lake.store import Store
+from convo_pipeline.settings import Settings
 
 Scope = Literal["asked", "changed", "stale", "all"]
 """Which days are derived again: the given ones; those of them whose raw tables changed; those that
@@ -91,9 +92,9 @@ def finish_rederivation(store: Store, rederivation: Rederivation, done: Iterable
         store.state.remove_days_done(FORCE_TASK, rederivation.account, rederivation.days)
 
 
-def derive_stale_days(store: Store, account: str, session_gap_hours: float) -> None:
+def derive_stale_days(store: Store, account: str, settings: Settings) -> None:
     """Derive the stale days of an account, and its `account_days` if it has any."""
     for day in stale_days(store, account):
         derive_day(store, account, day)
     if store.days(schema.ACCOUNT_DAYS.name, account):
-        derive_account_days(store, account, session_gap_hours=session_gap_hours)
+        derive_account_days(store, account, rules=read_rules(store, settings, account))

@@ -57,6 +57,7 @@ from convo_pipeline.graph.page_size import PageSizePolicy
 from convo_pipeline.graph.rate_limit import CallBudget, SqliteLimiter
 from convo_pipeline.graph.responses import Identity
 from convo_pipeline.graph.shapes import Census
+from convo_pipeline.lake.accounts import describe_account
 from convo_pipeline.lake.partitions import Commit
 from convo_pipeline.lake.salvage import damaged_days, damaged_files, salvage_days
 from convo_pipeline.lake.store import Store
@@ -197,8 +198,6 @@ class AccountRun:
         return result
 
     def _save_ledger(self, report: AccountReport) -> None:
-        identity = self.store.state.identity(self.account.name)
-        own = {"own_id": identity.own_id, "own_username": identity.own_username} if identity else {}
         self.store.state.save_run(
             Run(
                 run_id=self.run_id,
@@ -214,7 +213,7 @@ class AccountRun:
                 calls=report.calls,
                 counts=report.counts,
                 report=report.report,
-                settings=self.settings.describe(self.account) | own,
+                settings=describe_account(self.settings, self.store, self.account),
             )
         )
 

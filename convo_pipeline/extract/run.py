@@ -17,6 +17,7 @@ from convo_pipeline.errors import SettingsError, StoreError
 from convo_pipeline.extract.account import AccountRun
 from convo_pipeline.extract.report import AccountReport, Mode, Progress
 from convo_pipeline.extract.spool import delete_old_spools
+from convo_pipeline.lake.accounts import describe_account, save_accounts
 from convo_pipeline.lake.ledger import export_runs, restore_runs
 from convo_pipeline.lake.store import Store
 from convo_pipeline.settings import Settings
@@ -86,6 +87,9 @@ def extract(
             delete_old_spools(store.state_path, clock.now(), configured)
     finally:
         export_runs(store, run_id)
+        save_accounts(
+            store, {each.name: describe_account(settings, store, each) for each in chosen}
+        )
     return reports
 
 

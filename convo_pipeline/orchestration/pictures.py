@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from convo_pipeline.derive.account_days import read_complete_range
+from convo_pipeline.derive.account_days import read_complete_range, read_rules
 from convo_pipeline.errors import ConvoError
 from convo_pipeline.lake.columns import read_columns
 from convo_pipeline.lake.store import Store
@@ -28,12 +28,12 @@ from convo_pipeline.orchestration.partitions import key_of
 from convo_pipeline.orchestration.steps import StepResult
 from convo_pipeline.query.account_days import (
     COLUMNS,
-    LOOKBACK_DAYS,
     compute_first_responses,
     day_status,
     needed_days,
 )
 from convo_pipeline.reasons import describe_error
+from convo_pipeline.query.reply_rules import DEFAULT_RULES, LOOKBACK_DAYS, ReplyRules
 from convo_pipeline.schema import ACCOUNT_DAYS, COVERAGE, MESSAGES, Table
 from convo_pipeline.tables.chart_data import (
     UNANSWERED,
@@ -81,10 +81,13 @@ class ChartContext:
     """The account, days and settings that all pictures of a page share."""
 
     account: str
-    timezone: str
-    session_gap_hours: float
+    rules: ReplyRules
     days: ChartDays
     complete_range: CompleteRange | None
+
+    @property
+    def timezone(self) -> str:
+        return self.rules.timezone or "UTC"
 
     @property
     def title(self) -> str:
@@ -120,17 +123,11 @@ def draw_pictures(
     """
     if not days or account in result.failures:
         return {}
-    settings = deployment.settings
 
     def draw() -> dict[str, dg.MarkdownMetadataValue]:
         try:
-            return picture_account(
-                store,
-                account,
-                days,
-                timezone=settings.account(account).timezone,
-                session_gap_hours=settings.metrics.session_gap_hours,
-            )
+            rules = read_rules(store, deployment.settings, account)
+            return picture_account(store, account, days, rules=rules)
         except ConvoError:
             raise
         except Exception as error:
@@ -164,15 +161,13 @@ def picture_account(
     account: str,
     days: Sequence[date],
     *,
-    timezone: str = "UTC",
-    session_gap_hours: float = 24,
+    rules: ReplyRules = DEFAULT_RULES,
 ) -> dict[str, dg.MarkdownMetadataValue]:
     """Draw the pictures of some days; return Markdown by table, nothing if no day is stored."""
     stored_days = store.days(COVERAGE.name, account)
     chart = ChartContext(
         account,
-        timezone,
-        session_gap_hours,
+        rules,
         choose_chart_days(days, first_day=min(stored_days, default=None)),
         read_complete_range(store, account),
     )
@@ -303,19 +298,19 @@ def _read_waits(store: Store, chart: ChartContext, rows: Mapping[date, Row]) -> 
     Messages of neighbouring days show which sessions are new. A day that no complete run covers
     holds only its longest sessions, so its waits count as unknown.
     """
-    gap, pictured = chart.session_gap_hours, [day for day in chart.days.pictured if day in rows]
+    rules, pictured = chart.rules, [day for day in chart.days.pictured if day in rows]
     covered = [day for day in pictured if chart.is_covered(day)]
     uncovered_count = sum(
         int(rows[day]["session_count"] or 0) for day in pictured if day not in covered
     )
-    first = needed_days(chart.days.pictured[0], gap)[0]
-    until = needed_days(chart.days.pictured[-1], gap)[1]
+    first = needed_days(chart.days.pictured[0], rules)[0]
+    until = needed_days(chart.days.pictured[-1], rules)[1]
     days = [first + timedelta(days=index) for index in range((until - first).days)]
     responses = compute_first_responses(
         _read_messages(store, chart.account, days, COLUMNS),
         covered,
         complete_range=chart.complete_range,
-        session_gap_hours=gap,
+        rules=rules,
     )
     unknown_count = responses.unknown_count + uncovered_count
     return class_waits(responses.seconds, responses.unanswered_count, unknown_count)

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TypeVar
 
 from convo_pipeline import schema
-from convo_pipeline.derive.account_days import derive_account_days, stale_account_days
+from convo_pipeline.derive.account_days import derive_account_days, read_rules, stale_account_days
 from convo_pipeline.derive.day import derive_day, stale_days
 from convo_pipeline.derive.rederive import (
     Scope,
@@ -258,15 +258,16 @@ def derive_figures(
     Return only commits that changed a figure: most days near a new message change only their
     source.
     """
-    gap, table = deployment.settings.metrics.session_gap_hours, schema.ACCOUNT_DAYS.name
+    table = schema.ACCOUNT_DAYS.name
 
     def derive_stale() -> list[Commit]:
-        wanted = {*stale_account_days(store, account, session_gap_hours=gap), *days}
+        rules = read_rules(store, deployment.settings, account)
+        wanted = {*stale_account_days(store, account, rules=rules), *days}
         before = {}
         for day in wanted:
             with suppress(UnreadableError):  # the day is derived again all the same
                 before[day] = store.read(table, account, day)
-        commits = derive_account_days(store, account, wanted, session_gap_hours=gap)
+        commits = derive_account_days(store, account, wanted, rules=rules)
         return [
             commit
             for commit in commits

@@ -57,7 +57,7 @@ def run_upkeep(deployment: Deployment, log: Log) -> list[str]:
     settings, now = deployment.settings, deployment.clock.now()
     if not settings.store.is_remote and not Path(settings.store.root).is_dir():
         return []
-    today, gap = now.astimezone(UTC).date(), settings.metrics.session_gap_hours
+    today = now.astimezone(UTC).date()
     failures = []
     with closing(Store(settings.store, deployment.clock)) as store:
         steps: dict[str, Callable[[], int]] = {
@@ -69,7 +69,7 @@ def run_upkeep(deployment: Deployment, log: Log) -> list[str]:
             "old spools removed": lambda: delete_old_spools(
                 store.state_path, now, [account.name for account in settings.accounts]
             ),
-            "files checked": lambda: scrub(store, today, gap),
+            "files checked": lambda: scrub(store, today, settings),
             "partitions expired": lambda: len(
                 expire_by_clock(store, settings.retention.limits, now)
             ),

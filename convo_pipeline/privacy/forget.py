@@ -85,14 +85,14 @@ def forget(
         if not is_agreed(plan):
             return None
         receipt = erase(store, plan, now)
-    derive_stale_days(store, account, settings.metrics.session_gap_hours)
+    derive_stale_days(store, account, settings)
     remove_pending_plan(store, receipt.account, receipt.person)
     return receipt
 
 
 def forget_again(settings: Settings, store: Store, account: str, now: datetime) -> list[Receipt]:
     """Erase forgotten people who came back with a restored backup; return their receipts."""
-    derive_stale_days(store, account, settings.metrics.session_gap_hours)
+    derive_stale_days(store, account, settings)
     people = _find_returned_people(store, account)
     receipts = [forget(settings, store, account, person_id, now) for person_id in people]
     return [receipt for receipt in receipts if receipt]

@@ -103,7 +103,7 @@ def _remove_unsent(
                 " set it higher"
             )
         remove_content(store, account, unsent_days, policy)
-    derive_stale_days(store, account, settings.metrics.session_gap_hours)
+    derive_stale_days(store, account, settings)
     with lock_for_erasure(store, account):
         days = read_pending_days(store, account)
 

@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from convo_pipeline.errors import ConflictError, CorruptError, StoreError
+from convo_pipeline.lake.accounts import ACCOUNTS_FILE
 from convo_pipeline.lake.parquet import decode, rename_former_columns
 from convo_pipeline.lake.segments import (
     Key,
@@ -78,6 +79,9 @@ class BucketSource:
         self._listings = {
             table.name: _Listing(self.bucket, table, monotonic_seconds) for table in _viewed()
         }
+        self._monotonic_seconds = monotonic_seconds
+        self._accounts: bytes | None = None
+        self._accounts_read_at: float | None = None
         self.bucket.check_readable()
         if not self.bucket.list_names():
             raise StoreError(
@@ -99,6 +103,18 @@ class BucketSource:
         """
         columns = ", ".join(map(quote_name, column_types(table)))
         return f"SELECT {columns} FROM {quote_name(_relation(table))}"  # noqa: S608 - quoted
+
+    def read_accounts(self) -> bytes | None:
+        """Return the bytes of the file with the accounts' settings; None if there is no file.
+
+        It is read again after `LISTING_SECONDS`.
+        """
+        now = self._monotonic_seconds()
+        if self._accounts_read_at is None or now - self._accounts_read_at > LISTING_SECONDS:
+            file = self.bucket.read(ACCOUNTS_FILE)
+            self._accounts = file.content if file else None
+            self._accounts_read_at = now
+        return self._accounts
 
     def look(self) -> None:
         """Do nothing: a dataset lists its files at each query."""

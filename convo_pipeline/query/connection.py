@@ -20,11 +20,14 @@ from typing import Any, Self
 import duckdb
 
 from convo_pipeline.errors import CorruptError
+from convo_pipeline.query.accounts import accounts_table
 from convo_pipeline.query.compacted_source import CompactedSource
 from convo_pipeline.query.read_only import reading_sql, refuse_method
-from convo_pipeline.query.response_times import response_time_statements
+from convo_pipeline.query.reply_rules import RULES
+from convo_pipeline.query.response_times import response_time_views
 from convo_pipeline.query.sources import VIEWED_TABLES, Source, quote, select_nothing
-from convo_pipeline.query.views import views
+from convo_pipeline.query.views import local_messages, views
+from convo_pipeline.schema import MESSAGES
 from convo_pipeline.settings import Settings, StoreSettings
 from convo_pipeline.state.database import STATE_FILE
 from convo_pipeline.storage.layout import DATA_FILE
@@ -54,13 +57,13 @@ def connect(
 ) -> "Connection":
     """Return a DuckDB connection with one view per table, and views that join the tables.
 
-    The views use the time zones, business hours and session gap of `settings`. The defaults are
-    UTC, no business hours and 24 hours. `config` contains DuckDB settings, such as
+    The views use the time zone, business hours and `[metrics]` of each account's last run.
+    `settings` replaces them for its accounts. `config` contains DuckDB settings, such as
     `{"threads": 2}`; they are locked afterwards. SQL cannot read files outside the lake.
     `con.register(name, frame)` makes a DataFrame available to SQL. Times are UTC.
 
-    Raises StoreError if there is no lake. A query raises CorruptError with the path of a damaged
-    file.
+    Raises StoreError if there is no lake, and names lakes nearby. A query raises CorruptError with
+    the path of a damaged file.
     """
     source = open_source(root, (settings or Settings()).store)
     con = duckdb.connect(config=dict(config or {}))
@@ -116,11 +119,16 @@ class _Lake:
         self._has_files: dict[str, bool] = {}
         self._selects: dict[str, str] = {}
         self._relations = source.relations()
+        self._settings = settings
+        self._accounts: bytes | None = None
         self.prepare(con)
+        for statement in RULES:
+            con.execute(statement)
+        self._replace_accounts(None)
         self.refresh(use_cache=False)
         for name, sql in views().items():
             con.execute(f"CREATE VIEW {name} AS {sql}")
-        for statement in response_time_statements(settings):
+        for statement in response_time_views(settings.metrics):
             con.execute(statement)
         self._words = {name: _words_of(sql) for name, sql in con.execute(_DEFINITIONS).fetchall()}
 
@@ -148,6 +156,9 @@ class _Lake:
 
     def _create_views(self, use_cache: bool) -> None:
         self.source.look()
+        accounts = self.source.read_accounts()
+        if accounts != self._accounts:
+            self._replace_accounts(accounts)
         for table in VIEWED_TABLES:
             had_files = self._has_files.get(table.name)
             if use_cache and had_files and not self.source.is_changed(table):
@@ -155,10 +166,20 @@ class _Lake:
             self._has_files.pop(table.name, None)
             has_files = self.source.has_files(table)
             sql = self.source.select(table) if has_files else select_nothing(table)
+            if table is MESSAGES:
+                sql = local_messages(sql)
             if sql != self._selects.get(table.name):
                 self._con.execute(f"CREATE OR REPLACE VIEW {table.name} AS {sql}")
                 self._selects[table.name] = sql
             self._has_files[table.name] = has_files
+
+    def _replace_accounts(self, content: bytes | None) -> None:
+        with self._con.cursor() as con:
+            con.register("stored_accounts", accounts_table(content, self._settings))
+            con.execute(
+                "CREATE OR REPLACE TABLE internal.accounts AS SELECT * FROM stored_accounts"
+            )
+        self._accounts = content
 
     def reading_sql(self, query: Any) -> Any:
         """Return the query in a form that cannot write; raise StoreError for one that could.

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from convo_pipeline.errors import StoreError
+from convo_pipeline.lake.accounts import ACCOUNTS_FILE
 from convo_pipeline.lake.segments import COMPACT
 from convo_pipeline.schema import FORMER_TABLES, LEDGER, TABLES, Table
 from convo_pipeline.storage.layout import DATA_FILE, read_date
@@ -28,6 +29,8 @@ _DATE_SQL = (
     f"left(right(filename, {len('YYYY-MM-DD/') + len(DATA_FILE)}), {len('YYYY-MM-DD')})::DATE"
 )
 
+MOST_SUGGESTIONS = 3
+"""Number of lakes that the error about a folder without tables names."""
 SQL_TYPES = {
     pa.string(): "VARCHAR",
     pa.list_(pa.string()): "VARCHAR[]",
@@ -59,6 +62,9 @@ class Source(Protocol):
     def files(self, table: Table) -> list[str]:
         """Return the path of every partition, sorted."""
 
+    def read_accounts(self) -> bytes | None:
+        """Return the bytes of the file with the accounts' settings; None if there is no file."""
+
     def look(self) -> None:
         """Detect changes since the last query."""
 
@@ -87,6 +93,10 @@ class LocalSource:
             raise StoreError(
                 f"no lake at {root}: the folder does not exist; name the folder of the tables"
             )
+        if not _is_lake(Path(self.root)):
+            raise StoreError(
+                f"no lake at {root}: the folder contains no tables; {_suggest_lakes(root)}"
+            )
         self.prefix = f"{self.root}/"
         paths = [f"{self.root}/{name}/" for name in (*_TABLE_NAMES, *FORMER_TABLES, COMPACT)]
         self.folders: tuple[str, ...] = tuple(dict.fromkeys([*paths, *map(literal_glob, paths)]))
@@ -106,6 +116,10 @@ class LocalSource:
     def relations(self) -> Mapping[str, object]:
         """Return an empty mapping: DuckDB reads the files itself."""
         return {}
+
+    def read_accounts(self) -> bytes | None:
+        """Return the bytes of the file with the accounts' settings; None if there is no file."""
+        return LocalFolder(Path(self.root)).read_bytes(ACCOUNTS_FILE)
 
     def is_readable(self, path: str) -> bool:
         """Return False if a file is damaged; a missing file is not. StoreError if unreadable."""
@@ -196,6 +210,32 @@ def check_is_folder(path: str) -> None:
         if not stat.S_ISDIR(status.st_mode):
             check_is_file(path, status)
             raise StoreError(f"{path} is a file in the place of a folder: move it away")
+
+
+def _is_lake(folder: Path) -> bool:
+    """Return whether a folder has a table's folder, or the state of a lake without rows."""
+    try:
+        names = set(os.listdir(folder))
+    except OSError:
+        return False
+    return not names.isdisjoint((*_TABLE_NAMES, *FORMER_TABLES, ".state"))
+
+
+def _suggest_lakes(root: str | os.PathLike[str]) -> str:
+    """Return what to do: name the lakes inside and beside a folder, as paths like `root`."""
+    folder = Path(root)
+    near = [*_folders_in(folder), *_folders_in(folder.parent)]
+    found = [str(path) for path in near if _is_lake(path)]
+    if not found:
+        return "run `convo-pipeline extract` first, or name the folder of the tables"
+    return f"did you mean {' or '.join(found[:MOST_SUGGESTIONS])}?"
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if path.is_dir())
+    except OSError:
+        return []
 
 
 def select_nothing(table: Table) -> str:

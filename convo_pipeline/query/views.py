@@ -39,6 +39,26 @@ def _latest(table: Table, columns: list[str]) -> str:
     return f"SELECT {key}, {values} FROM {table.name} GROUP BY {key}"  # noqa: S608 - names of the schema
 
 
+ACCOUNTS = """
+SELECT
+    account, platform, page_id, own_id, own_username, timezone, business_hours,
+    try_cast(start_date AS DATE) AS start_date,
+    session_gap_hours, automated_reply_seconds, presence_minutes
+FROM internal.accounts
+"""
+ACCOUNT_HISTORY = """
+WITH changes AS (
+    SELECT
+        account, started_at AS since, settings,
+        lag(settings) OVER (PARTITION BY account ORDER BY started_at, run_id) AS previous
+    FROM runs WHERE settings <> '{}'
+)
+SELECT
+    account, since, settings ->> 'timezone' AS timezone,
+    settings ->> 'business_hours' AS business_hours, settings
+FROM changes WHERE settings IS DISTINCT FROM previous
+"""
+
 INBOX = """
 SELECT
     m.account, m.date, m.created_at, m.direction,
@@ -58,9 +78,21 @@ LEFT JOIN participants AS p
 """
 
 
+def local_messages(select: str) -> str:
+    """Return SQL of the view `messages`: the rows of a SELECT with their local times."""
+    return f"""
+        SELECT
+            m.*, internal.local_time(m.created_at, a.timezone) AS created_at_local,
+            created_at_local::DATE AS local_date
+        FROM ({select}) AS m LEFT JOIN internal.accounts AS a ON a.account = m.account
+    """  # noqa: S608 - the SELECT of the source
+
+
 def views() -> dict[str, str]:
     """Return the SQL of every view, by name. A view comes after the views that it reads."""
     return {
+        "accounts": ACCOUNTS,
+        "account_history": ACCOUNT_HISTORY,
         "conversations": conversations(),
         "participants": participants(),
         "inbox": INBOX,

@@ -195,6 +195,9 @@ def _messages_table(
         ),
         "order_in_second": pc.fill_null(aligned["order_in_second"], 0),
         "direction": _directions(sender_ids, own_ids),
+        "has_own_reaction": _own_reactions(
+            columns["reaction_count"], parsed.children["reactions"], own_ids
+        ),
         "detail_status": pc.fill_null(aligned["detail_status"], "pending"),
         "deleted_at": pc.if_else(
             pc.is_null(aligned["returned_at"]), aligned["deleted_at"], pa.scalar(None, schema.TIME)
@@ -224,6 +227,16 @@ def _directions(sender_ids: pa.ChunkedArray, own_ids: frozenset[str]) -> object:
     is_own = pc.is_in(sender_ids, value_set=pa.array(sorted(own_ids), schema.TEXT))
     direction = pc.if_else(is_own, "outbound", "inbound")
     return pc.if_else(pc.is_valid(sender_ids), direction, pa.scalar(None, schema.TEXT))
+
+
+def _own_reactions(counts: object, reactions: pa.Table, own_ids: frozenset[str]) -> object:
+    """Return which messages have a reaction of the account; null where it is not known."""
+    if not own_ids:
+        return pc.if_else(pc.equal(counts, 0), False, pa.scalar(None, schema.FLAG))
+    is_own = pc.is_in(reactions["reactor_id"], value_set=pa.array(sorted(own_ids), schema.TEXT))
+    rows = pa.array(range(len(counts)), reactions["row"].type)  # type: ignore[arg-type]
+    has_own = pc.is_in(rows, value_set=reactions["row"].filter(is_own).combine_chunks())
+    return pc.if_else(pc.is_valid(counts), has_own, pa.scalar(None, schema.FLAG))
 
 
 def _find_requested(fields: pa.ChunkedArray) -> dict[str, object]:

@@ -7,7 +7,7 @@ table's folder moves in one step. In a bucket each object is copied, then delete
 from contextlib import ExitStack
 
 from convo_pipeline.errors import StoreError
-from convo_pipeline.lake import ledger
+from convo_pipeline.lake import accounts, ledger
 from convo_pipeline.lake.compact import drop_outdated
 from convo_pipeline.lake.parquet import read_label
 from convo_pipeline.lake.store import RENAMES, Store
@@ -57,6 +57,7 @@ def rename_account(store: Store, old: str, new: str) -> list[str]:
         rename_pending_plans(store, old, new)
         rename_pending_days(store, old, new)
         _check_all_moved(store, old)
+        accounts.rename_account(store, old, new)
         ledger.change_runs(store, lambda rows: ledger.rename_account(rows, old, new))
         store.state.rename_account(old, new)
         drop_outdated(store, (old, new))

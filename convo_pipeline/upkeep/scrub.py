@@ -11,6 +11,7 @@ from convo_pipeline.errors import CorruptError
 from convo_pipeline.lake.ledger import restore_runs
 from convo_pipeline.lake.store import Store
 from convo_pipeline.schema import RUNS, TABLES
+from convo_pipeline.settings import Settings
 
 NIGHTS = 28
 """Each file is hashed once in this number of nights."""
@@ -27,7 +28,7 @@ def is_due(day: date, today: date) -> bool:
     return day.toordinal() % NIGHTS == today.toordinal() % NIGHTS
 
 
-def scrub(store: Store, today: date, session_gap_hours: float) -> int:
+def scrub(store: Store, today: date, settings: Settings) -> int:
     """Compare tonight's files with their hashes and the others with their sizes.
 
     Returns the number of hashed files. A CorruptError names the damaged files, after they were
@@ -42,7 +43,7 @@ def scrub(store: Store, today: date, session_gap_hours: float) -> int:
         tables = TABLES.values() if account else [RUNS]
         damaged = store.partitions.check_files(tables, account, hashed_days=due_days)
         if damaged and account:
-            derive_stale_days(store, account, session_gap_hours)
+            derive_stale_days(store, account, settings)
         problems += damaged
     restore_runs(store)
     if problems:

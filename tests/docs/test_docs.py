@@ -35,7 +35,12 @@ from convo_pipeline.orchestration.checks import (
     LEAST_SHARE_DETAILED,
 )
 from convo_pipeline.reasons import RUN_REASONS
-from convo_pipeline.settings import GraphSettings, ScheduleSettings, Settings
+from convo_pipeline.settings import (
+    AccountMetricsSettings,
+    GraphSettings,
+    ScheduleSettings,
+    Settings,
+)
 from convo_pipeline.tables.chart_data import CONTEXT_DAYS, MOST_DAYS
 from convo_pipeline.upkeep.verify import FINDING_KINDS
 from scripts.reasons import write_page
@@ -167,13 +172,14 @@ def kind_of(key: str, field: FieldInfo) -> str:
     if get_origin(kind) is Literal:
         return " or ".join(f'`"{value}"`' for value in get_args(kind))
     names = {str: "text", int: "whole number", float: "number", date: "date"}
+    names[AccountMetricsSettings] = "table"
     return "list of text" if get_origin(kind) is tuple else names[kind]
 
 
 def default_of(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
-    if field.default is None:
+    if field.default is None or isinstance(field.default, BaseModel):
         return "–"
     if isinstance(field.default, tuple):
         return f"`{list(field.default)}`".replace("'", '"')

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from nbclient import NotebookClient
 
+from convo_pipeline.errors import StoreError
 from convo_pipeline.query.account_days import compute_account_days
 from convo_pipeline.schema import CONVERSATION_DAYS, COVERAGE, RUNS
 from convo_pipeline.tables.complete_range import CompleteRange
@@ -125,14 +126,14 @@ def test_notebook_runs_and_draws(path: Path, kernel: Any) -> None:
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_runs_without_tables(
+def test_notebook_says_that_there_are_no_tables(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "data").mkdir()
     monkeypatch.chdir(tmp_path)
     matplotlib.use("Agg")
-    exec(compile(source(path), path.name, "exec"), {})
-    plt.close("all")
+    with pytest.raises(StoreError, match="no lake at data: the folder contains no tables"):
+        exec(compile(source(path), path.name, "exec"), {})
 
 
 def test_waits_come_from_complete_days_only(lake: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
-from itertools import product
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -37,6 +36,8 @@ class Message:
     order_in_second: int = 0
     content_type: str = "text"
     reaction_count: int | None = 0
+    has_own_reaction: bool | None = False
+    deleted_at: datetime | None = None
 
     @property
     def order(self) -> tuple[datetime, int, str]:
@@ -54,6 +55,8 @@ def row(message: Message) -> dict[str, object]:
         "text": message.text,
         "content_type": message.content_type,
         "reaction_count": message.reaction_count,
+        "has_own_reaction": message.has_own_reaction,
+        "deleted_at": message.deleted_at,
         "detail_status": "detailed" if message.direction else "beyond_20",
         "first_seen_at": message.created_at,
         "changed_at": message.created_at,
@@ -142,7 +145,13 @@ def truncated(
         for index, message in enumerate(newer):
             is_unread = index < unread or world.random() < stray
             held.append(
-                replace(message, direction=None, text=None, reaction_count=None)
+                replace(
+                    message,
+                    direction=None,
+                    text=None,
+                    reaction_count=None,
+                    has_own_reaction=None,
+                )
                 if is_unread
                 else message
             )
@@ -209,6 +218,8 @@ def random_world(
                         ("text", "image", "story_reply", "share", "unsupported")
                     ),
                     reaction_count=world.choice((0, 0, 1)) if direction else None,
+                    has_own_reaction=world.random() < 0.1 if direction else None,
+                    deleted_at=moment + timedelta(days=1) if world.random() < 0.05 else None,
                 )
             )
     world.shuffle(messages)
@@ -223,15 +234,12 @@ def threads(messages: Iterable[Message]) -> dict[tuple[str, str], list[Message]]
     return found
 
 
-def repeated_texts(messages: Iterable[Message]) -> set[tuple[str, date, str]]:
-    """Texts of 20 characters or more that went to 5 conversations or more on one day."""
-    seen: dict[tuple[str, date, str], set[str]] = defaultdict(set)
-    for message in messages:
-        if message.direction == "outbound" and message.text is not None and len(message.text) >= 20:
-            seen[message.account, message.created_at.date(), message.text].add(
-                message.conversation_id
-            )
-    return {key for key, found in seen.items() if len(found) >= 5}
+@dataclass(frozen=True)
+class Detection:
+    """Settings that decide which replies count as automated."""
+
+    quick: timedelta = timedelta(seconds=5)
+    presence: timedelta = timedelta(minutes=60)
 
 
 @dataclass
@@ -257,11 +265,13 @@ class Step:
         return "automated" if self.reason else "human"
 
 
-def steps(
-    thread: list[Message], repeated: set[tuple[str, date, str]], gap: timedelta
-) -> list[Step]:
-    """Number the sessions and turns of a conversation and judge our messages."""
+def steps(thread: list[Message], gap: timedelta, detection: Detection = Detection()) -> list[Step]:
+    """Number the sessions and turns of a conversation and judge our messages.
+
+    Unsent messages are left out.
+    """
     found: list[Step] = []
+    thread = [message for message in thread if message.deleted_at is None]
     session = turn = 0
     for index, message in enumerate(thread):
         before = thread[index - 1] if index else None
@@ -280,46 +290,84 @@ def steps(
                 turn += 1
             step.turn = turn
         if message.direction == "outbound":
-            is_fast = judge_fast(thread[:index], message, gap)
-            if is_fast:
-                step.reason = "fast_reply"
-            elif (message.account, message.created_at.date(), message.text) in repeated:
-                step.reason = "repeated_text"
-            else:
-                step.is_unsure = is_fast is None
+            verdict = judge(found, message, detection)
+            step.reason = "quick_reply" if verdict == "automated" else None
+            step.is_unsure = verdict == "unsure"
         found.append(step)
     return found
 
 
-def judge_fast(before: list[Message], ours: Message, gap: timedelta) -> bool | None:
-    """Whether our message was sent at most 5 seconds after the first message of the turn.
+def judge(before: list[Step], ours: Message, detection: Detection) -> str:
+    """Return `human`, `automated` or `unsure` for a message of ours.
 
-    Every unread message is tried as the customer's and as ours; None where that decides.
+    `before` are the earlier messages of the conversation.
     """
-    settled = [
-        index
-        for index, message in enumerate(before)
-        if message.direction == "outbound"
-        and ours.created_at - message.created_at > timedelta(seconds=5)
+
+    def is_near(step: Step, limit: timedelta) -> bool:
+        return ours.created_at - step.message.created_at <= limit
+
+    not_ours = [step for step in before if step.message.direction != "outbound"]
+    if not detection.quick or not any(is_near(step, detection.quick) for step in not_ours):
+        return "human"
+    people = [
+        step for step in before if step.kind != "inbound" and is_calm(before, step, detection)
     ]
-    near = before[settled[-1] if settled else 0 :]
-    unread = [index for index, message in enumerate(near) if message.direction is None]
-    if len(unread) > 12:
-        raise AssertionError("too many to try them all")
-    verdicts = set()
-    for guess in product(("inbound", "outbound"), repeat=len(unread)):
-        directions = [message.direction for message in near]
-        for index, direction in zip(unread, guess, strict=True):
-            directions[index] = direction
-        began = None
-        for index, message in enumerate(near):
-            is_silent = index > 0 and message.created_at - near[index - 1].created_at >= gap
-            if directions[index] == "inbound" and (
-                index == 0 or directions[index - 1] != "inbound" or is_silent
-            ):
-                began = message.created_at
-        verdicts.add(began is not None and ours.created_at - began <= timedelta(seconds=5))
-    return verdicts.pop() if len(verdicts) == 1 else None
+    if any(is_near(step, detection.presence) for step in people):
+        return "human"
+    unread = [step for step in before if step.message.direction is None]
+    if any(is_near(step, detection.presence + detection.quick) for step in unread):
+        return "unsure"
+    stretch: list[Step] = []
+    for step in reversed(before):
+        if step.message.direction == "inbound":
+            stretch = stretch_of(before, step)
+            break
+    is_reply_to_turn = bool(stretch) and is_near(stretch[0], detection.quick)
+    return "automated" if is_reply_to_turn else "unsure"
+
+
+def is_calm(before: list[Step], step: Step, detection: Detection) -> bool:
+    """Whether a message of ours did not come within seconds of another message."""
+    if step.message.direction != "outbound":
+        return False
+    earlier = before[: before.index(step)]
+    return not any(
+        each.message.direction != "outbound"
+        and step.message.created_at - each.message.created_at <= detection.quick
+        for each in earlier
+    )
+
+
+def stretch_of(before: list[Step], last: Step) -> list[Step]:
+    """Return the messages that are not ours, in one session, up to `last`."""
+    stretch = [last]
+    for step in reversed(before[: before.index(last)]):
+        if step.message.direction == "outbound" or step.session != stretch[0].session:
+            break
+        stretch.insert(0, step)
+    return stretch
+
+
+def state_before(thread: list[Step], index: int) -> str:
+    """Return who has the last word before a message: `waiting`, `settled`, `unsure` or `none`."""
+    oldest = midnight(thread[index].message.created_at.date()) - timedelta(days=28)
+    words = [step for step in thread[:index] if step.kind != "automated"]
+    if not words or words[-1].message.created_at < oldest:
+        return "none"
+    last = words[-1]
+    if last.kind == "inbound":
+        return "settled" if last.message.has_own_reaction else "waiting"
+    return "settled" if last.kind == "human" else "unsure"
+
+
+def is_acknowledged(after: Iterable[Step], replies: tuple[str, ...]) -> bool:
+    """Whether we reacted to a message of the customer before the first reply of these kinds."""
+    for step in after:
+        if step.kind in replies:
+            return False
+        if step.kind == "inbound" and step.message.has_own_reaction:
+            return True
+    return False
 
 
 def next_answer(after: list[Step], kinds: tuple[str, ...]) -> tuple[str, Step | None]:
@@ -338,7 +386,7 @@ def seconds_between(since: datetime, until: datetime | None) -> float | None:
 
 @dataclass(frozen=True)
 class Hours:
-    """Business hours of an account: whole hours of a wall clock on some weekdays."""
+    """Time zone and business hours of an account: whole hours on some weekdays."""
 
     zone: str = "UTC"
     opens: int = 9
@@ -347,23 +395,37 @@ class Hours:
 
 
 def business_seconds(since: datetime, until: datetime | None, hours: Hours) -> float | None:
-    """Sum the open seconds of each local day, on the wall clock."""
+    """Sum the open seconds of each local day, as they elapse."""
     if until is None:
         return None
-    start, end = (
-        moment.astimezone(ZoneInfo(hours.zone)).replace(tzinfo=None) for moment in (since, until)
-    )
-    total, day = 0.0, start.date()
-    while day <= end.date():
-        midnight = datetime.combine(day, datetime.min.time())
-        opening, closing = (
-            midnight + timedelta(hours=hours.opens),
-            midnight + timedelta(hours=hours.closes),
-        )
+    zone = ZoneInfo(hours.zone)
+    total, day = 0.0, since.astimezone(zone).date()
+    while day <= until.astimezone(zone).date():
+        opening, closing = (instant(day, hour, zone) for hour in (hours.opens, hours.closes))
         if day.weekday() in hours.weekdays:
-            total += max(0.0, (min(end, closing) - max(start, opening)).total_seconds())
+            total += max(0.0, (min(until, closing) - max(since, opening)).total_seconds())
         day += timedelta(days=1)
     return total
+
+
+def instant(day: date, hour: int, zone: ZoneInfo) -> datetime:
+    """Return the time at which the clock of a zone shows an hour of a day, the last if twice."""
+    wall = datetime.combine(day, datetime.min.time()) + timedelta(hours=hour)
+    return wall.replace(tzinfo=zone, fold=1).astimezone(UTC)
+
+
+def is_open(moment: datetime, hours: Hours | None) -> bool | None:
+    if hours is None:
+        return None
+    wall = moment.astimezone(ZoneInfo(hours.zone))
+    return wall.weekday() in hours.weekdays and hours.opens <= wall.hour < hours.closes
+
+
+def local(moment: datetime | None, hours: Hours | None) -> datetime | None:
+    """Return the time on the account's clock."""
+    if hours is None or moment is None:
+        return None
+    return moment.astimezone(ZoneInfo(hours.zone)).replace(tzinfo=None)
 
 
 @dataclass
@@ -379,10 +441,8 @@ class World:
     known_from: dict[str, datetime] = field(init=False)
 
     def __post_init__(self) -> None:
-        repeated = repeated_texts(self.messages)
-        self.threads = {
-            key: steps(thread, repeated, self.gap) for key, thread in threads(self.messages).items()
-        }
+        found = {key: steps(thread, self.gap) for key, thread in threads(self.messages).items()}
+        self.threads = {key: thread for key, thread in found.items() if thread}
         held = first_days((message.account, message.created_at.date()) for message in self.messages)
         promised = held if self.promised is None else self.promised
         self.known_from = {
@@ -394,6 +454,13 @@ class World:
     def is_known(self, account: str, moment: datetime) -> bool:
         """Whether what began then cannot have begun before the promised days."""
         return account in self.known_from and moment >= self.known_from[account]
+
+    def is_begin_known(self, account: str, began: datetime, asked: datetime) -> bool:
+        """Whether a session was asked on a complete day and cannot have begun before these."""
+        if account not in self.known_from:
+            return False
+        known_from, day = self.known_from[account], midnight(asked.date())
+        return day >= known_from - self.gap and not (began < known_from <= day)
 
     def may_lack(self, thread: list[Step], ended: datetime, answered: datetime | None) -> bool:
         """Whether messages may be missing before the reply, or before any later message."""
@@ -416,6 +483,7 @@ def response_turns(world: World, hours: dict[str, Hours]) -> list[dict[str, obje
             answered_at = any_answer.message.created_at if any_answer else None
             human_at = human.message.created_at if human else None
             clock = hours.get(account)
+            began_local = local(began, clock)
             found.append(
                 {
                     "account": account,
@@ -424,8 +492,12 @@ def response_turns(world: World, hours: dict[str, Hours]) -> list[dict[str, obje
                     "turn_number": turn,
                     "session_number": first.session,
                     "started_at": began,
+                    "started_at_local": local(began, clock),
+                    "local_date": began_local.date() if began_local else None,
+                    "is_in_business_hours": is_open(began, clock),
                     "ended_at": thread[run[-1]].message.created_at,
                     "inbound_count": len(run),
+                    "is_acknowledged": is_acknowledged(thread[run[-1] :], ("human",)),
                     "is_answered": {"known": True, "none": False, "unknown": None}[human_status],
                     "response_at": answered_at,
                     "response_message_id": any_answer.message.message_id if any_answer else None,
@@ -479,22 +551,61 @@ def one_session(
     first_inbound_at = response_at = unanswered_since = is_unanswered = one_touch = resolution = (
         None
     )
+    is_nudge: bool | None = None
+    is_answered: bool | None = None
+    has_acknowledged: bool | None = None
+    is_measured, response = False, Response(False, None)
     may_lack = ended + world.gap > world.until
     if inbound:
         first_inbound_at = thread[inbound[0]].message.created_at
         human_after = [step for step in thread[inbound[0] + 1 :] if step.kind != "automated"]
-        _, answer = next_answer(human_after, ("human",))
+        first_status, answer = next_answer(human_after, ("human",))
         unsure = any(thread[index].kind == "unknown" for index in inside if index < inbound[0])
-        response_at = answer.message.created_at if answer and not unsure else None
+        before = state_before(thread, inbound[0])
+        oldest = midnight(began.date()) - timedelta(days=28)
+        is_long_known = account in world.known_from and (
+            world.known_from[account] - world.gap <= oldest
+        )
+        if before == "waiting":
+            is_nudge = True
+        elif not unsure and (before == "settled" or (before == "none" and is_long_known)):
+            is_nudge = False
+        if not unsure and before in ("settled", "none"):
+            is_answered = {"known": True, "none": False, "unknown": None}[first_status]
+        if answer and not unsure and before != "waiting":
+            response_at = answer.message.created_at
+        has_acknowledged = is_acknowledged(thread[inbound[0] :], ("human",))
+        limit = midnight(first_inbound_at.date()) + timedelta(days=8)
+        in_time = [step for step in thread[inbound[0] :] if step.message.created_at < limit]
+        response = respond(thread[inbound[0]], in_time[1:], limit, False)
+        is_only_acknowledged = response.seconds is None and is_acknowledged(
+            in_time, ("human", "unsure", "unknown")
+        )
+        is_measured = (
+            before in ("settled", "none")
+            and not unsure
+            and response.is_measured
+            and not is_only_acknowledged
+            and world.is_begin_known(account, began, first_inbound_at)
+        )
         last = [step for step in thread[inbound[-1] + 1 :] if step.kind != "automated"]
         status, last_answer = next_answer(last, ("human",))
-        is_unanswered = {"known": False, "none": True, "unknown": None}[status]
+        acknowledged = [index for index in inbound if thread[index].message.has_own_reaction]
+        replied = any(thread[index].kind == "human" for index in inside if index > inbound[0])
+        if status == "none":
+            is_settled = is_acknowledged(thread[inbound[-1] :], ("human",))
+            is_old = before == "waiting" and not replied and not acknowledged
+            is_unanswered = not is_settled and not is_old
+        elif status == "known":
+            is_unanswered = False
         may_lack |= world.may_lack(thread, ended, last_answer and last_answer.message.created_at)
         if is_unanswered:
             for index in reversed(range(inbound[-1] + 1)):
                 if index not in inside or thread[index].kind in ("human", "unknown", "unsure"):
                     break
                 if thread[index].kind == "inbound":
+                    if thread[index].message.has_own_reaction:
+                        break
                     unanswered_since = thread[index].message.created_at
         if not kinds["unknown"]:
             replies = [
@@ -507,12 +618,14 @@ def one_session(
                 if is_closed
                 else None
             )
+    asked = local(first_inbound_at, clock)
     return {
         "account": account,
         "date": began.date(),
         "conversation_id": conversation_id,
         "session_number": own[0].session,
         "started_at": began,
+        "started_at_local": local(began, clock),
         "ended_at": ended,
         "opener": own[0].message.direction,
         "message_count": len(own),
@@ -521,6 +634,13 @@ def one_session(
         "automated_count": kinds["automated"],
         "unknown_count": kinds["unknown"],
         "turn_count": len({step.turn for step in own if step.turn}),
+        "is_nudge": is_nudge,
+        "is_answered": is_answered,
+        "is_acknowledged": has_acknowledged,
+        "is_measured": is_measured,
+        "is_answered_in_time": response.seconds is not None if is_measured else None,
+        "local_date": asked.date() if asked else None,
+        "is_in_business_hours": is_open(first_inbound_at, clock) if first_inbound_at else None,
         "first_inbound_at": first_inbound_at,
         "first_response_at": response_at,
         "first_response_seconds": seconds_between(first_inbound_at, response_at)
@@ -550,12 +670,16 @@ def account_days(
     days: Iterable[date],
     complete_range: CompleteRange | None,
     gap: timedelta = timedelta(hours=24),
+    hours: Hours | None = None,
 ) -> dict[date, dict[str, object]]:
     """Return the rows of `account_days` of one account, for the days with a message."""
-    repeated = repeated_texts(messages)
-    found = [steps(thread, repeated, gap) for thread in threads(messages).values()]
+    found = [steps(thread, gap) for thread in threads(messages).values()]
     dates = {message.created_at.date() for message in messages}
-    return {day: DayFigures(found, day, complete_range, gap).row() for day in days if day in dates}
+    return {
+        day: DayFigures(messages, found, day, complete_range, gap, hours).row()
+        for day in days
+        if day in dates
+    }
 
 
 @dataclass
@@ -564,16 +688,21 @@ class Response:
 
     is_measured: bool
     seconds: float | None
+    is_acknowledged: bool = False
+    is_in_hours: bool | None = None
+    business_seconds: float | None = None
 
 
 @dataclass
 class DayFigures:
     """Counts the figures of one day of one account, one conversation at a time."""
 
+    messages: list[Message]
     threads: list[list[Step]]
     day: date
     complete_range: CompleteRange | None
     gap: timedelta
+    hours: Hours | None
 
     def row(self) -> dict[str, object]:
         complete, until = self.complete_range, datetime.min.replace(tzinfo=UTC)
@@ -584,12 +713,14 @@ class DayFigures:
             midnight(self.day) + timedelta(days=1) + wait <= until
             for wait in (timedelta(0), timedelta(hours=1), timedelta(days=1), timedelta(days=7))
         ]
-        unsure = self.count("unknown") + self.count("unsure") + self.last_words("unknown", "unsure")
+        unread_count = sum(each.direction is None for each in self.messages_of_day())
+        unsure = unread_count + self.count("unsure") + self.last_words("unknown", "unsure")
         return {
             **self.volume(),
             "history_days": max(0, age),
             **self.first_responses(age >= 0, age >= 0 and ended[1], age >= 0 and ended[2]),
             "backlog_count": self.last_words("inbound"),
+            "backlog_count_max": self.last_words("inbound", "unknown", "unsure"),
             **self.responsiveness(age >= 6 and ended[0]),
             "is_lower_bound": unsure > 0
             or age < 0
@@ -604,11 +735,15 @@ class DayFigures:
     def of_day(self, thread: list[Step], day: date | None = None) -> list[Step]:
         return [step for step in thread if step.message.created_at.date() == (day or self.day)]
 
+    def messages_of_day(self) -> list[Message]:
+        return [each for each in self.messages if each.created_at.date() == self.day]
+
     def count(self, kind: str) -> int:
         return sum(step.kind == kind for thread in self.threads for step in self.of_day(thread))
 
     def volume(self) -> dict[str, object]:
-        own = [step for thread in self.threads for step in self.of_day(thread)]
+        own = self.messages_of_day()
+        directions = Counter(message.direction for message in own)
         customers = [
             thread
             for thread in self.threads
@@ -616,21 +751,22 @@ class DayFigures:
         ]
         new_count = sum(self.is_new(thread) for thread in customers)
         contents = {
-            name: sum(step.message.content_type in types for step in own)
+            name: sum(message.content_type in types for message in own)
             for name, types in CONTENT_COUNTS.items()
         }
         return {
-            "inbound_count": self.count("inbound"),
-            "outbound_count": sum(step.message.direction == "outbound" for step in own),
+            "inbound_count": directions["inbound"],
+            "outbound_count": directions["outbound"],
             "automated_count": self.count("automated"),
-            "unknown_count": self.count("unknown"),
+            "unsure_automated_count": self.count("unsure"),
+            "unknown_count": directions[None],
             "active_conversation_count": sum(bool(self.of_day(each)) for each in self.threads),
             "active_customer_count": len(customers),
             "new_customer_count": new_count,
             "returning_customer_count": len(customers) - new_count,
             **contents,
             "other_count": len(own) - sum(contents.values()),
-            "reaction_count": sum(step.message.reaction_count or 0 for step in own),
+            "reaction_count": sum(message.reaction_count or 0 for message in own),
         }
 
     def is_new(self, thread: list[Step]) -> bool:
@@ -649,7 +785,10 @@ class DayFigures:
                 if step.kind != "automated"
                 and end - timedelta(days=29) <= step.message.created_at < end
             ]
-            count += bool(spoken) and spoken[-1].kind in kinds
+            is_waiting = bool(spoken) and not (
+                spoken[-1].kind == "inbound" and spoken[-1].message.has_own_reaction
+            )
+            count += is_waiting and spoken[-1].kind in kinds
         return count
 
     def first_responses(
@@ -659,20 +798,48 @@ class DayFigures:
             response for thread in self.threads for response in self.session_responses(thread)
         ]
         seconds = [each.seconds for each in responses if each.seconds is not None]
-        measured_count = sum(each.is_measured for each in responses)
-        shares = {
-            limit: sum(wait <= limit for wait in seconds) / measured_count
-            for limit in (3600, 86400)
-            if measured_count
+        measured = [each for each in responses if each.is_measured]
+        acknowledged_count = sum(each.is_acknowledged for each in responses)
+        unsure_count = len(responses) - len(measured) - acknowledged_count
+        business = [each.business_seconds for each in responses]
+        figures: dict[str, object] = {}
+        for name, limit, is_known in (
+            ("share_answered_1h", 3600, has_share_1h),
+            ("share_answered_24h", 86400, has_share_24h),
+        ):
+            count = sum(wait <= limit for wait in seconds)
+            possible_count = len(measured) + unsure_count
+            shares = [
+                (name, count, len(measured)),
+                (f"{name}_min", count, possible_count),
+                (f"{name}_max", count + unsure_count, possible_count),
+            ]
+            figures |= {
+                key: part / all_ if is_known and all_ else None for key, part, all_ in shares
+            }
+        medians = {"": [], "_min": [0.0] * unsure_count, "_max": [691_200.0] * unsure_count}
+        name = "median_first_response_seconds"
+        figures |= {
+            f"{name}{end}": quantile(seconds + more, 0.5) if has_median else None
+            for end, more in medians.items()
         }
-        return {
+        return figures | {
             "session_count": len(responses),
-            "measured_session_count": measured_count,
+            "measured_session_count": len(measured),
+            "acknowledged_session_count": acknowledged_count,
             "answered_session_count": len(seconds),
-            "median_first_response_seconds": quantile(seconds, 0.5) if has_median else None,
             "p90_first_response_seconds": quantile(seconds, 0.9) if has_median else None,
-            "share_answered_1h": shares.get(3600) if has_share_1h else None,
-            "share_answered_24h": shares.get(86400) if has_share_24h else None,
+            "in_hours_session_count": sum(each.is_in_hours is True for each in measured)
+            if self.hours
+            else None,
+            "out_of_hours_session_count": sum(each.is_in_hours is False for each in measured)
+            if self.hours
+            else None,
+            "median_first_response_business_seconds": quantile(
+                [each for each in business if each is not None], 0.5
+            )
+            if has_median
+            else None,
         }
 
     def session_responses(self, thread: list[Step]) -> list[Response]:
@@ -687,16 +854,34 @@ class DayFigures:
                 continue
             session = [each for each in thread[:index] if each.session == step.session]
             inside = [each for each in session if each.message.created_at >= lookback]
-            if any(each.kind == "inbound" for each in inside):
+            before = state_before(thread, index)
+            if any(each.kind == "inbound" for each in inside) or before == "waiting":
                 continue
             began_at = max(lookback, (session or [step])[0].message.created_at)
-            is_unsure = any(each.kind == "unknown" for each in inside)
+            is_unsure = before == "unsure" or any(each.kind == "unknown" for each in inside)
             if self.complete_range is not None:
                 known_from = midnight(self.complete_range.since) + self.gap
                 is_unsure |= began_at < known_from <= midnight(self.day)
             end = midnight(self.day) + timedelta(days=8)
-            found.append(respond(step, thread[index + 1 :], end, is_unsure))
+            response = respond(step, thread[index + 1 :], end, is_unsure)
+            found.append(self.with_hours(step, thread[index:], end, response))
         return found
+
+    def with_hours(
+        self, question: Step, after: list[Step], end: datetime, response: Response
+    ) -> Response:
+        """Add to the response to a session whether we reacted instead, and its business time."""
+        asked_at = question.message.created_at
+        in_time = [step for step in after if step.message.created_at < end]
+        has_reaction = is_acknowledged(in_time, ("human", "unsure", "unknown"))
+        if response.is_measured and response.seconds is None and has_reaction:
+            return Response(False, None, is_acknowledged=True)
+        is_in_hours = is_open(asked_at, self.hours)
+        business = None
+        if is_in_hours and self.hours and response.seconds is not None:
+            answered_at = asked_at + timedelta(seconds=response.seconds)
+            business = business_seconds(asked_at, answered_at, self.hours)
+        return replace(response, is_in_hours=is_in_hours, business_seconds=business)
 
     def day_responses(self, thread: list[Step], day: date) -> list[Response]:
         """Return the response to the customer's first message of a day, if there is one."""

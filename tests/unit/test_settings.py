@@ -52,7 +52,11 @@ def test_defaults_are_those_of_the_documentation() -> None:
             "capture_minutes": 15,
             "recheck_days": 2,
         },
-        "metrics": {"session_gap_hours": 24},
+        "metrics": {
+            "session_gap_hours": 24,
+            "automated_reply_seconds": 5,
+            "presence_minutes": 60,
+        },
         "alerts": {"webhook_env": None, "smtp_env": None, "email_to": (), "email_from": None},
         "export": {"secret_env": None},
         "deletion": {"app_secret_env": None, "status_url": None},

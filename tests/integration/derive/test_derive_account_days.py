@@ -11,6 +11,7 @@ import convo_pipeline
 from convo_pipeline.derive import account_days
 from convo_pipeline.derive.account_days import derive_account_days, stale_account_days
 from convo_pipeline.lake.store import Store
+from convo_pipeline.query.reply_rules import ReplyRules
 from convo_pipeline.settings import StoreSettings
 from convo_pipeline.state.records import Run
 from tests.support.metric_worlds import Message, as_table, random_world
@@ -73,7 +74,7 @@ def test_day_that_lost_its_messages_loses_its_row(store: Store) -> None:
 def test_other_session_gap_makes_every_day_stale(store: Store) -> None:
     put(store, FIRST, [say(FIRST, "inbound"), say(FIRST, "inbound", 20)])
     derive_account_days(store, "bakery")
-    assert stale_account_days(store, "bakery", session_gap_hours=6) == [FIRST]
+    assert stale_account_days(store, "bakery", rules=ReplyRules(6)) == [FIRST]
 
 
 def test_complete_run_makes_a_day_stale_until_its_responses_are_final(store: Store) -> None:

@@ -1,11 +1,13 @@
 """The DuckDB connection over real Parquet files, also while they are replaced."""
 
+import json
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import duckdb
@@ -72,8 +74,13 @@ def write_run(root: Path, account: str) -> None:
 
 @pytest.fixture
 def con(tmp_path: Path) -> Iterator[Connection]:
+    (tmp_path / "runs").mkdir()
     with convo_pipeline.connect(tmp_path) as connection:
         yield connection
+
+
+LOCAL_TYPES = {"created_at_local": "TIMESTAMP", "local_date": "DATE"}
+"""Columns that the view `messages` has besides those of the table."""
 
 
 def test_every_table_is_a_view_with_its_columns_also_without_any_file(con: Connection) -> None:
@@ -83,12 +90,51 @@ def test_every_table_is_a_view_with_its_columns_also_without_any_file(con: Conne
             name: str(kind) for name, kind in zip(relation.columns, relation.types, strict=True)
         }
         names = {"TIMESTAMPTZ": "TIMESTAMP WITH TIME ZONE"}
-        assert shown == {name: names.get(kind, kind) for name, kind in column_types(table).items()}
+        local = LOCAL_TYPES if table is MESSAGES else {}
+        types = {name: names.get(kind, kind) for name, kind in column_types(table).items()}
+        assert shown == types | local
         assert relation.fetchall() == []
 
 
 def test_account_and_date_come_first(con: Connection) -> None:
-    assert con.table("messages").columns == ["account", "date", *MESSAGES.column_names]
+    names = ["account", "date", *MESSAGES.column_names, *LOCAL_TYPES]
+    assert con.table("messages").columns == names
+
+
+def test_a_folder_without_tables_is_no_lake_and_the_error_names_lakes_nearby(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("data").mkdir()
+    with pytest.raises(StoreError, match="no lake at data: the folder contains no tables; run"):
+        convo_pipeline.connect()
+    write(Path("data/demo"), "messages", "bakery", DAY, [message("m1")])
+    with pytest.raises(StoreError, match=re.escape("did you mean data/demo?")):
+        convo_pipeline.connect()
+    write(Path("other"), "messages", "bakery", DAY, [message("m1")])
+    with pytest.raises(StoreError, match=re.escape("did you mean data/demo or other?")):
+        convo_pipeline.connect("data")
+
+
+def test_local_times_come_from_the_lake(tmp_path: Path) -> None:
+    """Without settings, and for the accounts that it knows."""
+    for account in ("bakery", "florist"):
+        write(tmp_path, "messages", account, DAY, [message("m1")])
+    query = "SELECT account, created_at_local, local_date FROM messages ORDER BY 1"
+    stored = {"bakery": {"timezone": "Asia/Kolkata", "business_hours": "Mon-Fri 09:00-18:00"}}
+    with convo_pipeline.connect(tmp_path) as con:
+        assert con.execute(query).fetchall()[0] == ("bakery", None, None)
+        (tmp_path / ".accounts.json").write_text(json.dumps(stored))
+        at = NOON.replace(tzinfo=None) + timedelta(hours=5, minutes=30)
+        assert con.execute(query).fetchall() == [
+            ("bakery", at, at.date()), ("florist", None, None),
+        ]  # fmt: skip
+        (tmp_path / ".accounts.json").write_text("{")
+        assert con.execute(query).fetchall()[0] == ("bakery", None, None)
+        (tmp_path / ".accounts.json").write_text(
+            '{"bakery": {"timezone": "Mars/Base", "metrics": 3}}'
+        )
+        assert con.execute(query).fetchall()[0] == ("bakery", None, None)
 
 
 @pytest.mark.parametrize("view", ["conversations", "participants", "inbox"])
@@ -236,7 +282,7 @@ def test_sql_writes_no_file_between_the_tables(tmp_path: Path, con: Connection, 
     for run in (con.execute, con.sql):
         with pytest.raises(StoreError, match="SQL writes no file"):
             run(query.format(root=tmp_path))
-    assert list(tmp_path.rglob("*")) == []
+    assert list(tmp_path.rglob("*")) == [tmp_path / "runs"]
 
 
 def test_s7_hostile_id_finds_only_itself(tmp_path: Path, con: Connection) -> None:
@@ -381,6 +427,7 @@ def test_the_connection_works_as_duckdbs_own(tmp_path: Path, con: Connection) ->
 
 
 def test_duckdbs_own_settings_are_given_once_and_then_locked(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
     with convo_pipeline.connect(tmp_path, config={"threads": 1, "memory_limit": "1GB"}) as con:
         assert con.sql("SELECT current_setting('threads')").fetchall() == [(1,)]
         with pytest.raises(duckdb.InvalidInputException, match="locked"):
@@ -411,6 +458,7 @@ def test_a_wrong_query_is_duckdbs_error_at_once(con: Connection) -> None:
 
 
 def test_what_was_spilled_goes_with_the_connection(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
     con = convo_pipeline.connect(tmp_path)
     folder = con.sql("SELECT current_setting('temp_directory')").fetchall()[0][0]
     assert os.stat(folder).st_mode & 0o077 == 0

@@ -19,6 +19,7 @@ from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.steps import run_normalise
 from convo_pipeline.orchestration.upkeep import run_upkeep
 from convo_pipeline.schema import DERIVED, RUNS
+from convo_pipeline.settings import Settings
 from convo_pipeline.state.records import AccountIdentity
 from convo_pipeline.upkeep.rebuild import rebuild_state
 from convo_pipeline.upkeep.scrub import NIGHTS, is_due, scrub
@@ -199,7 +200,7 @@ def test_scrub_finds_and_repairs_unread_damage_within_four_weeks(
     errors = {}
     for night in (OLD + timedelta(days=NIGHTS + number) for number in (-1, 0, 1)):
         try:
-            scrub(store, night, session_gap_hours=24)
+            scrub(store, night, Settings())
         except CorruptError as error:
             errors[night] = str(error)
     assert list(errors) == [OLD + timedelta(days=NIGHTS)]

@@ -12,6 +12,7 @@ from convo_pipeline.query.account_days import (
     compute_first_responses,
     needed_days,
 )
+from convo_pipeline.query.reply_rules import ReplyRules
 from convo_pipeline.schema import ACCOUNT_DAYS
 from convo_pipeline.tables.complete_range import CompleteRange
 from tests.support import metric_worlds
@@ -67,6 +68,7 @@ def test_worked_example() -> None:
         "inbound_count": 4,
         "outbound_count": 3,
         "automated_count": 1,
+        "unsure_automated_count": 0,
         "unknown_count": 1,
         "active_conversation_count": 4,
         "active_customer_count": 4,
@@ -75,12 +77,23 @@ def test_worked_example() -> None:
         "history_days": 9,
         "session_count": 4,
         "measured_session_count": 3,
+        "acknowledged_session_count": 0,
         "answered_session_count": 3,
         "median_first_response_seconds": 7200.0,
+        "median_first_response_seconds_min": 3900.0,
+        "median_first_response_seconds_max": 61200.0,
         "p90_first_response_seconds": 7200 + 0.8 * (32 * 3600 - 7200),
         "share_answered_1h": 1 / 3,
+        "share_answered_1h_min": 1 / 4,
+        "share_answered_1h_max": 2 / 4,
         "share_answered_24h": 2 / 3,
+        "share_answered_24h_min": 2 / 4,
+        "share_answered_24h_max": 3 / 4,
+        "in_hours_session_count": None,
+        "out_of_hours_session_count": None,
+        "median_first_response_business_seconds": None,
         "backlog_count": 1,
+        "backlog_count_max": 2,
         "text_count": 5,
         "media_count": 1,
         "share_count": 0,
@@ -198,11 +211,14 @@ def test_rows_agree_with_loops_over_random_worlds(long_run: bool) -> None:
             since + span - timedelta(hours=seed * 7 % 190),
         )
         known_range = None if seed % 11 == 10 else complete_range
+        hours = metric_worlds.Hours("America/New_York", 8, 20) if seed % 2 else None
+        texts = ("America/New_York", "Mon-Fri 08:00-20:00") if hours else ()
+        rules = ReplyRules(gap_hours, 5, 60, *texts)
         days = [since.date() + timedelta(days=index) for index in range(span.days)]
         found = compute_account_days(
-            as_table(messages), days, complete_range=known_range, session_gap_hours=gap_hours
+            as_table(messages), days, complete_range=known_range, rules=rules
         )
-        wanted = metric_worlds.account_days(messages, days, known_range, timedelta(hours=gap_hours))
+        wanted = metric_worlds.account_days(messages, days, known_range, rules.session_gap, hours)
         assert found.keys() == wanted.keys()
         for day, row in found.items():
             assert_same(row.to_pylist()[0], wanted[day], (seed, day))

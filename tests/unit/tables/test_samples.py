@@ -53,7 +53,8 @@ def message(platform: str = "instagram", **others: object) -> dict[str, object]:
         "sender_id": None,
         "sender_name": None, "sender_username": None, "recipient_ids": None, "text": "",
         "content_type": "text",
-        "attachment_count": 0, "share_count": 0, "reaction_count": 0, "sticker_url": None,
+        "attachment_count": 0, "share_count": 0, "reaction_count": 0,
+        "has_own_reaction": False, "sticker_url": None,
         "story_kind": None,
         "story_id": None, "story_url": None, "reply_to_message_id": None, "is_unsupported": False,
         "tags": None,
@@ -153,7 +154,8 @@ def test_04_listed_messages_without_details_have_rows_without_content() -> None:
     listed = sorted(row["id"] for row in body["messages"]["data"])
     bare = {
         "text": None, "content_type": "unavailable", "attachment_count": None, "share_count": None,
-        "reaction_count": None, "is_unsupported": None, "detail_status": "pending",
+        "reaction_count": None, "has_own_reaction": None, "is_unsupported": None,
+        "detail_status": "pending",
     }  # fmt: skip
     raw = raw_day(
         "instagram",
@@ -224,7 +226,8 @@ def test_09_an_image_and_a_reaction() -> None:
         "created_at": AT,
         "reactor_username": "example.bakery",
     }  # fmt: skip
-    row = message(**FROM_IG, content_type="image", attachment_count=1, reaction_count=1)
+    counts = {"attachment_count": 1, "reaction_count": 1, "has_own_reaction": True}
+    row = message(**FROM_IG, content_type="image", **counts)
     assert parts(normalise("instagram", read_sample(9))) == only(
         [row], attachments=[image], reactions=[reaction]
     )
