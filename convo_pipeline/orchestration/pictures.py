@@ -32,8 +32,8 @@ from convo_pipeline.query.account_days import (
     day_status,
     needed_days,
 )
-from convo_pipeline.reasons import describe_error
 from convo_pipeline.query.reply_rules import DEFAULT_RULES, LOOKBACK_DAYS, ReplyRules
+from convo_pipeline.reasons import describe_error
 from convo_pipeline.schema import ACCOUNT_DAYS, COVERAGE, MESSAGES, Table
 from convo_pipeline.tables.chart_data import (
     UNANSWERED,
