@@ -1,6 +1,7 @@
 """Write a DuckDB file that has only views over the files of the tables, for any tool that opens it.
 
-The file holds no rows. A view reads the files when it is queried, so it shows what is stored then.
+A view reads the files when it is queried, so it shows what is stored then. The file itself holds
+only the settings of the accounts, such as their time zones.
 """
 
 import os
@@ -9,9 +10,12 @@ from pathlib import Path
 import duckdb
 
 from convo_pipeline.errors import StoreError
-from convo_pipeline.query.response_times import response_time_statements
+from convo_pipeline.query.accounts import accounts_table
+from convo_pipeline.query.reply_rules import RULES
+from convo_pipeline.query.response_times import response_time_views
 from convo_pipeline.query.sources import VIEWED_TABLES, LocalSource, select_nothing
-from convo_pipeline.query.views import views
+from convo_pipeline.query.views import local_messages, views
+from convo_pipeline.schema import MESSAGES
 from convo_pipeline.settings import Settings
 
 OLDEST_DUCKDB = "v1.3.0"
@@ -24,7 +28,7 @@ def write_database(
     """Write the views over the tables at `root` to `file`; return the names of the empty tables.
 
     A table without files has an empty view, until the file is written again. Time zones and
-    business hours of `settings` are part of the views. StoreError for a bucket, for a file that
+    business hours of the lake, and of `settings`, are in the file. StoreError for a bucket, for a file that
     exists (unless `is_replaced`) and for a folder that cannot be written.
     """
     if root.startswith("s3://"):
@@ -52,15 +56,22 @@ def _create_views(
     con: duckdb.DuckDBPyConnection, source: LocalSource, settings: Settings
 ) -> list[str]:
     con.execute("SET TimeZone = 'UTC'")
+    for statement in RULES:
+        con.execute(statement)
+    con.register("stored_accounts", accounts_table(source.read_accounts(), settings))
+    con.execute("CREATE TABLE internal.accounts AS SELECT * FROM stored_accounts")
+    con.unregister("stored_accounts")
     empty = []
     for table in VIEWED_TABLES:
         has_files = source.has_files(table)
         sql = source.select(table) if has_files else select_nothing(table)
+        if table is MESSAGES:
+            sql = local_messages(sql)
         con.execute(f"CREATE VIEW {table.name} AS {sql}")
         if not has_files:
             empty.append(table.name)
     for name, sql in views().items():
         con.execute(f"CREATE VIEW {name} AS {sql}")
-    for statement in response_time_statements(settings):
+    for statement in response_time_views(settings.metrics):
         con.execute(statement)
     return empty
