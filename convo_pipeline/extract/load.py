@@ -326,7 +326,7 @@ class _Loader:
             message_id=observations["message_id"],
             created_at=observations["created_us"].cast(schema.TIME),
             created_at_source=observations["created_at_source"],
-            order_in_second=_tie_ranks(observations),
+            order_in_second=_orders_in_second(observations),
             first_seen_at=observations["at_us"].cast(schema.TIME),
             missing_at=nulls,
             deleted_at=nulls,
@@ -405,7 +405,7 @@ def _reject_rows(entries: list[Reject]) -> pa.Table:
     )
 
 
-def _tie_ranks(observations: pa.Table) -> pa.Array:
+def _orders_in_second(observations: pa.Table) -> pa.Array:
     """Return the order among the messages of one conversation and second, the oldest 0.
 
     The order is that of the newest response; ids with a time inside are ordered by that time.
@@ -420,14 +420,14 @@ def _tie_ranks(observations: pa.Table) -> pa.Array:
         message_id, at_us = row["message_id"], row["at_us"]
         if message_id not in order or order[message_id][2] <= at_us:
             order[message_id] = (message_id_us(message_id) or 0, -row["rank"], at_us)
-    tie_ranks = {
+    orders = {
         (second, message_id): rank
         for second, order in orders.items()
         for rank, message_id in enumerate(sorted(order, key=lambda each: (order[each][:2], each)))
     }
     ranks = np.zeros(observations.num_rows, dtype=np.int64)
     for index, row in zip(is_tied.nonzero()[0], tied_rows, strict=True):
-        ranks[index] = tie_ranks[(row["conversation_id"], row["created_us"]), row["message_id"]]
+        ranks[index] = orders[(row["conversation_id"], row["created_us"]), row["message_id"]]
     return pa.array(ranks)
 
 

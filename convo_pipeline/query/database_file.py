@@ -28,8 +28,8 @@ def write_database(
     """Write the views over the tables at `root` to `file`; return the names of the empty tables.
 
     A table without files has an empty view, until the file is written again. Time zones and
-    business hours of the lake, and of `settings`, are in the file. StoreError for a bucket, for a file that
-    exists (unless `is_replaced`) and for a folder that cannot be written.
+    business hours of the lake, and of `settings`, are in the file. StoreError for a bucket, for a
+    file that exists (unless `is_replaced`) and for a folder that cannot be written.
     """
     if root.startswith("s3://"):
         raise StoreError(f"{root}: a database file reads a local folder; for a bucket see s3.md")
