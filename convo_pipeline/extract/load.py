@@ -420,14 +420,14 @@ def _orders_in_second(observations: pa.Table) -> pa.Array:
         message_id, at_us = row["message_id"], row["at_us"]
         if message_id not in order or order[message_id][2] <= at_us:
             order[message_id] = (message_id_us(message_id) or 0, -row["rank"], at_us)
-    orders = {
+    ordinals = {
         (second, message_id): rank
         for second, order in orders.items()
         for rank, message_id in enumerate(sorted(order, key=lambda each: (order[each][:2], each)))
     }
     ranks = np.zeros(observations.num_rows, dtype=np.int64)
     for index, row in zip(is_tied.nonzero()[0], tied_rows, strict=True):
-        ranks[index] = orders[(row["conversation_id"], row["created_us"]), row["message_id"]]
+        ranks[index] = ordinals[(row["conversation_id"], row["created_us"]), row["message_id"]]
     return pa.array(ranks)
 
 
