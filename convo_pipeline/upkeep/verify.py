@@ -45,8 +45,9 @@ from convo_pipeline.upkeep.rebuild import CERTAIN_SOURCES
 
 FINDING_KINDS = {
     "damaged": "the file changed after it was written: restore it from a backup and run"
-    " `convo-pipeline verify --rebuild-state`, or let the next run quarantine it and fetch its"
-    " day again",
+    " `convo-pipeline verify --rebuild-state`; or make a derived table again with `convo-pipeline"
+    " normalize`, and fetch a raw table again with `convo-pipeline extract --full`, then"
+    " `convo-pipeline extract`",
     "restored": "a complete file, but not the version that was written last: the file or the state"
     " comes from a backup; the next run accepts it and fetches its day again",
     "unreadable": "a file or folder cannot be opened, so nothing is known of its rows: replace a"
@@ -76,7 +77,7 @@ FINDING_KINDS = {
     " verify --rebuild-state`",
     "quarantine": "a file was damaged and quarantined, or lost, and its day is not complete again:"
     " restore it from a backup and run `convo-pipeline verify --rebuild-state`, or let the next"
-    " `extract` (raw tables) or `normalize` (derived tables) make its day again",
+    " run make its day again",
     "set aside": "a quarantined file whose day was made again as far as possible: it stays until"
     " you delete it",
     "foreign": "not a file of the lake: it is never read and never deleted",

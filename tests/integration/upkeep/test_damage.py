@@ -11,6 +11,7 @@ import pytest
 
 from convo_pipeline.base.clock import Clock
 from convo_pipeline.derive.day import stale_days
+from convo_pipeline.derive.rederive import Scope
 from convo_pipeline.emulator.clock import VirtualClock
 from convo_pipeline.emulator.world import Account, World
 from convo_pipeline.errors import CorruptError, StoreError
@@ -18,7 +19,7 @@ from convo_pipeline.lake.ledger import export_runs, restore_runs
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.steps import run_normalise
 from convo_pipeline.orchestration.upkeep import run_upkeep
-from convo_pipeline.schema import DERIVED, RUNS
+from convo_pipeline.schema import DERIVED, RUNS, TABLES
 from convo_pipeline.settings import Settings
 from convo_pipeline.state.records import AccountIdentity
 from convo_pipeline.upkeep.rebuild import rebuild_state
@@ -78,6 +79,58 @@ def test_d1_next_night_fetches_a_damaged_raw_day(inboxes: Inboxes, table: str) -
     assert kinds(inboxes) == ["set aside"]
     (kept,) = store.path(table, "insta", OLD).parent.glob("*.corrupt-*")
     assert kept.read_bytes() == damaged
+
+
+def damaged_files(inboxes: Inboxes, tables: Iterable[str]) -> list[Path]:
+    paths = [inboxes.store.path(table, "insta", OLD) for table in tables]
+    return [path for path in paths if path.exists()]
+
+
+def normalise(inboxes: Inboxes, day: date, scope: Scope) -> None:
+    deployment = Deployment(inboxes.settings, environ={}, clock=stopped_clock(inboxes.clock))
+    assert not run_normalise(deployment, inboxes.store, {"insta": [day]}, scope).failures
+
+
+def test_commands_that_verify_names_cure_every_table(inboxes: Inboxes) -> None:
+    """A flipped bit keeps the size of a file: only these two commands look for it at once."""
+    normalise(inboxes, OLD, "stale")
+    before = {name: inboxes.rows(name, "insta") for name in TABLES}
+    derived = [table.name for table in DERIVED]
+    for path in damaged_files(inboxes, derived):
+        flip(path)
+    assert set(kinds(inboxes)) == {"damaged"}
+    normalise(inboxes, OLD, "stale")
+    assert kinds(inboxes) == ["set aside"]
+    for path in damaged_files(inboxes, RAW_FILES):
+        flip(path)
+    (report,) = inboxes.extract(mode="full")
+    assert report.reasons == ("quarantined",)  # the next run completes the day
+    (report,) = inboxes.extract(NIGHT, mode="nightly")
+    assert report.outcome == "complete"
+    normalise(inboxes, OLD, "stale")
+    assert kinds(inboxes) == ["set aside"]
+    assert {name: inboxes.rows(name, "insta") for name in TABLES} == before
+
+
+@pytest.mark.parametrize("damage", ["truncated", "removed", "read before"])
+def test_next_run_of_other_days_cures_derived_tables(inboxes: Inboxes, damage: str) -> None:
+    normalise(inboxes, OLD, "stale")
+    before = {name: inboxes.rows(name, "insta") for name in TABLES}
+    for table in DERIVED:
+        for path in damaged_files(inboxes, [table.name]):
+            if damage == "removed":
+                path.unlink()
+            elif damage == "truncated":
+                path.write_bytes(path.read_bytes()[:-9])
+            else:
+                flip(path)
+                with pytest.raises(CorruptError):
+                    inboxes.store.read(table.name, "insta", OLD)
+    assert kinds(inboxes) != []
+    inboxes.extract(NIGHT, mode="nightly")
+    normalise(inboxes, NIGHT, "asked")
+    assert set(kinds(inboxes)) <= {"set aside"}
+    assert {name: inboxes.rows(name, "insta") for name in TABLES} == before
 
 
 @pytest.mark.parametrize(("account", "day"), [("insta", TODAY), ("mess", OLD)])
