@@ -5,12 +5,12 @@ In a conversation with others too, the messages of erased people are dropped, an
 names are removed from the rest.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
-from convo_pipeline.base.json_text import dump_json, load_json
+from convo_pipeline.base.json_text import dump_json, load_json, readable_id
 from convo_pipeline.extract.spool import (
     ListingRecord,
     MessageRecord,
@@ -23,8 +23,10 @@ from convo_pipeline.lake.store import Store
 from convo_pipeline.lake.suppression import SuppressionList, read_suppression
 from convo_pipeline.settings import AccountSettings
 from convo_pipeline.tables.people import (
+    IdMatcher,
     is_one_to_one,
     is_sent_by,
+    names_in,
     people_in,
     people_of_message,
     without_person,
@@ -40,6 +42,10 @@ class SuppressionFilter:
     counts: Counter[str] = field(default_factory=Counter)
     _dropped_ids: set[str] = field(default_factory=set)
     """Conversations that are dropped although the erasure did not name them."""
+    _names: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    """Names of erased people that this run's responses contained, by conversation."""
+    _erased_message_ids: set[str] = field(default_factory=set)
+    """Messages of erased people in this run: they leave the replies of others."""
     _kept_ids: set[str] = field(default_factory=set)
     """Conversations that were listed with their people and are not only with erased people."""
 
@@ -61,13 +67,14 @@ class SuppressionFilter:
             case MessagesRecord():
                 if self._is_dropped(record.conversation_id, record.rows):
                     return None
-                return replace(record, rows=tuple(self._clean_messages(record.rows)))
+                messages = self._clean_messages(record.conversation_id, record.rows)
+                return replace(record, rows=tuple(messages))
             case MessageRecord():
                 if self._is_dropped(record.conversation_id, (record.payload,)):
                     return None
                 if record.payload is None:
                     return record
-                payloads = self._clean_messages([record.payload])
+                payloads = self._clean_messages(record.conversation_id, [record.payload])
                 return replace(record, payload=payloads[0]) if payloads else None
             case StateRecord():
                 return record if self.keeps(record.state.conversation_id) else None
@@ -115,25 +122,39 @@ class SuppressionFilter:
         self._dropped_ids.add(conversation_id)
 
     def _clean_conversation(self, row: ConversationRow) -> ConversationRow:
-        holds = self.suppression.contains
+        id_ = row.conversation_id or ""
+        self._names[id_] |= names_in(row.payload, self.suppression.contains)
+        messages = self._clean_messages(id_, row.messages.rows)
         return ConversationRow(
-            without_person(row.payload, holds),
-            replace(row.messages, rows=tuple(self._clean_messages(row.messages.rows))),
-            without_person(row.malformed_messages, holds),
+            self.clean_value(row.payload, id_),
+            replace(row.messages, rows=tuple(messages)),
+            self.clean_value(row.malformed_messages, id_),
         )
 
-    def _clean_messages(self, messages: Sequence[object]) -> list[object]:
+    def _clean_messages(self, conversation_id: str, messages: Sequence[object]) -> list[object]:
         holds = self.suppression.contains
         kept = [message for message in messages if not is_sent_by(_parsed(message), holds)]
         self.counts["suppressed_messages"] += len(messages) - len(kept)
-        return [self.clean_value(message) for message in kept]
+        for message in map(_parsed, messages):
+            self._names[conversation_id] |= names_in(message, holds)
+            if is_sent_by(message, holds) and (message_id := readable_id(message)):
+                self._erased_message_ids.add(message_id)
+        return [self.clean_value(message, conversation_id) for message in kept]
 
-    def clean_value(self, value: object) -> object:
+    def clean_value(self, value: object, conversation_id: str = "") -> object:
         """Return any JSON value, or the text of one, without ids and names of erased people."""
         if self.suppression.is_empty:
             return value
         parsed = _parsed(value)
-        cleaned = without_person(parsed, self.suppression.contains)
+        names = IdMatcher(self._names[conversation_id])
+
+        def is_theirs(id_: str) -> bool:
+            return self.suppression.contains(id_) or id_ in self._erased_message_ids
+
+        def redact(text: str) -> str:
+            return self.suppression.redact(conversation_id, names.cut(text))
+
+        cleaned = without_person(parsed, is_theirs, redact)
         if parsed is value:
             return cleaned
         return value if cleaned == parsed else dump_json(cleaned).decode()

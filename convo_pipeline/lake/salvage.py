@@ -9,6 +9,7 @@ read: only 4 % of its bytes are in columns that a row can spare.
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import nullcontext, suppress
 from datetime import date
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -148,7 +149,8 @@ def _cut(table: Table, rows: pa.Table, suppression: SuppressionList, erased: set
     is_erased, kept = suppression.contains, []
     for row in rows.to_pylist():
         payload = _read_payload(row.get("payload"))
-        rest = without_person(payload, is_erased)
+        conversation_id = row.get("conversation_id", "")
+        rest = without_person(payload, is_erased, partial(suppression.redact, conversation_id))
         is_theirs = is_erased(row.get("conversation_id", "")) or is_sent_by(payload, is_erased)
         if is_theirs or (table is RAW_REJECTS and rest != payload):
             erased.add(row.get("message_id", ""))

@@ -9,6 +9,7 @@ shows a damaged receipt or a wrong key, which would let an erased person in agai
 import hashlib
 import hmac
 import os
+import re
 import secrets
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -27,10 +28,15 @@ from convo_pipeline.storage.local import (
     storage_error,
     write_synced,
 )
+from convo_pipeline.tables.people import REPLACEMENT
 
 RECEIPTS = ".forgotten"
 KEY_FILE = "forget.key"
 KEY_BYTES = 32
+MOST_NAME_LIST_CHARACTERS = 10_000
+_BETWEEN_NAMES = re.compile(r"(\s*[,;&|/+\n]\s*|\s+\w{1,3}\s+(?=\S))")
+"""What stands between the names of a list: a sign, or a short word such as "and" or "et"."""
+_NUMBER = re.compile(r"(?<!\w)\d{5,40}(?!\w)")
 SEAL = "seal"
 """Key of the seal in a receipt. Receipts of earlier versions have none."""
 
@@ -45,6 +51,8 @@ class Receipt:
     begun_at: datetime
     finished_at: datetime | None = None
     row_counts: dict[str, int] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
+    """Hashes of the person's names, each for one group. Receipts of earlier versions have none."""
 
     def to_json(self) -> dict[str, object]:
         finished_at = self.finished_at.isoformat() if self.finished_at else None
@@ -63,6 +71,7 @@ class Receipt:
             datetime.fromisoformat(value["begun_at"]),
             datetime.fromisoformat(finished_at) if finished_at else None,
             dict(value["row_counts"]),
+            tuple(value.get("names", ())),
         )
 
 
@@ -81,6 +90,26 @@ class SuppressionList:
     def _cache(self) -> dict[str, bool]:
         return {}
 
+    def redact(self, conversation_id: str, text: str) -> str:
+        """Return the text with `REPLACEMENT` for each id and, in their groups, each name.
+
+        A name is found alone or in a list, such as a group's own name.
+        """
+        if not self.hashes:
+            return text
+
+        def cut_name(part: str) -> str:
+            is_theirs = part.strip() and self.contains(scoped_name(conversation_id, part))
+            return REPLACEMENT if is_theirs else part
+
+        def cut_id(match: re.Match[str]) -> str:
+            return REPLACEMENT if self.contains(match[0]) else match[0]
+
+        whole = cut_name(text)
+        if whole == text and len(text) <= MOST_NAME_LIST_CHARACTERS:
+            whole = "".join(map(cut_name, _BETWEEN_NAMES.split(text)))
+        return _NUMBER.sub(cut_id, whole)
+
     def contains(self, id_: str) -> bool:
         """Return whether a person or conversation with this id was erased."""
         if not self.hashes:
@@ -93,6 +122,11 @@ class SuppressionList:
 def keyed_hash(key: bytes, id_: str) -> str:
     """Return the HMAC-SHA256 of an id in hexadecimal. Without the key it cannot be guessed."""
     return hmac.digest(key, id_.encode("utf-8", "surrogatepass"), hashlib.sha256).hex()
+
+
+def scoped_name(conversation_id: str, name: str) -> str:
+    """Return the text whose hash stands for a name in one group, in any spelling of the case."""
+    return f"{conversation_id}\0{name.strip().casefold()}"
 
 
 def hash_ids(key: bytes, ids: Iterable[str]) -> tuple[str, ...]:
@@ -120,7 +154,11 @@ def read_suppression(store: Store, account: str) -> SuppressionList:
             f" {key_path}, is not what was written, so erased people cannot be recognised: put both"
             " back from your backup"
         )
-    hashes = {hash_ for receipt in receipts for hash_ in (receipt.person, *receipt.conversations)}
+    hashes = {
+        hash_
+        for receipt in receipts
+        for hash_ in (receipt.person, *receipt.conversations, *receipt.names)
+    }
     return SuppressionList(key, frozenset(hashes))
 
 

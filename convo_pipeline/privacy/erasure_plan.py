@@ -5,16 +5,18 @@ end. An interrupted erasure continues from the saved plan.
 """
 
 import hashlib
+import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import cached_property
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from convo_pipeline.base.json_text import dump_json
+from convo_pipeline.base.json_text import dump_json, load_json
 from convo_pipeline.errors import CorruptError, StoreError
 from convo_pipeline.lake.columns import read_columns
 from convo_pipeline.lake.store import Store
@@ -22,9 +24,11 @@ from convo_pipeline.privacy.erasure import PendingFiles
 from convo_pipeline.schema import TABLES, Table, current_name
 from convo_pipeline.tables.payloads import read_object
 from convo_pipeline.tables.people import (
+    NAME_KEYS,
     IdMatcher,
     is_one_to_one,
     is_sent_by,
+    names_in,
     people_in,
     people_of_message,
     without_person,
@@ -38,6 +42,7 @@ _SAVED_NAMES = {
     "own": "direct_conversations",
     "shared": "group_conversations",
     "sent": "message_ids",
+    "names": "names",
 }
 """Names in a saved plan, and the fields of `ErasurePlan` that they hold."""
 
@@ -54,6 +59,8 @@ class ErasurePlan:
     """Conversations with other people: only the person's messages and ids leave."""
     message_ids: frozenset[str] = frozenset()
     """All messages of direct conversations, and the person's messages in groups."""
+    names: frozenset[str] = frozenset()
+    """Names, user names and addresses of the person: they leave what others' rows say of them."""
     partitions: frozenset[tuple[str, date]] = frozenset()
     """Tables and days with rows of these conversations."""
     row_counts: dict[str, int] = field(default_factory=dict)
@@ -74,6 +81,34 @@ class ErasurePlan:
         return IdMatcher((self.person_id, *self.direct_conversations, *self.message_ids))
 
     @cached_property
+    def name_matcher(self) -> IdMatcher:
+        """Finds the person's id and names in what others' rows hold."""
+        return IdMatcher((self.person_id, *self.names))
+
+    def without_person(self, value: object) -> object:
+        """Return a JSON value without the person, the names, and ids of messages that leave."""
+        return without_person(value, self._is_theirs, self.name_matcher.cut)
+
+    def may_hold_person(self, texts: pa.ChunkedArray) -> pa.ChunkedArray:
+        """Return a mask of the JSON texts that `without_person` may change."""
+        traces = [re.escape(_escaped(each)) for each in (self.person_id, *self.names)]
+        pattern = "|".join([*traces, '"reply_to"'])
+        return pc.fill_null(pc.match_substring_regex(texts, pattern), False)
+
+    def _is_theirs(self, found_id: str) -> bool:
+        return found_id == self.person_id or found_id in self.message_ids
+
+    def _is_reject_of_person(self, reason: str, text: str) -> bool:
+        if any(map(self.id_matcher.matches, (reason, text))):
+            return True
+        try:
+            payload = load_json(text)
+        except ValueError:  # A key of the API can be somebody's name, such as "message".
+            names = [name for name in self.names if not re.fullmatch("[a-z_]+", name)]
+            return IdMatcher(names).matches(text)
+        return self.without_person(payload) != payload
+
+    @cached_property
     def group_array(self) -> pa.Array:
         return _text_array(self.group_conversations)
 
@@ -89,7 +124,7 @@ class ErasurePlan:
         """Return a mask of the rows that leave; the other rows of groups stay."""
         if table.name == "raw_rejects":
             texts = zip(*(rows[name].to_pylist() for name in _REJECT_COLUMNS), strict=True)
-            return pa.array([any(map(self.id_matcher.matches, entry)) for entry in texts])
+            return pa.array([self._is_reject_of_person(*entry) for entry in texts], pa.bool_())
         is_leaving = pc.is_in(rows["conversation_id"], value_set=self.direct_array)
         if "message_id" in table.column_names and self.message_ids:
             # Message ids are only unique within a conversation.
@@ -99,6 +134,10 @@ class ErasurePlan:
         if table.name in PERSON_COLUMNS:
             is_person = pc.equal(rows[PERSON_COLUMNS[table.name]], self.person_id)
             is_leaving = pc.or_(is_leaving, is_person)
+        if "reactor_username" in rows.column_names and self.names:  # a reaction without an id
+            is_group = pc.is_in(rows["conversation_id"], value_set=self.group_array)
+            is_named = pc.is_in(rows["reactor_username"], value_set=_text_array(self.names))
+            is_leaving = pc.or_(is_leaving, pc.and_(is_group, is_named))
         return is_leaving
 
     def merged_with(self, other: "ErasurePlan") -> "ErasurePlan":
@@ -114,6 +153,7 @@ class ErasurePlan:
             direct_conversations=direct,
             group_conversations=groups - direct,
             message_ids=self.message_ids | other.message_ids,
+            names=self.names | other.names,
             partitions=self.partitions | other.partitions,
             row_counts=counts,
         )
@@ -169,7 +209,7 @@ def read_pending_plans(store: Store) -> list[ErasurePlan]:
                 (current_name(name), date.fromisoformat(day)) for name, day in saved["places"]
             ),
             row_counts=dict(saved["row_counts"]),
-            **{field: frozenset(saved[name]) for name, field in _SAVED_NAMES.items()},
+            **{field: frozenset(saved.get(name, ())) for name, field in _SAVED_NAMES.items()},
         )
         for saved in map(files.read, files.names())
         if saved is not None
@@ -199,8 +239,12 @@ class _PersonSearch:
     def __init__(self, store: Store, account: str, person_id: str) -> None:
         self.account_ids: set[str] = set()
         self._store, self._account, self._person_id = store, account, person_id
+        self._id_matcher = IdMatcher([person_id])
         self._people: dict[str, set[str]] = {}
         """The people of each conversation in which the person occurs."""
+        self._member_of: set[str] = set()
+        """The conversations in which the person writes or is written to, not only mentioned."""
+        self._names: set[str] = set()
         self._sent: dict[str, str] = {}
         """The conversation of each message that the person sent."""
 
@@ -212,13 +256,29 @@ class _PersonSearch:
                 ("conversation_id", "payload", "message_id"),
                 self._read_payloads,
             ),
-            "participant_days": (("conversation_id", "participant_id"), self._read_participants),
+            "participant_days": (
+                ("conversation_id", "participant_id", *NAME_KEYS),
+                self._read_participants,
+            ),
             "messages": (
-                ("conversation_id", "message_id", "sender_id", "recipient_ids"),
+                (
+                    "conversation_id",
+                    "message_id",
+                    "sender_id",
+                    "recipient_ids",
+                    "sender_name",
+                    "sender_username",
+                ),
                 self._read_messages,
             ),
-            "reactions": (("conversation_id", "reactor_id"), self._read_person_column),
-            "conversation_days": (("conversation_id", "customer_id"), self._read_person_column),
+            "reactions": (
+                ("conversation_id", "reactor_id", "reactor_username"),
+                self._read_person_column,
+            ),
+            "conversation_days": (
+                ("conversation_id", "customer_id", "customer_name", "customer_username"),
+                self._read_person_column,
+            ),
         }
         for name, (columns, read) in readers.items():
             for day in self._store.days(name, self._account):
@@ -230,7 +290,8 @@ class _PersonSearch:
         direct = frozenset(
             conversation_id
             for conversation_id, people in self._people.items()
-            if is_one_to_one(people, account_ids, self._is_person)
+            if conversation_id in self._member_of
+            and is_one_to_one(people, account_ids, self._is_person)
         )
         message_ids = {
             message_id for message_id, found_in in self._sent.items() if found_in not in direct
@@ -241,6 +302,7 @@ class _PersonSearch:
             direct,
             frozenset(self._people.keys() - direct),
             frozenset(message_ids),
+            frozenset(self._names),
         )
         partitions: set[tuple[str, date]] = set()
         counts: Counter[str] = Counter()
@@ -248,7 +310,8 @@ class _PersonSearch:
         for table in TABLES.values() if self._people else ():
             if "conversation_id" not in table.column_names:
                 continue
-            names = ("conversation_id", "message_id", PERSON_COLUMNS.get(table.name))
+            person_column = PERSON_COLUMNS.get(table.name)
+            names = ("conversation_id", "message_id", person_column, "reactor_username")
             columns = [name for name in names if name in table.column_names]
             for day in self._store.days(table.name, self._account):
                 rows = self._read(table, day, columns)
@@ -280,7 +343,9 @@ class _PersonSearch:
     def _is_person(self, found_id: str) -> bool:
         return found_id == self._person_id
 
-    def _add(self, conversation_id: str, people: Iterable[str]) -> None:
+    def _add(self, conversation_id: str, people: Iterable[str], *, is_member: bool = True) -> None:
+        if is_member:
+            self._member_of.add(conversation_id)
         self._people.setdefault(conversation_id, {self._person_id}).update(people)
 
     def _read_payloads(self, rows: pa.Table) -> None:
@@ -289,16 +354,20 @@ class _PersonSearch:
             self.account_ids.update(filter(None, pc.unique(rows["own_id"]).to_pylist()))
         for row in rows.filter(contains_id(rows["payload"], self._person_id)).to_pylist():
             payload = read_object(row["payload"]) or {}
-            if without_person(payload, self._is_person) != payload:
+            if without_person(payload, self._is_person, self._id_matcher.cut) != payload:
                 people = people_in(payload.get("participants")) | people_of_message(payload)
-                self._add(row["conversation_id"], people)
+                is_member = self._person_id in people
+                self._add(row["conversation_id"], people, is_member=is_member)
+                self._names |= names_in(payload, self._is_person)
             if "message_id" in row and is_sent_by(payload, self._is_person):
                 self._sent[row["message_id"]] = row["conversation_id"]
 
     def _read_person_column(self, rows: pa.Table) -> None:
-        """Read a table with `conversation_id` and a column with one person's id."""
-        for conversation_id in rows.filter(pc.equal(rows[1], self._person_id))[0].to_pylist():
-            self._add(conversation_id, ())
+        """Read a table with `conversation_id`, a column with one person's id, and their names."""
+        is_reaction = rows.column_names[1] == "reactor_id"
+        for conversation_id, _, *names in _rows(rows.filter(pc.equal(rows[1], self._person_id))):
+            self._add(conversation_id, (), is_member=not is_reaction)
+            self._names.update(filter(None, names))
 
     def _read_participants(self, rows: pa.Table) -> None:
         self._read_person_column(rows)
@@ -310,6 +379,8 @@ class _PersonSearch:
         is_sender = pc.fill_null(pc.equal(rows["sender_id"], self._person_id), False)
         sent = rows.filter(is_sender)
         self._sent |= {row["message_id"]: row["conversation_id"] for row in sent.to_pylist()}
+        for name in ("sender_name", "sender_username"):
+            self._names.update(filter(None, sent[name].to_pylist()))
         is_recipient = pc.equal(pc.list_flatten(rows["recipient_ids"]), self._person_id)
         received = rows.take(pc.list_parent_indices(rows["recipient_ids"]).filter(is_recipient))
         for row in pa.concat_tables([sent, received]).to_pylist():
@@ -319,8 +390,16 @@ class _PersonSearch:
 
 def contains_id(texts: pa.ChunkedArray, found_id: str) -> pa.ChunkedArray:
     """Return a mask of the JSON texts that contain an id, also as part of a longer one."""
-    escaped = dump_json(found_id).decode()[1:-1]
-    return pc.fill_null(pc.match_substring(texts, escaped), False)
+    return pc.fill_null(pc.match_substring(texts, _escaped(found_id)), False)
+
+
+def _escaped(text: str) -> str:
+    """Return a text as it stands inside a JSON string."""
+    return dump_json(text).decode()[1:-1]
+
+
+def _rows(rows: pa.Table) -> Iterator[tuple[Any, ...]]:
+    return zip(*(column.to_pylist() for column in rows.columns), strict=True)
 
 
 def _text_array(values: Iterable[str]) -> pa.Array:

@@ -1,7 +1,8 @@
 """Erase one person from everything that an account stores.
 
 A conversation between the business and the person leaves completely. In a group, the person's
-messages leave, and the person's id and name leave the other rows; what others wrote stays. The
+messages leave, and the person's id and names leave the other rows, also under unknown keys; what
+others wrote stays. The
 account's quarantined files can hold anybody, so all of them are deleted. Partitions of other days
 and accounts keep their bytes. An interrupted erasure is finished by the next call.
 """
@@ -29,6 +30,7 @@ from convo_pipeline.lake.suppression import (
     read_receipts,
     read_suppression,
     save_receipt,
+    scoped_name,
 )
 from convo_pipeline.privacy.erasure import (
     apply_to_each,
@@ -38,7 +40,6 @@ from convo_pipeline.privacy.erasure import (
 )
 from convo_pipeline.privacy.erasure_plan import (
     ErasurePlan,
-    contains_id,
     plan_erasure,
     read_pending_plans,
     remove_pending_plan,
@@ -48,11 +49,11 @@ from convo_pipeline.schema import TABLES, Table
 from convo_pipeline.settings import Settings
 from convo_pipeline.storage.layout import is_set_aside
 from convo_pipeline.tables.payloads import read_object
-from convo_pipeline.tables.people import without_person
+from convo_pipeline.tables.people import REPLACEMENT
 
-REPLACEMENT = "(forgotten)"
-"""Stands in texts of the state and the ledger where an id was."""
 _JSON_COLUMNS = ("payload", "extra")
+_TEXT_COLUMNS = ("reply_to_message_id", "customer_id", "customer_name", "customer_username")
+"""Columns of derived tables where somebody else's row can name the person or their message."""
 _PEOPLE_COLUMNS = {
     "participant_days": ("participant_id",),
     "messages": ("sender_id", "recipient_ids"),
@@ -170,7 +171,16 @@ def erase(store: Store, plan: ErasurePlan, now: datetime) -> Receipt:
     receipts = {receipt.person: receipt for receipt in read_receipts(store, plan.account)}
     receipt = receipts.get(person_hash) or Receipt(plan.account, person_hash, (), now)
     conversations = {*receipt.conversations, *hash_ids(key, plan.direct_conversations)}
-    receipt = replace(receipt, conversations=tuple(sorted(conversations)))
+    names = {
+        *receipt.names,
+        *hash_ids(
+            key,
+            (scoped_name(group, name) for group in plan.group_conversations for name in plan.names),
+        ),
+    }
+    receipt = replace(
+        receipt, conversations=tuple(sorted(conversations)), names=tuple(sorted(names))
+    )
     save_receipt(store, receipt)
     _erase_rows(store, plan)
     _erase_texts(store, plan)
@@ -209,17 +219,20 @@ def _without_person_in_groups(rows: pa.Table, plan: ErasurePlan) -> pa.Table:
 
     Returns the same table object if nothing changed, so that the file is not written again.
     """
-    person_id = plan.person_id
     is_group = pc.is_in(rows["conversation_id"], value_set=plan.group_array)
+    leaving = {plan.person_id, *plan.names, *plan.message_ids}
 
     def cut_json(text: str) -> str:
-        payload = without_person(read_object(text) or {}, lambda some_id: some_id == person_id)
-        return dump_json(payload).decode()
+        return dump_json(plan.without_person(read_object(text) or {}) or {}).decode()
 
     def cut_list(ids: list[str] | None) -> list[str] | None:
-        return ids and [each for each in ids if each != person_id]
+        return ids and [each for each in ids if each != plan.person_id]
+
+    def cut_text(text: str | None) -> str | None:
+        return None if text in leaving else text
 
     changes: dict[str, Callable[..., object]] = dict.fromkeys(_JSON_COLUMNS, cut_json)
+    changes |= dict.fromkeys(_TEXT_COLUMNS, cut_text)
     changes["recipient_ids"] = cut_list
     for name, change in changes.items():
         if name not in rows.column_names:
@@ -227,7 +240,7 @@ def _without_person_in_groups(rows: pa.Table, plan: ErasurePlan) -> pa.Table:
         column = rows[name]
         is_touched = is_group
         if change is cut_json:
-            is_touched = pc.and_(is_group, contains_id(column, person_id))
+            is_touched = pc.and_(is_group, plan.may_hold_person(column))
         if not pc.any(is_touched).as_py():
             continue
         pairs = zip(column.to_pylist(), is_touched.to_pylist(), strict=True)

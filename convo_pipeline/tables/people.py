@@ -1,14 +1,28 @@
 """Find and remove one person in API payloads, and ids in texts. Pure: values in, values out.
 
-A person is an object with the `id` of the person: a participant, a sender, a recipient, a reactor.
-The caller decides by `is_person` which ids belong to the person. Names are not searched.
+A person is known by an id: in an object with this `id`, or alone as a value or key, also under keys
+that this version does not know. The caller decides by `is_person` which ids belong to the person,
+and by `redact` which parts of a text name the person. Message texts stay as they are.
 """
 
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 IsPerson = Callable[[str], bool]
+Redact = Callable[[str], str]
+"""Returns a text with `REPLACEMENT` in the place of each name and id of the person."""
+REPLACEMENT = "(forgotten)"
+"""Stands in texts where an id or a name was."""
+NAME_KEYS = ("name", "username", "email")
+"""Keys of an object that is a person, beside `id`."""
+UNSEARCHED_KEYS = frozenset({
+    "id", "message", "created_time", "updated_time", "mime_type", "type", "share_type", "reaction",
+    "emoji", "tags",
+})  # fmt: skip
+"""Keys whose texts are no names of people: what others wrote, times, kinds."""
+MOST_ID_CHARACTERS = 300
 _REMOVED = object()
 _WORD = re.compile(r"\w+")
 _WORD_CHARACTER = re.compile(r"\w")
@@ -17,11 +31,13 @@ _WORD_CHARACTER = re.compile(r"\w")
 def people_in(value: object) -> set[str]:
     """Return the ids of the people in `from`, `to` or `participants`.
 
-    The value is an object, a list or `{"data": [...]}`.
+    The value is an object, an id alone, a list or `{"data": [...]}`.
 
-    >>> sorted(people_in({"data": [{"id": "1", "name": "Ada"}, {"id": 2}]}))
-    ['1', '2']
+    >>> sorted(people_in({"data": [{"id": "1", "name": "Ada"}, {"id": 2}, "3"]}))
+    ['1', '2', '3']
     """
+    if _is_id(value):
+        return {str(value)}
     if isinstance(value, list):
         return {person_id for item in value for person_id in people_in(item)}
     if not isinstance(value, Mapping):
@@ -54,27 +70,95 @@ def is_one_to_one(people: set[str], own_ids: frozenset[str], is_person: IsPerson
     return not others or len(people) <= 2
 
 
-def without_person(value: object, is_person: IsPerson) -> object:
-    """Return a copy of the value without the objects that are the person.
+def names_in(value: object, is_person: IsPerson) -> set[str]:
+    """Return the names, user names and addresses of the person in a payload.
 
-    >>> payload = {"to": {"data": [{"id": "1"}, {"id": "2"}]}, "from": {"id": "1"}}
-    >>> without_person(payload, {"1"}.__contains__)
-    {'to': {'data': [{'id': '2'}]}}
+    >>> payload = {"to": [{"id": "1", "name": "Ada"}], "by": {"user": {"id": 2, "name": "Bob"}}}
+    >>> names_in(payload, {"1"}.__contains__)
+    {'Ada'}
     """
-    rest = _remove_person(value, is_person)
+    if isinstance(value, list):
+        return set().union(*(names_in(item, is_person) for item in value))
+    if not isinstance(value, Mapping):
+        return set()
+    names = set().union(*(names_in(item, is_person) for item in value.values()))
+    if any(_is_id(item) and is_person(str(item)) for item in value.values()):
+        texts = [value.get(key) for key in NAME_KEYS]
+        names.update(text for text in texts if isinstance(text, str) and len(text.strip()) > 1)
+    return names
+
+
+def without_person(value: object, is_person: IsPerson, redact: Redact = str) -> object:
+    """Return a copy of the value without the person: objects, ids alone, and names.
+
+    An object of somebody else in the same payload keeps its name.
+
+    >>> payload = {"to": {"data": [{"id": "1"}, {"id": "2"}]}, "from": {"id": "1"}, "seen": ["1"]}
+    >>> without_person(payload, {"1"}.__contains__)
+    {'to': {'data': [{'id': '2'}]}, 'seen': []}
+    >>> without_person({"id": "t", "name": "Ada, Bob"}, {"1"}.__contains__, IdMatcher(["Ada"]).cut)
+    {'id': 't', 'name': '(forgotten), Bob'}
+    """
+    people = people_of_message(value)
+    if isinstance(value, Mapping):
+        people |= people_in(value.get("participants"))
+    others = frozenset(each for each in people if not is_person(each))
+    rest = _Cut(is_person, redact, others).apply(value, is_root=True)
     return None if rest is _REMOVED else rest
 
 
-def _remove_person(value: object, is_person: IsPerson) -> object:
-    if isinstance(value, list):
-        items = (_remove_person(item, is_person) for item in value)
-        return [item for item in items if item is not _REMOVED]
-    if not isinstance(value, Mapping):
-        return value
-    if value.get("id") is not None and is_person(str(value["id"])):
-        return _REMOVED
-    pairs = ((key, _remove_person(item, is_person)) for key, item in value.items())
-    return {key: item for key, item in pairs if item is not _REMOVED}
+@dataclass(frozen=True)
+class _Cut:
+    """Removal of one person from a JSON value."""
+
+    is_person: IsPerson
+    redact: Redact
+    others: frozenset[str]
+
+    def apply(self, value: object, key: str = "", *, is_root: bool = False) -> object:
+        if isinstance(value, list):
+            items = (self.apply(item, key, is_root=is_root) for item in value)
+            return [item for item in items if item is not _REMOVED]
+        if isinstance(value, Mapping):
+            return self._cut_object(value, is_root=is_root)
+        if self._is_theirs(value):
+            return _REMOVED
+        if not isinstance(value, str) or key in UNSEARCHED_KEYS:
+            return value
+        rest = self.redact(value)
+        return _REMOVED if rest == REPLACEMENT != value else rest
+
+    def _cut_object(self, value: Mapping[str, object], *, is_root: bool) -> object:
+        own_id = value.get("id")
+        if own_id is not None and self._is_theirs(own_id):
+            return _REMOVED
+        if own_id is None and not is_root and self._describes_person(value):
+            return _REMOVED
+        is_other = own_id is not None and str(own_id) in self.others
+        rest = {}
+        for key, item in value.items():
+            is_kept = is_other and key in NAME_KEYS
+            new = item if is_kept else self.apply(item, key)
+            if new is not _REMOVED and not self._is_theirs(key):
+                rest[key] = new
+        return rest
+
+    def _describes_person(self, value: Mapping[str, object]) -> bool:
+        """Return whether an object without an `id` of its own is the person: by id or by name."""
+        names = (value.get(key) for key in NAME_KEYS)
+        return any(map(self._is_theirs, value.values())) or any(
+            isinstance(name, str) and self.redact(name) == REPLACEMENT != name for name in names
+        )
+
+    def _is_theirs(self, value: object) -> bool:
+        return _is_id(value) and self.is_person(str(value))
+
+
+def _is_id(value: object) -> bool:
+    """Return whether a value can be an id: a short text without spaces, or a whole number."""
+    if isinstance(value, str):
+        return 0 < len(value) <= MOST_ID_CHARACTERS and not any(map(str.isspace, value))
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**30
 
 
 class IdMatcher:
@@ -118,6 +202,10 @@ class IdMatcher:
         for each in self._others:
             text = _whole_word(each).sub(lambda _: replacement, text)
         return text
+
+    def cut(self, text: str) -> str:
+        """Return the text with `REPLACEMENT` in the place of each id."""
+        return self.replace(text, REPLACEMENT)
 
     def _spans(self, text: str) -> Iterator[tuple[int, int]]:
         """Yield begin and end of each id, in order, without overlaps."""
