@@ -64,6 +64,7 @@ KNOWN_VALUES: Mapping[str, frozenset[str]] = {
         """
     image video audio file sticker template fallback share post ig_post reel ig_reel story
     ig_story story_mention ephemeral media unsupported_type appointment_booking product
+    web_url postback open_url phone_number account_link account_unlink game_play payment
     location OAuthException GraphMethodException FacebookApiException GraphBatchException
     IGApiException USER PAGE APP SYSTEM_USER
     """
