@@ -320,6 +320,18 @@ def token(
 
 
 @main.command()
+@click.pass_obj
+def init(context: CommandContext) -> None:
+    """Write a commented convo.toml to start from. An existing file is never changed."""
+    from convo_pipeline.console.first_settings import write_first_settings
+    from convo_pipeline.settings import find_settings_file
+
+    file = find_settings_file(context.config)
+    write_first_settings(file, context.clock.now().date())
+    click.echo(f"{file} written: edit its account, then run `convo-pipeline check`", err=True)
+
+
+@main.command()
 @ACCOUNT_OPTION
 @click.option(
     "--since", type=UtcDate(), help="First day, UTC. Default: that of the next nightly run."

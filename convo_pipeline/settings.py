@@ -546,8 +546,8 @@ def read_settings(
         content = file.read_bytes()
     except FileNotFoundError:
         raise SettingsError(
-            f"no configuration: {file} does not exist; create it, or name another file by --config"
-            f" or {CONFIG_VARIABLE}"
+            f"no configuration: {file} does not exist; write one by `convo-pipeline init`, or name"
+            f" another file by --config or {CONFIG_VARIABLE}"
         ) from None
     except OSError as error:
         raise SettingsError(f"cannot read {file}: {error.strerror}") from None
