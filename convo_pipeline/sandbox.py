@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from convo_pipeline.base.extras import needs_extra
 from convo_pipeline.errors import SettingsError
 from convo_pipeline.settings import EMULATOR, Settings
 
@@ -32,7 +33,8 @@ def emulator_if_needed(
     if not emulated:
         yield settings, environ
         return
-    from convo_pipeline.emulator.serve import EMULATOR_TOKEN
+    with needs_extra("demo"):
+        from convo_pipeline.emulator.serve import EMULATOR_TOKEN
 
     tokens = {account.token_name: EMULATOR_TOKEN for account in emulated} | dict(environ)
     if URL_VARIABLE in environ:
@@ -45,7 +47,8 @@ def emulator_if_needed(
 @contextmanager
 def run_emulator(port: int = 0, seed: int = DEFAULT_SEED) -> Iterator["EmulatorServer"]:
     """Run the emulator in this process; a SettingsError if the port is taken."""
-    from convo_pipeline.emulator.serve import EmulatorServer
+    with needs_extra("demo"):
+        from convo_pipeline.emulator.serve import EmulatorServer
 
     server = EmulatorServer(port=port, seed=seed)
     try:
@@ -101,7 +104,8 @@ def serve_emulator(
     port: int, seed: int, say: Callable[[str], None], faults: Sequence[str] = ()
 ) -> None:
     """Run the emulator until Ctrl-C, with faults such as `slow_loris:0.1`; print its settings."""
-    from convo_pipeline.emulator.serve import EMULATOR_TOKEN, FaultError, serve_forever
+    with needs_extra("demo"):
+        from convo_pipeline.emulator.serve import EMULATOR_TOKEN, FaultError, serve_forever
 
     start = datetime.now(UTC).date() - timedelta(days=29)
 

@@ -23,6 +23,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from convo_pipeline.base.cancellation import interrupted_by_sigterm
+from convo_pipeline.base.extras import needs_extra
 from convo_pipeline.console.extraction import describe_problems
 from convo_pipeline.console.progress import ProgressLines
 from convo_pipeline.orchestration.deployment import Deployment
@@ -189,6 +190,8 @@ def serve_ui(console: Console, environ: Mapping[str, str], port: int) -> None:
     """Run `dagster dev` until Ctrl-C or SIGTERM, then end it and its children."""
     definitions = ["-m", "convo_pipeline.definitions", "--log-level", "error"]
     address = ["-h", "127.0.0.1", "-p", str(port)]
+    with needs_extra("web"):
+        import dagster_webserver  # noqa: F401 - only whether it is installed
     command = [sys.executable, "-m", "dagster", "dev", *definitions, *address]
     with suppress(KeyboardInterrupt), interrupted_by_sigterm():
         process = subprocess.Popen(  # noqa: S603 (our own interpreter, no outside input)

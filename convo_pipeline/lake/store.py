@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from convo_pipeline.base.clock import SYSTEM_CLOCK, Clock
+from convo_pipeline.base.extras import needs_extra
 from convo_pipeline.errors import StoreError
 from convo_pipeline.lake import parquet
 from convo_pipeline.lake.partitions import Commit, Partitions, StoredPartition, rows_of
@@ -287,6 +288,7 @@ def open_backend(settings: StoreSettings) -> StorageBackend:
     """Return the backend of the tables, without a request to it."""
     if not settings.is_remote:
         return LocalFolder(Path(settings.root))
-    from convo_pipeline.storage.s3 import S3Bucket  # importing boto3 is slow
+    with needs_extra("s3"):
+        from convo_pipeline.storage.s3 import S3Bucket  # importing boto3 is slow
 
     return S3Bucket(settings.root, settings.endpoint_url)

@@ -130,6 +130,9 @@ def draw_pictures(
             return picture_account(store, account, days, rules=rules)
         except ConvoError:
             raise
+        except ModuleNotFoundError:
+            text = dg.MetadataValue.md('No pictures: `pip install "convo-pipeline[plots]"`.')
+            return dict.fromkeys(PICTURED, text)
         except Exception as error:
             text = dg.MetadataValue.md(
                 f"No pictures: {describe_error(error, deployment.interface)}."

@@ -19,6 +19,7 @@ from typing import Any, Self
 
 import duckdb
 
+from convo_pipeline.base.extras import needs_extra
 from convo_pipeline.errors import CorruptError
 from convo_pipeline.query.accounts import accounts_table
 from convo_pipeline.query.compacted_source import CompactedSource
@@ -81,7 +82,8 @@ def open_source(root: str | os.PathLike[str], settings: StoreSettings) -> Source
     """
     if not str(root).startswith("s3://"):
         return CompactedSource(root, _state_file(root, settings))
-    from convo_pipeline.query.bucket_source import BucketSource
+    with needs_extra("s3"):
+        from convo_pipeline.query.bucket_source import BucketSource
 
     return BucketSource(str(root), settings.endpoint_url)
 
