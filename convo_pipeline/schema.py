@@ -469,6 +469,11 @@ CONVERSATION_DAYS = Table(
             required=True,
         ),
         Column(
+            "has_more_participants",
+            FLAG,
+            "True if the API did not return all participants, so that the number is a lower bound.",
+        ),
+        Column(
             "customer_id",
             TEXT,
             "The customer's id; null unless exactly one participant is not the account.",

@@ -23,7 +23,7 @@ from convo_pipeline.lake.store import Store
 from convo_pipeline.tables.directions import count_unsure
 from convo_pipeline.tables.normalize import RawDay, count_coverage, normalize
 
-DERIVATION_VERSION = 4
+DERIVATION_VERSION = 5
 """Increase it when the same raw rows give other derived rows: all days are then derived again."""
 DERIVED = tuple(table.name for table in (*schema.NORMALISED, schema.COVERAGE))
 _COVERAGE = schema.COVERAGE.name

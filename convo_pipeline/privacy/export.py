@@ -58,8 +58,8 @@ PLAIN = frozenset({
     "content_type", "attachment_count", "share_count", "reaction_count", "has_own_reaction",
     "story_kind", "is_unsupported", "tags", "detail_status", "problem", "kind", "mime_type",
     "size_bytes", "url_expires_at", "width", "height", "duration_seconds", "is_sticker",
-    "share_type", "reaction", "is_account", "participant_count", "message_count", "inbound_count",
-    "outbound_count", "detailed_count",
+    "share_type", "reaction", "is_account", "has_more_participants", "participant_count",
+    "message_count", "inbound_count", "outbound_count", "detailed_count",
     *COVERAGE.column_names, *ACCOUNT_DAYS.column_names,
 })  # fmt: skip
 """Columns that are exported as they are."""

@@ -147,6 +147,7 @@ def normalize_conversations(
         conversations.select(["conversation_id", "platform", "page_id", "folder"]),
         _find_customers(participants),
         _count_people(participants),
+        _find_cut_lists(conversations),
         counts,
     ):
         matches = rows.take(pc.index_in(ids, value_set=rows["conversation_id"].combine_chunks()))
@@ -154,7 +155,8 @@ def normalize_conversations(
     for name in ("platform", "page_id", "folder"):
         is_empty = pc.equal(columns[name], "")
         columns[name] = pc.if_else(is_empty, pa.scalar(None, schema.TEXT), columns[name])
-    defaults = {"platform": platform, "page_id": page_id} | dict.fromkeys(_COUNTS, 0)
+    defaults: dict[str, object] = {"platform": platform, "page_id": page_id}
+    defaults |= {"has_more_participants": False} | dict.fromkeys(_COUNTS, 0)
     for name, default in defaults.items():
         field = schema.CONVERSATION_DAYS.schema.field(name)
         columns[name] = pc.coalesce(columns[name], pa.scalar(default, field.type))
@@ -177,6 +179,13 @@ def _count_messages(messages: pa.Table) -> pa.Table:
 def _count_people(participants: pa.Table) -> pa.Table:
     counts = participants.group_by("conversation_id").aggregate([([], "count_all")])
     return counts.rename_columns(["conversation_id", "participant_count"])
+
+
+def _find_cut_lists(conversations: pa.Table) -> pa.Table:
+    """Return for each conversation whether its list of participants is cut."""
+    is_cut = pc.fill_null(pc.match_substring(conversations["payload"], schema.IS_CUT), False)
+    names = ["conversation_id", "has_more_participants"]
+    return pa.table([conversations["conversation_id"], is_cut], names)
 
 
 def _find_customers(participants: pa.Table) -> pa.Table:

@@ -182,6 +182,11 @@ def test_participants_that_cannot_be_read_on_cost_no_message(tmp_path: Path) -> 
     with serve_case(world(refused, participants=cut(people(25))), tmp_path) as run:
         assert run.extract().outcome == "incomplete"
         assert run.sql("select count(*) from messages") == [(1,)]
+        query = "select participant_count, has_more_participants from conversation_days"
+        assert run.sql(query) == [(27, True)]
+        run.api.world["answers"][0] |= {"body": {"data": people(26)[25:]}, "status": 200}
+        run.extract("full")
+        assert run.sql(query) == [(28, False)]
 
 
 def test_an_erased_person_leaves_the_later_pages_too(tmp_path: Path) -> None:

@@ -670,8 +670,8 @@ def test_a_conversation_that_is_only_known_by_its_messages_has_a_row() -> None:
     assert rows(raw, "conversation_days") == [
         {
             "conversation_id": "c9", "platform": "instagram", "page_id": PAGE_ID, "folder": None,
-            "participant_count": 0, "customer_id": None, "customer_name": None,
-            "customer_username": None,
+            "participant_count": 0, "has_more_participants": False, "customer_id": None,
+            "customer_name": None, "customer_username": None,
             "first_message_at": AT, "last_message_at": AT, "message_count": 1, "inbound_count": 0,
             "outbound_count": 0, "detailed_count": 0,
         }

@@ -123,6 +123,7 @@ def test_02_a_whole_messenger_conversation_becomes_conversation_participants_and
         "conversation_days": [
             key | {
                 "platform": "messenger", "page_id": PAGE_ID, "folder": None, "participant_count": 2,
+                "has_more_participants": False,
                 "customer_id": M_CUSTOMER, "customer_name": "Ada Invented",
                 "customer_username": None,
                 "first_message_at": times[1], "last_message_at": AT, "message_count": 2,
