@@ -154,6 +154,17 @@ def decode_record(value: dict[str, Any]) -> Record:
     raise KeyError(kind)
 
 
+_UNREADABLE = (
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    ArithmeticError,
+    PayloadError,
+)
+"""Errors of `decode_record` for a value that this version does not write."""
+
+
 @dataclass
 class Spool:
     """The write-ahead log of one account's run; several threads may append to it."""
@@ -202,7 +213,14 @@ class Spool:
                 continue
             try:
                 records = [decode_record(value), *map(decode_record, value.get("states", ()))]
-            except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
+            except (
+                LookupError,
+                TypeError,
+                ValueError,
+                AttributeError,
+                ArithmeticError,
+                PayloadError,
+            ):
                 self.unreadable.append(value)
             else:
                 yield from records

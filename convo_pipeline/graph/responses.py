@@ -150,20 +150,23 @@ def within_limits(row: object) -> tuple[object, str | None]:
 
     A row has at most 1,000 keys and 8 MiB, and no value that is `OverLimit`. The id and the times
     of a row are kept first, then its other keys in their order. Whatever is within the limits can
-    be stored, read, erased, exported and verified.
+    be stored, read, erased, exported and verified. A text passes: it may be that of a whole row.
+    PayloadError for a list beyond the limits.
 
     >>> within_limits({"id": "m_1", "message": "hi"})
     ({'id': 'm_1', 'message': 'hi'}, None)
     >>> within_limits(read_json(b'{"id": "m_1", "message": "hi", "rating": 1e999}'))
     ({'id': 'm_1', 'message': 'hi'}, '{"id":"m_1","message":"hi","rating":"1e999"}')
     """
+    if isinstance(row, str):
+        return str(row), None
     is_small = not isinstance(row, dict) or len(row) <= MOST_ROW_KEYS
     size = _size_of(row)
     if is_small and size is not None and size <= MOST_ROW_BYTES:
         return row, None
     text = dump_json(row).decode()
     if not isinstance(row, dict):
-        return text, None
+        raise PayloadError("the response has a list that exceeds the limits in place of an object")
     kept: dict[str, object] = {}
     room = MOST_ROW_BYTES
     for key in sorted(row, key=lambda key: key not in _TIMES_AND_IDS):
@@ -224,6 +227,8 @@ def _read_list(response: GraphResponse) -> Page:
         return Page(tuple(body), None, response.server_time)
     if not isinstance(body, dict) or not isinstance(body.get("data"), list | dict):
         raise PayloadError("the response has no data list")
+    if _size_of({key: value for key, value in body.items() if key != "data"}) is None:
+        raise PayloadError("the response is nested too deeply beside its data")
     after = _read_cursor(body.get("paging"))
     if after == "":
         raise PayloadError("the response has a next page but no cursor")
