@@ -99,6 +99,8 @@ def _iso_time(match: re.Match[str]) -> datetime | None:
 
 
 def _unix_time(number: int | float) -> datetime | None:
+    if abs(number) > LAST_SECOND * 1000:
+        return None
     seconds = number / 1000 if abs(number) >= MILLISECONDS_FROM else number
     if not -LAST_SECOND <= seconds <= LAST_SECOND:
         return None

@@ -97,7 +97,9 @@ ERRORS = (
 """Errors with which one conversation or message is refused."""
 PASSING_CODES = frozenset({1, 2})
 """Codes that may pass: a conversation that is refused with one is requested in every run."""
-READ_TO_THE_END = frozenset({"conversation_failed", "conversation_refused", "message_failed"})
+READ_TO_THE_END = frozenset(
+    {"conversation_failed", "conversation_refused", "message_failed", "clock"}
+)
 """Reasons of runs that requested everything; other reasons end a run early."""
 REPAIRS_OF_RENAMED = 5
 """Number of runs until ids that the API does not know any more count as vanished."""

@@ -97,3 +97,21 @@ def test_a_day_holds_its_first_and_last_microsecond() -> None:
         day,
         date(2026, 3, 1),
     ]
+
+
+@pytest.mark.parametrize("offset", ["+0000", "-1200", "+1400", "-2359", "+2359", "Z", ""])
+@pytest.mark.parametrize(
+    "local", ["0000-01-01T00:00:00", "0001-01-01T00:00:00", "9999-12-31T23:59:59"]
+)
+def test_every_time_that_is_read_is_a_date(local: str, offset: str) -> None:
+    """Years 0 to 9999 with any offset are a time that a date can hold, or none."""
+    for time_us in (parse_time_us(local + offset), parse_time_us(f"{local}.000{offset}")):
+        if time_us is not None:
+            assert from_us(time_us).date() == day_of(time_us)
+
+
+@pytest.mark.parametrize("number", [1e308, -1e308, 10**400, -(10**400), 253_402_300_800, -1, 1e17])
+def test_every_number_is_a_time_or_none(number: float) -> None:
+    time_us = parse_time_us(number)
+    if time_us is not None:
+        assert from_us(time_us).date() == day_of(time_us)
