@@ -1,32 +1,47 @@
 """Write Arrow tables as CSV that a spreadsheet opens without running formulas."""
 
-import csv
 import io
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import date, datetime
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 
+_NEEDS_QUOTES = re.compile(r'[,"\r\n]')
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "|", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 def write_csv_batches(names: Sequence[str], batches: Iterable[pa.Table], out: BinaryIO) -> int:
     """Write tables with the same columns as one UTF-8 CSV; return the number of rows.
 
-    Times are ISO 8601. A text that a spreadsheet would run gets a leading apostrophe.
+    Times are ISO 8601. A text that a spreadsheet would run gets a leading apostrophe. An empty text
+    is `""`, a null is nothing.
     """
     text = io.TextIOWrapper(out, encoding="utf-8", errors="replace", newline="", write_through=True)
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([disarm_formula(name) for name in names])
+    text.write(_csv_line([disarm_formula(name) for name in names]))
     row_count = 0
     for batch in batches:
         row_count += batch.num_rows
         for row in iterate_rows(batch):
-            writer.writerow([_csv_cell(cell) for cell in row])
+            text.write(_csv_line([_csv_cell(cell) for cell in row]))
     text.detach()
     return row_count
+
+
+def _csv_line(cells: Sequence[object]) -> str:
+    """Return one line of CSV. A line of one null is quoted, because readers skip an empty line.
+
+    >>> print(_csv_line([1, None, "", "x,y"]), end="")
+    1,,"","x,y"
+    """
+    texts = []
+    for cell in cells:
+        text = "" if cell is None else str(cell)
+        is_quoted = cell == "" or _NEEDS_QUOTES.search(text) or (len(cells) == 1 and not text)
+        texts.append('"' + text.replace('"', '""') + '"' if is_quoted else text)
+    return ",".join(texts) + "\n"
 
 
 def disarm_formula(text: str) -> str:

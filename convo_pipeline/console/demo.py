@@ -148,7 +148,7 @@ def _print_summary(
 
 def answer(con: Connection, since: date) -> str:
     """Return how fast the businesses answer and when they are busiest."""
-    (minutes,) = con.execute(FIRST_RESPONSE, [since]).fetchone()
+    [(minutes,)] = con.execute(FIRST_RESPONSE, [since]).fetchall()
     busiest = con.execute(BUSIEST_HOUR, [since]).fetchone()
     if minutes is None or busiest is None:
         return "How fast do we answer? No customer was answered in these days."

@@ -5,16 +5,18 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from convo_pipeline.console.results import WRITERS, print_rows
 from convo_pipeline.errors import SettingsError
 from convo_pipeline.query.connection import Connection
+from convo_pipeline.query.read_only import is_complete
 from convo_pipeline.settings import Settings
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from prompt_toolkit.input import Input
     from prompt_toolkit.output import Output
 
@@ -49,11 +51,21 @@ def check_output(output: Path, root: str, settings: Settings | None) -> None:
 
 
 def run_sql(con: Connection, sql: str, form: str, output: str | None = None) -> None:
-    """Run SQL and print its rows, or write them to stdout or to the file `output`."""
-    relation: Any = con.sql(sql)
-    if relation is None:
-        return
-    result = relation.to_arrow_table()
+    """Run the statements and print their rows, or write them to stdout or to the file `output`."""
+    results = [
+        relation.to_arrow_table()
+        for statement in con.split(sql)
+        if (relation := con.sql(statement)) is not None
+    ]
+    if len(results) > 1 and (output is not None or form != "table"):
+        raise SettingsError(
+            f"{len(results)} statements return rows; --format and --output need one"
+        )
+    for result in results:
+        _show(result, form, output)
+
+
+def _show(result: "pa.Table", form: str, output: str | None) -> None:
     if output is not None:
         with Path(output).open("wb") as file:
             WRITERS["csv" if form == "table" else form](result, file)
@@ -113,21 +125,25 @@ def run_shell(
             return
         statement = f"{statement}\n{line}".strip()
         if statement.startswith("."):
-            run(dot_command_sql(statement))
-        elif statement.endswith(";"):
+            sql = dot_command_sql(statement)
+            if sql:
+                run(sql)
+            else:
+                console.print(f"unknown command {statement}\n{HELP}", markup=False, highlight=False)
+        elif is_complete(statement):
             run(statement)
         else:
             continue
         statement = ""
 
 
-def dot_command_sql(command: str) -> str:
-    """Return the SQL of a dot command; an unknown one lists the tables.
+def dot_command_sql(command: str) -> str | None:
+    """Return the SQL of a dot command; None for an unknown one.
 
-    >>> dot_command_sql(".columns messages")
-    'describe "messages"'
+    >>> dot_command_sql(".columns messages"), dot_command_sql(".nothing")
+    ('describe "messages"', None)
     """
     words = command.split()
     if words[0] == ".columns" and len(words) == 2 and re.fullmatch(r"\w+", words[1]):
         return f'describe "{words[1]}"'
-    return TABLES
+    return TABLES if words == [".tables"] else None

@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import duckdb
 
@@ -23,7 +23,7 @@ from convo_pipeline.base.extras import needs_extra
 from convo_pipeline.errors import CorruptError
 from convo_pipeline.query.accounts import accounts_table
 from convo_pipeline.query.compacted_source import CompactedSource
-from convo_pipeline.query.read_only import reading_sql, refuse_method
+from convo_pipeline.query.read_only import WRITING_METHODS, reading_sql, refuse_method
 from convo_pipeline.query.reply_rules import RULES
 from convo_pipeline.query.response_times import response_time_views
 from convo_pipeline.query.sources import VIEWED_TABLES, Source, quote, select_nothing
@@ -32,6 +32,10 @@ from convo_pipeline.schema import MESSAGES
 from convo_pipeline.settings import Settings, StoreSettings
 from convo_pipeline.state.database import STATE_FILE
 from convo_pipeline.storage.layout import DATA_FILE
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
 
 TRIES = 5
 PAUSE_SECONDS = 0.02
@@ -117,7 +121,7 @@ class _Lake:
     def __init__(self, con: duckdb.DuckDBPyConnection, source: Source, settings: Settings) -> None:
         self.source = source
         self._con = con
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
         self._has_files: dict[str, bool] = {}
         self._selects: dict[str, str] = {}
         self._relations = source.relations()
@@ -144,7 +148,7 @@ class _Lake:
 
         With `use_cache`, a table that had files keeps its view unless its source has changed.
         """
-        with self._lock:
+        with self.lock:
             for attempt in range(1, TRIES + 1):
                 try:
                     self._create_views(use_cache and attempt == 1)
@@ -188,7 +192,7 @@ class _Lake:
 
         Also raise StoreError for a link or a pipe in the place of a file that the query may read.
         """
-        with self._lock:
+        with self.lock:
             query = reading_sql(self._con, query)
         self.check_folders(query)
         return query
@@ -210,6 +214,8 @@ class _Lake:
         for attempt in range(1, TRIES + 1):
             try:
                 return action()
+            except duckdb.CatalogException as error:
+                raise _with_hint(error) from None
             except duckdb.Error as error:
                 if type(error) not in READ_ERRORS:
                     raise
@@ -252,6 +258,15 @@ class _Lake:
         )
 
 
+def _with_hint(error: duckdb.CatalogException) -> duckdb.CatalogException:
+    """Return the error about an unknown table with the way to query a frame of Python."""
+    match = re.search(r"Table with name (\w+) does not exist", str(error))
+    if not match:
+        return error
+    hint = f'To query a DataFrame of Python, call con.register("{match[1]}", frame) first.'
+    return duckdb.CatalogException(f"{error}\n{hint}")
+
+
 class Connection:
     """A DuckDB connection that retries a read if a commit interrupts it."""
 
@@ -275,12 +290,12 @@ class Connection:
 
     duplicate = cursor
 
-    def table(self, name: str) -> Any:
+    def table(self, name: str) -> "Relation":
         """Return the view of a table as a relation."""
         self._lake.check_folders(name)
         return self._relation(lambda: self._con.view(name))
 
-    def sql(self, query: Any, *, alias: str = "", params: object = None) -> Any:
+    def sql(self, query: Any, *, alias: str = "", params: object = None) -> "Relation":
         """Return a query as a relation, which runs when its rows are fetched.
 
         A statement without rows runs at once.
@@ -289,6 +304,29 @@ class Connection:
         return self._relation(lambda: self._con.sql(query, alias=alias, params=params))
 
     query = from_query = sql
+
+    def split(self, sql: str) -> list[str]:
+        """Return the statements of an SQL text."""
+        with self._lake.lock:
+            return [statement.query for statement in self._con.extract_statements(sql)]
+
+    def fetchall(self) -> list[tuple[Any, ...]]:
+        """Return all rows of the executed statement that were not fetched yet."""
+        rows: list[tuple[Any, ...]] = self._fetching(self._con.fetchall)()
+        return rows
+
+    def fetchone(self) -> tuple[Any, ...] | None:
+        """Return the next row of the executed statement, None after the last."""
+        row: tuple[Any, ...] | None = self._fetching(self._con.fetchone)()
+        return row
+
+    def df(self) -> "pd.DataFrame":
+        """Return the rows of the executed statement as a pandas frame."""
+        frame: pd.DataFrame = self._fetching(self._con.df)()
+        return frame
+
+    def __dir__(self) -> list[str]:
+        return _names_of(self, self._con)
 
     def executemany(self, query: Any, parameters: object = None) -> Self:
         """Run a statement once for each set of parameters."""
@@ -326,9 +364,10 @@ class Connection:
             else self._calling(value)
         )
 
-    def _relation(self, make: Callable[[], Any]) -> Any:
+    def _relation(self, make: Callable[[], Any]) -> "Relation":
         self._rerun = None
-        return _wrap(self._lake.run(make), self._lake)
+        relation: Relation = _wrap(self._lake.run(make), self._lake)
+        return relation
 
     def _calling(self, method: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -374,6 +413,12 @@ def _words_of(sql: str) -> set[str]:
 _READERS = ("df", "arrow", "pl", "torch", "tf", "to_arrow_table", "to_arrow_reader")
 
 
+def _names_of(wrapper: object, wrapped: object) -> list[str]:
+    """Return the names that completion shows: those of both objects, without what is refused."""
+    names = {*object.__dir__(wrapper), *(name for name in dir(wrapped) if name[0] != "_")}
+    return sorted(names - WRITING_METHODS)
+
+
 def _wrap(value: Any, lake: _Lake) -> Any:
     return Relation(value, lake) if isinstance(value, duckdb.DuckDBPyRelation) else value
 
@@ -407,7 +452,32 @@ class Relation:
     def query(self, virtual_table_name: str, sql_query: str) -> Any:
         """Return a query that names this relation `virtual_table_name`, as a relation."""
         sql_query = self._lake.reading_sql(sql_query)
-        return self._calling(self._relation.query)(virtual_table_name, sql_query)
+        method: Any = self._relation.query
+        return self._calling(method)(virtual_table_name, sql_query)
+
+    def df(self) -> "pd.DataFrame":
+        """Return the rows as a pandas frame."""
+        frame: pd.DataFrame = self._calling(self._relation.df)()
+        return frame
+
+    def fetchall(self) -> list[tuple[Any, ...]]:
+        """Return all rows that were not fetched yet."""
+        rows: list[tuple[Any, ...]] = self._calling(self._relation.fetchall)()
+        return rows
+
+    def fetchone(self) -> tuple[Any, ...] | None:
+        """Return the next row, None after the last."""
+        method: Any = self._relation.fetchone
+        row: tuple[Any, ...] | None = self._calling(method)()
+        return row
+
+    def to_arrow_table(self) -> "pa.Table":
+        """Return the rows as an Arrow table."""
+        table: pa.Table = self._calling(self._relation.to_arrow_table)()
+        return table
+
+    def __dir__(self) -> list[str]:
+        return _names_of(self, self._relation)
 
     def __repr__(self) -> str:
         return str(self._lake.run(lambda: repr(self._relation)))

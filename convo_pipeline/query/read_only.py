@@ -56,6 +56,17 @@ def reading_sql(con: duckdb.DuckDBPyConnection, query: Any) -> Any:
     return ";\n".join(new for new, _ in texts) if has_changed else query
 
 
+def is_complete(sql: str) -> bool:
+    """Return whether the SQL ends with a semicolon, apart from comments.
+
+    >>> is_complete("select 1; -- one"), is_complete("select 'a;"), is_complete("select 1")
+    (True, False, False)
+    """
+    tokens = duckdb.tokenize(sql)
+    words = [start for start, kind in tokens if kind != duckdb.token_type.comment]
+    return bool(words) and sql[words[-1]] == ";"
+
+
 def refuse_method(name: str) -> None:
     """Raise StoreError for a method that writes."""
     if name in WRITING_METHODS:

@@ -459,6 +459,31 @@ def test_the_shell_keeps_a_history_and_runs_each_statement(tmp_path: Path) -> No
     assert "+select 1" in history.read_text()
 
 
+def test_the_shell_ends_a_statement_before_a_comment_and_explains_unknown_commands(
+    tmp_path: Path,
+) -> None:
+    asked: list[str] = []
+    shown = io.StringIO()
+    with create_pipe_input() as keys:
+        keys.send_text("select 1; -- comment\nselect ';\n';\n.nothing\n.quit\n")
+        run_shell(Console(file=shown), asked.append, {}, tmp_path / "history", keys, DummyOutput())
+    assert asked == ["select 1; -- comment", "select ';\n';"]
+    assert "unknown command .nothing" in shown.getvalue()
+
+
+def test_query_shows_the_rows_of_each_statement(lake: Path) -> None:
+    shown = invoke("--config", str(lake), "query", "select 7 as a; select 8 as b").stdout
+    assert ("7" in shown, "8" in shown) == (True, True)
+    code, line = error_of("--config", str(lake), "query", "--format", "csv", "select 7; select 8")
+    assert (code, "one statement" in line) == (2, True)
+
+
+def test_csv_keeps_null_and_empty_text_apart(lake: Path) -> None:
+    sql = "select null as a, '' as b, 'x,y' as c"
+    rows = invoke("--config", str(lake), "query", "--format", "csv", sql).stdout
+    assert rows == 'a,b,c\n,"","x,y"\n'
+
+
 def test_quit_leaves_the_shell_inside_a_statement(tmp_path: Path) -> None:
     asked: list[str] = []
     with create_pipe_input() as keys:
@@ -474,7 +499,7 @@ def test_every_table_that_the_shell_lists_can_be_queried(lake: Path) -> None:
         "--config", str(lake), "query", "--format", "csv", dot_command_sql(".tables")
     ).stdout.split()[1:]
     assert {"messages", "sessions", "inbox", "runs"} <= set(listed)
-    assert {"followed", "known", "accounts"}.isdisjoint(listed)
+    assert {"followed", "known", "account_rules"}.isdisjoint(listed)
     with connect(lake.parent / "lake") as connection:
         for name in listed:
             assert connection.execute(f"describe {name}").fetchall()

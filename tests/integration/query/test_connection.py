@@ -116,6 +116,19 @@ def test_a_folder_without_tables_is_no_lake_and_the_error_names_lakes_nearby(
         convo_pipeline.connect("data")
 
 
+def test_names_are_completed_and_an_unknown_frame_is_explained(con: Connection) -> None:
+    frame = pa.table({"a": [1]})
+    assert {"sql", "df", "fetchall", "register", "cursor"} <= set(dir(con))
+    assert {"df", "fetchall", "filter", "columns", "to_arrow_table"} <= set(
+        dir(con.sql("select 1"))
+    )
+    assert "append" not in dir(con)
+    with pytest.raises(duckdb.CatalogException, match=r'con.register\("frame", frame\)'):
+        con.sql("FROM frame")
+    con.register("frame", frame)
+    assert con.sql("FROM frame").fetchall() == [(1,)]
+
+
 def test_local_times_come_from_the_lake(tmp_path: Path) -> None:
     """Without settings, and for the accounts that it knows."""
     for account in ("bakery", "florist"):
