@@ -175,6 +175,9 @@ ROOT_OPTION = click.option(
 )
 
 
+PORT = click.IntRange(0, 65535)
+
+
 def format_option(*formats: str) -> Callable[[Command], Command]:
     """Add `--format`; the first format is the default."""
     choice = click.Choice(formats)
@@ -236,7 +239,11 @@ class _NoPandas:
 )
 @click.option("--ui", is_flag=True, help="Then serve Dagster's UI and the emulator until Ctrl-C.")
 @click.option(
-    "--port", default=3000, show_default=True, help="Port of the UI; if it is taken, a free one."
+    "--port",
+    type=PORT,
+    default=3000,
+    show_default=True,
+    help="Port of the UI; if it is taken, a free one.",
 )
 def demo(root: str, ui: bool, port: int) -> None:
     """Fetch one week of two invented inboxes and answer questions about it."""
@@ -691,7 +698,9 @@ def deletion_status(context: CommandContext, code: str | None) -> None:
 
 
 @deletion.command()
-@click.option("--port", default=8080, show_default=True, help="Port on 127.0.0.1; 0: a free one.")
+@click.option(
+    "--port", type=PORT, default=8080, show_default=True, help="Port on 127.0.0.1; 0: a free one."
+)
 @click.pass_obj
 def serve(context: CommandContext, port: int) -> None:
     """Serve the callback on 127.0.0.1 until Ctrl-C. It needs a TLS proxy in front of it."""
@@ -769,7 +778,9 @@ def compact(context: CommandContext, root: str | None) -> None:
 
 
 @main.command()
-@click.option("--port", default=0, show_default=True, help="Port on 127.0.0.1; 0: a free one.")
+@click.option(
+    "--port", type=PORT, default=0, show_default=True, help="Port on 127.0.0.1; 0: a free one."
+)
 @click.option("--seed", default=7, show_default=True, help="The same seed gives the same data.")
 @click.option(
     "--fault",

@@ -152,13 +152,8 @@ def read_status(settings: Settings, names: Sequence[str], now: datetime) -> Stat
 def _find_undelivered(settings: Settings) -> Iterator[str]:
     """Yield a line if alerts wait for a receiver that did not accept them."""
     outbox = Outbox(settings.store.state_path)
-    try:
-        failed = [alert for alert in outbox.undelivered() if alert.try_count]
-        damaged = outbox.damaged()
-    except StoreError as error:
-        yield f"alerts: {error}"
-        return
-    yield from (f"alerts: {location} is damaged: delete it" for location in damaged)
+    failed = [alert for alert in outbox.undelivered() if alert.try_count]
+    yield from (f"alerts: {location} is damaged: delete it" for location in outbox.damaged())
     if failed:
         yield _explain(
             "alert_undelivered",

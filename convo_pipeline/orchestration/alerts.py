@@ -68,6 +68,7 @@ def build_alert(deployment: Deployment) -> dg.SensorDefinition:
     """Build the sensor; it is on by default where `[alerts]` names a receiver."""
     receivers = receivers_of(deployment.settings.alerts)
     status = dg.DefaultSensorStatus.RUNNING if receivers else dg.DefaultSensorStatus.STOPPED
+    outbox = Outbox(deployment.settings.store.state_path)
 
     @dg.sensor(
         name="alert",
@@ -78,7 +79,6 @@ def build_alert(deployment: Deployment) -> dg.SensorDefinition:
     def alert(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         if not receivers:
             return dg.SkipReason("[alerts] names no receiver")
-        outbox = Outbox(deployment.settings.store.state_path)
         noted = _note_failures(deployment, outbox, context)
         told, errors = deliver(deployment, outbox)
         outbox.remove_told(deployment.clock.now() - KEPT_TOLD)

@@ -65,6 +65,7 @@ def fail_dead_runs(deployment: Deployment, instance: dg.DagsterInstance) -> list
             instance.report_run_failed(run_now, REASONS["run_died"].explain("page"))
             failed.append(run.job_name)
         locks.remove_run(run.run_id)
+    locks.remove_stale_runs()
     return failed
 
 

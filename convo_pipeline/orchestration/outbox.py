@@ -7,6 +7,7 @@ knows neither Dagster nor the network, so that `status` can show what is undeliv
 
 import hashlib
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from convo_pipeline.base.json_text import dump_json, load_json
+from convo_pipeline.errors import StoreError
 from convo_pipeline.storage.backend import remove_file, write_file
 from convo_pipeline.storage.local import LocalFolder
 
@@ -75,10 +77,14 @@ _AS_JSON = TypeAdapter(Alert)
 
 
 class Outbox:
-    """The alerts of one deployment."""
+    """The alerts of one deployment.
+
+    If the disk is full or read-only, alerts are kept in memory: they must be told then, too.
+    """
 
     def __init__(self, state_path: Path) -> None:
         self._files = LocalFolder(state_path)
+        self._unsaved: dict[str, Alert] = {}
 
     def read_all(self) -> list[Alert]:
         """Return all alerts that can be read, oldest first."""
@@ -98,25 +104,34 @@ class Outbox:
 
     def find(self, name: str) -> Alert | None:
         """Return the alert of this name; None if there is none or its file is damaged."""
-        content = self._files.read_bytes((FOLDER, f"{name}.json"))
+        if name in self._unsaved:
+            return self._unsaved[name]
         try:
+            content = self._files.read_bytes((FOLDER, f"{name}.json"))
             return _AS_JSON.validate_python(load_json(content)) if content else None
-        except ValueError:
+        except (ValueError, StoreError):
             return None
 
     def save(self, alert: Alert) -> None:
-        write_file(
-            self._files,
-            (FOLDER, f"{alert.name}.json"),
-            dump_json(_AS_JSON.dump_python(alert, mode="json")),
-        )
+        """Write an alert; keep it in memory if it cannot be written."""
+        content = dump_json(_AS_JSON.dump_python(alert, mode="json"))
+        try:
+            write_file(self._files, (FOLDER, f"{alert.name}.json"), content)
+            self._unsaved.pop(alert.name, None)
+        except StoreError:
+            self._unsaved[alert.name] = alert
 
     def remove_told(self, before: datetime) -> None:
         """Remove the alerts that were told before a time."""
         for alert in self.read_all():
             if alert.told_at is not None and alert.told_at < before:
-                remove_file(self._files, (FOLDER, f"{alert.name}.json"))
+                self._unsaved.pop(alert.name, None)
+                with suppress(StoreError):
+                    remove_file(self._files, (FOLDER, f"{alert.name}.json"))
 
     def _names(self) -> list[str]:
-        files = self._files.list_names((FOLDER,))
-        return [name.removesuffix(".json") for name in files if name.endswith(".json")]
+        files: list[str] = []
+        with suppress(StoreError):
+            files = self._files.list_names((FOLDER,))
+        saved = (name.removesuffix(".json") for name in files if name.endswith(".json"))
+        return sorted({*saved, *self._unsaved})

@@ -21,7 +21,7 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from convo_pipeline.base.clock import SYSTEM_CLOCK, Clock
 from convo_pipeline.base.json_text import dump_json
-from convo_pipeline.errors import ConvoError, PayloadError
+from convo_pipeline.errors import ConvoError, PayloadError, SettingsError
 from convo_pipeline.lake.store import Store
 from convo_pipeline.privacy.deletion import (
     MOST_CHARACTERS,
@@ -190,5 +190,13 @@ class _SilentHandler(WSGIRequestHandler):
 
 
 def make_callback_server(application: WSGIApplication, port: int) -> WSGIServer:
-    """Return a server that listens on 127.0.0.1 only; port 0 takes a free port."""
-    return make_server(HOST, port, application, server_class=_Server, handler_class=_SilentHandler)
+    """Return a server that listens on 127.0.0.1 only; port 0 takes a free port.
+
+    Raise SettingsError if the port is taken.
+    """
+    try:
+        return make_server(
+            HOST, port, application, server_class=_Server, handler_class=_SilentHandler
+        )
+    except OSError as error:
+        raise SettingsError(f"--port {port}: {error.strerror}") from None

@@ -19,6 +19,7 @@ PARTITION_LOCK_COUNT = 256
 """Lock files that all partitions share. A commit holds only one, so no deadlock is possible."""
 POLL_SECONDS = 0.003
 FOREVER = -1.0
+STALE_SECONDS = 2 * 86_400
 SETTLED_SECONDS = 5.0
 """A run locks its file at once after making it; a free file that is younger proves nothing."""
 
@@ -104,6 +105,15 @@ class Locks:
         """Remove the lock file of a run."""
         with suppress(OSError):
             self._run_path(run_id).unlink()
+
+    def remove_stale_runs(self) -> None:
+        """Remove lock files of dead runs that ended otherwise, two days after they began."""
+        for path in self._folder.glob("run-*.lock"):
+            run_id = path.stem.removeprefix("run-")
+            with suppress(OSError):
+                is_old = time.time() - path.stat().st_mtime > STALE_SECONDS
+                if is_old and self.is_run_dead(run_id):
+                    self.remove_run(run_id)
 
     def _run_path(self, run_id: str) -> Path:
         return self._folder / f"run-{run_id}.lock"

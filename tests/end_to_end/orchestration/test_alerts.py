@@ -58,6 +58,8 @@ class Home:
     instance: dg.DagsterInstance
     waited: timedelta = timedelta(0)
     cursor: str | None = None
+    sensor: dg.SensorDefinition | None = None
+    """Kept between evaluations, as the code server does."""
 
     def capture(self, **tokens: str) -> dg.ExecuteInProcessResult:
         environ = {**self.deployment.environ, **tokens}
@@ -72,7 +74,9 @@ class Home:
         clock = self.deployment.clock
         later = replace(clock, now=lambda: clock.now() + self.waited)
         context = dg.build_sensor_context(instance=self.instance, cursor=self.cursor)
-        answer = build_alert(replace(self.deployment, clock=later))(context)
+        if self.sensor is None:
+            self.sensor = build_alert(replace(self.deployment, clock=later))
+        answer = self.sensor(context)
         assert isinstance(answer, dg.SkipReason)
         self.cursor = context.cursor
         return str(answer.skip_message)
@@ -85,7 +89,7 @@ class Home:
         settings = self.deployment.settings
         changed = AlertsSettings.model_validate(alerts)
         settings = settings.model_copy(update={"alerts": changed})
-        self.deployment = replace(self.deployment, settings=settings)
+        self.deployment, self.sensor = replace(self.deployment, settings=settings), None
 
 
 @pytest.fixture
@@ -249,6 +253,18 @@ def test_a_long_alert_is_cut_and_calls_no_people(home: Home) -> None:
     assert len(text) < 20_000
     assert "and 19,980 more" in text
     assert not set(text) & {"\x1b", "\x07", "<", ">"}
+
+
+def test_alerts_are_told_although_the_disk_cannot_be_written(home: Home, webhook: Webhook) -> None:
+    home.capture(INBOX_TOKEN=BAD_TOKEN)
+    (home.deployment.settings.store.state_path / "alerts").write_text("in the way")
+    webhook.status = 500
+    assert home.alert() == "1 new, 0 told, not delivered: the webhook answered 500"
+    webhook.status, home.waited = 200, timedelta(minutes=5)
+    assert home.alert() == "0 new, 1 told"
+    home.capture(INBOX_TOKEN=BAD_TOKEN)
+    assert home.alert() == "0 new, 0 told"
+    assert len(webhook.documents) == 2
 
 
 def test_a_damaged_alert_is_named_and_stops_no_other(home: Home, webhook: Webhook) -> None:

@@ -19,7 +19,7 @@ from convo_pipeline.orchestration.dead_runs import DIED_TAG, GRPC_TAG, WITHOUT_L
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.instance import open_home
 from convo_pipeline.settings import parse_settings
-from convo_pipeline.storage.locks import SETTLED_SECONDS
+from convo_pipeline.storage.locks import SETTLED_SECONDS, STALE_SECONDS
 from tests.support.paths import ROOT
 from tests.support.web_server import wait_for
 
@@ -172,3 +172,17 @@ def test_a_lock_is_removed_when_its_step_ends(
         process.send_signal(signal.SIGINT)
         process.wait()
     assert lock_files(deployment) == []
+
+
+def test_a_lock_of_a_run_that_ended_otherwise_is_removed_after_days(
+    deployment: Deployment, instance: dg.DagsterInstance
+) -> None:
+    folder = deployment.settings.store.state_path / "locks"
+    folder.mkdir(parents=True)
+    for name, age in (("old", STALE_SECONDS + 60), ("new", STALE_SECONDS - 60)):
+        path = folder / f"run-{name}.lock"
+        path.touch()
+        moment = datetime.now(UTC).timestamp() - age
+        os.utime(path, (moment, moment))
+    assert fail_dead_runs(deployment, instance) == []
+    assert [path.name for path in folder.iterdir()] == ["run-new.lock"]
