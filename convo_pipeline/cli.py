@@ -34,6 +34,7 @@ Exit codes:
   2  wrong usage or settings
   3  not found
   130  stopped by Ctrl-C or SIGTERM"""
+LINE_BREAK = "\n"
 EXIT_FAILED, EXIT_USAGE, EXIT_NOT_FOUND, EXIT_STOPPED = 1, 2, 3, 130
 ATTENTION_CODES = """\b
 Exit codes:
@@ -67,8 +68,9 @@ class Commands(click.Group):
 
     def _fail(self, ctx: click.Context, exit_code: int, text: str) -> None:
         from convo_pipeline.base.secrets import redact
+        from convo_pipeline.base.terminal_text import printable
 
-        click.echo(f"{ctx.info_name}: {redact(text)}", err=True)
+        click.echo(f"{ctx.info_name}: {printable(redact(text), keep=LINE_BREAK)}", err=True)
         ctx.exit(exit_code)
 
 
@@ -544,7 +546,7 @@ def query(
         try:
             run_sql(con, statement, form)
         except (ConvoError, QueryError) as error:
-            click.echo(redact(str(error)), err=True)
+            click.echo(printable(redact(str(error)), keep=LINE_BREAK), err=True)
 
     lake_root, settings = context.find_lake(root)
     if output is not None:

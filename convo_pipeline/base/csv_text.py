@@ -12,6 +12,9 @@ import pyarrow as pa
 _NEEDS_QUOTES = re.compile(r'[,"\r\n]')
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "|", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
+_BLANKS = " \u00a0\u200b\u2060\ufeff"
+"""Characters that a spreadsheet may ignore before a formula."""
+
 
 def write_csv_batches(names: Sequence[str], batches: Iterable[pa.Table], out: BinaryIO) -> int:
     """Write tables with the same columns as one UTF-8 CSV; return the number of rows.
@@ -47,10 +50,13 @@ def _csv_line(cells: Sequence[object]) -> str:
 def disarm_formula(text: str) -> str:
     """Put an apostrophe before a text that a spreadsheet would run as a formula.
 
+    A lone carriage return splits the row in some programs, so each line break becomes a line feed.
+
     >>> disarm_formula("=1+1"), disarm_formula("hello"), disarm_formula("-5")
     ("'=1+1", 'hello', "'-5")
     """
-    return "'" + text if text.lstrip(" ").startswith(FORMULA_STARTS) else text
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    return "'" + text if text.lstrip(_BLANKS).startswith(FORMULA_STARTS) else text
 
 
 def iterate_rows(table: pa.Table) -> Iterator[tuple[Any, ...]]:

@@ -1,5 +1,6 @@
 """Run SQL on the tables: one statement, or an interactive shell with history and completion."""
 
+import io
 import os
 import re
 import sys
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from convo_pipeline.base.terminal_text import printable
 from convo_pipeline.console.results import WRITERS, print_rows
 from convo_pipeline.errors import SettingsError
 from convo_pipeline.query.connection import Connection
@@ -73,6 +75,10 @@ def _show(result: "pa.Table", form: str, output: str | None) -> None:
         print_rows(result, Console())
     elif form == "parquet" and sys.stdout.isatty():
         raise SettingsError("parquet is not for a terminal: add --output FILE or redirect stdout")
+    elif form == "csv" and sys.stdout.isatty():
+        content = io.BytesIO()
+        WRITERS[form](result, content)
+        sys.stdout.write(printable(content.getvalue().decode(), keep="\n"))
     else:
         WRITERS[form](result, sys.stdout.buffer)
         sys.stdout.buffer.flush()

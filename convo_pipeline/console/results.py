@@ -4,7 +4,6 @@ Message texts come from strangers. So control characters never reach the termina
 a CSV file starts a formula in a spreadsheet.
 """
 
-import re
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any, BinaryIO
@@ -17,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from convo_pipeline.base.csv_text import cell_json, iterate_rows, write_csv_batches
+from convo_pipeline.base.terminal_text import escape_controls, printable
 
 MAX_ROWS = 200
 MAX_BLOCKS = 20
@@ -24,7 +24,6 @@ MAX_BLOCKS = 20
 MAX_CHARACTERS = 200
 MIN_TEXT_WIDTH = 12
 """Text columns may fold down to this width. Numbers, times and names never fold."""
-_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def print_rows(result: pa.Table, console: Console) -> None:
@@ -37,7 +36,7 @@ def print_rows(result: pa.Table, console: Console) -> None:
         table = Table(box=box.SIMPLE_HEAD, header_style="bold")
         for field in shown.schema:
             justify: Any = "right" if _is_number(field.type) else "left"
-            table.add_column(Text(field.name), justify=justify, overflow="fold")
+            table.add_column(Text(printable(field.name)), justify=justify, overflow="fold")
         for row in iterate_rows(shown):
             table.add_row(*(Text(cell_text(cell)) for cell in row))
         console.print(table)
@@ -52,7 +51,9 @@ def table_width(result: pa.Table) -> int:
     for field, column in zip(result.schema, result.columns, strict=True):
         longest = max((len(cell_text(cell)) for cell in column.to_pylist()), default=0)
         is_text = pa.types.is_string(field.type) or pa.types.is_list(field.type)
-        width += 3 + max(len(field.name), min(longest, MIN_TEXT_WIDTH) if is_text else longest)
+        width += 3 + max(
+            len(printable(field.name)), min(longest, MIN_TEXT_WIDTH) if is_text else longest
+        )
     return width
 
 
@@ -62,11 +63,12 @@ def _print_blocks(rows: pa.Table, console: Console) -> None:
         block.add_column(no_wrap=True, style="bold")
         block.add_column(overflow="fold")
         for name, cell in zip(rows.column_names, row, strict=True):
-            block.add_row(Text(name), Text(cell_text(cell)))
+            block.add_row(Text(printable(name)), Text(cell_text(cell)))
         console.rule(f"row {number:,}", align="left")
         console.print(block)
     if not rows.num_rows:
-        console.print(f"no rows of {', '.join(rows.column_names)}", markup=False, highlight=False)
+        names = printable(", ".join(rows.column_names))
+        console.print(f"no rows of {names}", markup=False, highlight=False)
 
 
 def cell_text(value: object) -> str:
@@ -80,7 +82,7 @@ def cell_text(value: object) -> str:
     if isinstance(value, datetime):
         return value.strftime("%Y-%m-%d %H:%M:%S")
     text = cell_json(value) if isinstance(value, list | dict) else str(value)
-    text = _CONTROLS.sub(lambda match: " " if match[0] in "\n\t\r" else "", text)
+    text = printable(text)
     return text if len(text) <= MAX_CHARACTERS else text[: MAX_CHARACTERS - 1] + "…"
 
 
@@ -104,7 +106,8 @@ def write_json(result: pa.Table, out: BinaryIO) -> None:
     for index, row in enumerate(iterate_rows(result)):
         record = dict(zip(result.column_names, row, strict=True))
         out.write(
-            (",\n " if index else "\n ").encode() + cell_json(record).encode("utf-8", "replace")
+            (",\n " if index else "\n ").encode()
+            + escape_controls(cell_json(record)).encode("utf-8", "replace")
         )
     out.write(b"\n]\n" if result.num_rows else b"]\n")
 

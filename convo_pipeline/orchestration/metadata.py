@@ -18,6 +18,7 @@ from convo_pipeline.lake.store import Store
 from convo_pipeline.orchestration.partitions import key_of
 from convo_pipeline.orchestration.steps import UNREQUESTED, StepResult
 from convo_pipeline.schema import COUNT, DETAIL_STATUSES, FLAG, RATIO, TABLES, TIME, Table
+from convo_pipeline.tables.known_words import known_word
 
 Metadata = Mapping[str, Any]
 TablePartition = tuple[str, str]
@@ -43,7 +44,7 @@ SHOWN_TEXTS = frozenset(
         "mime_type",
     ]
 )
-"""Text columns of fixed words, that no customer writes."""
+"""Text columns of fixed words. A word that is not known becomes "other"."""
 SHOWN_TYPES: Mapping[pa.DataType, str] = {
     TIME: "timestamp (UTC)",
     COUNT: "int",
@@ -181,18 +182,19 @@ def preview(table: Table, rows: pa.Table) -> dg.TableMetadataValue:
 def _show(name: str, value: object) -> str | int | float | bool | None:
     if value is None or isinstance(value, bool | int | float):
         return value
-    return shorten_id(str(value)) if name.endswith("_id") else str(value)
+    return shorten_id(str(value)) if name.endswith("_id") else known_word(name, str(value))
 
 
 def shorten_id(value: str) -> str:
     """Shorten an id: enough to tell rows apart, not enough to find a person.
 
-    A short id keeps its end. Long ids of Instagram all end alike: they become the first characters
-    of their SHA-256, which `WHERE sha256(message_id) LIKE '22496f%'` finds.
+    An id of usual length keeps its end; of a shorter one nothing is shown. Long ids of Instagram
+    all end alike: they become the first characters of their SHA-256, which
+    `WHERE sha256(message_id) LIKE '22496f%'` finds.
 
     >>> shorten_id("17841400000000123"), shorten_id("aWdfZAG1faXRlbToxOk1AZDZD")
     ('…000123', '#22496f')
     """
     if len(value) > LONG_ID_LENGTH:
         return "#" + hashlib.sha256(value.encode()).hexdigest()[:SHORT_ID_LENGTH]
-    return value if len(value) <= SHORT_ID_LENGTH else "…" + value[-SHORT_ID_LENGTH:]
+    return "…" + value[-SHORT_ID_LENGTH:] if len(value) > 2 * SHORT_ID_LENGTH else "…"

@@ -22,9 +22,11 @@ from convo_pipeline.lake.suppression import keyed_hash
 from convo_pipeline.schema import ACCOUNT_DAYS, COVERAGE, NORMALISED, TEXT, TEXTS, Table
 from convo_pipeline.settings import Settings
 from convo_pipeline.storage.local import LocalFolder, make_private_folders
+from convo_pipeline.tables.known_words import known_word
 
 EXPORTED_TABLES = (*NORMALISED, COVERAGE, ACCOUNT_DAYS)
 LEAST_SECRET_CHARACTERS = 32
+LEAST_DISTINCT_CHARACTERS = 8
 PSEUDONYM_CHARACTERS = 32
 """128 bits: two people never get the same pseudonym in practice."""
 MOST_BYTES_SEARCHED = 1 << 20
@@ -99,10 +101,10 @@ def pseudonymise(
         kind = PSEUDONYM_KINDS.get(_listed_name(table, name, PSEUDONYM_KINDS) or "")
         if kind:
             columns[name] = _pseudonym_column(rows[name], kind, secret)
-        elif _listed_name(table, name, PLAIN) or (
-            with_text and _listed_name(table, name, WITH_TEXT)
-        ):
+        elif with_text and _listed_name(table, name, {*PLAIN, *WITH_TEXT}):
             columns[name] = rows[name]
+        elif _listed_name(table, name, PLAIN):
+            columns[name] = _known_words(name, rows[name])
     return pa.table(columns)
 
 
@@ -120,6 +122,19 @@ def pseudonym(text: str, kind: str, secret: bytes) -> str:
 def _listed_name(table: Table, name: str, names: Collection[str]) -> str | None:
     """Return the spelling under which a column is listed: with its table's name, or without."""
     return next((each for each in (f"{table.name}.{name}", name) if each in names), None)
+
+
+def _known_words(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
+    """Replace texts that the API or a customer's program chose by "other", unless known."""
+    if column.type not in (TEXT, TEXTS):
+        return column
+    values = column.combine_chunks()
+    if column.type == TEXT:
+        encoded = values.dictionary_encode()
+        words = [known_word(name, text) for text in encoded.dictionary.to_pylist()]
+        return pa.array(words, TEXT).take(encoded.indices)
+    lists = [each and [known_word(name, text) for text in each] for each in values.to_pylist()]
+    return pa.array(lists, TEXTS)
 
 
 def _pseudonym_column(column: pa.ChunkedArray, kind: str, secret: bytes) -> pa.Array:
@@ -147,6 +162,11 @@ def _read_export_secret(settings: Settings, store: Store, environ: Mapping[str, 
         raise SettingsError(
             f"export: {variable} holds fewer than {LEAST_SECRET_CHARACTERS} characters: a short"
             " secret can be guessed"
+        )
+    if len(set(secret)) < LEAST_DISTINCT_CHARACTERS:
+        raise SettingsError(
+            f"export: {variable} has fewer than {LEAST_DISTINCT_CHARACTERS} different characters:"
+            " use a random secret, for example from `openssl rand -hex 32`"
         )
     for folder in filter(Path.is_dir, _lake_folders(store)):
         for path in sorted(folder.iterdir()):

@@ -22,7 +22,8 @@ from convo_pipeline.privacy.export import (
 from tests.support.byte_grep import unpacked
 from tests.support.inboxes import NOW, TOKEN_VARIABLE, serve, small_world
 
-ADA, SECRET, OTHER = "9990000000000101", "k" * 32, "q" * 32
+ADA = "9990000000000101"
+SECRET, OTHER = "0123456789abcdef" * 2, "fedcba9876543210" * 2
 TEXT = "=a text of Ada's"
 NAMED = [ADA, "Ada Lovelace", "ada_lovelace"]
 SAID = [TEXT, "a picture of Ada's", f"{ADA}@facebook.com"]
@@ -165,6 +166,7 @@ def test_every_exported_column_is_in_one_list() -> None:
     [
         (None, "out", 2, "export: the environment variable SECRET is not set"),
         ("short", "out", 2, "SECRET holds fewer than 32 characters"),
+        ("k" * 64, "out", 2, "SECRET has fewer than 8 different characters"),
         (SECRET, "lake/out", 1, "is inside the lake"),
         (SECRET, "lake/.state", 1, "is inside the lake"),
         (SECRET, ".", 1, "is not an empty folder"),
