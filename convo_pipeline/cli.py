@@ -539,6 +539,7 @@ def query(
     In CSV, a text that starts a formula in a spreadsheet gets a leading apostrophe.
     """
     from convo_pipeline.base.secrets import redact
+    from convo_pipeline.base.terminal_text import printable
     from convo_pipeline.console.query import check_output, open_shell, run_sql
     from convo_pipeline.query.connection import QueryError, connect
 

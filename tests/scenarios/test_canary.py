@@ -24,14 +24,16 @@ from convo_pipeline.emulator.fault import Fault
 from convo_pipeline.emulator.faults import FAULTS, make_fault
 from convo_pipeline.emulator.serve import EmulatorServer
 from convo_pipeline.emulator.switches import Switches
-from convo_pipeline.emulator.world import World
+from convo_pipeline.emulator.world import Conversation, World
 from convo_pipeline.extract.run import AccountReport, extract
 from convo_pipeline.graph.client import appsecret_proof
+from convo_pipeline.lake.store import Store
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.instance import make_home
 from convo_pipeline.orchestration.partitions import Window
 from convo_pipeline.orchestration.recorded_runs import run_jobs
-from convo_pipeline.settings import Settings
+from convo_pipeline.privacy.export import export_tables
+from convo_pipeline.settings import ExportSettings, Settings
 from tests.support.inboxes import NOW, START, TOKEN_VARIABLE, settings_for
 from tests.support.simulation import DyingStore, KilledError, Ticking
 
@@ -126,7 +128,27 @@ def make_world(canaries: Canaries, platform: str) -> World:
         conversation = account.add_conversation(f"Ada {number}")
         for message in conversation.add_messages(count, NOW - timedelta(hours=3 + number), 1.0):
             message.edit(f"{canaries.text} {message.message_id[-6:]}")
+        add_canary_to_each_field(conversation, canaries.text)
     return world
+
+
+def add_canary_to_each_field(conversation: Conversation, canary: str) -> None:
+    """Add a message whose fields all hold the canary, also those that look like fixed words."""
+    hostile = {"id": f"9{canary}12345678", "name": canary, "title": canary, "type": canary}
+    at = NOW - timedelta(hours=2)
+    message = conversation.add_message(
+        canary,
+        at,
+        attachments=[
+            {**hostile, "mime_type": canary, "size": canary, "file_url": f"https://x/{canary}"},
+            {"id": "71", "mime_type": f"image/{canary}", "image_data": {"url": canary}},
+        ],
+        shares=[{**hostile, "description": canary, "link": f"https://x/{canary}"}],
+        tags=[canary, f"source:{canary}"],
+        story={"mention": {"id": canary, "link": f"https://x/{canary}"}},
+        is_unsupported=canary,
+    )
+    message.react(canary, {"id": "72", "username": canary})
 
 
 def make_settings(world: World, base_url: str, root: Path, token_in: str) -> Settings:
@@ -275,6 +297,23 @@ def test_the_spool_of_a_killed_run_holds_texts_and_no_secret(
     contents = read_all(tmp_path)
     assert any("/spool/" in name for name in where(canaries.text.encode(), contents))
     assert_no_canary(canaries, tmp_path, *texts)
+
+
+def test_s17_an_export_without_texts_holds_no_canary_of_any_field(
+    tmp_path: Path, canaries: Canaries
+) -> None:
+    extract_with_fault(make("unknown_fields"), canaries, tmp_path, "header")
+    world = make_world(canaries, "instagram")
+    settings = make_settings(world, "http://127.0.0.1:9", tmp_path / "lake", "header")
+    exported = settings.model_copy(update={"export": ExportSettings(secret_env="EXPORT")})
+    environ = {"EXPORT": secrets.token_hex(32)}
+    for form in ("csv", "parquet"):
+        to = tmp_path / f"export-{form}"
+        with closing(Store(settings.store)) as store:
+            counts = export_tables(exported, store, ["shop"], to, form, environ, with_text=False)
+        assert counts["attachments"] >= 2
+        assert counts["reactions"] >= 1
+        assert where(canaries.text.encode(), read_all(to)) == []
 
 
 def test_a_token_inside_a_message_text_stays(tmp_path: Path, canaries: Canaries) -> None:
