@@ -27,7 +27,7 @@ timezone = "UTC"                     # such as "Europe/Berlin"; for business hou
 
 # [alerts]                           # failed runs are told to these receivers
 # webhook_env = "ALERT_WEBHOOK"      # the variable with the https address
-# smtp_env = "ALERT_MAIL_SERVER"     # the variable with smtps://user:password@smtp.example.org
+# smtp_env = "ALERT_MAIL_SERVER"     # the variable with smtps://<user>:<password>@smtp.example.org
 # email_to = ["ops@example.org"]
 """
 

@@ -69,7 +69,7 @@ def read_mail_server(variable: str, environ: Mapping[str, str]) -> SplitResult:
     if parts.scheme not in SMTP_PORTS:
         raise SettingsError(
             f"alerts.smtp_env: {variable} must hold an address such as"
-            " smtps://user:password@smtp.example.org"
+            " smtps://<user>:<password>@smtp.example.org"
         )
     return parts
 

@@ -21,7 +21,7 @@ class MailServer:
 
     @property
     def url(self) -> str:
-        return f"smtp://ops:s3cret%40home@127.0.0.1:{self.port}"
+        return f"smtp://ops:canary%40home@127.0.0.1:{self.port}"
 
 
 @contextmanager

@@ -336,10 +336,10 @@ def test_a_webhook_that_sends_byte_by_byte_has_a_deadline(drip_port: int) -> Non
 
 
 def test_a_mail_server_that_sends_byte_by_byte_has_a_deadline(drip_port: int) -> None:
-    server = read_mail_server("MAIL", {"MAIL": f"smtp://u:secret@127.0.0.1:{drip_port}"})
+    server = read_mail_server("MAIL", {"MAIL": f"smtp://u:canary@127.0.0.1:{drip_port}"})
     with pytest.raises(ConvoError, match="did not accept the alert") as caught:
         send_email(server, EmailMessage(), timeout_seconds=1)
-    assert "secret" not in str(caught.value)
+    assert "canary" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
