@@ -11,9 +11,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from convo_pipeline.base.times import to_us
+from convo_pipeline.emulator.api import GraphApi
 from convo_pipeline.emulator.calls import Call, EmulatedResponse
 from convo_pipeline.emulator.clock import VirtualClock
+from convo_pipeline.emulator.fault import kind_of
+from convo_pipeline.emulator.refusals import read_refusal
 from convo_pipeline.emulator.serve import EMULATOR_TOKEN, EmulatorServer
+from convo_pipeline.emulator.switches import Switches
 from convo_pipeline.emulator.world import World
 from convo_pipeline.extract.run_data import RunData
 from convo_pipeline.extract.spool import ListingRecord, Spool
@@ -59,12 +63,25 @@ NAMES = (
     *("message", "attachments", "shares", "reactions", "story", "reply_to", "tags"),
     *("sticker", "error", "paging", "new"),
 )
+NEXT = "https://graph.facebook.com/v26.0/1/attachments?after=MAZDZD"
+
+
+@st.composite
+def cut_lists(draw: st.DrawFn) -> dict[str, Any]:
+    """Lists of which a `next` says that there are more items."""
+    cursors = draw(VALUES | st.fixed_dictionaries({"after": IDS}))
+    paging = {"next": draw(TEXTS | st.just(NEXT)), "cursors": cursors}
+    return {"data": draw(VALUES | st.lists(VALUES, max_size=3)), "paging": paging}
+
+
+CUT_LISTS = cut_lists()
 RECIPIENTS = st.fixed_dictionaries({"data": st.lists(PEOPLE, max_size=2)})
 MESSAGES = st.one_of(
     VALUES,
     st.fixed_dictionaries(
         {"id": IDS, "created_time": TIMES},
-        optional=dict.fromkeys(NAMES, VALUES) | {"from": PEOPLE, "to": VALUES | RECIPIENTS},
+        optional=dict.fromkeys(NAMES, VALUES | CUT_LISTS)
+        | {"from": PEOPLE, "to": VALUES | RECIPIENTS | CUT_LISTS},
     ),
 )
 NESTED = st.one_of(
@@ -78,7 +95,7 @@ CONVERSATIONS = st.one_of(
         {"id": IDS, "updated_time": TIMES},
         optional={
             "messages": NESTED,
-            "participants": VALUES | st.lists(PEOPLE, max_size=3),
+            "participants": VALUES | st.lists(PEOPLE, max_size=3) | CUT_LISTS,
             "paging": VALUES,
             "new": VALUES,
         },
@@ -86,25 +103,29 @@ CONVERSATIONS = st.one_of(
 )
 
 
+ERRORS = st.sampled_from(["100/33", "100", "10", "200", "1234567", "http403", "http404", "1"])
+LATER_PAGES = VALUES | CUT_LISTS
+
+
 class HostileApi:
-    """Returns the given rows for a listing, and an error for every other call."""
+    """Returns the given rows for a listing, and pages for their lists; refuses every other call."""
 
     def __init__(self) -> None:
         self.rows: list[Any] = []
+        self.later_page: Any = None
+        self.error = "100/33"
 
     def answer(self, call: Call) -> EmulatedResponse:
-        is_listing = call.path.endswith("/conversations")
-        body = (
-            {"data": self.rows}
-            if is_listing
-            else {"error": {"code": 100, "error_subcode": 33, "message": "no"}}
-        )
-        return EmulatedResponse(
-            200 if is_listing else 400,
-            None,
-            {"Content-Type": "application/json"},
-            json.dumps(body).encode(),
-        )
+        kind = kind_of(call)
+        if kind in ("listing", "inner"):
+            body = {"data": self.rows} if kind == "listing" else self.later_page
+            content = json.dumps(body).encode()
+            return EmulatedResponse(200, None, {"Content-Type": "application/json"}, content)
+        refusal = read_refusal(self.error)
+        assert refusal is not None
+        refused = GraphApi(World(), Switches()).refused(call, refusal)
+        refused.content = refused.content or json.dumps(refused.body).encode()
+        return refused
 
 
 def run_hostile(api: HostileApi, inboxes: Inboxes) -> None:
@@ -158,9 +179,13 @@ def hunt(folder: Path, examples: int, *, derandomize: bool) -> None:
             max_examples=examples, deadline=None, database=None, derandomize=derandomize,
             suppress_health_check=list(HealthCheck),
         )  # fmt: skip
-        @given(st.lists(CONVERSATIONS, max_size=6, unique_by=lambda row: _text_id(row) or id(row)))
-        def survives(rows: list[Any]) -> None:
-            api.rows = rows
+        @given(
+            st.lists(CONVERSATIONS, max_size=6, unique_by=lambda row: _text_id(row) or id(row)),
+            LATER_PAGES,
+            ERRORS,
+        )
+        def survives(rows: list[Any], later_page: Any, error: str) -> None:
+            api.rows, api.later_page, api.error = rows, later_page, error
             with tempfile.TemporaryDirectory(dir=folder) as root:
                 made = settings_for(
                     [account], server.base_url, Path(root), date(2010, 1, 1), timeout_seconds=5
