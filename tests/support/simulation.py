@@ -43,7 +43,12 @@ LARGE_SHARE = 0.12
 A small scenario costs a third and shows most bugs too.
 """
 DERIVED_SHARE = 0.3
-"""Share of scenarios that are derived at the end, which costs half as much as the scenario."""
+"""Share of scenarios that are derived at the end, which costs half as much as the scenario.
+
+All scenarios are derived in which the API does not simply give the account's own id.
+"""
+OWN_ID_SHARE = 0.3
+"""Share of scenarios whose own id is drawn once more: it decides all directions."""
 VERIFIED_SHARE = 0.1
 """Share of the derived scenarios whose files are verified."""
 RESULTS = ("unchanged", "fetched", "failed", "vanished", "refused", "pending")
@@ -530,7 +535,8 @@ class Scenario:
                         report = self._run(healing)
                         assert report is not None
                 self.oracle.check_end(report, is_full=self._last_mode == "full")
-                if self.rng.random() < DERIVED_SHARE:
+                is_own_id_odd = self.switches.own_id != "given"
+                if is_own_id_odd or self.rng.random() < DERIVED_SHARE:
                     self._derive(is_verified=self.rng.random() < VERIFIED_SHARE)
         return self.oracle.errors
 
@@ -767,6 +773,8 @@ def simulate(seed: int, folder: Path) -> list[str]:
 
 def _random_switches(rng: random.Random) -> Switches:
     chosen = {name: rng.choice(values) for name, values in SHAPES.items() if rng.random() < 0.3}
+    if rng.random() < OWN_ID_SHARE:
+        chosen["own_id"] = rng.choice(SHAPES["own_id"])
     return Switches(**chosen)  # type: ignore[arg-type]
 
 
