@@ -383,10 +383,12 @@ def extract(
     settings, clock = context.settings, context.clock
     names = chosen_accounts(settings, accounts)
     windows = choose_windows(settings, names, clock.now().date(), since, until, everything or sweep)
+    expected = None
     if everything:
-        announce_estimates(settings, names, clock, os.environ, open_console(stderr=True))
+        console = open_console(stderr=True)
+        expected = announce_estimates(settings, names, clock, os.environ, console)
     mode: Mode = "full" if sweep else "window"
-    if not run_extraction(settings, windows, clock, os.environ, mode):
+    if not run_extraction(settings, windows, clock, os.environ, mode, expected):
         sys.exit(EXIT_FAILED)
 
 

@@ -1,10 +1,11 @@
 """Threads of one process: a thread pool, the parse lock, and rare garbage collection."""
 
+import ctypes
 import gc
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 PARSE_LOCK = threading.Lock()
 """One thread of a process parses responses, encodes records or sorts rows at a time.
@@ -18,6 +19,10 @@ lock, 20 s with it. Never hold it while you wait for a server, a disk or another
 
 ALLOCATIONS_PER_COLLECTION = 200_000
 """Garbage collection threshold during a run. Pages and rows hold no cycles and are freed anyway."""
+
+M_ARENA_MAX = -8
+"""The parameter of glibc's `mallopt` (malloc.h)."""
+MOST_ARENAS = 2
 
 _lock = threading.Lock()
 _usual_thresholds: list[tuple[int, int, int]] = []
@@ -52,3 +57,13 @@ def rare_garbage_collection() -> Iterator[None]:
             usual = _usual_thresholds.pop()
             if not _usual_thresholds:
                 gc.set_threshold(*usual)
+
+
+def limit_memory_arenas() -> None:
+    """Let the threads of this process share two memory arenas of glibc; other systems ignore it.
+
+    By default glibc keeps freed memory in up to eight arenas per core. With one thread per account
+    the memory then grows with the number of accounts.
+    """
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, MOST_ARENAS)

@@ -117,8 +117,12 @@ def run_extraction(
     clock: Clock,
     environ: Mapping[str, str],
     mode: Mode = "window",
+    expected: Mapping[str, int] | None = None,
 ) -> bool:
-    """Extract and normalise with progress and a summary; return whether all is complete."""
+    """Extract and normalise with progress and a summary; return whether all is complete.
+
+    `expected` is the estimated number of conversations of each account.
+    """
     console, graph = Console(stderr=True), settings.graph
     minutes = graph.calls_per_run / graph.calls_per_second / 60
     lines = [
@@ -130,7 +134,7 @@ def run_extraction(
         " less; if you stop it, stored messages are kept"
     )
     _print_note(console, "\n".join(lines) + f"; {limit}")
-    with ProgressLines(console) as progress:
+    with ProgressLines(console, expected) as progress:
         deployment = Deployment(settings, environ=environ, clock=clock, on_progress=progress)
         result = run_steps(deployment, windows, mode=mode)
     Console().print(summary_table(result.reports))
@@ -147,9 +151,13 @@ def announce_estimates(
     clock: Clock,
     environ: Mapping[str, str],
     console: Console,
-) -> None:
-    """Print how many calls and minutes everything since each account's start date takes."""
+) -> dict[str, int]:
+    """Print how many calls and minutes everything since each account's start date takes.
+
+    Return the estimated number of conversations of each account.
+    """
     graph = settings.graph
+    expected = {}
     with (
         closing(Store(settings.store)) as store,
         emulator_if_needed(settings, environ) as (reached, tokens),
@@ -159,10 +167,12 @@ def announce_estimates(
             try:
                 estimate = fetch_estimate(reached, store, reached.account(name), tokens, clock)
                 text = describe_estimate(estimate, graph.calls_per_second, graph.calls_per_run)
+                expected[name] = estimate.conversation_count
             except ConvoError as error:
                 text = f"no estimate: {redact(str(error))}"
             _print_note(console, f"{name}: {text}")
     _print_note(console, ESTIMATE_NOTE)
+    return expected
 
 
 def describe_estimate(estimate: Estimate, calls_per_second: float, calls_per_run: int) -> str:

@@ -48,7 +48,7 @@ from convo_pipeline.extract.report import (
     listing_details,
     refusals,
 )
-from convo_pipeline.extract.run_data import RunData
+from convo_pipeline.extract.run_data import ROWS_PER_FILE, RunData
 from convo_pipeline.extract.spool import OwnIdentity, Spool, left_spools
 from convo_pipeline.graph.client import Endpoint, GraphClient
 from convo_pipeline.graph.codes import NO_CONVERSATION
@@ -100,6 +100,8 @@ class AccountRun:
     clock: Clock
     loads: Executor | None = None
     cancellation: Cancellation = field(default_factory=Cancellation)
+    rows_per_file: int = ROWS_PER_FILE
+    """Messages that the run keeps in memory before it writes them to a scratch file."""
     found_ids: list[str] = field(default_factory=list)
     """Ids of the conversations that `find` found."""
 
@@ -170,7 +172,9 @@ class AccountRun:
             self.settings, self.store, self.account, self.environ, self.clock, self.cancellation
         ) as client:
             spool = Spool.create(self.store.state_path, self.account.name, self.run_id)
-            calls = AccountCalls(self, client, RunData.create(self.store, self.account, spool))
+            calls = AccountCalls(
+                self, client, RunData.create(self.store, self.account, spool, self.rows_per_file)
+            )
             calls.fetch(user_id)
             calls.data.flush()
             try:

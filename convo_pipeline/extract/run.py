@@ -10,12 +10,15 @@ from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from contextlib import suppress
 from datetime import date
 
+import pyarrow as pa
+
 from convo_pipeline.base.cancellation import Cancellation
 from convo_pipeline.base.clock import SYSTEM_CLOCK, Clock
-from convo_pipeline.base.threads import ThreadPool, rare_garbage_collection
+from convo_pipeline.base.threads import ThreadPool, limit_memory_arenas, rare_garbage_collection
 from convo_pipeline.errors import SettingsError, StoreError
 from convo_pipeline.extract.account import AccountRun
 from convo_pipeline.extract.report import AccountReport, Mode, Progress
+from convo_pipeline.extract.run_data import share_of_memory
 from convo_pipeline.extract.spool import delete_old_spools
 from convo_pipeline.lake.accounts import describe_account, save_accounts
 from convo_pipeline.lake.ledger import export_runs, restore_runs
@@ -56,11 +59,15 @@ def extract(
             raise SettingsError(f"since ({start}) must be before until ({until})")
     chosen = [settings.account(name) for name in accounts]
     store.preflight()
+    # Arrow's own pool keeps some 10 MB for every thread that ever used it: one per account.
+    pa.set_memory_pool(pa.system_memory_pool())
+    limit_memory_arenas()
     if mode != "capture":
         restore_runs(store)
     run_id = new_run_id(clock)
     loads = ThreadPool(LOADS_IN_FLIGHT, thread_name_prefix="load")
     cancellation = Cancellation()
+    rows_per_file = share_of_memory(min(len(chosen), ACCOUNTS_IN_FLIGHT) or 1)
     runs = [
         AccountRun(
             settings,
@@ -75,6 +82,7 @@ def extract(
             cancellation.watch(clock),
             loads,
             cancellation,
+            rows_per_file,
         )
         for account in chosen
     ]

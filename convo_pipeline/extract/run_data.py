@@ -48,6 +48,9 @@ from convo_pipeline.state.records import ConversationState
 from convo_pipeline.tables.complete_range import CompleteRange
 
 ROWS_PER_FILE = 5_000
+LEAST_ROWS_PER_FILE = 250
+ROWS_IN_MEMORY = 50_000
+"""Messages that the accounts of a run keep in memory together, some 4 kB each."""
 SCHEMA = pa.schema(
     [
         pa.field("conversation_id", pa.string()),
@@ -67,6 +70,16 @@ SCHEMA = pa.schema(
 ESTIMATED_SOURCES = ("conversation", "listing")
 """Sources of a time that is not the message's own."""
 
+
+def share_of_memory(account_count: int) -> int:
+    """Return how many messages each account may keep in memory.
+
+    >>> share_of_memory(1), share_of_memory(50), share_of_memory(1_000)
+    (5000, 1000, 250)
+    """
+    return min(ROWS_PER_FILE, max(LEAST_ROWS_PER_FILE, ROWS_IN_MEMORY // account_count))
+
+
 Key = tuple[str, str]
 """(conversation_id, message_id)."""
 Placements = dict[Key, date]
@@ -84,6 +97,8 @@ class RunData:
     spool: Spool
     suppression_filter: SuppressionFilter
     placements: Placements
+    rows_per_file: int = ROWS_PER_FILE
+    """Messages that stay in memory before they are written to a scratch file."""
     is_complete: bool = True
     """Whether every record of the spool was added."""
     conversations: dict[str, ConversationObservation] = field(default_factory=dict)
@@ -109,7 +124,13 @@ class RunData:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
-    def create(cls, store: Store, account: AccountSettings, spool: Spool) -> "RunData":
+    def create(
+        cls,
+        store: Store,
+        account: AccountSettings,
+        spool: Spool,
+        rows_per_file: int = ROWS_PER_FILE,
+    ) -> "RunData":
         """Return empty data whose scratch files lie in the spool's folder."""
         filtered, placements = (
             SuppressionFilter.read(store, account),
@@ -119,7 +140,7 @@ class RunData:
                 if day >= account.start_date
             },
         )
-        data = cls(spool, filtered, placements)
+        data = cls(spool, filtered, placements, rows_per_file)
         data.make_folder()
         return data
 
@@ -325,7 +346,7 @@ class RunData:
 
     def _put_on_days(self, messages: Sequence[MessageObservation]) -> None:
         self._waiting_messages += messages
-        if len(self._waiting_messages) >= ROWS_PER_FILE:
+        if len(self._waiting_messages) >= self.rows_per_file:
             self._write_batches()
 
     def _write_batches(self) -> None:

@@ -2,8 +2,9 @@
 
 Dagster's class makes an engine for each event: it compiles the statements again and opens and
 closes two files. With open connections a materialisation costs 15 ms of CPU instead of 23 ms
-(`python -m benchmarks.dagster_share`). Batching of events (DAGSTER_EVENT_BATCH_SIZE) saves nothing
-here: for SQLite, Dagster stores a batch event by event. Files and tables stay the same.
+(`python -m benchmarks.dagster_share`). A batch of events (DAGSTER_EVENT_BATCH_SIZE) is written in
+one transaction of each file; Dagster's class uses several for each event. Files and tables stay the
+same.
 Another instance uses the class by `storage: custom:` in dagster.yaml.
 """
 

@@ -1,23 +1,28 @@
 """Run the jobs in this process and record them in a Dagster instance."""
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import replace
 
 import dagster as dg
 
 from convo_pipeline.derive.rederive import Scope
+from convo_pipeline.errors import ConvoError
 from convo_pipeline.extract.report import AccountReport, Mode
+from convo_pipeline.lake.store import Store
 from convo_pipeline.orchestration.asset_events import ACCOUNTS_METADATA, error_chain
 from convo_pipeline.orchestration.assets import EXTRACT_JOB, MODE_TAG, NORMALISE_JOB, SCOPE_TAG
 from convo_pipeline.orchestration.catalog import build_definitions
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.partitions import (
+    ONE_DAY,
     Window,
     accounts_by_window,
     neighbours,
     range_tags,
 )
 from convo_pipeline.orchestration.runs import EXTRACT, STEPS, RunResult, Step
+from convo_pipeline.orchestration.steps import DERIVED, RAW
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 JOBS: Mapping[Step, str] = {"extract": EXTRACT_JOB, "normalise": NORMALISE_JOB}
@@ -42,7 +47,8 @@ def run_jobs(
     )
     failures: list[str] = []
     for step in steps:
-        for window, accounts in accounts_by_window(windows).items():
+        wanted = windows if step == EXTRACT else _stored_windows(deployment, windows)
+        for window, accounts in accounts_by_window(wanted).items():
             for neighbouring in neighbours(deployment.settings, accounts):
                 result = definitions.resolve_job_def(JOBS[step]).execute_in_process(
                     instance=instance,
@@ -53,6 +59,23 @@ def run_jobs(
                 incomplete = [each.account for each in reports if each.outcome != "complete"]
                 failures += _read_failures(result, incomplete if step == EXTRACT else ())
     return RunResult(tuple(reports), tuple(dict.fromkeys(failures)))
+
+
+def _stored_windows(deployment: Deployment, windows: Mapping[str, Window]) -> Mapping[str, Window]:
+    """Shorten each window to the days from the first to the last with stored rows.
+
+    Dagster records an event for each day and table of a run, also for days without messages. An
+    account without stored rows keeps its window, so that a problem of its files is reported.
+    """
+    shortened = dict(windows)
+    with suppress(ConvoError), closing(Store(deployment.settings.store)) as store:
+        for account, window in windows.items():
+            tables = (*RAW, *DERIVED)
+            days = {day for table in tables for day in store.days(table, account)}
+            stored = [day for day in days if window.since <= day < window.until]
+            if stored:
+                shortened[account] = Window(min(stored), max(stored) + ONE_DAY)
+    return shortened
 
 
 def _read_failures(result: dg.ExecuteInProcessResult, reported: Collection[str]) -> list[str]:

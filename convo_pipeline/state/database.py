@@ -54,7 +54,8 @@ CREATE TABLE IF NOT EXISTS runs (
     error TEXT, calls TEXT NOT NULL, counts TEXT NOT NULL, report TEXT NOT NULL,
     settings TEXT NOT NULL DEFAULT '{}', PRIMARY KEY (run_id, account)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS runs_by_account ON runs (account, started_us);
-CREATE INDEX IF NOT EXISTS runs_by_kind ON runs (account, kind, outcome, started_us, since, until);
+CREATE INDEX IF NOT EXISTS runs_by_kind
+    ON runs (account, kind, started_us, outcome, reasons, since, until);
 CREATE TABLE IF NOT EXISTS tags (
     table_name TEXT, account TEXT, date TEXT, sha256 TEXT NOT NULL, tag TEXT NOT NULL,
     PRIMARY KEY (account, date, table_name)) WITHOUT ROWID;

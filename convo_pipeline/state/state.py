@@ -51,7 +51,7 @@ SELECT conversation_id, updated_us, newest_message_id, complete_since_us, due_re
 FROM conversations WHERE account = ?
 """
 _LAST_FULL_RUN = """
-SELECT started_us, json_extract(counts, '$.missed') AS missed FROM runs
+SELECT started_us, json_extract(counts, '$.missed') AS missed FROM runs INDEXED BY runs_by_kind
 WHERE account = ? AND kind = 'full' AND missed IS NOT NULL ORDER BY started_us DESC LIMIT 1
 """
 IS_SETTLED = """
@@ -59,24 +59,30 @@ IS_SETTLED = """
 """
 """The condition of `reasons.is_settled`."""
 _COMPLETE_SPANS = f"""
-SELECT DISTINCT since, min(until, date(started_us / 1000000, 'unixepoch')) FROM runs
-WHERE account = ? AND kind IN ('window', 'nightly', 'full') AND {IS_SETTLED}
-    AND started_us >= ? AND since IS NOT NULL AND until IS NOT NULL
+SELECT DISTINCT since, min(until, date(started_us / 1000000, 'unixepoch'))
+FROM runs INDEXED BY runs_by_kind
+WHERE account = ? AND kind IN ('window', 'nightly', 'full') AND {IS_SETTLED} AND started_us >= ?
+    AND since IS NOT NULL AND until IS NOT NULL
 """
 _COMPLETE_RANGE = f"""
 WITH listings AS (
-    SELECT since, started_us, run_id, report, max(started_us) OVER earlier AS reached_us
-    FROM runs WHERE account = ? AND {IS_SETTLED} AND kind <> 'find' AND since IS NOT NULL
+    SELECT since, started_us, run_id, max(started_us) OVER earlier AS reached_us
+    FROM runs INDEXED BY runs_by_kind
+    WHERE account = ?1 AND {IS_SETTLED} AND kind IN ('window', 'nightly', 'full', 'capture')
+        AND since IS NOT NULL
     WINDOW earlier AS (ORDER BY started_us, run_id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
 ),
 breaks AS (
     SELECT started_us FROM listings
     WHERE since > date(reached_us / 1000000, 'unixepoch')
-        AND NOT coalesce(json_extract(report, '$.is_incremental'), 0)
+        AND NOT coalesce((SELECT json_extract(report, '$.is_incremental') FROM runs
+            WHERE runs.run_id = listings.run_id AND account = ?1), 0)
 )
 SELECT min(since), max(started_us), (
-    SELECT json_extract(report, '$.refused.complete_from')
-    FROM listings ORDER BY started_us DESC, run_id DESC LIMIT 1
+    SELECT json_extract(report, '$.refused.complete_from') FROM runs
+    WHERE account = ?1 AND run_id = (
+        SELECT run_id FROM listings ORDER BY started_us DESC, run_id DESC LIMIT 1
+    )
 ) FROM listings
 WHERE started_us >= coalesce((SELECT max(started_us) FROM breaks), 0)
 """

@@ -6,13 +6,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
 from convo_pipeline import schema
+from convo_pipeline.emulator.clock import VirtualClock
+from convo_pipeline.emulator.world import World
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.instance import make_home, open_home
 from convo_pipeline.orchestration.partitions import Window
@@ -102,21 +104,34 @@ def test_direct_and_recorded_runs_name_the_same_problems(inboxes: Inboxes, tmp_p
     assert str(tmp_path / "file") in line
 
 
+@pytest.fixture
+def quiet(tmp_path: Path) -> Iterator[Inboxes]:
+    """Inboxes at the present time whose newest message is five days old."""
+    now = datetime.now(UTC)
+    world = World(VirtualClock(now))
+    for name, page_id in (("insta", "1111111111"), ("mess", "2222222222")):
+        account = world.add_account(name, page_id, "instagram" if name == "insta" else "messenger")
+        account.add_conversation(name).add_messages(3, now - timedelta(days=5))
+    with serve(tmp_path, world, start=now.date() - timedelta(days=9)) as inboxes:
+        yield inboxes
+
+
 def test_an_idle_extract_without_dagster_home_imports_no_large_library(
-    inboxes: Inboxes, tmp_path: Path
+    quiet: Inboxes, tmp_path: Path
 ) -> None:
+    inboxes, start = quiet, quiet.settings.accounts[0].start_date
     config = tmp_path / "convo.toml"
     accounts = "".join(
         f'[[accounts]]\nname = "{account.name}"\npage_id = "{account.page_id}"\n'
         f'platform = "{account.platform}"\ntoken_env = "{TOKEN_VARIABLE}"\n'
-        f'start_date = "{START}"\n'
+        f'start_date = "{start}"\n'
         for account in inboxes.settings.accounts
     )
     config.write_text(
         f'[graph]\nbase_url = "{inboxes.server.base_url}"\ncalls_per_second = 1000\n'
         f'[store]\nroot = "{tmp_path / "lake"}"\n{accounts}'
     )
-    arguments = ["--config", str(config), "extract", "--since", str(START)]
+    arguments = ["--config", str(config), "extract", "--since", str(start)]
     environ = {**os.environ, **inboxes.environ}
     environ.pop(HOME_VARIABLE, None)
     for is_idle in (False, True):
