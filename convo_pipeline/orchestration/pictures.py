@@ -9,7 +9,7 @@ which colour-blind readers can tell apart.
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from typing import Any
 
@@ -126,7 +126,8 @@ def draw_pictures(
 
     def draw() -> dict[str, dg.MarkdownMetadataValue]:
         try:
-            rules = read_rules(store, deployment.settings, account)
+            zone = deployment.settings.account(account).timezone
+            rules = replace(read_rules(store, deployment.settings, account), timezone=zone)
             return picture_account(store, account, days, rules=rules)
         except ConvoError:
             raise

@@ -30,6 +30,7 @@ from convo_pipeline.orchestration.pictures import (
     picture_account,
 )
 from convo_pipeline.orchestration.recorded_runs import QUIET
+from convo_pipeline.query.reply_rules import DEFAULT_RULES
 from convo_pipeline.schema import ACCOUNT_DAYS
 from convo_pipeline.settings import Settings
 from convo_pipeline.tables.chart_data import choose_chart_days
@@ -43,7 +44,9 @@ NOON, LATER = datetime(2026, 11, 24, 12, tzinfo=UTC), datetime(2100, 1, 1, tzinf
 
 def chart_of(days: list[date]) -> ChartContext:
     """Return the chart of complete days of the bakery."""
-    return ChartContext(BAKERY, "UTC", 24, choose_chart_days(days), CompleteRange(min(days), LATER))
+    return ChartContext(
+        BAKERY, DEFAULT_RULES, choose_chart_days(days), CompleteRange(min(days), LATER)
+    )
 
 
 @pytest.fixture(scope="module")
