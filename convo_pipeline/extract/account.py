@@ -137,6 +137,7 @@ class AccountRun:
     def _run(self, user_id: str | None) -> AccountReport:
         results: list[LoadResult] = []
         try:
+            self.cancellation.check()
             self.save_identity()
             results.append(self._repair_files())
             for spool in left_spools(self.store.state_path, self.account.name):

@@ -135,10 +135,22 @@ def new_run_id(clock: Clock) -> str:
 
 
 def _report_all(runs: Sequence[AccountRun], cancellation: Cancellation) -> list[AccountReport]:
-    """Run all accounts side by side; run an account that lacked memory again, alone."""
+    """Run all accounts side by side; run an account that lacked memory again, alone.
+
+    An exception in this thread cancels the accounts. Those that had not begun report it too.
+    """
     threads = min(ACCOUNTS_IN_FLIGHT, max(1, len(runs)))
+    futures: list[Future[AccountReport]] = []
     with ThreadPool(threads, thread_name_prefix="account") as pool:
-        reports = _wait([pool.submit(run.report) for run in runs], cancellation)
+        try:
+            for run in runs:
+                futures.append(pool.submit(run.report))
+        except BaseException:
+            cancellation.cancel()
+            for run in runs[len(futures) :]:
+                pool.submit(run.report)
+            raise
+        reports = _wait(futures, cancellation)
         for index, run in enumerate(runs):
             if reports[index].reasons == ("memory",) and len(runs) > 1:
                 again = pool.submit(run.report, earlier=reports[index].commits)
