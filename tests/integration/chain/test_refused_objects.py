@@ -303,3 +303,72 @@ def test_a_probe_that_always_fails_costs_no_id_and_is_repeated(tmp_path: Path) -
         for n in errors:
             run.api.world["message_errors"][n] = {"body": error(9000001)}
         assert next_day(run)[0].outcome == "complete"
+
+
+ANSWERS = {
+    "10": (403, error(10)),
+    "10/2534077": (400, error(10, 2534077)),
+    "200/2534041": (403, error(200, 2534041)),
+    "230": (403, error(230)),
+    "3": (400, error(3)),
+    "368": (400, error(368)),
+    "100": (400, error(100)),
+    "100/33": (404, error(100, 33)),
+    "803": (404, error(803)),
+    "36103": (400, error(36103)),
+    "1234567": (400, error(1234567)),
+    "in_200": (200, error(10)),
+    "html_403": (403, HTML),
+    "html_404": (404, HTML),
+    "html_500": (500, HTML),
+    "2": (500, error(2)),
+    "1": (500, error(1)),
+    "empty": (200, {}),
+    "text": (200, "no"),
+    "list_of_text": (200, {"data": "no"}),
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_any_answer_to_an_own_call_costs_its_conversation_alone(
+    answer: str, tmp_path: Path
+) -> None:
+    status, body = ANSWERS[answer]
+    refusals = [refuse(place, status, body) for place in ("t_1", "t_1/messages")]
+    with serve_case(inbox(4, *refusals), tmp_path) as run:
+        report = run.extract()
+        assert report.outcome == "incomplete"
+        assert set(report.reasons) <= {"conversation_failed", "empty_edge"}
+        assert whole(run) == {"t_0", "t_2", "t_3"}
+        assert ("t_1", 20) in run.sql("select conversation_id, count(*) from messages group by all")
+        assert next_day(run)[0].outcome == "incomplete"
+        run.api.world["answers"].clear()
+        assert next_day(run, days=30)[0].outcome == "complete"
+        assert len(whole(run)) == 4
+
+
+@pytest.mark.parametrize("answer", ["10", "200/2534041", "100", "368", "1234567", "html_403", "1"])
+def test_any_answer_to_a_messages_own_call_costs_it_alone(answer: str, tmp_path: Path) -> None:
+    status, body = ANSWERS[answer]
+    world = inbox(2, messages=5, message_errors={"m0_3": {"status": status, "body": body}})
+    bare = world["conversations"][0]["messages"][3]
+    for key in BARE:
+        del bare[key]
+    with serve_case(world, tmp_path) as run:
+        report = run.extract()
+        assert (report.outcome, report.reasons) == ("incomplete", ("message_failed",))
+        detailed = "select count(*) from messages where detail_status = 'detailed'"
+        assert run.sql(detailed) == [(9,)]
+        report, _ = next_day(run)
+        assert report.outcome == "incomplete"
+
+
+@pytest.mark.parametrize("nested", [error(10), error(100, 33), {"data": []}, {}, None, "no", 5])
+def test_messages_that_are_no_list_are_read_by_a_call_of_its_own(
+    nested: Any, tmp_path: Path
+) -> None:
+    broken = {"conversation": "t_1", "times": 1, "body": nested}
+    with serve_case(inbox(3, nested_error=broken), tmp_path) as run:
+        run.extract()
+        run.extract()
+        assert len(whole(run)) == 3

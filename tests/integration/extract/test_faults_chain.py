@@ -275,7 +275,7 @@ def test_b12_an_unsent_message_is_marked_and_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "faults", [("unreadable:10/2018336",), ("unreadable:10/2018336", "nested_refused")]
 )
-def test_b14_a_withheld_conversation_stops_no_other_and_is_accepted_twice(
+def test_b14_a_withheld_conversation_stops_no_other_and_stays_named(
     tmp_path: Path, faults: tuple[str, ...]
 ) -> None:
     with serve(tmp_path, insta_world(*[2] * 12)) as inboxes:
@@ -285,7 +285,9 @@ def test_b14_a_withheld_conversation_stops_no_other_and_is_accepted_twice(
             ("conversation_failed",)
         ]
         inboxes.clock.advance(86_400)
-        assert run(inboxes, *faults, mode="capture") == "complete"
+        assert run(inboxes, *faults, mode="capture") == "incomplete"
+        (line,) = inboxes.store.state.runs("insta", limit=1)
+        assert line.reasons == ("conversation_refused",)
 
 
 @pytest.mark.parametrize(
@@ -345,7 +347,7 @@ def test_b14_a_withheld_message_is_failed_not_gone(
         inboxes.server.set_faults(
             bare, Fault(FaultKind("withheld", "", "", refuse=withhold, kinds=("node",)))
         )
-        for reasons in (("message_failed",), ()):
+        for reasons in (("message_failed",), ("conversation_refused",)):
             [report] = inboxes.extract(accounts=["insta"])
             inboxes.derive()
             assert (report.reasons, statuses(inboxes)) == (reasons, {"detailed": 2, "failed": 1})
