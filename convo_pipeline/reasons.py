@@ -361,6 +361,12 @@ REASONS: Mapping[str, Reason] = {
         instagram_login="grant instagram_business_basic; until then the id is inferred from the"
         " messages",
     ),
+    "own_id_differs": Reason(
+        "the API returns {asked} as the own id, but the conversations show {own}",
+        "nothing to do: the id of the conversations decides the direction of messages",
+        is_self_healing=True,
+        level="note",
+    ),
     "other_inbox": Reason(
         "this account name belongs to another inbox",
         "give the new account a name of its own, or correct page_id",

@@ -324,11 +324,13 @@ class AccountCheck:
         fields = "instagram_business_account{id,username}" if is_instagram else "category"
         try:
             if is_login:
-                self.setup.own_id = client.fetch_identity().own_id
-                self._check_stored_identity(self.setup.own_id)
+                self._check_own_id(client.fetch_identity().own_id)
                 return True
             body = client.fetch_account(fields).body
-        except UnknownFieldError:
+        except UnknownFieldError as error:
+            if error.field in ("id", "username"):  # a field of the linked account, not of the Page
+                self._check_own_id(client.fetch_identity().own_id)
+                return True
             self._add("wrong_id_kind")
             return False
         except AccessDeniedError:
@@ -340,11 +342,8 @@ class AccountCheck:
             self._add_error(error)
             return False
         facts = body if isinstance(body, dict) else {}
-        if is_instagram:
-            self.setup.own_id = read_identity(facts.get("instagram_business_account")).own_id
-        else:
-            self.setup.own_id = self.account.page_id
-        self._check_stored_identity(self.setup.own_id)
+        linked = read_identity(facts.get("instagram_business_account")).own_id
+        self._check_own_id(linked if is_instagram else self.account.page_id)
         return True
 
     def _explain_missing(self, client: GraphClient, error: MissingError) -> None:
@@ -359,7 +358,14 @@ class AccountCheck:
         else:
             self._add_error(error)
 
-    def _check_stored_identity(self, own_id: str | None) -> None:
+    def _check_own_id(self, own_id: str | None) -> None:
+        """Compare the id that the API returns with what earlier runs stored."""
+        self.setup.own_id = own_id
+        stored = self.store.state.identity(self.account.name)
+        if stored and stored.own_id and stored.own_id_source in ("username", "inferred"):
+            self.setup.own_id = stored.own_id
+            if own_id not in (None, stored.own_id):
+                self._add("own_id_differs", asked=str(own_id), own=stored.own_id)
         account, source = self.account, "asked" if own_id else None
         identity = AccountIdentity(
             account.name, account.page_id, account.platform, own_id, None, source

@@ -143,7 +143,7 @@ def read_raw_day(store: Store, account: str, day: date) -> RawDay:
     platform, page_id = (identity.platform, identity.page_id) if identity else (None, None)
     if len(conversations):
         platform, page_id = (conversations[name][0].as_py() for name in ("platform", "page_id"))
-    own_id = identity.own_id if identity else None
+    own_id = (identity.own_id or "") if identity else None
     message_ids, message_details, rejects = others
     return RawDay(platform, page_id, conversations, message_ids, message_details, rejects, own_id)
 

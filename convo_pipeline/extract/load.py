@@ -84,9 +84,9 @@ def load_run_data(
             f"{data.set_aside_count} records of the run cannot be read; their text is in"
             " raw_rejects, and the next run fetches their content again"
         )
-    identity = data.find_identity(store, account)
-    first_day = max(account.start_date, first_raw_day(store))
     states = store.state.conversations(account.name)
+    identity = data.find_identity(store, account, len(states))
+    first_day = max(account.start_date, first_raw_day(store))
     loader = _Loader(store, account, data, result, identity, first_day, states)
     if data.swept_range:
         result.counts["missed"] = 0

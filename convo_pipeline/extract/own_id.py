@@ -51,18 +51,17 @@ class OwnIdClues:
         if account_id is not None:
             self._accounts_in_ids.add(account_id)
 
-    def decide(
-        self, asked: OwnIdentity, stored: OwnIdentity, *, has_stored_rows: bool
-    ) -> OwnIdentity:
+    def decide(self, asked: OwnIdentity, stored: OwnIdentity, stored_count: int) -> OwnIdentity:
         """Return who the account is; without own id if the evidence conflicts or is thin.
 
         The order is: the id that the API returned now, the stored one, the person with the
         account's user name, the account in Instagram's ids, the one person common to all
-        conversations of two. Without any evidence the stored identity stays.
+        conversations of two. Without any evidence the stored identity stays. It also stays where
+        earlier runs stored more conversations (`stored_count`) than contradict it now.
         """
         username = asked.own_username or stored.own_username
         if not any(self._people.values()):
-            is_stored = stored.own_id is not None or has_stored_rows
+            is_stored = stored.own_id is not None or stored_count > 0
             return stored if is_stored else asked
         for known in (asked, stored):
             if self._fits(known.own_id):
@@ -76,8 +75,8 @@ class OwnIdClues:
         inferred = self._infer(ENOUGH_TO_CONTRADICT if is_contradicted else ENOUGH_TO_INFER)
         if inferred is not None:
             return OwnIdentity(inferred, username, "inferred")
-        # few conversations do not outweigh all that earlier runs saw
-        is_kept = len(list(self._pairs())) < ENOUGH_TO_CONTRADICT
+        pair_count = len(list(self._pairs()))
+        is_kept = pair_count < min(ENOUGH_TO_CONTRADICT, stored_count)
         own_id, source = (stored.own_id, stored.own_id_source) if is_kept else (None, None)
         return OwnIdentity(own_id, username, source)
 

@@ -262,15 +262,20 @@ class RunData:
         batches = [_read_batch(path, index) for path, index in self._batches.get(day, ())]
         return pa.Table.from_batches(batches, schema=SCHEMA)
 
-    def find_identity(self, store: Store, account: AccountSettings) -> OwnIdentity:
-        """Decide who the account is from what was fetched, stored and observed."""
+    def find_identity(
+        self, store: Store, account: AccountSettings, stored_count: int
+    ) -> OwnIdentity:
+        """Decide who the account is from what was fetched, stored and observed.
+
+        `stored_count` is how many conversations earlier runs stored.
+        """
         known, stored = store.state.identity(account.name), OwnIdentity()
         if known:
             stored = OwnIdentity(known.own_id, known.own_username, known.own_id_source)
         return self._own_id_clues.decide(
             self.own_identity or OwnIdentity(),
             stored,
-            has_stored_rows=bool(store.days("raw_conversations", account.name)),
+            stored_count,
         )
 
     def place_untimed(self, stored_days: Placements) -> Placements:

@@ -34,10 +34,11 @@ def read_own_ids(
 ) -> frozenset[str]:
     """Return the ids under which the account sends: its own id, on Messenger also the Page's id.
 
-    `own_id` is the id that is known now. Without it, the ids that are stored in the rows count.
+    `own_id` is the id that the runs decided on, empty if they could not decide. If it is None, the
+    ids that are stored in the rows count.
     """
     stored_ids = conversations["own_id"].drop_null().unique().to_pylist()
-    own_ids = {own_id} if own_id else set(stored_ids)
+    own_ids = set(stored_ids) if own_id is None else {own_id}
     if platform == "messenger":
         own_ids |= {page_id, *conversations["page_id"].drop_null().unique().to_pylist()}
     return frozenset(own_ids - {None, "", _NOT_AN_ID})

@@ -42,7 +42,7 @@ class RawDay:
     """The raw tables of one account and date.
 
     The platform and the Page are used where the tables do not name them. `own_id` is the account's
-    own id if it is known.
+    own id; empty if the runs could not decide, None if it is not known.
     """
 
     platform: str | None = None

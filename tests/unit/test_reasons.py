@@ -63,7 +63,7 @@ def test_texts_are_lower_case_clauses(name: str) -> None:
     connections = (None, *get_args(Connection))
     details = dict.fromkeys(("what", "days", "files", "messages", "conversations"), "2 things")
     details |= dict.fromkeys(("count", "due", "until", "date", "kind", "scopes", "folder"), "x")
-    details |= {"asked": "v1", "served": "v2", "other": "shop"}
+    details |= {"asked": "v1", "served": "v2", "other": "shop", "own": "9"}
     details |= {"alerts": "2 alerts", "since": "x", "error": "the webhook answered 500"}
     texts = {reason.describe(details)}
     for interface in get_args(Interface):

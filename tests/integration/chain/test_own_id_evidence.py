@@ -286,3 +286,34 @@ def test_directions_are_right_or_null(kind: str, tmp_path: Path) -> None:
         for mode in ("nightly", "capture", "full"):
             run.extract(mode)
             assert dict(run.sql("select message_id, direction from messages order by 1")) == right
+
+
+def test_a_customers_id_that_was_trusted_is_dropped_when_a_second_conversation_contradicts_it(
+    tmp_path: Path,
+) -> None:
+    """The first run knows one conversation only, so it cannot see that the told id is wrong."""
+    world = instagram(TWO[0], answers=[me({"user_id": "1"})])
+    with serve_case(world, tmp_path) as run:
+        run.extract()
+        listed = {"id": "c1", "updated_time": run.api.world["conversations"][0]["updated_time"]}
+        added = instagram(TWO[1])["conversations"][0] | listed
+        for each in added["messages"]:
+            each["created_time"] = listed["updated_time"]
+            run.api.messages[each["id"]] = each
+        run.api.conversations["c1"] = added
+        run.extract("nightly")
+        assert dict(run.sql("select message_id, direction from messages")) == UNKNOWN
+
+
+def test_a_known_own_id_stays_although_one_conversation_lacks_it(tmp_path: Path) -> None:
+    world = instagram(*TWO, pair("3", message("c", "3", "9")), answers=[TOLD])
+    with serve_case(world, tmp_path) as run:
+        run.extract()
+        odd = {"participants": people("5", "6"), "messages": [message("d", "5", "6")]}
+        run.api.conversations.clear()
+        at = run.api.world["conversations"][0]["updated_time"]
+        odd["messages"][0]["created_time"] = at
+        run.api.conversations["c9"] = odd | {"id": "c9", "updated_time": at}
+        run.extract("capture")
+        right = BOTH_WAYS | {"c": IN, "d": None}
+        assert dict(run.sql("select message_id, direction from messages")) == right

@@ -185,3 +185,27 @@ def test_find_of_somebody_without_a_conversation_exits_with_3(
         result = run.run("find", "acc", "77")
         assert result.exit_code == 3
         assert "no conversation with 77" in result.output
+
+
+def test_the_id_of_the_conversations_is_shown_where_the_api_returns_another_one(
+    tmp_path: Path,
+) -> None:
+    answer = me({"id": "26000000000000001", "username": "user9"})
+    with serve_case(LOGIN | {"answers": [answer]}, tmp_path) as run:
+        run.extract()
+        result = run.run("check")
+        text = " ".join(result.output.split())
+        assert result.exit_code == 0
+        assert "returns 26000000000000001 as the own id, but the conversations show 9" in text
+
+
+@pytest.mark.parametrize("field", ["username", "id"])
+def test_a_refused_field_of_the_linked_account_is_no_wrong_page(field: str, tmp_path: Path) -> None:
+    text = f"(#100) Tried accessing nonexisting field ({field}) on node type (IGUser)"
+    refused = {"path": PAGE, "fields_has": "{id", "status": 400, "body": error(100, text)}
+    linked = {"path": PAGE, "body": {"id": PAGE, "instagram_business_account": {"id": "9"}}}
+    world = LOGIN | {"page_id": PAGE, "answers": [refused, linked]}
+    with serve_case(world, tmp_path) as run:
+        result = run.run("check")
+        assert "is not a Page" not in result.output
+        assert result.exit_code == 0
