@@ -55,7 +55,7 @@ from convo_pipeline.graph.responses import (
     read_page,
 )
 from convo_pipeline.graph.retry import GiveUp, Retry, WaitBudget, decide
-from convo_pipeline.graph.server_clock import ResponseTime, ServerClock
+from convo_pipeline.graph.server_clock import TOLERANCE, ResponseTime, ServerClock
 from convo_pipeline.graph.shapes import Census
 from convo_pipeline.graph.transport import MAX_RESPONSE_BYTES, HttpResponse, HttpTransport
 from convo_pipeline.settings import AccountSettings, Settings
@@ -488,7 +488,8 @@ class GraphClient:
         error_object = body.get("error") if isinstance(body, dict) else None
         if isinstance(error_object, dict) or body is None or response.status >= 400:
             fields = error_object if isinstance(error_object, dict) else {}
-            raise self._read_error(request, response, fields, reason, date or now)
+            asked_at = date if date and abs(date - now) <= TOLERANCE else now
+            raise self._read_error(request, response, fields, reason, asked_at)
         with self._lock:
             self.unchecked += not response.has_checksum
             time = self.server_clock.read(

@@ -244,3 +244,18 @@ def test_headers_reach_no_log_raw(caplog: pytest.LogCaptureFixture) -> None:
     )
     assert not {"\x1b", "\x07", "\x9b"} & set(text)
     assert "canaryTOKEN" not in text
+
+
+@pytest.mark.parametrize("date", ["Fri, 01 Jan 1999 00:00:00 GMT", "Wed, 19 Feb 2036 09:00:00 GMT"])
+def test_wrong_date_makes_no_long_wait(date: str) -> None:
+    """A date in Retry-After counts from the machine's time if the Date header is far from it."""
+
+    def answer(request: str, connection: socket.socket) -> None:
+        status = "200 OK" if len(server.requests) > 1 else "429 Too Many Requests"
+        headers = f"Date: {date}\r\nRetry-After: Thu, 19 Feb 2026 09:00:30 GMT\r\n"
+        connection.sendall(whole(messages_of(request), status, headers))
+
+    sleeps = Sleeps()
+    with raw_serving(answer) as server, client_of(server.url, sleeps) as client:
+        assert client.fetch_messages("t_1", "id", 5).rows == ({"id": "m_of_t_1"},)
+    assert sum(sleeps) == pytest.approx(30, abs=1)
