@@ -78,7 +78,7 @@ class RandomScenario(Scenario):
     """Longer than any block of the rate limit, also with a wrong clock of the client."""
 
     def __init__(self, seed: int, folder: Path) -> None:
-        self.forgotten: set[str] = set()
+        self.forgotten_people: set[str] = set()
         self._moves = random.Random(seed)
         self._lasting_faults: tuple[str, ...] = ()
         super().__init__(FIRST_SEED + seed, folder)
@@ -237,12 +237,17 @@ class RandomScenario(Scenario):
         chosen = self.rng.choice(alone)
         person_id, now = str(chosen.people[0]["id"]), self.world.clock.now()
         if forget(self._settings, self.store, "shop", person_id, now):
-            self.forgotten |= {
-                show_id(conversation.conversation_id, self.switches)
-                for conversation in alone
-                if _person_id(conversation) == person_id
-            }
+            self.forgotten_people.add(person_id)
         self._compare_but({key for key in self.oracle.stored_rows if self._is_forgotten(key)})
+
+    @property
+    def forgotten(self) -> set[str]:
+        """Conversations with an erased person alone, later ones too."""
+        return {
+            show_id(conversation.conversation_id, self.switches)
+            for conversation in self.account.conversations.values()
+            if len(conversation.people) == 1 and _person_id(conversation) in self.forgotten_people
+        }
 
     def _is_forgotten(self, key: Key) -> bool:
         return key[0].removesuffix(HOSTILE) in self.forgotten
