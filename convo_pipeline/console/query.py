@@ -61,7 +61,7 @@ def run_sql(con: Connection, sql: str, form: str, output: str | None = None) -> 
     ]
     if len(results) > 1 and (output is not None or form != "table"):
         raise SettingsError(
-            f"{len(results)} statements return rows; --format and --output need one"
+            f"{len(results)} statements return rows; --format and --output need one statement"
         )
     for result in results:
         _show(result, form, output)
