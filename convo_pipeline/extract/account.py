@@ -66,7 +66,7 @@ from convo_pipeline.schema import IS_CUT, RAW, TABLES
 from convo_pipeline.settings import AccountSettings, Settings
 from convo_pipeline.state.records import (
     AccountIdentity,
-    Refusal,
+    ObjectRefusal,
     Run,
     balance,
     check_identity,
@@ -477,7 +477,7 @@ class AccountCalls:
         }
 
     @property
-    def _refusals(self) -> dict[str, Refusal]:
+    def _refusals(self) -> dict[str, ObjectRefusal]:
         """What the API refuses, without conversations of erased people."""
         if self._reader is None:
             return read_refusals(self._memory)

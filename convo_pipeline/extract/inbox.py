@@ -46,7 +46,7 @@ from convo_pipeline.state.records import (
     REFUSED_PART,
     REFUSED_REASONS,
     ConversationState,
-    Refusal,
+    ObjectRefusal,
 )
 
 CONVERSATIONS_IN_FLIGHT = 4
@@ -75,7 +75,7 @@ class StoredConversations:
     """
 
     states: Mapping[str, ConversationState] = field(default_factory=dict)
-    refusals: Mapping[str, Refusal] = field(default_factory=dict)
+    refusals: Mapping[str, ObjectRefusal] = field(default_factory=dict)
     today: date = date.min
     reread_since_us: int | None = None
     trusted_before_us: int | None = None
@@ -96,11 +96,11 @@ class StoredConversations:
         reason = self.due_reason(conversation_id)
         return bool(reason) and (reason not in REFUSED_REASONS or self.is_sweep)
 
-    def refusal(self, conversation_id: str) -> Refusal | None:
+    def refusal(self, conversation_id: str) -> ObjectRefusal | None:
         """Return what the last read was refused; a refusal without details is due."""
         if self.due_reason(conversation_id) not in REFUSED_REASONS:
             return None
-        return self.refusals.get(conversation_id, Refusal())
+        return self.refusals.get(conversation_id, ObjectRefusal())
 
     def was_refused(self, conversation_id: str) -> bool:
         """Whether the last read of a conversation ended with a permanent error."""
@@ -137,7 +137,7 @@ class InboxResult:
     counts: Counter[str] = field(default_factory=Counter)
     failures: dict[str, ConvoError] = field(default_factory=dict)
     """The error of each conversation that could not be read."""
-    refusals: dict[str, Refusal] = field(default_factory=dict)
+    refusals: dict[str, ObjectRefusal] = field(default_factory=dict)
     """What the API refuses, by conversation, of this run and of earlier ones."""
 
 
@@ -420,7 +420,7 @@ class InboxReader:
         `has_all_ids`: only parts of known messages are refused.
         """
         before = self._stored.refusal(conversation_id)
-        refusal = before or Refusal()
+        refusal = before or ObjectRefusal()
         updated_us, was_shown, gap_us = refusal.updated_us, refusal.was_shown, refusal.gap_us
         if listed:
             updated_us, was_shown = listed.updated_us, bool(listed.nested.rows)

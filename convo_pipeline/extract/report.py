@@ -9,7 +9,7 @@ from convo_pipeline.base.times import day_of
 from convo_pipeline.errors import ConvoError, GraphError, GraphFault
 from convo_pipeline.graph.listing import ListingSummary
 from convo_pipeline.lake.partitions import Commit
-from convo_pipeline.state.records import Refusal
+from convo_pipeline.state.records import ObjectRefusal
 
 Mode = Literal["window", "nightly", "full", "capture", "find"]
 Outcome = Literal["complete", "incomplete", "failed", "busy"]
@@ -146,7 +146,7 @@ def refusals(errors: Mapping[str, ConvoError]) -> dict[str, object]:
     return {"count": len(errors), "first": first}
 
 
-def list_refused(refused: Mapping[str, Refusal]) -> dict[str, object]:
+def list_refused(refused: Mapping[str, ObjectRefusal]) -> dict[str, object]:
     """Return how many conversations the API refuses, and the first ones with their next request.
 
     From `complete_from` on, no day lacks messages because of them.
@@ -170,10 +170,11 @@ def list_refused(refused: Mapping[str, Refusal]) -> dict[str, object]:
     }
 
 
-def describe_refused(refused: Mapping[str, Refusal]) -> str:
+def describe_refused(refused: Mapping[str, ObjectRefusal]) -> str:
     """Return the number of refused conversations, and their ids by the API's answer.
 
-    >>> describe_refused({"t_1": Refusal(code=10), "t_2": Refusal(code=100, subcode=33)})
+    >>> missing = ObjectRefusal(code=100, subcode=33)
+    >>> describe_refused({"t_1": ObjectRefusal(code=10), "t_2": missing})
     '2 conversations: code 10: t_1; deleted or not visible: t_2'
     """
     ids: dict[str, list[str]] = {}

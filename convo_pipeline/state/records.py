@@ -82,7 +82,7 @@ class ConversationState:
     complete_since_us: int | None = None
     due_reason: str | None = None
     """Why it is not read to its end. The next run reads it, but what the API refuses has its own
-    day (`Refusal`)."""
+    day (`ObjectRefusal`)."""
 
     @property
     def is_due(self) -> bool:
@@ -91,7 +91,7 @@ class ConversationState:
 
 
 @dataclass(frozen=True)
-class Refusal:
+class ObjectRefusal:
     """What the API refuses of one conversation, and when a run requests it again.
 
     After `count` refusals it waits 1, 2, 4, 8, … nights, at most 30. `updated_us` is its last
@@ -115,20 +115,21 @@ class Refusal:
         updated_us: int | None = None,
         was_shown: bool = False,
         gap_us: int | None = None,
-    ) -> "Refusal":
+    ) -> "ObjectRefusal":
         """Return the refusal after one more.
 
-        >>> refusal = Refusal()
+        >>> refusal, nights = ObjectRefusal(), []
         >>> for _ in range(7):
         ...     refusal = refusal.again(date(2026, 3, 1), ValueError())
-        ...     print((refusal.retry_on - date(2026, 3, 1)).days, end=" ")
-        1 2 4 8 16 30 30
+        ...     nights.append((refusal.retry_on - date(2026, 3, 1)).days)
+        >>> nights
+        [1, 2, 4, 8, 16, 30, 30]
         """
         fault = getattr(error, "fault", GraphFault())
         nights = min(2 ** min(self.count, 8), MOST_NIGHTS_BETWEEN)
         retry_on = today + timedelta(days=nights)
         codes = fault.code, fault.subcode
-        return Refusal(self.count + 1, retry_on, updated_us, was_shown, *codes, gap_us)
+        return ObjectRefusal(self.count + 1, retry_on, updated_us, was_shown, *codes, gap_us)
 
     def is_due(self, today: date) -> bool:
         """Whether to request it again; a clock that was wrong delays it by 30 days at most."""
@@ -142,21 +143,23 @@ class Refusal:
         return code if self.subcode is None else f"{code}/{self.subcode}"
 
 
-def read_refusals(memory: Mapping[str, object]) -> dict[str, Refusal]:
+def read_refusals(memory: Mapping[str, object]) -> dict[str, ObjectRefusal]:
     """Return the refusals in an account's memory by conversation id; unreadable ones are left out.
 
     Without its refusal, a refused conversation is due.
     """
-    refusals: dict[str, Refusal] = {}
+    refusals: dict[str, ObjectRefusal] = {}
     saved = memory.get("refused")
     for values in saved if isinstance(saved, list) else ():
         with suppress(ValueError, TypeError):
             conversation_id, count, retry_on, *others = values
-            refusals[conversation_id] = Refusal(int(count), date.fromisoformat(retry_on), *others)
+            refusals[conversation_id] = ObjectRefusal(
+                int(count), date.fromisoformat(retry_on), *others
+            )
     return refusals
 
 
-def write_refusals(refusals: Mapping[str, Refusal]) -> list[list[object]]:
+def write_refusals(refusals: Mapping[str, ObjectRefusal]) -> list[list[object]]:
     """Return refusals for an account's memory; too many leave out those with the earliest day.
 
     It is a list, because an erasure replaces ids in values only.

@@ -31,13 +31,11 @@ from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.partitions import Window, range_tags
 from convo_pipeline.orchestration.recorded_runs import QUIET
 from convo_pipeline.reasons import REASONS
-from convo_pipeline.settings import Settings
 from convo_pipeline.state.records import Partition, Run
 from tests.support.inbox_runs import definitions_of
 from tests.support.inbox_worlds import TOKENS, Days, small_settings, small_world, three_days
 
 BAKERY, BIKES = "bakery-instagram", "bikes-messenger"
-SESSION_GAP_HOURS = Settings().metrics.session_gap_hours
 ALL = [BAKERY, BIKES]
 KEYS = {check.key for check in ALL_CHECKS}
 
@@ -152,7 +150,7 @@ def lake(deployment: Deployment, days: Days) -> Iterator[Store]:
             details(days[0], "m_1", "m_2", status="beyond_20"),
         )
         derive_day(store, BIKES, days[0])
-        derive_account_days(store, BIKES, session_gap_hours=SESSION_GAP_HOURS)
+        derive_account_days(store, BIKES)
         yield store
 
 

@@ -37,7 +37,8 @@ def inbox(platform: str, *messages: dict[str, Any], **others: object) -> dict[st
 
 
 def rows_of(run: CaseRun, table: str) -> list[dict[str, Any]]:
-    names = ", ".join(SEEN_AT) if table == "messages" else ""
+    left_out = (*SEEN_AT, "created_at_local", "local_date")  # the view adds the local time
+    names = ", ".join(left_out) if table == "messages" else ""
     exclude = f"account, date{', ' + names if names else ''}"
     frame = run.sql(f"select * exclude ({exclude}) from {table} order by all")
     columns = [row[0] for row in run.sql(f"describe select * exclude ({exclude}) from {table}")]

@@ -27,6 +27,7 @@ STATUS_KEYS = {
     "is_fine",
 }
 ACCOUNT_KEYS = {
+    "has_refused",
     "open_since",
     "unsure_direction_count",
     "account",

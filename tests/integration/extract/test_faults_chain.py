@@ -645,7 +645,7 @@ def test_c18_a_wrong_or_missing_app_secret_fails_at_the_first_call(
         [report] = inboxes.extract(accounts=["insta"])
         assert (report.outcome, report.reasons, dict(report.calls)) == (
             "failed",
-            ("token",),
+            ("app_secret",),
             {"identity": 1},
         )
         assert "app_secret_env" in str(report.error)

@@ -415,7 +415,7 @@ def test_policy_comes_from_the_configuration() -> None:
     settings = parse_settings(b'[retention]\non_deleted = "drop"\nmessages = 30')
     assert (settings.retention.on_deleted, settings.retention.limits) == ("drop", {"messages": 30})
     with pytest.raises(
-        SettingsError, match=r"retention\.on_deleted: Input should be 'redact', 'keep' or 'drop'"
+        SettingsError, match=r'retention\.on_deleted: must be "redact", "keep" or "drop"'
     ):
         parse_settings(b'[retention]\non_deleted = "forget"')
 

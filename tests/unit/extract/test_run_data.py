@@ -50,10 +50,10 @@ def content(data: RunData) -> tuple[object, ...]:
     return days, placed, data.conversations, data.rejects, data.states
 
 
-def create(inboxes: Inboxes) -> RunData:
+def create(inboxes: Inboxes, rows_per_file: int = run_data.ROWS_PER_FILE) -> RunData:
     account = inboxes.settings.accounts[0]
     spool = Spool.create(inboxes.store.state_path, account.name, "run")
-    return RunData.create(inboxes.store, account, spool)
+    return RunData.create(inboxes.store, account, spool, rows_per_file)
 
 
 def read(inboxes: Inboxes, data: RunData) -> RunData:
@@ -101,14 +101,11 @@ def test_the_next_record_carries_the_states_that_wait(tmp_path: Path) -> None:
         }
 
 
-def test_a_record_that_cannot_be_added_is_in_the_spool(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(run_data, "ROWS_PER_FILE", 1)
+def test_a_record_that_cannot_be_added_is_in_the_spool(tmp_path: Path) -> None:
     row = {"id": "m", "created_time": "2026-03-03T09:00:04+0000"}
     record = MessagesRecord(RECORD.at_us, "c", None, 1, (), (row,))
     with serve(tmp_path, small_world()) as inboxes:
-        data = create(inboxes)
+        data = create(inboxes, rows_per_file=1)
         (data.spool.folder / "days").rmdir()
         with pytest.raises(StoreError, match="cannot write the spool"):
             data.append(record)
@@ -116,12 +113,9 @@ def test_a_record_that_cannot_be_added_is_in_the_spool(
         assert list(data.spool) == [record]
 
 
-def test_each_date_is_read_once_however_many_files_it_is_in(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(run_data, "ROWS_PER_FILE", 3)
+def test_each_date_is_read_once_however_many_files_it_is_in(tmp_path: Path) -> None:
     with serve(tmp_path, small_world()) as inboxes:
-        data = create(inboxes)
+        data = create(inboxes, rows_per_file=3)
         for number in range(8):
             row = {"id": f"m{number}", "created_time": f"2026-01-0{1 + number % 2}T00:00:00Z"}
             data.append(MessagesRecord(RECORD.at_us, "c", None, 1, (), (row,)))
