@@ -438,7 +438,11 @@ class AccountCalls:
         balances = balance(counts)
         if any(balances.values()):
             reasons.add("unbalanced")
-        is_partly_done = counts["conversations_listed"] or isinstance(error, ThrottledError)
+        is_partly_done = (
+            counts["conversations_listed"]
+            or isinstance(error, ThrottledError)
+            or reasons <= {"conversation_refused"}
+        )
         client = self._client
         refused = describe_refused(self._refusals) if reasons and self._refusals else None
         figures = CallFigures(

@@ -308,14 +308,17 @@ def test_b13_a_vanished_conversation_does_not_fail_its_account_for_ever(tmp_path
         world.clock.advance(3600)
         conversation.add_messages(30, world.clock.now() - timedelta(minutes=30), 10)
         inboxes.server.set_faults("vanish")
-        outcomes = [inboxes.extract(accounts=["insta"])[0] for _ in range(4)]
-        assert [each.outcome for each in outcomes] == [
-            "incomplete",
-            "complete",
-            "complete",
-            "complete",
+        outcomes = [inboxes.extract(accounts=["insta"])[0] for _ in range(2)]
+        for _ in range(2):
+            world.clock.advance(86_400)
+            outcomes.append(inboxes.extract(accounts=["insta"])[0])
+        assert [(each.outcome, each.reasons) for each in outcomes] == [
+            ("incomplete", ("conversation_failed",)),
+            ("incomplete", ("conversation_refused",)),
+            ("complete", ()),
+            ("complete", ()),
         ]
-        assert [each.counts.get("conversations_vanished", 0) for each in outcomes] == [0, 1, 0, 0]
+        assert [each.counts.get("conversations_vanished", 0) for each in outcomes] == [0, 0, 1, 0]
         inboxes.derive()
         assert (
             len([row for row in inboxes.rows("messages") if row["detail_status"] == "detailed"])
