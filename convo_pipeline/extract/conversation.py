@@ -17,6 +17,7 @@ from convo_pipeline.errors import (
     ConvoError,
     GraphError,
     GraphFault,
+    MissingError,
     PayloadError,
     RetryableError,
     ThrottledError,
@@ -361,7 +362,9 @@ class ConversationReader:
             ):
                 gaps.append(None)
                 continue
-            payload = self._read_lists(message_id, row, cuts, gaps)
+            payload = self._read_lists(
+                message_id, row, cuts, gaps, is_refusable=rank > READABLE_COUNT
+            )
             record = MessageRecord(
                 at_us=at_us,
                 conversation_id=listed.conversation_id,
@@ -378,9 +381,19 @@ class ConversationReader:
             self.data.append(record)
 
     def _read_lists(
-        self, object_id: str, row: dict[str, object], cuts: Sequence[CutList], gaps: Gaps
+        self,
+        object_id: str,
+        row: dict[str, object],
+        cuts: Sequence[CutList],
+        gaps: Gaps,
+        *,
+        is_refusable: bool = False,
     ) -> object:
-        """Return an object with its cut lists read on. Raise an error that stops the account."""
+        """Return an object with its cut lists read on. Raise an error that stops the account.
+
+        With `is_refusable`, a list that the API says is missing stays cut and is no gap: the API
+        refuses the calls of messages beyond the newest 20, also if it lists their content.
+        """
         read = dict(row)
         for cut in cuts:
             fields = list_fields(cut.name, self.page_sizes.dropped)
@@ -392,7 +405,8 @@ class ConversationReader:
             read[cut.name] = {"data": list(found.rows)}
             if not is_whole:
                 read = mark_cut(read, [found])
-                gaps.append(error or PayloadError("the pages of a list do not come to an end"))
+                if not (is_refusable and isinstance(error, MissingError)):
+                    gaps.append(error or PayloadError("the pages of a list do not come to an end"))
         return self.lists.mark(read)
 
     def _fetch_page(self, listed: ListedConversation, after: str) -> tuple[tuple[str, ...], Page]:
