@@ -89,14 +89,15 @@ def fill(root: Path, accounts: int, days: int, rows: int) -> Path:
 def queries(accounts: int, days: int, rows: int) -> dict[str, str]:
     day = FIRST + timedelta(days=days // 2)
     message_id = messages(accounts // 2, day, rows)["message_id"][rows // 2].as_py()
+    columns = ", ".join(MESSAGES.column_names)  # the view has the local time too
     return {
         "full scan": "SELECT account, direction, count(*), sum(length(text)), max(created_at)"
         " FROM {} GROUP BY ALL",
         "one week": "SELECT account, count(*), sum(length(text)) FROM {}"
         f" WHERE date BETWEEN '{day}' AND '{day + timedelta(days=6)}' GROUP BY ALL",
-        "one account-day": "SELECT * FROM {}"
+        "one account-day": f"SELECT {columns} FROM {{}}"
         f" WHERE account = 'a{accounts // 2:03d}' AND date = '{day}'",
-        "one message id": f"SELECT * FROM {{}} WHERE message_id = '{message_id}'",
+        "one message id": f"SELECT {columns} FROM {{}} WHERE message_id = '{message_id}'",
     }
 
 

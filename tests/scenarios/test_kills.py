@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -312,12 +311,18 @@ def test_c5_c6_an_error_at_any_system_call_is_raised_and_leaves_old_or_new(
                 raise OSError(number, os.strerror(number))
 
         install_faulty_os(fail)
-        store = open_store(root)
-        if (error := storage_error(partial(step.commit, store))) is None:
+        stores: list[Store] = []
+
+        def open_and_commit(root: Path = root, stores: list[Store] = stores) -> None:
+            stores.append(open_store(root))
+            step.commit(stores[0])
+
+        if (error := storage_error(open_and_commit)) is None:
             assert set(failed) <= {"unlink", "rmdir"}, "an error was swallowed"
         else:
             assert os.strerror(number) in error
-        store.close()
+        for store in stores:
+            store.close()
         monkeypatch.setattr(folder_module, "os", os)
         assert not list((root / ".staging").glob("*")) or failed == ["unlink"]
         check_healed(root, step)
