@@ -527,7 +527,7 @@ class Scenario:
                     conversation.is_vanished for conversation in self.account.conversations.values()
                 )
                 is_renamed = bool(self.oracle.faults_so_far & CHANGE_IDS)
-                if "conversation_refused" in report.reasons:
+                if {"conversation_failed", "conversation_refused"} & set(report.reasons):
                     healing = replace(healing, mode="full")  # it does not wait for the next request
                 for number in range(REPAIRS_OF_RENAMED if is_renamed else 1):
                     is_first = number == 0 and (is_vanished or is_renamed)
