@@ -4,11 +4,11 @@ The calls use the account's shared rate limit. Nothing is stored and no token is
 The texts are in `reasons`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from functools import partial
 from urllib.parse import urlsplit
 
@@ -19,7 +19,6 @@ from rich.table import Table
 from convo_pipeline.base.clock import Clock
 from convo_pipeline.base.json_text import dump_json
 from convo_pipeline.base.secrets import Credentials, read_credentials
-from convo_pipeline.base.times import LAST_SECOND
 from convo_pipeline.console.results import counted
 from convo_pipeline.console.status import count_unsure_in, read_coverage
 from convo_pipeline.errors import (
@@ -40,6 +39,7 @@ from convo_pipeline.graph.client import Endpoint, GraphClient
 from convo_pipeline.graph.codes import CODES, find_meaning, is_unspecific_100
 from convo_pipeline.graph.rate_limit import CallBudget, SqliteLimiter, read_block
 from convo_pipeline.graph.responses import read_identity
+from convo_pipeline.graph.tokens import TokenFacts, fetch_token_facts
 from convo_pipeline.lake.store import Store
 from convo_pipeline.reasons import ACTIONS, REASONS, Connection, Level, reason_of
 from convo_pipeline.sandbox import emulator_if_needed
@@ -267,7 +267,7 @@ class AccountCheck:
             self._add("token_unknown")
             return True
         try:
-            body = client.fetch_token().body
+            facts = fetch_token_facts(client)
         except (TokenError, ThrottledError, UnreachableError, VersionError) as error:
             self._add_error(error)
             return False
@@ -275,41 +275,38 @@ class AccountCheck:
             is_policy = reason_name(error) == "policy"
             self._add("policy" if is_policy else "token_unknown")
             return not is_policy
-        facts = body.get("data") if isinstance(body, dict) else None
-        if not isinstance(facts, dict) or not facts:
+        if facts is None:
             self._add("token_unknown")
             return True
         return self._check_token_facts(facts)
 
-    def _check_token_facts(self, facts: Mapping[str, object]) -> bool:
+    def _check_token_facts(self, facts: TokenFacts) -> bool:
         now, is_login = self.clock.now(), self._connection == "instagram_login"
-        kind = str(facts.get("type") or "")[:16]
-        expires_at = _expiry_time(facts.get("expires_at"))
-        self.setup.token_kind = kind.lower() or None
+        expires_at, access_ends_at = facts.expires_at, facts.data_access_ends_at
+        self.setup.token_kind = facts.kind
         self.setup.expires = f"{expires_at:%Y-%m-%d}" if expires_at else "never"
         if expires_at and expires_at <= now:
             self._add("token_expired")
             return False
-        if facts.get("is_valid") is False:
+        if facts.is_valid is False:
             self._add("token_invalid")
             return False
-        access_ends_at = _expiry_time(facts.get("data_access_expires_at"))
         if expires_at and expires_at <= now + EXPIRES_SOON:
             self._add("token_expiring", date=f"{expires_at:%Y-%m-%d}")
         if access_ends_at and access_ends_at <= now + EXPIRES_SOON:
             self._add("data_access_expiring", date=f"{access_ends_at:%Y-%m-%d}")
-        if kind and kind != "PAGE" and not is_login:
-            self._add("token_kind", kind=kind.lower())
-        scopes = _texts(facts.get("scopes"))
-        missing_scopes = [scope for scope in SCOPES[self._connection] if scope not in scopes]
+        if facts.kind and facts.kind != "page" and not is_login:
+            self._add("token_kind", kind=facts.kind)
+        needed = SCOPES[self._connection]
+        missing_scopes = [scope for scope in needed if scope not in facts.scopes]
         if missing_scopes:
             self._add("scope_missing", scopes=", ".join(missing_scopes))
-        covered_ids = _read_covered_ids(facts)
+        covered_ids = facts.covered_ids
         if not is_login and covered_ids and self.account.page_id not in covered_ids:
             self._add_other_page(covered_ids)
         return not self._names & {"token_kind", "other_page", "swapped_ids"}
 
-    def _add_other_page(self, covered_ids: set[str]) -> None:
+    def _add_other_page(self, covered_ids: Set[str]) -> None:
         """Add that the token is another Page's; name the account whose only Page it is."""
         owners = [other.name for other in self.settings.accounts if covered_ids == {other.page_id}]
         if owners:
@@ -456,29 +453,6 @@ def _host_mismatch(account: AccountSettings, host: str, token: str) -> str | Non
     if host == FACEBOOK_HOST and account.page_id == "me":
         return f'page_id = "me" belongs to Instagram Login, base_url is {host}'
     return None
-
-
-def _read_covered_ids(facts: Mapping[str, object]) -> set[str]:
-    """Return the ids of the Pages that a token is valid for; none if the facts name no Page."""
-    scopes = facts.get("granular_scopes")
-    page_ids = {
-        target
-        for entry in (scopes if isinstance(scopes, list) else [])
-        if isinstance(entry, dict) and str(entry.get("scope")).startswith("pages_")
-        for target in _texts(entry.get("target_ids"))
-    }
-    return page_ids | ({str(facts["profile_id"])} if facts.get("profile_id") else set())
-
-
-def _texts(value: object) -> list[str]:
-    return [str(item) for item in value] if isinstance(value, list) else []
-
-
-def _expiry_time(value: object) -> datetime | None:
-    """Read unix seconds; 0 means never."""
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= LAST_SECOND:
-        return None
-    return datetime.fromtimestamp(value, UTC)
 
 
 def show_check(

@@ -36,10 +36,10 @@ class TokenFacts:
     page_ids: frozenset[str] = frozenset()
     """The Pages for which the `pages_…` permissions hold; empty if Meta names none."""
 
-    def opens_page(self, page_id: str) -> bool:
-        """Return whether a Page token is valid for this Page; True if the facts name no Page."""
-        pages = self.page_ids | ({self.page_id} if self.page_id else set())
-        return not pages or page_id in pages
+    @property
+    def covered_ids(self) -> frozenset[str]:
+        """The ids of the Pages that the token is valid for; none if the facts name no Page."""
+        return self.page_ids | {self.page_id} if self.page_id else self.page_ids
 
 
 @dataclass(frozen=True)
