@@ -6,7 +6,6 @@ Both call the Graph API a few times, outside of any inbox. No token is stored or
 import json
 import os
 import re
-import stat
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -46,6 +45,7 @@ from convo_pipeline.settings import (
     parse_settings,
     read_settings,
 )
+from convo_pipeline.storage.local import write_synced
 
 MAX_CALLS = 2_000
 LONGEST_NAME = 50
@@ -235,12 +235,20 @@ def append_blocks(config: str | None, blocks: str, environ: Mapping[str, str]) -
         before = path.read_bytes() if path.exists() else b""
         content = (before.rstrip() + b"\n\n").lstrip() + blocks.encode()
         parse_settings(content, str(path))
-        new = path.with_name(f".{path.name}.new")
-        new.write_bytes(content)
+    except OSError as error:
+        raise SettingsError(f"cannot write {path}: {error.strerror}") from None
+    _replace_file(path, content)
+    return path
+
+
+def _replace_file(path: Path, content: bytes) -> None:
+    """Write a private file (mode 0600) whole or not at all."""
+    new = path.with_name(f".{path.name}.new")
+    try:
+        write_synced(new, content)
         new.replace(path)
     except OSError as error:
         raise SettingsError(f"cannot write {path}: {error.strerror}") from None
-    return path
 
 
 def show_inboxes(connection: TokenConnection, console: Console) -> None:
@@ -373,13 +381,5 @@ def write_token(token: NewToken, output: Path | None, stdout: IO[str]) -> str:
     if output is None:
         stdout.write(token.token + "\n")
         return f"the new token was written to the pipe{expires}"
-    try:
-        new = output.with_name(f".{output.name}.new")
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-        with os.fdopen(os.open(new, flags, stat.S_IRUSR | stat.S_IWUSR), "w") as file:
-            file.write(token.token + "\n")
-            os.fsync(file.fileno())
-        new.replace(output)
-    except OSError as error:
-        raise SettingsError(f"cannot write {output}: {error.strerror}") from None
+    _replace_file(output, f"{token.token}\n".encode())
     return f"the new token is in {output}{expires}"
