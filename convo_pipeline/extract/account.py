@@ -329,9 +329,7 @@ class AccountCalls:
         self._page_sizes = PageSizePolicy(
             run.account.platform, now.date(), self._memory.get("page_size")
         )
-        self._lists = NestedLists.from_json(
-            run.clock.now().date(), self._memory.get("phantom_lists")
-        )
+        self._lists = NestedLists.from_json(now.date(), self._memory.get("phantom_lists"))
         self._result = InboxResult()
         self._reader: InboxReader | None = None
         self._listing: Listing | None = None

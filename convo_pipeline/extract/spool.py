@@ -213,14 +213,7 @@ class Spool:
                 continue
             try:
                 records = [decode_record(value), *map(decode_record, value.get("states", ()))]
-            except (
-                LookupError,
-                TypeError,
-                ValueError,
-                AttributeError,
-                ArithmeticError,
-                PayloadError,
-            ):
+            except _UNREADABLE:
                 self.unreadable.append(value)
             else:
                 yield from records

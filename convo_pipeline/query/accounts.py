@@ -31,14 +31,8 @@ SCHEMA = pa.schema(
         ("weekdays", pa.list_(pa.int64())),
     ]
 )
-TEXTS = (
-    "platform",
-    "page_id",
-    "own_id",
-    "own_username",
-    "timezone",
-    "business_hours",
-    "start_date",
+TEXTS = tuple(
+    field.name for field in SCHEMA if field.type == pa.string() and field.name != "account"
 )
 
 
