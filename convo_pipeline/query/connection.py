@@ -25,10 +25,8 @@ from convo_pipeline.query.accounts import accounts_table
 from convo_pipeline.query.compacted_source import CompactedSource
 from convo_pipeline.query.read_only import WRITING_METHODS, reading_sql, refuse_method
 from convo_pipeline.query.reply_rules import RULES
-from convo_pipeline.query.response_times import response_time_views
-from convo_pipeline.query.sources import VIEWED_TABLES, Source, quote, select_nothing
-from convo_pipeline.query.views import local_messages, views
-from convo_pipeline.schema import MESSAGES
+from convo_pipeline.query.sources import VIEWED_TABLES, Source, quote
+from convo_pipeline.query.views import joining_statements, table_select
 from convo_pipeline.settings import Settings, StoreSettings
 from convo_pipeline.state.database import STATE_FILE
 from convo_pipeline.storage.layout import DATA_FILE
@@ -132,9 +130,7 @@ class _Lake:
             con.execute(statement)
         self._replace_accounts(None)
         self.refresh(use_cache=False)
-        for name, sql in views().items():
-            con.execute(f"CREATE VIEW {name} AS {sql}")
-        for statement in response_time_views(settings.metrics):
+        for statement in joining_statements(settings.metrics):
             con.execute(statement)
         self._words = {name: _words_of(sql) for name, sql in con.execute(_DEFINITIONS).fetchall()}
 
@@ -171,9 +167,7 @@ class _Lake:
                 continue
             self._has_files.pop(table.name, None)
             has_files = self.source.has_files(table)
-            sql = self.source.select(table) if has_files else select_nothing(table)
-            if table is MESSAGES:
-                sql = local_messages(sql)
+            sql = table_select(self.source, table, has_files=has_files)
             if sql != self._selects.get(table.name):
                 self._con.execute(f"CREATE OR REPLACE VIEW {table.name} AS {sql}")
                 self._selects[table.name] = sql

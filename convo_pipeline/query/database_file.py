@@ -12,10 +12,8 @@ import duckdb
 from convo_pipeline.errors import StoreError
 from convo_pipeline.query.accounts import accounts_table
 from convo_pipeline.query.reply_rules import RULES
-from convo_pipeline.query.response_times import response_time_views
-from convo_pipeline.query.sources import VIEWED_TABLES, LocalSource, select_nothing
-from convo_pipeline.query.views import local_messages, views
-from convo_pipeline.schema import MESSAGES
+from convo_pipeline.query.sources import VIEWED_TABLES, LocalSource
+from convo_pipeline.query.views import joining_statements, table_select
 from convo_pipeline.settings import Settings
 
 OLDEST_DUCKDB = "v1.3.0"
@@ -64,14 +62,10 @@ def _create_views(
     empty = []
     for table in VIEWED_TABLES:
         has_files = source.has_files(table)
-        sql = source.select(table) if has_files else select_nothing(table)
-        if table is MESSAGES:
-            sql = local_messages(sql)
+        sql = table_select(source, table, has_files=has_files)
         con.execute(f"CREATE VIEW {table.name} AS {sql}")
         if not has_files:
             empty.append(table.name)
-    for name, sql in views().items():
-        con.execute(f"CREATE VIEW {name} AS {sql}")
-    for statement in response_time_views(settings.metrics):
+    for statement in joining_statements(settings.metrics):
         con.execute(statement)
     return empty

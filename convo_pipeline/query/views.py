@@ -3,7 +3,10 @@
 They join and aggregate the tables. This module runs no query.
 """
 
-from convo_pipeline.schema import CONVERSATION_DAYS, PARTICIPANT_DAYS, Table
+from convo_pipeline.query.response_times import response_time_views
+from convo_pipeline.query.sources import Source, select_nothing
+from convo_pipeline.schema import CONVERSATION_DAYS, MESSAGES, PARTICIPANT_DAYS, Table
+from convo_pipeline.settings import MetricsSettings
 
 _SUMS = ("message_count", "inbound_count", "outbound_count", "detailed_count")
 
@@ -78,8 +81,11 @@ LEFT JOIN participants AS p
 """
 
 
-def local_messages(select: str) -> str:
-    """Return SQL of the view `messages`: the rows of a SELECT with their local times."""
+def table_select(source: Source, table: Table, *, has_files: bool) -> str:
+    """Return SQL of a table's view; `messages` has local times too."""
+    select = source.select(table) if has_files else select_nothing(table)
+    if table is not MESSAGES:
+        return select
     return f"""
         SELECT
             m.*, internal.local_time(m.created_at, a.timezone) AS created_at_local,
@@ -97,3 +103,12 @@ def views() -> dict[str, str]:
         "participants": participants(),
         "inbox": INBOX,
     }
+
+
+def joining_statements(defaults: MetricsSettings) -> list[str]:
+    """Return the statements that create all views but those of the tables, in order.
+
+    `defaults` are for accounts whose settings the lake does not have.
+    """
+    statements = [f"CREATE VIEW {name} AS {sql}" for name, sql in views().items()]
+    return statements + response_time_views(defaults)
