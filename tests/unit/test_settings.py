@@ -21,7 +21,7 @@ platform = "instagram"
 token_env = "TOKEN"
 start_date = "2026-01-01"
 """
-TOMORROW = (datetime.now(UTC).date() + timedelta(days=1)).isoformat()
+IN_TWO_DAYS = (datetime.now(UTC).date() + timedelta(days=2)).isoformat()
 
 
 def test_the_shipped_example_has_one_account_per_platform() -> None:
@@ -105,7 +105,7 @@ def test_defaults_are_those_of_the_documentation() -> None:
             'accounts[1] "bakery".start_date: must be a date such as',
         ),
         (
-            GOOD.replace("2026-01-01", TOMORROW),
+            GOOD.replace("2026-01-01", IN_TWO_DAYS),
             'accounts[1] "bakery".start_date: must not be in the future',
         ),
         (GOOD + 'timezone = "Berlin"', 'accounts[1] "bakery".timezone: must be a time zone name'),
