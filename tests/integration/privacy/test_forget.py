@@ -1,13 +1,12 @@
 """Erasure of one person: no byte is left, other rows stay, later runs do not store the person."""
 
 import hashlib
-import itertools
 import json
 import os
 import shutil
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -36,6 +35,7 @@ from convo_pipeline.upkeep.rename import rename_account
 from convo_pipeline.upkeep.verify import verify
 from tests.support.byte_grep import find_texts
 from tests.support.inboxes import NOW, START, Inboxes, serve, small_world
+from tests.support.kills import kill_everywhere, run_killed
 from tests.support.spools import append_json
 
 ADA, BOB, EVE = "9990000000000101", "9990000000000202", "9990000000000303"
@@ -685,43 +685,6 @@ def begin(store: Store, account: str) -> None:
 def test_locked_account_is_not_erased(inboxes: Inboxes) -> None:
     with inboxes.store.lock_account("insta"), pytest.raises(BusyError):
         forget(inboxes.settings, inboxes.store, "insta", ADA, NOW)
-
-
-CALLS = ("rename", "replace", "unlink", "fsync", "mkdir", "rmdir", "link")
-
-
-def kill_everywhere(action: Callable[[], object], *, long_run: bool) -> None:
-    """Repeat the action, killed at a later call each time, until it ends by itself."""
-    last_call, kills = 1, 0
-    while not run_killed(action, last_call):
-        kills += 1
-        last_call += 1 if long_run else 9
-    print(f"killed at {kills} moments")
-    assert kills > 5
-
-
-def run_killed(action: Callable[[], object], last_call: int) -> bool:
-    """Run in a child that dies at its nth disk call; return whether the action ended before."""
-    child = os.fork()
-    if child == 0:
-        counter = itertools.count(1)
-        for name in CALLS:
-            real = getattr(os, name)
-
-            def call(*args: object, real: Callable[..., object] = real, **kwargs: object) -> object:
-                if next(counter) == last_call:
-                    os._exit(9)
-                return real(*args, **kwargs)
-
-            setattr(os, name, call)
-        try:
-            action()
-        except BaseException:
-            os._exit(1)
-        os._exit(0)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert status in (0, 9)
-    return status == 0
 
 
 @pytest.mark.slow

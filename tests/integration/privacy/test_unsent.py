@@ -32,9 +32,9 @@ from convo_pipeline.schema import TABLES
 from convo_pipeline.settings import RetentionSettings, StoreSettings, parse_settings
 from convo_pipeline.upkeep.rebuild import rebuild_state
 from convo_pipeline.upkeep.verify import verify
-from tests.integration.privacy.test_forget import kill_everywhere
 from tests.support.byte_grep import find_texts
 from tests.support.inboxes import NOW, Inboxes, serve, small_world
+from tests.support.kills import kill_everywhere
 from tests.support.simulation import Scenario
 from tests.support.spools import append_json
 

@@ -25,7 +25,7 @@ from convo_pipeline.state.records import AccountIdentity, Run
 from convo_pipeline.upkeep.rebuild import rebuild_state
 from convo_pipeline.upkeep.rename import rename_account
 from convo_pipeline.upkeep.verify import verify
-from tests.integration.privacy.test_forget import run_killed
+from tests.support.kills import run_killed
 
 DAY = date(2026, 1, 5)
 NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
