@@ -199,7 +199,7 @@ REASONS: Mapping[str, Reason] = {
     ),
     "memory": Reason(
         "the process ran out of memory",
-        "add memory, or extract fewer accounts at a time (`--account`), then {again}",
+        "add memory, or extract fewer accounts at a time (`extract ACCOUNT`), then {again}",
     ),
     "stopped": Reason(
         "the run was stopped by Ctrl-C, SIGTERM or a cancelled run",

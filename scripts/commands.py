@@ -16,7 +16,7 @@ Written by `python -m scripts.commands`; do not edit it by hand.
 
 ```sh
 convo-pipeline check
-convo-pipeline --config convo.toml extract --account bakery-instagram --since 2026-01-01
+convo-pipeline --config convo.toml extract bakery-instagram --since 2026-01-01
 ```
 """
 

@@ -17,7 +17,6 @@ from rich.console import Console
 from rich.table import Table
 
 from convo_pipeline.base.clock import Clock
-from convo_pipeline.base.json_text import dump_json
 from convo_pipeline.base.secrets import Credentials, read_credentials
 from convo_pipeline.console.results import counted
 from convo_pipeline.console.status import count_unsure_in, read_coverage
@@ -455,15 +454,18 @@ def _host_mismatch(account: AccountSettings, host: str, token: str) -> str | Non
     return None
 
 
+def describe_check(
+    setups: Sequence[AccountSetup], general: Sequence[SetupFinding]
+) -> dict[str, object]:
+    """Return the findings as a JSON document."""
+    accounts = [{**asdict(setup), "is_fine": setup.is_fine} for setup in setups]
+    return {"accounts": accounts, "general": [asdict(each) for each in general]}
+
+
 def show_check(
-    setups: Sequence[AccountSetup], general: Sequence[SetupFinding], form: str, console: Console
+    setups: Sequence[AccountSetup], general: Sequence[SetupFinding], console: Console
 ) -> None:
-    """Print one row per account, then each finding with its remedy; or JSON."""
-    if form == "json":
-        accounts = [{**asdict(setup), "is_fine": setup.is_fine} for setup in setups]
-        document = {"accounts": accounts, "general": [asdict(each) for each in general]}
-        console.file.write(dump_json(document).decode() + "\n")
-        return
+    """Print one row per account, then each finding with its remedy."""
     table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     table.add_column("account", overflow="fold", max_width=28)
     for name in ("result", "token", "expires", "own id"):

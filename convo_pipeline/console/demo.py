@@ -25,6 +25,7 @@ from rich.table import Table
 from convo_pipeline.base.cancellation import interrupted_by_sigterm
 from convo_pipeline.base.extras import needs_extra
 from convo_pipeline.console.extraction import describe_problems
+from convo_pipeline.console.messages import LOG
 from convo_pipeline.console.progress import ProgressLines
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.instance import make_home
@@ -66,6 +67,7 @@ group by hour order by message_count desc, hour limit 1
 def run_demo(
     root: Path,
     console: Console,
+    progress: ProgressLines,
     ui_port: int | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> bool:
@@ -73,6 +75,9 @@ def run_demo(
 
     With `ui_port`, Dagster's UI is then served until Ctrl-C.
     """
+    if ui_port is not None:
+        with needs_extra("web"):
+            import dagster_webserver  # noqa: F401 - only whether it is installed
     today = datetime.now(UTC).date()
     file = write_config(root, today)
     home = make_home(root / ".dagster")
@@ -86,12 +91,12 @@ def run_demo(
             HOME_VARIABLE: str(home),
         }
         started = time.monotonic()
-        result = _fetch(Deployment(settings, environ=environ), window, console)
+        result = _fetch(Deployment(settings, environ=environ), window, progress)
         seconds = time.monotonic() - started
         with connect(settings.store.root, settings=settings) as con:
             _print_summary(console, con, window.since, result, seconds)
         for line in describe_problems(settings, result):
-            console.print(line, style="red", markup=False, highlight=False, soft_wrap=True)
+            LOG.error("%s", line)
         _print_next_steps(console, root, is_ui=ui_port is not None)
         if ui_port is not None:
             serve_ui(console, environ, free_port(ui_port))
@@ -109,11 +114,10 @@ def write_config(root: Path, today: date) -> Path:
     return file
 
 
-def _fetch(deployment: Deployment, window: Window, console: Console) -> RunResult:
+def _fetch(deployment: Deployment, window: Window, progress: ProgressLines) -> RunResult:
     names = [account.name for account in deployment.settings.accounts]
-    text = f"Fetching {window.since} to {window.last} of {' and '.join(names)} …"
-    console.print(text, style="dim", highlight=False)
-    with ProgressLines(console) as progress:
+    LOG.info("Fetching %s to %s of %s …", window.since, window.last, " and ".join(names))
+    with progress:
         return run_steps(replace(deployment, on_progress=progress), dict.fromkeys(names, window))
 
 
@@ -190,8 +194,6 @@ def serve_ui(console: Console, environ: Mapping[str, str], port: int) -> None:
     """Run `dagster dev` until Ctrl-C or SIGTERM, then end it and its children."""
     definitions = ["-m", "convo_pipeline.definitions", "--log-level", "error"]
     address = ["-h", "127.0.0.1", "-p", str(port)]
-    with needs_extra("web"):
-        import dagster_webserver  # noqa: F401 - only whether it is installed
     command = [sys.executable, "-m", "dagster", "dev", *definitions, *address]
     with suppress(KeyboardInterrupt), interrupted_by_sigterm():
         process = subprocess.Popen(  # noqa: S603 (our own interpreter, no outside input)

@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from convo_pipeline.base.clock import Clock
-from convo_pipeline.base.secrets import redact
-from convo_pipeline.console.progress import ProgressLines
+from convo_pipeline.console.messages import LOG
+from convo_pipeline.console.progress import ProgressLines, describe_counts
 from convo_pipeline.console.results import cell_text, counted
 from convo_pipeline.derive.account_days import derive_account_days, read_rules
 from convo_pipeline.derive.day import accept_loss, derive_day, stale_days
@@ -42,6 +42,9 @@ ESTIMATE_NOTE = (
     "estimated from the newest page of each inbox: its conversations per day, 50 per call, and one"
     " call for each conversation with more than 20 messages"
 )
+MOST_NAMES = 10
+"""Accounts that a line names."""
+MESSAGE_FIELDS = ("created_at", "direction", "sender", "text", "content_type", "detail_status")
 MESSAGES = """
 select created_at, direction, coalesce(sender_name, sender_username, sender_id) as sender, text,
        content_type, detail_status
@@ -111,46 +114,70 @@ def _check_clock(settings: Settings, accounts: Sequence[str], today: date, first
     )
 
 
+def describe_window(windows: Mapping[str, Window]) -> str:
+    """Return how many accounts and which days the windows have."""
+    since = min(window.since for window in windows.values())
+    last = max(window.last for window in windows.values())
+    return f"{counted(len(windows), 'account')}, {since} to {last}"
+
+
 def run_extraction(
     settings: Settings,
     windows: Mapping[str, Window],
     clock: Clock,
     environ: Mapping[str, str],
+    progress: ProgressLines,
     mode: Mode = "window",
-    expected: Mapping[str, int] | None = None,
-) -> bool:
-    """Extract and normalise with progress and a summary; return whether all is complete.
+) -> RunResult:
+    """Extract and normalise; show the days first, then the progress.
 
-    `expected` is the estimated number of conversations of each account.
+    If it is interrupted, say what is stored and raise KeyboardInterrupt.
     """
-    console, graph = Console(stderr=True), settings.graph
+    graph = settings.graph
     minutes = graph.calls_per_run / graph.calls_per_second / 60
-    lines = [
-        f"{', '.join(names)}: {window.since} to {window.last} (UTC)"
-        for window, names in accounts_by_window(windows).items()
-    ]
-    limit = (
-        f"at most {graph.calls_per_run:,} calls or {minutes:,.0f} minutes per account, usually far"
-        " less; if you stop it, stored messages are kept"
+    for window, names in accounts_by_window(windows).items():
+        LOG.info("%s: %s to %s (UTC)", _name_some(names), window.since, window.last)
+    LOG.info(
+        "at most %s calls or %s minutes per account, usually far less; if you stop it, stored"
+        " messages are kept",
+        f"{graph.calls_per_run:,}",
+        f"{minutes:,.0f}",
     )
-    _print_note(console, "\n".join(lines) + f"; {limit}")
-    with ProgressLines(console, expected) as progress:
-        deployment = Deployment(settings, environ=environ, clock=clock, on_progress=progress)
-        result = run_steps(deployment, windows, mode=mode)
-    Console().print(summary_table(result.reports))
+    deployment = Deployment(settings, environ=environ, clock=clock, on_progress=progress)
+    try:
+        with progress:
+            return run_steps(deployment, windows, mode=mode)
+    except KeyboardInterrupt:
+        counts = describe_counts(progress.totals()) or "nothing yet"
+        LOG.error(
+            "stopped. Read and kept: %s. `convo-pipeline status` shows what is stored", counts
+        )
+        raise
+
+
+def _name_some(names: Sequence[str]) -> str:
+    """Return the names, the first ones only if there are many.
+
+    >>> _name_some(["a", "b"]), _name_some([str(number) for number in range(25)])[-23:]
+    ('a, b', '8, 9 and 15 more accounts')
+    """
+    shown = ", ".join(names[:MOST_NAMES])
+    more = len(names) - MOST_NAMES
+    return f"{shown} and {more:,} more accounts" if more > 0 else shown
+
+
+def show_extraction(settings: Settings, result: RunResult, console: Console | None) -> None:
+    """Print the summary to `console`, and the problems with what to do to stderr."""
+    if console:
+        console.print(summary_table(result.reports))
     if missed_in(result.reports) == 0:
-        _print_note(console, "sweep: earlier runs missed no messages")
+        LOG.info("sweep: earlier runs missed no messages")
     for line in describe_problems(settings, result):
-        _print_problem(console, line)
-    return result.is_complete
+        LOG.error("%s", line)
 
 
 def announce_estimates(
-    settings: Settings,
-    accounts: Sequence[str],
-    clock: Clock,
-    environ: Mapping[str, str],
-    console: Console,
+    settings: Settings, accounts: Sequence[str], clock: Clock, environ: Mapping[str, str]
 ) -> dict[str, int]:
     """Print how many calls and minutes everything since each account's start date takes.
 
@@ -158,6 +185,7 @@ def announce_estimates(
     """
     graph = settings.graph
     expected = {}
+    LOG.info("estimating %s, with a few calls each", counted(len(accounts), "account"))
     with (
         closing(Store(settings.store)) as store,
         emulator_if_needed(settings, environ) as (reached, tokens),
@@ -169,9 +197,9 @@ def announce_estimates(
                 text = describe_estimate(estimate, graph.calls_per_second, graph.calls_per_run)
                 expected[name] = estimate.conversation_count
             except ConvoError as error:
-                text = f"no estimate: {redact(str(error))}"
-            _print_note(console, f"{name}: {text}")
-    _print_note(console, ESTIMATE_NOTE)
+                text = f"no estimate: {error}"
+            LOG.info("%s: %s", name, text)
+    LOG.info(ESTIMATE_NOTE)
     return expected
 
 
@@ -246,17 +274,21 @@ def find_conversation(
     return report, conversation_ids
 
 
-def print_conversation(
-    console: Console, settings: Settings, account: str, conversation_ids: list[str]
-) -> int:
-    """Print the stored messages, newest last; return their number."""
+def read_conversation(
+    settings: Settings, account: str, conversation_ids: list[str]
+) -> list[dict[str, Any]]:
+    """Return the stored messages of these conversations, newest last."""
     from convo_pipeline.query.connection import connect
 
     with connect(settings.store.root, settings=settings) as con:
         rows = con.execute(MESSAGES, [account, conversation_ids]).fetchall()
-    for row in rows:
-        console.print(_message_line(*row), soft_wrap=True)
-    return len(rows)
+    return [dict(zip(MESSAGE_FIELDS, row, strict=True)) for row in rows]
+
+
+def print_conversation(console: Console, messages: Sequence[Mapping[str, Any]]) -> None:
+    """Print one line per message."""
+    for message in messages:
+        console.print(_message_line(*message.values()), soft_wrap=True)
 
 
 def _message_line(
@@ -280,20 +312,12 @@ def run_normalisation(
     clock: Clock,
     environ: Mapping[str, str],
     scope: Scope,
-) -> bool:
-    """Derive the days that `scope` selects; return whether all went well."""
-    console = Console(stderr=True)
-    with ProgressLines(console) as progress:
-        deployment = Deployment(settings, environ=environ, clock=clock, on_progress=progress)
-        result = run_steps(deployment, windows, [NORMALISE], scope=scope)
-    if result.is_complete:
-        names = counted(len(windows), "account")
-        since = min(window.since for window in windows.values())
-        last = max(window.last for window in windows.values())
-        Console().print(f"all tables are up to date: {names}, {since} to {last}")
-    for line in result.failures:
-        _print_problem(console, line)
-    return result.is_complete
+    progress: ProgressLines,
+) -> RunResult:
+    """Derive the days that `scope` selects."""
+    deployment = Deployment(settings, environ=environ, clock=clock, on_progress=progress)
+    with progress:
+        return run_steps(deployment, windows, [NORMALISE], scope=scope)
 
 
 def normalise_unconfigured(settings: Settings, scope: Scope = "stale") -> None:
@@ -316,16 +340,7 @@ def normalise_unconfigured(settings: Settings, scope: Scope = "stale") -> None:
 
 def accept_losses(settings: Settings, accounts: Sequence[str]) -> None:
     """Derive the days that keep their derived tables because raw rows were lost, and print them."""
-    console = Console(stderr=True)
     with closing(Store(settings.store)) as store:
         for name in accounts:
             for day in accept_loss(store, name):
-                _print_note(console, f"{name}: derived {day} from the rest of its raw tables")
-
-
-def _print_note(console: Console, text: str) -> None:
-    console.print(text, style="dim", highlight=False, markup=False, soft_wrap=True)
-
-
-def _print_problem(console: Console, text: str) -> None:
-    console.print(text, style="red", highlight=False, markup=False, soft_wrap=True)
+                LOG.info("%s: derived %s from the rest of its raw tables", name, day)

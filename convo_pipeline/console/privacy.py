@@ -9,8 +9,8 @@ from convo_pipeline.errors import StoreError
 from convo_pipeline.lake.suppression import Receipt
 from convo_pipeline.privacy import forget
 from convo_pipeline.privacy.deletion import (
+    DeletionRequest,
     callback_response,
-    describe_request,
     finish_request_soon,
     read_request,
     read_requests,
@@ -22,33 +22,36 @@ from convo_pipeline.settings import Settings
 
 
 def forget_person(
-    settings: Settings, account: str, person_id: str, clock: Clock, ask: Callable[[str], bool]
-) -> str | None:
-    """Erase a person after `ask` agreed; return what was erased, or None if nothing was."""
+    settings: Settings,
+    account: str,
+    person_id: str,
+    clock: Clock,
+    is_agreed: Callable[[ErasurePlan], bool],
+) -> list[Receipt]:
+    """Erase a person if `is_agreed` accepts the plan; return the receipt, or an empty list."""
     with open_lake(settings.store) as store:
-        receipt = forget.forget(
-            settings, store, account, person_id, clock.now(), lambda plan: ask(_describe_plan(plan))
-        )
-    return _describe_receipt(receipt) if receipt else None
+        receipt = forget.forget(settings, store, account, person_id, clock.now(), is_agreed)
+    return [receipt] if receipt else []
 
 
-def forget_again(settings: Settings, account: str, clock: Clock) -> list[str]:
-    """Erase again the people whom a restored backup brought back; return one line per person."""
+def forget_again(settings: Settings, account: str, clock: Clock) -> list[Receipt]:
+    """Erase again the people whom a restored backup brought back; return one receipt each."""
     with open_lake(settings.store) as store:
-        receipts = forget.forget_again(settings, store, account, clock.now())
-    return [_describe_receipt(receipt) for receipt in receipts]
+        return forget.forget_again(settings, store, account, clock.now())
 
 
-def _describe_plan(plan: ErasurePlan) -> str:
+def describe_plan(plan: ErasurePlan) -> str:
+    """Return what an erasure would remove, in one line."""
     parts = [counted(len(plan.direct_conversations), "conversation")]
     if plan.group_conversations:
         groups = counted(len(plan.group_conversations), "group conversation")
         parts.append(f"the person's part of {groups}")
     messages = counted(plan.row_counts.get("raw_message_ids", 0), "message")
-    return f"{plan.account}: erase {', '.join(parts)} and {messages} for good?"
+    return f"{plan.account}: erase {', '.join(parts)} and {messages}"
 
 
-def _describe_receipt(receipt: Receipt) -> str:
+def describe_receipt(receipt: Receipt) -> str:
+    """Return what an erasure removed, in one line."""
     counts = sorted(receipt.row_counts.items())
     rows = ", ".join(f"{table} {count:,}" for table, count in counts) or "none"
     return f"erased from {receipt.account}; rows removed: {rows}; receipt {receipt.person[:32]}"
@@ -74,16 +77,10 @@ def answer_request(
     return answer, f"erased from {', '.join(request.accounts)}"
 
 
-def describe_requests(settings: Settings, code: str | None) -> str:
-    """Return the status text of one request, or one line per request; empty if there is none."""
+def find_requests(settings: Settings, code: str | None) -> list[DeletionRequest]:
+    """Return the request with this code, or all requests; an empty list if there is none."""
     with open_lake(settings.store) as store:
-        if code is not None:
-            request = read_request(store, code)
-            return describe_request(request) if request else ""
-        requests = read_requests(store)
-    lines = (
-        f"{each.code}  {each.received_at:%Y-%m-%d %H:%M}  {each.outcome}"
-        f"  {', '.join(each.accounts)}".rstrip()
-        for each in requests
-    )
-    return "".join(f"{line}\n" for line in lines)
+        if code is None:
+            return read_requests(store)
+        request = read_request(store, code)
+    return [request] if request else []

@@ -41,8 +41,19 @@ TABLES = (
 )
 
 
-def check_output(output: Path, root: str, settings: Settings | None) -> None:
-    """Raise SettingsError if the file is in the folder of the tables or of the state."""
+def choose_format(form: str | None, output: Path | None) -> str:
+    """Return the output format: the given one, else that of the file's extension, else table."""
+    if output is None or form not in (None, "table"):
+        return form or "table"
+    extension = output.suffix.lower().removeprefix(".")
+    if extension not in WRITERS:
+        formats = ", ".join(f".{name}" for name in WRITERS)
+        raise SettingsError(f"--output {output}: end the name with {formats}, or add --format")
+    return extension
+
+
+def check_output(output: Path, root: str, settings: Settings | None, *, is_replaced: bool) -> None:
+    """Raise SettingsError if the file must not or cannot be written; nothing was queried yet."""
     folders = [] if root.startswith("s3://") else [Path(root)]
     folders += [settings.store.state_path] if settings else []
     for folder in folders:
@@ -50,9 +61,15 @@ def check_output(output: Path, root: str, settings: Settings | None) -> None:
             raise SettingsError(
                 f"--output {output} lies in {folder}, with the tables: choose another folder"
             )
+    if not output.parent.is_dir():
+        raise SettingsError(f"--output {output}: the folder {output.parent} does not exist")
+    if output.is_file() and not is_replaced:
+        raise SettingsError(f"--output {output} exists: add --force to replace it")
 
 
-def run_sql(con: Connection, sql: str, form: str, output: str | None = None) -> None:
+def run_sql(
+    con: Connection, sql: str, form: str, console: Console, output: Path | None = None
+) -> None:
     """Run the statements and print their rows, or write them to stdout or to the file `output`."""
     results = [
         relation.to_arrow_table()
@@ -64,15 +81,15 @@ def run_sql(con: Connection, sql: str, form: str, output: str | None = None) -> 
             f"{len(results)} statements return rows; --format and --output need one statement"
         )
     for result in results:
-        _show(result, form, output)
+        _show(result, form, console, output)
 
 
-def _show(result: "pa.Table", form: str, output: str | None) -> None:
+def _show(result: "pa.Table", form: str, console: Console, output: Path | None) -> None:
     if output is not None:
-        with Path(output).open("wb") as file:
-            WRITERS["csv" if form == "table" else form](result, file)
+        with output.open("wb") as file:
+            WRITERS[form](result, file)
     elif form == "table":
-        print_rows(result, Console())
+        print_rows(result, console)
     elif form == "parquet" and sys.stdout.isatty():
         raise SettingsError("parquet is not for a terminal: add --output FILE or redirect stdout")
     elif form == "csv" and sys.stdout.isatty():
@@ -86,8 +103,6 @@ def _show(result: "pa.Table", form: str, output: str | None) -> None:
 
 def open_shell(con: Connection, run: Callable[[str], None]) -> None:
     """Open the SQL shell on a terminal; `run` gets each statement."""
-    if not sys.stdin.isatty():
-        raise SettingsError('without a terminal, give the SQL: convo-pipeline query "select ..."')
     columns: dict[str, list[str]] = {}
     for table, column in con.execute(COLUMNS).fetchall():
         columns.setdefault(table, []).append(column)

@@ -15,7 +15,6 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from convo_pipeline.base.json_text import dump_json
 from convo_pipeline.console.results import counted
 from convo_pipeline.derive.day import (
     count_unsure_directions,
@@ -53,7 +52,7 @@ LOST_WORDS = {
 
 @dataclass(frozen=True)
 class AccountStatus:
-    """One account at one moment; times in UTC. `--format json` prints these fields."""
+    """One account at one moment; times in UTC. `--json` prints these fields."""
 
     account: str
     platform: str
@@ -335,7 +334,7 @@ def _attention_lines(status: AccountStatus) -> Iterator[str]:
         messages = counted(status.open_count, "message")
         conversations = counted(status.due_conversation_count, "conversation")
         since = f" --since {status.open_since}" if status.open_since else ""
-        read_again = f"run `convo-pipeline extract --account {status.account}{since}`"
+        read_again = f"run `convo-pipeline extract {status.account}{since}`"
         yield _explain("unread", what=f"{messages} and {conversations}", read_again=read_again)
     if status.unsure_direction_count:
         messages = counted(status.unsure_direction_count, "message")
@@ -358,17 +357,19 @@ def _format_time(moment: datetime | None) -> str:
     return f"{moment:%Y-%m-%d %H:%M} UTC" if moment else "never"
 
 
-def show_status(status: Status, form: str, console: Console) -> None:
-    """Print one row per account, then what needs attention; or JSON."""
-    if form == "json":
-        document = {**asdict(status), "is_fine": status.is_fine}
-        document |= {"covered_since": status.covered_since, "lost_since": status.lost_since}
-        document["accounts"] = [
-            {**asdict(each), "share_detailed": each.share_detailed, "attention": each.attention}
-            for each in status.accounts
-        ]
-        console.file.write(dump_json(document).decode() + "\n")
-        return
+def describe_status(status: Status) -> dict[str, object]:
+    """Return the status as a JSON document; times are UTC."""
+    document = {**asdict(status), "is_fine": status.is_fine}
+    document |= {"covered_since": status.covered_since, "lost_since": status.lost_since}
+    document["accounts"] = [
+        {**asdict(each), "share_detailed": each.share_detailed, "attention": each.attention}
+        for each in status.accounts
+    ]
+    return document
+
+
+def show_status(status: Status, console: Console) -> None:
+    """Print one row per account, then what needs attention."""
     console.print(_table(status))
     for account in status.accounts:
         notes = list(account.attention)

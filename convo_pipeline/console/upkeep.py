@@ -7,16 +7,16 @@ from datetime import UTC
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from convo_pipeline.base.clock import Clock
-from convo_pipeline.base.json_text import dump_json
+from convo_pipeline.console.messages import LOG
+from convo_pipeline.console.progress import ProgressLines
 from convo_pipeline.console.results import counted
 from convo_pipeline.derive.day import stale_days
 from convo_pipeline.errors import SettingsError, StoreError
 from convo_pipeline.extract.spool import find_damaged_records
-from convo_pipeline.lake.compact import compact
+from convo_pipeline.lake.compact import compact, find_changed_months
 from convo_pipeline.lake.store import Store
 from convo_pipeline.privacy.retention import (
     ExpiredPartition,
@@ -48,36 +48,29 @@ def open_lake(settings: StoreSettings) -> Iterator[Store]:
 
 
 def verify_lake(
-    settings: StoreSettings, progress: Console, *, is_quick: bool, is_rebuilt: bool
+    settings: StoreSettings, progress: ProgressLines, *, is_quick: bool, is_rebuilt: bool
 ) -> Verification:
-    """Verify every file, with a progress bar; with `is_rebuilt`, rebuild the state first."""
-    columns = (TextColumn("files"), BarColumn(), MofNCompleteColumn())
-    is_hidden = not progress.is_terminal
-    with (
-        open_lake(settings) as store,
-        Progress(*columns, console=progress, transient=True, disable=is_hidden) as bars,
-    ):
+    """Verify every file and show the progress; with `is_rebuilt`, rebuild the state first."""
+    with open_lake(settings) as store, progress:
         if is_rebuilt:
             if store.backend.is_shared:
-                progress.print(REBUILT_FROM_LISTING, markup=False, highlight=False, soft_wrap=True)
+                LOG.info(REBUILT_FROM_LISTING)
             rebuild_state(store)
-        task = bars.add_task("files", total=None)
         return verify(
             store,
             is_quick=is_quick,
             stale_days=stale_days,
             damaged_records=find_damaged_records,
-            on_progress=lambda done, total: bars.update(task, completed=done, total=total),
+            on_progress=progress.show_files,
         )
 
 
-def show_verification(result: Verification, form: str, console: Console) -> None:
-    """Print the findings, then what to do about each kind; or JSON."""
-    if form == "json":
-        console.file.write(dump_json(result.as_dict()).decode() + "\n")
-        return
+def show_verification(result: Verification, console: Console) -> None:
+    """Print the findings, then what to do about each kind."""
     if result.findings:
-        table = Table("kind", "where", "finding", box=None)
+        table = Table(box=None)
+        for name in ("kind", "where", "finding"):
+            table.add_column(name, overflow="fold")
         for finding in result.findings:
             style = "yellow" if finding.kind in NOTICES else "red"
             table.add_row(finding.kind, finding.where, finding.text, style=style)
@@ -143,8 +136,13 @@ def show_removal(removal: Removal, console: Console) -> None:
         console.print(f"{messages} {will}{done}")
 
 
-def compact_lake(settings: StoreSettings, clock: Clock, console: Console) -> int:
-    """Compact every closed month; return how many."""
+def compact_lake(
+    settings: StoreSettings, clock: Clock, console: Console, *, is_dry_run: bool = False
+) -> int:
+    """Compact every closed month that changed, or only find them; return how many."""
+    today = clock.now().astimezone(UTC).date()
     with open_lake(settings) as store, console.status("compacting"):
+        if is_dry_run:
+            return len(find_changed_months(store, today))
         store.preflight()
-        return len(compact(store, clock.now().astimezone(UTC).date()))
+        return len(compact(store, today))

@@ -327,7 +327,7 @@ def render(census: Census) -> str:
     if census.more_paths:
         lines.append(f"! {census.more_paths} further paths were not counted one by one")
     if left_out:
-        lines.append(f"! {left_out} lines were left out; --format json shows them")
+        lines.append(f"! {left_out} lines were left out; --json shows them")
     return "\n".join(lines)
 
 

@@ -83,6 +83,18 @@ def compact(
     return copied
 
 
+def find_changed_months(store: Store, today: date) -> list[Piece]:
+    """Return the closed months that `compact` would copy."""
+    found: list[Piece] = []
+    for table in TABLES.values():
+        segments, _ = read_index(store.backend, table.name)
+        whole = [it for it in segments if is_whole(store.backend, table.name, it)]
+        compacted = {piece for segment in whole for piece in segment.pieces}
+        pieces = (month.piece(key) for key, month in _months(store, table).items())
+        found += [it for it in pieces if it.month < month_of(today) and it not in compacted]
+    return found
+
+
 def drop_outdated(store: Store, changed: Collection[str] = ()) -> None:
     """Rewrite segments without the months that are out of date, so that no erased row stays.
 

@@ -36,6 +36,26 @@ class RunResult:
         """Whether every account is complete and every step succeeded."""
         return not self.failures and all(each.outcome == "complete" for each in self.reports)
 
+    def to_json(self) -> dict[str, object]:
+        """Return outcome, reasons, calls and counts of each account, and the failures."""
+        accounts = [
+            {
+                "account": report.account,
+                "outcome": report.outcome,
+                "reasons": report.reasons,
+                "error": report.error,
+                "calls": report.figures.to_json(),
+                "counts": report.counts,
+                "changed_partitions": sum(commit.is_changed for commit in report.commits),
+            }
+            for report in self.reports
+        ]
+        return {
+            "accounts": accounts,
+            "failures": self.failures,
+            "is_complete": self.is_complete,
+        }
+
 
 def run_steps(
     deployment: Deployment,

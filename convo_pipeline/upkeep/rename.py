@@ -29,8 +29,10 @@ def finish_renames(store: Store) -> None:
         rename_account(store, old, new)
 
 
-def rename_account(store: Store, old: str, new: str) -> list[str]:
+def rename_account(store: Store, old: str, new: str, *, is_dry_run: bool = False) -> list[str]:
     """Move everything of account `old` to `new`; return the tables whose folder moved.
+
+    With `is_dry_run`, check everything, change nothing and return the tables that would move.
 
     Data files keep their bytes. Notes of an unfinished erasure move too. A StoreError says, before
     anything moves, that `old` is unknown or that `new` has data of another inbox. A bucket's old
@@ -48,6 +50,8 @@ def rename_account(store: Store, old: str, new: str) -> list[str]:
         tables = [table for table in TABLES if old in store.listed_accounts(table)]
         if state_folder.version(note) is None:
             _check(store, old, new, tables)
+        if is_dry_run:
+            return tables
         write_file(state_folder, note, b"")
         for table in tables:
             store.backend.rename_folder((table, f"account={old}"), f"account={new}")

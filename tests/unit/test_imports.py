@@ -34,6 +34,7 @@ FLOORS = (
     {"orchestration"},
     {"console"},
     {"cli", "definitions", "__init__"},
+    {"__main__"},
 )
 """Each folder and root module may import only the floors above it in this list."""
 OWNERS = {

@@ -12,7 +12,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from convo_pipeline.base.clock import Clock
-from convo_pipeline.cli import CommandContext, main
+from convo_pipeline.cli import main
+from convo_pipeline.console.arguments import CommandContext
 from convo_pipeline.derive.day import derive_day
 from convo_pipeline.emulator.clock import VirtualClock
 from convo_pipeline.emulator.world import World
@@ -73,7 +74,7 @@ def test_verify_names_a_damaged_spool_record_without_its_content(root: Path) -> 
     assert invoke("verify", "--root", str(root)).exit_code == 0
     record = min(spool.folder.iterdir())
     record.write_bytes(record.read_bytes().replace(b"word", b"wordy"))
-    result = invoke("verify", "--root", str(root), "--format", "json")
+    result = invoke("verify", "--root", str(root), "--json")
     (finding,) = json.loads(result.stdout)["findings"]
     assert (result.exit_code, finding["kind"], finding["where"]) == (
         1,
@@ -95,7 +96,7 @@ def test_rebuild_state_accepts_a_restored_backup(root: Path) -> None:
 
 def test_verify_prints_json(root: Path) -> None:
     (root / "messages" / "notes.txt").write_text("mine")
-    verdict = json.loads(invoke("verify", "--root", str(root), "--format", "json").stdout)
+    verdict = json.loads(invoke("verify", "--root", str(root), "--json").stdout)
     assert (verdict["is_sound"], [finding["kind"] for finding in verdict["findings"]]) == (
         True,
         ["foreign"],

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from convo_pipeline.base.json_text import dump_json
 from convo_pipeline.console.check import (
     SCOPES,
     AccountSetup,
     SetupFinding,
     check_accounts,
+    describe_check,
     show_check,
 )
 from convo_pipeline.emulator.fault import Fault, FaultKind
@@ -51,8 +53,10 @@ def check(inboxes: Inboxes) -> tuple[dict[str, AccountSetup], list[SetupFinding]
 
 
 def shown(found: list[AccountSetup], general: list[SetupFinding], form: str) -> str:
+    if form == "json":
+        return dump_json(describe_check(found, general)).decode()
     console = Console(file=StringIO(), width=80)
-    show_check(found, general, form, console)
+    show_check(found, general, console)
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
 

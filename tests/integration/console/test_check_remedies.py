@@ -157,7 +157,7 @@ COVERS_OTHER = {
 def test_swapped_ids_name_the_other_account(case: str, tmp_path: Path) -> None:
     with serve_case(messenger(answers=COVERS_OTHER[case]), tmp_path) as run:
         second_account(run, "555")
-        text = shown(run, "--account", "acc")
+        text = shown(run, "acc")
         assert "the one of the account other" in text
         assert "exchange `page_id` or `token_env`" in text
 

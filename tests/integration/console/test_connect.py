@@ -12,7 +12,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from convo_pipeline.base.clock import Clock
-from convo_pipeline.cli import CommandContext, main
+from convo_pipeline.cli import main
+from convo_pipeline.console.arguments import CommandContext
 from convo_pipeline.emulator.serve import EmulatorServer
 from convo_pipeline.emulator.user_tokens import PageUser
 from convo_pipeline.emulator.world import World
@@ -207,7 +208,7 @@ def test_connect_appends_only_new_accounts(server: EmulatorServer, tmp_path: Pat
     assert len(read_settings(config).accounts) == 4
     assert run(server, tmp_path, "connect", "META_TOKEN", "--write").exit_code == 0
     assert config.read_bytes() == before
-    check = run(server, tmp_path, "check", "--format", "json")
+    check = run(server, tmp_path, "check", "--json")
     assert check.exit_code == 0, check.output
     assert [each["own_id"] for each in json.loads(check.stdout)["accounts"]] == [
         "1001", "17841400000001001", "1003", "1002",
@@ -258,9 +259,7 @@ def test_token_shows_kind_owner_permissions_and_expiry(
     assert "kind: user" in result.stdout
     assert "expires: 2026-05-28 20:26 UTC" in result.stdout
     assert "pages_messaging" in result.stdout
-    shown = json.loads(
-        run(server, tmp_path, "token", "cafe-zurich-messenger", "--format", "json").stdout
-    )
+    shown = json.loads(run(server, tmp_path, "token", "cafe-zurich-messenger", "--json").stdout)
     assert shown["expires_at"] == datetime.fromtimestamp(1_780_000_000, UTC).isoformat()
     assert shown["page_ids"] == ["1001", "1002", "1003"]
 

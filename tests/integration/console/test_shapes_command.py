@@ -49,7 +49,7 @@ def test_nothing_personal_is_in_the_report(tmp_path: Path) -> None:
             shown = run.run("shapes", "--format", form).output
             for secret in (CANARY, "9990000000000777", "100200300"):
                 assert secret not in shown
-        census = json.loads(run.run("shapes", "--format", "json").output)
+        census = json.loads(run.run("shapes", "--json").output)
         stored = {"raw_conversations": 1, "raw_message_details": 1}
         assert census["responses"] == stored | {"listing": 1}
 

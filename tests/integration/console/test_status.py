@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from convo_pipeline.console.status import AccountStatus, Status, read_status, show_status
+from convo_pipeline.base.json_text import dump_json
+from convo_pipeline.console.status import (
+    AccountStatus,
+    Status,
+    describe_status,
+    read_status,
+    show_status,
+)
 from convo_pipeline.graph.rate_limit import SqliteLimiter
 from convo_pipeline.reasons import REASONS, describe_outcome
 from convo_pipeline.state.records import ConversationState, Run
@@ -88,8 +95,10 @@ def status_of(inboxes: Inboxes) -> Status:
 
 
 def shown(status: Status, form: str = "table") -> str:
+    if form == "json":
+        return dump_json(describe_status(status)).decode()
     console = Console(file=StringIO(), width=80)
-    show_status(status, form, console)
+    show_status(status, console)
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
 
@@ -195,7 +204,7 @@ def test_late_blocked_unread_and_failed_accounts_have_a_line_each(inboxes: Inbox
             f"last run {describe_outcome('failed', ['token'], error)}",
             REASONS["late"].explain(),
             "0 messages and 1 conversation not read yet. Nothing to do: the next run reads again;"
-            " or run `convo-pipeline extract --account mess`",
+            " or run `convo-pipeline extract mess`",
             REASONS["blocked"].explain(details={"until": "2026-03-11 16:00 UTC"}),
         ],
     }
@@ -209,7 +218,7 @@ def test_the_remedy_for_unread_messages_names_account_and_day(inboxes: Inboxes) 
     )
     assert account.attention == [
         "3 messages and 0 conversations not read yet. Nothing to do: the next run reads again; or"
-        " run `convo-pipeline extract --account mess --since 2026-03-08`"
+        " run `convo-pipeline extract mess --since 2026-03-08`"
     ]
 
 

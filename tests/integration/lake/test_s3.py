@@ -611,7 +611,7 @@ def test_the_commands_work_on_a_bucket(tmp_path: Path, server: S3Server, bucket:
             assert result.exit_code == 0, result.output
             return result.stdout
 
-        invoke("extract", "--since", str(days[2]), "--account", name)
+        invoke("extract", "--since", str(days[2]), name)
         assert invoke(
             "query", "select date, count(*) from messages group by 1", "--format", "csv"
         ).splitlines()[1:] == [f"{days[2]},3"]
@@ -620,6 +620,6 @@ def test_the_commands_work_on_a_bucket(tmp_path: Path, server: S3Server, bucket:
             "complete",
         ]
         before = server.objects(bucket)
-        invoke("normalize", "--since", str(days[2]), "--account", name)
+        invoke("normalize", "--since", str(days[2]), name)
         assert server.objects(bucket) == before
         invoke("verify")
