@@ -61,6 +61,7 @@ TO_DO, NOTHING_TO_DO = "To do", "Nothing to do"
 UNKNOWN_DETAILS = {
     "variable": "the variable that `token_env` names",
     "page_id": "of the account",
+    "clocks": "of the server and this machine",
     "kind": "user or system user",
     "proposal": "make `schedule.capture_minutes` smaller",
     "secret_variable": "the variable that `app_secret_env` names",
@@ -264,6 +265,11 @@ REASONS: Mapping[str, Reason] = {
         "correct the clock of this machine (NTP); if it is right, the server's clock is wrong and"
         " the next run reads again",
         level="warning",
+    ),
+    "clocks_differ": Reason(
+        "the clocks differ ({clocks}); everything is stored and no message can be lost",
+        "correct the clock of this machine (NTP) if it is the wrong one",
+        level="note",
     ),
     # found by `check`: the token
     "token_missing": Reason(

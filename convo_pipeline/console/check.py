@@ -19,7 +19,7 @@ from rich.table import Table
 from convo_pipeline.base.clock import Clock
 from convo_pipeline.base.secrets import Credentials, read_credentials
 from convo_pipeline.console.results import counted
-from convo_pipeline.console.status import count_unsure_in, read_coverage
+from convo_pipeline.console.status import count_unsure_in, note_of, read_coverage
 from convo_pipeline.errors import (
     AccessDeniedError,
     ConvoError,
@@ -223,6 +223,8 @@ class AccountCheck:
         """
         run = self.store.state.last_ended(self.account.name)
         if run is None or run.outcome not in ("incomplete", "failed"):
+            if run and note_of(run):
+                self._add("clocks_differ", clocks=str((run.report or {})["clocks"]))
             return
         has_problem = not self.setup.is_fine
         for name in run.reasons:

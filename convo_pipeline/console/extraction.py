@@ -172,6 +172,11 @@ def show_extraction(settings: Settings, result: RunResult, console: Console | No
         console.print(summary_table(result.reports))
     if missed_in(result.reports) == 0:
         LOG.info("sweep: earlier runs missed no messages")
+    for report in result.reports:
+        clocks = report.report.get("clocks")
+        if clocks and report.outcome == "complete":
+            note = REASONS["clocks_differ"].explain(details={"clocks": clocks})
+            LOG.warning("%s: %s", report.account, note)
     for line in describe_problems(settings, result):
         LOG.error("%s", line)
 

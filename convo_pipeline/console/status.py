@@ -63,6 +63,8 @@ class AccountStatus:
     last_outcome: str | None = None
     last_reasons: tuple[str, ...] = ()
     last_error: str | None = None
+    note: str = ""
+    """What the last run noticed and no person has to repair at once."""
     listed_count: int = 0
     detailed_count: int = 0
     open_count: int = 0
@@ -203,6 +205,7 @@ def _read_account(
         last_outcome=last.outcome if last else None,
         last_reasons=last.reasons if last else (),
         last_error=last.error if last else None,
+        note=note_of(last) if last else "",
         listed_count=week["ids_listed"],
         detailed_count=week["detailed"],
         open_count=week["pending"] + week["failed"],
@@ -228,6 +231,14 @@ def _read_account(
         and running_since is None
         and all(now - (run.ended_at or run.started_at) > DERIVED_WITHIN for run in nights),
     )
+
+
+def note_of(run: Run) -> str:
+    """Return what a run noticed although it is complete; an empty text if it noticed nothing."""
+    clocks = (run.report or {}).get("clocks")
+    if run.outcome != "complete" or not isinstance(clocks, str) or not clocks:
+        return ""
+    return _explain("clocks_differ", clocks=clocks)
 
 
 def read_coverage(store: Store, account: str, today: date) -> dict[date, Mapping[str, int]]:
@@ -372,7 +383,7 @@ def show_status(status: Status, console: Console) -> None:
     """Print one row per account, then what needs attention."""
     console.print(_table(status))
     for account in status.accounts:
-        notes = list(account.attention)
+        notes = [*account.attention, *([account.note] if account.note else [])]
         if account.running_since or account.open_spool_count:
             since = f" since {_format_time(account.running_since)}" if account.running_since else ""
             notes.append(

@@ -386,14 +386,14 @@ class AccountCalls:
     def _find_position(self) -> datetime | None:
         """Return until when the inbox was read; None if the saved position has to stay.
 
-        If the time is doubtful, the position moves only to a time that no witness contradicts.
+        If the clocks differ, the position moves only to a time that no witness contradicts.
         """
         listed_at, earlier = self._client.listed_at, self._complete_range
-        if listed_at is None or (listed_at.is_doubtful and earlier is None):
+        if listed_at is None or listed_at.bound is None:
             return None
-        if listed_at.is_doubtful and earlier is not None:
-            return max(listed_at.bound, earlier.until)
-        return listed_at.bound
+        if earlier is None:
+            return None if listed_at.is_doubtful else listed_at.bound
+        return max(listed_at.bound, earlier.until) if listed_at.dispute else listed_at.bound
 
     def settle_damaged_files(self) -> list[Commit]:
         """Clear the files that were damaged before this run, if it read all of their days again.
@@ -421,9 +421,10 @@ class AccountCalls:
         reasons = {*self._result.reasons, *(summary.cuts if summary else ())}
         if any(result.quarantined for result in results):
             reasons.add("quarantined")
-        listed_at = self._client.listed_at
-        doubt = listed_at.dispute if listed_at and listed_at.is_doubtful else ""
-        if doubt:
+        listed_at, doubt = self._client.listed_at, ""
+        end = from_us(day_start_us(self._run.until))
+        if listed_at and (listed_at.is_doubtful or listed_at.may_precede(end)):
+            doubt = listed_at.dispute
             reasons.add("clock")
         counts = Counter(self._result.counts)
         for result in results:
@@ -469,7 +470,7 @@ class AccountCalls:
             "throttled_until": resume_at.isoformat() if resume_at else None,
             "unchecked_answers": self._client.unchecked,
             "version": self._client.version,
-            "clocks": self._client.listed_at.dispute if self._client.listed_at else "",
+            "clocks": self._describe_clocks(),
             "wrong_dates": self._client.server_clock.outlier_count,
             "listing": listing_details(summary) if summary else None,
             "failed": refusals(self._result.failures),
@@ -477,6 +478,13 @@ class AccountCalls:
             "quarantined": [text for result in results for text in result.quarantined],
             "seconds": round(time.monotonic() - self._started_seconds, 3),
         }
+
+    def _describe_clocks(self) -> str:
+        """Return how the clocks of the run differ; an empty text if they agree."""
+        listed_at, count = self._client.listed_at, self._client.server_clock.outlier_count
+        if listed_at and listed_at.dispute:
+            return listed_at.dispute
+        return f"{count:,} responses have another time than the rest of the run" if count else ""
 
     @property
     def _refusals(self) -> dict[str, ObjectRefusal]:

@@ -14,6 +14,8 @@ from convo_pipeline.base.times import EARLIEST, from_us
 
 TOLERANCE = timedelta(minutes=5)
 """Clocks that differ by less agree; it is less than the margin of a listing."""
+ONE_DAY = timedelta(days=1)
+"""Clocks that differ by more disagree on which days are over."""
 
 
 @dataclass(frozen=True)
@@ -21,14 +23,25 @@ class ResponseTime:
     """When a response was sent, UTC.
 
     `at` is the most probable time. At `bound` the response was certainly sent already or later: a
-    saved position may not be after it. `dispute` tells what the witnesses say if they disagree.
-    `is_doubtful`: they do not even show that only the machine's clock is wrong.
+    saved position may not be after it. None: nothing shows such a time. `dispute` tells what the
+    witnesses say if the clocks differ. `clocks` are then the server's and the machine's time.
+    `is_doubtful`: no clock agrees with the messages and the earlier runs, or they differ by a day.
     """
 
     at: datetime
-    bound: datetime
+    bound: datetime | None
     dispute: str = ""
     is_doubtful: bool = False
+    clocks: tuple[datetime, ...] = ()
+
+    def may_precede(self, end: datetime) -> bool:
+        """Return whether it is uncertain which came first, this response or the end of a day.
+
+        >>> night, hour = datetime(2026, 3, 10), timedelta(hours=1)
+        >>> ResponseTime(night, None, clocks=(night - hour, night + hour)).may_precede(night)
+        True
+        """
+        return bool(self.clocks) and min(self.clocks) < end <= max(self.clocks)
 
 
 class ServerClock:
@@ -79,7 +92,8 @@ class ServerClock:
         earliest = max(newest, self.known_until or EARLIEST)
         possible = [clock for clock in clocks if clock + TOLERANCE >= earliest]
         at = min(possible) if possible else max(*clocks, earliest)
-        bound = min(at, *clocks, *[time for time in activity if time <= latest][:1])
+        last_known = next((time for time in activity if time <= latest), self.known_until)
+        bound = min(at, *(() if possible else clocks), last_known) if last_known else None
         if len(clocks) == 1 and possible:
             return ResponseTime(at, bound)
         witnesses = [
@@ -89,9 +103,9 @@ class ServerClock:
             *([f"earlier runs read until {_text(self.known_until)}"] if self.known_until else []),
         ]
         is_machine_wrong = len(clocks) > 1 and possible == clocks[:1]
-        return ResponseTime(
-            at, at if is_machine_wrong else bound, "; ".join(witnesses), not is_machine_wrong
-        )
+        is_far = max(clocks) - min(clocks) >= ONE_DAY and not is_machine_wrong
+        is_doubtful = not possible or is_far
+        return ResponseTime(at, bound, "; ".join(witnesses), is_doubtful, tuple(clocks))
 
 
 def _text(time: datetime) -> str:

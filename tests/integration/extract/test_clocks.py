@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from convo_pipeline.base.clock import Clock
+from convo_pipeline.console.status import read_status
 from convo_pipeline.emulator.fault import Fault, FaultContext, FaultKind
 from convo_pipeline.emulator.faults import make_fault
 from convo_pipeline.emulator.world import World
@@ -66,7 +67,11 @@ def add_news(inboxes: Inboxes, count: int) -> None:
 
 
 def run(
-    inboxes: Inboxes, *faults: Fault, mode: str = "window", machine_seconds: float = 0
+    inboxes: Inboxes,
+    *faults: Fault,
+    mode: str = "window",
+    machine_seconds: float = 0,
+    until: date | None = None,
 ) -> AccountReport:
     """Run once with faults; what is `complete` must be stored."""
     inboxes.server.set_faults(*faults)
@@ -77,7 +82,7 @@ def run(
         inboxes.store,
         ["insta"],
         START,
-        inboxes.clock.now().date() + timedelta(days=1),
+        until or inboxes.clock.now().date() + timedelta(days=1),
         mode=mode,  # type: ignore[arg-type]
         environ=inboxes.environ,
         clock=clock,
@@ -149,8 +154,10 @@ def check_server_clock(tmp_path: Path, seconds: int, pattern: str) -> None:
         last = run(inboxes)
         assert last.outcome == "complete"
         check_all_stored(inboxes)
-        if abs(seconds) < 300:
+        if abs(seconds) < 86_400:
             assert first.reasons + night.reasons == ()
+            is_told = abs(seconds) >= 300 and pattern == "every answer"
+            assert bool(first.report["clocks"]) == is_told
         elif pattern == "every answer":
             assert first.reasons == night.reasons == ("clock",)
         full = run(inboxes, mode="full")
@@ -170,6 +177,52 @@ def test_wrong_machine_clock_loses_nothing(tmp_path: Path, seconds: int, has_his
         run(inboxes, machine_seconds=seconds, mode="nightly")
         check_all_stored(inboxes)
         add_news(inboxes, 1)
+        assert run(inboxes).outcome == "complete"
+        check_all_stored(inboxes)
+
+
+@pytest.mark.parametrize("seconds", [600, -600, 3_600, -7_200])
+def test_a_clock_minutes_off_is_a_note_and_every_night_is_complete(
+    tmp_path: Path, seconds: int
+) -> None:
+    """The last day is over by both clocks, so it counts as complete. The position moves."""
+    with serve(tmp_path, busy_inbox()) as inboxes:
+        for _ in range(3):
+            report = run(inboxes, machine_seconds=seconds, mode="nightly")
+            assert (report.outcome, report.reasons, report.error) == ("complete", (), None)
+            assert "this machine's clock is" in str(report.report["clocks"])
+            coverage = inboxes.store.state.memory("insta")["coverage"]
+            age = inboxes.clock.now().timestamp() - coverage["t0_us"] / 1e6  # type: ignore[index]
+            assert 0 <= age <= 2 * 3_600
+            add_news(inboxes, 1)
+        [status] = read_status(inboxes.settings, ["insta"], inboxes.clock.now()).accounts
+        assert "no message can be lost" in status.note
+        assert "clock" not in "".join(status.attention)
+
+
+@pytest.mark.parametrize("seconds", [600, -600])
+def test_a_day_that_is_over_by_one_clock_only_is_not_complete(tmp_path: Path, seconds: int) -> None:
+    with serve(tmp_path, busy_inbox()) as inboxes:
+        midnight = datetime(2026, 3, 11, tzinfo=UTC)
+        inboxes.clock.advance((midnight - inboxes.clock.now()).total_seconds() - seconds / 2)
+        report = run(inboxes, machine_seconds=seconds, until=date(2026, 3, 11))
+        assert (report.outcome, report.reasons) == ("incomplete", ("clock",))
+        inboxes.clock.advance(3_600)
+        report = run(inboxes, machine_seconds=seconds, until=date(2026, 3, 11))
+        assert report.outcome == "complete"
+        check_all_stored(inboxes)
+
+
+def test_an_empty_inbox_with_a_clock_minutes_off_is_complete(tmp_path: Path) -> None:
+    """Nothing shows the time, so no position is saved. The first message is stored."""
+    world = World()
+    account = world.add_account("insta", "1234567890", "instagram")
+    with serve(tmp_path, world) as inboxes:
+        for seconds in (7_200, 3_600):
+            report = run(inboxes, skewed(seconds, "every answer"), machine_seconds=seconds + 600)
+            assert (report.outcome, report.reasons) == ("complete", ())
+        account.add_conversation().add_message("the first one")
+        inboxes.clock.advance(600)
         assert run(inboxes).outcome == "complete"
         check_all_stored(inboxes)
 
