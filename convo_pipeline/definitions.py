@@ -1,12 +1,14 @@
-"""The Dagster code location: `dagster dev` in the repository's root loads `defs` from here."""
+"""The Dagster code location of a separate deployment: `dagster dev -m convo_pipeline.definitions`.
+
+Its runs need no process for each step. An own code location uses `convo_pipeline.dagster`.
+"""
 
 import os
 
-from convo_pipeline.orchestration.catalog import build_definitions
-from convo_pipeline.orchestration.deployment import read_deployment
-from convo_pipeline.orchestration.instance import silence_home
-from convo_pipeline.storage.local import PRIVATE_UMASK
+import dagster as dg
 
-os.umask(PRIVATE_UMASK)
+from convo_pipeline.dagster import build_defs
+from convo_pipeline.orchestration.instance import silence_home
+
 silence_home(os.environ)
-defs = build_definitions(read_deployment())
+defs = dg.Definitions.merge(build_defs(), dg.Definitions(executor=dg.in_process_executor))

@@ -18,8 +18,9 @@ from convo_pipeline.base.secrets import redact
 from convo_pipeline.errors import ConvoError
 from convo_pipeline.orchestration.asset_events import ACCOUNTS_METADATA, error_chain
 from convo_pipeline.orchestration.capture import tagged_accounts
-from convo_pipeline.orchestration.dead_runs import DIED_TAG, is_ours
+from convo_pipeline.orchestration.dead_runs import DIED_TAG
 from convo_pipeline.orchestration.deployment import Deployment
+from convo_pipeline.orchestration.names import STEPS, is_ours
 from convo_pipeline.orchestration.outbox import KEPT_TOLD, Alert, Outbox
 from convo_pipeline.orchestration.partitions import (
     PARTITION,
@@ -71,7 +72,7 @@ def build_alert(deployment: Deployment) -> dg.SensorDefinition:
     outbox = Outbox(deployment.settings.store.state_path)
 
     @dg.sensor(
-        name="alert",
+        name=deployment.names.of("alert"),
         default_status=status,
         minimum_interval_seconds=INTERVAL_SECONDS,
         description="Tells failed runs to the receivers of [alerts], until they answer.",
@@ -104,12 +105,13 @@ def _note_failures(
     failures = dg.RunStatusChangeRecordsFilter(
         dg.DagsterEventType.RUN_FAILURE, after_storage_id=int(context.cursor)
     )
-    count = 0
+    count, origin = 0, context.code_location_origin
+    location = origin.location_name if origin else None
     for record in instance.fetch_run_status_changes(
         failures, limit=MOST_FAILURES, ascending=True
     ).records:
         run = instance.get_run_by_id(record.run_id)
-        if run is not None and is_ours(run):
+        if run is not None and is_ours(deployment.names, instance, run, location):
             count += note_failure(deployment, outbox, instance, run)
         context.update_cursor(str(record.storage_id))
     return count
@@ -119,7 +121,9 @@ def note_failure(
     deployment: Deployment, outbox: Outbox, instance: dg.DagsterInstance, run: dg.DagsterRun
 ) -> bool:
     """Write the alert of a failed run, unless the same one waits or was told; whether it is new."""
-    failure, now = read_failure(instance, run, deployment.settings), deployment.clock.now()
+    failure, now = read_failure(deployment, instance, run), deployment.clock.now()
+    if failure is None:
+        return False
     alert = Alert(
         job=run.job_name,
         run_id=run.run_id,
@@ -133,7 +137,7 @@ def note_failure(
     earlier = outbox.find(alert.name)
     if earlier is not None:
         is_waiting, is_same_run = bool(earlier.pending), earlier.run_id == run.run_id
-        if is_waiting or is_same_run or _is_repeated(instance, run, failure, deployment.settings):
+        if is_waiting or is_same_run or _is_repeated(deployment, instance, run, failure):
             return False
     outbox.save(alert)
     return True
@@ -204,16 +208,23 @@ def _clean(text: str) -> str:
 
 
 def read_failure(
-    instance: dg.DagsterInstance, run: dg.DagsterRun, settings: Settings
-) -> RunFailure:
-    """Read the failed steps of a run. An unexpected error is named by its class alone.
+    deployment: Deployment, instance: dg.DagsterInstance, run: dg.DagsterRun
+) -> RunFailure | None:
+    """Read our failed steps of a run. An unexpected error is named by its class alone.
 
-    A run that ended without a failed step names the accounts that it was started for.
+    A run that ended without a failed step names the accounts that it was started for. None if only
+    steps of the user failed, in a job that also contains steps of ours.
     """
     accounts: list[str] = []
     lines: list[str] = []
-    for entry in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE):
-        event = entry.get_dagster_event()
+    our_steps = set(map(deployment.names.of, STEPS))
+    logs = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
+    events = [entry.get_dagster_event() for entry in logs]
+    if events and our_steps.isdisjoint(event.step_key for event in events):
+        return None
+    for event in events:
+        if event.step_key not in our_steps:
+            continue
         failure = event.step_failure_data.user_failure_data
         description = (failure and failure.description) or ""
         if failure and ACCOUNTS_METADATA in failure.metadata:
@@ -227,7 +238,8 @@ def read_failure(
     if not lines:
         reason = "run_died" if DIED_TAG in run.tags else "run_not_begun"
         lines.append(REASONS[reason].explain("page"))
-    return RunFailure(tuple(dict.fromkeys(accounts or accounts_of(run, settings))), tuple(lines))
+    names = accounts or accounts_of(run, deployment.settings)
+    return RunFailure(tuple(dict.fromkeys(names)), tuple(lines))
 
 
 def accounts_of(run: dg.DagsterRun, settings: Settings) -> list[str]:
@@ -244,7 +256,7 @@ def accounts_of(run: dg.DagsterRun, settings: Settings) -> list[str]:
 
 
 def _is_repeated(
-    instance: dg.DagsterInstance, run: dg.DagsterRun, failure: RunFailure, settings: Settings
+    deployment: Deployment, instance: dg.DagsterInstance, run: dg.DagsterRun, failure: RunFailure
 ) -> bool:
     """Whether the job's run before this one failed for the same accounts and reasons."""
     ended: Sequence[dg.DagsterRun] = instance.get_runs(
@@ -254,6 +266,7 @@ def _is_repeated(
     before = ended[ids.index(run.run_id) + 1 :][:1] if run.run_id in ids else []
     return any(
         earlier.status == dg.DagsterRunStatus.FAILURE
-        and read_failure(instance, earlier, settings).fingerprint == failure.fingerprint
+        and (told := read_failure(deployment, instance, earlier)) is not None
+        and told.fingerprint == failure.fingerprint
         for earlier in before
     )

@@ -21,6 +21,7 @@ from convo_pipeline.orchestration.metadata import (
     read_metadata,
     run_metadata,
 )
+from convo_pipeline.orchestration.names import Names
 from convo_pipeline.orchestration.partitions import key_of
 from convo_pipeline.orchestration.pictures import PICTURES, draw_pictures, find_pictures
 from convo_pipeline.orchestration.steps import StepResult
@@ -72,35 +73,40 @@ def report_to_dagster(
     Dagster materialises every partition of the run when the step succeeds. Other partitions are
     logged. Those with pictures come last, so that the asset's page shows them.
     """
-    selected = {key.to_user_string() for key in context.op_execution_context.selected_asset_keys}
+    names = deployment.names
+    selected = set(map(names.table_of, context.op_execution_context.selected_asset_keys))
     requested = read_metadata(store, result)
     pictured: dict[TablePartition, Metadata] = {}
     for account, days in result.drawable.items():
         pages = {}
         if account not in result.changed_accounts:
-            pages = find_pictures(context.instance, account, days)
+            pages = find_pictures(context.instance, names, account, days)
         if not pages and _has_news(result, requested, account, days):
             pages = draw_pictures(deployment, store, account, days, result)
         for partition, page in pages.items():
             if partition in requested:
                 pictured[partition] = {PICTURES: page, **requested[partition]}
-    _log(context, commit_metadata(result))
+    _log(context, names, commit_metadata(result))
     if result.failures:
-        _log(context, {key: each for key, each in requested.items() if key not in pictured})
+        others = {key: each for key, each in requested.items() if key not in pictured}
+        _log(context, names, others)
     else:
         is_of_run = {
             (table, key): table in selected and key in run_keys for table, key in requested
         }
-        _log(context, {key: each for key, each in requested.items() if not is_of_run[key]})
+        others = {key: each for key, each in requested.items() if not is_of_run[key]}
+        _log(context, names, others)
         summary = run_metadata(result.reports) if result.reports else {}
         tables: dict[str, None] = {}
         for (table, key), metadata in requested.items():
             if is_of_run[table, key]:
-                context.add_asset_metadata(dict(metadata), asset_key=table, partition_key=key)
+                context.add_asset_metadata(
+                    dict(metadata), asset_key=names.asset_key(table), partition_key=key
+                )
                 tables[table] = None
         for table in tables:
-            yield dg.MaterializeResult(asset_key=table, metadata=summary)
-    _log(context, pictured)
+            yield dg.MaterializeResult(asset_key=names.asset_key(table), metadata=summary)
+    _log(context, names, pictured)
     yield from evaluate_checks()
     if result.failures:
         raise step_failure(result)
@@ -129,6 +135,15 @@ def error_chain(event: dg.DagsterEvent) -> list[Any]:
     return chain
 
 
-def _log(context: dg.AssetExecutionContext, partitions: Mapping[TablePartition, Metadata]) -> None:
+def _log(
+    context: dg.AssetExecutionContext,
+    names: Names,
+    partitions: Mapping[TablePartition, Metadata],
+) -> None:
     for (table, key), metadata in partitions.items():
-        context.log_event(dg.AssetMaterialization(table, partition=key, metadata=dict(metadata)))
+        if table in names.shown:
+            context.log_event(
+                dg.AssetMaterialization(
+                    names.asset_key(table), partition=key, metadata=dict(metadata)
+                )
+            )

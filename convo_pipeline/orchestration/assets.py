@@ -6,21 +6,30 @@ failed step skips all later steps, for the complete accounts too.
 (No `from __future__ import annotations` here: Dagster reads the annotations.)
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
 import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from convo_pipeline import schema
 from convo_pipeline.derive.rederive import Scope
+from convo_pipeline.errors import SettingsError
 from convo_pipeline.extract.run import Mode
 from convo_pipeline.lake.store import Store
 from convo_pipeline.orchestration.asset_events import AssetEvent, open_store, report_to_dagster
 from convo_pipeline.orchestration.checks import checks_of, evaluate_checks
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.metadata import table_metadata
+from convo_pipeline.orchestration.names import (
+    EXTRACT_JOB,
+    EXTRACT_STEP,
+    NORMALISE_JOB,
+    NORMALISE_STEP,
+    Names,
+)
 from convo_pipeline.orchestration.partitions import by_account
 from convo_pipeline.orchestration.steps import (
     DERIVED,
@@ -56,18 +65,11 @@ A window and not a deadline: while a schedule is off, nothing is due at a certai
 """
 SINGLE_RUN = dg.BackfillPolicy.single_run()
 
-EXTRACT_JOB = "extract_job"
-NORMALISE_JOB = "normalise_job"
-extract_job = dg.define_asset_job(
-    EXTRACT_JOB,
-    selection=dg.AssetSelection.assets(*RAW),
-    description="Call the API and store the raw tables of a range of accounts and days.",
-)
-normalise_job = dg.define_asset_job(
-    NORMALISE_JOB,
-    selection=dg.AssetSelection.assets(*DERIVED),
-    description="Derive all other tables from the raw ones. Starts after every extract run.",
-)
+Translation = Callable[[dg.AssetSpec, schema.Table], dg.AssetSpec]
+"""Changes the asset of a table: gets its specification and the table, returns the new one."""
+AssetJob = UnresolvedAssetJobDefinition
+Specs = Mapping[str, dg.AssetSpec]
+"""The specification of each shown table."""
 
 
 def partitions_of(settings: Settings) -> dg.MultiPartitionsDefinition:
@@ -82,14 +84,64 @@ def partitions_of(settings: Settings) -> dg.MultiPartitionsDefinition:
     )
 
 
-def table_spec(table: schema.Table, problem: str | None = None) -> dg.AssetSpec:
+def _sources(table: schema.Table) -> Sequence[str]:
+    return CHAIN.get(table.name, [] if table.layer == "raw" else [LAST_RAW])
+
+
+def shown_tables(include: Collection[str]) -> frozenset[str]:
+    """Return these tables and all that they follow.
+
+    Raise SettingsError if a name is no table, or if none is a derived table.
+    """
+    unknown = sorted(set(include) - schema.TABLES.keys())
+    if unknown:
+        known = ", ".join(schema.TABLES)
+        raise SettingsError(f"include: there is no table {unknown[0]!r}; the tables are: {known}")
+    if not set(DERIVED).intersection(include):
+        raise SettingsError("include must name at least one derived table, such as messages")
+    shown, following = set[str](), list(include)
+    while following:
+        name = following.pop()
+        shown.add(name)
+        following += set(_sources(schema.TABLES[name])) - shown
+    return frozenset(shown)
+
+
+def table_specs(
+    names: Names, problem: str | None, group_name: str | None, translation: Translation | None
+) -> Specs:
+    """Describe the shown tables; a dependency on a table follows the table's translated key."""
+    specs = {
+        table.name: _table_spec(table, names, problem, group_name)
+        for table in schema.TABLES.values()
+        if table.name in names.shown
+    }
+    if translation is None:
+        return specs
+    changed = {name: translation(spec, schema.TABLES[name]) for name, spec in specs.items()}
+    keys = {spec.key: changed[name].key for name, spec in specs.items()}
+    if len(set(keys.values())) < len(keys):
+        raise SettingsError("translation gives two tables the same asset key")
+    return {
+        name: spec.replace_attributes(
+            deps=[
+                dep._replace(asset_key=keys.get(dep.asset_key, dep.asset_key)) for dep in spec.deps
+            ]
+        )
+        for name, spec in changed.items()
+    }
+
+
+def _table_spec(
+    table: schema.Table, names: Names, problem: str | None, group_name: str | None
+) -> dg.AssetSpec:
     """Describe one table to Dagster: its meaning, columns and place in the graph."""
     warning = f"**Not usable now: {problem}**\n\n" if problem else ""
     return dg.AssetSpec(
-        table.name,
-        deps=CHAIN.get(table.name, [] if table.layer == "raw" else [LAST_RAW]),
+        names.asset_key(table.name),
+        deps=[names.asset_key(source) for source in _sources(table)],
         description=warning + table.description,
-        group_name=table.layer,
+        group_name=group_name or table.layer,
         kinds={"parquet", "facebook" if table.layer == "raw" else "pandas"},
         metadata=table_metadata(table),
         freshness_policy=FRESHNESS,
@@ -98,14 +150,15 @@ def table_spec(table: schema.Table, problem: str | None = None) -> dg.AssetSpec:
 
 
 def build_extract(
-    deployment: Deployment, partitions: dg.PartitionsDefinition[Any]
+    deployment: Deployment, partitions: dg.PartitionsDefinition[Any], specs: Specs
 ) -> dg.AssetsDefinition:
     """Build the step that calls the API."""
+    names = deployment.names
 
     @dg.multi_asset(
-        name="extract",
-        specs=[table_spec(table, deployment.problem) for table in schema.RAW],
-        check_specs=[check.spec for check in checks_of(RAW)],
+        name=names.of(EXTRACT_STEP),
+        specs=[specs[name] for name in RAW if name in specs],
+        check_specs=[check.spec(names) for check in checks_of(names.shown.intersection(RAW))],
         partitions_def=partitions,
         backfill_policy=SINGLE_RUN,
         can_subset=True,
@@ -124,14 +177,15 @@ def build_extract(
 
 
 def build_normalise(
-    deployment: Deployment, partitions: dg.PartitionsDefinition[Any]
+    deployment: Deployment, partitions: dg.PartitionsDefinition[Any], specs: Specs
 ) -> dg.AssetsDefinition:
     """Build the step that derives every other table; it makes no API calls."""
+    names = deployment.names
 
     @dg.multi_asset(
-        name="normalise",
-        specs=[table_spec(table, deployment.problem) for table in schema.DERIVED],
-        check_specs=[check.spec for check in checks_of(DERIVED)],
+        name=names.of(NORMALISE_STEP),
+        specs=[specs[name] for name in DERIVED if name in specs],
+        check_specs=[check.spec(names) for check in checks_of(names.shown.intersection(DERIVED))],
         partitions_def=partitions,
         backfill_policy=SINGLE_RUN,
         can_subset=True,
@@ -149,13 +203,39 @@ def build_normalise(
     return normalise_tables
 
 
-def build_problem(problem: str) -> dg.AssetsDefinition:
+def build_extract_job(names: Names) -> AssetJob:
+    """Build the job of the raw tables."""
+    return dg.define_asset_job(
+        names.of(EXTRACT_JOB),
+        selection=_select(names, RAW),
+        description="Call the API and store the raw tables of a range of accounts and days.",
+        executor_def=dg.in_process_executor,
+    )
+
+
+def build_normalise_job(names: Names) -> AssetJob:
+    """Build the job of all other tables."""
+    return dg.define_asset_job(
+        names.of(NORMALISE_JOB),
+        selection=_select(names, DERIVED),
+        description="Derive all other tables from the raw ones. Starts after every extract run.",
+        executor_def=dg.in_process_executor,
+    )
+
+
+def _select(names: Names, tables: Sequence[str]) -> dg.AssetSelection:
+    return dg.AssetSelection.assets(
+        *(names.asset_key(table) for table in tables if table in names.shown)
+    )
+
+
+def build_problem(names: Names, problem: str, group_name: str | None) -> dg.AssetsDefinition:
     """Build the only asset of a deployment without accounts: its description states the problem."""
 
     @dg.asset(
-        name="configuration",
+        key=names.asset_key("configuration"),
         description=f"**{problem}**",
-        group_name="configuration",
+        group_name=group_name or "configuration",
         kinds={"toml"},
     )
     def configuration() -> None:

@@ -16,6 +16,7 @@ from convo_pipeline.lake.store import Store
 from convo_pipeline.orchestration.asset_events import open_store, step_failure
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.metadata import Metadata, TablePartition, commit_metadata
+from convo_pipeline.orchestration.names import CAPTURE_JOB, Names
 from convo_pipeline.orchestration.partitions import (
     ONE_DAY,
     Window,
@@ -33,7 +34,6 @@ from convo_pipeline.orchestration.steps import (
     hold_run,
 )
 
-CAPTURE_JOB = "capture_job"
 ACCOUNTS_TAG = "convo/accounts"
 """Tag of a capture run of some accounts: their names, separated by commas."""
 IDLE_TAG = "convo/idle"
@@ -49,7 +49,9 @@ def build_capture_job(deployment: Deployment) -> dg.JobDefinition:
     It is an op and no asset run: a capture without news writes only a dozen events.
     """
 
-    @dg.op(name="capture")
+    names = deployment.names
+
+    @dg.op(name=names.of("capture"))
     def capture(context: dg.OpExecutionContext) -> None:
         """Read all accounts, or those in the run's tag, once; derive what changed."""
         accounts = tagged_accounts(context.run.tags.items())
@@ -58,13 +60,17 @@ def build_capture_job(deployment: Deployment) -> dg.JobDefinition:
             if not result.unrequested and not result.failures:
                 context.instance.add_run_tags(context.run_id, {IDLE_TAG: "true"})
             kept_since = deployment.clock.now() - timedelta(days=IDLE_RUNS_KEPT_DAYS)
-            prune_idle_runs(context.instance, kept_since)
+            prune_idle_runs(context.instance, names, kept_since)
             for change in asset_changes(deployment, context.instance, result):
                 context.log_event(change)
         if result.failures:
             raise step_failure(result)
 
-    @dg.job(name=CAPTURE_JOB, description="Fetch new messages before they leave the newest 20.")
+    @dg.job(
+        name=names.of(CAPTURE_JOB),
+        description="Fetch new messages before they leave the newest 20.",
+        executor_def=dg.in_process_executor,
+    )
     def capture_job() -> None:
         capture()
 
@@ -130,21 +136,26 @@ def asset_changes(
     pictured table once, with pictures. Its later changes are observations, until the nightly run
     draws again.
     """
-    changed = commit_metadata(result)
+    names = deployment.names
+    changed = {
+        partition: metadata
+        for partition, metadata in commit_metadata(result).items()
+        if partition[0] in names.shown
+    }
     new = [
         partition
         for partition in changed
-        if partition[0] in PICTURED and not _is_materialised(instance, partition)
+        if partition[0] in PICTURED and not _is_materialised(instance, names, partition)
     ]
     pages = _draw(deployment, new, changed, result)
     for (table, key), metadata in changed.items():
         if (table, key) not in pages:
             is_known = table in PICTURED and (table, key) not in new
             event = dg.AssetObservation if is_known else dg.AssetMaterialization
-            yield event(table, partition=key, metadata=dict(metadata))
+            yield event(names.asset_key(table), partition=key, metadata=dict(metadata))
     for (table, key), page in pages.items():
         metadata = {PICTURES: page, **changed[table, key]}
-        yield dg.AssetMaterialization(table, partition=key, metadata=metadata)
+        yield dg.AssetMaterialization(names.asset_key(table), partition=key, metadata=metadata)
 
 
 def _draw(
@@ -163,18 +174,20 @@ def _draw(
     return {partition: page for partition, page in pages.items() if partition in changed}
 
 
-def _is_materialised(instance: dg.DagsterInstance, partition: TablePartition) -> bool:
+def _is_materialised(instance: dg.DagsterInstance, names: Names, partition: TablePartition) -> bool:
     table, key = partition
-    records = dg.AssetRecordsFilter(asset_key=dg.AssetKey(table), asset_partitions=[key])
+    records = dg.AssetRecordsFilter(names.asset_key(table), asset_partitions=[key])
     return bool(instance.fetch_materializations(records, limit=1).records)
 
 
-def prune_idle_runs(instance: dg.DagsterInstance, before: datetime) -> int:
+def prune_idle_runs(instance: dg.DagsterInstance, names: Names, before: datetime) -> int:
     """Delete capture runs before a time that found nothing new, with their files; return how many.
 
     Runs that logged a materialisation stay: without them their partitions would look missing.
     """
-    idle = dg.RunsFilter(job_name=CAPTURE_JOB, tags={IDLE_TAG: "true"}, created_before=before)
+    idle = dg.RunsFilter(
+        job_name=names.of(CAPTURE_JOB), tags={IDLE_TAG: "true"}, created_before=before
+    )
     run_ids = [run.run_id for run in instance.get_runs(idle, limit=MOST_PRUNED)]
     for run_id in run_ids:
         instance.delete_run(run_id)

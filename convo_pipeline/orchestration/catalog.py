@@ -1,15 +1,22 @@
 """All Dagster definitions of one deployment: assets, checks, jobs, schedules, sensors."""
 
+from collections.abc import Collection
+from dataclasses import replace
+
 import dagster as dg
 
 from convo_pipeline.orchestration.alerts import build_alert
 from convo_pipeline.orchestration.assets import (
+    AssetJob,
+    Translation,
     build_extract,
+    build_extract_job,
     build_normalise,
+    build_normalise_job,
     build_problem,
-    extract_job,
-    normalise_job,
     partitions_of,
+    shown_tables,
+    table_specs,
 )
 from convo_pipeline.orchestration.capture import build_capture_job
 from convo_pipeline.orchestration.dead_runs import build_dead_runs
@@ -21,32 +28,64 @@ from convo_pipeline.orchestration.schedules import (
     build_nightly,
     build_sweep,
 )
-from convo_pipeline.orchestration.upkeep import build_upkeep_schedule
+from convo_pipeline.orchestration.upkeep import build_upkeep_job, build_upkeep_schedule
 
 
-def build_definitions(deployment: Deployment) -> dg.Definitions:
-    """Build the code location. Without accounts it loads too, and shows why there are none."""
+def build_definitions(
+    deployment: Deployment,
+    *,
+    group_name: str | None = None,
+    include: Collection[str] | None = None,
+    translation: Translation | None = None,
+    has_schedules: bool = True,
+) -> dg.Definitions:
+    """Build the definitions, without an executor: they can be merged into a code location.
+
+    Without accounts they load too, and show why there are none.
+    """
+    names = deployment.names
+    if include is not None:
+        names = replace(names, shown=shown_tables(include))
+    specs = table_specs(names, deployment.problem, group_name, translation)
+    if translation is not None:
+        names = replace(names, translated={table: spec.key for table, spec in specs.items()})
+    deployment = replace(deployment, names=names)
     partitions = partitions_of(deployment.settings)
-    capture_job = build_capture_job(deployment)
-    cron = deployment.settings.schedule.capture
+    extract_job, normalise_job = build_extract_job(names), build_normalise_job(names)
+    capture_job, upkeep_job = build_capture_job(deployment), build_upkeep_job(deployment)
+    assets = [
+        build_extract(deployment, partitions, specs),
+        build_normalise(deployment, partitions, specs),
+    ]
+    if deployment.problem:
+        assets.append(build_problem(names, deployment.problem, group_name))
     return dg.Definitions(
-        assets=[
-            build_extract(deployment, partitions),
-            build_normalise(deployment, partitions),
-            *([build_problem(deployment.problem)] if deployment.problem else []),
-        ],
-        jobs=[extract_job, normalise_job, capture_job],
-        schedules=[
-            build_nightly(deployment),
-            build_sweep(deployment),
-            *([build_capture_schedule(deployment, cron, capture_job)] if cron else []),
-            build_upkeep_schedule(deployment),
-        ],
+        assets=assets,
+        jobs=[extract_job, normalise_job, capture_job, upkeep_job],
+        schedules=_build_schedules(deployment, extract_job, capture_job, upkeep_job)
+        if has_schedules
+        else [],
         sensors=[
-            *build_followers(),
+            *build_followers(names, normalise_job),
             build_early_capture(deployment, capture_job),
             build_dead_runs(deployment),
             build_alert(deployment),
         ],
-        executor=dg.in_process_executor,
     )
+
+
+def _build_schedules(
+    deployment: Deployment,
+    extract_job: AssetJob,
+    capture_job: dg.JobDefinition,
+    upkeep_job: dg.JobDefinition,
+) -> list[dg.ScheduleDefinition]:
+    schedules = [
+        build_nightly(deployment, extract_job),
+        build_sweep(deployment, extract_job),
+        build_upkeep_schedule(deployment, upkeep_job),
+    ]
+    cron = deployment.settings.schedule.capture
+    if cron:
+        schedules.append(build_capture_schedule(deployment, cron, capture_job))
+    return schedules

@@ -27,6 +27,7 @@ from convo_pipeline.lake.columns import read_columns
 from convo_pipeline.lake.first_days import read_first_days
 from convo_pipeline.lake.store import Store
 from convo_pipeline.orchestration.deployment import Deployment
+from convo_pipeline.orchestration.names import Names
 from convo_pipeline.orchestration.partitions import key_of, split_key
 from convo_pipeline.reasons import REASONS, describe_error, describe_outcome
 from convo_pipeline.tables.integrity import count_duplicates, count_orphans, find_misdated
@@ -93,13 +94,12 @@ class Check:
     severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR
     carried_days: int | None = None
 
-    @property
-    def key(self) -> dg.AssetCheckKey:
-        return dg.AssetCheckKey(dg.AssetKey(self.table), self.name)
+    def key(self, names: Names) -> dg.AssetCheckKey:
+        return dg.AssetCheckKey(names.asset_key(self.table), self.name)
 
-    @property
-    def spec(self) -> dg.AssetCheckSpec:
-        return dg.AssetCheckSpec(self.name, asset=self.table, description=self.description)
+    def spec(self, names: Names) -> dg.AssetCheckSpec:
+        asset = names.asset_key(self.table)
+        return dg.AssetCheckSpec(self.name, asset=asset, description=self.description)
 
 
 # what can be wrong with one partition
@@ -423,13 +423,14 @@ def evaluate_checks(
     selected: Collection[dg.AssetCheckKey],
 ) -> Iterator[dg.AssetCheckResult]:
     """Evaluate the selected checks for the run's partitions and those that failed before."""
+    names = deployment.names
     accounts = {account.name for account in deployment.settings.accounts}
     since = deployment.clock.now().date() - timedelta(days=CARRIED_DAYS)
     run_keys = set(keys)
     keys_of_checks = {
-        check: run_keys | _read_failed(instance, check, accounts, since)
+        check: run_keys | _read_failed(instance, names, check, accounts, since)
         for check in CHECKS
-        if check.key in selected
+        if check.key(names) in selected
     }
     problems: dict[Check, dict[str, str]] = {check: {} for check in keys_of_checks}
     for key in sorted(set().union(*keys_of_checks.values())):
@@ -437,20 +438,21 @@ def evaluate_checks(
         for check, why in _check_partition(store, key, checks, since):
             problems[check][key] = why
     for check, wanted in keys_of_checks.items():
-        yield _result(check, problems[check], len(wanted), "day")
+        yield _result(names, check, problems[check], len(wanted), "day")
     for check, find in ACCOUNT_CHECKS.items():
-        if check.key in selected:
-            yield _result(check, find(store, sorted(accounts)), len(accounts), "account")
-    if SHAPES_CHECK.key in selected:
-        yield _evaluate_shapes(store, instance, run_keys)
+        if check.key(names) in selected:
+            problems_by_key = find(store, sorted(accounts))
+            yield _result(names, check, problems_by_key, len(accounts), "account")
+    if SHAPES_CHECK.key(names) in selected:
+        yield _evaluate_shapes(store, instance, names, run_keys)
 
 
 def _evaluate_shapes(
-    store: Store, instance: dg.DagsterInstance, keys: Collection[str]
+    store: Store, instance: dg.DagsterInstance, names: Names, keys: Collection[str]
 ) -> dg.AssetCheckResult:
     """Warn of shapes that no earlier evaluation told. The metadata keeps the told ones."""
     told: set[str] = set()
-    for evaluation in _read_last(instance, SHAPES_CHECK):
+    for evaluation in _read_last(instance, names, SHAPES_CHECK):
         known = evaluation.metadata.get("known_shapes")
         told.update(map(str, known.data or ()) if isinstance(known, dg.JsonMetadataValue) else ())
     found = find_unknown_shapes(store, keys)
@@ -460,7 +462,7 @@ def _evaluate_shapes(
         if new:
             what = ", ".join(new[:MOST_NAMED])
             problems[key] = _explain("new_shapes", what)
-    result = _result(SHAPES_CHECK, problems, len(keys), "day")
+    result = _result(names, SHAPES_CHECK, problems, len(keys), "day")
     known_shapes = sorted(told.union(*found.values()))[:MOST_KNOWN]
     unknown_kinds = sum(_count_unknown_kinds(store, key) for key in keys)
     metadata = {
@@ -507,11 +509,15 @@ def _is_kept(partition: CheckedPartition, check: Check) -> bool:
 
 
 def _read_failed(
-    instance: dg.DagsterInstance, check: Check, accounts: Collection[str], since: date
+    instance: dg.DagsterInstance,
+    names: Names,
+    check: Check,
+    accounts: Collection[str],
+    since: date,
 ) -> set[str]:
     """Return the partitions that failed in the check's last evaluation, of configured accounts."""
     failed = set()
-    for evaluation in _read_last(instance, check):
+    for evaluation in _read_last(instance, names, check):
         table = evaluation.metadata.get("red")
         for row in table.records if isinstance(table, dg.TableMetadataValue) else ():
             account, day = str(row.data["account"]), date.fromisoformat(str(row.data["date"]))
@@ -520,16 +526,18 @@ def _read_failed(
     return failed
 
 
-def _read_last(instance: dg.DagsterInstance, check: Check) -> Iterator[dg.AssetCheckEvaluation]:
+def _read_last(
+    instance: dg.DagsterInstance, names: Names, check: Check
+) -> Iterator[dg.AssetCheckEvaluation]:
     """Yield the check's last evaluation, if there is one."""
     history = instance.event_log_storage.get_asset_check_execution_history(
-        check.key, limit=1, status={Status.FAILED, Status.SUCCEEDED}
+        check.key(names), limit=1, status={Status.FAILED, Status.SUCCEEDED}
     )
     return (record.evaluation for record in history if record.evaluation)
 
 
 def _result(
-    check: Check, problems: Mapping[str, str], checked_count: int, noun: str
+    names: Names, check: Check, problems: Mapping[str, str], checked_count: int, noun: str
 ) -> dg.AssetCheckResult:
     """Build the evaluation: the failed partitions first; Dagster plots the numbers."""
     shown = [f"{key}: {why}" for key, why in sorted(problems.items())[:MOST_NAMED]]
@@ -541,7 +549,7 @@ def _result(
         "checked_count": dg.MetadataValue.int(checked_count),
     }
     return dg.AssetCheckResult(
-        asset_key=check.key.asset_key,
+        asset_key=names.asset_key(check.table),
         check_name=check.name,
         passed=not problems,
         severity=check.severity,

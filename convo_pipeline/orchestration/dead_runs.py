@@ -13,13 +13,10 @@ from pathlib import Path
 
 import dagster as dg
 
-from convo_pipeline.orchestration.assets import EXTRACT_JOB, NORMALISE_JOB
-from convo_pipeline.orchestration.capture import CAPTURE_JOB
 from convo_pipeline.orchestration.deployment import Deployment
+from convo_pipeline.orchestration.names import is_ours
 from convo_pipeline.orchestration.steps import LOCKS_FOLDER
-from convo_pipeline.orchestration.upkeep import UPKEEP_JOB
 from convo_pipeline.reasons import REASONS
-from convo_pipeline.schema import TABLES
 from convo_pipeline.storage.locks import Locks
 
 INTERVAL_SECONDS = 60
@@ -27,7 +24,6 @@ WITHOUT_LOCK = timedelta(minutes=5)
 """A run that has worked for this long without a lock of ours is judged by its process."""
 DIED_TAG = "convo/died"
 """Tag of a run that this sensor failed."""
-JOBS = (EXTRACT_JOB, NORMALISE_JOB, CAPTURE_JOB, UPKEEP_JOB)
 GRPC_TAG = ".dagster/grpc_info"
 """Tag of a run that a code server started; it names the server's host."""
 LOCAL = '"host": "localhost"'
@@ -37,27 +33,34 @@ def build_dead_runs(deployment: Deployment) -> dg.SensorDefinition:
     """Build the sensor; it is on by default and makes no API calls."""
 
     @dg.sensor(
-        name="dead_runs",
+        name=deployment.names.of("dead_runs"),
         minimum_interval_seconds=INTERVAL_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Fails runs whose process is gone (power cut, kill, restart), so that they"
         " free their place in the queue. The next run stores what they had read.",
     )
     def dead_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-        failed = fail_dead_runs(deployment, context.instance)
+        origin = context.code_location_origin
+        failed = fail_dead_runs(
+            deployment, context.instance, origin.location_name if origin else None
+        )
         return dg.SkipReason(f"failed: {', '.join(failed)}" if failed else "no run is dead")
 
     return dead_runs
 
 
-def fail_dead_runs(deployment: Deployment, instance: dg.DagsterInstance) -> list[str]:
-    """Fail each started run whose process is gone; return the names of their jobs."""
+def fail_dead_runs(
+    deployment: Deployment, instance: dg.DagsterInstance, location: str | None = None
+) -> list[str]:
+    """Fail each started run of ours whose process is gone; return the names of their jobs."""
     locks = Locks(deployment.settings.store.state_path / LOCKS_FOLDER)
     now, failed = deployment.clock.now(), []
     started = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])
     for record in instance.get_run_records(started):
         run = record.dagster_run
-        if not is_ours(run) or not _is_dead(locks, instance, record, now):
+        if not is_ours(deployment.names, instance, run, location):
+            continue
+        if not _is_dead(locks, instance, record, now):
             continue
         run_now = instance.get_run_by_id(run.run_id)
         if run_now is not None and run_now.status == dg.DagsterRunStatus.STARTED:
@@ -67,12 +70,6 @@ def fail_dead_runs(deployment: Deployment, instance: dg.DagsterInstance) -> list
         locks.remove_run(run.run_id)
     locks.remove_stale_runs()
     return failed
-
-
-def is_ours(run: dg.DagsterRun) -> bool:
-    """Whether the run is one of our jobs, or materialises tables of ours from the page."""
-    tables = {key.to_user_string() for key in run.asset_selection or ()}
-    return run.job_name in JOBS or not tables.isdisjoint(TABLES)
 
 
 def _is_dead(

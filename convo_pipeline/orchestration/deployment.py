@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from convo_pipeline.base.clock import SYSTEM_CLOCK, Clock
 from convo_pipeline.errors import SettingsError
 from convo_pipeline.extract.report import AccountReport, Progress
+from convo_pipeline.orchestration.names import UNPREFIXED, Names
 from convo_pipeline.reasons import Interface
 from convo_pipeline.settings import Settings, find_settings_file, read_settings
 
@@ -21,17 +22,22 @@ class Deployment:
     clock: Clock = SYSTEM_CLOCK
     interface: Interface = "page"
     """Where a person reads the remedies of failures."""
+    names: Names = UNPREFIXED
     on_progress: Callable[[Progress], None] | None = None
     on_reports: Callable[[Sequence[AccountReport]], None] | None = None
 
 
-def read_deployment(environ: Mapping[str, str] = os.environ) -> Deployment:
+def read_deployment(
+    environ: Mapping[str, str] = os.environ,
+    config: str | os.PathLike[str] | None = None,
+    names: Names = UNPREFIXED,
+) -> Deployment:
     """Read the configuration; a wrong or missing one becomes a `problem` without accounts."""
+    settings, problem = Settings(), None
     try:
-        settings = read_settings(environ=environ)
+        settings = read_settings(config, environ)
+        if not settings.accounts:
+            problem = f"{find_settings_file(config, environ)}: no [[accounts]] yet"
     except SettingsError as error:
-        return Deployment(Settings(), problem=str(error), environ=environ)
-    problem = (
-        None if settings.accounts else f"{find_settings_file(environ=environ)}: no [[accounts]] yet"
-    )
-    return Deployment(settings, problem=problem, environ=environ)
+        problem = str(error)
+    return Deployment(settings, problem=problem, environ=environ, names=names)

@@ -27,7 +27,7 @@ def build_early_capture(
     """Build the sensor; it requests one capture of all accounts that are due."""
 
     @dg.sensor(
-        name="capture_sooner",
+        name=deployment.names.of("capture_sooner"),
         job=capture_job,
         minimum_interval_seconds=INTERVAL_SECONDS,
         description="Requests an extra capture while a conversation may exceed 20 new messages. "
@@ -41,7 +41,7 @@ def build_early_capture(
             risks = [risk for risk in _find_all_risks(settings, store) if risk.due_at is not None]
         request = _request_due(risks, deployment.clock.now())
         if isinstance(request, dg.RunRequest):
-            return _retry_once(context.instance, request)
+            return _retry_once(context.instance, capture_job.name, request)
         return request
 
     return capture_sooner
@@ -75,10 +75,14 @@ def _request_due(risks: Sequence[AccountRisks], now: datetime) -> dg.RunRequest 
     return dg.RunRequest(run_key=f"{names}@{times}", tags={ACCOUNTS_TAG: names})
 
 
-def _retry_once(instance: dg.DagsterInstance, request: dg.RunRequest) -> dg.RunRequest:
+def _retry_once(
+    instance: dg.DagsterInstance, job_name: str, request: dg.RunRequest
+) -> dg.RunRequest:
     """Change the key of a request whose run failed: Dagster starts only one run per key."""
     failed = dg.RunsFilter(
-        tags={RUN_KEY_TAG: str(request.run_key)}, statuses=[dg.DagsterRunStatus.FAILURE]
+        job_name=job_name,
+        tags={RUN_KEY_TAG: str(request.run_key)},
+        statuses=[dg.DagsterRunStatus.FAILURE],
     )
     if not instance.get_runs(failed, limit=1):
         return request

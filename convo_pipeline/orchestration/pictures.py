@@ -24,6 +24,7 @@ from convo_pipeline.lake.columns import read_columns
 from convo_pipeline.lake.store import Store
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.metadata import TablePartition
+from convo_pipeline.orchestration.names import Names
 from convo_pipeline.orchestration.partitions import key_of
 from convo_pipeline.orchestration.steps import StepResult
 from convo_pipeline.query.account_days import (
@@ -145,13 +146,13 @@ def draw_pictures(
 
 
 def find_pictures(
-    instance: dg.DagsterInstance, account: str, days: Sequence[date]
+    instance: dg.DagsterInstance, names: Names, account: str, days: Sequence[date]
 ) -> dict[TablePartition, dg.MarkdownMetadataValue]:
     """Return the pictures of the newest day that an earlier run drew; drawing costs more."""
     pages: dict[TablePartition, dg.MarkdownMetadataValue] = {}
     for table in PICTURED if days else ():
         key = key_of(account, max(days))
-        records = dg.AssetRecordsFilter(asset_key=dg.AssetKey(table), asset_partitions=[key])
+        records = dg.AssetRecordsFilter(names.asset_key(table), asset_partitions=[key])
         for record in instance.fetch_materializations(records, limit=1).records:
             event = record.asset_materialization
             page = event.metadata.get(PICTURES) if event else None

@@ -11,9 +11,10 @@ from convo_pipeline.errors import ConvoError
 from convo_pipeline.extract.report import AccountReport, Mode
 from convo_pipeline.lake.store import Store
 from convo_pipeline.orchestration.asset_events import ACCOUNTS_METADATA, error_chain
-from convo_pipeline.orchestration.assets import EXTRACT_JOB, MODE_TAG, NORMALISE_JOB, SCOPE_TAG
+from convo_pipeline.orchestration.assets import MODE_TAG, SCOPE_TAG
 from convo_pipeline.orchestration.catalog import build_definitions
 from convo_pipeline.orchestration.deployment import Deployment
+from convo_pipeline.orchestration.names import EXTRACT_JOB, NORMALISE_JOB
 from convo_pipeline.orchestration.partitions import (
     ONE_DAY,
     Window,

@@ -9,15 +9,9 @@ from datetime import UTC
 import dagster as dg
 
 from convo_pipeline.extract.report import Mode
-from convo_pipeline.orchestration.assets import (
-    EXTRACT_JOB,
-    MODE_TAG,
-    NORMALISE_JOB,
-    SCOPE_TAG,
-    extract_job,
-    normalise_job,
-)
+from convo_pipeline.orchestration.assets import MODE_TAG, SCOPE_TAG, AssetJob
 from convo_pipeline.orchestration.deployment import Deployment
+from convo_pipeline.orchestration.names import EXTRACT_JOB, Names
 from convo_pipeline.orchestration.nights import MOST_DAYS_BACK, recheck_window, sweep_window
 from convo_pipeline.orchestration.partitions import (
     PARTITION,
@@ -33,12 +27,12 @@ from convo_pipeline.settings import next_time
 FOLLOW_SECONDS = 15
 
 
-def build_nightly(deployment: Deployment) -> dg.ScheduleDefinition:
+def build_nightly(deployment: Deployment, extract_job: AssetJob) -> dg.ScheduleDefinition:
     """Build the schedule of the nightly run of all accounts."""
     settings = deployment.settings
 
     @dg.schedule(
-        name="nightly",
+        name=deployment.names.of("nightly"),
         job=extract_job,
         cron_schedule=settings.schedule.nightly,
         execution_timezone="UTC",
@@ -52,11 +46,11 @@ def build_nightly(deployment: Deployment) -> dg.ScheduleDefinition:
     return nightly
 
 
-def build_sweep(deployment: Deployment) -> dg.ScheduleDefinition:
+def build_sweep(deployment: Deployment, extract_job: AssetJob) -> dg.ScheduleDefinition:
     """Build the schedule of the sweep: it fetches everything again and counts missed messages."""
 
     @dg.schedule(
-        name="sweep",
+        name=deployment.names.of("sweep"),
         job=extract_job,
         cron_schedule=deployment.settings.schedule.sweep,
         execution_timezone="UTC",
@@ -91,7 +85,7 @@ def build_capture_schedule(
     """
 
     @dg.schedule(
-        name="capture",
+        name=deployment.names.of("capture"),
         job=capture_job,
         cron_schedule=cron,
         execution_timezone="UTC",
@@ -108,38 +102,42 @@ def build_capture_schedule(
     return capture
 
 
-def build_followers() -> list[dg.SensorDefinition]:
+def build_followers(names: Names, normalise_job: AssetJob) -> list[dg.SensorDefinition]:
     """Build the sensors that normalise after every extract run, successful or failed."""
     return [
-        _build_follower("normalise_after_success", dg.DagsterRunStatus.SUCCESS),
-        _build_follower("normalise_after_failure", dg.DagsterRunStatus.FAILURE),
+        _build_follower(names, normalise_job, "success", dg.DagsterRunStatus.SUCCESS),
+        _build_follower(names, normalise_job, "failure", dg.DagsterRunStatus.FAILURE),
     ]
 
 
-def _build_follower(name: str, status: dg.DagsterRunStatus) -> dg.SensorDefinition:
+def _build_follower(
+    names: Names, normalise_job: AssetJob, word: str, status: dg.DagsterRunStatus
+) -> dg.SensorDefinition:
     @dg.run_status_sensor(
-        name=name,
+        name=names.of(f"normalise_after_{word}"),
         run_status=status,
         request_job=normalise_job,
         default_status=dg.DefaultSensorStatus.RUNNING,
         minimum_interval_seconds=FOLLOW_SECONDS,
-        description=f"Normalises what an extract run stored, after its {status.value.lower()}.",
+        description=f"Normalises what an extract run stored, after its {word}.",
     )
     def follow(context: dg.RunStatusSensorContext) -> dg.RunRequest | dg.SkipReason:
-        return follow_up(context.dagster_run)
+        return follow_up(names, context.instance, context.dagster_run)
 
     return follow
 
 
-def follow_up(run: dg.DagsterRun) -> dg.RunRequest | dg.SkipReason:
-    """Request the normalise run of an extract run's partitions; skip other runs."""
-    assets = {key.to_user_string() for key in run.asset_selection or ()}
-    is_extract = run.job_name == EXTRACT_JOB or (
-        run.job_name != NORMALISE_JOB and not assets.isdisjoint(RAW)
-    )
-    if not is_extract:
+def follow_up(
+    names: Names, instance: dg.DagsterInstance, run: dg.DagsterRun
+) -> dg.RunRequest | dg.SkipReason:
+    """Request the normalise run of an extract run's partitions; skip other runs.
+
+    A job of the user that contains raw tables counts as an extract run.
+    """
+    tables = names.tables_of(instance, run)
+    if not names.is_job(run, EXTRACT_JOB) and tables.isdisjoint(RAW):
         return dg.SkipReason(f"{run.job_name} extracted nothing")
-    if run.is_success and assets.issuperset(DERIVED):
+    if run.is_success and tables.issuperset(names.shown.intersection(DERIVED)):
         return dg.SkipReason("the run normalised what it extracted")
     key = run.tags.get(PARTITION)
     start, end = run.tags.get(RANGE_START, key), run.tags.get(RANGE_END, key)

@@ -11,6 +11,7 @@ from convo_pipeline.extract.spool import delete_old_spools
 from convo_pipeline.lake.compact import compact
 from convo_pipeline.lake.store import Store
 from convo_pipeline.orchestration.deployment import Deployment
+from convo_pipeline.orchestration.names import UPKEEP_JOB
 from convo_pipeline.orchestration.steps import Log, hold_run
 from convo_pipeline.privacy.deletion import finish_open_requests
 from convo_pipeline.privacy.forget import resume_erasures
@@ -19,17 +20,17 @@ from convo_pipeline.privacy.unsent import remove_unsent
 from convo_pipeline.reasons import describe_error
 from convo_pipeline.upkeep.scrub import scrub
 
-UPKEEP_JOB = "upkeep_job"
 DESCRIPTION = (
     "Remove unsent messages and days older than [retention] allows, check a share of the files for"
     " damage, compact closed months."
 )
 
 
-def build_upkeep_schedule(deployment: Deployment) -> dg.ScheduleDefinition:
-    """Build the schedule and its job; the job is an op because it makes no table."""
+def build_upkeep_job(deployment: Deployment) -> dg.JobDefinition:
+    """Build the job; it is an op because it makes no table."""
+    names = deployment.names
 
-    @dg.op(name="upkeep")
+    @dg.op(name=names.of("upkeep"))
     def upkeep(context: dg.OpExecutionContext) -> None:
         """Run every step, also after a failed one; fail at the end with the errors."""
         if not deployment.settings.store.state_path.is_dir():
@@ -39,12 +40,19 @@ def build_upkeep_schedule(deployment: Deployment) -> dg.ScheduleDefinition:
         if failures:
             raise dg.Failure("\n".join(failures), allow_retries=False)
 
-    @dg.job(name=UPKEEP_JOB, description=DESCRIPTION)
+    @dg.job(name=names.of(UPKEEP_JOB), description=DESCRIPTION, executor_def=dg.in_process_executor)
     def upkeep_job() -> None:
         upkeep()
 
+    return upkeep_job
+
+
+def build_upkeep_schedule(
+    deployment: Deployment, upkeep_job: dg.JobDefinition
+) -> dg.ScheduleDefinition:
+    """Build the nightly schedule of the upkeep."""
     return dg.ScheduleDefinition(
-        name="upkeep",
+        name=deployment.names.of("upkeep"),
         job=upkeep_job,
         cron_schedule=deployment.settings.schedule.upkeep,
         execution_timezone="UTC",

@@ -33,6 +33,7 @@ FLOORS = (
     {"sandbox"},
     {"orchestration"},
     {"console"},
+    {"dagster"},
     {"cli", "definitions", "__init__"},
     {"__main__"},
 )
@@ -50,7 +51,7 @@ OWNERS = {
     "boto3": ["storage/s3.py"],
     "botocore": ["storage/s3.py"],
     "sqlite3": ["graph/rate_limit.py", "state/database.py"],
-    "dagster": ["definitions.py", "orchestration/"],
+    "dagster": ["dagster/", "definitions.py", "orchestration/"],
     "matplotlib": ["orchestration/pictures.py"],
     "croniter": ["settings.py"],
     "faker": ["emulator/"],

@@ -15,10 +15,11 @@ from convo_pipeline.derive.day import derive_day
 from convo_pipeline.emulator.serve import EmulatorServer
 from convo_pipeline.extract.run import Progress, extract
 from convo_pipeline.lake.store import Store
-from convo_pipeline.orchestration.assets import EXTRACT_JOB, NORMALISE_JOB, partitions_of
+from convo_pipeline.orchestration.assets import partitions_of
 from convo_pipeline.orchestration.capture import prune_idle_runs
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.instance import make_home
+from convo_pipeline.orchestration.names import EXTRACT_JOB, NORMALISE_JOB, UNPREFIXED
 from convo_pipeline.orchestration.partitions import Window, range_tags
 from convo_pipeline.orchestration.recorded_runs import QUIET, run_jobs
 from convo_pipeline.orchestration.steps import BEFORE_START, UNREQUESTED
@@ -474,8 +475,8 @@ def test_idle_captures_are_deleted_with_their_files(
         first, second = (
             job.execute_in_process(instance=instance, run_config=QUIET).run_id for _ in range(2)
         )
-        assert prune_idle_runs(instance, datetime.now(UTC) - timedelta(days=1)) == 0
-        assert prune_idle_runs(instance, datetime.now(UTC) + timedelta(days=1)) == 1
+        assert prune_idle_runs(instance, UNPREFIXED, datetime.now(UTC) - timedelta(days=1)) == 0
+        assert prune_idle_runs(instance, UNPREFIXED, datetime.now(UTC) + timedelta(days=1)) == 1
         assert [run.run_id for run in instance.get_runs()] == [first]
         assert [path for path in home.rglob("*") if second in path.name] == []
         assert counts(instance, "messages")[f"{BIKES}|{days[2]}"] == 9

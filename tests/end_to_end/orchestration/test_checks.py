@@ -19,7 +19,6 @@ from convo_pipeline.emulator.serve import EmulatorServer
 from convo_pipeline.lake.first_days import RETENTION_FILE
 from convo_pipeline.lake.parquet import encode
 from convo_pipeline.lake.store import Store
-from convo_pipeline.orchestration.assets import EXTRACT_JOB, NORMALISE_JOB
 from convo_pipeline.orchestration.checks import (
     ACCOUNT_CHECKS,
     ALL_CHECKS,
@@ -28,6 +27,7 @@ from convo_pipeline.orchestration.checks import (
     find_failed_accounts,
 )
 from convo_pipeline.orchestration.deployment import Deployment
+from convo_pipeline.orchestration.names import EXTRACT_JOB, NORMALISE_JOB, UNPREFIXED
 from convo_pipeline.orchestration.partitions import Window, range_tags
 from convo_pipeline.orchestration.recorded_runs import QUIET
 from convo_pipeline.reasons import REASONS
@@ -37,7 +37,7 @@ from tests.support.inbox_worlds import TOKENS, Days, small_settings, small_world
 
 BAKERY, BIKES = "bakery-instagram", "bikes-messenger"
 ALL = [BAKERY, BIKES]
-KEYS = {check.key for check in ALL_CHECKS}
+KEYS = {check.key(UNPREFIXED) for check in ALL_CHECKS}
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +172,7 @@ def test_every_table_has_key_and_date_checks() -> None:
         assert (name, "keys_are_unique") in checked
         assert ((name, "dates_are_in_partition") in checked) == ("created_at" in table.column_names)
     assert len(checked) == len(CHECKS)
-    assert not any(check.spec.blocking for check in ALL_CHECKS)
+    assert not any(check.spec(UNPREFIXED).blocking for check in ALL_CHECKS)
 
 
 def test_a_complete_lake_passes_every_check(

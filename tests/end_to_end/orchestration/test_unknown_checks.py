@@ -11,6 +11,7 @@ import pytest
 from convo_pipeline.lake.store import Store
 from convo_pipeline.orchestration.checks import CHECKS, SHAPES_CHECK, evaluate_checks
 from convo_pipeline.orchestration.deployment import Deployment
+from convo_pipeline.orchestration.names import UNPREFIXED
 from tests.support.case_runs import ACCOUNT, TOKEN_VARIABLE, CaseRun, serve_case
 from tests.support.case_worlds import REFUSED, instagram, me, message, people
 
@@ -66,7 +67,7 @@ def test_messages_without_direction_are_told_with_account_and_remedy(
     with serve_case(world, tmp_path) as run:
         run.extract()
         assert run.sql("select sum(unknown_direction_count) from coverage") == [(1,)]
-        result = evaluate(run, instance, DIRECTIONS.key)
+        result = evaluate(run, instance, DIRECTIONS.key(UNPREFIXED))
         assert not result.passed
         assert result.severity == dg.AssetCheckSeverity.WARN
         (row,) = result.metadata["red"].records
@@ -84,9 +85,9 @@ def test_the_check_passes_when_the_own_id_is_known(
     world = instagram(pair(), answers=[REFUSED | {"times": 3}, TOLD])
     with serve_case(world, tmp_path) as run:
         run.extract()
-        assert not evaluate(run, instance, DIRECTIONS.key).passed
+        assert not evaluate(run, instance, DIRECTIONS.key(UNPREFIXED)).passed
         run.extract("nightly")
-        assert evaluate(run, instance, DIRECTIONS.key).passed
+        assert evaluate(run, instance, DIRECTIONS.key(UNPREFIXED)).passed
         assert "no direction" not in run.run("status").output
 
 
@@ -103,7 +104,7 @@ def test_a_message_without_sender_is_counted_and_warns_of_nothing(
     with serve_case(world, tmp_path) as run:
         run.extract()
         assert run.sql("select unknown_direction_count from coverage") == [(1,)]
-        assert evaluate(run, instance, DIRECTIONS.key).passed
+        assert evaluate(run, instance, DIRECTIONS.key(UNPREFIXED)).passed
 
 
 HOLOGRAM = {"attachments": {"data": [{"type": "hologram", "payload": {"url": CANARY}}]}}
@@ -124,21 +125,21 @@ def test_an_unknown_shape_is_told_once(
     world = instagram(pair(), answers=[TOLD])
     with serve_case(world, tmp_path) as run:
         run.extract()
-        assert evaluate(run, instance, SHAPES_CHECK.key).passed
+        assert evaluate(run, instance, SHAPES_CHECK.key(UNPREFIXED)).passed
         run.api.messages["a"] |= extra
         run.api.select = lambda row, fields: row
         run.extract("full")
-        result = evaluate(run, instance, SHAPES_CHECK.key)
+        result = evaluate(run, instance, SHAPES_CHECK.key(UNPREFIXED))
         assert not result.passed
         assert result.severity == dg.AssetCheckSeverity.WARN
         assert shape in str(result.description)
         assert "`convo-pipeline shapes`" in str(result.description)
         assert CANARY not in str(result)
         run.extract("full")
-        assert evaluate(run, instance, SHAPES_CHECK.key).passed
+        assert evaluate(run, instance, SHAPES_CHECK.key(UNPREFIXED)).passed
         run.api.messages["a"]["new_reaction"] = 1
         run.extract("full")
-        again = evaluate(run, instance, SHAPES_CHECK.key)
+        again = evaluate(run, instance, SHAPES_CHECK.key(UNPREFIXED))
         assert "new_reaction" in str(again.description)
         assert shape not in str(again.description)
 
@@ -150,7 +151,7 @@ def test_an_unknown_error_code_is_told(tmp_path: Path, instance: dg.DagsterInsta
     ]}  # fmt: skip
     with serve_case(instagram(long, answers=[TOLD, refusal]), tmp_path) as run:
         run.extract()
-        found = evaluate(run, instance, SHAPES_CHECK.key)
+        found = evaluate(run, instance, SHAPES_CHECK.key(UNPREFIXED))
         assert "edge.error.code = 98765" in str(found.description)
 
 
@@ -161,5 +162,5 @@ def test_unknown_kinds_of_attachments_are_counted(
         run.extract()
         assert run.sql("select unknown_kind_count from coverage") == [(1,)]
         assert CANARY in str(run.sql("select url, extra from attachments"))
-        result = evaluate(run, instance, SHAPES_CHECK.key)
+        result = evaluate(run, instance, SHAPES_CHECK.key(UNPREFIXED))
         assert result.metadata["unknown_kind_count"].value == 1
