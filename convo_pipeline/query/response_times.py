@@ -343,7 +343,7 @@ classified AS (
         CASE
             WHEN inbound_count = 0 OR last_human_response = 'unknown' THEN NULL
             ELSE last_human_response = 'none' AND NOT is_settled AND NOT (
-                state_before IS NOT DISTINCT FROM 'waiting' AND reply_count = 0
+                state_before IS NOT DISTINCT FROM 'waiting' AND first_human_response = 'none'
                 AND acknowledged_position IS NULL
             )
         END AS is_unanswered

@@ -27,7 +27,7 @@ NOW = datetime(2026, 3, 12, 12, tzinfo=UTC)
 START = date(2026, 3, 9)
 ADA = "9990000000000042"
 PRIVACY = page("privacy.md")
-EMPTY_WHEN_ALL_IS_WELL = ("where outcome <> 'complete'", "as rows_left", "from whole window")
+EMPTY_WHEN_ALL_IS_WELL = ("where outcome <> 'complete'", "as rows_left", "from weeks w")
 
 
 @pytest.fixture(scope="module")

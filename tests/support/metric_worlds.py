@@ -591,10 +591,11 @@ def one_session(
         last = [step for step in thread[inbound[-1] + 1 :] if step.kind != "automated"]
         status, last_answer = next_answer(last, ("human",))
         acknowledged = [index for index in inbound if thread[index].message.has_own_reaction]
-        replied = any(thread[index].kind == "human" for index in inside if index > inbound[0])
+        later = [step for step in thread[inbound[0] + 1 :] if step.kind != "automated"]
+        first_status = next_answer(later, ("human",))[0]
         if status == "none":
             is_settled = is_acknowledged(thread[inbound[-1] :], ("human",))
-            is_old = before == "waiting" and not replied and not acknowledged
+            is_old = before == "waiting" and first_status == "none" and not acknowledged
             is_unanswered = not is_settled and not is_old
         elif status == "known":
             is_unanswered = False

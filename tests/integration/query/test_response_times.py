@@ -273,6 +273,18 @@ def test_a_nudge_after_a_day_is_the_same_waiting_customer(tmp_path: Path) -> Non
     ]  # fmt: skip
 
 
+def test_a_nudge_after_an_unread_message_waits_by_itself(tmp_path: Path) -> None:
+    """The earlier session may be answered by the unread message, so it cannot say who waits."""
+    world = dialogue(
+        (at("10:00:00"), "inbound"), (at("12:00:00", 4), "inbound"), (at("12:00:09", 4), None),
+        (at("12:01:00", 4), "inbound"),
+    )  # fmt: skip
+    found = only(rows(write_world(tmp_path, world), "sessions"), conversation_id="t_1")
+    assert [pick(row, "is_nudge", "is_unanswered", "unanswered_since") for row in found] == [
+        (False, None, None), (True, True, at("12:01:00", 4)),
+    ]  # fmt: skip
+
+
 def test_an_unread_message_makes_an_answer_unknown_instead_of_wrong(tmp_path: Path) -> None:
     world = dialogue(
         (at("10:00:00"), "inbound"), (at("10:05:00"), None), (at("12:00:00"), "outbound")
