@@ -5,7 +5,6 @@ imports what it needs when it runs, so that `--help` takes no time.
 """
 
 import os
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,6 +22,7 @@ from convo_pipeline.console.arguments import (
     PORT,
     CommandContext,
     Commands,
+    PersonId,
     UtcDate,
     account_argument,
     accounts_argument,
@@ -345,7 +345,7 @@ def normalize(
 
 @main.command()
 @account_argument
-@click.argument("user_id")
+@click.argument("user_id", type=PersonId())
 @root_option
 @json_option
 @click.pass_obj
@@ -365,8 +365,6 @@ def find(context: CommandContext, account: str, user_id: str, is_json: bool) -> 
         read_conversation,
     )
 
-    if not re.fullmatch(r"[0-9A-Za-z_.-]+", user_id):
-        raise click.BadParameter("give the person's id, as in the column customer_id")
     settings = context.settings
     report, conversation_ids = find_conversation(
         settings, account, user_id, context.clock, os.environ
@@ -630,7 +628,7 @@ def rename(context: CommandContext, old: str, new: str, dry_run: bool, is_json: 
 
 @main.command()
 @account_argument
-@click.argument("person_id", required=False)
+@click.argument("person_id", type=PersonId(), required=False)
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @click.option("--dry-run", is_flag=True, help="Only count what would be erased.")
 @click.option(

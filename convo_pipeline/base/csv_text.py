@@ -1,6 +1,5 @@
 """Write Arrow tables as CSV that a spreadsheet opens without running formulas."""
 
-import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,14 +21,12 @@ def write_csv_batches(names: Sequence[str], batches: Iterable[pa.Table], out: Bi
     Times are ISO 8601. A text that a spreadsheet would run gets a leading apostrophe. An empty text
     is `""`, a null is nothing.
     """
-    text = io.TextIOWrapper(out, encoding="utf-8", errors="replace", newline="", write_through=True)
-    text.write(_csv_line([disarm_formula(name) for name in names]))
+    out.write(_csv_line([disarm_formula(name) for name in names]).encode("utf-8", "replace"))
     row_count = 0
     for batch in batches:
         row_count += batch.num_rows
         for row in iterate_rows(batch):
-            text.write(_csv_line([_csv_cell(cell) for cell in row]))
-    text.detach()
+            out.write(_csv_line([_csv_cell(cell) for cell in row]).encode("utf-8", "replace"))
     return row_count
 
 

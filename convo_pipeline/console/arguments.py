@@ -75,6 +75,7 @@ class CommandContext:
         LOG.debug("settings: %s; tables: %s", config, self.root or settings.store.root)
         if not settings.accounts:
             raise SettingsError(f"{config}: no [[accounts]] yet")
+        check_root(self.root or settings.store.root)
         if self.root is not None and not is_same_root(settings.store.root, self.root):
             return settings.model_copy(update={"store": self.store_settings})
         return settings
@@ -103,6 +104,7 @@ class CommandContext:
         from convo_pipeline.settings import StoreSettings
 
         root, settings = self.find_lake()
+        check_root(root)
         if settings and is_same_root(settings.store.root, root):
             return settings.store
         if root.startswith("s3://"):
@@ -118,6 +120,15 @@ class CommandContext:
         console, is_shown = open_console(stderr=True), self.has_progress and not self.is_quiet
         has_bars = is_shown and console.is_terminal and self.log_format == "text"
         return ProgressLines(console, expected, has_bars=has_bars, has_lines=is_shown)
+
+
+def check_root(root: str) -> None:
+    """Raise SettingsError if the tables cannot be in this place, because a file is there."""
+    if "://" in root:
+        return
+    place = next((it for it in (Path(root), *Path(root).parents) if it.exists()), Path())
+    if not place.is_dir():
+        raise SettingsError(f"root {root}: {place} is a file; name a folder")
 
 
 def is_same_root(root: str, other: str) -> bool:
@@ -323,6 +334,17 @@ root_option = click.option(
     callback=_store,
     help="Folder of the tables. Default: the configuration's, else ./data.",
 )
+
+
+class PersonId(click.ParamType["str"]):
+    """The id of a person, as the API and the tables have it."""
+
+    name = "id"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not re.fullmatch(r"[0-9A-Za-z_.-]+", str(value)):
+            self.fail("give the person's id, as in the column customer_id", param, ctx)
+        return str(value)
 
 
 class UtcDate(click.ParamType["date"]):

@@ -241,8 +241,8 @@ def test_a_root_that_cannot_be_written_is_one_clear_error(
     (tmp_path / "file").write_text("in the way")
     file = write_config(tmp_path, server, days.start, root=tmp_path / "file" / "lake")
     code, line = error_of("--config", str(file), "extract", "--since", str(days[2]))
-    assert code == 1
-    assert str(tmp_path / "file") in line
+    assert code == 2
+    assert f"{tmp_path / 'file'} is a file; name a folder" in line
 
 
 @pytest.mark.slow
@@ -398,6 +398,39 @@ def test_parquet_is_written_to_a_file(lake: Path, tmp_path: Path, days: Days) ->
         == 0
     )
     assert pq.read_table(file).num_rows == sum(message_counts(days).values())
+
+
+def test_query_takes_format_and_sql_from_where_a_shell_has_them(
+    lake: Path, tmp_path: Path, days: Days
+) -> None:
+    """The format is that of the extension; a file is kept without `--force`."""
+    sql, rows = tmp_path / "count.sql", tmp_path / "rows.json"
+    sql.write_text("select count(*) as n from messages")
+    config = ("--config", str(lake))
+    count = [{"n": sum(message_counts(days).values())}]
+    assert invoke("query", "--file", str(sql), "--output", str(rows), *config).exit_code == 0
+    assert json.loads(rows.read_text()) == count
+    code, line = error_of("query", "select 1 as n", "--output", str(rows), *config)
+    assert (code, line) == (2, f"main: --output {rows} exists: add --force to replace it")
+    assert json.loads(rows.read_text()) == count
+    forced = ("query", "select 1 as n", "--output", str(rows), "--force", *config)
+    assert invoke(*forced).exit_code == 0
+    assert json.loads(rows.read_text()) == [{"n": 1}]
+    piped = CliRunner().invoke(main, ["query", "--json", *config], input=sql.read_text())
+    assert json.loads(piped.stdout) == count
+
+
+@pytest.mark.parametrize("form", ["table", "csv"])
+def test_a_reader_that_closes_the_pipe_is_no_failure(
+    form: str, lake: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        with pytest.raises(SystemExit) as exit_:
+            main(["query", "from messages", "--format", form, "--config", str(lake)])
+    assert exit_.value.code == 0
 
 
 def test_output_between_the_tables_is_refused(lake: Path) -> None:
