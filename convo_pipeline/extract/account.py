@@ -62,7 +62,7 @@ from convo_pipeline.lake.partitions import Commit
 from convo_pipeline.lake.salvage import damaged_days, damaged_files, salvage_days
 from convo_pipeline.lake.store import Store
 from convo_pipeline.reasons import locate_error, reason_of
-from convo_pipeline.schema import IS_CUT, RAW, TABLES
+from convo_pipeline.schema import RAW, TABLES
 from convo_pipeline.settings import AccountSettings, Settings
 from convo_pipeline.state.records import (
     AccountIdentity,
@@ -76,8 +76,8 @@ from convo_pipeline.state.records import (
 from convo_pipeline.tables.complete_range import CompleteRange
 
 ONE_DAY = timedelta(days=1)
-OBSOLETE_MEMORY = frozenset({"ladder", "edge_place", "suspects"})
-"""What versions before `page_size` kept in an account's memory; removed, as it may name people."""
+OBSOLETE_MEMORY = frozenset({"ladder", "edge_place", "suspects", "phantom_lists"})
+"""What earlier versions kept in an account's memory; removed, as it may name people."""
 
 
 @dataclass
@@ -329,7 +329,7 @@ class AccountCalls:
         self._page_sizes = PageSizePolicy(
             run.account.platform, now.date(), self._memory.get("page_size")
         )
-        self._lists = NestedLists.from_json(now.date(), self._memory.get("phantom_lists"))
+        self._lists = NestedLists()
         self._result = InboxResult()
         self._reader: InboxReader | None = None
         self._listing: Listing | None = None
@@ -372,7 +372,6 @@ class AccountCalls:
         memory = {key: self._memory[key] for key in self._memory.keys() - OBSOLETE_MEMORY}
         memory["page_size"] = self._page_sizes.to_json(unreadable)
         memory["refused"] = write_refusals(self._refusals)
-        memory["phantom_lists"] = self._lists.to_json()
         is_whole = summary is not None and self._result.error is None and not summary.cuts
         until = self._find_position()
         if is_whole and until is not None:
@@ -585,14 +584,11 @@ class AccountCalls:
 
     def _find_details(
         self, conversation_id: str, message_id: str, created_us: int
-    ) -> list[tuple[str, bool]]:
-        """Return the stored `detail_status` of a message, and whether a list of it is cut."""
+    ) -> list[tuple[str, str | None]]:
+        """Return the stored `detail_status` and payload of a message."""
         rows = self._read_message("raw_message_details", conversation_id, message_id, created_us)
         statuses, payloads = (rows[name].to_pylist() for name in ("detail_status", "payload"))
-        return [
-            (status, IS_CUT in (payload or ""))
-            for status, payload in zip(statuses, payloads, strict=True)
-        ]
+        return list(zip(statuses, payloads, strict=True))
 
     def _is_stored(self, conversation_id: str, message_id: str, created_us: int) -> bool:
         rows = self._read_message("raw_message_ids", conversation_id, message_id, created_us)

@@ -30,6 +30,7 @@ from convo_pipeline.extract.nested_lists import (
     CutList,
     NestedLists,
     find_next,
+    holds_whole,
     mark_cut,
 )
 from convo_pipeline.extract.newest20_probe import (
@@ -58,7 +59,7 @@ from convo_pipeline.graph.fields import (
 from convo_pipeline.graph.listing import ListedPage
 from convo_pipeline.graph.page_size import PageSize, PageSizePolicy, smaller_message_page
 from convo_pipeline.graph.responses import ConversationRow, Page
-from convo_pipeline.schema import READABLE_COUNT
+from convo_pipeline.schema import IS_CUT, READABLE_COUNT
 from convo_pipeline.state.records import REFUSED_PART, ConversationState
 
 MOST_EMPTY_PAGES = 3
@@ -197,9 +198,8 @@ class ConversationReader:
     page_sizes: PageSizePolicy
     lists: NestedLists
     control: AccountControl
-    find_details: Callable[[str, str, int], Collection[tuple[str, bool]]]
-    """Returns the stored `detail_status` of (conversation, message, created_us), and whether a list
-    of the message is cut."""
+    find_details: Callable[[str, str, int], Collection[tuple[str, str | None]]]
+    """Returns the stored `detail_status` and payload of (conversation, message, created_us)."""
     is_stored: Callable[[str, str, int], bool]
     """Whether (conversation_id, message_id, created_us) has a row."""
     on_messages: Callable[[int], None]
@@ -247,6 +247,8 @@ class ConversationReader:
         gaps: Gaps = []
         self._read_listed_lists(listed, gaps)
         is_probed = self._fetch_bare(listed, listed.nested.rows, 1, gaps)
+        if after == FROM_HEAD:  # the newest messages are read again, so their ranks begin at 1
+            walk = Walk(walk.since_us, walk.stored)
         cursors: set[str] = set()
         empty_count, has_restarted = 0, False
         while after is not None and not walk.is_deep_enough:
@@ -356,12 +358,20 @@ class ConversationReader:
             if not cuts or message_id is None or not isinstance(row, dict):
                 continue
             created_us, source = find_created_us(row, message_id, listed.updated_us, at_us)
-            if listed.skips_refused and any(
-                is_cut
-                for *_, is_cut in self.find_details(listed.conversation_id, message_id, created_us)
-            ):
-                gaps.append(None)
-                continue
+            if listed.skips_refused or any(map(self.lists.is_doubtful, cuts)):
+                stored = self.find_details(listed.conversation_id, message_id, created_us)
+                payloads = [payload for _, payload in stored if payload]
+                if listed.skips_refused and any(IS_CUT in payload for payload in payloads):
+                    gaps.append(None)
+                    continue
+                cuts = [
+                    cut
+                    for cut in cuts
+                    if not self.lists.is_doubtful(cut)
+                    or not any(holds_whole(payload, cut) for payload in payloads)
+                ]
+                if not cuts:
+                    continue
             payload = self._read_lists(
                 message_id, row, cuts, gaps, is_refusable=rank > READABLE_COUNT
             )
@@ -405,8 +415,8 @@ class ConversationReader:
             read[cut.name] = {"data": list(found.rows)}
             if not is_whole:
                 read = mark_cut(read, [found])
-                if not (is_refusable and isinstance(error, MissingError)):
-                    gaps.append(error or PayloadError("the pages of a list do not come to an end"))
+            if error and not (is_refusable and isinstance(error, MissingError)):
+                gaps.append(error)
         return self.lists.mark(read)
 
     def _fetch_page(self, listed: ListedConversation, after: str) -> tuple[tuple[str, ...], Page]:

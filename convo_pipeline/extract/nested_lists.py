@@ -4,32 +4,37 @@ Such a list is marked with `is_cut` in the stored payload until its later pages 
 replaces a cut list by a whole one, never the reverse.
 
 The list of shares can name a next page that is empty (seen with v24.0). So after some empty next
-pages in a row, a short page of that list counts as its last page for a week. A page is short if it
-has one item, or if this run has seen a longer page of that list. Nobody documents the page size.
+pages in a row, a run reads only some more short pages of that list on. The others stay marked. A
+page is short if it has one item, or if this run has seen a longer page of that list. Nobody
+documents the page size.
 """
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import date, timedelta
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from convo_pipeline.base.json_text import dump_json, readable_id
 from convo_pipeline.errors import GraphError, PayloadError
 from convo_pipeline.graph.responses import Page, read_next
 from convo_pipeline.schema import CUT_KEY
+from convo_pipeline.tables.payloads import read_object
 
 MESSAGE_LISTS = ("attachments", "shares", "reactions", "to", "tags")
 CONVERSATION_LISTS = ("participants",)
-PHANTOM_AFTER = 3
-PHANTOM_FOR = timedelta(days=7)
+DOUBTFUL_AFTER = 3
+"""After so many empty next pages in a row, the short pages of that list are doubtful."""
+MOST_DOUBTFUL = 100
+"""How many doubtful pages a run reads on."""
 MOST_PAGES = 100
 MOST_EMPTY_PAGES = 3
 
 
 class CutList(NamedTuple):
-    """A list of which more pages exist; `after` is the cursor of the next one, "" if unknown."""
+    """A list of which more pages exist; `after` is the cursor of the next one.
+
+    "" if there is no cursor: the list is read again from its first page.
+    """
 
     name: str
     rows: tuple[object, ...]
@@ -44,6 +49,13 @@ def find_next(row: object, names: Sequence[str]) -> list[CutList]:
     return [CutList(name, *page) for name, page in pages if page]
 
 
+def holds_whole(payload: str | None, cut: CutList) -> bool:
+    """Return whether a stored payload has the list, not cut, with all items of this page."""
+    stored = (read_object(payload) or {}).get(cut.name)
+    rows = stored.get("data") if isinstance(stored, dict) and CUT_KEY not in stored else stored
+    return isinstance(rows, list) and set(map(_key, cut.rows)) <= set(map(_key, rows))
+
+
 def mark_cut(row: Mapping[str, object], cuts: Sequence[CutList]) -> dict[str, object]:
     """Return the row with these lists marked as cut."""
     return {**row, **{cut.name: {"data": list(cut.rows), CUT_KEY: True} for cut in cuts}}
@@ -51,30 +63,13 @@ def mark_cut(row: Mapping[str, object], cuts: Sequence[CutList]) -> dict[str, ob
 
 @dataclass
 class NestedLists:
-    """Finds and reads the cut lists of one account; safe for threads."""
+    """Finds and reads the cut lists of one account in one run; safe for threads."""
 
-    today: date
+    doubtful_left: int = MOST_DOUBTFUL
     _empty_counts: dict[str, int] = field(default_factory=dict)
-    _phantoms: dict[str, date] = field(default_factory=dict)
-    """Lists whose short pages name a next page that is empty, with the day of this finding."""
     _longest: dict[str, int] = field(default_factory=dict)
     """Number of items on the longest page of each list that named a next page."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    @classmethod
-    def from_json(cls, today: date, memory: Any) -> "NestedLists":
-        """Read what `to_json` returned in an earlier run; anything else is ignored."""
-        lists = cls(today)
-        with suppress(ValueError, TypeError, AttributeError):
-            days = {str(name): date.fromisoformat(day) for name, day in memory.items()}
-            lists._phantoms = {
-                name: day for name, day in days.items() if abs(today - day) < PHANTOM_FOR
-            }
-        return lists
-
-    def to_json(self) -> dict[str, str]:
-        """Return what the next run of the account needs."""
-        return {name: day.isoformat() for name, day in self._phantoms.items()}
 
     def find(self, row: object, names: Sequence[str]) -> list[CutList]:
         """Return the lists of a row that are cut."""
@@ -82,11 +77,12 @@ class NestedLists:
         with self._lock:
             for cut in cuts:
                 self._longest[cut.name] = max(len(cut.rows), self._longest.get(cut.name, 0))
-        return [cut for cut in cuts if not self._is_phantom(cut)]
+        return cuts
 
-    def _is_phantom(self, cut: CutList) -> bool:
+    def is_doubtful(self, cut: CutList) -> bool:
+        """Return whether the next page of a list is probably empty."""
         is_short = len(cut.rows) == 1 or len(cut.rows) < self._longest.get(cut.name, 0)
-        return cut.name in self._phantoms and is_short
+        return is_short and self._empty_counts.get(cut.name, 0) >= DOUBTFUL_AFTER
 
     def mark(self, row: object, names: Sequence[str] = MESSAGE_LISTS) -> object:
         """Return the row with its cut lists marked, those of a reaction's users too."""
@@ -106,36 +102,39 @@ class NestedLists:
     ) -> tuple[CutList, bool, GraphError | PayloadError | None]:
         """Read a list on; return all its items, whether it is whole, and the error that ended it.
 
-        `fetch` returns the page at a cursor. An item that an earlier page held is left out.
+        `fetch` returns the page at a cursor, the first page at "". An item that an earlier page
+        held is left out. Without an error, a list that is not whole was not requested.
         """
-        if self._is_phantom(cut):
-            return cut, True, None
+        if self.is_doubtful(cut):
+            with self._lock:
+                self.doubtful_left -= 1
+                if self.doubtful_left < 0:
+                    return cut, False, None
         rows, cursors, empty_count = list(cut.rows), set[str](), 0
-        known = set(map(_key, rows))
-        error: GraphError | PayloadError | None = None
+        first = set(map(_key, rows))
+        known, fetched = set(first), set[str | bytes]()
         after: str | None = cut.after
-        while after and after not in cursors and len(cursors) < MOST_PAGES:
+        while after is not None and after not in cursors and len(cursors) < MOST_PAGES:
             cursors.add(after)
             try:
                 page = fetch(after)
             except (GraphError, PayloadError) as failure:
-                error = failure
-                break
+                return cut._replace(rows=tuple(rows)), False, failure
+            fetched.update(map(_key, page.rows))
             fresh = [row for row in page.rows if _key(row) not in known]
             known.update(map(_key, fresh))
             rows, after = rows + fresh, page.after
             empty_count = 0 if fresh else empty_count + 1
             if empty_count >= MOST_EMPTY_PAGES:
                 break
-        if error is None:
-            self._count_page(cut.name, is_empty=len(rows) == len(cut.rows))
-        return cut._replace(rows=tuple(rows)), after is None, error
+        self._count_page(cut.name, is_empty=len(rows) == len(cut.rows))
+        is_whole = after is None and (cut.after != "" or first <= fetched)
+        error = None if is_whole else PayloadError("the pages of a list do not come to an end")
+        return cut._replace(rows=tuple(rows)), is_whole, error
 
     def _count_page(self, name: str, *, is_empty: bool) -> None:
         with self._lock:
             self._empty_counts[name] = self._empty_counts.get(name, 0) + 1 if is_empty else 0
-            if self._empty_counts[name] >= PHANTOM_AFTER:
-                self._phantoms[name] = self.today
 
 
 def _key(row: object) -> str | bytes:

@@ -315,8 +315,9 @@ class GraphClient:
         return self._fetch(_Request("message", _path(message_id), {"fields": fields}), read_message)
 
     def fetch_list(self, object_id: str, name: str, fields: str, after: str) -> Page:
-        """Return a later page of a list inside a conversation or message."""
-        parameters = {"limit": str(LIST_LIMIT), "after": after}
+        """Return a page of a list inside a conversation or message; the first one for ""."""
+        parameters = {"limit": str(LIST_LIMIT)}
+        parameters |= {"after": after} if after else {}
         parameters |= {"fields": fields} if fields else {}
         return self._fetch(_Request("list", _path(object_id, name), parameters), read_page)
 

@@ -20,6 +20,7 @@ MOST_ROW_BYTES = 8 * 1024 * 1024
 MOST_ROW_KEYS = 1_000
 _TIMES_AND_IDS = ("id", "created_time", "updated_time", "user_id")
 """Keys that a row keeps first if not all of its keys are within the limits."""
+_LIST_KEYS = {"data", "error", "paging"}
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -281,28 +282,30 @@ def read_conversation_row(value: object, server_time: datetime) -> ConversationR
         return ConversationRow(payload, Page(rejected, None, server_time))
     if not isinstance(messages, dict):
         return ConversationRow(payload, Page(rejected, "", server_time), within_limits(messages)[0])
-    if "error" in messages and "data" not in messages:
-        # the messages were refused, so they are read by a call of their own
-        return ConversationRow(payload, Page(rejected, "", server_time))
-    if "data" in messages:
-        rows = limit_rows(_read_rows(messages["data"]))
+    if "data" in messages or "error" in messages:
+        rows = limit_rows(_read_rows(messages.get("data")))
     else:  # one message instead of a list, or nothing
         rows = limit_rows([messages] if messages.keys() - {"paging"} else [])
-    rows += rejected
-    return ConversationRow(payload, Page(rows, _read_cursor(messages.get("paging")), server_time))
+    # messages that were refused, in whole or in part, are read by a call of their own
+    after = "" if "error" in messages else _read_cursor(messages.get("paging"))
+    return ConversationRow(payload, Page((*rows, *rejected), after, server_time))
 
 
 def read_next(value: object) -> tuple[tuple[object, ...], str] | None:
     """Return the rows of a list inside an object and the cursor of its next page.
 
-    None if no page follows; the cursor is "" if the next page has none.
+    None if no page follows; the cursor is "" if the next page has none, or if the API returned an
+    error with the list or in its place.
 
     >>> read_next({"data": [1], "paging": {"next": "https://graph.example/?after=b"}})
     ((1,), 'b')
+    >>> read_next({"error": {"code": 10}})
+    ((), '')
     """
     if not isinstance(value, dict):
         return None
-    after = _read_cursor(value.get("paging"))
+    is_refused = isinstance(value.get("error"), dict) and value.keys() <= _LIST_KEYS
+    after = "" if is_refused else _read_cursor(value.get("paging"))
     return None if after is None else (_read_rows(value.get("data")), after)
 
 

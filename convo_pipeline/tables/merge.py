@@ -37,6 +37,8 @@ Key = tuple[str, str]
 DatedValue = tuple[int, bool, object]
 """The value of a payload key: when it was requested, whether it was present, and the value."""
 PEOPLE_KEYS = frozenset({"from", "to"})
+KEPT_LISTS = frozenset({"attachments", "shares", "to", "participants"})
+"""Lists that do not become empty: a message keeps its media, and a conversation its people."""
 NO_TIME = -1
 """Time of a payload key that `fields` does not name. Any other time is newer."""
 
@@ -410,15 +412,18 @@ def _read_values(payload: str, fields: str | None) -> dict[str, DatedValue]:
 def _newest(key: str, *values: DatedValue) -> DatedValue:
     """Return the newest value; of one time the one with the larger JSON.
 
-    A list that the API returned in part never replaces a whole one, nor a longer part. People are
-    compared by their ids first, because a redaction keeps the ids.
+    A list that the API returned in part never replaces a whole one, nor a longer part. An empty or
+    absent one of `KEPT_LISTS` replaces no other. People are compared by their ids alone first,
+    because a redaction keeps the ids.
     """
-    reduce = _ids_only if key in PEOPLE_KEYS else lambda value: None
+    reduce = _ids_only if key in PEOPLE_KEYS else lambda value: value
 
     def rank(value: DatedValue) -> tuple[object, ...]:
-        content = dump_json(value[2])
-        cut_length = len(content) if IS_CUT.encode() in content else math.inf
-        return cut_length, *value[:2], dump_json(reduce(value[2])), content
+        reduced = reduce(value[2])
+        is_empty = key in KEPT_LISTS and reduced in (None, [], {}, {"data": []})
+        content, reduced_content = dump_json(value[2]), dump_json(reduced)
+        cut_length = len(reduced_content) if IS_CUT.encode() in content else math.inf
+        return -1 if is_empty else cut_length, *value[:2], reduced_content, content
 
     return max(values, key=rank)
 

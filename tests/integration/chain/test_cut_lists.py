@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from convo_pipeline.extract.nested_lists import DOUBTFUL_AFTER, MOST_DOUBTFUL
 from tests.support.case_runs import ACCOUNT, CaseRun, serve_case
 
 PAGE = {"id": "100200300", "name": "Example Bakery"}
@@ -143,9 +144,44 @@ def test_a_list_with_ever_new_cursors_is_bounded(tmp_path: Path) -> None:
         assert (count, problem) == (125, "list_cut")
 
 
-def test_a_next_page_without_a_cursor_is_marked(tmp_path: Path) -> None:
-    with serve_case(world(attachments=cut(attachments(0, 25), None)), tmp_path) as run:
+@pytest.mark.parametrize("count", [30, 20])
+def test_a_list_without_a_usable_cursor_is_read_from_its_first_page(
+    count: int, tmp_path: Path
+) -> None:
+    """A list that lacks items of the first response is not whole."""
+    head = answer("m1/attachments", {"data": attachments(0, count)})
+    with serve_case(world(head, attachments=cut(attachments(0, 25), None)), tmp_path) as run:
+        report = run.extract()
+        found = run.sql("select attachment_count, problem from messages")
+        right = (30, None, "complete") if count == 30 else (25, "list_cut", "incomplete")
+        assert (*found[0], report.outcome) == right
+        assert all("after" not in call.parameters for call in run.api.calls)
+
+
+@pytest.mark.parametrize("data", [{}, {"data": attachments(0, 1)}])
+@pytest.mark.parametrize("is_refused", [False, True])
+def test_an_error_in_the_place_of_a_list_is_not_an_empty_list(
+    is_refused: bool, data: dict[str, Any], tmp_path: Path
+) -> None:
+    own = answer("m1/attachments", {"data": attachments(0, 3)})
+    refused = answer("m1/attachments", refusal(10), 403)
+    served = world(refused if is_refused else own, attachments=refusal(2) | data, message="hi")
+    with serve_case(served, tmp_path) as run:
+        report = run.extract()
+        found = run.sql("select text, attachment_count, problem from messages")
+        if is_refused:
+            assert (report.outcome, found) == ("incomplete", [("hi", len(data), "list_cut")])
+        else:
+            assert (report.outcome, found) == ("complete", [("hi", 3, None)])
+
+
+def test_a_list_that_was_absent_before_is_marked_if_it_cannot_be_read_on(tmp_path: Path) -> None:
+    served = world(answer("m1/attachments", refusal(100), 404), message="hi")
+    with serve_case(served, tmp_path) as run:
         run.extract()
+        assert run.sql("select attachment_count, problem from messages") == [(0, None)]
+        run.api.messages["m1"]["attachments"] = cut(attachments(0, 25))
+        run.extract("full")
         assert run.sql("select attachment_count, problem from messages") == [(25, "list_cut")]
 
 
@@ -158,23 +194,48 @@ def test_a_whole_list_is_not_replaced_by_a_part_of_it(tmp_path: Path) -> None:
         assert run.sql("select attachment_count, problem from messages") == [(30, None)]
 
 
-def test_shares_whose_next_page_is_empty_cost_three_calls(tmp_path: Path) -> None:
-    """One real answer had one share, cursors and a `next` (FACTS 4)."""
+def with_shares(count: int) -> dict[str, Any]:
+    """Declare messages with one share each, cursors and a `next`, as one real answer (FACTS 4)."""
     messages = [
         {
             "id": f"m{n}", "created_time": f"@-{90 + n}m", "from": ADA, "to": {"data": [PAGE]},
             "shares": cut([{"id": f"s{n}", "link": "https://example.org/"}]),
         }
-        for n in range(15)
+        for n in range(count)
     ]  # fmt: skip
     served = world()
     served["conversations"][0]["messages"] = messages
-    with serve_case(served, tmp_path) as run:
+    return served
+
+
+def test_shares_whose_next_page_is_empty_are_read_on_once(tmp_path: Path) -> None:
+    with serve_case(with_shares(15), tmp_path) as run:
         assert run.extract().outcome == "complete"
         assert run.sql("select distinct share_count, problem from messages") == [(1, None)]
-        assert len([path for path in run.paths() if path.endswith("shares")]) == 3
+        asked = [path for path in run.paths() if path.endswith("shares")]
+        assert len(asked) == 15
         run.extract("full")
-        assert len([path for path in run.paths() if path.endswith("shares")]) == 3
+        assert len([path for path in run.paths() if path.endswith("shares")]) == 15 + 3
+
+
+def test_one_share_with_a_real_next_page_among_empty_ones_is_whole(tmp_path: Path) -> None:
+    served = with_shares(15)
+    served["answers"].append(answer("m9/shares", {"data": [{"id": "more"}]}))
+    with serve_case(served, tmp_path) as run:
+        assert run.extract().outcome == "complete"
+        query = "select message_id from messages where share_count = 2 and problem is null"
+        assert run.sql(query) == [("m9",)]
+
+
+def test_more_doubtful_lists_than_a_run_reads_on_are_marked(tmp_path: Path) -> None:
+    count = DOUBTFUL_AFTER + MOST_DOUBTFUL + 7
+    with serve_case(with_shares(count), tmp_path) as run:
+        assert run.extract().outcome == "complete"
+        marked = "select count(*) from messages where problem = 'list_cut'"
+        assert run.sql(marked) == [(7,)]
+        run.extract("full")
+        assert run.sql(marked) == [(0,)]
+        assert len([path for path in run.paths() if path.endswith("shares")]) <= count + 3
 
 
 def test_participants_that_cannot_be_read_on_cost_no_message(tmp_path: Path) -> None:

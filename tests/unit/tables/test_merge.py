@@ -3,6 +3,7 @@
 import random
 from datetime import UTC, datetime
 from functools import reduce
+from itertools import combinations, permutations, product
 
 import pyarrow as pa
 import pytest
@@ -294,6 +295,31 @@ def test_merge_drops_a_requested_key_that_is_absent() -> None:
         RAW_MESSAGE_DETAILS, stored, detailed({"message": "hello"}, LATER, ("message", "reactions"))
     )
     assert merged["payload"].to_pylist() == ['{"message":"hello"}']
+
+
+LISTS: dict[str, dict[str, object]] = {
+    "absent": {},
+    "empty": {"attachments": {"data": []}},
+    "cut": {"attachments": {"data": [{"id": "1"}], "is_cut": True}},
+    "longer": {"attachments": {"data": [{"id": "1"}, {"id": "2"}], "is_cut": True}},
+    "whole": {"attachments": {"data": [{"id": "1"}]}},
+}
+"""Forms of a list of media, from the least to the most that they tell."""
+
+
+@pytest.mark.parametrize("names", combinations(LISTS, 3))
+def test_a_list_of_media_never_becomes_less_whatever_the_order_and_the_times(
+    names: tuple[str, ...],
+) -> None:
+    for order, times in product(permutations(names), permutations(range(3))):
+        rows = [
+            detailed(LISTS[name], START + at, ("attachments",))
+            for name, at in zip(order, times, strict=True)
+        ]
+        a, b, c = rows
+        joined = join(RAW_MESSAGE_DETAILS, join(RAW_MESSAGE_DETAILS, a, b), c)
+        assert joined.equals(join(RAW_MESSAGE_DETAILS, a, join(RAW_MESSAGE_DETAILS, b, c)))
+        assert load_json(joined["payload"][0].as_py()) == LISTS[names[-1]]
 
 
 def test_merge_takes_the_larger_text_of_two_responses_of_one_time() -> None:
