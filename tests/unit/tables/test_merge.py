@@ -307,7 +307,7 @@ LISTS: dict[str, dict[str, object]] = {
 """Forms of a list of media, from the least to the most that they tell."""
 
 
-@pytest.mark.parametrize("names", combinations(LISTS, 3))
+@pytest.mark.parametrize("names", list(combinations(LISTS, 3)))
 def test_a_list_of_media_never_becomes_less_whatever_the_order_and_the_times(
     names: tuple[str, ...],
 ) -> None:
