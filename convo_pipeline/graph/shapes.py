@@ -1,7 +1,9 @@
 """Census of response shapes: which keys, JSON types and enumerated values Meta's API returned.
 
 A census holds no personal data: no id, name, text, URL or token. A key or value is shown only if it
-is known to this module or consists of known API words; everything else becomes a placeholder.
+is known to this module, or if it consists of API words. Such a key is shown only where at least
+half of the object's keys are known, because the keys of an object can be data. Everything else
+becomes a placeholder.
 So a census can be pasted into a public bug report. It is how the project learns new shapes.
 """
 
@@ -116,6 +118,8 @@ API_WORDS = _words(
     """
 )
 """Words of which Meta's key names consist; a key of other words might be a person's name."""
+FIRST_NAMES = frozenset({"mark", "max"})
+"""API words that are not shown alone."""
 
 _WORDS = re.compile(r"[a-z]+(?:_[a-z]+)*")
 _DIGITS = re.compile(r"\d{3,}")
@@ -249,9 +253,10 @@ class Census:
         if depth >= MOST_DEPTH:
             return
         if isinstance(value, Mapping):
-            is_map = depth > 0 and _is_map(value)
+            is_map = _is_map(value)
             for key, item in value.items():
-                name = _masked_key(key) if is_map else shown_key(key)
+                is_masked = is_map and key not in KNOWN_KEYS
+                name = _masked_key(key) if is_masked else shown_key(key)
                 self._walk(f"{path}.{name}", item, most_items, depth + 1)
         elif isinstance(value, list):
             for item in _spread(value, most_items):
@@ -269,10 +274,11 @@ def _spread(items: Sequence[object], most: int | None) -> Iterator[object]:
 
 
 def _is_map(value: Mapping[str, object]) -> bool:
-    """Say whether the keys of an object are data, such as ids or user names of people."""
-    return all(isinstance(item, Mapping) for item in value.values()) and KNOWN_KEYS.isdisjoint(
-        value
-    )
+    """Return whether most keys of an object are not known.
+
+    They can be data, such as ids or user names. A user name can consist of API words.
+    """
+    return sum(key in KNOWN_KEYS for key in value) * 2 < len(value)
 
 
 def _masked_key(key: str) -> str:
@@ -346,9 +352,8 @@ def _render_path(path: str, shown_path: str, shape: PathShape) -> str:
 
 
 def _is_api_name(text: str) -> bool:
-    return bool(
-        len(text) <= 40 and _WORDS.fullmatch(text) and API_WORDS.issuperset(text.split("_"))
-    )
+    is_name = text not in FIRST_NAMES and API_WORDS.issuperset(text.split("_"))
+    return bool(is_name and len(text) <= 40 and _WORDS.fullmatch(text))
 
 
 def _enumerated(path: str, value: str | int) -> str | None:

@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 
-from convo_pipeline.graph.shapes import Census
+from convo_pipeline.base.clock import Clock
+from convo_pipeline.extract.account import open_client
+from convo_pipeline.graph.shapes import Census, render
 from convo_pipeline.lake.store import Store
-from tests.support.case_runs import read_case, serve_case
+from tests.support.case_runs import TOKEN_VARIABLE, read_case, serve_case
+from tests.support.raw_days import read_sample
 
 CANARY = "Zqxv-canary-7731"
 
@@ -31,7 +34,7 @@ def world(**extra: object) -> dict[str, Any]:
 
 
 def test_the_report_shows_shapes_and_marks_what_is_unknown(tmp_path: Path) -> None:
-    with serve_case(world(reactions={"data": [{"voice_reaction": 1}]}), tmp_path) as run:
+    with serve_case(world(reactions={"data": [{"id": "1", "voice_reaction": 1}]}), tmp_path) as run:
         run.extract()
         shown = run.run("shapes")
         assert shown.exit_code == 0
@@ -92,6 +95,24 @@ def test_no_canary_of_any_endpoint_is_in_the_report(
         with closing(Store(run.settings.store)) as store:
             assert CANARY not in json.dumps(store.state.census("acc"))
             assert Census.from_json(store.state.census("acc")).responses["listing"] > 0
+
+
+@pytest.mark.parametrize("is_key", [False, True])
+def test_no_canary_of_debug_token_is_in_a_census(is_key: bool, tmp_path: Path) -> None:
+    served = world() | {
+        "answers": [
+            {"path": "debug_token", "body": with_canaries(read_sample(33), is_key)},
+            {"path": "me/accounts", "body": {"data": [{"id": CANARY, "access_token": CANARY}]}},
+        ]
+    }
+    with serve_case(served, tmp_path) as run, closing(Store(run.settings.store)) as store:
+        environ, clock = {TOKEN_VARIABLE: "EAAInvented"}, Clock(now=lambda: run.api.now)
+        with open_client(run.settings, store, run.settings.accounts[0], environ, clock) as client:
+            client.fetch_token()
+            client.fetch_pages()
+        shown = json.dumps(client.census.to_json()) + render(client.census)
+        assert CANARY not in shown
+        assert "granular_scopes" in shown
 
 
 def test_errors_are_counted_by_endpoint(tmp_path: Path) -> None:

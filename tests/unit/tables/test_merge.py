@@ -24,6 +24,7 @@ from convo_pipeline.schema import (
 from convo_pipeline.tables.merge import (
     OBSERVATION_COLUMNS,
     Row,
+    join_rows,
     merge,
     read_rows,
     redact,
@@ -312,14 +313,14 @@ def test_a_list_of_media_never_becomes_less_whatever_the_order_and_the_times(
     names: tuple[str, ...],
 ) -> None:
     for order, times in product(permutations(names), permutations(range(3))):
-        rows = [
-            detailed(LISTS[name], START + at, ("attachments",))
+        a, b, c = [
+            read_rows(detailed(LISTS[name], START + at, ("attachments",)))[0]
             for name, at in zip(order, times, strict=True)
         ]
-        a, b, c = rows
-        joined = join(RAW_MESSAGE_DETAILS, join(RAW_MESSAGE_DETAILS, a, b), c)
-        assert joined.equals(join(RAW_MESSAGE_DETAILS, a, join(RAW_MESSAGE_DETAILS, b, c)))
-        assert load_json(joined["payload"][0].as_py()) == LISTS[names[-1]]
+        joined = join_rows(RAW_MESSAGE_DETAILS, join_rows(RAW_MESSAGE_DETAILS, a, b), c)
+        other = join_rows(RAW_MESSAGE_DETAILS, a, join_rows(RAW_MESSAGE_DETAILS, b, c))
+        assert joined == other
+        assert load_json(joined["payload"]) == LISTS[names[-1]]
 
 
 def test_merge_takes_the_larger_text_of_two_responses_of_one_time() -> None:
