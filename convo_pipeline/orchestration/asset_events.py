@@ -10,6 +10,10 @@ from datetime import date
 from typing import Any
 
 import dagster as dg
+from dagster._core.execution.context.metadata_logging import (
+    AssetMetadataHandle,
+    OutputMetadataAccumulator,
+)
 
 from convo_pipeline.errors import SettingsError, StoreError
 from convo_pipeline.lake.store import Store
@@ -91,20 +95,17 @@ def report_to_dagster(
         others = {key: each for key, each in requested.items() if key not in pictured}
         _log(context, names, others)
     else:
-        is_of_run = {
-            (table, key): table in selected and key in run_keys for table, key in requested
+        keys = frozenset(run_keys)
+        of_run = {
+            (table, key): metadata
+            for (table, key), metadata in requested.items()
+            if table in selected and key in keys
         }
-        others = {key: each for key, each in requested.items() if not is_of_run[key]}
+        others = {key: each for key, each in requested.items() if key not in of_run}
         _log(context, names, others)
+        _add_metadata(context, names, of_run)
         summary = run_metadata(result.reports) if result.reports else {}
-        tables: dict[str, None] = {}
-        for (table, key), metadata in requested.items():
-            if is_of_run[table, key]:
-                context.add_asset_metadata(
-                    dict(metadata), asset_key=names.asset_key(table), partition_key=key
-                )
-                tables[table] = None
-        for table in tables:
+        for table in dict.fromkeys(table for table, _ in of_run):
             yield dg.MaterializeResult(asset_key=names.asset_key(table), metadata=summary)
     _log(context, names, pictured)
     yield from evaluate_checks()
@@ -133,6 +134,28 @@ def error_chain(event: dg.DagsterEvent) -> list[Any]:
         chain.append(error)
         error = error.cause
     return chain
+
+
+def _add_metadata(
+    context: dg.AssetExecutionContext,
+    names: Names,
+    partitions: Mapping[TablePartition, Metadata],
+) -> None:
+    """Pass the metadata of all partitions to Dagster at once.
+
+    `context.add_asset_metadata` lists the run's partitions and copies all earlier metadata in every
+    call. Its cost grows with the square of the partitions, so this uses the private attribute.
+    """
+    step = context.op_execution_context.get_step_execution_context()
+    step._metadata_accumulator = OutputMetadataAccumulator(
+        per_output_metadata={
+            **step._metadata_accumulator.per_output_metadata,
+            **{
+                AssetMetadataHandle(asset_key=names.asset_key(table), partition_key=key): metadata
+                for (table, key), metadata in partitions.items()
+            },
+        }
+    )
 
 
 def _log(
