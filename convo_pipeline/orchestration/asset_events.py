@@ -8,8 +8,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import closing, contextmanager
 from datetime import date
 from typing import Any
+from uuid import uuid4
 
 import dagster as dg
+from dagster._core.events import DagsterEvent, DagsterEventBatchMetadata
 from dagster._core.execution.context.metadata_logging import (
     AssetMetadataHandle,
     OutputMetadataAccumulator,
@@ -163,10 +165,16 @@ def _log(
     names: Names,
     partitions: Mapping[TablePartition, Metadata],
 ) -> None:
-    for (table, key), metadata in partitions.items():
-        if table in names.shown:
-            context.log_event(
-                dg.AssetMaterialization(
-                    names.asset_key(table), partition=key, metadata=dict(metadata)
-                )
-            )
+    """Log a materialisation for each partition of a shown table, as one batch.
+
+    `context.log_event` writes each event in a transaction of its own.
+    """
+    step = context.op_execution_context.get_step_execution_context()
+    shown = [(key, each) for key, each in partitions.items() if key[0] in names.shown]
+    batch_id = uuid4().hex
+    for index, ((table, key), metadata) in enumerate(shown, 1):
+        DagsterEvent.asset_materialization(
+            step,
+            dg.AssetMaterialization(names.asset_key(table), partition=key, metadata=dict(metadata)),
+            DagsterEventBatchMetadata(batch_id, is_end=index == len(shown)),
+        )
