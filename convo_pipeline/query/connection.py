@@ -14,7 +14,6 @@ import time
 import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import duckdb
@@ -33,10 +32,21 @@ from convo_pipeline.storage.layout import DATA_FILE
 
 if TYPE_CHECKING:
     import pandas as pd
+    import polars as pl
     import pyarrow as pa
+    from duckdb import DuckDBPyConnection as DuckDBConnection
+    from duckdb import DuckDBPyRelation as DuckDBRelation
+else:
+    DuckDBConnection = DuckDBRelation = object
+"""DuckDB's classes for type checkers, so that each method has its exact types.
+
+The wrappers do not inherit from them when the program runs.
+"""
 
 TRIES = 5
 PAUSE_SECONDS = 0.02
+BATCH_SIZE = 131_072
+"""Rows of an Arrow batch, DuckDB's default."""
 READ_ERRORS = (
     duckdb.Error,
     duckdb.IOException,
@@ -261,8 +271,11 @@ def _with_hint(error: duckdb.CatalogException) -> duckdb.CatalogException:
     return duckdb.CatalogException(f"{error}\n{hint}")
 
 
-class Connection:
-    """A DuckDB connection that retries a read if a commit interrupts it."""
+class Connection(DuckDBConnection):
+    """A DuckDB connection that retries a read if a commit interrupts it.
+
+    It has all methods of `duckdb.DuckDBPyConnection` but those that write.
+    """
 
     def __init__(self, con: duckdb.DuckDBPyConnection, lake: _Lake) -> None:
         self._con = con
@@ -270,7 +283,7 @@ class Connection:
         lake.prepare(con)
         self._rerun: Callable[[], Any] | None = None
 
-    def execute(self, query: Any, parameters: object = None) -> Self:
+    def execute(self, query: duckdb.Statement | str, parameters: object = None) -> Self:
         """Run a statement. Its rows are fetched from this connection."""
         query = self._lake.reading_sql(query)
         arguments = (query,) if parameters is None else (query, parameters)
@@ -289,7 +302,9 @@ class Connection:
         self._lake.check_folders(name)
         return self._relation(lambda: self._con.view(name))
 
-    def sql(self, query: Any, *, alias: str = "", params: object = None) -> "Relation":
+    def sql(
+        self, query: duckdb.Statement | str, *, alias: str = "", params: object = None
+    ) -> "Relation":
         """Return a query as a relation, which runs when its rows are fetched.
 
         A statement without rows runs at once.
@@ -304,25 +319,10 @@ class Connection:
         with self._lake.lock:
             return [statement.query for statement in self._con.extract_statements(sql)]
 
-    def fetchall(self) -> list[tuple[Any, ...]]:
-        """Return all rows of the executed statement that were not fetched yet."""
-        rows: list[tuple[Any, ...]] = self._fetching(self._con.fetchall)()
-        return rows
-
-    def fetchone(self) -> tuple[Any, ...] | None:
-        """Return the next row of the executed statement, None after the last."""
-        row: tuple[Any, ...] | None = self._fetching(self._con.fetchone)()
-        return row
-
-    def df(self) -> "pd.DataFrame":
-        """Return the rows of the executed statement as a pandas frame."""
-        frame: pd.DataFrame = self._fetching(self._con.df)()
-        return frame
-
     def __dir__(self) -> list[str]:
         return _names_of(self, self._con)
 
-    def executemany(self, query: Any, parameters: object = None) -> Self:
+    def executemany(self, query: duckdb.Statement | str, parameters: object = None) -> Self:
         """Run a statement once for each set of parameters."""
         query = self._lake.reading_sql(query)
         arguments = (query,) if parameters is None else (query, parameters)
@@ -339,24 +339,21 @@ class Connection:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         self.close()
 
-    def __getattr__(self, name: str) -> Any:
-        refuse_method(name)
-        value = getattr(self._con, name)
-        if not callable(value):
-            return value
-        return (
-            self._fetching(value)
-            if name.startswith("fetch") or name in _READERS
-            else self._calling(value)
-        )
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            refuse_method(name)
+            value = getattr(self._con, name)
+            if not callable(value):
+                return value
+            return (
+                self._fetching(value)
+                if name.startswith("fetch") or name in _READERS
+                else self._calling(value)
+            )
 
     def _relation(self, make: Callable[[], Any]) -> "Relation":
         self._rerun = None
@@ -421,19 +418,26 @@ def _unwrap(value: Any) -> Any:
     return value._relation if isinstance(value, Relation) else value
 
 
-class Relation:
-    """A DuckDB relation that retries a read if a commit interrupts it."""
+class Relation(DuckDBRelation):
+    """A DuckDB relation that retries a read if a commit interrupts it.
+
+    It has all methods of `duckdb.DuckDBPyRelation` but those that write.
+    """
 
     def __init__(self, relation: duckdb.DuckDBPyRelation, lake: _Lake) -> None:
         self._relation = relation
         self._lake = lake
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") and name not in _PROTOCOLS:
-            raise AttributeError(name)
-        refuse_method(name)
-        value = self._lake.run(lambda: getattr(self._relation, name))
-        return self._calling(value) if callable(value) else _wrap(value, self._lake)
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("__") and name not in _PROTOCOLS:
+                raise AttributeError(name)
+            refuse_method(name)
+            if callable(getattr(duckdb.DuckDBPyRelation, name, None)):
+                return self._calling(getattr(self._relation, name))
+            value = self._lake.run(lambda: getattr(self._relation, name))
+            return self._calling(value) if callable(value) else _wrap(value, self._lake)
 
     def _calling(self, method: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -443,31 +447,28 @@ class Relation:
 
         return call
 
-    def query(self, virtual_table_name: str, sql_query: str) -> Any:
+    def query(self, virtual_table_name: str, sql_query: str) -> "Relation":
         """Return a query that names this relation `virtual_table_name`, as a relation."""
         sql_query = self._lake.reading_sql(sql_query)
         method: Any = self._relation.query
-        return self._calling(method)(virtual_table_name, sql_query)
+        relation: Relation = self._calling(method)(virtual_table_name, sql_query)
+        return relation
 
-    def df(self) -> "pd.DataFrame":
+    # The methods below have no exact types in DuckDB.
+
+    def df(self, *, date_as_object: bool = False) -> "pd.DataFrame":
         """Return the rows as a pandas frame."""
-        frame: pd.DataFrame = self._calling(self._relation.df)()
+        frame: pd.DataFrame = self._calling(self._relation.df)(date_as_object=date_as_object)
         return frame
 
-    def fetchall(self) -> list[tuple[Any, ...]]:
-        """Return all rows that were not fetched yet."""
-        rows: list[tuple[Any, ...]] = self._calling(self._relation.fetchall)()
-        return rows
+    def pl(self, batch_size: int = BATCH_SIZE, *, lazy: bool = False) -> "pl.DataFrame":
+        """Return the rows as a Polars frame. With `lazy` it is a `LazyFrame`."""
+        frame: pl.DataFrame = self._calling(self._relation.pl)(batch_size, lazy=lazy)
+        return frame
 
-    def fetchone(self) -> tuple[Any, ...] | None:
-        """Return the next row, None after the last."""
-        method: Any = self._relation.fetchone
-        row: tuple[Any, ...] | None = self._calling(method)()
-        return row
-
-    def to_arrow_table(self) -> "pa.Table":
+    def to_arrow_table(self, batch_size: int = BATCH_SIZE) -> "pa.Table":
         """Return the rows as an Arrow table."""
-        table: pa.Table = self._calling(self._relation.to_arrow_table)()
+        table: pa.Table = self._calling(self._relation.to_arrow_table)(batch_size)
         return table
 
     def __dir__(self) -> list[str]:

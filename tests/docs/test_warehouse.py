@@ -102,6 +102,14 @@ def engine(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_ibis(at_folder: Path, expected: dict[tuple[str, date], int]) -> None:
+    engine("ibis")
+    write_database("data/demo", Path("inbox.duckdb"))
+    assert counted(run_python("ibis").itertuples(index=False)) == expected
+
+
+@pytest.mark.slow
 def test_clickhouse(at_folder: Path, expected: dict[tuple[str, date], int]) -> None:
     engine("chdb")
     code = f"import chdb; print(chdb.query({BLOCKS['clickhouse']!r}, 'CSV'))"
