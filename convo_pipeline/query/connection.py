@@ -32,7 +32,6 @@ from convo_pipeline.storage.layout import DATA_FILE
 
 if TYPE_CHECKING:
     import pandas as pd
-    import polars as pl
     import pyarrow as pa
     from duckdb import DuckDBPyConnection as DuckDBConnection
     from duckdb import DuckDBPyRelation as DuckDBRelation
@@ -454,16 +453,9 @@ class Relation(DuckDBRelation):
         relation: Relation = self._calling(method)(virtual_table_name, sql_query)
         return relation
 
-    # The methods below have no exact types in DuckDB.
-
     def df(self, *, date_as_object: bool = False) -> "pd.DataFrame":
         """Return the rows as a pandas frame."""
         frame: pd.DataFrame = self._calling(self._relation.df)(date_as_object=date_as_object)
-        return frame
-
-    def pl(self, batch_size: int = BATCH_SIZE, *, lazy: bool = False) -> "pl.DataFrame":
-        """Return the rows as a Polars frame. With `lazy` it is a `LazyFrame`."""
-        frame: pl.DataFrame = self._calling(self._relation.pl)(batch_size, lazy=lazy)
         return frame
 
     def to_arrow_table(self, batch_size: int = BATCH_SIZE) -> "pa.Table":

@@ -16,7 +16,6 @@ reveal_type(con)
 reveal_type(con.execute("select 1").fetchall())
 reveal_type(con.execute("select 1").df())
 reveal_type(rows.df())
-reveal_type(rows.pl())
 reveal_type(rows.to_arrow_table())
 reveal_type(rows.columns)
 reveal_type(rows.filter("true"))
@@ -35,7 +34,6 @@ def test_methods_have_exact_types(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         "list[tuple[Any, ...]]",
         "pandas.core.frame.DataFrame",
         "pandas.core.frame.DataFrame",
-        "polars.dataframe.frame.DataFrame",
         "Any",  # pyarrow has no types
         "list[str]",
         "duckdb._relation.DuckDBPyRelation",
