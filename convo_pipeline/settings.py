@@ -220,10 +220,10 @@ class GraphSettings(_Section):
 
 
 class StoreSettings(_Section):
-    """`[store]`: where the tables and the state are stored."""
+    """`[store]`: where the tables and the state are stored. `~` is the user's home folder."""
 
-    root: str = "data"
-    state_dir: str = ""
+    root: Annotated[str, AfterValidator(os.path.expanduser)] = "data"
+    state_dir: Annotated[str, AfterValidator(os.path.expanduser)] = ""
     endpoint_url: str = ""
 
     @model_validator(mode="after")

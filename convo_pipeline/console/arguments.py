@@ -290,6 +290,8 @@ def _store(ctx: click.Context, param: click.Parameter, value: Any) -> None:
     shared = ctx.obj if isinstance(ctx.obj, CommandContext) else CommandContext()
     if param.name and ctx.get_parameter_source(param.name) is ParameterSource.COMMANDLINE:
         shared = replace(shared, **{param.name: value})
+        if param.name == "root":
+            shared = replace(shared, root=os.path.expanduser(value))
     ctx.obj = shared
 
 

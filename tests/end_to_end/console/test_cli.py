@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import stat
@@ -40,6 +41,7 @@ from tests.support.inbox_worlds import (
     three_days,
     write_config,
 )
+from tests.support.paths import PACKAGE
 from tests.support.web_server import wait_for
 
 BAKERY, BIKES = "bakery-instagram", "bikes-messenger"
@@ -98,13 +100,100 @@ def error_of(*arguments: str, **environ: str) -> tuple[int, str]:
     return result.exit_code, result.stderr.strip().splitlines()[-1]
 
 
-def test_every_command_has_help_and_the_exit_codes_are_documented() -> None:
-    assert "2  wrong usage or settings" in invoke("--help").stdout
+def leaves() -> Iterator[tuple[str, click.Command]]:
     for name, command in main.commands.items():
-        result = invoke(name, "--help")
-        assert result.exit_code == 0
-        assert isinstance(command, click.Command)
-        assert command.help
+        if isinstance(command, click.Group):
+            yield from ((f"{name} {each}", leaf) for each, leaf in command.commands.items())
+        else:
+            yield name, command
+
+
+def test_every_command_has_help_and_the_exit_codes_are_documented() -> None:
+    """No summary is cut at 80 columns."""
+    for group in ((), ("deletion",)):
+        text = invoke(*group, "--help").stdout
+        assert "..." not in text.replace("[ARGS]...", "")
+    assert "2  wrong usage or settings" in invoke("--help").stdout
+
+
+@pytest.mark.parametrize("name", [name for name, _ in leaves()])
+def test_the_examples_in_the_help_of_each_command_are_valid(name: str) -> None:
+    text = invoke(*name.split(), "--help").stdout
+    examples = re.findall(r"^    (.*convo-pipeline .*)$", text.split("Example")[1], re.M)
+    assert examples
+    for line in examples:
+        command = re.split(r" (?:&&|[<>|]) ", line.rpartition("| ")[2])[0]
+        words = shlex.split(command)[1:]
+        context = main.make_context("convo-pipeline", words)
+        _, leaf, rest = main.resolve_command(context, [*context._protected_args, *context.args])
+        assert leaf is not None
+        with leaf.make_context(name, rest, parent=context) as inner:
+            assert inner.command is leaf
+
+
+def test_shared_options_stand_before_or_after_the_command(lake: Path) -> None:
+    """Without a terminal there is no progress; `-q` leaves no notes, JSON lines have levels."""
+    names = [BAKERY, BIKES]
+    before = invoke("--config", str(lake), "-q", "status", "--json")
+    after = invoke("status", "--json", "-q", "--config", str(lake))
+    assert [each["account"] for each in json.loads(before.stdout)["accounts"]] == names
+    assert [each["account"] for each in json.loads(after.stdout)["accounts"]] == names
+    assert (before.stderr, after.stderr) == ("", "")
+    wrong = ("status", "nobody", "--config", str(lake))
+    for line in (
+        invoke("--log-format", "json", *wrong).stderr,
+        invoke(*wrong, "--log-format", "json", "-v").stderr.splitlines()[-1],
+    ):
+        record = json.loads(line)
+        assert record["level"] == "error"
+        assert record["message"].startswith('main: unknown account "nobody"')
+    details = invoke("status", "-v", "--config", str(lake)).stderr
+    assert f"settings: {lake}; tables: {lake.parent / 'lake'}" in details
+
+
+def test_root_is_an_option_of_every_command_that_uses_tables(lake: Path, tmp_path: Path) -> None:
+    without = {name for name, leaf in leaves() if "root" not in {each.name for each in leaf.params}}
+    assert without == {"connect", "token", "init", "emulator"}
+    copy = tmp_path / "copy"
+    shutil.copytree(lake.parent / "lake", copy)
+    told = invoke("status", "--json", "--root", str(copy), "--config", str(lake))
+    assert json.loads(told.stdout)["accounts"][0]["last_complete_at"]
+    empty = invoke("status", "--json", "--root", str(tmp_path / "none"), "--config", str(lake))
+    assert not json.loads(empty.stdout)["accounts"][0]["last_complete_at"]
+
+
+def test_nothing_is_cut_in_a_pipe_or_at_60_columns(lake: Path) -> None:
+    for command in (("status",), ("query", "from account_days limit 3"), ("check",)):
+        for columns in ({}, {"COLUMNS": "60"}):
+            assert "…" not in invoke(*command, "--config", str(lake), **columns).stdout
+
+
+def test_dates_can_be_words(config: Path) -> None:
+    """`7d` is seven days ago, and `yesterday` the day before today."""
+    result, todays = invoke_and_tell_day(
+        "extract", BIKES, "--since", "2d", "--until", "yesterday", "--config", str(config)
+    )
+    assert result.exit_code == 0, result.stderr
+    expected = [f"{BIKES}: {day} to {day}" for day in (today - timedelta(2) for today in todays)]
+    assert any(text in result.stderr for text in expected)
+
+
+def test_extract_of_a_busy_account_says_that_nothing_is_to_be_done(config: Path) -> None:
+    with (
+        closing(Store(read_settings(config).store)) as store,
+        store.locks.account(BIKES),
+    ):
+        result = invoke("extract", BIKES, "--since", "2d", "--json", "--config", str(config))
+    assert result.exit_code == 1
+    assert f"{BIKES}: busy: {REASONS['busy'].describe()}" in result.stderr
+    assert "Nothing to do: that run extracts the account" in result.stderr
+    (account,) = json.loads(result.stdout)["accounts"]
+    assert (account["account"], account["outcome"]) == (BIKES, "busy")
+
+
+def test_the_package_is_a_command() -> None:
+    text = (PACKAGE / "__main__.py").read_text()
+    assert 'main(prog_name="convo-pipeline")' in text
 
 
 def test_extract_stores_both_accounts_and_prints_a_summary(
@@ -316,7 +405,8 @@ def test_after_ctrl_c_or_sigterm_the_same_command_continues(
         process.send_signal(number)
         _, stderr = process.communicate(timeout=10)
         assert process.returncode == 130
-        _, line = stderr.strip().splitlines()
+        *_, kept, line = stderr.strip().splitlines()
+        assert kept.startswith("stopped. Read and kept: nothing yet. `convo-pipeline status` shows")
         assert line.endswith("stopped; run the same command again to continue")
         slow.latency_seconds = 0
         ledger = invoke(

@@ -67,6 +67,18 @@ def test_verify_names_damage_and_remedy_and_exits_with_1(root: Path) -> None:
     assert "restore it from a backup and run" in " ".join(result.stdout.split())
 
 
+def test_verify_shows_whole_paths_on_a_narrow_terminal(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    path = next(root.glob("messages/*/*/data.parquet"))
+    path.write_bytes(path.read_bytes()[:-1])
+    shown = invoke("verify", "--root", str(root)).stdout
+    assert max(map(len, shown.splitlines())) <= 60
+    cells = [line[9:33].strip() for line in shown.splitlines()[1:3]]
+    assert "".join(cells) == "messages/account=bakery/date=2026-01-05"
+
+
 def test_verify_names_a_damaged_spool_record_without_its_content(root: Path) -> None:
     spool = Spool.create(root / ".state", "bakery", "run")
     for text in ("a word of Ada's", "another"):
@@ -185,6 +197,38 @@ def test_forget_changes_nothing_without_confirmation(config: Path) -> None:
     assert "insta: erase 1 conversation and 2 messages for good? [y/N]" in result.stderr
     assert result.stderr.endswith("insta: nothing was erased\n")
     assert files_with(config.parent, ADA) == before != []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("forget", "insta", "{ada}"), "insta: erase 1 conversation and 2 messages: not done"),
+        (("rename", "insta", "insta-2"), "insta would be renamed to insta-2 in 7 tables: "),
+        (("compact",), "months to be compacted: "),
+    ],
+)
+def test_a_dry_run_changes_nothing(config: Path, arguments: tuple[str, ...], line: str) -> None:
+    words = [word.format(ada=ADA) for word in arguments]
+    run(config, "verify")
+    before = tables_of(config)
+    result = run(config, *words, "--dry-run")
+    assert (result.exit_code, result.stdout.startswith(line)) == (0, True), result.output
+    assert tables_of(config) == before
+    assert json.loads(run(config, *words, "--dry-run", "--json").stdout)
+    done = run(config, *words, *(["--yes"] if words[0] == "forget" else []))
+    assert done.exit_code == 0
+    assert tables_of(config) != before
+
+
+def tables_of(config: Path) -> dict[str, bytes]:
+    """Return the content of each Parquet file."""
+    return {str(path): path.read_bytes() for path in config.parent.rglob("*.parquet")}
+
+
+def test_an_erasure_without_an_answer_names_the_option(config: Path) -> None:
+    result = run(config, "forget", "insta", ADA)
+    assert result.exit_code == 2
+    assert result.stderr.endswith("main: no answer; without a terminal add --yes\n")
 
 
 def test_forget_prints_a_receipt_and_leaves_no_bytes(config: Path) -> None:

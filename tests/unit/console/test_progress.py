@@ -2,6 +2,7 @@
 
 import io
 
+import pytest
 from rich.console import Console
 
 from convo_pipeline.console.progress import ProgressLines
@@ -34,6 +35,25 @@ def test_days_are_counted_while_they_are_derived() -> None:
         progress(Progress("bakery", "days", 8))
         progress(Progress("bakery", "partitions", 9))
         assert totals(progress) == [(8, 1)]
+
+
+def test_without_a_terminal_a_line_follows_every_ten_seconds_at_most(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "convo_pipeline.console")
+    seconds = iter([0.0, 1.0, 9.0, 12.0, 13.0, 21.9, 22.0])
+    console = Console(file=io.StringIO())
+    progress = ProgressLines(
+        console, {"bakery": 100}, has_bars=False, monotonic=lambda: next(seconds)
+    )
+    with progress:
+        for _ in range(5):
+            progress(Progress("bakery", "conversations", 10))
+        progress(Progress("bakery", "done", 1))
+    assert [record.getMessage() for record in caplog.records] == [
+        "0 of 1 accounts done: 30 conversations, 30%",
+        "1 of 1 accounts done: 50 conversations, 100%",
+    ]
 
 
 def terminal() -> Console:
