@@ -24,6 +24,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PrivateAttr,
+    SecretStr,
     StrictInt,
     ValidationError,
     field_validator,
@@ -178,6 +179,16 @@ def _check_absolute(path: str) -> str:
     return path
 
 
+def check_state_url(url: str) -> str:
+    """Refuse what is no address of PostgreSQL; the error shows nothing of it."""
+    if url and not re.fullmatch(r"postgresql(\+psycopg)?://[\x21-\x7e]+", url):
+        raise ValueError(
+            'must be an address such as "postgresql+psycopg://user@host:5432/database"; empty:'
+            " SQLite"
+        )
+    return url
+
+
 def _check_variable_or_file(name: str) -> str:
     return name if os.path.isabs(name) else _check_variable_name(name)
 
@@ -224,7 +235,23 @@ class StoreSettings(_Section):
 
     root: Annotated[str, AfterValidator(os.path.expanduser)] = "data"
     state_dir: Annotated[str, AfterValidator(os.path.expanduser)] = ""
+    state_url: SecretStr = SecretStr("")
+    state_url_env: VariableName | None = None
+    state_url_file: Annotated[str, AfterValidator(_check_absolute)] | None = None
     endpoint_url: str = ""
+
+    @field_validator("state_url")
+    @classmethod
+    def _check_state_url(cls, value: SecretStr) -> SecretStr:
+        check_state_url(value.get_secret_value())
+        return value
+
+    @model_validator(mode="after")
+    def _check_state_names(self) -> Self:
+        given = (self.state_url.get_secret_value(), self.state_url_env, self.state_url_file)
+        if sum(map(bool, given)) > 1:
+            raise ValueError("set one of state_url, state_url_env and state_url_file")
+        return self
 
     @model_validator(mode="after")
     def _check_remote(self) -> Self:

@@ -5,8 +5,12 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.support.postgres_server import PostgresServer
 
 MEMORY = Path("/dev/shm")
 SLOW_FILES = (
@@ -31,6 +35,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def long_run(request: pytest.FixtureRequest) -> bool:
     """Return whether hunts run all their rounds."""
     return bool(request.config.getoption("--long"))
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator["PostgresServer"]:
+    """Yield a PostgreSQL server that the tests of a process share."""
+    from tests.support.postgres_server import serve_postgres
+
+    with serve_postgres() as server:
+        yield server
 
 
 @pytest.fixture

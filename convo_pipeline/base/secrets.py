@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from convo_pipeline.errors import SettingsError
-from convo_pipeline.settings import AccountSettings
+from convo_pipeline.settings import AccountSettings, StoreSettings, check_state_url
 
 MASK = "***"
 MAX_SECRET_BYTES = 4096
@@ -66,6 +66,20 @@ def read_secret(variable: str, owner: str, environ: Mapping[str, str]) -> str:
     if not value:
         raise SettingsError(f"{owner}: the environment variable {variable} is not set")
     return _check_secret(value, owner, f"the environment variable {variable}")
+
+
+def read_state_url(store: StoreSettings, environ: Mapping[str, str] = os.environ) -> str:
+    """Return the address of the state's PostgreSQL database, "" for SQLite; it is a secret.
+
+    SettingsError names a missing variable or file, or one that holds no such address.
+    """
+    name = store.state_url_env or store.state_url_file
+    if name is None:
+        return store.state_url.get_secret_value()
+    try:
+        return check_state_url(read_token(name, "[store]", environ))
+    except ValueError as error:
+        raise SettingsError(f"[store]: the value of {name} {error}") from None
 
 
 def _check_secret(value: str, owner: str, place: str) -> str:

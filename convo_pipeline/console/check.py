@@ -36,13 +36,14 @@ from convo_pipeline.errors import (
 )
 from convo_pipeline.graph.client import Endpoint, GraphClient
 from convo_pipeline.graph.codes import CODES, find_meaning, is_unspecific_100
-from convo_pipeline.graph.rate_limit import CallBudget, SqliteLimiter, read_block
+from convo_pipeline.graph.rate_limit import CallBudget
 from convo_pipeline.graph.responses import read_identity
 from convo_pipeline.graph.tokens import TokenFacts, fetch_token_facts
 from convo_pipeline.lake.store import Store
 from convo_pipeline.reasons import ACTIONS, REASONS, Connection, Level, reason_of
 from convo_pipeline.sandbox import emulator_if_needed
 from convo_pipeline.settings import AccountSettings, Settings
+from convo_pipeline.state.access import blocked_until, open_limiter
 from convo_pipeline.state.records import AccountIdentity, check_identity
 
 MAX_CALLS = 40
@@ -178,11 +179,11 @@ class AccountCheck:
         else:
             mismatch = _host_mismatch(self.account, self._host, credentials.token)
             key = self._endpoint.limit_key
-            blocked_until = read_block(self.store.state.path, key, self.clock.now())
+            until = blocked_until(self.store.state.database, key, self.clock.now())
             if mismatch:
                 self._add("wrong_host", detail=mismatch)
-            elif blocked_until:
-                self._add("blocked", until=f"{blocked_until:%Y-%m-%d %H:%M} UTC")
+            elif until:
+                self._add("blocked", until=f"{until:%Y-%m-%d %H:%M} UTC")
             else:
                 self._check_api(credentials)
         self._add_last_run()
@@ -245,7 +246,7 @@ class AccountCheck:
         rate, key = self.settings.graph.calls_per_second, self._endpoint.limit_key
         budget = CallBudget(MAX_CALLS)
         with (
-            closing(SqliteLimiter(self.store.state.path, key, rate, self.clock)) as limiter,
+            closing(open_limiter(self.store.state.database, key, rate, self.clock)) as limiter,
             GraphClient(
                 self._endpoint,
                 credentials,

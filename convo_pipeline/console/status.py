@@ -26,13 +26,12 @@ from convo_pipeline.errors import StoreError
 from convo_pipeline.extract.risk import find_risks, propose_minutes
 from convo_pipeline.extract.spool import left_spools
 from convo_pipeline.graph.client import Endpoint
-from convo_pipeline.graph.rate_limit import read_block
 from convo_pipeline.lake.store import Store
 from convo_pipeline.orchestration.outbox import Outbox
 from convo_pipeline.reasons import REASONS, describe_outcome
 from convo_pipeline.schema import COVERAGE, RAW, RAW_MESSAGE_DETAILS
 from convo_pipeline.settings import AccountSettings, Settings, next_time
-from convo_pipeline.state.database import STATE_FILE
+from convo_pipeline.state.access import blocked_until, has_state
 from convo_pipeline.state.records import REFUSED, Run
 
 COVERAGE_DAYS = 7
@@ -167,7 +166,7 @@ def _find_undelivered(settings: Settings) -> Iterator[str]:
 def _read_accounts(
     settings: Settings, chosen: Sequence[AccountSettings], now: datetime
 ) -> Iterator[AccountStatus]:
-    if not (settings.store.state_path / STATE_FILE).is_file():
+    if not has_state(settings.store):
         yield from (AccountStatus(account.name, account.platform) for account in chosen)
         return
     with closing(Store(settings.store)) as store:
@@ -224,7 +223,7 @@ def _read_account(
         quarantine_count=len(state.suspect_files(name)),
         kept_day_count=len(kept_days(store, name)),
         missed_count=(state.last_full_run(name) or (None, 0))[1],
-        blocked_until=read_block(state.path, Endpoint.of(settings, account).limit_key, now),
+        blocked_until=blocked_until(state.database, Endpoint.of(settings, account).limit_key, now),
         is_late=_is_late(complete, now),
         is_night_late=all(_is_late(run, now) for run in nights),
         is_derivation_late=underived_day_count > 0

@@ -54,7 +54,7 @@ from convo_pipeline.graph.client import Endpoint, GraphClient
 from convo_pipeline.graph.codes import NO_CONVERSATION
 from convo_pipeline.graph.listing import MARGIN, Listing, ListingSummary
 from convo_pipeline.graph.page_size import PageSizePolicy
-from convo_pipeline.graph.rate_limit import CallBudget, SqliteLimiter
+from convo_pipeline.graph.rate_limit import CallBudget
 from convo_pipeline.graph.responses import Identity
 from convo_pipeline.graph.shapes import Census
 from convo_pipeline.lake.accounts import describe_account
@@ -64,6 +64,7 @@ from convo_pipeline.lake.store import Store
 from convo_pipeline.reasons import locate_error, reason_of
 from convo_pipeline.schema import RAW, TABLES
 from convo_pipeline.settings import AccountSettings, Settings
+from convo_pipeline.state.access import open_limiter
 from convo_pipeline.state.records import (
     AccountIdentity,
     ObjectRefusal,
@@ -238,10 +239,7 @@ def open_client(
     """
     graph, endpoint = settings.graph, Endpoint.of(settings, account)
     read_again = partial(read_credentials, account, environ)
-    lock = store.state.database.lock
-    limiter = SqliteLimiter(
-        store.state.path, endpoint.limit_key, graph.calls_per_second, clock, lock
-    )
+    limiter = open_limiter(store.state.database, endpoint.limit_key, graph.calls_per_second, clock)
     return GraphClient(
         endpoint,
         read_again(),

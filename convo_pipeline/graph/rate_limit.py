@@ -1,26 +1,28 @@
 """Limits for calls: calls a second of all processes, parallel calls of one account, calls of a run.
 
 Meta allows 2 calls a second per Page and per Instagram account (Messenger rate limits, March 2026).
-The rate limit is a row in a SQLite file and uses the generic cell rate algorithm (GCRA) with a gap
-of 1 / calls_per_second. The time of a call is written inside the transaction.
+The rate limit is a row in the state database and uses the generic cell rate algorithm (GCRA) with a
+gap of 1 / calls_per_second. The time of a call is written inside the transaction.
 
 pyrate-limiter 4.5 with its SQLite bucket was tried with 4 processes. Spaced by 556 ms it sent 1.64
 calls a second, because it polls. With 2 calls per window it sent pairs 0.3 ms apart. Its clock is
 the wall clock, so a clock step lets calls through, and it has no block for all processes.
 
 Gaps use the monotonic clock, which all processes of a machine share; a value from before a reboot
-is ignored. Blocks use the wall clock, because Meta's block outlives a reboot.
+is ignored. Blocks use the wall clock, because Meta's block outlives a reboot. In PostgreSQL both
+are the clock of the database (`state/postgres_limiter.py`): machines have different clocks.
 """
 
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from convo_pipeline.base.clock import SYSTEM_CLOCK, Clock
 from convo_pipeline.errors import BudgetError, GraphFault, StoreError, ThrottledError
@@ -50,22 +52,34 @@ CREATE TABLE IF NOT EXISTS rate_limits (
     PRIMARY KEY (host, page_id, platform)
 ) WITHOUT ROWID
 """
-_INSERT = "INSERT OR IGNORE INTO rate_limits (host, page_id, platform) VALUES (?, ?, ?)"
+_INSERT = """
+INSERT INTO rate_limits (host, page_id, platform) VALUES (?, ?, ?) ON CONFLICT DO NOTHING
+"""
 _WHERE = "WHERE host = ? AND page_id = ? AND platform = ?"
 _COLUMNS = "next_slot, last_sent, sent_before, blocked_until, slow_until, slow_factor"
-_SELECT = f"SELECT {_COLUMNS} FROM rate_limits {_WHERE}"  # noqa: S608
+SELECT_LIMIT = f"SELECT {_COLUMNS} FROM rate_limits {_WHERE}"  # noqa: S608
 _STAMP = f"UPDATE rate_limits SET next_slot = ?, last_sent = ?, sent_before = ? {_WHERE}"  # noqa: S608
-_RESTAMP = """
-UPDATE rate_limits SET last_sent = CASE WHEN last_sent = ?1 THEN ?2 ELSE last_sent END,
-    sent_before = CASE WHEN sent_before = ?1 THEN ?2 ELSE sent_before END
-WHERE host = ?3 AND page_id = ?4 AND platform = ?5
+_RESTAMP = f"""
+UPDATE rate_limits SET last_sent = CASE WHEN last_sent = ? THEN ? ELSE last_sent END,
+    sent_before = CASE WHEN sent_before = ? THEN ? ELSE sent_before END
+{_WHERE}
+"""  # noqa: S608
+_BLOCK = """
+UPDATE rate_limits SET blocked_until = ? WHERE host = ? AND page_id = ? AND blocked_until < ?
 """
-_BLOCK = (
-    "UPDATE rate_limits SET blocked_until = max(blocked_until, ?) WHERE host = ? AND page_id = ?"
-)
 _SLOW = f"UPDATE rate_limits SET slow_until = ?, slow_factor = ? {_WHERE}"  # noqa: S608
 
 T = TypeVar("T")
+
+
+class LimitRows(Protocol):
+    """An open transaction on the table `rate_limits`."""
+
+    def execute(self, sql: str, values: Sequence[Any] = (), /) -> Any:
+        """Run one statement; return a cursor."""
+
+    def executemany(self, sql: str, rows: Iterable[Sequence[Any]], /) -> object:
+        """Run one statement for each row of values."""
 
 
 class LimitKey(NamedTuple):
@@ -110,7 +124,10 @@ NO_LIMIT = NoRateLimit()
 
 @dataclass(frozen=True)
 class LimiterState:
-    """The row of one key: slots and send times in monotonic seconds, the rest in unix seconds."""
+    """The row of one key: slots and send times in monotonic seconds, the rest in unix seconds.
+
+    In PostgreSQL all of them are seconds of the database's clock since 1970.
+    """
 
     next_slot: float = 0.0
     last_sent: float = -1e9
@@ -131,6 +148,18 @@ class Delay:
 
     seconds: float
     is_block: bool
+
+
+class LimitTimes(NamedTuple):
+    """The time of a step in the row's two clocks, and in this process when it knew them.
+
+    `trip_seconds` is how long reading the clocks took.
+    """
+
+    monotonic: float
+    unix: float
+    known_at: float
+    trip_seconds: float = 0.0
 
 
 def next_step(
@@ -165,25 +194,13 @@ def slow_factor(percent: float) -> float:
     return next((factor for least, factor in SLOW_DOWN if percent >= least), 1.0)
 
 
-class SqliteLimiter:
-    """The rate limit that all processes share through one file; safe for threads and forks."""
+class StoredLimiter(ABC):
+    """The rate limit in one row of a table; safe for threads and forks."""
 
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        key: LimitKey,
-        calls_per_second: float = 1.8,
-        clock: Clock = SYSTEM_CLOCK,
-        lock: AbstractContextManager[object] | None = None,
-    ) -> None:
-        """`lock` is shared with this process's other writers of the file, so that none polls."""
-        self._path = Path(path)
+    def __init__(self, key: LimitKey, calls_per_second: float, clock: Clock) -> None:
         self._key = LimitKey(*key)
         self._gap_seconds = 1.0 / calls_per_second
         self._clock = clock
-        self._lock = lock or threading.Lock()
-        self._connection: sqlite3.Connection | None = None
-        self._process_id = 0
         self._factor = 1.0
         self._factor_until = 0.0
 
@@ -199,29 +216,22 @@ class SqliteLimiter:
                 if is_too_long or not budget.take(now, stamp.seconds):
                     raise self._throttled(stamp.seconds)
             self._clock.sleep(stamp.seconds)
-        while (moved := self._restamp(stamp)) != stamp:
+        while (moved := self._restamp(stamp)) is not stamp:
             stamp = moved
         return blocked_seconds
 
-    def _restamp(self, stamp: float) -> float:
-        """Move a stamp that has become old to now; return the valid stamp."""
-        now = self._clock.monotonic_seconds()
-        if now - stamp <= RESTAMP_SECONDS:
-            return stamp
-        self._transact(lambda connection: connection.execute(_RESTAMP, (stamp, now, *self._key)))
-        return now
-
     def block(self, seconds: float) -> None:
         """Let no process call this Page, on either platform, for so long; never shorten a block."""
-        until = self._clock.now().timestamp() + min(max(seconds, 0.0), MAX_BLOCK_SECONDS)
+        seconds = min(max(seconds, 0.0), MAX_BLOCK_SECONDS)
         platforms = {*PLATFORMS, self._key.platform}
 
-        def write(connection: sqlite3.Connection) -> None:
+        def write(rows: LimitRows) -> None:
+            until = self._read_times(rows).unix + seconds
             keys = [self._key._replace(platform=platform) for platform in sorted(platforms)]
-            connection.executemany(_INSERT, keys)
-            connection.execute(_BLOCK, (until, self._key.host, self._key.page_id))
+            rows.executemany(_INSERT, keys)
+            rows.execute(_BLOCK, (until, self._key.host, self._key.page_id, until))
 
-        self._transact(write)
+        self._transact(write, is_durable=True)
 
     def slow_down(self, percent: float) -> None:
         """Space calls out if a usage header is near the limit; a lower one ends that."""
@@ -230,8 +240,79 @@ class SqliteLimiter:
         if factor == self._factor and (factor == 1.0 or is_recent):
             return
         self._factor, self._factor_until = factor, now + SLOW_DOWN_SECONDS
-        parameters = (self._factor_until, factor, *self._key)
-        self._transact(lambda connection: connection.execute(_SLOW, parameters))
+
+        def write(rows: LimitRows) -> None:
+            until = self._read_times(rows).unix + SLOW_DOWN_SECONDS
+            rows.execute(_SLOW, (until, factor, *self._key))
+
+        self._transact(write)
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close what the limiter opened itself."""
+
+    @abstractmethod
+    def _transact(self, step: Callable[[LimitRows], T], is_durable: bool = False) -> T:
+        """Run a step in a write transaction; raise StoreError if the database cannot be used."""
+
+    @abstractmethod
+    def _read_times(self, rows: LimitRows, state: LimiterState | None = None) -> LimitTimes:
+        """Return the current time for a step from this state."""
+
+    @abstractmethod
+    def _read_state(self, rows: LimitRows) -> LimiterState | None:
+        """Return the row, locked for this transaction; None if there is none."""
+
+    def _take_slot(self, rows: LimitRows) -> Delay | LimitTimes:
+        """Return when the call is sent, or how long to wait."""
+        state = self._read_state(rows)
+        if state is None:
+            rows.execute(_INSERT, self._key)
+            state = self._read_state(rows) or LimiterState()
+        times = self._read_times(rows, state)
+        step = next_step(state, times.monotonic, times.unix, self._gap_seconds)
+        if isinstance(step, Delay):
+            return step
+        rows.execute(_STAMP, (step.next_slot, step.last_sent, step.sent_before, *self._key))
+        return times
+
+    def _restamp(self, stamp: LimitTimes) -> LimitTimes:
+        """Move a stamp that has become old to now; return the valid stamp."""
+        age_seconds = self._clock.monotonic_seconds() - stamp.known_at
+        if age_seconds <= RESTAMP_SECONDS + stamp.trip_seconds:
+            return stamp
+
+        def move(rows: LimitRows) -> LimitTimes:
+            times = self._read_times(rows)
+            moved = (stamp.monotonic, times.monotonic) * 2
+            rows.execute(_RESTAMP, (*moved, *self._key))
+            return times
+
+        return self._transact(move)
+
+    def _throttled(self, seconds: float) -> ThrottledError:
+        resume_at = datetime.fromtimestamp(self._clock.now().timestamp() + seconds, UTC)
+        reason = "the account is blocked after a throttle error"
+        return ThrottledError(GraphFault(reason=reason), seconds, resume_at)
+
+
+class SqliteLimiter(StoredLimiter):
+    """The rate limit that all processes of a machine share through one file."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        key: LimitKey,
+        calls_per_second: float = 1.8,
+        clock: Clock = SYSTEM_CLOCK,
+        lock: AbstractContextManager[object] | None = None,
+    ) -> None:
+        """`lock` is shared with this process's other writers of the file, so that none polls."""
+        super().__init__(key, calls_per_second, clock)
+        self._path = Path(path)
+        self._lock = lock or threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+        self._process_id = 0
 
     def close(self) -> None:
         with self._lock:
@@ -239,25 +320,15 @@ class SqliteLimiter:
                 self._connection.close()
             self._connection = None
 
-    def _take_slot(self, connection: sqlite3.Connection) -> Delay | float:
-        """Return when the call is sent, in monotonic seconds, or how long to wait."""
-        row = connection.execute(_SELECT, self._key).fetchone()
-        if row is None:
-            connection.execute(_INSERT, self._key)
-        state = LimiterState(*row) if row else LimiterState()
-        monotonic, unix = self._clock.monotonic_seconds(), self._clock.now().timestamp()
-        step = next_step(state, monotonic, unix, self._gap_seconds)
-        if isinstance(step, Delay):
-            return step
-        connection.execute(_STAMP, (step.next_slot, step.last_sent, step.sent_before, *self._key))
-        return step.last_sent
+    def _read_times(self, rows: LimitRows, state: LimiterState | None = None) -> LimitTimes:
+        monotonic = self._clock.monotonic_seconds()
+        return LimitTimes(monotonic, self._clock.now().timestamp(), monotonic)
 
-    def _throttled(self, seconds: float) -> ThrottledError:
-        resume_at = datetime.fromtimestamp(self._clock.now().timestamp() + seconds, UTC)
-        reason = "the account is blocked after a throttle error"
-        return ThrottledError(GraphFault(reason=reason), seconds, resume_at)
+    def _read_state(self, rows: LimitRows) -> LimiterState | None:
+        row = rows.execute(SELECT_LIMIT, self._key).fetchone()
+        return LimiterState(*row) if row else None
 
-    def _transact(self, step: Callable[[sqlite3.Connection], T]) -> T:
+    def _transact(self, step: Callable[[LimitRows], T], is_durable: bool = False) -> T:
         with self._lock:
             try:
                 connection = self._connect()
@@ -295,7 +366,7 @@ def read_block(path: str | os.PathLike[str], key: LimitKey, now: datetime) -> da
     uri = f"{Path(path).absolute().as_uri()}?mode=ro"
     try:
         with closing(sqlite3.connect(uri, uri=True, timeout=5)) as connection:
-            row = connection.execute(_SELECT, key).fetchone()
+            row = connection.execute(SELECT_LIMIT, key).fetchone()
     except sqlite3.OperationalError:  # no call was made yet: the table does not exist
         return None
     seconds = LimiterState(*row).blocked_seconds(now.timestamp()) if row else 0.0

@@ -16,7 +16,7 @@ from convo_pipeline.lake.partitions import Commit, Partitions, StoredPartition, 
 from convo_pipeline.lake.segments import COMPACT
 from convo_pipeline.schema import FORMER_TABLES, RAW, RUNS, TABLES, Table
 from convo_pipeline.settings import StoreSettings
-from convo_pipeline.state.database import STATE_FILE
+from convo_pipeline.state.access import open_database, open_locks
 from convo_pipeline.state.records import Partition
 from convo_pipeline.state.state import State
 from convo_pipeline.storage.backend import StorageBackend, remove_file, write_file
@@ -30,7 +30,6 @@ from convo_pipeline.storage.layout import (
     table_of,
 )
 from convo_pipeline.storage.local import NEEDED_BYTES, STAGING, LocalFolder, staged_name
-from convo_pipeline.storage.locks import Locks
 from convo_pipeline.tables.merge import merge
 
 RENAMES = "rename"
@@ -45,8 +44,8 @@ class Store:
     def __init__(self, settings: StoreSettings, clock: Clock = SYSTEM_CLOCK) -> None:
         self.backend = open_backend(settings)
         self.state_path = settings.state_path.absolute()
-        self.state = State(self.state_path / STATE_FILE)
-        self.locks = Locks(self.state_path / "locks")
+        self.state = State(open_database(settings))
+        self.locks = open_locks(settings, self.state.database)
         self.partitions = Partitions(self.backend, self.state, self.locks, clock)
         self._clock = clock
         if not self.backend.is_shared:

@@ -15,7 +15,7 @@ import dagster as dg
 
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.names import is_ours
-from convo_pipeline.orchestration.steps import LOCKS_FOLDER
+from convo_pipeline.orchestration.steps import run_locks
 from convo_pipeline.reasons import REASONS
 from convo_pipeline.storage.locks import Locks
 
@@ -53,7 +53,13 @@ def fail_dead_runs(
     deployment: Deployment, instance: dg.DagsterInstance, location: str | None = None
 ) -> list[str]:
     """Fail each started run of ours whose process is gone; return the names of their jobs."""
-    locks = Locks(deployment.settings.store.state_path / LOCKS_FOLDER)
+    with run_locks(deployment) as locks:
+        return _fail_dead_runs(deployment, instance, location, locks)
+
+
+def _fail_dead_runs(
+    deployment: Deployment, instance: dg.DagsterInstance, location: str | None, locks: Locks
+) -> list[str]:
     now, failed = deployment.clock.now(), []
     started = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])
     for record in instance.get_run_records(started):

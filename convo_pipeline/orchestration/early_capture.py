@@ -15,7 +15,7 @@ from convo_pipeline.orchestration.asset_events import open_store
 from convo_pipeline.orchestration.capture import ACCOUNTS_TAG
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.settings import Settings
-from convo_pipeline.state.database import STATE_FILE
+from convo_pipeline.state.access import has_state
 
 INTERVAL_SECONDS = 30
 RUN_KEY_TAG = "dagster/run_key"
@@ -35,7 +35,7 @@ def build_early_capture(
     )
     def capture_sooner(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         settings = deployment.settings
-        if not (settings.store.state_path / STATE_FILE).is_file():
+        if not has_state(settings.store):
             return dg.SkipReason("nothing was extracted yet")
         with open_store(deployment) as store:
             risks = [risk for risk in _find_all_risks(settings, store) if risk.due_at is not None]

@@ -6,7 +6,7 @@ from datetime import date, timedelta
 
 from convo_pipeline.orchestration.partitions import ONE_DAY, Window
 from convo_pipeline.settings import AccountSettings, Settings
-from convo_pipeline.state.database import STATE_FILE
+from convo_pipeline.state.access import has_state, open_database
 from convo_pipeline.state.state import State
 
 MOST_DAYS_BACK = 30
@@ -62,11 +62,10 @@ def sweep_window(settings: Settings, today: date) -> Window | None:
 @contextmanager
 def open_ledger(settings: Settings) -> Iterator[State | None]:
     """Open the state; None if there is none yet: reading creates no file."""
-    path = settings.store.state_path / STATE_FILE
-    if not path.is_file():
+    if not has_state(settings.store):
         yield None
         return
-    with closing(State(path)) as state:
+    with closing(State(open_database(settings.store))) as state:
         yield state
 
 

@@ -5,7 +5,7 @@ line runs them directly, and the assets report their results to Dagster.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import date
 from functools import partial
@@ -30,13 +30,13 @@ from convo_pipeline.orchestration.nights import catch_up
 from convo_pipeline.orchestration.partitions import since_start, starts_by_end
 from convo_pipeline.reasons import Interface, describe_error, describe_outcome, is_settled
 from convo_pipeline.sandbox import emulator_if_needed
+from convo_pipeline.state.access import open_database, open_locks
 from convo_pipeline.storage.locks import Locks
 
 RAW = tuple(table.name for table in schema.RAW)
 DERIVED = tuple(table.name for table in schema.DERIVED)
 FORCED: frozenset[Scope] = frozenset({"asked", "all"})
 """Scopes that derive current days again."""
-LOCKS_FOLDER = "locks"
 UNREQUESTED = "not requested: stored with other days, may be incomplete"
 BEFORE_START = "not requested: before the account's start_date"
 Days = Mapping[str, Sequence[date]]
@@ -93,6 +93,14 @@ class StepResult:
 
 
 @contextmanager
+def run_locks(deployment: Deployment) -> Iterator[Locks]:
+    """Open the locks that show which runs live, on a session of their own."""
+    settings = deployment.settings.store
+    with closing(open_database(settings)) as database:
+        yield open_locks(settings, database)
+
+
+@contextmanager
 def hold_run(deployment: Deployment, run_id: str) -> Iterator[None]:
     """Hold the lock that shows that a run lives.
 
@@ -100,7 +108,7 @@ def hold_run(deployment: Deployment, run_id: str) -> Iterator[None]:
     """
     with ExitStack() as stack:
         with suppress(StoreError):
-            locks = Locks(deployment.settings.store.state_path / LOCKS_FOLDER)
+            locks = stack.enter_context(run_locks(deployment))
             stack.enter_context(locks.run(run_id))
         yield
 

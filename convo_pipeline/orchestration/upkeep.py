@@ -18,6 +18,7 @@ from convo_pipeline.privacy.forget import resume_erasures
 from convo_pipeline.privacy.retention import expire_by_clock
 from convo_pipeline.privacy.unsent import remove_unsent
 from convo_pipeline.reasons import describe_error
+from convo_pipeline.state.access import has_state
 from convo_pipeline.upkeep.scrub import scrub
 
 DESCRIPTION = (
@@ -33,7 +34,8 @@ def build_upkeep_job(deployment: Deployment) -> dg.JobDefinition:
     @dg.op(name=names.of("upkeep"))
     def upkeep(context: dg.OpExecutionContext) -> None:
         """Run every step, also after a failed one; fail at the end with the errors."""
-        if not deployment.settings.store.state_path.is_dir():
+        settings = deployment.settings.store
+        if not settings.state_path.is_dir() and not has_state(settings):
             return
         with hold_run(deployment, context.run_id):
             failures = run_upkeep(deployment, context.log.info)

@@ -1,16 +1,20 @@
-"""SQLite file `state.db` in WAL mode: its schema, transactions, and a reader of its compactions."""
+"""The state's database in SQLite: file `state.db` in WAL mode, and a reader of its compactions.
+
+`state/postgres.py` is the same in PostgreSQL. Both run the same SQL, with `?` for values.
+"""
 
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from convo_pipeline.errors import StoreError
 from convo_pipeline.schema import FORMER_TABLES
 from convo_pipeline.state.records import Compaction
+from convo_pipeline.state.state_schema import STATE_VERSION, sqlite_schema
 from convo_pipeline.storage.local import (
     PRIVATE_FILE,
     SAFE_OPEN,
@@ -20,7 +24,6 @@ from convo_pipeline.storage.local import (
 )
 
 STATE_FILE = "state.db"
-STATE_VERSION = 2
 WAIT_SECONDS = 60.0
 DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 REMEDY = (
@@ -30,62 +33,63 @@ REMEDY = (
 COMPACTIONS_SQL = """
 SELECT table_name, account, month, source, day_count, byte_count FROM compactions
 """
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS lake_version (version INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS partitions (
-    table_name TEXT, account TEXT, date TEXT, sha256 TEXT NOT NULL, row_count INTEGER NOT NULL,
-    byte_count INTEGER NOT NULL, source TEXT NOT NULL, next_sha256 TEXT,
-    PRIMARY KEY (account, date, table_name)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS identities (
-    account TEXT PRIMARY KEY, page_id TEXT NOT NULL, platform TEXT NOT NULL, own_id TEXT,
-    own_username TEXT, own_id_source TEXT) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS conversations (
-    account TEXT, conversation_id TEXT, updated_us INTEGER, newest_message_id TEXT,
-    complete_since_us INTEGER, due_reason TEXT,
-    PRIMARY KEY (account, conversation_id)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS memories (account TEXT PRIMARY KEY, memory TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS censuses (account TEXT PRIMARY KEY, census TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS placements (
-    account TEXT, conversation_id TEXT, message_id TEXT, date TEXT NOT NULL,
-    PRIMARY KEY (account, conversation_id, message_id)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS runs (
-    run_id TEXT, account TEXT, kind TEXT NOT NULL, since TEXT, until TEXT,
-    started_us INTEGER NOT NULL, ended_us INTEGER, outcome TEXT NOT NULL, reasons TEXT NOT NULL,
-    error TEXT, calls TEXT NOT NULL, counts TEXT NOT NULL, report TEXT NOT NULL,
-    settings TEXT NOT NULL DEFAULT '{}', PRIMARY KEY (run_id, account)) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS runs_by_account ON runs (account, started_us);
-CREATE INDEX IF NOT EXISTS runs_by_kind
-    ON runs (account, kind, started_us, outcome, reasons, since, until);
-CREATE TABLE IF NOT EXISTS tags (
-    table_name TEXT, account TEXT, date TEXT, sha256 TEXT NOT NULL, tag TEXT NOT NULL,
-    PRIMARY KEY (account, date, table_name)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS quarantines (
-    path TEXT PRIMARY KEY, table_name TEXT NOT NULL, account TEXT NOT NULL,
-    date TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS compactions (
-    table_name TEXT, account TEXT, month TEXT, source TEXT NOT NULL, day_count INTEGER NOT NULL,
-    byte_count INTEGER NOT NULL, PRIMARY KEY (table_name, account, month)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS receipts (
-    account TEXT, name TEXT, PRIMARY KEY (account, name)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS days_done (
-    task TEXT, account TEXT, date TEXT, digest TEXT NOT NULL,
-    PRIMARY KEY (account, task, date)) WITHOUT ROWID;
-"""
-_TRIGGER = """
-CREATE TRIGGER IF NOT EXISTS compaction_ends_on_{event} AFTER {event} ON partitions BEGIN
-    DELETE FROM compactions WHERE table_name = {row}.table_name AND account = {row}.account
-        AND month = substr({row}.date, 1, 7);
-END
-"""
-_TRIGGERS = [
-    _TRIGGER.format(event=event, row=row)
-    for event, row in [("INSERT", "NEW"), ("UPDATE", "OLD"), ("DELETE", "OLD")]
-]
-"""A compaction is current while its row is there: a change to a partition of the month deletes it.
-"""
 
 
-class Database:
+class Rows(Protocol):
+    """Result of a statement."""
+
+    @property
+    def rowcount(self) -> int:
+        """Number of rows that the statement changed."""
+
+    def fetchone(self) -> Any:
+        """Return the next row, or None."""
+
+    def fetchall(self) -> list[Any]:
+        """Return all rows that are left."""
+
+
+class Transaction(Protocol):
+    """An open write transaction."""
+
+    def execute(self, sql: str, values: Sequence[Any] = (), /) -> Rows:
+        """Run one statement."""
+
+    def executemany(self, sql: str, rows: Iterable[Sequence[Any]], /) -> object:
+        """Run one statement for each row of values."""
+
+
+class Database(Protocol):
+    """The state's tables in SQLite or PostgreSQL. Many threads can use it.
+
+    `lock` is held while the connection is used. `location` holds no password.
+    """
+
+    @property
+    def lock(self) -> AbstractContextManager[object]:
+        """Lock of this process for the connection."""
+
+    @property
+    def location(self) -> str:
+        """Path or address, for errors."""
+
+    def close(self) -> None:
+        """Close the database; the next use opens it again."""
+
+    def select(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        """Return the rows of a query."""
+
+    def transaction(self, is_durable: bool = True) -> AbstractContextManager[Transaction]:
+        """Run one write transaction. A durable one survives a power loss after it ends."""
+
+    def defects(self) -> list[str]:
+        """Return what the database finds wrong with itself."""
+
+    def wipe_free_pages(self) -> None:
+        """Rewrite the database, so that its files contain nothing that was deleted."""
+
+
+class SqliteDatabase:
     """Connection to the SQLite file; the first use opens it.
 
     `lock` is held while the connection is used. Other connections of this process to the file take
@@ -94,6 +98,7 @@ class Database:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+        self.location = str(self.path)
         self.lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._owner_pid = 0
@@ -113,7 +118,7 @@ class Database:
             return self._open().execute(sql, values).fetchall()
 
     @contextmanager
-    def transaction(self, is_durable: bool = True) -> Iterator[sqlite3.Connection]:
+    def transaction(self, is_durable: bool = True) -> Iterator[Transaction]:
         """Run one write transaction. A durable one survives a power loss after it ends."""
         with self.lock, _store_errors(self.path):
             connection = self._open()
@@ -224,22 +229,30 @@ def _create_tables(connection: sqlite3.Connection, path: Path) -> None:
     version = None
     if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'lake_version'").fetchone():
         (version,) = connection.execute("SELECT max(version) FROM lake_version").fetchone()
-    if version is not None and version > STATE_VERSION:
-        raise StoreError(
-            f"{path} was written by a newer convo-pipeline (state version {version}): update this"
-            " one"
-        )
-    for statement in [*_SCHEMA.split(";"), *_TRIGGERS]:
+    if version is not None:
+        check_version(version, str(path))
+        for number, upgrade in enumerate((_upgrade_to_version_2, _upgrade_to_version_3), start=2):
+            if version < number:
+                upgrade(connection)
+    for statement in sqlite_schema():
         connection.execute(statement)
     if version is None:
         connection.execute("INSERT INTO lake_version VALUES (?)", (STATE_VERSION,))
     elif version < STATE_VERSION:
-        _upgrade_from_version_1(connection)
         connection.execute("UPDATE lake_version SET version = ?", (STATE_VERSION,))
     connection.execute("COMMIT")
 
 
-def _upgrade_from_version_1(connection: sqlite3.Connection) -> None:
+def check_version(version: int, place: str) -> None:
+    """Raise StoreError if a newer version of this package wrote the state."""
+    if version > STATE_VERSION:
+        raise StoreError(
+            f"{place} was written by a newer convo-pipeline (state version {version}): update this"
+            " one"
+        )
+
+
+def _upgrade_to_version_2(connection: sqlite3.Connection) -> None:
     """Rename the tables of the lake, and add the settings of each run."""
     connection.execute("ALTER TABLE runs ADD COLUMN settings TEXT NOT NULL DEFAULT '{}'")
     connection.execute("DELETE FROM compactions")
@@ -253,6 +266,21 @@ def _upgrade_from_version_1(connection: sqlite3.Connection) -> None:
             "UPDATE quarantines SET path = ? || substr(path, ?) WHERE path GLOB ?",
             (name, len(former_name) + 1, f"{former_name}/*"),
         )
+
+
+def _upgrade_to_version_3(connection: sqlite3.Connection) -> None:
+    """Add columns for what queries compare: both databases read them alike, but not JSON."""
+    connection.execute("DROP INDEX IF EXISTS runs_by_kind")
+    for column in (
+        "started_on TEXT", "missed_count INTEGER", "is_incremental INTEGER", "complete_from TEXT"
+    ):  # fmt: skip
+        connection.execute(f"ALTER TABLE runs ADD COLUMN {column}")
+    connection.execute(
+        "UPDATE runs SET started_on = date(started_us / 1000000, 'unixepoch'),"
+        " missed_count = json_extract(counts, '$.missed'),"
+        " is_incremental = coalesce(json_extract(report, '$.is_incremental'), 0),"
+        " complete_from = json_extract(report, '$.refused.complete_from')"
+    )
 
 
 @contextmanager

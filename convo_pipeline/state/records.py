@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import astuple, dataclass
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, NamedTuple
 
 from convo_pipeline.base.json_text import dump_json, load_json
@@ -272,7 +272,8 @@ def read_partition(row: tuple[Any, ...]) -> Partition:
 
 
 def run_values(run: Run) -> tuple[object, ...]:
-    """Return the row of a run."""
+    """Return the row of a run. Its last four values repeat what queries compare."""
+    refused = (run.report or {}).get("refused")
     return (
         run.run_id,
         run.account,
@@ -285,13 +286,17 @@ def run_values(run: Run) -> tuple[object, ...]:
         write_json(list(run.reasons)),
         run.error,
         *(write_json(part or {}) for part in (run.calls, run.counts, run.report, run.settings)),
+        str(run.started_at.astimezone(UTC).date()),
+        (run.counts or {}).get("missed"),
+        int(bool((run.report or {}).get("is_incremental"))),
+        refused.get("complete_from") if isinstance(refused, Mapping) else None,
     )
 
 
 def read_run(row: tuple[Any, ...]) -> Run:
     """Return the run of a row."""
     run_id, account, kind, since, until, started_us, ended_us, outcome, reasons, error, *parts = row
-    calls, counts, report, settings = map(read_json, parts)
+    calls, counts, report, settings = map(read_json, parts[:4])
     return Run(
         run_id,
         account,

@@ -1,8 +1,8 @@
-"""Everything known beside the rows, in `state.db`: partitions, accounts, conversations and runs.
+"""Everything known beside the rows: partitions, accounts, conversations and runs.
 
 It can be rebuilt from the lake, except that the next run lists every conversation again. Many
-threads can use one `State`, many processes one file. All SQL on the file is here, apart from the
-schema.
+threads can use one `State`, many processes one database. All SQL on it is here, apart from the
+schema. The SQL runs in SQLite and PostgreSQL.
 """
 
 # ruff: noqa: S608 - table and column names are literals here, values are bound
@@ -10,10 +10,16 @@ import os
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import astuple
 from datetime import date, datetime
+from pathlib import Path
 from typing import Any
 
 from convo_pipeline.base.times import day_start_us, from_us, to_us
-from convo_pipeline.state.database import COMPACTIONS_SQL, Database
+from convo_pipeline.state.database import (
+    COMPACTIONS_SQL,
+    Database,
+    SqliteDatabase,
+    Transaction,
+)
 from convo_pipeline.state.records import (
     AccountIdentity,
     Compaction,
@@ -28,59 +34,48 @@ from convo_pipeline.state.records import (
     run_values,
     write_json,
 )
+from convo_pipeline.state.state_schema import ACCOUNT_TABLES, STATE_TABLES
 from convo_pipeline.tables.complete_range import CompleteRange
 
-ACCOUNT_TABLES = (
-    "partitions", "identities", "conversations", "memories", "censuses", "placements", "runs",
-    "tags", "quarantines", "receipts",
-)  # fmt: skip
-"""Tables whose rows `rename_account` changes. It deletes those of `days_done`."""
-_PARTITIONS = """
-SELECT table_name, account, date, sha256, row_count, byte_count, source, next_sha256 FROM partitions
-"""
+_PARTITIONS = STATE_TABLES["partitions"].select
 _REMOVE_PARTITION = "DELETE FROM partitions WHERE account = ? AND date = ? AND table_name = ?"
-_RESET_PROGRESS = (
-    "UPDATE conversations SET complete_since_us = NULL WHERE account = ?",
-    "UPDATE memories SET memory = json_remove(memory, '$.coverage') WHERE account = ?",
-)
-_IDENTITIES = """
-SELECT account, page_id, platform, own_id, own_username, own_id_source FROM identities
-"""
+_IDENTITIES = STATE_TABLES["identities"].select
+_RUNS = STATE_TABLES["runs"].select
 _CONVERSATIONS = """
 SELECT conversation_id, updated_us, newest_message_id, complete_since_us, due_reason
 FROM conversations WHERE account = ?
 """
 _LAST_FULL_RUN = """
-SELECT started_us, json_extract(counts, '$.missed') AS missed FROM runs INDEXED BY runs_by_kind
-WHERE account = ? AND kind = 'full' AND missed IS NOT NULL ORDER BY started_us DESC LIMIT 1
+SELECT started_us, missed_count FROM runs INDEXED BY runs_by_kind
+WHERE account = ? AND kind = 'full' AND missed_count IS NOT NULL ORDER BY started_us DESC LIMIT 1
 """
 IS_SETTLED = """
 (outcome = 'complete' OR (outcome = 'incomplete' AND reasons = '["conversation_refused"]'))
 """
 """The condition of `reasons.is_settled`."""
 _COMPLETE_SPANS = f"""
-SELECT DISTINCT since, min(until, date(started_us / 1000000, 'unixepoch'))
+SELECT DISTINCT since, CASE WHEN until < started_on THEN until ELSE started_on END
 FROM runs INDEXED BY runs_by_kind
 WHERE account = ? AND kind IN ('window', 'nightly', 'full') AND {IS_SETTLED} AND started_us >= ?
     AND since IS NOT NULL AND until IS NOT NULL
 """
 _COMPLETE_RANGE = f"""
 WITH listings AS (
-    SELECT since, started_us, run_id, max(started_us) OVER earlier AS reached_us
+    SELECT since, started_us, run_id, max(started_on) OVER earlier AS reached_on
     FROM runs INDEXED BY runs_by_kind
-    WHERE account = ?1 AND {IS_SETTLED} AND kind IN ('window', 'nightly', 'full', 'capture')
+    WHERE account = ? AND {IS_SETTLED} AND kind IN ('window', 'nightly', 'full', 'capture')
         AND since IS NOT NULL
     WINDOW earlier AS (ORDER BY started_us, run_id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
 ),
 breaks AS (
     SELECT started_us FROM listings
-    WHERE since > date(reached_us / 1000000, 'unixepoch')
-        AND NOT coalesce((SELECT json_extract(report, '$.is_incremental') FROM runs
-            WHERE runs.run_id = listings.run_id AND account = ?1), 0)
+    WHERE since > reached_on
+        AND coalesce((SELECT is_incremental FROM runs
+            WHERE runs.run_id = listings.run_id AND account = ?), 0) = 0
 )
 SELECT min(since), max(started_us), (
-    SELECT json_extract(report, '$.refused.complete_from') FROM runs
-    WHERE account = ?1 AND run_id = (
+    SELECT complete_from FROM runs
+    WHERE account = ? AND run_id = (
         SELECT run_id FROM listings ORDER BY started_us DESC, run_id DESC LIMIT 1
     )
 ) FROM listings
@@ -95,9 +90,16 @@ conversation whose older pages are refused. `query/response_times.py` does the s
 class State:
     """The database; the first use opens it."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.database = Database(path)
-        self.path = self.database.path
+    def __init__(self, database: Database | str | os.PathLike[str]) -> None:
+        """`database` can be the path of a SQLite file."""
+        if isinstance(database, str | os.PathLike):
+            database = SqliteDatabase(database)
+        self.database = database
+
+    @property
+    def path(self) -> Path:
+        """The path of the SQLite file."""
+        return Path(self.database.location)
 
     def close(self) -> None:
         """Close the database; the next use opens it again."""
@@ -157,16 +159,15 @@ class State:
         """
         with self.database.transaction() as connection:
             row = (path, table, account, str(day))
-            connection.execute("INSERT OR REPLACE INTO quarantines VALUES (?, ?, ?, ?)", row)
+            connection.execute(STATE_TABLES["quarantines"].insert(), row)
             connection.execute(_REMOVE_PARTITION, (account, str(day), table))
-            for statement in _RESET_PROGRESS if table.startswith("raw_") else ():
-                connection.execute(statement, (account,))
+            if table.startswith("raw_"):
+                _reset_progress(connection, account)
 
     def reset_progress(self, account: str) -> None:
         """Forget how far the account was read: the next run lists and reads all of it again."""
         with self.database.transaction() as connection:
-            for statement in _RESET_PROGRESS:
-                connection.execute(statement, (account,))
+            _reset_progress(connection, account)
 
     def suspect_files(self, account: str | None = None) -> list[SuspectFile]:
         """Return the suspect files, sorted by path."""
@@ -211,9 +212,7 @@ class State:
         with self.database.transaction() as connection:
             stored = [AccountIdentity(*row) for row in connection.execute(_IDENTITIES).fetchall()]
             merged = check_identity(identity, stored, is_decided=is_decided)
-            connection.execute(
-                "INSERT OR REPLACE INTO identities VALUES (?, ?, ?, ?, ?, ?)", astuple(merged)
-            )
+            connection.execute(STATE_TABLES["identities"].insert(), astuple(merged))
         return merged
 
     # conversations, memory, census, placements
@@ -258,7 +257,7 @@ class State:
     def save_placements(self, account: str, placements: Mapping[tuple[str, str], date]) -> None:
         """Add dates of messages with an estimated time; a date that is stored stays."""
         rows = ((account, *key, str(day)) for key, day in placements.items())
-        self._save("placements", *rows, on_conflict="IGNORE")
+        self._save("placements", *rows, replaces=False)
 
     # receipts
 
@@ -304,21 +303,21 @@ class State:
     ) -> list[Run]:
         """Return runs, newest first."""
         where, values = _where(account=account, run_id=run_id)
-        order = "ORDER BY started_us DESC, run_id LIMIT ?"
-        rows = self.database.select(f"SELECT * FROM runs{where} {order}", *values, limit or -1)
+        order = "ORDER BY started_us DESC, run_id" + (f" LIMIT {int(limit)}" if limit else "")
+        rows = self.database.select(f"{_RUNS}{where} {order}", *values)
         return [read_run(row) for row in rows]
 
     def last_complete(self, account: str, kind: str | None = None) -> Run | None:
         """Return the account's newest run that stored what the API returns, of one kind or any."""
         where, values = _where(account=account, kind=kind)
         order = f"AND {IS_SETTLED} ORDER BY started_us DESC LIMIT 1"
-        rows = self.database.select(f"SELECT * FROM runs{where} {order}", *values)
+        rows = self.database.select(f"{_RUNS}{where} {order}", *values)
         return read_run(rows[0]) if rows else None
 
     def last_ended(self, account: str) -> Run | None:
         """Return the account's newest run that ended and was not killed."""
         rows = self.database.select(
-            "SELECT * FROM runs WHERE account = ? AND outcome <> 'running'"
+            f"{_RUNS} WHERE account = ? AND outcome <> 'running'"
             " ORDER BY started_us DESC, run_id LIMIT 1",
             account,
         )
@@ -346,7 +345,9 @@ class State:
 
     def complete_range(self, account: str) -> CompleteRange | None:
         """Return the days that the account's complete runs read without a gap; None if none did."""
-        ((since, until_us, complete_from),) = self.database.select(_COMPLETE_RANGE, account)
+        ((since, until_us, complete_from),) = self.database.select(
+            _COMPLETE_RANGE, account, account, account
+        )
         if since is None:
             return None
         first_day = date.fromisoformat(max(since, complete_from or since))
@@ -365,12 +366,29 @@ class State:
         """
         with self.database.transaction() as connection:
             for table in ACCOUNT_TABLES:
-                connection.execute(
-                    f"UPDATE OR REPLACE {table} SET account = ? WHERE account = ?", (new, old)
+                same_key = "".join(
+                    f" AND other.{name} = {table.name}.{name}"
+                    for name in table.key
+                    if name != "account"
                 )
-            connection.execute(
-                "UPDATE OR REPLACE quarantines SET path = replace(path, ?, ?) WHERE account = ?",
-                (f"/account={old}/", f"/account={new}/", new),
+                connection.execute(
+                    f"DELETE FROM {table.name} WHERE account = ? AND EXISTS"
+                    f" (SELECT 1 FROM {table.name} AS other WHERE other.account = ?{same_key})",
+                    (new, old),
+                )
+                connection.execute(
+                    f"UPDATE {table.name} SET account = ? WHERE account = ?", (new, old)
+                )
+            suspects = connection.execute(
+                f"{STATE_TABLES['quarantines'].select} WHERE account = ?", (old,)
+            ).fetchall()
+            connection.execute("DELETE FROM quarantines WHERE account = ?", (old,))
+            connection.executemany(
+                STATE_TABLES["quarantines"].insert(),
+                [
+                    (path.replace(f"/account={old}/", f"/account={new}/"), table_name, new, day)
+                    for path, table_name, _, day in suspects
+                ],
             )
             connection.execute("DELETE FROM days_done WHERE account IN (?, ?)", (old, new))
 
@@ -393,10 +411,7 @@ class State:
             expected = [(str(day), sha256, None) for day, sha256 in sha256s.items()]
             is_current = sorted(stored) == sorted(expected)
             if is_current:
-                connection.execute(
-                    "INSERT OR REPLACE INTO compactions VALUES (?, ?, ?, ?, ?, ?)",
-                    astuple(compaction),
-                )
+                connection.execute(STATE_TABLES["compactions"].insert(), astuple(compaction))
         return is_current
 
     # erasure, retention
@@ -462,15 +477,25 @@ class State:
         table: str,
         *rows: tuple[object, ...],
         is_durable: bool = True,
-        on_conflict: str = "REPLACE",
+        replaces: bool = True,
     ) -> None:
         """Insert rows in one transaction."""
         with self.database.transaction(is_durable) as connection:
             if rows:
-                marks = ", ".join("?" * len(rows[0]))
-                connection.executemany(
-                    f"INSERT OR {on_conflict} INTO {table} VALUES ({marks})", rows
-                )
+                connection.executemany(STATE_TABLES[table].insert(replaces=replaces), rows)
+
+
+def _reset_progress(connection: Transaction, account: str) -> None:
+    connection.execute(
+        "UPDATE conversations SET complete_since_us = NULL WHERE account = ?", (account,)
+    )
+    sql = "SELECT memory FROM memories WHERE account = ?"
+    for (memory,) in connection.execute(sql, (account,)).fetchall():
+        values = read_json(memory)
+        values.pop("coverage", None)
+        connection.execute(
+            "UPDATE memories SET memory = ? WHERE account = ?", (write_json(values), account)
+        )
 
 
 def _key(partition: Partition) -> tuple[str, str, str]:

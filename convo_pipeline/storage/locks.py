@@ -5,7 +5,7 @@ import hashlib
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -25,7 +25,7 @@ SETTLED_SECONDS = 5.0
 
 
 class Locks:
-    """The lock files in one folder."""
+    """The lock files in one folder. `state/postgres_locks.py` has the locks of many machines."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -64,7 +64,7 @@ class Locks:
     def partition(self, parts: Parts) -> Iterator[None]:
         """Lock a partition's file for a writer."""
         index = hashlib.sha256("/".join(parts).encode()).digest()[0] % PARTITION_LOCK_COUNT
-        with self._lock(f"partition-{index:02x}", FOREVER):
+        with self._lock_file(f"partition-{index:02x}", FOREVER):
             yield
 
     @contextmanager
@@ -118,8 +118,12 @@ class Locks:
     def _run_path(self, run_id: str) -> Path:
         return self._folder / f"run-{run_id}.lock"
 
+    def _lock(self, name: str, wait_seconds: float) -> AbstractContextManager[None]:
+        """Hold a lock; raise BusyError if another process holds it for so long."""
+        return self._lock_file(name, wait_seconds)
+
     @contextmanager
-    def _lock(self, name: str, wait_seconds: float) -> Iterator[None]:
+    def _lock_file(self, name: str, wait_seconds: float) -> Iterator[None]:
         path = self._folder / f"{name}.lock"
         lock = FileLock(path, mode=PRIVATE_FILE)
         try:

@@ -144,7 +144,7 @@ def verify(
     """
     verifier = _Verifier(store, is_quick)
     for text in () if is_quick else store.state.database.defects():
-        verifier.add("state", str(store.state.path), text)
+        verifier.add("state", store.state.database.location, text)
     try:
         for finding in check_side_files(store, is_quick=is_quick):
             verifier.add(finding.kind, finding.where, finding.text)

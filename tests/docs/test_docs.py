@@ -17,7 +17,7 @@ import dagster._cli
 import dagster._daemon.cli
 import dagster_webserver.cli
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 from convo_pipeline import schema
@@ -173,7 +173,7 @@ def kind_of(key: str, field: FieldInfo) -> str:
     kind = get_args(kind)[0] if hasattr(kind, "__metadata__") else kind
     if get_origin(kind) is Literal:
         return " or ".join(f'`"{value}"`' for value in get_args(kind))
-    names = {str: "text", int: "whole number", float: "number", date: "date"}
+    names = {str: "text", SecretStr: "text", int: "whole number", float: "number", date: "date"}
     names[AccountMetricsSettings] = "table"
     return "list of text" if get_origin(kind) is tuple else names[kind]
 
@@ -183,6 +183,8 @@ def default_of(field: FieldInfo) -> str:
         return "required"
     if field.default is None or isinstance(field.default, BaseModel):
         return "–"
+    if isinstance(field.default, SecretStr):
+        return f'`"{field.default.get_secret_value()}"`'
     if isinstance(field.default, tuple):
         return f"`{list(field.default)}`".replace("'", '"')
     return f'`"{field.default}"`' if isinstance(field.default, str) else f"`{field.default:g}`"

@@ -12,6 +12,7 @@ EXTRAS = {
     "s3": ("boto3", "botocore"),
     "demo": ("faker", "starlette", "uvicorn"),
     "plots": ("matplotlib", "PIL"),
+    "scale": ("psycopg",),
     "web": ("dagster_webserver",),
 }
 RUN = (
@@ -41,6 +42,9 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "bucket.toml").write_text(
         f'[store]\nroot = "s3://bucket/inbox"\nstate_dir = "state"\n{account}'
     )
+    (tmp_path / "shared.toml").write_text(
+        f'[store]\nstate_url = "postgresql://127.0.0.1/none"\n{account}'
+    )
     (tmp_path / "emulated.toml").write_text(f'[graph]\nbase_url = "emulator"\n{account}')
     return tmp_path
 
@@ -50,6 +54,7 @@ def folder(tmp_path: Path) -> Path:
     [
         (("--config", "bucket.toml", "verify"), "s3", "boto3"),
         (("--config", "bucket.toml", "query", "select 1"), "s3", "boto3"),
+        (("--config", "shared.toml", "status"), "scale", "psycopg"),
         (("--config", "emulated.toml", "check"), "demo", ""),
         (("emulator",), "demo", ""),
         (("demo",), "demo", ""),

@@ -29,7 +29,7 @@ from convo_pipeline.errors import StoreError
 from convo_pipeline.lake.store import Store
 from convo_pipeline.schema import RAW_MESSAGE_IDS, REACTIONS
 from convo_pipeline.settings import StoreSettings
-from convo_pipeline.state.database import Database
+from convo_pipeline.state.database import SqliteDatabase
 from convo_pipeline.storage import local as folder_module
 from convo_pipeline.upkeep.verify import verify
 from tests.support.paths import ROOT
@@ -517,7 +517,7 @@ class RecordingOs:
         self._deeds.append(DiskChange("rmdir", path))
 
 
-class RecordingDatabase(Database):
+class RecordingDatabase(SqliteDatabase):
     """The state's database: records its transactions and its content after each of them."""
 
     def __init__(self, path: Path, changes: list[DiskChange]) -> None:

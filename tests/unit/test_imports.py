@@ -52,6 +52,7 @@ OWNERS = {
     "botocore": ["storage/s3.py"],
     "sqlite3": ["graph/rate_limit.py", "state/database.py"],
     "dagster": ["dagster/", "definitions.py", "orchestration/"],
+    "psycopg": ["state/postgres.py"],
     "matplotlib": ["orchestration/pictures.py"],
     "croniter": ["settings.py"],
     "faker": ["emulator/"],
@@ -62,7 +63,7 @@ OWNERS = {
 }
 
 
-INSTALLED = ("demo", "plots", "s3", "web")
+INSTALLED = ("demo", "plots", "s3", "scale", "web")
 """The extras that `all` installs."""
 
 

@@ -8,7 +8,9 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from pydantic import SecretStr
 
+from convo_pipeline.base.secrets import read_state_url
 from convo_pipeline.errors import SettingsError
 from convo_pipeline.settings import Settings, parse_settings, read_settings
 from tests.support.paths import ROOT
@@ -21,6 +23,7 @@ platform = "instagram"
 token_env = "TOKEN"
 start_date = "2026-01-01"
 """
+PASSWORD = "not-to-be-shown"
 IN_TWO_DAYS = (datetime.now(UTC).date() + timedelta(days=2)).isoformat()
 
 
@@ -44,7 +47,14 @@ def test_defaults_are_those_of_the_documentation() -> None:
             "timeout_seconds": 60,
             "token_in": "header",
         },
-        "store": {"root": "data", "state_dir": "", "endpoint_url": ""},
+        "store": {
+            "root": "data",
+            "state_dir": "",
+            "state_url": SecretStr(""),
+            "state_url_env": None,
+            "state_url_file": None,
+            "endpoint_url": "",
+        },
         "schedule": {
             "nightly": "15 0 * * *",
             "sweep": "30 1 * * 0",
@@ -209,6 +219,34 @@ def test_an_error_shows_no_secret(text: str, secret: str) -> None:
 def test_a_name_of_a_variable_is_no_secret(name: str) -> None:
     settings = parse_settings(GOOD.replace('"TOKEN"', f'"{name}"').encode())
     assert settings.accounts[0].token_env == name
+
+
+@pytest.mark.parametrize("key", ["state_url", "state_url_env", "state_url_file"])
+def test_the_address_of_the_state_is_a_secret(tmp_path: Path, key: str) -> None:
+    url = f"postgresql+psycopg://convo:{PASSWORD}@db.example.org/convo"
+    (tmp_path / "url").write_text(f"{url}\n")
+    value = {"state_url": url, "state_url_env": "URL", "state_url_file": f"{tmp_path}/url"}[key]
+    store = parse_settings(f'[store]\n{key} = "{value}"'.encode()).store
+    assert read_state_url(store, {"URL": url}) == url
+    assert PASSWORD not in f"{store!r} {store} {store.model_dump_json()}"
+
+
+@pytest.mark.parametrize(
+    ("store", "expected"),
+    [
+        (f'state_url = "mysql://u:{PASSWORD}@h/d"', "state_url: must be an address such as"),
+        (f'state_url_env = "postgresql://u:{PASSWORD}@h"', "must be the name of an env"),
+        ('state_url = "postgresql://h"\nstate_url_env = "URL"', "set one of state_url, state_url"),
+    ],
+)
+def test_a_wrong_address_of_the_state_is_not_shown(store: str, expected: str) -> None:
+    with pytest.raises(SettingsError, match=expected) as caught:
+        parse_settings(f"[store]\n{store}".encode())
+    assert PASSWORD not in str(caught.value)
+    named = parse_settings(b'[store]\nstate_url_env = "URL"').store
+    with pytest.raises(SettingsError, match="the value of URL must be an address") as caught:
+        read_state_url(named, {"URL": PASSWORD})
+    assert PASSWORD not in str(caught.value)
 
 
 def test_all_errors_are_named_at_once_with_their_lines() -> None:

@@ -1,4 +1,4 @@
-"""`state.db` on a real disk."""
+"""The state in SQLite on a real disk, and the same tests on a real PostgreSQL server."""
 
 import multiprocessing
 import os
@@ -6,22 +6,41 @@ import sqlite3
 import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from convo_pipeline.errors import StoreError
-from convo_pipeline.state.records import AccountIdentity, ConversationState, Partition, Run
+from convo_pipeline.state.postgres import PostgresDatabase
+from convo_pipeline.state.records import (
+    AccountIdentity,
+    Compaction,
+    ConversationState,
+    Partition,
+    Run,
+)
 from convo_pipeline.state.state import State
+from convo_pipeline.tables.complete_range import CompleteRange
 
 DAY = date(2026, 1, 5)
 NOON = datetime(2026, 1, 5, 12, 0, 0, 123, tzinfo=UTC)
 BAKERY = AccountIdentity("bakery", "1001", "instagram", "17841", "bakery.berlin", "asked")
 
 
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])
+def state(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[State]:
+    if request.param == "sqlite":
+        state = State(tmp_path / "deep" / "state.db")
+    else:
+        state = State(PostgresDatabase(request.getfixturevalue("postgres").new_url()))
+    yield state
+    state.close()
+
+
 @pytest.fixture
-def state(tmp_path: Path) -> Iterator[State]:
+def sqlite_state(tmp_path: Path) -> Iterator[State]:
     state = State(tmp_path / "deep" / "state.db")
     yield state
     state.close()
@@ -33,7 +52,8 @@ def partition(
     return Partition(table, account, day, sha256, 3, 900, "digest")
 
 
-def test_the_database_and_its_folder_are_private(state: State) -> None:
+def test_the_database_and_its_folder_are_private(sqlite_state: State) -> None:
+    state = sqlite_state
     state.save_memory("bakery", {})
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in state.path.parent.iterdir()}
     assert modes == {"state.db": 0o600, "state.db-wal": 0o600, "state.db-shm": 0o600}
@@ -224,16 +244,100 @@ def test_rename_account_renames_it_in_all_tables(state: State) -> None:
     assert (state.memory("cafe"), state.runs("cafe")[0].account) == ({"page_size": 25}, "cafe")
 
 
+def test_rename_account_replaces_the_rows_of_the_new_name(state: State) -> None:
+    for account in ("bakery", "cafe"):
+        state.save_memory(account, {"of": account})
+        state.save_receipt(account, "same.json")
+        state.save_placements(account, {("c", account): DAY})
+    state.mark_suspect("messages", "bakery", DAY, "messages/account=bakery/x")
+    state.save_compaction(Compaction("messages", "bakery", "2026-01", "s", 1, 9), {})
+    state.rename_account("bakery", "cafe")
+    assert (state.memory("cafe"), state.receipts("cafe")) == ({"of": "bakery"}, {"same.json"})
+    assert state.placements("cafe") == {("c", "bakery"): DAY, ("c", "cafe"): DAY}
+    assert state.suspect_files() == [("messages", "cafe", DAY, "messages/account=cafe/x")]
+
+
+def listing(run_id: str, day: int, since: int, **others: object) -> Run:
+    """Return a complete run of 2026-01 that read [since, day + 1)."""
+    started_at = datetime(2026, 1, day, 23, tzinfo=UTC)
+    run = Run(run_id, "bakery", "nightly", started_at, date(2026, 1, since), date(2026, 1, day + 1))
+    return replace(run, outcome="complete", **others)
+
+
+def test_complete_ranges_end_at_a_gap(state: State) -> None:
+    assert state.complete_range("bakery") is None
+    for one in (listing("r1", 3, 1), listing("r2", 5, 3), listing("r3", 9, 7)):
+        state.save_run(one)
+    ended = datetime(2026, 1, 9, 23, tzinfo=UTC)
+    assert state.complete_range("bakery") == CompleteRange(date(2026, 1, 7), ended)
+    state.save_run(listing("r3", 9, 7, report={"is_incremental": True}))
+    assert state.complete_range("bakery") == CompleteRange(date(2026, 1, 1), ended)
+    refused = {"is_incremental": True, "refused": {"complete_from": "2026-01-04"}}
+    state.save_run(listing("r3", 9, 7, report=refused))
+    assert state.complete_range("bakery") == CompleteRange(date(2026, 1, 4), ended)
+    spans = [(date(2026, 1, 3), date(2026, 1, 5)), (date(2026, 1, 7), date(2026, 1, 9))]
+    assert sorted(state.complete_spans("bakery", date(2026, 1, 4))) == spans
+
+
+def test_the_last_full_run_counts_what_was_missed(state: State) -> None:
+    state.save_run(replace(run("r1", kind="full"), counts={"missed": 3}))
+    state.save_run(run("r2", 1, kind="full"))
+    assert state.last_full_run("bakery") == (NOON, 3)
+    assert state.first_run_at("bakery") == NOON
+
+
+def test_a_changed_partition_ends_the_compaction_of_its_month(state: State) -> None:
+    def compact(sha256: str) -> bool:
+        return state.save_compaction(compaction, {DAY: sha256})
+
+    compaction = Compaction("messages", "bakery", "2026-01", "s", 1, 9)
+    state.save_partition(partition())
+    assert (compact("other"), compact("ab")) == (False, True)
+    for change in (
+        lambda: state.save_partition(partition(sha256="cd")),
+        lambda: state.save_partition(partition(day=date(2026, 1, 9))),
+        lambda: state.remove_partition("messages", "bakery", date(2026, 1, 9)),
+    ):
+        change()
+        assert state.compactions() == []
+        days = {each.date: each.sha256 for each in state.partitions("bakery")}
+        assert state.save_compaction(compaction, days)
+    state.save_partition(partition(day=date(2026, 2, 1)))
+    assert state.compactions("bakery") == [compaction]
+
+
+def test_forget_removes_a_person_and_redacts_texts(state: State) -> None:
+    state.save_conversations("bakery", [ConversationState(key) for key in ("own", "group", "c")])
+    keys = [("own", "m1"), ("group", "m2"), ("group", "m3")]
+    state.save_placements("bakery", dict.fromkeys(keys, DAY))
+    state.save_run(replace(run("r1"), error="Ada failed", report={"who": "Ada"}))
+    state.save_memory("bakery", {"known": "Ada"})
+    state.forget("bakery", ["own"], ["group"], {"m2"}, lambda text: text.replace("Ada", "x"))
+    assert set(state.conversations("bakery")) == {"c"}
+    assert set(state.placements("bakery")) == {("group", "m3")}
+    assert (state.runs()[0].error, state.runs()[0].report) == ("x failed", {"who": "x"})
+    assert state.memory("bakery") == {"known": "x"}
+    state.forget_before(DAY + timedelta(days=1))
+    assert state.placements("bakery") == {}
+
+
+def test_any_text_is_stored_as_it_is(state: State) -> None:
+    ids = ["a\0b", "\0", "\uf8e30", "\uf8e31\0", "\u2028 ? %s 'x'"]
+    state.save_conversations("bakery", [ConversationState(each, 2**62) for each in ids])
+    assert set(state.conversations("bakery")) == set(ids)
+
+
 def test_a_failed_transaction_changes_nothing(state: State) -> None:
     state.save_conversations("bakery", [ConversationState("c1", 5)])
     with pytest.raises(StoreError):
         state.save_conversations(
-            "bakery", [ConversationState("c1", 6), ConversationState(["no id"])]
+            "bakery", [ConversationState("c1", 6), ConversationState({"no": "id"})]
         )  # type: ignore[arg-type]
     assert state.conversations("bakery") == {"c1": ConversationState("c1", 5)}
 
 
-def test_a_database_of_a_newer_version_is_refused(state: State) -> None:
+def test_a_database_of_a_newer_version_is_refused(sqlite_state: State) -> None:
+    state = sqlite_state
     state.save_memory("bakery", {})
     state.close()
     with sqlite3.connect(state.path) as connection:

@@ -170,7 +170,7 @@ def test_next_step(
 
 def test_delayed_caller_moves_its_stamp(tmp_path: Path) -> None:
     now = Time()
-    readings = iter([0.0, 0.3, 0.31])  # at the stamp, when it returns, once more
+    readings = iter([0.0, 0.3, 0.3, 0.31])  # at the stamp, when it returns, twice when it moves
 
     def monotonic() -> float:
         return now.seconds + next(readings, 0.31)

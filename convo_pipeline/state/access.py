@@ -1,0 +1,68 @@
+"""Open the state, its locks and rate limits where the settings say: SQLite or PostgreSQL."""
+
+from datetime import datetime, timedelta
+
+from convo_pipeline.base.clock import SYSTEM_CLOCK, Clock
+from convo_pipeline.base.extras import needs_extra
+from convo_pipeline.base.secrets import read_state_url
+from convo_pipeline.graph.rate_limit import (
+    SELECT_LIMIT,
+    LimiterState,
+    LimitKey,
+    SqliteLimiter,
+    StoredLimiter,
+    read_block,
+)
+from convo_pipeline.settings import StoreSettings
+from convo_pipeline.state.database import STATE_FILE, Database, SqliteDatabase
+from convo_pipeline.storage.locks import Locks
+
+LOCKS_FOLDER = "locks"
+
+
+def open_database(settings: StoreSettings) -> Database:
+    """Return the state's database, without a connection to it."""
+    url = read_state_url(settings)
+    if not url:
+        return SqliteDatabase(settings.state_path.absolute() / STATE_FILE)
+    with needs_extra("scale"):
+        from convo_pipeline.state.postgres import PostgresDatabase
+
+    return PostgresDatabase(url)
+
+
+def has_state(settings: StoreSettings) -> bool:
+    """Whether there can be a state: reading must create no file."""
+    return bool(read_state_url(settings)) or (settings.state_path / STATE_FILE).is_file()
+
+
+def open_locks(settings: StoreSettings, database: Database) -> Locks:
+    """Return the locks of the lake: of this machine, or of all with a state in PostgreSQL."""
+    folder = settings.state_path.absolute() / LOCKS_FOLDER
+    if isinstance(database, SqliteDatabase):
+        return Locks(folder)
+    from convo_pipeline.state.postgres import PostgresDatabase
+    from convo_pipeline.state.postgres_locks import PostgresLocks
+
+    assert isinstance(database, PostgresDatabase)
+    return PostgresLocks(folder, database)
+
+
+def open_limiter(
+    database: Database, key: LimitKey, calls_per_second: float, clock: Clock = SYSTEM_CLOCK
+) -> StoredLimiter:
+    """Return the rate limit of an account."""
+    if isinstance(database, SqliteDatabase):
+        return SqliteLimiter(database.path, key, calls_per_second, clock, database.lock)
+    from convo_pipeline.state.postgres_limiter import PostgresLimiter
+
+    return PostgresLimiter(database, key, calls_per_second, clock)
+
+
+def blocked_until(database: Database, key: LimitKey, now: datetime) -> datetime | None:
+    """Return until when an account is blocked, or None; creates no SQLite file."""
+    if isinstance(database, SqliteDatabase):
+        return read_block(database.path, key, now)
+    rows = database.select(SELECT_LIMIT, *key)
+    seconds = LimiterState(*rows[0]).blocked_seconds(now.timestamp()) if rows else 0.0
+    return now + timedelta(seconds=seconds) if seconds else None
