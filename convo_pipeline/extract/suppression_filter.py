@@ -6,7 +6,7 @@ names are removed from the rest.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
@@ -21,6 +21,7 @@ from convo_pipeline.extract.spool import (
 from convo_pipeline.graph.responses import ConversationRow
 from convo_pipeline.lake.store import Store
 from convo_pipeline.lake.suppression import SuppressionList, read_suppression
+from convo_pipeline.schema import CUT_KEY
 from convo_pipeline.settings import AccountSettings
 from convo_pipeline.tables.people import (
     IdMatcher,
@@ -39,6 +40,8 @@ class SuppressionFilter:
 
     suppression: SuppressionList
     own_ids: frozenset[str] = frozenset()
+    knows_own_id: bool = False
+    """Whether the account's id in conversations is among `own_ids`."""
     counts: Counter[str] = field(default_factory=Counter)
     _dropped_ids: set[str] = field(default_factory=set)
     """Conversations that are dropped although the erasure did not name them."""
@@ -53,8 +56,10 @@ class SuppressionFilter:
     def read(cls, store: Store, account: AccountSettings) -> "SuppressionFilter":
         """Return the filter for everybody who was erased from the account."""
         identity = store.state.identity(account.name)
-        own_ids = {account.page_id, *((identity.own_id,) if identity and identity.own_id else ())}
-        return cls(read_suppression(store, account.name), frozenset(own_ids))
+        own_id = identity.own_id if identity else None
+        own_ids = frozenset({account.page_id, *([own_id] if own_id else [])})
+        knows_own_id = own_id is not None or account.platform == "messenger"
+        return cls(read_suppression(store, account.name), own_ids, knows_own_id)
 
     def clean(self, record: Record) -> Record | None:
         """Return the record without the data of erased people; None if nothing is left."""
@@ -96,8 +101,10 @@ class SuppressionFilter:
         if not isinstance(row.payload, dict):
             return False
         conversation_id = row.conversation_id or ""
-        people = people_in(row.payload.get("participants")) | _people_of(row.messages.rows)
-        if self._has_only_erased(people) or self.suppression.contains(conversation_id):
+        participants = row.payload.get("participants")
+        people = people_in(participants) | _people_of(row.messages.rows)
+        are_all = bool(people_in(participants)) and not _is_cut(participants)
+        if self._has_only_erased(people, are_all) or self.suppression.contains(conversation_id):
             self._drop(conversation_id)
             return True
         if people:
@@ -108,14 +115,24 @@ class SuppressionFilter:
         """Whether to drop messages; a listing without people may leave the decision to them."""
         if not self.keeps(conversation_id):
             return True
-        if conversation_id in self._kept_ids or not self._has_only_erased(_people_of(messages)):
+        people = _people_of(messages)
+        if conversation_id in self._kept_ids or not self._has_only_erased(people, are_all=False):
             return False
         self._drop(conversation_id)
         return True
 
-    def _has_only_erased(self, people: set[str]) -> bool:
+    def _has_only_erased(self, people: set[str], are_all: bool) -> bool:
+        """Return whether a conversation is between the account and erased people.
+
+        `are_all`: these are all its people. Else a person that is not the account may be the third:
+        a page of a group can hold messages of two people only.
+        """
         holds = self.suppression.contains
-        return any(map(holds, people)) and is_one_to_one(people, self.own_ids, holds)
+        if not any(map(holds, people)):
+            return False
+        if are_all or not self.knows_own_id:
+            return is_one_to_one(people, self.own_ids, holds)
+        return all(person in self.own_ids or holds(person) for person in people)
 
     def _drop(self, conversation_id: str) -> None:
         self.counts["suppressed_conversations"] += conversation_id not in self._dropped_ids
@@ -167,6 +184,13 @@ def _parsed(value: object) -> object:
             parsed = load_json(value, unique_keys=True)
             return parsed if isinstance(parsed, dict) else value
     return value
+
+
+def _is_cut(listed: object) -> bool:
+    """Return whether a list inside a row has a next page that was not read yet."""
+    paging = listed.get("paging") if isinstance(listed, Mapping) else None
+    has_next = isinstance(paging, Mapping) and "next" in paging
+    return has_next or (isinstance(listed, Mapping) and CUT_KEY in listed)
 
 
 def _people_of(messages: Sequence[object]) -> set[str]:

@@ -1,6 +1,6 @@
 """Send one HTTP request and read the whole response, with one deadline and a size limit.
 
-Only this module uses requests and urllib3. Rules:
+In this folder only this module uses requests and urllib3. Rules:
 - redirects are not followed, their bodies are not read, and no address from a response is used;
 - interim responses (1xx) are skipped, and a connection with anything unexpected is closed, so that
   no response is taken for the one of another request;

@@ -34,7 +34,7 @@ from convo_pipeline.storage.layout import (
     file_parts,
     folder_parts,
     read_date,
-    set_aside_name,
+    set_aside_parts,
     table_of,
 )
 from convo_pipeline.storage.locks import Locks
@@ -446,15 +446,16 @@ class Partitions:
                 f"{reason}, but its bytes are as written, so it stays: try again with more memory;"
                 f" if it remains, {remedy}"
             )
-        name = set_aside_name(sha256)
-        self._state.mark_suspect(table.name, account, day, "/".join((*parts[:-1], name)))
-        self._backend.set_aside(parts, name, version)
+        target = set_aside_parts(parts, sha256)
+        self._state.mark_suspect(table.name, account, day, "/".join(target))
+        self._backend.set_aside(parts, target, version)
         remedy = (
             "the next run reads its day again"
             if table.layer == "raw"
             else "it is made again from the raw tables"
         )
         location = self._backend.location(parts)
+        name = "/".join(target)
         return CorruptError(f"{location} is damaged and was set aside as {name}; {remedy}")
 
     def _label(self, account: str, day: date) -> str:

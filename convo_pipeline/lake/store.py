@@ -21,6 +21,7 @@ from convo_pipeline.state.records import Partition
 from convo_pipeline.state.state import State
 from convo_pipeline.storage.backend import StorageBackend, remove_file, write_file
 from convo_pipeline.storage.layout import (
+    QUARANTINE,
     file_parts,
     folder_parts,
     is_lake_file,
@@ -248,13 +249,21 @@ class Store:
             suspects = self.state.suspect_files(account)
             recorded = {tuple(suspect.path.split("/")) for suspect in suspects}
         for table in tables:
-            for name in [""] if table is RUNS else self.accounts(table.name):
-                if account in (None, name):
-                    folder = folder_parts(table, name)
-                    files = {parts for parts in recorded if parts[: len(folder)] == folder}
-                    for parts in sorted(files.union(self.backend.list_files(folder))):
+            for name in [""] if table is RUNS else self._accounts_with_folders(table.name):
+                if account not in (None, name):
+                    continue
+                folder = folder_parts(table, name)
+                # earlier versions left such a file in its table's folder
+                for place in ((QUARANTINE, *folder), folder):
+                    files = {parts for parts in recorded if parts[: len(place)] == place}
+                    for parts in sorted(files.union(self.backend.list_files(place))):
                         if is_set_aside(parts[-1]) and (day := read_date(parts[-2])):
                             yield table, name, day, parts
+
+    def _accounts_with_folders(self, table: str) -> list[str]:
+        """Return the accounts that have data files or damaged files of a table, sorted."""
+        names = map(read_account, self.backend.list_names((QUARANTINE, table)))
+        return sorted({*self.accounts(table), *filter(None, names)})
 
     def data_files(
         self, on_error: Callable[[str, StoreError], None] | None = None

@@ -15,7 +15,7 @@ from convo_pipeline.lake.store import Store
 from convo_pipeline.schema import RUNS, TABLES, Table
 from convo_pipeline.settings import FIRST_START_DATE, AccountSettings, Settings
 from convo_pipeline.storage.backend import remove_file, write_file
-from convo_pipeline.storage.layout import DATA_FILE, folder_parts
+from convo_pipeline.storage.layout import DATA_FILE, QUARANTINE, folder_parts
 from convo_pipeline.storage.local import LocalFolder
 
 T = TypeVar("T")
@@ -115,7 +115,7 @@ def delete_copies(
         )
         if is_misplaced or not is_foreign:
             remove_file(store.backend, parts)
-    for folder in folders:
+    for folder in (*folders, (QUARANTINE,)):
         store.backend.delete_old_versions(folder)
 
 

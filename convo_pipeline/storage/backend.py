@@ -61,8 +61,8 @@ class StorageBackend(Protocol):
     def remove(self, parts: Parts, expected: FileVersion) -> None:
         """Remove a file."""
 
-    def set_aside(self, parts: Parts, new_name: str, expected: FileVersion) -> str:
-        """Rename a file within its folder; return its new location."""
+    def set_aside(self, parts: Parts, target: Parts, expected: FileVersion) -> str:
+        """Move a file to another name; return its new location."""
 
     def rename_folder(self, parts: Parts, new_name: str) -> None:
         """Rename a folder; call it again after an interruption."""

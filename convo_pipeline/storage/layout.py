@@ -8,6 +8,8 @@ from convo_pipeline.errors import StoreError
 from convo_pipeline.schema import RUNS, TABLES, Table
 
 DATA_FILE = "data.parquet"
+QUARANTINE = ".quarantine"
+"""Folder of damaged files, beside the tables: readers of a whole folder must not find them."""
 _ACCOUNT = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _DATE_FOLDER = re.compile(r"date=(\d{4}-\d{2}-\d{2})")
 _SET_ASIDE = re.compile(rf"{re.escape(DATA_FILE)}\.corrupt-[0-9a-f]{{8}}")
@@ -73,9 +75,9 @@ def is_set_aside(name: str) -> bool:
     return _SET_ASIDE.fullmatch(name) is not None
 
 
-def set_aside_name(sha256: str) -> str:
+def set_aside_parts(parts: Sequence[str], sha256: str) -> tuple[str, ...]:
     """Return the name of a damaged file with this hash after it was set aside."""
-    return f"{DATA_FILE}.corrupt-{sha256[:8]}"
+    return QUARANTINE, *parts[:-1], f"{DATA_FILE}.corrupt-{sha256[:8]}"
 
 
 def is_lake_file(parts: Sequence[str]) -> bool:

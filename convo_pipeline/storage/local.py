@@ -145,15 +145,16 @@ class LocalFolder:
                     return
                 os.rmdir(folder)
 
-    def set_aside(self, parts: Parts, new_name: str, expected: FileVersion | None = None) -> str:
-        path = self.path(parts)
-        target = path.with_name(new_name)
+    def set_aside(self, parts: Parts, target: Parts, expected: FileVersion | None = None) -> str:
+        path, target_path = self.path(parts), self.path(target)
         try:
-            os.replace(path, target)
+            self._make_folders(target[:-1])
+            os.replace(path, target_path)
+            self._sync_folders(target_path.parent, is_new=True)
             sync_folder(path.parent)
         except OSError as error:
             raise storage_error(path, "rename", error) from None
-        return str(target)
+        return str(target_path)
 
     def rename_folder(self, parts: Parts, new_name: str) -> None:
         """Rename a folder in one step; move its entries one by one if the new name exists.
@@ -163,7 +164,7 @@ class LocalFolder:
         target = (*parts[:-1], new_name)
         names, target_names = self.list_names(parts), self.list_names(target)
         if not target_names:
-            self.set_aside(parts, new_name)
+            self.set_aside(parts, target)
             return
         if both := sorted(set(names).intersection(target_names)):
             raise StoreError(

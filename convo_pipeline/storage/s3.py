@@ -33,6 +33,7 @@ from botocore.exceptions import (
 from botocore.exceptions import (
     ConnectionError as UnreachableStoreError,
 )
+from urllib3.exceptions import HTTPError as BodyError
 
 from convo_pipeline.errors import ConflictError, StoreError
 from convo_pipeline.storage.backend import Check, FileVersion, Parts, StoredFile
@@ -55,6 +56,8 @@ CHANGED = (404, 409, 412)
 """HTTP statuses of a failed condition. 404: If-Match on a key that was removed."""
 ANY_ERROR = (BotoCoreError, ClientError)
 NO_RESPONSE = (HTTPClientError, UnreachableStoreError)
+CUT_BODY = (*NO_RESPONSE, IncompleteReadError, BodyError, OSError)
+"""Errors in a response's body. botocore passes a TLS error of its stream on as it is."""
 ADVICE = {
     "NoSuchBucket": "there is no such bucket: create it, or correct store.root",
     "InvalidBucketName": "this is no bucket name: correct store.root",
@@ -132,9 +135,8 @@ class S3Bucket:
             if not _may_be_done(error) or self.version(parts) is not None:
                 raise self._error("remove", parts, error) from None
 
-    def set_aside(self, parts: Parts, new_name: str, expected: FileVersion) -> str:
+    def set_aside(self, parts: Parts, target: Parts, expected: FileVersion) -> str:
         """Copy an object to another name, then remove it; return the new location."""
-        target = (*parts[:-1], new_name)
         source = {"Bucket": self.name, "Key": self._key(parts)}
         condition = {"CopySource": source, "CopySourceIfMatch": expected.etag}
         try:
@@ -267,7 +269,7 @@ class S3Bucket:
                 # `with response["Body"]` gives the raw stream, whose errors are not botocore's.
                 with closing(response["Body"]) as body:
                     return StoredFile(body.read(), _version(response))
-            except (*NO_RESPONSE, IncompleteReadError) as error:
+            except CUT_BODY as error:
                 if attempt == READ_TRIES:
                     raise self._error("read", parts, error) from None
             except ANY_ERROR as error:
@@ -401,7 +403,7 @@ def _advice(error: Exception) -> str:
         return "no AWS credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
     if isinstance(error, ProfileNotFound):
         return "there is no such AWS profile: correct AWS_PROFILE"
-    if isinstance(error, NO_RESPONSE):
+    if isinstance(error, CUT_BODY):
         name = type(error).__name__
         return f"the store does not answer ({name}): check store.endpoint_url and the network"
     return type(error).__name__

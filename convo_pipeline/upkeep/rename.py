@@ -16,7 +16,7 @@ from convo_pipeline.privacy.erasure_plan import rename_pending_plans
 from convo_pipeline.privacy.unsent import rename_pending_days
 from convo_pipeline.schema import TABLES
 from convo_pipeline.storage.backend import remove_file, write_file
-from convo_pipeline.storage.layout import check_account, file_parts, table_of
+from convo_pipeline.storage.layout import QUARANTINE, check_account, file_parts, table_of
 from convo_pipeline.storage.local import LocalFolder
 
 SPOOL = "spool"
@@ -55,6 +55,9 @@ def rename_account(store: Store, old: str, new: str, *, is_dry_run: bool = False
         write_file(state_folder, note, b"")
         for table in tables:
             store.backend.rename_folder((table, f"account={old}"), f"account={new}")
+        for table in store.backend.list_names((QUARANTINE,)):
+            if f"account={old}" in store.backend.list_names((QUARANTINE, table)):
+                store.backend.rename_folder((QUARANTINE, table, f"account={old}"), f"account={new}")
         if old in state_folder.list_names((SPOOL,)):
             state_folder.rename_folder((SPOOL, old), new)
         rename_receipts(store, old, new)
@@ -67,6 +70,7 @@ def rename_account(store: Store, old: str, new: str, *, is_dry_run: bool = False
         drop_outdated(store, (old, new))
         for table in TABLES:
             store.backend.delete_old_versions((table, f"account={old}"))
+            store.backend.delete_old_versions((QUARANTINE, table, f"account={old}"))
         remove_file(state_folder, note)
     return tables
 

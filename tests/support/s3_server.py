@@ -1,7 +1,9 @@
 """A real S3 API on a real socket, and a proxy that loses responses, waits or drops conditions."""
 
 import logging
+import os
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -89,6 +91,8 @@ class Fault:
         self.ending = "data.parquet"
         self.wait_seconds = 0.0
         self.is_cut = False
+        self.is_garbled = False
+        """Whether a lost response over TLS arrives by half, then bytes that no key fits."""
         """Whether a lost response arrives by half: the connection is reset in its body."""
         self.drops_conditions = False
         self.before: Callable[[], None] | None = None
@@ -128,7 +132,10 @@ class _Handler(BaseHTTPRequestHandler):
             fault.left -= 1
             time.sleep(fault.wait_seconds)
             self.close_connection = True
-            if fault.is_cut:
+            if fault.is_garbled:
+                self._send(*answer, share=0.5)
+                os.write(self.connection.fileno(), b"\x17\x03\x03\x00\x20" + bytes(32))
+            elif fault.is_cut:
                 self._send(*answer, share=0.5)
                 reset = struct.pack("ii", 1, 0)
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
@@ -182,13 +189,18 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class Proxy:
-    """A proxy of the S3 server that can fail."""
+    """A proxy of the S3 server that can fail. With a certificate and its key it uses TLS."""
 
-    def __init__(self, server: S3Server) -> None:
+    def __init__(self, server: S3Server, certificate: tuple[str, str] | None = None) -> None:
         self.fault = Fault()
         handler = type("Handler", (_Handler,), {"target": server.address, "fault": self.fault})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
+        self._scheme = "https" if certificate else "http"
+        if certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*certificate)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.05,), daemon=True
         )
@@ -196,7 +208,7 @@ class Proxy:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        return f"{self._scheme}://127.0.0.1:{self._server.server_address[1]}"
 
     def close(self) -> None:
         self._server.shutdown()

@@ -40,7 +40,7 @@ FLOORS = (
 """Each folder and root module may import only the floors above it in this list."""
 OWNERS = {
     "requests": ["graph/transport.py", "orchestration/alerts.py"],
-    "urllib3": ["graph/transport.py"],
+    "urllib3": ["graph/transport.py", "storage/s3.py"],
     "urllib.request": [],
     "duckdb": [
         "query/connection.py",

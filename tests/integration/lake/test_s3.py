@@ -30,6 +30,7 @@ from convo_pipeline.storage.s3 import S3Bucket
 from convo_pipeline.upkeep.rebuild import rebuild_state
 from convo_pipeline.upkeep.verify import verify
 from tests.integration.lake.test_schema_versions import RENAMED
+from tests.support.certificates import write_certificate
 from tests.support.inbox_worlds import PAGES, TOKENS, three_days, write_config
 from tests.support.inboxes import NOW, Inboxes, serve, stopped_clock
 from tests.support.paths import LAKES
@@ -321,6 +322,26 @@ def test_d9_a_response_that_is_cut_in_its_body_is_read_again(
         store.read(TABLE, ACCOUNT, DAY)
 
 
+def test_d9_a_tls_error_in_the_body_of_a_response_is_read_again(
+    machine: Callable[..., Store],
+    server: S3Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    certificate = write_certificate(tmp_path)
+    monkeypatch.setenv("AWS_CA_BUNDLE", certificate[0])
+    with closing(Proxy(server, certificate)) as proxy:
+        store = machine(url=proxy.url)
+        store.merge(TABLE, ACCOUNT, DAY, ids("m1", "m2"))
+        proxy.fault.is_garbled = True
+        proxy.fault.lose_answers(2, "GET")
+        assert store.read(TABLE, ACCOUNT, DAY).num_rows == 2
+        assert proxy.fault.left == 0
+        proxy.fault.lose_answers(99, "GET")
+        with pytest.raises(StoreError, match=r"the store does not answer \(SSLError\)"):
+            store.read(TABLE, ACCOUNT, DAY)
+
+
 def test_a_corrupt_object_is_named_and_set_aside(
     machine: Callable[..., Store], server: S3Server, bucket: str
 ) -> None:
@@ -330,11 +351,11 @@ def test_a_corrupt_object_is_named_and_set_aside(
     assert [finding.kind for finding in verify(store).findings] == ["damaged"]
     with pytest.raises(
         CorruptError,
-        match=rf"s3://{bucket}/{KEY} is damaged and was set aside as data.parquet.corr",
+        match=rf"s3://{bucket}/{KEY} is damaged and was set aside as \.quarantine/.*\.corrupt-",
     ):
         store.read(TABLE, ACCOUNT, DAY)
     (kept,) = [key for key in server.objects(bucket) if TABLE in key]
-    assert kept.startswith(f"{KEY}.corrupt-")
+    assert kept.startswith(f"{KEY.replace('tables/', 'tables/.quarantine/', 1)}.corrupt-")
     assert store.state.suspect_files()[0][:3] == (TABLE, ACCOUNT, DAY)
     assert (store.days(TABLE, ACCOUNT), store.foreign_files()) == ([], [])
     assert store.merge(TABLE, ACCOUNT, DAY, ids("m1")).row_count == 1

@@ -7,13 +7,16 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+import polars as pl
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
@@ -278,15 +281,38 @@ def test_d1_a_damaged_file_is_set_aside_and_named(store: Store, how: str) -> Non
     store.merge(TABLE, ACCOUNT, DAY, ids("m1", "m2"))
     damaged = damage(file_of(store), how)
     with pytest.raises(
-        CorruptError, match=r"data\.parquet is damaged and was set aside as data\.parquet\.corrupt-"
+        CorruptError,
+        match=r"data\.parquet is damaged and was set aside as \.quarantine/",
     ):
         store.merge(TABLE, ACCOUNT, DAY, ids("m3"))
-    (kept,) = file_of(store).parent.iterdir()
+    (kept,) = store.root.rglob("*.corrupt-*")
+    assert list(file_of(store).parent.iterdir()) == []
     assert kept.read_bytes() == damaged
     assert [entry[:3] for entry in store.state.suspect_files()] == [(TABLE, ACCOUNT, DAY)]
     assert store.foreign_files() == []
     store.merge(TABLE, ACCOUNT, DAY, ids("m3"))
     assert stored_ids(store) == ["m3"]
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda folder: pq.read_table(folder).num_rows,
+        lambda folder: ds.dataset(folder, partitioning="hive").count_rows(),
+        lambda folder: len(pd.read_parquet(folder)),
+        lambda folder: pl.read_parquet(folder).height,
+    ],
+    ids=["pyarrow", "pyarrow.dataset", "pandas", "polars"],
+)
+def test_d1_readers_of_a_whole_folder_do_not_find_a_damaged_file(
+    store: Store, read: Callable[[str], int]
+) -> None:
+    for day in (DAY, DAY + timedelta(days=1)):
+        store.merge(TABLE, ACCOUNT, day, ids("m1", "m2"))
+    damage(file_of(store), "flipped")
+    with pytest.raises(CorruptError):
+        store.read(TABLE, ACCOUNT, DAY)
+    assert read(str(store.root / TABLE)) == 2
 
 
 def test_reading_a_damaged_file_names_it_and_leaves_other_days_readable(store: Store) -> None:

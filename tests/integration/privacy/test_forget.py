@@ -450,9 +450,10 @@ def test_quarantined_file_in_another_accounts_folder_leaves(
     astray.write_bytes(store.path("messages", "insta", day).read_bytes())
     with pytest.raises(CorruptError, match="set aside"):
         store.read("messages", "mess", day)
-    assert len(list(astray.parent.glob("*.corrupt-*"))) == 1
+    quarantine = Path(store.root, ".quarantine/messages/account=mess")
+    assert len(list(quarantine.rglob("*.corrupt-*"))) == 1
     erase_ada(inboxes)
-    assert list(astray.parent.glob("*.corrupt-*")) == []
+    assert list(quarantine.rglob("*.corrupt-*")) == []
 
 
 def test_rejects_and_run_errors_with_the_id_leave(inboxes: Inboxes) -> None:

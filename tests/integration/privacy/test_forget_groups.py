@@ -13,6 +13,7 @@ import pytest
 from convo_pipeline.derive.rederive import derive_stale_days
 from convo_pipeline.extract.spool import MessagesRecord
 from convo_pipeline.extract.suppression_filter import SuppressionFilter
+from convo_pipeline.graph.responses import ConversationRow, Page
 from convo_pipeline.lake.store import Store
 from convo_pipeline.upkeep.verify import verify
 from tests.integration.privacy.test_forget import (
@@ -25,7 +26,7 @@ from tests.integration.privacy.test_forget import (
     make_world,
     texts_of,
 )
-from tests.support.inboxes import Inboxes, serve
+from tests.support.inboxes import NOW, Inboxes, serve
 
 __all__ = ["extracted"]
 NAME, USERNAME = "Ada Lovelace", "ada.likes"
@@ -155,6 +156,32 @@ def test_later_responses_of_a_group_are_cleaned_under_unknown_keys(inboxes: Inbo
         assert text.count("what Eve wrote") == 3
         assert text.count(f'"{EVE}"') >= 4
         assert "what Ada wrote" not in text
+
+
+@pytest.mark.parametrize("participants", [None, [EVE, ADA]])
+def test_a_page_of_two_people_of_a_group_keeps_the_other_person(
+    inboxes: Inboxes, participants: list[str] | None
+) -> None:
+    """A page without the account, of a group whose other people are on later pages."""
+    erase_ada(inboxes)
+    filter_ = SuppressionFilter.read(inboxes.store, inboxes.settings.account("insta"))
+    assert filter_.knows_own_id
+    messages = [
+        {"id": "m1", "from": {"id": EVE}, "message": "what Eve wrote"},
+        {"id": "m2", "from": {"id": ADA}, "message": "what Ada wrote"},
+    ]
+    if participants:
+        people = {"data": [{"id": person} for person in participants], "paging": {"next": "https:"}}
+        payload = {"id": "t_new", "participants": people}
+        (kept,) = filter_.clean_conversations(
+            [ConversationRow(payload, Page(tuple(messages), None, NOW))]
+        )
+        rows: object = kept.messages.rows
+    else:
+        cleaned = filter_.clean(MessagesRecord(0, "t_new", None, 0, (), tuple(messages)))
+        assert isinstance(cleaned, MessagesRecord)
+        rows = cleaned.rows
+    assert rows == (messages[0],)
 
 
 def test_a_namesake_in_the_group_keeps_the_name(inboxes: Inboxes) -> None:

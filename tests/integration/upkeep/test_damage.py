@@ -77,7 +77,7 @@ def test_d1_next_night_fetches_a_damaged_raw_day(inboxes: Inboxes, table: str) -
     assert store.state.suspect_files() == []
     assert {name: inboxes.rows(name, "insta") for name in before} == before
     assert kinds(inboxes) == ["set aside"]
-    (kept,) = store.path(table, "insta", OLD).parent.glob("*.corrupt-*")
+    (kept,) = store.root.rglob(f"{table}/account=insta/date={OLD}/*.corrupt-*")
     assert kept.read_bytes() == damaged
 
 
