@@ -260,6 +260,12 @@ class Store:
                         if is_set_aside(parts[-1]) and (day := read_date(parts[-2])):
                             yield table, name, day, parts
 
+    def remove_set_aside(self, parts: Sequence[str]) -> None:
+        """Remove a damaged file that was set aside, and the folder of its day if it is empty."""
+        remove_file(self.backend, tuple(parts))
+        if isinstance(self.backend, LocalFolder) and parts[0] == QUARANTINE:
+            self.backend.remove_empty_folders(tuple(parts[1:-1]))
+
     def _accounts_with_folders(self, table: str) -> list[str]:
         """Return the accounts that have data files or damaged files of a table, sorted."""
         names = map(read_account, self.backend.list_names((QUARANTINE, table)))

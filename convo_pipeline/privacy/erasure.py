@@ -114,7 +114,7 @@ def delete_copies(
             read_label(content[0]), folder_account, day
         )
         if is_misplaced or not is_foreign:
-            remove_file(store.backend, parts)
+            store.remove_set_aside(parts)
     for folder in (*folders, (QUARANTINE,)):
         store.backend.delete_old_versions(folder)
 

@@ -17,7 +17,6 @@ from convo_pipeline.lake.first_days import RAW_NAMES, read_first_days_or_none, w
 from convo_pipeline.lake.store import Store
 from convo_pipeline.privacy.erasure import apply_to_each
 from convo_pipeline.schema import RAW_MESSAGE_IDS, RUNS, TABLES
-from convo_pipeline.storage.backend import remove_file
 
 CLOCK_TOLERANCE = timedelta(days=14)
 CONFIRMING_DAYS = 3
@@ -171,6 +170,6 @@ def _expire_account(
             store.drop(partition.table, account, partition.date)
             folders.add((partition.table, *([f"account={account}"] if account else [])))
         for parts in quarantined:
-            remove_file(store.backend, parts)
+            store.remove_set_aside(parts)
         for folder in folders:
             store.backend.delete_old_versions(folder)

@@ -139,11 +139,15 @@ class LocalFolder:
             return
         except OSError as error:
             raise storage_error(path, "remove", error) from None
+        self.remove_empty_folders(parts[:-1])
+
+    def remove_empty_folders(self, parts: Parts) -> None:
+        """Remove a folder and the folders above it that are empty."""
+        folder = self.path(parts)
         with suppress(OSError):  # not empty
-            for folder in path.parents:
-                if folder == self.root:
-                    return
+            while folder != self.root:
                 os.rmdir(folder)
+                folder = folder.parent
 
     def set_aside(self, parts: Parts, target: Parts, expected: FileVersion | None = None) -> str:
         path, target_path = self.path(parts), self.path(target)
