@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from typing import Any
 
 from convo_pipeline.lake.columns import read_columns
 from convo_pipeline.lake.store import Store
@@ -46,13 +47,15 @@ class ConversationRisk:
 class AccountRisks:
     """The conversations of one account that may lose messages, the riskiest first.
 
-    `last_listed_at` is None for an account without a listing.
+    `last_listed_at` is None for an account without a listing. `refused_ids` are conversations of
+    which the API refused something in the last run, at most 100. No capture saves what it refuses.
     """
 
     account: str
     last_listed_at: datetime | None
     interval: timedelta
     risks: tuple[ConversationRisk, ...] = ()
+    refused_ids: tuple[str, ...] = ()
 
     @property
     def due_at(self) -> datetime | None:
@@ -64,12 +67,14 @@ class AccountRisks:
 
 def find_risks(settings: Settings, store: Store, account: str) -> AccountRisks:
     """Return the risks of an account from its stored messages of the last 48 hours."""
-    listings = listing_times(store.state.runs(account, limit=RUNS_READ))
+    runs = store.state.runs(account, limit=RUNS_READ)
+    listings = listing_times(runs)
     interval = listing_interval(settings, listings)
     if not listings:
         return AccountRisks(account, None, interval)
     times = _read_times(store, account, listings[0])
-    return AccountRisks(account, listings[0], interval, assess(times, listings[0], interval))
+    risks = assess(times, listings[0], interval)
+    return AccountRisks(account, listings[0], interval, risks, _find_refused(runs))
 
 
 def assess(
@@ -171,6 +176,13 @@ def listing_interval(settings: Settings, listings: Sequence[datetime]) -> timede
 def listing_times(runs: Iterable[Run]) -> list[datetime]:
     """Return when runs listed the whole inbox of an account, newest first."""
     return [run.started_at for run in runs if run.kind != "find" and _is_whole(run)]
+
+
+def _find_refused(runs: Iterable[Run]) -> tuple[str, ...]:
+    """Return the conversations that the newest run with a report names as refused."""
+    reports = [run.report["refused"] for run in runs if run.report and "refused" in run.report]
+    refused: Any = next(iter(reports), {})
+    return tuple(each["conversation_id"] for each in refused.get("first", ()))
 
 
 def _is_whole(run: Run) -> bool:

@@ -38,7 +38,7 @@ def build_early_capture(
         if not has_state(settings.store):
             return dg.SkipReason("nothing was extracted yet")
         with open_store(deployment) as store:
-            risks = [risk for risk in _find_all_risks(settings, store) if risk.due_at is not None]
+            risks = _find_all_risks(settings, store)
         request = _request_due(risks, deployment.clock.now())
         if isinstance(request, dg.RunRequest):
             return _retry_once(context.instance, capture_job.name, request)
@@ -68,6 +68,12 @@ def _request_due(risks: Sequence[AccountRisks], now: datetime) -> dg.RunRequest 
         waiting = [
             f"{risk.account}: {len(risk.risks)} at risk, due {risk.due_at:%H:%M:%S} UTC"
             for risk in risks
+            if risk.due_at is not None
+        ]
+        waiting += [
+            f"{risk.account}: the API refuses {len(risk.refused_ids)}, no capture saves them"
+            for risk in risks
+            if risk.refused_ids
         ]
         return dg.SkipReason("; ".join(waiting) or "no conversation is at risk")
     names = ",".join(risk.account for risk in due)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from convo_pipeline.extract.risk import find_risks
 from convo_pipeline.lake.store import Store
 from tests.support.case_runs import CaseRun, serve_case
 
@@ -144,6 +145,17 @@ def test_a_refused_conversation_keeps_coverage_below_100_percent(tmp_path: Path)
         run.api.world["answers"].clear()
         next_day(run, days=30)
         assert run.sql(f"select {columns} from coverage") == [(1.0, 0)]
+
+
+def test_a_refused_conversation_is_among_those_that_may_lose_messages(tmp_path: Path) -> None:
+    refusals = [refuse("t_1/messages"), refuse("t_1")]
+    with serve_case(inbox(3, *refusals), tmp_path, NOON) as run, closing(store_of(run)) as store:
+        for mode in ("window", "capture", "nightly"):
+            next_day(run, mode)
+            assert find_risks(run.settings, store, "acc").refused_ids == ("t_1",)
+        run.api.world["answers"].clear()
+        next_day(run, days=30)
+        assert find_risks(run.settings, store, "acc").refused_ids == ()
 
 
 def store_of(run: CaseRun) -> Store:
