@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from convo_pipeline.base.clock import Clock
 from convo_pipeline.base.json_text import load_json
-from convo_pipeline.derive.day import derive_day, stale_days
+from convo_pipeline.derive.day import current_coverage, derive_day, stale_days
 from convo_pipeline.emulator.clock import VirtualClock
 from convo_pipeline.emulator.fault import Fault
 from convo_pipeline.emulator.faults import make_fault
@@ -315,17 +315,37 @@ class Oracle:
         before: set[Key],
         rows: dict[Key, tuple[date, Row]],
     ) -> None:
-        """Check that a run names each refused conversation whose messages are not stored."""
+        """Check that a run names each refused conversation whose messages are not stored.
+
+        Coverage and status never show 100 % then.
+        """
         if plan.mode == "capture" or not set(report.reasons) <= READ_TO_THE_END or self._is_blind:
             return
         refused: Any = report.report.get("refused", {})
         names = {entry["conversation_id"] for entry in refused.get("first", ())}
+        unread: set[str] = set()
         for message in self.scenario.truth():
             key = self.scenario.key(message)
             is_wanted = key in before and message.created_at.date() >= plan.since
             is_refused = self.scenario.is_refused_for_good(message.conversation_id)
-            if is_wanted and is_refused and key not in rows and key[0] not in names:
-                self._add_error(f"refused, but not named: {_short(key)}")
+            if is_wanted and is_refused and key not in rows:
+                unread.add(key[0])
+                if key[0] not in names:
+                    self._add_error(f"refused, but not named: {_short(key)}")
+        self._check_visible(unread)
+
+    def _check_visible(self, unread: set[str]) -> None:
+        """Check that coverage and status show these conversations, which are not read."""
+        store = self.scenario.store
+        for day in store.days("raw_conversations", "shop") if unread else ():
+            stored = store.read("raw_conversations", "shop", day)["conversation_id"].to_pylist()
+            [row] = current_coverage(store, "shop", day).to_pylist()
+            is_shown = row["incomplete_conversation_count"] and row["share_detailed"] != 1
+            if not unread.isdisjoint(stored) and is_shown:
+                unread = unread.difference(stored)
+            if not unread:
+                break
+        self.errors += [f"not in coverage: {conversation_id[-12:]}" for conversation_id in unread]
 
     def _check_complete(
         self,
