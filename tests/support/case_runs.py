@@ -1,7 +1,7 @@
 """Run the whole chain and the commands against one declared inbox (`case_server`)."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -38,10 +38,17 @@ class CaseRun:
     config: Path
     settings: Settings
     reports: list[AccountReport] = field(default_factory=list)
+    on_time: Callable[[], None] = lambda: None
+    """Called whenever the client reads its clock."""
 
     def extract(self, mode: str = "window") -> AccountReport:
         """Extract from the start to today and derive; the clock does not wait."""
-        clock = Clock(now=lambda: self.api.now, sleep=lambda seconds: None)
+
+        def now() -> datetime:
+            self.on_time()
+            return self.api.now
+
+        clock = Clock(now=now, sleep=lambda seconds: None)
         store = Store(self.settings.store, clock)
         try:
             until = self.api.now.date() + timedelta(days=1)

@@ -194,6 +194,35 @@ def test_a_whole_list_is_not_replaced_by_a_part_of_it(tmp_path: Path) -> None:
         assert run.sql("select attachment_count, problem from messages") == [(30, None)]
 
 
+class KilledError(BaseException):
+    """The process was killed."""
+
+
+def test_a_kill_between_the_two_records_of_a_list_leaves_it_marked_until_it_is_read(
+    tmp_path: Path,
+) -> None:
+    rest = answer("m1/attachments", {"data": attachments(25, 30)})
+    served = world(rest, attachments=cut(attachments(0, 25)), message="hi")
+    query = "select text, attachment_count, problem from messages"
+    with serve_case(served, tmp_path) as run:
+
+        def kill() -> None:
+            if any("attachments" in path for path in run.paths()):
+                raise KilledError
+
+        run.on_time = kill
+        with pytest.raises(KilledError):
+            run.extract()
+        run.on_time = lambda: None
+        run.api.world["answers"].insert(0, answer("*", refusal(190), 400))
+        assert run.extract().reasons == ("token",)
+        assert run.sql(query) == [("hi", 25, "list_cut")]
+        run.api.world["answers"].pop(0)
+        assert run.extract("capture").outcome == "complete"
+        assert run.sql(query) == [("hi", 30, None)]
+        assert run.run("verify").exit_code == 0
+
+
 def with_shares(count: int) -> dict[str, Any]:
     """Declare messages with one share each, cursors and a `next`, as one real answer (FACTS 4)."""
     messages = [
