@@ -535,6 +535,8 @@ def query(
                 open_shell(con, run_in_shell)
             else:
                 run_sql(con, sql, chosen_form, open_console(), output)
+                if output is not None:
+                    LOG.info("%s written", output)
     except QueryError as error:
         raise ConvoError(str(error)) from None
 
@@ -696,7 +698,8 @@ def forget(
         if not is_json:
             click.echo(f"{describe_plan(plans[0])}: not done (--dry-run)")
     elif not receipts and not again:
-        LOG.error("%s: nothing was erased", account)
+        why = "" if plans else f": nothing of {person_id} is stored"
+        LOG.error("%s: nothing was erased%s", account, why)
         sys.exit(EXIT_NOT_FOUND)
 
 

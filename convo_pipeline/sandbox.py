@@ -72,9 +72,10 @@ def _with_address(settings: Settings, url: str) -> Settings:
 
 
 CONFIG = """\
-# {url} responds until Ctrl-C. In another terminal:
+# {url} responds until Ctrl-C. Write these lines to convo.toml. In another terminal:
 #   export EMULATOR_TOKEN={token}
-#   convo-pipeline --config FILE extract      with this in FILE:
+#   convo-pipeline check
+#   convo-pipeline extract
 [graph]
 base_url = "{url}"
 """

@@ -171,7 +171,7 @@ def _print_next_steps(console: Console, root: Path, is_ui: bool) -> None:
     sql = '"select direction, count(*) from messages group by all"'
     steps = [
         f"{program} query --root {folder} {sql}",
-        f"{program} --config {config} extract    (the week before, too)",
+        f"{program} extract --config {config}    (the week before, too)",
         "notebooks/  in Jupyter"
         if is_ui
         else f"{program} demo --root {folder} --ui    (Dagster in the browser)",

@@ -44,6 +44,7 @@ def shift(path: str) -> None:
     replace_attribute(datetime.datetime, "now", classmethod(now))
     if not {"grpc", "code-server"}.intersection(sys.orig_argv):
         time.time = seconds
+        time.time_ns = lambda: int(seconds() * 1_000_000_000)
     if "dagster._daemon" in sys.orig_argv:
         threading.Event.wait = wait
 
