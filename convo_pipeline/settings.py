@@ -9,6 +9,7 @@ import re
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, date, datetime
 from difflib import get_close_matches
 from functools import cache
@@ -608,6 +609,23 @@ mean "version"?
     if len(placed) > MOST_ERRORS:
         texts.append(f"and {len(placed) - MOST_ERRORS:,} more")
     raise SettingsError("\n  ".join([f"{source}: {len(placed):,} errors", *texts]))
+
+
+def read_valid_sections(
+    path: str | os.PathLike[str] | None = None, environ: Mapping[str, str] = os.environ
+) -> Settings:
+    """Return `[store]`, `[schedule]` and `[alerts]` of a wrong configuration, as far as valid.
+
+    There are no accounts. So a wrong key elsewhere stops no alert.
+    """
+    settings = Settings()
+    with suppress(OSError, ValueError, RecursionError):
+        document = tomllib.loads(find_settings_file(path, environ).read_text("utf-8"))
+        for name in ("store", "schedule", "alerts"):
+            with suppress(ValidationError):
+                section = Settings.model_validate({name: document.get(name, {})})
+                settings = settings.model_copy(update={name: getattr(section, name)})
+    return settings
 
 
 def _reason_of(error: Exception) -> str:

@@ -48,6 +48,11 @@ def open_store(deployment: Deployment) -> Iterator[Store]:
         raise dg.Failure(str(error), allow_retries=False) from None
 
 
+def problem_failure(problem: str) -> dg.Failure:
+    """Build the failure of a step that needs a valid configuration."""
+    return dg.Failure(f"{problem}; then reload the code location", allow_retries=False)
+
+
 def step_failure(result: StepResult) -> dg.Failure:
     """Build the failure of the step. A retry would call the API for all accounts again."""
     names = sorted(result.failures)

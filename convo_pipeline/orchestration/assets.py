@@ -19,11 +19,18 @@ from convo_pipeline.derive.rederive import Scope
 from convo_pipeline.errors import SettingsError
 from convo_pipeline.extract.run import Mode
 from convo_pipeline.lake.store import Store
-from convo_pipeline.orchestration.asset_events import AssetEvent, open_store, report_to_dagster
+from convo_pipeline.orchestration.asset_events import (
+    AssetEvent,
+    open_store,
+    problem_failure,
+    report_to_dagster,
+)
 from convo_pipeline.orchestration.checks import checks_of, evaluate_checks
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.metadata import table_metadata
 from convo_pipeline.orchestration.names import (
+    CONFIGURATION,
+    CONFIGURATION_JOB,
     EXTRACT_JOB,
     EXTRACT_STEP,
     NORMALISE_JOB,
@@ -232,17 +239,29 @@ def _select(names: Names, tables: Sequence[str]) -> dg.AssetSelection:
 def build_problem(names: Names, problem: str, group_name: str | None) -> dg.AssetsDefinition:
     """Build the only asset of a deployment without accounts: its description states the problem."""
 
-    @dg.asset(
-        key=names.asset_key("configuration"),
+    spec = dg.AssetSpec(
+        names.asset_key(CONFIGURATION),
         description=f"**{problem}**",
-        group_name=group_name or "configuration",
+        group_name=group_name or CONFIGURATION,
         kinds={"toml"},
     )
+
+    @dg.multi_asset(name=names.of(CONFIGURATION), specs=[spec])
     def configuration() -> None:
         """Fail with the problem. Correct the file, then reload the code location."""
-        raise dg.Failure(f"{problem}; then reload the code location", allow_retries=False)
+        raise problem_failure(problem)
 
     return configuration
+
+
+def build_problem_job(names: Names) -> AssetJob:
+    """Build the job that the schedules start while the configuration is wrong: its run fails."""
+    return dg.define_asset_job(
+        names.of(CONFIGURATION_JOB),
+        selection=dg.AssetSelection.assets(names.asset_key(CONFIGURATION)),
+        description="Fails with the problem of the configuration.",
+        executor_def=dg.in_process_executor,
+    )
 
 
 def partition_keys(context: dg.AssetExecutionContext) -> Sequence[str]:

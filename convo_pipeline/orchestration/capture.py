@@ -13,7 +13,7 @@ import dagster as dg
 
 from convo_pipeline.extract.report import AccountReport, figures_in
 from convo_pipeline.lake.store import Store
-from convo_pipeline.orchestration.asset_events import open_store, step_failure
+from convo_pipeline.orchestration.asset_events import open_store, problem_failure, step_failure
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.metadata import Metadata, TablePartition, commit_metadata
 from convo_pipeline.orchestration.names import CAPTURE_JOB, Names
@@ -54,6 +54,8 @@ def build_capture_job(deployment: Deployment) -> dg.JobDefinition:
     @dg.op(name=names.of("capture"))
     def capture(context: dg.OpExecutionContext) -> None:
         """Read all accounts, or those in the run's tag, once; derive what changed."""
+        if deployment.problem:
+            raise problem_failure(deployment.problem)
         accounts = tagged_accounts(context.run.tags.items())
         with hold_run(deployment, context.run_id):
             result = run_capture(deployment, context.log.info, accounts)

@@ -14,6 +14,7 @@ from convo_pipeline.orchestration.assets import (
     build_normalise,
     build_normalise_job,
     build_problem,
+    build_problem_job,
     partitions_of,
     shown_tables,
     table_specs,
@@ -57,12 +58,16 @@ def build_definitions(
         build_extract(deployment, partitions, specs),
         build_normalise(deployment, partitions, specs),
     ]
+    jobs: list[AssetJob | dg.JobDefinition] = [extract_job, normalise_job, capture_job, upkeep_job]
+    nightly_job = extract_job
     if deployment.problem:
         assets.append(build_problem(names, deployment.problem, group_name))
+        nightly_job = build_problem_job(names)
+        jobs.append(nightly_job)
     return dg.Definitions(
         assets=assets,
-        jobs=[extract_job, normalise_job, capture_job, upkeep_job],
-        schedules=_build_schedules(deployment, extract_job, capture_job, upkeep_job)
+        jobs=jobs,
+        schedules=_build_schedules(deployment, nightly_job, capture_job, upkeep_job)
         if has_schedules
         else [],
         sensors=[

@@ -9,7 +9,7 @@ from convo_pipeline.errors import SettingsError
 from convo_pipeline.extract.report import AccountReport, Progress
 from convo_pipeline.orchestration.names import UNPREFIXED, Names
 from convo_pipeline.reasons import Interface
-from convo_pipeline.settings import Settings, find_settings_file, read_settings
+from convo_pipeline.settings import Settings, find_settings_file, read_settings, read_valid_sections
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,15 @@ def read_deployment(
     config: str | os.PathLike[str] | None = None,
     names: Names = UNPREFIXED,
 ) -> Deployment:
-    """Read the configuration; a wrong or missing one becomes a `problem` without accounts."""
+    """Read the configuration; a wrong or missing one becomes a `problem` without accounts.
+
+    Its valid sections are used: so the failed run is told to the receivers of `[alerts]`.
+    """
     settings, problem = Settings(), None
     try:
         settings = read_settings(config, environ)
         if not settings.accounts:
             problem = f"{find_settings_file(config, environ)}: no [[accounts]] yet"
     except SettingsError as error:
-        problem = str(error)
+        settings, problem = read_valid_sections(config, environ), str(error)
     return Deployment(settings, problem=problem, environ=environ, names=names)

@@ -35,6 +35,8 @@ def build_early_capture(
     )
     def capture_sooner(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         settings = deployment.settings
+        if deployment.problem:
+            return dg.SkipReason(deployment.problem)
         if not has_state(settings.store):
             return dg.SkipReason("nothing was extracted yet")
         with open_store(deployment) as store:

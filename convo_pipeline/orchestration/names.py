@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 EXTRACT_STEP, NORMALISE_STEP = "extract", "normalise"
 EXTRACT_JOB, NORMALISE_JOB = "extract_job", "normalise_job"
 CAPTURE_JOB, UPKEEP_JOB = "capture_job", "upkeep_job"
-STEPS = (EXTRACT_STEP, NORMALISE_STEP, "capture", "upkeep")
-JOBS = (EXTRACT_JOB, NORMALISE_JOB, CAPTURE_JOB, UPKEEP_JOB)
+CONFIGURATION, CONFIGURATION_JOB = "configuration", "configuration_job"
+"""The asset, step and job that fail while the configuration is wrong."""
+STEPS = (EXTRACT_STEP, NORMALISE_STEP, "capture", "upkeep", CONFIGURATION)
+JOBS = (EXTRACT_JOB, NORMALISE_JOB, CAPTURE_JOB, UPKEEP_JOB, CONFIGURATION_JOB)
 
 
 @dataclass(frozen=True)

@@ -67,9 +67,14 @@ def build_sweep(deployment: Deployment, extract_job: AssetJob) -> dg.ScheduleDef
 def _request_all(
     deployment: Deployment, window: Window | None, mode: Mode
 ) -> dg.RunRequest | dg.SkipReason:
-    """Request one run for all accounts, or skip if there is no day to extract."""
+    """Request one run for all accounts, or skip if there is no day to extract.
+
+    While the configuration is wrong, the requested run fails with the problem.
+    """
+    if deployment.problem:
+        return dg.RunRequest()
     if window is None:
-        return dg.SkipReason(deployment.problem or "no account has a complete day yet")
+        return dg.SkipReason("no account has a complete day yet")
     (accounts,) = neighbours(
         deployment.settings, (account.name for account in deployment.settings.accounts)
     )
@@ -92,6 +97,8 @@ def build_capture_schedule(
         description="Fetch new messages before they leave the newest 20. Turn it on here.",
     )
     def capture(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        if deployment.problem:
+            return dg.SkipReason(deployment.problem)
         newer = next_time(cron, context.scheduled_execution_time.astimezone(UTC))
         if newer <= deployment.clock.now():
             return dg.SkipReason(

@@ -10,6 +10,7 @@ import dagster as dg
 from convo_pipeline.extract.spool import delete_old_spools
 from convo_pipeline.lake.compact import compact
 from convo_pipeline.lake.store import Store
+from convo_pipeline.orchestration.asset_events import problem_failure
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.names import UPKEEP_JOB
 from convo_pipeline.orchestration.steps import Log, hold_run
@@ -33,7 +34,12 @@ def build_upkeep_job(deployment: Deployment) -> dg.JobDefinition:
 
     @dg.op(name=names.of("upkeep"))
     def upkeep(context: dg.OpExecutionContext) -> None:
-        """Run every step, also after a failed one; fail at the end with the errors."""
+        """Run every step, also after a failed one; fail at the end with the errors.
+
+        Without a valid configuration nothing is removed: the accounts are not known.
+        """
+        if deployment.problem:
+            raise problem_failure(deployment.problem)
         settings = deployment.settings.store
         if not settings.state_path.is_dir() and not has_state(settings):
             return

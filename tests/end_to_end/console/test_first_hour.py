@@ -19,11 +19,12 @@ from tests.support.shifted_clock import SharedClock
 TRANSCRIPT = Path(__file__).parent / "first_hour.txt"
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 DAYS = '"select date, count(*) as messages from messages group by all order by all limit 5"'
+DIRECTIONS = '"select direction, count(*) as messages from messages group by all order by 1"'
 TYPO = ('token_env = "EMULATOR_TOKEN"', 'token_evn = "EMULATOR_TOKEN"')
 STEPS = (
     "# Try it without an account.",
     "demo --root demo",
-    'query --root demo "select direction, count(*) as messages from messages group by all order by 1"',
+    f"query --root demo {DIRECTIONS}",
     "status --root demo",
     "# A configuration of my own.",
     "check",

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 from convo_pipeline import schema
+from convo_pipeline.orchestration.alerts import read_failure
 from convo_pipeline.orchestration.catalog import build_definitions
 from convo_pipeline.orchestration.deployment import Deployment, read_deployment
 from convo_pipeline.orchestration.metadata import preview
@@ -131,6 +132,43 @@ def test_c14_a_wrong_configuration_loads_and_shows_the_problem(
     told = event.step_failure_data.user_failure_data
     assert told is not None
     assert told.description == f"{deployment.problem}; then reload the code location"
+
+
+def test_a_wrong_configuration_is_a_failed_run_and_an_alert(tmp_path: Path) -> None:
+    """The nightly schedule starts a run that fails. The valid sections are used."""
+    file = tmp_path / "convo.toml"
+    file.write_text(
+        f'[store]\nroot = "{tmp_path / "lake"}"\n[alerts]\nwebhook_env = "HOOK"\n'
+        '[[accounts]]\nname = "bakery"\npage_id = "1"\nplatform = "messenger"\n'
+        'token_env = "BAKERY_TOKEN"\nstart_date = "2026-01-01"\ntimezone = "Mars/Base"\n'
+    )
+    environ = {"CONVO_CONFIG": str(file), "HOOK": "http://127.0.0.1:9/hook"}
+    deployment = read_deployment(environ)
+    problem = deployment.problem or ""
+    assert "timezone" in problem
+    repository = build_definitions(deployment).get_repository_def()
+    night = dg.build_schedule_context(
+        scheduled_execution_time=datetime(2026, 1, 3, 0, 15, tzinfo=UTC)
+    )
+    for name in ("nightly", "sweep"):
+        schedule = repository.get_schedule_def(name)
+        assert schedule.job_name == "configuration_job"
+        (request,) = schedule.evaluate_tick(night).run_requests or ()
+        assert request.partition_key is None
+    sooner = repository.get_sensor_def("capture_sooner")
+    with dg.DagsterInstance.ephemeral() as instance:
+        tick = sooner.evaluate_tick(dg.build_sensor_context(instance=instance))
+        assert tick.skip_message == problem
+        for name in ("configuration_job", "upkeep_job", "capture_job"):
+            job = repository.get_job(name)
+            result = job.execute_in_process(instance=instance, raise_on_error=False)
+            assert not result.success
+            failure = read_failure(deployment, instance, result.dagster_run)
+            assert failure is not None
+            assert failure.lines == (f"{problem}; then reload the code location",)
+    alert = repository.get_sensor_def("alert")
+    assert alert.default_status is dg.DefaultSensorStatus.RUNNING
+    assert not (tmp_path / "lake").exists()
 
 
 def test_nightly_requests_one_run_of_all_accounts(settings: Settings) -> None:
