@@ -196,21 +196,30 @@ def token(
 
 
 @main.command()
+@click.argument("folder", required=False, type=click.Path(file_okay=False, path_type=Path))
 @click.pass_obj
-def init(context: CommandContext) -> None:
+def init(context: CommandContext, folder: Path | None) -> None:
     """Write a commented convo.toml to start from.
 
-    An existing file is never changed.
+    With FOLDER, also write what Dagster and a reader need: workspace.yaml, dagster.yaml, notebooks
+    and the documentation. An existing file is never changed.
 
     \b
-    Example:
+    Examples:
       convo-pipeline init
+      convo-pipeline init inbox && cd inbox && dagster dev
     """
-    from convo_pipeline.console.first_settings import write_first_settings
+    from convo_pipeline.console.first_settings import write_first_settings, write_project
     from convo_pipeline.settings import find_settings_file
 
+    today = context.clock.now().date()
+    if folder is not None:
+        for path, is_new in write_project(folder, today):
+            LOG.info("%s %s", path, "written" if is_new else "exists already: it was not changed")
+        LOG.info("edit the account in %s/convo.toml, then run `convo-pipeline check` there", folder)
+        return
     file = find_settings_file(context.config)
-    write_first_settings(file, context.clock.now().date())
+    write_first_settings(file, today)
     LOG.info("%s written: edit its account, then run `convo-pipeline check`", file)
 
 

@@ -207,6 +207,9 @@ AccountName = Annotated[
 PageId = Annotated[
     str, _matching(r"me|[0-9]{1,32}", 'must be the digits of the Page\'s id in quotes, or "me"')
 ]
+KeyPart = Annotated[
+    str, _matching(r"[A-Za-z0-9_.-]{1,100}", 'must be letters, digits, "_", "-" or "."')
+]
 EmailAddress = Annotated[
     str,
     _matching(
@@ -363,6 +366,13 @@ class AlertsSettings(_Section):
         return self
 
 
+class DagsterSettings(_Section):
+    """`[dagster]`: names in the code location that mounts the pipeline."""
+
+    key_prefix: tuple[KeyPart, ...] = Field(default=(), strict=False)
+    """Put before every asset key. The command line records its runs under the same keys."""
+
+
 class ExportSettings(_Section):
     """`[export]`: the secret from which exports derive the codes of people."""
 
@@ -499,6 +509,7 @@ class Settings(_Section):
     schedule: ScheduleSettings = ScheduleSettings()
     metrics: MetricsSettings = MetricsSettings()
     alerts: AlertsSettings = AlertsSettings()
+    dagster: DagsterSettings = DagsterSettings()
     export: ExportSettings = ExportSettings()
     deletion: DeletionSettings = DeletionSettings()
     retention: RetentionSettings = RetentionSettings()

@@ -1,9 +1,13 @@
-"""Command `init`: write a commented `convo.toml` to start from. It asks nothing."""
+"""Command `init`: write the files to start from. It asks nothing and changes no existing file."""
 
+import shutil
+from collections.abc import Iterator
 from datetime import date
+from importlib.resources import as_file, files
 from pathlib import Path
 
 from convo_pipeline.errors import SettingsError
+from convo_pipeline.settings import CONFIG_FILE
 
 TEMPLATE = """\
 # Settings of convo-pipeline. All keys and their defaults: docs/settings.md
@@ -42,3 +46,30 @@ def write_first_settings(file: Path, today: date) -> None:
         raise SettingsError(f"{file} exists already: it was not changed") from None
     except OSError as error:
         raise SettingsError(f"cannot write {file}: {error.strerror}") from None
+
+
+def write_project(folder: Path, today: date) -> Iterator[tuple[Path, bool]]:
+    """Write `convo.toml` and the packaged files into a folder, which is made if it is missing.
+
+    The packaged files are workspace.yaml, dagster.yaml, notebooks and docs. Yield each file or
+    folder, and whether it is new: one that exists stays as it is. SettingsError if it cannot be
+    written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        config = folder / CONFIG_FILE
+        is_new = not config.exists()
+        if is_new:
+            write_first_settings(config, today)
+        yield config, is_new
+        with as_file(files("convo_pipeline") / "project") as packaged:
+            for source in sorted(packaged.iterdir()):
+                target = folder / source.name
+                is_new = not target.exists()
+                if is_new and source.is_dir():
+                    shutil.copytree(source, target, copy_function=shutil.copyfile)
+                elif is_new:
+                    shutil.copyfile(source, target)
+                yield target, is_new
+    except OSError as error:
+        raise SettingsError(f"cannot write {error.filename or folder}: {error.strerror}") from None

@@ -19,9 +19,13 @@ class ConvoScaffolder(dg.Scaffolder):
     def scaffold(self, request: dg.ScaffoldRequest) -> None:
         """Write both files into the new folder; its name becomes the prefix of the asset keys."""
         target = request.target_path
-        attributes = {"config": CONFIG_FILE, "key_prefix": [target.name]}
-        dg.scaffold_component(request, attributes)
-        write_first_settings(target / CONFIG_FILE, datetime.now(UTC).date())
+        dg.scaffold_component(request, {"config": CONFIG_FILE})
+        config = target / CONFIG_FILE
+        write_first_settings(config, datetime.now(UTC).date())
+        with config.open("a") as file:
+            file.write(
+                f'\n[dagster]\nkey_prefix = ["{target.name}"]  # put before every asset key\n'
+            )
 
 
 @dg.scaffold_with(ConvoScaffolder)
@@ -31,7 +35,7 @@ class ConvoComponent(dg.Component, dg.Model, dg.Resolvable):
     config: str = CONFIG_FILE
     """Path of the configuration; a relative one begins in the folder of `defs.yaml`."""
     key_prefix: str | Sequence[str] | None = None
-    """Put before every asset key and every name."""
+    """Put before every asset key and every name; without it that of the configuration."""
     group_name: str | None = None
     """The group of all assets; without it each layer is a group."""
     include: Sequence[str] | None = None

@@ -8,7 +8,6 @@ import dagster as dg
 from convo_pipeline.orchestration.assets import Translation
 from convo_pipeline.orchestration.catalog import build_definitions
 from convo_pipeline.orchestration.deployment import read_deployment
-from convo_pipeline.orchestration.names import Names
 
 
 def build_defs(
@@ -25,7 +24,8 @@ def build_defs(
     `config` is the path of the configuration. Default: $CONVO_CONFIG, else ./convo.toml. A wrong
     configuration loads too: every asset then names the problem.
     `key_prefix` is put before every asset key and, joined by "_", before the names of jobs,
-    schedules, sensors and steps.
+    schedules, sensors and steps. Default: `[dagster] key_prefix` of the configuration, under which
+    the command line records its runs too.
     `group_name` is the group of all assets. Default: a group for each layer.
     `include` names the tables that are assets; the tables that they follow are added. All tables
     are stored.
@@ -36,9 +36,9 @@ def build_defs(
     There is no executor and no resource among the definitions. Days are UTC. Raises SettingsError
     if `include` names no table or no derived one, or if two tables get the same key.
     """
-    prefix = (key_prefix,) if isinstance(key_prefix, str) else tuple(key_prefix or ())
+    prefix = (key_prefix,) if isinstance(key_prefix, str) else key_prefix
     return build_definitions(
-        read_deployment(config=config, names=Names(prefix)),
+        read_deployment(config=config, key_prefix=prefix),
         group_name=group_name,
         include=include,
         translation=translation,

@@ -30,11 +30,12 @@ class Deployment:
 def read_deployment(
     environ: Mapping[str, str] = os.environ,
     config: str | os.PathLike[str] | None = None,
-    names: Names = UNPREFIXED,
+    key_prefix: Sequence[str] | None = None,
 ) -> Deployment:
     """Read the configuration; a wrong or missing one becomes a `problem` without accounts.
 
     Its valid sections are used: so the failed run is told to the receivers of `[alerts]`.
+    `key_prefix` replaces that of the configuration.
     """
     settings, problem = Settings(), None
     try:
@@ -43,4 +44,5 @@ def read_deployment(
             problem = f"{find_settings_file(config, environ)}: no [[accounts]] yet"
     except SettingsError as error:
         settings, problem = read_valid_sections(config, environ), str(error)
-    return Deployment(settings, problem=problem, environ=environ, names=names)
+    prefix = settings.dagster.key_prefix if key_prefix is None else key_prefix
+    return Deployment(settings, problem=problem, environ=environ, names=Names(tuple(prefix)))

@@ -7,6 +7,7 @@ file gets one, and our own commands collect none, whatever the file says.
 import os
 from collections.abc import Mapping
 from contextlib import suppress
+from importlib.resources import files
 from pathlib import Path
 
 import dagster as dg
@@ -18,20 +19,7 @@ from convo_pipeline.orchestration.runs import HOME_VARIABLE
 
 EVENT_BATCH_SIZE = "1000"
 """Events of one asset that are written at once."""
-QUIET_CONFIG = """\
-telemetry:
-  enabled: false
-nux:
-  enabled: false
-concurrency:
-  runs:
-    max_concurrent_runs: 4
-run_monitoring:
-  enabled: true
-  start_timeout_seconds: 180
-  max_runtime_seconds: 86400
-"""
-"""The important part of the shipped dagster.yaml, for an installation without the repository."""
+SHIPPED_CONFIG = "dagster.yaml"
 
 
 def open_instance(environ: Mapping[str, str]) -> dg.DagsterInstance:
@@ -62,9 +50,9 @@ def make_home(path: Path) -> Path:
     """Make a folder for DAGSTER_HOME, with telemetry off; an existing dagster.yaml stays."""
     path.mkdir(parents=True, exist_ok=True)
     if not any((path / name).exists() for name in ("dagster.yaml", "dagster.yml")):
-        shipped = Path("dagster.yaml")
-        text = shipped.read_text() if shipped.is_file() else QUIET_CONFIG
-        with suppress(OSError), (path / "dagster.yaml").open("x") as file:
+        own, packaged = Path(SHIPPED_CONFIG), files("convo_pipeline") / "project" / SHIPPED_CONFIG
+        text = own.read_text() if own.is_file() else packaged.read_text()
+        with suppress(OSError), (path / SHIPPED_CONFIG).open("x") as file:
             file.write(text)
     return path.resolve()
 

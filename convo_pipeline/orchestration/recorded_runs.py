@@ -14,7 +14,7 @@ from convo_pipeline.orchestration.asset_events import ACCOUNTS_METADATA, error_c
 from convo_pipeline.orchestration.assets import MODE_TAG, SCOPE_TAG
 from convo_pipeline.orchestration.catalog import build_definitions
 from convo_pipeline.orchestration.deployment import Deployment
-from convo_pipeline.orchestration.names import EXTRACT_JOB, NORMALISE_JOB
+from convo_pipeline.orchestration.names import EXTRACT_JOB, NORMALISE_JOB, Names
 from convo_pipeline.orchestration.partitions import (
     ONE_DAY,
     Window,
@@ -43,15 +43,17 @@ def run_jobs(
     Ctrl-C raises KeyboardInterrupt: Dagster itself would continue with the next job.
     """
     reports: list[AccountReport] = []
+    names = Names(deployment.settings.dagster.key_prefix)
     definitions = build_definitions(
-        replace(deployment, on_reports=reports.extend, interface="command_line")
+        replace(deployment, names=names, on_reports=reports.extend, interface="command_line")
     )
     failures: list[str] = []
     for step in steps:
         wanted = windows if step == EXTRACT else _stored_windows(deployment, windows)
         for window, accounts in accounts_by_window(wanted).items():
             for neighbouring in neighbours(deployment.settings, accounts):
-                result = definitions.resolve_job_def(JOBS[step]).execute_in_process(
+                job = definitions.resolve_job_def(names.of(JOBS[step]))
+                result = job.execute_in_process(
                     instance=instance,
                     raise_on_error=False,
                     tags=range_tags(neighbouring, window) | {MODE_TAG: mode, SCOPE_TAG: scope},

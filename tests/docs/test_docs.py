@@ -195,6 +195,7 @@ def default_of(field: FieldInfo) -> str:
 
 KNOWN_PROGRAMS = {
     "dbt",
+    "dg",
     "docker",
     "kubectl",
     ".",

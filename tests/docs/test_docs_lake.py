@@ -96,6 +96,7 @@ SHOWN_PYTHON = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
 @pytest.mark.parametrize(
     ("name", "block"), SHOWN_PYTHON, ids=[f"{name}-{n}" for n, (name, _) in enumerate(SHOWN_PYTHON)]
 )

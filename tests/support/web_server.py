@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +31,7 @@ query($path: [String!]!) { assetNodeOrError(assetKey: {path: $path}) { ... on As
       materializedPartitions failedPartitions } } } } } } } }"""
 LAUNCH = """
 mutation($params: ExecutionParams!) { launchRun(executionParams: $params) { __typename
-  ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
+  ... on LaunchRunSuccess { run { runId } } ... on Error { message } } }"""
 RUN = """query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"""
 RUNS = """{ runsOrError { ... on Runs { results { runId jobName status tags { key value } } } } }"""
 EVENTS = """
@@ -76,7 +76,7 @@ class Web:
         return result
 
     def asset(self, name: str) -> Any:
-        return self.ask(STATUS, path=[name])
+        return self.ask(STATUS, path=name.split("/"))
 
     def row_counts(self, name: str) -> dict[str, int]:
         """Return the row count of each partition's newest materialisation."""
@@ -93,9 +93,9 @@ class Web:
             "repositoryLocationName": location,
             "repositoryName": "__repository__",
             "jobName": "__ASSET_JOB",
-            "assetSelection": [{"path": [asset]} for asset in assets],
+            "assetSelection": [{"path": asset.split("/")} for asset in assets],
         }
-        tags = [{"key": "dagster/partition", "value": partition}]
+        tags = [{"key": "dagster/partition", "value": partition}] if partition else []
         result = self.ask(
             LAUNCH, params={"selector": selector, "executionMetadata": {"tags": tags}}
         )
@@ -104,7 +104,7 @@ class Web:
 
     def backfill(self, assets: list[str], partitions: list[str]) -> None:
         params = {
-            "assetSelection": [{"path": [asset]} for asset in assets],
+            "assetSelection": [{"path": asset.split("/")} for asset in assets],
             "partitionNames": partitions,
         }
         result = self.ask(BACKFILL, params=params)
@@ -145,18 +145,22 @@ def wait_for(check: Callable[[], Any], seconds: float = PATIENCE_SECONDS) -> Any
 
 @contextmanager
 def dagster_dev(
-    home: Path, environ: Mapping[str, str], change: tuple[str, str] = ("", "")
+    home: Path,
+    environ: Mapping[str, str],
+    change: tuple[str, str] = ("", ""),
+    arguments: Sequence[str] = (),
 ) -> Iterator[Web]:
     """Start `dagster dev` in the repository's root with a separate home, and stop it at the end.
 
-    The time limit for a run's start is longer, because the shared clock may be fast. `change`
-    replaces one more line of the shipped dagster.yaml.
+    `arguments` name another code location than that of the shipped workspace.yaml. The time limit
+    for a run's start is longer, because the shared clock may be fast. `change` replaces one more
+    line of the shipped dagster.yaml.
     """
     home.mkdir(exist_ok=True)
     longer = f"start_timeout_seconds: {180 * FAST}"
     config = (ROOT / "dagster.yaml").read_text().replace("start_timeout_seconds: 180", longer)
     (home / "dagster.yaml").write_text(config.replace(*change))
-    with serve_page(home, environ, "dagster", "dev") as web:
+    with serve_page(home, environ, "dagster", "dev", *arguments) as web:
         yield web
 
 

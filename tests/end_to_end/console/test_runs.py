@@ -19,7 +19,7 @@ from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.instance import make_home, open_home
 from convo_pipeline.orchestration.partitions import Window
 from convo_pipeline.orchestration.runs import HOME_VARIABLE, RunResult, run_steps
-from convo_pipeline.settings import StoreSettings
+from convo_pipeline.settings import DagsterSettings, StoreSettings
 from tests.support.inboxes import (
     NOW,
     START,
@@ -76,6 +76,10 @@ def outcomes(result: RunResult) -> list[str]:
 
 
 def test_direct_and_recorded_runs_store_the_same_bytes(inboxes: Inboxes, tmp_path: Path) -> None:
+    """The recorded run uses the keys of `[dagster] key_prefix`, and no others."""
+    prefix = DagsterSettings(key_prefix=("my-shop", "inbox"))
+    prefixed = inboxes.settings.model_copy(update={"dagster": prefix})
+    inboxes = replace(inboxes, settings=prefixed)
     home = make_home(tmp_path / "home")
     direct = run_into(inboxes, tmp_path / "direct")
     recorded = run_into(inboxes, tmp_path / "recorded", **{HOME_VARIABLE: str(home)})
@@ -85,8 +89,11 @@ def test_direct_and_recorded_runs_store_the_same_bytes(inboxes: Inboxes, tmp_pat
     assert {path.split("/")[0] for path in files} >= {"raw_message_details", "account_days"}
     assert files == table_files(tmp_path / "recorded")
     with open_home(home) as instance:
-        assert [run.job_name for run in instance.get_runs()] == ["normalise_job", "extract_job"]
-        assert instance.get_materialized_partitions(dg.AssetKey("messages"))
+        jobs = [run.job_name for run in instance.get_runs()]
+        keys = set(instance.all_asset_keys())
+        assert instance.get_materialized_partitions(dg.AssetKey(["my-shop", "inbox", "messages"]))
+    assert jobs == ["my_shop_inbox_normalise_job", "my_shop_inbox_extract_job"]
+    assert keys == {dg.AssetKey(["my-shop", "inbox", name]) for name in schema.TABLES}
 
 
 def test_direct_and_recorded_runs_name_the_same_problems(inboxes: Inboxes, tmp_path: Path) -> None:
