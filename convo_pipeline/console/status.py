@@ -24,7 +24,7 @@ from convo_pipeline.derive.day import (
 )
 from convo_pipeline.errors import StoreError
 from convo_pipeline.extract.risk import find_risks, propose_minutes
-from convo_pipeline.extract.spool import left_spools
+from convo_pipeline.extract.spool import count_left_spools
 from convo_pipeline.graph.client import Endpoint
 from convo_pipeline.lake.store import Store
 from convo_pipeline.orchestration.outbox import Outbox
@@ -218,7 +218,7 @@ def _read_account(
         look_due_at=risks.due_at,
         due_conversation_count=sum(each.is_due for each in conversations),
         has_refused=any(each.due_reason == REFUSED for each in conversations),
-        open_spool_count=len(left_spools(store.state_path, name)),
+        open_spool_count=count_left_spools(store, name),
         underived_day_count=underived_day_count,
         quarantine_count=len(state.suspect_files(name)),
         kept_day_count=len(kept_days(store, name)),

@@ -49,7 +49,7 @@ from convo_pipeline.extract.report import (
     refusals,
 )
 from convo_pipeline.extract.run_data import ROWS_PER_FILE, RunData
-from convo_pipeline.extract.spool import OwnIdentity, Spool, left_spools
+from convo_pipeline.extract.spool import OwnIdentity, SharedSpools, Spool, left_spools
 from convo_pipeline.graph.client import Endpoint, GraphClient
 from convo_pipeline.graph.codes import NO_CONVERSATION
 from convo_pipeline.graph.listing import MARGIN, Listing, ListingSummary
@@ -141,7 +141,9 @@ class AccountRun:
             self.cancellation.check()
             self.save_identity()
             results.append(self._repair_files())
-            for spool in left_spools(self.store.state_path, self.account.name):
+            for spool in left_spools(
+                self.store.state_path, self.account.name, SharedSpools.of(self.store)
+            ):
                 results.append(self._load(spool))
             return self._fetch_and_load(results, user_id)
         except Exception as error:
@@ -173,7 +175,12 @@ class AccountRun:
         with open_client(
             self.settings, self.store, self.account, self.environ, self.clock, self.cancellation
         ) as client:
-            spool = Spool.create(self.store.state_path, self.account.name, self.run_id)
+            spool = Spool.create(
+                self.store.state_path,
+                self.account.name,
+                self.run_id,
+                SharedSpools.of(self.store),
+            )
             calls = AccountCalls(
                 self, client, RunData.create(self.store, self.account, spool, self.rows_per_file)
             )

@@ -19,7 +19,7 @@ from convo_pipeline.errors import SettingsError, StoreError
 from convo_pipeline.extract.account import AccountRun
 from convo_pipeline.extract.report import AccountReport, Mode, Progress
 from convo_pipeline.extract.run_data import share_of_memory
-from convo_pipeline.extract.spool import delete_old_spools
+from convo_pipeline.extract.spool import SharedSpools, delete_old_spools
 from convo_pipeline.lake.accounts import describe_account, save_accounts
 from convo_pipeline.lake.ledger import export_runs, restore_runs
 from convo_pipeline.lake.store import Store
@@ -92,7 +92,7 @@ def extract(
             reports = _report_all(runs, cancellation)
         configured = [account.name for account in settings.accounts]
         with suppress(StoreError):  # The nightly upkeep does it again and reports the error.
-            delete_old_spools(store.state_path, clock.now(), configured)
+            delete_old_spools(store.state_path, clock.now(), configured, SharedSpools.of(store))
     finally:
         export_runs(store, run_id)
         save_accounts(

@@ -7,7 +7,6 @@ found. Files have mode 0600, folders 0700, and no name ends in `.parquet`.
 """
 
 import hashlib
-import shutil
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
@@ -19,18 +18,24 @@ from typing import Any
 from convo_pipeline.base.json_text import dump_without_paging, load_json
 from convo_pipeline.base.threads import PARSE_LOCK
 from convo_pipeline.base.times import day_of, day_start_us, from_us, to_us
-from convo_pipeline.errors import PayloadError, StoreError
+from convo_pipeline.errors import CorruptError, PayloadError, StoreError
 from convo_pipeline.graph.responses import (
     ConversationRow,
     limit_rows,
     read_conversation_row,
     within_limits,
 )
+from convo_pipeline.lake.store import Store
 from convo_pipeline.state.records import ConversationState
+from convo_pipeline.storage.backend import StorageBackend
 from convo_pipeline.storage.local import LocalFolder, storage_error, sync_folder, write_synced
 from convo_pipeline.tables.complete_range import CompleteRange
 
 SPOOL = "spool"
+SHARED_SPOOL = ".spool"
+"""Folder in the bucket with copies of the spools of all machines."""
+SHARED_MARK = "shared"
+"""Empty file in a local spool whose records are in the bucket too."""
 MAX_AGE = timedelta(days=7)
 
 
@@ -165,11 +170,83 @@ _UNREADABLE = (
 """Errors of `decode_record` for a value that this version does not write."""
 
 
+class SharedSpools:
+    """Copies of the spools in the bucket: any machine stores what a dead one left.
+
+    Only the holder of an account's lock may use its copies. So they need locks of all machines:
+    without them the spool of a live run looks like one of a dead run.
+    """
+
+    def __init__(self, backend: StorageBackend) -> None:
+        self._backend = backend
+
+    @classmethod
+    def of(cls, store: Store) -> "SharedSpools | None":
+        """Return the copies of a store's spools; None if it has no bucket or no shared locks."""
+        is_shared = store.backend.is_shared and store.locks.are_shared
+        return cls(store.backend) if is_shared else None
+
+    def save(self, spool: Path, name: str, content: bytes) -> None:
+        """Write a record that is new."""
+        self._backend.replace(
+            (*self._parts(spool), name), content, None, lambda content, name: None
+        )
+
+    def delete(self, spool: Path) -> None:
+        """Remove the copy of a spool."""
+        self._backend.remove_folder(self._parts(spool))
+
+    def run_ids(self, account: str) -> list[str]:
+        """Return the runs of an account that have a copy, oldest first."""
+        return self._backend.list_names((SHARED_SPOOL, f"account={account}"))
+
+    def fetch(self, state_path: Path, account: str) -> None:
+        """Copy the account's spools to this machine; remove those that another machine stored."""
+        folder, run_ids = LocalFolder(state_path), self.run_ids(account)
+        for run in _run_folders(state_path, account):
+            if run.name not in run_ids and (run / SHARED_MARK).exists():
+                _remove_folder(run)
+        for run_id in run_ids:
+            run = folder.make_folder((SPOOL, account, run_id))
+            _write(run, SHARED_MARK, b"")
+            for parts in self._backend.list_files(self._parts(run)):
+                if not (run / parts[-1]).exists():
+                    _write(run, parts[-1], self._read(parts))
+
+    def delete_old(self, now: datetime, accounts: Collection[str]) -> int:
+        """Remove copies older than seven days, except of these accounts; return how many."""
+        count, limit = 0, f"{now - MAX_AGE:%Y%m%dT%H%M%S}"
+        for name in self._backend.list_names((SHARED_SPOOL,)):
+            account = name.removeprefix("account=")
+            for run_id in () if account in accounts else self.run_ids(account):
+                if run_id < limit:
+                    self._backend.remove_folder((SHARED_SPOOL, name, run_id))
+                    count += 1
+        return count
+
+    def rename(self, old: str, new: str) -> None:
+        """Move the copies of an account to its new name."""
+        self._backend.rename_folder((SHARED_SPOOL, f"account={old}"), f"account={new}")
+
+    def _read(self, parts: Sequence[str]) -> bytes:
+        """Return a record; an empty one, which counts as damaged, if it is damaged or gone."""
+        try:
+            file = self._backend.read(parts)
+        except CorruptError:
+            return b""
+        return file.content if file else b""
+
+    @staticmethod
+    def _parts(spool: Path) -> tuple[str, ...]:
+        return (SHARED_SPOOL, f"account={spool.parent.name}", spool.name)
+
+
 @dataclass
 class Spool:
     """The write-ahead log of one account's run; several threads may append to it."""
 
     folder: Path
+    shared: SharedSpools | None = None
     damaged: list[str] = field(default_factory=list)
     """File names of the damaged records that the last iteration skipped."""
     unreadable: list[dict[str, Any]] = field(default_factory=list)
@@ -178,11 +255,18 @@ class Spool:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
-    def create(cls, state_path: Path, account: str, run_id: str) -> "Spool":
-        return cls(LocalFolder(state_path).make_folder((SPOOL, account, run_id)))
+    def create(
+        cls, state_path: Path, account: str, run_id: str, shared: SharedSpools | None = None
+    ) -> "Spool":
+        folder = LocalFolder(state_path).make_folder((SPOOL, account, run_id))
+        if shared:
+            _write(folder, SHARED_MARK, b"")
+        return cls(folder, shared)
 
     def append(self, record: Record, states: Sequence[StateRecord] = ()) -> None:
         """Write a record and new states into one file, synced: after a crash it is whole or absent.
+
+        If the spools are shared, a copy in the bucket is written before this returns.
 
         Raise StoreError if it cannot be written, PayloadError if it is nested too deeply.
         """
@@ -192,15 +276,9 @@ class Spool:
         with self._lock:
             self._count += 1
             name = f"{self._count:08d}-{digest}"
-        staged = self.folder / f"{name}.tmp"
-        try:
-            write_synced(staged, content)
-            staged.rename(self.folder / f"{name}.json")
-            sync_folder(self.folder)
-        except OSError as error:
-            with suppress(OSError):
-                staged.unlink()
-            raise StoreError(f"cannot write the spool {self.folder}: {error.strerror}") from None
+        _write(self.folder, f"{name}.json", content)
+        if self.shared:
+            self.shared.save(self.folder, f"{name}.json", content)
 
     def __iter__(self) -> Iterator[Record]:
         """Yield the records in the order of writing; skip and keep those that cannot be read."""
@@ -223,12 +301,31 @@ class Spool:
 
         After a StoreError the next run stores the same records once more.
         """
+        if self.shared:
+            self.shared.delete(self.folder)
         _remove_folder(self.folder)
 
 
-def left_spools(state_path: Path, account: str) -> list[Spool]:
-    """Return the spools that earlier runs of the account left, oldest first."""
-    return [Spool(run) for run in _run_folders(state_path, account)]
+def left_spools(state_path: Path, account: str, shared: SharedSpools | None = None) -> list[Spool]:
+    """Return the spools that earlier runs of the account left, oldest first.
+
+    With `shared` these are the runs of all machines. The caller holds the account's lock then.
+    """
+    if shared:
+        shared.fetch(state_path, account)
+    return [
+        Spool(run, shared if (run / SHARED_MARK).exists() else None)
+        for run in _run_folders(state_path, account)
+    ]
+
+
+def count_left_spools(store: Store, account: str) -> int:
+    """Return how many spools earlier runs of the account left, without a lock."""
+    shared, runs = SharedSpools.of(store), _run_folders(store.state_path, account)
+    if shared is None:
+        return len(runs)
+    own = {run.name for run in runs if not (run / SHARED_MARK).exists()}
+    return len(own.union(shared.run_ids(account)))
 
 
 def find_damaged_records(state_path: Path) -> list[Path]:
@@ -251,7 +348,12 @@ def find_damaged_records(state_path: Path) -> list[Path]:
     return found
 
 
-def delete_old_spools(state_path: Path, now: datetime, accounts: Collection[str] = ()) -> int:
+def delete_old_spools(
+    state_path: Path,
+    now: datetime,
+    accounts: Collection[str] = (),
+    shared: SharedSpools | None = None,
+) -> int:
     """Remove spools older than seven days, except of these accounts; return how many.
 
     Raise the first StoreError after trying all.
@@ -276,14 +378,24 @@ def delete_old_spools(state_path: Path, now: datetime, accounts: Collection[str]
             errors.append(error)
     if errors:
         raise errors[0]
-    return len(old)
+    return len(old) + (shared.delete_old(now, accounts) if shared else 0)
+
+
+def _write(folder: Path, name: str, content: bytes) -> None:
+    """Write a file of a spool in one step, synced."""
+    staged = folder / f"{Path(name).stem}.tmp"
+    try:
+        write_synced(staged, content)
+        staged.rename(folder / name)
+        sync_folder(folder)
+    except OSError as error:
+        with suppress(OSError):
+            staged.unlink()
+        raise StoreError(f"cannot write the spool {folder}: {error.strerror}") from None
 
 
 def _remove_folder(folder: Path) -> None:
-    try:
-        shutil.rmtree(folder)
-    except OSError as error:
-        raise storage_error(folder, "remove", error) from None
+    LocalFolder(folder.parent).remove_folder((folder.name,))
 
 
 def _encode(record: Record, states: Sequence[StateRecord]) -> bytes:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from convo_pipeline.extract.spool import delete_old_spools
+from convo_pipeline.extract.spool import SharedSpools, delete_old_spools
 from convo_pipeline.lake.compact import compact
 from convo_pipeline.lake.store import Store
 from convo_pipeline.orchestration.asset_events import problem_failure
@@ -83,7 +83,10 @@ def run_upkeep(deployment: Deployment, log: Log) -> list[str]:
                 len(each.messages) for each in remove_unsent(settings, store, now)
             ),
             "old spools removed": lambda: delete_old_spools(
-                store.state_path, now, [account.name for account in settings.accounts]
+                store.state_path,
+                now,
+                [account.name for account in settings.accounts],
+                SharedSpools.of(store),
             ),
             "files checked": lambda: scrub(store, today, settings),
             "partitions expired": lambda: len(

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from convo_pipeline.base.json_text import dump_json, load_json
 from convo_pipeline.errors import StoreError
 from convo_pipeline.extract.load import load_spool
-from convo_pipeline.extract.spool import left_spools
+from convo_pipeline.extract.spool import SHARED_SPOOL, SharedSpools, left_spools
 from convo_pipeline.lake.compact import drop_outdated
 from convo_pipeline.lake.parquet import read_label
 from convo_pipeline.lake.store import Store
@@ -59,7 +59,7 @@ def load_leftover_spools(settings: Settings, store: Store, account: str) -> None
 
     The caller holds `lock_for_erasure`.
     """
-    for spool in left_spools(store.state_path, account):
+    for spool in left_spools(store.state_path, account, SharedSpools.of(store)):
         load_spool(store, _account_settings(settings, store, account), spool)
         spool.delete()
 
@@ -115,7 +115,7 @@ def delete_copies(
         )
         if is_misplaced or not is_foreign:
             store.remove_set_aside(parts)
-    for folder in (*folders, (QUARANTINE,)):
+    for folder in (*folders, (QUARANTINE,), (SHARED_SPOOL, f"account={account}")):
         store.backend.delete_old_versions(folder)
 
 

@@ -18,6 +18,8 @@ _AGE = "SELECT extract(epoch FROM clock_timestamp() - began_at) FROM live_runs W
 class PostgresLocks(Locks):
     """The advisory locks of one lake, held by the session of the state."""
 
+    are_shared = True
+
     def __init__(self, folder: Path, database: PostgresDatabase) -> None:
         super().__init__(folder)
         self._database = database

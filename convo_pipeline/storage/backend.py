@@ -67,6 +67,9 @@ class StorageBackend(Protocol):
     def rename_folder(self, parts: Parts, new_name: str) -> None:
         """Rename a folder; call it again after an interruption."""
 
+    def remove_folder(self, parts: Parts) -> None:
+        """Remove a folder and all its files, whatever their versions are."""
+
     def delete_old_versions(self, parts: Parts) -> None:
         """Delete versions of files below a folder that the backend keeps after a change."""
 

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
@@ -184,6 +185,13 @@ class LocalFolder:
             sync_folder(path.parent)
         except OSError as error:
             raise storage_error(path, "rename", error) from None
+
+    def remove_folder(self, parts: Parts) -> None:
+        path = self.path(parts)
+        try:
+            shutil.rmtree(path)
+        except OSError as error:
+            raise storage_error(path, "remove", error) from None
 
     def delete_old_versions(self, parts: Parts) -> None:
         """Do nothing: a disk keeps no old versions."""

@@ -27,6 +27,9 @@ SETTLED_SECONDS = 5.0
 class Locks:
     """The lock files in one folder. `state/postgres_locks.py` has the locks of many machines."""
 
+    are_shared = False
+    """Whether the locks of accounts hold on all machines."""
+
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 

@@ -158,6 +158,16 @@ class S3Bucket:
         with ThreadPoolExecutor(RENAME_THREADS) as pool:
             list(pool.map(move, list(self.list_files(parts))))
 
+    def remove_folder(self, parts: Parts) -> None:
+        def remove(inner: tuple[str, ...]) -> None:
+            self._call("delete_object", Key=self._key(inner))
+
+        try:
+            with ThreadPoolExecutor(RENAME_THREADS) as pool:
+                list(pool.map(remove, list(self.list_files(parts))))
+        except ANY_ERROR as error:
+            raise self._error("remove", parts, error) from None
+
     def delete_old_versions(self, parts: Parts) -> None:
         if not self._keeps_versions:
             return

@@ -7,6 +7,7 @@ table's folder moves in one step. In a bucket each object is copied, then delete
 from contextlib import ExitStack
 
 from convo_pipeline.errors import StoreError
+from convo_pipeline.extract.spool import SHARED_SPOOL, SPOOL, SharedSpools
 from convo_pipeline.lake import accounts, ledger
 from convo_pipeline.lake.compact import drop_outdated
 from convo_pipeline.lake.parquet import read_label
@@ -18,8 +19,6 @@ from convo_pipeline.schema import TABLES
 from convo_pipeline.storage.backend import remove_file, write_file
 from convo_pipeline.storage.layout import QUARANTINE, check_account, file_parts, table_of
 from convo_pipeline.storage.local import LocalFolder
-
-SPOOL = "spool"
 
 
 def finish_renames(store: Store) -> None:
@@ -60,6 +59,9 @@ def rename_account(store: Store, old: str, new: str, *, is_dry_run: bool = False
                 store.backend.rename_folder((QUARANTINE, table, f"account={old}"), f"account={new}")
         if old in state_folder.list_names((SPOOL,)):
             state_folder.rename_folder((SPOOL, old), new)
+        shared = SharedSpools.of(store)
+        if shared:
+            shared.rename(old, new)
         rename_receipts(store, old, new)
         rename_pending_plans(store, old, new)
         rename_pending_days(store, old, new)
@@ -68,7 +70,7 @@ def rename_account(store: Store, old: str, new: str, *, is_dry_run: bool = False
         ledger.change_runs(store, lambda rows: ledger.rename_account(rows, old, new))
         store.state.rename_account(old, new)
         drop_outdated(store, (old, new))
-        for table in TABLES:
+        for table in (*TABLES, SHARED_SPOOL):
             store.backend.delete_old_versions((table, f"account={old}"))
             store.backend.delete_old_versions((QUARANTINE, table, f"account={old}"))
         remove_file(state_folder, note)
@@ -89,6 +91,8 @@ def _check(store: Store, old: str, new: str, tables: list[str]) -> None:
     state_folder, remains = LocalFolder(store.state_path), None
     if state_folder.list_names((SPOOL, new)):
         remains = state_folder.location((SPOOL, new))
+    elif any(True for _ in store.backend.list_files((SHARED_SPOOL, f"account={new}"))):
+        remains = store.backend.location((SHARED_SPOOL, f"account={new}"))
     elif any(True for _ in store.backend.list_files((RECEIPTS, f"account={new}"))):
         remains = store.backend.location((RECEIPTS, f"account={new}"))
     if remains:

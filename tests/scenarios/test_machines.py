@@ -1,0 +1,194 @@
+"""Processes as machines: each has its own state folder. They share a bucket and PostgreSQL."""
+
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from convo_pipeline.emulator.serve import EMULATOR_TOKEN, EmulatorServer
+from convo_pipeline.emulator.world import World
+from convo_pipeline.lake.store import Store
+from convo_pipeline.settings import Settings, parse_settings
+from tests.support.postgres_server import PostgresServer
+from tests.support.s3_server import CREDENTIALS, serve_s3
+
+pytestmark = pytest.mark.slow
+
+PROGRAM = "from convo_pipeline.cli import main; main()"
+CONFIG = """
+[graph]
+base_url = "{url}"
+[store]
+root = "s3://{bucket}/tables"
+state_dir = "{state}"
+state_url_env = "STATE_URL"
+endpoint_url = "{endpoint}"
+"""
+ACCOUNT = """
+[[accounts]]
+name = "{name}"
+page_id = "{page_id}"
+platform = "messenger"
+token_env = "SHOP_TOKEN"
+start_date = "{start}"
+"""
+
+
+@dataclass
+class Fleet:
+    """A bucket, a database, an API, and machines that use them."""
+
+    folder: Path
+    bucket: str
+    endpoint: str
+    postgres: PostgresServer
+    state_url: str
+    server: EmulatorServer
+    start: datetime
+    machines: list["subprocess.Popen[str]"] = field(default_factory=list)
+
+    @property
+    def environ(self) -> dict[str, str]:
+        own = {"SHOP_TOKEN": EMULATOR_TOKEN, "STATE_URL": self.state_url}
+        return {**os.environ, **CREDENTIALS, **own}
+
+    def config(self, machine: str) -> Path:
+        """Write the settings of a machine, with a state folder of its own."""
+        text = CONFIG.format(
+            url=self.server.base_url,
+            bucket=self.bucket,
+            state=self.folder / machine / "state",
+            endpoint=self.endpoint,
+        )
+        for account in self.server.world.accounts.values():
+            text += ACCOUNT.format(
+                name=account.name, page_id=account.page_id, start=self.start.date()
+            )
+        (self.folder / machine).mkdir(exist_ok=True)
+        file = self.folder / machine / "convo.toml"
+        file.write_text(text)
+        return file
+
+    def launch(self, machine: str, *arguments: str) -> "subprocess.Popen[str]":
+        """Start a command on a machine."""
+        command = [sys.executable, "-c", PROGRAM, *arguments]
+        environ = self.environ | {"CONVO_CONFIG": str(self.config(machine))}
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(command, env=environ, stdout=pipe, stderr=pipe, text=True)
+        self.machines.append(process)
+        return process
+
+    def run(self, machine: str, *arguments: str) -> str:
+        """Run a command that must succeed; return what it printed."""
+        process = self.launch(machine, *arguments)
+        output, errors = process.communicate()
+        assert process.returncode == 0, output + errors
+        return output + errors
+
+    def open_store(self, machine: str) -> Store:
+        settings: Settings = parse_settings(self.config(machine).read_bytes())
+        return Store(settings.store)
+
+    def stored_texts(self, account: str = "shop") -> set[str]:
+        """Return the ids of the account's messages whose content is stored."""
+        store = self.open_store("reader")
+        rows = [
+            row
+            for day in store.days("raw_message_details", account)
+            for row in store.read("raw_message_details", account, day).to_pylist()
+        ]
+        store.close()
+        return {row["message_id"] for row in rows}
+
+    def wait_for_calls(self, count: int) -> None:
+        while len(self.server.log) < count:
+            time.sleep(0.02)
+
+    def most_calls_in_a_second(self) -> int:
+        """Return the largest number of calls of one account in any closed second."""
+        times: dict[str | None, list[float]] = {}
+        for call in self.server.log:
+            times.setdefault(call.account, []).append(call.at)
+        return max(
+            sum(first <= other <= first + 1 for other in sent)
+            for sent in times.values()
+            for first in sent
+        )
+
+
+@pytest.fixture
+def fleet(
+    tmp_path: Path, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Fleet]:
+    world, start = World(), datetime.now(UTC) - timedelta(days=4)
+    account = world.add_account("shop", "1001", "messenger")
+    for number in range(120):
+        conversation = account.add_conversation(f"Ada {number}")
+        conversation.add_messages(2, start + timedelta(days=1, minutes=number), step_seconds=10)
+    url = postgres.new_url()
+    for name, value in (CREDENTIALS | {"STATE_URL": url}).items():
+        monkeypatch.setenv(name, value)
+    with serve_s3() as s3, EmulatorServer(world) as server:
+        bucket = f"lake-{url.rpartition('lake')[2]}"  # servers of a process share their buckets
+        s3.client.create_bucket(Bucket=bucket)
+        fleet = Fleet(tmp_path, bucket, s3.url, postgres, url, server, start)
+        yield fleet
+        for process in fleet.machines:
+            process.kill()
+            process.communicate()
+
+
+def offered(fleet: Fleet, account: str = "shop") -> set[str]:
+    conversations = fleet.server.world.accounts[account].conversations.values()
+    return {message.message_id for each in conversations for message in each.messages}
+
+
+def test_one_of_four_machines_works_on_an_account(fleet: Fleet) -> None:
+    processes = [fleet.launch(f"machine{number}", "extract") for number in range(4)]
+    outputs = ["".join(process.communicate()) for process in processes]
+    busy = [output for output in outputs if "is busy" in output]
+    assert (len(busy), sum("complete" in output for output in outputs)) == (3, 1), outputs
+    assert fleet.stored_texts() == offered(fleet)
+    assert fleet.most_calls_in_a_second() <= 2
+    call_count = len(fleet.server.log)
+    fleet.run("machine4", "extract")
+    assert len(fleet.server.log) - call_count < call_count
+
+
+def test_another_machine_stores_what_a_killed_one_read(fleet: Fleet) -> None:
+    process = fleet.launch("one", "extract")
+    fleet.wait_for_calls(4)
+    process.kill()
+    process.communicate()
+    before = offered(fleet)
+    now = datetime.now(UTC)
+    for conversation in fleet.server.world.accounts["shop"].conversations.values():
+        conversation.add_messages(20, now - timedelta(hours=1), step_seconds=1)
+    output = fleet.run("two", "extract", "--since", f"{fleet.start.date()}")
+    listed = Counter(call.kind for call in fleet.server.log)
+    kept = fleet.stored_texts() & before
+    assert len(kept) >= 100, (output, listed)
+    store = fleet.open_store("two")
+    assert list(store.backend.list_files((".spool",))) == []
+    store.close()
+
+
+def test_a_machine_without_its_session_sends_no_more_calls(fleet: Fleet) -> None:
+    process = fleet.launch("one", "extract")
+    fleet.wait_for_calls(3)
+    fleet.postgres.cut_sessions()
+    cut_at = time.monotonic()
+    output = "".join(process.communicate())
+    assert process.returncode != 0
+    assert "was lost, and with it the locks" in output or "terminat" in output, output
+    late = [call for call in fleet.server.log if call.at > cut_at + 0.5]
+    assert late == []
+    fleet.run("two", "extract")
+    assert fleet.stored_texts() == offered(fleet)
