@@ -10,7 +10,7 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import dagster as dg
@@ -37,6 +37,7 @@ from convo_pipeline.query.reply_rules import DEFAULT_RULES, LOOKBACK_DAYS, Reply
 from convo_pipeline.reasons import describe_error
 from convo_pipeline.schema import ACCOUNT_DAYS, COVERAGE, MESSAGES, Table
 from convo_pipeline.tables.chart_data import (
+    REACTED,
     UNANSWERED,
     UNKNOWN,
     ChartDays,
@@ -46,6 +47,7 @@ from convo_pipeline.tables.chart_data import (
     choose_chart_days,
     class_waits,
     count_by_hour,
+    count_weekdays,
     coverage_shares,
     daily,
     mean_by_hour,
@@ -183,7 +185,7 @@ def picture_account(
     coverage = read_rows(store, COVERAGE, account, shown)
     account_days_images = {
         "Messages by hour": _draw_volume(store, chart),
-        "Time to the first answer": _draw_waits(_read_waits(store, chart, figures), chart),
+        "Time to the first response": _draw_waits(_read_waits(store, chart, figures), chart),
         "Volume and backlog by day": draw_backlog(figures, chart),
     }
     coverage_images = {"Coverage by day": draw_coverage(coverage, chart)}
@@ -205,8 +207,8 @@ def _page(chart: ChartContext, images: Mapping[str, bytes], table: str) -> dg.Ma
 
 
 def _figures_table(rows: Mapping[date, Row], chart: ChartContext) -> str:
-    heads = ("date", "in", "out", "unread", "new customers", "sessions", "judged",
-             "median first answer", "answered in 24 h, of judged", "backlog")  # fmt: skip
+    heads = ("date", "in", "out", "unread", "new customers", "sessions", "measured",
+             "median first response", "answered in 24 h, of measured", "backlog")  # fmt: skip
     lines = []
     for day, row in _newest(rows, chart):
         is_minimum = bool(row["unknown_count"]) or not chart.is_complete(day)
@@ -318,7 +320,12 @@ def _read_waits(store: Store, chart: ChartContext, rows: Mapping[date, Row]) -> 
         rules=rules,
     )
     unknown_count = responses.unknown_count + uncovered_count
-    return class_waits(responses.seconds, responses.unanswered_count, unknown_count)
+    return class_waits(
+        responses.seconds,
+        responses.unanswered_count,
+        responses.acknowledged_count,
+        unknown_count,
+    )
 
 
 def mean_hours(store: Store, chart: ChartContext) -> Floats:
@@ -357,26 +364,39 @@ def _draw_volume(store: Store, chart: ChartContext) -> bytes:
 
 
 def draw_hours(means: Floats, chart: ChartContext) -> bytes:
-    """Draw mean messages by hour and weekday; hours without complete data are grey."""
+    """Draw mean messages by hour and weekday, with the number of days behind each mean.
+
+    Hours without complete data are grey.
+    """
     figure, axes = _new_chart(f"Messages by hour and weekday · {chart.title}")
+    days = [day for day in chart.days.pictured if chart.is_covered(day)]
+    until = chart.complete_range.until if chart.complete_range else datetime.max.replace(tzinfo=UTC)
+    counts = count_weekdays(days, chart.timezone, until)
     top = max(1.0, float(np.nanmax(means, initial=0)))
     image = axes.imshow(means, cmap="cividis", aspect="auto", vmin=0, vmax=top)
     axes.set_facecolor("#dddddd")
-    axes.set_yticks(range(7), WEEKDAYS)
-    _label_hours(axes, chart, "; grey: incomplete" if np.isnan(means).any() else "")
-    figure.colorbar(image, ax=axes, label="messages an hour", pad=0.02)
+    axes.set_yticks(
+        range(7),
+        [f"{name} ×{count}" for name, count in zip(WEEKDAYS, counts, strict=True)],
+        fontsize=8,
+    )
+    note = f", means of {len(days)} of {len(chart.days.pictured)} days, ×n: n hours or more each"
+    _label_hours(axes, chart, note + ("; grey: incomplete" if np.isnan(means).any() else ""))
+    figure.colorbar(image, ax=axes, label="in + out + unread an hour", pad=0.02)
     return _to_png(figure)
 
 
 def _draw_waits(waits: Mapping[str, int], chart: ChartContext) -> bytes:
-    """Draw the number of sessions by the wait for their first answer."""
-    figure, axes = _new_chart(f"Time to the first answer · {chart.title}")
-    colours = [{UNANSWERED: VERMILION, UNKNOWN: GREY}.get(label, BLUE) for label in waits]
+    """Draw the number of sessions by the wait for their first response."""
+    title = f"Time to the first response, {sum(waits.values())} sessions"
+    figure, axes = _new_chart(f"{title} · {chart.title}")
+    special = {UNANSWERED: VERMILION, REACTED: YELLOW, UNKNOWN: GREY}
+    colours = [special.get(label, BLUE) for label in waits]
     bars = axes.bar(list(waits), list(waits.values()), color=colours, width=0.75)
     axes.bar_label(bars, fontsize=9)
     axes.tick_params(axis="x", labelsize=8)
     _scale_counts(axes, "sessions")
-    axes.set_xlabel("wait for a person's first answer")
+    axes.set_xlabel("wait for the first response of a person")
     return _to_png(figure)
 
 
@@ -493,7 +513,8 @@ def _label_days(axes: Any, days: ChartDays) -> None:
     if len(days.pictured) < count:
         marked = [index for index, day in enumerate(days.shown) if day in days.pictured]
         style = {"color": "#e8e8e8", "linewidth": 0, "zorder": -1}
-        axes.axvspan(marked[0] - 0.5, marked[-1] + 0.5, **style)
+        label = f"{days.pictured[0]:%d %b}"
+        axes.axvspan(marked[0] - 0.5, marked[-1] + 0.5, label=label, **style)
 
 
 def _add_legend(axes: Any) -> None:

@@ -115,12 +115,14 @@ class FirstResponses:
     """First responses to the sessions of some days.
 
     `seconds` has the response time of each answered session. `unanswered_count` is the number of
-    sessions without a response. `unknown_count` is the number of sessions whose response is
-    unknown, because of an unread message.
+    sessions without a response. `acknowledged_count` is the number of those to which we only
+    reacted. `unknown_count` is the number of sessions whose response is unknown, because of an
+    unread message. Each session is in one of them.
     """
 
     seconds: npt.NDArray[np.float64]
     unanswered_count: int
+    acknowledged_count: int
     unknown_count: int
 
 
@@ -133,7 +135,8 @@ def compute_first_responses(
 ) -> FirstResponses:
     """Return the first responses to all sessions of `days`; see `compute_account_days`."""
     (row,) = _query(_FIRST_RESPONSES, messages, days, complete_range, rules)
-    return FirstResponses(np.array(row["waits"]), row["unanswered_count"], row["unknown_count"])
+    counts = (row[f"{name}_count"] for name in ("unanswered", "acknowledged", "unknown"))
+    return FirstResponses(np.array(row["waits"]), *counts)
 
 
 def _query(
@@ -374,6 +377,7 @@ _FIRST_RESPONSES = """
 SELECT
     coalesce(list(seconds) FILTER (seconds IS NOT NULL), []) AS waits,
     count(*) FILTER (is_measured) - count(seconds) AS unanswered_count,
+    count(*) FILTER (is_acknowledged) AS acknowledged_count,
     count(*) FILTER (NOT is_measured AND NOT is_acknowledged) AS unknown_count
 FROM responses SEMI JOIN days USING (date) WHERE subject = 'session'
 """

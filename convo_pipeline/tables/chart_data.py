@@ -17,6 +17,7 @@ WAITS = (
 )  # fmt: skip
 """Classes of first responses: upper limit in seconds (inclusive) and label."""
 UNANSWERED = "none so far"
+REACTED = "reaction"
 UNKNOWN = "not known"
 CONTEXT_DAYS = 28
 MOST_DAYS = 92
@@ -46,6 +47,21 @@ def count_hours(days: Iterable[date], timezone: str, until: datetime) -> Ints:
     return count_by_hour(pa.chunked_array([pa.array(over, pa.timestamp("us", tz="UTC"))]), timezone)
 
 
+def count_weekdays(days: Iterable[date], timezone: str, until: datetime) -> list[int]:
+    """Return how often the rarest hour of each local weekday, Monday first, occurs.
+
+    It counts the given UTC days up to `until`. Hours that do not occur are left out.
+
+    >>> days = [date(2026, 3, 2), date(2026, 3, 9)]
+    >>> count_weekdays(days, "UTC", datetime(2026, 4, 1, tzinfo=UTC))
+    [2, 0, 0, 0, 0, 0, 0]
+    >>> count_weekdays(days, "UTC", datetime(2026, 3, 9, 5, tzinfo=UTC))
+    [1, 0, 0, 0, 0, 0, 0]
+    """
+    quarters = count_hours(days, timezone, until)
+    return [min((-(-int(each) // 4) for each in hours if each), default=0) for hours in quarters]
+
+
 def mean_by_hour(counts: Ints, days: Iterable[date], timezone: str, until: datetime) -> Floats:
     """Return the mean count per local weekday and hour over the UTC days up to `until`: 7 × 24.
 
@@ -55,16 +71,19 @@ def mean_by_hour(counts: Ints, days: Iterable[date], timezone: str, until: datet
     return np.where(hours > 0, counts / np.maximum(hours, 0.25), np.nan)
 
 
-def class_waits(seconds: Floats, unanswered_count: int, unknown_count: int) -> dict[str, int]:
+def class_waits(
+    seconds: Floats, unanswered_count: int, acknowledged_count: int, unknown_count: int
+) -> dict[str, int]:
     """Count sessions by the customer's wait in seconds, and add those without a known response.
 
-    >>> list(class_waits(np.array([60.0, 300.0, 301.0, 90000.0]), 2, 5).values())
-    [2, 1, 0, 0, 0, 1, 2, 5]
+    >>> list(class_waits(np.array([60.0, 300.0, 301.0, 90000.0]), 2, 3, 5).values())
+    [2, 1, 0, 0, 0, 1, 2, 3, 5]
     """
     classes = np.searchsorted([end for end, _ in WAITS], seconds)
     counts = np.bincount(classes, minlength=len(WAITS))
     answered = {label: int(count) for (_, label), count in zip(WAITS, counts, strict=True)}
-    return answered | {UNANSWERED: unanswered_count, UNKNOWN: unknown_count}
+    others = {UNANSWERED: unanswered_count, REACTED: acknowledged_count, UNKNOWN: unknown_count}
+    return answered | others
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from convo_pipeline.schema import CONVERSATION_DAYS, COVERAGE, RUNS
 from convo_pipeline.tables.complete_range import CompleteRange
 from tests.support.metric_worlds import as_table, random_world, write_world
 from tests.support.paths import NOTEBOOKS as NOTEBOOKS_FOLDER
+from tests.support.shown import blocks, page
 
 NOTEBOOKS = sorted(NOTEBOOKS_FOLDER.glob("*.ipynb"))
 COMPLETE_RANGE = CompleteRange(date(2026, 3, 3), datetime(2026, 3, 14, 12, tzinfo=UTC))
@@ -168,6 +169,15 @@ def test_notebook_imports_only_declared_libraries(path: Path) -> None:
     }
     names |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert {name.split(".")[0] for name in names} <= ALLOWED_IMPORTS | set(sys.stdlib_module_names)
+
+
+def test_figures_that_the_recipes_have_are_the_recipes() -> None:
+    """One statement means one value."""
+    cells = source(NOTEBOOKS_FOLDER / "how_fast_do_we_answer.ipynb")
+    for heading in ("How fast do we answer?", "How long do sessions last, and how many need one"
+                    " reply?", "Who is waiting for us now?"):  # fmt: skip
+        (query,) = blocks("sql", page("analyse.md").split(f"## {heading}\n")[1].split("\n## ")[0])
+        assert query.strip() in cells, heading
 
 
 def test_there_are_three_notebooks() -> None:

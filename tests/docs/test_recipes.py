@@ -4,6 +4,7 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import date, timedelta
 from pathlib import Path
 from statistics import median
@@ -11,11 +12,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
+from convo_pipeline.console.demo import answer
+from convo_pipeline.derive.account_days import read_complete_range, read_rules
+from convo_pipeline.lake.columns import read_columns
+from convo_pipeline.lake.store import Store
+from convo_pipeline.query import account_days
 from convo_pipeline.query.connection import Connection, connect
+from convo_pipeline.schema import MESSAGES
 from tests.support.desk_oracle import Message, read_raw, sessions_of, turns_of, waiting_of
-from tests.support.desk_worlds import CLOCKS, LATER, make_lake
+from tests.support.desk_worlds import CLOCKS, LATER, make_lake, settings_of
 from tests.support.shown import blocks, page
 
 SEEDS = (0, 1)
@@ -375,3 +383,36 @@ def compute_calls(root: Path, **_: Any) -> Rows:
          float((row["ended_at"] - row["started_at"]).total_seconds()))
         for row in pd.read_parquet(path, partitioning=None).to_dict("records")
     ]  # fmt: skip
+
+
+def test_first_response_has_one_value(
+    root: Path, con: Connection, sessions: dict[str, list[dict[str, Any]]]
+) -> None:
+    """In the recipe, in `account_days`, in the pictures and in the demo's text."""
+    settings, all_waits = settings_of(root), list[float]()
+    for account, measured, answered, *_, unknown, _, _, _ in con.sql(
+        recipes()["How fast do we answer?"]
+    ).fetchall():
+        query = """SELECT list(date), sum(measured_session_count), sum(answered_session_count),
+            sum(session_count - measured_session_count - acknowledged_session_count)
+            FROM account_days WHERE account = $account"""
+        [(days, *counts)] = con.sql(query, params={"account": account}).fetchall()
+        assert counts == [measured, answered, unknown]
+        own_waits = [each["wait"] for each in sessions[account] if each["wait"] is not None]
+        with closing(Store(settings.store)) as store:
+            parts = [
+                read_columns(store, MESSAGES, account, day, account_days.COLUMNS)
+                for day in sorted(store.days("messages", account))
+            ]
+            found = account_days.compute_first_responses(
+                pa.concat_tables(parts),
+                sorted(days),
+                complete_range=read_complete_range(store, account),
+                rules=read_rules(store, settings, account),
+            )
+        assert sorted(found.seconds) == sorted(own_waits)
+        assert (found.unanswered_count, found.unknown_count) == (measured - answered, unknown)
+        all_waits += own_waits
+    text = re.sub(r"\[/?bold\]", "", answer(con, date(2026, 1, 1)))
+    minutes = median(all_waits) / 60
+    assert f"Half of {len(all_waits)} first responses came within {minutes:.0f} minutes" in text

@@ -290,6 +290,6 @@ def test_the_table_names_incomplete_days(settings: Settings, days: Days) -> None
         for run in runs:
             store.state.save_run(run)
         derive_account_days(store, BAKERY)
-    assert "| sessions | judged |" in page
+    assert "| sessions | measured |" in page
     assert f"| {days[1]} (incomplete) | ≥ " in page
     assert f"| {days[1]} (incomplete) |" in coverage

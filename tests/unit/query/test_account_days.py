@@ -123,6 +123,9 @@ def test_first_responses_of_the_worked_example() -> None:
     ignored.append(say("cleo", at("23:00"), "inbound"))
     found = compute_first_responses(as_table(ignored), [DAY], complete_range=complete_range)
     assert (sorted(found.seconds), found.unanswered_count) == ([600, 7200], 1)
+    ignored[-1] = replace(ignored[-1], has_own_reaction=True)
+    found = compute_first_responses(as_table(ignored), [DAY], complete_range=complete_range)
+    assert (found.unanswered_count, found.acknowledged_count) == (0, 1)
 
 
 def test_late_response_counts_on_the_day_of_the_question() -> None:

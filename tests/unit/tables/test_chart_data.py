@@ -77,8 +77,8 @@ def test_an_hour_that_was_not_over_makes_no_mean_smaller() -> None:
 
 def test_waits_fall_into_classes_by_their_upper_end() -> None:
     seconds = np.array([0.0, 300.0, 300.5, 900.0, 3600.0, 14_400.0, 86_400.0, 600_000.0])
-    assert list(class_waits(seconds, 3, 4).values()) == [2, 2, 1, 1, 1, 1, 3, 4]
-    assert sum(class_waits(np.empty(0), 0, 0).values()) == 0
+    assert list(class_waits(seconds, 3, 2, 4).values()) == [2, 2, 1, 1, 1, 1, 3, 2, 4]
+    assert sum(class_waits(np.empty(0), 0, 0, 0).values()) == 0
 
 
 def test_one_day_is_shown_among_the_28_up_to_it_but_not_before_the_first_that_is_held() -> None:
