@@ -80,7 +80,8 @@ def check_tables(root: Path, printed: str) -> None:
         [(count_answered, minutes)] = con.execute(
             "select count(*), median(first_response_seconds) / 60 from sessions"
             f" where is_answered_in_time and {week}"
-            " and first_inbound_at < (select date_trunc('day', max(started_at) - interval 1 hour) from runs)"
+            " and first_inbound_at <"
+            " (select date_trunc('day', max(started_at) - interval 1 hour) from runs)"
         ).fetchall()
         (count,) = con.execute(
             f"select count(*) from messages where account like 'bakery%' and {week}"
