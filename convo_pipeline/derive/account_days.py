@@ -47,12 +47,9 @@ def stale_account_days(
 ) -> list[date]:
     """Return the sorted dates whose `account_days` must be derived again."""
     inputs = _Inputs(store, account, rules)
-    days = {*inputs.sources, *store.days(ACCOUNT_DAYS.name, account)}
-    return [
-        day
-        for day in inputs.select_derivable(days)
-        if store.source(ACCOUNT_DAYS.name, account, day) != inputs.digest(day)
-    ]
+    stored = store.sources(ACCOUNT_DAYS.name, account)
+    days = inputs.select_derivable({*inputs.sources, *stored})
+    return [day for day in days if stored.get(day) != inputs.digest(day)]
 
 
 def derive_account_days(
@@ -104,10 +101,7 @@ class _Inputs:
         self._account = account
         self._rules = rules
         self.complete_range = read_complete_range(store, account)
-        self.sources = {
-            day: store.source(MESSAGES.name, account, day) or ""
-            for day in store.days(MESSAGES.name, account)
-        }
+        self.sources = store.sources(MESSAGES.name, account)
 
     def select_derivable(self, days: Iterable[date]) -> list[date]:
         """Return the sorted days without those whose lookback reaches into expired messages."""

@@ -9,6 +9,7 @@ until a person restores the raw file or accepts the loss.
 """
 
 import hashlib
+from collections.abc import Iterable, Mapping
 from datetime import date
 
 import pyarrow as pa
@@ -19,12 +20,15 @@ from convo_pipeline.lake.columns import read_columns
 from convo_pipeline.lake.first_days import read_first_days
 from convo_pipeline.lake.partitions import Commit
 from convo_pipeline.lake.salvage import count_lost, salvage_day
-from convo_pipeline.lake.store import Store
+from convo_pipeline.lake.store import Store, digest_raw
+from convo_pipeline.state.records import Partition
+from convo_pipeline.storage.layout import table_of
 from convo_pipeline.tables.directions import count_unsure
 from convo_pipeline.tables.normalize import RawDay, count_coverage, normalize
 
 DERIVATION_VERSION = 5
 """Increase it when the same raw rows give other derived rows: all days are then derived again."""
+RAW = tuple(table.name for table in schema.RAW)
 DERIVED = tuple(table.name for table in (*schema.NORMALISED, schema.COVERAGE))
 _COVERAGE = schema.COVERAGE.name
 _KEEP_TASK = "keep derived tables"
@@ -36,11 +40,10 @@ _REPEATS = 3
 def stale_days(store: Store, account: str) -> list[date]:
     """Return the sorted dates whose derived tables do not match their raw tables."""
     first_day = _first_day(store)
-    tables = (*(table.name for table in schema.RAW), *DERIVED)
-    days = {day for table in tables for day in store.days(table, account)}
-    return [
-        day for day in sorted(days) if day >= first_day and not _is_current(store, account, day)
-    ]
+    listed = {table: store.days(table, account) for table in (*RAW, *DERIVED)}
+    records = store.partitions.records(listed, account)
+    days = {day for days in listed.values() for day in days if day >= first_day}
+    return sorted(days - _current_days(store, account, days, records))
 
 
 def kept_days(store: Store, account: str) -> list[date]:
@@ -116,7 +119,7 @@ def _derive(store: Store, account: str, day: date, may_lose: bool = False) -> li
             if day < first_days.get(table, date.min):
                 tables[table] = schema.TABLES[table].schema.empty_table()
         commits = [store.replace(table, account, day, tables[table], source) for table in DERIVED]
-    if _has_suspect(store, account, day):
+    if any(each.date == day for each in store.state.suspect_files(account)):
         store.state.clear_suspects(account, DERIVED, day)
     return commits
 
@@ -149,23 +152,40 @@ def read_raw_day(store: Store, account: str, day: date) -> RawDay:
 
 
 def _is_current(store: Store, account: str, day: date) -> bool:
-    if _has_suspect(store, account, day):
-        return False
-    sources = {table: store.source(table, account, day) for table in DERIVED}
-    wanted = wanted_source(store, account, day)
-    if any(store.source(table.name, account, day) is not None for table in schema.RAW):
-        is_current = sources[_COVERAGE] == wanted and set(sources.values()) <= {wanted, None}
-    else:
-        is_current = not any(sources.values())
-    return is_current or store.state.days_done(_KEEP_TASK, account).get(day) == wanted
+    partitions = store.partitions
+    tables = map(table_of, (*RAW, *DERIVED))
+    found = {(table.name, day): partitions.record(table, account, day) for table in tables}
+    records = {key: record for key, record in found.items() if record}
+    return bool(_current_days(store, account, [day], records))
 
 
-def _has_suspect(store: Store, account: str, day: date) -> bool:
-    """Return whether a derived file of the day was damaged and not derived again."""
-    return any(
-        suspect.table in DERIVED and suspect.date == day
-        for suspect in store.state.suspect_files(account)
-    )
+def _current_days(
+    store: Store,
+    account: str,
+    days: Iterable[date],
+    records: Mapping[tuple[str, date], Partition],
+) -> set[date]:
+    """Return those of the days whose derived tables match their raw tables, by these records.
+
+    A day with a damaged file that was not derived again is not current.
+    """
+    identity = store.state.identity(account)
+    own_id = identity.own_id if identity else None
+    suspects = {each.date for each in store.state.suspect_files(account) if each.table in DERIVED}
+    kept = store.state.days_done(_KEEP_TASK, account)
+    current = set()
+    for day in set(days) - suspects:
+        raw = {table: records.get((table, day)) for table in RAW}
+        wanted = derivation_source(digest_raw(raw), own_id)
+        derived = {table: records.get((table, day)) for table in DERIVED}
+        sources = {table: record and record.source for table, record in derived.items()}
+        if any(raw.values()):
+            is_current = sources[_COVERAGE] == wanted and set(sources.values()) <= {wanted, None}
+        else:
+            is_current = not any(sources.values())
+        if is_current or kept.get(day) == wanted:
+            current.add(day)
+    return current
 
 
 def _unchanged(store: Store, account: str, day: date) -> list[Commit]:

@@ -8,7 +8,7 @@ merge.
 
 import hashlib
 import random
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import date
@@ -135,6 +135,32 @@ class Partitions:
             return record
         stored = self._read_locked(table, account, day)
         return stored.record if stored else None
+
+    def records(
+        self, listed: Mapping[str, Iterable[date]], account: str
+    ) -> dict[tuple[str, date], Partition]:
+        """Return the records of an account's partitions by table and day, each as `record` does.
+
+        `listed` holds the days that have a file, by table. All records come from one query.
+        """
+        records = {
+            (each.table, each.date): each
+            for each in self._state.partitions(account)
+            if each.table in listed
+        }
+        unclear = {(table, day) for table, days in listed.items() for day in days} - records.keys()
+        unclear |= {
+            key
+            for key, each in records.items()
+            if each.next_sha256 is not None or self._is_outdated(each)
+        }
+        for table, day in unclear:
+            record = self.record(table_of(table), account, day)
+            if record:
+                records[table, day] = record
+            else:
+                records.pop((table, day), None)
+        return records
 
     def inspect(
         self, table: Table, account: str, day: date

@@ -1,7 +1,7 @@
 """The lake's tables by account and day. Raw tables are merged, derived ones replaced."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import date, timedelta
 from pathlib import Path
@@ -184,16 +184,18 @@ class Store:
 
     def raw_digest(self, account: str, day: date) -> str:
         """Return a digest of the day's raw files, to compare with the `source` of derived ones."""
-        digest = hashlib.sha256()
-        for table in RAW:
-            record = self.partitions.record(table, account, day)
-            digest.update(f"{table.name}:{record.sha256 if record else ''}\n".encode())
-        return digest.hexdigest()
+        return digest_raw({t.name: self.partitions.record(t, account, day) for t in RAW})
 
     def source(self, table: str, account: str, day: date) -> str | None:
         """Return the digest that a derived partition was made from; None without a file."""
         record = self.partitions.record(table_of(table), account, day)
         return record.source if record else None
+
+    def sources(self, table: str, account: str) -> dict[date, str]:
+        """Return the `source` of each day that has a file."""
+        listed = {table: self.days(table, account)}
+        records = self.partitions.records(listed, account)
+        return {day: records[table, day].source for day in listed[table] if (table, day) in records}
 
     def path(self, table: str, account: str, day: date) -> Path:
         """Return the path of a partition's file, whether it exists or not."""
@@ -306,3 +308,12 @@ def open_backend(settings: StoreSettings) -> StorageBackend:
         from convo_pipeline.storage.s3 import S3Bucket  # importing boto3 is slow
 
     return S3Bucket(settings.root, settings.endpoint_url)
+
+
+def digest_raw(records: Mapping[str, Partition | None]) -> str:
+    """Return the digest of a day's raw files from their records by table."""
+    digest = hashlib.sha256()
+    for table in RAW:
+        record = records.get(table.name)
+        digest.update(f"{table.name}:{record.sha256 if record else ''}\n".encode())
+    return digest.hexdigest()

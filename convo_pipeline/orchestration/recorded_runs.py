@@ -67,17 +67,23 @@ def run_jobs(
 def _stored_windows(deployment: Deployment, windows: Mapping[str, Window]) -> Mapping[str, Window]:
     """Shorten each window to the days from the first to the last with stored rows.
 
-    Dagster records an event for each day and table of a run, also for days without messages. An
-    account without stored rows keeps its window, so that a problem of its files is reported.
+    Dagster records an event for each day and table of a run, also for days without messages.
+    Accounts that share a window share the shortened one, and so one run. A window without stored
+    rows stays, so that a problem of its files is reported.
     """
     shortened = dict(windows)
     with suppress(ConvoError), closing(Store(deployment.settings.store)) as store:
-        for account, window in windows.items():
-            tables = (*RAW, *DERIVED)
-            days = {day for table in tables for day in store.days(table, account)}
-            stored = [day for day in days if window.since <= day < window.until]
-            if stored:
-                shortened[account] = Window(min(stored), max(stored) + ONE_DAY)
+        for window, accounts in accounts_by_window(windows).items():
+            days = {
+                day
+                for account in accounts
+                for table in (*RAW, *DERIVED)
+                for day in store.days(table, account)
+                if window.since <= day < window.until
+            }
+            if days:
+                shared = Window(min(days), max(days) + ONE_DAY)
+                shortened |= dict.fromkeys(accounts, shared)
     return shortened
 
 
