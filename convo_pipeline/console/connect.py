@@ -3,6 +3,7 @@
 Both call the Graph API a few times, outside of any inbox. No token is stored or shown.
 """
 
+import errno
 import json
 import os
 import re
@@ -45,7 +46,7 @@ from convo_pipeline.settings import (
     parse_settings,
     read_settings,
 )
-from convo_pipeline.storage.local import write_synced
+from convo_pipeline.storage.local import PRIVATE_FILE, write_synced
 
 MAX_CALLS = 2_000
 LONGEST_NAME = 50
@@ -228,16 +229,27 @@ def _unused(name: str, taken: set[str]) -> str:
 def append_blocks(config: str | None, blocks: str, environ: Mapping[str, str]) -> Path:
     """Append `[[accounts]]` blocks to the configuration, if the result is valid; return its path.
 
-    The file is created if it does not exist. SettingsError says what is wrong; the file stays.
+    An existing file keeps its mode, owner and links. A new one is private (mode 0600). SettingsError
+    says what is wrong; the file is then as it was.
     """
     path = find_settings_file(config, environ)
     try:
         before = path.read_bytes() if path.exists() else b""
-        content = (before.rstrip() + b"\n\n").lstrip() + blocks.encode()
-        parse_settings(content, str(path))
+        gap = b"" if not before else b"\n" if before.endswith(b"\n") else b"\n\n"
+        added = gap + blocks.encode()
+        parse_settings(before + added, str(path))
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, PRIVATE_FILE)
+        try:
+            if os.write(descriptor, added) < len(added):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(descriptor)
+        except OSError:
+            os.ftruncate(descriptor, len(before))
+            raise
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise SettingsError(f"cannot write {path}: {error.strerror}") from None
-    _replace_file(path, content)
     return path
 
 

@@ -166,7 +166,12 @@ def dagster_dev(
 
 @contextmanager
 def serve_page(
-    home: Path, environ: Mapping[str, str], module: str, *arguments: str
+    home: Path,
+    environ: Mapping[str, str],
+    module: str,
+    *arguments: str,
+    python: str = sys.executable,
+    folder: Path = ROOT,
 ) -> Iterator[Web]:
     """Run a module that serves Dagster's page, wait until it responds, and stop it at the end.
 
@@ -177,8 +182,8 @@ def serve_page(
         port = free_port()
         with (home / "web.log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", module, *arguments, "-h", "127.0.0.1", "-p", str(port)],
-                cwd=ROOT,
+                [python, "-m", module, *arguments, "-h", "127.0.0.1", "-p", str(port)],
+                cwd=folder,
                 env={**os.environ, "DAGSTER_HOME": str(home), **environ},
                 stdout=log,
                 stderr=log,

@@ -310,3 +310,33 @@ def test_a_page_token_cannot_be_renewed(server: EmulatorServer, tmp_path: Path) 
     result = run(server, tmp_path, "token", "one", "--renew", T="EAAone")
     assert result.exit_code == 2
     assert "holds a Page's token, which cannot be renewed" in result.output
+
+
+def test_appending_keeps_the_text_mode_owner_and_link_of_the_file(tmp_path: Path) -> None:
+    file, link = tmp_path / "shared.toml", tmp_path / "convo.toml"
+    before = '[store]\nroot = "data"   # without a line break at the end'
+    file.write_text(before)
+    file.chmod(0o640)
+    if os.geteuid() == 0:
+        os.chown(file, 1234, 1234)
+    link.symlink_to(file)
+    status = file.stat()
+    block = (
+        '[[accounts]]\nname = "a"\npage_id = "1"\nplatform = "messenger"\ntoken_env = "T"\n'
+        'start_date = "2026-01-01"\n'
+    )
+    assert append_blocks(str(link), block, {}) == link
+    after = file.stat()
+    assert link.is_symlink()
+    assert (after.st_ino, after.st_mode, after.st_uid) == (
+        status.st_ino,
+        status.st_mode,
+        status.st_uid,
+    )
+    assert file.read_text() == f"{before}\n\n{block}"
+    with pytest.raises(SettingsError, match="used twice"):
+        append_blocks(str(link), block, {})
+    assert file.read_text() == f"{before}\n\n{block}"
+    new = tmp_path / "new.toml"
+    append_blocks(str(new), block, {})
+    assert new.stat().st_mode & 0o777 == 0o600
