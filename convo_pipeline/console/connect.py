@@ -229,8 +229,8 @@ def _unused(name: str, taken: set[str]) -> str:
 def append_blocks(config: str | None, blocks: str, environ: Mapping[str, str]) -> Path:
     """Append `[[accounts]]` blocks to the configuration, if the result is valid; return its path.
 
-    An existing file keeps its mode, owner and links. A new one is private (mode 0600). SettingsError
-    says what is wrong; the file is then as it was.
+    An existing file keeps its mode, owner and links. A new one is private (mode 0600).
+    SettingsError says what is wrong; the file is then as it was.
     """
     path = find_settings_file(config, environ)
     try:

@@ -14,9 +14,11 @@ from click.testing import CliRunner, Result
 from convo_pipeline.base.clock import Clock
 from convo_pipeline.cli import main
 from convo_pipeline.console.arguments import CommandContext
+from convo_pipeline.console.connect import append_blocks
 from convo_pipeline.emulator.serve import EmulatorServer
 from convo_pipeline.emulator.user_tokens import PageUser
 from convo_pipeline.emulator.world import World
+from convo_pipeline.errors import SettingsError
 from convo_pipeline.settings import parse_settings, read_settings
 from tests.support.inboxes import NOW, Inboxes, serve, small_world, stopped_clock
 
