@@ -118,6 +118,7 @@ class NewUser:
         text = re.sub(r"EMULATOR_TOKEN=\S+", "EMULATOR_TOKEN=…", text)
         text = re.sub(r"\d+ seconds", "N seconds", text)
         text = re.sub(r"^\d of \d accounts done: .*\n", "", text, flags=re.M)
+        text = re.sub(rf"({NOW:%Y-%m-%d %H}):\d\d", r"\1:MM", text)
         return re.sub(r"[\d,]+ bytes", "N bytes", text)
 
     def end(self) -> None:
