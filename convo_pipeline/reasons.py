@@ -204,7 +204,7 @@ REASONS: Mapping[str, Reason] = {
     ),
     "stopped": Reason(
         "the run was stopped by Ctrl-C, SIGTERM or a cancelled run",
-        "the next run stores what was read and continues",
+        "what was read is kept; the next run stores it and continues",
         is_self_healing=True,
     ),
     "conversation_failed": Reason(

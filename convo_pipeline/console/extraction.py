@@ -33,6 +33,7 @@ from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.nights import nightly_windows, open_ledger
 from convo_pipeline.orchestration.partitions import ONE_DAY, Window, accounts_by_window
 from convo_pipeline.orchestration.runs import NORMALISE, RunResult, run_steps
+from convo_pipeline.orchestration.steps import list_some
 from convo_pipeline.reasons import REASONS, describe_outcome
 from convo_pipeline.sandbox import emulator_if_needed
 from convo_pipeline.schema import RAW_MESSAGE_IDS
@@ -42,8 +43,6 @@ ESTIMATE_NOTE = (
     "estimated from the newest page of each inbox: its conversations per day, 50 per call, and one"
     " call for each conversation with more than 20 messages"
 )
-MOST_NAMES = 10
-"""Accounts that a line names."""
 MESSAGE_FIELDS = ("created_at", "direction", "sender", "text", "content_type", "detail_status")
 MESSAGES = """
 select created_at, direction, coalesce(sender_name, sender_username, sender_id) as sender, text,
@@ -136,7 +135,7 @@ def run_extraction(
     graph = settings.graph
     minutes = graph.calls_per_run / graph.calls_per_second / 60
     for window, names in accounts_by_window(windows).items():
-        LOG.info("%s: %s to %s (UTC)", _name_some(names), window.since, window.last)
+        LOG.info("%s: %s to %s (UTC)", list_some(names), window.since, window.last)
     LOG.info(
         "at most %s calls or %s minutes per account, usually far less; if you stop it, stored"
         " messages are kept",
@@ -153,17 +152,6 @@ def run_extraction(
             "stopped. Read and kept: %s. `convo-pipeline status` shows what is stored", counts
         )
         raise
-
-
-def _name_some(names: Sequence[str]) -> str:
-    """Return the names, the first ones only if there are many.
-
-    >>> _name_some(["a", "b"]), _name_some([str(number) for number in range(25)])[-23:]
-    ('a, b', '8, 9 and 15 more accounts')
-    """
-    shown = ", ".join(names[:MOST_NAMES])
-    more = len(names) - MOST_NAMES
-    return f"{shown} and {more:,} more accounts" if more > 0 else shown
 
 
 def show_extraction(settings: Settings, result: RunResult, console: Console | None) -> None:
@@ -236,7 +224,7 @@ def summary_table(reports: Sequence[AccountReport]) -> Table:
             report.account,
             Text(report.outcome, style=colour),
             f"{report.figures.used:,}",
-            f"{report.figures.saved:,}",
+            f"{max(0, report.figures.saved):,}",
             f"{report.counts.get('ids_listed', 0):,}",
             f"{report.counts.get('detailed', 0):,}",
             f"{sum(commit.is_changed for commit in report.commits):,}",

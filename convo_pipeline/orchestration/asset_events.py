@@ -11,6 +11,8 @@ from typing import Any
 from uuid import uuid4
 
 import dagster as dg
+from dagster._core.definitions.data_version import DATA_VERSION_TAG
+from dagster._core.errors import DagsterExecutionInterruptedError
 from dagster._core.events import DagsterEvent, DagsterEventBatchMetadata
 from dagster._core.execution.context.metadata_logging import (
     AssetMetadataHandle,
@@ -31,6 +33,7 @@ from convo_pipeline.orchestration.names import Names
 from convo_pipeline.orchestration.partitions import key_of
 from convo_pipeline.orchestration.pictures import PICTURES, draw_pictures, find_pictures
 from convo_pipeline.orchestration.steps import StepResult
+from convo_pipeline.reasons import REASONS
 from convo_pipeline.schema import COVERAGE
 
 AssetEvent = dg.MaterializeResult[None] | dg.AssetCheckResult
@@ -46,6 +49,16 @@ def open_store(deployment: Deployment) -> Iterator[Store]:
             yield store
     except (StoreError, SettingsError) as error:
         raise dg.Failure(str(error), allow_retries=False) from None
+
+
+@contextmanager
+def tell_if_stopped(context: dg.AssetExecutionContext | dg.OpExecutionContext) -> Iterator[None]:
+    """Log what a terminated run keeps."""
+    try:
+        yield
+    except (DagsterExecutionInterruptedError, KeyboardInterrupt):
+        context.log.warning(f"stopped: {REASONS['stopped'].remedy_for(None, 'page')}")
+        raise
 
 
 def problem_failure(problem: str) -> dg.Failure:
@@ -175,11 +188,22 @@ def _log(
     `context.log_event` writes each event in a transaction of its own.
     """
     step = context.op_execution_context.get_step_execution_context()
+
+    def version_tags(key: dg.AssetKey) -> dict[str, str]:
+        """Without the version that the step gave its tables, Dagster warns of a mismatch."""
+        known = step.has_data_version(key)
+        return {DATA_VERSION_TAG: step.get_data_version(key).value} if known else {}
+
     shown = [(key, each) for key, each in partitions.items() if key[0] in names.shown]
     batch_id = uuid4().hex
     for index, ((table, key), metadata) in enumerate(shown, 1):
         DagsterEvent.asset_materialization(
             step,
-            dg.AssetMaterialization(names.asset_key(table), partition=key, metadata=dict(metadata)),
+            dg.AssetMaterialization(
+                names.asset_key(table),
+                partition=key,
+                metadata=dict(metadata),
+                tags=version_tags(names.asset_key(table)),
+            ),
             DagsterEventBatchMetadata(batch_id, is_end=index == len(shown)),
         )

@@ -24,6 +24,7 @@ from convo_pipeline.orchestration.asset_events import (
     open_store,
     problem_failure,
     report_to_dagster,
+    tell_if_stopped,
 )
 from convo_pipeline.orchestration.checks import checks_of, evaluate_checks
 from convo_pipeline.orchestration.deployment import Deployment
@@ -173,7 +174,11 @@ def build_extract(
     def extract_tables(context: dg.AssetExecutionContext) -> Iterator[AssetEvent]:
         """List the conversations down to the first day and merge all their messages."""
         result, keys = StepResult(), partition_keys(context)
-        with hold_run(deployment, context.run.run_id), open_store(deployment) as store:
+        with (
+            tell_if_stopped(context),
+            hold_run(deployment, context.run.run_id),
+            open_store(deployment) as store,
+        ):
             if context.op_execution_context.selected_asset_keys:
                 mode = mode_of(context.run.tags)
                 result = run_extract(deployment, store, by_account(keys), context.log.info, mode)
@@ -200,7 +205,11 @@ def build_normalise(
     def normalise_tables(context: dg.AssetExecutionContext) -> Iterator[AssetEvent]:
         """Derive the tables of the run's partitions, and of all stale days of the same accounts."""
         result, keys = StepResult(), partition_keys(context)
-        with hold_run(deployment, context.run.run_id), open_store(deployment) as store:
+        with (
+            tell_if_stopped(context),
+            hold_run(deployment, context.run.run_id),
+            open_store(deployment) as store,
+        ):
             if context.op_execution_context.selected_asset_keys:
                 scope = scope_of(context.run.tags)
                 result = run_normalise(deployment, store, by_account(keys), scope)

@@ -97,7 +97,7 @@ def run_capture(deployment: Deployment, log: Log, names: Sequence[str] = ()) -> 
     cost = figures_in(reports)
     log(
         f"{len(reports) - busy_count} accounts read with {cost.used:,} calls "
-        f"({cost.saved:,} saved, {cost.refused:,} refused), {busy_count} left to another run, "
+        f"({cost.refused:,} refused), {busy_count} left to another run, "
         f"{len(commit_metadata(result))} partitions changed, {len(result.failures)} failed"
     )
     return result

@@ -99,7 +99,7 @@ def run_metadata(reports: Sequence[AccountReport]) -> dict[str, Any]:
     cost, missed = figures_in(reports), missed_in(reports)
     metadata: dict[str, Any] = {
         "calls": cost.used,
-        "calls_saved": cost.saved,
+        "calls_saved": max(0, cost.saved),
         "calls_refused": cost.refused,
     }
     if missed is not None:
@@ -110,7 +110,7 @@ def run_metadata(reports: Sequence[AccountReport]) -> dict[str, Any]:
                 "account": report.account,
                 "outcome": report.outcome,
                 "calls": report.figures.used,
-                "saved": report.figures.saved,
+                "saved": max(0, report.figures.saved),
                 "refused": report.figures.refused,
                 "missed before": report.missed,
             }

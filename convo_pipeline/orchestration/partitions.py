@@ -106,10 +106,16 @@ def since_start(
 
 
 def range_tags(accounts: Sequence[str], window: Window) -> dict[str, str]:
-    """Return the tags of one run over a window and accounts that are neighbours in `convo.toml`."""
+    """Return the tags of one run over a window and accounts that are neighbours in `convo.toml`.
+
+    Two of them tell accounts and days in the list of runs.
+    """
+    more = f" and {len(accounts) - 1:,} more" if len(accounts) > 1 else ""
     return {
         RANGE_START: key_of(accounts[0], window.since),
         RANGE_END: key_of(accounts[-1], window.last),
+        "convo/accounts": f"{accounts[0]}{more}",
+        "convo/days": f"{window.since} to {window.last}",
     }
 
 

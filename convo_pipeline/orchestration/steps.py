@@ -21,7 +21,13 @@ from convo_pipeline.derive.rederive import (
     rederive_day,
 )
 from convo_pipeline.errors import SettingsError, StoreError, UnreadableError
-from convo_pipeline.extract.report import AccountReport, Mode, Progress
+from convo_pipeline.extract.report import (
+    AccountReport,
+    Mode,
+    Progress,
+    figures_in,
+    missed_in,
+)
 from convo_pipeline.extract.run import extract
 from convo_pipeline.lake.partitions import Commit
 from convo_pipeline.lake.store import Store
@@ -37,6 +43,8 @@ RAW = tuple(table.name for table in schema.RAW)
 DERIVED = tuple(table.name for table in schema.DERIVED)
 FORCED: frozenset[Scope] = frozenset({"asked", "all"})
 """Scopes that derive current days again."""
+MOST_LINES = 5
+"""Accounts that have a line of their own in a run's log."""
 UNREQUESTED = "not requested: stored with other days, may be incomplete"
 BEFORE_START = "not requested: before the account's start_date"
 Days = Mapping[str, Sequence[date]]
@@ -127,13 +135,14 @@ def run_extract(
     if mode == "nightly":
         requested = catch_up(deployment.settings, requested, store.state)
     days = since_start(deployment.settings.accounts, requested)
-    for account in sorted(requested.keys() - days.keys()):
-        log(f"{account}: skipped, all its days are before its start_date")
+    skipped = sorted(requested.keys() - days.keys())
+    if skipped:
+        log(f"skipped, because all days are before start_date: {list_some(skipped)}")
     if not days:
         raise SettingsError("nothing to extract: every day is before its account's start_date")
     reports = extract_days(deployment, store, days, mode)
-    for report in reports:
-        log(_summarize(report))
+    for line in summarize(reports):
+        log(line)
     return _collect_extracted(deployment, requested, days, reports)
 
 
@@ -160,14 +169,39 @@ def extract_days(
     return reports
 
 
-def _summarize(report: AccountReport) -> str:
-    cost, missed = report.figures, ""
-    if report.missed:
-        missed = f"; {report.missed:,} messages had been MISSED by earlier runs"
-    return (
-        f"{report.account}: {report.outcome}, {cost.used:,} calls ({cost.saved:,} saved,"
-        f" {cost.refused:,} refused){missed}"
-    )
+def summarize(reports: Sequence[AccountReport]) -> Iterator[str]:
+    """Yield the lines of a run's log: one for each account, or one for all if there are many.
+
+    An account that failed is named by the step's failure.
+
+    >>> ended = [AccountReport("bakery", "complete"), AccountReport("bikes", "failed")]
+    >>> list(summarize(ended))
+    ['bakery: complete, 0 calls', '1 of 2 accounts complete, 0 calls']
+    """
+    complete = [report for report in reports if report.outcome == "complete"]
+    if len(reports) <= MOST_LINES:
+        for report in complete:
+            yield f"{report.account}: complete, {describe_calls([report])}"
+    missed = missed_in(reports)
+    if missed:
+        yield f"{missed:,} messages had been MISSED by earlier runs"
+    if len(complete) < len(reports) or len(reports) > 1:
+        count = f"{len(complete):,} of {len(reports):,} accounts complete"
+        yield f"{count}, {describe_calls(reports)}"
+
+
+def describe_calls(reports: Sequence[AccountReport]) -> str:
+    """Return how many calls the reports' runs made, and how many the API refused."""
+    cost = figures_in(reports)
+    refused = f", {cost.refused:,} of them refused" if cost.refused else ""
+    return f"{cost.used:,} calls{refused}"
+
+
+def list_some(names: Sequence[str]) -> str:
+    """Return the names, the first ones only if there are many."""
+    more = len(names) - MOST_LINES
+    shown = ", ".join(names[:MOST_LINES])
+    return f"{shown} and {more:,} more" if more > 0 else shown
 
 
 def describe_failure(deployment: Deployment, report: AccountReport) -> str:

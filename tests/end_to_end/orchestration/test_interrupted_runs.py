@@ -6,6 +6,7 @@ from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
 from convo_pipeline.emulator.serve import EmulatorServer
@@ -72,6 +73,9 @@ def test_c3_c13_cancelled_and_killed_runs_end(tmp_path: Path) -> None:
             assert web.ask(TERMINATE, id=cancelled)["__typename"] == "TerminateRunSuccess"
             assert web.end_of(cancelled) == "CANCELED"
             assert wait_for(lambda: reasons(settings)) == [("stopped",)]
+            with dg.DagsterInstance.from_config(str(tmp_path / "home")) as instance:
+                logs = [entry.user_message for entry in instance.all_logs(cancelled)]
+            assert "stopped: what was read is kept; the next run stores it and continues" in logs
             assert not is_at_work(settings, BAKERY)
             killed = launch_hanging(web, server, settings, key)
             for process_id in [web.pid, *descendants(web.pid)]:
