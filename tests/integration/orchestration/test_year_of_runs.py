@@ -16,7 +16,7 @@ from convo_pipeline.state.database import STATE_FILE
 from convo_pipeline.state.records import Run, run_values
 from convo_pipeline.state.state import State
 
-ACCOUNTS, DAYS, CAPTURES_A_DAY = 50, 365, 24
+ACCOUNTS, DAYS, CAPTURES_A_DAY = 50, 365, 8
 NOW = datetime(2026, 11, 20, 0, 15, tzinfo=UTC)
 MOST_SECONDS = 2.0
 ACCOUNT = """
@@ -36,30 +36,35 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     accounts = "".join(ACCOUNT.format(number=number + 1) for number in range(ACCOUNTS))
     settings = parse_settings(f'[store]\nroot = "{root}"\n{accounts}'.encode())
     state = State(settings.store.state_path / STATE_FILE)
+    first, *others = [account.name for account in settings.accounts]
     rows = [
         run_values(run)
-        for number, account in enumerate(settings.accounts)
         for day in range(DAYS)
-        for run in runs_of_day(account.name, NOW - timedelta(days=day), number < ACCOUNTS - 1)
+        for run in runs_of_day(first, NOW - timedelta(days=day))
     ]
+    names = [row[1] for row in state.database.select("PRAGMA table_info(runs)")]
+    columns = ", ".join("?" if name == "account" else name for name in names)
+    copy = f"INSERT INTO runs SELECT {columns} FROM runs WHERE account = ?"
     with state.database.transaction(is_durable=False) as connection:
-        marks = ", ".join("?" * len(rows[0]))
+        marks = ", ".join("?" * len(names))
         connection.executemany(f"INSERT INTO runs VALUES ({marks})", rows)
+        for name in others:
+            connection.execute(copy, (name, first))
+        connection.execute("DELETE FROM runs WHERE account = ? AND kind = 'nightly'", others[-1:])
     state.close()
     return settings
 
 
-def runs_of_day(account: str, night: datetime, has_night: bool) -> list[Run]:
+def runs_of_day(account: str, night: datetime) -> list[Run]:
     today = night.date()
     until = today + timedelta(days=1)
     runs = [
         Run(f"{at:%Y%m%dT%H%M}", account, "capture", at, today, until, at, "complete")
         for at in (night - timedelta(hours=hour) for hour in range(1, CAPTURES_A_DAY))
     ]
-    if has_night:
-        since = today - timedelta(days=2)
-        name = f"{night:%Y%m%dT%H%M}"
-        runs.append(Run(name, account, "nightly", night, since, today, night, "complete"))
+    since = today - timedelta(days=2)
+    name = f"{night:%Y%m%dT%H%M}"
+    runs.append(Run(name, account, "nightly", night, since, today, night, "complete"))
     return runs
 
 
