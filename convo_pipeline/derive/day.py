@@ -26,7 +26,7 @@ from convo_pipeline.storage.layout import table_of
 from convo_pipeline.tables.directions import count_unsure
 from convo_pipeline.tables.normalize import RawDay, count_coverage, normalize
 
-DERIVATION_VERSION = 5
+DERIVATION_VERSION = 6
 """Increase it when the same raw rows give other derived rows: all days are then derived again."""
 RAW = tuple(table.name for table in schema.RAW)
 DERIVED = tuple(table.name for table in (*schema.NORMALISED, schema.COVERAGE))

@@ -332,7 +332,8 @@ class Listing:
         is_cursor = after is not None and code in {(100, None), *INBOX_MISSING}
         if not size.messages or error.fault.code is None or is_cursor:
             return False
-        if isinstance(error, TokenError | ThrottledError | VersionError | UnknownFieldError):
+        is_account = isinstance(error, TokenError | ThrottledError | VersionError)
+        if is_account or _is_nesting_refused(error):
             return False
         try:
             self._fetch(replace(size, messages=0), folder, after)

@@ -88,13 +88,17 @@ def _read_attachment(fields: PayloadReader, kind: str) -> Row:
     )
     preview_url = (video if has_video else image).first_text(*_IMAGE_PREVIEWS)
     width, height = _read_size(video, image)
-    lengths = (video.number("length"), audio.number("length"), audio.number("duration"))
+    lengths = [
+        reader.number(name)
+        for reader in (video, audio, payload, fields)
+        for name in ("length", "duration")
+    ]
     duration_seconds = next((length for length in lengths if length is not None), None)
     title = _first_text(*((each, ("title",)) for each in (template, payload, fields)))
     if kind == "template":
         shown = _read_first_element(payload.rest)
         title = title or as_text(payload.rest.get("text")) or as_text(shown.get("title"))
-        url = url or as_text(shown.get("image_url"))
+        url = url or as_text(shown.get("image_url")) or as_text(shown.get("url"))
     if kind in (fields.rest.get("type"), *_KIND_OF_TYPE.values()) and kind != "share":
         fields.drop(("type",))
     image.flag("render_as_sticker")
@@ -112,13 +116,20 @@ def _read_first_element(payload: Mapping[str, Any]) -> Mapping[str, Any]:
     product = payload.get("product")
     holder = product if isinstance(product, dict) else payload
     elements = holder.get("elements") or holder.get("generic")
+    elements = elements.get("elements") if isinstance(elements, dict) else elements
     first = elements[0] if isinstance(elements, list) and elements else None
     return first if isinstance(first, dict) else {}
 
 
 def _open(fields: PayloadReader, key: str) -> PayloadReader:
-    """Open an object. The payload of a link preview can be a text; then the text stays."""
-    is_text = key == "payload" and not isinstance(fields.rest.get(key, {}), dict)
+    """Open an object; a link in its place is its URL.
+
+    The payload of a link preview can be another text; then the text stays.
+    """
+    value = fields.rest.get(key, {})
+    if isinstance(value, str) and value.startswith(("https://", "http://")):
+        return PayloadReader({"url": fields.text(key)})
+    is_text = key == "payload" and not isinstance(value, dict)
     return NOTHING if is_text else fields.open(key)
 
 
@@ -140,12 +151,12 @@ def _find_kind(item: dict[str, object]) -> str:
     An attachment with only an id and a name is the placeholder of European privacy rules.
     """
     image, given = item.get("image_data"), item.get("type")
-    family = str(item.get("mime_type", "")).partition("/")[0]
+    family = str(item.get("mime_type", "")).partition("/")[0].lower()
     places = [each for each in (item, image, item.get("payload")) if isinstance(each, dict)]
     if any("sticker_id" in each or as_flag(each.get("render_as_sticker")) for each in places):
         return "sticker"
-    if isinstance(given, str) and given in _KIND_OF_TYPE:
-        return _KIND_OF_TYPE[given]
+    if isinstance(given, str) and given.lower() in _KIND_OF_TYPE:
+        return _KIND_OF_TYPE[given.lower()]
     for key, kind in _KIND_OF_KEY.items():
         if key in item:
             return kind

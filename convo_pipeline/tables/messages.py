@@ -186,7 +186,7 @@ def _read_object(
         row = read_closely(message)
     else:
         message.drop(_PLAIN_KEYS)
-    sticker_url, story = message.text("sticker"), _read_story(message)
+    sticker_url, story = _read_sticker(message), _read_story(message)
     reply_to = _read_reply(message)
     is_unsupported = message.flag("is_unsupported") or False
     children = {
@@ -212,6 +212,16 @@ def _read_sender(message: PayloadReader) -> Row:
     sender.drop(("email",))
     message.close("from", sender)
     return row
+
+
+def _read_sticker(message: PayloadReader) -> str | None:
+    """Take `sticker`: an address, or an object with one."""
+    if not isinstance(message.rest.get("sticker"), dict):
+        return message.text("sticker")
+    sticker = message.open("sticker")
+    url = sticker.first_text("url", "link")
+    message.close("sticker", sticker)
+    return url
 
 
 def _read_story(message: PayloadReader) -> Row:
@@ -243,9 +253,9 @@ def _read_story(message: PayloadReader) -> Row:
 
 
 def _read_reply(message: PayloadReader) -> str | None:
-    """Take `reply_to`: the id of the quoted message."""
-    if "reply_to" not in message.rest:
-        return None
+    """Take `reply_to`: the id of the quoted message, alone or in an object."""
+    if not isinstance(message.rest.get("reply_to", 0), dict):
+        return message.text("reply_to")
     reply = message.open("reply_to")
     message_id = reply.first_text("mid", "id")
     message.close("reply_to", reply)
@@ -264,7 +274,7 @@ def _find_content_type(
     available = [kind for kind in kinds if kind != "unavailable"]
     if story_kind is not None:
         return _CONTENT_OF_STORY.get(str(story_kind)) or ("story_reply" if text else "other")
-    if sticker_url:
+    if sticker_url or "sticker_id" in rest:
         return "sticker"
     if available == ["link_preview"] and text:
         return "text"

@@ -69,8 +69,16 @@ class TextApi:
         return EmulatedResponse(200 if is_listing else 400, None, headers, text.encode())
 
 
-@pytest.mark.parametrize("place", ["message", "conversation"])
-@pytest.mark.parametrize("name", VALUES)
+PLACES = ("message", "conversation")
+CASES = [
+    pytest.param(name, place, marks=() if index % 2 == PLACES.index(place) else pytest.mark.slow)
+    for index, name in enumerate(VALUES)
+    for place in PLACES
+]
+"""The fast tests have each value in one of the places."""
+
+
+@pytest.mark.parametrize(("name", "place"), CASES)
 def test_what_is_stored_can_be_read_erased_exported_and_verified(
     memory_path: Path, name: str, place: str
 ) -> None:

@@ -66,7 +66,11 @@ def refused_ids(report: Any) -> set[str]:
 
 @pytest.mark.parametrize(
     "bodies",
-    [(error(10), error(100, 33)), (HTML, HTML), (error(1234567), error(803))],
+    [
+        (error(10), error(100, 33)),
+        pytest.param((HTML, HTML), marks=pytest.mark.slow),
+        pytest.param((error(1234567), error(803)), marks=pytest.mark.slow),
+    ],
     ids=["codes", "html", "unknown"],
 )
 def test_twenty_refused_of_a_hundred_cost_no_other_and_two_calls_a_night(
@@ -341,6 +345,26 @@ ANSWERS = {
 }
 
 
+def test_each_answer_to_an_own_call_costs_its_conversation_alone(tmp_path: Path) -> None:
+    """Conversations are refused in turn with those that are readable."""
+    answers = dict(zip(range(1, 2 * len(ANSWERS), 2), ANSWERS.values(), strict=True))
+    refusals = [
+        refuse(f"t_{index}{edge}", *answer)
+        for index, answer in answers.items()
+        for edge in ("", "/messages")
+    ]
+    readable = {f"t_{index}" for index in range(0, 2 * len(ANSWERS), 2)}
+    with serve_case(inbox(2 * len(ANSWERS), *refusals), tmp_path) as run:
+        assert run.extract().outcome == "incomplete"
+        assert whole(run) == readable
+        counts = dict(run.sql("select conversation_id, count(*) from messages group by all"))
+        assert [counts[f"t_{index}"] for index in answers] == [20] * len(ANSWERS)
+        run.api.world["answers"].clear()
+        assert next_day(run, days=30)[0].outcome == "complete"
+        assert len(whole(run)) == 2 * len(ANSWERS)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", ANSWERS)
 def test_any_answer_to_an_own_call_costs_its_conversation_alone(
     answer: str, tmp_path: Path

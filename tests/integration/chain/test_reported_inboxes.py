@@ -235,11 +235,18 @@ def test_a_conversation_that_spoils_its_page_costs_no_other(
 ) -> None:
     poison = {"conversation": "t_1", "status": status, "body": refusal(code, subcode)}
     with serve_case(messenger(4, poison=poison), tmp_path) as run:
-        report = run.extract()
-        if (code, subcode) == (100, 33):  # it may also mean that the inbox is not visible
-            assert report.outcome in ("incomplete", "failed")
-            return
-        assert report.outcome == "incomplete"
+        assert run.extract().outcome == "incomplete"
+        assert whole_conversations(run) == {"t_0", "t_2", "t_3"}
+
+
+@pytest.mark.parametrize("field", ["anything", "reactions", "messages"])
+def test_a_conversation_that_spoils_its_page_by_a_named_field_costs_no_other(
+    field: str, tmp_path: Path
+) -> None:
+    body = refusal(100)
+    body["error"]["message"] = f"(#100) Tried accessing nonexisting field ({field}) on node type"
+    with serve_case(messenger(4, poison={"conversation": "t_1", "body": body}), tmp_path) as run:
+        assert run.extract().outcome == "incomplete"
         assert whole_conversations(run) == {"t_0", "t_2", "t_3"}
 
 

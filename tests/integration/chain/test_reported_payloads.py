@@ -188,6 +188,47 @@ SHAPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"type": "appointment_booking", "payload": {"title": "Visit", "booking_id": "1"}},
         {"content_type": "template", "kind": "appointment", "title": "Visit"},
     ),
+    "type in capital letters": (
+        {"type": "IMAGE", "payload": {"url": URL}},
+        {"content_type": "image", "kind": "image", "url": URL, "extra": None},
+    ),
+    "MIME type in capital letters": (
+        {"mime_type": "IMAGE/PNG", "file_url": URL},
+        {"content_type": "image", "url": URL},
+    ),
+    "address in the place of the payload": (
+        {"type": "video", "payload": URL},
+        {"content_type": "video", "url": URL, "extra": None},
+    ),
+    "address in the place of the data": (
+        {"image_data": URL},
+        {"content_type": "image", "url": URL, "extra": None},
+    ),
+    "duration in the payload": (
+        {"type": "audio", "payload": {"url": URL, "duration": 3}},
+        {"content_type": "audio", "url": URL, "duration_seconds": 3.0, "extra": None},
+    ),
+    "duration beside the file": (
+        {"mime_type": "audio/mpeg", "file_url": URL, "duration": "3.5", "size": "12"},
+        {"content_type": "audio", "duration_seconds": 3.5, "size_bytes": 12, "extra": None},
+    ),
+    "media template": (
+        {
+            "type": "template",
+            "payload": {
+                "template_type": "media",
+                "elements": [{"media_type": "image", "url": URL}],
+            },
+        },
+        {"content_type": "template", "url": URL},
+    ),
+    "cards in an object": (
+        {
+            "type": "template",
+            "payload": {"generic": {"elements": [{"title": "A", "image_url": URL}]}},
+        },
+        {"content_type": "template", "title": "A", "url": URL},
+    ),
     "type that nobody documents": (
         {"type": "hologram", "payload": {"url": URL}},
         {"content_type": "other", "kind": "other", "url": URL, "extra": '{"type":"hologram"}'},
@@ -273,6 +314,20 @@ def test_a_share_has_its_id_type_link_and_name_in_every_shape(
 def test_a_reaction_has_its_person_in_every_shape(reactions: object, right: str) -> None:
     _, _, children = read_message(json.dumps({"id": "m", "message": "x", "reactions": reactions}))
     assert children["reactions"] == [("1", right, "a")]
+
+
+@pytest.mark.parametrize("quoted", ["m_5", {"mid": "m_5"}, {"id": "m_5", "is_self_reply": True}])
+def test_a_quoted_message_is_known_in_every_shape(quoted: object) -> None:
+    _, rare, _ = read_message(json.dumps({"id": "m", "message": "x", "reply_to": quoted}))
+    names = dict(zip(RARE_NAMES, rare, strict=True))
+    assert (names["reply_to_message_id"], names["problem"]) == ("m_5", None)
+
+
+@pytest.mark.parametrize("keys", [{"sticker": {"id": "3", "url": URL}}, {"sticker_id": 3692}])
+def test_a_sticker_is_one_in_every_shape(keys: dict[str, Any]) -> None:
+    row, rare, _ = read_message(json.dumps({"id": "m", "message": ""} | keys))
+    url = dict(zip(RARE_NAMES, rare, strict=True))["sticker_url"]
+    assert (row[-1], url) == ("sticker", URL if "sticker" in keys else None)
 
 
 @pytest.mark.parametrize("sticker", [URL, None])

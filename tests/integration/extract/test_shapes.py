@@ -47,12 +47,6 @@ def is_listed(inboxes: Inboxes, message: TrueMessage) -> bool:
     return account.conversations[message.conversation_id].folder == ""
 
 
-def is_thin(switches: Switches) -> bool:
-    """Whether the evidence about the own id is thin: directions may be null, but not wrong."""
-    is_given = switches.own_id in ("given", "enveloped", "field_refused")
-    return not is_given and switches.participants in ("account_only", "absent")
-
-
 def true_direction(inboxes: Inboxes, message: TrueMessage) -> str:
     account = inboxes.world.accounts[message.account]
     conversation = account.conversations[message.conversation_id]
@@ -88,8 +82,7 @@ def check_whole(inboxes: Inboxes, switches: Switches) -> None:
         assert (row["detail_status"] == "detailed") == is_readable, (message, row["detail_status"])
         assert row["created_at"].replace(microsecond=0) == message.created_at.replace(microsecond=0)  # type: ignore[attr-defined]
         if is_readable and row["content_type"] != "empty":
-            accepted = {true_direction(inboxes, message)}
-            assert row["direction"] in accepted | ({None} if is_thin(switches) else set()), row
+            assert row["direction"] == true_direction(inboxes, message), row
     assert stored == {}
     assert [report.counts["rejected"] for report in reports] == [0, 0]
 
