@@ -61,23 +61,25 @@ def derive_account_days(
 ) -> list[Commit]:
     """Replace `account_days` of these days, by default of the stale ones.
 
-    A day without messages has no file afterwards.
+    A day without messages has no file afterwards. StoreError if a rename of the account was cut
+    off: rows under the name of today would stop it for good.
     """
     if days is None:
         days = stale_account_days(store, account, rules=rules)
     inputs = _Inputs(store, account, rules)
     commits: list[Commit] = []
     for batch in inputs.batches(days):
-        rows = compute_account_days(
-            inputs.read_messages(batch),
-            batch,
-            complete_range=inputs.complete_range,
-            rules=rules,
-        )
-        for day in batch:
-            row = rows.get(day, ACCOUNT_DAYS.schema.empty_table())
-            source = inputs.digest(day) or ""
-            commits.append(store.replace(ACCOUNT_DAYS.name, account, day, row, source))
+        with store.lock_derivation(account):
+            rows = compute_account_days(
+                inputs.read_messages(batch),
+                batch,
+                complete_range=inputs.complete_range,
+                rules=rules,
+            )
+            for day in batch:
+                row = rows.get(day, ACCOUNT_DAYS.schema.empty_table())
+                source = inputs.digest(day) or ""
+                commits.append(store.replace(ACCOUNT_DAYS.name, account, day, row, source))
     damaged = {
         day for table, _, day, _ in store.state.suspect_files(account) if table == ACCOUNT_DAYS.name
     }

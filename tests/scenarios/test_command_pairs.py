@@ -88,13 +88,15 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lake]:
         lake = Lake(folder, "")
         done = lake.invoke(f"extract --since {days.start} --until {days[2]}")
         assert done.exit_code == 0, done.output
-        sql = (
-            "SELECT min(participant_id) FROM participant_days"
-            f" WHERE NOT is_account AND account = '{OLD}'"
-        )
-        with connect(folder / "lake") as con:
-            (person,) = con.execute(sql).fetchone()
-        yield Lake(folder, person)
+        yield Lake(folder, sender_of(folder / "lake", OLD))
+
+
+def sender_of(root: Path, account: str) -> str:
+    """Return the id of one customer of an account."""
+    sql = "SELECT min(participant_id) FROM participant_days WHERE NOT is_account AND account = ?"
+    with connect(root) as con:
+        (person,) = con.execute(sql, [account]).fetchone()
+    return str(person)
 
 
 def copy_of(template: Lake, folder: Path) -> Lake:

@@ -11,9 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from convo_pipeline.derive.account_days import derive_account_days
 from convo_pipeline.errors import BusyError, StoreError
 from convo_pipeline.lake.ledger import export_runs
-from convo_pipeline.lake.store import Store
+from convo_pipeline.lake.store import RENAMES, Store
 from convo_pipeline.privacy import unsent
 from convo_pipeline.privacy.erasure import lock_for_erasure
 from convo_pipeline.privacy.erasure_plan import plan_erasure, read_pending_plans
@@ -22,6 +23,8 @@ from convo_pipeline.privacy.unsent import remove_unsent
 from convo_pipeline.schema import RAW_CONVERSATIONS, RAW_MESSAGE_IDS, REACTIONS
 from convo_pipeline.settings import Settings, StoreSettings
 from convo_pipeline.state.records import AccountIdentity, Run
+from convo_pipeline.storage.backend import write_file
+from convo_pipeline.storage.local import LocalFolder
 from convo_pipeline.upkeep.rebuild import rebuild_state
 from convo_pipeline.upkeep.rename import rename_account
 from convo_pipeline.upkeep.verify import verify
@@ -246,6 +249,15 @@ def test_a_killed_rename_is_finished_although_the_state_was_rebuilt(
         assert verify(store).findings == ()
         old, new, last_call = new, old, last_call + 1
     assert kills > 20
+
+
+def test_no_day_is_derived_under_a_name_while_its_rename_is_unfinished(store: Store) -> None:
+    """A file under the new name would stop the rename for good: both folders would have the day."""
+    write_file(LocalFolder(store.state_path), (RENAMES, "bakery.cafe"), b"")
+    for name in ("bakery", "cafe"):
+        with pytest.raises(StoreError, match="a rename of bakery was cut off"):
+            derive_account_days(store, name, [DAY])
+    assert store.accounts("account_days") == []
 
 
 def add_conversations(store: Store) -> None:
