@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
-from datetime import date, timedelta
+from datetime import date
 from functools import partial
 from urllib.parse import urlsplit
 
@@ -19,7 +19,12 @@ from rich.table import Table
 from convo_pipeline.base.clock import Clock
 from convo_pipeline.base.secrets import Credentials, read_credentials
 from convo_pipeline.console.results import counted
-from convo_pipeline.console.status import count_unsure_in, note_of, read_coverage
+from convo_pipeline.console.status import (
+    EXPIRES_SOON,
+    count_unsure_in,
+    note_of,
+    read_coverage,
+)
 from convo_pipeline.errors import (
     AccessDeniedError,
     ConvoError,
@@ -48,7 +53,6 @@ from convo_pipeline.state.records import AccountIdentity, check_identity
 
 MAX_CALLS = 40
 ACCOUNTS_IN_FLIGHT = 8
-EXPIRES_SOON = timedelta(days=14)
 MAX_PARTITIONS = 100_000
 """Dagster advises at most this many partitions per asset."""
 INSTAGRAM_HOST, FACEBOOK_HOST = "graph.instagram.com", "graph.facebook.com"
@@ -286,6 +290,9 @@ class AccountCheck:
         now, is_login = self.clock.now(), self._connection == "instagram_login"
         expires_at, access_ends_at = facts.expires_at, facts.data_access_ends_at
         self.setup.token_kind = facts.kind
+        moments = {"data_access_expiring": access_ends_at, "token_expiring": expires_at}
+        ends = {moment.date(): name for name, moment in moments.items() if moment}
+        self.store.state.save_token_ends(self.account.name, ends)
         self.setup.expires = f"{expires_at:%Y-%m-%d}" if expires_at else "never"
         if expires_at and expires_at <= now:
             self._add("token_expired")

@@ -43,6 +43,8 @@ DERIVED_WITHIN = timedelta(hours=1)
 """Days should be derived this long after a nightly run; the follow-up run starts in a minute."""
 NIGHT_KINDS = ("nightly", "window", "full")
 """Kinds of runs that read whole days; a capture does not."""
+EXPIRES_SOON = timedelta(days=14)
+"""How long before its end a token is a warning."""
 LOST_WORDS = {
     "beyond_20": "no longer among the newest 20",
     "gone": "deleted or hidden before they were read",
@@ -82,6 +84,8 @@ class AccountStatus:
     has_refused: bool = False
     """Whether the API refuses the older messages of a conversation."""
     open_spool_count: int = 0
+    token_warnings: tuple[str, ...] = ()
+    """Whether the token or its access to data ends within two weeks, as of the last `check`."""
     underived_day_count: int = 0
     """Recent days whose derived tables are missing or older than their raw tables."""
     quarantine_count: int = 0
@@ -219,6 +223,12 @@ def _read_account(
         due_conversation_count=sum(each.is_due for each in conversations),
         has_refused=any(each.due_reason == REFUSED for each in conversations),
         open_spool_count=count_left_spools(store, name),
+        token_warnings=tuple(
+            _explain_end(account, day, reason)
+            for day, reason in sorted(state.token_ends(name).items())
+            if day <= (now + EXPIRES_SOON).date()
+            and not (complete and complete.started_at.date() > day)
+        ),
         underived_day_count=underived_day_count,
         quarantine_count=len(state.suspect_files(name)),
         kept_day_count=len(kept_days(store, name)),
@@ -349,6 +359,7 @@ def _attention_lines(status: AccountStatus) -> Iterator[str]:
     if status.unsure_direction_count:
         messages = counted(status.unsure_direction_count, "message")
         yield _explain("directions_unknown", what=messages)
+    yield from status.token_warnings
     if status.blocked_until:
         yield _explain("blocked", until=_format_time(status.blocked_until))
     if status.missed_count:
@@ -357,6 +368,11 @@ def _attention_lines(status: AccountStatus) -> Iterator[str]:
         yield _explain("damaged_files", files=counted(status.quarantine_count, "file"))
     if status.kept_day_count:
         yield _explain("raw_rows_lost", days=counted(status.kept_day_count, "day"))
+
+
+def _explain_end(account: AccountSettings, day: date, reason: str) -> str:
+    text = _explain(reason, date=str(day), variable=account.token_name)
+    return f"{text}; then run `convo-pipeline check`, which reads the new date"
 
 
 def _explain(name: str, **details: str) -> str:

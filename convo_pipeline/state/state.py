@@ -86,6 +86,9 @@ them. Only runs after the last gap count. Days before `complete_from` may lack m
 conversation whose older pages are refused. `query/response_times.py` does the same with the ledger.
 """
 
+TOKEN_ENDS = "token_ends"  # noqa: S105
+"""The task under which `days_done` holds the days on which tokens end."""
+
 
 class State:
     """The database; the first use opens it."""
@@ -291,6 +294,18 @@ class State:
                 "DELETE FROM days_done WHERE task = ? AND account = ? AND date = ?",
                 [(task, account, str(day)) for day in days],
             )
+
+    def token_ends(self, account: str) -> dict[date, str]:
+        """Return the UTC days on which the account's token or its access to data ends.
+
+        The value is the reason's name. `check` stores them; an account never checked has none.
+        """
+        return self.days_done(TOKEN_ENDS, account)
+
+    def save_token_ends(self, account: str, ends: Mapping[date, str]) -> None:
+        """Replace the days on which the account's token ends."""
+        self.remove_days_done(TOKEN_ENDS, account, self.token_ends(account).keys() - ends.keys())
+        self.save_days_done(TOKEN_ENDS, account, ends)
 
     # runs
 

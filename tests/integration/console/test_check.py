@@ -19,6 +19,7 @@ from convo_pipeline.console.check import (
     describe_check,
     show_check,
 )
+from convo_pipeline.console.status import read_status
 from convo_pipeline.emulator.fault import Fault, FaultKind
 from convo_pipeline.emulator.refusals import Refusal
 from convo_pipeline.emulator.serve import EMULATOR_TOKEN
@@ -384,3 +385,22 @@ def test_complete_and_busy_runs_add_nothing(inboxes: Inboxes) -> None:
     assert names(inboxes)["mess"] == []
     end_run(inboxes, "complete")
     assert names(inboxes)["mess"] == []
+
+
+def test_status_warns_two_weeks_before_a_token_ends(inboxes: Inboxes) -> None:
+    """`check` learns the date, `status` shows it without a call, and the next check forgets it."""
+
+    def warnings(days: int) -> list[str]:
+        facts(expires_at=at(inboxes, days))(inboxes)
+        check(inboxes)
+        count = len(inboxes.server.log)
+        status = read_status(inboxes.settings, ["mess"], inboxes.clock.now())
+        assert len(inboxes.server.log) == count
+        return [line for line in status.accounts[0].attention if "token" in line]
+
+    assert warnings(15) == []
+    day = (inboxes.clock.now() + timedelta(days=14)).date()
+    (line,) = warnings(14)
+    assert line.startswith(f"the token expires on {day}. To do: create a new one")
+    assert line.endswith("; then run `convo-pipeline check`, which reads the new date")
+    assert warnings(60) == []

@@ -60,6 +60,8 @@ ACCOUNT_KEYS = {
     "quarantine_count",
     "kept_day_count",
     "missed_count",
+    "note",
+    "token_warnings",
     "blocked_until",
     "is_late",
     "is_night_late",
