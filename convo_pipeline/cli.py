@@ -607,6 +607,42 @@ def verify(context: CommandContext, quick: bool, rebuild_state: bool, is_json: b
         sys.exit(EXIT_FAILED)
 
 
+@main.group()
+def state() -> None:
+    """Work on the state: what is known beside the tables."""
+
+
+@state.command("move")
+@click.argument("target")
+@root_option
+@click.option("--dry-run", is_flag=True, help="Only check, and count the rows to copy.")
+@json_option
+@click.pass_obj
+def move_state(context: CommandContext, target: str, dry_run: bool, is_json: bool) -> None:
+    """Copy the state to TARGET: PostgreSQL or SQLite.
+
+    TARGET is the name of a variable, or the absolute path of a file, that holds the address of the
+    database, or the word sqlite. Then change [store] in the configuration. If it is interrupted,
+    run it again.
+
+    \b
+    Example:
+      convo-pipeline state move STATE_URL --dry-run
+    """
+    from convo_pipeline.console.upkeep import copy_state
+
+    counts, place = copy_state(context.store_settings, target, is_dry_run=dry_run)
+    if is_json:
+        print_json({"target": place, "row_counts": counts, "is_dry_run": dry_run})
+    else:
+        rows = f"{sum(counts.values()):,} rows of {len(counts)} tables"
+        click.echo(f"{rows} {'would be ' if dry_run else ''}copied to {place}")
+        if not dry_run:
+            key = "state_url_file" if os.path.isabs(target) else "state_url_env"
+            line = "remove state_url" if target == "sqlite" else f'set {key} = "{target}"'
+            LOG.info("now %s in [store] of the configuration of every machine", line)
+
+
 @main.command()
 @click.argument("old")
 @click.argument("new")

@@ -1,11 +1,13 @@
 """Commands `verify`, `expire` and `compact`: work on stored tables without API calls."""
 
+import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC
 from pathlib import Path
 
+from pydantic import SecretStr
 from rich.console import Console
 from rich.table import Table
 
@@ -26,9 +28,12 @@ from convo_pipeline.privacy.retention import (
 )
 from convo_pipeline.privacy.unsent import UnsentMessages, find_all_unsent, remove_unsent
 from convo_pipeline.settings import Settings, StoreSettings
+from convo_pipeline.upkeep.move_state import move_state
 from convo_pipeline.upkeep.rebuild import rebuild_state
 from convo_pipeline.upkeep.verify import FINDING_KINDS, NOTICES, Verification, verify
 
+SQLITE = "sqlite"
+"""Target of `state move` that is no database server."""
 REBUILT_FROM_LISTING = (
     "rebuilding the state from the bucket's listing; if listings lag, run this some time after the"
     " last write"
@@ -45,6 +50,23 @@ def open_lake(settings: StoreSettings) -> Iterator[Store]:
     with closing(Store(settings)) as store:
         store.rename_former_tables()
         yield store
+
+
+def copy_state(
+    settings: StoreSettings, target: str, *, is_dry_run: bool
+) -> tuple[dict[str, int], str]:
+    """Copy the state to a database; return the rows per table, and where the database is."""
+    if "://" in target:
+        raise SettingsError(
+            "TARGET must be the name of a variable or the absolute path of a file: a command line"
+            " is no place for a password"
+        )
+    names = {"state_url_file": target} if os.path.isabs(target) else {"state_url_env": target}
+    changes = {"state_url": SecretStr(""), "state_url_env": None, "state_url_file": None}
+    chosen = settings.model_copy(update=changes | ({} if target == SQLITE else names))
+    with open_lake(settings) as source, closing(Store(chosen)) as store:
+        counts = move_state(source, store, is_dry_run=is_dry_run)
+        return counts, store.state.database.location
 
 
 def verify_lake(

@@ -16,7 +16,7 @@ from convo_pipeline.lake.partitions import Commit, Partitions, StoredPartition, 
 from convo_pipeline.lake.segments import COMPACT
 from convo_pipeline.schema import FORMER_TABLES, RAW, RUNS, TABLES, Table
 from convo_pipeline.settings import StoreSettings
-from convo_pipeline.state.access import open_database, open_locks
+from convo_pipeline.state.access import open_database, open_locks, open_notes
 from convo_pipeline.state.records import Partition
 from convo_pipeline.state.state import State
 from convo_pipeline.storage.backend import StorageBackend, remove_file, write_file
@@ -47,6 +47,7 @@ class Store:
         self.state_path = settings.state_path.absolute()
         self.state = State(open_database(settings))
         self.locks = open_locks(settings, self.state.database)
+        self.notes = open_notes(settings, self.state.database)
         self.partitions = Partitions(self.backend, self.state, self.locks, clock)
         self._clock = clock
         if not self.backend.is_shared:
@@ -217,7 +218,7 @@ class Store:
 
     def check_name(self, account: str, besides: str = "") -> None:
         """Raise StoreError if an unfinished rename, other than `besides`, involves the account."""
-        for note in LocalFolder(self.state_path).list_names((RENAMES,)):
+        for note in self.notes.names(RENAMES):
             names = note.split(".")
             if account in names and note != besides:
                 raise StoreError(

@@ -8,30 +8,22 @@ shows a damaged receipt or a wrong key, which would let an erased person in agai
 
 import hashlib
 import hmac
-import os
 import re
 import secrets
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from convo_pipeline.base.json_text import dump_json, load_json
 from convo_pipeline.errors import StoreError
 from convo_pipeline.lake.store import Store
+from convo_pipeline.state.notes import KEY_FILE, Notes
 from convo_pipeline.storage.backend import Parts, write_file
-from convo_pipeline.storage.local import (
-    LocalFolder,
-    make_private_folders,
-    storage_error,
-    write_synced,
-)
 from convo_pipeline.tables.people import REPLACEMENT
 
 RECEIPTS = ".forgotten"
-KEY_FILE = "forget.key"
 KEY_BYTES = 32
 MOST_NAME_LIST_CHARACTERS = 10_000
 _BETWEEN_NAMES = re.compile(r"(\s*[,;&|/+\n]\s*|\s+\w{1,3}\s+(?=\S))")
@@ -139,8 +131,8 @@ def read_suppression(store: Store, account: str) -> SuppressionList:
     contents = _read_contents(store, account)
     if not contents:
         return SuppressionList(b"", frozenset())
-    key_path = store.state_path / KEY_FILE
-    key = _read_key(key_path)
+    key_path = store.notes.location("", KEY_FILE)
+    key = _read_key(store.notes)
     if key is None:
         raise StoreError(
             f"{key_path} is missing, so erased people cannot be recognised: put it back from your"
@@ -172,7 +164,7 @@ def save_receipt(store: Store, receipt: Receipt) -> None:
     """Store a receipt durably."""
     parts = (RECEIPTS, f"account={receipt.account}", f"{receipt.person[:32]}.json")
     store.state.save_receipt(receipt.account, parts[-1])
-    write_file(store.backend, parts, _with_seal(receipt.to_json(), make_key(store.state_path)))
+    write_file(store.backend, parts, _with_seal(receipt.to_json(), make_key(store.notes)))
 
 
 def rename_receipts(store: Store, old: str, new: str) -> None:
@@ -181,24 +173,12 @@ def rename_receipts(store: Store, old: str, new: str) -> None:
         store.backend.rename_folder((RECEIPTS, f"account={old}"), f"account={new}")
 
 
-def make_key(state_path: Path) -> bytes:
+def make_key(notes: Notes) -> bytes:
     """Return the key; make it if there is none. Of two processes that make it the first wins."""
-    path = state_path / KEY_FILE
-    if (key := _read_key(path)) is not None:
-        return key
-    staged = path.with_name(f"{KEY_FILE}.{os.getpid()}.tmp")
-    try:
-        make_private_folders(state_path)
-        write_synced(staged, secrets.token_bytes(KEY_BYTES))
-        if not path.exists():
-            os.link(staged, path)
-    except FileExistsError:
-        pass
-    except OSError as error:
-        raise storage_error(path, "write", error) from None
-    finally:
-        staged.unlink(missing_ok=True)
-    key = _read_key(path)
+    key = _read_key(notes)
+    if key is None:
+        notes.create("", KEY_FILE, secrets.token_bytes(KEY_BYTES))
+        key = _read_key(notes)
     assert key is not None
     return key
 
@@ -230,8 +210,9 @@ def _has_valid_seal(content: bytes, key: bytes) -> bool:
     return seal is None or _with_seal(value, key) == content
 
 
-def _read_key(path: Path) -> bytes | None:
-    key = LocalFolder(path.parent).read_bytes((path.name,))
+def _read_key(notes: Notes) -> bytes | None:
+    key = notes.read("", KEY_FILE)
     if key is not None and len(key) < KEY_BYTES:
+        path = notes.location("", KEY_FILE)
         raise StoreError(f"{path} is no key of {KEY_BYTES} bytes: put it back from your backup")
     return key

@@ -124,7 +124,7 @@ def receive_request(
     """Verify and store a signed request; the same text returns the same request. Erases nothing."""
     person_id = parse_user_id(parse_signed_request(text, read_app_secret(settings, environ)))
     payload = text.strip().partition(".")[2]
-    code = keyed_hash(make_key(store.state_path), f"deletion:{payload}")[:CODE_CHARACTERS]
+    code = keyed_hash(make_key(store.notes), f"deletion:{payload}")[:CODE_CHARACTERS]
     request = read_request(store, code)
     if request is None:
         request = DeletionRequest(code, now, person_id=person_id)

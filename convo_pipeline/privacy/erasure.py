@@ -14,9 +14,7 @@ from convo_pipeline.lake.parquet import read_label
 from convo_pipeline.lake.store import Store
 from convo_pipeline.schema import RUNS, TABLES, Table
 from convo_pipeline.settings import FIRST_START_DATE, AccountSettings, Settings
-from convo_pipeline.storage.backend import remove_file, write_file
 from convo_pipeline.storage.layout import DATA_FILE, QUARANTINE, folder_parts
-from convo_pipeline.storage.local import LocalFolder
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -26,25 +24,25 @@ FIRST_DAY = date(2004, 1, 1)
 
 
 class PendingFiles:
-    """JSON files in a folder beside the state, for work that an interruption must not lose."""
+    """JSON notes in a folder beside the state, for work that an interruption must not lose."""
 
     def __init__(self, store: Store, folder: str) -> None:
-        self._files, self._folder = LocalFolder(store.state_path), folder
+        self._notes, self._folder = store.notes, folder
 
     def names(self) -> list[str]:
-        files = self._files.list_names((self._folder,))
+        files = self._notes.names(self._folder)
         return [name.removesuffix(".json") for name in files if name.endswith(".json")]
 
     def read(self, name: str) -> Any:
         """Return the content of a file; None if there is no file."""
-        content = self._files.read_bytes((self._folder, f"{name}.json"))
+        content = self._notes.read(self._folder, f"{name}.json")
         return None if content is None else load_json(content)
 
     def save(self, name: str, value: object) -> None:
-        write_file(self._files, (self._folder, f"{name}.json"), dump_json(value))
+        self._notes.write(self._folder, f"{name}.json", dump_json(value))
 
     def remove(self, name: str) -> None:
-        remove_file(self._files, (self._folder, f"{name}.json"))
+        self._notes.remove(self._folder, f"{name}.json")
 
 
 @contextmanager

@@ -129,7 +129,7 @@ def _has_receipt(store: Store, plan: ErasurePlan) -> bool:
     receipts = read_receipts(store, plan.account)
     if not receipts:
         return False
-    person_hash = keyed_hash(make_key(store.state_path), plan.person_id)
+    person_hash = keyed_hash(make_key(store.notes), plan.person_id)
     return any(receipt.person == person_hash for receipt in receipts)
 
 
@@ -165,7 +165,7 @@ def erase(store: Store, plan: ErasurePlan, now: datetime) -> Receipt:
     The caller holds `lock_for_erasure` since before the plan was made. At the end it rebuilds the
     derived tables and calls `remove_pending_plan`.
     """
-    key = make_key(store.state_path)
+    key = make_key(store.notes)
     person_hash = keyed_hash(key, plan.person_id)
     save_pending_plan(store, plan, person_hash)
     receipts = {receipt.person: receipt for receipt in read_receipts(store, plan.account)}

@@ -1,5 +1,6 @@
 """Open the state, its locks and rate limits where the settings say: SQLite or PostgreSQL."""
 
+import time
 from datetime import datetime, timedelta
 
 from convo_pipeline.base.clock import SYSTEM_CLOCK, Clock
@@ -15,6 +16,7 @@ from convo_pipeline.graph.rate_limit import (
 )
 from convo_pipeline.settings import StoreSettings
 from convo_pipeline.state.database import STATE_FILE, Database, SqliteDatabase
+from convo_pipeline.state.notes import DatabaseNotes, FileNotes, Notes
 from convo_pipeline.storage.locks import Locks
 
 LOCKS_FOLDER = "locks"
@@ -48,6 +50,13 @@ def open_locks(settings: StoreSettings, database: Database) -> Locks:
     return PostgresLocks(folder, database)
 
 
+def open_notes(settings: StoreSettings, database: Database) -> Notes:
+    """Return the notes of the lake: files of this machine, or rows in PostgreSQL."""
+    if isinstance(database, SqliteDatabase):
+        return FileNotes(settings.state_path.absolute())
+    return DatabaseNotes(database)
+
+
 def open_limiter(
     database: Database, key: LimitKey, calls_per_second: float, clock: Clock = SYSTEM_CLOCK
 ) -> StoredLimiter:
@@ -66,3 +75,19 @@ def blocked_until(database: Database, key: LimitKey, now: datetime) -> datetime 
     rows = database.select(SELECT_LIMIT, *key)
     seconds = LimiterState(*rows[0]).blocked_seconds(now.timestamp()) if rows else 0.0
     return now + timedelta(seconds=seconds) if seconds else None
+
+
+def read_blocks(database: Database) -> list[tuple[object, ...]]:
+    """Return (host, page_id, platform, unix seconds) of every block after a throttle error."""
+    sql = "SELECT host, page_id, platform, blocked_until FROM rate_limits WHERE blocked_until > 0"
+    if isinstance(database, SqliteDatabase):
+        exists = "SELECT 1 FROM sqlite_master WHERE name = 'rate_limits'"
+        return database.select(sql) if database.select(exists) else []
+    return database.select(sql)
+
+
+def save_blocks(database: Database, blocks: list[tuple[object, ...]]) -> None:
+    """Add blocks to those of a database. Send times are not copied: clocks differ."""
+    for host, page_id, platform, until in blocks:
+        key = LimitKey(str(host), str(page_id), str(platform))
+        open_limiter(database, key, 1.0).block(float(str(until)) - time.time())

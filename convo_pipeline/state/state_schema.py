@@ -151,8 +151,12 @@ CREATE TABLE IF NOT EXISTS rate_limits (
 CREATE TABLE IF NOT EXISTS live_runs (
     run_id TEXT PRIMARY KEY, began_at TIMESTAMPTZ NOT NULL DEFAULT clock_timestamp())
 """,
+    """
+CREATE TABLE IF NOT EXISTS notes (
+    folder TEXT, name TEXT, content BYTEA NOT NULL, PRIMARY KEY (folder, name))
+""",
 )
-"""What SQLite keeps in the table of `graph/rate_limit.py` and in lock files."""
+"""What one machine keeps in the table of `graph/rate_limit.py`, lock files and `state/notes.py`."""
 
 
 def sqlite_schema() -> Iterator[str]:

@@ -16,14 +16,13 @@ from convo_pipeline.lake.suppression import RECEIPTS, rename_receipts
 from convo_pipeline.privacy.erasure_plan import rename_pending_plans
 from convo_pipeline.privacy.unsent import rename_pending_days
 from convo_pipeline.schema import TABLES
-from convo_pipeline.storage.backend import remove_file, write_file
 from convo_pipeline.storage.layout import QUARANTINE, check_account, file_parts, table_of
 from convo_pipeline.storage.local import LocalFolder
 
 
 def finish_renames(store: Store) -> None:
     """Finish every interrupted rename."""
-    for note in LocalFolder(store.state_path).list_names((RENAMES,)):
+    for note in store.notes.names(RENAMES):
         old, _, new = note.partition(".")
         rename_account(store, old, new)
 
@@ -39,7 +38,7 @@ def rename_account(store: Store, old: str, new: str, *, is_dry_run: bool = False
     """
     if check_account(old) == check_account(new):
         raise StoreError(f'"{old}" is its name already')
-    state_folder, note = LocalFolder(store.state_path), (RENAMES, f"{old}.{new}")
+    state_folder, note = LocalFolder(store.state_path), f"{old}.{new}"
     with ExitStack() as locks:
         for lock in (store.locks.account, store.locks.derivation):
             for account in sorted((old, new)):
@@ -47,11 +46,11 @@ def rename_account(store: Store, old: str, new: str, *, is_dry_run: bool = False
         for account in (old, new):
             store.check_name(account, besides=f"{old}.{new}")
         tables = [table for table in TABLES if old in store.listed_accounts(table)]
-        if state_folder.version(note) is None:
+        if store.notes.read(RENAMES, note) is None:
             _check(store, old, new, tables)
         if is_dry_run:
             return tables
-        write_file(state_folder, note, b"")
+        store.notes.write(RENAMES, note, b"")
         for table in tables:
             store.backend.rename_folder((table, f"account={old}"), f"account={new}")
         for table in store.backend.list_names((QUARANTINE,)):
@@ -73,7 +72,7 @@ def rename_account(store: Store, old: str, new: str, *, is_dry_run: bool = False
         for table in (*TABLES, SHARED_SPOOL):
             store.backend.delete_old_versions((table, f"account={old}"))
             store.backend.delete_old_versions((QUARANTINE, table, f"account={old}"))
-        remove_file(state_folder, note)
+        store.notes.remove(RENAMES, note)
     return tables
 
 

@@ -192,3 +192,41 @@ def test_a_machine_without_its_session_sends_no_more_calls(fleet: Fleet) -> None
     assert late == []
     fleet.run("two", "extract")
     assert fleet.stored_texts() == offered(fleet)
+
+
+def test_a_person_erased_on_one_machine_stays_erased_on_all(fleet: Fleet) -> None:
+    fleet.run("one", "extract")
+    conversation = next(iter(fleet.server.world.accounts["shop"].conversations.values()))
+    person = str(conversation.people[0]["id"])
+    fleet.server.latency_seconds = 2.0
+    extraction = fleet.launch("two", "extract", "--full")
+    calls = len(fleet.server.log)
+    fleet.wait_for_calls(calls + 2)
+    busy = fleet.launch("one", "forget", "shop", person, "--yes")
+    output = "".join(busy.communicate())
+    assert busy.returncode != 0
+    assert "is busy" in output
+    fleet.server.latency_seconds = 0.0
+    extraction.communicate()
+    fleet.run("one", "forget", "shop", person, "--yes")
+    fleet.run("two", "extract", "--full")
+    theirs = {message.message_id for message in conversation.messages}
+    assert fleet.stored_texts() == offered(fleet) - theirs
+    schema = fleet.state_url.rpartition("%3D")[2]
+    tables = fleet.postgres.execute(
+        f"SELECT tablename FROM pg_tables WHERE schemaname = '{schema}'"
+    )
+    for (table,) in tables:
+        rows = str(fleet.postgres.execute(f"SELECT * FROM {schema}.{table}"))
+        assert person not in rows, table
+        assert conversation.conversation_id not in rows, table
+
+
+def test_a_new_machine_reads_no_more_than_the_others(fleet: Fleet) -> None:
+    fleet.run("one", "extract")
+    counts = []
+    for machine in ("one", "two"):
+        before = len(fleet.server.log)
+        fleet.run(machine, "extract")
+        counts.append(len(fleet.server.log) - before)
+    assert counts[0] == counts[1] <= 6

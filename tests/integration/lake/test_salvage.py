@@ -325,7 +325,7 @@ def test_an_erased_person_is_cut_out_of_the_rows_of_other_people(store: Store) -
         store.drop(name, "insta", DAY)
         store.merge(name, "insta", DAY, table(TABLES[name], some))
         lose(store, name)
-    person = keyed_hash(make_key(store.state_path), ADA)
+    person = keyed_hash(make_key(store.notes), ADA)
     save_receipt(store, Receipt("insta", person, (), NOW))
     salvage_day(store, "insta", DAY)
     (details,) = store.read("raw_message_details", "insta", DAY).to_pylist()
@@ -338,7 +338,7 @@ def test_an_erased_person_is_cut_out_of_the_rows_of_other_people(store: Store) -
 def test_an_erased_conversation_is_not_recovered(store: Store) -> None:
     for name in RAW_FILES:
         lose(store, name)
-    key = make_key(store.state_path)
+    key = make_key(store.notes)
     save_receipt(store, Receipt("insta", keyed_hash(key, ADA), (keyed_hash(key, "c1"),), NOW))
     assert salvage_day(store, "insta", DAY) == []
 

@@ -22,6 +22,7 @@ from convo_pipeline.lake.suppression import make_key
 from convo_pipeline.query.connection import Connection
 from convo_pipeline.schema import RAW_MESSAGE_IDS
 from convo_pipeline.settings import StoreSettings
+from convo_pipeline.state.notes import FileNotes
 from convo_pipeline.storage import local
 from convo_pipeline.upkeep.verify import verify
 
@@ -184,7 +185,7 @@ def test_d14_a_pipe_in_the_place_of_the_key_or_the_state_is_named(tmp_path: Path
     state_path.mkdir()
     os.mkfifo(state_path / "forget.key")
     with pytest.raises(StoreError, match=r"forget\.key is a named pipe"):
-        make_key(state_path)
+        make_key(FileNotes(state_path))
     os.mkfifo(state_path / "state.db")
     store = Store(StoreSettings(root=str(tmp_path / "lake"), state_dir=str(state_path)))
     with pytest.raises(StoreError, match=r"state\.db is a named pipe"):
