@@ -292,6 +292,8 @@ class ScheduleSettings(_Section):
     upkeep: Annotated[str, AfterValidator(_check_cron)] = "30 3 * * *"
     capture_minutes: int = Field(default=15, ge=0, le=720)
     recheck_days: int = Field(default=2, ge=0, le=30)
+    accounts_per_run: int = Field(default=0, ge=0, le=1_000_000)
+    """Largest number of accounts in one scheduled run. 0: one run has all accounts."""
 
     @property
     def capture(self) -> str | None:

@@ -13,6 +13,7 @@ from convo_pipeline.settings import AccountSettings, Settings
 RANGE_START = "dagster/asset_partition_range_start"
 RANGE_END = "dagster/asset_partition_range_end"
 PARTITION = "dagster/partition"
+SHARD_TAG = "convo/shard"
 ONE_DAY = timedelta(days=1)
 
 
@@ -117,6 +118,25 @@ def range_tags(accounts: Sequence[str], window: Window) -> dict[str, str]:
         "convo/accounts": f"{accounts[0]}{more}",
         "convo/days": f"{window.since} to {window.last}",
     }
+
+
+def shards_of(settings: Settings) -> list[list[str]]:
+    """Divide all accounts into shards of `[schedule] accounts_per_run`, in the order of the file.
+
+    An account belongs to one shard. Adding an account at the end moves no other one.
+    """
+    names = [account.name for account in settings.accounts]
+    size = settings.schedule.accounts_per_run or max(1, len(names))
+    return [names[first : first + size] for first in range(0, len(names), size)]
+
+
+def shard_tags(shards: Sequence[Sequence[str]], number: int, kind: str) -> dict[str, str]:
+    """Return the tag of a shard's run; none if there is one shard. A run queue can limit by it.
+
+    >>> shard_tags([["bakery"], ["bikes"]], 2, "nightly")
+    {'convo/shard': 'nightly 2 of 2'}
+    """
+    return {SHARD_TAG: f"{kind} {number} of {len(shards)}"} if len(shards) > 1 else {}
 
 
 def neighbours(settings: Settings, accounts: Iterable[str]) -> list[list[str]]:

@@ -10,6 +10,7 @@ import dagster as dg
 
 from convo_pipeline.extract.report import Mode
 from convo_pipeline.orchestration.assets import MODE_TAG, SCOPE_TAG, AssetJob
+from convo_pipeline.orchestration.capture import ACCOUNTS_TAG
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.names import EXTRACT_JOB, Names
 from convo_pipeline.orchestration.nights import MOST_DAYS_BACK, recheck_window, sweep_window
@@ -18,8 +19,9 @@ from convo_pipeline.orchestration.partitions import (
     RANGE_END,
     RANGE_START,
     Window,
-    neighbours,
     range_tags,
+    shard_tags,
+    shards_of,
 )
 from convo_pipeline.orchestration.steps import DERIVED, RAW
 from convo_pipeline.settings import next_time
@@ -39,7 +41,7 @@ def build_nightly(deployment: Deployment, extract_job: AssetJob) -> dg.ScheduleD
         description="Extract all accounts up to yesterday (UTC), and the days that an account"
         " lacks. Turn it on here.",
     )
-    def nightly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+    def nightly(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
         today = context.scheduled_execution_time.astimezone(UTC).date()
         return _request_all(deployment, recheck_window(settings, today), "nightly")
 
@@ -57,7 +59,7 @@ def build_sweep(deployment: Deployment, extract_job: AssetJob) -> dg.ScheduleDef
         description=f"Fetch the last {MOST_DAYS_BACK} days of all accounts again and report what"
         " earlier runs missed. Turn it on here.",
     )
-    def sweep(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+    def sweep(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
         today = context.scheduled_execution_time.astimezone(UTC).date()
         return _request_all(deployment, sweep_window(deployment.settings, today), "full")
 
@@ -66,19 +68,27 @@ def build_sweep(deployment: Deployment, extract_job: AssetJob) -> dg.ScheduleDef
 
 def _request_all(
     deployment: Deployment, window: Window | None, mode: Mode
-) -> dg.RunRequest | dg.SkipReason:
-    """Request one run for all accounts, or skip if there is no day to extract.
+) -> list[dg.RunRequest] | dg.SkipReason:
+    """Request one run for each shard of the accounts, or skip if there is no day to extract.
 
     While the configuration is wrong, the requested run fails with the problem.
     """
     if deployment.problem:
-        return dg.RunRequest()
+        return [dg.RunRequest()]
     if window is None:
         return dg.SkipReason("no account has a complete day yet")
-    (accounts,) = neighbours(
-        deployment.settings, (account.name for account in deployment.settings.accounts)
-    )
-    return dg.RunRequest(tags={**range_tags(accounts, window), MODE_TAG: mode})
+    shards = shards_of(deployment.settings)
+    return [
+        dg.RunRequest(
+            run_key=f"{mode} {number} {window.until}" if len(shards) > 1 else None,
+            tags={
+                **range_tags(accounts, window),
+                MODE_TAG: mode,
+                **shard_tags(shards, number, "nightly" if mode == "nightly" else "sweep"),
+            },
+        )
+        for number, accounts in enumerate(shards, start=1)
+    ]
 
 
 def build_capture_schedule(
@@ -96,7 +106,7 @@ def build_capture_schedule(
         execution_timezone="UTC",
         description="Fetch new messages before they leave the newest 20. Turn it on here.",
     )
-    def capture(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+    def capture(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
         if deployment.problem:
             return dg.SkipReason(deployment.problem)
         newer = next_time(cron, context.scheduled_execution_time.astimezone(UTC))
@@ -104,7 +114,16 @@ def build_capture_schedule(
             return dg.SkipReason(
                 f"missed while the daemon was not running; the capture of {newer:%H:%M} UTC is due"
             )
-        return dg.RunRequest()
+        shards = shards_of(deployment.settings)
+        if len(shards) == 1:
+            return [dg.RunRequest()]
+        return [
+            dg.RunRequest(
+                run_key=f"capture {number} {context.scheduled_execution_time:%Y%m%dT%H%M}",
+                tags={ACCOUNTS_TAG: ",".join(names), **shard_tags(shards, number, "capture")},
+            )
+            for number, names in enumerate(shards, start=1)
+        ]
 
     return capture
 

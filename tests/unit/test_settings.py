@@ -59,6 +59,7 @@ def test_defaults_are_those_of_the_documentation() -> None:
             "nightly": "15 0 * * *",
             "sweep": "30 1 * * 0",
             "upkeep": "30 3 * * *",
+            "accounts_per_run": 0,
             "capture_minutes": 15,
             "recheck_days": 2,
         },

@@ -7,9 +7,11 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from convo_pipeline.orchestration.capture import tagged_accounts
 from convo_pipeline.orchestration.catalog import build_definitions
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.nights import nightly_windows
+from convo_pipeline.orchestration.partitions import RANGE_END, RANGE_START, SHARD_TAG
 from convo_pipeline.settings import Settings, parse_settings
 from convo_pipeline.state import state as statements
 from convo_pipeline.state.database import STATE_FILE
@@ -76,6 +78,33 @@ def test_nightly_tick_takes_less_than_two_seconds(settings: Settings) -> None:
     data = schedule.evaluate_tick(dg.build_schedule_context(scheduled_execution_time=NOW))
     assert time.process_time() - started < MOST_SECONDS
     assert len(data.run_requests or ()) == 1
+
+
+def test_scheduled_runs_are_divided_into_shards_of_accounts(settings: Settings) -> None:
+    schedule = settings.schedule.model_copy(update={"accounts_per_run": 20})
+    deployment = Deployment(settings.model_copy(update={"schedule": schedule}))
+    repository = build_definitions(deployment).get_repository_def()
+
+    def tags(name: str, at: datetime) -> list[dict[str, str]]:
+        tick = repository.get_schedule_def(name)
+        context = dg.build_schedule_context(scheduled_execution_time=at)
+        requests = tick.evaluate_tick(context).run_requests or ()
+        assert len({request.run_key for request in requests}) == len(requests)
+        return [dict(request.tags) for request in requests]
+
+    names = [account.name for account in settings.accounts]
+    ends = [(names[0], names[19]), (names[20], names[39]), (names[40], names[49])]
+    nights = tags("nightly", NOW)
+    shown = [(each[RANGE_START].split("|")[0], each[RANGE_END].split("|")[0]) for each in nights]
+    assert shown == ends
+    assert [each[SHARD_TAG] for each in nights] == [f"nightly {n} of 3" for n in (1, 2, 3)]
+    assert [each[SHARD_TAG] for each in tags("sweep", NOW)][0] == "sweep 1 of 3"
+    captures = tags("capture", datetime.now(UTC))
+    assert [tagged_accounts(each.items()) for each in captures] == [
+        names[:20],
+        names[20:40],
+        names[40:],
+    ]
 
 
 def test_windows_of_all_accounts_take_less_than_two_seconds(settings: Settings) -> None:
