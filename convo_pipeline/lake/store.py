@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from convo_pipeline.base.clock import SYSTEM_CLOCK, Clock
 from convo_pipeline.base.extras import needs_extra
-from convo_pipeline.errors import StoreError
+from convo_pipeline.errors import ConflictError, StoreError
 from convo_pipeline.lake import parquet
 from convo_pipeline.lake.partitions import Commit, Partitions, StoredPartition, rows_of
 from convo_pipeline.lake.segments import COMPACT
@@ -33,6 +33,8 @@ from convo_pipeline.storage.layout import (
 from convo_pipeline.storage.local import NEEDED_BYTES, STAGING, LocalFolder, staged_name
 from convo_pipeline.tables.merge import merge
 
+SHARED_STATE = ".shared-state"
+"""Object in a bucket whose state is in PostgreSQL."""
 RENAMES = "rename"
 """Folder in the state's folder. It has a file `old.new` until a rename is finished."""
 STALE_AFTER = timedelta(hours=1)
@@ -77,8 +79,27 @@ class Store:
         for backend in (self.backend, LocalFolder(self.state_path)):
             backend.check_writable(needed_bytes)
             backend.remove_stale_files(self._clock.now() - STALE_AFTER)
+        self._check_state_is_shared()
         self.state.partition("", "", date.min)
         self.rename_former_tables()
+
+    def _check_state_is_shared(self) -> None:
+        """Refuse a local state where other machines share theirs: its locks would not hold.
+
+        An object in the bucket shows that the state is in PostgreSQL.
+        """
+        if not self.backend.is_shared:
+            return
+        is_marked = self.backend.version((SHARED_STATE,)) is not None
+        if is_marked and not self.locks.are_shared:
+            raise StoreError(
+                f"{self.backend.location()} is used with a state in PostgreSQL: set state_url_env"
+                " in [store] as on the other machines, or bring the state back by `convo-pipeline"
+                " state move sqlite`"
+            )
+        if self.locks.are_shared and not is_marked:
+            with suppress(ConflictError):  # another machine wrote it
+                write_file(self.backend, (SHARED_STATE,), b"postgresql\n")
 
     def rename_former_tables(self) -> None:
         """Move the folders of tables that had another name in an earlier schema.

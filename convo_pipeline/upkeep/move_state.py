@@ -9,11 +9,12 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 
 from convo_pipeline.errors import StoreError
-from convo_pipeline.lake.store import Store
+from convo_pipeline.lake.store import SHARED_STATE, Store
 from convo_pipeline.state.access import read_blocks, save_blocks
 from convo_pipeline.state.database import Transaction
 from convo_pipeline.state.notes import NOTE_FOLDERS
 from convo_pipeline.state.state_schema import STATE_TABLES, StateTable
+from convo_pipeline.storage.backend import remove_file
 
 
 def move_state(source: Store, target: Store, *, is_dry_run: bool = False) -> dict[str, int]:
@@ -46,6 +47,8 @@ def move_state(source: Store, target: Store, *, is_dry_run: bool = False) -> dic
                 if content is not None:
                     target.notes.write(folder, name, content)
         save_blocks(target.state.database, read_blocks(source.state.database))
+        if not target.locks.are_shared:
+            remove_file(target.backend, (SHARED_STATE,))
     return counts
 
 

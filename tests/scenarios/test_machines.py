@@ -222,6 +222,22 @@ def test_a_person_erased_on_one_machine_stays_erased_on_all(fleet: Fleet) -> Non
         assert conversation.conversation_id not in rows, table
 
 
+def test_a_machine_with_a_local_state_is_refused_until_the_state_moved_back(fleet: Fleet) -> None:
+    fleet.run("one", "extract")
+    call_count, config = len(fleet.server.log), fleet.config("two")
+    local = config.read_text().replace('state_url_env = "STATE_URL"', "")
+    (fleet.folder / "two" / "local.toml").write_text(local)
+    alone = ("--config", str(fleet.folder / "two" / "local.toml"))
+    process = fleet.launch("two", *alone, "extract")
+    output = "".join(process.communicate())
+    assert process.returncode != 0
+    assert "is used with a state in PostgreSQL: set state_url_env" in output
+    assert len(fleet.server.log) == call_count
+    fleet.run("two", "state", "move", "sqlite")
+    fleet.run("two", *alone, "extract")
+    assert fleet.stored_texts() == offered(fleet)
+
+
 def test_a_new_machine_reads_no_more_than_the_others(fleet: Fleet) -> None:
     fleet.run("one", "extract")
     counts = []
