@@ -22,7 +22,16 @@ from convo_pipeline.lake.store import Store
 from convo_pipeline.query import account_days
 from convo_pipeline.query.connection import Connection, connect
 from convo_pipeline.schema import MESSAGES
-from tests.support.desk_oracle import Message, read_raw, sessions_of, turns_of, waiting_of
+from tests.support.desk_oracle import (
+    Message,
+    read_raw,
+    sessions_of,
+    split_sessions,
+    threads,
+    turns_of,
+    unanswered_of,
+    waiting_of,
+)
 from tests.support.desk_worlds import CLOCKS, LATER, make_lake, settings_of
 from tests.support.shown import blocks, page
 
@@ -153,21 +162,17 @@ def compute_waiting(inboxes: dict[str, pd.DataFrame], **_: Any) -> Rows:
 def compute_short_closings(inboxes: dict[str, pd.DataFrame], **_: Any) -> Rows:
     rows: Rows = []
     for account, inbox in inboxes.items():
-        waiting = waiting_of(inbox)
-        kept = inbox[inbox["deleted_at"].isna()]
         count = 0
-        for unanswered in waiting:
-            first = unanswered[0]
-            thread = kept[kept["conversation_id"] == first["conversation_id"]].reset_index()
-            at = thread.index[thread["message_id"] == first["message_id"]][0]
-            while at and thread["created_at"][at] - thread["created_at"][at - 1] < timedelta(1):
-                at -= 1
-            in_session = thread[thread.index >= at]
-            in_session = in_session[in_session["created_at"] < first["created_at"]]
-            texts = [each["text"] for each in unanswered]
-            is_short = all(0 < len(text) <= 25 and "?" not in text for text in texts)
-            count += is_short and bool((in_session["who"] == "us").any())
-        rows.append((account, len(waiting), count))
+        for thread in threads(inbox):
+            for first, end in split_sessions(thread):
+                unanswered = unanswered_of(thread)
+                if not unanswered or unanswered[0] not in thread[first:end]:
+                    continue
+                texts = [each["text"] for each in unanswered]
+                is_short = all(0 < len(text) <= 25 and "?" not in text for text in texts)
+                kinds = {each["kind"] for each in thread[first:end]}
+                count += is_short and not kinds.isdisjoint({"person", "unsure"})
+        rows.append((account, len(waiting_of(inbox)), count))
     return rows
 
 

@@ -240,14 +240,13 @@ def session_at(thread: list[Message], first: int, end: int) -> dict[str, Any]:
 
 def waiting_of(rows: pd.DataFrame) -> list[list[Message]]:
     """Return the unanswered messages of each conversation whose customer waits."""
-    waiting = []
-    for thread in threads(rows):
-        words = [each for each in thread if each["kind"] != "robot"]
-        unanswered: list[Message] = []
-        for word in reversed(words):
-            if not is_waiting(word):
-                break
-            unanswered.insert(0, word)
-        if unanswered:
-            waiting.append(unanswered)
-    return waiting
+    return [found for thread in threads(rows) if (found := unanswered_of(thread))]
+
+
+def unanswered_of(thread: list[Message]) -> list[Message]:
+    unanswered: list[Message] = []
+    for word in reversed([each for each in thread if each["kind"] != "robot"]):
+        if not is_waiting(word):
+            break
+        unanswered.insert(0, word)
+    return unanswered

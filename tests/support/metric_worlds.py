@@ -392,6 +392,7 @@ class Hours:
     opens: int = 9
     closes: int = 18
     weekdays: tuple[int, ...] = (0, 1, 2, 3, 4)
+    days: str = "Mon-Fri"
 
 
 def business_seconds(since: datetime, until: datetime | None, hours: Hours) -> float | None:

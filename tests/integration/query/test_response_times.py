@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import replace
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ platform = "instagram"
 token_env = "TOKEN"
 start_date = "2026-01-01"
 timezone = "{clock.zone}"
-business_hours = "Mon-Fri {clock.opens:02}:00-{clock.closes:02}:00"
+business_hours = "{clock.days} {clock.opens:02}:00-{clock.closes:02}:00"
 """
 
 
@@ -460,6 +460,55 @@ def test_the_session_gap_is_a_setting(tmp_path: Path) -> None:
     root = write_world(tmp_path, dialogue((at("10:00:00"), "inbound"), (at("11:00:00"), "inbound")))
     assert len(only(rows(root, "sessions", settings_with({}, 1)), conversation_id="t_1")) == 2
     assert len(only(rows(root, "sessions", settings_with({}, 1.001)), conversation_id="t_1")) == 1
+
+
+def test_the_worked_example_of_business_time(tmp_path: Path) -> None:
+    """A Sunday of 25 hours and one of 23, open around the clock."""
+    days = [("2026-10-24T22:00", "2026-10-25T23:00"), ("2026-03-28T23:00", "2026-03-29T22:00")]
+    world = []
+    for number, day in enumerate(days):
+        begin, end = (datetime.fromisoformat(f"{text}+00:00") for text in day)
+        world += [
+            Message("bakery", f"t_{number}", f"m_{number}", begin, "inbound"),
+            Message("bakery", f"t_{number}", f"n_{number}", end, "outbound", "an answer"),
+        ]
+    clock = Hours("Europe/Berlin", 0, 24, (6,), "Sun")
+    found = rows(
+        write_world(tmp_path, world), "response_turns", settings_with({"bakery": clock}, 48)
+    )
+    assert [row["response_business_seconds"] for row in found] == [25 * 3600, 23 * 3600]
+
+
+def test_the_worked_example_of_local_days(tmp_path: Path) -> None:
+    world = dialogue((at("23:30:00"), "inbound"), (at("09:00:00", 3), "outbound", "an answer"))
+    root = write_world(tmp_path, world)
+    with convo_pipeline.connect(root, settings=settings_with({"bakery": BERLIN})) as con:
+        found = con.sql(
+            "SELECT local_date, inbound_count, session_count, median_first_response_seconds"
+            " FROM local_days WHERE local_date >= '2026-03-01'"
+        ).fetchall()
+        assert found == [(date(2026, 3, 3), 1, 1, 9.5 * 3600)]
+        assert con.sql("SELECT max(date) FROM sessions").fetchall() == [(date(2026, 3, 2),)]
+
+
+def test_the_worked_example_of_who_waits(tmp_path: Path) -> None:
+    anna = dialogue(
+        (at("10:00:00"), "inbound"), (at("10:05:00"), "outbound", "an answer"),
+        (at("10:06:00"), "inbound", "thanks"),
+    )[1:]  # fmt: skip
+    anna[-1] = replace(anna[-1], has_own_reaction=True)
+    ben = dialogue((at("10:00:00"), "inbound"), (at("12:00:00", 3), "inbound", "hello?"))[1:]
+    others = [
+        replace(each, conversation_id="t_2", message_id=f"ben-{each.message_id}") for each in ben
+    ]
+    found = rows(write_world(tmp_path, [*dialogue(), *anna, *others]), "sessions")
+    names = ("is_nudge", "first_response_seconds", "is_unanswered", "unanswered_since")
+    assert [pick(row, *names) for row in only(found, conversation_id="t_1")] == [
+        (False, 300, False, None)
+    ]
+    assert [pick(row, *names) for row in only(found, conversation_id="t_2")] == [
+        (False, None, True, at("10:00:00")), (True, None, False, None),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
