@@ -7,12 +7,15 @@ failed step skips all later steps, for the complete accounts too.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from enum import Enum
 from functools import partial
 from typing import Any
 
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+from pydantic import Field
 
 from convo_pipeline import schema
 from convo_pipeline.derive.rederive import Scope
@@ -38,10 +41,11 @@ from convo_pipeline.orchestration.names import (
     NORMALISE_STEP,
     Names,
 )
-from convo_pipeline.orchestration.partitions import by_account
+from convo_pipeline.orchestration.partitions import ONE_DAY, Window, by_account
 from convo_pipeline.orchestration.steps import (
     DERIVED,
     RAW,
+    Days,
     StepResult,
     hold_run,
     run_extract,
@@ -58,12 +62,105 @@ CHAIN: Mapping[str, Sequence[str]] = {
 """The tables that a table follows in the drawn graph."""
 LAST_RAW = "raw_message_details"
 """What every normalised table follows: a line to each raw table would hide the graph."""
-MODE_TAG = "convo/mode"
-"""Tag of a run: how far it lists; `nightly` for the nightly run, `full` for a sweep."""
-MODES: Mapping[str, Mode] = {"nightly": "nightly", "full": "full"}
-SCOPE_TAG = "convo/normalise"
-"""Tag of a run: which of its days are derived; without it every given day."""
-SCOPES: Mapping[str, Scope] = {"changed": "changed", "stale": "stale", "all": "all"}
+MODES: Mapping[str, Mode] = {
+    "selected": "window",
+    "all": "window",
+    "nightly": "nightly",
+    "full": "full",
+}
+SCOPES: Mapping[str, Scope] = {
+    "selected": "asked",
+    "changed": "changed",
+    "stale": "stale",
+    "all": "all",
+}
+
+
+class ModeChoice(Enum):
+    """Which days an extract run reads."""
+
+    selected = "selected"
+    all = "all"
+    nightly = "nightly"
+    full = "full"
+
+
+class ScopeChoice(Enum):
+    """Which days a normalise run derives."""
+
+    selected = "selected"
+    changed = "changed"
+    stale = "stale"
+    all = "all"
+
+
+for choice in (ModeChoice, ScopeChoice):  # Dagster's error for a wrong value shows only this name
+    choice.__name__ = "_".join([choice.__name__, *choice.__members__])
+
+
+class ExtractConfig(dg.Config):
+    """What a person can choose in the launchpad for `extract`."""
+
+    mode: ModeChoice = Field(
+        default=ModeChoice.selected,
+        description="selected: the days of the run. all: every day from each account's start_date"
+        " to the last day of the run. nightly: also earlier days that an account lacks. full: read"
+        " everything again and count what earlier runs missed.",
+    )
+    calls_per_second: float | None = Field(
+        default=None,
+        ge=0.001,
+        le=10_000,
+        description="Calls per second and account in this run. Default: that of convo.toml.",
+    )
+
+    def apply(self, deployment: Deployment) -> Deployment:
+        """Return the deployment with this run's rate."""
+        if self.calls_per_second is None:
+            return deployment
+        graph = deployment.settings.graph.model_copy(
+            update={"calls_per_second": self.calls_per_second}
+        )
+        settings = deployment.settings.model_copy(update={"graph": graph})
+        return replace(deployment, settings=settings)
+
+    def days_of(self, settings: Settings, requested: Days) -> Days:
+        """Return the days to read; in the mode `all` they begin at each account's start date."""
+        if self.mode is not ModeChoice.all:
+            return requested
+        starts = {account.name: account.start_date for account in settings.accounts}
+        return {
+            name: Window(min(starts[name], *days), max(days) + ONE_DAY).days
+            for name, days in requested.items()
+        }
+
+
+class NormaliseConfig(dg.Config):
+    """What a person can choose in the launchpad for `normalise`."""
+
+    days: ScopeChoice = Field(
+        default=ScopeChoice.selected,
+        description="selected: the days of the run, also unchanged ones. changed: those whose raw"
+        " tables changed. stale: all changed days of the accounts. all: all days of the accounts.",
+    )
+
+
+def extract_run_config(names: Names, mode: Mode) -> dict[str, object]:
+    """Return the run configuration of the extract job.
+
+    >>> extract_run_config(Names(), "window")
+    {'ops': {'extract': {'config': {'mode': 'selected'}}}}
+    """
+    name = next(name for name, known in MODES.items() if known == mode)
+    return {"ops": {names.of(EXTRACT_STEP): {"config": {"mode": name}}}}
+
+
+def normalise_run_config(names: Names, scope: Scope) -> dict[str, object]:
+    """Return the run configuration of the normalise job."""
+    name = next(name for name, known in SCOPES.items() if known == scope)
+    return {"ops": {names.of(NORMALISE_STEP): {"config": {"days": name}}}}
+
+
 FRESHNESS = dg.FreshnessPolicy.time_window(
     warn_window=timedelta(hours=26), fail_window=timedelta(hours=50)
 )
@@ -171,7 +268,9 @@ def build_extract(
         backfill_policy=SINGLE_RUN,
         can_subset=True,
     )
-    def extract_tables(context: dg.AssetExecutionContext) -> Iterator[AssetEvent]:
+    def extract_tables(
+        context: dg.AssetExecutionContext, config: ExtractConfig
+    ) -> Iterator[AssetEvent]:
         """List the conversations down to the first day and merge all their messages."""
         result, keys = StepResult(), partition_keys(context)
         with (
@@ -180,8 +279,9 @@ def build_extract(
             open_store(deployment) as store,
         ):
             if context.op_execution_context.selected_asset_keys:
-                mode = mode_of(context.run.tags)
-                result = run_extract(deployment, store, by_account(keys), context.log.info, mode)
+                here, mode = config.apply(deployment), MODES[config.mode.name]
+                days = config.days_of(here.settings, by_account(keys))
+                result = run_extract(here, store, days, context.log.info, mode)
             checks = partial(_evaluate_checks, deployment, store, context, keys)
             yield from report_to_dagster(context, deployment, store, result, keys, checks)
 
@@ -202,7 +302,9 @@ def build_normalise(
         backfill_policy=SINGLE_RUN,
         can_subset=True,
     )
-    def normalise_tables(context: dg.AssetExecutionContext) -> Iterator[AssetEvent]:
+    def normalise_tables(
+        context: dg.AssetExecutionContext, config: NormaliseConfig
+    ) -> Iterator[AssetEvent]:
         """Derive the tables of the run's partitions, and of all stale days of the same accounts."""
         result, keys = StepResult(), partition_keys(context)
         with (
@@ -211,7 +313,7 @@ def build_normalise(
             open_store(deployment) as store,
         ):
             if context.op_execution_context.selected_asset_keys:
-                scope = scope_of(context.run.tags)
+                scope = SCOPES[config.days.name]
                 result = run_normalise(deployment, store, by_account(keys), scope)
             checks = partial(_evaluate_checks, deployment, store, context, keys)
             yield from report_to_dagster(context, deployment, store, result, keys, checks)
@@ -285,21 +387,3 @@ def _evaluate_checks(
     selected = context.op_execution_context.selected_asset_check_keys
     if selected:
         yield from evaluate_checks(deployment, store, context.instance, keys, selected)
-
-
-def mode_of(tags: Mapping[str, str]) -> Mode:
-    """Read the mode from a run's tags.
-
-    >>> mode_of({MODE_TAG: "nightly"}), mode_of({MODE_TAG: "full"}), mode_of({})
-    ('nightly', 'full', 'window')
-    """
-    return MODES.get(tags.get(MODE_TAG, ""), "window")
-
-
-def scope_of(tags: Mapping[str, str]) -> Scope:
-    """Read from a run's tags which of its days are derived.
-
-    >>> scope_of({SCOPE_TAG: "stale"}), scope_of({SCOPE_TAG: "all"}), scope_of({})
-    ('stale', 'all', 'asked')
-    """
-    return SCOPES.get(tags.get(SCOPE_TAG, ""), "asked")

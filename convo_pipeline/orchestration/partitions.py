@@ -106,6 +106,10 @@ def since_start(
     return {name: account_days for name, account_days in kept.items() if account_days}
 
 
+ACCOUNTS_LABEL, DAYS_LABEL = DESCRIBING_TAGS = ("convo/accounts", "convo/days")
+"""Tags for the list of runs."""
+
+
 def range_tags(accounts: Sequence[str], window: Window) -> dict[str, str]:
     """Return the tags of one run over a window and accounts that are neighbours in `convo.toml`.
 
@@ -115,8 +119,8 @@ def range_tags(accounts: Sequence[str], window: Window) -> dict[str, str]:
     return {
         RANGE_START: key_of(accounts[0], window.since),
         RANGE_END: key_of(accounts[-1], window.last),
-        "convo/accounts": f"{accounts[0]}{more}",
-        "convo/days": f"{window.since} to {window.last}",
+        ACCOUNTS_LABEL: f"{accounts[0]}{more}",
+        DAYS_LABEL: f"{window.since} to {window.last}",
     }
 
 

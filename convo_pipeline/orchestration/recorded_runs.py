@@ -11,7 +11,7 @@ from convo_pipeline.errors import ConvoError
 from convo_pipeline.extract.report import AccountReport, Mode
 from convo_pipeline.lake.store import Store
 from convo_pipeline.orchestration.asset_events import ACCOUNTS_METADATA, error_chain
-from convo_pipeline.orchestration.assets import MODE_TAG, SCOPE_TAG
+from convo_pipeline.orchestration.assets import extract_run_config, normalise_run_config
 from convo_pipeline.orchestration.catalog import build_definitions
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.names import EXTRACT_JOB, NORMALISE_JOB, Names
@@ -50,14 +50,19 @@ def run_jobs(
     failures: list[str] = []
     for step in steps:
         wanted = windows if step == EXTRACT else _stored_windows(deployment, windows)
+        step_config = (
+            extract_run_config(names, mode)
+            if step == EXTRACT
+            else normalise_run_config(names, scope)
+        )
         for window, accounts in accounts_by_window(wanted).items():
             for neighbouring in neighbours(deployment.settings, accounts):
                 job = definitions.resolve_job_def(names.of(JOBS[step]))
                 result = job.execute_in_process(
                     instance=instance,
                     raise_on_error=False,
-                    tags=range_tags(neighbouring, window) | {MODE_TAG: mode, SCOPE_TAG: scope},
-                    run_config=QUIET,
+                    tags=range_tags(neighbouring, window),
+                    run_config=QUIET | step_config,
                 )
                 incomplete = [each.account for each in reports if each.outcome != "complete"]
                 failures += _read_failures(result, incomplete if step == EXTRACT else ())

@@ -9,12 +9,17 @@ from datetime import UTC
 import dagster as dg
 
 from convo_pipeline.extract.report import Mode
-from convo_pipeline.orchestration.assets import MODE_TAG, SCOPE_TAG, AssetJob
+from convo_pipeline.orchestration.assets import (
+    AssetJob,
+    extract_run_config,
+    normalise_run_config,
+)
 from convo_pipeline.orchestration.capture import ACCOUNTS_TAG
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.names import EXTRACT_JOB, Names
 from convo_pipeline.orchestration.nights import MOST_DAYS_BACK, recheck_window, sweep_window
 from convo_pipeline.orchestration.partitions import (
+    DESCRIBING_TAGS,
     PARTITION,
     RANGE_END,
     RANGE_START,
@@ -83,9 +88,9 @@ def _request_all(
             run_key=f"{mode} {number} {window.until}" if len(shards) > 1 else None,
             tags={
                 **range_tags(accounts, window),
-                MODE_TAG: mode,
                 **shard_tags(shards, number, "nightly" if mode == "nightly" else "sweep"),
             },
+            run_config=extract_run_config(deployment.names, mode),
         )
         for number, accounts in enumerate(shards, start=1)
     ]
@@ -169,5 +174,9 @@ def follow_up(
     start, end = run.tags.get(RANGE_START, key), run.tags.get(RANGE_END, key)
     if start is None or end is None:
         return dg.SkipReason("the run had no partition")
-    tags = {RANGE_START: start, RANGE_END: end, SCOPE_TAG: "changed"}
-    return dg.RunRequest(run_key=run.run_id, tags=tags)
+    kept = {tag: run.tags[tag] for tag in DESCRIBING_TAGS if tag in run.tags}
+    return dg.RunRequest(
+        run_key=run.run_id,
+        tags={RANGE_START: start, RANGE_END: end, **kept},
+        run_config=normalise_run_config(names, "changed"),
+    )

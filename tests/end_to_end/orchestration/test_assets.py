@@ -167,6 +167,25 @@ def test_a_range_is_every_account_and_day(
         assert status(deployment, instance, table) == (set(message_counts(days)), set())
 
 
+def test_the_launchpad_offers_modes_and_names_them_for_a_wrong_one(
+    deployment: Deployment, instance: dg.DagsterInstance, days: Days
+) -> None:
+    """The mode `all` reads from the start date: one selected day stores the earlier ones too."""
+    job = definitions_of(deployment).resolve_job_def(EXTRACT_JOB)
+    tags = range_tags([BAKERY], Window(days[1], days[2]))
+    config = {"ops": {"extract": {"config": {"mode": "all", "calls_per_second": 500.0}}}}
+    result = job.execute_in_process(instance=instance, tags=tags, run_config=QUIET | config)
+    assert result.success
+    assert set(counts(instance, "raw_message_ids")) >= {
+        f"{BAKERY}|{day}" for day in (days[0], days[1])
+    }
+    wrong = {"ops": {"extract": {"config": {"mode": "everything"}}}}
+    with pytest.raises(
+        dg.DagsterInvalidConfigError, match="ModeChoice_selected_all_nightly_full got everything"
+    ):
+        job.execute_in_process(instance=instance, tags=tags, run_config=QUIET | wrong)
+
+
 def test_messages_of_other_days_are_stored_and_derived(
     deployment: Deployment, instance: dg.DagsterInstance, server: EmulatorServer, days: Days
 ) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from convo_pipeline import schema
 from convo_pipeline.orchestration.alerts import read_failure
+from convo_pipeline.orchestration.assets import extract_run_config, normalise_run_config
 from convo_pipeline.orchestration.catalog import build_definitions
 from convo_pipeline.orchestration.deployment import Deployment, read_deployment
 from convo_pipeline.orchestration.metadata import preview
@@ -180,7 +181,7 @@ def test_nightly_requests_one_run_of_all_accounts(settings: Settings) -> None:
     (request,) = data.run_requests
     assert request.tags[RANGE_START] == "zoo-instagram|2026-01-01"
     assert request.tags[RANGE_END] == "ark-messenger|2026-01-02"
-    assert request.tags["convo/mode"] == "nightly"
+    assert request.run_config == {"ops": {"extract": {"config": {"mode": "nightly"}}}}
 
 
 def test_a_sweep_requests_the_last_thirty_days(settings: Settings) -> None:
@@ -195,7 +196,8 @@ def test_a_sweep_requests_the_last_thirty_days(settings: Settings) -> None:
     ):
         data = schedule.evaluate_tick(dg.build_schedule_context(scheduled_execution_time=day))
         tags = [request.tags for request in data.run_requests or ()]
-        assert {each["convo/mode"] for each in tags} <= {"full"}
+        configs = [request.run_config for request in data.run_requests or ()]
+        assert all(each == extract_run_config(UNPREFIXED, "full") for each in configs)
         spans[day.date()] = [(each[RANGE_START], each[RANGE_END]) for each in tags]
     assert spans == {
         date(2026, 1, 1): [],
@@ -282,7 +284,8 @@ def test_normalise_follows_every_extract_only(
         assert isinstance(answer, dg.SkipReason)
     else:
         assert isinstance(answer, dg.RunRequest)
-        assert (answer.run_key, dict(answer.tags)) == ("r1", {**tags, "convo/normalise": "changed"})
+        assert (answer.run_key, dict(answer.tags)) == ("r1", tags)
+        assert answer.run_config == normalise_run_config(UNPREFIXED, "changed")
 
 
 def test_previews_hold_no_text_name_or_full_id() -> None:
