@@ -66,7 +66,7 @@ class OwnIdClues:
         for known in (asked, stored):
             if self._fits(known.own_id):
                 return OwnIdentity(known.own_id, username, known.own_id_source)
-        ids_of_name = self._ids_of_name.get(username or "", set())
+        ids_of_name = self._ids_of_name.get(_plain(username or ""), set())
         named = set(filter(self._fits, ids_of_name))
         if len(named) == 1:
             return OwnIdentity(named.pop(), username, "username")
@@ -121,5 +121,10 @@ class OwnIdClues:
             if person_id is not None:
                 username = entry.get("username") if isinstance(entry, dict) else None
                 if isinstance(username, str) and username:
-                    self._ids_of_name.setdefault(username, set()).add(person_id)
+                    self._ids_of_name.setdefault(_plain(username), set()).add(person_id)
                 yield person_id
+
+
+def _plain(username: str) -> str:
+    """Return a user name as Instagram stores it: in small letters, without `@`."""
+    return username.lower().removeprefix("@")

@@ -96,7 +96,7 @@ def _read_list(conversation_id: str, payload: str | None, key: str) -> Iterator[
         person = PayloadReader(item if isinstance(item, dict) else {"id": item})
         participant_id = person.text("id")
         if participant_id is not None:
-            name, username, email = (person.text(each) for each in _PERSON)
+            name, username, email = (person.text(each) or None for each in _PERSON)
             yield conversation_id, participant_id, name, username, email
 
 
@@ -108,7 +108,7 @@ def _people_of_messages(messages: pa.Table) -> Iterator[Person]:
     senders = senders.sort_by([("created_at_max", "descending")]).select(names)
     columns = [column.to_pylist() for column in senders.columns]
     for conversation_id, sender_id, name, username in zip(*columns, strict=True):
-        yield conversation_id, sender_id, name, username, None
+        yield conversation_id, sender_id, name or None, username or None, None
     recipients = messages["recipient_ids"].combine_chunks()
     ids = messages["conversation_id"].take(pc.list_parent_indices(recipients))
     pairs = pa.table([ids, pc.list_flatten(recipients)], ["conversation_id", "recipient_id"])

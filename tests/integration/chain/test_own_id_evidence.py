@@ -60,7 +60,15 @@ KINDS: dict[str, tuple[dict[str, Any], dict[str, str | None]]] = {
     "app-scoped id, only senders are given": (
         instagram({"messages": [bare(message("a", "9"))]}, answers=[UNNAMED]), {"a": None},
     ),
+    "the user name is written in another way": (
+        instagram(pair("1", OUTBOUND), answers=[me({"id": "77", "username": "@User9"})]),
+        {"a": OUT},
+    ),
     # an envelope
+    "a list without an envelope": (
+        instagram(TWO[0], answers=[me([{"user_id": 9, "username": "user9"}])]), {"a": OUT},
+    ),
+    "an error with status 200": (instagram(*TWO, answers=[me(refusal(10), 200)]), BOTH_WAYS),
     "envelope with a list": (instagram(*TWO, answers=[me({"data": [TOLD["body"]]})]), BOTH_WAYS),
     "envelope with an object": (instagram(*TWO, answers=[me({"data": TOLD["body"]})]), BOTH_WAYS),
     "envelope with two accounts": (

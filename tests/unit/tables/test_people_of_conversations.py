@@ -50,6 +50,12 @@ def test_a_recipient_who_never_wrote_has_the_name_of_the_recipients_list() -> No
     }
 
 
+def test_an_empty_name_is_no_name() -> None:
+    unnamed = {"id": "7", "name": "", "username": ""}
+    assert people(to(unnamed, PAGE), {"from": PAGE, "to": to(ADA)})["7"] == "Ada"
+    assert people(to(unnamed, PAGE), {"from": unnamed}, {"from": ADA})["7"] == "Ada"
+
+
 @pytest.mark.parametrize("participants", [None, [], {"data": []}, {"error": {"code": 10}}])
 def test_a_conversation_without_participants_has_the_people_of_its_messages(
     participants: object,
