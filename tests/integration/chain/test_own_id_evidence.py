@@ -65,9 +65,8 @@ KINDS: dict[str, tuple[dict[str, Any], dict[str, str | None]]] = {
         {"a": OUT},
     ),
     # an envelope
-    "a list without an envelope": (
-        instagram(TWO[0], answers=[me([{"user_id": 9, "username": "user9"}])]), {"a": OUT},
-    ),
+    "an answer that is no object": (instagram(*TWO, answers=[me(["9"])]), BOTH_WAYS),
+    "the id is a number": (instagram(TWO[0], answers=[me({"user_id": 9})]), {"a": OUT}),
     "an error with status 200": (instagram(*TWO, answers=[me(refusal(10), 200)]), BOTH_WAYS),
     "envelope with a list": (instagram(*TWO, answers=[me({"data": [TOLD["body"]]})]), BOTH_WAYS),
     "envelope with an object": (instagram(*TWO, answers=[me({"data": TOLD["body"]})]), BOTH_WAYS),
