@@ -225,6 +225,15 @@ class Commands(click.Group):
     command_class = Command
     group_class = type
 
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        """Run a command; a help text that cannot be written is one sentence."""
+        try:
+            return super().main(*arguments, **options)
+        except OSError as error:
+            _discard_stdout()
+            click.echo(f"convo-pipeline: cannot write the output: {error.strerror}", err=True)
+            sys.exit(EXIT_FAILED)
+
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         *own, help_option = super().get_params(ctx)
         shared = HIDDEN_OPTIONS if ctx.parent else SHARED_OPTIONS

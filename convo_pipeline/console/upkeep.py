@@ -27,6 +27,7 @@ from convo_pipeline.privacy.retention import (
     retention_starts,
 )
 from convo_pipeline.privacy.unsent import UnsentMessages, find_all_unsent, remove_unsent
+from convo_pipeline.query.sources import EXTRACT_FIRST
 from convo_pipeline.settings import Settings, StoreSettings
 from convo_pipeline.upkeep.move_state import move_state
 from convo_pipeline.upkeep.rebuild import rebuild_state
@@ -44,9 +45,7 @@ REBUILT_FROM_LISTING = (
 def open_lake(settings: StoreSettings) -> Iterator[Store]:
     """Open an existing lake; StoreError if its folder does not exist."""
     if not settings.is_remote and not Path(settings.root).is_dir():
-        raise StoreError(
-            f"no lake at {settings.root}: the folder does not exist; name the folder of the tables"
-        )
+        raise StoreError(f"no lake at {settings.root}: the folder does not exist; {EXTRACT_FIRST}")
     with closing(Store(settings)) as store:
         store.rename_former_tables()
         yield store

@@ -21,6 +21,8 @@ from convo_pipeline.schema import FORMER_TABLES, LEDGER, TABLES, Table
 from convo_pipeline.storage.layout import DATA_FILE, read_date
 from convo_pipeline.storage.local import LocalFolder, check_is_file, storage_error
 
+EXTRACT_FIRST = "run `convo-pipeline extract` first, or name the folder of the tables"
+"""What to do where there are no tables."""
 VIEWED_TABLES = (*TABLES.values(), *LEDGER)
 _TABLE_NAMES = [table.name for table in VIEWED_TABLES]
 ACCOUNT_FOLDER = "account=[a-z]*"
@@ -90,9 +92,7 @@ class LocalSource:
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = os.path.realpath(root)
         if not os.path.isdir(self.root):
-            raise StoreError(
-                f"no lake at {root}: the folder does not exist; name the folder of the tables"
-            )
+            raise StoreError(f"no lake at {root}: the folder does not exist; {EXTRACT_FIRST}")
         if not _is_lake(Path(self.root)):
             raise StoreError(
                 f"no lake at {root}: the folder contains no tables; {_suggest_lakes(root)}"
@@ -227,7 +227,7 @@ def _suggest_lakes(root: str | os.PathLike[str]) -> str:
     near = [*_folders_in(folder), *_folders_in(folder.parent)]
     found = [str(path) for path in near if _is_lake(path)]
     if not found:
-        return "run `convo-pipeline extract` first, or name the folder of the tables"
+        return EXTRACT_FIRST
     return f"did you mean {' or '.join(found[:MOST_SUGGESTIONS])}?"
 
 

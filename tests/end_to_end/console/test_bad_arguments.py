@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "query": ("select 1",),
     "rename": ("bakery", "bread"),
     "shapes": (),
+    "state move": ("sqlite",),
     "status": (),
     "token": ("bakery",),
     "verify": (),
@@ -198,7 +199,9 @@ def test_a_server_that_refuses_connections_is_named_with_its_cause(name: str, fo
     assert "cannot connect to 127.0.0.1:9: connection refused" in said
 
 
-@pytest.mark.parametrize("command", ["status", "status --json", "shapes", "deletion status"])
+@pytest.mark.parametrize(
+    "command", ["--help", "status", "status --json", "shapes", "deletion status"]
+)
 def test_output_to_a_full_disk_is_one_error(
     command: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
