@@ -1,5 +1,7 @@
 """Wrong clocks of the server and of the machine: no message is lost or filed under a wrong day."""
 
+import itertools
+from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -72,11 +74,12 @@ def run(
     mode: str = "window",
     machine_seconds: float = 0,
     until: date | None = None,
+    now: Callable[[], datetime] | None = None,
 ) -> AccountReport:
     """Run once with faults; what is `complete` must be stored."""
     inboxes.server.set_faults(*faults)
     ahead = timedelta(seconds=machine_seconds)
-    clock = Clock(now=lambda: inboxes.clock.now() + ahead, sleep=lambda seconds: None)
+    clock = Clock(now=now or (lambda: inboxes.clock.now() + ahead), sleep=lambda seconds: None)
     [report] = extract(
         inboxes.settings,
         inboxes.store,
@@ -198,6 +201,42 @@ def test_a_clock_minutes_off_is_a_note_and_every_night_is_complete(
         [status] = read_status(inboxes.settings, ["insta"], inboxes.clock.now()).accounts
         assert "no message can be lost" in status.note
         assert "clock" not in "".join(status.attention)
+
+
+@pytest.mark.parametrize("seconds", [90_000, -90_000])
+def test_a_jump_of_the_machine_clock_inside_a_run_loses_nothing(
+    tmp_path: Path, seconds: int
+) -> None:
+    check_jump(tmp_path, seconds, 4)
+
+
+@pytest.mark.hunt
+@pytest.mark.parametrize("seconds", SIGNED)
+@pytest.mark.parametrize("reads", range(1, 7))
+def test_no_jump_of_the_machine_clock_of_many_loses_a_message(
+    tmp_path: Path, seconds: int, reads: int
+) -> None:
+    check_jump(tmp_path, seconds, reads)
+
+
+def check_jump(tmp_path: Path, seconds: int, reads: int) -> None:
+    """The clock jumps after some reads of each run and jumps back before the last run."""
+    with serve(tmp_path, busy_inbox()) as inboxes:
+        run(inboxes)
+        for mode in ("window", "nightly", "capture"):
+            add_news(inboxes, 2)
+            read_count = itertools.count()
+
+            def now(read_count: Iterator[int] = read_count) -> datetime:
+                has_jumped = next(read_count) >= reads
+                return inboxes.clock.now() + timedelta(seconds=seconds * has_jumped)
+
+            run(inboxes, mode=mode, now=now)
+            assert next(read_count) > reads
+            check_all_stored(inboxes)
+        add_news(inboxes, 1)
+        assert run(inboxes).outcome == "complete"
+        check_all_stored(inboxes)
 
 
 @pytest.mark.parametrize("seconds", [600, -600])
