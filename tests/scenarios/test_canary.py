@@ -5,10 +5,12 @@ secret or a proof, and message text is only in the tables and the spool.
 """
 
 import io
+import itertools
+import json
 import logging
 import secrets
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -18,9 +20,12 @@ import dagster as dg
 import pyarrow.parquet as pq
 import pytest
 
+from convo_pipeline.base.clock import Clock
+from convo_pipeline.console.check import check_accounts
+from convo_pipeline.console.status import read_status
 from convo_pipeline.derive.day import derive_day, stale_days
 from convo_pipeline.emulator.clock import VirtualClock
-from convo_pipeline.emulator.fault import Fault
+from convo_pipeline.emulator.fault import Fault, FaultContext, FaultKind
 from convo_pipeline.emulator.faults import FAULTS, make_fault
 from convo_pipeline.emulator.serve import EmulatorServer
 from convo_pipeline.emulator.switches import Switches
@@ -125,7 +130,7 @@ def make_world(canaries: Canaries, platform: str) -> World:
         "shop", "1111111111", platform, tokens=[canaries.token], app_secret=canaries.app_secret
     )
     for number, count in enumerate((25, 3, 1)):
-        conversation = account.add_conversation(f"Ada {number}")
+        conversation = account.add_conversation(f"{canaries.text} {number}")
         for message in conversation.add_messages(count, NOW - timedelta(hours=3 + number), 1.0):
             message.edit(f"{canaries.text} {message.message_id[-6:]}")
         add_canary_to_each_field(conversation, canaries.text)
@@ -323,11 +328,46 @@ def test_a_token_inside_a_message_text_stays(tmp_path: Path, canaries: Canaries)
     assert_no_canary(canaries, tmp_path)
 
 
+def add_canary_to_each_response(canary: str, every: int) -> Fault:
+    """Put the canary into each response of each endpoint, under unknown keys and in all errors.
+
+    Each `every`-th response is an error whose texts are the canary. Headers have it too.
+    """
+    count = itertools.count(1)
+
+    def content(context: FaultContext, content: bytes, headers: dict[str, str]) -> bytes:
+        for header in ("x-fb-trace-id", "Content-Language", "Warning", "ETag"):
+            headers[header] = canary
+        body = json.loads(content)
+        texts = ("message", "type", "error_user_title", "error_user_msg", "error_data")
+        if next(count) % every == 0:
+            body = {"error": {"code": 2, **dict.fromkeys((*texts, "fbtrace_id"), canary)}}
+        if isinstance(body.get("error"), dict):
+            body["error"] |= dict.fromkeys((*texts, canary), canary)
+        rows = body["data"] if isinstance(body.get("data"), list) else [body.get("data")]
+        for each in (body, *rows):
+            if isinstance(each, dict):
+                each |= {canary: canary, "category": canary, "name": canary, "application": canary}
+        return json.dumps(body).encode()
+
+    return Fault(FaultKind("canary", "S1", "canary in every response", content=content))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("every", [3, 1_000])
+def test_s1_no_endpoint_s_unknown_field_or_error_text_is_shown(
+    every: int, tmp_path: Path, canaries: Canaries, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Conversations, messages, accounts, tokens, refused calls: only tables hold such texts."""
+    fault = add_canary_to_each_response(canaries.text, every)
+    check_through_dagster(fault, "query", canaries, tmp_path, capfd, with_check=True)
+
+
 @pytest.mark.parametrize(("name", "token_in"), THROUGH_DAGSTER)
 def test_s1_dagster_s_home_holds_neither_secret_nor_text(
     name: str, token_in: str, tmp_path: Path, canaries: Canaries, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    check_fault_through_dagster(name, token_in, canaries, tmp_path, capfd)
+    check_through_dagster(make(name), token_in, canaries, tmp_path, capfd)
 
 
 @pytest.mark.hunt
@@ -335,16 +375,22 @@ def test_s1_dagster_s_home_holds_neither_secret_nor_text(
 def test_s1_dagster_s_home_holds_neither_secret_nor_text_with_any_fault(
     name: str, token_in: str, tmp_path: Path, canaries: Canaries, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    check_fault_through_dagster(name, token_in, canaries, tmp_path, capfd)
+    check_through_dagster(make(name), token_in, canaries, tmp_path, capfd)
 
 
-def check_fault_through_dagster(
-    name: str, token_in: str, canaries: Canaries, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+def check_through_dagster(
+    fault: Fault,
+    token_in: str,
+    canaries: Canaries,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    *,
+    with_check: bool = False,
 ) -> None:
     world = make_world(canaries, "instagram")
     environ = canaries.environ
     home = make_home(tmp_path / "home")
-    switches, faults = Switches(next_token="always"), [make(name)]
+    switches, faults = Switches(next_token="always"), [fault]
     with capture_logs() as logged, EmulatorServer(world, switches, faults=faults) as server:
         settings = make_settings(world, server.base_url, tmp_path / "lake", token_in)
         clock = Ticking(world.clock, 0.0).clock()
@@ -357,12 +403,19 @@ def check_fault_through_dagster(
                 for run in instance.get_runs()
                 for entry in instance.all_logs(run.run_id)
             ]
+        checks = ask_check(settings, environ, clock) if with_check else ""
         assert server.foreign_calls == []
     output = capfd.readouterr()
     assert len(events) > 20
     assert_no_canary(
-        canaries, tmp_path, logged.getvalue(), output.out, output.err, repr(result), *events
+        canaries, tmp_path, logged.getvalue(), output.out, output.err, repr(result), checks, *events
     )
+
+
+def ask_check(settings: Settings, environ: Mapping[str, str], clock: Clock) -> str:
+    """Return what `check` and `status` find, which call debug_token and the account's node."""
+    found = check_accounts(settings, ["shop"], environ, clock)
+    return repr(found) + repr(read_status(settings, ["shop"], clock.now()))
 
 
 def test_s3_credentials_are_masked_in_every_representation(canaries: Canaries) -> None:
