@@ -170,10 +170,18 @@ class _Listing:
     """The files of a table and their versions. It is renewed after `LISTING_SECONDS`."""
 
     def __init__(
-        self, bucket: S3Bucket, table: Table, monotonic_seconds: Callable[[], float]
+        self,
+        bucket: S3Bucket,
+        table: Table,
+        monotonic_seconds: Callable[[], float],
+        folders: Parts = (),
     ) -> None:
         self.bucket = bucket
         self.table = table
+        self._folders = folders
+        self._account_folders: list[str] = []
+        self._folders_listed_at: float | None = None
+        self._narrowed: dict[str, _Listing] = {}
         self._monotonic_seconds = monotonic_seconds
         self._pattern = re.compile(_DATE if table.layer == "ledger" else f"{_ACCOUNT}/{_DATE}")
         self._versions: dict[Parts, FileVersion] = {}
@@ -188,8 +196,7 @@ class _Listing:
 
     def versions(self) -> dict[Parts, FileVersion]:
         """Return the version of every data file of the table. Skip other files."""
-        now = self._monotonic_seconds()
-        if self._listed_at is None or now - self._listed_at > LISTING_SECONDS:
+        if self._is_outdated(self._listed_at):
             self._versions = self._list_versions()
             self._pieces = self._current_pieces()
             self.is_late |= any(
@@ -197,14 +204,41 @@ class _Listing:
                 for parts, etag in self._refused.items()
                 if parts in self._versions
             )
-            self._listed_at = now
+            self._listed_at = self._monotonic_seconds()
         return self._versions
+
+    def narrow(self, row_filter: ds.Expression | None) -> "_Listing":
+        """Return the listing of the only account that passes the filter; else this listing.
+
+        A page of a listing has 1,000 files. So all accounts can take a hundred times as many
+        requests as one account. The accounts themselves are listed with one request.
+        """
+        if row_filter is None or self.table.layer == "ledger":
+            return self
+        if not self._is_outdated(self._listed_at):
+            return self
+        if self._is_outdated(self._folders_listed_at):
+            names = filter(None, (self.table.former_name, self.table.name))
+            found = {folder for name in names for folder in self.bucket.list_names((name,))}
+            self._account_folders = sorted(each for each in found if re.fullmatch(_ACCOUNT, each))
+            self._folders_listed_at = self._monotonic_seconds()
+        paths = [(self.table.name, folder, DATA_FILE) for folder in self._account_folders]
+        wanted = [folder for _, folder, _ in _filter_paths(self.table, paths, row_filter)]
+        if len(wanted) != 1:
+            return self
+        if wanted[0] not in self._narrowed:
+            arguments = self.bucket, self.table, self._monotonic_seconds, (wanted[0],)
+            self._narrowed[wanted[0]] = _Listing(*arguments)
+        return self._narrowed[wanted[0]]
+
+    def _is_outdated(self, listed_at: float | None) -> bool:
+        return listed_at is None or self._monotonic_seconds() - listed_at > LISTING_SECONDS
 
     def _list_versions(self) -> dict[Parts, FileVersion]:
         """List the data files. A file under the table's former name counts if it was not moved."""
         versions: dict[Parts, FileVersion] = {}
         for name in filter(None, (self.table.former_name, self.table.name)):
-            listing = self.bucket.list_versions((name,))
+            listing = self.bucket.list_versions((name, *self._folders))
             listed = {parts: version for parts, version in listing if self._is_data(parts)}
             moved = {(self.table.former_name, *parts[1:]) for parts in listed}
             versions = {
@@ -250,13 +284,7 @@ class _TableDataset(ds.Dataset):  # type: ignore[misc]
 
     @property
     def schema(self) -> pa.Schema:
-        path = _path_columns(self._listing.table)
-        own = [
-            field.with_nullable(True)
-            for field in self._listing.table.schema
-            if field.name not in path.names
-        ]
-        return pa.schema([*path, *own])
+        return _dataset_schema(self._listing.table)
 
     def scanner(
         self, columns: Sequence[str] | None = None, filter: ds.Expression | None = None, **_: object
@@ -299,10 +327,10 @@ class _Scan:
         return pa.RecordBatchReader.from_batches(self.projected_schema, self._batches())
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
+        self._listing = self._listing.narrow(self._filter)
         versions, pieces = dict(self._listing.versions()), self._listing.pieces()
-        files_by_segment = _group_by_segment(
-            self._filtered_files(sorted(versions)), versions, pieces
-        )
+        files = _filter_paths(self._listing.table, sorted(versions), self._filter)
+        files_by_segment = _group_by_segment(files, versions, pieces)
 
         def fetch(job: tuple[Segment | None, list[Parts]]) -> pa.Table:
             segment, files = job
@@ -321,18 +349,6 @@ class _Scan:
             for table in tables:
                 yield from table.to_batches()
 
-    def _filtered_files(self, files: Sequence[Parts]) -> list[Parts]:
-        """Return the files whose account and date can pass the filter."""
-        names = ["/".join(parts) for parts in files]
-        dataset = ds.FileSystemDataset.from_paths(
-            names,
-            schema=self._schema,
-            format=FORMAT,
-            filesystem=fs.LocalFileSystem(),  # not used: only the names are compared
-            partitions=[self._partition(parts) for parts in files],
-        )
-        return [tuple(fragment.path.split("/")) for fragment in dataset.get_fragments(self._filter)]
-
     def _read(self, parts: Parts, version: FileVersion) -> pa.Table:
         try:
             file = self._fetch(parts, version)
@@ -345,7 +361,7 @@ class _Scan:
             return self.projected_schema.empty_table()
         fragment = FORMAT.make_fragment(
             _with_current_names(self._listing.table, pa.BufferReader(file.content)),
-            partition_expression=self._partition(parts),
+            partition_expression=_partition(self._listing.table, parts),
         )
         return fragment.to_table(
             schema=self._schema, columns=self._columns, filter=self._filter, use_threads=False
@@ -382,9 +398,30 @@ class _Scan:
             schema=self._schema, columns=self._columns, filter=row_filter, use_threads=False
         )
 
-    def _partition(self, parts: Parts) -> ds.Expression:
-        columns = _path_columns(self._listing.table)
-        return ds.partitioning(columns, flavor="hive").parse("/".join(parts[1:]))
+
+def _dataset_schema(table: Table) -> pa.Schema:
+    path = _path_columns(table)
+    own = [field.with_nullable(True) for field in table.schema if field.name not in path.names]
+    return pa.schema([*path, *own])
+
+
+def _filter_paths(
+    table: Table, paths: Sequence[Parts], row_filter: ds.Expression | None
+) -> list[Parts]:
+    """Return the paths whose account and date can pass the filter."""
+    dataset = ds.FileSystemDataset.from_paths(
+        ["/".join(parts) for parts in paths],
+        schema=_dataset_schema(table),
+        format=FORMAT,
+        filesystem=fs.LocalFileSystem(),  # not used: only the names are compared
+        partitions=[_partition(table, parts) for parts in paths],
+    )
+    return [tuple(fragment.path.split("/")) for fragment in dataset.get_fragments(row_filter)]
+
+
+def _partition(table: Table, parts: Parts) -> ds.Expression:
+    """Return the account and date that the folders of a path name."""
+    return ds.partitioning(_path_columns(table), flavor="hive").parse("/".join(parts[1:]))
 
 
 def _with_current_names(table: Table, file: pa.BufferReader) -> pa.BufferReader:

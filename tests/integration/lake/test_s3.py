@@ -588,6 +588,23 @@ def test_a_filter_fetches_only_the_partitions_it_needs(
     assert len(fetched) == 2
 
 
+def test_a_filter_lists_only_the_account_that_it_needs(
+    machine: Callable[..., Store], proxy: Proxy, bucket: str
+) -> None:
+    store = machine()
+    for account in (ACCOUNT, "other"):
+        store.merge(TABLE, account, DAY, ids("m1"))
+    settings = Settings(store=store_settings(bucket, proxy.url, Path("unused")))
+    with convo_pipeline.connect(f"s3://{bucket}/tables", settings=settings) as con:
+        proxy.fault.seen.clear()
+        sql = f"select count(*) from {TABLE} where account = ?"
+        assert con.execute(sql, [ACCOUNT]).fetchone() == (1,)
+        listings = [path for _, path in proxy.fault.seen if "list-type=2" in path]
+        of_table = [path for path in listings if f"/{TABLE}/" in path and "delimiter" not in path]
+        assert [f"account={ACCOUNT}/" in path for path in of_table] == [True]
+        assert con.execute(f"select count(*) from {TABLE}").fetchone() == (2,)
+
+
 def test_d11_new_objects_are_listed_after_a_while_and_foreign_ones_never(
     machine: Callable[..., Store], server: S3Server, bucket: str
 ) -> None:
