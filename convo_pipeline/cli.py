@@ -639,8 +639,10 @@ def move_state(context: CommandContext, target: str, dry_run: bool, is_json: boo
         click.echo(f"{rows} {'would be ' if dry_run else ''}copied to {place}")
         if not dry_run:
             key = "state_url_file" if os.path.isabs(target) else "state_url_env"
-            line = "remove state_url" if target == "sqlite" else f'set {key} = "{target}"'
-            LOG.info("now %s in [store] of the configuration of every machine", line)
+            to_do = f'set {key} = "{target}"'
+            if target == "sqlite":
+                to_do = "remove the address of PostgreSQL"
+            LOG.info("now %s in [store], on every machine", to_do)
 
 
 @main.command()

@@ -40,10 +40,11 @@ CONNECTION = {
 SESSION = (
     "SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3;"
     " SET tcp_user_timeout = 15000; SET idle_in_transaction_session_timeout = '60s';"
-    " SET lock_timeout = '60s'; SET default_transaction_isolation = 'read committed'"
+    " SET lock_timeout = '300s'; SET default_transaction_isolation = 'read committed'"
 )
 """The server drops a dead client, and with it its locks, in 20 s."""
-POLL_SECONDS = 0.05
+POLL_SECONDS = 0.01
+PERSONAL_TABLES = ("conversations", "placements", "runs", "memories", "notes")
 MARK = "\uf8e3"
 """Escapes the character NUL, which PostgreSQL refuses in texts."""
 
@@ -118,17 +119,14 @@ class PostgresDatabase:
         return []
 
     def wipe_free_pages(self) -> None:
-        """Rewrite the tables, so that their files contain nothing that was deleted.
+        """Rewrite the tables with ids of people, so that their files hold nothing that was deleted.
 
-        The server's write-ahead log and backups keep it; `docs/privacy.md` says for how long.
+        A table cannot be used while it is rewritten. The server's write-ahead log and backups keep
+        it: see `docs/scale.md`.
         """
         with self.lock, self._store_errors():
             connection = self._open()
-            names = connection.execute(
-                "SELECT quote_ident(tablename) FROM pg_tables WHERE schemaname = current_schema()"
-                " AND tableowner = current_user ORDER BY 1"
-            ).fetchall()
-            for (name,) in names:
+            for name in PERSONAL_TABLES:
                 connection.execute(f"VACUUM FULL {name}".encode())
 
     @contextmanager
@@ -150,11 +148,11 @@ class PostgresDatabase:
     def _try_lock(self, name: str) -> bool:
         """Take a lock if it is free. A session could take its own lock twice, so ask `_held`."""
         with self.lock, self._store_errors():
-            self.select("SELECT 1")
+            self._open()
             if name in self._held:
                 return False
-            sql = "SELECT pg_try_advisory_lock(%s)"
-            (is_free,) = self._open().execute(sql, (self._lock_key(name),)).fetchone() or (False,)
+            sql = "SELECT pg_try_advisory_lock(?)"
+            ((is_free,),) = self.select(sql, self._lock_key(name))
             if is_free:
                 self._held.add(name)
             return bool(is_free)

@@ -1,16 +1,17 @@
 """Locks of all machines: advisory locks in PostgreSQL, which end with the session of their holder.
 
-Files of partitions keep their lock files: on one machine these avoid conflicts, and a bucket
-refuses a write over a version that the writer did not read.
+Each partition has its own lock: machines share the records of its file, and write the ledger at the
+same time.
 """
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from convo_pipeline.errors import BusyError, StoreError
 from convo_pipeline.state.postgres import PostgresDatabase
-from convo_pipeline.storage.locks import SETTLED_SECONDS, STALE_SECONDS, Locks
+from convo_pipeline.storage.backend import Parts
+from convo_pipeline.storage.locks import FOREVER, SETTLED_SECONDS, STALE_SECONDS, Locks
 
 _AGE = "SELECT extract(epoch FROM clock_timestamp() - began_at) FROM live_runs WHERE run_id = ?"
 
@@ -65,5 +66,13 @@ class PostgresLocks(Locks):
             if self.is_run_dead(run_id):
                 self.remove_run(run_id)
 
-    def _lock(self, name: str, wait_seconds: float) -> AbstractContextManager[None]:
-        return self._database.advisory_lock(name.replace("-", " ", 1), wait_seconds)
+    @contextmanager
+    def partition(self, parts: Parts) -> Iterator[None]:
+        """Lock a partition's file for a writer."""
+        with self._database.advisory_lock(f"partition {'/'.join(parts)}", FOREVER):
+            yield
+
+    @contextmanager
+    def _lock(self, name: str, wait_seconds: float) -> Iterator[None]:
+        with self._database.advisory_lock(name.replace("-", " ", 1), wait_seconds):
+            yield

@@ -5,7 +5,7 @@ import hashlib
 import os
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -67,7 +67,7 @@ class Locks:
     def partition(self, parts: Parts) -> Iterator[None]:
         """Lock a partition's file for a writer."""
         index = hashlib.sha256("/".join(parts).encode()).digest()[0] % PARTITION_LOCK_COUNT
-        with self._lock_file(f"partition-{index:02x}", FOREVER):
+        with self._lock(f"partition-{index:02x}", FOREVER):
             yield
 
     @contextmanager
@@ -121,12 +121,9 @@ class Locks:
     def _run_path(self, run_id: str) -> Path:
         return self._folder / f"run-{run_id}.lock"
 
-    def _lock(self, name: str, wait_seconds: float) -> AbstractContextManager[None]:
-        """Hold a lock; raise BusyError if another process holds it for so long."""
-        return self._lock_file(name, wait_seconds)
-
     @contextmanager
-    def _lock_file(self, name: str, wait_seconds: float) -> Iterator[None]:
+    def _lock(self, name: str, wait_seconds: float) -> Iterator[None]:
+        """Hold a lock; raise BusyError if another process holds it for so long."""
         path = self._folder / f"{name}.lock"
         lock = FileLock(path, mode=PRIVATE_FILE)
         try:

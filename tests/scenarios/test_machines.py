@@ -6,6 +6,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,8 +15,10 @@ import pytest
 
 from convo_pipeline.emulator.serve import EMULATOR_TOKEN, EmulatorServer
 from convo_pipeline.emulator.world import World
+from convo_pipeline.lake.ledger import export_runs
 from convo_pipeline.lake.store import Store
 from convo_pipeline.settings import Settings, parse_settings
+from convo_pipeline.state.records import Run
 from tests.support.postgres_server import PostgresServer
 from tests.support.s3_server import CREDENTIALS, serve_s3
 
@@ -160,6 +163,45 @@ def test_one_of_four_machines_works_on_an_account(fleet: Fleet) -> None:
     call_count = len(fleet.server.log)
     fleet.run("machine4", "extract")
     assert len(fleet.server.log) - call_count < call_count
+
+
+def test_four_machines_read_eight_accounts_at_once(fleet: Fleet) -> None:
+    for number in range(7):
+        account = fleet.server.world.add_account(f"shop{number}", f"200{number}", "messenger")
+        for each in range(8):
+            at = fleet.start + timedelta(days=1, minutes=each)
+            account.add_conversation(f"Ada {each}").add_messages(60, at, step_seconds=10)
+    processes = [fleet.launch(f"machine{number}", "extract") for number in range(4)]
+    outputs = ["".join(process.communicate()) for process in processes]
+    assert fleet.most_calls_in_a_second() <= 2
+    rates = []
+    for name in fleet.server.world.accounts:
+        stamps = [call.at for call in fleet.server.log if call.account == name]
+        rates.append((len(stamps) - 1) / (stamps[-1] - stamps[0]))
+    print(f"calls a second of each account: {min(rates):.2f} to {max(rates):.2f}")
+    store = fleet.open_store("reader")
+    for name in fleet.server.world.accounts:
+        outcomes = [run.outcome for run in store.state.runs(name)]
+        assert outcomes == ["complete"], (name, outputs)
+    store.close()
+
+
+def test_shards_that_write_the_ledger_together_lose_no_line(fleet: Fleet) -> None:
+    stores = [fleet.open_store(f"machine{number}") for number in range(8)]
+    began = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+    def write(number: int) -> None:
+        store, run = stores[number % 8], Run(f"r{number:02}", "shop", "nightly", began)
+        store.state.save_run(run)
+        export_runs(store, run.run_id)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, range(64)))
+    rows = stores[0].read("runs", "", began.date()).to_pylist()
+    assert [row["run_id"] for row in rows] == [f"r{number:02}" for number in range(64)]
+    assert stores[0].state.suspect_files() == []
+    for store in stores:
+        store.close()
 
 
 def test_another_machine_stores_what_a_killed_one_read(fleet: Fleet) -> None:

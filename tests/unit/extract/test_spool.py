@@ -15,6 +15,7 @@ from convo_pipeline.extract.spool import (
     MessagesRecord,
     OwnIdentity,
     Record,
+    SharedSpools,
     Spool,
     StateRecord,
     delete_old_spools,
@@ -23,6 +24,7 @@ from convo_pipeline.extract.spool import (
 )
 from convo_pipeline.graph.responses import read_conversation_row
 from convo_pipeline.state.records import ConversationState
+from convo_pipeline.storage.local import LocalFolder
 from convo_pipeline.tables.complete_range import CompleteRange
 
 AT = datetime(2026, 3, 3, 9, tzinfo=UTC)
@@ -196,3 +198,49 @@ def test_a_record_that_cannot_be_read_is_kept_apart(tmp_path: Path) -> None:
     first.unlink()
     assert list(spool) == [listing({"id": "c"})]
     assert (spool.damaged, spool.unreadable) == ([], [{"kind": "unknown", "at_us": 1}])
+
+
+def test_another_machine_reads_the_copies_of_a_spool(tmp_path: Path) -> None:
+    shared = SharedSpools(LocalFolder(tmp_path / "bucket"))
+    one, two = tmp_path / "one", tmp_path / "two"
+    spool = Spool.create(one, "bakery", "20260310T000000-dead", shared)
+    for record in RECORDS:
+        spool.append(record)
+    assert left_spools(two, "bakery") == []
+    (copy,) = left_spools(two, "bakery", shared)
+    assert list(copy) == list(spool) == RECORDS
+    copy.delete()
+    assert shared.run_ids("bakery") == left_spools(two, "bakery", shared) == []
+    assert left_spools(one, "bakery", shared) == []
+    assert not spool.folder.exists()
+
+
+def test_a_spool_without_copies_stays_when_the_spools_are_shared_later(tmp_path: Path) -> None:
+    shared = SharedSpools(LocalFolder(tmp_path / "bucket"))
+    Spool.create(tmp_path / "one", "bakery", "20260310T000000-dead").append(RECORDS[0])
+    (left,) = left_spools(tmp_path / "one", "bakery", shared)
+    assert list(left) == [RECORDS[0]]
+
+
+def test_a_damaged_copy_counts_as_a_damaged_record(tmp_path: Path) -> None:
+    shared = SharedSpools(LocalFolder(tmp_path / "bucket"))
+    spool = Spool.create(tmp_path / "one", "bakery", "20260310T000000-dead", shared)
+    spool.append(RECORDS[0])
+    spool.append(RECORDS[1])
+    first = min((tmp_path / "bucket").rglob("*.json"))
+    first.write_bytes(b"{}")
+    (copy,) = left_spools(tmp_path / "two", "bakery", shared)
+    assert (list(copy), copy.damaged) == ([RECORDS[1]], [first.name])
+
+
+def test_old_copies_of_accounts_without_configuration_are_removed(tmp_path: Path) -> None:
+    shared = SharedSpools(LocalFolder(tmp_path / "bucket"))
+    for run_id in ("20260301T000000-old", "20260310T000000-new"):
+        for account in ("bakery", "gone"):
+            Spool.create(tmp_path / "one", account, run_id, shared).append(RECORDS[0])
+    now = datetime(2026, 3, 12, tzinfo=UTC)
+    assert delete_old_spools(tmp_path / "two", now, ["bakery"], shared) == 1
+    assert shared.run_ids("gone") == ["20260310T000000-new"]
+    assert len(shared.run_ids("bakery")) == 2
+    shared.rename("gone", "back")
+    assert shared.run_ids("back") == ["20260310T000000-new"]
