@@ -68,8 +68,15 @@ def works(messages: int, days: int) -> dict[str, Work]:
         "idle": Work(
             20, 10, 10, 1, {"direct": 1.7, "recorded": 4.4}, {"recorded": 6.0}, is_idle=True
         ),
-        "night": Work(5_000, 10, 10, 1, {"direct": 2.1, "recorded": 3.6}, {"recorded": 7.0}),
-        "bulk": Work(messages // 20, 20, days, days, {"direct": 1.6, "recorded": 3.3}, {}),
+        "night": Work(5_000, 10, 10, 1, {"direct": 2.1, "recorded": 3.6}, {"recorded": 6.0}),
+        "bulk": Work(
+            messages // 20,
+            20,
+            days,
+            days,
+            {"direct": 1.6, "recorded": 3.3},
+            {"direct": 3.6, "recorded": 6.0},
+        ),
     }
 
 
