@@ -60,6 +60,8 @@ CHAIN: Mapping[str, Sequence[str]] = {
     "account_days": ["messages"],
 }
 """The tables that a table follows in the drawn graph."""
+WITHOUT_PEOPLE = frozenset({"coverage", "account_days"})
+"""Tables that count messages only; the catalogue tags all others as personal data (`pii`)."""
 LAST_RAW = "raw_message_details"
 """What every normalised table follows: a line to each raw table would hide the graph."""
 MODES: Mapping[str, Mode] = {
@@ -248,6 +250,7 @@ def _table_spec(
         description=warning + table.description,
         group_name=group_name or table.layer,
         kinds={"parquet", "facebook" if table.layer == "raw" else "pandas"},
+        tags={} if table.name in WITHOUT_PEOPLE else {"pii": "true"},
         metadata=table_metadata(table),
         freshness_policy=FRESHNESS,
         skippable=True,
