@@ -165,27 +165,6 @@ def test_one_of_four_machines_works_on_an_account(fleet: Fleet) -> None:
     assert len(fleet.server.log) - call_count < call_count
 
 
-def test_four_machines_read_eight_accounts_at_once(fleet: Fleet) -> None:
-    for number in range(7):
-        account = fleet.server.world.add_account(f"shop{number}", f"200{number}", "messenger")
-        for each in range(8):
-            at = fleet.start + timedelta(days=1, minutes=each)
-            account.add_conversation(f"Ada {each}").add_messages(60, at, step_seconds=10)
-    processes = [fleet.launch(f"machine{number}", "extract") for number in range(4)]
-    outputs = ["".join(process.communicate()) for process in processes]
-    assert fleet.most_calls_in_a_second() <= 2
-    rates = []
-    for name in fleet.server.world.accounts:
-        stamps = [call.at for call in fleet.server.log if call.account == name]
-        rates.append((len(stamps) - 1) / (stamps[-1] - stamps[0]))
-    print(f"calls a second of each account: {min(rates):.2f} to {max(rates):.2f}")
-    store = fleet.open_store("reader")
-    for name in fleet.server.world.accounts:
-        outcomes = [run.outcome for run in store.state.runs(name)]
-        assert outcomes == ["complete"], (name, outputs)
-    store.close()
-
-
 def test_shards_that_write_the_ledger_together_lose_no_line(fleet: Fleet) -> None:
     stores = [fleet.open_store(f"machine{number}") for number in range(8)]
     began = datetime(2026, 3, 1, 12, tzinfo=UTC)
