@@ -859,12 +859,15 @@ def expire(context: CommandContext, dry_run: bool, trust_clock: bool, is_json: b
 @main.command()
 @accounts_argument
 @click.option(
-    "--to", required=True, type=click.Path(path_type=Path), help="A new folder outside the tables."
+    "--to",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="A new folder outside the tables; duckdb, delta and iceberg update an earlier export.",
 )
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["parquet", "csv"]),
+    type=click.Choice(["parquet", "csv", "duckdb", "delta", "iceberg"]),
     default="parquet",
     show_default=True,
     help="Format of the files.",
@@ -889,19 +892,23 @@ def export(
 
     One person has the same code in every table and in every export with the same secret ([export]
     secret_env). Texts, links, file names and e-mail addresses are left out. The result is still
-    personal data.
+    personal data. An export as duckdb, delta or iceberg into the folder of an earlier one replaces
+    only the days that changed.
 
     \b
-    Example:
+    Examples:
       convo-pipeline export bakery-instagram --to bakery-export --format csv
+      convo-pipeline export --to inbox-export --format delta
     """
     from convo_pipeline.console.upkeep import open_lake
     from convo_pipeline.privacy.export import export_tables
+    from convo_pipeline.privacy.export_update import OPENERS, update_export
 
     settings = context.settings
     names = chosen_accounts(settings, accounts)
     with open_lake(settings.store) as store:
-        counts = export_tables(settings, store, names, to, form, os.environ, with_text=with_text)
+        write = update_export if form in OPENERS else export_tables
+        counts = write(settings, store, names, to, form, os.environ, with_text=with_text)
     if is_json:
         print_json(counts)
     else:

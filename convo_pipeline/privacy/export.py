@@ -8,6 +8,7 @@ owner of the secret can compute each person's pseudonym.
 
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from datetime import date
 from pathlib import Path
 
 import pyarrow as pa
@@ -81,7 +82,7 @@ def export_tables(
 
     `to` must be a new or empty folder outside the lake, else a StoreError is raised.
     """
-    secret = _read_export_secret(settings, store, environ)
+    secret = read_export_secret(settings, store, environ)
     _check_target(store, to)
     make_private_folders(to)
     return {
@@ -150,7 +151,7 @@ def _pseudonym_column(column: pa.ChunkedArray, kind: str, secret: bytes) -> pa.A
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), items, mask=pc.is_null(values))
 
 
-def _read_export_secret(settings: Settings, store: Store, environ: Mapping[str, str]) -> bytes:
+def read_export_secret(settings: Settings, store: Store, environ: Mapping[str, str]) -> bytes:
     """Return the secret; a SettingsError if it is missing, short, or stored beside the data."""
     variable = settings.export.secret_env
     if variable is None:
@@ -184,13 +185,19 @@ def _lake_folders(store: Store) -> list[Path]:
     return [store.state_path, *([store.root] if isinstance(store.backend, LocalFolder) else [])]
 
 
-def _check_target(store: Store, to: Path) -> None:
+def check_outside(store: Store, to: Path) -> None:
+    """Raise StoreError if a folder is inside the lake."""
     target = to.resolve()
     if any(target.is_relative_to(folder.resolve()) for folder in _lake_folders(store)):
         raise StoreError(
             f"{to} is inside the lake. forget and retention do not reach exports:"
             " write to a folder elsewhere"
         )
+
+
+def _check_target(store: Store, to: Path) -> None:
+    check_outside(store, to)
+    target = to.resolve()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise StoreError(f"{to} is not an empty folder: name a new one")
 
@@ -199,8 +206,18 @@ def _batches(
     store: Store, table: Table, accounts: Sequence[str], secret: bytes, with_text: bool
 ) -> Iterator[pa.Table]:
     """Yield an empty table with the columns, then the rows of one account and day at a time."""
+    yield export_days(store, table, "", [], secret, with_text)
+    for account in accounts:
+        for day in store.days(table.name, account):
+            yield export_days(store, table, account, [day], secret, with_text)
 
-    def export_rows(rows: pa.Table, account: str, day: object) -> pa.Table:
+
+def export_days(
+    store: Store, table: Table, account: str, days: Sequence[date], secret: bytes, with_text: bool
+) -> pa.Table:
+    """Return the exported rows of an account and some days; without days only the columns."""
+
+    def export_rows(rows: pa.Table, day: date | None) -> pa.Table:
         exported = pseudonymise(table, rows, secret, with_text=with_text)
         partition_columns = {
             "account": pa.array([account] * rows.num_rows, pa.string()),
@@ -210,10 +227,9 @@ def _batches(
             partition_columns | {name: exported[name] for name in exported.column_names}
         )
 
-    yield export_rows(table.schema.empty_table(), "", None)
-    for account in accounts:
-        for day in store.days(table.name, account):
-            yield export_rows(store.read(table.name, account, day), account, day)
+    parts = [export_rows(table.schema.empty_table(), None)]
+    parts += [export_rows(store.read(table.name, account, day), day) for day in days]
+    return pa.concat_tables(parts)
 
 
 def _write_file(path: Path, batches: Iterator[pa.Table]) -> int:

@@ -9,6 +9,8 @@ import pytest
 from tests.support.paths import ROOT
 
 EXTRAS = {
+    "delta": ("deltalake",),
+    "iceberg": ("pyiceberg",),
     "s3": ("boto3", "botocore"),
     "demo": ("faker", "starlette", "uvicorn"),
     "plots": ("matplotlib", "PIL"),
