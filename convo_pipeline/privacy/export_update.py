@@ -94,7 +94,7 @@ def _read_manifest(to: Path, mark: Mapping[str, object]) -> dict[str, dict[str, 
             raise StoreError(f"{to} is neither an empty folder nor an earlier export")
         return {}
     try:
-        content: dict[str, Any] = load_json(file.read_bytes())
+        content: Any = load_json(file.read_bytes())
         earlier = {name: content[name] for name in mark}
         partitions: dict[str, dict[str, dict[str, str]]] = content["partitions"]
     except (ValueError, KeyError, TypeError):
