@@ -128,7 +128,8 @@ def receive_request(
     request = read_request(store, code)
     if request is None:
         request = DeletionRequest(code, now, person_id=person_id)
-        _save_request(store, request)
+        saved = _AS_JSON.dump_python(request, mode="json")
+        PendingFiles(store, REQUESTS_FOLDER).create(code, saved)
     return request
 
 

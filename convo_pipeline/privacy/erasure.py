@@ -38,6 +38,10 @@ class PendingFiles:
         content = self._notes.read(self._folder, f"{name}.json")
         return None if content is None else load_json(content)
 
+    def create(self, name: str, value: object) -> None:
+        """Write a note if there is none: of two writers at once the first wins."""
+        self._notes.create(self._folder, f"{name}.json", dump_json(value))
+
     def save(self, name: str, value: object) -> None:
         self._notes.write(self._folder, f"{name}.json", dump_json(value))
 

@@ -4,6 +4,8 @@ With a state in PostgreSQL they are rows of a table there, so that all machines 
 """
 
 import os
+import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -13,6 +15,7 @@ from convo_pipeline.storage.local import (
     LocalFolder,
     make_private_folders,
     storage_error,
+    sync_folder,
     write_synced,
 )
 
@@ -70,14 +73,13 @@ class FileNotes:
 
     def create(self, folder: str, name: str, content: bytes) -> None:
         path = self._files.path(_parts(folder, name))
-        staged = path.with_name(f"{name}.{os.getpid()}.tmp")
+        staged = path.with_name(f"{name}.{os.getpid()}-{threading.get_ident()}.tmp")
         try:
             make_private_folders(path.parent)
             write_synced(staged, content)
-            if not path.exists():
+            with suppress(FileExistsError):
                 os.link(staged, path)
-        except FileExistsError:
-            pass
+            sync_folder(path.parent)
         except OSError as error:
             raise storage_error(path, "write", error) from None
         finally:
