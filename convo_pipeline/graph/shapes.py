@@ -161,18 +161,20 @@ class Census:
         *,
         most_items: int | None = None,
         is_walked: bool = True,
+        is_record: bool = False,
     ) -> None:
         """Count the shape of one response or payload; `endpoint` is a word of ours.
 
         Of each list only `most_items` items are counted, spread over it. A response that is not
-        walked is counted without its shape.
+        walked is counted without its shape. The keys of a record are names of fields, also where
+        most of them are unknown.
         """
         _count(self.responses, endpoint, 1)
         if status is not None:
             _count(self.statuses.setdefault(endpoint, {}), str(status), 1)
         if is_walked:
             self._nodes_left = MOST_NODES
-            self._walk(endpoint, value, most_items, 0)
+            self._walk(endpoint, value, most_items, 0, is_record)
 
     def merge(self, other: "Census") -> bool:
         """Add the counts of another census; return whether it showed anything new."""
@@ -237,7 +239,14 @@ class Census:
             self.paths[path] = PathShape()
         return self.paths[path]
 
-    def _walk(self, path: str, value: object, most_items: int | None, depth: int) -> None:
+    def _walk(
+        self,
+        path: str,
+        value: object,
+        most_items: int | None,
+        depth: int,
+        is_record: bool = False,
+    ) -> None:
         shape = self._shape(path)
         if shape is None or self._nodes_left <= 0:
             return
@@ -253,7 +262,7 @@ class Census:
         if depth >= MOST_DEPTH:
             return
         if isinstance(value, Mapping):
-            is_map = _is_map(value)
+            is_map = not is_record and _is_map(value)
             for key, item in value.items():
                 is_masked = is_map and key not in KNOWN_KEYS
                 name = _masked_key(key) if is_masked else shown_key(key)

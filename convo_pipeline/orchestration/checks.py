@@ -364,7 +364,7 @@ def find_unknown_shapes(store: Store, keys: Iterable[str]) -> dict[str, list[str
             for table in (schema.MESSAGES, schema.ATTACHMENTS, schema.SHARES):
                 extras = read_columns(store, table, account, day, ["extra"])["extra"]
                 for text in extras.drop_null().to_pylist():
-                    census.add(table.name, load_json(text))
+                    census.add(table.name, load_json(text), is_record=True)
         except StoreError:  # the checks of the partition tell a damaged file
             census = Census()
         found[key_of(account, day)] = census.unknown
