@@ -171,8 +171,8 @@ def test_privacy_page_lists_every_file_and_files_are_private(copy: Path) -> None
     assert [
         path for path in files if not any(fnmatchcase(path, pattern) for pattern in known_patterns)
     ] == []
-    rare = "corrupt .staging spool /forget/ /delet /rename/ /alerts/ history schedules storage"
-    words = (*rare.split(), ".dagster/.")
+    rare = "quarantine shared-state .staging spool /forget/ /delet /rename/ /alerts/ history"
+    words = (*rare.split(), "schedules", "storage", ".dagster/.")
     unused = [
         pattern
         for pattern in known_patterns
