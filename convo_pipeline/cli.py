@@ -960,7 +960,7 @@ def emulator(port: int, seed: int, faults: tuple[str, ...]) -> None:
     Example:
       convo-pipeline emulator --fault slow_loris:0.1
     """
-    from convo_pipeline.sandbox import serve_emulator
+    from convo_pipeline.orchestration.sandbox import serve_emulator
 
     serve_emulator(port, seed, click.echo, faults)
 

@@ -45,8 +45,8 @@ from convo_pipeline.graph.rate_limit import CallBudget
 from convo_pipeline.graph.responses import read_identity
 from convo_pipeline.graph.tokens import TokenFacts, fetch_token_facts
 from convo_pipeline.lake.store import Store
+from convo_pipeline.orchestration.sandbox import emulator_if_needed
 from convo_pipeline.reasons import ACTIONS, REASONS, Connection, Level, reason_of
-from convo_pipeline.sandbox import emulator_if_needed
 from convo_pipeline.settings import AccountSettings, Settings
 from convo_pipeline.state.access import blocked_until, open_limiter
 from convo_pipeline.state.records import AccountIdentity, check_identity

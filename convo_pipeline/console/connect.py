@@ -38,7 +38,7 @@ from convo_pipeline.graph.tokens import (
     fetch_token_facts,
     refresh_login_token,
 )
-from convo_pipeline.sandbox import emulator_if_needed
+from convo_pipeline.orchestration.sandbox import emulator_if_needed
 from convo_pipeline.settings import (
     AccountSettings,
     Settings,

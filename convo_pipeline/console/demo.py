@@ -31,8 +31,8 @@ from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.instance import make_home
 from convo_pipeline.orchestration.partitions import ONE_DAY, Window
 from convo_pipeline.orchestration.runs import HOME_VARIABLE, RunResult, run_steps
+from convo_pipeline.orchestration.sandbox import EXAMPLE_ACCOUNTS, URL_VARIABLE, run_emulator
 from convo_pipeline.query.connection import Connection, connect
-from convo_pipeline.sandbox import EXAMPLE_ACCOUNTS, URL_VARIABLE, run_emulator
 from convo_pipeline.settings import CONFIG_FILE, CONFIG_VARIABLE, read_settings
 
 DAYS = 7

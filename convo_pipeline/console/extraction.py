@@ -33,9 +33,9 @@ from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.nights import nightly_windows, open_ledger
 from convo_pipeline.orchestration.partitions import ONE_DAY, Window, accounts_by_window
 from convo_pipeline.orchestration.runs import NORMALISE, RunResult, run_steps
+from convo_pipeline.orchestration.sandbox import emulator_if_needed
 from convo_pipeline.orchestration.steps import list_some
 from convo_pipeline.reasons import REASONS, describe_outcome
-from convo_pipeline.sandbox import emulator_if_needed
 from convo_pipeline.schema import RAW_MESSAGE_IDS
 from convo_pipeline.settings import Settings
 

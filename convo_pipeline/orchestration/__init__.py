@@ -1,1 +1,1 @@
-"""Dagster: assets, jobs, schedules, sensors and checks. Only this folder imports Dagster."""
+"""Dagster: assets, jobs, schedules, sensors, checks; and the emulator that runs need."""

@@ -34,8 +34,8 @@ from convo_pipeline.lake.store import Store
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.nights import catch_up
 from convo_pipeline.orchestration.partitions import since_start, starts_by_end
+from convo_pipeline.orchestration.sandbox import emulator_if_needed
 from convo_pipeline.reasons import Interface, describe_error, describe_outcome, is_settled
-from convo_pipeline.sandbox import emulator_if_needed
 from convo_pipeline.state.access import open_database, open_locks
 from convo_pipeline.storage.locks import Locks
 
