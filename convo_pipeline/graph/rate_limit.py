@@ -35,6 +35,9 @@ PAIR_SHARE = 1.95
 is 1.083 s, so that three calls never fall into one second."""
 RESTAMP_SECONDS = 0.02
 """A caller that was delayed by more than this since its stamp corrects it before it sends."""
+TRIP_SECONDS = 0.05
+"""Reading a clock of another machine may take so long; with the time above it is less than the
+reserve of a pair. What it takes longer is added to the stamp."""
 CATCH_UP_SECONDS = 0.2
 """A caller that is late by no more than this does not delay the slots after its own."""
 SLOW_DOWN = ((95.0, 8.0), (90.0, 4.0), (80.0, 2.0))
@@ -161,6 +164,11 @@ class LimitTimes(NamedTuple):
     known_at: float
     trip_seconds: float = 0.0
 
+    def of_call(self) -> "LimitTimes":
+        """Return the times for a call's stamp: late enough, however long reading them took."""
+        extra_seconds = max(0.0, self.trip_seconds - TRIP_SECONDS)
+        return self._replace(monotonic=self.monotonic + extra_seconds)
+
 
 def next_step(
     state: LimiterState, monotonic: float, unix: float, gap_seconds: float
@@ -273,8 +281,9 @@ class StoredLimiter(ABC):
         step = next_step(state, times.monotonic, times.unix, self._gap_seconds)
         if isinstance(step, Delay):
             return step
-        rows.execute(_STAMP, (step.next_slot, step.last_sent, step.sent_before, *self._key))
-        return times
+        stamp = times.of_call()
+        rows.execute(_STAMP, (step.next_slot, stamp.monotonic, step.sent_before, *self._key))
+        return stamp
 
     def _restamp(self, stamp: LimitTimes) -> LimitTimes:
         """Move a stamp that has become old to now; return the valid stamp."""
@@ -283,10 +292,9 @@ class StoredLimiter(ABC):
             return stamp
 
         def move(rows: LimitRows) -> LimitTimes:
-            times = self._read_times(rows)
-            moved = (stamp.monotonic, times.monotonic) * 2
-            rows.execute(_RESTAMP, (*moved, *self._key))
-            return times
+            moved = self._read_times(rows).of_call()
+            rows.execute(_RESTAMP, (*(stamp.monotonic, moved.monotonic) * 2, *self._key))
+            return moved
 
         return self._transact(move)
 

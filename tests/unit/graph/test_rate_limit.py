@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -18,6 +19,8 @@ from convo_pipeline.graph.rate_limit import (
     Delay,
     LimiterState,
     LimitKey,
+    LimitRows,
+    LimitTimes,
     SqliteLimiter,
     next_step,
 )
@@ -186,6 +189,33 @@ def test_delayed_caller_moves_its_stamp(tmp_path: Path) -> None:
     connection = sqlite3.connect(tmp_path / "s.db")
     assert connection.execute("SELECT last_sent FROM rate_limits").fetchall() == [(1000.3,)]
     connection.close()
+
+
+class FarLimiter(SqliteLimiter):
+    """A limiter whose clock is on another machine: each reading of it takes another time."""
+
+    def __init__(self, path: Path, time: Time, trips: Random) -> None:
+        super().__init__(path, KEY, clock=time.clock())
+        self._time, self._trips = time, trips
+
+    def _read_times(self, rows: LimitRows, state: LimiterState | None = None) -> LimitTimes:
+        there, back = self._trips.choice([(0.0, 0.0), (0.0, 0.2), (0.2, 0.0), (0.03, 0.03)])
+        self._time.seconds += there
+        read = self._time.seconds
+        self._time.seconds += back
+        monotonic = max(read, state.last_sent) if state else read
+        return LimitTimes(monotonic, read, self._time.seconds, there + back)
+
+
+def test_slow_clock_of_another_machine_lets_no_three_calls_into_a_second(tmp_path: Path) -> None:
+    time = Time()
+    limiter = FarLimiter(tmp_path / "limits.db", time, Random(7))
+    stamps = []
+    for _ in range(300):
+        limiter.acquire()
+        stamps.append(time.seconds)
+    assert crowded_windows(stamps) == 0
+    assert stamps[-1] - stamps[0] < 300 * GAP * 1.3
 
 
 def test_a16_block_stops_all_processes_and_both_platforms(tmp_path: Path) -> None:
