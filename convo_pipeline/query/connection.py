@@ -8,12 +8,14 @@ writes. SQL can read files of the tables only, and it can write no file.
 import os
 import re
 import shutil
+import sys
 import tempfile
 import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 
 import duckdb
@@ -262,9 +264,12 @@ class _Lake:
 
 
 def _with_hint(error: duckdb.CatalogException) -> duckdb.CatalogException:
-    """Return the error about an unknown table with the way to query a frame of Python."""
+    """Return the error about an unknown table; if it is a variable of a caller, name the remedy."""
     match = re.search(r"Table with name (\w+) does not exist", str(error))
-    if not match:
+    frame: FrameType | None = sys._getframe(1)
+    while match and frame and match[1] not in {**frame.f_globals, **frame.f_locals}:
+        frame = frame.f_back
+    if not match or not frame:
         return error
     hint = f'To query a DataFrame of Python, call con.register("{match[1]}", frame) first.'
     return duckdb.CatalogException(f"{error}\n{hint}")

@@ -125,6 +125,9 @@ def test_names_are_completed_and_an_unknown_frame_is_explained(con: Connection) 
     assert "append" not in dir(con)
     with pytest.raises(duckdb.CatalogException, match=r'con.register\("frame", frame\)'):
         con.sql("FROM frame")
+    with pytest.raises(duckdb.CatalogException) as unknown:
+        con.sql("FROM no_variable")
+    assert "con.register" not in str(unknown.value)
     con.register("frame", frame)
     assert con.sql("FROM frame").fetchall() == [(1,)]
 
