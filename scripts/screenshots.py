@@ -42,7 +42,7 @@ PATIENCE_MS = 90_000
 MOST_BYTES = 150_000
 MATERIALISED = """
 query($path: [String!]!) { assetNodeOrError(assetKey: {path: $path}) { ... on AssetNode {
-  assetMaterializations(limit: 200) { partition timestamp } } } }"""
+  assetMaterializations(limit: 200) { partition timestamp metadataEntries { label } } } } }"""
 
 
 def main() -> None:
@@ -122,7 +122,9 @@ def _tour(page: Page, url: str, folder: Path) -> Iterator[Path]:
     yield from _show_graph(page, url, folder)
     today = datetime.now(UTC).date()
     for asset in ("account_days", "coverage"):
-        yield _show_pictures(page, url, folder / f"{asset}.png", asset, f"{PICTURED}|{today}")
+        drawn = materialised(url, asset, with_label="pictures")
+        key = max(key for key in drawn if key.startswith(f"{PICTURED}|"))
+        yield _show_pictures(page, url, folder / f"{asset}.png", asset, key)
     yield from _materialise(page, url, folder, (today - timedelta(days=8)).isoformat())
     yield from _show_checks(page, url, folder)
 
@@ -191,12 +193,16 @@ def choose_day(page: Page, day: str) -> None:
     page.wait_for_timeout(700)
 
 
-def materialised(url: str, asset: str) -> dict[str, str]:
-    """Return when each partition of an asset was last materialised."""
+def materialised(url: str, asset: str, with_label: str | None = None) -> dict[str, str]:
+    """Return when each partition of an asset was last materialised, or last with this metadata."""
     body = {"query": MATERIALISED, "variables": {"path": [asset]}}
     response = requests.post(f"{url}/graphql", json=body, timeout=60).json()
     events = response["data"]["assetNodeOrError"]["assetMaterializations"]
-    return {event["partition"]: event["timestamp"] for event in reversed(events)}
+    return {
+        event["partition"]: event["timestamp"]
+        for event in reversed(events)
+        if with_label in (None, *(entry["label"] for entry in event["metadataEntries"]))
+    }
 
 
 def _show_pictures(page: Page, url: str, path: Path, asset: str, key: str) -> Path:

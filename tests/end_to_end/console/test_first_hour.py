@@ -119,6 +119,10 @@ class NewUser:
         text = re.sub(r"\d+ seconds", "N seconds", text)
         text = re.sub(r"^\d of \d accounts done: .*\n", "", text, flags=re.M)
         text = re.sub(rf"({NOW:%Y-%m-%d %H}):\d\d", r"\1:MM", text)
+        text = re.sub(r"\d+ calls and", "N calls and", text)
+        # how many calls two accounts save each other depends on their threads
+        text = re.sub(r"(?<=complete) +\d\d +[\d,]+", hide_digits, text)
+        text = re.sub(r"(?<=%) +\d+ +\d\d (?=\n)", hide_digits, text)
         return re.sub(r"[\d,]+ bytes", "N bytes", text)
 
     def end(self) -> None:
@@ -127,6 +131,11 @@ class NewUser:
             self.emulator.wait()
             assert self.emulator.stdout is not None
             self.emulator.stdout.close()
+
+
+def hide_digits(found: re.Match[str]) -> str:
+    """Return the text with N in the place of each digit."""
+    return re.sub(r"\d", "N", found[0])
 
 
 def transcript(folder: Path) -> Iterator[str]:
