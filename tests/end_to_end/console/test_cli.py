@@ -262,15 +262,14 @@ def test_an_account_with_a_wrong_token_fails_and_the_other_one_is_stored(
 
 
 def test_the_summary_of_an_incomplete_run_does_not_contradict_itself(
-    config: Path, server: EmulatorServer, days: Days
+    tmp_path: Path, days: Days
 ) -> None:
     """One conversation is unreadable. The summary counts what is stored and names one remedy."""
     choice = (BIKES, "--since", str(days[0]))
-    server.set_faults("unreadable")
-    try:
+    with EmulatorServer(small_world(days)) as server:
+        server.set_faults("unreadable")
+        config = write_config(tmp_path, server, days.start)
         result = invoke("--config", str(config), "extract", *choice)
-    finally:
-        server.set_faults()
     assert result.exit_code == 1
     assert re.search(rf"{BIKES} +incomplete .* 15 +15 +[1-9]\d* *\n", result.stdout)
     _, _, *lines = result.stderr.splitlines()
