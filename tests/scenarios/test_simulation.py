@@ -28,7 +28,7 @@ from tests.support.random_scenarios import simulate_random
 from tests.support.simulation import RESULTS, simulate
 from tests.support.spools import append_json
 
-FAST_SEEDS, FAST_PARTS = 60, 2
+FAST_SEEDS, FAST_PARTS = 30, 2
 HUNT_SEEDS, LONG_SEEDS, HUNT_PARTS = 1_000, 20_000, 20
 FAST_RANDOM_SEEDS, HUNT_RANDOM_SEEDS, LONG_RANDOM_SEEDS, RANDOM_PARTS = 1, 80, 4_000, 4
 """A random scenario costs six of the others."""

@@ -190,7 +190,14 @@ def test_a_wrong_value_is_code_2(arguments: tuple[str, ...], folder: Path) -> No
     assert not (folder / "data").exists()
 
 
-@pytest.mark.parametrize("name", ["extract", "find", "check"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "extract",
+        pytest.param("find", marks=pytest.mark.slow),  # ten seconds of pauses between its tries
+        pytest.param("check", marks=pytest.mark.slow),
+    ],
+)
 def test_a_server_that_refuses_connections_is_named_with_its_cause(name: str, folder: Path) -> None:
     """stdout has an encoding without the characters of tables."""
     code, stdout, stderr = run(name, *COMMANDS[name], charset="ascii")

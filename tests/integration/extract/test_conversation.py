@@ -204,7 +204,7 @@ def test_conversations_that_always_fail_stop_no_other(
 
     with serve(tmp_path, world) as inboxes:
         inboxes.server.set_faults(refusing(refuse, "edge"))
-        for _ in range(5):  # each run finds three bad ones or more, so the fourth reads the others
+        for _ in range(8):  # each run finds some bad ones; how many depends on its threads
             inboxes.clock.advance(3600)
             [insta] = inboxes.extract(accounts=["insta"])
         assert (insta.reasons, insta.error) == (("conversation_failed",), None)
