@@ -46,15 +46,19 @@ SLOW_DOWN_SECONDS = 120.0
 """... for so long after the last such header."""
 PLATFORMS = ("instagram", "messenger")
 
-_CREATE = """
+CREATE_LIMITS = """
 CREATE TABLE IF NOT EXISTS rate_limits (
     host TEXT NOT NULL, page_id TEXT NOT NULL, platform TEXT NOT NULL,
-    next_slot REAL NOT NULL DEFAULT 0, last_sent REAL NOT NULL DEFAULT -1e9,
-    sent_before REAL NOT NULL DEFAULT -1e9, blocked_until REAL NOT NULL DEFAULT 0,
-    slow_until REAL NOT NULL DEFAULT 0, slow_factor REAL NOT NULL DEFAULT 1,
+    next_slot DOUBLE PRECISION NOT NULL DEFAULT 0,
+    last_sent DOUBLE PRECISION NOT NULL DEFAULT -1e9,
+    sent_before DOUBLE PRECISION NOT NULL DEFAULT -1e9,
+    blocked_until DOUBLE PRECISION NOT NULL DEFAULT 0,
+    slow_until DOUBLE PRECISION NOT NULL DEFAULT 0,
+    slow_factor DOUBLE PRECISION NOT NULL DEFAULT 1,
     PRIMARY KEY (host, page_id, platform)
-) WITHOUT ROWID
+)
 """
+"""The table in SQLite and PostgreSQL: both store these numbers with 64 bits."""
 _INSERT = """
 INSERT INTO rate_limits (host, page_id, platform) VALUES (?, ?, ?) ON CONFLICT DO NOTHING
 """
@@ -143,6 +147,11 @@ class LimiterState:
         """Return how long the block still lasts; 0 for no block or an impossible one."""
         seconds = self.blocked_until - unix
         return seconds if 0 < seconds <= MAX_BLOCK_SECONDS else 0.0
+
+    def block_end(self, now: datetime) -> datetime | None:
+        """Return until when the block lasts; None for no block or an impossible one."""
+        seconds = self.blocked_seconds(now.timestamp())
+        return now + timedelta(seconds=seconds) if seconds else None
 
 
 @dataclass(frozen=True)
@@ -362,7 +371,7 @@ class SqliteLimiter(StoredLimiter):
             )
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
-            connection.execute(_CREATE)
+            connection.execute(f"{CREATE_LIMITS} WITHOUT ROWID")
             self._connection, self._process_id = connection, os.getpid()
         return self._connection
 
@@ -377,8 +386,7 @@ def read_block(path: str | os.PathLike[str], key: LimitKey, now: datetime) -> da
             row = connection.execute(SELECT_LIMIT, key).fetchone()
     except sqlite3.OperationalError:  # no call was made yet: the table does not exist
         return None
-    seconds = LimiterState(*row).blocked_seconds(now.timestamp()) if row else 0.0
-    return now + timedelta(seconds=seconds) if seconds else None
+    return LimiterState(*row).block_end(now) if row else None
 
 
 class CallBudget:

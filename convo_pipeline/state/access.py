@@ -1,7 +1,7 @@
 """Open the state, its locks and rate limits where the settings say: SQLite or PostgreSQL."""
 
 import time
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from convo_pipeline.base.clock import SYSTEM_CLOCK, Clock
 from convo_pipeline.base.extras import needs_extra
@@ -73,8 +73,7 @@ def blocked_until(database: Database, key: LimitKey, now: datetime) -> datetime 
     if isinstance(database, SqliteDatabase):
         return read_block(database.path, key, now)
     rows = database.select(SELECT_LIMIT, *key)
-    seconds = LimiterState(*rows[0]).blocked_seconds(now.timestamp()) if rows else 0.0
-    return now + timedelta(seconds=seconds) if seconds else None
+    return LimiterState(*rows[0]).block_end(now) if rows else None
 
 
 def read_blocks(database: Database) -> list[tuple[object, ...]]:

@@ -141,13 +141,6 @@ CREATE OR REPLACE TRIGGER compaction_ends AFTER INSERT OR UPDATE OR DELETE ON pa
 
 _POSTGRES_TABLES = (
     """
-CREATE TABLE IF NOT EXISTS rate_limits (
-    host TEXT, page_id TEXT, platform TEXT, next_slot FLOAT8 NOT NULL DEFAULT 0,
-    last_sent FLOAT8 NOT NULL DEFAULT -1e9, sent_before FLOAT8 NOT NULL DEFAULT -1e9,
-    blocked_until FLOAT8 NOT NULL DEFAULT 0, slow_until FLOAT8 NOT NULL DEFAULT 0,
-    slow_factor FLOAT8 NOT NULL DEFAULT 1, PRIMARY KEY (host, page_id, platform))
-""",
-    """
 CREATE TABLE IF NOT EXISTS live_runs (
     run_id TEXT PRIMARY KEY, began_at TIMESTAMPTZ NOT NULL DEFAULT clock_timestamp())
 """,
@@ -156,7 +149,7 @@ CREATE TABLE IF NOT EXISTS notes (
     folder TEXT, name TEXT, content BYTEA NOT NULL, PRIMARY KEY (folder, name))
 """,
 )
-"""What one machine keeps in the table of `graph/rate_limit.py`, lock files and `state/notes.py`."""
+"""What one machine keeps in lock files and in the files of `state/notes.py`."""
 
 
 def sqlite_schema() -> Iterator[str]:
@@ -173,7 +166,10 @@ def postgres_schema() -> Iterator[str]:
 
     Texts are compared by their bytes, as SQLite does. Integers have 64 bits.
     """
-    for statement in (_VERSION, *(table.create for table in _ALL), *_POSTGRES_TABLES):
+    from convo_pipeline.graph.rate_limit import CREATE_LIMITS  # readers of SQLite need no limiter
+
+    tables = (*(table.create for table in _ALL), CREATE_LIMITS, *_POSTGRES_TABLES)
+    for statement in (_VERSION, *tables):
         yield statement.replace("INTEGER", "BIGINT").replace(" TEXT", ' TEXT COLLATE "C"')
     yield from _INDEXES
     yield _POSTGRES_TRIGGER
