@@ -18,6 +18,7 @@ from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.metadata import Metadata, TablePartition, commit_metadata
 from convo_pipeline.orchestration.names import CAPTURE_JOB, Names
 from convo_pipeline.orchestration.partitions import (
+    ACCOUNTS_TAG,
     ONE_DAY,
     Window,
     by_account,
@@ -34,8 +35,6 @@ from convo_pipeline.orchestration.steps import (
     hold_run,
 )
 
-ACCOUNTS_TAG = "convo/accounts"
-"""Tag of a capture run of some accounts: their names, separated by commas."""
 IDLE_TAG = "convo/idle"
 """Tag of capture runs that found nothing new; they are deleted after a week."""
 IDLE_RUNS_KEPT_DAYS = 7

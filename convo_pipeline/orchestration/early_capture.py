@@ -12,8 +12,8 @@ from convo_pipeline.errors import StoreError
 from convo_pipeline.extract.risk import AccountRisks, find_risks
 from convo_pipeline.lake.store import Store
 from convo_pipeline.orchestration.asset_events import open_store
-from convo_pipeline.orchestration.capture import ACCOUNTS_TAG
 from convo_pipeline.orchestration.deployment import Deployment
+from convo_pipeline.orchestration.partitions import ACCOUNTS_TAG
 from convo_pipeline.settings import Settings
 from convo_pipeline.state.access import has_state
 

@@ -106,8 +106,10 @@ def since_start(
     return {name: account_days for name, account_days in kept.items() if account_days}
 
 
-ACCOUNTS_LABEL, DAYS_LABEL = DESCRIBING_TAGS = ("convo/accounts", "convo/days")
-"""Tags for the list of runs."""
+ACCOUNTS_TAG, DAYS_TAG = DESCRIBING_TAGS = ("convo/accounts", "convo/days")
+"""Tags for the list of runs. Only a capture reads its accounts from the tag: their names,
+separated by commas. Other runs have range tags.
+"""
 
 
 def range_tags(accounts: Sequence[str], window: Window) -> dict[str, str]:
@@ -119,8 +121,8 @@ def range_tags(accounts: Sequence[str], window: Window) -> dict[str, str]:
     return {
         RANGE_START: key_of(accounts[0], window.since),
         RANGE_END: key_of(accounts[-1], window.last),
-        ACCOUNTS_LABEL: f"{accounts[0]}{more}",
-        DAYS_LABEL: f"{window.since} to {window.last}",
+        ACCOUNTS_TAG: f"{accounts[0]}{more}",
+        DAYS_TAG: f"{window.since} to {window.last}",
     }
 
 

@@ -14,11 +14,11 @@ from convo_pipeline.orchestration.assets import (
     extract_run_config,
     normalise_run_config,
 )
-from convo_pipeline.orchestration.capture import ACCOUNTS_TAG
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.names import EXTRACT_JOB, Names
 from convo_pipeline.orchestration.nights import MOST_DAYS_BACK, recheck_window, sweep_window
 from convo_pipeline.orchestration.partitions import (
+    ACCOUNTS_TAG,
     DESCRIBING_TAGS,
     PARTITION,
     RANGE_END,

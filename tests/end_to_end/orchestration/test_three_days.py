@@ -22,8 +22,8 @@ from convo_pipeline.emulator.serve import EMULATOR_TOKEN, EmulatorServer
 from convo_pipeline.emulator.switches import Switches
 from convo_pipeline.emulator.world import World
 from convo_pipeline.extract.risk import LOOKBACK
-from convo_pipeline.orchestration.capture import ACCOUNTS_TAG
 from convo_pipeline.orchestration.names import CAPTURE_JOB, EXTRACT_JOB
+from convo_pipeline.orchestration.partitions import ACCOUNTS_TAG
 from convo_pipeline.reasons import REASONS
 from convo_pipeline.settings import Settings, read_settings
 from tests.support.shifted_clock import SharedClock

@@ -13,7 +13,7 @@ import pytest
 from convo_pipeline.derive.day import stale_days
 from convo_pipeline.emulator.serve import EmulatorServer
 from convo_pipeline.lake.store import Store
-from convo_pipeline.orchestration.capture import ACCOUNTS_TAG
+from convo_pipeline.orchestration.partitions import ACCOUNTS_TAG
 from convo_pipeline.schema import RAW_MESSAGE_IDS
 from convo_pipeline.settings import read_settings
 from convo_pipeline.upkeep.verify import verify
