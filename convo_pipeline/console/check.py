@@ -22,7 +22,7 @@ from convo_pipeline.console.results import counted
 from convo_pipeline.console.status import (
     EXPIRES_SOON,
     count_unsure_in,
-    note_of,
+    differing_clocks,
     read_coverage,
 )
 from convo_pipeline.errors import (
@@ -228,8 +228,8 @@ class AccountCheck:
         """
         run = self.store.state.last_ended(self.account.name)
         if run is None or run.outcome not in ("incomplete", "failed"):
-            if run and note_of(run):
-                self._add("clocks_differ", clocks=str((run.report or {})["clocks"]))
+            if run and (clocks := differing_clocks(run)):
+                self._add("clocks_differ", clocks=clocks)
             return
         has_problem = not self.setup.is_fine
         for name in run.reasons:

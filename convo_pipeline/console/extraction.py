@@ -15,6 +15,7 @@ from convo_pipeline.base.clock import Clock
 from convo_pipeline.console.messages import LOG
 from convo_pipeline.console.progress import ProgressLines, describe_counts
 from convo_pipeline.console.results import cell_text, counted
+from convo_pipeline.console.status import note_of
 from convo_pipeline.derive.account_days import derive_account_days, read_rules
 from convo_pipeline.derive.day import accept_loss, derive_day, stale_days
 from convo_pipeline.derive.rederive import (
@@ -161,9 +162,7 @@ def show_extraction(settings: Settings, result: RunResult, console: Console | No
     if missed_in(result.reports) == 0:
         LOG.info("sweep: earlier runs missed no messages")
     for report in result.reports:
-        clocks = report.report.get("clocks")
-        if clocks and report.outcome == "complete":
-            note = REASONS["clocks_differ"].explain(details={"clocks": clocks})
+        if note := note_of(report):
             LOG.warning("%s: %s", report.account, note)
     for line in describe_problems(settings, result):
         LOG.error("%s", line)

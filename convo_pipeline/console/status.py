@@ -23,6 +23,7 @@ from convo_pipeline.derive.day import (
     kept_days,
 )
 from convo_pipeline.errors import StoreError
+from convo_pipeline.extract.report import AccountReport
 from convo_pipeline.extract.risk import find_risks, propose_minutes
 from convo_pipeline.extract.spool import count_left_spools
 from convo_pipeline.graph.client import Endpoint
@@ -242,12 +243,16 @@ def _read_account(
     )
 
 
-def note_of(run: Run) -> str:
+def note_of(run: Run | AccountReport) -> str:
     """Return what a run noticed although it is complete; an empty text if it noticed nothing."""
+    clocks = differing_clocks(run)
+    return _explain("clocks_differ", clocks=clocks) if clocks else ""
+
+
+def differing_clocks(run: Run | AccountReport) -> str:
+    """Return how the clocks of a complete run differ; an empty text if they agree."""
     clocks = (run.report or {}).get("clocks")
-    if run.outcome != "complete" or not isinstance(clocks, str) or not clocks:
-        return ""
-    return _explain("clocks_differ", clocks=clocks)
+    return clocks if run.outcome == "complete" and isinstance(clocks, str) else ""
 
 
 def read_coverage(store: Store, account: str, today: date) -> dict[date, Mapping[str, int]]:
