@@ -75,10 +75,8 @@ def compact(
     copied: list[Piece] = []
     with store.locks.compaction():
         for table in TABLES.values():
-            months = _months(store, table)
-            closed = {key: months[key] for key in months if key[1] < month_of(today)}
             with suppress(ConflictError):  # another machine compacts this table
-                copied += _compact_table(store, table, closed)
+                copied += _compact_table(store, table, _closed_months(store, table, today))
             on_progress(table.name, len(copied))
     return copied
 
@@ -90,8 +88,9 @@ def find_changed_months(store: Store, today: date) -> list[Piece]:
         segments, _ = read_index(store.backend, table.name)
         whole = [it for it in segments if is_whole(store.backend, table.name, it)]
         compacted = {piece for segment in whole for piece in segment.pieces}
-        pieces = (month.piece(key) for key, month in _months(store, table).items())
-        found += [it for it in pieces if it.month < month_of(today) and it not in compacted]
+        months = _closed_months(store, table, today)
+        pieces = (month.piece(key) for key, month in months.items())
+        found += [it for it in pieces if it not in compacted]
     return found
 
 
@@ -164,6 +163,12 @@ def _compact_table(store: Store, table: Table, months: Mapping[Key, _Month]) -> 
     _remove_leftovers(store, table, segments, old_segments)
     old_pieces = {piece for segment in whole for piece in segment.pieces}
     return [it for segment in segments for it in segment.pieces if it not in old_pieces]
+
+
+def _closed_months(store: Store, table: Table, today: date) -> dict[Key, _Month]:
+    """Return the months before the one of today."""
+    months = _months(store, table)
+    return {key: months[key] for key in months if key[1] < month_of(today)}
 
 
 def _months(store: Store, table: Table, changed: Collection[str] = ()) -> dict[Key, _Month]:

@@ -473,7 +473,8 @@ class Partitions:
                 f" if it remains, {remedy}"
             )
         target = set_aside_parts(parts, sha256)
-        self._state.mark_suspect(table.name, account, day, "/".join(target))
+        name = "/".join(target)
+        self._state.mark_suspect(table.name, account, day, name)
         self._backend.set_aside(parts, target, version)
         remedy = (
             "the next run reads its day again"
@@ -481,7 +482,6 @@ class Partitions:
             else "it is made again from the raw tables"
         )
         location = self._backend.location(parts)
-        name = "/".join(target)
         return CorruptError(f"{location} is damaged and was set aside as {name}; {remedy}")
 
     def _label(self, account: str, day: date) -> str:

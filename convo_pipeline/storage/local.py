@@ -18,7 +18,6 @@ NEEDED_BYTES = 64 * 1024 * 1024
 PRIVATE_FOLDER, PRIVATE_FILE = 0o700, 0o600
 SAFE_OPEN = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 """Flags that follow no link and do not wait for the other end of a pipe."""
-PRIVATE_UMASK = 0o077
 """For processes whose files are written by libraries: Dagster's runs and logs, exports."""
 
 
