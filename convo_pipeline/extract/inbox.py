@@ -102,10 +102,6 @@ class StoredConversations:
             return None
         return self.refusals.get(conversation_id, ObjectRefusal())
 
-    def was_refused(self, conversation_id: str) -> bool:
-        """Whether the last read of a conversation ended with a permanent error."""
-        return self.due_reason(conversation_id) == REFUSED
-
     def is_unchanged_since(self, conversation_id: str, updated_us: int | None) -> bool:
         """Whether the last activity is the stored one."""
         state = self.states.get(conversation_id)
@@ -445,7 +441,7 @@ class InboxReader:
             page = self._reader.find(conversation_id)
         except ConvoError as error:
             self._tally("listed")
-            if not is_absent(error) or not self._stored.was_refused(conversation_id):
+            if not is_absent(error) or self._stored.refusal(conversation_id) is None:
                 raise
             self._data.append_later(StateRecord(0, ConversationState(conversation_id)))
             self._tally("vanished")

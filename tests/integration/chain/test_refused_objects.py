@@ -257,6 +257,21 @@ def test_a_conversation_that_vanished_is_not_refused(tmp_path: Path) -> None:
         assert next_day(run)[0].outcome == "complete"
 
 
+def test_a_conversation_that_vanished_after_a_message_was_refused_is_not_refused(
+    tmp_path: Path,
+) -> None:
+    world = inbox(2, message_errors={"m0_3": {"status": 403, "body": error(10)}}, messages=10)
+    bare = world["conversations"][0]["messages"][3]
+    for key in ("from", "to", "message"):
+        del bare[key]
+    with serve_case(world, tmp_path) as run:
+        assert run.extract().reasons == ("message_failed",)
+        run.api.world["conversations"].pop(0)
+        run.api.conversations.pop("t_0")
+        report, _ = next_day(run)
+        assert (report.outcome, report.counts["conversations_vanished"]) == ("complete", 1)
+
+
 def test_a_refused_list_is_requested_at_growing_intervals(tmp_path: Path) -> None:
     world = inbox(1, refuse("m0_0/attachments"), messages=3)
     images = [{"id": f"a{n}", "image_data": {"url": "https://cdn.example/a"}} for n in range(25)]

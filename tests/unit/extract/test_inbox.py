@@ -66,20 +66,19 @@ def test_only_times_before_the_complete_range_ends_are_trusted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("due_reason", "is_due", "is_due_in_sweep", "was_refused"),
+    ("due_reason", "is_due", "is_due_in_sweep"),
     [
-        (None, False, False, False),
-        ("answer", True, True, False),
-        (REFUSED, False, True, True),
-        (REFUSED_PART, False, True, False),
+        (None, False, False),
+        ("answer", True, True),
+        (REFUSED, False, True),
+        (REFUSED_PART, False, True),
     ],
 )
 def test_a_sweep_reads_conversations_that_were_refused(
-    due_reason: str | None, is_due: bool, is_due_in_sweep: bool, was_refused: bool
+    due_reason: str | None, is_due: bool, is_due_in_sweep: bool
 ) -> None:
     usual, sweep = stored(due_reason=due_reason), stored(due_reason=due_reason, is_sweep=True)
     assert (usual.is_due("c"), sweep.is_due("c")) == (is_due, is_due_in_sweep)
-    assert usual.was_refused("c") == was_refused
 
 
 NOW = datetime(2026, 3, 9, tzinfo=UTC)
