@@ -1,8 +1,9 @@
 """Merge two versions of a raw table. Content that was read is kept, in any order of arrival.
 
-Rows of one key are joined: the join is idempotent, commutative and associative, and keeps every
-key. Where the join brings nothing new except volatile parts (signed URLs, counters, times), the
-older row stays as it is. So a rerun without news changes no file.
+Rows of one key are joined: the join is idempotent and commutative, and keeps every key. It is
+associative, with one exception (`redact_row`). Where the join brings nothing new except volatile
+parts (signed URLs, counters, times), the older row stays as it is. So a rerun without news changes
+no file.
 
 Columns are compared as a whole. Only rows that differ become Python values.
 """
@@ -322,8 +323,11 @@ def redact_row(row: Row, redacted_at: int) -> Row:
     """Return the row without content from up to that time; ids of sender and recipients stay.
 
     `redacted_at` is a lower limit: every older value loses its content, also if it is merged later.
-    A newer value shows that the message still exists, and stays. The result depends only on the
-    dated payload and the limit, so the join stays commutative and associative.
+    A newer value shows that the message still exists, and stays.
+
+    The order of joins can matter for one key: a list that is whole before the limit, and cut or
+    empty after it. The join keeps the whole list and forgets the other one. A later redaction then
+    removes both; an earlier one keeps the newer list. No order keeps content from up to the limit.
     """
     values = {} if row["payload"] is None else _read_values(row["payload"], row["fields"])
     kept = {key: value for key, value in values.items() if value[0] > redacted_at}

@@ -2,7 +2,7 @@
 
 import random
 from datetime import UTC, datetime
-from functools import reduce
+from functools import partial, reduce
 from itertools import combinations, permutations, product
 
 import pyarrow as pa
@@ -28,6 +28,7 @@ from convo_pipeline.tables.merge import (
     merge,
     read_rows,
     redact,
+    redact_row,
     stable_payload,
     write_rows,
 )
@@ -479,6 +480,47 @@ def test_content_read_after_the_redaction_is_kept() -> None:
         "detailed",
         {"message": "back", **PEOPLE},
     )
+
+
+READ = st.tuples(st.integers(0, 5), st.sampled_from(list(LISTS)))
+"""One response: its second, and the form of its attachments."""
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(READ, min_size=1, max_size=3), st.none() | st.integers(0, 5))
+def test_order_of_redaction_and_responses_matters_for_a_worse_newer_list_only(
+    reads: list[tuple[int, str]], limit: int | None
+) -> None:
+    """The exception: a list that is better before the redaction than after it."""
+    rows = [
+        read_rows(
+            detailed(
+                CONTENT | LISTS[form], START + at, (*CONTENT, "attachments"), rank_when_asked=1
+            )
+        )[0]
+        for at, form in reads
+    ]
+    if limit is not None:
+        rows.append(redact_row(read_rows(refused(START + limit))[0], START + limit))
+    joined = []
+    for order in permutations(rows):
+        joined.append(reduce(partial(join_rows, RAW_MESSAGE_DETAILS), order))
+        joined.append(
+            reduce(lambda right, left: join_rows(RAW_MESSAGE_DETAILS, left, right), order)
+        )
+    forms = list(LISTS)
+    before, after = (
+        [forms.index(form) for at, form in reads if limit is not None and (at > limit) is is_after]
+        for is_after in (False, True)
+    )
+    if before and after and max(before) > max(after):
+        for row in joined:
+            values, times = load_json(row["payload"]), load_json(row["fields"])
+            if "attachments" in values:
+                assert times["attachments"] > START + (limit or 0)
+            row["payload"] = {**values, "attachments": None}
+            row["fields"] = {**times, "attachments": None}
+    assert all(row == joined[0] for row in joined)
 
 
 def test_redaction_does_not_change_other_rows() -> None:
