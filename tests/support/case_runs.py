@@ -2,20 +2,21 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from click.testing import CliRunner, Result
 
-import convo_pipeline
 from convo_pipeline.base.clock import Clock
 from convo_pipeline.cli import main
 from convo_pipeline.derive.day import derive_day, stale_days
 from convo_pipeline.extract.run import AccountReport, extract
 from convo_pipeline.lake.store import Store
+from convo_pipeline.query.connection import Connection, connect
 from convo_pipeline.settings import Settings, parse_settings
 from tests.support.case_server import CaseApi
 from tests.support.graph_server import serving
@@ -40,6 +41,7 @@ class CaseRun:
     reports: list[AccountReport] = field(default_factory=list)
     on_time: Callable[[], None] = lambda: None
     """Called whenever the client reads its clock."""
+    opened: ExitStack = field(default_factory=ExitStack)
 
     def extract(self, mode: str = "window") -> AccountReport:
         """Extract from the start to today and derive; the clock does not wait."""
@@ -71,8 +73,11 @@ class CaseRun:
         return report
 
     def sql(self, statement: str) -> list[tuple[Any, ...]]:
-        with convo_pipeline.connect(self.settings.store.root) as connection:
-            return connection.sql(statement).fetchall()
+        return self._connection.sql(statement).fetchall()
+
+    @cached_property
+    def _connection(self) -> Connection:
+        return self.opened.enter_context(connect(self.settings.store.root))
 
     def run(self, *words: str) -> Result:
         """Run a command as a user types it."""
@@ -102,4 +107,6 @@ def serve_case(
         )
         config = folder / "convo.toml"
         config.write_text(text)
-        yield CaseRun(api, config, parse_settings(text.encode()))
+        run = CaseRun(api, config, parse_settings(text.encode()))
+        with run.opened:
+            yield run
