@@ -210,6 +210,16 @@ PageId = Annotated[
 KeyPart = Annotated[
     str, _matching(r"[A-Za-z0-9_.-]{1,100}", 'must be letters, digits, "_", "-" or "."')
 ]
+TagName = Annotated[
+    str, _matching(r"[A-Za-z0-9_.-]{1,63}", 'must be 1 to 63 letters, digits, "_", "-" or "."')
+]
+Owner = Annotated[
+    str,
+    _matching(
+        r"team:[A-Za-z0-9_]{1,63}|[A-Za-z0-9.+_-]{1,64}@[A-Za-z0-9.-]{1,190}\.[A-Za-z]{2,}",
+        'must be "team:" and a name, or an e-mail address',
+    ),
+]
 EmailAddress = Annotated[
     str,
     _matching(
@@ -373,6 +383,9 @@ class DagsterSettings(_Section):
 
     key_prefix: tuple[KeyPart, ...] = Field(default=(), strict=False)
     """Put before every asset key. The command line records its runs under the same keys."""
+    owners: tuple[Owner, ...] = Field(default=(), strict=False)
+    pii_tag: TagName = "pii"
+    """Tag of the assets that hold personal data."""
 
 
 class ExportSettings(_Section):

@@ -31,6 +31,7 @@ from convo_pipeline.orchestration.asset_events import (
 )
 from convo_pipeline.orchestration.checks import checks_of, evaluate_checks
 from convo_pipeline.orchestration.deployment import Deployment
+from convo_pipeline.orchestration.lineage import INBOXES, lineage_metadata
 from convo_pipeline.orchestration.metadata import table_metadata
 from convo_pipeline.orchestration.names import (
     CONFIGURATION,
@@ -61,7 +62,9 @@ CHAIN: Mapping[str, Sequence[str]] = {
 }
 """The tables that a table follows in the drawn graph."""
 WITHOUT_PEOPLE = frozenset({"coverage", "account_days"})
-"""Tables that count messages only; the catalogue tags all others as personal data (`pii`)."""
+"""Tables that count messages only; the catalogue tags all others as personal data."""
+KINDS = {"raw": {"facebook", "instagram"}, "account_days": {"duckdb"}}
+"""What makes a layer or a table, as icons in the graph."""
 LAST_RAW = "raw_message_details"
 """What every normalised table follows: a line to each raw table would hide the graph."""
 MODES: Mapping[str, Mode] = {
@@ -215,42 +218,48 @@ def shown_tables(include: Collection[str]) -> frozenset[str]:
 
 
 def table_specs(
-    names: Names, problem: str | None, group_name: str | None, translation: Translation | None
+    deployment: Deployment, group_name: str | None, translation: Translation | None
 ) -> Specs:
     """Describe the shown tables; a dependency on a table follows the table's translated key."""
+    names = deployment.names
     specs = {
-        table.name: _table_spec(table, names, problem, group_name)
+        table.name: _table_spec(table, deployment, group_name)
         for table in schema.TABLES.values()
         if table.name in names.shown
     }
-    if translation is None:
-        return specs
-    changed = {name: translation(spec, schema.TABLES[name]) for name, spec in specs.items()}
+    changed = {
+        name: translation(spec, schema.TABLES[name]) if translation else spec
+        for name, spec in specs.items()
+    }
     keys = {spec.key: changed[name].key for name, spec in specs.items()}
     if len(set(keys.values())) < len(keys):
         raise SettingsError("translation gives two tables the same asset key")
+    by_table = {name: spec.key for name, spec in changed.items()}
     return {
         name: spec.replace_attributes(
             deps=[
                 dep._replace(asset_key=keys.get(dep.asset_key, dep.asset_key)) for dep in spec.deps
-            ]
+            ],
+            metadata={**lineage_metadata(schema.TABLES[name], by_table), **spec.metadata},
         )
         for name, spec in changed.items()
     }
 
 
 def _table_spec(
-    table: schema.Table, names: Names, problem: str | None, group_name: str | None
+    table: schema.Table, deployment: Deployment, group_name: str | None
 ) -> dg.AssetSpec:
     """Describe one table to Dagster: its meaning, columns and place in the graph."""
+    names, problem, settings = deployment.names, deployment.problem, deployment.settings.dagster
     warning = f"**Not usable now: {problem}**\n\n" if problem else ""
     return dg.AssetSpec(
         names.asset_key(table.name),
-        deps=[names.asset_key(source) for source in _sources(table)],
+        deps=[names.asset_key(source) for source in _sources(table) or [INBOXES]],
         description=warning + table.description,
         group_name=group_name or table.layer,
-        kinds={"parquet", "facebook" if table.layer == "raw" else "pandas"},
-        tags={} if table.name in WITHOUT_PEOPLE else {"pii": "true"},
+        kinds={"parquet", *KINDS.get(table.name, KINDS.get(table.layer, {"python"}))},
+        owners=list(settings.owners),
+        tags={} if table.name in WITHOUT_PEOPLE else {settings.pii_tag: "true"},
         metadata=table_metadata(table),
         freshness_policy=FRESHNESS,
         skippable=True,

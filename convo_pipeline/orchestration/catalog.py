@@ -23,6 +23,7 @@ from convo_pipeline.orchestration.capture import build_capture_job
 from convo_pipeline.orchestration.dead_runs import build_dead_runs
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.early_capture import build_early_capture
+from convo_pipeline.orchestration.lineage import describe_inboxes
 from convo_pipeline.orchestration.schedules import (
     build_capture_schedule,
     build_followers,
@@ -47,14 +48,16 @@ def build_definitions(
     names = deployment.names
     if include is not None:
         names = replace(names, shown=shown_tables(include))
-    specs = table_specs(names, deployment.problem, group_name, translation)
+    deployment = replace(deployment, names=names)
+    specs = table_specs(deployment, group_name, translation)
     if translation is not None:
         names = replace(names, translated={table: spec.key for table, spec in specs.items()})
     deployment = replace(deployment, names=names)
     partitions = partitions_of(deployment.settings)
     extract_job, normalise_job = build_extract_job(names), build_normalise_job(names)
     capture_job, upkeep_job = build_capture_job(deployment), build_upkeep_job(deployment)
-    assets = [
+    assets: list[dg.AssetsDefinition | dg.AssetSpec] = [
+        describe_inboxes(deployment, group_name),
         build_extract(deployment, partitions, specs),
         build_normalise(deployment, partitions, specs),
     ]

@@ -65,7 +65,8 @@ def test_everything_has_the_prefix_and_fits_beside_equal_names(config: Path) -> 
     dg.Definitions.validate_loadable(merged)
     repository = merged.get_repository_def()
     keys = {key.to_user_string() for key in repository.asset_graph.get_all_asset_keys()}
-    assert keys == {"messages", "nightly"} | {f"my-shop/inbox/{name}" for name in schema.TABLES}
+    ours = {f"my-shop/inbox/{name}" for name in (*schema.TABLES, "inboxes")}
+    assert keys == {"messages", "nightly"} | ours
     named = {
         *(job.name for job in repository.get_all_jobs() if not job.name.startswith("__")),
         *(schedule.name for schedule in repository.schedule_defs),
@@ -80,7 +81,7 @@ def test_everything_has_the_prefix_and_fits_beside_equal_names(config: Path) -> 
 def test_one_project_mounts_two_configurations(config: Path) -> None:
     merged = dg.Definitions.merge(build_defs(config, key_prefix="a"), build_defs(config))
     dg.Definitions.validate_loadable(merged)
-    assert len(list(merged.resolve_all_asset_specs())) == 2 * len(schema.TABLES)
+    assert len(list(merged.resolve_all_asset_specs())) == 2 * (len(schema.TABLES) + 1)
 
 
 def test_it_has_no_executor_and_no_schedules_if_they_are_left_out(config: Path) -> None:
@@ -101,6 +102,7 @@ def test_included_tables_come_with_the_tables_that_they_follow(config: Path) -> 
     dg.Definitions.validate_loadable(definitions)
     specs = {spec.key.to_user_string(): spec for spec in definitions.resolve_all_asset_specs()}
     assert specs.keys() == {
+        "inboxes",
         "raw_conversations",
         "raw_message_ids",
         "raw_message_details",

@@ -47,13 +47,13 @@ def specs_of(
 
 
 def test_the_scaffolded_files_load_under_the_name_of_their_folder() -> None:
-    assert specs_of({}).keys() == {f"inbox/{name}" for name in schema.TABLES}
+    assert specs_of({}).keys() == {f"inbox/{name}" for name in (*schema.TABLES, "inboxes")}
 
 
 def test_yaml_translates_every_asset_by_its_table() -> None:
     translation = {"key": "crm/{{ table.name }}", "group_name": "{{ table.layer }}_inbox"}
     specs = specs_of({"translation": translation, "include": ["messages"]})
-    assert specs.keys() == {
+    assert specs.keys() == {"inbox/inboxes"} | {
         f"crm/{name}"
         for name in ("raw_conversations", "raw_message_ids", "raw_message_details", "messages")
     }

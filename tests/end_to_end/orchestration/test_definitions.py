@@ -62,7 +62,7 @@ def asset_nodes(definitions: dg.Definitions) -> dict[str, dg.AssetSpec]:
 
 def test_asset_keys_are_pinned(settings: Settings) -> None:
     nodes = asset_nodes(build_definitions(Deployment(settings)))
-    assert sorted(nodes) == sorted([*RAW, *NORMALISED, "coverage", "account_days"])
+    assert sorted(nodes) == sorted([*RAW, *NORMALISED, "coverage", "account_days", "inboxes"])
 
 
 def test_raw_assets_are_chained_and_derived_assets_follow(settings: Settings) -> None:
@@ -72,10 +72,11 @@ def test_raw_assets_are_chained_and_derived_assets_follow(settings: Settings) ->
         for name, node in nodes.items()
     }
     assert deps == {
-        "raw_conversations": [],
+        "inboxes": [],
+        "raw_conversations": ["inboxes"],
         "raw_message_ids": ["raw_conversations"],
         "raw_message_details": ["raw_message_ids"],
-        "raw_rejects": [],
+        "raw_rejects": ["inboxes"],
         **{name: ["raw_message_details"] for name in NORMALISED},
         "coverage": ["messages", "raw_rejects"],
         "account_days": ["messages"],
@@ -83,7 +84,9 @@ def test_raw_assets_are_chained_and_derived_assets_follow(settings: Settings) ->
 
 
 def test_every_asset_has_group_description_and_columns(settings: Settings) -> None:
-    for name, node in asset_nodes(build_definitions(Deployment(settings))).items():
+    nodes = asset_nodes(build_definitions(Deployment(settings)))
+    del nodes["inboxes"]
+    for name, node in nodes.items():
         table = schema.TABLES[name]
         assert node.group_name == table.layer
         assert node.description == table.description
@@ -92,6 +95,51 @@ def test_every_asset_has_group_description_and_columns(settings: Settings) -> No
         columns = node.metadata["dagster/column_schema"].columns
         assert [column.name for column in columns] == ["account", "date", *table.column_names]
         assert all(column.description for column in columns)
+
+
+def test_inboxes_are_an_external_asset_with_a_partition_and_a_link_for_each_account(
+    settings: Settings,
+) -> None:
+    definitions = build_definitions(Deployment(settings))
+    inboxes = definitions.resolve_assets_def("inboxes")
+    assert not inboxes.is_executable
+    assert inboxes.partitions_def == dg.StaticPartitionsDefinition(
+        ["zoo-instagram", "ark-messenger"]
+    )
+    description = asset_nodes(definitions)["inboxes"].description or ""
+    assert (
+        "| zoo-instagram | instagram | [1](https://www.facebook.com/1) | 2026-01-05 | UTC |"
+        in description.splitlines()
+    )
+    graph = definitions.resolve_asset_graph()
+    parents = graph.get_parent_partition_keys_for_child(
+        "ark-messenger|2026-01-09", dg.AssetKey("inboxes"), dg.AssetKey("raw_conversations")
+    )
+    assert parents.partitions_subset.get_partition_keys() == {"ark-messenger"}
+
+
+def test_owners_and_tags_come_from_the_settings(tmp_path: Path) -> None:
+    own = '[dagster]\nowners = ["team:crm", "ops@example.org"]\npii_tag = "personal"\n'
+    text = CONFIG.format(root=tmp_path) + own
+    nodes = asset_nodes(build_definitions(Deployment(parse_settings(text.encode()))))
+    assert all(list(node.owners) == ["team:crm", "ops@example.org"] for node in nodes.values())
+    tags = {
+        name: {key: value for key, value in node.tags.items() if not key.startswith("dagster/")}
+        for name, node in nodes.items()
+    }
+    assert tags["messages"] == tags["inboxes"] == {"personal": "true"}
+    assert tags["coverage"] == {}
+
+
+def test_lineage_follows_translated_keys(settings: Settings) -> None:
+    def translate(spec: dg.AssetSpec, table: schema.Table) -> dg.AssetSpec:
+        return spec.replace_attributes(key=["crm", table.name])
+
+    nodes = asset_nodes(build_definitions(Deployment(settings), translation=translate))
+    lineage = nodes["crm/messages"].metadata["dagster/column_lineage"].deps_by_column
+    assert lineage["text"] == [
+        dg.TableColumnDep(dg.AssetKey(["crm", "raw_message_details"]), "payload")
+    ]
 
 
 def test_partitions_are_accounts_and_days_since_the_first_start(settings: Settings) -> None:
