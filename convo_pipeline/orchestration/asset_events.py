@@ -1,5 +1,7 @@
-"""Report each stored partition to Dagster as materialised and each failed account as failed.
+"""Report each partition to Dagster: materialised if its day was read, failed with its account.
 
+A partition with messages of a day that no complete run has read is observed, not materialised. It
+stays "missing", so that a backfill of the missing days reaches it.
 Dagster marks the partitions of a failed step as failed, except those that the step logged itself.
 So if an account failed, every stored partition is logged by itself before the step fails.
 """
@@ -32,7 +34,7 @@ from convo_pipeline.orchestration.metadata import (
 from convo_pipeline.orchestration.names import Names
 from convo_pipeline.orchestration.partitions import key_of
 from convo_pipeline.orchestration.pictures import PICTURES, draw_pictures, find_pictures
-from convo_pipeline.orchestration.steps import StepResult
+from convo_pipeline.orchestration.steps import UNREAD, StepResult, list_some, read_keys
 from convo_pipeline.reasons import REASONS
 from convo_pipeline.schema import COVERAGE
 
@@ -94,8 +96,9 @@ def report_to_dagster(
 ) -> Iterator[AssetEvent]:
     """Report the selected tables, then the checks; raise Failure if an account failed.
 
-    Dagster materialises every partition of the run when the step succeeds. Other partitions are
-    logged. Those with pictures come last, so that the asset's page shows them.
+    Dagster materialises every partition of the run if the step returns its tables. So the step
+    returns them only if all of its days were read. Else, and for other partitions, it logs them.
+    Those with pictures come last, so that the asset's page shows them.
     """
     names = deployment.names
     selected = set(map(names.table_of, context.op_execution_context.selected_asset_keys))
@@ -110,12 +113,17 @@ def report_to_dagster(
         for partition, page in pages.items():
             if partition in requested:
                 pictured[partition] = {PICTURES: page, **requested[partition]}
-    _log(context, names, commit_metadata(result))
-    if result.failures:
+    changed = commit_metadata(result)
+    read = read_keys(deployment.settings, store, {key for _, key in changed})
+    unread = {each: {**changed[each], "note": UNREAD} for each in changed if each[1] not in read}
+    _log(context, names, unread, is_observation=True)
+    _log(context, names, {each: changed[each] for each in changed if each not in unread})
+    keys = frozenset(run_keys)
+    unread_keys = keys.difference(key for _, key in requested) if selected else frozenset()
+    if result.failures or unread_keys:
         others = {key: each for key, each in requested.items() if key not in pictured}
         _log(context, names, others)
     else:
-        keys = frozenset(run_keys)
         of_run = {
             (table, key): metadata
             for (table, key), metadata in requested.items()
@@ -128,6 +136,11 @@ def report_to_dagster(
         for table in dict.fromkeys(table for table, _ in of_run):
             yield dg.MaterializeResult(asset_key=names.asset_key(table), metadata=summary)
     _log(context, names, pictured)
+    if unread_keys and not result.failures:
+        context.log.warning(
+            f"not read yet, so not green: {list_some(sorted(unread_keys))}."
+            " Materialize the raw tables of these days"
+        )
     yield from evaluate_checks()
     if result.failures:
         raise step_failure(result)
@@ -182,8 +195,10 @@ def _log(
     context: dg.AssetExecutionContext,
     names: Names,
     partitions: Mapping[TablePartition, Metadata],
+    *,
+    is_observation: bool = False,
 ) -> None:
-    """Log a materialisation for each partition of a shown table, as one batch.
+    """Log a materialisation or an observation for each partition of a shown table, as one batch.
 
     `context.log_event` writes each event in a transaction of its own.
     """
@@ -197,13 +212,13 @@ def _log(
     shown = [(key, each) for key, each in partitions.items() if key[0] in names.shown]
     batch_id = uuid4().hex
     for index, ((table, key), metadata) in enumerate(shown, 1):
-        DagsterEvent.asset_materialization(
-            step,
-            dg.AssetMaterialization(
-                names.asset_key(table),
-                partition=key,
-                metadata=dict(metadata),
-                tags=version_tags(names.asset_key(table)),
-            ),
-            DagsterEventBatchMetadata(batch_id, is_end=index == len(shown)),
-        )
+        batch = DagsterEventBatchMetadata(batch_id, is_end=index == len(shown))
+        asset, entries = names.asset_key(table), dict(metadata)
+        if is_observation:
+            seen = dg.AssetObservation(asset, partition=key, metadata=entries)
+            DagsterEvent.asset_observation(step, seen, batch)
+        else:
+            stored = dg.AssetMaterialization(
+                asset, partition=key, metadata=entries, tags=version_tags(asset)
+            )
+            DagsterEvent.asset_materialization(step, stored, batch)

@@ -5,7 +5,7 @@ the work of the nightly run. An account that another run works on is left to tha
 """
 
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -15,17 +15,17 @@ from convo_pipeline.extract.report import AccountReport, figures_in
 from convo_pipeline.lake.store import Store
 from convo_pipeline.orchestration.asset_events import open_store, problem_failure, step_failure
 from convo_pipeline.orchestration.deployment import Deployment
-from convo_pipeline.orchestration.metadata import Metadata, TablePartition, commit_metadata
+from convo_pipeline.orchestration.metadata import commit_metadata
 from convo_pipeline.orchestration.names import CAPTURE_JOB, Names
 from convo_pipeline.orchestration.partitions import (
     ACCOUNTS_TAG,
     ONE_DAY,
     Window,
-    by_account,
     since_start,
 )
-from convo_pipeline.orchestration.pictures import PICTURED, PICTURES, draw_pictures
+from convo_pipeline.orchestration.pictures import PICTURED
 from convo_pipeline.orchestration.steps import (
+    UNREAD,
     Log,
     StepResult,
     derive,
@@ -33,6 +33,7 @@ from convo_pipeline.orchestration.steps import (
     describe_failure,
     extract_days,
     hold_run,
+    read_keys,
 )
 
 IDLE_TAG = "convo/idle"
@@ -62,8 +63,10 @@ def build_capture_job(deployment: Deployment) -> dg.JobDefinition:
                 context.instance.add_run_tags(context.run_id, {IDLE_TAG: "true"})
             kept_since = deployment.clock.now() - timedelta(days=IDLE_RUNS_KEPT_DAYS)
             prune_idle_runs(context.instance, names, kept_since)
-            for change in asset_changes(deployment, context.instance, result):
-                context.log_event(change)
+            if result.unrequested:
+                with open_store(deployment) as store:
+                    for change in asset_changes(deployment, store, result):
+                        context.log_event(change)
         if result.failures:
             raise step_failure(result)
 
@@ -129,62 +132,27 @@ def _derive_changes(
 
 
 def asset_changes(
-    deployment: Deployment, instance: dg.DagsterInstance, result: StepResult
+    deployment: Deployment, store: Store, result: StepResult
 ) -> Iterator[AssetChange]:
-    """Yield an event for each changed partition, those with pictures last.
+    """Yield an event for each changed partition of a shown table.
 
-    An asset's page shows its newest materialisation. So captures materialise a partition of a
-    pictured table once, with pictures. Its later changes are observations, until the nightly run
-    draws again.
+    A capture reads no whole day: its partitions are observed, unless a complete run has read their
+    day. An asset's page shows its newest materialisation: pictured tables are always observed.
     """
-    names = deployment.names
-    changed = {
-        partition: metadata
-        for partition, metadata in commit_metadata(result).items()
-        if partition[0] in names.shown
-    }
-    new = [
-        partition
-        for partition in changed
-        if partition[0] in PICTURED and not _is_materialised(instance, names, partition)
-    ]
-    pages = _draw(deployment, new, changed, result)
+    names, changed = deployment.names, commit_metadata(result)
+    read = read_keys(deployment.settings, store, {key for _, key in changed})
     for (table, key), metadata in changed.items():
-        if (table, key) not in pages:
-            is_known = table in PICTURED and (table, key) not in new
-            event = dg.AssetObservation if is_known else dg.AssetMaterialization
-            yield event(names.asset_key(table), partition=key, metadata=dict(metadata))
-    for (table, key), page in pages.items():
-        metadata = {PICTURES: page, **changed[table, key]}
-        yield dg.AssetMaterialization(names.asset_key(table), partition=key, metadata=metadata)
-
-
-def _draw(
-    deployment: Deployment,
-    partitions: Sequence[TablePartition],
-    changed: Mapping[TablePartition, Metadata],
-    result: StepResult,
-) -> Mapping[TablePartition, object]:
-    """Draw the pictures of these partitions' days, account by account."""
-    if not partitions:
-        return {}
-    pages: dict[TablePartition, object] = {}
-    with open_store(deployment) as store:
-        for account, days in by_account(key for _, key in partitions).items():
-            pages |= draw_pictures(deployment, store, account, days, result)
-    return {partition: page for partition, page in pages.items() if partition in changed}
-
-
-def _is_materialised(instance: dg.DagsterInstance, names: Names, partition: TablePartition) -> bool:
-    table, key = partition
-    records = dg.AssetRecordsFilter(names.asset_key(table), asset_partitions=[key])
-    return bool(instance.fetch_materializations(records, limit=1).records)
+        if table in names.shown:
+            note = {} if key in read else {"note": UNREAD}
+            is_new = key in read and table not in PICTURED
+            event = dg.AssetMaterialization if is_new else dg.AssetObservation
+            yield event(names.asset_key(table), partition=key, metadata={**metadata, **note})
 
 
 def prune_idle_runs(instance: dg.DagsterInstance, names: Names, before: datetime) -> int:
     """Delete capture runs before a time that found nothing new, with their files; return how many.
 
-    Runs that logged a materialisation stay: without them their partitions would look missing.
+    Runs that logged an event of a partition stay.
     """
     idle = dg.RunsFilter(
         job_name=names.of(CAPTURE_JOB), tags={IDLE_TAG: "true"}, created_before=before

@@ -16,7 +16,7 @@ import pyarrow as pa
 from convo_pipeline.extract.report import AccountReport, figures_in, missed_in
 from convo_pipeline.lake.store import Store
 from convo_pipeline.orchestration.partitions import key_of
-from convo_pipeline.orchestration.steps import UNREQUESTED, StepResult
+from convo_pipeline.orchestration.steps import StepResult
 from convo_pipeline.schema import COUNT, DETAIL_STATUSES, FLAG, RATIO, TABLES, TIME, Table
 from convo_pipeline.tables.known_words import known_word
 
@@ -144,10 +144,7 @@ def read_metadata(store: Store, result: StepResult) -> dict[TablePartition, Meta
 def commit_metadata(result: StepResult) -> dict[TablePartition, Metadata]:
     """Return the metadata of changed partitions that were not requested."""
     return {
-        (commit.table, key_of(commit.account, commit.date)): {
-            "dagster/row_count": commit.row_count,
-            "note": UNREQUESTED,
-        }
+        (commit.table, key_of(commit.account, commit.date)): {"dagster/row_count": commit.row_count}
         for commit in result.unrequested
     }
 

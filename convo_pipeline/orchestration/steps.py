@@ -33,9 +33,17 @@ from convo_pipeline.lake.partitions import Commit
 from convo_pipeline.lake.store import Store
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.nights import catch_up
-from convo_pipeline.orchestration.partitions import since_start, starts_by_end
+from convo_pipeline.orchestration.partitions import (
+    ONE_DAY,
+    Window,
+    by_account,
+    key_of,
+    since_start,
+    starts_by_end,
+)
 from convo_pipeline.orchestration.sandbox import emulator_if_needed
 from convo_pipeline.reasons import Interface, describe_error, describe_outcome, is_settled
+from convo_pipeline.settings import Settings
 from convo_pipeline.state.access import open_database, open_locks
 from convo_pipeline.storage.locks import Locks
 
@@ -45,7 +53,7 @@ FORCED: frozenset[Scope] = frozenset({"asked", "all"})
 """Scopes that derive current days again."""
 MOST_LINES = 5
 """Accounts that have a line of their own in a run's log."""
-UNREQUESTED = "not requested: stored with other days, may be incomplete"
+UNREAD = "stored with other days or by a capture: no complete run has read this day yet"
 BEFORE_START = "not requested: before the account's start_date"
 Days = Mapping[str, Sequence[date]]
 """The days of each account."""
@@ -69,7 +77,7 @@ class StepResult:
 
     interface: Interface = "page"
     requested: list[StoredDay] = field(default_factory=list)
-    """Complete days among those that the step must store."""
+    """Days that complete runs have read, among those that the step must store."""
     unrequested: list[Commit] = field(default_factory=list)
     """Changed partitions of other days."""
     drawable: dict[str, Sequence[date]] = field(default_factory=dict)
@@ -119,6 +127,24 @@ def hold_run(deployment: Deployment, run_id: str) -> Iterator[None]:
             locks = stack.enter_context(run_locks(deployment))
             stack.enter_context(locks.run(run_id))
         yield
+
+
+def read_keys(settings: Settings, store: Store, keys: Iterable[str]) -> set[str]:
+    """Return those of the partition keys whose day a complete run of the account has read.
+
+    There is nothing to read before an account's start date.
+    """
+    starts = {account.name: account.start_date for account in settings.accounts}
+    read: set[str] = set()
+    for account, days in by_account(keys).items():
+        start = starts.get(account, date.min)
+        spans = [(date.min, start), *store.state.requested_spans(account)]
+        read |= {
+            key_of(account, day)
+            for day in days
+            if any(since <= day < until for since, until in spans)
+        }
+    return read
 
 
 # extract
@@ -235,11 +261,25 @@ def _collect_extracted(
 def run_normalise(
     deployment: Deployment, store: Store, requested: Days, scope: Scope = "asked"
 ) -> StepResult:
-    """Derive the days as the scope says, then all other stale days of their accounts."""
+    """Derive the days as the scope says, then all other stale days of their accounts.
+
+    The scope `changed` follows an extract run. So it includes the earlier days that the nightly run
+    of the same days read because they were missing.
+    """
     result = StepResult(deployment.interface)
     for account, days in requested.items():
-        _normalise_account(deployment, store, account, days, scope, result)
+        caught_up = _days_caught_up(store, account, max(days)) if scope == "changed" else []
+        all_days = sorted({*days, *caught_up})
+        _normalise_account(deployment, store, account, all_days, scope, result)
     return result
+
+
+def _days_caught_up(store: Store, account: str, last_day: date) -> list[date]:
+    """Return the days of the account's last complete nightly run, if it ends with this day."""
+    night = store.state.last_complete(account, "nightly")
+    if night is None or night.since is None or night.until != last_day + ONE_DAY:
+        return []
+    return Window(night.since, night.until).days
 
 
 def _normalise_account(
@@ -261,12 +301,14 @@ def _normalise_account(
     report_progress("days", len(plan.days))
     if scope in ("stale", "all"):
         report_progress("days done", plan.done_count)
+    read = read_keys(deployment.settings, store, (key_of(account, day) for day in days))
+    read_days = [day for day in days if key_of(account, day) in read]
     derived_days = set()
     for day in plan.remaining_days:
         commits = result.attempt(account, partial(rederive_day, store, plan, day))
         if commits is not None:
             derived_days.add(day)
-            result.add_commits(commits, days)
+            result.add_commits(commits, read_days)
         report_progress("partitions", len(commits or ()))
     complete_days = [day for day in days if day in derived_days or day not in plan.remaining_days]
     for day in result.attempt(account, lambda: stale_days(store, account)) or ():
@@ -276,10 +318,15 @@ def _normalise_account(
         deployment, store, account, result, complete_days if scope in FORCED else derived_days
     )
     tables = [name for name in DERIVED if name != schema.ACCOUNT_DAYS.name or figures is not None]
-    result.add_commits(figures or (), days)
-    result.requested += [StoredDay(account, day, tables) for day in complete_days]
+    result.add_commits(figures or (), read_days)
+    stored_days = [day for day in complete_days if day in read_days]
+    start = deployment.settings.account(account).start_date
+    result.requested += [
+        StoredDay(account, day, tables, BEFORE_START if day < start else None)
+        for day in stored_days
+    ]
     if figures is not None:
-        result.drawable[account] = complete_days
+        result.drawable[account] = stored_days
         result.attempt(account, lambda: finish_rederivation(store, plan, derived_days))
 
 

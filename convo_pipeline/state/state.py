@@ -59,6 +59,11 @@ FROM runs INDEXED BY runs_by_kind
 WHERE account = ? AND kind IN ('window', 'nightly', 'full') AND {IS_SETTLED} AND started_us >= ?
     AND since IS NOT NULL AND until IS NOT NULL
 """
+_REQUESTED_SPANS = f"""
+SELECT DISTINCT since, until FROM runs INDEXED BY runs_by_kind
+WHERE account = ? AND kind IN ('window', 'nightly', 'full') AND {IS_SETTLED}
+    AND since IS NOT NULL AND until IS NOT NULL
+"""
 _COMPLETE_RANGE = f"""
 WITH listings AS (
     SELECT since, started_us, run_id, max(started_on) OVER earlier AS reached_on
@@ -356,6 +361,14 @@ class State:
         read no whole days.
         """
         rows = self.database.select(_COMPLETE_SPANS, account, day_start_us(after))
+        return [(date.fromisoformat(since), date.fromisoformat(until)) for since, until in rows]
+
+    def requested_spans(self, account: str) -> list[tuple[date, date]]:
+        """Return the days [since, until) that complete runs requested, also if not over then.
+
+        Captures and `find` read no whole days.
+        """
+        rows = self.database.select(_REQUESTED_SPANS, account)
         return [(date.fromisoformat(since), date.fromisoformat(until)) for since, until in rows]
 
     def complete_range(self, account: str) -> CompleteRange | None:

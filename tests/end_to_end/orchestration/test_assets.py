@@ -22,7 +22,7 @@ from convo_pipeline.orchestration.instance import make_home
 from convo_pipeline.orchestration.names import EXTRACT_JOB, NORMALISE_JOB, UNPREFIXED
 from convo_pipeline.orchestration.partitions import Window, range_tags
 from convo_pipeline.orchestration.recorded_runs import QUIET, run_jobs
-from convo_pipeline.orchestration.steps import BEFORE_START, UNREQUESTED
+from convo_pipeline.orchestration.steps import BEFORE_START, UNREAD
 from convo_pipeline.reasons import REASONS
 from convo_pipeline.settings import Settings
 from tests.support.inbox_runs import definitions_of
@@ -107,6 +107,20 @@ def counts(instance: dg.DagsterInstance, table: str) -> dict[str, int]:
     }
 
 
+def observed(instance: dg.DagsterInstance, table: str) -> dict[str, tuple[object, object]]:
+    """Return row count and note of each partition that was only observed."""
+    records = instance.fetch_observations(dg.AssetKey(table), limit=1000).records
+    events = [record.asset_observation for record in reversed(records)]
+    return {
+        str(event.partition): tuple(
+            event.metadata[name].value if name in event.metadata else None
+            for name in ("dagster/row_count", "note")
+        )
+        for event in events
+        if event is not None
+    }  # type: ignore[return-value]
+
+
 def fill(settings: Settings, store: Store, days: Days) -> None:
     """Extract both accounts without Dagster."""
     reports = extract(settings, store, ALL, days[0], days.today, environ=TOKENS)
@@ -185,17 +199,47 @@ def test_the_launchpad_offers_modes_and_names_them_for_a_wrong_one(
         job.execute_in_process(instance=instance, tags=tags, run_config=QUIET | wrong)
 
 
-def test_messages_of_other_days_are_stored_and_derived(
+def test_days_that_no_run_has_read_stay_missing(
     deployment: Deployment, instance: dg.DagsterInstance, server: EmulatorServer, days: Days
 ) -> None:
+    """Today's run stores older messages too: their days are observed, and missing until read."""
     for conversation in list(server.world.accounts[BAKERY].conversations.values())[:1]:
         conversation.add_message("one more today")
-    window = Window(days.today, days.today.fromordinal(days.today.toordinal() + 1))
-    run(deployment, instance, EXTRACT_JOB, [BAKERY], window)
-    run(deployment, instance, NORMALISE_JOB, [BAKERY], window)
-    shown = counts(instance, "messages")
-    assert shown[f"{BAKERY}|{days.today}"] == 1
-    assert shown[f"{BAKERY}|{days[0]}"] == 2
+    today = Window(days.today, days.today.fromordinal(days.today.toordinal() + 1))
+    for job in (EXTRACT_JOB, NORMALISE_JOB):
+        assert run(deployment, instance, job, [BAKERY], today).success
+    for table in ("raw_message_ids", "messages", "coverage"):
+        assert status(deployment, instance, table) == ({f"{BAKERY}|{days.today}"}, set())
+        assert observed(instance, table)[f"{BAKERY}|{days[0]}"][1] == UNREAD
+    assert counts(instance, "messages") == {f"{BAKERY}|{days.today}": 1}
+    assert observed(instance, "messages")[f"{BAKERY}|{days[0]}"] == (2, UNREAD)
+    unread = run(deployment, instance, NORMALISE_JOB, [BAKERY], Window(days[0], days[1]))
+    assert unread.success, "its tables are derived, but the day stays missing"
+    assert status(deployment, instance, "messages")[0] == {f"{BAKERY}|{days.today}"}
+    logs = [entry.user_message for entry in instance.all_logs(unread.run_id)]
+    assert sum(f"not read yet, so not green: {BAKERY}|{days[0]}" in line for line in logs) == 1
+    missing = Window(days[0], days.today)
+    for job in (EXTRACT_JOB, NORMALISE_JOB):
+        assert run(deployment, instance, job, [BAKERY], missing).success
+    every_day = {f"{BAKERY}|{day}" for day in (*missing.days, days.today)}
+    for table in (*RAW, *DERIVED):
+        assert status(deployment, instance, table) == (every_day, set())
+
+
+def test_a_night_that_catches_up_makes_the_missing_days_green(
+    deployment: Deployment, instance: dg.DagsterInstance, days: Days
+) -> None:
+    """The first night failed. The next one reads its days too, beyond the days of the run."""
+    broken = replace(deployment, environ=dict.fromkeys(TOKENS, "EAAwrongwrongwrongwrong"))
+    night = Window(days[0], days[2])
+    assert not run(broken, instance, EXTRACT_JOB, [BIKES], night).success
+    assert run(broken, instance, NORMALISE_JOB, [BIKES], night).success
+    assert status(deployment, instance, "messages") == (set(), set())
+    windows = {BIKES: Window(days[2], days.today)}
+    assert run_jobs(deployment, windows, instance, mode="nightly").is_complete
+    every_day = {f"{BIKES}|{day}" for day in Window(days.start, days.today).days}
+    for table in (*RAW, *DERIVED):
+        assert status(deployment, instance, table) == (every_day, set())
 
 
 def test_a_refused_account_fails_alone(
@@ -320,9 +364,7 @@ def test_normalise_follows_a_partial_failure_and_a_retry_repairs_it(
     assert "BIKES_MESSENGER_TOKEN is not set" in text
     assert run(deployment, instance, NORMALISE_JOB, ALL, window).success
     expected = message_counts(days)
-    assert counts(instance, "messages") == {
-        key: n if BAKERY in key else 0 for key, n in expected.items()
-    }
+    assert counts(instance, "messages") == {key: n for key, n in expected.items() if BAKERY in key}
     assert run(deployment, instance, EXTRACT_JOB, [BIKES], window).success
     assert run(deployment, instance, NORMALISE_JOB, [BIKES], window).success
     assert counts(instance, "messages") == expected
@@ -407,20 +449,19 @@ def test_days_before_the_start_date_are_not_requested(
     late = replace(deployment, settings=settings)
     assert run(late, instance, EXTRACT_JOB, ALL, Window(days[1], days.today)).success
     assert counts(instance, "raw_message_ids") == {
-        **{key: n for key, n in message_counts(days).items() if BIKES in key},
+        f"{BIKES}|{days[1]}": 6,
+        f"{BIKES}|{days[2]}": 9,
         f"{BAKERY}|{days[1]}": 0,
         f"{BAKERY}|{days[2]}": 6,
     }
+    assert observed(instance, "raw_message_ids") == {f"{BIKES}|{days[0]}": (3, UNREAD)}
     records = instance.fetch_materializations(dg.AssetKey("raw_message_ids"), limit=1000).records
-    metadata = {
-        record.partition_key: record.asset_materialization.metadata
-        for record in records
-        if record.asset_materialization
-    }
     notes = {
-        key: str(entries["note"].value) for key, entries in metadata.items() if "note" in entries
+        record.partition_key: record.asset_materialization.metadata["note"].value
+        for record in records
+        if record.asset_materialization and "note" in record.asset_materialization.metadata
     }
-    assert notes == {f"{BAKERY}|{days[1]}": BEFORE_START, f"{BIKES}|{days[0]}": UNREQUESTED}
+    assert notes == {f"{BAKERY}|{days[1]}": BEFORE_START}
     result = run(late, instance, EXTRACT_JOB, [BAKERY], Window(days[0], days[1]))
     assert not result.success
 
@@ -466,21 +507,28 @@ def test_an_unwritable_root_is_named_in_the_error(
 def test_a_capture_reports_only_changed_partitions(
     deployment: Deployment, instance: dg.DagsterInstance, server: EmulatorServer, days: Days
 ) -> None:
+    """A capture reads no whole day: its partitions are observed and stay missing."""
     job = definitions_of(deployment).resolve_job_def("capture_job")
     assert job.execute_in_process(instance=instance, run_config=QUIET).success
     conversation = next(iter(server.world.accounts[BIKES].conversations.values()))
-    before = instance.event_log_storage.get_maximum_record_id() or 0
-    assert job.execute_in_process(instance=instance, run_config=QUIET).success
-    assert materialised_since(instance, before) == set()
+    assert changed_partitions(job.execute_in_process(instance=instance, run_config=QUIET)) == []
     conversation.add_message("are you still open?")
-    before = instance.event_log_storage.get_maximum_record_id() or 0
-    assert job.execute_in_process(instance=instance, run_config=QUIET).success
-    changed = materialised_since(instance, before)
-    today = f"{BIKES}|{days.today}"
-    assert ("raw_message_details", today) in changed
-    assert ("messages", today) in changed
-    assert ("coverage", today) in changed
-    assert {key for _, key in changed} == {today}
+    changed = changed_partitions(job.execute_in_process(instance=instance, run_config=QUIET))
+    assert {key for _, key in changed} == {f"{BIKES}|{days.today}"}
+    assert {"raw_message_details", "messages", "coverage"} <= {table for table, _ in changed}
+    for table in (*RAW, *DERIVED):
+        assert counts(instance, table) == {}
+
+
+def changed_partitions(result: dg.ExecuteInProcessResult) -> list[tuple[str, str]]:
+    """Return table and partition of the observations of a run; it has no materialisation."""
+    assert not any(event.is_step_materialization for event in result.all_events)
+    seen = [
+        event.asset_observation_data.asset_observation
+        for event in result.all_events
+        if event.is_asset_observation
+    ]
+    return [(each.asset_key.to_user_string(), str(each.partition)) for each in seen]
 
 
 @pytest.mark.slow
@@ -497,16 +545,7 @@ def test_idle_captures_are_deleted_with_their_files(
         assert prune_idle_runs(instance, UNPREFIXED, datetime.now(UTC) + timedelta(days=1)) == 1
         assert [run.run_id for run in instance.get_runs()] == [first]
         assert [path for path in home.rglob("*") if second in path.name] == []
-        assert counts(instance, "messages")[f"{BIKES}|{days[2]}"] == 9
-
-
-def materialised_since(instance: dg.DagsterInstance, record_id: int) -> set[tuple[str, str]]:
-    found = set()
-    for table in schema.TABLES:
-        for record in instance.fetch_materializations(dg.AssetKey(table), limit=1000).records:
-            if record.storage_id > record_id:
-                found.add((table, str(record.partition_key)))
-    return found
+        assert observed(instance, "messages")[f"{BIKES}|{days[2]}"] == (9, UNREAD)
 
 
 def test_a_capture_skips_a_locked_account_and_fails_for_a_refused_one(
