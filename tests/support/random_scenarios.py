@@ -93,11 +93,24 @@ class RandomScenario(Scenario):
             self._open_conversation()
 
     def truth(self) -> list[TrueMessage]:
+        """Return every message that can be listed now and that no erased person wrote."""
+        forgotten, erased = self.forgotten, self._erased_in_groups()
         return [
             message
             for message in super().truth()
-            if show_id(message.conversation_id, self.switches) not in self.forgotten
+            if show_id(message.conversation_id, self.switches) not in forgotten
+            and message.message_id not in erased
         ]
+
+    def _erased_in_groups(self) -> set[str]:
+        """Return the ids of messages that erased people wrote in groups."""
+        return {
+            message.message_id
+            for conversation in self.account.conversations.values()
+            if not self.forgotten_people.isdisjoint(str(each["id"]) for each in conversation.people)
+            for message in conversation.messages
+            if str(message.payload["from"]["id"]) in self.forgotten_people
+        }
 
     # the plan
 

@@ -362,7 +362,9 @@ class Oracle:
             asked = self.complete_since or date.fromisoformat(
                 str(report.report["listed_since"])[:10]
             )
-        self.complete_since = min(asked, self.complete_since or asked)
+        complete_since = min(asked, self.complete_since or asked)
+        if not report.report["clocks"]:  # else the run need not save what it read to the end
+            self.complete_since = complete_since
         if self._is_blind:
             return
         true = {
@@ -377,7 +379,7 @@ class Oracle:
         missing: dict[str, datetime] = {}
         for key, message in true.items():
             day = message.created_at.date()
-            if day < self.complete_since:
+            if day < complete_since:
                 continue
             if key not in rows:
                 text = f"missing: {_short(key)} of {message.created_at}, rank {message.rank}"
