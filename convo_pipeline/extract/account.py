@@ -5,8 +5,9 @@ Take the lock, store what a killed run left, call the API, store the results, re
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from functools import partial
@@ -77,6 +78,7 @@ from convo_pipeline.state.records import (
 from convo_pipeline.tables.complete_range import CompleteRange
 
 ONE_DAY = timedelta(days=1)
+WAIT_STEP_SECONDS = 1.0
 OBSOLETE_MEMORY = frozenset({"ladder", "edge_place", "suspects", "phantom_lists"})
 """What earlier versions kept in an account's memory; removed, as it may name people."""
 
@@ -103,6 +105,8 @@ class AccountRun:
     cancellation: Cancellation = field(default_factory=Cancellation)
     rows_per_file: int = ROWS_PER_FILE
     """Messages that the run keeps in memory before it writes them to a scratch file."""
+    wait_seconds: float = 0.0
+    """How long the run waits while another run works on the account."""
     found_ids: list[str] = field(default_factory=list)
     """Ids of the conversations that `find` found."""
 
@@ -112,7 +116,7 @@ class AccountRun:
         `earlier` are the commits of a first try in the same run. The ledger keeps the last line.
         """
         try:
-            with self.store.lock_account(self.account.name):
+            with self._lock_account():
                 report = self._run(user_id)
                 report = replace(report, commits=(*earlier, *report.commits))
                 self._save_ledger(report)
@@ -121,6 +125,22 @@ class AccountRun:
             return AccountReport(self.account.name, "busy", ("busy",), str(error))
         except Exception as error:
             return self._failed(error)
+
+    @contextmanager
+    def _lock_account(self) -> Iterator[None]:
+        """Lock the account; raise BusyError if another run works on it longer than the wait."""
+        waited_seconds = 0.0
+        with ExitStack() as stack:
+            while True:
+                try:
+                    stack.enter_context(self.store.lock_account(self.account.name))
+                    break
+                except BusyError:
+                    if waited_seconds >= self.wait_seconds:
+                        raise
+                    self.clock.sleep(WAIT_STEP_SECONDS)
+                    waited_seconds += WAIT_STEP_SECONDS
+            yield
 
     def save_identity(self) -> None:
         """Save whose inbox the account's name stands for; StoreError if it is another inbox."""

@@ -42,13 +42,15 @@ def extract(
     until: date,
     *,
     mode: Mode = "window",
+    wait_seconds: float = 0.0,
     on_progress: Callable[[Progress], None] | None = None,
     environ: Mapping[str, str] = os.environ,
     clock: Clock = SYSTEM_CLOCK,
 ) -> list[AccountReport]:
     """Fetch accounts × [since, until) into the raw tables; return one report per account, in order.
 
-    `since` is one day, or the day of each account. Raise SettingsError for an unknown account or an
+    `since` is one day, or the day of each account. An account that another run works on is `busy`,
+    after `wait_seconds`. Raise SettingsError for an unknown account or an
     empty window, StoreError if the store cannot be written at all. An interrupt (Ctrl-C, SIGTERM)
     ends all accounts within seconds: their ledger lines say `stopped`, and the next run stores the
     responses that are in their spools.
@@ -83,6 +85,7 @@ def extract(
             loads,
             cancellation,
             rows_per_file,
+            wait_seconds,
         )
         for account in chosen
     ]

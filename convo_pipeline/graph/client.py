@@ -448,6 +448,7 @@ class GraphClient:
                 path=request.path,
                 is_heavy=request.is_heavy,
                 is_alone=is_retry,
+                on_sent=self._limiter.correct,
             )
         checked = self._check(request, response)
         try:

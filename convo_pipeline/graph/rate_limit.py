@@ -106,6 +106,9 @@ class RateLimiter(Protocol):
         Raises ThrottledError if a block is longer than `budget` allows (without one: 120 s).
         """
 
+    def correct(self) -> None:
+        """Tell that this thread has sent its call now: it may have left long after `acquire`."""
+
     def block(self, seconds: float) -> None:
         """Let no process call this Page, on either platform, for so long."""
 
@@ -118,6 +121,9 @@ class NoRateLimit:
 
     def acquire(self, budget: WaitBudget | None = None) -> float:
         return 0.0
+
+    def correct(self) -> None:
+        pass
 
     def block(self, seconds: float) -> None:
         pass
@@ -220,6 +226,8 @@ class StoredLimiter(ABC):
         self._clock = clock
         self._factor = 1.0
         self._factor_until = 0.0
+        self._last = threading.local()
+        """The stamp of each thread's last call."""
 
     def acquire(self, budget: WaitBudget | None = None) -> float:
         """Wait until one call may be sent; return the seconds waited because of a block."""
@@ -235,7 +243,17 @@ class StoredLimiter(ABC):
             self._clock.sleep(stamp.seconds)
         while (moved := self._restamp(stamp)) is not stamp:
             stamp = moved
+        self._last.stamp = stamp
         return blocked_seconds
+
+    def correct(self) -> None:
+        """Move the stamp of this thread's call if it left late.
+
+        A new connection takes two round trips with TLS, and a busy machine stops a process.
+        """
+        stamp: LimitTimes | None = getattr(self._last, "stamp", None)
+        if stamp is not None:
+            self._last.stamp = self._restamp(stamp)
 
     def block(self, seconds: float) -> None:
         """Let no process call this Page, on either platform, for so long; never shorten a block."""

@@ -16,11 +16,12 @@ import io
 import logging
 import socket
 import ssl
+import threading
 import time
 import weakref
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from email.message import Message
 from http.cookiejar import DefaultCookiePolicy
@@ -60,6 +61,24 @@ _CONNECT_ERRORS = (
     urllib3.exceptions.NewConnectionError,
     urllib3.exceptions.ConnectTimeoutError,
 )
+
+
+class _Sending(threading.local):
+    """What this thread calls when its request was sent."""
+
+    def __init__(self) -> None:
+        self.on_sent: Callable[[], None] | None = None
+
+    @contextmanager
+    def reports_to(self, on_sent: Callable[[], None]) -> Iterator[None]:
+        self.on_sent = on_sent
+        try:
+            yield
+        finally:
+            self.on_sent = None
+
+
+_SENDING = _Sending()
 
 
 @dataclass(frozen=True)
@@ -125,15 +144,18 @@ class HttpTransport:
         path: str,
         is_heavy: bool,
         is_alone: bool = False,
+        on_sent: Callable[[], None] = lambda: None,
     ) -> HttpResponse:
         """Send one request and read its response; `is_alone` opens a connection for it alone.
+
+        `on_sent` is called when the request was sent, before its response is read.
 
         Raises UnreachableError for every failure below HTTP and for a response that breaks HTTP,
         TooMuchDataError if a heavy request exceeds the deadline, and GraphError for a wrong
         certificate. `path` is named in the error.
         """
         try:
-            with ExitStack() as stack:
+            with ExitStack() as stack, _SENDING.reports_to(on_sent):
                 own = stack.enter_context(self._open_session()) if is_alone else None
                 response = stack.enter_context(
                     (own or self._session).get(
@@ -275,6 +297,8 @@ def _make_pool_classes(cancellation: Cancellation) -> dict[str, type[urllib3.HTT
 
     class DeadlineResponse(http.client.HTTPResponse):
         def __init__(self, sock: socket.socket, *arguments: Any, **named: Any) -> None:
+            if _SENDING.on_sent:
+                _SENDING.on_sent()
             self.is_first = sock not in used_sockets
             used_sockets.add(sock)
             timeout_seconds = sock.gettimeout()

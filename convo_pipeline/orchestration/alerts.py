@@ -17,7 +17,6 @@ import dagster as dg
 from convo_pipeline.base.secrets import redact
 from convo_pipeline.errors import ConvoError
 from convo_pipeline.orchestration.asset_events import ACCOUNTS_METADATA, error_chain
-from convo_pipeline.orchestration.capture import tagged_accounts
 from convo_pipeline.orchestration.dead_runs import DIED_TAG
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.names import STEPS, is_ours
@@ -26,7 +25,9 @@ from convo_pipeline.orchestration.partitions import (
     PARTITION,
     RANGE_END,
     RANGE_START,
+    SHARD_TAG,
     split_key,
+    tagged_accounts,
 )
 from convo_pipeline.orchestration.receivers import receivers_of, send
 from convo_pipeline.reasons import REASONS
@@ -258,9 +259,13 @@ def accounts_of(run: dg.DagsterRun, settings: Settings) -> list[str]:
 def _is_repeated(
     deployment: Deployment, instance: dg.DagsterInstance, run: dg.DagsterRun, failure: RunFailure
 ) -> bool:
-    """Whether the job's run before this one failed for the same accounts and reasons."""
+    """Whether the job's run before this one failed for the same accounts and reasons.
+
+    A run of a shard is compared with the shard's last run.
+    """
+    shard = {tag: run.tags[tag] for tag in (SHARD_TAG,) if tag in run.tags}
     ended: Sequence[dg.DagsterRun] = instance.get_runs(
-        dg.RunsFilter(job_name=run.job_name, statuses=ENDED), limit=20
+        dg.RunsFilter(job_name=run.job_name, statuses=ENDED, tags=shard), limit=20
     )
     ids = [other.run_id for other in ended]
     before = ended[ids.index(run.run_id) + 1 :][:1] if run.run_id in ids else []

@@ -173,7 +173,9 @@ FRESHNESS = dg.FreshnessPolicy.time_window(
 
 A window and not a deadline: while a schedule is off, nothing is due at a certain hour.
 """
-SINGLE_RUN = dg.BackfillPolicy.single_run()
+BACKFILL_TAG = "dagster/backfill"
+BACKFILL_WAIT_SECONDS = 6 * 3600.0
+"""A backfill of fewer days than accounts has a run for each day. They wait for one another."""
 
 Translation = Callable[[dg.AssetSpec, schema.Table], dg.AssetSpec]
 """Changes the asset of a table: gets its specification and the table, returns the new one."""
@@ -192,6 +194,16 @@ def partitions_of(settings: Settings) -> dg.MultiPartitionsDefinition:
     return dg.MultiPartitionsDefinition(
         {"account": dg.StaticPartitionsDefinition(names), "date": dates}
     )
+
+
+def backfill_policy(settings: Settings) -> dg.BackfillPolicy:
+    """Return how Dagster divides a backfill: at most `accounts_per_run` partitions in a run.
+
+    Dagster makes a range of days for each account, or a range of accounts for each day if the
+    accounts are more. It cuts each range into runs.
+    """
+    size = settings.schedule.accounts_per_run
+    return dg.BackfillPolicy.multi_run(size) if size else dg.BackfillPolicy.single_run()
 
 
 def _sources(table: schema.Table) -> Sequence[str]:
@@ -277,7 +289,7 @@ def build_extract(
         specs=[specs[name] for name in RAW if name in specs],
         check_specs=[check.spec(names) for check in checks_of(names.shown.intersection(RAW))],
         partitions_def=partitions,
-        backfill_policy=SINGLE_RUN,
+        backfill_policy=backfill_policy(deployment.settings),
         can_subset=True,
     )
     def extract_tables(
@@ -292,6 +304,8 @@ def build_extract(
         ):
             if context.op_execution_context.selected_asset_keys:
                 here, mode = config.apply(deployment), MODES[config.mode.name]
+                if BACKFILL_TAG in context.run.tags:
+                    here = replace(here, wait_seconds=BACKFILL_WAIT_SECONDS)
                 days = config.days_of(here.settings, by_account(keys))
                 result = run_extract(here, store, days, context.log.info, mode)
             checks = partial(_evaluate_checks, deployment, store, context, keys)
@@ -311,7 +325,7 @@ def build_normalise(
         specs=[specs[name] for name in DERIVED if name in specs],
         check_specs=[check.spec(names) for check in checks_of(names.shown.intersection(DERIVED))],
         partitions_def=partitions,
-        backfill_policy=SINGLE_RUN,
+        backfill_policy=backfill_policy(deployment.settings),
         can_subset=True,
     )
     def normalise_tables(

@@ -5,7 +5,7 @@ the work of the nightly run. An account that another run works on is left to tha
 """
 
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -18,10 +18,10 @@ from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.metadata import commit_metadata
 from convo_pipeline.orchestration.names import CAPTURE_JOB, Names
 from convo_pipeline.orchestration.partitions import (
-    ACCOUNTS_TAG,
     ONE_DAY,
     Window,
     since_start,
+    tagged_accounts,
 )
 from convo_pipeline.orchestration.pictures import PICTURED
 from convo_pipeline.orchestration.steps import (
@@ -103,15 +103,6 @@ def run_capture(deployment: Deployment, log: Log, names: Sequence[str] = ()) -> 
         f"{len(commit_metadata(result))} partitions changed, {len(result.failures)} failed"
     )
     return result
-
-
-def tagged_accounts(tags: Iterable[tuple[str, str]]) -> list[str]:
-    """Read the accounts from a run's tags; none means all.
-
-    >>> tagged_accounts({"convo/accounts": "bakery,bikes"}.items()), tagged_accounts([])
-    (['bakery', 'bikes'], [])
-    """
-    return [name for name in dict(tags).get(ACCOUNTS_TAG, "").split(",") if name]
 
 
 def capture_window(now: datetime, capture_minutes: int) -> Window:

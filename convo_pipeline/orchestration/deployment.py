@@ -23,6 +23,8 @@ class Deployment:
     interface: Interface = "page"
     """Where a person reads the remedies of failures."""
     names: Names = UNPREFIXED
+    wait_seconds: float = 0.0
+    """How long an extraction waits for an account that another run works on."""
     on_progress: Callable[[Progress], None] | None = None
     on_reports: Callable[[Sequence[AccountReport]], None] | None = None
 

@@ -107,7 +107,7 @@ def since_start(
 
 
 ACCOUNTS_TAG, DAYS_TAG = DESCRIBING_TAGS = ("convo/accounts", "convo/days")
-"""Tags for the list of runs. Only a capture reads its accounts from the tag: their names,
+"""Tags for the list of runs. A capture and an upkeep read their accounts from the tag: their names,
 separated by commas. Other runs have range tags.
 """
 
@@ -143,6 +143,15 @@ def shard_tags(shards: Sequence[Sequence[str]], number: int, kind: str) -> dict[
     {'convo/shard': 'nightly 2 of 2'}
     """
     return {SHARD_TAG: f"{kind} {number} of {len(shards)}"} if len(shards) > 1 else {}
+
+
+def tagged_accounts(tags: Iterable[tuple[str, str]]) -> list[str]:
+    """Read the accounts from a run's tags; none means all.
+
+    >>> tagged_accounts({"convo/accounts": "bakery,bikes"}.items()), tagged_accounts([])
+    (['bakery', 'bikes'], [])
+    """
+    return [name for name in dict(tags).get(ACCOUNTS_TAG, "").split(",") if name]
 
 
 def neighbours(settings: Settings, accounts: Iterable[str]) -> list[list[str]]:

@@ -186,6 +186,7 @@ def extract_days(
                 starts,
                 until,
                 mode=mode,
+                wait_seconds=deployment.wait_seconds,
                 on_progress=deployment.on_progress,
                 environ=environ,
                 clock=deployment.clock,

@@ -99,11 +99,19 @@ def forget_again(settings: Settings, store: Store, account: str, now: datetime) 
     return [receipt for receipt in receipts if receipt]
 
 
-def resume_erasures(settings: Settings, store: Store, now: datetime) -> list[Receipt]:
-    """Finish every interrupted erasure; raise the first StoreError after trying all."""
+def resume_erasures(
+    settings: Settings,
+    store: Store,
+    now: datetime,
+    is_chosen: Callable[[str], bool] = lambda account: True,
+) -> list[Receipt]:
+    """Finish the interrupted erasures of the chosen accounts.
+
+    The first StoreError is raised after all were tried.
+    """
     receipts, errors = apply_to_each(
         lambda plan: forget(settings, store, plan.account, plan.person_id, now),
-        read_pending_plans(store),
+        [plan for plan in read_pending_plans(store) if is_chosen(plan.account)],
     )
     if errors:
         raise errors[0]

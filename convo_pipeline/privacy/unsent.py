@@ -5,7 +5,7 @@ message keeps its id, its time, its sender and its recipients. An interrupted re
 days in `<state>/deleted/`, and the next call finishes it.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -64,15 +64,20 @@ def find_all_unsent(settings: Settings, store: Store) -> list[UnsentMessages]:
     ]
 
 
-def remove_unsent(settings: Settings, store: Store, now: datetime) -> list[UnsentMessages]:
-    """Remove the unsent messages of every account; return what was removed.
+def remove_unsent(
+    settings: Settings,
+    store: Store,
+    now: datetime,
+    is_chosen: Callable[[str], bool] = lambda account: True,
+) -> list[UnsentMessages]:
+    """Remove the unsent messages of the chosen accounts; return what was removed.
 
     A StoreError of one account, such as a BusyError, is raised after all accounts were tried.
     """
     accounts = {*PendingFiles(store, PENDING_FOLDER).names(), *store.accounts(RAW_MESSAGE_IDS.name)}
     results, errors = apply_to_each(
         lambda account: _remove_unsent(settings, store, account, now),
-        sorted(accounts),
+        sorted(filter(is_chosen, accounts)),
     )
     if errors:
         raise errors[0]

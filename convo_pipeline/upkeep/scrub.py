@@ -4,6 +4,7 @@ A changed bit would otherwise stay unnoticed: DuckDB does not check page checksu
 skipped, because they check their own bytes and each request costs.
 """
 
+from collections.abc import Callable
 from datetime import date
 
 from convo_pipeline.derive.rederive import derive_stale_days
@@ -28,15 +29,22 @@ def is_due(day: date, today: date) -> bool:
     return day.toordinal() % NIGHTS == today.toordinal() % NIGHTS
 
 
-def scrub(store: Store, today: date, settings: Settings) -> int:
+def scrub(
+    store: Store,
+    today: date,
+    settings: Settings,
+    is_chosen: Callable[[str], bool] = lambda account: True,
+) -> int:
     """Compare tonight's files with their hashes and the others with their sizes.
+
+    The files are those of the chosen accounts; the ledger has the account "".
 
     Returns the number of hashed files. A CorruptError names the damaged files, after they were
     quarantined and their days were derived again as far as possible.
     """
     if store.backend.is_shared:
         return 0
-    records = store.state.partitions()
+    records = [record for record in store.state.partitions() if is_chosen(record.account)]
     due_days = {record.date for record in records if is_due(record.date, today)}
     problems: list[str] = []
     for account in sorted({record.account for record in records}):
@@ -45,7 +53,8 @@ def scrub(store: Store, today: date, settings: Settings) -> int:
         if damaged and account:
             derive_stale_days(store, account, settings)
         problems += damaged
-    restore_runs(store)
+    if is_chosen(""):
+        restore_runs(store)
     if problems:
         more = f", and {len(problems) - MOST_NAMED} more" if len(problems) > MOST_NAMED else ""
         raise CorruptError(

@@ -5,10 +5,12 @@ import os
 import socket
 import ssl
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -70,6 +72,28 @@ def serve_s3() -> Iterator[S3Server]:
     finally:
         found.client.close()
         server.stop()
+
+
+@contextmanager
+def serve_s3_process() -> Iterator[S3Server]:
+    """Run the server in a process of its own: it does not delay the threads of the test."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = free.getsockname()[:2]
+    command = [sys.executable, "-m", "moto.server", "-H", address[0], "-p", str(address[1])]
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen(command, stdout=quiet, stderr=quiet) as process:
+        try:
+            while True:
+                with suppress(OSError):
+                    socket.create_connection(address).close()
+                    break
+                assert process.poll() is None, "the S3 server did not start"
+                time.sleep(0.05)
+            server = S3Server(address)
+            yield server
+            server.client.close()
+        finally:
+            process.kill()
 
 
 def copy_bucket(server: S3Server, name: str) -> str:

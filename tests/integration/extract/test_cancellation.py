@@ -22,6 +22,7 @@ from convo_pipeline.extract.run import extract
 from convo_pipeline.extract.spool import left_spools
 from convo_pipeline.graph.client import Endpoint
 from convo_pipeline.graph.rate_limit import SqliteLimiter
+from convo_pipeline.lake.store import Store
 from tests.support.inboxes import NOW, START, Inboxes, serve
 
 WAIT_SECONDS = 60
@@ -155,3 +156,32 @@ def test_a_cancellation_ends_a_sleep() -> None:
     with pytest.raises(StoppedError):
         cancellation.watch(Clock(sleep=sleep)).sleep(120)
     assert slept[3:] == [1.0]
+
+
+def test_a_run_waits_for_an_account_that_another_run_works_on(inboxes: Inboxes) -> None:
+    """Backfills wait; other runs report the account as busy at once."""
+    waits: list[float] = []
+    lock = inboxes.store.lock_account("insta")
+
+    def end_the_other_run(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3:
+            lock.__exit__(None, None, None)
+
+    clock = Clock(now=inboxes.clock.now, sleep=end_the_other_run)
+    with closing(Store(inboxes.settings.store)) as store:
+        lock.__enter__()
+        outcomes = [
+            extract(
+                inboxes.settings,
+                store,
+                ["insta"],
+                START,
+                NOW.date(),
+                wait_seconds=wait_seconds,
+                environ=inboxes.environ,
+                clock=clock,
+            )[0].outcome
+            for wait_seconds in (0.0, 2.0, 60.0)
+        ]
+    assert outcomes == ["busy", "busy", "complete"]

@@ -622,9 +622,14 @@ def test_a19_usage_header_slows_calls_down() -> None:
     class Noting:
         def __init__(self) -> None:
             self.percents: list[float] = []
+            self.steps: list[str] = []
 
         def acquire(self, budget: WaitBudget | None = None) -> float:
+            self.steps.append("acquire")
             return 0.0
+
+        def correct(self) -> None:
+            self.steps.append("sent")
 
         def block(self, seconds: float) -> None: ...
 
@@ -643,6 +648,7 @@ def test_a19_usage_header_slows_calls_down() -> None:
             for _ in headers:
                 client.fetch_messages("t_1", "id", 10)
     assert limiter.percents == [95.0]
+    assert limiter.steps == ["acquire", "sent"] * 3
 
 
 def test_address_in_next_is_not_used() -> None:

@@ -6,12 +6,23 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.definitions.automation_tick_evaluation_context import (
+    build_run_requests_with_backfill_policies,
+)
+from dagster._core.definitions.events import AssetKeyPartitionKey
 
-from convo_pipeline.orchestration.capture import tagged_accounts
+from convo_pipeline.orchestration.assets import partitions_of
 from convo_pipeline.orchestration.catalog import build_definitions
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.nights import nightly_windows
-from convo_pipeline.orchestration.partitions import RANGE_END, RANGE_START, SHARD_TAG
+from convo_pipeline.orchestration.partitions import (
+    RANGE_END,
+    RANGE_START,
+    SHARD_TAG,
+    key_of,
+    tagged_accounts,
+)
+from convo_pipeline.orchestration.upkeep import SHARED_PART
 from convo_pipeline.settings import Settings, parse_settings
 from convo_pipeline.state import state as statements
 from convo_pipeline.state.database import STATE_FILE
@@ -105,6 +116,48 @@ def test_scheduled_runs_are_divided_into_shards_of_accounts(settings: Settings) 
         names[20:40],
         names[40:],
     ]
+    *shares, common = tags("upkeep", NOW)
+    assert [tagged_accounts(each.items()) for each in shares] == [
+        names[:20],
+        names[20:40],
+        names[40:],
+    ]
+    assert shares[1][SHARD_TAG] == "upkeep 2 of 3"
+    assert (common[SHARD_TAG], tagged_accounts(common.items())) == (SHARED_PART, [])
+
+
+@pytest.mark.parametrize(
+    ("accounts_per_run", "day_count", "run_count", "most_accounts"),
+    [(0, 2, 2, 50), (20, 2, 6, 20), (20, 60, 150, 1)],
+)
+def test_backfills_are_divided_by_accounts_per_run(
+    settings: Settings,
+    accounts_per_run: int,
+    day_count: int,
+    run_count: int,
+    most_accounts: int,
+) -> None:
+    """Each run reads a whole range of accounts and days, and all runs together each key once."""
+    schedule = settings.schedule.model_copy(update={"accounts_per_run": accounts_per_run})
+    definitions = build_definitions(Deployment(settings.model_copy(update={"schedule": schedule})))
+    graph = definitions.resolve_asset_graph()
+    partitions = partitions_of(settings)
+    days = [NOW.date() - timedelta(days=back) for back in range(1, day_count + 1)]
+    keys = {key_of(account.name, day) for account in settings.accounts for day in days}
+    table = dg.AssetKey("raw_conversations")
+    with dg.DagsterInstance.ephemeral() as instance:
+        requests = build_run_requests_with_backfill_policies(
+            [AssetKeyPartitionKey(table, key) for key in keys], graph, instance
+        )
+    read = [
+        partitions.get_partition_keys_in_range(
+            dg.PartitionKeyRange(request.tags[RANGE_START], request.tags[RANGE_END])
+        )
+        for request in requests
+    ]
+    assert len(requests) == run_count
+    assert max(len({key.split("|")[0] for key in run}) for run in read) == most_accounts
+    assert sorted(key for run in read for key in run) == sorted(keys)
 
 
 def test_windows_of_all_accounts_take_less_than_two_seconds(settings: Settings) -> None:

@@ -347,6 +347,24 @@ def test_nightly_upkeep_removes_unsent_content(inboxes: Inboxes) -> None:
     assert ("unsent messages removed: 1" in log, hits(inboxes)) == (True, [])
 
 
+def test_divided_upkeep_removes_the_content_of_its_own_accounts(inboxes: Inboxes) -> None:
+    unsend(inboxes)
+    deployment = Deployment(
+        inboxes.settings, environ=inboxes.environ, clock=Clock(now=inboxes.clock.now)
+    )
+    logs: dict[str, list[str]] = {"other": [], "shared": [], "own": []}
+    assert run_upkeep(deployment, logs["other"].append, ["mess"]) == []
+    assert run_upkeep(deployment, logs["shared"].append, is_shared_part=True) == []
+    removed = "unsent messages removed: 1"
+    assert (removed in logs["other"], removed in logs["shared"]) == (False, False)
+    assert hits(inboxes) != []
+    assert run_upkeep(deployment, logs["own"].append, ["insta"]) == []
+    assert (removed in logs["own"], hits(inboxes)) == (True, [])
+    steps = {name: [line.split(":")[0] for line in lines] for name, lines in logs.items()}
+    assert steps["other"] == steps["own"]
+    assert {"months compacted", "partitions expired"} <= set(steps["shared"]) - set(steps["own"])
+
+
 def test_restored_content_is_removed_after_new_proof(inboxes: Inboxes, tmp_path: Path) -> None:
     backup = tmp_path / "backup"
     for table in ("raw_message_ids", "raw_message_details"):

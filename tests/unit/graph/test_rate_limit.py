@@ -191,6 +191,19 @@ def test_delayed_caller_moves_its_stamp(tmp_path: Path) -> None:
     connection.close()
 
 
+def test_call_that_leaves_late_moves_its_stamp(tmp_path: Path) -> None:
+    """A new connection with TLS takes 0.3 s here."""
+    now = Time()
+    limiter = SqliteLimiter(tmp_path / "s.db", KEY, clock=now.clock())
+    stamps = []
+    for number in range(60):
+        limiter.acquire()
+        now.seconds += 0.3 if number % 7 == 0 else 0.0
+        limiter.correct()
+        stamps.append(now.seconds)
+    assert crowded_windows(stamps) == 0
+
+
 class FarLimiter(SqliteLimiter):
     """A limiter whose clock is on another machine: each reading of it takes another time."""
 
