@@ -25,8 +25,10 @@ from convo_pipeline.errors import SettingsError, StoreError
 from convo_pipeline.lake.store import Store
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.metadata import (
+    ROW_COUNT,
     Metadata,
     TablePartition,
+    add_totals,
     commit_metadata,
     read_metadata,
     run_metadata,
@@ -102,7 +104,7 @@ def report_to_dagster(
     """
     names = deployment.names
     selected = set(map(names.table_of, context.op_execution_context.selected_asset_keys))
-    requested = read_metadata(store, result)
+    requested = add_totals(deployment.settings, store, read_metadata(store, result))
     pictured: dict[TablePartition, Metadata] = {}
     for account, days in result.drawable.items():
         pages = {}
@@ -113,7 +115,7 @@ def report_to_dagster(
         for partition, page in pages.items():
             if partition in requested:
                 pictured[partition] = {PICTURES: page, **requested[partition]}
-    changed = commit_metadata(result)
+    changed = add_totals(deployment.settings, store, commit_metadata(result))
     read = read_keys(deployment.settings, store, {key for _, key in changed})
     unread = {each: {**changed[each], "note": UNREAD} for each in changed if each[1] not in read}
     _log(context, names, unread, is_observation=True)
@@ -156,7 +158,7 @@ def _has_news(
     if account in result.changed_accounts or not days:
         return account in result.changed_accounts
     metadata = requested.get((COVERAGE.name, key_of(account, max(days))), {})
-    return bool(metadata.get("dagster/row_count"))
+    return bool(metadata.get(ROW_COUNT))
 
 
 def error_chain(event: dg.DagsterEvent) -> list[Any]:

@@ -272,7 +272,7 @@ def _table_spec(
         kinds={"parquet", *KINDS.get(table.name, KINDS.get(table.layer, {"python"}))},
         owners=list(settings.owners),
         tags={} if table.name in WITHOUT_PEOPLE else {settings.pii_tag: "true"},
-        metadata=table_metadata(table),
+        metadata=table_metadata(table, deployment.settings.store),
         freshness_policy=FRESHNESS,
         skippable=True,
     )

@@ -15,7 +15,7 @@ from convo_pipeline.extract.report import AccountReport, figures_in
 from convo_pipeline.lake.store import Store
 from convo_pipeline.orchestration.asset_events import open_store, problem_failure, step_failure
 from convo_pipeline.orchestration.deployment import Deployment
-from convo_pipeline.orchestration.metadata import commit_metadata
+from convo_pipeline.orchestration.metadata import add_totals, commit_metadata
 from convo_pipeline.orchestration.names import CAPTURE_JOB, Names
 from convo_pipeline.orchestration.partitions import (
     ONE_DAY,
@@ -130,7 +130,8 @@ def asset_changes(
     A capture reads no whole day: its partitions are observed, unless a complete run has read their
     day. An asset's page shows its newest materialisation: pictured tables are always observed.
     """
-    names, changed = deployment.names, commit_metadata(result)
+    names = deployment.names
+    changed = add_totals(deployment.settings, store, commit_metadata(result))
     read = read_keys(deployment.settings, store, {key for _, key in changed})
     for (table, key), metadata in changed.items():
         if table in names.shown:

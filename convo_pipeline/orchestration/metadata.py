@@ -8,6 +8,7 @@ stays hidden.
 import hashlib
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -18,6 +19,7 @@ from convo_pipeline.lake.store import Store
 from convo_pipeline.orchestration.partitions import key_of
 from convo_pipeline.orchestration.steps import StepResult
 from convo_pipeline.schema import COUNT, DETAIL_STATUSES, FLAG, RATIO, TABLES, TIME, Table
+from convo_pipeline.settings import Settings, StoreSettings
 from convo_pipeline.tables.known_words import known_word
 
 Metadata = Mapping[str, Any]
@@ -26,6 +28,10 @@ TablePartition = tuple[str, str]
 MOST_PREVIEWS = 31
 """Runs of more partitions (a month of one account) get no previews: they only add weight."""
 
+ROW_COUNT, TOTAL_ROW_COUNT = "dagster/partition_row_count", "dagster/row_count"
+"""Rows of the partition, and of the whole table."""
+MOST_COUNTED_ACCOUNTS = 500
+"""With more accounts no totals are shown: they would read the records of all partitions."""
 PREVIEW_ROWS = 5
 SHORT_ID_LENGTH = 6
 LONG_ID_LENGTH = 24
@@ -64,8 +70,9 @@ PLOTTED: Mapping[str, tuple[str, ...]] = {
 """Columns of one-row tables that Dagster plots over the partitions."""
 
 
-def table_metadata(table: Table) -> dict[str, Any]:
-    """Return the metadata of an asset: its columns, those of the partition first, and its key."""
+def table_metadata(table: Table, settings: StoreSettings) -> dict[str, Any]:
+    """Return the metadata of an asset: location, key and columns, those of the partition first."""
+    root = settings.root if settings.is_remote else Path(settings.root).resolve().as_uri()
     columns = [
         ("account", "string", "The account's name: part of the path.", True),
         ("date", "date", "UTC day of `created_at`: part of the path.", True),
@@ -90,6 +97,7 @@ def table_metadata(table: Table) -> dict[str, Any]:
     return {
         "dagster/column_schema": column_schema,
         "dagster/table_name": table.name,
+        "dagster/uri": f"{root.rstrip('/')}/{table.name}",
         "key": ", ".join(("account", "date", *table.key)),
     }
 
@@ -141,17 +149,29 @@ def read_metadata(store: Store, result: StepResult) -> dict[TablePartition, Meta
     return metadata
 
 
+def add_totals(
+    settings: Settings, store: Store, partitions: Mapping[TablePartition, Metadata]
+) -> dict[TablePartition, Metadata]:
+    """Add the row count of the whole table, which the page shows of the newest event."""
+    is_small = len(settings.accounts) <= MOST_COUNTED_ACCOUNTS
+    totals = store.state.row_counts() if partitions and is_small else {}
+    return {
+        (table, key): {TOTAL_ROW_COUNT: totals.get(table, 0), **metadata} if totals else metadata
+        for (table, key), metadata in partitions.items()
+    }
+
+
 def commit_metadata(result: StepResult) -> dict[TablePartition, Metadata]:
     """Return the metadata of changed partitions that were not requested."""
     return {
-        (commit.table, key_of(commit.account, commit.date)): {"dagster/row_count": commit.row_count}
+        (commit.table, key_of(commit.account, commit.date)): {ROW_COUNT: commit.row_count}
         for commit in result.unrequested
     }
 
 
 def partition_metadata(table: Table, rows: pa.Table, *, with_preview: bool) -> dict[str, Any]:
     """Return a partition's row count, its plotted figures and, if wanted, its first rows."""
-    metadata: dict[str, Any] = {"dagster/row_count": rows.num_rows}
+    metadata: dict[str, Any] = {ROW_COUNT: rows.num_rows}
     if with_preview and rows.num_rows:
         metadata["preview"] = preview(table, rows)
     for row in rows.slice(0, 1).to_pylist() if table.name in PLOTTED else ():

@@ -38,6 +38,7 @@ from convo_pipeline.state.state_schema import ACCOUNT_TABLES, STATE_TABLES
 from convo_pipeline.tables.complete_range import CompleteRange
 
 _PARTITIONS = STATE_TABLES["partitions"].select
+_ROW_COUNTS = "SELECT table_name, sum(row_count) FROM partitions GROUP BY table_name"
 _REMOVE_PARTITION = "DELETE FROM partitions WHERE account = ? AND date = ? AND table_name = ?"
 _IDENTITIES = STATE_TABLES["identities"].select
 _RUNS = STATE_TABLES["runs"].select
@@ -128,6 +129,10 @@ class State:
         where, values = _where(account=account, date=day and str(day), table_name=table)
         rows = self.database.select(f"{_PARTITIONS}{where} ORDER BY 2, 3, 1", *values)
         return [read_partition(row) for row in rows]
+
+    def row_counts(self) -> dict[str, int]:
+        """Return the number of stored rows of each table that has partitions."""
+        return {table: int(count) for table, count in self.database.select(_ROW_COUNTS)}
 
     def save_intent(self, partition: Partition, next_sha256: str) -> None:
         """Save durably which file a commit will write, so that it never counts as damaged."""

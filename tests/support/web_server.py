@@ -85,7 +85,7 @@ class Web:
             event["partition"]: entry["intValue"]
             for event in events
             for entry in event["metadataEntries"]
-            if entry["label"] == "dagster/row_count"
+            if entry["label"] == "dagster/partition_row_count"
         }
 
     def launch(self, assets: list[str], partition: str, location: str = LOCATION) -> str:

@@ -101,7 +101,7 @@ def counts(instance: dg.DagsterInstance, table: str) -> dict[str, int]:
     records = instance.fetch_materializations(dg.AssetKey(table), limit=1000).records
     newest_first = [record.asset_materialization for record in records]
     return {
-        str(event.partition): int(str(event.metadata["dagster/row_count"].value))
+        str(event.partition): int(str(event.metadata["dagster/partition_row_count"].value))
         for event in reversed(newest_first)
         if event is not None
     }
@@ -114,7 +114,7 @@ def observed(instance: dg.DagsterInstance, table: str) -> dict[str, tuple[object
     return {
         str(event.partition): tuple(
             event.metadata[name].value if name in event.metadata else None
-            for name in ("dagster/row_count", "note")
+            for name in ("dagster/partition_row_count", "note")
         )
         for event in events
         if event is not None
@@ -179,6 +179,11 @@ def test_a_range_is_every_account_and_day(
     assert counts(instance, "messages") == message_counts(days)
     for table in (*RAW, *DERIVED):
         assert status(deployment, instance, table) == (set(message_counts(days)), set())
+    newest = instance.get_latest_materialization_event(dg.AssetKey("messages"))
+    assert newest is not None
+    assert newest.asset_materialization is not None
+    total = newest.asset_materialization.metadata["dagster/row_count"].value
+    assert total == sum(message_counts(days).values()), "the asset shows the rows of the table"
 
 
 def test_the_launchpad_offers_modes_and_names_them_for_a_wrong_one(

@@ -92,6 +92,8 @@ def test_every_asset_has_group_description_and_columns(settings: Settings) -> No
         assert node.description == table.description
         assert "parquet" in node.kinds
         assert ("pii" in node.tags) == (name not in ("coverage", "account_days"))
+        folder = Path(settings.store.root).resolve() / name
+        assert node.metadata["dagster/uri"] == folder.as_uri()
         columns = node.metadata["dagster/column_schema"].columns
         assert [column.name for column in columns] == ["account", "date", *table.column_names]
         assert all(column.description for column in columns)
