@@ -506,8 +506,8 @@ def query(
 ) -> None:
     """Run SQL (DuckDB) on the tables; without SQL, open a shell.
 
-    The SQL can also come from --file or from a pipe. In CSV, a text that starts a formula in a
-    spreadsheet gets a leading apostrophe.
+    The SQL can also come from --file or from a pipe. A table shows NULL for a null and nothing for
+    an empty text. In CSV, a text that starts a formula in a spreadsheet gets a leading apostrophe.
 
     \b
     Examples:

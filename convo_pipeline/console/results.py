@@ -22,6 +22,7 @@ MAX_ROWS = 200
 MAX_BLOCKS = 20
 """Rows that are printed as blocks, one line per column, when the terminal is too narrow."""
 MAX_CHARACTERS = 200
+NULL = "NULL"
 MIN_TEXT_WIDTH = 12
 """Text columns may fold down to this width. Numbers, times and names never fold."""
 
@@ -38,7 +39,7 @@ def print_rows(result: pa.Table, console: Console) -> None:
             justify: Any = "right" if _is_number(field.type) else "left"
             table.add_column(Text(printable(field.name)), justify=justify, overflow="fold")
         for row in iterate_rows(shown):
-            table.add_row(*(Text(cell_text(cell)) for cell in row))
+            table.add_row(*map(_shown, row))
         console.print(table)
     if result.num_rows > shown.num_rows:
         text = f"{shown.num_rows:,} of {result.num_rows:,} rows; use --format csv for all rows"
@@ -49,7 +50,7 @@ def table_width(result: pa.Table) -> int:
     """Return the characters that a table of these rows needs, with the space between columns."""
     width = 1
     for field, column in zip(result.schema, result.columns, strict=True):
-        longest = max((len(cell_text(cell)) for cell in column.to_pylist()), default=0)
+        longest = max((len(_shown(cell)) for cell in column.to_pylist()), default=0)
         is_text = pa.types.is_string(field.type) or pa.types.is_list(field.type)
         width += 3 + max(
             len(printable(field.name)), min(longest, MIN_TEXT_WIDTH) if is_text else longest
@@ -63,7 +64,7 @@ def _print_blocks(rows: pa.Table, console: Console) -> None:
         block.add_column(no_wrap=True, style="bold")
         block.add_column(overflow="fold")
         for name, cell in zip(rows.column_names, row, strict=True):
-            block.add_row(Text(printable(name)), Text(cell_text(cell)))
+            block.add_row(Text(printable(name)), _shown(cell))
         console.rule(f"row {number:,}", align="left")
         console.print(block)
     if not rows.num_rows:
@@ -71,8 +72,13 @@ def _print_blocks(rows: pa.Table, console: Console) -> None:
         console.print(f"no rows of {names}", markup=False, highlight=False)
 
 
+def _shown(value: object) -> Text:
+    """Return one cell of a table. A null is `NULL`, so that it differs from an empty text."""
+    return Text(NULL, style="dim") if value is None else Text(cell_text(value))
+
+
 def cell_text(value: object) -> str:
-    """Return one cell's text for a terminal.
+    """Return one value's text for a terminal; empty for None.
 
     >>> cell_text("a\\x1b[31mb\\nc"), cell_text(None), cell_text(0.5)
     ('a[31mb c', '', '0.5')
