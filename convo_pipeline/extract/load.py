@@ -38,6 +38,8 @@ from convo_pipeline.state.records import (
     read_json,
     write_json,
 )
+from convo_pipeline.tables.merge import Row, read_rows, write_rows
+from convo_pipeline.tables.payloads import read_object
 
 KEY = ["conversation_id", "message_id"]
 CHECKED_FOR_MISSING = timedelta(days=31)
@@ -101,6 +103,7 @@ def load_run_data(
     for day in loader.find_passed_days():
         loader.merge_missing(day)
     loader.merge_conversations_without_messages()
+    loader.mark_stored_conversations()
     loader.merge_rejects()
     store.state.set_identity(
         AccountIdentity(account.name, account.page_id, account.platform, **vars(identity)),
@@ -149,7 +152,7 @@ class _Loader:
 
     def merge_day(self, day: date) -> None:
         observations = self.data.read_day(day)
-        stored_ids = self._read_ids(day)
+        stored_ids = self._read("raw_message_ids", day)
         keys = schema.RAW_MESSAGE_IDS.row_keys(observations)
         stored_keys = (
             schema.RAW_MESSAGE_IDS.row_keys(stored_ids) if stored_ids else pa.array([], keys.type)
@@ -220,7 +223,7 @@ class _Loader:
 
     def merge_missing(self, day: date) -> None:
         """Mark the stored ids of a day that are missing in the run's listings."""
-        stored_ids = self._read_ids(day)
+        stored_ids = self._read("raw_message_ids", day)
         if stored_ids is not None:
             observed_ids = schema.RAW_MESSAGE_IDS.schema.empty_table()
             self._merge("raw_message_ids", day, self._missing_rows(stored_ids, observed_ids))
@@ -238,6 +241,32 @@ class _Loader:
         for day, conversations in sorted(by_day.items()):
             if day >= self.first_day:
                 self._merge("raw_conversations", day, self._conversation_rows(conversations))
+
+    def mark_stored_conversations(self) -> None:
+        """Mark stored conversations that the run requested by their ids only, without a row.
+
+        If the API refuses one now, the newest of its rows is marked. If it does not any more, for
+        example because the conversation vanished, all its marked rows are.
+        """
+        refused_ids, other_ids = set(), set()
+        for key, state in self.data.states.items():
+            before = self.states.get(key)
+            if key not in self.data.conversations and state.due_reason == REFUSED:
+                refused_ids.add(key)
+            elif key not in self.data.conversations and before and before.due_reason == REFUSED:
+                other_ids.add(key)
+        for day in reversed(self.store.days("raw_conversations", self.account.name)):
+            if day < self.first_day or not (refused_ids or other_ids):
+                return
+            stored = self._read("raw_conversations", day)
+            if stored is None:
+                continue
+            chosen = pa.array(sorted(refused_ids | other_ids), pa.string())
+            rows = read_rows(stored.filter(pc.is_in(stored["conversation_id"], value_set=chosen)))
+            refused_ids -= {row["conversation_id"] for row in rows}
+            marked = [_mark_older(row, row["conversation_id"] not in other_ids) for row in rows]
+            changed = [each for row, each in zip(rows, marked, strict=True) if each != row]
+            self._merge("raw_conversations", day, write_rows(schema.RAW_CONVERSATIONS, changed))
 
     def merge_rejects(self) -> None:
         """Store the rejected rows on the day of the response."""
@@ -260,10 +289,10 @@ class _Loader:
         self.result.commits.append(commit)
         return commit
 
-    def _read_ids(self, day: date) -> pa.Table | None:
-        """Return the stored ids of a day; None if the file is damaged."""
+    def _read(self, table: str, day: date) -> pa.Table | None:
+        """Return the stored rows of a day; None if the file is damaged."""
         try:
-            return self.store.read("raw_message_ids", self.account.name, day)
+            return self.store.read(table, self.account.name, day)
         except CorruptError as error:
             self.result.quarantined.append(str(error))
             return None
@@ -372,6 +401,23 @@ class _Loader:
             pa.array([pair[part] for pair in walked.values()], pa.int64()) for part in (0, 1)
         )
         return pa.array(walked, pa.string()), lows, times
+
+
+def _mark_older(row: Row, is_refused: bool) -> Row:
+    """Return a stored conversation with the mark whether the API refuses its older messages.
+
+    A row without the mark needs none if nothing is refused. The time of the mark is one
+    microsecond after the newest response.
+    """
+    payload, fields = read_object(row["payload"]), read_object(row["fields"]) or {}
+    mark = "refused" if is_refused else "read"
+    if payload is None or payload.get(schema.OLDER_MESSAGES_KEY, "read") == mark:
+        return row
+    newest_us = max((time for time in fields.values() if isinstance(time, int)), default=0)
+    return row | {
+        "payload": write_json(payload | {schema.OLDER_MESSAGES_KEY: mark}),
+        "fields": write_json(fields | {schema.OLDER_MESSAGES_KEY: newest_us + 1}),
+    }
 
 
 def _detail_rows(observations: pa.Table) -> pa.Table:

@@ -151,6 +151,25 @@ def test_a_refused_conversation_keeps_coverage_below_100_percent(tmp_path: Path)
         assert run.sql(f"select {columns} from coverage") == [(1.0, 0)]
 
 
+def test_a_conversation_that_is_refused_by_its_id_only_keeps_coverage_below_100_percent(
+    tmp_path: Path,
+) -> None:
+    """The listing of the second run ends above the conversation, so no response shows it."""
+    share = "select incomplete_conversation_count, share_detailed from coverage"
+    with serve_case(inbox(60, messages=21), tmp_path, NOON) as run:
+        refused = refuse("t_59/messages", 500, error(2))
+        run.api.world["answers"] = [refused]
+        assert run.extract().outcome == "incomplete"
+        refused |= {"status": 400, "body": error(100, 2534001)}
+        run.api.world["answers"].append(refuse("t_59"))
+        for _ in range(2):
+            next_day(run)
+            assert run.sql(share) == [(1, None)]
+        run.api.world["answers"] = [refuse(path, 404, error(100, 33)) for path in ("t_59",)]
+        assert next_day(run, days=30)[0].counts["conversations_vanished"] == 1
+        assert run.sql(share) == [(0, 1.0)]
+
+
 def test_a_refused_conversation_is_among_those_that_may_lose_messages(tmp_path: Path) -> None:
     refusals = [refuse("t_1/messages"), refuse("t_1")]
     with serve_case(inbox(3, *refusals), tmp_path, NOON) as run, closing(store_of(run)) as store:
