@@ -198,7 +198,7 @@ def _booking(key: str, rng: random.Random) -> Payload:
     }
     return {
         "id": str(stable_number("booking" + key, 15)),
-        "appointment_booking": {"status": "confirmed", **times},
+        "appointment_booking": {"status": "CONFIRMED", **times},
     }
 
 

@@ -1,5 +1,7 @@
 """Asset checks: find partitions that are wrong or incomplete and say what to do. No check blocks.
 
+A check fails only where a person can act. Else it passes with a note.
+
 A blocking check would fail the complete accounts too. A check is evaluated once per run, also if
 the step then fails. It reads the run's partitions and those that failed in its last evaluation, so
 that a good run of one account does not hide another account's problem. Texts name accounts, dates
@@ -10,6 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from functools import cached_property, partial
+from typing import NamedTuple
 
 import dagster as dg
 import pyarrow as pa
@@ -28,12 +31,15 @@ from convo_pipeline.lake.first_days import read_first_days
 from convo_pipeline.lake.store import Store
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.names import Names
-from convo_pipeline.orchestration.partitions import key_of, split_key
+from convo_pipeline.orchestration.partitions import ONE_DAY, key_of, split_key
 from convo_pipeline.reasons import REASONS, describe_error, describe_outcome
+from convo_pipeline.state.records import WHOLE_DAYS, Run
 from convo_pipeline.tables.integrity import count_duplicates, count_orphans, find_misdated
 from convo_pipeline.tables.payloads import as_text, read_object
 from convo_pipeline.upkeep.rebuild import CERTAIN_SOURCES
 
+RED, NOTES = "red", "notes"
+"""Metadata: the partitions that fail, and those with a note: nobody has to act."""
 MOST_NAMED = 10
 MOST_REMEMBERED = 200
 """Failed partitions that one evaluation remembers: the newest days, which can still be repaired."""
@@ -80,9 +86,28 @@ class CheckedPartition:
         return all(self.day >= self._first_days.get(name, date.min) for name in names)
 
 
+class Finding(NamedTuple):
+    """What is wrong with a partition or an account and what to do; a note needs no person."""
+
+    text: str
+    is_note: bool = False
+
+
+Findings = Mapping[str, Finding]
+"""Findings by partition key."""
+
+
+def join_findings(findings: Sequence[Finding]) -> Finding | None:
+    """Join findings; the result is a note if all are notes. None if there are none."""
+    if not findings:
+        return None
+    texts = "; ".join(finding.text for finding in findings)
+    return Finding(texts, all(finding.is_note for finding in findings))
+
+
 @dataclass(frozen=True)
 class Check:
-    """What must be true of each partition of a table; `find_problem` returns a text if it is not.
+    """What must be true of each partition of a table; `find_problem` returns how it is not.
 
     `carried_days`: for how many days a failed partition is checked again; None: always.
     """
@@ -90,7 +115,7 @@ class Check:
     table: str
     name: str
     description: str
-    find_problem: Callable[[CheckedPartition], str | None]
+    find_problem: Callable[[CheckedPartition], Finding | None]
     severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR
     carried_days: int | None = None
 
@@ -105,23 +130,24 @@ class Check:
 # what can be wrong with one partition
 
 
-def _explain(reason: str, what: str) -> str:
-    return REASONS[reason].explain("page", {"what": what})
+def _explain(reason: str, **details: object) -> Finding:
+    known = REASONS[reason]
+    return Finding(known.explain("page", details), is_note=known.is_self_healing)
 
 
-def _explain_wrong(table: str, what: str) -> str:
+def _explain_wrong(table: str, what: str) -> Finding:
     is_raw = schema.TABLES[table].layer == "raw"
-    return _explain("raw_table_wrong" if is_raw else "derived_table_wrong", what)
+    return _explain("raw_table_wrong" if is_raw else "derived_table_wrong", what=what)
 
 
-def find_repeated_keys(table: schema.Table, partition: CheckedPartition) -> str | None:
+def find_repeated_keys(table: schema.Table, partition: CheckedPartition) -> Finding | None:
     count = count_duplicates(table, partition.rows(table.name))
     if count:
         return _explain_wrong(table.name, f"{count} rows too many for their key")
     return None if table.key else find_missing_row(table.name, partition)
 
 
-def find_missing_row(table: str, partition: CheckedPartition) -> str | None:
+def find_missing_row(table: str, partition: CheckedPartition) -> Finding | None:
     """Find a day with messages for which a table with one row per day has none."""
     source = "raw_message_ids" if table == "coverage" else "messages"
     if partition.rows(table).num_rows or not partition.is_kept(table, source):
@@ -131,7 +157,7 @@ def find_missing_row(table: str, partition: CheckedPartition) -> str | None:
     return _explain_wrong(table, what) if count else None
 
 
-def find_wrong_dates(table: schema.Table, partition: CheckedPartition) -> str | None:
+def find_wrong_dates(table: schema.Table, partition: CheckedPartition) -> Finding | None:
     """Find messages of another day, except those whose time the API did not return."""
     misdated = find_misdated(partition.rows(table.name), partition.day)
     if not misdated.num_rows:
@@ -151,7 +177,7 @@ def _key(row: Mapping[str, object]) -> tuple[str, str]:
 
 def find_unknown_ids(
     table: str, parent: str, key: Sequence[str], partition: CheckedPartition
-) -> str | None:
+) -> Finding | None:
     """Find keys of `table` without a row in `parent`.
 
     It reads `table` first, because runs write `parent` first.
@@ -166,7 +192,7 @@ def find_unknown_ids(
 
 def find_missing_rows(
     table: str, raw: str, key: Sequence[str], partition: CheckedPartition
-) -> str | None:
+) -> Finding | None:
     if not partition.is_kept(table, raw):
         return None
     missing = count_orphans(partition.rows(raw), partition.rows(table), key)
@@ -176,38 +202,38 @@ def find_missing_rows(
     return _explain_wrong(table, ", ".join(parts)) if parts and partition.is_current() else None
 
 
-def find_wrong_coverage(partition: CheckedPartition) -> str | None:
+def find_wrong_coverage(partition: CheckedPartition) -> Finding | None:
     stored = partition.rows("raw_message_ids").num_rows
     is_comparable = partition.is_kept("coverage", "raw_message_ids") and partition.is_current()
     for row in partition.rows("coverage").to_pylist():
         listed, counted = row["ids_listed"], sum(row[name] for name in schema.DETAIL_STATUSES)
         if listed != counted or (is_comparable and listed != stored):
             what = f"{listed} ids listed, {counted} accounted for, {stored} in raw_message_ids"
-            return _explain("derived_table_wrong", what)
+            return _explain("derived_table_wrong", what=what)
     return find_missing_row("coverage", partition)
 
 
-def find_wrong_figures(partition: CheckedPartition) -> str | None:
+def find_wrong_figures(partition: CheckedPartition) -> Finding | None:
     stored = partition.rows("messages").num_rows
     is_comparable = partition.is_kept("account_days", "messages")
     for row in partition.rows("account_days").to_pylist():
         counted = sum(row[name] for name in ("inbound_count", "outbound_count", "unknown_count"))
         if is_comparable and counted != stored:
             what = f"{counted} messages counted, {stored} in messages"
-            return _explain("derived_table_wrong", what)
+            return _explain("derived_table_wrong", what=what)
     return find_missing_row("account_days", partition)
 
 
-def find_unread(partition: CheckedPartition) -> str | None:
-    texts = []
+def find_unread(partition: CheckedPartition) -> Finding | None:
+    found = []
     for row in partition.rows("coverage").to_pylist():
         unread = [f"{row[name]} {name}" for name in ("pending", "failed") if row[name]]
         if unread:
-            texts.append(_explain("unread", f"{', '.join(unread)} messages"))
+            found.append(_explain("unread", what=f"{', '.join(unread)} messages"))
         rejected_count = count_open_rejects(partition) if row["rejected"] else 0
         if rejected_count:
-            texts.append(_explain("rejected", f"{rejected_count} rejected payloads"))
-    return "; ".join(texts) or None
+            found.append(_explain("rejected", what=f"{rejected_count} rejected payloads"))
+    return join_findings(found)
 
 
 def count_open_rejects(partition: CheckedPartition) -> int:
@@ -233,7 +259,7 @@ def count_open_rejects(partition: CheckedPartition) -> int:
     return len(open_ids)
 
 
-def find_lost_content(partition: CheckedPartition) -> str | None:
+def find_lost_content(partition: CheckedPartition) -> Finding | None:
     for row in partition.rows("coverage").to_pylist():
         share = row["share_detailed"]
         if share is not None and share < LEAST_SHARE_DETAILED:
@@ -245,13 +271,13 @@ def find_lost_content(partition: CheckedPartition) -> str | None:
                 f" ({row['beyond_20']} had left the newest 20, {row['gone']} are gone)"
             )
             if is_before:
-                return _explain("lost_before_connection", what)
+                return _explain("lost_before_connection", what=what)
             proposal = propose_minutes(partition.store, partition.account, [partition.day])
-            return REASONS["lost"].explain("page", {"what": what, "proposal": proposal})
+            return _explain("lost", what=what, proposal=proposal)
     return None
 
 
-def find_unknown_directions(partition: CheckedPartition) -> str | None:
+def find_unknown_directions(partition: CheckedPartition) -> Finding | None:
     """Find messages that have a sender and no direction: a person can act, and all days heal.
 
     Nobody can act on messages without a sender; `coverage` only counts them.
@@ -260,7 +286,7 @@ def find_unknown_directions(partition: CheckedPartition) -> str | None:
     if not any(row["unknown_direction_count"] for row in rows):
         return None
     count = count_unsure_directions(partition.store, partition.account, partition.day)
-    return _explain("directions_unknown", f"{count} messages") if count else None
+    return _explain("directions_unknown", what=f"{count} messages") if count else None
 
 
 # the list of checks
@@ -326,26 +352,39 @@ CHECKS = (
 )
 
 
-def find_failed_accounts(store: Store, accounts: Iterable[str]) -> dict[str, str]:
-    """Return why each account's last ended run is not complete, by the key of that run's day."""
-    problems: dict[str, str] = {}
+def find_failed_accounts(store: Store, accounts: Iterable[str]) -> dict[str, Finding]:
+    """Return why each account's last run, or its last one of whole days, is not complete.
+
+    The key names the last day that the run had to read. A complete capture hides no failed night.
+    """
+    problems: dict[str, Finding] = {}
     for account in accounts:
-        last = store.state.last_ended(account)
-        if last is not None and last.outcome in ("failed", "incomplete"):
-            why = describe_outcome(last.outcome, last.reasons, last.error, "page")
-            problems[key_of(account, last.started_at.date())] = why
+        found: dict[Finding, date] = {}
+        for run in (store.state.last_ended(account), store.state.last_ended(account, *WHOLE_DAYS)):
+            if run is not None and run.outcome in ("failed", "incomplete"):
+                why = describe_outcome(run.outcome, run.reasons, run.error, "page")
+                known = [REASONS[name] for name in run.reasons if name in REASONS]
+                is_note = bool(known) and all(each.is_self_healing for each in known)
+                found.setdefault(Finding(why, is_note), _last_day(run))
+        joined = join_findings(list(found))
+        if joined:
+            problems[key_of(account, max(found.values()))] = joined
     return problems
 
 
-def find_missed(store: Store, accounts: Iterable[str]) -> dict[str, str]:
+def _last_day(run: Run) -> date:
+    """Return the last day that a run had to read."""
+    return run.until - ONE_DAY if run.until else run.started_at.date()
+
+
+def find_missed(store: Store, accounts: Iterable[str]) -> dict[str, Finding]:
     """Return what each account's last sweep found missing, by the key of that sweep's day."""
-    problems: dict[str, str] = {}
+    problems: dict[str, Finding] = {}
     for account in accounts:
         started_at, count = store.state.last_full_run(account) or (None, 0)
         if started_at and count:
-            messages = {"messages": f"{count:,} messages"}
-            why = REASONS["missed"].explain("page", messages)
-            problems[key_of(account, started_at.date())] = why
+            found = _explain("missed", messages=f"{count:,} messages")
+            problems[key_of(account, started_at.date())] = found
     return problems
 
 
@@ -377,11 +416,11 @@ def _find_nothing(partition: CheckedPartition) -> None:
     return None
 
 
-ACCOUNT_CHECKS: Mapping[Check, Callable[[Store, Iterable[str]], dict[str, str]]] = {
+ACCOUNT_CHECKS: Mapping[Check, Callable[[Store, Iterable[str]], dict[str, Finding]]] = {
     Check(
         "coverage",
         "no_failed_accounts",
-        "The last run of every account is complete.",
+        "The last run and the last night of every account are complete.",
         _find_nothing,
         WARN,
     ): find_failed_accounts,
@@ -432,7 +471,7 @@ def evaluate_checks(
         for check in CHECKS
         if check.key(names) in selected
     }
-    problems: dict[Check, dict[str, str]] = {check: {} for check in keys_of_checks}
+    problems: dict[Check, dict[str, Finding]] = {check: {} for check in keys_of_checks}
     for key in sorted(set().union(*keys_of_checks.values())):
         checks = [check for check, wanted in keys_of_checks.items() if key in wanted]
         for check, why in _check_partition(store, key, checks, since):
@@ -460,8 +499,7 @@ def _evaluate_shapes(
     for key, shapes in found.items():
         new = sorted(set(shapes) - told)
         if new:
-            what = ", ".join(new[:MOST_NAMED])
-            problems[key] = _explain("new_shapes", what)
+            problems[key] = _explain("new_shapes", what=", ".join(new[:MOST_NAMED]))
     result = _result(names, SHAPES_CHECK, problems, len(keys), "day")
     known_shapes = sorted(told.union(*found.values()))[:MOST_KNOWN]
     unknown_kinds = sum(_count_unknown_kinds(store, key) for key in keys)
@@ -483,20 +521,21 @@ def _count_unknown_kinds(store: Store, key: str) -> int:
 
 def _check_partition(
     store: Store, key: str, checks: Iterable[Check], warned_since: date
-) -> Iterator[tuple[Check, str]]:
+) -> Iterator[tuple[Check, Finding]]:
     """Yield what is wrong with one partition, while the derivation of its account is locked."""
     account, day = split_key(key)
     partition = CheckedPartition(store, account, day, warned_since)
     with store.lock_derivation(account):
         for check in checks:
             try:
-                why = check.find_problem(partition)
+                found = check.find_problem(partition)
             except Exception as error:
-                why = describe_error(error, "page")
-            if why and _is_kept(partition, check):
-                why = f"{why}. {REASONS['raw_rows_lost'].explain('page', {'days': '1 day'})}"
-            if why:
-                yield check, why
+                found = Finding(describe_error(error, "page"))
+            if found and _is_kept(partition, check):
+                lost = REASONS["raw_rows_lost"].explain("page", {"days": "1 day"})
+                found = Finding(f"{found.text}. {lost}")
+            if found:
+                yield check, found
 
 
 def _is_kept(partition: CheckedPartition, check: Check) -> bool:
@@ -515,14 +554,15 @@ def _read_failed(
     accounts: Collection[str],
     since: date,
 ) -> set[str]:
-    """Return the partitions that failed in the check's last evaluation, of configured accounts."""
+    """Return the partitions of configured accounts that the check's last evaluation names."""
     failed = set()
     for evaluation in _read_last(instance, names, check):
-        table = evaluation.metadata.get("red")
-        for row in table.records if isinstance(table, dg.TableMetadataValue) else ():
-            account, day = str(row.data["account"]), date.fromisoformat(str(row.data["date"]))
-            if account in accounts and (check.carried_days is None or day >= since):
-                failed.add(key_of(account, day))
+        tables = [evaluation.metadata.get(name) for name in (RED, NOTES)]
+        for table in tables:
+            for row in table.records if isinstance(table, dg.TableMetadataValue) else ():
+                account, day = str(row.data["account"]), date.fromisoformat(str(row.data["date"]))
+                if account in accounts and (check.carried_days is None or day >= since):
+                    failed.add(key_of(account, day))
     return failed
 
 
@@ -537,32 +577,43 @@ def _read_last(
 
 
 def _result(
-    names: Names, check: Check, problems: Mapping[str, str], checked_count: int, noun: str
+    names: Names, check: Check, findings: Findings, checked_count: int, noun: str
 ) -> dg.AssetCheckResult:
-    """Build the evaluation: the failed partitions first; Dagster plots the numbers."""
-    shown = [f"{key}: {why}" for key, why in sorted(problems.items())[:MOST_NAMED]]
-    if len(problems) > MOST_NAMED:
-        shown.append(f"and {len(problems) - MOST_NAMED} more")
-    passed = f"passed ({checked_count} {noun}{'' if checked_count == 1 else 's'})"
+    """Build the evaluation: a list in Markdown, the newest first; Dagster plots the numbers.
+
+    A check passes if there are only notes: nobody has to act.
+    """
+    newest_first = sorted(findings, key=lambda key: (split_key(key)[1], key), reverse=True)
+    problems = [key for key in newest_first if not findings[key].is_note]
+    notes = [key for key in newest_first if findings[key].is_note]
+    checked = f"{checked_count:,} {noun}{'' if checked_count == 1 else 's'}"
+    head = f"{len(problems):,} of {checked} failed" if problems else f"passed ({checked})"
+    if notes:
+        head += f", {len(notes):,} with a note"
+    lines = [f"- {key}: {findings[key].text}" for key in [*problems, *notes][:MOST_NAMED]]
+    if len(findings) > MOST_NAMED:
+        lines.append(f"- and {len(findings) - MOST_NAMED:,} more")
     metadata: dict[str, dg.MetadataValue] = {
-        "failed_count": dg.MetadataValue.int(len(problems)),
-        "checked_count": dg.MetadataValue.int(checked_count),
+        name: _table(keys, findings) for name, keys in ((RED, problems), (NOTES, notes)) if keys
     }
+    metadata["failed_count"] = dg.MetadataValue.int(len(problems))
+    metadata["checked_count"] = dg.MetadataValue.int(checked_count)
     return dg.AssetCheckResult(
         asset_key=names.asset_key(check.table),
         check_name=check.name,
         passed=not problems,
         severity=check.severity,
-        description="; ".join(shown) or passed,
-        metadata={"red": _red_table(problems), **metadata} if problems else metadata,
+        description="\n".join([head, "", *lines]) if lines else head,
+        metadata=metadata,
     )
 
 
-def _red_table(problems: Mapping[str, str]) -> dg.TableMetadataValue:
-    newest_first = sorted(problems, key=lambda key: (split_key(key)[1], key), reverse=True)
+def _table(keys: Sequence[str], findings: Findings) -> dg.TableMetadataValue:
     records = []
-    for key in newest_first[:MOST_REMEMBERED]:
+    for key in keys[:MOST_REMEMBERED]:
         account, day = split_key(key)
-        records.append(dg.TableRecord({"account": account, "date": str(day), "why": problems[key]}))
+        records.append(
+            dg.TableRecord({"account": account, "date": str(day), "why": findings[key].text})
+        )
     columns = [dg.TableColumn(name) for name in ("account", "date", "why")]
     return dg.MetadataValue.table(records, schema=dg.TableSchema(columns=columns))

@@ -67,7 +67,7 @@ PLOTTED: Mapping[str, tuple[str, ...]] = {
         "median_first_response_seconds", "share_answered_24h",
     ),
 }  # fmt: skip
-"""Columns of one-row tables that Dagster plots over the partitions."""
+"""Columns of one-row tables that Dagster plots over the partitions, in percent and minutes."""
 
 
 def table_metadata(table: Table, settings: StoreSettings) -> dict[str, Any]:
@@ -175,8 +175,22 @@ def partition_metadata(table: Table, rows: pa.Table, *, with_preview: bool) -> d
     if with_preview and rows.num_rows:
         metadata["preview"] = preview(table, rows)
     for row in rows.slice(0, 1).to_pylist() if table.name in PLOTTED else ():
-        metadata |= {name: row[name] for name in PLOTTED[table.name] if row[name] is not None}
+        figures = {name: row[name] for name in PLOTTED[table.name] if row[name] is not None}
+        metadata |= dict(round_figure(name, value) for name, value in figures.items())
     return metadata
+
+
+def round_figure(name: str, value: float) -> tuple[str, float]:
+    """Return a figure rounded, with its unit in its name.
+
+    >>> round_figure("share_detailed", 0.814815), round_figure("waiting_seconds", 613.4)
+    (('share_detailed_percent', 81.5), ('waiting_minutes', 10.2))
+    """
+    if name.startswith("share_"):
+        return f"{name}_percent", round(100 * value, 1)
+    if name.endswith("_seconds"):
+        return f"{name.removesuffix('_seconds')}_minutes", round(value / 60, 1)
+    return name, value
 
 
 def preview(table: Table, rows: pa.Table) -> dg.TableMetadataValue:

@@ -171,6 +171,10 @@ def write_refusals(refusals: Mapping[str, ObjectRefusal]) -> list[list[object]]:
     ]
 
 
+WHOLE_DAYS = ("window", "nightly", "full")
+"""Kinds of runs that read whole days."""
+
+
 @dataclass(frozen=True)
 class Run:
     """One account's part of one run."""

@@ -339,12 +339,14 @@ class State:
         rows = self.database.select(f"{_RUNS}{where} {order}", *values)
         return read_run(rows[0]) if rows else None
 
-    def last_ended(self, account: str) -> Run | None:
-        """Return the account's newest run that ended and was not killed."""
+    def last_ended(self, account: str, *kinds: str) -> Run | None:
+        """Return the account's newest run, of these kinds or any, that was not killed."""
+        of_kind = f" AND kind IN ({', '.join('?' * len(kinds))})" if kinds else ""
         rows = self.database.select(
-            f"{_RUNS} WHERE account = ? AND outcome <> 'running'"
+            f"{_RUNS} WHERE account = ? AND outcome <> 'running'{of_kind}"
             " ORDER BY started_us DESC, run_id LIMIT 1",
             account,
+            *kinds,
         )
         return read_run(rows[0]) if rows else None
 

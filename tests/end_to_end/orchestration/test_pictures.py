@@ -203,7 +203,10 @@ def test_figures_are_plottable_numbers(
     events = {record.partition_key: record.asset_materialization for record in records}
     event = events[f"{BIKES}|{days[2]}"]
     assert event is not None
-    assert (event.metadata["ids_listed"].value, event.metadata["share_detailed"].value) == (9, 1.0)
+    assert (event.metadata["ids_listed"].value, event.metadata["share_detailed_percent"].value) == (
+        9,
+        100.0,
+    )
 
 
 def test_missing_weekdays_differ_from_quiet_ones() -> None:
