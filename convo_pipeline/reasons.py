@@ -362,10 +362,11 @@ REASONS: Mapping[str, Reason] = {
     ),
     "own_id_unknown": Reason(
         "the API does not return the Instagram account's own id",
-        "grant instagram_basic; until then the id is inferred from the messages",
+        "grant instagram_basic; if it is granted, report this with the output of `convo-pipeline"
+        " shapes`; until then the id is inferred from the messages",
         level="note",
-        instagram_login="grant instagram_business_basic; until then the id is inferred from the"
-        " messages",
+        instagram_login="grant instagram_business_basic; if it is granted, report this with the"
+        " output of `convo-pipeline shapes`; until then the id is inferred from the messages",
     ),
     "own_id_differs": Reason(
         "the API returns {asked} as the own id, but the conversations show {own}",

@@ -37,7 +37,7 @@ from convo_pipeline.extract.inbox import (
 )
 from convo_pipeline.extract.load import LoadResult, load_run_data, load_spool
 from convo_pipeline.extract.nested_lists import NestedLists
-from convo_pipeline.extract.newest20_probe import Newest20Probe
+from convo_pipeline.extract.newest20_probe import Newest20Probe, is_absent
 from convo_pipeline.extract.report import (
     AccountReport,
     CallFigures,
@@ -52,7 +52,7 @@ from convo_pipeline.extract.report import (
 from convo_pipeline.extract.run_data import ROWS_PER_FILE, RunData
 from convo_pipeline.extract.spool import OwnIdentity, SharedSpools, Spool, left_spools
 from convo_pipeline.graph.client import Endpoint, GraphClient
-from convo_pipeline.graph.codes import NO_CONVERSATION
+from convo_pipeline.graph.codes import NO_CONVERSATION, is_unspecific_100
 from convo_pipeline.graph.listing import MARGIN, Listing, ListingSummary
 from convo_pipeline.graph.page_size import PageSizePolicy
 from convo_pipeline.graph.rate_limit import CallBudget
@@ -551,17 +551,27 @@ class AccountCalls:
     def _find(self, reader: InboxReader, user_id: str) -> InboxResult:
         try:
             page = self._client.fetch_conversations("id", 1, user_id=user_id)
-        except GraphError as error:
-            if (error.fault.code, error.fault.subcode) == NO_CONVERSATION:
-                return InboxResult()
-            return InboxResult({reason_of(error)}, error)
         except ConvoError as error:
+            if isinstance(error, GraphError) and self._concerns_person(error):
+                return InboxResult()
             return InboxResult({reason_of(error)}, error)
         ids = (row.conversation_id for row in page.rows)
         self._run.found_ids += [conversation_id for conversation_id in ids if conversation_id]
         for conversation_id in self._run.found_ids:
             reader.revisit(conversation_id)
         return reader.result
+
+    def _concerns_person(self, error: GraphError) -> bool:
+        """Whether a search failed because of its person: the inbox itself is readable."""
+        if (error.fault.code, error.fault.subcode) == NO_CONVERSATION:
+            return True
+        if not (is_absent(error) or is_unspecific_100(error)):
+            return False
+        try:
+            self._client.fetch_conversations("id", 1)
+        except ConvoError:
+            return False
+        return True
 
     def _make_reader(self) -> InboxReader:
         """Return the reader of the inbox.

@@ -51,6 +51,7 @@ from convo_pipeline.graph.responses import (
     read_identity,
     read_json,
     read_message,
+    read_node,
     read_object,
     read_page,
 )
@@ -246,16 +247,16 @@ class GraphClient:
     def fetch_account(self, fields: str) -> GraphResponse:
         """Return fields of the account's own object: the Page, or `/me` with Instagram Login."""
         path = _path(self.endpoint.page_id)
-        return self._fetch(_Request("identity", path, {"fields": fields}), read_object)
+        return self._fetch(_Request("identity", path, {"fields": fields}), read_node)
 
     def fetch_token_owner(self) -> GraphResponse:
         """Return the id of the node that the token belongs to: a Page for a Page's token."""
-        return self._fetch(_Request("identity", "me", {"fields": "id"}), read_object)
+        return self._fetch(_Request("identity", "me", {"fields": "id"}), read_node)
 
     def fetch_token(self) -> GraphResponse:
         """Return what Meta knows about the token (debug_token)."""
         parameters = {"input_token": self._authorize().token}
-        return self._fetch(_Request("token", "debug_token", parameters), read_object)
+        return self._fetch(_Request("token", "debug_token", parameters), read_node)
 
     def fetch_pages(self, after: str | None = None) -> Page:
         """Return one response of the Pages that a user's token opens, with their tokens."""
@@ -341,7 +342,7 @@ class GraphClient:
             return authorization
         path = _path(self.endpoint.page_id)
         request = _Request("token", path, {"fields": "access_token"}, authorization=authorization)
-        body = self._fetch(request, read_object).body
+        body = self._fetch(request, read_node).body
         page_token = body.get("access_token") if isinstance(body, dict) else None
         if not isinstance(page_token, str) or not page_token:
             raise TokenError(request.fault(200, "the user of token_from has no task on this Page"))

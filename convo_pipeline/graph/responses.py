@@ -140,6 +140,17 @@ def read_object(response: GraphResponse) -> GraphResponse:
     return response
 
 
+def read_node(response: GraphResponse) -> GraphResponse:
+    """Return the response of a call for an account or a token; PayloadError for other values.
+
+    A list of one object is that object, as Meta's get-started page prints it inside `data`.
+    """
+    body = response.body
+    if isinstance(body, list) and len(body) == 1:
+        response = replace(response, body=body[0])
+    return read_object(response)
+
+
 def read_message(response: GraphResponse) -> GraphResponse:
     """Return the response of a call for one message, within the limits."""
     body, text = within_limits(read_object(response).body)

@@ -85,11 +85,12 @@ def read_token_facts(facts: Mapping[str, object]) -> TokenFacts:
         target
         for entry in (granular if isinstance(granular, list) else [])
         if isinstance(entry, dict) and str(entry.get("scope")).startswith("pages_")
-        for target in _texts(entry.get("target_ids"))
+        for target in map(_id, _list(entry.get("target_ids")))
+        if target is not None
     }
     is_valid = facts.get("is_valid")
     return TokenFacts(
-        kind=str(facts.get("type") or "")[:16].lower() or None,
+        kind=(_name(facts.get("type")) or "")[:16].lower() or None,
         app_id=_id(facts.get("app_id")),
         application=_name(facts.get("application")),
         user_id=_id(facts.get("user_id")),
@@ -196,7 +197,11 @@ def _name(value: object) -> str | None:
 
 
 def _texts(value: object) -> list[str]:
-    return [str(item) for item in value] if isinstance(value, list) else []
+    return [text for item in _list(value) if (text := _name(item))]
+
+
+def _list(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
 
 
 def _time(value: object) -> datetime | None:

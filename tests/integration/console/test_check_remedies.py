@@ -174,7 +174,11 @@ def test_a_token_of_a_page_without_account_is_no_swap(tmp_path: Path) -> None:
     [
         {"status": 400, "body": refusal(100, 2018001)},
         {"status": 404, "body": refusal(100, 2018001)},
+        {"status": 400, "body": refusal(100, 33)},
+        {"status": 400, "body": refusal(551)},
+        {"status": 400, "body": refusal(100)},
         {"body": {"data": []}},
+        {"body": []},
     ],
 )
 def test_find_of_somebody_without_a_conversation_exits_with_3(
@@ -185,6 +189,38 @@ def test_find_of_somebody_without_a_conversation_exits_with_3(
         result = run.run("find", "acc", "77")
         assert result.exit_code == 3
         assert "no conversation with 77" in result.output
+
+
+@pytest.mark.parametrize("body", [refusal(100, 33), refusal(100), refusal(10), refusal(200)])
+def test_find_in_a_refused_inbox_is_an_error(body: object, tmp_path: Path) -> None:
+    refused = {"path": f"{PAGE}/conversations", "status": 400, "body": body}
+    with serve_case(messenger(answers=[refused]), tmp_path) as run:
+        result = run.run("find", "acc", "77")
+        assert result.exit_code == 1
+        assert "no conversation" not in result.output
+
+
+def test_the_own_id_is_read_from_a_bare_list(tmp_path: Path) -> None:
+    answer = me([{"user_id": "9", "username": "user9"}])
+    with serve_case(LOGIN | {"answers": [answer]}, tmp_path) as run:
+        assert run.extract().outcome == "complete"
+        assert run.sql("select direction from messages") == [("outbound",)]
+        text = shown(run)
+        assert " 9 " in text
+        assert "instagram_business_basic" not in text
+
+
+def test_the_facts_of_a_token_cannot_control_the_terminal(tmp_path: Path) -> None:
+    hostile = "\x1b[31m" + "x" * 100_000
+    granted = {"scope": "pages_messaging", "target_ids": [hostile, "555"]}
+    facts = {"type": "PA\nGE", "scopes": [hostile, 7, None], "granular_scopes": [granted]}
+    answer = {"path": "debug_token", "body": [{"data": facts}]}
+    with serve_case(messenger(answers=[answer]), tmp_path) as run:
+        result = run.run("check")
+        assert "the token is a pa ge token; a Page token is needed" in result.output
+        assert "it covers 555)" in result.output
+        assert "\x1b" not in result.output
+        assert len(result.output) < 2_000
 
 
 def test_the_id_of_the_conversations_is_shown_where_the_api_returns_another_one(
