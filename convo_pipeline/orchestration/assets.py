@@ -6,6 +6,7 @@ failed step skips all later steps, for the complete accounts too.
 (No `from __future__ import annotations` here: Dagster reads the annotations.)
 """
 
+import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -36,6 +37,7 @@ from convo_pipeline.orchestration.metadata import table_metadata
 from convo_pipeline.orchestration.names import (
     CONFIGURATION,
     CONFIGURATION_JOB,
+    CONFIGURATION_SENSOR,
     EXTRACT_JOB,
     EXTRACT_STEP,
     NORMALISE_JOB,
@@ -399,6 +401,26 @@ def build_problem_job(names: Names) -> AssetJob:
         description="Fails with the problem of the configuration.",
         executor_def=dg.in_process_executor,
     )
+
+
+def build_problem_sensor(names: Names, problem: str, job: AssetJob) -> dg.SensorDefinition:
+    """Build the sensor that starts the failing run once for each problem.
+
+    So the page is red and the receivers of `[alerts]` are told, also while all schedules are off.
+    """
+    run_key = hashlib.sha256(problem.encode()).hexdigest()
+
+    @dg.sensor(
+        name=names.of(CONFIGURATION_SENSOR),
+        job=job,
+        minimum_interval_seconds=30,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Starts one run that fails with the problem of the configuration.",
+    )
+    def wrong_configuration() -> dg.RunRequest:
+        return dg.RunRequest(run_key=run_key)
+
+    return wrong_configuration
 
 
 def partition_keys(context: dg.AssetExecutionContext) -> Sequence[str]:

@@ -15,6 +15,7 @@ from convo_pipeline.orchestration.assets import (
     build_normalise_job,
     build_problem,
     build_problem_job,
+    build_problem_sensor,
     partitions_of,
     shown_tables,
     table_specs,
@@ -63,22 +64,24 @@ def build_definitions(
     ]
     jobs: list[AssetJob | dg.JobDefinition] = [extract_job, normalise_job, capture_job, upkeep_job]
     nightly_job = extract_job
+    sensors = [
+        *build_followers(names, normalise_job),
+        build_early_capture(deployment, capture_job),
+        build_dead_runs(deployment),
+        build_alert(deployment),
+    ]
     if deployment.problem:
         assets.append(build_problem(names, deployment.problem, group_name))
         nightly_job = build_problem_job(names)
         jobs.append(nightly_job)
+        sensors.append(build_problem_sensor(names, deployment.problem, nightly_job))
     return dg.Definitions(
         assets=assets,
         jobs=jobs,
         schedules=_build_schedules(deployment, nightly_job, capture_job, upkeep_job)
         if has_schedules
         else [],
-        sensors=[
-            *build_followers(names, normalise_job),
-            build_early_capture(deployment, capture_job),
-            build_dead_runs(deployment),
-            build_alert(deployment),
-        ],
+        sensors=sensors,
     )
 
 

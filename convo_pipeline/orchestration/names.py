@@ -19,6 +19,7 @@ EXTRACT_JOB, NORMALISE_JOB = "extract_job", "normalise_job"
 CAPTURE_JOB, UPKEEP_JOB = "capture_job", "upkeep_job"
 CONFIGURATION, CONFIGURATION_JOB = "configuration", "configuration_job"
 """The asset, step and job that fail while the configuration is wrong."""
+CONFIGURATION_SENSOR = "wrong_configuration"
 STEPS = (EXTRACT_STEP, NORMALISE_STEP, "capture", "upkeep", CONFIGURATION)
 JOBS = (EXTRACT_JOB, NORMALISE_JOB, CAPTURE_JOB, UPKEEP_JOB, CONFIGURATION_JOB)
 

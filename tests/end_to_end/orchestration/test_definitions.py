@@ -207,8 +207,15 @@ def test_a_wrong_configuration_is_a_failed_run_and_an_alert(tmp_path: Path) -> N
         assert schedule.job_name == "configuration_job"
         (request,) = schedule.evaluate_tick(night).run_requests or ()
         assert request.partition_key is None
+    told = repository.get_sensor_def("wrong_configuration")
+    assert told.default_status is dg.DefaultSensorStatus.RUNNING
     sooner = repository.get_sensor_def("capture_sooner")
     with dg.DagsterInstance.ephemeral() as instance:
+        requests = [
+            told.evaluate_tick(dg.build_sensor_context(instance=instance)).run_requests or ()
+            for _ in range(2)
+        ]
+        assert len({request.run_key for (request,) in requests}) == 1
         tick = sooner.evaluate_tick(dg.build_sensor_context(instance=instance))
         assert tick.skip_message == problem
         for name in ("configuration_job", "upkeep_job", "capture_job"):
