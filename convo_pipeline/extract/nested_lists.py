@@ -45,8 +45,15 @@ def find_next(row: object, names: Sequence[str]) -> list[CutList]:
     """Return the lists of a row that name a next page."""
     if not isinstance(row, dict):
         return []
-    pages = ((name, read_next(row[name])) for name in names if name in row)
-    return [CutList(name, *page) for name, page in pages if page]
+    found = []
+    for name in names:
+        value = row.get(name)
+        # nearly all lists have neither key, and every row of a run comes here twice
+        if isinstance(value, dict) and ("paging" in value or "error" in value):
+            page = read_next(value)
+            if page:
+                found.append(CutList(name, *page))
+    return found
 
 
 def holds_whole(payload: str | None, cut: CutList) -> bool:
@@ -74,9 +81,10 @@ class NestedLists:
     def find(self, row: object, names: Sequence[str]) -> list[CutList]:
         """Return the lists of a row that are cut."""
         cuts = find_next(row, names)
-        with self._lock:
-            for cut in cuts:
-                self._longest[cut.name] = max(len(cut.rows), self._longest.get(cut.name, 0))
+        if cuts:
+            with self._lock:
+                for cut in cuts:
+                    self._longest[cut.name] = max(len(cut.rows), self._longest.get(cut.name, 0))
         return cuts
 
     def is_doubtful(self, cut: CutList) -> bool:

@@ -97,15 +97,15 @@ def read_messages(page: MessagesRecord) -> list[MessageObservation | Reject]:
             found.append(reject(row, reason, at_us))
             continue
         created_us, source = find_created_us(row, message_id, page.updated_us, at_us)
-        content: tuple[str, int | None, int | None, str | None, bytes | None]
+        head = (conversation_id, message_id, created_us, source, rank, at_us)
         if "from" in row or not lacks_content(row):
-            content = "detailed", None, None, fields, dump_without_paging(row)
+            payload = dump_without_paging(row)
+            found.append(MessageObservation(*head, "detailed", None, None, fields, payload))
         else:
             status = "failed" if "error" in row else "pending"
             status = status if rank <= READABLE_COUNT else "beyond_20"
-            content = status, *_error_codes(row.get("error")), None, None
-        head = (conversation_id, message_id, created_us, source, rank, at_us)
-        found.append(MessageObservation._make((*head, *content)))
+            codes = _error_codes(row.get("error"))
+            found.append(MessageObservation(*head, status, *codes, None, None))
     return found
 
 
@@ -153,6 +153,9 @@ def lacks_content(row: dict[str, object]) -> bool:
     >>> lacks_content({"id": "m", "message": ""}), lacks_content({"id": "m", "from": {"id": "1"}})
     (True, False)
     """
+    sender = row.get("from")
+    if isinstance(sender, dict) and not _is_empty(sender):  # so it is in nearly every row
+        return False
     return all(_is_empty(row[key]) for key in CONTENT_KEYS.intersection(row))
 
 

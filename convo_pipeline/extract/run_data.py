@@ -330,7 +330,7 @@ class RunData:
 
     def _add_observations(self, messages: list[MessageObservation]) -> None:
         """Put messages on their days; those without a time of their own wait for their day."""
-        self.ids_with_messages.update(message.conversation_id for message in messages)
+        self.ids_with_messages.update({message.conversation_id for message in messages})
         timed: list[MessageObservation] = []
         for message in messages:
             day = self.placements.get(_key(message)) if self.placements else None

@@ -39,14 +39,14 @@ class Walk:
         walk claims less than was listed, never more.
         """
         lows = (self.low_us, _first_time(rows), _first_time(reversed(rows)))
-        ids = [message_id for row in rows if (message_id := readable_id(row))]
+        stored_id = self.stored.newest_message_id if self.stored else None
         return replace(
             self,
             count=self.count + sum(not isinstance(row, str) for row in rows),
-            newest_message_id=self.newest_message_id or next(iter(ids), None),
+            newest_message_id=self.newest_message_id
+            or next(filter(None, map(readable_id, rows)), None),
             low_us=min((low for low in lows if low is not None), default=None),
-            met_stored=self.met_stored
-            or (self.stored is not None and self.stored.newest_message_id in ids),
+            met_stored=self.met_stored or (bool(stored_id) and stored_id in map(readable_id, rows)),
         )
 
     def find_stored_candidate(self, rows: Sequence[object]) -> tuple[str, int] | None:

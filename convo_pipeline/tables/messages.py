@@ -1,8 +1,9 @@
 """Parse message payloads into columns of `messages`, and into attachments, shares and reactions.
 
 Most messages are plain: they have a sender, recipients, a text and sometimes tags. `read_plain`
-parses these fast. `read_message` parses all other messages key by key. A test checks that both
-return the same row. Names of recipients and e-mail addresses are only in `participant_days`.
+parses these fast, and `PlainReader` parses the people and tags of a conversation only once.
+`read_message` parses all other messages key by key. A test checks that all return the same row.
+Names of recipients and e-mail addresses are only in `participant_days`.
 
 `content_type` is the first of these that applies:
 unavailable (no content stored), unsupported (marked by Meta), story_mention, story_reply, sticker,
@@ -10,6 +11,7 @@ the kind of the first available attachment, share, text, unavailable (only a pri
 other (only unknown keys), empty.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -40,6 +42,14 @@ _UNREADABLE: Row = (None, None, None, None, None, None, "other")
 _UNREADABLE_RARE: Row = (0, 0, 0, None, None, None, None, None, False, "payload_unreadable", None)
 _PLAIN_KEYS = {"created_time", "from", "id", "message", "tags", "to"}
 _PERSON_KEYS = {"email", "id", "name", "username"}
+_PLAIN_PAYLOAD = re.compile(
+    rb'\{"created_time":"[^"\\]*","from":(\{[^{}]*\}),"id":"[^"\\]*"'
+    rb'(?:,"message":"([^"\\]*(?:\\.[^"\\]*)*)")?'
+    rb'((?:,"tags":\{"data":\[[^\]]*\]\})?,"to":\{"data":\[[^\]]*\]\}\})'
+)
+"""Canonical JSON of a plain message: its sender, its text, and its tags and recipients.
+
+Inside a JSON string a backslash precedes every quote, so no text matches a part with raw quotes."""
 _TEXT = PLAIN_NAMES.index("text")
 _KIND = media.ATTACHMENT_NAMES.index("kind")
 _TEXT_OR_NONE = (str, type(None))
@@ -94,11 +104,11 @@ def _parse_chunk(
     rare: list[Row] = []
     rare_indices: list[int | None] = [None] * len(payloads)
     children: dict[str, tuple[list[int], list[Row]]] = {name: ([], []) for name in CHILD_NAMES}
+    reader = PlainReader()
     for index, payload in enumerate(payloads.cast(pa.binary()).to_pylist()):
-        message = None if payload is None else parse_plain(payload)
-        row = _NO_CONTENT if payload is None else read_plain(message)
+        row = _NO_CONTENT if payload is None else reader.read(payload)
         if row is None:
-            row, rare_row, own_children = read_message(payload.decode(), message)
+            row, rare_row, own_children = read_message(payload.decode(), parse_plain(payload))
             rare_indices[index] = len(rare)
             rare.append(rare_row)
             for name, rows in own_children.items():
@@ -123,6 +133,28 @@ def _to_columns(names: Sequence[str], rows: list[Row], table: schema.Table) -> d
 def _to_table(name: str, indices: list[int], rows: list[Row]) -> pa.Table:
     columns = _to_columns(CHILD_NAMES[name], rows, schema.TABLES[name])
     return pa.table({"row": pa.array(indices, pa.int64()), **columns})
+
+
+class PlainReader:
+    """Read plain messages; messages with equal sender, tags and recipients share the parsing."""
+
+    def __init__(self) -> None:
+        self._rows: dict[tuple[bytes, bytes], Row | None] = {}
+
+    def read(self, payload: bytes) -> Row | None:
+        """Return the values of `PLAIN_NAMES` for a plain message; None for any other message."""
+        match = _PLAIN_PAYLOAD.fullmatch(payload)
+        if match is None:
+            return read_plain(parse_plain(payload))
+        sender, text, rest = match.groups()
+        if (sender, rest) not in self._rows:
+            self._rows[sender, rest] = read_plain(parse_plain(b'{"from":' + sender + rest))
+        row = self._rows[sender, rest]
+        if row is None or text is None:
+            return row
+        if b"\\" not in text:
+            return (*row[:_TEXT], text.decode(), row[_TEXT + 1], "text" if text else "empty")
+        return read_plain(parse_plain(payload))
 
 
 def read_plain(message: Any) -> Row | None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -266,8 +267,8 @@ def _problems(aligned: pa.Table, parsed: ParsedPayloads) -> object:
     is_detailed = pc.equal(aligned["detail_status"], "detailed")
     is_lost = pc.fill_null(pc.and_(is_detailed, pc.is_null(aligned["payload"])), False)
     source = aligned["created_at_source"]
-    is_dated = pc.fill_null(pc.match_substring(aligned["payload"], '"created_time":"'), False)
     is_undated = pc.fill_null(pc.not_equal(source, "message"), False)
+    is_rare = pc.is_valid(parsed.columns["attachment_count"])  # plain messages have no cut list
     return pc.case_when(
         pc.make_struct(
             is_lost,
@@ -275,8 +276,8 @@ def _problems(aligned: pa.Table, parsed: ParsedPayloads) -> object:
                 pc.is_in(problems, value_set=pa.array(["payload_unreadable", "field_unreadable"])),
                 False,
             ),
-            pc.fill_null(pc.match_substring(aligned["payload"], schema.IS_CUT), False),
-            pc.and_(is_undated, is_dated),
+            _contains(aligned["payload"], schema.IS_CUT, is_rare),
+            _contains(aligned["payload"], '"created_time":"', is_undated),
             pc.fill_null(pc.is_in(source, value_set=_ESTIMATES), False),
         ),
         pa.scalar("payload_unreadable"),
@@ -286,6 +287,14 @@ def _problems(aligned: pa.Table, parsed: ParsedPayloads) -> object:
         pa.scalar("time_estimated"),
         problems,
     )
+
+
+def _contains(payloads: pa.ChunkedArray, part: str, where: pa.ChunkedArray) -> pa.Array:
+    """Return which of the payloads in some rows contain a text; the other rows are not read."""
+    is_found = np.array(where, dtype=bool)
+    matches = pc.match_substring(payloads.filter(where), part)
+    is_found[is_found] = np.asarray(pc.fill_null(matches, False), dtype=bool)
+    return pa.array(is_found)
 
 
 def _child_table(name: str, rows: pa.Table, messages: pa.Table) -> pa.Table:

@@ -2,16 +2,24 @@
 
 import json
 from datetime import UTC, datetime
+from random import Random
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from convo_pipeline import schema
+from convo_pipeline.base.json_text import dump_json
 from convo_pipeline.tables.media import url_expires_at
-from convo_pipeline.tables.messages import PLAIN_NAMES, parse_payloads, read_closely, read_plain
+from convo_pipeline.tables.messages import (
+    PLAIN_NAMES,
+    PlainReader,
+    parse_payloads,
+    read_closely,
+    read_plain,
+)
 from convo_pipeline.tables.normalize import RawDay, normalize
-from convo_pipeline.tables.payloads import PayloadReader
+from convo_pipeline.tables.payloads import PayloadReader, parse_plain
 from tests.support.raw_days import (
     AT,
     OWN_IDS,
@@ -607,6 +615,50 @@ def test_the_short_way_gives_what_reading_closely_gives(message: dict[str, objec
 )
 def test_the_short_way_leaves_the_unusual_alone(message: object) -> None:
     assert read_plain(message) is None
+
+
+def test_shared_parsing_of_people_and_tags_gives_what_parsing_alone_gives() -> None:
+    """Random texts hold each character and each sequence that has a meaning in JSON."""
+    random = Random(5)
+    parts = [
+        '"',
+        "\\",
+        "{",
+        "}",
+        "[",
+        "]",
+        ":",
+        ",",
+        '"tags":',
+        '"id":"',
+        "null",
+        "é",
+        "\n",
+        "\ud83d",
+    ]
+
+    def text() -> str:
+        return "".join(random.choices(parts, k=random.randrange(5)))
+
+    reader, plain_count = PlainReader(), 0
+    for _ in range(2_000):
+        message: dict[str, object] = {
+            "created_time": "2026-02-19T08:57:24+0000",
+            "from": person(random.choice("12"), name=random.choice(["Ada", text()])),
+            "id": "m_1",
+            "to": {"data": [person("3", name=random.choice(["Bob", text()]))]},
+        }
+        if random.random() < 0.9:
+            message["message"] = random.choice([text(), None, 5, {"a": 1}])
+        if random.random() < 0.5:
+            message["tags"] = {"data": [{"name": random.choice(["read", text()])}]}
+        if random.random() < 0.1:
+            message[random.choice(["story", "zzz", "a"])] = text()
+        payload = dump_json(message)
+        expected = read_plain(parse_plain(payload))
+        assert reader.read(payload) == expected
+        plain_count += expected is not None
+    assert plain_count > 500
 
 
 # participants and conversations
