@@ -61,10 +61,18 @@ _SECRET_SHAPE = re.compile(
     rf"{_TOKEN_SHAPE}|[0-9a-f]{{32,}}|(?=\w*[a-z])(?=\w*[A-Z])(?=\w*[0-9])\w{{20,}}|\S{{129,}}"
 )
 """What looks like a token or an app secret: it is refused as a name and not shown."""
-_BUCKET_URL = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9!_.*'()=-]+)*/?")
+_SCHEMES = ("s3://", "gs://", "az://")
+_BUCKET_URL = re.compile(
+    r"(s3|gs|az)://[a-z0-9][a-z0-9._-]{1,61}[a-z0-9](/[A-Za-z0-9!_.*'()=-]+)*/?"
+)
 _HOST_NAME = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*\.?")
 _VERSION = re.compile(r"v\d{1,3}\.\d")
 _VERSION_IN_PATH = re.compile(rf"(?:^|/)({_VERSION.pattern})(?:/|$)", re.IGNORECASE)
+
+
+def is_bucket(root: str) -> bool:
+    """Return whether a root is in an object store, not a local folder."""
+    return root.startswith(_SCHEMES)
 
 
 def split_address(url: str) -> SplitResult:
@@ -274,7 +282,10 @@ class StoreSettings(_Section):
         if self.is_remote and not self.state_dir:
             raise ValueError("state_dir is required for a bucket: name a local folder")
         if "://" in self.root and not _BUCKET_URL.fullmatch(self.root):
-            raise ValueError("root must be a local folder or s3://bucket/prefix")
+            raise ValueError(
+                "root must be a local folder, or s3://bucket/prefix, gs://bucket/prefix or"
+                " az://container/prefix"
+            )
         if self.endpoint_url:
             try:
                 parts = split_address(self.endpoint_url)
@@ -286,7 +297,7 @@ class StoreSettings(_Section):
 
     @property
     def is_remote(self) -> bool:
-        return self.root.startswith("s3://")
+        return is_bucket(self.root)
 
     @property
     def state_path(self) -> Path:

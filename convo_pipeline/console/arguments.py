@@ -101,13 +101,13 @@ class CommandContext:
     @property
     def store_settings(self) -> "StoreSettings":
         """The `[store]` settings of the tables, found as in `find_lake`."""
-        from convo_pipeline.settings import StoreSettings
+        from convo_pipeline.settings import StoreSettings, is_bucket
 
         root, settings = self.find_lake()
         check_root(root)
         if settings and is_same_root(settings.store.root, root):
             return settings.store
-        if root.startswith("s3://"):
+        if is_bucket(root):
             raise SettingsError(
                 f"{root}: a bucket needs a local state_dir; use --config with its settings"
             )

@@ -15,7 +15,7 @@ from convo_pipeline.console.results import WRITERS, print_rows
 from convo_pipeline.errors import SettingsError
 from convo_pipeline.query.connection import Connection
 from convo_pipeline.query.read_only import is_complete
-from convo_pipeline.settings import Settings
+from convo_pipeline.settings import Settings, is_bucket
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -54,7 +54,7 @@ def choose_format(form: str | None, output: Path | None) -> str:
 
 def check_output(output: Path, root: str, settings: Settings | None, *, is_replaced: bool) -> None:
     """Raise SettingsError if the file must not or cannot be written; nothing was queried yet."""
-    folders = [] if root.startswith("s3://") else [Path(root)]
+    folders = [] if is_bucket(root) else [Path(root)]
     folders += [settings.store.state_path] if settings else []
     for folder in folders:
         if output.resolve().is_relative_to(folder.resolve()):

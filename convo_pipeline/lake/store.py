@@ -9,7 +9,6 @@ from pathlib import Path
 import pyarrow as pa
 
 from convo_pipeline.base.clock import SYSTEM_CLOCK, Clock
-from convo_pipeline.base.extras import needs_extra
 from convo_pipeline.errors import ConflictError, StoreError
 from convo_pipeline.lake import parquet
 from convo_pipeline.lake.partitions import Commit, Partitions, StoredPartition, rows_of
@@ -20,6 +19,7 @@ from convo_pipeline.state.access import open_database, open_locks, open_notes
 from convo_pipeline.state.records import Partition
 from convo_pipeline.state.state import State
 from convo_pipeline.storage.backend import StorageBackend, remove_file, write_file
+from convo_pipeline.storage.buckets import open_bucket
 from convo_pipeline.storage.layout import (
     QUARANTINE,
     file_parts,
@@ -326,10 +326,7 @@ def open_backend(settings: StoreSettings) -> StorageBackend:
     """Return the backend of the tables, without a request to it."""
     if not settings.is_remote:
         return LocalFolder(Path(settings.root))
-    with needs_extra("s3"):
-        from convo_pipeline.storage.s3 import S3Bucket  # importing boto3 is slow
-
-    return S3Bucket(settings.root, settings.endpoint_url)
+    return open_bucket(settings.root, settings.endpoint_url)
 
 
 def digest_raw(records: Mapping[str, Partition | None]) -> str:

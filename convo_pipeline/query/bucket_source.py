@@ -1,4 +1,4 @@
-"""Read the tables of an S3 bucket as Arrow datasets, with one GET per file that a query needs.
+"""Read the tables of a bucket as Arrow datasets, with one GET per file that a query needs.
 
 A query lists a table's files and reads exactly the listed versions (`If-Match`). If a version was
 replaced, the query fails and `connection` retries it, so a reader never sees half a commit. If the
@@ -6,7 +6,7 @@ new listing contains the same replaced version, the store's listings lag behind 
 the newest version of each file is read, which is complete too.
 
 Filters on `account` and `date` use only the file names. Whole months can come from compacted files,
-if these were made from the listed versions. `storage.s3` sends the requests.
+if these were made from the listed versions. `storage` sends the requests.
 """
 
 import hashlib
@@ -43,8 +43,9 @@ from convo_pipeline.lake.segments import (
 from convo_pipeline.query.sources import column_types, quote_name
 from convo_pipeline.schema import LEDGER, TABLES, Table, current_name
 from convo_pipeline.storage.backend import FileVersion, StoredFile
+from convo_pipeline.storage.buckets import open_bucket
 from convo_pipeline.storage.layout import DATA_FILE
-from convo_pipeline.storage.s3 import S3Bucket
+from convo_pipeline.storage.objects import ObjectStore
 
 LISTING_SECONDS = 15.0
 """An open connection sees new files after this time. It sees changed files at once."""
@@ -65,7 +66,7 @@ TABLES_BY_NAME = TABLES | {table.name: table for table in LEDGER}
 
 
 class BucketSource:
-    """A lake in an S3 bucket."""
+    """A lake in a bucket."""
 
     def __init__(
         self,
@@ -73,7 +74,7 @@ class BucketSource:
         endpoint_url: str = "",
         monotonic_seconds: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.bucket = S3Bucket(url, endpoint_url)
+        self.bucket = open_bucket(url, endpoint_url)
         self.prefix = f"{self.bucket.location()}/"
         self.folders: Parts = ()
         self._listings = {
@@ -171,7 +172,7 @@ class _Listing:
 
     def __init__(
         self,
-        bucket: S3Bucket,
+        bucket: ObjectStore,
         table: Table,
         monotonic_seconds: Callable[[], float],
         folders: Parts = (),

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 import duckdb
 
-from convo_pipeline.base.extras import needs_extra
 from convo_pipeline.errors import CorruptError
 from convo_pipeline.query.accounts import accounts_table
 from convo_pipeline.query.compacted_source import CompactedSource
@@ -28,7 +27,7 @@ from convo_pipeline.query.read_only import WRITING_METHODS, reading_sql, refuse_
 from convo_pipeline.query.reply_rules import RULES
 from convo_pipeline.query.sources import VIEWED_TABLES, Source, quote
 from convo_pipeline.query.views import joining_statements, table_select
-from convo_pipeline.settings import Settings, StoreSettings
+from convo_pipeline.settings import Settings, StoreSettings, is_bucket
 from convo_pipeline.state.database import STATE_FILE
 from convo_pipeline.storage.layout import DATA_FILE
 
@@ -89,14 +88,13 @@ def connect(
 
 
 def open_source(root: str | os.PathLike[str], settings: StoreSettings) -> Source:
-    """Return the lake at a local folder or an `s3://bucket/prefix`.
+    """Return the lake at a local folder or a bucket such as `s3://bucket/prefix`.
 
     Raises StoreError if there is no lake.
     """
-    if not str(root).startswith("s3://"):
+    if not is_bucket(str(root)):
         return CompactedSource(root, _state_file(root, settings))
-    with needs_extra("s3"):
-        from convo_pipeline.query.bucket_source import BucketSource
+    from convo_pipeline.query.bucket_source import BucketSource
 
     return BucketSource(str(root), settings.endpoint_url)
 

@@ -14,7 +14,7 @@ from convo_pipeline.query.accounts import accounts_table
 from convo_pipeline.query.reply_rules import RULES
 from convo_pipeline.query.sources import VIEWED_TABLES, LocalSource
 from convo_pipeline.query.views import joining_statements, table_select
-from convo_pipeline.settings import Settings
+from convo_pipeline.settings import Settings, is_bucket
 
 OLDEST_DUCKDB = "v1.3.0"
 """The oldest version of DuckDB that can open the file."""
@@ -29,7 +29,7 @@ def write_database(
     business hours of the lake, and of `settings`, are in the file. StoreError for a bucket, for a
     file that exists (unless `is_replaced`) and for a folder that cannot be written.
     """
-    if root.startswith("s3://"):
+    if is_bucket(root):
         raise StoreError(f"{root}: a database file reads a local folder; for a bucket see s3.md")
     source = LocalSource(root)
     if file.exists() and not is_replaced:

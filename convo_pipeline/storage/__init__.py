@@ -1,1 +1,1 @@
-"""Where the files lie: a local folder or an S3 bucket, and the locks."""
+"""Where the files lie: a local folder or a bucket, and the locks."""

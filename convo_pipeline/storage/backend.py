@@ -1,4 +1,4 @@
-"""Interface of the storage backends, a local folder or an S3 bucket: files by name, no tables.
+"""Interface of the storage backends, a local folder or a bucket: files by name, no tables.
 
 A file is named by its parts below the root: `("messages", "account=a", "date=2026-01-05",
 "data.parquet")`.

@@ -9,6 +9,8 @@ import pytest
 from tests.support.paths import ROOT
 
 EXTRAS = {
+    "azure": ("azure",),
+    "gcs": ("google.api_core", "google.auth", "google.cloud"),
     "delta": ("deltalake",),
     "iceberg": ("pyiceberg",),
     "s3": ("boto3", "botocore"),
@@ -41,9 +43,10 @@ def folder(tmp_path: Path) -> Path:
         'token_env = "T"\nstart_date = "2026-01-01"\n'
     )
     (tmp_path / "convo.toml").write_text(account)
-    (tmp_path / "bucket.toml").write_text(
-        f'[store]\nroot = "s3://bucket/inbox"\nstate_dir = "state"\n{account}'
-    )
+    for name, scheme in (("bucket", "s3"), ("google", "gs"), ("microsoft", "az")):
+        (tmp_path / f"{name}.toml").write_text(
+            f'[store]\nroot = "{scheme}://bucket/inbox"\nstate_dir = "state"\n{account}'
+        )
     (tmp_path / "shared.toml").write_text(
         f'[store]\nstate_url = "postgresql://127.0.0.1/none"\n{account}'
     )
@@ -56,6 +59,8 @@ def folder(tmp_path: Path) -> Path:
     [
         (("--config", "bucket.toml", "verify"), "s3", "boto3"),
         (("--config", "bucket.toml", "query", "select 1"), "s3", "boto3"),
+        (("--config", "google.toml", "verify"), "gcs", "google"),
+        (("--config", "microsoft.toml", "query", "select 1"), "azure", "azure"),
         (("--config", "shared.toml", "status"), "scale", "psycopg"),
         (("--config", "emulated.toml", "check"), "demo", ""),
         (("emulator",), "demo", ""),

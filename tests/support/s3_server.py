@@ -138,7 +138,7 @@ class Fault:
         return method == self.method and path.split("?")[0].endswith(self.ending)
 
 
-class _Handler(BaseHTTPRequestHandler):
+class ProxyHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     target: tuple[str, int]
     fault: Fault
@@ -151,7 +151,7 @@ class _Handler(BaseHTTPRequestHandler):
         if is_meant and fault.before:
             action, fault.before = fault.before, None
             action()
-        answer = self._ask()
+        answer = self.ask()
         if is_meant and fault.left:
             fault.left -= 1
             time.sleep(fault.wait_seconds)
@@ -189,7 +189,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = forward
 
-    def _ask(self) -> tuple[int, list[tuple[str, str]], bytes]:
+    def ask(self) -> tuple[int, list[tuple[str, str]], bytes]:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         dropped = CONDITIONS if self.fault.drops_conditions else ()
         headers = {
@@ -213,11 +213,17 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class Proxy:
-    """A proxy of the S3 server that can fail. With a certificate and its key it uses TLS."""
+    """A proxy of a server that can fail. With a certificate and its key it uses TLS."""
 
-    def __init__(self, server: S3Server, certificate: tuple[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        address: tuple[str, int],
+        certificate: tuple[str, str] | None = None,
+        handler_class: type["ProxyHandler"] | None = None,
+    ) -> None:
         self.fault = Fault()
-        handler = type("Handler", (_Handler,), {"target": server.address, "fault": self.fault})
+        bases = (handler_class or ProxyHandler,)
+        handler = type("Handler", bases, {"target": address, "fault": self.fault})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
         self._scheme = "https" if certificate else "http"
@@ -231,8 +237,12 @@ class Proxy:
         self._thread.start()
 
     @property
+    def address(self) -> tuple[str, int]:
+        return "127.0.0.1", self._server.server_address[1]
+
+    @property
     def url(self) -> str:
-        return f"{self._scheme}://127.0.0.1:{self._server.server_address[1]}"
+        return "{}://{}:{}".format(self._scheme, *self.address)
 
     def close(self) -> None:
         self._server.shutdown()

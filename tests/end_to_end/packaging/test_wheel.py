@@ -83,7 +83,10 @@ def link_package(name: str, packages: Path) -> None:
                 target.symlink_to(path)
 
 
-@pytest.fixture(params=["", "delta", "demo", "iceberg", "plots", "s3", "scale", "web", "all"])
+EXTRAS = ("azure", "delta", "demo", "gcs", "iceberg", "plots", "s3", "scale", "web")
+
+
+@pytest.fixture(params=["", *EXTRAS, "all"])
 def extra(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -133,6 +136,8 @@ def test_a_wheel_with_each_extra_works_in_an_empty_environment(home: Path, extra
     code = f"import convo_pipeline; convo_pipeline.connect({str(LAKE)!r}).close()"
     run(home, "python", "-c", code)
     for name, module in {
+        "azure": "convo_pipeline.storage.azure",
+        "gcs": "convo_pipeline.storage.gcs",
         "delta": "deltalake",
         "iceberg": "pyiceberg.catalog.sql",
         "demo": "convo_pipeline.emulator.serve",

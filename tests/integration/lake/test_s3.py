@@ -65,7 +65,7 @@ def bucket(server: S3Server, request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def proxy(server: S3Server) -> Iterator[Proxy]:
-    with closing(Proxy(server)) as proxy:
+    with closing(Proxy(server.address)) as proxy:
         yield proxy
 
 
@@ -330,7 +330,7 @@ def test_d9_a_tls_error_in_the_body_of_a_response_is_read_again(
 ) -> None:
     certificate = write_certificate(tmp_path)
     monkeypatch.setenv("AWS_CA_BUNDLE", certificate[0])
-    with closing(Proxy(server, certificate)) as proxy:
+    with closing(Proxy(server.address, certificate)) as proxy:
         store = machine(url=proxy.url)
         store.merge(TABLE, ACCOUNT, DAY, ids("m1", "m2"))
         proxy.fault.is_garbled = True
