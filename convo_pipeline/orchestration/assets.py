@@ -44,6 +44,7 @@ from convo_pipeline.orchestration.names import (
     NORMALISE_STEP,
     Names,
 )
+from convo_pipeline.orchestration.overview import report_overview
 from convo_pipeline.orchestration.partitions import ONE_DAY, Window, by_account
 from convo_pipeline.orchestration.steps import (
     DERIVED,
@@ -343,6 +344,7 @@ def build_normalise(
             if context.op_execution_context.selected_asset_keys:
                 scope = SCOPES[config.days.name]
                 result = run_normalise(deployment, store, by_account(keys), scope)
+                report_overview(context, deployment, store, result.changed_accounts)
             checks = partial(_evaluate_checks, deployment, store, context, keys)
             yield from report_to_dagster(context, deployment, store, result, keys, checks)
 

@@ -25,6 +25,7 @@ from convo_pipeline.orchestration.dead_runs import build_dead_runs
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.early_capture import build_early_capture
 from convo_pipeline.orchestration.lineage import describe_inboxes
+from convo_pipeline.orchestration.overview import build_overview
 from convo_pipeline.orchestration.schedules import (
     build_capture_schedule,
     build_followers,
@@ -62,6 +63,8 @@ def build_definitions(
         build_extract(deployment, partitions, specs),
         build_normalise(deployment, partitions, specs),
     ]
+    if names.has_overview and not deployment.problem:
+        assets.append(build_overview(deployment, group_name))
     jobs: list[AssetJob | dg.JobDefinition] = [extract_job, normalise_job, capture_job, upkeep_job]
     nightly_job = extract_job
     sensors = [

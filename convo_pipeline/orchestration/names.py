@@ -20,7 +20,9 @@ CAPTURE_JOB, UPKEEP_JOB = "capture_job", "upkeep_job"
 CONFIGURATION, CONFIGURATION_JOB = "configuration", "configuration_job"
 """The asset, step and job that fail while the configuration is wrong."""
 CONFIGURATION_SENSOR = "wrong_configuration"
-STEPS = (EXTRACT_STEP, NORMALISE_STEP, "capture", "upkeep", CONFIGURATION)
+OVERVIEW = "overview"
+"""The unpartitioned asset and step that shows all accounts."""
+STEPS = (EXTRACT_STEP, NORMALISE_STEP, "capture", "upkeep", CONFIGURATION, OVERVIEW)
 JOBS = (EXTRACT_JOB, NORMALISE_JOB, CAPTURE_JOB, UPKEEP_JOB, CONFIGURATION_JOB)
 
 
@@ -33,6 +35,11 @@ class Names:
     """Keys of the tables whose asset was translated; every other key is prefix and table name."""
     shown: frozenset[str] = frozenset(TABLES)
     """The tables that are assets. Events of other tables would make assets that nobody defined."""
+
+    @property
+    def has_overview(self) -> bool:
+        """Whether the overview is an asset: not if the user chose single tables."""
+        return self.shown == frozenset(TABLES)
 
     def asset_key(self, table: str) -> "dg.AssetKey":
         """Return the asset key of a table.

@@ -199,11 +199,13 @@ def picture_account(
 
 
 def _page(chart: ChartContext, images: Mapping[str, bytes], table: str) -> dg.MarkdownMetadataValue:
-    embedded = [
-        f"![{title}](data:image/png;base64,{base64.b64encode(image).decode()})"
-        for title, image in images.items()
-    ]
+    embedded = [embed_picture(title, image) for title, image in images.items()]
     return dg.MetadataValue.md("\n\n".join([f"### {chart.title}", *embedded, table, LINKS]))
+
+
+def embed_picture(title: str, image: bytes) -> str:
+    """Return a PNG as Markdown."""
+    return f"![{title}](data:image/png;base64,{base64.b64encode(image).decode()})"
 
 
 def _figures_table(rows: Mapping[date, Row], chart: ChartContext) -> str:
@@ -227,7 +229,7 @@ def _figures_table(rows: Mapping[date, Row], chart: ChartContext) -> str:
                 _at_least(row["backlog_count"], bool(row["is_backlog_lower_bound"])),
             )
         )
-    return _markdown_table(heads, lines)
+    return markdown_table(heads, lines)
 
 
 def _at_least(count: float | None, is_minimum: bool) -> str:
@@ -251,7 +253,7 @@ def _coverage_table(rows: Mapping[date, Row], chart: ChartContext) -> str:
         share = row["share_detailed"]
         percent = None if share is None else f"{share:.0%}"
         lines.append((chart.label(day), *(row[name] for name in names), percent))
-    return _markdown_table(("date", *names, "with content"), lines)
+    return markdown_table(("date", *names, "with content"), lines)
 
 
 def _newest(rows: Mapping[date, Row], chart: ChartContext) -> list[tuple[date, Row]]:
@@ -259,7 +261,7 @@ def _newest(rows: Mapping[date, Row], chart: ChartContext) -> list[tuple[date, R
     return [(day, rows[day]) for day in newest_first if day in rows][:MOST_TABLE_ROWS]
 
 
-def _markdown_table(heads: Sequence[str], lines: Sequence[Sequence[object]]) -> str:
+def markdown_table(heads: Sequence[str], lines: Sequence[Sequence[object]]) -> str:
     if not lines:
         return "No messages on these days."
     table = [heads, ["---", *["---:"] * (len(heads) - 1)], *lines]
@@ -352,15 +354,15 @@ def _draw_volume(store: Store, chart: ChartContext) -> bytes:
     names = ("created_at", "direction")
     messages = _read_messages(store, chart.account, chart.days.pictured, names)
     directions = pc.fill_null(messages["direction"], "unknown")
-    figure, axes = _new_chart(f"Messages by hour · {chart.title} (UTC day)")
+    figure, axes = new_chart(f"Messages by hour · {chart.title} (UTC day)")
     for (direction, (label, colour)), offset in zip(DIRECTIONS.items(), BAR_OFFSETS, strict=True):
         times = messages.filter(pc.equal(directions, direction))["created_at"]
         counts: Ints = count_by_hour(times, chart.timezone).sum(axis=0)
         axes.bar(np.arange(24) + offset, counts, BAR_WIDTH, color=colour, label=label)
     _label_hours(axes, chart)
-    _scale_counts(axes, "messages")
-    _add_legend(axes)
-    return _to_png(figure)
+    scale_counts(axes, "messages")
+    add_legend(axes)
+    return to_png(figure)
 
 
 def draw_hours(means: Floats, chart: ChartContext) -> bytes:
@@ -368,7 +370,7 @@ def draw_hours(means: Floats, chart: ChartContext) -> bytes:
 
     Hours without complete data are grey.
     """
-    figure, axes = _new_chart(f"Messages by hour and weekday · {chart.title}")
+    figure, axes = new_chart(f"Messages by hour and weekday · {chart.title}")
     days = [day for day in chart.days.pictured if chart.is_covered(day)]
     until = chart.complete_range.until if chart.complete_range else datetime.max.replace(tzinfo=UTC)
     counts = count_weekdays(days, chart.timezone, until)
@@ -383,26 +385,26 @@ def draw_hours(means: Floats, chart: ChartContext) -> bytes:
     note = f", means of {len(days)} of {len(chart.days.pictured)} days, ×n: n hours or more each"
     _label_hours(axes, chart, note + ("; grey: incomplete" if np.isnan(means).any() else ""))
     figure.colorbar(image, ax=axes, label="in + out + unread an hour", pad=0.02)
-    return _to_png(figure)
+    return to_png(figure)
 
 
 def _draw_waits(waits: Mapping[str, int], chart: ChartContext) -> bytes:
     """Draw the number of sessions by the wait for their first response."""
     title = f"Time to the first response, {sum(waits.values())} sessions"
-    figure, axes = _new_chart(f"{title} · {chart.title}")
+    figure, axes = new_chart(f"{title} · {chart.title}")
     special = {UNANSWERED: VERMILION, REACTED: YELLOW, UNKNOWN: GREY}
     colours = [special.get(label, BLUE) for label in waits]
     bars = axes.bar(list(waits), list(waits.values()), color=colours, width=0.75)
     axes.bar_label(bars, fontsize=9)
     axes.tick_params(axis="x", labelsize=8)
-    _scale_counts(axes, "sessions")
+    scale_counts(axes, "sessions")
     axes.set_xlabel("wait for the first response of a person")
-    return _to_png(figure)
+    return to_png(figure)
 
 
 def draw_backlog(rows: Mapping[date, Row], chart: ChartContext) -> bytes:
     """Draw messages in and out by day, and the conversations that wait at the end of each day."""
-    figure, axes = _new_chart(f"Volume and backlog by day · {chart.shown_title}")
+    figure, axes = new_chart(f"Volume and backlog by day · {chart.shown_title}")
     days = chart.days.shown
     positions = np.arange(len(days))
     for (direction, (label, colour)), offset in zip(DIRECTIONS.items(), BAR_OFFSETS, strict=True):
@@ -420,15 +422,15 @@ def draw_backlog(rows: Mapping[date, Row], chart: ChartContext) -> bytes:
             style = {"color": "black", "markerfacecolor": fill, "markersize": 3.5}
             axes.plot(positions, values, "o", label=label, **style)
     _hatch_incomplete(axes, chart)
-    _scale_counts(axes, "messages, conversations")
+    scale_counts(axes, "messages, conversations")
     _label_days(axes, chart.days)
-    _add_legend(axes)
-    return _to_png(figure)
+    add_legend(axes)
+    return to_png(figure)
 
 
 def draw_coverage(rows: Mapping[date, Row], chart: ChartContext) -> bytes:
     """Draw the shares of each day's message ids by status, and how many ids there are."""
-    figure, axes = _new_chart(f"Coverage by day, number of ids on top · {chart.shown_title}")
+    figure, axes = new_chart(f"Coverage by day, number of ids on top · {chart.shown_title}")
     days = chart.days.shown
     positions, bottom = np.arange(len(days)), np.zeros(len(days))
     for status, shares in coverage_shares(rows, days).items():
@@ -448,27 +450,33 @@ def draw_coverage(rows: Mapping[date, Row], chart: ChartContext) -> bytes:
     _hatch_incomplete(axes, chart)
     _label_days(axes, chart.days)
     if bottom.any():
-        _add_legend(axes)
-    return _to_png(figure)
+        add_legend(axes)
+    return to_png(figure)
 
 
 # parts of drawings
 
 
-def _new_chart(title: str) -> tuple[Any, Any]:
-    """Return a figure and its axes, without matplotlib's global state."""
+def new_chart(title: str, panel_count: int | None = None) -> tuple[Any, Any]:
+    """Return a figure and its axes, or a list of axes below each other, each as high as a chart.
+
+    It does not use matplotlib's global state.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=SIZE_INCHES, dpi=DOTS_PER_INCH)
+    width, height = SIZE_INCHES
+    rows = panel_count or 1
+    figure = Figure(figsize=(width, height * (0.3 + 0.7 * rows)), dpi=DOTS_PER_INCH)
     FigureCanvasAgg(figure)
-    axes: Any = figure.subplots(gridspec_kw=MARGINS)
-    axes.set_title(title, loc="left", fontsize=10, y=1.0)  # a fixed y saves measuring all labels
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+    panels: Any = figure.subplots(rows, 1, squeeze=False, gridspec_kw=MARGINS)[:, 0]
+    panels[0].set_title(title, loc="left", fontsize=10, y=1.0)  # a fixed y saves measuring labels
+    for panel in panels:
+        panel.spines[["top", "right"]].set_visible(False)
+    return figure, panels if panel_count else panels[0]
 
 
-def _to_png(figure: Any) -> bytes:
+def to_png(figure: Any) -> bytes:
     """Return the figure as a PNG of few colours; an octree is ten times as fast as a median cut."""
     from PIL import Image
 
@@ -489,7 +497,7 @@ def _hatch_incomplete(axes: Any, chart: ChartContext) -> None:
             label = None
 
 
-def _scale_counts(axes: Any, label: str) -> None:
+def scale_counts(axes: Any, label: str) -> None:
     """Use whole numbers from 0, with room above the bars for their labels."""
     from matplotlib.ticker import MaxNLocator
 
@@ -509,6 +517,7 @@ def _label_days(axes: Any, days: ChartDays) -> None:
     step = max(1, -(-count // 10))
     ticks = range((count - 1) % step, count, step)
     axes.set_xticks(list(ticks), [f"{days.shown[index]:%d %b}" for index in ticks])
+    axes.set_xlabel("day (UTC)")
     axes.set_xlim(-0.7, count - 0.3)
     if len(days.pictured) < count:
         marked = [index for index, day in enumerate(days.shown) if day in days.pictured]
@@ -517,5 +526,5 @@ def _label_days(axes: Any, days: ChartDays) -> None:
         axes.axvspan(marked[0] - 0.5, marked[-1] + 0.5, label=label, **style)
 
 
-def _add_legend(axes: Any) -> None:
+def add_legend(axes: Any) -> None:
     axes.legend(loc="upper left", bbox_to_anchor=(1.005, 1), frameon=False, fontsize=8)

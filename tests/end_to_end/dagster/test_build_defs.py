@@ -65,7 +65,7 @@ def test_everything_has_the_prefix_and_fits_beside_equal_names(config: Path) -> 
     dg.Definitions.validate_loadable(merged)
     repository = merged.get_repository_def()
     keys = {key.to_user_string() for key in repository.asset_graph.get_all_asset_keys()}
-    ours = {f"my-shop/inbox/{name}" for name in (*schema.TABLES, "inboxes")}
+    ours = {f"my-shop/inbox/{name}" for name in (*schema.TABLES, "inboxes", "overview")}
     assert keys == {"messages", "nightly"} | ours
     named = {
         *(job.name for job in repository.get_all_jobs() if not job.name.startswith("__")),
@@ -81,7 +81,7 @@ def test_everything_has_the_prefix_and_fits_beside_equal_names(config: Path) -> 
 def test_one_project_mounts_two_configurations(config: Path) -> None:
     merged = dg.Definitions.merge(build_defs(config, key_prefix="a"), build_defs(config))
     dg.Definitions.validate_loadable(merged)
-    assert len(list(merged.resolve_all_asset_specs())) == 2 * (len(schema.TABLES) + 1)
+    assert len(list(merged.resolve_all_asset_specs())) == 2 * (len(schema.TABLES) + 2)
 
 
 def test_it_has_no_executor_and_no_schedules_if_they_are_left_out(config: Path) -> None:

@@ -47,7 +47,9 @@ def specs_of(
 
 
 def test_the_scaffolded_files_load_under_the_name_of_their_folder() -> None:
-    assert specs_of({}).keys() == {f"inbox/{name}" for name in (*schema.TABLES, "inboxes")}
+    assert specs_of({}).keys() == {
+        f"inbox/{name}" for name in (*schema.TABLES, "inboxes", "overview")
+    }
 
 
 def test_yaml_translates_every_asset_by_its_table() -> None:

@@ -196,6 +196,44 @@ def test_pictures_hold_no_text_name_or_id(
     assert {secret for secret in secrets if secret in words} == set()
 
 
+def overviews(instance: dg.DagsterInstance) -> list[dg.AssetMaterialization]:
+    """Return the materialisations of the overview, newest first."""
+    records = instance.fetch_materializations(dg.AssetKey("overview"), limit=10).records
+    return [record.asset_materialization for record in records if record.asset_materialization]
+
+
+def test_the_overview_shows_all_accounts_in_one_picture_and_one_table(
+    settings: Settings, instance: dg.DagsterInstance, days: Days
+) -> None:
+    """It is drawn again only if something has changed, whichever account the last run had."""
+    (first,) = overviews(instance)
+    assert first.partition is None
+    page = str(first.metadata["overview"].value)
+    assert len(images(page)) == 1
+    start = settings.accounts[0].start_date
+    missing, count = (days[0] - start).days, (days.today - start).days
+    for account, messages in ((BAKERY, 12), (BIKES, 18)):
+        (line,) = [line for line in page.splitlines() if line.startswith(f"| {account} |")]
+        cells = [cell.strip() for cell in line.split("|")[2:-1]]
+        gaps = f"{missing}, since {start}"
+        assert cells[:2] == [f"{count - missing} of {count}", gaps]
+        assert cells[2].endswith(" complete")
+        assert cells[4:] == [str(messages), "100%", "0", "0", "0 conversations"]
+    figures = {name: first.metadata[name].value for name in ("accounts", "gap_days", "messages")}
+    assert figures == {"accounts": 2, "gap_days": 2 * missing, "messages": 30}
+    definitions = build_definitions(Deployment(settings, environ=TOKENS))
+    tags = range_tags([BIKES], Window(days[0], days.today))
+    idle = definitions.resolve_job_def(NORMALISE_JOB).execute_in_process(
+        instance=instance, run_config=QUIET, tags=tags
+    )
+    assert idle.success
+    assert overviews(instance) == [first]
+    job = definitions.resolve_implicit_global_asset_job_def()
+    by_hand = job.get_subset(asset_selection={dg.AssetKey("overview")})
+    assert by_hand.execute_in_process(instance=instance, run_config=QUIET).success
+    assert overviews(instance)[0].metadata["overview"] == first.metadata["overview"]
+
+
 def test_figures_are_plottable_numbers(
     settings: Settings, instance: dg.DagsterInstance, days: Days
 ) -> None:
