@@ -457,7 +457,9 @@ def draw_coverage(rows: Mapping[date, Row], chart: ChartContext) -> bytes:
 # parts of drawings
 
 
-def new_chart(title: str, panel_count: int | None = None) -> tuple[Any, Any]:
+def new_chart(
+    title: str, panel_count: int | None = None, margins: Mapping[str, float] = MARGINS
+) -> tuple[Any, Any]:
     """Return a figure and its axes, or a list of axes below each other, each as high as a chart.
 
     It does not use matplotlib's global state.
@@ -469,7 +471,7 @@ def new_chart(title: str, panel_count: int | None = None) -> tuple[Any, Any]:
     rows = panel_count or 1
     figure = Figure(figsize=(width, height * (0.3 + 0.7 * rows)), dpi=DOTS_PER_INCH)
     FigureCanvasAgg(figure)
-    panels: Any = figure.subplots(rows, 1, squeeze=False, gridspec_kw=MARGINS)[:, 0]
+    panels: Any = figure.subplots(rows, 1, squeeze=False, gridspec_kw=dict(margins))[:, 0]
     panels[0].set_title(title, loc="left", fontsize=10, y=1.0)  # a fixed y saves measuring labels
     for panel in panels:
         panel.spines[["top", "right"]].set_visible(False)
