@@ -98,8 +98,7 @@ def defs():
 
 @pytest.mark.slow
 def test_dg_lists_scaffolds_and_checks_the_component(tmp_path: Path) -> None:
-    """Runs where dagster-dg-cli is installed: it is no dependency of the project."""
-    pytest.importorskip("dagster_dg_cli", reason="needs: pip install dagster-dg-cli")
+    """The command `dg` is in the extra `dev`."""
     source = tmp_path / "src" / "shop"
     (source / "defs").mkdir(parents=True)
     (tmp_path / "pyproject.toml").write_text(PROJECT)
