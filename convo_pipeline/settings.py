@@ -252,6 +252,13 @@ class GraphSettings(_Section):
     token_in: Literal["header", "query"] = "header"  # noqa: S105
 
 
+STATE_NEEDS_BUCKET = (
+    "a state in PostgreSQL is for tables in a bucket: set root to s3://bucket/prefix, or remove the"
+    " state_url"
+)
+"""Many machines write one bucket. Queries of a local folder read its compactions in `state.db`."""
+
+
 class StoreSettings(_Section):
     """`[store]`: where the tables and the state are stored. `~` is the user's home folder."""
 
@@ -273,6 +280,8 @@ class StoreSettings(_Section):
         given = (self.state_url.get_secret_value(), self.state_url_env, self.state_url_file)
         if sum(map(bool, given)) > 1:
             raise ValueError("set one of state_url, state_url_env and state_url_file")
+        if any(given) and not self.is_remote:
+            raise ValueError(STATE_NEEDS_BUCKET)
         return self
 
     @model_validator(mode="after")

@@ -28,7 +28,7 @@ from convo_pipeline.privacy.retention import (
 )
 from convo_pipeline.privacy.unsent import UnsentMessages, find_all_unsent, remove_unsent
 from convo_pipeline.query.sources import EXTRACT_FIRST
-from convo_pipeline.settings import Settings, StoreSettings
+from convo_pipeline.settings import STATE_NEEDS_BUCKET, Settings, StoreSettings
 from convo_pipeline.upkeep.move_state import move_state
 from convo_pipeline.upkeep.rebuild import rebuild_state
 from convo_pipeline.upkeep.verify import FINDING_KINDS, NOTICES, Verification, verify
@@ -60,6 +60,8 @@ def copy_state(
             "TARGET must be the name of a variable or the absolute path of a file: a command line"
             " is no place for a password"
         )
+    if target != SQLITE and not settings.is_remote:
+        raise SettingsError(STATE_NEEDS_BUCKET)
     names = {"state_url_file": target} if os.path.isabs(target) else {"state_url_env": target}
     changes = {"state_url": SecretStr(""), "state_url_env": None, "state_url_file": None}
     chosen = settings.model_copy(update=changes | ({} if target == SQLITE else names))

@@ -1,9 +1,10 @@
 """The lake's tables by account and day. Raw tables are merged, derived ones replaced."""
 
 import hashlib
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,7 +19,7 @@ from convo_pipeline.settings import StoreSettings
 from convo_pipeline.state.access import open_database, open_locks, open_notes
 from convo_pipeline.state.records import Partition
 from convo_pipeline.state.state import State
-from convo_pipeline.storage.backend import StorageBackend, remove_file, write_file
+from convo_pipeline.storage.backend import StorageBackend, remove_file, write_file, write_version
 from convo_pipeline.storage.buckets import open_bucket
 from convo_pipeline.storage.layout import (
     QUARANTINE,
@@ -34,7 +35,12 @@ from convo_pipeline.storage.local import NEEDED_BYTES, STAGING, LocalFolder, sta
 from convo_pipeline.tables.merge import merge
 
 SHARED_STATE = ".shared-state"
-"""Object in a bucket whose state is in PostgreSQL."""
+"""Object in a bucket that tells where the state is: in PostgreSQL, or on which machine."""
+IN_POSTGRESQL = b"postgresql\n"
+STATE_ID = "state-id"
+"""File in the state's folder with a random id."""
+MACHINE_SEEN_FOR = timedelta(hours=1)
+"""A machine that began a run so recently still uses the bucket."""
 RENAMES = "rename"
 """Folder in the state's folder. It has a file `old.new` until a rename is finished."""
 STALE_AFTER = timedelta(hours=1)
@@ -84,22 +90,56 @@ class Store:
         self.rename_former_tables()
 
     def _check_state_is_shared(self) -> None:
-        """Refuse a local state where other machines share theirs: its locks would not hold.
+        """Refuse a local state where other machines use the bucket: its locks would not hold.
 
-        An object in the bucket shows that the state is in PostgreSQL.
+        An object in the bucket shows where the state is, and when a machine with a local state was
+        last seen.
         """
         if not self.backend.is_shared:
             return
-        is_marked = self.backend.version((SHARED_STATE,)) is not None
-        if is_marked and not self.locks.are_shared:
+        mark = self.backend.read((SHARED_STATE,))
+        content, version = (mark.content, mark.version) if mark else (b"", None)
+        if self.locks.are_shared:
+            new_content = IN_POSTGRESQL
+        elif content == IN_POSTGRESQL:
             raise StoreError(
                 f"{self.backend.location()} is used with a state in PostgreSQL: set state_url_env"
                 " in [store] as on the other machines, or bring the state back by `convo-pipeline"
                 " state move sqlite`"
             )
-        if self.locks.are_shared and not is_marked:
-            with suppress(ConflictError):  # another machine wrote it
-                write_file(self.backend, (SHARED_STATE,), b"postgresql\n")
+        else:
+            new_content = self._mark_machine(content)
+        if new_content != content:
+            with suppress(ConflictError):  # another machine wrote it: the next run reads it
+                write_version(self.backend, (SHARED_STATE,), new_content, version)
+
+    def _mark_machine(self, content: bytes) -> bytes:
+        """Return the mark of this machine; StoreError if another one was seen recently."""
+        folder, now = LocalFolder(self.state_path), self._clock.now()
+        own_id = folder.read_bytes([STATE_ID])
+        if own_id is None:
+            own_id = uuid.uuid4().hex.encode()
+            write_file(folder, (STATE_ID,), own_id)
+        other_id, _, seen_at = content.partition(b" ")
+        with suppress(ValueError):
+            age = now - datetime.fromisoformat(seen_at.decode("ascii", "replace"))
+            if other_id != own_id and abs(age) < MACHINE_SEEN_FOR:
+                raise StoreError(
+                    f"{self.backend.location()} is used by another machine with a state of its own,"
+                    f" last seen at {seen_at.decode()}: their locks and rate limits do not know"
+                    " each other. Share one state (docs/scale.md), or give each machine its own"
+                    " prefix. If that machine is gone, or its state_dir was lost, run"
+                    " `convo-pipeline verify --rebuild-state`, or wait an hour"
+                )
+            if other_id == own_id and timedelta() <= age < MACHINE_SEEN_FOR / 6:
+                return content
+        return own_id + f" {now.astimezone(UTC).isoformat(timespec='seconds')}".encode()
+
+    def release_bucket(self) -> None:
+        """Forget the machine that used the bucket with a local state."""
+        mark = self.backend.read((SHARED_STATE,)) if self.backend.is_shared else None
+        if mark and mark.content != IN_POSTGRESQL:
+            remove_file(self.backend, (SHARED_STATE,))
 
     def rename_former_tables(self) -> None:
         """Move the folders of tables that had another name in an earlier schema.

@@ -1,19 +1,28 @@
 """Locks of all machines: advisory locks in PostgreSQL, which end with the session of their holder.
 
 Each partition has its own lock: machines share the records of its file, and write the ledger at the
-same time.
+same time. A process holds the locks of at most 64 accounts, so many processes fit into the some
+6,000 locks of a server. That a run of Dagster lives is shown by a row that it renews.
 """
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from convo_pipeline.errors import BusyError, StoreError
+from convo_pipeline.errors import StoreError
 from convo_pipeline.state.postgres import PostgresDatabase
 from convo_pipeline.storage.backend import Parts
-from convo_pipeline.storage.locks import FOREVER, SETTLED_SECONDS, STALE_SECONDS, Locks
+from convo_pipeline.storage.locks import FOREVER, STALE_SECONDS, Locks
 
-_AGE = "SELECT extract(epoch FROM clock_timestamp() - began_at) FROM live_runs WHERE run_id = ?"
+RENEWAL_SECONDS = 15.0
+SILENT_SECONDS = 45.0
+"""A run whose row is older than this may be dead."""
+_AGES = """
+SELECT extract(epoch FROM clock_timestamp() - seen_at)::float8,
+    extract(epoch FROM clock_timestamp() - suspected_at)::float8
+FROM live_runs WHERE run_id = ? FOR UPDATE
+"""
 
 
 class PostgresLocks(Locks):
@@ -21,34 +30,64 @@ class PostgresLocks(Locks):
 
     are_shared = True
 
-    def __init__(self, folder: Path, database: PostgresDatabase) -> None:
+    def __init__(
+        self, folder: Path, database: PostgresDatabase, renewal_seconds: float = RENEWAL_SECONDS
+    ) -> None:
         super().__init__(folder)
         self._database = database
+        self._renewal_seconds = renewal_seconds
 
     @contextmanager
     def run(self, run_id: str) -> Iterator[None]:
-        """Show that the process of a run of Dagster lives. The row is removed at the end."""
-        with self._database.advisory_lock(f"run {run_id}", 0):
-            with self._database.transaction() as rows:
-                rows.execute(
-                    "INSERT INTO live_runs (run_id) VALUES (?) ON CONFLICT DO NOTHING", (run_id,)
-                )
-            try:
-                yield
-            finally:
-                with suppress(StoreError):  # the session ended: the row shows a dead run
-                    self.remove_run(run_id)
+        """Show that the process of a run of Dagster lives: a thread renews its row.
+
+        A lock would end with its connection, although the run works on. The row is removed at the
+        end.
+        """
+        has_ended = threading.Event()
+
+        def renew() -> None:
+            while not has_ended.wait(self._renewal_seconds):
+                self._renew(run_id)
+
+        self._renew(run_id)
+        thread = threading.Thread(target=renew, name="live-run", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            has_ended.set()
+            thread.join()
+            with suppress(StoreError):  # the row stays and shows a dead run, which has ended
+                self.remove_run(run_id)
+
+    def _renew(self, run_id: str) -> None:
+        """Renew the row; after a failure the next renewal connects again."""
+        with suppress(StoreError), self._database.transaction() as rows:
+            rows.execute(
+                "INSERT INTO live_runs (run_id) VALUES (?) ON CONFLICT (run_id) DO UPDATE"
+                " SET seen_at = clock_timestamp(), suspected_at = NULL",
+                (run_id,),
+            )
 
     def is_run_dead(self, run_id: str) -> bool | None:
-        """Whether the process that held the lock of a run died; None if there is no lock."""
-        if not self._database.select(_AGE, run_id):
-            return None
-        try:
-            with self._database.advisory_lock(f"run {run_id}", 0):
-                ages = self._database.select(_AGE, run_id)
-        except BusyError:
-            return False
-        return None if not ages or ages[0][0] < SETTLED_SECONDS else True
+        """Whether the process of a run died; None if there is no row.
+
+        A run is dead if its row is old at two questions: after a failure of PostgreSQL the rows of
+        all runs are old.
+        """
+        with self._database.transaction() as rows:
+            ages = rows.execute(_AGES, (run_id,)).fetchone()
+            if ages is None:
+                return None
+            age_seconds, suspected_seconds = ages
+            if age_seconds < SILENT_SECONDS:
+                return False
+            if suspected_seconds is None:
+                sql = "UPDATE live_runs SET suspected_at = clock_timestamp() WHERE run_id = ?"
+                rows.execute(sql, (run_id,))
+                return False
+        return bool(suspected_seconds >= SILENT_SECONDS)
 
     def remove_run(self, run_id: str) -> None:
         """Remove the row of a run."""
@@ -56,15 +95,12 @@ class PostgresLocks(Locks):
             rows.execute("DELETE FROM live_runs WHERE run_id = ?", (run_id,))
 
     def remove_stale_runs(self) -> None:
-        """Remove rows of dead runs that ended otherwise, two days after they began."""
-        old = self._database.select(
-            "SELECT run_id FROM live_runs"
-            " WHERE extract(epoch FROM clock_timestamp() - began_at) > ?",
-            STALE_SECONDS,
-        )
-        for (run_id,) in old:
-            if self.is_run_dead(run_id):
-                self.remove_run(run_id)
+        """Remove rows of dead runs that ended otherwise, two days after they were last renewed."""
+        with self._database.transaction() as rows:
+            rows.execute(
+                "DELETE FROM live_runs WHERE extract(epoch FROM clock_timestamp() - seen_at) > ?",
+                (STALE_SECONDS,),
+            )
 
     @contextmanager
     def partition(self, parts: Parts) -> Iterator[None]:

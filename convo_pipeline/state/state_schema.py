@@ -142,7 +142,8 @@ CREATE OR REPLACE TRIGGER compaction_ends AFTER INSERT OR UPDATE OR DELETE ON pa
 _POSTGRES_TABLES = (
     """
 CREATE TABLE IF NOT EXISTS live_runs (
-    run_id TEXT PRIMARY KEY, began_at TIMESTAMPTZ NOT NULL DEFAULT clock_timestamp())
+    run_id TEXT PRIMARY KEY, seen_at TIMESTAMPTZ NOT NULL DEFAULT clock_timestamp(),
+    suspected_at TIMESTAMPTZ)
 """,
     """
 CREATE TABLE IF NOT EXISTS notes (

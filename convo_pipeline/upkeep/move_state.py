@@ -1,14 +1,16 @@
 """Copy the state of a lake between SQLite and PostgreSQL: rows, blocks and notes.
 
 All rows are copied in one transaction of the target and compared before it ends. So an interrupted
-copy leaves no rows, and the same command starts again. The source is not changed.
+copy leaves no rows, and the same command starts again. The source is not changed. One account is
+locked at a time, because PostgreSQL has room for some 6,000 locks and a process for 1,024 files. A
+run that changes an account after its copy is found by the comparison.
 """
 
 import hashlib
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 
-from convo_pipeline.errors import StoreError
+from convo_pipeline.errors import BusyError, StoreError
 from convo_pipeline.lake.store import SHARED_STATE, Store
 from convo_pipeline.state.access import read_blocks, save_blocks
 from convo_pipeline.state.database import Transaction
@@ -29,9 +31,6 @@ def move_state(source: Store, target: Store, *, is_dry_run: bool = False) -> dic
         for store in (source, target):
             locks.enter_context(store.locks.deletions())
             locks.enter_context(store.locks.compaction())
-        for name in filter(None, accounts):
-            locks.enter_context(source.locks.account(name))
-            locks.enter_context(source.locks.derivation(name))
         _check_target(source, target, accounts)
         counts = {table.name: _count(source, table) for table in STATE_TABLES.values()}
         if is_dry_run:
@@ -39,8 +38,13 @@ def move_state(source: Store, target: Store, *, is_dry_run: bool = False) -> dic
         with target.state.database.transaction() as rows:
             for table in STATE_TABLES.values():
                 rows.execute(f"DELETE FROM {table.name}")  # noqa: S608 - literals
-                for account in accounts:
-                    _copy(source, table, account, rows)
+            for account in accounts:
+                with _locked(source, account):
+                    for table in STATE_TABLES.values():
+                        _copy(source, table, account, rows)
+            for account in accounts:
+                with _locked(source, account):
+                    _check_unchanged(source, account, rows)
         for folder in NOTE_FOLDERS:
             for name in source.notes.names(folder):
                 content = source.notes.read(folder, name)
@@ -50,6 +54,28 @@ def move_state(source: Store, target: Store, *, is_dry_run: bool = False) -> dic
         if not target.locks.are_shared:
             remove_file(target.backend, (SHARED_STATE,))
     return counts
+
+
+@contextmanager
+def _locked(source: Store, account: str) -> Iterator[None]:
+    """Lock an account, if it has a name: the rows of the ledger have none."""
+    with ExitStack() as locks:
+        if account:
+            locks.enter_context(source.locks.account(account))
+            locks.enter_context(source.locks.derivation(account))
+        yield
+
+
+def _check_unchanged(source: Store, account: str, rows: Transaction) -> None:
+    """Raise BusyError if a run changed an account after it was copied."""
+    for table in STATE_TABLES.values():
+        sql = _of_account(table)
+        copied = _digest(rows.execute(sql, (account,)).fetchall())
+        if copied != _digest(source.state.database.select(sql, account)):
+            raise BusyError(
+                f"a run changed {table.name} of {account} during the copy: nothing was copied; stop"
+                " all runs and repeat"
+            )
 
 
 def _copy(source: Store, table: StateTable, account: str, rows: Transaction) -> None:

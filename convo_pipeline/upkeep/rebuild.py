@@ -25,6 +25,7 @@ def rebuild_state(store: Store) -> None:
     The files can be older than the state, so the state no longer says what was read to the end.
     The next run fetches the day of each raw file that is missing or changed.
     """
+    store.release_bucket()
     finish_renames(store)
     _mark_quarantined_files(store)
     identities: dict[str, AccountIdentity] = {}

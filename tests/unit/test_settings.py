@@ -224,12 +224,15 @@ def test_a_name_of_a_variable_is_no_secret(name: str) -> None:
     assert settings.accounts[0].token_env == name
 
 
+REMOTE = 'root = "s3://bucket/lake"\nstate_dir = "state"\n'
+
+
 @pytest.mark.parametrize("key", ["state_url", "state_url_env", "state_url_file"])
 def test_the_address_of_the_state_is_a_secret(tmp_path: Path, key: str) -> None:
     url = f"postgresql+psycopg://convo:{PASSWORD}@db.example.org/convo"
     (tmp_path / "url").write_text(f"{url}\n")
     value = {"state_url": url, "state_url_env": "URL", "state_url_file": f"{tmp_path}/url"}[key]
-    store = parse_settings(f'[store]\n{key} = "{value}"'.encode()).store
+    store = parse_settings(f'[store]\n{REMOTE}{key} = "{value}"'.encode()).store
     assert read_state_url(store, {"URL": url}) == url
     assert PASSWORD not in f"{store!r} {store} {store.model_dump_json()}"
 
@@ -240,13 +243,14 @@ def test_the_address_of_the_state_is_a_secret(tmp_path: Path, key: str) -> None:
         (f'state_url = "mysql://u:{PASSWORD}@h/d"', "state_url: must be an address such as"),
         (f'state_url_env = "postgresql://u:{PASSWORD}@h"', "must be the name of an env"),
         ('state_url = "postgresql://h"\nstate_url_env = "URL"', "set one of state_url, state_url"),
+        ('root = "lake"\nstate_url_env = "URL"', "is for tables in a bucket: set root to s3://"),
     ],
 )
 def test_a_wrong_address_of_the_state_is_not_shown(store: str, expected: str) -> None:
     with pytest.raises(SettingsError, match=expected) as caught:
-        parse_settings(f"[store]\n{store}".encode())
+        parse_settings(f"[store]\n{'' if 'root' in store else REMOTE}{store}".encode())
     assert PASSWORD not in str(caught.value)
-    named = parse_settings(b'[store]\nstate_url_env = "URL"').store
+    named = parse_settings(f'[store]\n{REMOTE}state_url_env = "URL"'.encode()).store
     with pytest.raises(SettingsError, match="the value of URL must be an address") as caught:
         read_state_url(named, {"URL": PASSWORD})
     assert PASSWORD not in str(caught.value)

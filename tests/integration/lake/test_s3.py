@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,7 +21,7 @@ from convo_pipeline.emulator.clock import VirtualClock
 from convo_pipeline.emulator.serve import EmulatorServer
 from convo_pipeline.emulator.world import World
 from convo_pipeline.errors import ConflictError, CorruptError, StoreError
-from convo_pipeline.lake.store import Store
+from convo_pipeline.lake.store import SHARED_STATE, Store
 from convo_pipeline.query.bucket_source import LISTING_SECONDS, BucketSource
 from convo_pipeline.query.connection import connect
 from convo_pipeline.schema import RUNS, TABLES
@@ -145,7 +145,7 @@ def test_a_bucket_of_version_4_is_read_and_upgraded(
     store.preflight()
     assert read() == list(RENAMED.values())
     names = {key.split("/")[1] for key in server.objects(bucket)}
-    assert names - {table.name for table in (*TABLES.values(), RUNS)} == set()
+    assert names - {table.name for table in (*TABLES.values(), RUNS)} == {SHARED_STATE}
     assert {"conversation_days", "participant_days"} < names
     rebuild_state(store)
     assert verify(store, is_quick=True).findings == ()
@@ -467,7 +467,29 @@ def test_the_preflight_can_be_repeated_and_leaves_no_data_file(
     for _ in range(2):
         machine().preflight()
     keys = [each["Key"] for each in server.client.list_objects_v2(Bucket=bucket)["Contents"]]
-    assert keys == ["tables/.preflight"]
+    assert keys == ["tables/.preflight", "tables/.shared-state"]
+
+
+def test_a_second_machine_with_a_state_of_its_own_is_refused(
+    machine: Callable[..., Store],
+) -> None:
+    """For an hour after the first one was seen, or until the state is rebuilt."""
+    seconds = [0.0]
+    clock = Clock(now=lambda: NOON + timedelta(seconds=seconds[0]))
+    one, two = machine("one", clock=clock), machine("two", clock=clock)
+    one.preflight()
+    seconds[0] = 3000
+    one.preflight()
+    with pytest.raises(StoreError, match="used by another machine with a state of its own"):
+        two.preflight()
+    seconds[0] = 6601  # an hour after the first machine was last seen
+    two.preflight()
+    with pytest.raises(StoreError, match=r"last seen at 2026-01-05T13:50:01\+00:00"):
+        one.preflight()
+    rebuild_state(one)
+    one.preflight()
+    with pytest.raises(StoreError, match="verify --rebuild-state"):
+        two.preflight()
 
 
 def test_a_store_that_ignores_conditions_is_refused(

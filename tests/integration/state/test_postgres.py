@@ -187,14 +187,40 @@ def test_a_killed_holder_frees_its_locks(url: str, tmp_path: Path) -> None:
     with locks.account("bakery", wait_seconds=60):
         pass
     with database.transaction() as rows:
-        rows.execute("UPDATE live_runs SET began_at = began_at - interval '3 days'")
-    assert (locks.is_run_dead("r1"), locks.is_run_dead("other")) == (True, None)
+        rows.execute("UPDATE live_runs SET seen_at = seen_at - interval '46 seconds'")
+    assert (locks.is_run_dead("r1"), locks.is_run_dead("other")) == (False, None)
+    assert locks.is_run_dead("r1") is False
+    with database.transaction() as rows:
+        rows.execute("UPDATE live_runs SET suspected_at = suspected_at - interval '46 seconds'")
+    assert locks.is_run_dead("r1") is True
+    with database.transaction() as rows:
+        rows.execute("UPDATE live_runs SET seen_at = seen_at - interval '3 days'")
     locks.remove_stale_runs()
     assert locks.is_run_dead("r1") is None
     with locks.run("r2"):
         assert locks.is_run_dead("r2") is False
     assert locks.is_run_dead("r2") is None
     database.close()
+
+
+def test_a_run_that_lost_only_its_session_lives(
+    postgres: PostgresServer, url: str, tmp_path: Path
+) -> None:
+    """Its row is renewed on a new connection, which also withdraws the suspicion."""
+    database, other = PostgresDatabase(url), PostgresDatabase(url)
+    locks = PostgresLocks(tmp_path, database)
+    with PostgresLocks(tmp_path, other, renewal_seconds=0.05).run("r1"):
+        postgres.cut_sessions()
+        with database.transaction() as rows:
+            rows.execute(
+                "UPDATE live_runs SET seen_at = seen_at - interval '1 hour',"
+                " suspected_at = seen_at - interval '1 hour'"
+            )
+        while database.select("SELECT 1 FROM live_runs WHERE suspected_at IS NOT NULL"):
+            time.sleep(0.01)
+        assert locks.is_run_dead("r1") is False
+    database.close()
+    other.close()
 
 
 def test_a_pooler_is_refused(postgres: PostgresServer, url: str) -> None:

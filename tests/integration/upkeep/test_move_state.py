@@ -1,7 +1,7 @@
 """`state move` copies a lake's state between SQLite and PostgreSQL."""
 
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,10 +15,13 @@ from convo_pipeline.lake.store import Store
 from convo_pipeline.lake.suppression import make_key
 from convo_pipeline.settings import StoreSettings
 from convo_pipeline.state.access import blocked_until, open_limiter
+from convo_pipeline.state.records import Run
 from convo_pipeline.state.state_schema import STATE_TABLES
+from convo_pipeline.storage.locks import Locks
 from convo_pipeline.upkeep.move_state import move_state
 from tests.support.inboxes import NOW, Inboxes, serve, small_world
 from tests.support.postgres_server import PostgresServer
+from tests.support.s3_server import CREDENTIALS, S3Server, serve_s3
 
 pytestmark = pytest.mark.slow
 KEY = LimitKey("graph.facebook.com", "17", "instagram")
@@ -32,6 +35,12 @@ def inboxes(tmp_path: Path) -> Iterator[Inboxes]:
     with serve(tmp_path / "lake", world) as inboxes:
         inboxes.extract_whole()
         yield inboxes
+
+
+@pytest.fixture
+def s3() -> Iterator[S3Server]:
+    with serve_s3() as server:
+        yield server
 
 
 def in_database(inboxes: Inboxes, url: str) -> Store:
@@ -103,14 +112,52 @@ def test_a_move_replaces_no_other_state_and_waits_for_no_run(
 
 
 def test_the_command_names_the_next_step_and_shows_no_password(
-    inboxes: Inboxes, postgres: PostgresServer, tmp_path: Path
+    inboxes: Inboxes, postgres: PostgresServer, s3: S3Server, tmp_path: Path
 ) -> None:
     config, url = tmp_path / "convo.toml", postgres.new_url()
-    config.write_text(f'[store]\nroot = "{inboxes.store.root}"\n')
-    environ = {"CONVO_CONFIG": str(config), "STATE_URL": url.replace("postgres@", "postgres:pw1@")}
+    s3.client.create_bucket(Bucket="moved")
+    state = inboxes.settings.store.state_path
+    config.write_text(
+        f'[store]\nroot = "s3://moved/lake"\nstate_dir = "{state}"\nendpoint_url = "{s3.url}"\n'
+    )
+    environ = CREDENTIALS | {
+        "CONVO_CONFIG": str(config),
+        "STATE_URL": url.replace("postgres@", "postgres:pw1@"),
+    }
     done = CliRunner().invoke(main, ["state", "move", "STATE_URL"], env=environ)
     assert done.exit_code == 0, done.output
     assert 'set state_url_env = "STATE_URL" in [store]' in done.output
     assert f"copied to postgresql://127.0.0.1:{postgres.port}/postgres" in done.output
     refused = CliRunner().invoke(main, ["state", "move", environ["STATE_URL"]], env=environ)
     assert (refused.exit_code, "pw1" in done.output + refused.output) == (2, False)
+    config.write_text(f'[store]\nroot = "{inboxes.store.root}"\n')
+    refused = CliRunner().invoke(main, ["state", "move", "STATE_URL"], env=environ)
+    assert refused.exit_code == 2
+    assert "is for tables in a bucket: set root to s3://" in refused.output
+
+
+class RacingLocks(Locks):
+    """Locks that save a run of `insta` when the other account is locked first."""
+
+    def __init__(self, store: Store, folder: Path) -> None:
+        super().__init__(folder)
+        self._state = store.state
+
+    @contextmanager
+    def account(self, account: str, wait_seconds: float = 0) -> Iterator[None]:
+        if account == "mess":
+            self._state.save_run(Run("r9", "insta", "nightly", NOW))
+        with super().account(account, wait_seconds):
+            yield
+
+
+def test_a_run_during_the_copy_is_found_and_nothing_is_copied(
+    inboxes: Inboxes, postgres: PostgresServer, tmp_path: Path
+) -> None:
+    """Accounts are locked one by one, so a run can change one that was copied already."""
+    inboxes.store.locks = RacingLocks(inboxes.store, tmp_path / "locks")
+    with closing(in_database(inboxes, postgres.new_url())) as target:
+        target.state.runs()
+        with pytest.raises(BusyError, match="changed runs of insta during the copy"):
+            move_state(inboxes.store, target)
+        assert not any(all_rows(target).values())
