@@ -174,7 +174,7 @@ class _Loader:
         commit = self._merge("raw_message_ids", day, self._id_rows(stored_ids, observations))
         self.result.counts["rows_after"] += commit.row_count if commit else 0
         self._merge("raw_message_details", day, _detail_rows(observations))
-        if stored_ids is not None:
+        if stored_ids:
             self._remove_twins(day, stored_ids, observations)
 
     def _remove_twins(self, day: date, stored_ids: pa.Table, observations: pa.Table) -> None:
@@ -361,7 +361,7 @@ class _Loader:
             deleted_at=nulls,
             returned_at=nulls,
         )
-        if stored_ids is None:
+        if not stored_ids:
             return observed_ids
         return pa.concat_tables([observed_ids, self._missing_rows(stored_ids, observed_ids)])
 

@@ -1,7 +1,7 @@
 """Parse message payloads into columns of `messages`, and into attachments, shares and reactions.
 
 Most messages are plain: they have a sender, recipients, a text and sometimes tags. `read_plain`
-parses these fast, and `PlainReader` parses the people and tags of a conversation only once.
+parses these fast, and `PlainColumns` parses the people and tags of a conversation only once.
 `read_message` parses all other messages key by key. A test checks that all return the same row.
 Names of recipients and e-mail addresses are only in `participant_days`.
 
@@ -100,22 +100,22 @@ def _parse_chunk(
     start: int, payloads: pa.ChunkedArray
 ) -> tuple[dict[str, pa.Array], dict[str, pa.Table]]:
     """Return the columns and the child rows of a chunk whose first payload has index `start`."""
-    plain: list[Row] = []
+    plain = PlainColumns()
     rare: list[Row] = []
     rare_indices: list[int | None] = [None] * len(payloads)
     children: dict[str, tuple[list[int], list[Row]]] = {name: ([], []) for name in CHILD_NAMES}
-    reader = PlainReader()
     for index, payload in enumerate(payloads.cast(pa.binary()).to_pylist()):
-        row = _NO_CONTENT if payload is None else reader.read(payload)
-        if row is None:
+        if payload is None:
+            plain.add_row(_NO_CONTENT)
+        elif not plain.add(payload):
             row, rare_row, own_children = read_message(payload.decode(), parse_plain(payload))
+            plain.add_row(row)
             rare_indices[index] = len(rare)
             rare.append(rare_row)
             for name, rows in own_children.items():
                 children[name][0].extend([start + index] * len(rows))
                 children[name][1].extend(rows)
-        plain.append(row)
-    columns = _to_columns(PLAIN_NAMES, plain, schema.MESSAGES)
+    columns = plain.to_columns()
     taken = pa.array(rare_indices, pa.int32())
     for name, column in _to_columns(RARE_NAMES, rare, schema.MESSAGES).items():
         columns[name] = column.take(taken)
@@ -135,26 +135,49 @@ def _to_table(name: str, indices: list[int], rows: list[Row]) -> pa.Table:
     return pa.table({"row": pa.array(indices, pa.int64()), **columns})
 
 
-class PlainReader:
-    """Read plain messages; messages with equal sender, tags and recipients share the parsing."""
+class PlainColumns:
+    """Columns of `PLAIN_NAMES`; messages with equal sender, tags and recipients share a row."""
 
     def __init__(self) -> None:
-        self._rows: dict[tuple[bytes, bytes], Row | None] = {}
+        self._rows: list[Row] = []
+        self._texts: list[object] = []
+        """The text of each message; it replaces the text in the message's row."""
+        self._indices: list[int] = []
+        self._shared: dict[tuple[bytes, bytes, object], int | None] = {}
+        """Index of the row by sender, tags and recipients, and whether a text follows."""
 
-    def read(self, payload: bytes) -> Row | None:
-        """Return the values of `PLAIN_NAMES` for a plain message; None for any other message."""
+    def add(self, payload: bytes) -> bool:
+        """Add a plain message and return True; any other message is not added."""
         match = _PLAIN_PAYLOAD.fullmatch(payload)
-        if match is None:
-            return read_plain(parse_plain(payload))
-        sender, text, rest = match.groups()
-        if (sender, rest) not in self._rows:
-            self._rows[sender, rest] = read_plain(parse_plain(b'{"from":' + sender + rest))
-        row = self._rows[sender, rest]
-        if row is None or text is None:
-            return row
-        if b"\\" not in text:
-            return (*row[:_TEXT], text.decode(), row[_TEXT + 1], "text" if text else "empty")
-        return read_plain(parse_plain(payload))
+        sender, text, rest = match.groups() if match else (b"", b"\\", b"")
+        if text is not None and b"\\" in text:
+            row = read_plain(parse_plain(payload))
+            if row is not None:
+                self.add_row(row)
+            return row is not None
+        key = sender, rest, text and True
+        if key not in self._shared:
+            message = b'{"from":' + sender + (b"" if text is None else b',"message":"%b"' % text)
+            row = read_plain(parse_plain(message + rest))
+            self._shared[key] = None if row is None else len(self._rows)
+            self._rows += [] if row is None else [row]
+        index = self._shared[key]
+        if index is not None:
+            self._indices.append(index)
+            self._texts.append(None if text is None else text.decode())
+        return index is not None
+
+    def add_row(self, row: Row) -> None:
+        """Add a message with a row of its own."""
+        self._indices.append(len(self._rows))
+        self._rows.append(row)
+        self._texts.append(row[_TEXT])
+
+    def to_columns(self) -> dict[str, pa.Array]:
+        columns = _to_columns(PLAIN_NAMES, self._rows, schema.MESSAGES)
+        indices = pa.array(self._indices, pa.int32())
+        columns = {name: column.take(indices) for name, column in columns.items()}
+        return columns | {"text": pa.array(self._texts, schema.TEXT)}
 
 
 def read_plain(message: Any) -> Row | None:

@@ -13,7 +13,7 @@ from convo_pipeline.base.json_text import dump_json
 from convo_pipeline.tables.media import url_expires_at
 from convo_pipeline.tables.messages import (
     PLAIN_NAMES,
-    PlainReader,
+    PlainColumns,
     parse_payloads,
     read_closely,
     read_plain,
@@ -640,7 +640,7 @@ def test_shared_parsing_of_people_and_tags_gives_what_parsing_alone_gives() -> N
     def text() -> str:
         return "".join(random.choices(parts, k=random.randrange(5)))
 
-    reader, plain_count = PlainReader(), 0
+    columns, expected = PlainColumns(), []
     for _ in range(2_000):
         message: dict[str, object] = {
             "created_time": "2026-02-19T08:57:24+0000",
@@ -655,10 +655,12 @@ def test_shared_parsing_of_people_and_tags_gives_what_parsing_alone_gives() -> N
         if random.random() < 0.1:
             message[random.choice(["story", "zzz", "a"])] = text()
         payload = dump_json(message)
-        expected = read_plain(parse_plain(payload))
-        assert reader.read(payload) == expected
-        plain_count += expected is not None
-    assert plain_count > 500
+        row = read_plain(parse_plain(payload))
+        assert columns.add(payload) is (row is not None)
+        expected += [] if row is None else [row]
+    found = (column.to_pylist() for column in columns.to_columns().values())
+    assert list(zip(*found, strict=True)) == expected
+    assert len(expected) > 500
 
 
 # participants and conversations
