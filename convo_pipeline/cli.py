@@ -267,6 +267,13 @@ def extract(
       convo-pipeline extract bakery-instagram --since 7d
       convo-pipeline extract --all
     """
+    if (everything or sweep) and (since or until):
+        option = "--all" if everything else "--full"
+        raise SettingsError(f"{option} takes neither --since nor --until")
+    settings, clock = context.settings, context.clock
+    names = chosen_accounts(settings, accounts)
+    if everything:  # before the imports, which take a second on a busy machine
+        LOG.info("accounts to estimate, with a few calls each: %d", len(names))
     from convo_pipeline.console.extraction import (
         announce_estimates,
         choose_windows,
@@ -274,11 +281,6 @@ def extract(
         show_extraction,
     )
 
-    if (everything or sweep) and (since or until):
-        option = "--all" if everything else "--full"
-        raise SettingsError(f"{option} takes neither --since nor --until")
-    settings, clock = context.settings, context.clock
-    names = chosen_accounts(settings, accounts)
     windows = choose_windows(settings, names, clock.now().date(), since, until, everything or sweep)
     expected = None
     if everything:

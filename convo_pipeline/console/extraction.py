@@ -177,7 +177,6 @@ def announce_estimates(
     """
     graph = settings.graph
     expected = {}
-    LOG.info("estimating %s, with a few calls each", counted(len(accounts), "account"))
     with (
         closing(Store(settings.store)) as store,
         emulator_if_needed(settings, environ) as (reached, tokens),

@@ -157,3 +157,12 @@ def test_help_imports_no_library_but_click() -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     modules = json.loads(done.stdout.splitlines()[-1])["modules"]
     assert {"pydantic", "rich", "pyarrow", "numpy", "requests", *HEAVY}.isdisjoint(modules)
+
+
+def test_extract_all_prints_before_it_imports_libraries(tmp_path: Path) -> None:
+    """Without PyArrow the command fails, but its first line is there."""
+    code = "import sys; sys.modules['pyarrow'] = None; from convo_pipeline.cli import main; main()"
+    command = [sys.executable, "-c", code, "extract", "--all", "--root", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode
+    assert done.stderr.splitlines()[0] == "accounts to estimate, with a few calls each: 2"

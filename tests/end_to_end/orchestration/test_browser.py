@@ -1,6 +1,7 @@
-"""Dagster's page in a browser: open an asset and materialise a partition by clicks."""
+"""Dagster's page in a browser: what a person sees and clicks."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,10 @@ from tests.support.inbox_worlds import (
     write_config,
 )
 from tests.support.web_server import Web, dagster_dev, wait_for
+from tests.support.webhook import Webhook, serve_webhook
 
 ACCOUNT = "bikes-messenger"
+ASSETS = "{ assetNodes { assetKey { path } } }"
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.timeout(600),
@@ -31,13 +34,30 @@ def days() -> Days:
     return three_days()
 
 
+@dataclass(frozen=True)
+class Project:
+    """The running page, its configuration file and the receiver of its alerts."""
+
+    web: Web
+    config: Path
+    hook: Webhook
+
+
 @pytest.fixture(scope="module")
-def web(tmp_path_factory: pytest.TempPathFactory, days: Days) -> Iterator[Web]:
+def project(tmp_path_factory: pytest.TempPathFactory, days: Days) -> Iterator[Project]:
     folder = tmp_path_factory.mktemp("browser")
-    with EmulatorServer(small_world(days)) as server:
-        environ = {"CONVO_CONFIG": str(write_config(folder, server, days.start)), **TOKENS}
+    with EmulatorServer(small_world(days)) as server, serve_webhook() as hook:
+        config = write_config(folder, server, days.start)
+        with config.open("a") as file:
+            file.write('[alerts]\nwebhook_env = "ALERT_HOOK"\n')
+        environ = {"CONVO_CONFIG": str(config), "ALERT_HOOK": hook.url, **TOKENS}
         with dagster_dev(folder / "home", environ) as web:
-            yield web
+            yield Project(web, config, hook)
+
+
+@pytest.fixture(scope="module")
+def web(project: Project) -> Web:
+    return project.web
 
 
 @pytest.fixture
@@ -67,6 +87,82 @@ def test_a_partition_is_materialised_by_clicks(
 
 def test_the_graph_shows_three_layers(web: Web, page: Page, tmp_path: Path) -> None:
     page.goto(f"{web.url}/asset-groups", wait_until="domcontentloaded")
-    for name in ("raw", "normalised", "marts"):
+    for name in ("inboxes", "raw", "normalised", "marts"):
         page.get_by_text(name, exact=True).first.wait_for()
     page.screenshot(path=str(tmp_path / "graph.png"))
+
+
+def test_the_catalogue_names_inboxes_columns_code_and_tags(web: Web, page: Page) -> None:
+    page.goto(f"{web.url}/assets/inboxes", wait_until="domcontentloaded")
+    page.get_by_text("External Asset").wait_for()
+    page.get_by_text("bakery-instagram").first.wait_for()
+    page.get_by_role("link", name="raw_conversations").wait_for()
+    page.goto(f"{web.url}/assets/messages?view=overview", wait_until="domcontentloaded")
+    page.get_by_text("pii: true").wait_for()
+    page.get_by_text("The recipients' ids.").wait_for()
+    link = page.locator("[title='tables/messages.py']").locator("xpath=ancestor::a")
+    assert "convo_pipeline/tables/messages.py" in (link.get_attribute("href") or "")
+
+
+def test_the_launchpad_explains_the_options_and_names_the_right_values(
+    web: Web, page: Page
+) -> None:
+    page.goto(f"{web.url}/assets/raw_conversations", wait_until="domcontentloaded")
+    open_launchpad(page)
+    page.get_by_text("No errors").wait_for()
+    write_mode(page, "fulll")
+    page.get_by_text(
+        "not in enum type ModeChoice_selected_all_nightly_full got fulll"
+    ).first.wait_for()
+    page.get_by_text("Calls per second and account in this run.").wait_for()
+    page.get_by_text("read everything again and count what earlier runs missed").wait_for()
+    write_mode(page, "full")
+    page.get_by_text("No errors").wait_for()
+
+
+def open_launchpad(page: Page) -> None:
+    """Open the launchpad from the menu beside *Materialize*."""
+    button = page.get_by_role("button", name="Materialize").first
+    button.wait_for()
+    button.locator("xpath=following::button[1]").click()
+    page.get_by_role("menuitem").filter(has_text="Open launchpad").click()
+
+
+def write_mode(page: Page, mode: str) -> None:
+    """Replace the mode in the launchpad's editor."""
+    line = page.locator(".CodeMirror-line", has_text="mode:")
+    line.click()
+    page.keyboard.press("End")
+    for _ in line.inner_text().partition("mode: ")[2]:
+        page.keyboard.press("Backspace")
+    page.keyboard.type(mode)
+    page.keyboard.press("Escape")  # the list of completions
+
+
+def test_a_wrong_time_zone_is_a_failed_run_and_an_alert(project: Project, page: Page) -> None:
+    """No schedule is on. The alert and the failed run name the line and what to write."""
+    url, config = project.web.url, project.config.read_text()
+    wrong = config.replace('platform = "messenger"', 'platform = "messenger"\ntimezone = "Mars"')
+    problem = '"bikes-messenger".timezone: must be a time zone name such as "Europe/Berlin"'
+    try:
+        project.config.write_text(wrong)
+        reload_definitions(page, project.web, is_wrong=True)
+        wait_for(lambda: project.web.runs("configuration_job") == ["FAILURE"])
+        page.goto(f"{url}/runs", wait_until="domcontentloaded")
+        page.get_by_text("configuration_job").first.wait_for()
+        page.get_by_text("Failure", exact=True).first.wait_for()
+        page.goto(f"{url}/assets/configuration", wait_until="domcontentloaded")
+        page.get_by_text(problem).first.wait_for()
+        page.get_by_text("Failed").first.wait_for()
+        wait_for(lambda: any(problem in str(each["text"]) for each in project.hook.documents))
+    finally:
+        project.config.write_text(config)
+        reload_definitions(page, project.web, is_wrong=False)
+
+
+def reload_definitions(page: Page, web: Web, *, is_wrong: bool) -> None:
+    """Click *Reload* and wait until the new configuration is loaded."""
+    page.goto(f"{web.url}/deployment/locations", wait_until="domcontentloaded")
+    page.get_by_role("button", name="Reload all").click()
+    configuration = {"assetKey": {"path": ["configuration"]}}
+    wait_for(lambda: (configuration in web.ask(ASSETS)) == is_wrong)
