@@ -47,6 +47,9 @@ base_url = "emulator"
 root = {root}
 """
 
+QUIET = {"PYTHONWARNINGS": "ignore:Function `dev_command` is superseded"}
+"""Hides Dagster's advice to use another program, which this package does not install."""
+
 TOTALS = """
 select account, count(distinct conversation_id), count(*),
        count(*) filter (direction = 'inbound'), count(*) filter (direction = 'outbound')
@@ -205,7 +208,7 @@ def serve_ui(console: Console, environ: Mapping[str, str], port: int) -> None:
     command = [sys.executable, "-m", "dagster", "dev", *definitions, *address]
     with suppress(KeyboardInterrupt), interrupted_by_sigterm():
         process = subprocess.Popen(  # noqa: S603 (our own interpreter, no outside input)
-            command, env=dict(environ), cwd=environ[HOME_VARIABLE], start_new_session=True
+            command, env={**environ, **QUIET}, cwd=environ[HOME_VARIABLE], start_new_session=True
         )
         try:
             if _wait_for_port(port, process):

@@ -22,6 +22,7 @@ from dagster._core.execution.context.metadata_logging import (
 )
 
 from convo_pipeline.errors import SettingsError, StoreError
+from convo_pipeline.extract.report import figures_in
 from convo_pipeline.lake.store import Store
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.metadata import (
@@ -71,21 +72,29 @@ def problem_failure(problem: str) -> dg.Failure:
 
 
 def step_failure(result: StepResult) -> dg.Failure:
-    """Build the failure of the step. A retry would call the API for all accounts again."""
+    """Build the failure of the step: what is stored, then cause and remedy of each failed account.
+
+    A retry would call the API for all accounts again.
+    """
     names = sorted(result.failures)
-    changed = f"{result.changed_count:,} partitions were stored"
-    lines = [f"not complete: {', '.join(names)}; {changed}", *map(result.failures.get, names)]
+    count = len({report.account for report in result.reports})
+    complete = f"; {count - len(names):,} of {count:,} accounts are complete" if count > 1 else ""
+    head = f"not complete: {list_some(names)}; {result.changed_count:,} partitions were stored"
+    lines = [f"{head}{complete}", *(result.failures[name] for name in names)]
     rows = [
-        dg.TableRecord({"account": name, "what to do": result.failures[name]}) for name in names
+        dg.TableRecord(
+            {"account": name, "what to do": result.failures[name].removeprefix(f"{name}: ")}
+        )
+        for name in names
     ]
-    remedies: dict[str, Any] = {
-        ACCOUNTS_METADATA: names,
+    metadata: dict[str, Any] = {
         "remedies": dg.MetadataValue.table(rows),
+        ACCOUNTS_METADATA: names,
     }
-    summary = run_metadata(result.reports) if result.reports else {}
-    return dg.Failure(
-        "\n".join(map(str, lines)), metadata={**summary, **remedies}, allow_retries=False
-    )
+    if result.reports:
+        cost = figures_in(result.reports)
+        metadata |= {"calls": cost.used, "calls_refused": cost.refused}
+    return dg.Failure("\n".join(lines), metadata=metadata, allow_retries=False)
 
 
 def report_to_dagster(

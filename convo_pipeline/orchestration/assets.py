@@ -45,7 +45,13 @@ from convo_pipeline.orchestration.names import (
     Names,
 )
 from convo_pipeline.orchestration.overview import report_overview
-from convo_pipeline.orchestration.partitions import ONE_DAY, Window, by_account
+from convo_pipeline.orchestration.partitions import (
+    DAYS_TAG,
+    ONE_DAY,
+    Window,
+    by_account,
+    describing_tags,
+)
 from convo_pipeline.orchestration.steps import (
     DERIVED,
     RAW,
@@ -300,6 +306,7 @@ def build_extract(
     ) -> Iterator[AssetEvent]:
         """List the conversations down to the first day and merge all their messages."""
         result, keys = StepResult(), partition_keys(context)
+        describe_run(context, keys)
         with (
             tell_if_stopped(context),
             hold_run(deployment, context.run.run_id),
@@ -336,6 +343,7 @@ def build_normalise(
     ) -> Iterator[AssetEvent]:
         """Derive the tables of the run's partitions, and of all stale days of the same accounts."""
         result, keys = StepResult(), partition_keys(context)
+        describe_run(context, keys)
         with (
             tell_if_stopped(context),
             hold_run(deployment, context.run.run_id),
@@ -434,6 +442,15 @@ def partition_keys(context: dg.AssetExecutionContext) -> Sequence[str]:
     """Return the run's partitions; none if a person started only a check."""
     is_partitioned = context.has_partition_key or context.has_partition_key_range
     return context.partition_keys if is_partitioned else []
+
+
+def describe_run(context: dg.AssetExecutionContext, keys: Sequence[str]) -> None:
+    """Give a run that a person or a backfill started the tags that tell its accounts and days."""
+    days = by_account(keys)
+    if days and DAYS_TAG not in context.run.tags:
+        first, last = min(map(min, days.values())), max(map(max, days.values()))
+        tags = describing_tags(list(days), first, last)
+        context.instance.add_run_tags(context.run.run_id, tags)
 
 
 def _evaluate_checks(

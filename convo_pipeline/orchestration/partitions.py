@@ -117,13 +117,22 @@ def range_tags(accounts: Sequence[str], window: Window) -> dict[str, str]:
 
     Two of them tell accounts and days in the list of runs.
     """
-    more = f" and {len(accounts) - 1:,} more" if len(accounts) > 1 else ""
     return {
         RANGE_START: key_of(accounts[0], window.since),
         RANGE_END: key_of(accounts[-1], window.last),
-        ACCOUNTS_TAG: f"{accounts[0]}{more}",
-        DAYS_TAG: f"{window.since} to {window.last}",
+        **describing_tags(accounts, window.since, window.last),
     }
+
+
+def describing_tags(accounts: Sequence[str], first: date, last: date) -> dict[str, str]:
+    """Return the tags that tell accounts and days in the list of runs.
+
+    >>> describing_tags(["bakery", "bikes"], date(2026, 1, 2), date(2026, 1, 2))
+    {'convo/accounts': 'bakery and 1 more', 'convo/days': '2026-01-02'}
+    """
+    more = f" and {len(accounts) - 1:,} more" if len(accounts) > 1 else ""
+    days = f"{first}" if first == last else f"{first} to {last}"
+    return {ACCOUNTS_TAG: f"{accounts[0]}{more}", DAYS_TAG: days}
 
 
 def shards_of(settings: Settings) -> list[list[str]]:

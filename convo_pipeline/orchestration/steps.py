@@ -199,11 +199,13 @@ def extract_days(
 def summarize(reports: Sequence[AccountReport]) -> Iterator[str]:
     """Yield the lines of a run's log: one for each account, or one for all if there are many.
 
-    An account that failed is named by the step's failure.
+    The step's failure names the accounts that failed, and how many are complete.
 
     >>> ended = [AccountReport("bakery", "complete"), AccountReport("bikes", "failed")]
     >>> list(summarize(ended))
-    ['bakery: complete, 0 calls', '1 of 2 accounts complete, 0 calls']
+    ['bakery: complete, 0 calls']
+    >>> list(summarize([ended[0], AccountReport("bikes", "complete")]))[-1]
+    '2 of 2 accounts complete, 0 calls'
     """
     complete = [report for report in reports if report.outcome == "complete"]
     if len(reports) <= MOST_LINES:
@@ -212,7 +214,7 @@ def summarize(reports: Sequence[AccountReport]) -> Iterator[str]:
     missed = missed_in(reports)
     if missed:
         yield f"{missed:,} messages had been MISSED by earlier runs"
-    if len(complete) < len(reports) or len(reports) > 1:
+    if len(reports) > 1 and all(is_settled(each.outcome, each.reasons) for each in reports):
         count = f"{len(complete):,} of {len(reports):,} accounts complete"
         yield f"{count}, {describe_calls(reports)}"
 

@@ -1,5 +1,6 @@
 """Runs through Dagster, HTTP and disk: materialised and failed partitions, and row counts."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -20,7 +21,7 @@ from convo_pipeline.orchestration.capture import prune_idle_runs
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.instance import make_home
 from convo_pipeline.orchestration.names import EXTRACT_JOB, NORMALISE_JOB, UNPREFIXED
-from convo_pipeline.orchestration.partitions import Window, range_tags
+from convo_pipeline.orchestration.partitions import DESCRIBING_TAGS, Window, range_tags
 from convo_pipeline.orchestration.recorded_runs import QUIET, run_jobs
 from convo_pipeline.orchestration.steps import BEFORE_START, UNREAD
 from convo_pipeline.reasons import REASONS
@@ -258,8 +259,17 @@ def test_a_refused_account_fails_alone(
     assert not result.success
     text, accounts = failure(result)
     assert accounts == [BIKES]
-    assert BIKES in text
+    head, line = text.splitlines()
+    assert head.endswith(" partitions were stored; 1 of 2 accounts are complete")
+    assert line.startswith(f"{BIKES}: failed: the token is invalid, expired or revoked")
+    assert line.endswith("then materialize the failed and missing partitions")
     assert "EAAwrong" not in str([event.message for event in result.all_events])
+    logs = instance.all_logs(result.run_id)
+    ours = [entry for entry in logs if not entry.is_dagster_event]
+    assert [(entry.level, entry.user_message.split(",")[0]) for entry in ours] == [
+        (logging.INFO, f"{BAKERY}: complete")
+    ], "no failure is logged as information"
+    assert "mismatch" not in str([entry.user_message for entry in logs])
     good, bad = ({f"{account}|{days[number]}" for number in (0, 1)} for account in ALL)
     for table in RAW:
         green, red = status(deployment, instance, table)
@@ -424,7 +434,15 @@ def test_one_run_materialises_all_tables_of_a_partition(
 ) -> None:
     key = f"{BIKES}|{days[2]}"
     job = definitions_of(deployment).resolve_implicit_global_asset_job_def()
-    assert job.execute_in_process(instance=instance, run_config=QUIET, partition_key=key).success
+    result = job.execute_in_process(instance=instance, run_config=QUIET, partition_key=key)
+    assert result.success
+    started = instance.get_run_by_id(result.run_id)
+    assert started is not None
+    assert {started.tags[tag] for tag in DESCRIBING_TAGS} == {BIKES, str(days[2])}, (
+        "the list of runs tells account and day"
+    )
+    logs = [entry.user_message for entry in instance.all_logs(result.run_id)]
+    assert "mismatch" not in str(logs)
     assert {
         table: counts(instance, table)[key]
         for table in ("raw_conversations", "messages", "coverage")

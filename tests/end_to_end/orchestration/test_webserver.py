@@ -7,6 +7,7 @@ import pytest
 
 from convo_pipeline.emulator.serve import EMULATOR_TOKEN, EmulatorServer
 from convo_pipeline.emulator.world import World
+from convo_pipeline.orchestration.partitions import ONE_DAY, Window
 from convo_pipeline.query.connection import connect
 from tests.support.inbox_worlds import (
     TOKENS,
@@ -17,7 +18,7 @@ from tests.support.inbox_worlds import (
     write_config,
 )
 from tests.support.shifted_clock import SharedClock
-from tests.support.web_server import Web, dagster_dev, wait_for
+from tests.support.web_server import RUNS, Web, dagster_dev, wait_for
 
 BAKERY, BIKES = "bakery-instagram", "bikes-messenger"
 RAW = ["raw_conversations", "raw_message_ids", "raw_message_details", "raw_rejects"]
@@ -96,6 +97,26 @@ def test_a_backfill_with_a_refused_account_is_normalised(
     counts = web.row_counts("messages")
     assert counts[good] == message_counts(days)[good]
     assert bad not in counts, "a day that was not read is not green"
+
+
+def test_a_backfill_of_missing_days_reads_exactly_them(web: Web, days: Days) -> None:
+    """Some days between the missing ones are green: no run of the backfill includes them."""
+
+    def green() -> list[str]:
+        events = web.asset("raw_message_ids")["assetMaterializations"]
+        return [event["partition"] for event in events if BAKERY in event["partition"]]
+
+    wait_for(lambda: f"{BAKERY}|{days[0]}" in green())
+    before = green()
+    window = Window(days.start, days.today + ONE_DAY)
+    missing = {f"{BAKERY}|{day}" for day in window.days} - set(before)
+    assert missing, "the messages of other days are stored, but no run has read them"
+    web.backfill(RAW, sorted(missing))
+    wait_for(lambda: missing <= set(green()))
+    assert sorted(green()) == sorted([*before, *missing])
+    runs = [dict(map(dict.values, run["tags"])) for run in web.ask(RUNS)["results"]]
+    told = [tags["convo/days"] for tags in runs if "dagster/backfill" in tags]
+    assert len(told) >= 3, "each run of a backfill tells its days"
 
 
 def test_s1_no_response_of_the_web_server_holds_a_token_or_a_text(
