@@ -864,7 +864,7 @@ def expire(context: CommandContext, dry_run: bool, trust_clock: bool, is_json: b
     "--to",
     required=True,
     type=click.Path(path_type=Path),
-    help="A new folder outside the tables; duckdb, delta and iceberg update an earlier export.",
+    help="A new folder outside the tables, or that of an earlier export to update.",
 )
 @click.option(
     "--format",
@@ -873,6 +873,11 @@ def expire(context: CommandContext, dry_run: bool, trust_clock: bool, is_json: b
     default="parquet",
     show_default=True,
     help="Format of the files.",
+)
+@click.option(
+    "--by-day",
+    is_flag=True,
+    help="Write a parquet or csv file for each account and day, so that it can be updated.",
 )
 @click.option(
     "--with-text",
@@ -887,6 +892,7 @@ def export(
     accounts: Sequence[str],
     to: Path,
     form: str,
+    by_day: bool,
     with_text: bool,
     is_json: bool,
 ) -> None:
@@ -894,22 +900,26 @@ def export(
 
     One person has the same code in every table and in every export with the same secret ([export]
     secret_env). Texts, links, file names and e-mail addresses are left out. The result is still
-    personal data. An export as duckdb, delta or iceberg into the folder of an earlier one replaces
-    only the days that changed.
+    personal data.
+
+    An export as duckdb, delta or iceberg, or with --by-day, into the folder of an earlier one
+    replaces only the days that changed.
 
     \b
     Examples:
       convo-pipeline export bakery-instagram --to bakery-export --format csv
       convo-pipeline export --to inbox-export --format delta
+      convo-pipeline export --to inbox-export --by-day
     """
     from convo_pipeline.console.upkeep import open_lake
     from convo_pipeline.privacy.export import export_tables
-    from convo_pipeline.privacy.export_update import OPENERS, update_export
+    from convo_pipeline.privacy.export_update import update_export
 
     settings = context.settings
     names = chosen_accounts(settings, accounts)
     with open_lake(settings.store) as store:
-        write = update_export if form in OPENERS else export_tables
+        is_update = by_day or form not in ("parquet", "csv")
+        write = update_export if is_update else export_tables
         counts = write(settings, store, names, to, form, os.environ, with_text=with_text)
     if is_json:
         print_json(counts)

@@ -86,7 +86,7 @@ def export_tables(
     _check_target(store, to)
     make_private_folders(to)
     return {
-        table.name: _write_file(
+        table.name: write_file(
             to / f"{table.name}.{form}", _batches(store, table, accounts, secret, with_text)
         )
         for table in EXPORTED_TABLES
@@ -232,11 +232,16 @@ def export_days(
     return pa.concat_tables(parts)
 
 
-def _write_file(path: Path, batches: Iterator[pa.Table]) -> int:
-    """Write a file completely or not at all; return its number of rows."""
+def write_file(path: Path, batches: Iterator[pa.Table]) -> int:
+    """Write and sync a file, completely or not at all; return its number of rows.
+
+    The extension is the format. The first batch has no rows, only the columns.
+    """
     staged = path.with_name(f"{path.name}.part")
     try:
         row_count = WRITERS[path.suffix](staged, batches)
+        with staged.open("rb") as file:
+            os.fsync(file.fileno())
         os.replace(staged, path)
     except OSError as error:
         raise StoreError(f"cannot write {path}: {error.strerror}") from None

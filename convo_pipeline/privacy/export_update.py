@@ -1,4 +1,7 @@
-"""Incremental exports: DuckDB, Delta Lake and Iceberg tables that later exports bring up to date.
+"""Incremental exports: tables and files by day that later exports bring up to date.
+
+The formats are DuckDB, Delta Lake and Iceberg tables, and folders of Parquet or CSV files with the
+layout of the lake.
 
 A file beside the tables holds the hash of each exported partition. An export replaces the
 partitions whose hash changed and removes those that left the lake, with the rows of erased people.
@@ -6,14 +9,18 @@ The data files of old versions of Delta and Iceberg tables are deleted, because 
 rows. So a reader of an older version fails; the newest version is always whole.
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from convo_pipeline.base.extras import needs_extra
 from convo_pipeline.base.json_text import dump_json, load_json
@@ -25,6 +32,7 @@ from convo_pipeline.privacy.export import (
     check_outside,
     export_days,
     read_export_secret,
+    write_file,
 )
 from convo_pipeline.settings import Settings
 from convo_pipeline.storage.local import make_private_folders, write_synced
@@ -48,7 +56,7 @@ def update_export(
 ) -> dict[str, int]:
     """Bring the tables in `to` up to date; return how many rows each table got in this export.
 
-    `form` is `duckdb`, `delta` or `iceberg`. `to` is a new folder or one of an earlier export with
+    `form` is a key of `OPENERS`. `to` is a new folder or one of an earlier export with
     the same format, secret and texts, else StoreError. SettingsError if a package is missing.
     """
     secret = read_export_secret(settings, store, environ)
@@ -81,9 +89,16 @@ def update_export(
             replace(table.name, rows, account, [date.fromisoformat(day) for day in changed])
             counts[table.name] += rows.num_rows
             exported.setdefault(table.name, {})[account] = current
-            write_synced(to / MANIFEST, dump_json({**mark, "partitions": exported}))
-    write_synced(to / MANIFEST, dump_json({**mark, "partitions": exported}))
+            _write_manifest(to, {**mark, "partitions": exported})
+    _write_manifest(to, {**mark, "partitions": exported})
     return counts
+
+
+def _write_manifest(to: Path, content: Mapping[str, object]) -> None:
+    """Replace the manifest in one step, so that a killed export can go on."""
+    staged = to / f"{MANIFEST}.part"
+    write_synced(staged, dump_json(content))
+    os.replace(staged, to / MANIFEST)
 
 
 def _read_manifest(to: Path, mark: Mapping[str, object]) -> dict[str, dict[str, dict[str, str]]]:
@@ -105,6 +120,26 @@ def _read_manifest(to: Path, mark: Mapping[str, object]) -> dict[str, dict[str, 
             f"{to} was exported with another {different[0].replace('_', ' ')}: use a new folder"
         )
     return partitions
+
+
+def _open_files(to: Path, form: str) -> Replace:
+    """Write a file for each account and day, with account and date in its path only."""
+
+    def replace(table: str, rows: pa.Table, account: str, days: Sequence[date]) -> None:
+        columns = rows.drop_columns(["account", "date"])
+        for day in days:
+            path = to / table / f"account={account}" / f"date={day}" / f"data.{form}"
+            of_day = columns.filter(pc.equal(rows["date"], pa.scalar(day, pa.date32())))
+            if of_day.num_rows:
+                make_private_folders(path.parent)
+                write_file(path, iter([columns.slice(0, 0), of_day]))
+            else:
+                path.unlink(missing_ok=True)
+                with suppress(OSError):  # not there, or not empty
+                    path.parent.rmdir()
+                    path.parent.parent.rmdir()
+
+    return replace
 
 
 def _open_duckdb(to: Path) -> Replace:
@@ -173,6 +208,8 @@ def _open_iceberg(to: Path) -> Replace:
 
 
 OPENERS: Mapping[str, Callable[[Path], Replace]] = {
+    "parquet": partial(_open_files, form="parquet"),
+    "csv": partial(_open_files, form="csv"),
     "duckdb": _open_duckdb,
     "delta": _open_delta,
     "iceberg": _open_iceberg,

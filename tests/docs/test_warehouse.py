@@ -15,11 +15,14 @@ import pytest
 import yaml
 
 from convo_pipeline.cli import main as cli
+from convo_pipeline.console.upkeep import open_lake
 from convo_pipeline.emulator.clock import VirtualClock
 from convo_pipeline.emulator.content import default_world
 from convo_pipeline.errors import StoreError
+from convo_pipeline.privacy.export_update import update_export
 from convo_pipeline.query.connection import connect
 from convo_pipeline.query.database_file import write_database
+from convo_pipeline.settings import ExportSettings, Settings, StoreSettings
 from scripts import dbt_sources
 from tests.support.inboxes import NOW, serve
 from tests.support.paths import ROOT
@@ -75,6 +78,28 @@ def run_python(engine: str) -> Any:
 
 def test_duckdb(at_folder: Path, expected: dict[tuple[str, date], int]) -> None:
     assert counted(iter(duckdb.sql(BLOCKS["duckdb"]).fetchall())) == expected
+
+
+def test_load(
+    at_folder: Path, expected: dict[tuple[str, date], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loader brings a copy into a database, and again after a day of it was erased."""
+    accounts = sorted({account for account, _ in expected})
+    with open_lake(StoreSettings(root="data/demo")) as store:
+
+        def export_again() -> None:
+            settings = Settings(export=ExportSettings(secret_env="SECRET"))
+            secret = {"SECRET": "0123456789abcdef" * 2}
+            to = Path("inbox-export")
+            update_export(settings, store, accounts, to, "parquet", secret, with_text=False)
+
+        export_again()
+        assert counted(run_python("load")) == expected
+        accounts.pop()
+        export_again()
+        left = {day: count for day, count in expected.items() if day[0] in accounts}
+        assert counted(run_python("load")) == left
+        assert counted(run_python("load")) == left
 
 
 def test_polars(at_folder: Path, expected: dict[tuple[str, date], int]) -> None:

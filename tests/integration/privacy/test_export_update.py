@@ -1,4 +1,4 @@
-"""Exports to DuckDB, Delta Lake and Iceberg follow the lake, read by their own libraries."""
+"""Exports that can be updated follow the lake, read by the libraries of their formats."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -11,11 +11,12 @@ import pytest
 
 from convo_pipeline.errors import StoreError
 from convo_pipeline.privacy.export import EXPORTED_TABLES
-from convo_pipeline.privacy.export_update import OPENERS, update_export
+from convo_pipeline.privacy.export_update import MANIFEST, OPENERS, update_export
 from convo_pipeline.privacy.forget import forget
 from convo_pipeline.settings import ExportSettings
 from tests.support.inboxes import NOW, Inboxes, serve, small_world
 
+ADAS_DAY = (NOW - timedelta(days=2)).date()
 ADA, TEXT = "9990000000000101", "a text of Ada's"
 SECRET = {"SECRET": "0123456789abcdef" * 2}
 
@@ -50,8 +51,19 @@ def read(to: Path, form: str, table: str) -> pa.Table:
 
         catalog = SqlCatalog("convo", uri=f"sqlite:///{to / 'catalog.db'}", warehouse=to.as_uri())
         return catalog.load_table(("inbox", table)).scan().to_arrow()
+    if form in ("parquet", "csv"):
+        files = f"{to}/{table}/*/*/data.{form}"
+        if not list(to.glob(f"{table}/*/*/*")):
+            return pa.table({})
+        return duckdb.sql(f"from '{files}'").to_arrow_table()
     with closing(duckdb.connect(str(to / "inbox.duckdb"), read_only=True)) as con:
         return con.execute(f"from {table}").to_arrow_table()
+
+
+def files_of(to: Path) -> dict[str, int]:
+    """Return the inode of every file: a file that is written again gets a new one."""
+    files = (path for path in to.rglob("*") if path.is_file())
+    return {str(path.relative_to(to)): path.stat().st_ino for path in files}
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -65,7 +77,10 @@ def test_an_export_is_updated_by_the_days_that_changed(
     assert first["messages"] == 8
     assert {table.name: read(to, form, table.name).num_rows for table in EXPORTED_TABLES} == first
     assert sorted(read(to, form, "messages")["text"].to_pylist()).count(TEXT) == 2
+    files = files_of(to)
     assert sum(export(inboxes, to, form).values()) == 0, "nothing has changed"
+    if form in ("parquet", "csv"):
+        assert files_of(to).items() - files.items() == {(MANIFEST, files_of(to)[MANIFEST])}
 
     account = inboxes.names[0]
     forget(inboxes.settings, inboxes.store, account, ADA, inboxes.clock.now())
@@ -73,6 +88,12 @@ def test_an_export_is_updated_by_the_days_that_changed(
     texts = read(to, form, "messages")
     assert texts.num_rows == 7
     assert texts["text"].to_pylist().count(TEXT) == 1
+    if form in ("parquet", "csv"):
+        changed = {name for name, _ in files_of(to).items() - files.items()} - {MANIFEST}
+        assert {name.split("/")[1] for name in changed} <= {f"account={account}"}
+        gone = files.keys() - files_of(to).keys()
+        assert f"messages/account={account}/date={ADAS_DAY}/data.{form}" in gone
+        assert [path for path in to.rglob("*") if path.is_dir() and not any(path.iterdir())] == []
     with pytest.raises(StoreError, match="exported with another with text"):
         export(inboxes, to, form, with_text=False)
 
