@@ -160,8 +160,8 @@ def test_help_imports_no_library_but_click() -> None:
 
 
 def test_extract_all_prints_before_it_imports_libraries(tmp_path: Path) -> None:
-    """Without PyArrow the command fails, but its first line is there."""
-    code = "import sys; sys.modules['pyarrow'] = None; from convo_pipeline.cli import main; main()"
+    """Without requests the command fails, but its first line is there."""
+    code = "import sys; sys.modules['requests'] = None; from convo_pipeline.cli import main; main()"
     command = [sys.executable, "-c", code, "extract", "--all", "--root", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode
