@@ -27,6 +27,8 @@ CONTENT_KEYS = frozenset(
     (*BASE_MESSAGE_FIELDS, *chain(*OPTIONAL_MESSAGE_FIELDS.values()))
 ).difference(BARE_FIELDS)
 """Keys of a message besides its id and time: a row with none of them shows no content."""
+ERASED_ROW = {"is_erased": True}
+"""Stands in the place of an erased person's message: the messages after it keep their ranks."""
 VOLATILE_CONVERSATION_KEYS = frozenset(
     {
         "id",
@@ -90,6 +92,8 @@ def read_messages(page: MessagesRecord) -> list[MessageObservation | Reject]:
     fields = fields_json(page.fields, at_us)
     found: list[MessageObservation | Reject] = []
     for rank, row in enumerate(page.rows, page.first_rank):
+        if row == ERASED_ROW:
+            continue
         message_id = readable_id(row)
         if message_id is None or not isinstance(row, dict):
             what = "beyond the limits" if isinstance(row, str) else "without an id"

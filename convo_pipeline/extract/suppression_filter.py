@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from convo_pipeline.base.json_text import dump_json, load_json, readable_id
+from convo_pipeline.extract.observations import ERASED_ROW
 from convo_pipeline.extract.spool import (
     ListingRecord,
     MessageRecord,
@@ -79,10 +80,13 @@ class SuppressionFilter:
                     return None
                 if record.payload is None:
                     return record
-                payloads = self._clean_messages(record.conversation_id, [record.payload])
-                return replace(record, payload=payloads[0]) if payloads else None
+                (payload,) = self._clean_messages(record.conversation_id, [record.payload])
+                return None if payload == ERASED_ROW else replace(record, payload=payload)
             case StateRecord():
-                return record if self.keeps(record.state.conversation_id) else None
+                state = record.state
+                if state.newest_message_id in self._erased_message_ids:
+                    record = replace(record, state=replace(state, newest_message_id=None))
+                return record if self.keeps(state.conversation_id) else None
         return record
 
     def clean_conversations(self, rows: Sequence[ConversationRow]) -> list[ConversationRow]:
@@ -149,9 +153,13 @@ class SuppressionFilter:
         )
 
     def _clean_messages(self, conversation_id: str, messages: Sequence[object]) -> list[object]:
+        """Return the messages without data of erased people; their own are `ERASED_ROW`.
+
+        So the other messages keep their ranks.
+        """
         holds = self.suppression.contains
-        kept = [message for message in messages if not is_sent_by(_parsed(message), holds)]
-        self.counts["suppressed_messages"] += len(messages) - len(kept)
+        kept = [ERASED_ROW if is_sent_by(_parsed(each), holds) else each for each in messages]
+        self.counts["suppressed_messages"] += kept.count(ERASED_ROW) - messages.count(ERASED_ROW)
         for message in map(_parsed, messages):
             self._names[conversation_id] |= names_in(message, holds)
             if is_sent_by(message, holds) and (message_id := readable_id(message)):

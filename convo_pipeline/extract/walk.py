@@ -57,7 +57,9 @@ class Walk:
         stored = self.stored
         if self.met_stored or stored is None or stored.updated_us is None:
             return None
-        last = next((row for row in reversed(rows) if isinstance(row, dict)), {})
+        last = next(
+            (row for row in reversed(rows) if isinstance(row, dict) and readable_id(row)), {}
+        )
         message_id, created_us = readable_id(last), parse_time_us(last.get("created_time"))
         if message_id is None or created_us is None or stored.complete_since_us is None:
             return None

@@ -355,6 +355,30 @@ def test_a_probe_that_always_fails_costs_no_id_and_is_repeated(tmp_path: Path) -
         assert next_day(run)[0].outcome == "complete"
 
 
+def test_messages_of_an_erased_person_keep_the_ranks_of_the_others(tmp_path: Path) -> None:
+    """The API counts them among the newest 20, so their places are not requested again."""
+    errors = {f"m0_{n}": {"body": error(9000001)} for n in range(20, 25)}
+    world = inbox(1, message_errors=errors)
+    conversation, bo = world["conversations"][0], {"id": "888", "name": "Bo"}
+    conversation["participants"]["data"].append(bo)
+    for message in conversation["messages"][1:9:2]:
+        message["from"] = bo
+    bare_beyond_20(world)
+    with serve_case(world, tmp_path) as run:
+        assert run.extract().outcome == "complete"
+        assert run.run("forget", "acc", "888", "--yes").exit_code == 0
+        for mode in ("nightly", "full"):
+            before = len(run.api.calls)
+            report, _ = next_day(run, mode)
+            assert (report.outcome, report.counts["suppressed_messages"]) == ("complete", 4)
+            paths = [run.api.path(call) for call in run.api.calls[before:]]
+            assert len([path for path in paths if path.startswith("m0_")]) <= 1, "one probe"
+        rows = "select detail_status, count(*) from raw_message_details group by all order by 1"
+        assert run.sql(rows) == [("beyond_20", 5), ("detailed", 16)]
+        files = [each for each in tmp_path.rglob("*") if each.is_file()]
+        assert not [each for each in files if b'"m0_1"' in each.read_bytes()]
+
+
 ANSWERS = {
     "10": (403, error(10)),
     "10/2534077": (400, error(10, 2534077)),
