@@ -449,6 +449,36 @@ def status(context: CommandContext, accounts: Sequence[str], is_json: bool) -> N
         sys.exit(EXIT_FAILED)
 
 
+@main.command()
+@click.option(
+    "--listen",
+    metavar="ADDRESS:PORT",
+    help="Serve the figures at /metrics until Ctrl-C, for example on 127.0.0.1:9464.",
+)
+@click.pass_obj
+def metrics(context: CommandContext, listen: str | None) -> None:
+    """Print figures for Prometheus: calls, throttling, last complete run, conversations at risk.
+
+    Without --listen the output is a file for the textfile collector of node_exporter. It makes no
+    API calls.
+
+    \b
+    Example:
+      convo-pipeline metrics --listen 127.0.0.1:9464
+    """
+    from convo_pipeline.console.metrics import format_metrics, start_metrics_server
+
+    if listen is None:
+        click.echo(format_metrics(context.settings, context.clock), nl=False)
+        return
+    host, _, port = listen.rpartition(":")
+    if not host or not port.isdecimal():
+        raise click.BadParameter("use ADDRESS:PORT, such as 127.0.0.1:9464", param_hint="--listen")
+    server, thread = start_metrics_server(context.settings, context.clock, host, int(port))
+    click.echo(f"http://{host}:{server.server_port}/metrics")
+    thread.join()
+
+
 @main.command(epilog="! marks keys and values that this version does not know.")
 @accounts_argument
 @root_option

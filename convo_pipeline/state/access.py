@@ -76,6 +76,17 @@ def blocked_until(database: Database, key: LimitKey, now: datetime) -> datetime 
     return LimiterState(*rows[0]).block_end(now) if rows else None
 
 
+def count_lock_waits(database: Database) -> int:
+    """Return how many connections wait for a lock of a row or table; 0 in SQLite."""
+    if isinstance(database, SqliteDatabase):
+        return 0
+    ((count,),) = database.select(
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'convo-pipeline'"
+        " AND wait_event_type = 'Lock' AND datname = current_database()"
+    )
+    return int(count)
+
+
 def read_blocks(database: Database) -> list[tuple[object, ...]]:
     """Return (host, page_id, platform, unix seconds) of every block after a throttle error."""
     sql = "SELECT host, page_id, platform, blocked_until FROM rate_limits WHERE blocked_until > 0"

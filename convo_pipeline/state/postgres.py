@@ -43,7 +43,8 @@ SESSION = (
     " SET lock_timeout = '300s'; SET default_transaction_isolation = 'read committed'"
 )
 """The server drops a dead client, and with it its locks, in 20 s."""
-POLL_SECONDS = 0.01
+POLL_SECONDS, MOST_POLL_SECONDS = 0.01, 0.32
+"""A waiter asks for a lock at first and at last so often."""
 PERSONAL_TABLES = ("conversations", "placements", "runs", "memories", "notes")
 MARK = "\uf8e3"
 """Escapes the character NUL, which PostgreSQL refuses in texts."""
@@ -135,11 +136,12 @@ class PostgresDatabase:
 
         Raise BusyError if another holder has it for so long; a negative time waits without an end.
         """
-        waiting_since = time.monotonic()
+        waiting_since, pause_seconds = time.monotonic(), POLL_SECONDS
         while not self._try_lock(name):
             if 0 <= wait_seconds <= time.monotonic() - waiting_since:
                 raise BusyError(f"{name} is busy: another process holds its lock in PostgreSQL")
-            time.sleep(POLL_SECONDS)
+            time.sleep(pause_seconds)
+            pause_seconds = min(2 * pause_seconds, MOST_POLL_SECONDS)
         try:
             yield
         finally:

@@ -333,6 +333,11 @@ class State:
         rows = self.database.select(f"{_RUNS}{where} {order}", *values)
         return [read_run(row) for row in rows]
 
+    def runs_since(self, account: str, since: datetime) -> list[Run]:
+        """Return the account's runs that started at this time or later."""
+        sql = f"{_RUNS} WHERE account = ? AND started_us >= ? ORDER BY started_us"
+        return [read_run(row) for row in self.database.select(sql, account, to_us(since))]
+
     def last_complete(self, account: str, kind: str | None = None) -> Run | None:
         """Return the account's newest run that stored what the API returns, of one kind or any."""
         where, values = _where(account=account, kind=kind)

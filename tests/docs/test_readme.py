@@ -67,7 +67,8 @@ def test_links_to_files_work(path: Path) -> None:
 
 
 def test_s11_lock_files_pin_versions_and_name_no_host() -> None:
-    for lock in ("requirements.lock", "requirements-dev.lock", "requirements-engines.lock"):
+    for name in ("", "-dev", "-engines", "-celery"):
+        lock = f"requirements{name}.lock"
         lines = (ROOT / lock).read_text().splitlines()
         assert [
             line for line in lines if "://" in line or "--index" in line or "--find-links" in line
@@ -79,7 +80,8 @@ def test_lock_file_has_every_dependency() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     locked = {
         line.split("==")[0].split("[")[0]
-        for line in (ROOT / "requirements.lock").read_text().splitlines()
+        for lock in ("requirements.lock", "requirements-celery.lock")
+        for line in (ROOT / lock).read_text().splitlines()
         if "==" in line
     }
     required = {

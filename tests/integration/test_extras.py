@@ -16,7 +16,7 @@ EXTRAS = {
     "s3": ("boto3", "botocore"),
     "demo": ("faker", "starlette", "uvicorn"),
     "plots": ("matplotlib", "PIL"),
-    "scale": ("psycopg",),
+    "scale": ("psycopg", "prometheus_client"),
     "web": ("dagster_webserver",),
 }
 RUN = (
@@ -48,7 +48,8 @@ def folder(tmp_path: Path) -> Path:
             f'[store]\nroot = "{scheme}://bucket/inbox"\nstate_dir = "state"\n{account}'
         )
     (tmp_path / "shared.toml").write_text(
-        f'[store]\nstate_url = "postgresql://127.0.0.1/none"\n{account}'
+        '[store]\nroot = "s3://bucket/inbox"\nstate_dir = "state"\n'
+        f'state_url = "postgresql://127.0.0.1/none"\n{account}'
     )
     (tmp_path / "emulated.toml").write_text(f'[graph]\nbase_url = "emulator"\n{account}')
     return tmp_path
@@ -62,6 +63,7 @@ def folder(tmp_path: Path) -> Path:
         (("--config", "google.toml", "verify"), "gcs", "google"),
         (("--config", "microsoft.toml", "query", "select 1"), "azure", "azure"),
         (("--config", "shared.toml", "status"), "scale", "psycopg"),
+        (("metrics",), "scale", "prometheus_client"),
         (("--config", "emulated.toml", "check"), "demo", ""),
         (("emulator",), "demo", ""),
         (("demo",), "demo", ""),

@@ -3,12 +3,10 @@
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,6 +19,7 @@ from convo_pipeline.lake.ledger import export_runs
 from convo_pipeline.lake.store import Store
 from convo_pipeline.settings import Settings, parse_settings
 from convo_pipeline.state.records import Run
+from tests.support.arrivals import most_calls_in_a_second, prefer_emulator
 from tests.support.postgres_server import PostgresServer
 from tests.support.s3_server import CREDENTIALS, serve_s3_process
 
@@ -116,17 +115,6 @@ class Fleet:
         while len(self.server.log) < count:
             time.sleep(0.02)
 
-    def most_calls_in_a_second(self) -> int:
-        """Return the largest number of calls of one account in any closed second."""
-        times: dict[str | None, list[float]] = {}
-        for call in self.server.log:
-            times.setdefault(call.account, []).append(call.at)
-        return max(
-            sum(first <= other <= first + 1 for other in sent)
-            for sent in times.values()
-            for first in sent
-        )
-
 
 @pytest.fixture
 def fleet(
@@ -150,14 +138,6 @@ def fleet(
             process.communicate()
 
 
-def prefer_emulator() -> None:
-    """Let the emulator's thread run first if the system allows it: it notes when calls arrive."""
-    for thread in threading.enumerate():
-        if thread.name == "emulator" and thread.native_id:
-            with suppress(OSError):
-                os.sched_setscheduler(thread.native_id, os.SCHED_RR, os.sched_param(1))
-
-
 def offered(fleet: Fleet, account: str = "shop") -> set[str]:
     conversations = fleet.server.world.accounts[account].conversations.values()
     return {message.message_id for each in conversations for message in each.messages}
@@ -169,7 +149,7 @@ def test_one_of_four_machines_works_on_an_account(fleet: Fleet) -> None:
     busy = [output for output in outputs if "is busy" in output]
     assert (len(busy), sum("complete" in output for output in outputs)) == (3, 1), outputs
     assert fleet.stored_texts() == offered(fleet)
-    assert fleet.most_calls_in_a_second() <= 2
+    assert most_calls_in_a_second(fleet.server.log) <= 2
     call_count = len(fleet.server.log)
     fleet.run("machine4", "extract")
     assert len(fleet.server.log) - call_count < call_count
@@ -190,7 +170,7 @@ def test_four_machines_read_eight_accounts_at_once(fleet: Fleet) -> None:
         rates[name] = (len(stamps) - 1) / (stamps[-1] - stamps[0])
     shown = f"{min(rates.values()):.2f} to {max(rates.values()):.2f}"
     print(f"{len(fleet.server.log)} calls; a second and account: {shown}")
-    assert fleet.most_calls_in_a_second() <= 2, rates
+    assert most_calls_in_a_second(fleet.server.log) <= 2, rates
     store = fleet.open_store("reader")
     for name in fleet.server.world.accounts:
         outcomes = [run.outcome for run in store.state.runs(name)]

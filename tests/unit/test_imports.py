@@ -59,6 +59,7 @@ OWNERS = {
     "sqlite3": ["graph/rate_limit.py", "state/database.py"],
     "dagster": ["dagster/", "definitions.py", "orchestration/"],
     "psycopg": ["state/postgres.py"],
+    "prometheus_client": ["console/metrics.py"],
     "matplotlib": ["orchestration/pictures.py"],
     "croniter": ["settings.py"],
     "faker": ["emulator/"],
