@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 from convo_pipeline.derive.rederive import derive_stale_days
+from convo_pipeline.extract.observations import ERASED_ROW
 from convo_pipeline.extract.spool import MessagesRecord
 from convo_pipeline.extract.suppression_filter import SuppressionFilter
 from convo_pipeline.graph.responses import ConversationRow, Page
@@ -181,7 +182,7 @@ def test_a_page_of_two_people_of_a_group_keeps_the_other_person(
         cleaned = filter_.clean(MessagesRecord(0, "t_new", None, 0, (), tuple(messages)))
         assert isinstance(cleaned, MessagesRecord)
         rows = cleaned.rows
-    assert rows == (messages[0],)
+    assert rows == (messages[0], ERASED_ROW)
 
 
 def test_a_namesake_in_the_group_keeps_the_name(inboxes: Inboxes) -> None:
