@@ -13,14 +13,14 @@ import hashlib
 import re
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from datetime import date
+from contextlib import contextmanager, suppress
+from datetime import date, timedelta
 from functools import reduce
-from itertools import islice
+from itertools import chain, islice, pairwise
 from operator import and_
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -50,6 +50,10 @@ from convo_pipeline.storage.objects import ObjectStore
 LISTING_SECONDS = 15.0
 """An open connection sees new files after this time. It sees changed files at once."""
 FETCHERS = 8
+PAGE_FILES = 1_000
+"""Files on one page of a listing."""
+MOST_NARROWED = 64
+"""Listings of filters that a connection keeps."""
 FORMAT = ds.ParquetFileFormat(
     default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True)
 )
@@ -61,6 +65,7 @@ REQUEST_BYTES = 256 * 1024
 A compacted file is read if its bytes do not exceed those of the daily files plus this per file.
 """
 Parts = tuple[str, ...]
+Listed = Iterable[tuple[Parts, FileVersion]]
 PATH_TYPES = {"account": pa.string(), "date": pa.date32()}
 TABLES_BY_NAME = TABLES | {table.name: table for table in LEDGER}
 
@@ -167,6 +172,14 @@ def _path_columns(table: Table) -> pa.Schema:
     return pa.schema([(name, PATH_TYPES[name]) for name in names])
 
 
+class _Place(NamedTuple):
+    """Folders below a table's folder, and the first and last month of the days in them."""
+
+    folders: Parts = ()
+    first: str = ""
+    last: str = ""
+
+
 class _Listing:
     """The files of a table and their versions. It is renewed after `LISTING_SECONDS`."""
 
@@ -175,14 +188,19 @@ class _Listing:
         bucket: ObjectStore,
         table: Table,
         monotonic_seconds: Callable[[], float],
-        folders: Parts = (),
+        places: Sequence[_Place] = (_Place(),),
+        names: Sequence[str] = (),
     ) -> None:
         self.bucket = bucket
         self.table = table
-        self._folders = folders
+        self._places = places
         self._account_folders: list[str] = []
+        self._names = names or [name for name in (table.former_name, table.name) if name]
+        """The table's folders, the former one first."""
+        self._used_names: tuple[str, ...] = ()
+        """Those with files when the accounts were listed."""
         self._folders_listed_at: float | None = None
-        self._narrowed: dict[str, _Listing] = {}
+        self._narrowed: dict[tuple[object, ...], _Listing] = {}
         self._monotonic_seconds = monotonic_seconds
         self._pattern = re.compile(_DATE if table.layer == "ledger" else f"{_ACCOUNT}/{_DATE}")
         self._versions: dict[Parts, FileVersion] = {}
@@ -195,10 +213,13 @@ class _Listing:
         Then its listings lag behind its objects.
         """
 
-    def versions(self) -> dict[Parts, FileVersion]:
-        """Return the version of every data file of the table. Skip other files."""
+    def versions(self, begun: Listed = ()) -> dict[Parts, FileVersion]:
+        """Return the version of every data file of the table. Skip other files.
+
+        `begun` is a listing of the table's folder that was begun already.
+        """
         if self._is_outdated(self._listed_at):
-            self._versions = self._list_versions()
+            self._versions = self._list_versions(begun)
             self._pieces = self._current_pieces()
             self.is_late |= any(
                 self._versions[parts].etag == etag
@@ -209,43 +230,70 @@ class _Listing:
         return self._versions
 
     def narrow(self, row_filter: ds.Expression | None) -> "_Listing":
-        """Return the listing of the only account that passes the filter; else this listing.
+        """Return the listing of the accounts and days that can pass the filter, if it is faster.
 
-        A page of a listing has 1,000 files. So all accounts can take a hundred times as many
-        requests as one account. The accounts themselves are listed with one request.
+        A page of a listing has 1,000 files, and a page names where the next one begins. So the
+        pages of all files take turns, while the accounts are listed at the same time. The accounts
+        themselves are listed with one request. The first page of all files shows how many pages
+        follow.
         """
         if row_filter is None or self.table.layer == "ledger":
             return self
         if not self._is_outdated(self._listed_at):
             return self
-        if self._is_outdated(self._folders_listed_at):
-            names = filter(None, (self.table.former_name, self.table.name))
-            found = {folder for name in names for folder in self.bucket.list_names((name,))}
-            self._account_folders = sorted(each for each in found if re.fullmatch(_ACCOUNT, each))
-            self._folders_listed_at = self._monotonic_seconds()
-        paths = [(self.table.name, folder, DATA_FILE) for folder in self._account_folders]
+        folders = self._list_accounts()
+        paths = [(self.table.name, folder, DATA_FILE) for folder in folders]
         wanted = [folder for _, folder, _ in _filter_paths(self.table, paths, row_filter)]
-        if len(wanted) != 1:
-            return self
-        if wanted[0] not in self._narrowed:
-            arguments = self.bucket, self.table, self._monotonic_seconds, (wanted[0],)
-            self._narrowed[wanted[0]] = _Listing(*arguments)
-        return self._narrowed[wanted[0]]
+        months = _find_months(self.table, row_filter)
+        if len(wanted) > 1:
+            if len(wanted) == len(folders) and months == ("", ""):
+                return self
+            listed = self.bucket.list_versions((self.table.name,))
+            page = list(islice(listed, PAGE_FILES))
+            page_count = len(folders) / len({parts[1] for parts, _ in page} or {""})
+            if len(page) < PAGE_FILES or len(wanted) / FETCHERS >= page_count:
+                self.versions(chain(page, listed))
+                return self
+        places = tuple(_Place((folder,), *months) for folder in wanted)
+        key = places, self._used_names
+        if key not in self._narrowed:
+            if len(self._narrowed) >= MOST_NARROWED:
+                self._narrowed.clear()
+            arguments = self.bucket, self.table, self._monotonic_seconds
+            self._narrowed[key] = _Listing(*arguments, *key)
+        return self._narrowed[key]
+
+    def _list_accounts(self) -> list[str]:
+        if self._is_outdated(self._folders_listed_at):
+            found = {name: self.bucket.list_names((name,)) for name in self._names}
+            self._used_names = tuple(name for name, listed in found.items() if listed)
+            folders = {folder for listed in found.values() for folder in listed}
+            self._account_folders = sorted(each for each in folders if re.fullmatch(_ACCOUNT, each))
+            self._folders_listed_at = self._monotonic_seconds()
+        return self._account_folders
 
     def _is_outdated(self, listed_at: float | None) -> bool:
         return listed_at is None or self._monotonic_seconds() - listed_at > LISTING_SECONDS
 
-    def _list_versions(self) -> dict[Parts, FileVersion]:
+    def _list_versions(self, begun: Listed) -> dict[Parts, FileVersion]:
         """List the data files. A file under the table's former name counts if it was not moved."""
         versions: dict[Parts, FileVersion] = {}
-        for name in filter(None, (self.table.former_name, self.table.name)):
-            listing = self.bucket.list_versions((name, *self._folders))
-            listed = {parts: version for parts, version in listing if self._is_data(parts)}
+        for name in self._names:
+            found = begun if begun and name == self.table.name else self._list_places(name)
+            listed = {parts: version for parts, version in found if self._is_data(parts)}
             moved = {(self.table.former_name, *parts[1:]) for parts in listed}
             versions = {
                 parts: version for parts, version in versions.items() if parts not in moved
             } | listed
         return versions
+
+    def _list_places(self, name: str) -> Listed:
+        def list_place(place: _Place) -> list[tuple[Parts, FileVersion]]:
+            folder = (name, *place.folders)
+            return list(self.bucket.list_versions(folder, place.first, place.last))
+
+        with _fetching(list_place, self._places) as lists:
+            return list(chain.from_iterable(lists))
 
     def pieces(self) -> dict[Piece, Segment]:
         """Return the compacted months that were made from the listed versions."""
@@ -418,6 +466,39 @@ def _filter_paths(
         partitions=[_partition(table, parts) for parts in paths],
     )
     return [tuple(fragment.path.split("/")) for fragment in dataset.get_fragments(row_filter)]
+
+
+def _find_months(table: Table, row_filter: ds.Expression) -> tuple[str, str]:
+    """Return the names of the first and the last month whose days can pass the filter.
+
+    A name is "" if there is no such month, or if the filter is not understood. A filter changes its
+    result only at the dates in its text. So it is tested on these dates, and once between them.
+
+    >>> filter_ = (ds.field("date") >= date(2025, 3, 30)) & (ds.field("date") < date(2025, 4, 2))
+    >>> _find_months(TABLES["messages"], filter_)
+    ('date=2025-03', 'date=2025-04')
+    """
+    text, dates = str(row_filter), set[date]()
+    for each in re.findall(r"\d{4}-\d\d-\d\d", text):
+        with suppress(ValueError):
+            dates.add(date.fromisoformat(each))
+    if not dates or "..." in text or not date.min < min(dates) <= max(dates) < date.max:
+        return "", ""
+    named = sorted(dates)
+    day = timedelta(days=1)
+    spans = [(each, each) for each in named]
+    spans += [(one + day, other - day) for one, other in pairwise(named) if other - one > day]
+    spans += [(date.min, named[0] - day), (named[-1] + day, date.max)]
+    span_of: dict[Parts, tuple[date, date]] = {
+        (table.name, f"date={first}", DATA_FILE): (first, last) for first, last in spans
+    }
+    passing = [span_of[path] for path in _filter_paths(table, list(span_of), row_filter)]
+    first = min((first for first, _ in passing), default=date.max)
+    last = max((last for _, last in passing), default=date.min)
+    return (
+        "" if first == date.min else f"date={first.isoformat()[:7]}",
+        "" if last == date.max else f"date={last.isoformat()[:7]}",
+    )
 
 
 def _partition(table: Table, parts: Parts) -> ds.Expression:

@@ -85,7 +85,8 @@ class AzureContainer(ObjectStore):
     def _delete(self, key: str, etag: str | None) -> None:
         self.client.delete_blob(key, **_if_match(etag))
 
-    def _list(self, prefix: str) -> Iterator[tuple[str, FileVersion]]:
+    def _list(self, prefix: str, first: str) -> Iterator[tuple[str, FileVersion]]:
+        """Yield the objects from the prefix on: Azure's listing has no other start."""
         for blob in self.client.list_blobs(name_starts_with=prefix, include=["metadata"]):
             if FOLDER_MARK not in (blob.metadata or {}):
                 yield blob.name, _version(blob)

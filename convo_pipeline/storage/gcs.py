@@ -87,8 +87,14 @@ class GoogleBucket(ObjectStore):
         condition = {} if etag is None else {"if_generation_match": int(etag)}
         self._blob(key).delete(**condition, **self._options)
 
-    def _list(self, prefix: str) -> Iterator[tuple[str, FileVersion]]:
-        pages = self.client.list_blobs(self.name, prefix=prefix, fields=FIELDS, **self._options)
+    def _list(self, prefix: str, first: str) -> Iterator[tuple[str, FileVersion]]:
+        pages = self.client.list_blobs(
+            self.name,
+            prefix=prefix,
+            start_offset=first if first > prefix else None,
+            fields=FIELDS,
+            **self._options,
+        )
         return ((blob.name, _version(blob)) for blob in pages)
 
     def _list_level(self, prefix: str) -> Iterator[str]:

@@ -77,8 +77,8 @@ class ObjectStore(ABC):
         """Delete an object, with an ETag only this version."""
 
     @abstractmethod
-    def _list(self, prefix: str) -> Iterator[tuple[str, FileVersion]]:
-        """Yield the keys below a prefix, and their versions."""
+    def _list(self, prefix: str, first: str) -> Iterator[tuple[str, FileVersion]]:
+        """Yield the sorted keys below a prefix, from `first` on if possible, and their versions."""
 
     @abstractmethod
     def _list_level(self, prefix: str) -> Iterator[str]:
@@ -193,12 +193,23 @@ class ObjectStore(ABC):
     def list_files(self, parts: Parts = ()) -> Iterator[tuple[str, ...]]:
         return (inner for inner, _ in self.list_versions(parts))
 
-    def list_versions(self, parts: Parts = ()) -> Iterator[tuple[tuple[str, ...], FileVersion]]:
-        """Yield the parts and the version of every object below a folder, as listed."""
-        start = len(self._folder_key())
+    def list_versions(
+        self, parts: Parts = (), first: str = "", last: str = ""
+    ) -> Iterator[tuple[tuple[str, ...], FileVersion]]:
+        """Yield the parts and the version of every object below a folder, as listed.
+
+        Names below the folder are listed from `first` to those that begin with `last`, if given.
+        """
+        start, folder = len(self._folder_key()), self._folder_key(parts)
+        shared = os.path.commonprefix([first, last])  # noqa: RUF071 - characters, not folders
+        prefix = folder + (shared if last else "")
         try:
-            for key, version in self._list(self._folder_key(parts)):
-                yield tuple(key[start:].split("/")), version
+            for key, version in self._list(prefix, folder + first):
+                name = key[len(folder) :]
+                if last and name[: len(last)] > last:
+                    return
+                if name >= first:
+                    yield tuple(key[start:].split("/")), version
         except self.any_error as error:
             raise self._list_error(parts, error) from None
 

@@ -124,8 +124,9 @@ class S3Bucket(ObjectStore):
     def _delete(self, key: str, etag: str | None) -> None:
         self._call("delete_object", Key=key, **_if_match(etag))
 
-    def _list(self, prefix: str) -> Iterator[tuple[str, FileVersion]]:
-        for page in self._pages("list_objects_v2", Prefix=prefix):
+    def _list(self, prefix: str, first: str) -> Iterator[tuple[str, FileVersion]]:
+        start = {"StartAfter": first} if first > prefix else {}
+        for page in self._pages("list_objects_v2", Prefix=prefix, **start):
             for listed in page.get("Contents", ()):
                 yield listed["Key"], FileVersion(listed["Size"], listed["ETag"])
 

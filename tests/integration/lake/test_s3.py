@@ -4,10 +4,12 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pyarrow as pa
 import pytest
@@ -608,6 +610,7 @@ def test_a_filter_fetches_only_the_partitions_it_needs(
         assert con.execute(sql, [ACCOUNT, date(2026, 1, 3), date(2026, 1, 4)]).fetchone() == (2,)
     fetched = [path for _, path in proxy.fault.seen if "data.parquet" in path]
     assert len(fetched) == 2
+    assert listings_of(proxy, TABLE) == [f"tables/{TABLE}/account={ACCOUNT}/date=2026-01"]
 
 
 def test_a_filter_lists_only_the_account_that_it_needs(
@@ -621,10 +624,61 @@ def test_a_filter_lists_only_the_account_that_it_needs(
         proxy.fault.seen.clear()
         sql = f"select count(*) from {TABLE} where account = ?"
         assert con.execute(sql, [ACCOUNT]).fetchone() == (1,)
-        listings = [path for _, path in proxy.fault.seen if "list-type=2" in path]
-        of_table = [path for path in listings if f"/{TABLE}/" in path and "delimiter" not in path]
-        assert [f"account={ACCOUNT}/" in path for path in of_table] == [True]
+        assert listings_of(proxy, TABLE) == [f"tables/{TABLE}/account={ACCOUNT}/"]
         assert con.execute(f"select count(*) from {TABLE}").fetchone() == (2,)
+
+
+def listings_of(proxy: Proxy, table: str) -> list[str]:
+    """Return the prefixes of the listed files of a table, one for each request."""
+    queries = (parse_qs(urlsplit(path).query) for _, path in proxy.fault.seen)
+    prefixes = (query["prefix"][0] for query in queries if "list-type" in query)
+    listed = [prefix for prefix in prefixes if f"/{table}/" in prefix]
+    return listed[1:]  # the first request lists the accounts
+
+
+@pytest.mark.slow
+def test_a_date_filter_lists_one_page_per_account(
+    machine: Callable[..., Store], proxy: Proxy, server: S3Server, bucket: str
+) -> None:
+    """The files of 3 accounts x 700 days fill three pages of 1,000 files."""
+    store = machine()
+    accounts, first = [ACCOUNT, "beta", "gamma"], date(2025, 1, 1)
+    for account in accounts:
+        store.merge(TABLE, account, first, ids("m1"))
+    keys = [
+        f"tables/{TABLE}/account={account}/date={first + timedelta(days=number)}/data.parquet"
+        for account in accounts
+        for number in range(700)
+    ]
+    content = {
+        account: server.client.get_object(Bucket=bucket, Key=key)["Body"].read()
+        for account, key in zip(accounts, keys[::700], strict=True)
+    }
+    with ThreadPoolExecutor(8) as pool:
+        list(
+            pool.map(
+                lambda key: server.client.put_object(
+                    Bucket=bucket, Key=key, Body=content[key.split("/account=")[1].split("/")[0]]
+                ),
+                keys,
+            )
+        )
+    settings = Settings(store=store_settings(bucket, proxy.url, Path("unused")))
+    counts = {
+        "date between '2025-12-30' and '2026-01-02'": 12,
+        "date >= '2026-11-29'": 9,
+        "date < '2025-01-04'": 9,
+        "date in ('2025-03-01', '2026-03-01')": 6,
+        "date = '2025-06-05' and account <> 'beta'": 2,
+        "date = '2031-01-01'": 0,
+    }
+    for condition, count in counts.items():
+        with convo_pipeline.connect(f"s3://{bucket}/tables", settings=settings) as con:
+            proxy.fault.seen.clear()
+            sql = f"select count(*) from {TABLE} where {condition}"
+            assert con.execute(sql).fetchone() == (count,), condition
+        # the accounts are listed in the first request, all files begin in the second one
+        assert len(listings_of(proxy, TABLE)) <= 1 + len(accounts), condition
 
 
 def test_d11_new_objects_are_listed_after_a_while_and_foreign_ones_never(
