@@ -1,7 +1,6 @@
 """Steps that the erasure of people and of unsent messages have in common."""
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from datetime import date, timedelta
 from typing import Any, TypeVar
 
@@ -49,17 +48,10 @@ class PendingFiles:
         self._notes.remove(self._folder, f"{name}.json")
 
 
-@contextmanager
-def lock_for_erasure(store: Store, account: str) -> Iterator[None]:
-    """Lock an account against extraction and derivation, which would copy rows meanwhile."""
-    with store.lock_account(account), store.lock_derivation(account):
-        yield
-
-
 def load_leftover_spools(settings: Settings, store: Store, account: str) -> None:
     """Store what interrupted runs left in their spools, so that the erasure covers it.
 
-    The caller holds `lock_for_erasure`.
+    The caller holds `lock_account`, and not `lock_derivation`: loading can take it.
     """
     for spool in left_spools(store.state_path, account, SharedSpools.of(store)):
         load_spool(store, _account_settings(settings, store, account), spool)
@@ -101,7 +93,7 @@ def delete_copies(
     quarantined file can hold anything, so it is deleted where `may_hold_erased` is true for its
     table and day: in the account's folders, in the ledger's, and in the folder of another account
     if the file belongs elsewhere. The state still lists its day as damaged. The caller holds
-    `lock_for_erasure`.
+    both locks of the account.
     """
     drop_outdated(store, (account,))
     folders = [folder_parts(table, account) for table in (*TABLES.values(), RUNS)]

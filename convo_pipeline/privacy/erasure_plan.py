@@ -163,7 +163,7 @@ def plan_erasure(store: Store, account: str, person_id: str) -> ErasurePlan:
     """Return what leaves when the person is erased, with what an interrupted erasure planned.
 
     A StoreError says that the account is unknown, or that the id is the account's own. The caller
-    holds `lock_for_erasure`.
+    holds both locks of the account.
     """
     identity = store.state.identity(account)
     if not identity and not any(account in store.accounts(table) for table in TABLES):

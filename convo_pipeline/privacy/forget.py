@@ -36,7 +36,6 @@ from convo_pipeline.privacy.erasure import (
     apply_to_each,
     delete_copies,
     load_leftover_spools,
-    lock_for_erasure,
 )
 from convo_pipeline.privacy.erasure_plan import (
     ErasurePlan,
@@ -77,17 +76,18 @@ def forget(
     says that a damaged file may hold the person, so that the answer is unknown.
     """
     store.preflight()
-    with lock_for_erasure(store, account):
+    with store.lock_account(account):  # to the end, so that the account is not renamed meanwhile
         load_leftover_spools(settings, store, account)
-        plan = _plan_with_salvage(store, account, person_id)
-        if plan.is_empty and not _has_receipt(store, plan):
-            _check_no_damage(store, account)
-            return None
-        if not is_agreed(plan):
-            return None
-        receipt = erase(store, plan, now)
-    derive_stale_days(store, account, settings)
-    remove_pending_plan(store, receipt.account, receipt.person)
+        with store.lock_derivation(account):
+            plan = _plan_with_salvage(store, account, person_id)
+            if plan.is_empty and not _has_receipt(store, plan):
+                _check_no_damage(store, account)
+                return None
+            if not is_agreed(plan):
+                return None
+            receipt = erase(store, plan, now)
+        derive_stale_days(store, account, settings)
+        remove_pending_plan(store, receipt.account, receipt.person)
     return receipt
 
 
@@ -170,8 +170,8 @@ def _find_returned_people(store: Store, account: str) -> list[str]:
 def erase(store: Store, plan: ErasurePlan, now: datetime) -> Receipt:
     """Remove what the plan names from every file and the state; return the receipt.
 
-    The caller holds `lock_for_erasure` since before the plan was made. At the end it rebuilds the
-    derived tables and calls `remove_pending_plan`.
+    The caller holds the locks of the account and of its derivation since before the plan was made.
+    At the end it rebuilds the derived tables and calls `remove_pending_plan`.
     """
     key = make_key(store.notes)
     person_hash = keyed_hash(key, plan.person_id)

@@ -24,7 +24,6 @@ from convo_pipeline.privacy.erasure import (
     apply_to_each,
     delete_copies,
     load_leftover_spools,
-    lock_for_erasure,
 )
 from convo_pipeline.schema import (
     MESSAGES,
@@ -96,27 +95,28 @@ def _remove_unsent(
     if not find_unsent(store, account, policy) and not read_pending_days(store, account):
         return []
     store.preflight()
-    with lock_for_erasure(store, account):
+    with store.lock_account(account):
         load_leftover_spools(settings, store, account)
-        unsent_days = find_unsent(store, account, policy)
-        count = sum(len(unsent.messages) for unsent in unsent_days)
-        if count > most:
-            raise StoreError(
-                f"{count} messages of {account} would leave as unsent at once, and [retention]"
-                f" most_unsent_at_once is {most}: an API that hides messages looks the same. Look"
-                " at the rows of `messages` that have a deleted_at; if customers took them back,"
-                " set it higher"
-            )
-        remove_content(store, account, unsent_days, policy)
-    derive_stale_days(store, account, settings)
-    with lock_for_erasure(store, account):
-        days = read_pending_days(store, account)
+        with store.lock_derivation(account):
+            unsent_days = find_unsent(store, account, policy)
+            count = sum(len(unsent.messages) for unsent in unsent_days)
+            if count > most:
+                raise StoreError(
+                    f"{count} messages of {account} would leave as unsent at once, and [retention]"
+                    f" most_unsent_at_once is {most}: an API that hides messages looks the same."
+                    " Look at the rows of `messages` that have a deleted_at; if customers took them"
+                    " back, set it higher"
+                )
+            remove_content(store, account, unsent_days, policy)
+        derive_stale_days(store, account, settings)
+        with store.lock_derivation(account):
+            days = read_pending_days(store, account)
 
-        def may_hold_erased(table: Table, day: date) -> bool:
-            return table is RAW_REJECTS or (table is not RUNS and day in days)
+            def may_hold_erased(table: Table, day: date) -> bool:
+                return table is RAW_REJECTS or (table is not RUNS and day in days)
 
-        delete_copies(store, account, now.astimezone(UTC).date(), may_hold_erased)
-        PendingFiles(store, PENDING_FOLDER).remove(account)
+            delete_copies(store, account, now.astimezone(UTC).date(), may_hold_erased)
+            PendingFiles(store, PENDING_FOLDER).remove(account)
     return unsent_days
 
 
@@ -178,7 +178,7 @@ def remove_content(
     """Remove the messages from the derived tables, and their content from the raw tables.
 
     `raw_message_ids` changes last, because its `deleted_at` says that a message has to leave. The
-    caller holds `lock_for_erasure` and derives the days again.
+    caller holds both locks of the account and derives the days again.
     """
     unsent_days = list(unsent_days)
     days = {unsent.date for unsent in unsent_days}

@@ -19,14 +19,17 @@ import pytest
 from convo_pipeline.derive.day import derive_day, stale_days
 from convo_pipeline.emulator.clock import VirtualClock
 from convo_pipeline.emulator.world import World
-from convo_pipeline.errors import BusyError
+from convo_pipeline.errors import BusyError, StoreError
 from convo_pipeline.extract.spool import left_spools
 from convo_pipeline.lake.compact import compact
 from convo_pipeline.lake.store import Store
+from convo_pipeline.privacy.forget import forget
 from convo_pipeline.settings import StoreSettings
 from convo_pipeline.storage import local as folder_module
+from convo_pipeline.upkeep.rename import rename_account
 from convo_pipeline.upkeep.verify import verify
 from tests.scenarios.test_kills import FaultyOs, run_child, storage_error, void
+from tests.support.byte_grep import find_texts
 from tests.support.inboxes import NOW, Inboxes, reopened, serve
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
@@ -213,6 +216,64 @@ def test_c10_concurrent_runs_over_the_same_days_store_the_union(
     codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
     assert codes == [0] * len(children)
     check_whole(own())
+
+
+def until_free(work: Callable[[], object]) -> None:
+    """Repeat work until no other process is in its way."""
+    while True:
+        try:
+            work()
+            return
+        except StoreError:
+            time.sleep(0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_c10_forget_and_rename_among_concurrent_runs(
+    tmp_path: Path, inbox: Inboxes, seed: int
+) -> None:
+    """Nothing of the erased person is left, and nobody else loses a message."""
+    rng = random.Random(seed)
+    kept, erased = set(), set()
+    for guest in inbox.world.accounts["insta"].conversations.values():
+        is_bob = len(guest.messages) == 3
+        (erased if is_bob else kept).update(message.message_id for message in guest.messages)
+        if is_bob:
+            bob = guest.people[0]["id"]
+
+    def read(mode: str) -> None:
+        time.sleep(rng.random() / 2)
+        for _ in range(3):
+            (report,) = reopened(inbox, tmp_path).extract(mode=mode)
+            assert report.reasons in ((), ("busy",), ("store",)), report  # "store": renamed
+
+    def forget_bob() -> None:
+        own = reopened(inbox, tmp_path)
+
+        def work() -> None:
+            if forget(own.settings, own.store, "insta", bob, NOW) is None:
+                raise StoreError("not stored yet")
+
+        until_free(work)
+
+    def rename_often() -> None:
+        store = reopened(inbox, tmp_path).store
+        for old, new in [("insta", "other"), ("other", "insta")] * 3:
+            time.sleep(rng.random() / 3)
+            until_free(partial(rename_account, store, old, new))
+
+    reopened(inbox, tmp_path).extract(TODAY)
+    works = [partial(read, mode) for mode in ("window", "nightly", "capture")]
+    children = [start(work) for work in rng.sample([*works, forget_bob, rename_often], 5)]
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    own = reopened(inbox, tmp_path)
+    own.extract_whole()
+    assert codes == [0] * len(children)
+    assert find_texts(tmp_path, {bob, *erased}) == []
+    assert {row["message_id"] for row in own.rows("messages")} == kept
+    assert verify(own.store, stale_days=stale_days).findings == ()
+    own.store.close()
 
 
 def test_c11_the_lock_of_a_killed_run_is_free_at_once(tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ class CaseRun:
     reports: list[AccountReport] = field(default_factory=list)
     on_time: Callable[[], None] = lambda: None
     """Called whenever the client reads its clock."""
+    store_class: type[Store] = Store
     opened: ExitStack = field(default_factory=ExitStack)
 
     def extract(self, mode: str = "window") -> AccountReport:
@@ -51,7 +52,7 @@ class CaseRun:
             return self.api.now
 
         clock = Clock(now=now, sleep=lambda seconds: None)
-        store = Store(self.settings.store, clock)
+        store = self.store_class(self.settings.store, clock)
         try:
             until = self.api.now.date() + timedelta(days=1)
             start = self.settings.accounts[0].start_date

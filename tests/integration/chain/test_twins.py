@@ -3,8 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.integration.chain.test_refused_objects import inbox, next_day
 from tests.support.case_runs import CaseRun, serve_case
+from tests.support.simulation import DyingStore, KilledError
 
 QUERY = "select conversation_id, count(*) from messages group by all order by 1"
 
@@ -45,6 +48,23 @@ def test_a_message_that_is_listed_in_two_conversations_stays(tmp_path: Path) -> 
         report, _ = next_day(run, "full")
         assert report.counts.get("twins_removed", 0) == 0
         assert stored(run) == before == [("t_0", 3), ("t_1", 4)]
+
+
+class KilledStore(DyingStore):
+    """A store whose process is killed before its first commit."""
+
+    commits_left = 0
+
+
+def test_forget_removes_the_twins_of_a_killed_sweep(tmp_path: Path) -> None:
+    """It loads the log of the killed run first, and that removes rows."""
+    with serve_case(mixed_up(inbox(3)), tmp_path) as run:
+        run.extract()
+        run.store_class = KilledStore
+        with pytest.raises(KilledError):
+            next_day(run, "full")
+        result = run.run("forget", "acc", "9990", "--yes")
+        assert (result.exit_code, stored(run)) == (0, [("t_1", 25), ("t_2", 25)])
 
 
 def test_a_copy_is_not_removed_where_its_conversation_was_not_read(tmp_path: Path) -> None:

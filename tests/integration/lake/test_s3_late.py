@@ -12,7 +12,6 @@ from convo_pipeline.errors import CorruptError, StoreError
 from convo_pipeline.lake.compact import compact
 from convo_pipeline.lake.store import Store
 from convo_pipeline.lake.suppression import read_suppression
-from convo_pipeline.privacy.erasure import lock_for_erasure
 from convo_pipeline.privacy.erasure_plan import plan_erasure
 from convo_pipeline.privacy.forget import erase
 from convo_pipeline.schema import RAW_CONVERSATIONS, RAW_MESSAGE_DETAILS, RAW_MESSAGE_IDS
@@ -191,7 +190,7 @@ def test_d11_an_erased_person_leaves_unlisted_objects_too(
         derive_day(store, ACCOUNT, day)
     compact(store, NOW.date())
     freeze(server, bucket, proxy)
-    with lock_for_erasure(store, ACCOUNT):
+    with store.lock_account(ACCOUNT), store.lock_derivation(ACCOUNT):
         erase(store, plan_erasure(store, ACCOUNT, ADA), NOW)
     for key in server.objects(bucket):
         path = tmp_path / "objects" / key

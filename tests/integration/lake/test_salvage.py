@@ -22,7 +22,6 @@ from convo_pipeline.lake.compact import compact
 from convo_pipeline.lake.salvage import damaged_days, salvage_day
 from convo_pipeline.lake.store import Store
 from convo_pipeline.lake.suppression import Receipt, keyed_hash, make_key, save_receipt
-from convo_pipeline.privacy.erasure import lock_for_erasure
 from convo_pipeline.privacy.forget import forget
 from convo_pipeline.privacy.retention import expire
 from convo_pipeline.privacy.unsent import find_unsent, remove_content
@@ -219,7 +218,7 @@ def test_an_unsent_message_leaves_a_day_that_keeps_its_derived_tables(store: Sto
     (found,) = find_unsent(store, "insta", "redact")
     assert list(found.messages) == [("c1", "m0")]
     before = store.read("messages", "insta", DAY)
-    with lock_for_erasure(store, "insta"):
+    with store.lock_account("insta"), store.lock_derivation("insta"):
         remove_content(store, "insta", [found], "redact")
     derive_day(store, "insta", DAY)
     assert store.read("messages", "insta", DAY).equals(before.slice(1))

@@ -19,7 +19,6 @@ from convo_pipeline.derive.day import derive_day, stale_days
 from convo_pipeline.errors import SchemaError
 from convo_pipeline.lake.first_days import read_first_days, write_first_days
 from convo_pipeline.lake.store import Store
-from convo_pipeline.privacy.erasure import lock_for_erasure
 from convo_pipeline.privacy.unsent import find_unsent, remove_content
 from convo_pipeline.query.connection import connect
 from convo_pipeline.schema import (
@@ -150,7 +149,7 @@ def test_a_message_of_version_1_can_be_redacted(second: Store) -> None:
         MARCH_3,
         pa.Table.from_pylist([row], schema=RAW_MESSAGE_IDS.schema),
     )
-    with lock_for_erasure(second, "insta"):
+    with second.lock_account("insta"), second.lock_derivation("insta"):
         remove_content(second, "insta", find_unsent(second, "insta", "redact"), "redact")
     derive_day(second, "insta", MARCH_3)
     assert second.read("messages", "insta", MARCH_3)["text"].to_pylist() == [None, "we answer", ""]
@@ -316,7 +315,7 @@ def test_former_names_of_tables_are_understood(memory_path: Path) -> None:
 def test_a_message_that_an_older_version_found_unsent_is_removed(older: Older) -> None:
     (found,) = find_unsent(older.store, older.account, "redact")
     assert list(found.messages) == [("c1", "m4")]
-    with lock_for_erasure(older.store, older.account):
+    with older.store.lock_account(older.account), older.store.lock_derivation(older.account):
         remove_content(older.store, older.account, [found], "redact")
     normalise_unconfigured(older.settings)
     rows = older.rows([TABLES["messages"]])["messages"]

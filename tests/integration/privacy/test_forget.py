@@ -24,7 +24,6 @@ from convo_pipeline.lake.compact import compact
 from convo_pipeline.lake.ledger import export_runs
 from convo_pipeline.lake.store import Store
 from convo_pipeline.lake.suppression import Receipt, read_receipts
-from convo_pipeline.privacy.erasure import lock_for_erasure
 from convo_pipeline.privacy.erasure_plan import plan_erasure, read_pending_plans
 from convo_pipeline.privacy.forget import erase, forget, forget_again, resume_erasures
 from convo_pipeline.privacy.retention import expire
@@ -679,7 +678,7 @@ def test_one_blocked_erasure_does_not_stop_others(inboxes: Inboxes) -> None:
 
 def begin(store: Store, account: str) -> None:
     """Leave an erasure of Ada that was interrupted before the derived tables were made again."""
-    with lock_for_erasure(store, account):
+    with store.lock_account(account), store.lock_derivation(account):
         erase(store, plan_erasure(store, account, ADA), NOW)
 
 

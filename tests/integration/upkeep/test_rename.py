@@ -16,7 +16,6 @@ from convo_pipeline.errors import BusyError, StoreError
 from convo_pipeline.lake.ledger import export_runs
 from convo_pipeline.lake.store import RENAMES, Store
 from convo_pipeline.privacy import unsent
-from convo_pipeline.privacy.erasure import lock_for_erasure
 from convo_pipeline.privacy.erasure_plan import plan_erasure, read_pending_plans
 from convo_pipeline.privacy.forget import erase, resume_erasures
 from convo_pipeline.privacy.unsent import remove_unsent
@@ -199,7 +198,7 @@ def test_half_renamed_account_is_locked_and_gets_no_third_name(
 
 
 def test_an_unfinished_erasure_is_renamed_and_finished_under_the_new_name(store: Store) -> None:
-    with lock_for_erasure(store, "bakery"):
+    with store.lock_account("bakery"), store.lock_derivation("bakery"):
         erase(store, plan_erasure(store, "bakery", "1"), NOON)
     unsent.save_pending_days(store, "bakery", [DAY])
     (store.state_path / "spool" / "bakery" / "r1").rmdir()
