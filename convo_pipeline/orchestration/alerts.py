@@ -40,6 +40,8 @@ MOST_FAILURES = 100
 """Failed runs that one evaluation reads; the next one reads the others."""
 MOST_LINES, MOST_LETTERS = 20, 500
 """Lines of one alert, and letters of a line."""
+MOST_ACCOUNTS = 1_000
+"""Accounts of one alert: receivers refuse large documents."""
 WHAT_NEXT = (
     "`convo-pipeline check` tests each account's access; `convo-pipeline status` shows each account"
 )
@@ -186,13 +188,14 @@ def document_of(alert: Alert) -> dict[str, object]:
         "job": _clean(alert.job),
         "run_id": alert.run_id,
         "failed_at": f"{alert.failed_at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}",
-        "accounts": list(alert.accounts),
+        "accounts": list(map(_clean, alert.accounts[:MOST_ACCOUNTS])),
+        "account_count": len(alert.accounts),
         "what_to_do": lines,
     }
 
 
 def _names(accounts: Sequence[str]) -> str:
-    shown = ", ".join(accounts[:MOST_LINES]) or "no account is named"
+    shown = ", ".join(map(_clean, accounts[:MOST_LINES])) or "no account is named"
     more = len(accounts) - MOST_LINES
     return f"{shown} and {more:,} more" if more > 0 else shown
 

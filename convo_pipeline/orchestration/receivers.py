@@ -102,7 +102,7 @@ def post_json(
         raise ConvoError(f"the webhook could not be reached ({error.fault.reason})") from None
     finally:
         transport.close()
-    if status >= 300:
+    if not 200 <= status < 300:  # 101: the server left HTTP
         raise ConvoError(f"the webhook answered {status}")
 
 

@@ -5,8 +5,6 @@ secret or a proof, and message text is only in the tables and the spool.
 """
 
 import io
-import itertools
-import json
 import logging
 import secrets
 import traceback
@@ -25,11 +23,11 @@ from convo_pipeline.console.check import check_accounts
 from convo_pipeline.console.status import read_status
 from convo_pipeline.derive.day import derive_day, stale_days
 from convo_pipeline.emulator.clock import VirtualClock
-from convo_pipeline.emulator.fault import Fault, FaultContext, FaultKind
+from convo_pipeline.emulator.fault import Fault
 from convo_pipeline.emulator.faults import FAULTS, make_fault
 from convo_pipeline.emulator.serve import EmulatorServer
 from convo_pipeline.emulator.switches import Switches
-from convo_pipeline.emulator.world import Conversation, World
+from convo_pipeline.emulator.world import World
 from convo_pipeline.extract.run import AccountReport, extract
 from convo_pipeline.graph.client import appsecret_proof
 from convo_pipeline.lake.store import Store
@@ -39,6 +37,7 @@ from convo_pipeline.orchestration.partitions import Window
 from convo_pipeline.orchestration.recorded_runs import run_jobs
 from convo_pipeline.privacy.export import export_tables
 from convo_pipeline.settings import ExportSettings, Settings
+from tests.support.canaries import add_canary_to_each_field, add_canary_to_each_response
 from tests.support.inboxes import NOW, START, TOKEN_VARIABLE, settings_for
 from tests.support.simulation import DyingStore, KilledError, Ticking
 
@@ -124,7 +123,10 @@ def capture_logs() -> Iterator[io.StringIO]:
 
 
 def make_world(canaries: Canaries, platform: str) -> World:
-    """Make a few conversations; every text contains the canary text."""
+    """Make a few conversations; every text contains the canary text.
+
+    One message has it in all its fields, also in those that look like fixed words.
+    """
     world = World(VirtualClock(NOW))
     account = world.add_account(
         "shop", "1111111111", platform, tokens=[canaries.token], app_secret=canaries.app_secret
@@ -133,27 +135,9 @@ def make_world(canaries: Canaries, platform: str) -> World:
         conversation = account.add_conversation(f"{canaries.text} {number}")
         for message in conversation.add_messages(count, NOW - timedelta(hours=3 + number), 1.0):
             message.edit(f"{canaries.text} {message.message_id[-6:]}")
-        add_canary_to_each_field(conversation, canaries.text)
+        message = conversation.add_message(canaries.text, NOW - timedelta(hours=2))
+        add_canary_to_each_field(message, canaries.text)
     return world
-
-
-def add_canary_to_each_field(conversation: Conversation, canary: str) -> None:
-    """Add a message whose fields all hold the canary, also those that look like fixed words."""
-    hostile = {"id": f"9{canary}12345678", "name": canary, "title": canary, "type": canary}
-    at = NOW - timedelta(hours=2)
-    message = conversation.add_message(
-        canary,
-        at,
-        attachments=[
-            {**hostile, "mime_type": canary, "size": canary, "file_url": f"https://x/{canary}"},
-            {"id": "71", "mime_type": f"image/{canary}", "image_data": {"url": canary}},
-        ],
-        shares=[{**hostile, "description": canary, "link": f"https://x/{canary}"}],
-        tags=[canary, f"source:{canary}"],
-        story={"mention": {"id": canary, "link": f"https://x/{canary}"}},
-        is_unsupported=canary,
-    )
-    message.react(canary, {"id": "72", "username": canary})
 
 
 def make_settings(world: World, base_url: str, root: Path, token_in: str) -> Settings:
@@ -326,31 +310,6 @@ def test_a_token_inside_a_message_text_stays(tmp_path: Path, canaries: Canaries)
     canaries.text = "EAAnobodysToken" + secrets.token_hex(20)
     extract_with_fault(make("unknown_fields"), canaries, tmp_path, "header")
     assert_no_canary(canaries, tmp_path)
-
-
-def add_canary_to_each_response(canary: str, every: int) -> Fault:
-    """Put the canary into each response of each endpoint, under unknown keys and in all errors.
-
-    Each `every`-th response is an error whose texts are the canary. Headers have it too.
-    """
-    count = itertools.count(1)
-
-    def content(context: FaultContext, content: bytes, headers: dict[str, str]) -> bytes:
-        for header in ("x-fb-trace-id", "Content-Language", "Warning", "ETag"):
-            headers[header] = canary
-        body = json.loads(content)
-        texts = ("message", "type", "error_user_title", "error_user_msg", "error_data")
-        if next(count) % every == 0:
-            body = {"error": {"code": 2, **dict.fromkeys((*texts, "fbtrace_id"), canary)}}
-        if isinstance(body.get("error"), dict):
-            body["error"] |= dict.fromkeys((*texts, canary), canary)
-        rows = body["data"] if isinstance(body.get("data"), list) else [body.get("data")]
-        for each in (body, *rows):
-            if isinstance(each, dict):
-                each |= {canary: canary, "category": canary, "name": canary, "application": canary}
-        return json.dumps(body).encode()
-
-    return Fault(FaultKind("canary", "S1", "canary in every response", content=content))
 
 
 @pytest.mark.slow

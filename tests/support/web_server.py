@@ -41,10 +41,23 @@ query($id: ID!) { logsForRun(runId: $id, limit: 1000) { ... on EventConnection {
   ... on ErrorEvent { error { message stack causes { message stack } } }
   ... on ExecutionStepFailureEvent { failureMetadata { metadataEntries { ...entry } } }
   ... on LogsCapturedEvent { fileKey } } } } }
+"""
+ENTRY = """
 fragment entry on MetadataEntry { label description
   ... on TextMetadataEntry { text } ... on MarkdownMetadataEntry { mdStr }
   ... on JsonMetadataEntry { jsonString }
   ... on TableMetadataEntry { table { records } } }"""
+ASSETS = """
+{ assetNodes { assetKey { path } description metadataEntries { ...entry }
+  assetMaterializations(limit: 100) { description metadataEntries { ...entry } }
+  assetObservations(limit: 100) { description metadataEntries { ...entry } }
+  assetChecksOrError { ... on AssetChecks { checks { name description
+    executionForLatestMaterialization { evaluation {
+      description metadataEntries { ...entry } } } } } } } }"""
+SENSORS = """
+query($selector: RepositorySelector!) { sensorsOrError(repositorySelector: $selector) {
+  ... on Sensors { results { name description sensorState { ticks(limit: 20) {
+    status skipReason cursor error { message stack } } } } } } }"""
 OUTPUT = """query($key: [String!]!) { capturedLogs(logKey: $key) { stdout stderr } }"""
 DETAILS = """
 { runsOrError { ... on Runs { results {
@@ -121,10 +134,13 @@ class Web:
         return str(wait_for(status_at_end))
 
     def ask_everything(self) -> None:
-        """Request everything that the page shows of every run, also errors and output."""
+        """Request everything that the page shows of assets, checks, sensors and runs."""
         self.ask(DETAILS)
+        self.ask(ASSETS + ENTRY)
+        repository = {"repositoryName": "__repository__", "repositoryLocationName": LOCATION}
+        self.ask(SENSORS, selector=repository)
         for run in self.ask(RUNS)["results"]:
-            events = self.ask(EVENTS, id=run["runId"])["events"]
+            events = self.ask(EVENTS + ENTRY, id=run["runId"])["events"]
             for file_key in [event["fileKey"] for event in events if "fileKey" in event]:
                 self.ask(OUTPUT, key=[run["runId"], "compute_logs", file_key])
 

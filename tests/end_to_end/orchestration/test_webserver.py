@@ -9,6 +9,7 @@ from convo_pipeline.emulator.serve import EMULATOR_TOKEN, EmulatorServer
 from convo_pipeline.emulator.world import World
 from convo_pipeline.orchestration.partitions import ONE_DAY, Window
 from convo_pipeline.query.connection import connect
+from tests.support.canaries import add_canary_to_each_field, add_canary_to_each_response
 from tests.support.inbox_worlds import (
     TOKENS,
     Days,
@@ -36,12 +37,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
 
 
 def canary_world(days: Days) -> World:
-    """Give every message a unique text."""
+    """Put a unique text into each field of every message, and into the names of the people."""
     world = small_world(days)
     for account in world.accounts.values():
         for conversation in account.conversations.values():
+            for key in conversation.people[0].keys() & {"name", "username", "email"}:
+                conversation.people[0][key] = TEXT
             for message in conversation.messages:
-                message.edit(f"{TEXT} {message.message_id[-6:]}")
+                add_canary_to_each_field(message, TEXT)
     return world
 
 
@@ -66,7 +69,8 @@ def web(folder: Path, days: Days, keys: list[str]) -> Iterator[Web]:
     """Serve a backfill with a wrong token of the Messenger account, on a fast clock."""
     tokens = {**TOKENS, "BIKES_MESSENGER_TOKEN": WRONG_TOKEN}
     clock = SharedClock(folder / "ahead")
-    with EmulatorServer(canary_world(days)) as server:
+    faults = [add_canary_to_each_response(TEXT, every=1_000)]
+    with EmulatorServer(canary_world(days), faults=faults) as server:
         environ = {
             "CONVO_CONFIG": str(write_config(folder, server, days.start)),
             **tokens,
@@ -122,7 +126,10 @@ def test_a_backfill_of_missing_days_reads_exactly_them(web: Web, days: Days) -> 
 def test_s1_no_response_of_the_web_server_holds_a_token_or_a_text(
     web: Web, folder: Path, days: Days, keys: list[str]
 ) -> None:
-    """Request events and output of every run, those of other tests too."""
+    """Request assets, checks, events and output of every run, those of other tests too.
+
+    The text is in every field of every response of the API.
+    """
     good, _ = keys
     wait_for(lambda: web.asset("raw_message_ids")["partitionStats"]["numFailed"] == 1)
     wait_for(lambda: good in web.row_counts("messages"))
