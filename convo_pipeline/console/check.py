@@ -290,9 +290,7 @@ class AccountCheck:
         now, is_login = self.clock.now(), self._connection == "instagram_login"
         expires_at, access_ends_at = facts.expires_at, facts.data_access_ends_at
         self.setup.token_kind = facts.kind
-        moments = {"data_access_expiring": access_ends_at, "token_expiring": expires_at}
-        ends = {moment.date(): name for name, moment in moments.items() if moment}
-        self.store.state.save_token_ends(self.account.name, ends)
+        self.store.state.save_token_ends(self.account.name, facts.ends)
         self.setup.expires = f"{expires_at:%Y-%m-%d}" if expires_at else "never"
         if expires_at and expires_at <= now:
             self._add("token_expired")

@@ -6,7 +6,7 @@ No value of this module holds a token, except `NewToken`, whose `repr` hides it.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 
 from convo_pipeline.base.times import LAST_SECOND
 from convo_pipeline.errors import PayloadError
@@ -35,6 +35,15 @@ class TokenFacts:
     scopes: tuple[str, ...] = ()
     page_ids: frozenset[str] = frozenset()
     """The Pages for which the `pages_…` permissions hold; empty if Meta names none."""
+
+    @property
+    def ends(self) -> dict[date, str]:
+        """The UTC days on which the token or its access to data ends, with the reason's name."""
+        moments = {
+            "data_access_expiring": self.data_access_ends_at,
+            "token_expiring": self.expires_at,
+        }
+        return {moment.date(): name for name, moment in moments.items() if moment}
 
     @property
     def covered_ids(self) -> frozenset[str]:

@@ -1,4 +1,6 @@
-"""The nightly upkeep: finish erasures, apply retention, check and compact files. No API calls.
+"""The nightly upkeep: finish erasures, apply retention, check and compact files.
+
+Its only API calls read when the tokens end, one call for each token.
 
 With `[schedule] accounts_per_run` it is divided: a run for each shard of accounts, and one for what
 belongs to all of them. Each is red or green by itself.
@@ -32,12 +34,13 @@ from convo_pipeline.privacy.unsent import remove_unsent
 from convo_pipeline.reasons import describe_error
 from convo_pipeline.state.access import has_state
 from convo_pipeline.upkeep.scrub import scrub
+from convo_pipeline.upkeep.token_ends import read_token_ends
 
 SHARED_PART = "upkeep of all"
 """Value of the tag `convo/shard` of the run for what belongs to all accounts."""
 DESCRIPTION = (
     "Remove unsent messages and days older than [retention] allows, check a share of the files for"
-    " damage, compact closed months."
+    " damage, read when tokens end, compact closed months."
 )
 
 
@@ -129,6 +132,9 @@ def run_upkeep(
             "erasures finished": lambda: len(resume_erasures(settings, store, now, is_chosen)),
             "unsent messages removed": lambda: sum(
                 len(each.messages) for each in remove_unsent(settings, store, now, is_chosen)
+            ),
+            "tokens read": lambda: read_token_ends(
+                settings, store, deployment.environ, deployment.clock, is_chosen
             ),
             "files checked": lambda: scrub(store, today, settings, is_chosen),
         }

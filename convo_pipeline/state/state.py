@@ -309,7 +309,7 @@ class State:
     def token_ends(self, account: str) -> dict[date, str]:
         """Return the UTC days on which the account's token or its access to data ends.
 
-        The value is the reason's name. `check` stores them; an account never checked has none.
+        The value is the reason's name. `check` and the nightly upkeep store them.
         """
         return self.days_done(TOKEN_ENDS, account)
 

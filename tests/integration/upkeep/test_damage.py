@@ -24,6 +24,7 @@ from convo_pipeline.settings import Settings
 from convo_pipeline.state.records import AccountIdentity
 from convo_pipeline.upkeep.rebuild import rebuild_state
 from convo_pipeline.upkeep.scrub import NIGHTS, is_due, scrub
+from convo_pipeline.upkeep.token_ends import read_token_ends
 from convo_pipeline.upkeep.verify import verify
 from tests.support.inboxes import NOW, Inboxes, serve, stopped_clock
 
@@ -275,10 +276,24 @@ def test_nightly_upkeep_fails_on_a_damaged_file(
     count = sum(record.date == OLD for record in store.state.partitions())
     assert run_upkeep(deployment, log.append) == []
     assert f"files checked: {count}" in log
+    assert "tokens read: 1" in log
+    assert list(store.state.token_ends("insta").values()) == ["data_access_expiring"]
     flip(store.path("messages", "insta", OLD))
     (failure,) = run_upkeep(deployment, log.append)
     assert f"messages/account=insta/date={OLD}" in failure
     assert run_upkeep(deployment, log.append) == []
+
+
+def test_one_call_reads_the_end_of_a_token_for_all_its_accounts(inboxes: Inboxes) -> None:
+    (account,) = inboxes.settings.accounts
+    second = account.model_copy(update={"name": "second"})
+    settings = inboxes.settings.model_copy(update={"accounts": (account, second)})
+    clock = Clock(now=inboxes.clock.now)
+    assert read_token_ends(settings, inboxes.store, inboxes.environ, clock) == 1
+    ends = [inboxes.store.state.token_ends(name) for name in ("insta", "second")]
+    assert ends[0] == ends[1] != {}
+    assert read_token_ends(settings, inboxes.store, {}, clock) == 0
+    assert inboxes.store.state.token_ends("insta") == ends[0], "an unread token changes nothing"
 
 
 def crowd(account: Account, at: datetime) -> None:
