@@ -230,12 +230,15 @@ def _wait_for_port(port: int, process: "subprocess.Popen[bytes]", seconds: float
 
 
 def _end(process: "subprocess.Popen[bytes]", seconds: float = 20) -> None:
-    """End the process, which ends its children; kill its process group after `seconds`."""
+    """End the process, which ends its children.
+
+    Kill its process group after `seconds`, or when the user presses Ctrl-C again.
+    """
     if process.poll() is None:
         process.terminate()
     try:
         process.wait(seconds)
-    except subprocess.TimeoutExpired:
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()

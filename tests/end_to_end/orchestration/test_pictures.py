@@ -11,6 +11,8 @@ from datetime import UTC, date, datetime, timedelta
 import dagster as dg
 import numpy as np
 import pytest
+from dagster._core.definitions.data_version import CachingStaleStatusResolver
+from dagster._core.loader import LoadingContextForTest
 from PIL import Image
 
 from convo_pipeline.derive.account_days import derive_account_days
@@ -19,6 +21,7 @@ from convo_pipeline.lake.store import Store
 from convo_pipeline.orchestration.assets import EXTRACT_JOB, NORMALISE_JOB
 from convo_pipeline.orchestration.catalog import build_definitions
 from convo_pipeline.orchestration.deployment import Deployment
+from convo_pipeline.orchestration.overview import overview_metadata, summarise_accounts
 from convo_pipeline.orchestration.partitions import Window, range_tags
 from convo_pipeline.orchestration.pictures import (
     ChartContext,
@@ -33,6 +36,7 @@ from convo_pipeline.orchestration.recorded_runs import QUIET
 from convo_pipeline.query.reply_rules import DEFAULT_RULES
 from convo_pipeline.schema import ACCOUNT_DAYS
 from convo_pipeline.settings import Settings
+from convo_pipeline.state.records import Run
 from convo_pipeline.tables.chart_data import choose_chart_days
 from convo_pipeline.tables.complete_range import CompleteRange
 from tests.support.inbox_worlds import TOKENS, Days, small_settings, small_world, three_days
@@ -228,10 +232,44 @@ def test_the_overview_shows_all_accounts_in_one_picture_and_one_table(
     )
     assert idle.success
     assert overviews(instance) == [first]
+    graph, loading = definitions.resolve_asset_graph(), LoadingContextForTest(instance)
+    stale = CachingStaleStatusResolver(instance, graph, loading)
+    assert stale.get_status(dg.AssetKey("overview")).value == "FRESH"
     job = definitions.resolve_implicit_global_asset_job_def()
     by_hand = job.get_subset(asset_selection={dg.AssetKey("overview")})
     assert by_hand.execute_in_process(instance=instance, run_config=QUIET).success
     assert overviews(instance)[0].metadata["overview"] == first.metadata["overview"]
+
+
+def test_the_overview_names_the_worst_accounts_first_and_reads_no_files_of_many(
+    settings: Settings, days: Days
+) -> None:
+    """The last night of one account failed. More than 200 accounts have no columns of messages."""
+    bakery = settings.accounts[0]
+    more = [bakery.model_copy(update={"name": f"new-{number:03}"}) for number in range(200)]
+    with closing(Store(settings.store)) as store:
+        at = datetime.now(UTC)
+        failed = Run("night", BIKES, "nightly", at, outcome="failed", calls={"listing": 7})
+        store.state.save_run(failed)
+        for accounts, names in (
+            (settings.accounts, [BIKES, BAKERY]),
+            ((*settings.accounts, *more), None),
+        ):
+            deployment = Deployment(settings.model_copy(update={"accounts": tuple(accounts)}))
+            summaries = summarise_accounts(deployment, store)
+            metadata = overview_metadata(deployment, store, summaries)
+            lines = str(metadata["overview"].value).splitlines()
+            shown = [line for line in lines if line.startswith("| ") and "---" not in line][1:]
+            assert len(shown) == min(len(accounts), 50)
+            assert ("messages" in metadata) == (names is not None)
+            assert len(images("\n".join(lines))) == 1
+            if names:
+                assert [line.split(" | ")[0] for line in shown] == [f"| {name}" for name in names]
+                assert f"{at:%Y-%m-%d %H:%M} failed | 7 |" in shown[0]
+            else:
+                assert any("And 152 more accounts" in line for line in lines)
+                assert "never read" in shown[0]
+        store.state.save_run(replace(failed, outcome="running"))
 
 
 def test_figures_are_plottable_numbers(
