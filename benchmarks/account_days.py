@@ -2,9 +2,14 @@
 
 Each round derives every day of a lake in a process of its own. Memory is its peak resident set.
 There are lakes of other sizes too. The views are measured once.
-Run: python -m benchmarks.account_days [MESSAGES] [ROUNDS]
+
+    python -m benchmarks.account_days [MESSAGES] [ROUNDS] [--check]
+
+`--check` exits with 1 if four times as many days take more than four times the CPU seconds, or if
+the memory exceeds its goal.
 """
 
+import argparse
 import statistics
 import subprocess
 import sys
@@ -18,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 
 import convo_pipeline
+from benchmarks.processes import ROOM, end
 from convo_pipeline.derive.account_days import derive_account_days
 from convo_pipeline.lake.store import Store
 from convo_pipeline.schema import MESSAGES
@@ -30,11 +36,23 @@ DAY_COUNT = 90
 SHAPES = ((100, 90), (10, 90), (1, 90), (1, 360))
 """Lakes: one part in so many of the messages a day, and the number of days."""
 PER_CONVERSATION = 10
+GOAL_MB = 900
+"""Peak memory; a process with `BATCH_MESSAGES` messages needs about 450 MB besides PyArrow."""
 
 
-def main(message_count: int = 1_000_000, rounds: int = 3) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("messages", nargs="?", type=int, default=1_000_000)
+    parser.add_argument("rounds", nargs="?", type=int, default=3)
+    parser.add_argument("--check", action="store_true")
+    arguments = parser.parse_args()
+    message_count, rounds = arguments.messages, arguments.rounds
     _, megabytes = measure(Path(), 0)
     print(f"an idle process: {megabytes:.0f} MB peak memory")
+    seconds: dict[tuple[int, int], float] = {}
+    misses = []
     for part, day_count in SHAPES:
         count = message_count // part * day_count // DAY_COUNT
         with tempfile.TemporaryDirectory() as folder:
@@ -45,8 +63,13 @@ def main(message_count: int = 1_000_000, rounds: int = 3) -> None:
         cpu, megabytes = (statistics.median(column) for column in zip(*runs, strict=True))
         print(
             f"{count:,} messages over {day_count} days: {cpu:.2f} s CPU,"
-            f" {megabytes:.0f} MB peak memory"
+            f" {megabytes:.0f} MB peak memory (goal <= {GOAL_MB} MB)"
         )
+        seconds[part, day_count] = cpu
+        misses += [f"memory of {count:,} messages"] if megabytes > GOAL_MB else []
+    if seconds[1, 4 * DAY_COUNT] > 4 * ROOM * seconds[1, DAY_COUNT]:
+        misses.append(f"{4 * DAY_COUNT} days")
+    end(misses, arguments.check)
 
 
 def measure(root: Path, day_count: int) -> tuple[float, float]:
@@ -142,4 +165,4 @@ def one_day(
 
 
 if __name__ == "__main__":
-    main(*(int(argument) for argument in sys.argv[1:]))
+    main()

@@ -1,7 +1,7 @@
 """Time many accounts in one run, against one account alone and against the CPU seconds of all.
 
     python -m benchmarks.fleet [--accounts 50] [--conversations 200] [--latency 0.5] [--rate 1.8]
-                               [--singles 3]
+                               [--singles 3] [--check]
 
 All inboxes have the same size: every tenth conversation has 40 messages, the others have 8.
 
@@ -9,6 +9,9 @@ All inboxes have the same size: every tenth conversation has 40 messages, the ot
   time of all is at most 1.5 times that of the slowest of `--singles` accounts alone.
 - processor: no latency, no limit. Goal: the wall time of all is at most 1.25 times the CPU seconds
   of all accounts one after the other. On a busy machine compare the CPU seconds instead.
+
+`--check` exits with 1 if the wall time with latency, the CPU seconds without or the memory exceed
+their goal.
 """
 
 import argparse
@@ -21,10 +24,12 @@ from pathlib import Path
 
 from benchmarks.bulk import cpu_seconds
 from benchmarks.inbox_server import NO_LIMIT, inbox_server, settings_for
+from benchmarks.processes import ROOM, end
 from convo_pipeline.extract.run import extract
 from convo_pipeline.lake.store import Store
 from convo_pipeline.settings import Settings
 
+GOAL_MB = 600
 MESSAGES_EACH, DEEP_MESSAGES = 8, 40
 
 
@@ -68,6 +73,7 @@ def main() -> None:
     parser.add_argument("--latency", type=float, default=0.5)
     parser.add_argument("--rate", type=float, default=1.8)
     parser.add_argument("--singles", type=int, default=3)
+    parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
     inbox = (arguments.conversations, MESSAGES_EACH, 1)
     with inbox_server(
@@ -76,7 +82,9 @@ def main() -> None:
         single_runs, (wall, cpu) = measure(
             server.base_url, arguments.accounts, arguments.singles, arguments.rate
         )
+    misses = []
     slowest = max(seconds for seconds, _ in single_runs)
+    misses += ["latency"] if wall / slowest > 1.5 * ROOM else []
     print(
         f"latency: {arguments.accounts} accounts in {wall:.2f} s ({cpu:.2f} s CPU),"
         f" one alone in {slowest:.2f} s:"
@@ -92,7 +100,10 @@ def main() -> None:
         f" one by one {summed:.2f} s CPU:"
         f" {wall / summed:.2f} x wall (goal <= 1.25), {cpu / summed:.2f} x CPU"
     )
-    print(f"peak memory of all: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
+    misses += ["processor"] if cpu / summed > 1.25 * ROOM else []
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"peak memory of all: {peak:.0f} MB (goal <= {GOAL_MB} MB)")
+    end([*misses, *(["memory"] if peak > GOAL_MB else [])], arguments.check)
 
 
 if __name__ == "__main__":

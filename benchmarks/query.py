@@ -1,8 +1,9 @@
 """Time queries of compacted tables, against one sorted Parquet file and against daily files.
 
-    python -m benchmarks.query [--accounts 50] [--days 365] [--rows 60] [FOLDER]
+    python -m benchmarks.query [--accounts 50] [--days 365] [--rows 60] [--check] [FOLDER]
 
-The readers run in turns. Prints medians and ratios of wall and CPU seconds.
+The readers run in turns. Prints medians and ratios of wall and CPU seconds. `--check` exits with 1
+if a query of compacted tables takes more than twice the CPU seconds of one sorted file.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import convo_pipeline
+from benchmarks.processes import ROOM, end
 from benchmarks.words import text_of
 from convo_pipeline.lake import parquet
 from convo_pipeline.lake.compact import compact
@@ -29,6 +31,9 @@ from convo_pipeline.upkeep.rebuild import rebuild_state
 
 FIRST = date(2025, 1, 1)
 TURNS = 9
+COMPACTED = "connect(), compacted"
+GOAL = 2.0
+"""CPU seconds of a query of compacted tables, as a multiple of those of one sorted file."""
 
 
 def messages(account: int, day: date, count: int) -> pa.Table:
@@ -108,16 +113,19 @@ def main() -> None:
     parser.add_argument("--accounts", type=int, default=20)
     parser.add_argument("--days", type=int, default=151)
     parser.add_argument("--rows", type=int, default=60, help="rows per account and day")
+    parser.add_argument("--check", action="store_true")
     parser.add_argument("folder", nargs="?")
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(dir=arguments.folder))
     try:
-        compare(folder, arguments.accounts, arguments.days, arguments.rows)
+        misses = compare(folder, arguments.accounts, arguments.days, arguments.rows)
     finally:
         shutil.rmtree(folder)
+    end(misses, arguments.check)
 
 
-def compare(folder: Path, accounts: int, days: int, rows: int) -> None:
+def compare(folder: Path, accounts: int, days: int, rows: int) -> list[str]:
+    """Print all figures; return the queries of compacted tables that exceed the goal."""
     root = folder / "lake"
     one = fill(root, accounts, days, rows)
     asked = queries(accounts, days, rows)
@@ -136,12 +144,16 @@ def compare(folder: Path, accounts: int, days: int, rows: int) -> None:
         plain.execute(f"CREATE VIEW messages AS SELECT * FROM read_parquet('{one}')")
         readers = {
             "one sorted file": plain,
-            "connect(), compacted": compacted,
+            COMPACTED: compacted,
             "connect(), daily files": daily,
         }
-        for name, sql in asked.items():
-            report(name, sql.format("messages"), readers)
+        misses = [
+            name
+            for name, sql in asked.items()
+            if report(name, sql.format("messages"), readers)[COMPACTED] > GOAL * ROOM
+        ]
     store.close()
+    return misses
 
 
 class Bare:
@@ -163,8 +175,8 @@ class Bare:
         shutil.rmtree(self.root)
 
 
-def report(name: str, sql: str, readers: dict[str, Any]) -> None:
-    """Print the medians of each reader; the first turn is not counted."""
+def report(name: str, sql: str, readers: dict[str, Any]) -> dict[str, float]:
+    """Print the medians of each reader, without the first turn; return the ratios of CPU."""
     timings: dict[str, list[tuple[float, float]]] = {reader: [] for reader in readers}
     results = {}
     for _ in range(TURNS + 1):
@@ -176,12 +188,15 @@ def report(name: str, sql: str, readers: dict[str, Any]) -> None:
     base = [
         statistics.median(column) for column in zip(*timings["one sorted file"][1:], strict=True)
     ]
+    ratios = {}
     for reader, values in timings.items():
         wall, cpu = (statistics.median(column) for column in zip(*values[1:], strict=True))
         print(
             f"{name:<16} {reader:<24} {wall * 1000:>9.1f} ms {wall / base[0]:>7.2f} x"
             f"  {cpu * 1000:>9.1f} ms CPU {cpu / base[1]:>7.2f} x"
         )
+        ratios[reader] = cpu / base[1]
+    return ratios
 
 
 if __name__ == "__main__":

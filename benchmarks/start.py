@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.processes import Usage, run_process
+from benchmarks.processes import Usage, end, run_process
 
 BASELINE = "import pyarrow, requests"
 CONFIG = """
@@ -61,9 +61,7 @@ def main() -> None:
             f" {ratio:.2f} x the baseline (goal <= {goal:g})"
         )
         misses += [name] if ratio > goal else []
-    if misses:
-        print(f"beyond the goal: {', '.join(misses)}")
-    sys.exit(1 if misses and arguments.check else 0)
+    end(misses, arguments.check)
 
 
 if __name__ == "__main__":
