@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import dagster._cli
@@ -16,12 +17,14 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from convo_pipeline.cli import main
 from convo_pipeline.settings import read_settings
 from tests.support.paths import ROOT
 
 DEPLOY = ROOT / "deploy"
 MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
+WORKERS = DEPLOY / "kubernetes-workers"
 SCRIPTS = Path(sys.executable).parent
 SERVICES = {"dagster-daemon", "dagster-webserver"}
 
@@ -113,6 +116,45 @@ def test_the_example_configuration_of_the_pod_is_valid() -> None:
     assert [account.token_from for account in settings.accounts] == [
         "/run/secrets/convo/meta_token"
     ]
+
+
+def worker_manifests() -> dict[str, dict[str, Any]]:
+    """Return the manifests of many machines by kind and name."""
+    found = [yaml.safe_load(path.read_text()) for path in WORKERS.glob("*.yaml")]
+    return {f"{each['kind']} {each['metadata']['name']}": each for each in found if "spec" in each}
+
+
+def test_the_schemas_of_kubernetes_accept_the_manifests_of_many_machines() -> None:
+    found = worker_manifests()
+    assert sorted(found) == [
+        "Deployment convo-control",
+        "Deployment convo-workers",
+        "Service convo-control",
+    ]
+    for manifest in found.values():
+        kubernetes_validate.validate(manifest, "1.37", strict=True)
+    kustomization = yaml.safe_load((WORKERS / "kustomization.yaml").read_text())
+    assert kustomization["resources"] == ["control.yaml", "service.yaml", "workers.yaml"]
+    for file in kustomization["configMapGenerator"][0]["files"]:
+        assert (WORKERS / file).is_file()
+
+
+def test_as_many_runs_as_workers_are_started_and_one_daemon() -> None:
+    found = worker_manifests()
+    instance = yaml.safe_load((DEPLOY / "celery/dagster.yaml").read_text())
+    replicas = found["Deployment convo-workers"]["spec"]["replicas"]
+    assert replicas == instance["concurrency"]["runs"]["max_concurrent_runs"]
+    control = found["Deployment convo-control"]["spec"]
+    assert (control["replicas"], control["strategy"]) == (1, {"type": "Recreate"})
+    daemon, page, metrics = control["template"]["spec"]["containers"]
+    check_command(daemon["command"])
+    check_command(page["command"])
+    main.make_context("convo-pipeline", metrics["command"][1:])
+    assert read_settings(WORKERS / "convo.toml").store.state_url_env == "STATE_URL"
+
+
+def test_hadolint_accepts_the_dockerfile_of_the_workers() -> None:
+    run(str(SCRIPTS / "hadolint"), str(DEPLOY / "celery/Dockerfile"))
 
 
 @pytest.mark.parametrize("path", UNITS, ids=lambda path: path.name)
