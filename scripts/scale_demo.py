@@ -32,7 +32,7 @@ from convo_pipeline.emulator.serve import EMULATOR_TOKEN, EmulatorServer
 from convo_pipeline.emulator.world import World
 from convo_pipeline.lake.store import Store
 from convo_pipeline.settings import parse_settings
-from tests.support.arrivals import most_calls_in_a_second, prefer_emulator
+from tests.support.arrivals import most_calls_in_a_second
 from tests.support.postgres_server import PostgresServer, serve_postgres
 from tests.support.s3_server import CREDENTIALS, serve_s3_process
 
@@ -281,7 +281,6 @@ def main() -> None:
         broker = stack.enter_context(serve_redis(folder))
         s3 = stack.enter_context(serve_s3_process())
         emulator = stack.enter_context(EmulatorServer(world, latency_seconds=LATENCY_SECONDS))
-        prefer_emulator()
         s3.client.create_bucket(Bucket="lake")
         state_url, dagster_url = postgres.new_url(), postgres.address.replace(":", "+psycopg2:", 1)
         config = CONFIG.format(

@@ -74,7 +74,7 @@ class LoggedCall:
 
     number: int
     at: float
-    """Time of arrival in monotonic seconds."""
+    """When the system received the request, in monotonic seconds."""
     method: str
     path: str
     params: Mapping[str, str]
@@ -114,7 +114,7 @@ class CallLog:
 
     def most_in_one_second(self, account: str | None = None, seconds: float = 1.0) -> int:
         """Return the largest number of calls that arrived within one second."""
-        stamps = [call.at for call in self if account is None or call.account == account]
+        stamps = sorted(call.at for call in self if account is None or call.account == account)
         first, most = 0, 0
         for last, stamp in enumerate(stamps):
             while stamps[first] <= stamp - seconds:

@@ -2,6 +2,8 @@
 
 import asyncio
 import socket
+import struct
+import sys
 import threading
 from typing import Any
 
@@ -13,6 +15,8 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 HOST = "127.0.0.1"
 KEEP_ALIVE_SECONDS = 75
+LAST_DATA_RECEIVED = 52
+"""Offset of the field in the structure `tcp_info`."""
 
 
 class HttpServer(uvicorn.Server):
@@ -78,6 +82,19 @@ def bind(port: int) -> socket.socket:
     listener.bind((HOST, port))
     listener.listen(512)
     return listener
+
+
+def waited_seconds(connection: socket.socket | None) -> float:
+    """Return how long ago the system received the newest bytes of a connection; 0 if unknown.
+
+    The server of a busy machine reads a request long after it arrived. `tcpi_last_data_recv` of
+    Linux (`linux/tcp.h`) counts milliseconds.
+    """
+    if connection is None or not sys.platform.startswith("linux"):
+        return 0.0
+    info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, LAST_DATA_RECEIVED + 4)
+    (milliseconds,) = struct.unpack_from("=I", info, LAST_DATA_RECEIVED)
+    return float(milliseconds) / 1000
 
 
 def open_silent_port(port: int = 0) -> tuple[socket.socket, ...]:

@@ -47,6 +47,7 @@ from convo_pipeline.emulator.http_server import (
     bind,
     make_server,
     open_silent_port,
+    waited_seconds,
 )
 from convo_pipeline.emulator.switches import Switches
 from convo_pipeline.emulator.world import EMULATOR_TOKEN, World
@@ -166,7 +167,8 @@ class EmulatorServer:
             return Response(f"emulator defect: {traceback.format_exc()}", 500)
 
     async def _answer(self, request: Request) -> Response:
-        at = time.monotonic()
+        transport = request.scope["emulator.transport"]
+        at = time.monotonic() - waited_seconds(transport.get_extra_info("socket"))
         if self._foreign and request.scope["server"][1] == self._foreign.getsockname()[1]:
             self.foreign_calls.append(request.url.path)
             return Response(b"you should not be here", 200)

@@ -1,9 +1,6 @@
 """When calls arrive at the emulator."""
 
-import os
-import threading
 from collections.abc import Iterable
-from contextlib import suppress
 
 from convo_pipeline.emulator.calls import LoggedCall
 
@@ -18,11 +15,3 @@ def most_calls_in_a_second(log: Iterable[LoggedCall]) -> int:
         for sent in times.values()
         for first in sent
     )
-
-
-def prefer_emulator() -> None:
-    """Let the emulator's thread run first if the system allows it: it notes when calls arrive."""
-    for thread in threading.enumerate():
-        if thread.name == "emulator" and thread.native_id:
-            with suppress(OSError):
-                os.sched_setscheduler(thread.native_id, os.SCHED_RR, os.sched_param(1))

@@ -3,8 +3,10 @@
 import hashlib
 import hmac
 import json
+import socket
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -454,3 +456,22 @@ def test_log_counts_calls_by_kind_and_window(world: World) -> None:
         assert [call.kind for call in server.log] == kinds
         assert server.log.most_in_one_second("shop", seconds=3600) >= 3
         assert [call.code for call in server.log] == [None] * 6
+
+
+def test_the_log_has_the_time_when_the_system_received_a_call(world: World) -> None:
+    """The server reads the second call only after the first one, which waits for a lock."""
+    request = b"GET /v26.0/111/conversations HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with EmulatorServer(world) as server:
+        with ExitStack() as stack:
+            callers = [
+                stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+                for _ in range(2)
+            ]
+            with server.world.lock:
+                for caller in callers:
+                    caller.sendall(request)
+                time.sleep(0.1)  # more than the resolution of the system's times
+                released_at = time.monotonic()
+            for caller in callers:
+                assert caller.recv(100)
+        assert [call.at < released_at for call in server.log] == [True, True]
