@@ -3,8 +3,9 @@
     python scripts/screenshots.py            # into docs/images/
     python scripts/screenshots.py FOLDER
 
-It runs `convo-pipeline demo --ui` in a temporary folder, materialises a partition by clicks and
-saves what the page shows. It needs the development dependencies and Chromium or Chrome on PATH.
+It runs `convo-pipeline demo --ui` in a temporary folder, clicks through the page and saves what it
+shows: also a wrong option, a terminated run, a failed run and a wrong configuration. It needs the
+development dependencies and Chromium or Chrome on PATH.
 """
 
 import io
@@ -26,6 +27,8 @@ import requests
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
+from convo_pipeline.settings import CONFIG_FILE
+
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 )
@@ -44,6 +47,21 @@ MATERIALISED = """
 query($path: [String!]!) { assetNodeOrError(assetKey: {path: $path}) { ... on AssetNode {
   assetMaterializations(limit: 200) { partition timestamp metadataEntries { label } } } } }"""
 
+HIDE_FOLDERS = r"""() => {
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) walker.currentNode.data = walker.currentNode.data.replace(
+    /(^|[\s"'(]|file:\/\/)\/(?:[\w.@+-]+\/)+/g, "$1…/");
+}"""
+LOCATIONS = (
+    """{ workspaceOrError { ... on Workspace { locationEntries { name updatedTimestamp } } } }"""
+)
+LAUNCH = """
+mutation($params: ExecutionParams!) { launchRun(executionParams: $params) { __typename
+  ... on LaunchRunSuccess { run { runId } } ... on Error { message } } }"""
+LOG = """
+query($id: ID!) { logsForRun(runId: $id) { ... on EventConnection { events {
+  ... on MessageEvent { eventType } } } } }"""
+
 
 def main() -> None:
     folder = (
@@ -52,7 +70,7 @@ def main() -> None:
         else Path(__file__).resolve().parent.parent / "docs" / "images"
     )
     with tempfile.TemporaryDirectory() as root, demo_ui(Path(root)) as url:
-        for path in take_screenshots(url, folder):
+        for path in take_screenshots(url, Path(root) / CONFIG_FILE, folder):
             print(f"{path}  {path.stat().st_size:,} bytes")
 
 
@@ -105,21 +123,25 @@ def wait_for(check: Callable[[], Any], seconds: float = 180) -> Any:
     return result
 
 
-def take_screenshots(url: str, folder: Path) -> list[Path]:
-    """Click through the page and write the pictures; return their paths."""
+def take_screenshots(url: str, config: Path, folder: Path) -> list[Path]:
+    """Click through the page and write the pictures; return their paths.
+
+    `config` is the configuration of the page; it is changed and restored.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, color_scheme="light")
         page.set_default_timeout(PATIENCE_MS)
         try:
-            return list(_tour(page, url, folder))
+            return list(_tour(page, url, config, folder))
         finally:
             browser.close()
 
 
-def _tour(page: Page, url: str, folder: Path) -> Iterator[Path]:
+def _tour(page: Page, url: str, config: Path, folder: Path) -> Iterator[Path]:
     yield from _show_graph(page, url, folder)
+    yield _show_overview(page, url, folder / "overview.png")
     today = datetime.now(UTC).date()
     for asset in ("account_days", "coverage"):
         drawn = materialised(url, asset, with_label="pictures")
@@ -127,6 +149,20 @@ def _tour(page: Page, url: str, folder: Path) -> Iterator[Path]:
         yield _show_pictures(page, url, folder / f"{asset}.png", asset, key)
     yield from _materialise(page, url, folder, (today - timedelta(days=8)).isoformat())
     yield from _show_checks(page, url, folder)
+    yield _show_launchpad(page, url, folder / "launchpad.png")
+    yield _show_automation(page, url, folder / "automation.png")
+    key = f"{ACCOUNT}|{today - timedelta(days=2)}"
+    yield _terminate(page, url, folder / "terminated_run.png", key)
+    text = config.read_text("utf-8")
+    try:
+        name = f'name = "{ACCOUNT}"\n'
+        unreachable = text.replace(name, f'{name}base_url = "http://127.0.0.1:9"\n')
+        _reload(page, url, config, unreachable)
+        yield _fail(page, url, folder / "failed_run.png", key)
+        _reload(page, url, config, text.replace("Europe/Lisbon", "Europe/Lisbonn"))
+        yield _show_configuration(page, url, folder / "configuration.png")
+    finally:
+        _reload(page, url, config, text)
 
 
 def _show_graph(page: Page, url: str, folder: Path) -> Iterator[Path]:
@@ -195,9 +231,7 @@ def choose_day(page: Page, day: str) -> None:
 
 def materialised(url: str, asset: str, with_label: str | None = None) -> dict[str, str]:
     """Return when each partition of an asset was last materialised, or last with this metadata."""
-    body = {"query": MATERIALISED, "variables": {"path": [asset]}}
-    response = requests.post(f"{url}/graphql", json=body, timeout=60).json()
-    events = response["data"]["assetNodeOrError"]["assetMaterializations"]
+    events = ask(url, MATERIALISED, path=[asset])["assetNodeOrError"]["assetMaterializations"]
     return {
         event["partition"]: event["timestamp"]
         for event in reversed(events)
@@ -230,8 +264,129 @@ def _show_checks(page: Page, url: str, folder: Path) -> Iterator[Path]:
     yield save(page, folder / "checks.png")
 
 
+def _show_overview(page: Page, url: str, path: Path) -> Path:
+    page.goto(f"{url}/assets/overview", wait_until="domcontentloaded")
+    page.set_viewport_size({"width": WIDTH, "height": TALL})
+    page.get_by_text("Show Markdown").first.click()
+    page.locator("img[src^='data:image/png']").first.wait_for()
+    page.wait_for_timeout(2000)
+    saved = save(page, path)
+    page.set_viewport_size({"width": WIDTH, "height": HEIGHT})
+    return saved
+
+
+def _show_launchpad(page: Page, url: str, path: Path) -> Path:
+    """Write a mode that does not exist."""
+    page.goto(f"{url}/assets/raw_conversations", wait_until="domcontentloaded")
+    open_launchpad(page)
+    page.get_by_text("No errors").wait_for()
+    write_mode(page, "fulll")
+    page.get_by_text("got fulll").first.wait_for()
+    page.wait_for_timeout(1000)
+    return save(page, path)
+
+
+def open_launchpad(page: Page) -> None:
+    """Open the launchpad from the menu beside *Materialize*."""
+    button = page.get_by_role("button", name="Materialize").first
+    button.wait_for()
+    button.locator("xpath=following::button[1]").click()
+    page.get_by_role("menuitem").filter(has_text="Open launchpad").click()
+
+
+def write_mode(page: Page, mode: str) -> None:
+    """Replace the mode in the launchpad's editor."""
+    line = page.locator(".CodeMirror-line", has_text="mode:")
+    line.click()
+    page.keyboard.press("End")
+    for _ in line.inner_text().partition("mode: ")[2]:
+        page.keyboard.press("Backspace")
+    page.keyboard.type(mode)
+    page.keyboard.press("Escape")  # the list of completions
+
+
+def _show_automation(page: Page, url: str, path: Path) -> Path:
+    page.goto(f"{url}/automation", wait_until="domcontentloaded")
+    page.get_by_text("capture_sooner").first.wait_for()
+    page.wait_for_timeout(4000)
+    return save(page, path)
+
+
+def _terminate(page: Page, url: str, path: Path, key: str) -> Path:
+    """Start a slow run, terminate it on its page and wait for the line that says what is kept."""
+    config = {"ops": {"extract": {"config": {"mode": "full", "calls_per_second": 0.1}}}}
+    run_id = launch(url, key, config)
+    wait_for(lambda: "STEP_START" in log_of(url, run_id))
+    page.goto(f"{url}/runs/{run_id}", wait_until="domcontentloaded")
+    page.get_by_role("button", name="Terminate").first.click()
+    page.get_by_role("button", name="Terminate").last.click()
+    wait_for(lambda: "RUN_CANCELED" in log_of(url, run_id))
+    return _show_run(page, url, run_id, path)
+
+
+def _fail(page: Page, url: str, path: Path, key: str) -> Path:
+    """Start a run whose account is at a server that does not exist."""
+    run_id = launch(url, key, {})
+    wait_for(lambda: "RUN_FAILURE" in log_of(url, run_id))
+    return _show_run(page, url, run_id, path)
+
+
+def _show_run(page: Page, url: str, run_id: str, path: Path) -> Path:
+    page.set_viewport_size({"width": WIDTH, "height": TALL})
+    page.goto(f"{url}/runs/{run_id}", wait_until="domcontentloaded")
+    page.get_by_text("ENGINE_EVENT").first.wait_for()
+    page.wait_for_timeout(5000)
+    saved = save(page, path)
+    page.set_viewport_size({"width": WIDTH, "height": HEIGHT})
+    return saved
+
+
+def _show_configuration(page: Page, url: str, path: Path) -> Path:
+    """Wait for the run that the sensor starts, then show the asset."""
+    page.goto(f"{url}/assets/configuration", wait_until="domcontentloaded")
+    page.get_by_text("must be a time zone name").first.wait_for()
+    page.get_by_text("Failed").first.wait_for()
+    page.wait_for_timeout(2000)
+    return save(page, path)
+
+
+def _reload(page: Page, url: str, config: Path, text: str) -> None:
+    """Write the configuration, click *Reload* and wait until it is loaded."""
+    before = ask(url, LOCATIONS)
+    config.write_text(text, encoding="utf-8")
+    page.goto(f"{url}/deployment/locations", wait_until="domcontentloaded")
+    page.get_by_role("button", name="Reload all").click()
+    wait_for(lambda: ask(url, LOCATIONS) != before)
+
+
+def ask(url: str, query: str, **variables: Any) -> Any:
+    """Return the data of a GraphQL response."""
+    body = {"query": query, "variables": variables}
+    return requests.post(f"{url}/graphql", json=body, timeout=60).json()["data"]
+
+
+def launch(url: str, key: str, config: dict[str, Any]) -> str:
+    """Start a run of the raw tables for one partition; return its id."""
+    (location,) = ask(url, LOCATIONS)["workspaceOrError"]["locationEntries"]
+    selector = {
+        "repositoryLocationName": location["name"],
+        "repositoryName": "__repository__",
+        "jobName": "extract_job",
+    }
+    tags = [{"key": "dagster/partition", "value": key}]
+    params = {"selector": selector, "runConfigData": config, "executionMetadata": {"tags": tags}}
+    return str(ask(url, LAUNCH, params=params)["launchRun"]["run"]["runId"])
+
+
+def log_of(url: str, run_id: str) -> set[str | None]:
+    """Return the types of the events of a run."""
+    events = ask(url, LOG, id=run_id)["logsForRun"]["events"]
+    return {event.get("eventType") for event in events}
+
+
 def save(page: Page, path: Path) -> Path:
-    """Save the page as a PNG of few colours."""
+    """Save the page as a PNG of few colours, without the folders of this machine."""
+    page.evaluate(HIDE_FOLDERS)
     image = Image.open(io.BytesIO(page.screenshot()))
     for colour_count in (256, 96, 32):
         image.convert("RGB").quantize(colour_count, dither=Image.Dither.NONE).save(

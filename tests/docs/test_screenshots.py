@@ -10,11 +10,17 @@ from tests.support.shown import DOCS
 
 NAMES = [
     "account_days.png",
+    "automation.png",
     "checks.png",
+    "configuration.png",
     "coverage.png",
+    "failed_run.png",
     "graph.png",
+    "launchpad.png",
     "materialise.png",
+    "overview.png",
     "partitions.png",
+    "terminated_run.png",
 ]
 LEAST_BYTES = 10_000
 """An empty page is smaller."""
@@ -42,6 +48,7 @@ def test_tour_takes_every_picture(
     tmp_path: Path,
 ) -> None:
     with demo_ui(tmp_path / "demo") as url:
-        pictures = take_screenshots(url, tmp_path / "images")
+        config = tmp_path / "demo" / "convo.toml"
+        pictures = take_screenshots(url, config, tmp_path / "images")
     assert sorted(path.name for path in pictures) == NAMES
     check_pictures(tmp_path / "images")

@@ -8,7 +8,15 @@ import pytest
 from playwright.sync_api import Page, sync_playwright
 
 from convo_pipeline.emulator.serve import EmulatorServer
-from scripts.screenshots import CHROMIUM, FLAGS, PATIENCE_MS, choose_account, choose_day
+from scripts.screenshots import (
+    CHROMIUM,
+    FLAGS,
+    PATIENCE_MS,
+    choose_account,
+    choose_day,
+    open_launchpad,
+    write_mode,
+)
 from tests.support.inbox_worlds import (
     TOKENS,
     Days,
@@ -118,25 +126,6 @@ def test_the_launchpad_explains_the_options_and_names_the_right_values(
     page.get_by_text("read everything again and count what earlier runs missed").wait_for()
     write_mode(page, "full")
     page.get_by_text("No errors").wait_for()
-
-
-def open_launchpad(page: Page) -> None:
-    """Open the launchpad from the menu beside *Materialize*."""
-    button = page.get_by_role("button", name="Materialize").first
-    button.wait_for()
-    button.locator("xpath=following::button[1]").click()
-    page.get_by_role("menuitem").filter(has_text="Open launchpad").click()
-
-
-def write_mode(page: Page, mode: str) -> None:
-    """Replace the mode in the launchpad's editor."""
-    line = page.locator(".CodeMirror-line", has_text="mode:")
-    line.click()
-    page.keyboard.press("End")
-    for _ in line.inner_text().partition("mode: ")[2]:
-        page.keyboard.press("Backspace")
-    page.keyboard.type(mode)
-    page.keyboard.press("Escape")  # the list of completions
 
 
 def test_a_wrong_time_zone_is_a_failed_run_and_an_alert(project: Project, page: Page) -> None:
