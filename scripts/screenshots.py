@@ -157,12 +157,12 @@ def _tour(page: Page, url: str, config: Path, folder: Path) -> Iterator[Path]:
     try:
         name = f'name = "{ACCOUNT}"\n'
         unreachable = text.replace(name, f'{name}base_url = "http://127.0.0.1:9"\n')
-        _reload(page, url, config, unreachable)
+        reload_definitions(page, url, config, unreachable)
         yield _fail(page, url, folder / "failed_run.png", key)
-        _reload(page, url, config, text.replace("Europe/Lisbon", "Europe/Lisbonn"))
+        reload_definitions(page, url, config, text.replace("Europe/Lisbon", "Europe/Lisbonn"))
         yield _show_configuration(page, url, folder / "configuration.png")
     finally:
-        _reload(page, url, config, text)
+        reload_definitions(page, url, config, text)
 
 
 def _show_graph(page: Page, url: str, folder: Path) -> Iterator[Path]:
@@ -350,7 +350,7 @@ def _show_configuration(page: Page, url: str, path: Path) -> Path:
     return save(page, path)
 
 
-def _reload(page: Page, url: str, config: Path, text: str) -> None:
+def reload_definitions(page: Page, url: str, config: Path, text: str) -> None:
     """Write the configuration, click *Reload* and wait until it is loaded."""
     before = ask(url, LOCATIONS)
     config.write_text(text, encoding="utf-8")

@@ -15,6 +15,7 @@ from scripts.screenshots import (
     choose_account,
     choose_day,
     open_launchpad,
+    reload_definitions,
     write_mode,
 )
 from tests.support.inbox_worlds import (
@@ -29,7 +30,7 @@ from tests.support.web_server import Web, dagster_dev, wait_for
 from tests.support.webhook import Webhook, serve_webhook
 
 ACCOUNT = "bikes-messenger"
-ASSETS = "{ assetNodes { assetKey { path } } }"
+RAW = ["raw_conversations", "raw_message_ids", "raw_message_details", "raw_rejects"]
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.timeout(600),
@@ -78,9 +79,8 @@ def page() -> Iterator[Page]:
         browser.close()
 
 
-def test_a_partition_is_materialised_by_clicks(
-    web: Web, page: Page, days: Days, tmp_path: Path
-) -> None:
+def test_a_partition_is_materialised_by_clicks(web: Web, page: Page, days: Days) -> None:
+    """Only the day that was read is materialised; the others stay missing."""
     key = f"{ACCOUNT}|{days[1]}"
     page.goto(f"{web.url}/assets/raw_conversations?view=partitions", wait_until="domcontentloaded")
     page.get_by_role("button", name="Materialize").first.click()
@@ -90,7 +90,35 @@ def test_a_partition_is_materialised_by_clicks(
     wait_for(lambda: key in web.row_counts("raw_message_details"))
     assert web.row_counts("raw_message_details")[key] == message_counts(days)[key]
     wait_for(lambda: key in web.row_counts("messages"))
-    page.screenshot(path=str(tmp_path / "partitions.png"))
+    page.goto(f"{web.url}/assets/raw_conversations?view=partitions", wait_until="domcontentloaded")
+    for count in ("Materialized (1)", "Missing (11)"):
+        page.get_by_text(count).first.wait_for()
+
+
+def test_the_overview_shows_all_accounts(web: Web, page: Page) -> None:
+    wait_for(lambda: web.asset("overview")["assetMaterializations"])
+    page.goto(f"{web.url}/assets/overview", wait_until="domcontentloaded")
+    page.get_by_text("Show Markdown").first.click()
+    page.locator("img[src^='data:image/png']").first.wait_for()
+    for name in ("bakery-instagram", ACCOUNT, "days read", "about to be lost"):
+        page.get_by_text(name).first.wait_for()
+
+
+def test_a_failed_run_names_account_host_and_remedy(
+    project: Project, page: Page, days: Days
+) -> None:
+    url, config = project.web.url, project.config.read_text()
+    server = 'platform = "messenger"\nbase_url = "http://127.0.0.1:9"'
+    unreachable = config.replace('platform = "messenger"', server)
+    try:
+        reload_definitions(page, url, project.config, unreachable)
+        run_id = project.web.launch(RAW, f"{ACCOUNT}|{days[0]}")
+        assert project.web.end_of(run_id) == "FAILURE"
+    finally:
+        reload_definitions(page, url, project.config, config)
+    page.goto(f"{url}/runs/{run_id}", wait_until="domcontentloaded")
+    for text in (f"not complete: {ACCOUNT}; 0 partitions were stored", "127.0.0.1:9", "To do:"):
+        page.get_by_text(text).first.wait_for()
 
 
 def test_the_graph_shows_three_layers(web: Web, page: Page, tmp_path: Path) -> None:
@@ -134,8 +162,7 @@ def test_a_wrong_time_zone_is_a_failed_run_and_an_alert(project: Project, page: 
     wrong = config.replace('platform = "messenger"', 'platform = "messenger"\ntimezone = "Mars"')
     problem = '"bikes-messenger".timezone: must be a time zone name such as "Europe/Berlin"'
     try:
-        project.config.write_text(wrong)
-        reload_definitions(page, project.web, is_wrong=True)
+        reload_definitions(page, url, project.config, wrong)
         wait_for(lambda: project.web.runs("configuration_job") == ["FAILURE"])
         page.goto(f"{url}/runs", wait_until="domcontentloaded")
         page.get_by_text("configuration_job").first.wait_for()
@@ -145,13 +172,4 @@ def test_a_wrong_time_zone_is_a_failed_run_and_an_alert(project: Project, page: 
         page.get_by_text("Failed").first.wait_for()
         wait_for(lambda: any(problem in str(each["text"]) for each in project.hook.documents))
     finally:
-        project.config.write_text(config)
-        reload_definitions(page, project.web, is_wrong=False)
-
-
-def reload_definitions(page: Page, web: Web, *, is_wrong: bool) -> None:
-    """Click *Reload* and wait until the new configuration is loaded."""
-    page.goto(f"{web.url}/deployment/locations", wait_until="domcontentloaded")
-    page.get_by_role("button", name="Reload all").click()
-    configuration = {"assetKey": {"path": ["configuration"]}}
-    wait_for(lambda: (configuration in web.ask(ASSETS)) == is_wrong)
+        reload_definitions(page, url, project.config, config)
