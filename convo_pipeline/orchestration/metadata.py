@@ -7,6 +7,7 @@ stays hidden.
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -213,6 +214,8 @@ def preview(table: Table, rows: pa.Table) -> dg.TableMetadataValue:
 def _show(name: str, value: object) -> str | int | float | bool | None:
     if value is None or isinstance(value, bool | int | float):
         return value
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M:%S}"
     return shorten_id(str(value)) if name.endswith("_id") else known_word(name, str(value))
 
 

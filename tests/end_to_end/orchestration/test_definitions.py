@@ -374,6 +374,13 @@ def test_previews_hold_no_text_name_or_full_id() -> None:
         assert secret not in str(preview(table, content))
 
 
+def test_a_preview_shows_times() -> None:
+    row = {"message_id": "m1", "created_at": datetime(2026, 11, 29, 8, 30, tzinfo=UTC)}
+    rows = pa.Table.from_pylist([row], schema=loose(schema.MESSAGES))
+    (record,) = preview(schema.MESSAGES, rows).records
+    assert record.data["created_at"] == "2026-11-29 08:30:00"
+
+
 def loose(table: schema.Table) -> pa.Schema:
     return pa.schema([field.with_nullable(True) for field in table.schema])
 
