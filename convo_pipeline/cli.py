@@ -455,12 +455,14 @@ def status(context: CommandContext, accounts: Sequence[str], is_json: bool) -> N
     metavar="ADDRESS:PORT",
     help="Serve the figures at /metrics until Ctrl-C, for example on 127.0.0.1:9464.",
 )
+@root_option
 @click.pass_obj
 def metrics(context: CommandContext, listen: str | None) -> None:
-    """Print figures for Prometheus: calls, throttling, last complete run, conversations at risk.
+    """Print figures for Prometheus, or serve them.
 
-    Without --listen the output is a file for the textfile collector of node_exporter. It makes no
-    API calls.
+    They are calls, throttling, last complete run and conversations at risk of each account. Without
+    --listen the output is a file for the textfile collector of node_exporter. It makes no API
+    calls.
 
     \b
     Example:

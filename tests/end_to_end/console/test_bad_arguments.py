@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "find": ("bakery", "12345"),
     "forget": ("bakery", "12345", "--yes"),
     "init": (),
+    "metrics": (),
     "normalize": (),
     "query": ("select 1",),
     "rename": ("bakery", "bread"),
@@ -149,7 +150,8 @@ def test_wrong_usage_and_settings_are_code_2(name: str, folder: Path) -> None:
     assert not list(folder.glob("data*")), "a refused command creates nothing"
 
 
-USES_TABLES = sorted(set(COMMANDS) - WITHOUT_SETTINGS - {"connect", "token", "deletion serve"})
+NEEDS_NO_TABLES = {"connect", "token", "deletion serve", "metrics"}
+USES_TABLES = sorted(set(COMMANDS) - WITHOUT_SETTINGS - NEEDS_NO_TABLES)
 
 
 @pytest.mark.parametrize("name", USES_TABLES)
