@@ -13,7 +13,7 @@ from rich.text import Text
 
 from convo_pipeline.base.clock import Clock
 from convo_pipeline.console.messages import LOG
-from convo_pipeline.console.progress import ProgressLines, describe_counts
+from convo_pipeline.console.progress import ProgressLines
 from convo_pipeline.console.results import cell_text, counted
 from convo_pipeline.console.status import note_of
 from convo_pipeline.derive.account_days import derive_account_days, read_rules
@@ -26,7 +26,7 @@ from convo_pipeline.derive.rederive import (
 )
 from convo_pipeline.errors import ConvoError, SettingsError
 from convo_pipeline.extract.estimate import Estimate, fetch_estimate
-from convo_pipeline.extract.report import AccountReport, missed_in
+from convo_pipeline.extract.report import AccountReport, describe_counts, missed_in
 from convo_pipeline.extract.run import Mode, find
 from convo_pipeline.lake.ledger import upgrade_runs
 from convo_pipeline.lake.store import Store

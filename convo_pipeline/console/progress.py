@@ -25,14 +25,8 @@ from rich.progress import (
 from rich.progress import Progress as ProgressBars
 
 from convo_pipeline.console.messages import LOG
-from convo_pipeline.extract.report import Progress
+from convo_pipeline.extract.report import STEPS, Progress, describe_counts
 
-STEPS = {
-    "conversations": "conversations",
-    "messages": "messages",
-    "days": "days",
-    "partitions": "partitions stored",
-}
 SPEED_SECONDS = 300
 """Steps of this long before now give the speed: page sizes and limits change during a run."""
 LINE_SECONDS = 10
@@ -162,12 +156,3 @@ class ProgressLines:
             return
         accounts = f"{done:,} of {len(self._tasks):,} accounts done"
         LOG.info("%s: %s%s%s", accounts, describe_counts(self._add_up()), share, left)
-
-
-def describe_counts(counts: Mapping[str, int]) -> str:
-    """Return the counts of one account as text.
-
-    >>> describe_counts({"messages": 1200, "conversations": 40})
-    '40 conversations, 1,200 messages'
-    """
-    return ", ".join(f"{counts[step]:,} {words}" for step, words in STEPS.items() if step in counts)

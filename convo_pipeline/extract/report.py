@@ -33,6 +33,24 @@ class Progress:
     count: int
 
 
+STEPS = {
+    "conversations": "conversations",
+    "messages": "messages",
+    "days": "days",
+    "partitions": "partitions stored",
+}
+"""What the steps count, in the order in which they are shown."""
+
+
+def describe_counts(counts: Mapping[str, int]) -> str:
+    """Return the counts of one account as text.
+
+    >>> describe_counts({"messages": 1200, "conversations": 40})
+    '40 conversations, 1,200 messages'
+    """
+    return ", ".join(f"{counts[step]:,} {words}" for step, words in STEPS.items() if step in counts)
+
+
 @dataclass(frozen=True)
 class CallFigures:
     """How many API calls a run made; `guide` is how many the calls of Meta's guide would be."""

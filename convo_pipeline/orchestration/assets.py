@@ -52,6 +52,7 @@ from convo_pipeline.orchestration.partitions import (
     by_account,
     describing_tags,
 )
+from convo_pipeline.orchestration.progress import ProgressLog
 from convo_pipeline.orchestration.steps import (
     DERIVED,
     RAW,
@@ -314,6 +315,7 @@ def build_extract(
         ):
             if context.op_execution_context.selected_asset_keys:
                 here, mode = config.apply(deployment), MODES[config.mode.name]
+                here = replace(here, on_progress=ProgressLog(context.log.info))
                 if BACKFILL_TAG in context.run.tags:
                     here = replace(here, wait_seconds=BACKFILL_WAIT_SECONDS)
                 days = config.days_of(here.settings, by_account(keys))
@@ -351,7 +353,8 @@ def build_normalise(
         ):
             if context.op_execution_context.selected_asset_keys:
                 scope = SCOPES[config.days.name]
-                result = run_normalise(deployment, store, by_account(keys), scope)
+                here = replace(deployment, on_progress=ProgressLog(context.log.info))
+                result = run_normalise(here, store, by_account(keys), scope)
 
             def finish() -> Iterator[dg.AssetCheckResult]:
                 """Report the overview after its tables: else Dagster calls it out of date."""
