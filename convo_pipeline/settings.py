@@ -218,6 +218,13 @@ PageId = Annotated[
 KeyPart = Annotated[
     str, _matching(r"[A-Za-z0-9_.-]{1,100}", 'must be letters, digits, "_", "-" or "."')
 ]
+FunctionName = Annotated[
+    str,
+    _matching(
+        r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*",
+        'must be a module and a function, such as "shop.inbox:translate"',
+    ),
+]
 TagName = Annotated[
     str, _matching(r"[A-Za-z0-9_.-]{1,63}", 'must be 1 to 63 letters, digits, "_", "-" or "."')
 ]
@@ -403,6 +410,8 @@ class DagsterSettings(_Section):
 
     key_prefix: tuple[KeyPart, ...] = Field(default=(), strict=False)
     """Put before every asset key. The command line records its runs under the same keys."""
+    translation: FunctionName | None = None
+    """Function that changes single assets, also for runs that the command line records."""
     owners: tuple[Owner, ...] = Field(default=(), strict=False)
     pii_tag: TagName = "pii"
     """Tag of the assets that hold personal data."""

@@ -22,7 +22,7 @@ from convo_pipeline.orchestration.assets import (
 )
 from convo_pipeline.orchestration.capture import build_capture_job
 from convo_pipeline.orchestration.dead_runs import build_dead_runs
-from convo_pipeline.orchestration.deployment import Deployment
+from convo_pipeline.orchestration.deployment import Deployment, read_function
 from convo_pipeline.orchestration.early_capture import build_early_capture
 from convo_pipeline.orchestration.lineage import describe_inboxes
 from convo_pipeline.orchestration.overview import build_overview
@@ -48,6 +48,9 @@ def build_definitions(
     Without accounts they load too, and show why there are none.
     """
     names = deployment.names
+    configured = deployment.settings.dagster.translation
+    if configured and not deployment.problem:
+        translation = _both(read_function("dagster.translation", configured), translation)
     if include is not None:
         names = replace(names, shown=shown_tables(include))
     deployment = replace(deployment, names=names)
@@ -86,6 +89,10 @@ def build_definitions(
         else [],
         sensors=sensors,
     )
+
+
+def _both(first: Translation, second: Translation | None) -> Translation:
+    return (lambda spec, table: second(first(spec, table), table)) if second else first
 
 
 def _build_schedules(

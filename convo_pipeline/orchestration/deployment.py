@@ -3,6 +3,8 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, cast
 
 from convo_pipeline.base.clock import SYSTEM_CLOCK, Clock
 from convo_pipeline.errors import SettingsError
@@ -29,6 +31,20 @@ class Deployment:
     on_reports: Callable[[Sequence[AccountReport]], None] | None = None
 
 
+def read_function(key: str, name: str) -> Callable[..., Any]:
+    """Return the function that a setting names as `module:function`; SettingsError without it."""
+    module, _, function = name.partition(":")
+    try:
+        found = getattr(import_module(module), function)
+    except Exception as error:  # the module is the user's
+        raise SettingsError(
+            f"{key}: cannot import {name} ({type(error).__name__}: {error}); install its package"
+        ) from None
+    if not callable(found):
+        raise SettingsError(f"{key}: {name} is no function")
+    return cast(Callable[..., Any], found)
+
+
 def read_deployment(
     environ: Mapping[str, str] = os.environ,
     config: str | os.PathLike[str] | None = None,
@@ -44,6 +60,8 @@ def read_deployment(
         settings = read_settings(config, environ)
         if not settings.accounts:
             problem = f"{find_settings_file(config, environ)}: no [[accounts]] yet"
+        if settings.dagster.translation:
+            read_function("dagster.translation", settings.dagster.translation)
     except SettingsError as error:
         settings, problem = read_valid_sections(config, environ), str(error)
     prefix = settings.dagster.key_prefix if key_prefix is None else key_prefix

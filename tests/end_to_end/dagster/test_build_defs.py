@@ -1,6 +1,6 @@
 """`build_defs`: definitions that fit into the code location of another project."""
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import dagster as dg
@@ -9,9 +9,13 @@ import pytest
 from convo_pipeline import schema
 from convo_pipeline.dagster import ConvoLake, build_defs
 from convo_pipeline.errors import SettingsError
+from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.names import Names, is_ours
+from convo_pipeline.orchestration.partitions import Window
+from convo_pipeline.orchestration.recorded_runs import run_jobs
 from convo_pipeline.query.connection import connect
 from convo_pipeline.schema import Table
+from convo_pipeline.settings import read_settings
 
 CONFIG = """
 [store]
@@ -140,6 +144,35 @@ def test_a_translation_moves_a_table_and_all_that_refers_to_it(config: Path) -> 
     assert {key.asset_key.path[0] for key in graph.asset_check_keys} == {"marts", "inbox"}
     with pytest.raises(SettingsError, match="the same asset key"):
         build_defs(config, translation=lambda spec, _: spec.replace_attributes(key="all"))
+
+
+@pytest.mark.slow
+def test_the_configuration_can_name_the_translation(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Recorded runs of the command line use the translated keys too."""
+    (tmp_path / "shop_assets.py").write_text(
+        "def translate(spec, table):\n"
+        "    return spec.replace_attributes(key=['crm', table.name], owners=['team:crm'])\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    text = config.read_text()
+    config.write_text(f'{text}\n[dagster]\ntranslation = "shop_assets:translate"\n')
+    keys = build_defs(config).resolve_asset_graph().get_all_asset_keys()
+    assert dg.AssetKey(["crm", "messages"]) in keys
+    assert dg.AssetKey("messages") not in keys
+    with dg.instance_for_test() as instance:
+        window = Window(date(2026, 1, 5), date(2026, 1, 6))
+        deployment = Deployment(read_settings(config), environ={})
+        run_jobs(deployment, {"bakery": window}, instance, ("extract",))
+        (run,) = instance.get_runs()
+        planned = dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED
+        records = instance.get_records_for_run(run.run_id, of_type=planned).records
+        assert {record.asset_key.path[0] for record in records if record.asset_key} == {"crm"}
+    config.write_text(f'{text}\n[dagster]\ntranslation = "shop_assets:missing"\n')
+    defs = build_defs(config)
+    problem = next(iter(defs.resolve_all_asset_specs())).description or ""
+    assert "dagster.translation: cannot import shop_assets:missing" in problem
 
 
 def test_a_wrong_configuration_leaves_the_other_project_loadable(tmp_path: Path) -> None:
