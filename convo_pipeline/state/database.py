@@ -167,9 +167,14 @@ class CompactionReader:
         self._open_count = 0
 
     def version(self) -> object:
-        """Return a value that changes with the database; None if it cannot be read."""
+        """Return a value that changes with the database; None if it cannot be read.
+
+        StoreError if there is a pipe or a link in its place.
+        """
         try:
-            inode = os.stat(self._path).st_ino
+            status = os.lstat(self._path)
+            check_is_file(self._path, status)
+            inode = status.st_ino
             if self._connection is None or inode != self._inode:
                 self.close()
                 uri = f"{self._path.absolute().as_uri()}?mode=ro"

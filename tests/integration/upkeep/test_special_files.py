@@ -22,6 +22,7 @@ from convo_pipeline.lake.suppression import make_key
 from convo_pipeline.query.connection import Connection
 from convo_pipeline.schema import RAW_MESSAGE_IDS
 from convo_pipeline.settings import StoreSettings
+from convo_pipeline.state.database import CompactionReader
 from convo_pipeline.state.notes import FileNotes
 from convo_pipeline.storage import local
 from convo_pipeline.upkeep.verify import verify
@@ -190,6 +191,8 @@ def test_d14_a_pipe_in_the_place_of_the_key_or_the_state_is_named(tmp_path: Path
     store = Store(StoreSettings(root=str(tmp_path / "lake"), state_dir=str(state_path)))
     with pytest.raises(StoreError, match=r"state\.db is a named pipe"):
         store.state.partitions()
+    with pytest.raises(StoreError, match=r"state\.db is a named pipe"):
+        CompactionReader(state_path / "state.db").version()
 
 
 class UnreadableOs:
