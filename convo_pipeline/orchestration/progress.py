@@ -53,7 +53,7 @@ class ProgressLog:
 
     def _describe(self, account: str) -> str:
         if not self._days:
-            return f"{len(self._stored):,} accounts stored: {describe_counts(self._counts)}"
+            return f"accounts stored: {len(self._stored):,}; {describe_counts(self._counts)}"
         left = ""
         if FEWEST_STEPS <= self._done < self._days:
             pace = (self._monotonic() - self._begun_at) / self._done

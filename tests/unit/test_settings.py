@@ -69,7 +69,7 @@ def test_defaults_are_those_of_the_documentation() -> None:
             "presence_minutes": 60,
         },
         "alerts": {"webhook_env": None, "smtp_env": None, "email_to": (), "email_from": None},
-        "dagster": {"key_prefix": (), "owners": (), "pii_tag": "pii"},
+        "dagster": {"key_prefix": (), "translation": None, "owners": (), "pii_tag": "pii"},
         "export": {"secret_env": None},
         "deletion": {"app_secret_env": None, "status_url": None},
         "retention": {"on_deleted": "redact", "most_unsent_at_once": 100},

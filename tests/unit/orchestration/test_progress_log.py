@@ -25,7 +25,7 @@ def test_an_extraction_logs_counts_because_the_number_of_conversations_is_unknow
     progress(Progress("bakery", "partitions", 3))
     now[0] += LINE_SECONDS
     progress(Progress("bikes", "conversations", 50))
-    assert lines == ["1 accounts stored: 50 conversations, 1,000 messages, 3 partitions stored"]
+    assert lines == ["accounts stored: 1; 50 conversations, 1,000 messages, 3 partitions stored"]
 
 
 def test_a_log_that_cannot_be_written_stops_no_account() -> None:
