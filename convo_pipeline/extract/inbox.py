@@ -482,7 +482,8 @@ class InboxReader:
     ) -> None:
         """Record the error of a conversation."""
         is_refused = is_permanent(error)
-        due_reason = REFUSED if is_refused else reason_of(error)
+        stays_refused = self._stored.due_reason(conversation_id) == REFUSED
+        due_reason = REFUSED if is_refused or stays_refused else reason_of(error)
         state = ConversationState(conversation_id, due_reason=due_reason)
         self._data.append_later(StateRecord(listed.at_us if listed else 0, state))
         is_known = self._stored.refusal(conversation_id) is not None
