@@ -4,6 +4,7 @@ Google numbers the versions of an object: its generation is our ETag. Credential
 application default credentials. Only this module imports `google`.
 """
 
+import hashlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -52,7 +53,7 @@ class GoogleBucket(ObjectStore):
     def _get(self, key: str, etag: str | None) -> StoredFile:
         """Return an object. Its metadata and its bytes are two requests, so it can change between.
 
-        Then an unconditional read begins again.
+        Then an unconditional read begins again. So it does if the bytes do not fit to their hash.
         """
         blob = self._blob(key)
         condition = {} if etag is None else {"if_generation_match": int(etag)}
@@ -63,7 +64,9 @@ class GoogleBucket(ObjectStore):
                 content = blob.download_as_bytes(
                     if_generation_match=int(version.etag), **self._options
                 )
-                return StoredFile(content, version)
+                digest = hashlib.sha256(content).hexdigest()
+                if etag is not None or not tries_left or version.sha256 in (None, digest):
+                    return StoredFile(content, version)
             except PreconditionFailed:
                 if etag is not None or not tries_left:
                     raise
