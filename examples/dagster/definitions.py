@@ -22,7 +22,9 @@ def daily_volume(context: dg.AssetExecutionContext, lake: ConvoLake) -> dg.Mater
     sql = "select account, count(*) from messages where date = ? group by account order by account"
     with lake.connect() as con:
         counts = dict(con.execute(sql, [context.partition_key]).fetchall())
-    return dg.MaterializeResult(metadata={"dagster/row_count": sum(counts.values()), **counts})
+    return dg.MaterializeResult(
+        metadata={"dagster/partition_row_count": sum(counts.values()), **counts}
+    )
 
 
 @dg.asset

@@ -96,7 +96,9 @@ def run_rounds(folder: Path, seed: int, answers: int) -> int:
 def run_once(inboxes: Inboxes, mode: str) -> None:
     [report] = inboxes.extract(START, accounts=["insta"], mode=mode)
     assert "defect" not in report.reasons, report
-    assert report.outcome in ("complete", "incomplete"), report
+    # a run whose first call gets three broken answers in a row reads nothing
+    is_cut_off = (report.outcome, report.reasons) == ("failed", ("unreachable",))
+    assert report.outcome in ("complete", "incomplete") or is_cut_off, report
     if report.outcome == "complete" and mode != "capture":
         assert missing(inboxes) == set()
 

@@ -171,7 +171,7 @@ def test_the_preflight_can_be_repeated_and_leaves_no_data_file(
 ) -> None:
     for _ in range(2):
         machine().preflight()
-    assert server.keys(bucket) == ["tables/.preflight"]
+    assert server.keys(bucket) == ["tables/.preflight", "tables/.shared-state"]
 
 
 def test_a_store_that_ignores_conditions_is_refused(
