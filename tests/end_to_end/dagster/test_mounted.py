@@ -77,6 +77,6 @@ def test_a_mounted_inbox_is_stored_checked_and_read_downstream(
             )
         ]
         jobs = {run.job_name for run in instance.get_runs()}
-    assert known == OWN | {f"inbox/{name}" for name in schema.TABLES}
+    assert known == OWN | {f"inbox/{name}" for name in (*schema.TABLES, "overview")}
     assert passed == ["SUCCEEDED", "SUCCEEDED"]
     assert jobs == {"__ASSET_JOB", "inbox_normalise_job"}
