@@ -315,7 +315,7 @@ def build_extract(
         ):
             if context.op_execution_context.selected_asset_keys:
                 here, mode = config.apply(deployment), MODES[config.mode.name]
-                here = replace(here, on_progress=ProgressLog(context.log.info))
+                here = replace(here, on_progress=here.on_progress or ProgressLog(context.log.info))
                 if BACKFILL_TAG in context.run.tags:
                     here = replace(here, wait_seconds=BACKFILL_WAIT_SECONDS)
                 days = config.days_of(here.settings, by_account(keys))
@@ -353,7 +353,8 @@ def build_normalise(
         ):
             if context.op_execution_context.selected_asset_keys:
                 scope = SCOPES[config.days.name]
-                here = replace(deployment, on_progress=ProgressLog(context.log.info))
+                told = deployment.on_progress or ProgressLog(context.log.info)
+                here = replace(deployment, on_progress=told)
                 result = run_normalise(here, store, by_account(keys), scope)
 
             def finish() -> Iterator[dg.AssetCheckResult]:
