@@ -4,11 +4,15 @@ Google numbers the versions of an object: its generation is our ETag. Credential
 application default credentials. Only this module imports `google`.
 """
 
-import hashlib
 from collections.abc import Iterator
 from typing import Any
 
-from google.api_core.exceptions import GoogleAPICallError, PreconditionFailed, RetryError
+from google.api_core.exceptions import (
+    GoogleAPICallError,
+    NotFound,
+    PreconditionFailed,
+    RetryError,
+)
 from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
 from google.cloud import storage
 from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
@@ -53,23 +57,21 @@ class GoogleBucket(ObjectStore):
     def _get(self, key: str, etag: str | None) -> StoredFile:
         """Return an object. Its metadata and its bytes are two requests, so it can change between.
 
-        Then an unconditional read begins again. So it does if the bytes do not fit to their hash.
+        Then an unconditional read begins again.
         """
-        blob = self._blob(key)
         condition = {} if etag is None else {"if_generation_match": int(etag)}
         for tries_left in reversed(range(READ_TRIES)):
+            blob = self._blob(key)  # one that was loaded asks for its old version again
             blob.reload(**condition, **self._options)
             version = _version(blob)
             try:
                 content = blob.download_as_bytes(
                     if_generation_match=int(version.etag), **self._options
                 )
-                digest = hashlib.sha256(content).hexdigest()
-                if etag is not None or not tries_left or version.sha256 in (None, digest):
-                    return StoredFile(content, version)
-            except PreconditionFailed:
+                return StoredFile(content, version)
+            except (NotFound, PreconditionFailed):  # the version was replaced or removed
                 if etag is not None or not tries_left:
-                    raise
+                    raise PreconditionFailed("the object changed while it was read") from None
         raise AssertionError("unreachable")
 
     def _head(self, key: str) -> FileVersion:
