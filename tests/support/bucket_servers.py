@@ -96,13 +96,18 @@ class _GoogleHandler(ProxyHandler):
 
     The server checks a generation in uploads only. In the place of Google, this handler compares it
     before downloads and removals too. One request at a time, so that nothing changes in between.
+    The links of the server's answers lead to the proxy: the client downloads from them.
     """
 
     lock = threading.RLock()
 
     def ask(self) -> tuple[int, list[tuple[str, str]], bytes]:
         with self.lock:
-            return self._ask_checked()
+            status, headers, content = self._ask_checked()
+        if any(value.startswith("application/json") for _, value in headers):
+            server = "http://{}:{}/".format(*self.target).encode()
+            content = content.replace(server, f"http://{self.headers['Host']}/".encode())
+        return status, headers, content
 
     def _ask_checked(self) -> tuple[int, list[tuple[str, str]], bytes]:
         target = urlsplit(self.path)
