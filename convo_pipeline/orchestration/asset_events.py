@@ -30,14 +30,15 @@ from convo_pipeline.orchestration.metadata import (
     Metadata,
     TablePartition,
     add_totals,
-    commit_metadata,
+    changed_metadata,
     read_metadata,
+    read_totals,
     run_metadata,
 )
 from convo_pipeline.orchestration.names import Names
 from convo_pipeline.orchestration.partitions import key_of
 from convo_pipeline.orchestration.pictures import PICTURES, draw_pictures, find_pictures
-from convo_pipeline.orchestration.steps import UNREAD, StepResult, list_some, read_keys
+from convo_pipeline.orchestration.steps import StepResult, list_some
 from convo_pipeline.reasons import REASONS
 from convo_pipeline.schema import COVERAGE
 
@@ -113,7 +114,8 @@ def report_to_dagster(
     """
     names = deployment.names
     selected = set(map(names.table_of, context.op_execution_context.selected_asset_keys))
-    requested = add_totals(deployment.settings, store, read_metadata(store, result))
+    totals = read_totals(deployment.settings, store, result)
+    requested = add_totals(totals, read_metadata(store, result))
     pictured: dict[TablePartition, Metadata] = {}
     for account, days in result.drawable.items():
         pages = {}
@@ -124,11 +126,9 @@ def report_to_dagster(
         for partition, page in pages.items():
             if partition in requested:
                 pictured[partition] = {PICTURES: page, **requested[partition]}
-    changed = add_totals(deployment.settings, store, commit_metadata(result))
-    read = read_keys(deployment.settings, store, {key for _, key in changed})
-    unread = {each: {**changed[each], "note": UNREAD} for each in changed if each[1] not in read}
+    read, unread = changed_metadata(deployment.settings, store, result, totals)
     _log(context, names, unread, is_observation=True)
-    _log(context, names, {each: changed[each] for each in changed if each not in unread})
+    _log(context, names, read)
     keys = frozenset(run_keys)
     unread_keys = keys.difference(key for _, key in requested) if selected else frozenset()
     if result.failures or unread_keys:

@@ -15,7 +15,7 @@ from convo_pipeline.extract.report import AccountReport, figures_in
 from convo_pipeline.lake.store import Store
 from convo_pipeline.orchestration.asset_events import open_store, problem_failure, step_failure
 from convo_pipeline.orchestration.deployment import Deployment
-from convo_pipeline.orchestration.metadata import add_totals, commit_metadata
+from convo_pipeline.orchestration.metadata import changed_metadata, commit_metadata, read_totals
 from convo_pipeline.orchestration.names import CAPTURE_JOB, Names
 from convo_pipeline.orchestration.partitions import (
     ONE_DAY,
@@ -25,7 +25,6 @@ from convo_pipeline.orchestration.partitions import (
 )
 from convo_pipeline.orchestration.pictures import PICTURED
 from convo_pipeline.orchestration.steps import (
-    UNREAD,
     Log,
     StepResult,
     derive,
@@ -33,7 +32,6 @@ from convo_pipeline.orchestration.steps import (
     describe_failure,
     extract_days,
     hold_run,
-    read_keys,
 )
 
 IDLE_TAG = "convo/idle"
@@ -131,14 +129,13 @@ def asset_changes(
     day. An asset's page shows its newest materialisation: pictured tables are always observed.
     """
     names = deployment.names
-    changed = add_totals(deployment.settings, store, commit_metadata(result))
-    read = read_keys(deployment.settings, store, {key for _, key in changed})
-    for (table, key), metadata in changed.items():
+    totals = read_totals(deployment.settings, store, result)
+    read, unread = changed_metadata(deployment.settings, store, result, totals)
+    for (table, key), metadata in {**read, **unread}.items():
         if table in names.shown:
-            note = {} if key in read else {"note": UNREAD}
-            is_new = key in read and table not in PICTURED
+            is_new = (table, key) in read and table not in PICTURED
             event = dg.AssetMaterialization if is_new else dg.AssetObservation
-            yield event(names.asset_key(table), partition=key, metadata={**metadata, **note})
+            yield event(names.asset_key(table), partition=key, metadata=dict(metadata))
 
 
 def prune_idle_runs(instance: dg.DagsterInstance, names: Names, before: datetime) -> int:

@@ -18,7 +18,7 @@ import pyarrow as pa
 from convo_pipeline.extract.report import AccountReport, figures_in, missed_in
 from convo_pipeline.lake.store import Store
 from convo_pipeline.orchestration.partitions import key_of
-from convo_pipeline.orchestration.steps import StepResult
+from convo_pipeline.orchestration.steps import UNREAD, StepResult, read_keys
 from convo_pipeline.schema import COUNT, DETAIL_STATUSES, FLAG, RATIO, TABLES, TIME, Table
 from convo_pipeline.settings import Settings, StoreSettings
 from convo_pipeline.tables.known_words import known_word
@@ -150,12 +150,17 @@ def read_metadata(store: Store, result: StepResult) -> dict[TablePartition, Meta
     return metadata
 
 
+def read_totals(settings: Settings, store: Store, result: StepResult) -> dict[str, int]:
+    """Return the row count of each whole table; nothing if the step has no partitions to show."""
+    is_small = len(settings.accounts) <= MOST_COUNTED_ACCOUNTS
+    has_partitions = result.requested or result.unrequested
+    return store.state.row_counts() if has_partitions and is_small else {}
+
+
 def add_totals(
-    settings: Settings, store: Store, partitions: Mapping[TablePartition, Metadata]
+    totals: Mapping[str, int], partitions: Mapping[TablePartition, Metadata]
 ) -> dict[TablePartition, Metadata]:
     """Add the row count of the whole table, which the page shows of the newest event."""
-    is_small = len(settings.accounts) <= MOST_COUNTED_ACCOUNTS
-    totals = store.state.row_counts() if partitions and is_small else {}
     return {
         (table, key): {TOTAL_ROW_COUNT: totals.get(table, 0), **metadata} if totals else metadata
         for (table, key), metadata in partitions.items()
@@ -168,6 +173,19 @@ def commit_metadata(result: StepResult) -> dict[TablePartition, Metadata]:
         (commit.table, key_of(commit.account, commit.date)): {ROW_COUNT: commit.row_count}
         for commit in result.unrequested
     }
+
+
+def changed_metadata(
+    settings: Settings, store: Store, result: StepResult, totals: Mapping[str, int]
+) -> tuple[dict[TablePartition, Metadata], dict[TablePartition, Metadata]]:
+    """Return the changed partitions of days that a complete run has read, and those of others."""
+    changed = add_totals(totals, commit_metadata(result))
+    keys = read_keys(settings, store, {key for _, key in changed})
+    read = {each: changed[each] for each in changed if each[1] in keys}
+    unread: dict[TablePartition, Metadata] = {
+        each: {**changed[each], "note": UNREAD} for each in changed if each not in read
+    }
+    return read, unread
 
 
 def partition_metadata(table: Table, rows: pa.Table, *, with_preview: bool) -> dict[str, Any]:
