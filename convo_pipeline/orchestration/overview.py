@@ -7,8 +7,8 @@ It holds account names, dates and counts only.
 
 import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -19,6 +19,7 @@ from dagster._core.events import DagsterEvent
 from convo_pipeline.errors import StoreError
 from convo_pipeline.extract.risk import find_risks
 from convo_pipeline.lake.store import Store
+from convo_pipeline.orchestration.asset_events import open_store
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.orchestration.names import OVERVIEW
 from convo_pipeline.orchestration.partitions import Window
@@ -30,6 +31,7 @@ from convo_pipeline.orchestration.pictures import (
     YELLOW,
     add_legend,
     embed_picture,
+    explain_no_picture,
     markdown_table,
     new_chart,
     scale_counts,
@@ -107,7 +109,7 @@ def build_overview(deployment: Deployment, group_name: str | None) -> dg.AssetsD
     @dg.multi_asset(name=names.of(OVERVIEW), specs=[spec])
     def overview() -> dg.MaterializeResult[None]:
         """Read the state and the coverage of all accounts, and draw them."""
-        with closing(Store(deployment.settings.store, deployment.clock)) as store:
+        with open_store(deployment) as store:
             summaries = summarise_accounts(deployment, store)
             return dg.MaterializeResult(
                 asset_key=spec.key, metadata=overview_metadata(deployment, store, summaries)
@@ -133,8 +135,8 @@ def report_overview(
             known = newest.asset_materialization.metadata.get(FINGERPRINT)
             is_same = known is not None and known.value == _fingerprint(summaries)
             age = deployment.clock.now() - datetime.fromtimestamp(newest.timestamp, UTC)
-            is_large = len(summaries) > MOST_READ_ACCOUNTS
-            if (is_same and not changed_accounts) or (is_large and age < RENEWED_AFTER):
+            is_early = _is_large(summaries) and age < RENEWED_AFTER
+            if (is_same and not changed_accounts) or is_early:
                 return
         metadata = overview_metadata(deployment, store, summaries)
     except Exception as error:
@@ -147,8 +149,7 @@ def report_overview(
 
 def summarise_accounts(deployment: Deployment, store: Store) -> list[AccountSummary]:
     """Return every account's days and last night, from the state alone."""
-    today = deployment.clock.now().astimezone(UTC).date()
-    window = Window(today - timedelta(days=DAY_COUNT), today)
+    window = _window(deployment)
     summaries = []
     for account in deployment.settings.accounts:
         days = [day for day in window.days if day >= account.start_date]
@@ -157,6 +158,16 @@ def summarise_accounts(deployment: Deployment, store: Store) -> list[AccountSumm
         last_run = store.state.last_ended(account.name, *WHOLE_DAYS)
         summaries.append(AccountSummary(account.name, days, missing, last_run))
     return summaries
+
+
+def _window(deployment: Deployment) -> Window:
+    """Return the days of the overview: the last ones that are over."""
+    today = deployment.clock.now().astimezone(UTC).date()
+    return Window(today - timedelta(days=DAY_COUNT), today)
+
+
+def _is_large(summaries: Sequence[AccountSummary]) -> bool:
+    return len(summaries) > MOST_READ_ACCOUNTS
 
 
 def _fingerprint(summaries: Sequence[AccountSummary]) -> str:
@@ -173,11 +184,10 @@ def overview_metadata(
 ) -> dict[str, Any]:
     """Read the messages of all accounts, draw the picture, and return page and figures."""
     fingerprint = _fingerprint(summaries)
-    is_large = len(summaries) > MOST_READ_ACCOUNTS
+    is_large = _is_large(summaries)
     if not is_large:
         summaries = [_with_messages(deployment, store, summary) for summary in summaries]
-    today = deployment.clock.now().astimezone(UTC).date()
-    days = Window(today - timedelta(days=DAY_COUNT), today).days
+    days = _window(deployment).days
     counts = {
         "accounts": len(summaries),
         "accounts_without_gap": sum(not each.missing_days for each in summaries),
@@ -214,14 +224,7 @@ def _with_messages(deployment: Deployment, store: Store, summary: AccountSummary
     with suppress(StoreError):
         risks = find_risks(deployment.settings, store, summary.account)
         at_risk_count = len(risks.risks)
-    return AccountSummary(
-        summary.account,
-        summary.days,
-        summary.missing_days,
-        summary.last_run,
-        messages,
-        at_risk_count,
-    )
+    return replace(summary, messages=messages, at_risk_count=at_risk_count)
 
 
 def _table(summaries: Sequence[AccountSummary], is_large: bool) -> list[str]:
@@ -273,10 +276,8 @@ def _try_to_draw(draw: Callable[[], bytes]) -> str:
     """Return the picture as Markdown, or why there is none: the table is complete without it."""
     try:
         return embed_picture("Accounts and messages by day", draw())
-    except ModuleNotFoundError:
-        return 'No picture: `pip install "convo-pipeline[plots]"`.'
     except Exception as error:
-        return f"No picture: {describe_error(error, 'page')}."
+        return f"No picture: {explain_no_picture(error, 'page')}."
 
 
 def draw_overview(

@@ -34,7 +34,7 @@ from convo_pipeline.query.account_days import (
     needed_days,
 )
 from convo_pipeline.query.reply_rules import DEFAULT_RULES, LOOKBACK_DAYS, ReplyRules
-from convo_pipeline.reasons import describe_error
+from convo_pipeline.reasons import Interface, describe_error
 from convo_pipeline.schema import ACCOUNT_DAYS, COVERAGE, MESSAGES, Table
 from convo_pipeline.tables.chart_data import (
     REACTED,
@@ -134,17 +134,19 @@ def draw_pictures(
             return picture_account(store, account, days, rules=rules)
         except ConvoError:
             raise
-        except ModuleNotFoundError:
-            text = dg.MetadataValue.md('No pictures: `pip install "convo-pipeline[plots]"`.')
-            return dict.fromkeys(PICTURED, text)
         except Exception as error:
-            text = dg.MetadataValue.md(
-                f"No pictures: {describe_error(error, deployment.interface)}."
-            )
-            return dict.fromkeys(PICTURED, text)
+            why = explain_no_picture(error, deployment.interface)
+            return dict.fromkeys(PICTURED, dg.MetadataValue.md(f"No pictures: {why}."))
 
     pages = result.attempt(account, draw) or {}
     return {(table, key_of(account, max(days))): page for table, page in pages.items()}
+
+
+def explain_no_picture(error: Exception, interface: Interface) -> str:
+    """Return why a picture cannot be drawn, with the command if its libraries are missing."""
+    if isinstance(error, ModuleNotFoundError):
+        return '`pip install "convo-pipeline[plots]"`'
+    return describe_error(error, interface)
 
 
 def find_pictures(
