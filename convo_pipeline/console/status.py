@@ -33,7 +33,7 @@ from convo_pipeline.reasons import REASONS, describe_outcome
 from convo_pipeline.schema import COVERAGE, RAW, RAW_MESSAGE_DETAILS
 from convo_pipeline.settings import AccountSettings, Settings, next_time
 from convo_pipeline.state.access import blocked_until, has_state
-from convo_pipeline.state.records import REFUSED, Run
+from convo_pipeline.state.records import REFUSED, WHOLE_DAYS, Run
 
 COVERAGE_DAYS = 7
 LOST_DAYS = 31
@@ -42,8 +42,6 @@ LATE_AFTER = timedelta(hours=26)
 """One nightly run is missing if no run was complete for a day and two hours."""
 DERIVED_WITHIN = timedelta(hours=1)
 """Days should be derived this long after a nightly run; the follow-up run starts in a minute."""
-NIGHT_KINDS = ("nightly", "window", "full")
-"""Kinds of runs that read whole days; a capture does not."""
 EXPIRES_SOON = timedelta(days=14)
 """How long before its end a token is a warning."""
 LOST_WORDS = {
@@ -188,7 +186,7 @@ def _read_account(
     name, state, today = account.name, store.state, now.date()
     newest: Run | None = next(iter(state.runs(name, limit=1)), None)
     last, complete = state.last_ended(name), state.last_complete(name)
-    nights = [run for kind in NIGHT_KINDS if (run := state.last_complete(name, kind))]
+    nights = [run for kind in WHOLE_DAYS if (run := state.last_complete(name, kind))]
     running_since = newest.started_at if newest and newest.outcome == "running" else None
     coverage = read_coverage(store, name, today)
     week: Counter[str] = Counter()

@@ -172,7 +172,7 @@ def write_refusals(refusals: Mapping[str, ObjectRefusal]) -> list[list[object]]:
 
 
 WHOLE_DAYS = ("window", "nightly", "full")
-"""Kinds of runs that read whole days."""
+"""Kinds of runs that read whole days; captures and `find` do not."""
 
 
 @dataclass(frozen=True)

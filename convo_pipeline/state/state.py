@@ -21,6 +21,7 @@ from convo_pipeline.state.database import (
     Transaction,
 )
 from convo_pipeline.state.records import (
+    WHOLE_DAYS,
     AccountIdentity,
     Compaction,
     ConversationState,
@@ -54,17 +55,16 @@ IS_SETTLED = """
 (outcome = 'complete' OR (outcome = 'incomplete' AND reasons = '["conversation_refused"]'))
 """
 """The condition of `reasons.is_settled`."""
+_FROM_WHOLE_DAYS = f"""
+FROM runs INDEXED BY runs_by_kind
+WHERE account = ? AND kind IN ({", ".join(map(repr, WHOLE_DAYS))}) AND {IS_SETTLED}
+    AND since IS NOT NULL AND until IS NOT NULL
+"""
 _COMPLETE_SPANS = f"""
 SELECT DISTINCT since, CASE WHEN until < started_on THEN until ELSE started_on END
-FROM runs INDEXED BY runs_by_kind
-WHERE account = ? AND kind IN ('window', 'nightly', 'full') AND {IS_SETTLED} AND started_us >= ?
-    AND since IS NOT NULL AND until IS NOT NULL
+{_FROM_WHOLE_DAYS} AND started_us >= ?
 """
-_REQUESTED_SPANS = f"""
-SELECT DISTINCT since, until FROM runs INDEXED BY runs_by_kind
-WHERE account = ? AND kind IN ('window', 'nightly', 'full') AND {IS_SETTLED}
-    AND since IS NOT NULL AND until IS NOT NULL
-"""
+_REQUESTED_SPANS = f"SELECT DISTINCT since, until {_FROM_WHOLE_DAYS}"
 _COMPLETE_RANGE = f"""
 WITH listings AS (
     SELECT since, started_us, run_id, max(started_on) OVER earlier AS reached_on
@@ -373,15 +373,17 @@ class State:
         A run that started before `until` read only the days before its start. Captures and `find`
         read no whole days.
         """
-        rows = self.database.select(_COMPLETE_SPANS, account, day_start_us(after))
-        return [(date.fromisoformat(since), date.fromisoformat(until)) for since, until in rows]
+        return self._spans(_COMPLETE_SPANS, account, day_start_us(after))
 
     def requested_spans(self, account: str) -> list[tuple[date, date]]:
         """Return the days [since, until) that complete runs requested, also if not over then.
 
         Captures and `find` read no whole days.
         """
-        rows = self.database.select(_REQUESTED_SPANS, account)
+        return self._spans(_REQUESTED_SPANS, account)
+
+    def _spans(self, sql: str, *values: object) -> list[tuple[date, date]]:
+        rows = self.database.select(sql, *values)
         return [(date.fromisoformat(since), date.fromisoformat(until)) for since, until in rows]
 
     def complete_range(self, account: str) -> CompleteRange | None:
