@@ -128,7 +128,10 @@ class AccountRun:
 
     @contextmanager
     def _lock_account(self) -> Iterator[None]:
-        """Lock the account; raise BusyError if another run works on it longer than the wait."""
+        """Lock the account; raise BusyError if another run works on it longer than the wait.
+
+        The lock's own wait cannot be cancelled.
+        """
         waited_seconds = 0.0
         with ExitStack() as stack:
             while True:
