@@ -61,6 +61,8 @@ _SECRET_SHAPE = re.compile(
     rf"{_TOKEN_SHAPE}|[0-9a-f]{{32,}}|(?=\w*[a-z])(?=\w*[A-Z])(?=\w*[0-9])\w{{20,}}|\S{{129,}}"
 )
 """What looks like a token or an app secret: it is refused as a name and not shown."""
+FACEBOOK_HOST, INSTAGRAM_HOST = "graph.facebook.com", "graph.instagram.com"
+"""Meta's hosts; the second one is for Instagram Login."""
 _SCHEMES = ("s3://", "gs://", "az://")
 _BUCKET_URL = re.compile(
     r"(s3|gs|az)://[a-z0-9][a-z0-9._-]{1,61}[a-z0-9](/[A-Za-z0-9!_.*'()=-]+)*/?"
@@ -251,7 +253,7 @@ class _Section(BaseModel):
 class GraphSettings(_Section):
     """`[graph]`: how to reach the Graph API."""
 
-    base_url: BaseUrl = "https://graph.facebook.com"
+    base_url: BaseUrl = f"https://{FACEBOOK_HOST}"
     version: Version = "v26.0"
     calls_per_second: float = Field(default=1.8, ge=0.001, le=10_000)
     calls_per_run: int = Field(default=20_000, ge=1, le=1_000_000_000)

@@ -47,7 +47,7 @@ from convo_pipeline.graph.tokens import TokenFacts, fetch_token_facts
 from convo_pipeline.lake.store import Store
 from convo_pipeline.orchestration.sandbox import emulator_if_needed
 from convo_pipeline.reasons import ACTIONS, REASONS, Connection, Level, reason_of
-from convo_pipeline.settings import AccountSettings, Settings
+from convo_pipeline.settings import FACEBOOK_HOST, INSTAGRAM_HOST, AccountSettings, Settings
 from convo_pipeline.state.access import blocked_until, open_limiter
 from convo_pipeline.state.records import AccountIdentity, check_identity
 
@@ -55,7 +55,6 @@ MAX_CALLS = 40
 ACCOUNTS_IN_FLIGHT = 8
 MAX_PARTITIONS = 100_000
 """Dagster advises at most this many partitions per asset."""
-INSTAGRAM_HOST, FACEBOOK_HOST = "graph.instagram.com", "graph.facebook.com"
 INSTAGRAM_TOKENS, FACEBOOK_TOKENS = ("IGAA", "IGQ"), ("EAA",)
 MESSENGER_FOLDERS = ("other", "page_done", "spam")
 """Messenger's folders besides the inbox, as working clients name them. Meta documents none."""

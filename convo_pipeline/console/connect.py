@@ -23,7 +23,7 @@ from rich.table import Table
 
 from convo_pipeline.base.clock import Clock
 from convo_pipeline.base.secrets import Credentials, read_credentials, read_token
-from convo_pipeline.console.check import FACEBOOK_HOST, INSTAGRAM_HOST, INSTAGRAM_TOKENS, SCOPES
+from convo_pipeline.console.check import INSTAGRAM_TOKENS, SCOPES
 from convo_pipeline.errors import GraphError, SettingsError, TokenError, UnknownFieldError
 from convo_pipeline.graph.client import Endpoint, GraphClient
 from convo_pipeline.graph.rate_limit import NO_LIMIT, CallBudget
@@ -40,6 +40,8 @@ from convo_pipeline.graph.tokens import (
 )
 from convo_pipeline.orchestration.sandbox import emulator_if_needed
 from convo_pipeline.settings import (
+    FACEBOOK_HOST,
+    INSTAGRAM_HOST,
     AccountSettings,
     Settings,
     find_settings_file,

@@ -15,7 +15,7 @@ import dagster as dg
 
 from convo_pipeline.orchestration.deployment import Deployment
 from convo_pipeline.schema import MESSAGES, Table
-from convo_pipeline.settings import AccountSettings, Settings
+from convo_pipeline.settings import FACEBOOK_HOST, INSTAGRAM_HOST, AccountSettings, Settings
 from convo_pipeline.tables.messages import CHILD_NAMES
 
 INBOXES = "inboxes"
@@ -23,7 +23,6 @@ INBOXES = "inboxes"
 MOST_ACCOUNTS = 100
 """Accounts in the description of the external asset."""
 PAGE_LINK = "https://www.facebook.com/"
-META_HOSTS = ("graph.facebook.com", "graph.instagram.com")
 PACKAGE = Path(__file__).parent.parent
 
 
@@ -142,7 +141,7 @@ def _describe(account: AccountSettings, settings: Settings) -> str:
     """Return an account as a line of a Markdown table, with a link to its Page at Meta."""
     host = urlsplit(account.base_url or settings.graph.base_url).hostname
     page = f"[{account.page_id}]({PAGE_LINK}{account.page_id})"
-    is_linked = host in META_HOSTS and account.page_id != "me"
+    is_linked = host in (FACEBOOK_HOST, INSTAGRAM_HOST) and account.page_id != "me"
     return (
         f"| {account.name} | {account.platform} | {page if is_linked else account.page_id}"
         f" | {account.start_date} | {account.timezone} |"

@@ -8,11 +8,9 @@ from convo_pipeline.errors import ConvoError, RetryableError
 from convo_pipeline.extract.account import open_client
 from convo_pipeline.graph.tokens import fetch_token_facts
 from convo_pipeline.lake.store import Store
-from convo_pipeline.settings import AccountSettings, Settings
+from convo_pipeline.settings import INSTAGRAM_HOST, AccountSettings, Settings
 
 READERS = 8
-LOGIN_HOST = "graph.instagram.com"
-"""Instagram Login has no `debug_token` (Meta's guide on access tokens)."""
 
 
 def read_token_ends(
@@ -24,14 +22,14 @@ def read_token_ends(
 ) -> int:
     """Store the days on which the tokens end; return the number of tokens that were read.
 
-    One call for each token, also if many accounts share it. A token that cannot be read is left to
-    the next run of its accounts, which names the problem. If Meta does not answer, the rest waits
-    for the next night.
+    One call for each token, also if many accounts share it. Instagram Login has no `debug_token`
+    (Meta's guide on access tokens). A token that cannot be read is left to the next run of its
+    accounts, which names the problem. If Meta does not answer, the rest waits for the next night.
     """
     groups: dict[object, list[AccountSettings]] = {}
     for account in settings.accounts:
         base_url = settings.base_url(account)
-        if is_chosen(account.name) and LOGIN_HOST not in base_url:
+        if is_chosen(account.name) and INSTAGRAM_HOST not in base_url:
             source = base_url, account.token_env, account.token_file, account.token_from
             groups.setdefault(source, []).append(account)
     has_answers = True
