@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from convo_pipeline.settings import Settings
 
 GOAL, GUARD = 1.2, 2.2
-"""CPU seconds as multiples of the script's: what is wanted, and what is reached."""
+"""Times the CPU seconds of the script: the goal, and the limit of `--check`."""
 ACCOUNT = "bulk"
 STEPS = ("script", "pipeline")
 

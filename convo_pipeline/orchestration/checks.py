@@ -39,7 +39,7 @@ from convo_pipeline.tables.payloads import as_text, read_object
 from convo_pipeline.upkeep.rebuild import CERTAIN_SOURCES
 
 RED, NOTES = "red", "notes"
-"""Metadata: the partitions that fail, and those with a note: nobody has to act."""
+"""Metadata keys: the partitions that fail, and those with a note only."""
 MOST_NAMED = 10
 MOST_REMEMBERED = 200
 """Failed partitions that one evaluation remembers: the newest days, which can still be repaired."""
@@ -581,7 +581,7 @@ def _result(
 ) -> dg.AssetCheckResult:
     """Build the evaluation: a list in Markdown, the newest first; Dagster plots the numbers.
 
-    A check passes if there are only notes: nobody has to act.
+    A check passes if there are only notes: a note needs no action.
     """
     newest_first = sorted(findings, key=lambda key: (split_key(key)[1], key), reverse=True)
     problems = [key for key in newest_first if not findings[key].is_note]

@@ -233,7 +233,7 @@ def until_free(work: Callable[[], object]) -> None:
 def test_c10_forget_and_rename_among_concurrent_runs(
     tmp_path: Path, inbox: Inboxes, seed: int
 ) -> None:
-    """Nothing of the erased person is left, and nobody else loses a message."""
+    """No data of the erased person is left, and all messages of other people are stored."""
     rng = random.Random(seed)
     kept, erased = set(), set()
     for guest in inbox.world.accounts["insta"].conversations.values():

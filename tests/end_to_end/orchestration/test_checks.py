@@ -215,7 +215,7 @@ def test_a_run_checks_only_its_own_partition(
 def test_lost_content_warns_with_account_day_and_reason(
     deployment: Deployment, lake: Store, instance: dg.DagsterInstance, days: Days
 ) -> None:
-    assert red(deployment, lake, instance, days[0]) == {}, "nobody can act"
+    assert red(deployment, lake, instance, days[0]) == {}, "a note needs no action"
     assert noted(deployment, lake, instance, days[0]) == {
         "enough_is_detailed": f"{BIKES}|{days[0]}: content lost: 0% of 2 messages have content (2"
         " had left the newest 20, 0 are gone). Nothing to do: the messages are from before the"
