@@ -265,14 +265,12 @@ def _show_checks(page: Page, url: str, folder: Path) -> Iterator[Path]:
 
 
 def _show_overview(page: Page, url: str, path: Path) -> Path:
-    page.goto(f"{url}/assets/overview", wait_until="domcontentloaded")
-    page.set_viewport_size({"width": WIDTH, "height": TALL})
-    page.get_by_text("Show Markdown").first.click()
-    page.locator("img[src^='data:image/png']").first.wait_for()
-    page.wait_for_timeout(2000)
-    saved = save(page, path)
-    page.set_viewport_size({"width": WIDTH, "height": HEIGHT})
-    return saved
+    with _tall(page):
+        page.goto(f"{url}/assets/overview", wait_until="domcontentloaded")
+        page.get_by_text("Show Markdown").first.click()
+        page.locator("img[src^='data:image/png']").first.wait_for()
+        page.wait_for_timeout(2000)
+        return save(page, path)
 
 
 def _show_launchpad(page: Page, url: str, path: Path) -> Path:
@@ -332,13 +330,21 @@ def _fail(page: Page, url: str, path: Path, key: str) -> Path:
 
 
 def _show_run(page: Page, url: str, run_id: str, path: Path) -> Path:
+    with _tall(page):
+        page.goto(f"{url}/runs/{run_id}", wait_until="domcontentloaded")
+        page.get_by_text("ENGINE_EVENT").first.wait_for()
+        page.wait_for_timeout(5000)
+        return save(page, path)
+
+
+@contextmanager
+def _tall(page: Page) -> Iterator[None]:
+    """Make the page tall, so that one picture holds it."""
     page.set_viewport_size({"width": WIDTH, "height": TALL})
-    page.goto(f"{url}/runs/{run_id}", wait_until="domcontentloaded")
-    page.get_by_text("ENGINE_EVENT").first.wait_for()
-    page.wait_for_timeout(5000)
-    saved = save(page, path)
-    page.set_viewport_size({"width": WIDTH, "height": HEIGHT})
-    return saved
+    try:
+        yield
+    finally:
+        page.set_viewport_size({"width": WIDTH, "height": HEIGHT})
 
 
 def _show_configuration(page: Page, url: str, path: Path) -> Path:
