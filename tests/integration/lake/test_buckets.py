@@ -1,7 +1,6 @@
 """A lake in Azure Blob Storage or Google Cloud Storage keeps the promises of a bucket."""
 
 import hashlib
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import date
@@ -21,7 +20,7 @@ from convo_pipeline.settings import StoreSettings
 from convo_pipeline.storage.buckets import open_bucket
 from convo_pipeline.upkeep.rename import rename_account
 from convo_pipeline.upkeep.verify import verify
-from tests.integration.lake.test_s3 import ids, in_bucket, stored_ids, without_times
+from tests.integration.lake.test_s3 import check_union, ids, in_bucket, stored_ids, without_times
 from tests.support.bucket_servers import KEY as SECRET
 from tests.support.bucket_servers import BucketServer, serve_bucket
 from tests.support.inboxes import NOW, serve, stopped_clock
@@ -107,20 +106,7 @@ def test_a_stale_version_is_never_overwritten_removed_or_read(
 
 
 def test_machines_that_write_one_partition_make_a_union(machine: Callable[..., Store]) -> None:
-    stores = [machine(f"machine-{number}") for number in range(3)]
-
-    def write(number: int) -> None:
-        for turn in range(3):
-            stores[number].merge(TABLE, ACCOUNT, DAY, ids(f"m{number}-{turn}"))
-
-    threads = [threading.Thread(target=write, args=(number,)) for number in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    everything = sorted(f"m{number}-{turn}" for number in range(3) for turn in range(3))
-    assert [stored_ids(store) for store in stores] == [everything] * 3
-    assert sum(store.partitions.conflict_count for store in stores) > 0
+    check_union([machine(f"machine-{number}") for number in range(3)], turn_count=3)
 
 
 def test_a_write_without_a_response_is_done_once(

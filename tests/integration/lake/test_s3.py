@@ -3,7 +3,7 @@
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
@@ -217,21 +217,27 @@ def test_d9_an_object_is_one_put_without_parts(machine: Callable[..., Store], pr
     assert (commit.row_count, commit.is_changed, stored_ids(store)) == (1, True, ["m1"])
 
 
-def test_d10_machines_that_write_one_partition_make_a_union(machine: Callable[..., Store]) -> None:
-    stores = [machine(f"machine-{number}") for number in range(3)]
+def check_union(stores: Sequence[Store], turn_count: int) -> None:
+    """Write one partition from all stores at once: each has all rows, after conflicts."""
 
     def write(number: int) -> None:
-        for turn in range(4):
+        for turn in range(turn_count):
             stores[number].merge(TABLE, ACCOUNT, DAY, ids(f"m{number}-{turn}"))
 
-    threads = [threading.Thread(target=write, args=(number,)) for number in range(3)]
+    numbers = range(len(stores))
+    threads = [threading.Thread(target=write, args=(number,)) for number in numbers]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    everything = sorted(f"m{number}-{turn}" for number in range(3) for turn in range(4))
-    assert [stored_ids(store) for store in stores] == [everything] * 3
+    everything = sorted(f"m{number}-{turn}" for number in numbers for turn in range(turn_count))
+    assert [stored_ids(store) for store in stores] == [everything] * len(stores)
     assert sum(store.partitions.conflict_count for store in stores) > 0
+
+
+def test_d10_machines_that_write_one_partition_make_a_union(machine: Callable[..., Store]) -> None:
+    stores = [machine(f"machine-{number}") for number in range(3)]
+    check_union(stores, turn_count=4)
     assert [verify(store).findings for store in stores] == [()] * 3
 
 
